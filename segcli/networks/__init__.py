@@ -1,0 +1,128 @@
+"""Networks, one a file: build one by name, or tell from tensor names and shapes which one it is."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from segcli.errors import ModelError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What tensor names and shapes tell about a network.
+
+    unsure  one sentence for each argument that shapes cannot tell, with the value taken
+    """
+
+    family: str
+    config: dict[str, Any]
+    unsure: tuple[str, ...] = ()
+
+
+def build(family: str, config: Mapping[str, Any]) -> nn.Module:
+    """A network of a family, in evaluation mode, with the weights it is initialised with.
+
+    family  a name in some module's FAMILIES, such a name and a variant ("uxnet3d_amos"), or a class ("uxnet3d.UXNet3D")
+    config  constructor arguments in the terms of the official code; unknown ones are errors
+    """
+    make = _maker(family)
+    known = inspect.signature(make).parameters
+    for argument in config:
+        if argument not in known:
+            raise ModelError(
+                f"{family} has no argument {argument!r}", hint=_nearest(argument, known, f"{family} takes")
+            )
+    needed = [p.name for p in known.values() if p.default is p.empty and p.name not in config]
+    if needed:
+        raise ModelError(f"{family} needs {', '.join(needed)}", hint="add it to the card's architecture")
+    try:
+        return make(**config).eval()
+    except (TypeError, ValueError, RuntimeError) as error:  # a size no convolution can have, a string for a number
+        raise ModelError(f"{family} cannot be built: {error}", hint="compare the card's architecture") from error
+
+
+def infer(shapes: Shapes) -> tuple[Inferred, ...]:
+    """Every network that has exactly these tensors, inert ones aside; empty when there is none."""
+    found = (module.infer(shapes) for module in _modules() if hasattr(module, "infer"))
+    return tuple(guess for guess in found if guess is not None and not differences(guess, shapes))
+
+
+def differences(guess: Inferred, shapes: Shapes) -> dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
+    """Tensors in which a network and a file differ: name -> (shape in the network, shape in the file)."""
+    with torch.device("meta"):
+        net = build(guess.family, guess.config)
+    ours = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    theirs = {name: tuple(shapes[name]) for name in live(guess.family, shapes)}
+    names = sorted(ours.keys() | theirs.keys())
+    return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
+
+
+def live(family: str, names: Iterable[str]) -> list[str]:
+    """The tensor names that matter to a family: those its module's INERT does not match."""
+    module = inspect.getmodule(_class(_maker(family)))
+    inert = [re.compile(pattern) for pattern in getattr(module, "INERT", ())]
+    return [name for name in names if not any(pattern.fullmatch(name) for pattern in inert)]
+
+
+def length(shapes: Iterable[str], prefix: str) -> int:
+    """How many members `prefix`0, `prefix`1, ... a list of blocks has."""
+    following = "".join(f"\0{name}." for name in shapes)
+    count = 0
+    while f"\0{prefix}{count}." in following:
+        count += 1
+    return count
+
+
+def _maker(family: str) -> Callable[..., nn.Module]:
+    room, _, name = family.rpartition(".")
+    if room:
+        return _named_class(room, name)
+    makers: dict[str, Callable[..., nn.Module]] = {}
+    for module in _modules():
+        makers |= getattr(module, "FAMILIES", {})
+    fitting = [known for known in makers if family == known or family.startswith(f"{known}_")]
+    if not fitting:
+        raise ModelError(f"no network is called {family!r}", hint=_nearest(family, makers, "there are"))
+    return makers[max(fitting, key=len)]
+
+
+def _named_class(room: str, name: str) -> Callable[..., nn.Module]:
+    rooms = [module.name for module in iter_modules(__path__)]
+    if room not in rooms:
+        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(room, rooms, "modules:"))
+    module = import_module(f"{__name__}.{room}")
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    }
+    if name not in classes:
+        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(name, classes, f"{room} has"))
+    made: Callable[..., nn.Module] = classes[name]
+    return made
+
+
+def _class(make: Callable[..., nn.Module]) -> Any:
+    return getattr(make, "func", make)  # families that fix an argument are partials of the class
+
+
+def _modules() -> Iterator[ModuleType]:
+    for found in iter_modules(__path__):
+        yield import_module(f"{__name__}.{found.name}")
+
+
+def _nearest(name: str, known: Iterable[str], introduction: str) -> str:
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{introduction} {', '.join(sorted(names))}"

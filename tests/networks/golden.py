@@ -1,0 +1,114 @@
+"""Read golden files: what the official networks answer, with stored weights or with weights made by a formula."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from segcli.networks import live
+
+DATA = Path(__file__).parent.parent / "data" / "golden"
+SHARED = Path(os.environ["SEGCLI_SHARED"]) / "golden" if "SEGCLI_SHARED" in os.environ else None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One official network: its arguments, its weights, an input and what it made of it.
+
+    outputs  in the official order; every `stride`-th voxel of each spatial axis
+    allowed  the largest absolute error that still counts as equal
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    input: Tensor
+    outputs: tuple[Tensor, ...]
+    stride: int
+    allowed: float
+
+    def load(self, net: nn.Module) -> nn.Module:
+        """The network with these weights: nothing missing, nothing left over but inert tensors."""
+        weights = {name: self.weights[name] for name in live(self.name, self.weights)}
+        computed = {name for name, tensor in net.state_dict().items() if not tensor.is_floating_point()}
+        missing, unexpected = net.load_state_dict(weights, strict=False)
+        assert not unexpected
+        assert set(missing) <= computed, set(missing) - computed
+        return net.eval()
+
+    def error(self, logits: Tensor, output: int = 0) -> float:
+        """The largest absolute difference from one of the official outputs."""
+        step = slice(None, None, self.stride)
+        ours = logits[(slice(None), slice(None), *[step] * (logits.ndim - 2))]
+        assert ours.shape == self.outputs[output].shape
+        return float((ours - self.outputs[output]).abs().max())
+
+
+def files(pattern: str, where: Path | None = DATA) -> list[Path]:
+    """Golden files of a folder and of its `formula` folder, by name; none when the folder is not there."""
+    return sorted([*where.glob(f"{pattern}.safetensors"), *where.glob(f"formula/{pattern}.safetensors")]) if where else []
+
+
+def key_lists(pattern: str, where: Path | None = DATA) -> list[Path]:
+    """Lists of the tensors of published checkpoints, by name."""
+    return sorted(where.glob(f"keys/{pattern}.json")) if where else []
+
+
+def read(path: Path) -> Golden:
+    """A golden file, weights and input as float32."""
+    with safe_open(path, "pt") as file:
+        meta = file.metadata()
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    stored = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
+    outputs = [stored.pop("__output__")]
+    while f"__output_{len(outputs)}__" in stored:
+        outputs.append(stored.pop(f"__output_{len(outputs)}__"))
+    if "procedural_tag" in meta:
+        stored = formula_weights(meta)
+    # Full-size files do not state the rounding noise: there it counts as none.
+    noise = float(meta.get("max_abs_diff_float32_vs_float64", 0))
+    return Golden(
+        name=path.stem,
+        config=json.loads(meta["config"]),
+        input=stored.pop("__input__"),
+        weights=stored,
+        outputs=tuple(outputs),
+        stride=int(meta.get("output_stride", 1)),
+        allowed=1e-4 * max(1.0, float(meta["output_std"])) + 10 * noise,
+    )
+
+
+def formula_weights(meta: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a formula file, `__input__` among them; integer buffers are left to the network."""
+    tag, shapes = meta["procedural_tag"], json.loads(meta["shapes"])
+    ranges = {name: span for name, span in json.loads(meta["procedural_ranges"]).items() if span is not None}
+    made = json.loads(meta["procedural_input"])
+    tensors = {"__input__": uniform(tag, "__input__", made["shape"], *made["range"])}
+    for name, span in ranges.items():
+        if isinstance(span, list):
+            tensors[name] = uniform(tag, name, shapes[name], *span)
+    for name, span in ranges.items():
+        if isinstance(span, dict):
+            tensors[name] = tensors[span["alias"]]
+    return tensors
+
+
+def uniform(tag: str, name: str, shape: list[int], low: float, high: float) -> Tensor:
+    """Numbers between low and high that only the two names and the position decide (SplitMix64)."""
+    seed = int.from_bytes(hashlib.sha256(f"{tag}:{name}".encode()).digest()[:8], "little")
+    count = int(np.prod(shape, dtype=np.int64))
+    z = np.arange(1, count + 1, dtype=np.uint64)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(seed)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    u = (z >> np.uint64(40)).astype(np.float64) / 2**24
+    return torch.from_numpy((low + (high - low) * u).astype(np.float32).reshape(shape))
