@@ -1,0 +1,72 @@
+"""What segcli refuses to do, and the exit code of each refusal.
+
+SegcliError
+├── UsageError        2   arguments that contradict each other
+├── InputError       65   not one readable volume
+│   └── InputMissing 66   nothing there, or nothing to do
+├── EngineError      69   engine or device not available
+├── OutOfMemory      71   every way to need less memory failed
+├── OutputError      74   cannot write, disk full
+│   ├── OutputExists 73   would overwrite a file that is not a verified earlier result
+│   └── Denied       77   not permitted
+├── ModelError       78   no such model, a wrong card, weights that do not fit
+└── CasesFailed       1   some of several cases failed, the others are done
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SegcliError(Exception):
+    """A refusal: one sentence with file and value, and a hint that says what to do next."""
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(SegcliError):
+    exit_code = 2
+
+
+class InputError(SegcliError):
+    exit_code = 65
+
+
+class InputMissing(InputError):
+    exit_code = 66
+
+
+class EngineError(SegcliError):
+    exit_code = 69
+
+
+class OutOfMemory(SegcliError):
+    exit_code = 71
+
+
+class OutputError(SegcliError):
+    exit_code = 74
+
+
+class OutputExists(OutputError):
+    exit_code = 73
+
+
+class Denied(OutputError):
+    exit_code = 77
+
+
+class ModelError(SegcliError):
+    exit_code = 78
+
+
+class CasesFailed(SegcliError):
+    exit_code = 1
