@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -33,7 +34,8 @@ class Inferred:
 def build(family: str, config: Mapping[str, Any]) -> nn.Module:
     """A network of a family, in evaluation mode, with the weights it is initialised with.
 
-    family  a name in some module's FAMILIES, such a name and a variant ("uxnet3d_amos"), or a class ("uxnet3d.UXNet3D")
+    family  a name in some module's FAMILIES, with or without a variant ("uxnet3d_amos"), or a class
+            ("uxnet3d.UXNet3D")
     config  constructor arguments in the terms of the official code; unknown ones are errors
     """
     make = _maker(family)
@@ -48,8 +50,14 @@ def build(family: str, config: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"{family} needs {', '.join(needed)}", hint="add it to the card's architecture")
     try:
         return make(**config).eval()
-    except (TypeError, ValueError, RuntimeError) as error:  # a size no convolution can have, a string for a number
-        raise ModelError(f"{family} cannot be built: {error}", hint="compare the card's architecture") from error
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a size no convolution can have, a string for a number
+        raise ModelError(
+            f"{family} cannot be built: {error}", hint="compare the card's architecture"
+        ) from error
 
 
 def infer(shapes: Shapes) -> tuple[Inferred, ...]:
@@ -58,7 +66,9 @@ def infer(shapes: Shapes) -> tuple[Inferred, ...]:
     return tuple(guess for guess in found if guess is not None and not differences(guess, shapes))
 
 
-def differences(guess: Inferred, shapes: Shapes) -> dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
+def differences(
+    guess: Inferred, shapes: Shapes
+) -> dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
     """Tensors in which a network and a file differ: name -> (shape in the network, shape in the file)."""
     with torch.device("meta"):
         net = build(guess.family, guess.config)
@@ -102,19 +112,16 @@ def _named_class(room: str, name: str) -> Callable[..., nn.Module]:
     if room not in rooms:
         raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(room, rooms, "modules:"))
     module = import_module(f"{__name__}.{room}")
-    classes = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == module.__name__
-    }
-    if name not in classes:
-        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(name, classes, f"{room} has"))
-    made: Callable[..., nn.Module] = classes[name]
-    return made
+    networks = {_class(make).__name__: _class(make) for make in getattr(module, "FAMILIES", {}).values()}
+    if name not in networks:
+        raise ModelError(
+            f"no network is called '{room}.{name}'", hint=_nearest(name, networks, f"{room} has")
+        )
+    return networks[name]
 
 
-def _class(make: Callable[..., nn.Module]) -> Any:
-    return getattr(make, "func", make)  # families that fix an argument are partials of the class
+def _class(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    return make.func if isinstance(make, partial) else make  # families that fix an argument are partials
 
 
 def _modules() -> Iterator[ModuleType]:

@@ -1,0 +1,229 @@
+"""The blocks that several networks share: convolution units with the tensor names of MONAI.
+
+Sizes are plain numbers; `dims` is 2 or 3; kernels and strides are one number or one for each axis. Facts: the
+public state dicts and documentation of MONAI 0.6 to 1.6.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Size = int | Sequence[int]
+Spec = (
+    str | tuple[str, dict[str, Any]] | list[Any]
+)  # "batch", or ("instance", {"affine": True}) as the official constructors take it
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+INSTANCE_NORMS: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {
+    2: nn.InstanceNorm2d,
+    3: nn.InstanceNorm3d,
+}
+BATCH_NORMS: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+class ChannelNorm(nn.Module):
+    """Each voxel's channels have mean 0 and variance 1, then the learned scale and offset.
+
+    x  (N, C, ...); the variance is the biased one
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.movedim(1, -1)  # (N, ..., C)
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with norms; the input is added before the last activation.
+
+    Where width or stride differ, a 1x1x1 convolution and a norm project the input first.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel: Size = 3,
+        stride: Size = 1,
+        norm_name: Spec = "instance",
+        act: Spec = ("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
+        dims: int = 3,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv(in_chans, out_chans, kernel, stride, dims=dims)
+        self.conv2 = conv(out_chans, out_chans, kernel, dims=dims)
+        self.act = activation(act)
+        self.norm1 = norm(norm_name, out_chans, dims)
+        self.norm2 = norm(norm_name, out_chans, dims)
+        self.projects = in_chans != out_chans or set(each_axis(stride, dims)) != {1}
+        if self.projects:
+            self.conv3 = conv(in_chans, out_chans, 1, stride, dims=dims)
+            self.norm3 = norm(norm_name, out_chans, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        shortcut = self.norm3(self.conv3(x)) if self.projects else x
+        out: Tensor = self.act(y + shortcut)
+        return out
+
+
+class BasicBlock(nn.Module):
+    """Twice convolution, norm, activation."""
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel: Size = 3,
+        stride: Size = 1,
+        norm_name: Spec = "instance",
+        act: Spec = ("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
+        dims: int = 3,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv(in_chans, out_chans, kernel, stride, dims=dims)
+        self.conv2 = conv(out_chans, out_chans, kernel, dims=dims)
+        self.act = activation(act)
+        self.norm1 = norm(norm_name, out_chans, dims)
+        self.norm2 = norm(norm_name, out_chans, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(x)))
+        out: Tensor = self.act(self.norm2(self.conv2(x)))
+        return out
+
+
+class UpBlock(nn.Module):
+    """The deep map at the skip's resolution, joined with the skip by a block.
+
+    x        (N, in_chans, d, h, w)
+    skip     (N, out_chans, d*up, h*up, w*up)
+    returns  as skip
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel: Size = 3,
+        up: Size = 2,
+        norm_name: Spec = "instance",
+        act: Spec = ("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
+        dims: int = 3,
+        residual: bool = True,
+        trans_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        block = ResidualBlock if residual else BasicBlock
+        self.transp_conv = conv_transposed(in_chans, out_chans, up, up, bias=trans_bias, dims=dims)
+        self.conv_block = block(2 * out_chans, out_chans, kernel, norm_name=norm_name, act=act, dims=dims)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        out: Tensor = self.conv_block(torch.cat((self.transp_conv(x), skip), 1))
+        return out
+
+
+def layer(
+    in_chans: int, out_chans: int, norm_name: Spec = "instance", residual: bool = True, dims: int = 3
+) -> nn.Module:
+    """A block under the name `layer`, as the encoders of the UNETR family have it."""
+    block = ResidualBlock if residual else BasicBlock
+    return nn.Sequential(OrderedDict(layer=block(in_chans, out_chans, norm_name=norm_name, dims=dims)))
+
+
+def output_block(in_chans: int, out_chans: int, dims: int = 3) -> nn.Module:
+    """A 1x1x1 convolution with bias, under the name `conv.conv`."""
+    return nn.Sequential(OrderedDict(conv=conv(in_chans, out_chans, 1, bias=True, dims=dims)))
+
+
+def conv(
+    in_chans: int, out_chans: int, kernel: Size, stride: Size = 1, bias: bool = False, dims: int = 3
+) -> nn.Module:
+    """A convolution under the name `conv`, padded so that stride 1 keeps the size of odd kernels."""
+    k, s = each_axis(kernel, dims), each_axis(stride, dims)
+    made = CONVOLUTIONS[dims](in_chans, out_chans, k, s, padding(k, s), bias=bias)
+    return nn.Sequential(OrderedDict(conv=made))
+
+
+def conv_transposed(
+    in_chans: int, out_chans: int, kernel: Size, stride: Size, bias: bool = False, dims: int = 3
+) -> nn.Module:
+    """A transposed convolution under the name `conv`, whose output is `stride` times as large."""
+    k, s = each_axis(kernel, dims), each_axis(stride, dims)
+    pad = padding(k, s)
+    extra: Any = tuple(2 * p + t - q for p, t, q in zip(pad, s, k, strict=True))
+    made = TRANSPOSED[dims](in_chans, out_chans, k, s, pad, extra, bias=bias)
+    return nn.Sequential(OrderedDict(conv=made))
+
+
+def padding(kernel: Sequence[int], stride: Sequence[int]) -> Any:
+    """(k - s + 1) / 2 for each axis, rounded down."""
+    return tuple((k - s + 1) // 2 for k, s in zip(kernel, stride, strict=True))
+
+
+def each_axis(size: Size, dims: int) -> Any:
+    """One number for each axis."""
+    return (size,) * dims if isinstance(size, int) else tuple(size)
+
+
+def norm(spec: Spec, channels: int, dims: int = 3) -> nn.Module:
+    """A normalisation by its official name: instance, batch or group, alone or with its options."""
+    name, options = named(spec)
+    if name == "instance":
+        return INSTANCE_NORMS[dims](channels, **options)
+    if name == "batch":
+        return BATCH_NORMS[dims](channels, **options)
+    if name == "group":
+        return nn.GroupNorm(num_channels=channels, **options)
+    raise ValueError(f"no normalisation is called {name!r}; there are instance, batch, group")
+
+
+def activation(spec: Spec) -> nn.Module:
+    """An activation by its official name, alone or with its options."""
+    kinds: dict[str, type[nn.Module]] = {
+        "relu": nn.ReLU,
+        "leakyrelu": nn.LeakyReLU,
+        "prelu": nn.PReLU,
+        "elu": nn.ELU,
+        "gelu": nn.GELU,
+        "swish": nn.SiLU,
+    }
+    name, options = named(spec)
+    if name not in kinds:
+        raise ValueError(f"no activation is called {name!r}; there are {', '.join(kinds)}")
+    return kinds[name](**options)
+
+
+def named(spec: Spec) -> tuple[str, dict[str, Any]]:
+    """The lower-case name and the options of a specification such as ("GROUP", {"num_groups": 8})."""
+    if isinstance(spec, str):
+        return spec.lower(), {}
+    name, options = spec
+    return str(name).lower(), dict(options)
+
+
+def norm_of(shapes: Mapping[str, Any], name: str) -> Literal["instance", "batch", "affine"]:
+    """What the tensors under the name of a norm say: none, running statistics, or a scale alone."""
+    if f"{name}.running_mean" in shapes:
+        return "batch"
+    return "affine" if f"{name}.weight" in shapes else "instance"
+
+
+def norm_spec(shapes: Mapping[str, Any], name: str) -> Spec:
+    """The norm under a name as a constructor takes it; a scale alone is read as instance norm's."""
+    kind = norm_of(shapes, name)
+    return ["instance", {"affine": True}] if kind == "affine" else kind

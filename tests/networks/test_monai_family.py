@@ -1,0 +1,80 @@
+"""UX-Net, UNETR, SwinUNETR, SegResNet and MONAI's U-Nets give the answers of their official code.
+
+SEGCLI_SHARED, the folder that has all golden files, adds those that are too large or slow for every day.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from golden import SHARED, files, key_lists, read
+
+from segcli.networks import Inferred, build, differences, infer
+
+PATTERNS = (
+    "uxnet3d_*",
+    "unetr_*",
+    "swinunetr_*",
+    "segresnet*",
+    "monai_*",
+    "dynunet_*",
+    "unetpp_*",
+    "basicunetplusplus_*",
+    "unet_spleen_bundle",
+)
+HERE = [path for pattern in PATTERNS for path in files(pattern)]
+ALL = [path for pattern in PATTERNS for path in files(pattern, SHARED)]
+LISTS = [path for pattern in PATTERNS for path in key_lists(pattern)]
+ALL_LISTS = [path for pattern in PATTERNS for path in key_lists(pattern, SHARED)]
+
+
+def name(path: Path) -> str:
+    return path.stem
+
+
+def agree(path: Path) -> None:
+    golden = read(path)
+    net = golden.load(build(golden.name, golden.config))
+    with torch.inference_mode():
+        heads = net.heads(golden.input) if len(golden.outputs) > 1 else (net(golden.input),)
+    errors = [golden.error(logits, i) for i, logits in enumerate(heads)]
+    assert max(errors) <= golden.allowed
+
+
+@pytest.mark.parametrize("path", HERE, ids=name)
+def test_a_network_answers_as_its_official_code(path: Path) -> None:
+    agree(path)
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_every_shared_golden_file_is_answered_as_its_official_code_does(path: Path) -> None:
+    agree(path)
+
+
+def listed(path: Path) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(shape) for key, shape in json.loads(path.read_text())["keys"].items()}
+
+
+def configured(path: Path) -> dict[str, object]:
+    config = json.loads(path.read_text())["config"]
+    # Lists of older checkpoints name arguments as their MONAI did.
+    return {"proj_type" if key == "pos_embed" else key: value for key, value in config.items()}
+
+
+@pytest.mark.parametrize("path", [*LISTS, *ALL_LISTS], ids=name)
+def test_the_tensors_of_a_published_checkpoint_fit(path: Path) -> None:
+    assert differences(Inferred(path.stem, configured(path)), listed(path)) == {}
+
+
+@pytest.mark.parametrize("path", [*LISTS, *ALL_LISTS], ids=name)
+def test_a_published_checkpoint_is_recognised_by_its_tensors(path: Path) -> None:
+    (guess,) = infer(listed(path))
+    for argument, value in configured(path).items():
+        if argument in guess.config:
+            assert guess.config[argument] == value, argument
+
+
+@pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED names no folder of golden files")
+def test_the_shared_folder_has_golden_files_of_every_pattern() -> None:
+    assert all(files(pattern, SHARED) or key_lists(pattern, SHARED) for pattern in PATTERNS)

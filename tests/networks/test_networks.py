@@ -1,0 +1,76 @@
+"""Networks are found by name, take official arguments and no others, and are recognised by their tensors."""
+
+import pytest
+import torch
+
+from segcli.errors import ModelError
+from segcli.networks import build, infer, length, live
+
+
+def test_a_class_path_and_a_family_name_build_the_same_network() -> None:
+    by_class = build("pointwise.Pointwise", {"in_chans": 2, "out_chans": 3})
+    by_family = build("pointwise", {"in_chans": 2, "out_chans": 3})
+    assert type(by_class) is type(by_family)
+
+
+def test_a_built_network_is_in_evaluation_mode() -> None:
+    assert not build("pointwise", {}).training
+
+
+def test_a_name_with_a_variant_finds_the_longest_family_it_starts_with() -> None:
+    with torch.device("meta"):
+        net = build("uxnet3d_legacy_dense_k7", {"feat_size": [4, 8, 12, 16], "hidden_size": 20})
+    assert net.state_dict()["uxnet_3d.stages.0.0.pwconv1.weight"].shape == (16, 4, 1, 1, 1)
+
+
+def test_an_unknown_family_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match="did you mean 'uxnet3d'"):
+        build("uxnet3", {})
+
+
+def test_an_unknown_class_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match="did you mean 'UXNet3D'"):
+        build("uxnet3d.UxNet3D", {})
+
+
+def test_an_unknown_module_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match="did you mean 'pointwise'"):
+        build("pointwize.Pointwise", {})
+
+
+def test_a_block_of_a_network_is_no_network() -> None:
+    with pytest.raises(ModelError, match="no network is called"):
+        build("uxnet3d.UXEncoder", {})
+
+
+def test_an_unknown_argument_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match="did you mean 'out_chans'"):
+        build("pointwise", {"out_chan": 2})
+
+
+def test_a_missing_argument_is_named() -> None:
+    with pytest.raises(ModelError, match="needs in_channels, out_channels"):
+        build("swin_unetr.SwinUNETR", {})
+
+
+def test_a_value_of_the_wrong_type_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="cannot be built"):
+        build("pointwise", {"in_chans": "one"})
+
+
+def test_tensors_of_a_network_are_recognised() -> None:
+    (guess,) = infer({"conv.weight": (3, 2, 1, 1, 1), "conv.bias": (3,)})
+    assert (guess.family, guess.config) == ("pointwise", {"in_chans": 2, "out_chans": 3})
+
+
+def test_unknown_tensors_are_no_network() -> None:
+    assert infer({"fc.weight": (10, 4)}) == ()
+
+
+def test_inert_tensors_do_not_count() -> None:
+    names = ["decoder1.layer.conv1.conv.weight", "decoder1.layer.conv3.conv.weight"]
+    assert live("uxnet3d", names) == names[:1]
+
+
+def test_a_list_of_blocks_is_counted_up_to_its_first_gap() -> None:
+    assert length(["a.0.w", "a.1.w", "a.3.w", "b.2.w", "ca.2.w"], "a.") == 2
