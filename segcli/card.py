@@ -1,0 +1,597 @@
+"""ModelCard: what a model promises and needs; and finding one by name or path.
+
+The same JSON document stands in a folder's model.json and, under the key "segcli", in the metadata of exported ONNX
+and safetensors files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+from segcli.errors import ModelError
+from segcli.grids import Anchor, GridSpec
+from segcli.intensity import Clip, Crop, Percentiles, Scale, Standardise, Step
+from segcli.labels import Decision, Label
+from segcli.resample import How, Interpolation
+from segcli.volume import AXES_CODES
+from segcli.windows import WindowPlan
+
+FORMAT = 1
+CARD_FILE = "model.json"
+METADATA_KEY = "segcli"
+_KEYS = {
+    "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
+    "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
+    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "steps", "skip", "slice_axis", "mirror", "half",
+    "labels", "regions", "codes", "colours", "pairs", "volumes_ml", "volumes_source", "ensemble", "notes",
+}  # fmt: skip
+_NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
+
+
+@dataclass(frozen=True)
+class Resample:
+    """The place of the resampling among the intensity steps, where a card says that it is not the first."""
+
+
+Preparation = Step | Crop | Resample
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network by its module and class (or family), and the constructor's arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model promises and needs, checked.
+
+    prepare     intensity steps in order, with the crop and the resampling at their place
+    outside     value of what lies beyond the image, before the steps that follow the crop
+    weights     one file, or one for each fold of an ensemble; names inside `folder`
+    mirror      array axes (of the network's input) that mirrored inference may flip
+    slice_axis  with a 2-D network: the array axis of the model's grid along which slices are taken; else None
+    half        whether float16 is known to keep the labels
+    volumes_ml  plausible volume of a structure: (low, high)
+    """
+
+    name: str
+    licence: str
+    source: str
+    architecture: Architecture
+    weights: tuple[str, ...]
+    sha256: tuple[str, ...]
+    onnx: str | None
+    onnx_sha256: str | None
+    channels: tuple[str, ...]
+    modality: str | None
+    grid: GridSpec
+    interpolation: Interpolation
+    prepare: tuple[Preparation, ...]
+    outside: float
+    window: WindowPlan
+    slice_axis: int | None
+    mirror: tuple[int, ...]
+    half: bool
+    labels: tuple[Label, ...]
+    decide: Decision
+    volumes_ml: Mapping[str, tuple[float, float]]
+    volumes_source: str
+    ensemble: tuple[str, ...]
+    folder: Path | None
+    document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def structures(self) -> tuple[Label, ...]:
+        """All labels but the background."""
+        return tuple(label for label in self.labels if label.id != 0)
+
+    def file(self, name: str) -> Path:
+        """A part of the model: a plain name inside its folder (reliability.md 5.2).
+
+        errors   ModelError for absolute paths, `..`, links that lead out, or a missing file
+        """
+        if self.folder is None:
+            raise ModelError(f"{self.name}: a model without a folder has no file {name!r}")
+        return part(self.folder, name)
+
+
+def part(folder: Path, name: str) -> Path:
+    """The path of a plain name inside a model folder, refused if it leads elsewhere."""
+    if PurePath(name).name != name or name in ("", ".", ".."):
+        raise ModelError(f"{folder.name}: {name!r} leads outside the model's folder: not allowed")
+    path = folder / name
+    if path.is_symlink() and path.resolve().parent != folder.resolve():
+        raise ModelError(f"{folder.name}: {name!r} is a link that leads outside the model's folder: not allowed")
+    if not path.is_file():
+        raise ModelError(f"{folder.name}: {name} not found in the model's folder", hint="the model lacks this file")
+    return path
+
+
+# ---- finding a model --------------------------------------------------------------------------------------------
+
+
+def places() -> list[Path]:
+    """Where models are looked for, first match wins: $SEGCLI_WEIGHTS, the checkout, the package, the user's folder."""
+    found = [Path(p) for p in os.environ.get("SEGCLI_WEIGHTS", "").split(os.pathsep) if p]
+    here = Path(__file__).resolve().parent
+    checkout = here.parent / "weights"
+    if (here.parent / "pyproject.toml").is_file():
+        found.append(checkout)
+    found += [here / "weights", data_home() / "models"]
+    return found
+
+
+def data_home() -> Path:
+    """The user's folder for models: $SEGCLI_HOME, else the platform's habit (XDG_DATA_HOME on Linux)."""
+    return _home("XDG_DATA_HOME", ".local/share", "data")
+
+
+def cache_home() -> Path:
+    """The user's folder for what can be made again: $SEGCLI_HOME, else the platform's habit (XDG_CACHE_HOME)."""
+    return _home("XDG_CACHE_HOME", ".cache", "cache")
+
+
+def _home(variable: str, unix: str, kind: str) -> Path:
+    if own := os.environ.get("SEGCLI_HOME"):
+        return Path(own) / kind
+    if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "segcli" / kind
+    if xdg := os.environ.get(variable):
+        return Path(xdg) / "segcli"
+    return Path(os.environ.get("HOME") or os.path.expanduser("~")) / unix / "segcli"  # noqa: PTH111
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model folder that the search came across; `problem` is why it cannot be used, or None."""
+
+    name: str
+    folder: Path
+    card: ModelCard | None
+    problem: str | None
+
+
+def installed() -> list[Found]:
+    """Every model in every place, shadowed ones left out."""
+    out: dict[str, Found] = {}
+    for place in places():
+        if not place.is_dir():
+            continue
+        for folder in sorted(p for p in place.iterdir() if (p / CARD_FILE).is_file()):
+            if folder.name in out:
+                continue
+            try:
+                card, problem = read_card(folder), None
+                if lacking := [n for n in card.weights if not (folder / n).is_file()]:
+                    problem = f"lacks {', '.join(lacking)}"
+                    if card.onnx and (folder / card.onnx).is_file():
+                        problem = None
+            except ModelError as error:
+                card, problem = None, error.message
+            out[folder.name] = Found(folder.name, folder, card, problem)
+    return list(out.values())
+
+
+def find(model: str) -> ModelCard:
+    """The card of a model given by name, folder or file (model.json, an .onnx or .safetensors with a card inside).
+
+    errors   ModelError (78): no such model, with the nearest name; or what is wrong with its card
+    """
+    path = Path(model)
+    if path.is_dir():
+        return read_card(path)
+    if path.is_file():
+        return read_card(path.parent) if path.name == CARD_FILE else _embedded(path)
+    if path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
+        for place in places():
+            if (place / model / CARD_FILE).is_file():
+                return read_card(place / model)
+    names = [f.name for f in installed()]
+    near = difflib.get_close_matches(model, names, 1)
+    raise ModelError(
+        f"no model {model!r} found" + (f"; did you mean {near[0]!r}?" if near else ""),
+        hint="`segcli models` lists what there is; a folder or a file can be given too",
+    )
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"{folder.name}: {CARD_FILE} not found",
+            hint="a model folder holds model.json and its weights; `segcli models import` makes one",
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{folder.name}/{CARD_FILE} is not JSON: {error}") from error
+    return parse(document, folder)
+
+
+def _embedded(path: Path) -> ModelCard:
+    """The card inside an exported file, which then is its own weights."""
+    if path.suffix == ".onnx":
+        text = onnx_metadata(path).get(METADATA_KEY)
+    elif path.suffix == ".safetensors":
+        text = safetensors_metadata(path).get(METADATA_KEY)
+    else:
+        raise ModelError(
+            f"{path.name}: not a model folder, an .onnx or a .safetensors file",
+            hint="`segcli models import` turns a checkpoint into a model folder",
+        )
+    if text is None:
+        raise ModelError(
+            f"{path.name}: has no segcli card inside",
+            hint="`segcli models import` makes a model folder of it",
+        )
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
+    own = {"onnx": path.name, "weights": []} if path.suffix == ".onnx" else {"weights": path.name, "onnx": None}
+    kept = {k: v for k, v in document.items() if k not in ("sha256", "onnx_sha256", "weights", "onnx")}
+    return parse({**kept, **own}, path.resolve().parent)
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The strings in a safetensors header, read without the library: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(path.stat().st_size, 100_000_000):
+            raise ModelError(f"{path.name}: not a safetensors file, or truncated")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{path.name}: not a safetensors file: {error}") from error
+    notes = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return {str(k): str(v) for k, v in notes.items()}
+
+
+def onnx_metadata(path: Path) -> dict[str, str]:
+    """metadata_props of an ONNX file, walked as protocol buffer fields so that no library has to be loaded.
+
+    ModelProto field 14 is StringStringEntryProto {1: key, 2: value}; everything else is skipped.
+    """
+    out: dict[str, str] = {}
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        while file.tell() < size:
+            number, kind = divmod(_varint(file.read, path), 8)
+            if kind == 0:
+                _varint(file.read, path)
+            elif kind == 1:
+                file.seek(8, 1)
+            elif kind == 5:
+                file.seek(4, 1)
+            elif kind == 2:
+                length = _varint(file.read, path)
+                if number == 14 and length < 100_000_000:
+                    entry = _strings(file.read(length), path)
+                    out[entry.get(1, "")] = entry.get(2, "")
+                else:
+                    file.seek(length, 1)
+            else:
+                raise ModelError(f"{path.name}: not an ONNX file")
+    return out
+
+
+def _varint(read: Callable[[int], bytes], path: Path) -> int:
+    value = shift = 0
+    while True:
+        byte = read(1)
+        if not byte or shift > 63:
+            raise ModelError(f"{path.name}: not an ONNX file, or truncated")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+        shift += 7
+
+
+def _strings(data: bytes, path: Path) -> dict[int, str]:
+    position = 0
+
+    def read(n: int) -> bytes:
+        nonlocal position
+        position += n
+        return data[position - n : position]
+
+    out: dict[int, str] = {}
+    while position < len(data):
+        number, kind = divmod(_varint(read, path), 8)
+        if kind != 2:
+            raise ModelError(f"{path.name}: not an ONNX file")
+        out[number] = read(_varint(read, path)).decode("utf-8", "replace")
+    return out
+
+
+# ---- checking a card --------------------------------------------------------------------------------------------
+
+
+def parse(document: Any, folder: Path | None = None) -> ModelCard:
+    """Check a card's document field by field.
+
+    errors   ModelError that names the field, its value and what it should be; unknown fields with the nearest known
+    """
+    where = f"{folder.name}/{CARD_FILE}" if folder else CARD_FILE
+    if not isinstance(document, dict):
+        raise ModelError(f"{where}: a card is a JSON object with fields, not {type(document).__name__}")
+    read = _Reader(where, document)
+    read.known(_KEYS, "field")
+    for key in sorted(_NEEDED - document.keys()):
+        raise read.wrong(key, "is missing")
+    if document["format"] != FORMAT:
+        raise read.wrong("format", f"is not {FORMAT}, the only one this version of segcli knows")
+
+    weights = document.get("weights", [])
+    weights = [weights] if isinstance(weights, str) else weights
+    sums = document.get("sha256") or []
+    sums = [sums] if isinstance(sums, str) else sums
+    if not all(isinstance(v, str) for v in [*weights, *sums]) or (sums and len(sums) != len(weights)):
+        raise read.wrong("weights", "and sha256 are a file name and its sum, or lists of equal length")
+    labels, decision = _labels(read)
+    patch = read.numbers("patch_size", 3, int, low=1)
+    slice_axis = read.optional("slice_axis", int)
+    if slice_axis is not None and (slice_axis not in (0, 1, 2) or patch[slice_axis] != 1):
+        raise read.wrong("slice_axis", "is 0, 1 or 2, and patch_size is 1 there")
+    overlap = read.number("overlap", 0.5)
+    if not 0 <= overlap < 1:
+        raise read.wrong("overlap", "is at least 0 and below 1")
+    spacing = read.numbers("spacing", 3, float, positive=True) if document.get("spacing") is not None else None
+    axes = document.get("orientation")
+    if axes is not None and axes not in AXES_CODES:
+        raise read.wrong("orientation", 'is null or an axes code such as "RAS"')
+    transpose = tuple(document.get("transpose", (0, 1, 2)))
+    if sorted(transpose) != [0, 1, 2]:
+        raise read.wrong("transpose", "is an order of 0, 1, 2")
+    mirror = tuple(document.get("mirror", ()))
+    if not set(mirror) <= {0, 1, 2}:
+        raise read.wrong("mirror", "lists array axes 0, 1, 2")
+    smooth = document.get("smooth") or {}
+    if not isinstance(smooth, dict) or not smooth.keys() <= {"sigma", "finer"}:
+        raise read.wrong("smooth", 'is {"sigma": voxels of the model\'s grid, "finer": ratio}')
+    how = cast("How", read.choice("interpolation", ("linear", "cubic", "nearest"), "linear"))
+    blend = read.choice("blend", ("gaussian", "constant"), "gaussian")
+    steps = read.choice("steps", ("regular", "even"), "regular")
+    plan = WindowPlan(
+        size=(patch[0], patch[1], patch[2]),
+        overlap=overlap,
+        blend="gaussian" if blend == "gaussian" else "constant",
+        sigma=read.number("sigma", 0.125, positive=True),
+        steps="regular" if steps == "regular" else "even",
+        skip=bool(document.get("skip", False)),
+    )
+    architecture = document["architecture"]
+    if not isinstance(architecture, dict) or not isinstance(architecture.get("name"), str):
+        raise read.wrong("architecture", 'has a "name" and the constructor\'s arguments')
+    channels = document["channels"]
+    if not isinstance(channels, list) or not channels or not all(isinstance(c, str) for c in channels):
+        raise read.wrong("channels", "is a list of names, one for each input channel")
+    volumes = {str(k): (float(v[0]), float(v[1])) for k, v in (document.get("volumes_ml") or {}).items()}
+    return ModelCard(
+        name=read.text("name"),
+        licence=read.text("licence", "unknown"),
+        source=read.text("source", "unknown"),
+        architecture=Architecture(architecture["name"], {k: v for k, v in architecture.items() if k != "name"}),
+        weights=tuple(weights),
+        sha256=tuple(sums),
+        onnx=read.optional("onnx", str),
+        onnx_sha256=read.optional("onnx_sha256", str),
+        channels=tuple(channels),
+        modality=read.optional("modality", str) or ("CT" if channels == ["CT"] else None),
+        grid=GridSpec(
+            axes=axes,
+            spacing=(spacing[0], spacing[1], spacing[2]) if spacing else None,
+            anchor=cast("Anchor", read.choice("anchor", ("edges", "stored", "oriented", "within"), "edges")),
+            transpose=(transpose[0], transpose[1], transpose[2]),
+        ),
+        interpolation=Interpolation(
+            how,
+            smooth=float(smooth.get("sigma", 0.0)),
+            finer=float(smooth.get("finer", 0.75)),
+            coarse=read.number("coarse", 0.0) or None,
+        ),
+        prepare=_preparation(read, len(channels)),
+        outside=read.number("outside", 0.0),
+        window=plan,
+        slice_axis=slice_axis,
+        mirror=mirror,
+        half=bool(document.get("half", False)),
+        labels=labels,
+        decide=decision,
+        volumes_ml=volumes,
+        volumes_source=read.text("volumes_source", ""),
+        ensemble=tuple(document.get("ensemble", ())),
+        folder=folder,
+        document=document,
+    )
+
+
+def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
+    """Labels in channel order, background first, and the rule that decides among them."""
+    table = read.document["labels"]
+    if not isinstance(table, dict) or not table:
+        raise read.wrong("labels", "maps names to numbers")
+    for name, value in table.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise read.wrong("labels", f"gives {name!r} the value {value!r}, which is not a whole number")
+    if list(table.values()).count(0) != 1 or next(iter(table.values())) != 0:
+        raise read.wrong("labels", "begins with background, the only label with the value 0")
+    values = list(table.values())
+    for value in values:
+        if values.count(value) > 1:
+            both = [n for n, v in table.items() if v == value]
+            raise read.wrong("labels", f"gives the value {value} to {' and '.join(both)}")
+    for key in ("codes", "colours", "volumes_ml"):
+        extra = set(read.document.get(key) or {}) - table.keys()
+        if extra:
+            raise read.wrong(key, f"names {min(extra)!r}, which is not among the labels")
+    pairs: dict[str, str] = {}
+    for pair in read.document.get("pairs") or []:
+        if len(pair) != 2 or not set(pair) <= table.keys():
+            raise read.wrong("pairs", f"holds {pair!r}, which is not two names of labels")
+        pairs[pair[0]], pairs[pair[1]] = pair[1], pair[0]
+    codes, colours = read.document.get("codes") or {}, read.document.get("colours") or {}
+    labels = tuple(
+        Label(v, n, codes.get(n), _colour(read, n, colours.get(n), v), pairs.get(n)) for n, v in table.items()
+    )
+    regions = read.document.get("regions")
+    if regions is None:
+        return labels, Decision(tuple(values))
+    if not isinstance(regions, list) or not set(regions) <= set(values):
+        raise read.wrong("regions", "lists the label value of each output channel, in the order of writing")
+    return labels, Decision(tuple(regions), "regions")
+
+
+def _colour(read: _Reader, name: str, text: Any, value: int) -> tuple[int, int, int]:
+    """The card's colour, else one of a fixed wheel: neighbours in number differ by the golden angle in hue."""
+    if text is None:
+        if value == 0:
+            return (0, 0, 0)
+        import colorsys
+
+        r, g, b = colorsys.hsv_to_rgb(value * 0.61803398875 % 1, 0.65, 0.6 + 0.35 * (value % 3) / 2)
+        return round(r * 255), round(g * 255), round(b * 255)
+    if not isinstance(text, str) or not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise read.wrong("colours", f'gives {name!r} {text!r}, not "#rrggbb"')
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+# What each step may say, and what makes it.
+_STEPS: dict[str, tuple[type[Any], dict[str, str]]] = {
+    "clip": (Clip, {"low": "low", "high": "high"}),
+    "scale": (Scale, {"low": "low", "high": "high", "from": "source"}),
+    "percentiles": (Percentiles, {"low": "low", "high": "high", "epsilon": "epsilon"}),
+    "standardise": (Standardise, {"mean": "mean", "sd": "sd", "where": "where", "epsilon": "epsilon"}),
+    "crop": (Crop, {"above": "above", "margin": "margin", "outside": "outside"}),
+    "resample": (Resample, {}),
+}
+
+
+def _preparation(read: _Reader, channels: int) -> tuple[Preparation, ...]:
+    """The steps of "intensity", with the resampling first and the crop last where they are not among them."""
+    given = read.document.get("intensity") or []
+    if not isinstance(given, list):
+        raise read.wrong("intensity", "is a list of steps")
+    steps: list[Preparation] = []
+    for item in given:
+        kind = item.get("step") if isinstance(item, dict) else None
+        if kind not in _STEPS:
+            raise read.wrong("intensity", f"has the step {kind!r}, not one of {', '.join(_STEPS)}")
+        steps.append(_step(read, kind, {k: v for k, v in item.items() if k != "step"}, channels))
+    if not any(isinstance(s, Resample) for s in steps):
+        steps.insert(0, Resample())
+    crop = read.choice("crop", ("positive", "nonzero", "none"), "none")
+    if crop != "none":
+        steps.append(Crop(above=0.0 if crop == "positive" else None))
+    for a, b in pairwise(steps):
+        if isinstance(a, Clip) and isinstance(b, Scale) and b.source is None and a.channels == b.channels:
+            # The scale after a clip refers to the window that was clipped to, not to what this scan reached.
+            steps[steps.index(b)] = Scale(b.low, b.high, (a.low, a.high), b.channels)
+    return tuple(steps)
+
+
+def _step(read: _Reader, kind: str, item: dict[str, Any], channels: int) -> Preparation:
+    make, names = _STEPS[kind]
+    unknown = set(item) - names.keys() - {"channels"}
+    if unknown:
+        raise read.wrong("intensity", f"the step {kind} knows no {min(unknown)!r}, only {', '.join(names)}")
+    for key, value in item.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if key in ("low", "high", "mean", "sd", "epsilon", "margin") and not number:
+            raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, not a number")
+    if kind in ("clip", "scale", "percentiles"):
+        if not {"low", "high"} <= item.keys():
+            raise read.wrong("intensity", f"the step {kind} needs the values low and high")
+        if item["low"] >= item["high"]:
+            raise read.wrong("intensity", f"the step {kind} has low {item['low']} not below high {item['high']}")
+    if kind == "standardise" and item.get("sd") is not None and item["sd"] <= 0:
+        raise read.wrong("intensity", f"the step standardise has the deviation {item['sd']}, not above 0")
+    values: dict[str, Any] = {names[k]: v for k, v in item.items() if k in names}
+    if "source" in values:
+        values["source"] = tuple(values["source"])
+    if item.get("channels") is not None:
+        values["channels"] = tuple(int(c) for c in item["channels"])
+        if not all(0 <= c < channels for c in values["channels"]):
+            raise read.wrong("intensity", f"the step {kind} names a channel beyond the {channels} there are")
+    return cast("Preparation", make(**values))
+
+
+class _Reader:
+    """Takes fields out of a card's document and refuses, by name, those that are not what they should be."""
+
+    def __init__(self, where: str, document: dict[str, Any]) -> None:
+        self.where, self.document = where, document
+
+    def wrong(self, key: str, what: str) -> ModelError:
+        value = self.document.get(key)
+        shown = "" if key not in self.document else f" ({str(value)[:60]})"
+        return ModelError(f"{self.where}: the field {key}{shown} {what}")
+
+    def known(self, keys: set[str], noun: str) -> None:
+        for key in self.document:
+            if key not in keys:
+                near = difflib.get_close_matches(str(key), keys, 1)
+                raise ModelError(
+                    f"{self.where}: unknown {noun} {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.document.get(key, default)
+        if not isinstance(value, str):
+            raise self.wrong(key, "is not a text")
+        return value
+
+    def optional(self, key: str, kind: type[Any]) -> Any:
+        value = self.document.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise self.wrong(key, f"is not {'a text' if kind is str else 'a whole number'}")
+        return value
+
+    def choice(self, key: str, choices: Sequence[str], default: str) -> str:
+        value = self.document.get(key, default)
+        if value not in choices:
+            raise self.wrong(key, f"is not one of {', '.join(choices)}")
+        return str(value)
+
+    def number(self, key: str, default: float, positive: bool = False) -> float:
+        value = self.document.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise self.wrong(key, "is not a number")
+        if positive and value <= 0:
+            raise self.wrong(key, "is not above 0")
+        return float(value)
+
+    def numbers(
+        self,
+        key: str,
+        count: int,
+        kind: type[int] | type[float],
+        low: float | None = None,
+        positive: bool = False,
+    ) -> list[Any]:
+        value = self.document.get(key)
+        noun = "whole numbers" if kind is int else "numbers"
+        if not isinstance(value, list) or len(value) != count:
+            raise self.wrong(key, f"is not a list of {count} {noun}")
+        for v in value:
+            good = isinstance(v, int) if kind is int else isinstance(v, int | float)
+            if not good or isinstance(v, bool) or not math.isfinite(v):
+                raise self.wrong(key, f"is not a list of {count} finite {noun}")
+            if (positive and v <= 0) or (low is not None and v < low):
+                raise self.wrong(key, "has values that are not above 0")
+        return [kind(v) for v in value]

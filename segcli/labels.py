@@ -1,0 +1,233 @@
+"""What a label is, and how logits become labels on any grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
+from segcli.volume import Box, Grid, Volume
+
+
+@dataclass(frozen=True)
+class Label:
+    """One structure of a label map.
+
+    id       its value in the map; 0 is background
+    name     ASCII snake_case
+    code     "SCT 10200004" (SNOMED CT), None when there is none
+    colour   red, green, blue, 0..255
+    pair     the name of the same structure on the other side, None for midline structures
+    """
+
+    id: int
+    name: str
+    code: str | None = None
+    colour: tuple[int, int, int] = (128, 128, 128)
+    pair: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How logits become labels.
+
+    values   the label value of each channel of logits
+    rule     "argmax": the largest channel wins; "regions": channels are taken in order, and each one above 0
+             (probability one half) overwrites what came before, so nested regions end up whole (nnU-Net)
+    """
+
+    values: tuple[int, ...]
+    rule: Literal["argmax", "regions"] = "argmax"
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16] | type[np.int32]:
+        """The smallest of uint8, uint16, int32 that holds every value."""
+        top = max(self.values)
+        return np.uint8 if top < 256 else np.uint16 if top < 65536 else np.int32
+
+
+def labels_on(
+    grid: Grid,
+    logits: Iterable[Volume],
+    decide: Decision,
+    part: Grid,
+    wanted: Grid,
+    rule: Interpolation = LINEAR,
+) -> Volume:
+    """Labels at the voxel centres of a scan, from logits that come as slabs on the model's grid.
+
+    grid     the scan's
+    logits   (K, d, h, w) slabs that together cover `part`, each beginning with the last plane of the one before
+    part     the grid that the slabs make together (the foreground's)
+    wanted   the grid that `part` was cropped from: beyond `part` is background, beyond `wanted` the border goes on
+    returns  (1, D, H, W) in the decision's dtype
+
+    Logits are interpolated linearly, one class at a time, into the best value so far. A class is tried only in the
+    box of cells where it can win: where its largest corner is not below the largest smallest corner of the others.
+    """
+    labels = np.zeros(grid.shape, decide.dtype)
+    place = _Place(grid, part, wanted, rule)
+    for slab in logits:
+        first = np.round(part.index(slab.grid.affine[:3, 3])).astype(int)
+        for piece in place.pieces(first, slab.grid.shape):
+            _decide(labels[piece.box], slab.data, piece, decide)
+    return Volume(labels[None], grid)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A box of the scan whose voxels lie (where `mask` says so) within one slab.
+
+    coordinates  of the box's voxels in the slab: one array for each scan axis, or none when the grids are at an
+                 angle, and then `matrix` (4, 4) gives them
+    """
+
+    box: Box
+    order: list[int]
+    coordinates: list[NDArray[np.float64]]
+    hows: list[How]
+    matrix: NDArray[np.float64]
+    mask: NDArray[np.bool_] | None
+
+
+class _Place:
+    """Where a scan's voxels lie among the model's, worked out once for all slabs."""
+
+    def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation) -> None:
+        self.shape, self.part = grid.shape, np.array(part.shape)
+        self.end = np.array(wanted.shape) - 1.0
+        self.low = np.round(wanted.index(part.affine[:3, 3]))  # first voxel of the part, in the wanted grid
+        self.matrix = grid.to(part)
+        self.order = parallel(self.matrix)
+        self.hows = axis_rules(wanted, grid, Interpolation("linear", coarse=rule.coarse))
+
+    def pieces(self, first: NDArray[np.int64], shape: tuple[int, ...]) -> Iterator[_Piece]:
+        """Boxes of the scan that this slab (its first voxel and shape, in the part) decides."""
+        last = first + np.array(shape) - 1
+        if self.order is None:
+            yield from self._slanted(first, last)
+            return
+        spans, coordinates = [], []
+        for i, axis in enumerate(self.order):
+            along = self.matrix[axis, 3] + self.matrix[axis, i] * np.arange(self.shape[i])
+            inside, clipped = self._inside(along, axis)
+            here = np.flatnonzero(inside & (clipped >= first[axis]) & (clipped <= last[axis]))
+            if len(here) == 0:
+                return
+            spans.append(slice(int(here[0]), int(here[-1]) + 1))
+            coordinates.append(clipped[spans[-1]] - first[axis])
+        yield _Piece((spans[0], spans[1], spans[2]), self.order, coordinates, self.hows, self.matrix, None)
+
+    def _inside(self, along: NDArray[np.float64], axis: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Which coordinates in the part count as in it, and all of them moved to its nearest voxel centre."""
+        n = self.part[axis]
+        beyond = np.clip(along + self.low[axis], 0, self.end[axis]) - self.low[axis]
+        return (beyond >= -0.5) & (beyond <= n - 0.5), np.clip(along, 0, n - 1)
+
+    def _slanted(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[_Piece]:
+        """Planes of the scan in pieces, each with the mask of its voxels between the slab's first and last."""
+        d, h, w = self.shape
+        planes = max(1, (1 << 20) // (h * w))
+        for start in range(0, d, planes):
+            stop = min(d, start + planes)
+            mask = np.ones((stop - start, h, w), bool)
+            for axis in range(3):
+                row = self.matrix[axis]
+                along = (
+                    row[3]
+                    + row[0] * np.arange(start, stop)[:, None, None]
+                    + row[1] * np.arange(h)[:, None]
+                    + row[2] * np.arange(w)
+                )
+                inside, clipped = self._inside(along, axis)
+                mask &= inside & (clipped >= first[axis]) & (clipped <= last[axis])
+            if not mask.any():
+                continue
+            shift = np.eye(4)
+            shift[0, 3] = start
+            local = self.matrix @ shift
+            local[:3, 3] -= first
+            yield _Piece((slice(start, stop), slice(0, h), slice(0, w)), [], [], [], local, mask)
+
+
+def _decide(labels: NDArray[np.integer], slab: NDArray[np.float32], piece: _Piece, decide: Decision) -> None:
+    """Write the labels of one piece, `labels` being the piece's own box of the label map."""
+    cells = _winning_boxes(slab, decide)
+    best = np.full(labels.shape, -np.inf, np.float32) if decide.rule == "argmax" else None
+    for k, cell_box in enumerate(cells):
+        if cell_box is None:
+            continue
+        at, values = _values(slab[k], piece, cell_box, labels.shape)
+        if values is None:
+            continue
+        better = values > (0 if best is None else best[at])
+        if piece.mask is not None:
+            better &= piece.mask[at]
+        np.copyto(labels[at], labels.dtype.type(decide.values[k]), where=better)
+        if best is not None:
+            np.copyto(best[at], values, where=better)
+
+
+def _values(
+    logits: NDArray[np.float32], piece: _Piece, cells: Box, shape: tuple[int, ...]
+) -> tuple[Box, NDArray[np.float32] | None]:
+    """One class's logits in the part of the piece that touches a box of cells, and where that part is."""
+    if piece.mask is not None:
+        everything = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+        return everything, oblique(logits, piece.matrix, (shape[0], shape[1], shape[2]), "linear")
+    spans = []
+    for axis, coordinates in zip(piece.order, piece.coordinates, strict=True):
+        cell = cells[axis]
+        here = np.flatnonzero((coordinates >= cell.start) & (coordinates <= cell.stop))
+        if len(here) == 0:
+            return (slice(0, 0),) * 3, None
+        spans.append(slice(int(here[0]), int(here[-1]) + 1))
+    low = [cells[axis].start for axis in piece.order]
+    turned = np.transpose(logits, piece.order)
+    values = turned[tuple(slice(cells[a].start, cells[a].stop + 1) for a in piece.order)]
+    # The axis along which the scan is coarsest goes first, whatever the box: sums are then the same in each slab.
+    steps = [abs(piece.matrix[axis, i]) for i, axis in enumerate(piece.order)]
+    for i in sorted(range(3), key=lambda i: -round(float(steps[i]), 6)):
+        local = piece.coordinates[i][spans[i]] - low[i]
+        values = apply(values, taps_for(local, values.shape[i], piece.hows[i]), i)
+    return (spans[0], spans[1], spans[2]), values
+
+
+def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | None]:
+    """For each class the box of cells (between neighbouring voxels) in which it can win; None for nowhere.
+
+    A linear interpolation lies between its corners: a class whose largest corner is below another's smallest one
+    cannot win in that cell. A box start..stop means the voxels start to stop, both included.
+    """
+    floor: NDArray[np.float32] | float = 0.0
+    if decide.rule == "argmax":
+        floor = _corners(slab[0], np.minimum)
+        for channel in slab[1:]:
+            np.maximum(floor, _corners(channel, np.minimum), out=floor)
+        floor -= 1e-4 + 1e-5 * np.abs(floor)  # rounding while interpolating
+    return [_box(_corners(channel, np.maximum) >= floor) for channel in slab]
+
+
+def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]:
+    """The extreme of the eight corners of each cell; an axis of one voxel has one cell."""
+    for axis in range(3):
+        n = values.shape[axis]
+        if n > 1:
+            low = tuple(slice(0, n - 1) if i == axis else slice(None) for i in range(3))
+            high = tuple(slice(1, n) if i == axis else slice(None) for i in range(3))
+            values = best(values[low], values[high])
+    return values if values.base is None else values.copy()
+
+
+def _box(here: NDArray[np.bool_]) -> Box | None:
+    spans = []
+    for axis in range(3):
+        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
+        if len(along) == 0:
+            return None
+        spans.append(slice(int(along[0]), int(along[-1]) + 1))
+    return spans[0], spans[1], spans[2]

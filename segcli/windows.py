@@ -1,0 +1,269 @@
+"""Plan overlapping windows, run an engine over them, blend, and let go of what is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import ModelError
+from segcli.volume import Array, Box, Grid, Volume
+
+Tick = Callable[[int, int], None]  # windows done, windows in all
+
+
+def quiet(done: int, total: int) -> None:
+    """A tick that says nothing."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window's place in the (padded) image."""
+
+    at: Box
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How an image is cut into windows and put together again.
+
+    size     (d, h, w) voxels; 1 along the slice axis of a 2-D network
+    overlap  share of a window that the next one covers, 0 <= overlap < 1
+    blend    "gaussian" or "constant" weights
+    sigma    of the Gaussian, as a share of the window's edge (nnU-Net, MONAI: 1/8)
+    floor    smallest weight, as a share of the largest
+    steps    "regular": fixed steps, the last window moved back to the edge (MONAI);
+             "even": steps of equal length, rounded (nnU-Net)
+    skip     windows in which every voxel has the value beyond the image are taken for background, unseen; only
+             where the card says that this is exact, or the user asks
+    """
+
+    size: tuple[int, int, int]
+    overlap: float = 0.5
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    sigma: float = 0.125
+    floor: float = 1e-3
+    steps: Literal["regular", "even"] = "regular"
+    skip: bool = False
+
+
+class Engine(Protocol):
+    """Runs a network on windows, and owns the memory that logits are summed in."""
+
+    @property
+    def name(self) -> str:
+        """For the record: "torch cuda:0", "openvino cpu"."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Windows per call it likes."""
+        ...
+
+    def run(self, patches: NDArray[np.float32]) -> Array:
+        """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Where sums of this size should live."""
+        ...
+
+    def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
+        """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
+        ...
+
+    def get(self, total: Array) -> NDArray[np.float32]:
+        """The sums as numpy, on the host."""
+        ...
+
+
+def windows(shape: tuple[int, int, int], plan: WindowPlan) -> list[Window]:
+    """Windows that cover a shape, each axis at least the plan's size, in order of the first axis."""
+    axes = [starts(n, size, plan) for n, size in zip(shape, plan.size, strict=True)]
+    return [
+        Window((slice(a, a + plan.size[0]), slice(b, b + plan.size[1]), slice(c, c + plan.size[2])))
+        for a, b, c in product(*axes)
+    ]
+
+
+def starts(n: int, size: int, plan: WindowPlan) -> list[int]:
+    """First voxels of the windows along an axis of n >= size voxels; the last one ends at the edge."""
+    step = max(1, int(size * (1 - plan.overlap)))
+    if plan.steps == "regular":
+        return [*range(0, n - size, step), n - size]
+    count = int(np.ceil((n - size) / max(size * (1 - plan.overlap), 1e-9))) + 1
+    exact = (n - size) / max(count - 1, 1)
+    return [round(exact * i) for i in range(count)]
+
+
+def weights(plan: WindowPlan) -> NDArray[np.float32]:
+    """Weight of each voxel of a window, (d, h, w), largest 1."""
+    if plan.blend == "constant":
+        return np.ones(plan.size, np.float32)
+    rows = []
+    for size in plan.size:
+        x = np.arange(size) - (size - 1) / 2
+        rows.append(np.exp(-0.5 * (x / max(plan.sigma * size, 1e-3)) ** 2))
+    weight: NDArray[np.float64] = np.einsum("i,j,k->ijk", *rows)
+    blended: NDArray[np.float32] = np.maximum(weight / weight.max(), plan.floor).astype(np.float32)
+    return blended
+
+
+def padded(image: Volume, size: tuple[int, int, int], value: float) -> tuple[Volume, Box]:
+    """The image made at least `size`, equally on both sides, and the box in it that is the image."""
+    missing = [max(0, s - n) for s, n in zip(size, image.grid.shape, strict=True)]
+    before = [m // 2 for m in missing]
+    ends = [b + n for b, n in zip(before, image.grid.shape, strict=True)]
+    inner = (slice(before[0], ends[0]), slice(before[1], ends[1]), slice(before[2], ends[2]))
+    if not any(missing):
+        return image, inner
+    pad = [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))]
+    data = np.pad(image.data, pad, constant_values=value)
+    grid = image.grid.crop(
+        tuple(slice(-b, n + m - b) for b, m, n in zip(before, missing, image.grid.shape, strict=True))  # type: ignore[arg-type]
+    )
+    return Volume(data, grid, image.source), inner
+
+
+def stream_axis(shape: tuple[int, int, int], plan: WindowPlan) -> int:
+    """The axis along which logits are finished plane by plane: the one that keeps the sums smallest."""
+    held = [min(n, s) / n for n, s in zip(shape, plan.size, strict=True)]
+    return held.index(min(held))
+
+
+def slide(
+    image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = quiet, outside: float = 0.0
+) -> Iterator[Volume]:
+    """Blended logits of the whole image as finished slabs, in order along one axis.
+
+    image    (C, D, H, W) float32
+    outside  value of what lies beyond the image, where it is smaller than a window
+    yields   (K, d, h, w) float32; each slab begins with the plane that the one before ended with, so that what lies
+             between them can be interpolated from one slab
+    errors   ModelError when logits are not finite: they are never turned into background
+
+    The sums hold one window's length of planes, K * size * H * W floats, however long the image is.
+    """
+    full, inner = padded(image, plan.size, outside)
+    axis = stream_axis(full.grid.shape, plan)
+    weight = weights(plan)
+    plan_windows = windows(full.grid.shape, plan)
+    groups: dict[int, list[Window]] = {}
+    for window in plan_windows:
+        groups.setdefault(window.at[axis].start, []).append(window)
+    order = sorted(groups)
+    keep = [*full.grid.shape]
+    keep[axis] = plan.size[axis]
+    norm = np.zeros(keep, np.float32)
+    total: Array | None = None
+    last: NDArray[np.float32] | None = None
+    done = 0
+    for position, start in enumerate(order):
+        for batch in _batches(groups[start], engine.batch):
+            shown = [w for w in batch if not (plan.skip and _is_constant(full, w, outside))]
+            for window, logits in _run(engine, full, shown):
+                if total is None:
+                    total = engine.zeros((int(logits.shape[0]), *keep))
+                engine.add(total, _shifted(window.at, axis, start), logits, weight)
+            for window in shown:
+                norm[_shifted(window.at, axis, start)] += weight
+            done += len(batch)
+            tick(done, len(plan_windows))
+        final = position == len(order) - 1
+        step = plan.size[axis] if final else order[position + 1] - start
+        planes = _planes(axis, 0, step)
+        if total is None:  # nothing seen yet: every window so far was background
+            continue
+        slab = engine.get(total[(slice(None), *planes)])
+        slab /= np.maximum(norm[planes], np.finfo(np.float32).tiny)
+        if plan.skip:
+            _fill_unseen(slab, norm[planes])
+        joined = slab if last is None else np.concatenate([last, slab], axis=1 + axis)
+        first = start - (0 if last is None else 1)
+        last = slab[(slice(None), *_planes(axis, step - 1, step))].copy()
+        cut = _inside(full.grid, inner, axis, first, start + step)
+        if cut is not None:
+            local = tuple(slice(s.start - first, s.stop - first) if i == axis else s for i, s in enumerate(cut))
+            yield Volume(joined[(slice(None), *local)], full.grid.crop(cut))
+        if not final:
+            _advance(total, norm, axis, step, plan.size[axis])
+
+
+def _run(engine: Engine, full: Volume, batch: list[Window]) -> Iterator[tuple[Window, Array]]:
+    if not batch:
+        return
+    patches = np.stack([full.data[(slice(None), *w.at)] for w in batch])
+    logits = engine.run(np.ascontiguousarray(patches, np.float32))
+    for window, item in zip(batch, logits, strict=True):
+        if not _finite(item):
+            place = ", ".join(f"{s.start}..{s.stop - 1}" for s in window.at)
+            raise ModelError(
+                f"the network gave values that are not finite in the window at voxels {place}",
+                hint="the model's weights or its intensity steps do not suit this scan",
+            )
+        yield window, item
+
+
+def _finite(item: Array) -> bool:
+    """Whether a window's logits hold no NaN and no infinity: their sum would carry it."""
+    return bool(np.isfinite(float(item.sum())))
+
+
+def _is_constant(full: Volume, window: Window, value: float) -> bool:
+    patch = full.data[(slice(None), *window.at)]
+    return bool((patch == np.float32(value)).all())
+
+
+def _fill_unseen(slab: NDArray[np.float32], norm: NDArray[np.float32]) -> None:
+    """Voxels that only skipped windows cover become background with a margin of 20."""
+    unseen = norm == 0
+    slab[:, unseen] = -20.0
+    slab[0, unseen] = 0.0
+
+
+def _advance(total: Array, norm: NDArray[np.float32], axis: int, step: int, size: int) -> None:
+    """Move the sums `step` planes towards the start and clear the rest, in pieces that never overlap."""
+    for a in range(0, size, step):
+        b = min(a + step, size)
+        room = max(0, min(b, size - step) - a)
+        for array, lead in ((total, (slice(None),)), (norm, ())):
+            if room:
+                array[(*lead, *_planes(axis, a, a + room))] = array[(*lead, *_planes(axis, a + step, a + step + room))]
+            if a + room < b:
+                array[(*lead, *_planes(axis, a + room, b))] = 0
+
+
+def _inside(grid: Grid, inner: Box, axis: int, first: int, stop: int) -> Box | None:
+    """The planes first..stop of the padded image without its padding; None when nothing is left."""
+    low, high = max(first, inner[axis].start), min(stop, inner[axis].stop)
+    if low >= high:
+        return None
+    cut = list(inner)
+    cut[axis] = slice(low, high)
+    return cut[0], cut[1], cut[2]
+
+
+def _planes(axis: int, start: int, stop: int) -> Box:
+    box: list[Any] = [slice(None)] * 3
+    box[axis] = slice(start, stop)
+    return box[0], box[1], box[2]
+
+
+def _shifted(at: Box, axis: int, start: int) -> Box:
+    box = list(at)
+    box[axis] = slice(at[axis].start - start, at[axis].stop - start)
+    return box[0], box[1], box[2]
+
+
+def _batches(items: list[Window], size: int) -> Iterator[list[Window]]:
+    for i in range(0, len(items), max(1, size)):
+        yield items[i : i + max(1, size)]
+
+
+def at_overlap(plan: WindowPlan, overlap: float | None) -> WindowPlan:
+    """The plan with the user's overlap instead of the card's, where one was given."""
+    return plan if overlap is None else replace(plan, overlap=overlap)
