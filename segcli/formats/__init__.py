@@ -1,0 +1,181 @@
+"""read() and write(): pick a room by looking at what is there.
+
+The content decides, not the ending alone (reliability.md 3.14); the rooms are imported when a file needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from segcli.errors import InputError, UsageError
+from segcli.volume import Grid, Source, Volume
+
+if TYPE_CHECKING:
+    from segcli.labels import Label
+
+Form = Literal["pixdim", "sform", "qform"]
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mgz", ".mgh")  # that write() knows
+
+
+@dataclass(frozen=True, eq=False)
+class Peek:
+    """What a file says of itself before any voxel is read.
+
+    channels   volumes in a 4-D file, else 1
+    """
+
+    grid: Grid
+    channels: int
+    source: Source
+
+
+def read(
+    paths: Sequence[Path],
+    *,
+    affine: Form | None = None,
+    series: str | None = None,
+    volume: int | None = None,
+    channels: int = 1,
+) -> Volume:
+    """One scan: its voxels as the file means them, on their grid.
+
+    paths      one file or DICOM folder; or one for each channel, all on one grid
+    affine     which statement of a NIfTI header counts, where the header leaves it open
+    series     which DICOM series; volume: which of the volumes (phases, echoes) in it
+    channels   how many the model wants: a 4-D file with as many volumes is taken for them
+    returns    (C, D, H, W): D, H, W are the file's k, j, i; an integer type of the file where nothing is scaled,
+               else float32
+    errors     InputError: not one whole, readable volume, or channels that do not share one grid
+    """
+    if not paths:
+        raise InputError("no scan was named")
+    if len(paths) > 1:
+        return _joined([_read_one(Path(p), affine, series, volume, 1) for p in paths])
+    return _read_one(Path(paths[0]), affine, series, volume, channels)
+
+
+def peek(path: Path, *, affine: Form | None = None, series: str | None = None, volume: int | None = None) -> Peek:
+    """The grid and facts of one file; only of DICOM are the voxels read for it."""
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "nifti":
+        from segcli.formats import nifti
+
+        header, grid, source = nifti.examine(path, affine=affine)
+        return Peek(grid, nifti.volumes(header), source)
+    found = _read_one(path, affine, series, volume, 1)
+    return Peek(found.grid, found.data.shape[0], found.source or Source((path,), kind))
+
+
+def write(
+    labels: Volume, names: Sequence[Label], path: Path, like: Source | None = None, *, description: str = "segcli"
+) -> Path:
+    """Write labels on the scan's very grid; the file is whole and was read back before it has its name.
+
+    labels       (1, D, H, W) integers
+    names        the label table that goes into the file where its format has a place for one
+    path         its ending chooses the format: one of ENDINGS
+    like         where the scan came from: a NIfTI lends its forms, codes and units
+    description  tool and model, for the format's description field; nothing else of that kind is written
+    """
+    if labels.data.shape[0] != 1 or labels.data.dtype.kind not in "iu":
+        raise ValueError(f"labels are (1, D, H, W) integers, not {labels.data.dtype} {labels.data.shape}")
+    small = Volume(_label_type(labels), labels.grid, labels.source)
+    return _write(small, path, like, description, labels=True)
+
+
+def write_image(volume: Volume, path: Path, like: Source | None = None, *, description: str = "segcli") -> Path:
+    """Write an image or probability map, (C, D, H, W) float32 or integers, on its grid; otherwise as `write`."""
+    return _write(volume, path, like, description, labels=False)
+
+
+def _write(volume: Volume, path: Path, like: Source | None, description: str, *, labels: bool) -> Path:
+    name = path.name.lower()
+    ending = next((e for e in ENDINGS if name.endswith(e)), None)
+    if ending in (".nii", ".nii.gz"):
+        from segcli.formats import nifti
+
+        return nifti.write(volume, path, like, description=description, labels=labels)
+    raise UsageError(f"{path.name}: no format of that ending can be written", hint="use one of " + ", ".join(ENDINGS))
+
+
+def _label_type(labels: Volume) -> np.ndarray:
+    """The labels in uint8, else uint16, else int32: the first that holds them all."""
+    low, high = int(labels.data.min()), int(labels.data.max())
+    for dtype in (np.uint8, np.uint16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return labels.data.astype(dtype, copy=False)
+    raise ValueError(f"labels from {low} to {high} fit no label type")
+
+
+def _read_one(path: Path, affine: Form | None, series: str | None, volume: int | None, channels: int) -> Volume:
+    kind = _kind(path)
+    if kind == "nifti":
+        from segcli.formats import nifti
+
+        return nifti.read(path, affine=affine, channels=channels)
+    from segcli.formats import dicom
+
+    return dicom.read(path, series=series, volume=volume)
+
+
+def _kind(path: Path) -> str:
+    """ "nifti", "nrrd", "metaimage", "mgh" or "dicom", by the first bytes."""
+    from segcli.formats import nifti, streams
+
+    if path.is_dir():
+        return "dicom"
+    size = streams.regular_size(path)
+    if size == 0:
+        raise InputError(f"{path.name}: the file is empty (0 bytes)", hint="copy or export it again")
+    head = streams.head(path, nifti.HEAD)
+    if nifti.looks_like(head):
+        return "nifti"
+    raise InputError(f"{path.name}: not a format that segcli reads")
+
+
+def _joined(parts: Sequence[Volume]) -> Volume:
+    """Several volumes on one grid as the channels of one."""
+    first = parts[0]
+    for part in parts[1:]:
+        if not first.grid.same_as(part.grid):
+            raise InputError(
+                f"{_name(first)} and {_name(part)} are not on one grid: {_difference(first.grid, part.grid)}",
+                hint="the channels of one scan must be resampled onto one grid first",
+            )
+    dtypes = {p.data.dtype for p in parts}
+    dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    data = np.empty((sum(p.data.shape[0] for p in parts), *first.grid.shape), dtype)
+    at = 0
+    for part in parts:
+        data[at : at + part.data.shape[0]] = part.data
+        at += part.data.shape[0]
+    sources = [p.source for p in parts if p.source]
+    source = Source(
+        tuple(path for s in sources for path in s.paths),
+        sources[0].kind,
+        sources[0].header,
+        tuple(dict.fromkeys(w for s in sources for w in s.warnings)),
+        sources[0].facts,
+    )
+    return Volume(data, first.grid, source)
+
+
+def _difference(one: Grid, other: Grid) -> str:
+    if one.shape != other.shape:
+        return f"{_size(one)} and {_size(other)} voxels"
+    apart = np.linalg.norm(one.corners() - other.corners(), axis=1).max()
+    return f"up to {apart:.4g} mm apart at a corner"
+
+
+def _size(grid: Grid) -> str:
+    return " x ".join(str(n) for n in grid.shape[::-1])
+
+
+def _name(volume: Volume) -> str:
+    return Path(volume.source.paths[0]).name if volume.source else "a volume in memory"

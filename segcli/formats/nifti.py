@@ -1,0 +1,545 @@
+"""NIfTI-1 and NIfTI-2, single files and .hdr/.img pairs, packed or not.
+
+The header is taken apart here rather than by a library: the common ones go on where a promise of segcli says "refuse"
+(a missing magic, a dimension of 0, an orientation that is not stated), and the voxels are then one array in the file.
+Field names and offsets: nifti1.h and nifti2.h, nifti.nimh.nih.gov.
+
+World is RAS+ in the file and LPS+ everywhere else in segcli; the sign changes in `_grid` and `_ras` only.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import InputError, InputMissing, OutputError
+from segcli.formats import streams
+from segcli.volume import Grid, Source, Volume
+
+Form = Literal["pixdim", "sform", "qform"]
+HEAD = 540  # bytes that hold a header of either version
+
+_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
+_REFUSED_TYPES = {
+    0: "unknown",
+    1: "one bit",
+    32: "complex",
+    128: "RGB colour",
+    1536: "128-bit float",
+    1792: "complex",
+    2048: "complex",
+    2304: "RGBA colour",
+}
+_CODES = {np.dtype(name): code for code, name in _TYPES.items()}
+_UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
+_LABEL_INTENT = 1002
+_LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
+_CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner (reliability.md 3.8)
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """The fields of a NIfTI header that say where the voxels are, in the file and in the world.
+
+    dim     as in the file: number of axes, then sizes i, j, k, ...
+    pixdim  as in the file: qfac, then voxel sizes i, j, k, ...; `srow` is (3, 4), RAS, in the file's units
+    counts  which of the three says where the voxels are: "sform", "qform" or "pixdim"
+    """
+
+    version: int
+    order: str
+    magic: bytes
+    dim: tuple[int, ...]
+    datatype: int
+    intent: int
+    pixdim: tuple[float, ...]
+    vox_offset: float
+    slope: float
+    inter: float
+    units: int
+    qform_code: int
+    sform_code: int
+    quatern: tuple[float, ...]
+    qoffset: tuple[float, ...]
+    srow: NDArray[np.float64]
+    counts: Form = "sform"
+
+    @property
+    def pair(self) -> bool:
+        return self.magic[:2] == b"ni"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, H, W): k, j, i."""
+        return self.dim[3], self.dim[2], self.dim[1]
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the unpacked first bytes are those of a NIfTI (or Analyze 7.5) header."""
+    return len(head) >= 4 and any(struct.unpack(f"{o}i", head[:4])[0] in (348, 540) for o in "<>")
+
+
+def read(path: Path, *, affine: Form | None = None, channels: int = 1) -> Volume:
+    """The voxels of a file on their grid, scaled as the header says.
+
+    affine    which of the header's statements counts, where they contradict each other or none is valid
+    channels  how many volumes a 4-D file must have to be taken for the channels of one scan
+    returns   (C, D, H, W); the file's own integer type when it has at most 32 bits and no scaling, else float32
+    """
+    header, grid, source = examine(path, affine=affine)
+    count = volumes(header)
+    if count not in (1, channels):
+        raise InputError(
+            f"{path.name}: a 4-D image with {count} volumes, where one 3-D image is expected"
+            + (f" or {channels} channels" if channels > 1 else ""),
+            hint="take one volume out of the series first",
+        )
+    warnings: list[str] = []
+    voxels = _voxel_file(path, header)
+    data = streams.read_voxels(
+        voxels,
+        np.dtype(_TYPES[header.datatype]).newbyteorder(header.order),  # type: ignore[arg-type]
+        (count, *header.shape),
+        offset=int(header.vox_offset),
+        packed=streams.is_gzip(voxels),
+        warnings=warnings,
+    )
+    scaled = scale(data, header.slope, header.inter)
+    return Volume(scaled, grid, Source((path,), "nifti", header, (*source.warnings, *warnings), source.facts))
+
+
+def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, Source]:
+    """What the header says, checked: no voxel is read and nothing is allocated."""
+    header = _parse(path, streams.head(_header_file(path), HEAD))
+    _check(path, header)
+    header, grid, warnings, apart = _grid(path, header, affine)
+    facts = {
+        "format": f"NIfTI-{header.version}" + (" pair" if header.pair else ""),
+        "dtype": np.dtype(_TYPES[header.datatype]).name,
+        "units": _UNITS.get(header.units & 7, _UNITS[0])[0],
+        "affine": header.counts,
+        "sform_code": header.sform_code,
+        "qform_code": header.qform_code,
+        "forms_differ_mm": apart,
+    }
+    return header, grid, Source((path,), "nifti", header, tuple(warnings), facts)
+
+
+def volumes(header: Header) -> int:
+    """How many 3-D volumes the file holds."""
+    return int(np.prod(header.dim[4 : header.dim[0] + 1], dtype=object))
+
+
+def scale(data: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
+    """slope * data + inter as float32; a slope of 0 or NaN means unscaled, and then the intercept counts no more.
+
+    Unscaled integers stay what they are up to 32 bits; wider ones become int32 when their values fit, else float32.
+    """
+    unscaled = slope == 0 or not np.isfinite(slope) or (slope == 1 and inter == 0)
+    if unscaled and data.dtype.kind in "iu":
+        if data.dtype.itemsize < 4 or data.dtype == np.int32:
+            return data
+        limits = np.iinfo(np.int32)
+        if data.min() >= limits.min and data.max() <= limits.max:
+            return data.astype(np.int32)
+    if unscaled:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is counted and replaced later
+            return data.astype(np.float32, copy=False)
+    offset = inter if np.isfinite(inter) else 0.0
+    scaled = np.empty(data.shape, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index in np.ndindex(data.shape[:2]):  # one slice at a time: float64 for exactness, not for the whole
+            scaled[index] = data[index].astype(np.float64) * slope + offset
+    return scaled
+
+
+def write(
+    volume: Volume, path: Path, like: Source | None, *, description: str, labels: bool, extension: bytes = b""
+) -> Path:
+    """Write a volume as NIfTI-1 (NIfTI-2 only beyond 32,767 voxels along an axis), read back before it has its name.
+
+    volume      (C, D, H, W), any integer type up to 32 bits or float32
+    like        a NIfTI source on the same grid lends its dimensions, voxel sizes, both forms with their codes and
+                its units; no text and no extension is taken from it
+    labels      whether the intent is "label"
+    extension   the text of a comment extension, e.g. a label table
+    """
+    header = _header_for(volume, like)
+    data = volume.data
+    if data.dtype not in _CODES:
+        raise OutputError(f"{path.name}: voxels of type {data.dtype} cannot be written")
+    raw = _packed_header(header, volume, description, _LABEL_INTENT if labels else 0, extension)
+    little = data.astype(data.dtype.newbyteorder("<"), copy=False)
+    gzip = path.name.lower().endswith(".gz")
+
+    def check(temporary: Path) -> None:
+        written, grid, _ = examine(temporary, affine=header.counts)
+        if not grid.same_as(volume.grid) or volumes(written) != data.shape[0]:
+            raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
+
+    return streams.write_whole(
+        path,
+        b"" if gzip else raw,
+        raw if gzip else b"",
+        little,
+        wrap="gzip" if gzip else None,
+        check=check,
+    )
+
+
+def _header_file(path: Path) -> Path:
+    """The header of a pair when one of its two files was named; else the path itself."""
+    return _sibling(path, "img", "hdr") or path
+
+
+def _voxel_file(path: Path, header: Header) -> Path:
+    if not header.pair:
+        return _header_file(path)
+    voxels = _sibling(_header_file(path), "hdr", "img")
+    if voxels is None:
+        raise InputError(f"{path.name}: the header of a .hdr/.img pair must be called .hdr")
+    return voxels
+
+
+def _sibling(path: Path, have: str, want: str) -> Path | None:
+    """The other file of a pair, packed or not; None when the path does not end in `have`."""
+    stem, dot, ending = path.name.removesuffix(".gz").rpartition(".")
+    if not dot or ending.lower() != have:
+        return None
+    want = want.upper() if ending.isupper() else want
+    found = [p for p in (path.with_name(f"{stem}.{want}"), path.with_name(f"{stem}.{want}.gz")) if p.exists()]
+    if not found:
+        raise InputMissing(f"{path.name}: its other half {stem}.{want} was not found beside it")
+    return found[0]
+
+
+def _parse(path: Path, head: bytes) -> Header:
+    """The header's fields, after its size and magic are known to be NIfTI's."""
+    if len(head) < 348:
+        raise InputError(f"{path.name}: truncated: {len(head)} bytes are too short for a NIfTI header of 348")
+    order = next((o for o in "<>" if struct.unpack(f"{o}i", head[:4])[0] in (348, 540)), None)
+    if order is None:
+        raise InputError(f"{path.name}: not a NIfTI file: it does not begin with a header size of 348 or 540")
+    if struct.unpack(f"{order}i", head[:4])[0] == 540:
+        return _parse_2(path, head, order)
+    magic = head[344:348]
+    if magic not in (b"n+1\0", b"ni1\0"):
+        if magic == b"\0\0\0\0":
+            raise InputError(
+                f"{path.name}: an Analyze 7.5 file, not a NIfTI: it does not state its orientation",
+                hint="convert it to NIfTI with the orientation you know it to have",
+            )
+        raise InputError(f"{path.name}: not a NIfTI file: its magic is {magic!r}, not 'n+1' or 'ni1'")
+
+    def get(fmt: str, at: int) -> tuple[Any, ...]:
+        return struct.unpack_from(order + fmt, head, at)
+
+    return Header(
+        version=1,
+        order=order,
+        magic=magic,
+        dim=get("8h", 40),
+        intent=get("h", 68)[0],
+        datatype=get("h", 70)[0],
+        pixdim=get("8f", 76),
+        vox_offset=get("f", 108)[0],
+        slope=get("f", 112)[0],
+        inter=get("f", 116)[0],
+        units=head[123],
+        qform_code=get("h", 252)[0],
+        sform_code=get("h", 254)[0],
+        quatern=get("3f", 256),
+        qoffset=get("3f", 268),
+        srow=np.array(get("12f", 280)).reshape(3, 4),
+    )
+
+
+def _parse_2(path: Path, head: bytes, order: str) -> Header:
+    if len(head) < 540:
+        raise InputError(f"{path.name}: truncated: {len(head)} bytes are too short for a NIfTI-2 header of 540")
+    magic = head[4:12]
+    if magic not in (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n"):
+        raise InputError(f"{path.name}: not a NIfTI-2 file: its magic is {magic!r}")
+
+    def get(fmt: str, at: int) -> tuple[Any, ...]:
+        return struct.unpack_from(order + fmt, head, at)
+
+    return Header(
+        version=2,
+        order=order,
+        magic=magic,
+        datatype=get("h", 12)[0],
+        dim=get("8q", 16),
+        pixdim=get("8d", 104),
+        vox_offset=get("q", 168)[0],
+        slope=get("d", 176)[0],
+        inter=get("d", 184)[0],
+        qform_code=get("i", 344)[0],
+        sform_code=get("i", 348)[0],
+        quatern=get("3d", 352),
+        qoffset=get("3d", 376),
+        srow=np.array(get("12d", 400)).reshape(3, 4),
+        units=get("i", 500)[0] & 0xFF,
+        intent=get("i", 504)[0],
+    )
+
+
+def _check(path: Path, header: Header) -> None:
+    """Refuse what is not one 3-D volume (or several on one grid) of plain numbers."""
+    axes = header.dim[0]
+    if not 1 <= axes <= 7:
+        raise InputError(f"{path.name}: the header announces {axes} dimensions; 1 to 7 are possible")
+    sizes = header.dim[1 : axes + 1]
+    if min(sizes) < 1:
+        raise InputError(f"{path.name}: a dimension of {min(sizes)} voxels: the header says {_times(sizes)}")
+    if header.datatype in _REFUSED_TYPES:
+        raise InputError(
+            f"{path.name}: data type {header.datatype} ({_REFUSED_TYPES[header.datatype]}); "
+            "one real number per voxel is expected"
+        )
+    if header.datatype not in _TYPES:
+        raise InputError(f"{path.name}: data type {header.datatype} is not one of NIfTI's")
+    if axes < 3:
+        raise InputError(f"{path.name}: a {axes}-D image of {_times(sizes)} pixels; a 3-D volume is expected")
+    if axes > 4 and max(sizes[4:]) > 1:
+        raise InputError(
+            f"{path.name}: a {axes}-D image of {_times(sizes)} voxels (several components per voxel, intent "
+            f"{header.intent}); a 3-D volume is expected"
+        )
+    lowest = 0 if header.pair else (352 if header.version == 1 else 544)
+    offset = header.vox_offset
+    if not np.isfinite(offset) or offset != int(offset) or offset < lowest:
+        raise InputError(
+            f"{path.name}: not a whole NIfTI file: its voxels are said to begin at byte {offset:g}, "
+            f"the first possible one is {lowest}"
+        )
+
+
+def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid, list[str], float | None]:
+    """The header with what counts, the grid in LPS mm, warnings, and how far the two forms are apart in mm.
+
+    Refused: no statement at all, one that is not an affine, and two that contradict each other in axes, handedness
+    or voxel volume, unless `affine` decides (reliability.md 3.7 to 3.9).
+    """
+    name, warnings = path.name, []
+    sizes = header.pixdim[1:4]
+    code = {"sform": header.sform_code, "qform": header.qform_code, "pixdim": 1}
+    if affine is None and code["sform"] <= 0 and code["qform"] <= 0:
+        raise InputError(
+            f"{name}: neither sform nor qform is set (both codes are 0), so the orientation is unknown",
+            hint="if you know which statement of the header is right, say so: --affine sform, qform or pixdim",
+        )
+    counts: Form = affine or ("sform" if code["sform"] > 0 else "qform")
+    if affine != "sform" and not all(np.isfinite(s) and s > 0 for s in sizes):
+        raise InputError(
+            f"{name}: voxel spacing (pixdim) of {sizes[0]:g} x {sizes[1]:g} x {sizes[2]:g}; all must be above 0",
+            hint="if its sform is right, say so: --affine sform" if code["sform"] > 0 else "repair the header",
+        )
+    unit, factor = _UNITS.get(header.units & 7, _UNITS[0])
+    grids: dict[Form, Grid | None] = {
+        "sform": _lps(header, header.srow, factor),
+        "qform": _lps(header, _quaternion_matrix(header), factor),
+        "pixdim": _lps(header, np.diag([*sizes, 1.0])[:3], factor),
+    }
+    grid = grids[counts]
+    if grid is None:
+        other = "qform" if counts == "sform" else "sform"
+        raise InputError(
+            f"{name}: the {counts} is not a valid affine (singular, or not finite): {_numbers(header, counts)}",
+            hint=f"if its {other} is right, say so: --affine {other}" if code[other] > 0 else "repair the header",
+        )
+    apart: float | None = None
+    sform, qform = grids["sform"], grids["qform"]
+    if code["sform"] > 0 and code["qform"] > 0:
+        if sform is None or qform is None:
+            warnings.append(f"{name}: the {'sform' if sform is None else 'qform'} is not a valid affine and not used")
+        else:
+            apart = float(np.linalg.norm(sform.corners() - qform.corners(), axis=1).max())
+            _compare(name, sform, qform, apart, affine, warnings)
+    if unit in ("m", "um"):
+        warnings.append(f"{name}: lengths are stored in {unit}; they were converted to mm")
+    if grid.sheared:
+        warnings.append(
+            f"{name}: the axes are sheared (cosine {grid.shear:.4f} between two axes); processed with the shear in full"
+        )
+    return replace(header, counts=counts), grid, warnings, apart
+
+
+def _compare(name: str, sform: Grid, qform: Grid, apart: float, affine: Form | None, warnings: list[str]) -> None:
+    """Refuse forms that disagree about sides or volume, mention those that disagree about place."""
+    larger = max(sform.voxel_mm3, qform.voxel_mm3) / min(sform.voxel_mm3, qform.voxel_mm3) - 1
+    difference = (
+        f"{name}: sform and qform differ: axes {_ijk(sform)} and {_ijk(qform)}, voxels of {sform.voxel_mm3:.5g} and "
+        f"{qform.voxel_mm3:.5g} mm3, up to {apart:.4g} mm at a corner"
+    )
+    if (sform.axes != qform.axes or larger > _VOLUME_TOLERANCE) and affine is None:
+        raise InputError(difference, hint="say which one is right: --affine sform or --affine qform")
+    if apart > _CORNER_TOLERANCE:
+        warnings.append(f"{difference}; the {affine or 'sform'} counts")
+
+
+def _lps(header: Header, ras: NDArray[np.float64] | None, factor: float) -> Grid | None:
+    """The grid of a (3, 4) RAS affine over i, j, k in the file's units; None when it is not an affine."""
+    if ras is None or not np.isfinite(ras).all():
+        return None
+    lps = _LPS_OF_RAS @ np.vstack([ras * factor, [0, 0, 0, 1]])
+    try:
+        return Grid(header.shape, lps[:, [2, 1, 0, 3]])
+    except ValueError:
+        return None
+
+
+def _quaternion_matrix(header: Header) -> NDArray[np.float64] | None:
+    """(3, 4) of the qform, RAS; None when its quaternion is longer than 1."""
+    b, c, d = header.quatern
+    rest = 1.0 - (b * b + c * c + d * d)
+    if not np.isfinite(rest) or rest < -1e-3:
+        return None
+    if rest < 1e-7:  # a half turn: nifti1_io.c scales b, c, d to length 1
+        length = np.sqrt(b * b + c * c + d * d)
+        a, b, c, d = 0.0, b / length, c / length, d / length
+    else:
+        a = float(np.sqrt(rest))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    qfac = -1.0 if header.pixdim[0] < 0 else 1.0
+    sizes = np.array(header.pixdim[1:4]) * [1, 1, qfac]
+    return np.column_stack([rotation * sizes, header.qoffset])
+
+
+def _numbers(header: Header, form: Form) -> str:
+    """What a form states, for a message."""
+    if form == "sform":
+        return "rows " + "; ".join(" ".join(f"{x:g}" for x in row) for row in header.srow)
+    if form == "qform":
+        return (
+            "quaternion "
+            + " ".join(f"{q:g}" for q in header.quatern)
+            + ", offset "
+            + " ".join(f"{q:g}" for q in header.qoffset)
+        )
+    return "voxel sizes " + " ".join(f"{s:g}" for s in header.pixdim[1:4])
+
+
+def _header_for(volume: Volume, like: Source | None) -> Header:
+    """The source's own header when it is a NIfTI on this very grid; else one made from the affine."""
+    if like is not None and isinstance(like.header, Header):
+        header = like.header
+        factor = _UNITS.get(header.units & 7, _UNITS[0])[1]
+        ras = {
+            "sform": header.srow,
+            "qform": _quaternion_matrix(header),
+            "pixdim": np.diag([*header.pixdim[1:4], 1.0])[:3],
+        }[header.counts]
+        grid = _lps(header, ras, factor)
+        if grid is not None and grid.same_as(volume.grid):
+            return header
+    return _made(volume.grid)
+
+
+def _made(grid: Grid) -> Header:
+    """A header for a grid: sform with code 1 (scanner), and the same as qform unless shear keeps it from that.
+
+    A qform is a rotation times voxel sizes: it cannot hold shear, and one without it would say something else than
+    the sform.
+    """
+    ras = (_LPS_OF_RAS @ grid.affine[:, [2, 1, 0, 3]])[:3]
+    sizes = np.linalg.norm(ras[:, :3], axis=0)
+    rotation = ras[:, :3] / sizes
+    qfac = 1.0 if np.linalg.det(rotation) > 0 else -1.0
+    rotation[:, 2] *= qfac
+    square = grid.shear < 1e-6
+    d, h, w = grid.shape
+    return Header(
+        version=1,
+        order="<",
+        magic=b"n+1\0",
+        dim=(3, w, h, d, 1, 1, 1, 1),
+        datatype=2,
+        intent=0,
+        pixdim=(qfac, *(float(s) for s in sizes), 1.0, 1.0, 1.0, 1.0),
+        vox_offset=352,
+        slope=1,
+        inter=0,
+        units=2,
+        qform_code=int(square),
+        sform_code=1,
+        quatern=_quaternion(rotation) if square else (0.0, 0.0, 0.0),
+        qoffset=tuple(float(x) for x in ras[:, 3]) if square else (0.0, 0.0, 0.0),
+        srow=ras,
+        counts="sform",
+    )
+
+
+def _quaternion(rotation: NDArray[np.float64]) -> tuple[float, ...]:
+    """(b, c, d) of a rotation, with a >= 0: the eigenvector of the largest eigenvalue (Bar-Itzhack 2000)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    matrix = np.array(
+        [
+            [xx + yy + zz, 0, 0, 0],
+            [zy - yz, xx - yy - zz, 0, 0],
+            [xz - zx, yx + xy, yy - xx - zz, 0],
+            [yx - xy, zx + xz, zy + yz, zz - xx - yy],
+        ]
+    )
+    a, b, c, d = np.linalg.eigh(matrix / 3)[1][:, -1]
+    sign = -1.0 if a < 0 else 1.0
+    return float(sign * b), float(sign * c), float(sign * d)
+
+
+def _packed_header(header: Header, volume: Volume, description: str, intent: int, extension: bytes) -> bytes:
+    """The bytes before the voxels, little-endian: header, extension flag, extension."""
+    count, depth, height, width = volume.data.shape
+    dim = (4 if count > 1 else 3, width, height, depth, count, 1, 1, 1)
+    dtype = volume.data.dtype
+    text = description.encode("ascii", "replace")[:79]
+    extra = b"\0\0\0\0"
+    if extension:
+        size = -(-(len(extension) + 8) // 16) * 16  # a multiple of 16, with its own 8 bytes of size and code
+        extra = b"\1\0\0\0" + struct.pack("<2i", size, 0) + extension.ljust(size - 8, b"\0")
+    form = (header.qform_code, header.sform_code)
+    if max(dim) <= 32767:
+        out = bytearray(348)
+
+        def put(fmt: str, at: int, *values: Any) -> None:
+            struct.pack_into("<" + fmt, out, at, *values)
+
+        put("i", 0, 348)
+        put("8h", 40, *dim)
+        put("3h", 68, intent, _CODES[dtype], dtype.itemsize * 8)
+        put("8f", 76, *header.pixdim)
+        put("3f", 108, 348 + len(extra), 1, 0)
+        put("B", 123, header.units)
+        out[148 : 148 + len(text)] = text
+        put("2h", 252, *form)
+        put("3f3f", 256, *header.quatern, *header.qoffset)
+        put("12f", 280, *header.srow.ravel())
+        out[344:348] = b"n+1\0"
+        return bytes(out) + extra
+    out = bytearray(540)
+    struct.pack_into("<i8s2h8q", out, 0, 540, b"n+2\0\r\n\x1a\n", _CODES[dtype], dtype.itemsize * 8, *dim)
+    struct.pack_into("<8dq2d", out, 104, *header.pixdim, 540 + len(extra), 1, 0)
+    out[240 : 240 + len(text)] = text
+    struct.pack_into("<2i3d3d12d", out, 344, *form, *header.quatern, *header.qoffset, *header.srow.ravel())
+    struct.pack_into("<3i", out, 496, 0, header.units, intent)
+    return bytes(out) + extra
+
+
+def _ijk(grid: Grid) -> str:
+    """Where the file's i, j, k point, as most viewers show it."""
+    return grid.axes[::-1]
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return " x ".join(str(s) for s in sizes)

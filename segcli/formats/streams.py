@@ -1,0 +1,275 @@
+"""Bytes of scan files: regular files only, whole or refused, never more than announced.
+
+Common image readers fill what is missing with zeros (water, in CT) and follow names to pipes and devices. So nothing
+is opened here that is not a regular file, compressed data is read to the end of its stream (which verifies checksum
+and length), and what a header announces is compared with what is there before memory is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError
+from segcli.outputs import whole_file
+
+GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 20
+_SURPLUS = 1_000_000  # bytes beyond the announced ones that are forgiven (reliability.md 3.3)
+_DEFLATE_RATIO = 1032  # no deflate stream unpacks to more times its size than this
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+
+def regular_size(path: Path) -> int:
+    """Size in bytes of a regular file; anything else is refused without being opened."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise InputMissing(f"{path.name}: broken link, its target does not exist") from None
+        raise InputMissing(f"{path.name}: no such file or folder", hint="check the path") from None
+    except OSError as error:
+        raise InputError(f"{path.name}: cannot be opened: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path.name!r}: not a file name: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path.name}: is a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(
+            f"{path.name}: not a regular file but a {_kind(found.st_mode)}", hint="copy it to a file first"
+        )
+    return found.st_size
+
+
+def head(path: Path, size: int) -> bytes:
+    """The first `size` bytes, unpacked if the file is gzip; fewer when the file is shorter."""
+    with opened(path) as file:
+        start = file.read(size)
+    if not start.startswith(GZIP_MAGIC):
+        return start
+    out = b""
+    with contextlib.closing(_unpacked(path, 0, [])) as chunks:
+        for chunk in chunks:
+            out += chunk
+            if len(out) >= size:
+                break
+    return out[:size]
+
+
+def is_gzip(path: Path) -> bool:
+    with opened(path) as file:
+        return file.read(2) == GZIP_MAGIC
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; the system's errors become InputError with the file's name."""
+    regular_size(path)
+    try:
+        with path.open("rb") as file:
+            yield file
+    except PermissionError as error:
+        raise InputError(f"{path.name}: permission denied", hint="make the file readable for you") from error
+    except OSError as error:
+        raise InputError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+
+
+def read_voxels(
+    path: Path,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    *,
+    offset: int,
+    start: int = 0,
+    packed: bool,
+    warnings: list[str],
+    trailer: bool = False,
+) -> NDArray[Any]:
+    """All voxels of a file, in the machine's byte order.
+
+    dtype     with the file's byte order
+    offset    bytes before the voxels: in the unpacked stream, or in the file when it is not packed
+    start     where the packed stream begins in the file
+    packed    gzip or zlib
+    trailer   whether the format may have more after the voxels; otherwise that is a warning
+    errors    InputError when one byte is missing, a checksum is wrong or over 1 MB too much is there
+    """
+    count = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    buffer = (_packed if packed else _plain)(path, offset, start, count, warnings, trailer)
+    data = buffer.view(dtype).reshape(shape)
+    if not dtype.isnative:
+        data = data.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    return data
+
+
+def _plain(path: Path, offset: int, start: int, count: int, warnings: list[str], trailer: bool) -> NDArray[np.uint8]:
+    have = regular_size(path) - offset
+    if have < count:
+        raise _truncated(path, count, max(have, 0))
+    if have > count and not trailer:
+        warnings.append(f"{path.name}: {have - count:,} bytes more than the header announces; they are ignored")
+    buffer = _room(path, count)
+    with opened(path) as file:
+        file.seek(offset)
+        view, filled = memoryview(buffer), 0
+        while filled < count:
+            got = file.readinto(view[filled : filled + 64 * _CHUNK])  # type: ignore[attr-defined]
+            if not got:
+                raise _truncated(path, count, filled)
+            filled += got
+    return buffer
+
+
+def _packed(path: Path, offset: int, start: int, count: int, warnings: list[str], trailer: bool) -> NDArray[np.uint8]:
+    size = regular_size(path) - start
+    if offset + count > size * _DEFLATE_RATIO + _CHUNK:
+        raise InputError(
+            f"{path.name}: truncated: {size:,} packed bytes cannot hold the {count:,} bytes of voxels that the "
+            "header announces"
+        )
+    buffer = _room(path, count)
+    view, at = memoryview(buffer), -offset  # `at`: bytes of voxels so far, negative in the header
+    for chunk in _unpacked(path, start, warnings):
+        if at < count and at + len(chunk) > 0:
+            part = memoryview(chunk)[max(-at, 0) : count - at]
+            view[max(at, 0) : max(at, 0) + len(part)] = part
+        at += len(chunk)
+        if at > count + _SURPLUS:
+            raise InputError(
+                f"{path.name}: unpacks to over 1 MB more than the {count:,} bytes of voxels that its header announces"
+            )
+    if at < count:
+        raise _truncated(path, count, max(at, 0))
+    if at > count and not trailer:
+        warnings.append(f"{path.name}: {at - count:,} bytes more than the header announces; they are ignored")
+    return buffer
+
+
+def _unpacked(path: Path, start: int, warnings: list[str]) -> Iterator[bytes]:
+    """The unpacked bytes of a gzip (also of several members) or zlib stream, in chunks of at most 1 MiB.
+
+    zlib checks length and checksum of each member when it reaches the member's end; a stream without its end is
+    refused.
+    """
+    with opened(path) as file:
+        file.seek(start)
+        decoder, data = zlib.decompressobj(_GZIP_OR_ZLIB), file.read(_CHUNK)
+        while True:
+            try:
+                out = decoder.decompress(data, _CHUNK)
+            except zlib.error as error:
+                raise InputError(
+                    f"{path.name}: the compressed data is corrupt or truncated ({error})",
+                    hint="copy or export the file again",
+                ) from error
+            if out:
+                yield out
+            if decoder.eof:
+                data = (decoder.unused_data or file.read(_CHUNK)).lstrip(b"\0")
+                if not data:
+                    return
+                if not data.startswith(GZIP_MAGIC):
+                    warnings.append(f"{path.name}: {len(data):,} bytes or more after the compressed data are ignored")
+                    return
+                decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+                continue
+            data = decoder.unconsumed_tail or file.read(_CHUNK)
+            if not data and not out:
+                raise InputError(
+                    f"{path.name}: truncated: the compressed data ends before its end mark",
+                    hint="copy or export the file again",
+                )
+
+
+def write_whole(
+    path: Path,
+    plain: bytes,
+    packed: bytes,
+    data: NDArray[Any],
+    *,
+    wrap: Literal["gzip", "zlib"] | None,
+    check: Callable[[Path], None],
+) -> Path:
+    """Write a header and voxels as one file, read back in full before it gets its name.
+
+    plain    bytes at the start of the file, as they are
+    packed   bytes between them and the voxels; with `wrap` they are compressed together with the voxels
+    data     voxels in file order and byte order
+    check    raises unless the header of the file says what was meant
+
+    There is no name and no time in the gzip header, so equal results are equal bytes.
+    """
+    pieces = [np.frombuffer(p, np.uint8) for p in (packed,) if p]
+    pieces.append(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+
+    def same(temporary: Path) -> None:
+        with temporary.open("rb") as file:
+            begins = file.read(len(plain)) == plain
+        if not begins or not _equal(_stored(temporary, len(plain), wrap is not None), pieces):
+            raise OutputError(f"{path.name}: what was read back differs from what was written")
+        check(temporary)
+
+    with whole_file(path, same) as temporary, temporary.open("wb") as file:
+        file.write(plain)
+        wbits = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
+        encoder = zlib.compressobj(1, zlib.DEFLATED, wbits[wrap]) if wrap else None
+        for piece in pieces:
+            for at in range(0, piece.size, _CHUNK):
+                part = piece[at : at + _CHUNK].data
+                file.write(encoder.compress(part) if encoder else part)
+        if encoder:
+            file.write(encoder.flush())
+    return path
+
+
+def _stored(path: Path, start: int, packed: bool) -> Iterator[bytes]:
+    if packed:
+        yield from _unpacked(path, start, [])
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _equal(chunks: Iterator[bytes], pieces: list[NDArray[np.uint8]]) -> bool:
+    """Whether the chunks, one after another, are the pieces, one after another."""
+    left = list(pieces)
+    for chunk in chunks:
+        view = np.frombuffer(chunk, np.uint8)
+        while view.size:
+            if not left:
+                return False
+            size = min(view.size, left[0].size)
+            if not np.array_equal(view[:size], left[0][:size]):
+                return False
+            view, left[0] = view[size:], left[0][size:]
+            if not left[0].size:
+                left.pop(0)
+    return not left
+
+
+def _truncated(path: Path, want: int, have: int) -> InputError:
+    return InputError(
+        f"{path.name}: truncated: the header announces {want:,} bytes of voxels, {have:,} are there",
+        hint="copy or export the file again",
+    )
+
+
+def _room(path: Path, count: int) -> NDArray[np.uint8]:
+    try:
+        return np.empty(count, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise OutOfMemory(f"{path.name}: too large: its voxels need {count / 2**30:,.1f} GiB of memory") from error
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device"}
+    return next((name for test, name in kinds.items() if test(mode)), "special file")
