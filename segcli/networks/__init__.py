@@ -96,7 +96,7 @@ def length(shapes: Iterable[str], prefix: str) -> int:
 
 def _maker(family: str) -> Callable[..., nn.Module]:
     room, _, name = family.rpartition(".")
-    if room:
+    if room and name.isidentifier():  # not the dot of a version number
         return _named_class(room, name)
     makers: dict[str, Callable[..., nn.Module]] = {}
     for module in _modules():
