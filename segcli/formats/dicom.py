@@ -1,0 +1,365 @@
+"""DICOM series to one volume: right, or refused.
+
+Files are grouped by series, slices ordered by their position along the normal, and no voxel is touched before the whole
+series is known to be a volume. The promises are those of reliability.md section 4, whose numbers the tests carry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pydicom.config
+
+from segcli.errors import InputError, InputMissing
+from segcli.formats.dicom_files import (
+    LOSSY,
+    DicomFile,
+    Unused,
+    is_dicomdir,
+    kind_of,
+    open_file,
+    printable,
+    quiet,
+    walk,
+)
+from segcli.formats.dicom_frames import Frame, is_mosaic
+from segcli.formats.dicom_stack import Stack, stack_grid, stacks_of, values_of
+from segcli.volume import Grid, Source, Volume
+
+_CLASS = "1.2.840.10008.5.1.4.1.1."
+VOLUME_CLASSES = {  # CT, MR, PET: classic, enhanced, and enhanced as converted from classic
+    *(_CLASS + n for n in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")),
+}
+_KINDS = {
+    "SEG": "a segmentation",
+    "RTSTRUCT": "a structure set",
+    "RTDOSE": "a dose",
+    "RTPLAN": "a plan",
+    "SR": "a report",
+    "PR": "a presentation state",
+    "KO": "a key object note",
+    "REG": "a registration",
+    "DOC": "a document",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series of a folder, and whether it could be a volume.
+
+    name     for files of its own, free of patient data: "series-003-1f2e3d4c"
+    reason   why it is no volume at all (a scout, a report, a secondary capture); None for one that could be
+    """
+
+    name: str
+    number: int | None
+    modality: str
+    description: str
+    files: tuple[DicomFile, ...]
+    reason: str | None
+
+    @property
+    def uid(self) -> str:
+        return self.files[0].text("SeriesInstanceUID")
+
+    @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The volumes that the series holds; InputError says why it holds none."""
+        with quiet(), pydicom.config.disable_value_validation():
+            return stacks_of([f for f in self.files if _no_slice(f) is None])
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why it is refused as a volume, None when it is one."""
+        if self.reason is not None:
+            return self.reason
+        try:
+            for stack in self.stacks:
+                stack_grid(stack.frames, self.name)
+        except InputError as error:
+            return error.message
+        return None
+
+    @property
+    def frames(self) -> int:
+        """Slices in all of its files, as their headers count them."""
+        return sum(int(f.header.get("NumberOfFrames") or 1) for f in self.files)
+
+    def line(self) -> str:
+        """One line for a list: number, description, slices."""
+        number = "-" if self.number is None else str(self.number)
+        return (
+            f"{number} {self.description or '(no description)'}, {self.frames} slices: --series {self.choice}"
+        )
+
+    @property
+    def choice(self) -> str:
+        """What --series takes to pick it."""
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """What the writers need: for each plane of the volume the frame it came from, None where a gap was filled."""
+
+    planes: tuple[Frame | None, ...]
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a file starts like DICOM, or a folder holds a file that does."""
+    if path.is_dir():
+        return any(kind_of(p) is None for p in walk(path))
+    return path.exists() and kind_of(path) is None
+
+
+def find(tree: Path) -> tuple[Series, ...]:
+    """Every series below a folder, in the order of their numbers."""
+    return _scan(tree)[0]
+
+
+def read(
+    path: Path, *, series: str | None = None, volume: int | None = None, fill_gaps: bool = False
+) -> Volume:
+    """The one volume of a folder, or of a multi-frame file, on the grid that its slices' positions give.
+
+    series   the number or the name of a series, where a folder has several that could be a volume
+    volume   1, 2, ...: which of the volumes of a series (phases, echoes, time points)
+    returns  (1, D, H, W), D ascending along rows x columns; int16 where that holds the values, else float32
+    errors   InputError for whatever would otherwise be silently different; InputMissing where there is no DICOM
+    """
+    if not path.exists():
+        raise InputMissing(f"{printable(path.name)}: not found")
+    if path.is_dir():
+        found, unused = _scan(path)
+        chosen = _choose(found, unused, series, printable(path.name))
+        unused = [*unused, *_others(found, chosen)]
+    else:
+        chosen, unused = _single(path), []
+    return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=printable(path.name))
+
+
+def read_series(
+    series: Series,
+    *,
+    volume: int | None = None,
+    fill_gaps: bool = False,
+    unused: Sequence[Unused] = (),
+    name: str | None = None,
+) -> Volume:
+    """The volume of one series that `find` found; see `read`."""
+    name = name or series.name
+    if series.reason is not None:
+        raise InputError(f"{name}: {series.reason}: not a volume")
+    stack, others = _pick(series, volume, name)
+    grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
+    used = {id(f.file) for f in stack.frames}
+    left = {id(f.file): f.file for s in others for f in s.frames if id(f.file) not in used}
+    kept = used | set(left)
+    unused = [
+        *unused,
+        *(Unused(f.name, "another volume of the series") for f in left.values()),
+        *(Unused(f.name, "the same instance again") for f in series.files if id(f) not in kept),
+    ]
+    files = tuple(dict.fromkeys(f.file for f in stack.frames))
+    data = values_of(planes, grid.shape)
+    facts = {
+        "modality": series.modality,
+        "series": series.name,
+        "files": len(files) + len(unused),
+        "used": len(files),
+        "unused": [{"file": u.file, "reason": u.reason} for u in unused],
+        "volumes": 1 + len(others),
+        "volume": stack.what,
+        "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
+    }
+    warnings = _warnings(series, stack, grid, planes, unused, len(files))
+    source = Source(tuple(f.path for f in files), "dicom", Slices(planes), warnings, facts)
+    return Volume(data[None], grid, source)
+
+
+def real_slices(volume: Volume) -> list[int]:
+    """Planes of a volume that come from its files; those that filled a gap get no labels."""
+    filled = set((volume.source.facts or {}).get("filled_slices", ())) if volume.source else set()
+    return [k for k in range(volume.grid.shape[0]) if k not in filled]
+
+
+def _scan(folder: Path) -> tuple[tuple[Series, ...], list[Unused]]:
+    """All series below a folder, and the files that belong to none."""
+    unused: list[Unused] = []
+    groups: dict[str, list[DicomFile]] = {}
+    with quiet(), pydicom.config.disable_value_validation():
+        for path in walk(folder):
+            reason = kind_of(path)
+            if reason is not None:
+                unused.append(Unused(printable(path.name), reason))
+                continue
+            file = open_file(path)
+            uid = file.text("SeriesInstanceUID")
+            if uid:
+                groups.setdefault(uid, []).append(file)
+            elif is_dicomdir(file):
+                unused.append(Unused(file.name, "an index (DICOMDIR)"))
+            elif file.fault is not None:
+                raise InputError(
+                    f"{file.name}: {file.fault}: it cannot be told which series it belongs to",
+                    hint="replace the file or take it out of the folder",
+                )
+            else:
+                unused.append(Unused(file.name, "not DICOM"))
+    series = [_series(uid, files) for uid, files in groups.items()]
+    return tuple(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
+
+
+def _single(path: Path) -> Series:
+    """The series of one multi-frame file or mosaic."""
+    name = printable(path.name)
+    reason = kind_of(path)
+    if reason is not None:
+        raise InputError(f"{name}: {reason}: not a format that is read")
+    with quiet(), pydicom.config.disable_value_validation():
+        file = open_file(path)
+        if is_dicomdir(file):
+            raise InputError(f"{name}: an index (DICOMDIR), not an image", hint="give the folder instead")
+        series = _series(file.text("SeriesInstanceUID"), [file])
+        if file.fault is not None:
+            raise InputError(f"{name}: {file.fault}")
+        if (
+            series.reason is None
+            and int(file.header.get("NumberOfFrames") or 1) == 1
+            and not is_mosaic(file.header)
+        ):
+            raise InputError(
+                f"{name}: one slice of a series, not a volume", hint="give the folder of the series"
+            )
+    return series
+
+
+def _series(uid: str, files: list[DicomFile]) -> Series:
+    first = files[0]
+    number = first.text("SeriesNumber")
+    short = hashlib.sha256(uid.encode()).hexdigest()[:8]
+    found = int(number) if re.fullmatch(r"\d{1,9}", number) else None
+    return Series(
+        name=f"series-{'' if found is None else f'{found:03d}-'}{short}",
+        number=found,
+        modality=first.text("Modality"),
+        description=first.text("SeriesDescription"),
+        files=tuple(files),
+        reason=_reason(files),
+    )
+
+
+def _reason(files: list[DicomFile]) -> str | None:
+    """Why a series is no volume; None when at least one of its files is a slice of CT, MR or PET."""
+    reasons = [_no_slice(f) for f in files]
+    return None if None in reasons else Counter(reasons).most_common(1)[0][0]
+
+
+def _no_slice(file: DicomFile) -> str | None:
+    """Why a file is no slice of a volume, None when it is one or should be."""
+    sop_class = file.text("SOPClassUID")
+    if sop_class not in VOLUME_CLASSES:
+        kind = _KINDS.get(file.text("Modality"))
+        return (
+            kind or f"{pydicom.uid.UID(sop_class).name.removesuffix(' Storage')}, not a CT, MR or PET image"
+        )
+    if "LOCALIZER" in str(file.header.get("ImageType", "")):
+        return "a scout (localizer)"
+    return "a colour image" if file.text("SamplesPerPixel") not in ("", "1") else None
+
+
+def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, name: str) -> Series:
+    """The series that was asked for, or the only one that could be a volume."""
+    if not found:
+        what = f"{len(unused)} files, but no DICOM image among them" if unused else "an empty folder"
+        raise InputMissing(f"{name}: {what}")
+    if wanted is not None:
+        match = [s for s in found if wanted in (s.name, s.uid)] or [
+            s for s in found if wanted.isdigit() and s.number == int(wanted)
+        ]
+        if len(match) != 1:
+            raise InputError(
+                f"{name}: {len(match)} series are called {printable(wanted)}", hint=_listed(found)
+            )
+        return match[0]
+    could = [s for s in found if s.reason is None]
+    if not could:
+        kinds = ", ".join(sorted({str(s.reason) for s in found}))
+        raise InputError(f"{name}: {len(found)} series, none of which is a volume: {kinds}")
+    if len(could) > 1:
+        raise InputError(f"{name}: {len(could)} series could be the volume", hint=_listed(could))
+    return could[0]
+
+
+def _listed(series: Sequence[Series]) -> str:
+    return "choose one: " + "; ".join(s.line() for s in series)
+
+
+def _others(found: Sequence[Series], chosen: Series) -> list[Unused]:
+    return [
+        Unused(f.name, f"another series: {s.reason or 'not the one chosen'}")
+        for s in found
+        if s is not chosen
+        for f in s.files
+    ]
+
+
+def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[Stack]]:
+    """The volume that was asked for and the others of the series."""
+    try:
+        stacks = list(series.stacks)
+    except InputError as error:
+        raise InputError(f"{name}: {error.message}", hint=error.hint) from error
+    if volume is None and len(stacks) > 1:
+        lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks, 1))
+        slices = sum(len(s.frames) for s in stacks)
+        raise InputError(
+            f"{name}: {slices} slices, several at the same position: there seem to be {len(stacks)} volumes",
+            hint=f"choose one: {lines}",
+        )
+    chosen = 1 if volume is None else volume
+    if not 1 <= chosen <= len(stacks):
+        raise InputError(f"{name}: there is no volume {chosen}, only 1 to {len(stacks)}")
+    return stacks[chosen - 1], stacks[: chosen - 1] + stacks[chosen:]
+
+
+def _warnings(
+    series: Series,
+    stack: Stack,
+    grid: Grid,
+    planes: Sequence[Frame | None],
+    unused: Sequence[Unused],
+    used: int,
+) -> tuple[str, ...]:
+    frames = stack.frames
+    said = []
+    if unused:
+        reasons = Counter(u.reason for u in unused)
+        listed = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        said.append(f"{used + len(unused)} files, {used} used, {len(unused)} not: {listed}")
+    if len(frames) == 1:
+        said.append(f"one slice only: its thickness of {frames[0].thickness:g} mm is taken as the spacing")
+    if grid.sheared:
+        normal = np.cross(frames[0].row, frames[0].column)
+        angle = np.degrees(np.arccos(np.clip(normal @ grid.directions[:, 0], -1, 1)))
+        said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
+    filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
+    if filled:
+        said.append(
+            f"slices {', '.join(map(str, filled))} of {len(planes)} are missing and were interpolated"
+        )
+    if series.modality == "CT" and not all(f.rescaled for f in frames):
+        said.append("CT without rescale slope and intercept: the stored values are taken for HU")
+    if not frames[0].file.text("FrameOfReferenceUID"):
+        said.append("no frame of reference: its slices are taken to share one")
+    syntaxes = {f.file.syntax for f in frames} & LOSSY
+    said += [f"compressed with loss ({pydicom.uid.UID(s).name})" for s in sorted(syntaxes)]
+    said += sorted({note for f in frames for note in f.file.notes})
+    return tuple(said)

@@ -1,0 +1,321 @@
+"""DICOM files one by one: which are there, whether they are whole, their header and their pixels.
+
+segcli lists folders itself and looks at each file before a library does: a reader that meets a dead link or a pipe in
+a folder may lose the slices behind it, and one that meets a short file may leave that slice out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from segcli.errors import Denied, EngineError, InputError
+from segcli.outputs import is_partial
+
+IMPLICIT = "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
+_JPEG = "1.2.840.10008.1.2.4."
+LOSSLESS = {DEFLATED, "1.2.840.10008.1.2.5", *(_JPEG + n for n in ("57", "70", "80", "90", "201", "202"))}
+LOSSY = {_JPEG + n for n in ("50", "51", "81", "91", "203")}
+_PACKAGES = {
+    **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), "pylibjpeg-libjpeg"),
+    **dict.fromkeys((_JPEG + n for n in ("80", "81")), "pyjpegls"),
+    **dict.fromkeys((_JPEG + n for n in ("90", "91", "201", "202", "203")), "pylibjpeg-openjpeg"),
+}
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+
+_PIXEL_DATA = 0x7FE00010
+_UNDEFINED = 0xFFFFFFFF
+_UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
+_VRS = frozenset(  # two letters each
+    b"AEASATCSDADSDTFDFLISLOLTOBOWPNSHSLSQSSSTTMUIULUNUSUT"[i : i + 2] for i in range(0, 52, 2)
+)
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A file that is left out, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile:
+    """One DICOM file: its header, and where its pixels are.
+
+    fault    why it cannot be used although it claims to be an image; None when it is whole
+    pixels   (offset, length) of the voxel bytes of an uncompressed file, None otherwise
+    """
+
+    path: Path
+    header: Dataset
+    syntax: str
+    fault: str | None = None
+    pixels: tuple[int, int] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def text(self, keyword: str) -> str:
+        """A header value as one line without control characters, "" where there is none."""
+        try:
+            return printable(str(self.header.get(keyword) or "")).strip()
+        except (ValueError, TypeError, NotImplementedError):
+            return ""
+
+    @property
+    def name(self) -> str:
+        return printable(self.path.name)
+
+
+def printable(text: str) -> str:
+    """The text without control characters and undecodable bytes, so that a terminal shows what is there."""
+    return "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in text)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every entry below a folder that is not a folder, in the order of names; linked folders are not entered.
+
+    errors   Denied when a folder cannot be listed: slices might lie there
+    """
+
+    def refuse(error: OSError) -> None:
+        name = printable(Path(error.filename or folder).name)
+        raise Denied(f"{name}: the folder cannot be read: permission denied") from error
+
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders.sort()
+        links = [f for f in folders if Path(here, f).is_symlink()]
+        yield from (Path(here, f) for f in sorted([*files, *links]))
+
+
+def kind_of(path: Path) -> str | None:
+    """Why a path cannot be a DICOM file, None for one that starts like DICOM; only its first bytes are read."""
+    if is_partial(path.name):
+        return "a temporary file of segcli"
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link that leads nowhere" if path.is_symlink() else "not found"
+    if not stat.S_ISREG(mode):
+        return "a link to a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    try:
+        with path.open("rb") as file:
+            head = file.read(140)
+    except OSError as error:
+        raise Denied(f"{printable(path.name)}: permission denied") from error
+    if not head:
+        return "empty"
+    return None if head[128:132] == b"DICM" or _bare(head) else "not DICOM"
+
+
+def _bare(head: bytes) -> bool:
+    """Whether bytes start like a data set without preamble: a first tag of group 0002 or 0008, VR or length sane."""
+    if len(head) < 8:
+        return False
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        group, element, length = (int.from_bytes(head[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8)))
+        if (group, element) in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 6), (8, 8), (8, 0x16), (8, 0x18)):
+            return head[4:6] in _VRS or (order == "little" and length <= 1024 and length % 2 == 0)
+    return False
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings from the terminal: what matters is checked here, in our words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_file(path: Path) -> DicomFile:
+    """The header of a file that starts like DICOM, and where its pixels are; no voxel is read.
+
+    A file that is cut short or of a syntax that cannot be read comes back with its `fault`.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(1024)
+        if DEFLATED.encode() in head and not _unpacks(path):
+            return DicomFile(path, Dataset(), DEFLATED, f"unpacks to more than {_UNPACKED_LIMIT >> 20} MB")
+        file.seek(0)
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        except Exception as error:  # pydicom lets errors of all kinds through for broken files
+            return DicomFile(
+                path, Dataset(), "", f"corrupt, its header cannot be read ({type(error).__name__})"
+            )
+        syntax = _syntax(header)
+        if "SOPClassUID" not in header or "SeriesInstanceUID" not in header:
+            short = None if syntax == "" or _is_dicomdir(header) else "incomplete: its header ends early"
+            return DicomFile(path, header, syntax, short)
+        if syntax == DEFLATED:
+            return DicomFile(path, header, syntax, None if _deflated_pixels(path) else "it has no pixels")
+        if syntax not in NATIVE | LOSSLESS | LOSSY:
+            return DicomFile(path, header, syntax, f"unsupported transfer syntax {UID(syntax).name}")
+        return _with_pixels(path, header, syntax, file, size)
+
+
+def is_dicomdir(file: DicomFile) -> bool:
+    """Whether a file is the index of a medium."""
+    return _is_dicomdir(file.header)
+
+
+def _is_dicomdir(header: Dataset) -> bool:
+    return str(header.file_meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS
+
+
+def _syntax(header: Any) -> str:
+    """The transfer syntax: stated, or as pydicom recognised it where the file does not say."""
+    stated = str(header.file_meta.get("TransferSyntaxUID", ""))
+    if stated:
+        return stated
+    implicit, little = header.original_encoding
+    if implicit is None or little is None:
+        return ""
+    return BIG_ENDIAN if not little else IMPLICIT if implicit else "1.2.840.10008.1.2.1"
+
+
+def _with_pixels(path: Path, header: Dataset, syntax: str, file: Any, size: int) -> DicomFile:
+    """Find the pixel data behind the header, and check that all of it is there."""
+    order: Literal["little", "big"] = "big" if syntax == BIG_ENDIAN else "little"
+    start = file.tell()
+    head = file.read(12)
+    group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
+    if len(head) < 8 or group << 16 | element != _PIXEL_DATA:
+        fault = "its voxels are floating-point" if group == 0x7FE0 else "incomplete: it has no pixels"
+        return DicomFile(path, header, syntax, fault)
+    width = 4 if syntax == IMPLICIT else 8
+    length = int.from_bytes(head[width : width + 4], order)
+    first = start + width + 4
+    if syntax not in NATIVE:
+        return DicomFile(
+            path, header, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early"
+        )
+    expected = _expected(header)
+    if expected is None:
+        return DicomFile(path, header, syntax, "its rows, columns or bits are missing or cannot be read")
+    there = min(length, size - first)
+    if length == _UNDEFINED or there < expected:
+        fault = f"truncated: {max(there, 0)} of {expected} bytes of pixels are there"
+        return DicomFile(path, header, syntax, fault)
+    notes = (
+        () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
+    )
+    return DicomFile(path, header, syntax, None, (first, expected), notes)
+
+
+def _expected(header: Dataset) -> int | None:
+    """Bytes of all frames of an uncompressed file."""
+    try:
+        parts = (
+            header.Rows,
+            header.Columns,
+            header.get("SamplesPerPixel", 1),
+            header.get("NumberOfFrames") or 1,
+        )
+        rows, columns, samples, frames = (int(p) for p in parts)
+        bits = int(header.BitsAllocated)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    if min(rows, columns, samples, frames, bits) < 1:
+        return None
+    return (rows * columns * samples * frames * bits + 7) // 8
+
+
+def _fragments(file: Any, first: int, size: int) -> bool:
+    """Whether the fragments of a compressed file are there, to the delimiter at their end."""
+    at = first
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == b"\xfe\xff\xdd\xe0":
+            return True
+        if head[:4] != b"\xfe\xff\x00\xe0":
+            return False
+        at += 8 + length
+    return False
+
+
+def _unpacks(path: Path) -> bool:
+    """Whether a deflated file stays below the limit; nothing is kept."""
+    data = path.read_bytes()
+    meta = (
+        132 + 12 + int.from_bytes(data[140:144], "little")
+    )  # preamble, magic, group length and what it announces
+    inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    rest = data[meta:]
+    try:
+        while rest and not inflate.eof and total <= _UNPACKED_LIMIT:
+            total += len(inflate.decompress(rest, 1 << 24))
+            rest = inflate.unconsumed_tail
+    except zlib.error:
+        return True  # pydicom will say that it is corrupt
+    return total <= _UNPACKED_LIMIT
+
+
+def _deflated_pixels(path: Path) -> bool:
+    return "PixelData" in pydicom.dcmread(path)
+
+
+def voxels(file: DicomFile) -> NDArray[Any]:
+    """(frames, rows, columns) as stored: bits beyond BitsStored masked away, sign respected, not rescaled."""
+    header = file.header
+    rows, columns = int(header.Rows), int(header.Columns)
+    allocated, signed = int(header.BitsAllocated), int(header.get("PixelRepresentation", 0)) == 1
+    stored = int(header.get("BitsStored", allocated))
+    high = int(header.get("HighBit", stored - 1))
+    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
+        raise InputError(
+            f"{file.name}: {stored} of {allocated} bits, highest bit {high}: not a data type that is read"
+        )
+    kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
+    if file.pixels is None:
+        data = _decoded(file).astype(kind, copy=False)
+    else:
+        offset, length = file.pixels
+        with file.path.open("rb") as handle:
+            as_stored = kind.newbyteorder(">" if file.syntax == BIG_ENDIAN else "<")
+            data = np.fromfile(handle, as_stored, length // kind.itemsize, offset=offset)
+        if data.nbytes != length:
+            raise InputError(f"{file.name}: truncated: {data.nbytes} of {length} bytes of pixels are there")
+        data = data.astype(kind, copy=False)
+    data = data.reshape(-1, rows, columns)
+    if stored < allocated:  # up to the top, then down again: the sign comes along, bits above and below go
+        data = (data << kind.type(allocated - high - 1)) >> kind.type(allocated - stored)
+    return data
+
+
+def _decoded(file: DicomFile) -> NDArray[Any]:
+    """All frames of a compressed file, by pydicom's decoders."""
+    decoder = get_decoder(UID(file.syntax))
+    if not decoder.is_available:
+        package = _PACKAGES.get(file.syntax, "pylibjpeg")
+        raise EngineError(
+            f"{file.name}: no decoder for {UID(file.syntax).name}", hint=f"install it: pip install {package}"
+        )
+    with quiet():
+        try:
+            data, _ = decoder.as_array(pydicom.dcmread(file.path, force=True), raw=True)
+        except Exception as error:  # the decoders raise all kinds
+            raise InputError(
+                f"{file.name}: corrupt: its pixels cannot be decoded ({UID(file.syntax).name})"
+            ) from error
+    return np.asarray(data)
