@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segcli.errors import InputError, UsageError
 from segcli.volume import Grid, Source, Volume
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from segcli.labels import Label
 
 Form = Literal["pixdim", "sform", "qform"]
+LABELS, NO_INTENT = 1002, 0  # NIfTI intent codes
+_READ = "NIfTI, .mgz, NRRD, MetaImage and DICOM"
+_OTHERS = {  # first bytes of what people hand in by mistake
+    b"PK\x03\x04": "a zip archive: unpack it first",
+    b"PK\x05\x06": "an empty zip archive",
+    b"Rar!": "a rar archive: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF document",
+    b"\x89HDF": "HDF5 (MINC 2, perhaps)",
+    b"CDF": "netCDF (MINC 1, perhaps)",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"<?xml": "XML (GIFTI, perhaps)",
+    b"\x93NUMPY": "a NumPy array",
+}
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mgz", ".mgh")  # that write() knows
 
 
@@ -68,7 +86,16 @@ def peek(path: Path, *, affine: Form | None = None, series: str | None = None, v
 
         header, grid, source = nifti.examine(path, affine=affine)
         return Peek(grid, nifti.volumes(header), source)
-    found = _read_one(path, affine, series, volume, 1)
+    if kind == "mgh":
+        from segcli.formats import mgh
+
+        return Peek(*mgh.examine(path))
+    if kind == "itk":
+        from segcli.formats import itk
+
+        grid, source = itk.examine(path)
+        return Peek(grid, 1, source)
+    found = _read_dicom(path, series, volume)
     return Peek(found.grid, found.data.shape[0], found.source or Source((path,), kind))
 
 
@@ -85,31 +112,53 @@ def write(
     """
     if labels.data.shape[0] != 1 or labels.data.dtype.kind not in "iu":
         raise ValueError(f"labels are (1, D, H, W) integers, not {labels.data.dtype} {labels.data.shape}")
-    small = Volume(_label_type(labels), labels.grid, labels.source)
-    return _write(small, path, like, description, labels=True)
+    from segcli.formats import tables
+
+    small = Volume(_label_type(labels), labels.grid)
+    table = tables.caret(names) if names else b""
+    return _write(small, path, like, description, intent=LABELS, extension=table, slope=1)
 
 
-def write_image(volume: Volume, path: Path, like: Source | None = None, *, description: str = "segcli") -> Path:
-    """Write an image or probability map, (C, D, H, W) float32 or integers, on its grid; otherwise as `write`."""
-    return _write(volume, path, like, description, labels=False)
+def write_image(
+    volume: Volume, path: Path, like: Source | None = None, *, description: str = "segcli", slope: float = 1
+) -> Path:
+    """Write an image or probabilities, (C, D, H, W) float32 or integers, on the grid; otherwise as `write`.
+
+    slope   what the stored numbers are multiplied with when they are read (1 / 255 for probabilities in uint8)
+    """
+    return _write(volume, path, like, description, intent=NO_INTENT, extension=b"", slope=slope)
 
 
-def _write(volume: Volume, path: Path, like: Source | None, description: str, *, labels: bool) -> Path:
+def _write(
+    volume: Volume, path: Path, like: Source | None, description: str, *, intent: int, extension: bytes, slope: float
+) -> Path:
     name = path.name.lower()
     ending = next((e for e in ENDINGS if name.endswith(e)), None)
     if ending in (".nii", ".nii.gz"):
         from segcli.formats import nifti
 
-        return nifti.write(volume, path, like, description=description, labels=labels)
+        return nifti.write(volume, path, like, description=description, intent=intent, extension=extension, slope=slope)
+    if slope != 1:
+        raise UsageError(f"{path.name}: scaled values can only be written as NIfTI", hint="use .nii.gz")
+    if ending in (".mgz", ".mgh"):
+        from segcli.formats import mgh
+
+        return mgh.write(volume, path)
+    if ending in (".nrrd", ".mha"):
+        from segcli.formats import itk
+
+        return itk.write(volume, path)
     raise UsageError(f"{path.name}: no format of that ending can be written", hint="use one of " + ", ".join(ENDINGS))
 
 
-def _label_type(labels: Volume) -> np.ndarray:
-    """The labels in uint8, else uint16, else int32: the first that holds them all."""
+def _label_type(labels: Volume) -> NDArray[Any]:
+    """The labels as they are in uint8, uint16 or int32; others in the first of these that holds them all."""
+    if labels.data.dtype in (np.uint8, np.uint16, np.int32):
+        return labels.data
     low, high = int(labels.data.min()), int(labels.data.max())
     for dtype in (np.uint8, np.uint16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return labels.data.astype(dtype, copy=False)
+            return labels.data.astype(dtype)
     raise ValueError(f"labels from {low} to {high} fit no label type")
 
 
@@ -119,24 +168,54 @@ def _read_one(path: Path, affine: Form | None, series: str | None, volume: int |
         from segcli.formats import nifti
 
         return nifti.read(path, affine=affine, channels=channels)
+    if kind == "mgh":
+        from segcli.formats import mgh
+
+        return mgh.read(path, channels=channels)
+    if kind == "itk":
+        from segcli.formats import itk
+
+        return itk.read(path)
+    return _read_dicom(path, series, volume)
+
+
+def _read_dicom(path: Path, series: str | None, volume: int | None) -> Volume:
     from segcli.formats import dicom
 
     return dicom.read(path, series=series, volume=volume)
 
 
 def _kind(path: Path) -> str:
-    """ "nifti", "nrrd", "metaimage", "mgh" or "dicom", by the first bytes."""
-    from segcli.formats import nifti, streams
+    """ "nifti", "mgh", "itk" or "dicom", by the first bytes; a folder is DICOM."""
+    from segcli.formats import itk, mgh, nifti, streams
 
     if path.is_dir():
         return "dicom"
-    size = streams.regular_size(path)
-    if size == 0:
-        raise InputError(f"{path.name}: the file is empty (0 bytes)", hint="copy or export it again")
+    if streams.regular_size(path) == 0:
+        raise InputError(f"{path.name}: truncated: the file is empty (0 bytes)", hint="copy or export it again")
     head = streams.head(path, nifti.HEAD)
-    if nifti.looks_like(head):
-        return "nifti"
-    raise InputError(f"{path.name}: not a format that segcli reads")
+    if path.name.lower().endswith((".img", ".img.gz")) and nifti.has_header_beside(path):
+        return "nifti"  # voxels; what they begin with means nothing
+    for kind, room in (("nifti", nifti), ("itk", itk), ("mgh", mgh)):
+        if room.looks_like(head):
+            return kind
+    from segcli.formats import dicom
+
+    if dicom.looks_like(path):
+        return "dicom"
+    raise InputError(f"{path.name}: not a format that segcli reads; {_seems(head)}", hint=f"segcli reads {_READ}")
+
+
+def _seems(head: bytes) -> str:
+    """What a refused file seems to be."""
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            return f"it seems to be {what}"
+    try:
+        text = head.decode("ascii")
+    except UnicodeDecodeError:
+        return f"it begins with the bytes {head[:8].hex(' ')}"
+    return "it seems to be text" if text.isprintable() or not text.strip("\n\r\t").count("\0") else "it is unknown"
 
 
 def _joined(parts: Sequence[Volume]) -> Volume:

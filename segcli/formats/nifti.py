@@ -37,7 +37,6 @@ _REFUSED_TYPES = {
 }
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
-_LABEL_INTENT = 1002
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
 _CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner (reliability.md 3.8)
@@ -110,7 +109,7 @@ def read(path: Path, *, affine: Form | None = None, channels: int = 1) -> Volume
         packed=streams.is_gzip(voxels),
         warnings=warnings,
     )
-    scaled = scale(data, header.slope, header.inter)
+    scaled = streams.scale(data, header.slope, header.inter)
     return Volume(scaled, grid, Source((path,), "nifti", header, (*source.warnings, *warnings), source.facts))
 
 
@@ -136,45 +135,30 @@ def volumes(header: Header) -> int:
     return int(np.prod(header.dim[4 : header.dim[0] + 1], dtype=object))
 
 
-def scale(data: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
-    """slope * data + inter as float32; a slope of 0 or NaN means unscaled, and then the intercept counts no more.
-
-    Unscaled integers stay what they are up to 32 bits; wider ones become int32 when their values fit, else float32.
-    """
-    unscaled = slope == 0 or not np.isfinite(slope) or (slope == 1 and inter == 0)
-    if unscaled and data.dtype.kind in "iu":
-        if data.dtype.itemsize < 4 or data.dtype == np.int32:
-            return data
-        limits = np.iinfo(np.int32)
-        if data.min() >= limits.min and data.max() <= limits.max:
-            return data.astype(np.int32)
-    if unscaled:
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is counted and replaced later
-            return data.astype(np.float32, copy=False)
-    offset = inter if np.isfinite(inter) else 0.0
-    scaled = np.empty(data.shape, np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for index in np.ndindex(data.shape[:2]):  # one slice at a time: float64 for exactness, not for the whole
-            scaled[index] = data[index].astype(np.float64) * slope + offset
-    return scaled
-
-
 def write(
-    volume: Volume, path: Path, like: Source | None, *, description: str, labels: bool, extension: bytes = b""
+    volume: Volume,
+    path: Path,
+    like: Source | None,
+    *,
+    description: str,
+    intent: int,
+    extension: bytes = b"",
+    slope: float = 1,
 ) -> Path:
     """Write a volume as NIfTI-1 (NIfTI-2 only beyond 32,767 voxels along an axis), read back before it has its name.
 
     volume      (C, D, H, W), any integer type up to 32 bits or float32
     like        a NIfTI source on the same grid lends its dimensions, voxel sizes, both forms with their codes and
                 its units; no text and no extension is taken from it
-    labels      whether the intent is "label"
-    extension   the text of a comment extension, e.g. a label table
+    intent      NIfTI's code of what the values are: 1002 for labels
+    extension   a label table in XML, kept in an extension of code 0
+    slope       what stored values are to be multiplied with
     """
     header = _header_for(volume, like)
     data = volume.data
     if data.dtype not in _CODES:
         raise OutputError(f"{path.name}: voxels of type {data.dtype} cannot be written")
-    raw = _packed_header(header, volume, description, _LABEL_INTENT if labels else 0, extension)
+    raw = _packed_header(header, volume, description, intent, extension, slope)
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     gzip = path.name.lower().endswith(".gz")
 
@@ -205,6 +189,12 @@ def _voxel_file(path: Path, header: Header) -> Path:
     if voxels is None:
         raise InputError(f"{path.name}: the header of a .hdr/.img pair must be called .hdr")
     return voxels
+
+
+def has_header_beside(path: Path) -> bool:
+    """Whether a file called .img has its .hdr in the same folder."""
+    stem = path.name.removesuffix(".gz").rpartition(".")[0]
+    return any(path.with_name(stem + ending).exists() for ending in (".hdr", ".HDR", ".hdr.gz"))
 
 
 def _sibling(path: Path, have: str, want: str) -> Path | None:
@@ -364,10 +354,7 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
             _compare(name, sform, qform, apart, affine, warnings)
     if unit in ("m", "um"):
         warnings.append(f"{name}: lengths are stored in {unit}; they were converted to mm")
-    if grid.sheared:
-        warnings.append(
-            f"{name}: the axes are sheared (cosine {grid.shear:.4f} between two axes); processed with the shear in full"
-        )
+    warnings += streams.shear_warning(path, grid)
     return replace(header, counts=counts), grid, warnings, apart
 
 
@@ -498,7 +485,9 @@ def _quaternion(rotation: NDArray[np.float64]) -> tuple[float, ...]:
     return float(sign * b), float(sign * c), float(sign * d)
 
 
-def _packed_header(header: Header, volume: Volume, description: str, intent: int, extension: bytes) -> bytes:
+def _packed_header(
+    header: Header, volume: Volume, description: str, intent: int, extension: bytes, slope: float
+) -> bytes:
     """The bytes before the voxels, little-endian: header, extension flag, extension."""
     count, depth, height, width = volume.data.shape
     dim = (4 if count > 1 else 3, width, height, depth, count, 1, 1, 1)
@@ -519,7 +508,7 @@ def _packed_header(header: Header, volume: Volume, description: str, intent: int
         put("8h", 40, *dim)
         put("3h", 68, intent, _CODES[dtype], dtype.itemsize * 8)
         put("8f", 76, *header.pixdim)
-        put("3f", 108, 348 + len(extra), 1, 0)
+        put("3f", 108, 348 + len(extra), slope, 0)
         put("B", 123, header.units)
         out[148 : 148 + len(text)] = text
         put("2h", 252, *form)
@@ -529,7 +518,7 @@ def _packed_header(header: Header, volume: Volume, description: str, intent: int
         return bytes(out) + extra
     out = bytearray(540)
     struct.pack_into("<i8s2h8q", out, 0, 540, b"n+2\0\r\n\x1a\n", _CODES[dtype], dtype.itemsize * 8, *dim)
-    struct.pack_into("<8dq2d", out, 104, *header.pixdim, 540 + len(extra), 1, 0)
+    struct.pack_into("<8dq2d", out, 104, *header.pixdim, 540 + len(extra), slope, 0)
     out[240 : 240 + len(text)] = text
     struct.pack_into("<2i3d3d12d", out, 344, *form, *header.quatern, *header.qoffset, *header.srow.ravel())
     struct.pack_into("<3i", out, 496, 0, header.units, intent)

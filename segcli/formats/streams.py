@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError
 from segcli.outputs import whole_file
+from segcli.volume import Grid
 
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
@@ -55,11 +56,10 @@ def head(path: Path, size: int) -> bytes:
     if not start.startswith(GZIP_MAGIC):
         return start
     out = b""
-    with contextlib.closing(_unpacked(path, 0, [])) as chunks:
-        for chunk in chunks:
-            out += chunk
-            if len(out) >= size:
-                break
+    for chunk in _unpacked(path, 0, []):
+        out += chunk
+        if len(out) >= size:
+            break
     return out[:size]
 
 
@@ -109,6 +109,36 @@ def read_voxels(
     return data
 
 
+def scale(data: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
+    """slope * data + inter as float32; a slope of 0 or NaN means unscaled, and then the intercept counts no more.
+
+    Unscaled integers stay what they are up to 32 bits; wider ones become int32 when their values fit, else float32.
+    """
+    unscaled = slope == 0 or not np.isfinite(slope) or (slope == 1 and inter == 0)
+    if unscaled and data.dtype.kind in "iu":
+        if data.dtype.itemsize < 4 or data.dtype == np.int32:
+            return data
+        limits = np.iinfo(np.int32)
+        if data.min() >= limits.min and data.max() <= limits.max:
+            return data.astype(np.int32)
+    if unscaled:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is counted and replaced later
+            return data.astype(np.float32, copy=False)
+    offset = inter if np.isfinite(inter) else 0.0
+    scaled = np.empty(data.shape, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index in np.ndindex(data.shape[:2]):  # one slice at a time: float64 for exactness, not for the whole
+            scaled[index] = data[index].astype(np.float64) * slope + offset
+    return scaled
+
+
+def shear_warning(path: Path, grid: Grid) -> tuple[str, ...]:
+    """What the user should know of a grid that is not right-angled."""
+    if not grid.sheared:
+        return ()
+    return (f"{path.name}: its axes are sheared (cosine {grid.shear:.4f} between two); the shear is processed in full",)
+
+
 def _plain(path: Path, offset: int, start: int, count: int, warnings: list[str], trailer: bool) -> NDArray[np.uint8]:
     have = regular_size(path) - offset
     if have < count:
@@ -118,7 +148,7 @@ def _plain(path: Path, offset: int, start: int, count: int, warnings: list[str],
     buffer = _room(path, count)
     with opened(path) as file:
         file.seek(offset)
-        view, filled = memoryview(buffer), 0
+        view, filled = buffer.data, 0
         while filled < count:
             got = file.readinto(view[filled : filled + 64 * _CHUNK])  # type: ignore[attr-defined]
             if not got:
@@ -135,7 +165,7 @@ def _packed(path: Path, offset: int, start: int, count: int, warnings: list[str]
             "header announces"
         )
     buffer = _room(path, count)
-    view, at = memoryview(buffer), -offset  # `at`: bytes of voxels so far, negative in the header
+    view, at = buffer.data, -offset  # `at`: bytes of voxels so far, negative in the header
     for chunk in _unpacked(path, start, warnings):
         if at < count and at + len(chunk) > 0:
             part = memoryview(chunk)[max(-at, 0) : count - at]

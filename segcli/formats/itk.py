@@ -1,0 +1,428 @@
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd).
+
+Both are a text header with the voxels behind it or in a file beside it. The headers are read here and not by ITK,
+which follows a detached header to any path, fills what is missing and straightens sheared axes.
+Formats: teem.sourceforge.net/nrrd/format.html; ITK's MetaIO documentation. Both may state LPS, segcli's own world.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import InputError, OutputError
+from segcli.formats import streams
+from segcli.volume import Grid, Source, Volume
+
+_HEADER_LIMIT = 1 << 20  # bytes; no header of one image is longer
+
+_NRRD_TYPES = {
+    "u1": "uchar, unsigned char, uint8, uint8_t",
+    "i1": "signed char, int8, int8_t",
+    "i2": "short, short int, signed short, signed short int, int16, int16_t",
+    "u2": "ushort, unsigned short, unsigned short int, uint16, uint16_t",
+    "i4": "int, signed int, int32, int32_t",
+    "u4": "uint, unsigned int, uint32, uint32_t",
+    "i8": "longlong, long long, long long int, signed long long, signed long long int, int64, int64_t",
+    "u8": "ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t",
+    "f4": "float",
+    "f8": "double",
+}
+_NRRD_DTYPES = {name: dtype for dtype, names in _NRRD_TYPES.items() for name in names.split(", ")}
+_NRRD_NAMES = {np.dtype(dtype).name: names.split(", ")[0] for dtype, names in _NRRD_TYPES.items()}
+_META_DTYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+_META_NAMES = {np.dtype(dtype).name: name for name, dtype in _META_DTYPES.items()}
+# LPS = sign * stated coordinates
+_SPACES = {
+    "left-posterior-superior": (1, 1, 1),
+    "lps": (1, 1, 1),
+    "right-anterior-superior": (-1, -1, 1),
+    "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1),
+    "las": (1, -1, 1),
+}
+_MILLIMETRES = {"mm": 1.0, "millimetre": 1.0, "millimeter": 1.0, "um": 1e-3, "cm": 10.0, "m": 1e3}
+
+
+@dataclass(frozen=True)
+class _Voxels:
+    """Where and how the voxels are stored.
+
+    path     the header's own file or the one beside it
+    start    bytes before the voxels, or before the packed stream that holds them
+    skip     bytes in the stream before the voxels
+    """
+
+    path: Path
+    dtype: np.dtype[Any]
+    start: int
+    skip: int
+    packed: bool
+    text: bool = False
+    slope: float = 1.0
+    inter: float = 0.0
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first bytes are those of an NRRD or a MetaImage header."""
+    return _is_nrrd(head) or re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=", head) is not None
+
+
+def read(path: Path) -> Volume:
+    """The voxels of a file on their grid: (1, D, H, W)."""
+    grid, source, voxels = _examine(path)
+    warnings: list[str] = []
+    if voxels.text:
+        data = _text_voxels(voxels, grid)
+    else:
+        data = streams.read_voxels(
+            voxels.path,
+            voxels.dtype,
+            (1, *grid.shape),
+            offset=voxels.skip if voxels.packed else voxels.start,
+            start=voxels.start,
+            packed=voxels.packed,
+            warnings=warnings,
+        )
+    data = streams.scale(data, voxels.slope, voxels.inter)
+    return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
+
+
+def examine(path: Path) -> tuple[Grid, Source]:
+    """The grid and facts, from a checked header."""
+    grid, source, _ = _examine(path)
+    return grid, source
+
+
+def write(volume: Volume, path: Path) -> Path:
+    """Write one channel, packed, in the format of the name's ending; read back before it has its name."""
+    if volume.data.shape[0] != 1:
+        raise OutputError(f"{path.name}: {volume.data.shape[0]} channels can only be written as NIfTI")
+    meta = path.name.lower().endswith(".mha")
+    header = (_meta_header if meta else _nrrd_header)(volume).encode()
+    data = volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False)
+
+    def check(temporary: Path) -> None:
+        if not examine(temporary)[0].same_as(volume.grid):
+            raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
+
+    return streams.write_whole(path, header, b"", data, wrap="zlib" if meta else "gzip", check=check)
+
+
+def _examine(path: Path) -> tuple[Grid, Source, _Voxels]:
+    with streams.opened(path) as file:
+        head = file.read(_HEADER_LIMIT)
+    grid, voxels, format_name, warnings = (_nrrd if _is_nrrd(head) else _meta)(path, head)
+    facts = {"format": format_name, "dtype": voxels.dtype.newbyteorder("=").name, "units": "mm"}
+    return grid, Source((path,), "itk", None, (*warnings, *streams.shear_warning(path, grid)), facts), voxels
+
+
+def _is_nrrd(head: bytes) -> bool:
+    return head.startswith(b"NRRD000")
+
+
+# NRRD ---------------------------------------------------------------------------------------------------------------
+
+
+def _nrrd(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
+    fields, length = _nrrd_fields(path, head)
+    sizes = [_integer(path, "sizes", n) for n in fields.get("sizes", "").split()]
+    if min(sizes, default=0) < 1:
+        raise InputError(
+            f"{path.name}: a dimension of {min(sizes, default=0)} voxels: sizes {fields.get('sizes', 'missing')}"
+        )
+    kind = fields.get("type", "").lower()
+    if kind not in _NRRD_DTYPES:
+        raise InputError(f"{path.name}: data type {kind!r} is not one real number per voxel")
+    grid = _nrrd_grid(path, fields, sizes)
+    dtype = np.dtype(_NRRD_DTYPES[kind])
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in ("raw", "gzip", "gz", "txt", "text", "ascii"):
+        raise InputError(f"{path.name}: encoding {encoding!r} is not supported", hint="save it as raw or gzip")
+    packed, text = encoding in ("gzip", "gz"), encoding in ("txt", "text", "ascii")
+    if dtype.itemsize > 1 and not text:
+        endian = fields.get("endian", "").lower()
+        if endian not in ("little", "big"):
+            raise InputError(f"{path.name}: endian is {endian!r}; its {dtype.itemsize}-byte voxels need little or big")
+        dtype = dtype.newbyteorder("<" if endian == "little" else ">")
+    file, start = path, length
+    if "data file" in fields:
+        file, start = _beside(path, fields["data file"]), 0
+    if _integer(path, "line skip", fields.get("line skip", "0")):
+        raise InputError(f"{path.name}: 'line skip' is not supported", hint="save it without a foreign header")
+    skip = _integer(path, "byte skip", fields.get("byte skip", "0"))
+    if skip == -1 and encoding == "raw":
+        start = max(streams.regular_size(file) - dtype.itemsize * int(np.prod(sizes, dtype=object)), start)
+        skip = 0
+    if skip < 0:
+        raise InputError(f"{path.name}: 'byte skip' of {skip} bytes")
+    return grid, _Voxels(file, dtype, start + (0 if packed else skip), skip, packed, text), "NRRD", []
+
+
+def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
+    """The `field: value` lines, and the length of the header with its blank line."""
+    end = re.search(rb"\r?\n\r?\n", head)
+    text = head[: end.start()] if end else head
+    if end is None and b"data file" not in head and b"datafile" not in head:
+        raise InputError(f"{path.name}: truncated: the NRRD header has no end (a blank line)")
+    fields = {}
+    for line in text.decode("utf-8", "replace").splitlines()[1:]:
+        key, colon, value = line.partition(":")
+        if colon and not line.startswith("#") and not value.startswith("="):
+            fields[key.strip().lower()] = value.strip()
+    for name, alias in (("data file", "datafile"), ("byte skip", "byteskip"), ("line skip", "lineskip")):
+        if alias in fields:
+            fields[name] = fields.pop(alias)
+    return fields, end.end() if end else len(head)
+
+
+def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> Grid:
+    space = fields.get("space", "").lower()
+    if space not in _SPACES:
+        raise InputError(
+            f"{path.name}: its orientation is not stated: space is {space or 'missing'!r}, "
+            "not left-posterior-superior, RAS or LAS"
+        )
+    directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
+    if len(directions) != len(sizes):
+        raise InputError(f"{path.name}: {len(sizes)} dimensions but {len(directions)} space directions")
+    extra = [n for n, d in zip(sizes, directions, strict=True) if d == "none"]
+    if len(sizes) - len(extra) != 3 or any(n > 1 for n in extra):
+        kinds = fields.get("kinds", "not stated")
+        raise InputError(
+            f"{path.name}: a {len(sizes)}-D image of {' x '.join(map(str, sizes))} (kinds: {kinds}); "
+            "a 3-D volume of one value per voxel is expected"
+        )
+    factor = _nrrd_unit(path, fields)
+    matrix = np.array([_vector(path, d) for d in directions if d != "none"]).T * factor
+    origin = np.array(_vector(path, fields.get("space origin", ""))) * factor
+    i, j, k = (n for n, d in zip(sizes, directions, strict=True) if d != "none")
+    return _grid(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin)
+
+
+def _nrrd_unit(path: Path, fields: dict[str, str]) -> float:
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {""}
+    if len(units) > 1 or any(u not in _MILLIMETRES for u in units):
+        raise InputError(f"{path.name}: space units {fields['space units']} are not one unit of length")
+    return _MILLIMETRES[units.pop()] if units else 1.0
+
+
+def _vector(path: Path, text: str) -> list[float]:
+    try:
+        numbers = [float(x) for x in text.strip("() ").split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3:
+        raise InputError(f"{path.name}: {text!r} is not a position or direction of three numbers")
+    return numbers
+
+
+def _nrrd_header(volume: Volume) -> str:
+    def vector(v: NDArray[np.float64]) -> str:
+        return "(" + ",".join(repr(float(x)) for x in v) + ")"
+
+    affine, (d, h, w) = volume.grid.affine, volume.grid.shape
+    return (
+        "NRRD0004\n"
+        f"type: {_NRRD_NAMES[volume.data.dtype.name]}\n"
+        "dimension: 3\n"
+        "space: left-posterior-superior\n"
+        f"sizes: {w} {h} {d}\n"
+        f"space directions: {vector(affine[:3, 2])} {vector(affine[:3, 1])} {vector(affine[:3, 0])}\n"
+        "kinds: domain domain domain\n"
+        "endian: little\n"
+        "encoding: gzip\n"
+        f"space origin: {vector(affine[:3, 3])}\n\n"
+    )
+
+
+# MetaImage ----------------------------------------------------------------------------------------------------------
+
+
+def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
+    fields, length = _meta_fields(path, head)
+    if fields.get("objecttype", "image").lower() != "image":
+        raise InputError(f"{path.name}: a MetaIO {fields['objecttype']}, not an image")
+    sizes = [_integer(path, "DimSize", n) for n in fields.get("dimsize", "").split()]
+    dims = _integer(path, "NDims", fields.get("ndims", ""))
+    if dims != len(sizes) or min(sizes, default=0) < 1:
+        raise InputError(f"{path.name}: {dims} dimensions with sizes {fields.get('dimsize', 'missing')}")
+    components = _integer(path, "ElementNumberOfChannels", fields.get("elementnumberofchannels", "1"))
+    if dims < 3 or any(n > 1 for n in sizes[3:]) or components != 1:
+        raise InputError(
+            f"{path.name}: a {dims}-D image of {' x '.join(map(str, sizes))} with {components} components per voxel; "
+            "a 3-D volume of one value per voxel is expected"
+        )
+    kind = fields.get("elementtype", "").upper()
+    if kind not in _META_DTYPES:
+        raise InputError(f"{path.name}: data type {kind!r} is not one real number per voxel")
+    big = _flag(fields, "elementbyteordermsb", _flag(fields, "binarydatabyteordermsb", False))
+    dtype = np.dtype(_META_DTYPES[kind]).newbyteorder(">" if big else "<")
+    if not _flag(fields, "binarydata", True):
+        raise InputError(f"{path.name}: voxels as text are not supported", hint="save it in binary form")
+    grid, warnings = _meta_grid(path, fields, dims, sizes)
+    target = fields["elementdatafile"]
+    file, start = path, length
+    if target.upper() != "LOCAL":
+        file, start = _beside(path, target), 0
+    packed = _flag(fields, "compresseddata", False)
+    skip = _integer(path, "HeaderSize", fields.get("headersize", "0"))
+    if skip == -1 and not packed:
+        start = max(streams.regular_size(file) - dtype.itemsize * grid.size, start)
+    elif skip < 0:
+        raise InputError(f"{path.name}: a HeaderSize of {skip} bytes")
+    else:
+        start += skip
+    scaling = {"elementtointensityfunctionslope": "1", "elementtointensityfunctionoffset": "0", **fields}
+    voxels = _Voxels(
+        file,
+        dtype,
+        start,
+        0,
+        packed,
+        slope=_numbers(path, scaling, "elementtointensityfunctionslope", 1)[0],
+        inter=_numbers(path, scaling, "elementtointensityfunctionoffset", 1)[0],
+    )
+    return grid, voxels, "MetaImage", warnings
+
+
+def _meta_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
+    """The `Key = value` lines up to ElementDataFile, which is the last one, and the header's length."""
+    fields: dict[str, str] = {}
+    at = 0
+    while at < len(head):
+        end = head.find(b"\n", at)
+        end = len(head) if end < 0 else end
+        key, equals, value = head[at:end].decode("utf-8", "replace").partition("=")
+        at = end + 1
+        if equals:
+            fields[key.strip().lower()] = value.strip()
+        if key.strip().lower() == "elementdatafile":
+            return fields, min(at, len(head))
+    raise InputError(f"{path.name}: truncated: the MetaImage header has no ElementDataFile")
+
+
+def _meta_grid(path: Path, fields: dict[str, str], dims: int, sizes: list[int]) -> tuple[Grid, list[str]]:
+    def first(*names: str) -> str | None:
+        return next((n for n in names if n in fields), None)
+
+    spacing_key = first("elementspacing", "elementsize")
+    origin_key = first("offset", "position", "origin")
+    matrix_key = first("transformmatrix", "rotation", "orientation")
+    if spacing_key is None:
+        raise InputError(f"{path.name}: the voxel spacing is missing (no ElementSpacing)")
+    spacing = _numbers(path, fields, spacing_key, dims)[:3]
+    if min(spacing) <= 0:
+        raise InputError(f"{path.name}: a voxel spacing of {fields[spacing_key]}; all must be above 0")
+    warnings = []
+    if matrix_key is None or origin_key is None:
+        lacking = " and ".join(n for n, k in (("TransformMatrix", matrix_key), ("Offset", origin_key)) if k is None)
+        warnings.append(f"{path.name}: no {lacking} in the header; MetaImage's default (axes along LPS, 0) counts")
+    # one row for each axis of the file: where it points
+    rows = np.reshape(_numbers(path, fields, matrix_key, dims * dims), (dims, dims)) if matrix_key else np.eye(dims)
+    origin = np.array(_numbers(path, fields, origin_key, dims)[:3] if origin_key else (0.0, 0.0, 0.0))
+    unit = fields.get("distanceunits", "mm").lower()
+    if unit not in _MILLIMETRES:
+        raise InputError(f"{path.name}: DistanceUnits {unit!r} is not a unit of length")
+    factor = _MILLIMETRES[unit]
+    i, j, k = sizes[:3]
+    return _grid(path, (k, j, i), rows[:3, :3].T * spacing * factor, origin * factor), warnings
+
+
+def _meta_header(volume: Volume) -> str:
+    def row(values: Any) -> str:
+        return " ".join(repr(float(x)) for x in values)
+
+    grid, (d, h, w) = volume.grid, volume.grid.shape
+    return (
+        "ObjectType = Image\n"
+        "NDims = 3\n"
+        "BinaryData = True\n"
+        "BinaryDataByteOrderMSB = False\n"
+        "CompressedData = True\n"
+        f"TransformMatrix = {row(grid.directions[:, ::-1].T.ravel())}\n"
+        f"Offset = {row(grid.affine[:3, 3])}\n"
+        "CenterOfRotation = 0 0 0\n"
+        f"ElementSpacing = {row(grid.spacing[::-1])}\n"
+        f"DimSize = {w} {h} {d}\n"
+        f"ElementType = {_META_NAMES[volume.data.dtype.name]}\n"
+        "ElementDataFile = LOCAL\n"
+    )
+
+
+def _flag(fields: dict[str, str], key: str, default: bool) -> bool:
+    return fields[key].lower().startswith(("t", "1")) if key in fields else default
+
+
+# Both ---------------------------------------------------------------------------------------------------------------
+
+
+def _beside(path: Path, target: str) -> Path:
+    """The data file that a header names: a plain file in the header's own folder (reliability.md 3.13)."""
+    unsafe = "/" in target.removeprefix("./") or "\\" in target or target in ("", ".", "..")
+    listed = target.upper().startswith("LIST") or "%" in target
+    if not unsafe and not listed:
+        file = path.parent / target
+        if not file.is_symlink() or file.resolve().parent == path.parent.resolve():
+            streams.regular_size(file)
+            return file
+    raise InputError(
+        f"{path.name}: its voxels are said to be in {target!r}, which is not allowed: "
+        + ("lists of files are not read" if listed else "the file must lie beside the header, not outside its folder"),
+        hint="save the image as one file (.nrrd or .mha)",
+    )
+
+
+def _numbers(path: Path, fields: dict[str, str], key: str, count: int | None = None) -> list[float]:
+    try:
+        numbers = [float(x) for x in fields.get(key, "").split()]
+    except ValueError:
+        numbers = []
+    if not numbers or (count is not None and len(numbers) != count) or not np.isfinite(numbers).all():
+        raise InputError(f"{path.name}: {key} is {fields.get(key, 'missing')!r}, not {count or 'some'} numbers")
+    return numbers
+
+
+def _integer(path: Path, key: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{path.name}: {key} is {text or 'missing'!r}, not a whole number") from None
+
+
+def _grid(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], origin: NDArray[np.float64]) -> Grid:
+    """The grid of a (3, 3) LPS matrix over the file's i, j, k."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = matrix[:, ::-1], origin
+    try:
+        return Grid(shape, affine)
+    except ValueError as error:
+        raise InputError(f"{path.name}: directions or spacing are singular or not finite: {matrix.tolist()}") from error
+
+
+def _text_voxels(voxels: _Voxels, grid: Grid) -> NDArray[Any]:
+    with streams.opened(voxels.path) as file:
+        file.seek(voxels.start)
+        words = file.read(32 * grid.size + 1).split()
+    if len(words) < grid.size:
+        raise InputError(f"{voxels.path.name}: truncated: {grid.size:,} voxels announced, {len(words):,} are there")
+    try:
+        return np.array(words[: grid.size]).astype(voxels.dtype).reshape(1, *grid.shape)
+    except ValueError as error:
+        raise InputError(f"{voxels.path.name}: its voxels are not numbers: {error}") from error

@@ -1,0 +1,103 @@
+"""FreeSurfer's .mgh and .mgz: one volume on its grid.
+
+Layout: surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat. Big-endian throughout; voxels begin at byte 284, and
+what follows them (scan parameters, command lines, colour tables) is not read.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import InputError, OutputError
+from segcli.formats import streams
+from segcli.volume import Grid, Source, Volume
+
+HEAD = 284
+_FIELDS = ">7ih15f"
+_TYPES = {0: "u1", 1: "i4", 3: "f4", 4: "i2", 10: "u2"}
+_CODES = {"uint8": 0, "int32": 1, "float32": 3, "int16": 4, "int8": 4, "uint16": 1}  # the narrowest that holds it
+_LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the unpacked first bytes are those of an MGH header: version 1 and a known voxel type."""
+    if len(head) < HEAD:
+        return False
+    version, *_, code, _ = struct.unpack_from(">7i", head)
+    return version == 1 and code in (*_TYPES, 2, 5, 6, 7, 8, 9)
+
+
+def read(path: Path, *, channels: int = 1) -> Volume:
+    """The voxels of a file on their grid; (C, D, H, W), the file's own type."""
+    grid, count, source = examine(path)
+    if count not in (1, channels):
+        raise InputError(f"{path.name}: a 4-D image with {count} volumes, where one 3-D image is expected")
+    warnings: list[str] = []
+    data = streams.read_voxels(
+        path,
+        np.dtype(source.facts["dtype"] if source.facts else "u1").newbyteorder(">"),
+        (count, *grid.shape),
+        offset=HEAD,
+        packed=streams.is_gzip(path),
+        warnings=warnings,
+        trailer=True,
+    )
+    return Volume(data, grid, Source((path,), "mgh", None, (*source.warnings, *warnings), source.facts))
+
+
+def examine(path: Path) -> tuple[Grid, int, Source]:
+    """The grid, the number of volumes and facts, from a checked header."""
+    head = streams.head(path, HEAD)
+    if not looks_like(head):
+        raise InputError(f"{path.name}: not a whole MGH header: truncated, or not of version 1 ({len(head)} bytes)")
+    _, width, height, depth, count, code, _, good, *numbers = struct.unpack_from(_FIELDS, head)
+    sizes = (width, height, depth, count)
+    if min(sizes) < 1:
+        raise InputError(f"{path.name}: a dimension of {min(sizes)} voxels: {' x '.join(map(str, sizes))}")
+    if code not in _TYPES:
+        raise InputError(f"{path.name}: data type {code} of MGH is not one real number per voxel")
+    if good != 1:
+        raise InputError(f"{path.name}: its orientation is not stated (goodRASFlag is {good})")
+    spacing, cosines, centre = np.array(numbers[:3]), np.array(numbers[3:12]).reshape(3, 3).T, np.array(numbers[12:])
+    if not (np.isfinite(numbers).all() and (spacing > 0).all()):
+        raise InputError(f"{path.name}: voxel spacing of {' x '.join(f'{s:g}' for s in spacing)} mm in its header")
+    matrix = cosines * spacing
+    ras = np.eye(4)
+    ras[:3, :3], ras[:3, 3] = matrix, centre - matrix @ (np.array(sizes[:3]) / 2)
+    try:
+        grid = Grid((depth, height, width), (_LPS_OF_RAS @ ras)[:, [2, 1, 0, 3]])
+    except ValueError as error:
+        raise InputError(f"{path.name}: its direction cosines are singular: {cosines.round(4).tolist()}") from error
+    warnings = streams.shear_warning(path, grid)
+    facts = {"format": "MGH", "dtype": np.dtype(_TYPES[code]).name, "units": "mm"}
+    return grid, count, Source((path,), "mgh", None, warnings, facts)
+
+
+def write(volume: Volume, path: Path) -> Path:
+    """Write a volume, packed when the name ends in .mgz, read back before it has its name."""
+    name = volume.data.dtype.name
+    if name not in _CODES:
+        raise OutputError(f"{path.name}: voxels of type {name} cannot be written as MGH")
+    code = _CODES[name]
+    count, depth, height, width = volume.data.shape
+    ras = _LPS_OF_RAS @ volume.grid.affine[:, [2, 1, 0, 3]]
+    spacing = np.linalg.norm(ras[:3, :3], axis=0)
+    centre = ras[:3, 3] + ras[:3, :3] @ (np.array([width, height, depth]) / 2)
+    cosines: NDArray[Any] = ras[:3, :3] / spacing
+    head = struct.pack(_FIELDS, 1, width, height, depth, count, code, 0, 1, *spacing, *cosines.T.ravel(), *centre)
+    head = head.ljust(HEAD, b"\0")
+
+    def check(temporary: Path) -> None:
+        if not examine(temporary)[0].same_as(volume.grid):
+            raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
+
+    gzip = path.name.lower().endswith(".mgz")
+    data = volume.data.astype(np.dtype(_TYPES[code]).newbyteorder(">"))
+    return streams.write_whole(
+        path, b"" if gzip else head, head if gzip else b"", data, wrap="gzip" if gzip else None, check=check
+    )

@@ -1,0 +1,167 @@
+"""Label tables as Slicer, ITK-SNAP, FreeSurfer and BIDS read them, and the one inside a NIfTI.
+
+Each function gives the text of a file for labels in the order of their numbers, background first; `read` takes any of
+the four back. Formats: conventions of each program, and BIDS derivatives (dseg.tsv).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from segcli.errors import InputError
+from segcli.formats import streams
+from segcli.labels import Label
+from segcli.outputs import write_bytes
+
+_LIMIT = 16 << 20  # bytes; no table is longer
+
+
+def slicer(names: Sequence[Label]) -> str:
+    """3D Slicer's .ctbl: number, name without spaces, red, green, blue, opacity."""
+    rows = [f"{n.id} {_word(n.name)} {_colour(n)} 255" for n in _foreground(names)]
+    return "\n".join(["# Color table file, written by segcli", "0 Background 0 0 0 0", *rows]) + "\n"
+
+
+def itksnap(names: Sequence[Label]) -> str:
+    """ITK-SNAP's label description: number, red, green, blue, opacity, visible, in the mesh, "name"."""
+    clear = '    0     0    0    0        0  0  0    "Clear Label"'
+    rows = [
+        f'{n.id:5d} {n.colour[0]:5d}{n.colour[1]:5d}{n.colour[2]:5d}        1  1  1    "{_quoted(n.name)}"'
+        for n in _foreground(names)
+    ]
+    rule = "#" * 48
+    head = [
+        rule,
+        "# ITK-SnAP Label Description File",
+        "# File format:",
+        "# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL",
+        rule,
+    ]
+    return "\n".join([*head, clear, *rows]) + "\n"
+
+
+def freesurfer(names: Sequence[Label]) -> str:
+    """FreeSurfer's lookup table: number, name without spaces, red, green, blue, transparency (0 is opaque)."""
+    rows = [f"{n.id:<6d} {_word(n.name):<40s} {_colour(n)} 0" for n in _foreground(names)]
+    return (
+        "\n".join(["#No.   Label Name:" + " " * 30 + "R   G   B   A", f"0      {'Unknown':<40s} 0 0 0 0", *rows]) + "\n"
+    )
+
+
+def bids(names: Sequence[Label]) -> str:
+    """The dseg.tsv of BIDS derivatives: index, name, color, mapping (the code of the structure)."""
+    text = io.StringIO()
+    rows = csv.writer(
+        text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar=None, quotechar=None
+    )
+    rows.writerow(["index", "name", "color", "mapping"])
+    rows.writerow([0, "background", "#000000", "n/a"])
+    for n in _foreground(names):
+        rows.writerow([n.id, _line(n.name), "#{:02x}{:02x}{:02x}".format(*n.colour), _line(n.code or "n/a")])
+    return text.getvalue()
+
+
+FORMATS: dict[str, tuple[str, Callable[[Sequence[Label]], str]]] = {  # name -> ending, text
+    "slicer": (".ctbl", slicer),
+    "itksnap": ("_itksnap.txt", itksnap),
+    "freesurfer": ("_lut.txt", freesurfer),
+    "bids": (".tsv", bids),
+}
+
+
+def write(names: Sequence[Label], form: str, path: Path) -> Path:
+    """Write the table in one of FORMATS; whole, and read back."""
+    write_bytes(path, FORMATS[form][1](names).encode())
+    return path
+
+
+def bids_sidecar(description: str) -> str:
+    """The JSON beside a BIDS label map: made by a program, in the space of the scan itself."""
+    return json.dumps({"Description": description, "Manual": False, "SpatialReference": "orig"}, indent=2) + "\n"
+
+
+def caret(names: Sequence[Label]) -> bytes:
+    """The Caret label table (XML, colours 0 to 1) that a NIfTI carries in an extension of code 0."""
+    rows = ['<Label Key="0" Red="0" Green="0" Blue="0" Alpha="0">background</Label>']
+    for n in _foreground(names):
+        red, green, blue = (f"{c / 255:.6g}" for c in n.colour)
+        rows.append(f'<Label Key="{n.id}" Red="{red}" Green="{green}" Blue="{blue}" Alpha="1">{escape(n.name)}</Label>')
+    table = "<LabelTable>" + "".join(rows) + "</LabelTable>"
+    volume = f'<Volume Index="0">{table}</Volume>'
+    return f'<?xml version="1.0" encoding="UTF-8"?><CaretExtension>{volume}</CaretExtension>'.encode()
+
+
+def read(path: Path) -> list[Label]:
+    """The labels of a table in one of FORMATS, told apart by their lines; without the background.
+
+    errors   InputError, with the line, when a line is none of a table
+    """
+    if streams.regular_size(path) > _LIMIT:
+        raise InputError(f"{path.name}: too large for a label table")
+    with streams.opened(path) as file:
+        text = file.read().decode("utf-8-sig", "replace")
+    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
+    if lines and lines[0][1].split("\t")[:2] == ["index", "name"]:
+        found = [_bids_row(path, i, line, lines[0][1].split("\t")) for i, line in lines[1:]]
+    else:
+        found = [_plain_row(path, i, line) for i, line in lines]
+    return [label for label in found if label.id != 0]
+
+
+_ITKSNAP_ROW = re.compile(r'\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+\d+\s+\d+\s+"(.*)"\s*')
+_WORDS_ROW = re.compile(r"\s*(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+\d+\s*")
+
+
+def _plain_row(path: Path, number: int, line: str) -> Label:
+    """A line of ITK-SNAP, Slicer or FreeSurfer."""
+    snap, words = _ITKSNAP_ROW.fullmatch(line), _WORDS_ROW.fullmatch(line)
+    if snap:
+        label, *colour, name = snap.groups()
+    elif words:
+        label, name, *colour = words.groups()
+    else:
+        raise InputError(f"{path.name}: line {number} is not one of a label table: {line[:60]!r}")
+    return _label(path, number, label, name, [int(c) for c in colour])
+
+
+def _bids_row(path: Path, number: int, line: str, columns: list[str]) -> Label:
+    cells = dict(zip(columns, line.split("\t"), strict=False))
+    colour = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", cells.get("color", "#808080"))
+    if not cells.get("index", "").isdecimal() or not cells.get("name") or colour is None:
+        raise InputError(f"{path.name}: line {number} lacks an index, a name or a colour: {line[:60]!r}")
+    code = cells.get("mapping", "n/a")
+    rgb = [int(c, 16) for c in colour.groups()]
+    return _label(path, number, cells["index"], cells["name"], rgb, None if code == "n/a" else code)
+
+
+def _label(path: Path, number: int, label: str, name: str, colour: list[int], code: str | None = None) -> Label:
+    red, green, blue = colour
+    if max(colour) > 255:
+        raise InputError(f"{path.name}: line {number}: colour {red} {green} {blue}; 0 to 255 are possible")
+    return Label(int(label), name, code, (red, green, blue))
+
+
+def _foreground(names: Sequence[Label]) -> list[Label]:
+    return sorted((n for n in names if n.id != 0), key=lambda n: n.id)
+
+
+def _colour(label: Label) -> str:
+    return " ".join(str(c) for c in label.colour)
+
+
+def _word(name: str) -> str:
+    return re.sub(r"\s+", "_", name.strip())
+
+
+def _quoted(name: str) -> str:
+    return _line(name).replace('"', "'")
+
+
+def _line(name: str) -> str:
+    return re.sub(r"\s+", " ", name.strip())
