@@ -1,0 +1,211 @@
+"""The story of one scan: voxels in, labels out; no files, no printing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.card import ModelCard, Resample
+from segcli.errors import InputError
+from segcli.grids import model_grid
+from segcli.intensity import Crop, Step, foreground, normalise
+from segcli.labels import Decision, labels_on
+from segcli.resample import onto
+from segcli.volume import Grid, Volume
+from segcli.windows import Engine, Tick, WindowPlan, quiet, slide, windows
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Labels of a scan and what is worth knowing of how they came about.
+
+    labels      (1, D, H, W) on the scan's own grid
+    seconds     of each stage: resample, normalise, network, decide
+    windows     how many the network saw
+    confidence  mean softmax margin (best less second best, 0..1) over the model's voxels of each label value
+    warnings    sentences for the user and the record
+    """
+
+    labels: Volume
+    seconds: Mapping[str, float]
+    windows: int
+    confidence: Mapping[int, float]
+    warnings: tuple[str, ...] = ()
+
+
+def segment(
+    scan: Volume, card: ModelCard, engine: Engine, tick: Tick = quiet, plan: WindowPlan | None = None
+) -> Segmentation:
+    """Label every voxel of the scan, on the scan's own grid.
+
+    scan     (C, D, H, W), intensities as in the file
+    plan     the card's windows, or the user's change of them
+    errors   InputError: other channels than the model's, or no finite voxel; ModelError: logits not finite
+    """
+    plan = plan or card.window
+    check_channels(scan, card)
+    scan, holes, warnings = finite(scan)
+    prepared = prepare(scan, card)
+    image = prepared.image
+    count = len(windows(at_least(image.grid.shape, plan.size), plan))
+    began = time.perf_counter()
+    network = _Timed(slide(image, engine, plan, tick, prepared.outside))
+    margins = _Margins(card.decide)
+    labels = labels_on(scan.grid, margins.watch(network), card.decide, image.grid, prepared.wanted, card.interpolation)
+    if holes is not None:
+        labels.data[:, holes] = 0
+    seconds = {
+        **prepared.seconds,
+        "network": network.seconds,
+        "decide": time.perf_counter() - began - network.seconds,
+    }
+    return Segmentation(Volume(labels.data, scan.grid, scan.source), seconds, count, margins.means(), tuple(warnings))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the network is shown.
+
+    image    (C, d, h, w) float32, normalised, cropped
+    wanted   the grid before the crop
+    outside  the value that lies beyond the image
+    """
+
+    image: Volume
+    wanted: Grid
+    outside: float
+    seconds: Mapping[str, float]
+
+
+def prepare(scan: Volume, card: ModelCard) -> Prepared:
+    """The scan on the model's grid with the model's intensities: the card's steps in their order."""
+    seconds = {"resample": 0.0, "normalise": 0.0}
+    began = time.perf_counter()
+    image, outside = scan, card.outside
+    wanted: Grid | None = None
+    cropped_first = False
+    pending: list[Step] = []
+    for step in (*card.prepare, None):
+        if step is not None and not isinstance(step, Resample | Crop):
+            pending.append(step)
+            continue
+        if pending:
+            image, outside = normalise(image, pending, outside)
+            pending = []
+        if isinstance(step, Crop):
+            cropped_first |= wanted is None
+            image = image.crop(foreground(image, step))
+            outside = outside if step.outside is None else step.outside
+        elif isinstance(step, Resample):
+            start = time.perf_counter()
+            wanted = model_grid(image.grid, card.grid)
+            image = onto(image, wanted, card.interpolation)
+            seconds["resample"] += time.perf_counter() - start
+    assert wanted is not None  # every card has one resampling
+    if image.data.dtype != np.float32:
+        image = Volume(image.data.astype(np.float32), image.grid, image.source)
+    if cropped_first:
+        wanted = _endless(image.grid)
+    seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
+    return Prepared(image, wanted, outside, seconds)
+
+
+def _endless(part: Grid) -> Grid:
+    """A grid around `part` that no scan reaches the end of: all beyond the part is background."""
+    far = 1_000_000
+    d, h, w = (slice(-far, n + far) for n in part.shape)
+    return part.crop((d, h, w))
+
+
+def finite(scan: Volume) -> tuple[Volume, NDArray[np.bool_] | None, list[str]]:
+    """The scan without NaN and infinity, where they were, and a sentence about them (reliability.md 3.6).
+
+    They become the lowest finite value of their channel: air in a CT, nothing in an MR.
+    """
+    if scan.data.dtype.kind != "f":
+        return scan, None, []
+    bad = ~np.isfinite(scan.data)
+    count = int(bad.sum())
+    if count == 0:
+        return scan, None, []
+    data = scan.data.copy()
+    for channel, here in zip(data, bad, strict=True):
+        if here.all():
+            raise InputError("not one voxel has a finite value", hint="the scan holds only NaN or infinity")
+        channel[here] = channel[~here].min()
+    sentence = f"{count} of {bad.size} voxels are NaN or infinite; they are labelled background"
+    return Volume(data, scan.grid, scan.source), bad.any(axis=0), [sentence]
+
+
+def check_channels(scan: Volume, card: ModelCard) -> None:
+    """Refuse a scan with other channels than the model's."""
+    have, want = scan.data.shape[0], len(card.channels)
+    if have != want:
+        raise InputError(
+            f"the scan has {have} channel{'s' * (have != 1)}, the model {card.name} wants {want}: "
+            f"{', '.join(card.channels)}",
+            hint="name them with --channel NAME=FILE",
+        )
+
+
+def at_least(shape: tuple[int, int, int], size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A shape after padding to the window's size."""
+    d, h, w = (max(n, s) for n, s in zip(shape, size, strict=True))
+    return d, h, w
+
+
+class _Timed:
+    """An iterator of slabs that knows how long its source took."""
+
+    def __init__(self, slabs: Iterator[Volume]) -> None:
+        self._slabs, self.seconds = slabs, 0.0
+
+    def __iter__(self) -> Iterator[Volume]:
+        while True:
+            start = time.perf_counter()
+            slab = next(self._slabs, None)
+            self.seconds += time.perf_counter() - start
+            if slab is None:
+                return
+            yield slab
+
+
+class _Margins:
+    """Mean softmax margin of each label value, gathered while slabs go by."""
+
+    def __init__(self, decide: Decision) -> None:
+        self.decide = decide
+        self.sums = np.zeros(len(decide.values))
+        self.counts = np.zeros(len(decide.values))
+
+    def watch(self, slabs: Iterable[Volume]) -> Iterator[Volume]:
+        previous: Grid | None = None
+        for slab in slabs:
+            if self.decide.rule == "argmax" and len(self.decide.values) > 1:
+                shift = None if previous is None else np.round(previous.index(slab.grid.affine[:3, 3]))
+                self._gather(slab.data, None if shift is None else int(np.argmax(shift)))
+            previous = slab.grid
+            yield slab
+
+    def _gather(self, logits: NDArray[np.float32], shared: int | None) -> None:
+        """Add a slab; along the axis `shared` its first plane was the last of the slab before."""
+        if shared is not None:
+            cut = tuple(slice(1, None) if i == shared else slice(None) for i in range(3))
+            logits = logits[(slice(None), *cut)]
+        for plane in np.moveaxis(logits, 1, 0):  # (K, h, w): small enough to stay near the cache
+            order = plane.argmax(0)
+            top = plane.max(0)
+            shares = np.exp(plane - top)
+            second = np.where(np.arange(len(plane))[:, None, None] == order, -np.inf, shares).max(0)
+            margin = (1 - second) / shares.sum(0)
+            self.sums += np.bincount(order.ravel(), margin.ravel(), len(self.sums))
+            self.counts += np.bincount(order.ravel(), minlength=len(self.counts))
+
+    def means(self) -> dict[int, float]:
+        """By label value; structures that no voxel of the model's grid has are left out."""
+        pairs = zip(self.decide.values, self.sums, self.counts, strict=True)
+        return {value: float(s / n) for value, s, n in pairs if n > 0}
