@@ -137,6 +137,44 @@ class UpBlock(nn.Module):
         return out
 
 
+class UpSample(nn.Module):
+    """A map at twice its size, by a transposed convolution ("deconv") or linearly between voxels ("nontrainable").
+
+    kernel         of the transposed convolution
+    align_corners  of linear interpolation: whether the outermost voxel centres stay where they are
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        mode: str,
+        kernel: int = 2,
+        bias: bool = True,
+        align_corners: bool = True,
+        dims: int = 3,
+    ) -> None:
+        super().__init__()
+        if mode not in ("deconv", "nontrainable"):
+            raise ValueError(f"upsampling is 'deconv' or 'nontrainable', not {mode!r}")
+        self.interpolation = {2: "bilinear", 3: "trilinear"}[dims]
+        self.align_corners = align_corners
+        self.linear = mode == "nontrainable"
+        if not self.linear:
+            pad = (kernel - 1) // 2
+            self.deconv = TRANSPOSED[dims](in_chans, out_chans, kernel, 2, pad, 2 * pad + 2 - kernel, bias=bias)
+        elif in_chans != out_chans:
+            self.preconv = CONVOLUTIONS[dims](in_chans, out_chans, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.linear:
+            up: Tensor = self.deconv(x)
+            return up
+        if hasattr(self, "preconv"):
+            x = self.preconv(x)
+        return F.interpolate(x, scale_factor=2, mode=self.interpolation, align_corners=self.align_corners)
+
+
 def layer(
     in_chans: int, out_chans: int, norm_name: Spec = "instance", residual: bool = True, dims: int = 3
 ) -> nn.Module:
@@ -150,9 +188,7 @@ def output_block(in_chans: int, out_chans: int, dims: int = 3) -> nn.Module:
     return nn.Sequential(OrderedDict(conv=conv(in_chans, out_chans, 1, bias=True, dims=dims)))
 
 
-def conv(
-    in_chans: int, out_chans: int, kernel: Size, stride: Size = 1, bias: bool = False, dims: int = 3
-) -> nn.Module:
+def conv(in_chans: int, out_chans: int, kernel: Size, stride: Size = 1, bias: bool = False, dims: int = 3) -> nn.Module:
     """A convolution under the name `conv`, padded so that stride 1 keeps the size of odd kernels."""
     k, s = each_axis(kernel, dims), each_axis(stride, dims)
     made = CONVOLUTIONS[dims](in_chans, out_chans, k, s, padding(k, s), bias=bias)

@@ -1,0 +1,279 @@
+"""SegResNet (Myronenko, 2018): a wide residual encoder, sums instead of joins on the way up.
+
+Facts: MONAI 0.9 to 1.6, `networks.nets.SegResNet` and `SegResNetDS`.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcli.networks import Inferred, Shapes, length
+from segcli.networks.blocks import CONVOLUTIONS, Spec, UpSample, activation, conv, norm_of
+from segcli.networks.blocks import norm as normalisation
+
+GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
+POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+class PreActivationBlock(nn.Module):
+    """Twice norm, activation, 3x3x3 convolution; the input is added. `make` says under which name convolutions are."""
+
+    def __init__(self, channels: int, norm_spec: Spec, act: Spec, dims: int, make: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.norm1 = normalisation(norm_spec, channels, dims)
+        self.norm2 = normalisation(norm_spec, channels, dims)
+        self.act = activation(act)
+        self.conv1 = make(channels, channels, 3, dims=dims)
+        self.conv2 = make(channels, channels, 3, dims=dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(self.act(self.norm1(x)))
+        out: Tensor = x + self.conv2(self.act(self.norm2(y)))
+        return out
+
+
+class PixelShuffle(nn.Module):
+    """A map at twice its size: each voxel's 2^dims sub-voxels come from channels, then neighbours are averaged."""
+
+    def __init__(self, channels: int, dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+        self.conv_block = CONVOLUTIONS[dims](channels, channels * 2**dims, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.dims
+        size = x.shape[2:]
+        x = self.conv_block(x).reshape(-1, x.shape[1], *[2] * n, *size)
+        order = [axis for a in range(n) for axis in (2 + n + a, 2 + a)]
+        x = x.permute(0, 1, *order).reshape(-1, x.shape[1], *[2 * s for s in size])
+        x = F.pad(x, (1, 0) * n)
+        return POOLS[n](x, 2, 1)
+
+
+class SegResNet(nn.Module):
+    """SegResNet.
+
+    x        (N, in_channels, D, H, W), each size a multiple of 2^(levels - 1)
+    returns  (N, out_channels, D, H, W), logits
+
+    dropout_prob has no effect after training.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        init_filters: int = 8,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        dropout_prob: float | None = None,
+        act: Spec = ("RELU", {"inplace": True}),
+        norm: Spec = GROUPS_OF_8,
+        use_conv_final: bool = True,
+        blocks_down: Sequence[int] = (1, 2, 2, 4),
+        blocks_up: Sequence[int] = (1, 1, 1),
+        upsample_mode: str = "nontrainable",
+    ) -> None:
+        if not use_conv_final:
+            raise ValueError("SegResNet without its final convolution gives features, not logits")
+        if len(blocks_up) != len(blocks_down) - 1:
+            raise ValueError(f"blocks_up needs {len(blocks_down) - 1} numbers, not {len(blocks_up)}")
+        super().__init__()
+        dims = spatial_dims
+
+        def blocks(width: int, count: int) -> list[nn.Module]:
+            return [PreActivationBlock(width, norm, act, dims, conv) for _ in range(count)]
+
+        self.convInit = conv(in_channels, init_filters, 3, dims=dims)
+        self.down_layers = nn.ModuleList()
+        for i, count in enumerate(blocks_down):
+            width = init_filters * 2**i
+            entry = conv(width // 2, width, 3, 2, dims=dims) if i else nn.Identity()
+            self.down_layers.append(nn.Sequential(entry, *blocks(width, count)))
+        self.up_samples = nn.ModuleList()
+        self.up_layers = nn.ModuleList()
+        for i, count in enumerate(blocks_up):
+            width = init_filters * 2 ** (len(blocks_up) - 1 - i)
+            up = _up(width, upsample_mode, dims)
+            self.up_samples.append(nn.Sequential(conv(2 * width, width, 1, dims=dims), up))
+            self.up_layers.append(nn.Sequential(*blocks(width, count)))
+        final = conv(init_filters, out_channels, 1, bias=True, dims=dims)
+        self.conv_final = nn.Sequential(normalisation(norm, init_filters, dims), activation(act), final)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convInit(x)
+        skips = []
+        for down in self.down_layers:
+            x = down(x)  # (N, init_filters * 2^i, D / 2^i, ...)
+            skips.append(x)
+        skips.pop()
+        for up, blocks in zip(self.up_samples, self.up_layers, strict=True):
+            x = blocks(up(x) + skips.pop())
+        logits: Tensor = self.conv_final(x)
+        return logits
+
+
+class SegResNetDS(nn.Module):
+    """SegResNetDS, of MONAI's Auto3DSeg.
+
+    x        (N, in_channels, D, H, W), each size a multiple of 2^(levels - 1)
+    returns  (N, out_channels, D, H, W), logits of the full size
+
+    dsdepth  how many levels have a head; those of lower levels serve training only
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        init_filters: int = 32,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        act: Spec = "relu",
+        norm: Spec = "batch",
+        blocks_down: Sequence[int] = (1, 2, 2, 4),
+        blocks_up: Sequence[int] | None = None,
+        dsdepth: int = 1,
+        upsample_mode: str = "deconv",
+    ) -> None:
+        super().__init__()
+        dims, levels = spatial_dims, len(blocks_down)
+        widths = [init_filters * 2**i for i in range(levels)]
+
+        def blocks(width: int, count: int) -> nn.Module:
+            made = [PreActivationBlock(width, norm, act, dims, _plain_conv) for _ in range(count)]
+            return nn.Sequential(*made)
+
+        self.encoder = _Encoder(
+            _plain_conv(in_channels, init_filters, 3, dims=dims),
+            [blocks(width, count) for width, count in zip(widths, blocks_down, strict=True)],
+            [_plain_conv(width, 2 * width, 3, 2, dims=dims) for width in widths[:-1]],
+        )
+        self.up_layers = nn.ModuleList()
+        for i, count in enumerate(blocks_up or [1] * (levels - 1)):
+            width = widths[levels - 2 - i]
+            up = UpSample(2 * width, width, upsample_mode, 3, bias=False, align_corners=False, dims=dims)
+            level = _UpLevel(up, blocks(width, count))
+            if levels - 1 - i <= dsdepth:
+                level.head = CONVOLUTIONS[dims](width, out_channels, 1)
+            self.up_layers.append(level)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = self.encoder(x)
+        x = skips.pop()
+        for level in self.up_layers:
+            x = level(x, skips.pop())
+        logits: Tensor = self.up_layers[-1].get_submodule("head")(x)
+        return logits
+
+
+class _Encoder(nn.Module):
+    """The maps of all levels, the finest first."""
+
+    def __init__(self, conv_init: nn.Module, blocks: Sequence[nn.Module], downsamples: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.conv_init = conv_init
+        self.layers = nn.ModuleList(
+            nn.Sequential(OrderedDict(blocks=b, downsample=d))
+            for b, d in zip(blocks, [*downsamples, nn.Identity()], strict=True)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.conv_init(x)
+        maps = []
+        for level in self.layers:
+            maps.append(level.get_submodule("blocks")(x))
+            x = level.get_submodule("downsample")(maps[-1])
+        return maps
+
+
+class _UpLevel(nn.Module):
+    """A level of the decoder; those that had a head in training still have it."""
+
+    def __init__(self, upsample: nn.Module, blocks: nn.Module) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.blocks = blocks
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        out: Tensor = self.blocks(self.upsample(x) + skip)
+        return out
+
+
+def _up(channels: int, mode: str, dims: int) -> nn.Module:
+    if mode == "pixelshuffle":
+        return nn.Sequential(OrderedDict(pixelshuffle=PixelShuffle(channels, dims)))
+    return UpSample(channels, channels, mode, align_corners=False, dims=dims)
+
+
+def _plain_conv(in_chans: int, out_chans: int, kernel: int, stride: int = 1, dims: int = 3) -> nn.Module:
+    return CONVOLUTIONS[dims](in_chans, out_chans, kernel, stride, (kernel - 1) // 2, bias=False)
+
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {"segresnet": SegResNet, "segresnetds": SegResNetDS}
+
+
+def infer(shapes: Shapes) -> Inferred | None:
+    """The sizes of a SegResNet or SegResNetDS; its tensors do not tell the activation, nor group from instance norm."""
+    if "convInit.conv.weight" in shapes and "conv_final.2.conv.weight" in shapes:
+        return _infer_plain(shapes)
+    if "encoder.conv_init.weight" in shapes and "up_layers.0.blocks.0.conv1.weight" in shapes:
+        return _infer_ds(shapes)
+    return None
+
+
+def _infer_plain(shapes: Shapes) -> Inferred:
+    first = shapes["convInit.conv.weight"]
+    kind, unsure = _norm_guess(shapes, "conv_final.0", first[0])
+    mode = "nontrainable"
+    for name in ("deconv", "pixelshuffle"):
+        if any(key.startswith(f"up_samples.0.1.{name}.") for key in shapes):
+            mode = name
+    config: dict[str, Any] = {
+        "spatial_dims": len(first) - 2,
+        "init_filters": first[0],
+        "in_channels": first[1],
+        "out_channels": shapes["conv_final.2.conv.weight"][0],
+        "norm": kind,
+        "blocks_down": _counts(shapes, r"down_layers\.(\d+)\.\d+\.conv1\.conv\.weight"),
+        "blocks_up": _counts(shapes, r"up_layers\.(\d+)\.\d+\.conv1\.conv\.weight"),
+        "upsample_mode": mode,
+    }
+    return Inferred("segresnet", config, ("the activation: ReLU", *unsure))
+
+
+def _infer_ds(shapes: Shapes) -> Inferred | None:
+    first, levels = shapes["encoder.conv_init.weight"], length(shapes, "up_layers.")
+    heads = [i for i in range(levels) if f"up_layers.{i}.head.weight" in shapes]
+    if not heads:
+        return None
+    kind, unsure = _norm_guess(shapes, "encoder.layers.0.blocks.0.norm1", first[0])
+    config: dict[str, Any] = {
+        "spatial_dims": len(first) - 2,
+        "init_filters": first[0],
+        "in_channels": first[1],
+        "out_channels": shapes[f"up_layers.{heads[-1]}.head.weight"][0],
+        "norm": kind,
+        "blocks_down": _counts(shapes, r"encoder\.layers\.(\d+)\.blocks\.\d+\.conv1\.weight"),
+        "blocks_up": _counts(shapes, r"up_layers\.(\d+)\.blocks\.\d+\.conv1\.weight"),
+        "dsdepth": len(heads),
+        "upsample_mode": "deconv" if "up_layers.0.upsample.deconv.weight" in shapes else "nontrainable",
+    }
+    return Inferred("segresnetds", config, ("the activation: ReLU", *unsure))
+
+
+def _norm_guess(shapes: Shapes, name: str, channels: int) -> tuple[Spec, tuple[str, ...]]:
+    kind = norm_of(shapes, name)
+    if kind != "affine":
+        return kind, ()
+    if channels % 8:
+        return ["instance", {"affine": True}], ()
+    return ["GROUP", {"num_groups": 8}], ("the norm: groups of 8, not instance norm with scales",)
+
+
+def _counts(shapes: Shapes, pattern: str) -> list[int]:
+    """How many names match for each level; the pattern's group is the level."""
+    levels = [int(found.group(1)) for name in shapes if (found := re.fullmatch(pattern, name))]
+    return [levels.count(i) for i in range(max(levels, default=-1) + 1)]

@@ -1,0 +1,69 @@
+"""SegResNet and SegResNetDS beyond their golden files."""
+
+import pytest
+import torch
+
+from segcli.errors import ModelError
+from segcli.networks import build, infer
+from segcli.networks.segresnet import PixelShuffle
+
+PLAIN = {
+    "spatial_dims": 3,
+    "init_filters": 8,
+    "in_channels": 2,
+    "out_channels": 3,
+    "norm": ["GROUP", {"num_groups": 8}],
+    "blocks_down": [1, 3, 2],
+    "blocks_up": [2, 1],
+    "upsample_mode": "nontrainable",
+}
+DS = PLAIN | {"norm": "batch", "dsdepth": 2, "upsample_mode": "deconv"}
+
+
+def shapes(family: str, config: dict) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in build(family, config).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"upsample_mode": "deconv", "norm": "batch"},
+        {"upsample_mode": "pixelshuffle", "spatial_dims": 2, "norm": "instance"},
+        {"init_filters": 6, "norm": ["instance", {"affine": True}]},
+    ],
+    ids=str,
+)
+def test_sizes_of_a_segresnet_are_read_from_its_tensors(changed: dict) -> None:
+    (guess,) = infer(shapes("segresnet", PLAIN | changed))
+    assert (guess.family, guess.config) == ("segresnet", PLAIN | changed)
+
+
+@pytest.mark.parametrize("changed", [{}, {"dsdepth": 1, "upsample_mode": "nontrainable"}], ids=str)
+def test_sizes_of_a_segresnet_ds_are_read_from_its_tensors(changed: dict) -> None:
+    (guess,) = infer(shapes("segresnetds", DS | changed))
+    assert (guess.family, guess.config) == ("segresnetds", DS | changed)
+
+
+def test_group_norm_is_named_as_a_guess() -> None:
+    (guess,) = infer(shapes("segresnet", PLAIN))
+    assert any("groups of 8" in sentence for sentence in guess.unsure)
+
+
+def test_pixel_shuffle_puts_channels_into_place_and_averages_each_with_its_neighbours_before() -> None:
+    up = PixelShuffle(1, 2)
+    torch.nn.init.zeros_(up.conv_block.weight)
+    up.conv_block.bias.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    # Sub-voxels [[1, 2], [3, 4]]; the mean of each with its neighbours before it, zero outside.
+    assert up(torch.zeros(1, 1, 1, 1))[0, 0].tolist() == [[0.25, 0.75], [1.0, 2.5]]
+
+
+def test_a_network_without_its_last_convolution_is_refused() -> None:
+    with pytest.raises(ModelError, match="features, not logits"):
+        build("segresnet", {"use_conv_final": False})
+
+
+def test_levels_down_and_up_must_fit() -> None:
+    with pytest.raises(ModelError, match="blocks_up needs 2 numbers, not 3"):
+        build("segresnet", {"blocks_down": [1, 1, 1]})
