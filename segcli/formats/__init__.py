@@ -211,11 +211,9 @@ def _seems(head: bytes) -> str:
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
             return f"it seems to be {what}"
-    try:
-        text = head.decode("ascii")
-    except UnicodeDecodeError:
-        return f"it begins with the bytes {head[:8].hex(' ')}"
-    return "it seems to be text" if text.isprintable() or not text.strip("\n\r\t").count("\0") else "it is unknown"
+    if all(byte >= 32 or byte in b"\t\n\r" for byte in head):
+        return "it seems to be text"
+    return f"it begins with the bytes {head[:8].hex(' ')}"
 
 
 def _joined(parts: Sequence[Volume]) -> Volume:

@@ -128,6 +128,8 @@ def write(volume: Volume, path: Path) -> Path:
 def _examine(path: Path) -> tuple[Grid, Source, _Voxels]:
     with streams.opened(path) as file:
         head = file.read(_HEADER_LIMIT)
+    if head.startswith(streams.GZIP_MAGIC):
+        raise InputError(f"{path.name}: an NRRD or MetaImage packed as a whole", hint="unpack it with gunzip first")
     grid, voxels, format_name, warnings = (_nrrd if _is_nrrd(head) else _meta)(path, head)
     facts = {"format": format_name, "dtype": voxels.dtype.newbyteorder("=").name, "units": "mm"}
     return grid, Source((path,), "itk", None, (*warnings, *streams.shear_warning(path, grid)), facts), voxels
@@ -417,12 +419,18 @@ def _grid(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], 
 
 
 def _text_voxels(voxels: _Voxels, grid: Grid) -> NDArray[Any]:
-    with streams.opened(voxels.path) as file:
-        file.seek(voxels.start)
-        words = file.read(32 * grid.size + 1).split()
+    room = streams.regular_size(voxels.path) - voxels.start
+    words: list[bytes] = []
+    if room >= 2 * grid.size - 1:  # a digit and a space for each
+        with streams.opened(voxels.path) as file:
+            file.seek(voxels.start)
+            words = file.read().split()
     if len(words) < grid.size:
-        raise InputError(f"{voxels.path.name}: truncated: {grid.size:,} voxels announced, {len(words):,} are there")
+        raise InputError(
+            f"{voxels.path.name}: truncated: the header announces {grid.size:,} voxels, {max(room, 0):,} bytes of "
+            f"text with {len(words):,} are there"
+        )
     try:
         return np.array(words[: grid.size]).astype(voxels.dtype).reshape(1, *grid.shape)
-    except ValueError as error:
-        raise InputError(f"{voxels.path.name}: its voxels are not numbers: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{voxels.path.name}: its voxels are not numbers of its type: {error}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams
@@ -39,6 +39,7 @@ _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
+_TURNED = 0.999  # cosine between an axis of the one and of the other, and
 _CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner (reliability.md 3.8)
 
 
@@ -302,6 +303,10 @@ def _check(path: Path, header: Header) -> None:
             f"{path.name}: a {axes}-D image of {_times(sizes)} voxels (several components per voxel, intent "
             f"{header.intent}); a 3-D volume is expected"
         )
+    if max(header.sform_code, header.qform_code) > 32767:
+        raise InputError(
+            f"{path.name}: sform code {header.sform_code} and qform code {header.qform_code}; 0 to 5 are possible"
+        )
     lowest = 0 if header.pair else (352 if header.version == 1 else 544)
     offset = header.vox_offset
     if not np.isfinite(offset) or offset != int(offset) or offset < lowest:
@@ -365,7 +370,9 @@ def _compare(name: str, sform: Grid, qform: Grid, apart: float, affine: Form | N
         f"{name}: sform and qform differ: axes {_ijk(sform)} and {_ijk(qform)}, voxels of {sform.voxel_mm3:.5g} and "
         f"{qform.voxel_mm3:.5g} mm3, up to {apart:.4g} mm at a corner"
     )
-    if (sform.axes != qform.axes or larger > _VOLUME_TOLERANCE) and affine is None:
+    # at 45 degrees rounding alone decides between two codes, so the axes must be turned too
+    turned = float((sform.directions * qform.directions).sum(axis=0).min()) < _TURNED
+    if ((sform.axes != qform.axes and turned) or larger > _VOLUME_TOLERANCE) and affine is None:
         raise InputError(difference, hint="say which one is right: --affine sform or --affine qform")
     if apart > _CORNER_TOLERANCE:
         warnings.append(f"{difference}; the {affine or 'sform'} counts")
@@ -438,17 +445,16 @@ def _header_for(volume: Volume, like: Source | None) -> Header:
 def _made(grid: Grid) -> Header:
     """A header for a grid: sform with code 1 (scanner), and the same as qform unless shear keeps it from that.
 
-    A qform is a rotation times voxel sizes: it cannot hold shear, and one without it would say something else than
-    the sform.
+    A qform is a rotation times voxel sizes and cannot hold shear; for a sheared grid its code is 0, because it would
+    say something else than the sform.
     """
     ras = (_LPS_OF_RAS @ grid.affine[:, [2, 1, 0, 3]])[:3]
     sizes = np.linalg.norm(ras[:, :3], axis=0)
     rotation = ras[:, :3] / sizes
     qfac = 1.0 if np.linalg.det(rotation) > 0 else -1.0
     rotation[:, 2] *= qfac
-    square = grid.shear < 1e-6
     d, h, w = grid.shape
-    return Header(
+    header = Header(
         version=1,
         order="<",
         magic=b"n+1\0",
@@ -460,13 +466,16 @@ def _made(grid: Grid) -> Header:
         slope=1,
         inter=0,
         units=2,
-        qform_code=int(square),
+        qform_code=1,
         sform_code=1,
-        quatern=_quaternion(rotation) if square else (0.0, 0.0, 0.0),
-        qoffset=tuple(float(x) for x in ras[:, 3]) if square else (0.0, 0.0, 0.0),
+        quatern=_quaternion(rotation),
+        qoffset=tuple(float(x) for x in ras[:, 3]),
         srow=ras,
-        counts="sform",
     )
+    qform = _lps(header, _quaternion_matrix(header), 1.0)
+    if qform is not None and np.linalg.norm(qform.corners() - grid.corners(), axis=1).max() <= _CORNER_TOLERANCE:
+        return header
+    return replace(header, qform_code=0, quatern=(0.0, 0.0, 0.0), qoffset=(0.0, 0.0, 0.0))
 
 
 def _quaternion(rotation: NDArray[np.float64]) -> tuple[float, ...]:
@@ -498,31 +507,33 @@ def _packed_header(
         size = -(-(len(extension) + 8) // 16) * 16  # a multiple of 16, with its own 8 bytes of size and code
         extra = b"\1\0\0\0" + struct.pack("<2i", size, 0) + extension.ljust(size - 8, b"\0")
     form = (header.qform_code, header.sform_code)
+    places = np.concatenate([header.quatern, header.qoffset, header.srow.ravel()])
     if max(dim) <= 32767:
         out = bytearray(348)
-
-        def put(fmt: str, at: int, *values: Any) -> None:
-            struct.pack_into("<" + fmt, out, at, *values)
-
-        put("i", 0, 348)
-        put("8h", 40, *dim)
-        put("3h", 68, intent, _CODES[dtype], dtype.itemsize * 8)
-        put("8f", 76, *header.pixdim)
-        put("3f", 108, 348 + len(extra), slope, 0)
-        put("B", 123, header.units)
+        struct.pack_into("<i", out, 0, 348)
+        struct.pack_into("<8h", out, 40, *dim)
+        struct.pack_into("<3h", out, 68, intent, _CODES[dtype], dtype.itemsize * 8)
+        out[76:108] = _floats(header.pixdim)
+        struct.pack_into("<3f", out, 108, 348 + len(extra), slope, 0)
+        out[123] = header.units
         out[148 : 148 + len(text)] = text
-        put("2h", 252, *form)
-        put("3f3f", 256, *header.quatern, *header.qoffset)
-        put("12f", 280, *header.srow.ravel())
+        struct.pack_into("<2h", out, 252, *form)
+        out[256:328] = _floats(places)
         out[344:348] = b"n+1\0"
         return bytes(out) + extra
     out = bytearray(540)
     struct.pack_into("<i8s2h8q", out, 0, 540, b"n+2\0\r\n\x1a\n", _CODES[dtype], dtype.itemsize * 8, *dim)
     struct.pack_into("<8dq2d", out, 104, *header.pixdim, 540 + len(extra), slope, 0)
     out[240 : 240 + len(text)] = text
-    struct.pack_into("<2i3d3d12d", out, 344, *form, *header.quatern, *header.qoffset, *header.srow.ravel())
-    struct.pack_into("<3i", out, 496, 0, header.units, intent)
+    struct.pack_into("<2i18d", out, 344, *form, *places)
+    struct.pack_into("<2i", out, 500, header.units, intent)
     return bytes(out) + extra
+
+
+def _floats(values: ArrayLike) -> bytes:
+    """As little-endian float32: the very bits of a NIfTI-1, rounded from a NIfTI-2."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, "<f4").tobytes()
 
 
 def _ijk(grid: Grid) -> str:

@@ -244,7 +244,10 @@ def write_whole(
             begins = file.read(len(plain)) == plain
         if not begins or not _equal(_stored(temporary, len(plain), wrap is not None), pieces):
             raise OutputError(f"{path.name}: what was read back differs from what was written")
-        check(temporary)
+        try:
+            check(temporary)
+        except InputError as error:
+            raise OutputError(f"{path.name}: what was written cannot be read again: {error.message}") from error
 
     with whole_file(path, same) as temporary, temporary.open("wb") as file:
         file.write(plain)

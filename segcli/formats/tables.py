@@ -6,8 +6,6 @@ the four back. Formats: conventions of each program, and BIDS derivatives (dseg.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -55,16 +53,11 @@ def freesurfer(names: Sequence[Label]) -> str:
 
 
 def bids(names: Sequence[Label]) -> str:
-    """The dseg.tsv of BIDS derivatives: index, name, color, mapping (the code of the structure)."""
-    text = io.StringIO()
-    rows = csv.writer(
-        text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar=None, quotechar=None
-    )
-    rows.writerow(["index", "name", "color", "mapping"])
-    rows.writerow([0, "background", "#000000", "n/a"])
+    """The dseg.tsv of BIDS derivatives: index, name, color, and the structure's code (`bids_sidecar` explains it)."""
+    rows = [("index", "name", "color", "code"), ("0", "background", "#000000", "n/a")]
     for n in _foreground(names):
-        rows.writerow([n.id, _line(n.name), "#{:02x}{:02x}{:02x}".format(*n.colour), _line(n.code or "n/a")])
-    return text.getvalue()
+        rows.append((str(n.id), _line(n.name), "#{:02x}{:02x}{:02x}".format(*n.colour), _line(n.code or "n/a")))
+    return "".join("\t".join(row) + "\n" for row in rows)
 
 
 FORMATS: dict[str, tuple[str, Callable[[Sequence[Label]], str]]] = {  # name -> ending, text
@@ -82,8 +75,10 @@ def write(names: Sequence[Label], form: str, path: Path) -> Path:
 
 
 def bids_sidecar(description: str) -> str:
-    """The JSON beside a BIDS label map: made by a program, in the space of the scan itself."""
-    return json.dumps({"Description": description, "Manual": False, "SpatialReference": "orig"}, indent=2) + "\n"
+    """The dseg.json: a label map made by a program, in the space of the scan itself; what the column `code` is."""
+    code = "terminology and code of the structure, such as SCT (SNOMED CT)"
+    facts = {"Description": description, "Manual": False, "SpatialReference": "orig", "code": {"Description": code}}
+    return json.dumps(facts, indent=2) + "\n"
 
 
 def caret(names: Sequence[Label]) -> bytes:
@@ -92,9 +87,11 @@ def caret(names: Sequence[Label]) -> bytes:
     for n in _foreground(names):
         red, green, blue = (f"{c / 255:.6g}" for c in n.colour)
         rows.append(f'<Label Key="{n.id}" Red="{red}" Green="{green}" Blue="{blue}" Alpha="1">{escape(n.name)}</Label>')
-    table = "<LabelTable>" + "".join(rows) + "</LabelTable>"
-    volume = f'<Volume Index="0">{table}</Volume>'
-    return f'<?xml version="1.0" encoding="UTF-8"?><CaretExtension>{volume}</CaretExtension>'.encode()
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0"><LabelTable>'
+        + "".join(rows)
+        + "</LabelTable><VolumeType>Label</VolumeType></VolumeInformation></CaretExtension>"
+    ).encode()
 
 
 def read(path: Path) -> list[Label]:
@@ -135,7 +132,7 @@ def _bids_row(path: Path, number: int, line: str, columns: list[str]) -> Label:
     colour = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", cells.get("color", "#808080"))
     if not cells.get("index", "").isdecimal() or not cells.get("name") or colour is None:
         raise InputError(f"{path.name}: line {number} lacks an index, a name or a colour: {line[:60]!r}")
-    code = cells.get("mapping", "n/a")
+    code = cells.get("code", "n/a")
     rgb = [int(c, 16) for c in colour.groups()]
     return _label(path, number, cells["index"], cells["name"], rgb, None if code == "n/a" else code)
 
