@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,55 +55,64 @@ _KINDS = {
 class Series:
     """One series of a folder, and whether it could be a volume.
 
-    name     for files of its own, free of patient data: "series-003-1f2e3d4c"
+    name     for files of its own, and for --series; free of patient data: "series-003-1f2e3d4c"
     reason   why it is no volume at all (a scout, a report, a secondary capture); None for one that could be
     """
 
     name: str
+    uid: str
     number: int | None
     modality: str
     description: str
     files: tuple[DicomFile, ...]
     reason: str | None
 
-    @property
-    def uid(self) -> str:
-        return self.files[0].text("SeriesInstanceUID")
+    @cached_property
+    def frames(self) -> int:
+        """Slices in all of its files, as their headers count them."""
+        return sum(f.count("NumberOfFrames") for f in self.files)
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:
         """The volumes that the series holds; InputError says why it holds none."""
-        with quiet(), pydicom.config.disable_value_validation():
+        with _reading():
             return stacks_of([f for f in self.files if _no_slice(f) is None])
 
     @cached_property
-    def problem(self) -> str | None:
-        """Why it is refused as a volume, None when it is one."""
-        if self.reason is not None:
-            return self.reason
+    def summary(self) -> Summary:
+        """What the series holds, or why it is refused; the headers are freed again."""
         try:
-            for stack in self.stacks:
-                stack_grid(stack.frames, self.name)
+            if self.reason is not None:
+                raise InputError(self.reason)
+            grids = [stack_grid(stack.frames, self.name)[0] for stack in self.stacks]
+            return Summary(self.frames, len(grids), grids[0].shape, grids[0].spacing, None)
         except InputError as error:
-            return error.message
-        return None
-
-    @property
-    def frames(self) -> int:
-        """Slices in all of its files, as their headers count them."""
-        return sum(int(f.header.get("NumberOfFrames") or 1) for f in self.files)
+            return Summary(self.frames, 0, None, None, error.message)
+        finally:
+            self.__dict__.pop("stacks", None)
+            for file in self.files:
+                file.forget()
 
     def line(self) -> str:
         """One line for a list: number, description, slices."""
         number = "-" if self.number is None else str(self.number)
         return (
-            f"{number} {self.description or '(no description)'}, {self.frames} slices: --series {self.choice}"
+            f"{number} {self.description or '(no description)'}, {self.frames} slices: --series {self.name}"
         )
 
-    @property
-    def choice(self) -> str:
-        """What --series takes to pick it."""
-        return self.name
+
+@dataclass(frozen=True)
+class Summary:
+    """What a series holds.
+
+    problem   why it is not a volume, or refused as one; None when it can be read
+    """
+
+    frames: int
+    volumes: int
+    shape: tuple[int, int, int] | None
+    spacing: tuple[float, float, float] | None
+    problem: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +130,11 @@ def looks_like(path: Path) -> bool:
 
 
 def find(tree: Path) -> tuple[Series, ...]:
-    """Every series below a folder, in the order of their numbers."""
-    return _scan(tree)[0]
+    """Every series below a folder, in the order of their numbers, each with its summary."""
+    found, _ = _scan(tree)
+    for series in found:
+        _ = series.summary  # while its headers are in memory
+    return found
 
 
 def read(
@@ -134,15 +147,17 @@ def read(
     returns  (1, D, H, W), D ascending along rows x columns; int16 where that holds the values, else float32
     errors   InputError for whatever would otherwise be silently different; InputMissing where there is no DICOM
     """
-    if not path.exists():
-        raise InputMissing(f"{printable(path.name)}: not found")
-    if path.is_dir():
-        found, unused = _scan(path)
-        chosen = _choose(found, unused, series, printable(path.name))
-        unused = [*unused, *_others(found, chosen)]
-    else:
-        chosen, unused = _single(path), []
+    chosen, unused = _chosen(path, series)
     return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=printable(path.name))
+
+
+def peek(
+    path: Path, *, series: str | None = None, volume: int | None = None, fill_gaps: bool = False
+) -> tuple[Grid, Source]:
+    """The grid and the facts of what `read` would give, without its voxels."""
+    chosen, unused = _chosen(path, series)
+    grid, _, source = _planned(chosen, volume, fill_gaps, unused, printable(path.name))
+    return grid, source
 
 
 def read_series(
@@ -154,21 +169,22 @@ def read_series(
     name: str | None = None,
 ) -> Volume:
     """The volume of one series that `find` found; see `read`."""
-    name = name or series.name
+    grid, planes, source = _planned(series, volume, fill_gaps, unused, name or series.name)
+    with _reading():
+        data = values_of(planes, grid.shape)
+    return Volume(data[None], grid, source)
+
+
+def _planned(
+    series: Series, volume: int | None, fill_gaps: bool, unused: Sequence[Unused], name: str
+) -> tuple[Grid, tuple[Frame | None, ...], Source]:
+    """The grid, the frame of each of its planes, and what is to be said of the files."""
     if series.reason is not None:
         raise InputError(f"{name}: {series.reason}: not a volume")
     stack, others = _pick(series, volume, name)
     grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
-    used = {id(f.file) for f in stack.frames}
-    left = {id(f.file): f.file for s in others for f in s.frames if id(f.file) not in used}
-    kept = used | set(left)
-    unused = [
-        *unused,
-        *(Unused(f.name, "another volume of the series") for f in left.values()),
-        *(Unused(f.name, "the same instance again") for f in series.files if id(f) not in kept),
-    ]
     files = tuple(dict.fromkeys(f.file for f in stack.frames))
-    data = values_of(planes, grid.shape)
+    unused = [*unused, *_left_out(series, files, others)]
     facts = {
         "modality": series.modality,
         "series": series.name,
@@ -180,8 +196,20 @@ def read_series(
         "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
     }
     warnings = _warnings(series, stack, grid, planes, unused, len(files))
-    source = Source(tuple(f.path for f in files), "dicom", Slices(planes), warnings, facts)
-    return Volume(data[None], grid, source)
+    return grid, planes, Source(tuple(f.path for f in files), "dicom", Slices(planes), warnings, facts)
+
+
+def _left_out(series: Series, used: Sequence[DicomFile], others: Sequence[Stack]) -> list[Unused]:
+    """The files of the series that are not in the volume."""
+    elsewhere = {f.file for stack in others for f in stack.frames}
+    return [
+        Unused(
+            f.name,
+            _no_slice(f) or ("another volume of the series" if f in elsewhere else "the same instance again"),
+        )
+        for f in series.files
+        if f not in used
+    ]
 
 
 def real_slices(volume: Volume) -> list[int]:
@@ -190,11 +218,29 @@ def real_slices(volume: Volume) -> list[int]:
     return [k for k in range(volume.grid.shape[0]) if k not in filled]
 
 
+def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
+    """The series of a folder or file that is to be read, and the files that are left out for it."""
+    if not path.exists():
+        raise InputMissing(f"{printable(path.name)}: not found")
+    if not path.is_dir():
+        return _single(path), []
+    found, unused = _scan(path)
+    chosen = _choose(found, unused, wanted, printable(path.name))
+    return chosen, [*unused, *_others(found, chosen)]
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Headers are taken as they are: what matters in them is checked here, in our words."""
+    with quiet(), pydicom.config.disable_value_validation():
+        yield
+
+
 def _scan(folder: Path) -> tuple[tuple[Series, ...], list[Unused]]:
     """All series below a folder, and the files that belong to none."""
     unused: list[Unused] = []
     groups: dict[str, list[DicomFile]] = {}
-    with quiet(), pydicom.config.disable_value_validation():
+    with _reading():
         for path in walk(folder):
             reason = kind_of(path)
             if reason is not None:
@@ -213,7 +259,7 @@ def _scan(folder: Path) -> tuple[tuple[Series, ...], list[Unused]]:
                 )
             else:
                 unused.append(Unused(file.name, "not DICOM"))
-    series = [_series(uid, files) for uid, files in groups.items()]
+        series = [_series(uid, files) for uid, files in groups.items()]
     return tuple(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
 
 
@@ -223,18 +269,14 @@ def _single(path: Path) -> Series:
     reason = kind_of(path)
     if reason is not None:
         raise InputError(f"{name}: {reason}: not a format that is read")
-    with quiet(), pydicom.config.disable_value_validation():
+    with _reading():
         file = open_file(path)
         if is_dicomdir(file):
             raise InputError(f"{name}: an index (DICOMDIR), not an image", hint="give the folder instead")
         series = _series(file.text("SeriesInstanceUID"), [file])
         if file.fault is not None:
             raise InputError(f"{name}: {file.fault}")
-        if (
-            series.reason is None
-            and int(file.header.get("NumberOfFrames") or 1) == 1
-            and not is_mosaic(file.header)
-        ):
+        if series.reason is None and file.count("NumberOfFrames") == 1 and not is_mosaic(file):
             raise InputError(
                 f"{name}: one slice of a series, not a volume", hint="give the folder of the series"
             )
@@ -248,6 +290,7 @@ def _series(uid: str, files: list[DicomFile]) -> Series:
     found = int(number) if re.fullmatch(r"\d{1,9}", number) else None
     return Series(
         name=f"series-{'' if found is None else f'{found:03d}-'}{short}",
+        uid=uid,
         number=found,
         modality=first.text("Modality"),
         description=first.text("SeriesDescription"),
@@ -257,9 +300,16 @@ def _series(uid: str, files: list[DicomFile]) -> Series:
 
 
 def _reason(files: list[DicomFile]) -> str | None:
-    """Why a series is no volume; None when at least one of its files is a slice of CT, MR or PET."""
+    """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few directions."""
     reasons = [_no_slice(f) for f in files]
-    return None if None in reasons else Counter(reasons).most_common(1)[0][0]
+    if None not in reasons:
+        return Counter(reasons).most_common(1)[0][0]
+    ways = Counter(
+        f.text("ImageOrientationPatient") for f, r in zip(files, reasons, strict=True) if r is None
+    )
+    if len(ways) > 1 and ways.most_common(1)[0][1] * 2 <= ways.total():
+        return f"a scout (slices in {len(ways)} directions)"
+    return None
 
 
 def _no_slice(file: DicomFile) -> str | None:
@@ -270,9 +320,9 @@ def _no_slice(file: DicomFile) -> str | None:
         return (
             kind or f"{pydicom.uid.UID(sop_class).name.removesuffix(' Storage')}, not a CT, MR or PET image"
         )
-    if "LOCALIZER" in str(file.header.get("ImageType", "")):
+    if "LOCALIZER" in file.text("ImageType").split("\\"):
         return "a scout (localizer)"
-    return "a colour image" if file.text("SamplesPerPixel") not in ("", "1") else None
+    return "a colour image" if file.count("SamplesPerPixel") != 1 else None
 
 
 def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, name: str) -> Series:

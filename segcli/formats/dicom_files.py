@@ -6,21 +6,24 @@ a folder may lose the slices behind it, and one that meets a short file may leav
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from segcli.errors import Denied, EngineError, InputError
@@ -38,6 +41,10 @@ _PACKAGES = {
     **dict.fromkeys((_JPEG + n for n in ("80", "81")), "pyjpegls"),
     **dict.fromkeys((_JPEG + n for n in ("90", "91", "201", "202", "203")), "pylibjpeg-openjpeg"),
 }
+_TEXTUAL = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "ST", "TM", "UI"))
+_BINARY = frozenset(
+    ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+)
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 _PIXEL_DATA = 0x7FE00010
@@ -65,26 +72,64 @@ class DicomFile:
     """
 
     path: Path
-    header: Dataset
     syntax: str
     fault: str | None = None
     pixels: tuple[int, int] | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def header(self) -> Dataset:
+        """All of the header without the pixels; read again after `forget`."""
+        with quiet():
+            return pydicom.dcmread(self.path, stop_before_pixels=True, force=True)
+
+    def forget(self) -> None:
+        """Free the header's memory: a tree may hold a hundred thousand of them."""
+        self.__dict__.pop("header", None)
 
     def text(self, keyword: str) -> str:
         """A header value as one line without control characters, "" where there is none."""
-        try:
-            return printable(str(self.header.get(keyword) or "")).strip()
-        except (ValueError, TypeError, NotImplementedError):
-            return ""
+        return text_of(self.header, keyword)
+
+    def count(self, keyword: str, otherwise: int = 1) -> int:
+        """A whole number of the header, or what it is taken for where it is missing."""
+        text = self.text(keyword)
+        return int(text) if text.isdigit() else otherwise
 
     @property
     def name(self) -> str:
         return printable(self.path.name)
 
 
+def text_of(header: Dataset, keyword: str) -> str:
+    """A header value as one line, values parted by a backslash; as it lies in the file, without conversion."""
+    element = header.get_item(_tag(keyword))
+    value: Any = element.value if element is not None else None
+    if value is None:
+        return ""
+    if isinstance(value, bytes) and (
+        element.VR in _TEXTUAL or (element.VR is None and keyword not in _BINARY)
+    ):
+        return printable(value.decode("utf-8", "replace").strip(" \0"))
+    if isinstance(value, bytes) and len(value) == 2 and keyword in _BINARY:
+        return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))
+    try:
+        value = header[keyword].value
+    except (ValueError, TypeError, NotImplementedError):
+        return ""
+    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
+    return printable("\\".join("" if p is None else str(p) for p in parts).strip(" \0"))
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
 def printable(text: str) -> str:
     """The text without control characters and undecodable bytes, so that a terminal shows what is there."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in text)
 
 
@@ -151,34 +196,42 @@ def open_file(path: Path) -> DicomFile:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        head = file.read(1024)
-        if DEFLATED.encode() in head and not _unpacks(path):
-            return DicomFile(path, Dataset(), DEFLATED, f"unpacks to more than {_UNPACKED_LIMIT >> 20} MB")
+        deflated = DEFLATED.encode() in file.read(1024)
         file.seek(0)
         try:
+            if deflated and not _unpacks(path):
+                raise ValueError("it unpacks to too much")
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            found = _examined(path, header, file, size)
         except Exception as error:  # pydicom lets errors of all kinds through for broken files
-            return DicomFile(
-                path, Dataset(), "", f"corrupt, its header cannot be read ({type(error).__name__})"
-            )
-        syntax = _syntax(header)
-        if "SOPClassUID" not in header or "SeriesInstanceUID" not in header:
-            short = None if syntax == "" or _is_dicomdir(header) else "incomplete: its header ends early"
-            return DicomFile(path, header, syntax, short)
-        if syntax == DEFLATED:
-            return DicomFile(path, header, syntax, None if _deflated_pixels(path) else "it has no pixels")
-        if syntax not in NATIVE | LOSSLESS | LOSSY:
-            return DicomFile(path, header, syntax, f"unsupported transfer syntax {UID(syntax).name}")
-        return _with_pixels(path, header, syntax, file, size)
+            header = Dataset()
+            found = DicomFile(path, "", f"corrupt: its header cannot be read ({type(error).__name__})")
+    found.__dict__["header"] = header
+    return found
+
+
+def _examined(path: Path, header: Any, file: BinaryIO, size: int) -> DicomFile:
+    """What the header says of the file, and whether its pixels are all there."""
+    syntax = _syntax(header)
+    if not text_of(header, "SOPClassUID") or not text_of(header, "SeriesInstanceUID"):
+        whole = syntax == "" or _class(header) == DICOMDIR_CLASS
+        return DicomFile(path, syntax, None if whole else "incomplete: its header ends early")
+    if syntax == DEFLATED:
+        there = "PixelData" in pydicom.dcmread(path)
+        return DicomFile(path, syntax, None if there else "incomplete: it has no pixels")
+    if syntax not in NATIVE | LOSSLESS | LOSSY:
+        return DicomFile(path, syntax, f"unsupported transfer syntax {UID(syntax).name}")
+    return _with_pixels(path, header, syntax, file, size)
 
 
 def is_dicomdir(file: DicomFile) -> bool:
     """Whether a file is the index of a medium."""
-    return _is_dicomdir(file.header)
+    return _class(file.header) == DICOMDIR_CLASS
 
 
-def _is_dicomdir(header: Dataset) -> bool:
-    return str(header.file_meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS
+def _class(header: Any) -> str:
+    meta = getattr(header, "file_meta", None)
+    return "" if meta is None else str(meta.get("MediaStorageSOPClassUID", ""))
 
 
 def _syntax(header: Any) -> str:
@@ -192,7 +245,7 @@ def _syntax(header: Any) -> str:
     return BIG_ENDIAN if not little else IMPLICIT if implicit else "1.2.840.10008.1.2.1"
 
 
-def _with_pixels(path: Path, header: Dataset, syntax: str, file: Any, size: int) -> DicomFile:
+def _with_pixels(path: Path, header: Dataset, syntax: str, file: BinaryIO, size: int) -> DicomFile:
     """Find the pixel data behind the header, and check that all of it is there."""
     order: Literal["little", "big"] = "big" if syntax == BIG_ENDIAN else "little"
     start = file.tell()
@@ -200,46 +253,39 @@ def _with_pixels(path: Path, header: Dataset, syntax: str, file: Any, size: int)
     group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
     if len(head) < 8 or group << 16 | element != _PIXEL_DATA:
         fault = "its voxels are floating-point" if group == 0x7FE0 else "incomplete: it has no pixels"
-        return DicomFile(path, header, syntax, fault)
+        return DicomFile(path, syntax, fault)
     width = 4 if syntax == IMPLICIT else 8
     length = int.from_bytes(head[width : width + 4], order)
     first = start + width + 4
     if syntax not in NATIVE:
         return DicomFile(
-            path, header, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early"
+            path, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early"
         )
     expected = _expected(header)
     if expected is None:
-        return DicomFile(path, header, syntax, "its rows, columns or bits are missing or cannot be read")
+        return DicomFile(path, syntax, "its rows, columns or bits are missing or cannot be read")
     there = min(length, size - first)
     if length == _UNDEFINED or there < expected:
         fault = f"truncated: {max(there, 0)} of {expected} bytes of pixels are there"
-        return DicomFile(path, header, syntax, fault)
+        return DicomFile(path, syntax, fault)
     notes = (
         () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
     )
-    return DicomFile(path, header, syntax, None, (first, expected), notes)
+    return DicomFile(path, syntax, None, (first, expected), notes)
 
 
 def _expected(header: Dataset) -> int | None:
     """Bytes of all frames of an uncompressed file."""
-    try:
-        parts = (
-            header.Rows,
-            header.Columns,
-            header.get("SamplesPerPixel", 1),
-            header.get("NumberOfFrames") or 1,
-        )
-        rows, columns, samples, frames = (int(p) for p in parts)
-        bits = int(header.BitsAllocated)
-    except (AttributeError, TypeError, ValueError):
+    keywords = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated")
+    texts = [
+        text_of(header, k) or otherwise for k, otherwise in zip(keywords, ("", "", "1", "1", ""), strict=True)
+    ]
+    if not all(t.isdigit() and int(t) > 0 for t in texts):
         return None
-    if min(rows, columns, samples, frames, bits) < 1:
-        return None
-    return (rows * columns * samples * frames * bits + 7) // 8
+    return (math.prod(map(int, texts)) + 7) // 8
 
 
-def _fragments(file: Any, first: int, size: int) -> bool:
+def _fragments(file: BinaryIO, first: int, size: int) -> bool:
     """Whether the fragments of a compressed file are there, to the delimiter at their end."""
     at = first
     while at + 8 <= size:
@@ -271,24 +317,19 @@ def _unpacks(path: Path) -> bool:
     return total <= _UNPACKED_LIMIT
 
 
-def _deflated_pixels(path: Path) -> bool:
-    return "PixelData" in pydicom.dcmread(path)
-
-
 def voxels(file: DicomFile) -> NDArray[Any]:
     """(frames, rows, columns) as stored: bits beyond BitsStored masked away, sign respected, not rescaled."""
-    header = file.header
-    rows, columns = int(header.Rows), int(header.Columns)
-    allocated, signed = int(header.BitsAllocated), int(header.get("PixelRepresentation", 0)) == 1
-    stored = int(header.get("BitsStored", allocated))
-    high = int(header.get("HighBit", stored - 1))
+    rows, columns = file.count("Rows", 0), file.count("Columns", 0)
+    allocated, signed = file.count("BitsAllocated", 0), file.count("PixelRepresentation", 0) == 1
+    stored = file.count("BitsStored", allocated)
+    high = file.count("HighBit", stored - 1)
     if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
         raise InputError(
             f"{file.name}: {stored} of {allocated} bits, highest bit {high}: not a data type that is read"
         )
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     if file.pixels is None:
-        data = _decoded(file).astype(kind, copy=False)
+        data = _decoded(file).astype(kind)
     else:
         offset, length = file.pixels
         with file.path.open("rb") as handle:
@@ -298,8 +339,11 @@ def voxels(file: DicomFile) -> NDArray[Any]:
             raise InputError(f"{file.name}: truncated: {data.nbytes} of {length} bytes of pixels are there")
         data = data.astype(kind, copy=False)
     data = data.reshape(-1, rows, columns)
-    if stored < allocated:  # up to the top, then down again: the sign comes along, bits above and below go
-        data = (data << kind.type(allocated - high - 1)) >> kind.type(allocated - stored)
+    if stored < allocated and not signed and high + 1 == stored:
+        data &= kind.type((1 << stored) - 1)
+    elif stored < allocated:  # up to the top, then down again: the sign comes along, bits above and below go
+        data <<= kind.type(allocated - high - 1)
+        data >>= kind.type(allocated - stored)
     return data
 
 

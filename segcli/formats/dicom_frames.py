@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from segcli.errors import InputError
-from segcli.formats.dicom_files import DicomFile
+from segcli.formats.dicom_files import DicomFile, text_of
 
 # What may tell the volumes of one series apart, in the order in which it is tried.
 DISTINGUISHING = (
@@ -42,7 +42,7 @@ class Frame:
     row, column  unit vectors: the way that column indices and row indices grow
     spacing      mm between rows and between columns, as DICOM orders them
     tile         first row and column of the slice inside a mosaic
-    keys         what may tell the volumes of a series apart
+    groups       data sets that hold its attributes, the nearest first
     """
 
     file: DicomFile
@@ -57,8 +57,16 @@ class Frame:
     intercept: float
     rescaled: bool
     number: int | None
+    groups: tuple[Dataset, ...]
     tile: tuple[int, int] | None = None
-    keys: dict[str, Any] = field(default_factory=dict)
+
+    def key(self, keyword: str) -> Any:
+        """A value that can be compared and sorted: a number or text, None where there is none."""
+        text = _first(self.groups, keyword)
+        try:
+            return float(text) if text else None
+        except ValueError:
+            return text
 
     @property
     def name(self) -> str:
@@ -69,34 +77,43 @@ class Frame:
 
 def frames_of(file: DicomFile) -> list[Frame]:
     """All slices of a whole file; InputError names the file, the frame and what its header lacks."""
+    try:
+        return _frames(file)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file.name}: corrupt: its header makes no sense ({type(error).__name__})"
+        ) from error
+
+
+def _frames(file: DicomFile) -> list[Frame]:
     header = file.header
-    if int(header.get("SamplesPerPixel", 1)) != 1:
+    if file.count("SamplesPerPixel") != 1:
         raise InputError(f"{file.name}: a colour image ({file.text('PhotometricInterpretation')})")
     if "ModalityLUTSequence" in header:
         raise InputError(f"{file.name}: its values go through a modality lookup table, which is not read")
     if "PerFrameFunctionalGroupsSequence" in header:
         return _enhanced(file)
-    if int(header.get("NumberOfFrames") or 1) > 1:
+    if file.count("NumberOfFrames") > 1:
         raise InputError(f"{file.name}: several frames without a position for each: no geometry")
-    if is_mosaic(header):
+    if is_mosaic(file):
         return _mosaic(file)
-    return [_frame(file, 0, [header])]
+    return [_frame(file, 0, (header,))]
 
 
-def is_mosaic(header: Dataset) -> bool:
-    return "MOSAIC" in (header.get("ImageType") or ()) and int(header.get("NumberOfFrames") or 1) == 1
+def is_mosaic(file: DicomFile) -> bool:
+    return "MOSAIC" in file.text("ImageType").split("\\") and file.count("NumberOfFrames") == 1
 
 
 def _enhanced(file: DicomFile) -> list[Frame]:
     """A frame's own functional groups count before the shared ones."""
     header = file.header
     groups = header.PerFrameFunctionalGroupsSequence
-    count = int(header.get("NumberOfFrames") or 1)
+    count = file.count("NumberOfFrames")
     if len(groups) != count:
         raise InputError(f"{file.name}: {count} frames, but the positions of {len(groups)}: no geometry")
     shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
     below = [*_items(shared[0]), header]
-    return [_frame(file, index, [*_items(group), *below]) for index, group in enumerate(groups)]
+    return [_frame(file, index, (*_items(group), *below)) for index, group in enumerate(groups)]
 
 
 def _items(group: Dataset) -> list[Dataset]:
@@ -108,44 +125,44 @@ def _items(group: Dataset) -> list[Dataset]:
     ]
 
 
-def _frame(file: DicomFile, index: int, where: Sequence[Dataset]) -> Frame:
+def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
     """One slice by the attributes of its data sets, the first that has one counting."""
-    name = file.name if len(where) == 1 else f"{file.name}, frame {index + 1}"
-
-    def find(keyword: str) -> Any:
-        return next((d[keyword].value for d in where if keyword in d and d[keyword].value is not None), None)
+    name = file.name if len(groups) == 1 else f"{file.name}, frame {index + 1}"
 
     def numbers(keyword: str, count: int) -> tuple[float, ...]:
-        return _numbers(find(keyword), count, f"{name}: {_WORDS[keyword]}")
+        return _numbers(_first(groups, keyword), count, f"{name}: {_WORDS.get(keyword, keyword)}")
 
     position = numbers("ImagePositionPatient", 3)
-    cosines = numbers("ImageOrientationPatient", 6)
     spacing = numbers("PixelSpacing", 2)
     if min(spacing) <= 0:
         raise InputError(f"{name}: pixel spacing {spacing[0]:g} x {spacing[1]:g} mm")
-    row, column = _axes(cosines, name)
-    rescale = [find(k) for k in ("RescaleSlope", "RescaleIntercept")]
-    rescaled = any(v is not None and v != "" for v in rescale)
-    slope = _numbers(rescale[0], 1, f"{name}: rescale slope")[0] if rescaled else 1.0
-    intercept = _numbers(rescale[1], 1, f"{name}: rescale intercept")[0] if rescaled else 0.0
+    row, column = _axes(numbers("ImageOrientationPatient", 6), name)
+    rescaled = _first(groups, "RescaleSlope") != "" or _first(groups, "RescaleIntercept") != ""
+    slope = numbers("RescaleSlope", 1)[0] if rescaled else 1.0
     if slope == 0:
         raise InputError(f"{name}: rescale slope 0: its values cannot be told")
-    thickness = find("SliceThickness")
+    thickness = _first(groups, "SliceThickness")
+    number = _first(groups, "InstanceNumber")
     return Frame(
         file=file,
         index=index,
-        shape=(int(where[-1].Rows), int(where[-1].Columns)),
+        shape=(file.count("Rows", 0), file.count("Columns", 0)),
         position=position,
         row=row,
         column=column,
         spacing=(spacing[0], spacing[1]),
-        thickness=None if thickness is None else float(thickness),
+        thickness=float(thickness) if thickness else None,
         slope=slope,
-        intercept=intercept,
+        intercept=numbers("RescaleIntercept", 1)[0] if rescaled else 0.0,
         rescaled=rescaled,
-        number=_integer(find("InstanceNumber")),
-        keys={k: _plain(find(k)) for k in DISTINGUISHING},
+        number=int(number) if number.lstrip("+-").isdigit() else None,
+        groups=groups,
     )
+
+
+def _first(groups: Sequence[Dataset], keyword: str) -> str:
+    """The text of an attribute in the first data set that has a value for it, "" where none has."""
+    return next((text for group in groups if (text := text_of(group, keyword))), "")
 
 
 _WORDS = {
@@ -155,47 +172,30 @@ _WORDS = {
 }
 
 
-def _numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
-    if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
+def _numbers(text: str, count: int, what: str) -> tuple[float, ...]:
+    if not text:
         raise InputError(f"{what} is missing: no geometry", hint="export the series again with its geometry")
     try:
-        found = tuple(float(v) for v in (value if count > 1 else [value]))
-    except (TypeError, ValueError) as error:
+        found = tuple(float(part) for part in text.split("\\"))
+    except ValueError as error:
         raise InputError(f"{what} is not a list of {count} numbers") from error
-    if len(found) != count or not all(math.isfinite(v) for v in found):
+    if len(found) != count or not all(map(math.isfinite, found)):
         raise InputError(f"{what} is not {count} finite numbers")
     return found
 
 
 def _axes(cosines: tuple[float, ...], name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Unit vectors along a row and down a column; refused beyond 1e-3 of unit length and right angle."""
-    pair = np.array(cosines).reshape(2, 3)
-    lengths = np.linalg.norm(pair, axis=1)
-    dot = float(pair[0] @ pair[1])
-    if np.abs(lengths - 1).max() > 1e-3 or abs(dot) > 1e-3:
+    pair = cosines[:3], cosines[3:]
+    lengths = math.hypot(*pair[0]), math.hypot(*pair[1])
+    dot = sum(a * b for a, b in zip(*pair, strict=True))
+    if max(abs(length - 1) for length in lengths) > 1e-3 or abs(dot) > 1e-3:
         raise InputError(
             f"{name}: orientation of lengths {lengths[0]:.4g} and {lengths[1]:.4g} with dot product {dot:.3g}: "
             "not two unit vectors at a right angle"
         )
-    row, column = pair / lengths[:, None]
-    return tuple(row.tolist()), tuple(column.tolist())
-
-
-def _integer(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _plain(value: Any) -> Any:
-    """A value that can be compared and sorted: a number, or text."""
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)
+    row, column = (tuple(v / length for v in axis) for axis, length in zip(pair, lengths, strict=True))
+    return row, column
 
 
 def _mosaic(file: DicomFile) -> list[Frame]:
@@ -209,7 +209,7 @@ def _mosaic(file: DicomFile) -> list[Frame]:
     normal = csa.get("SliceNormalVector", [])
     if len(count) != 1 or int(count[0]) < 1 or len(normal) != 3:
         raise InputError(f"{file.name}: a Siemens mosaic without the header that gives its slices' positions")
-    whole = _frame(file, 0, [file.header])
+    whole = _frame(file, 0, (file.header,))
     tiles = math.ceil(math.sqrt(int(count[0])))
     rows, columns = whole.shape[0] // tiles, whole.shape[1] // tiles
     if rows * tiles != whole.shape[0] or columns * tiles != whole.shape[1]:
@@ -230,21 +230,12 @@ def _mosaic(file: DicomFile) -> list[Frame]:
     first = first + row * whole.spacing[1] * (whole.shape[1] - columns) / 2
     first = first + column * whole.spacing[0] * (whole.shape[0] - rows) / 2
     return [
-        Frame(
-            file=file,
+        replace(
+            whole,
             index=k,
             shape=(rows, columns),
             position=tuple((first + up * distance * k).tolist()),
-            row=whole.row,
-            column=whole.column,
-            spacing=whole.spacing,
-            thickness=whole.thickness,
-            slope=whole.slope,
-            intercept=whole.intercept,
-            rescaled=whole.rescaled,
-            number=whole.number,
             tile=(k // tiles * rows, k % tiles * columns),
-            keys=whole.keys,
         )
         for k in range(int(count[0]))
     ]

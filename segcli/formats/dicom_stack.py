@@ -89,9 +89,8 @@ def _same(a: DicomFile, b: DicomFile) -> bool:
 def _alike(frames: Sequence[Frame]) -> None:
     """All slices have the size, the orientation and the pixel spacing that most of them have."""
     shape = Counter(f.shape for f in frames).most_common(1)[0][0]
-    usual = [np.median([[*f.row, *f.column, *f.spacing] for f in frames], axis=0)]
-    for f in frames:
-        off = np.abs(np.array([*f.row, *f.column, *f.spacing]) - usual[0])
+    axes = np.array([[*f.row, *f.column, *f.spacing] for f in frames])
+    for f, off in zip(frames, np.abs(axes - np.median(axes, axis=0)), strict=True):
         if f.shape != shape:
             raise InputError(
                 f"{f.name}: {f.shape[0]} x {f.shape[1]} pixels, other slices have {shape[0]} x {shape[1]}"
@@ -126,7 +125,7 @@ def _split(frames: list[Frame]) -> list[Stack]:
     if most == 1:
         return [Stack(tuple(frames), "the only one")]
     for key in DISTINGUISHING:
-        values = [f.keys[key] for f in frames]
+        values = [f.key(key) for f in frames]
         kinds = sorted(set(values), key=lambda v: (v is None, isinstance(v, str), v if v is not None else 0))
         groups = [[i for i, v in enumerate(values) if v == kind] for kind in kinds]
         if len(kinds) == most and all(len({spot[i] for i in g}) == len(g) for g in groups):
@@ -239,8 +238,8 @@ def values_of(planes: Sequence[Frame | None], shape: tuple[int, int, int]) -> ND
         if data.dtype == np.int16 and not _fits(image, plane):
             data = data.astype(np.float32)
         if data.dtype == np.int16:
-            np.multiply(image, int(plane.slope), out=data[k], casting="unsafe", dtype=np.int32)
-            data[k] += np.int16(plane.intercept)
+            whole = image if plane.slope == 1 else image * np.int64(plane.slope)
+            np.add(whole.astype(np.int16, copy=False), np.int16(plane.intercept), out=data[k])
         else:
             data[k] = image * plane.slope + plane.intercept
     return _filled(data, planes)
@@ -257,8 +256,15 @@ def _fits(image: NDArray[Any], plane: Frame) -> bool:
     """Whether the rescaled values are whole numbers within int16."""
     if not (plane.slope.is_integer() and plane.intercept.is_integer()):
         return False
-    ends = [int(v) * int(plane.slope) + int(plane.intercept) for v in (image.min(), image.max())]
-    return min(ends) >= -32768 and max(ends) <= 32767 and abs(plane.intercept) <= 32768
+    low, high = np.iinfo(image.dtype).min, (1 << plane.file.count("BitsStored", 16)) - 1
+    return _ends(low, high, plane) or _ends(int(image.min()), int(image.max()), plane)
+
+
+def _ends(low: int, high: int, plane: Frame) -> bool:
+    """Whether both ends of a range of stored values, and the intercept on its own, fit int16 when rescaled."""
+    slope, intercept = int(plane.slope), int(plane.intercept)
+    values = (low * slope + intercept, high * slope + intercept, intercept)
+    return min(values) >= -32768 and max(values) <= 32767
 
 
 def _filled(data: NDArray[Any], planes: Sequence[Frame | None]) -> NDArray[Any]:
