@@ -175,6 +175,101 @@ class UpSample(nn.Module):
         return F.interpolate(x, scale_factor=2, mode=self.interpolation, align_corners=self.align_corners)
 
 
+class TwoConvolutions(nn.Module):
+    """Twice 3x3x3 convolution, norm, activation, under the names of BasicUNet."""
+
+    def __init__(self, in_chans: int, out_chans: int, norm_name: Spec, act: Spec, bias: bool, dims: int = 3) -> None:
+        super().__init__()
+        self.conv_0 = conv_unit(in_chans, out_chans, 3, norm_name=norm_name, act=act, bias=bias, dims=dims)
+        self.conv_1 = conv_unit(out_chans, out_chans, 3, norm_name=norm_name, act=act, bias=bias, dims=dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv_1(self.conv_0(x))
+        return out
+
+
+class Down(nn.Module):
+    """A map at half its size: the largest of each 2x2x2 voxels, then two convolutions."""
+
+    def __init__(self, in_chans: int, out_chans: int, norm_name: Spec, act: Spec, bias: bool, dims: int = 3) -> None:
+        super().__init__()
+        self.pool = {2: F.max_pool2d, 3: F.max_pool3d}[dims]
+        self.convs = TwoConvolutions(in_chans, out_chans, norm_name, act, bias, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.convs(self.pool(x, 2))
+        return out
+
+
+class UpCat(nn.Module):
+    """The deep map at twice its size, behind the skips, then two convolutions.
+
+    skip_chans  of all skips together
+    halves      whether up-sampling halves the deep map's width
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        skip_chans: int,
+        out_chans: int,
+        norm_name: Spec,
+        act: Spec,
+        bias: bool,
+        upsample: str,
+        dims: int = 3,
+        halves: bool = True,
+    ) -> None:
+        super().__init__()
+        up_chans = in_chans // 2 if halves else in_chans
+        self.upsample = UpSample(in_chans, up_chans, upsample, dims=dims)
+        self.convs = TwoConvolutions(skip_chans + up_chans, out_chans, norm_name, act, bias, dims)
+
+    def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
+        x = self.upsample(x)
+        missing = [s - u for s, u in zip(skips[0].shape[2:], x.shape[2:], strict=True)]
+        if any(missing):  # the skip had an odd size: the last voxel is repeated
+            x = F.pad(x, [end for m in reversed(missing) for end in (0, m)], mode="replicate")
+        out: Tensor = self.convs(torch.cat((*skips, x), 1))
+        return out
+
+
+def conv_unit(
+    in_chans: int,
+    out_chans: int,
+    kernel: Size,
+    stride: Size = 1,
+    norm_name: Spec | None = None,
+    act: Spec | None = None,
+    bias: bool = True,
+    dims: int = 3,
+    ordering: str = "NDA",
+    transposed: bool = False,
+) -> nn.Module:
+    """A convolution `conv`, then norm `adn.N` and activation `adn.A` in the order of their letters.
+
+    A stride s divides the size by s, or multiplies it when the convolution is transposed. D, dropout, is left out.
+    """
+    k, s = each_axis(kernel, dims), each_axis(stride, dims)
+    pad: Any = tuple((q - 1) // 2 for q in k)
+    made: nn.Module
+    if transposed:
+        extra: Any = tuple(t - 1 for t in s)
+        made = TRANSPOSED[dims](in_chans, out_chans, k, s, pad, extra, bias=bias)
+    else:
+        made = CONVOLUTIONS[dims](in_chans, out_chans, k, s, pad, bias=bias)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(conv=made)
+    adn: OrderedDict[str, nn.Module] = OrderedDict()
+    for letter in ordering.upper():
+        if letter == "N" and norm_name is not None:
+            adn["N"] = norm(norm_name, out_chans, dims)
+        if letter == "A" and act is not None:
+            adn["A"] = activation(act)
+    if adn:
+        parts["adn"] = nn.Sequential(adn)
+    return nn.Sequential(parts)
+
+
 def layer(
     in_chans: int, out_chans: int, norm_name: Spec = "instance", residual: bool = True, dims: int = 3
 ) -> nn.Module:

@@ -67,12 +67,20 @@ def test_the_tensors_of_a_published_checkpoint_fit(path: Path) -> None:
     assert differences(Inferred(path.stem, configured(path)), listed(path)) == {}
 
 
+def short(value: object) -> object:
+    """One number for a list of equal ones: [3, 3, 3] and 3 are the same kernel."""
+    if not isinstance(value, list):
+        return value
+    inner = [short(item) for item in value]
+    return inner[0] if all(item == inner[0] for item in inner) else inner
+
+
 @pytest.mark.parametrize("path", [*LISTS, *ALL_LISTS], ids=name)
 def test_a_published_checkpoint_is_recognised_by_its_tensors(path: Path) -> None:
     (guess,) = infer(listed(path))
     for argument, value in configured(path).items():
         if argument in guess.config:
-            assert guess.config[argument] == value, argument
+            assert short(guess.config[argument]) == short(value), argument
 
 
 @pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED names no folder of golden files")

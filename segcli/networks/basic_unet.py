@@ -1,0 +1,79 @@
+"""MONAI's BasicUNet (Falk et al., 2019): five levels of two convolutions.
+
+Facts: MONAI 0.9 to 1.6, `networks.nets.BasicUNet`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from segcli.networks import Inferred, Shapes
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec
+
+
+class BasicUNet(nn.Module):
+    """BasicUNet.
+
+    x        (N, in_channels, D, H, W), each size at least 16
+    returns  (N, out_channels, D, H, W), logits
+
+    features  widths of the five levels, and of the last map
+    dropout has no effect after training.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        features: Sequence[int] = (32, 32, 64, 128, 256, 32),
+        act: Spec = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
+        norm: Spec = ("instance", {"affine": True}),
+        bias: bool = True,
+        dropout: float = 0.0,
+        upsample: str = "deconv",
+    ) -> None:
+        super().__init__()
+        f, dims = list(features), spatial_dims
+        self.conv_0 = TwoConvolutions(in_channels, f[0], norm, act, bias, dims)
+        for i in (1, 2, 3, 4):
+            self.add_module(f"down_{i}", Down(f[i - 1], f[i], norm, act, bias, dims))
+        for i in (4, 3, 2, 1):
+            top = i == 1  # the topmost level keeps the width of the map below, and has an output width of its own
+            out = f[5] if top else f[i - 1]
+            up = UpCat(f[i], f[i - 1], out, norm, act, bias, upsample, dims, halves=not top)
+            self.add_module(f"upcat_{i}", up)
+        self.final_conv = CONVOLUTIONS[dims](f[5], out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_0(x)
+        skips = []
+        for i in (1, 2, 3, 4):
+            skips.append(x)
+            x = getattr(self, f"down_{i}")(x)
+        for i in (4, 3, 2, 1):
+            x = getattr(self, f"upcat_{i}")(x, skips.pop())
+        logits: Tensor = self.final_conv(x)
+        return logits
+
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {"basicunet": BasicUNet, "monai_basicunet": BasicUNet}
+
+
+def infer(shapes: Shapes) -> Inferred | None:
+    """The sizes of a BasicUNet; its activation is not in its tensors."""
+    first, out = "conv_0.conv_0.conv.weight", "final_conv.weight"
+    if not all(name in shapes for name in (first, out, "down_4.convs.conv_0.conv.weight")):
+        return None
+    down = [shapes[f"down_{i}.convs.conv_0.conv.weight"][0] for i in (1, 2, 3, 4)]
+    config: dict[str, Any] = {
+        "spatial_dims": len(shapes[first]) - 2,
+        "in_channels": shapes[first][1],
+        "out_channels": shapes[out][0],
+        "features": [shapes[first][0], *down, shapes[out][1]],
+        "norm": norm_spec(shapes, "conv_0.conv_0.adn.N"),
+        "bias": "conv_0.conv_0.conv.bias" in shapes,
+        "upsample": "deconv" if "upcat_4.upsample.deconv.weight" in shapes else "nontrainable",
+    }
+    return Inferred("basicunet", config, ("the activation: LeakyReLU 0.1",))

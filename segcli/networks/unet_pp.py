@@ -1,0 +1,90 @@
+"""UNet++ (Zhou et al., 2018) as MONAI's BasicUNetPlusPlus: nested decoders that share one encoder.
+
+Facts: MONAI 0.9 to 1.6, `networks.nets.BasicUNetPlusPlus`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from segcli.networks import Inferred, Shapes
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec
+
+
+class BasicUNetPlusPlus(nn.Module):
+    """UNet++.
+
+    x        (N, in_channels, D, H, W), each size at least 16
+    returns  (N, out_channels, D, H, W), logits of the deepest decoder
+
+    features  widths of the five levels, and of the deepest decoder's last map
+    dropout has no effect after training; deep_supervision only says what the official class returns.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        features: Sequence[int] = (32, 32, 64, 128, 256, 32),
+        deep_supervision: bool = False,
+        act: Spec = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
+        norm: Spec = ("instance", {"affine": True}),
+        bias: bool = True,
+        dropout: float = 0.0,
+        upsample: str = "deconv",
+    ) -> None:
+        super().__init__()
+        f, dims = list(features), spatial_dims
+        self.conv_0_0 = TwoConvolutions(in_channels, f[0], norm, act, bias, dims)
+        for i in (1, 2, 3, 4):
+            self.add_module(f"conv_{i}_0", Down(f[i - 1], f[i], norm, act, bias, dims))
+        for j in (1, 2, 3, 4):  # node (i, j): level i, j-th decoder
+            for i in range(5 - j):
+                out = f[5] if j == 4 else f[i]
+                up = UpCat(f[i + 1], j * f[i], out, norm, act, bias, upsample, dims, halves=i > 0)
+                self.add_module(f"upcat_{i}_{j}", up)
+            self.add_module(f"final_conv_0_{j}", CONVOLUTIONS[dims](f[5] if j == 4 else f[0], out_channels, 1))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The logits of the four nested decoders. The last one is the deepest."""
+        top = self._top_row(x)
+        return tuple(getattr(self, f"final_conv_0_{j}")(top[j]) for j in (1, 2, 3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.get_submodule("final_conv_0_4")(self._top_row(x)[4])
+        return logits
+
+    def _top_row(self, x: Tensor) -> list[Tensor]:
+        rows = [[self.conv_0_0(x)]]
+        for i in (1, 2, 3, 4):
+            rows.append([getattr(self, f"conv_{i}_0")(rows[-1][0])])
+        for j in (1, 2, 3, 4):
+            for i in range(5 - j):
+                rows[i].append(getattr(self, f"upcat_{i}_{j}")(rows[i + 1][j - 1], *rows[i]))
+        return rows[0]
+
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "basicunetplusplus": BasicUNetPlusPlus,
+    "unetpp_monai": BasicUNetPlusPlus,
+}
+
+
+def infer(shapes: Shapes) -> Inferred | None:
+    """The sizes of a UNet++; its activation is not in its tensors."""
+    first, out = "conv_0_0.conv_0.conv.weight", "final_conv_0_4.weight"
+    if not all(name in shapes for name in (first, out, "conv_4_0.convs.conv_0.conv.weight")):
+        return None
+    down = [shapes[f"conv_{i}_0.convs.conv_0.conv.weight"][0] for i in (1, 2, 3, 4)]
+    config: dict[str, Any] = {
+        "spatial_dims": len(shapes[first]) - 2,
+        "in_channels": shapes[first][1],
+        "out_channels": shapes[out][0],
+        "features": [shapes[first][0], *down, shapes[out][1]],
+        "norm": norm_spec(shapes, "conv_0_0.conv_0.adn.N"),
+        "bias": "conv_0_0.conv_0.conv.bias" in shapes,
+        "upsample": "deconv" if "upcat_0_1.upsample.deconv.weight" in shapes else "nontrainable",
+    }
+    return Inferred("basicunetplusplus", config, ("the activation: LeakyReLU 0.1",))
