@@ -59,6 +59,7 @@ def read(
     series: str | None = None,
     volume: int | None = None,
     channels: int = 1,
+    fill_gaps: bool = False,
 ) -> Volume:
     """One scan: its voxels as the file means them, on their grid.
 
@@ -66,6 +67,7 @@ def read(
     affine     which statement of a NIfTI header counts, where the header leaves it open
     series     which DICOM series; volume: which of the volumes (phases, echoes) in it
     channels   how many the model wants: a 4-D file with as many volumes is taken for them
+    fill_gaps  whether missing DICOM slices are interpolated instead of refused
     returns    (C, D, H, W): D, H, W are the file's k, j, i; an integer type of the file where nothing is scaled,
                else float32
     errors     InputError: not one whole, readable volume, or channels that do not share one grid
@@ -73,8 +75,8 @@ def read(
     if not paths:
         raise InputError("no scan was named")
     if len(paths) > 1:
-        return _joined([_read_one(Path(p), affine, series, volume, 1) for p in paths])
-    return _read_one(Path(paths[0]), affine, series, volume, channels)
+        return _joined([_read_one(Path(p), affine, series, volume, 1, fill_gaps) for p in paths])
+    return _read_one(Path(paths[0]), affine, series, volume, channels, fill_gaps)
 
 
 def peek(path: Path, *, affine: Form | None = None, series: str | None = None, volume: int | None = None) -> Peek:
@@ -162,7 +164,9 @@ def _label_type(labels: Volume) -> NDArray[Any]:
     raise ValueError(f"labels from {low} to {high} fit no label type")
 
 
-def _read_one(path: Path, affine: Form | None, series: str | None, volume: int | None, channels: int) -> Volume:
+def _read_one(
+    path: Path, affine: Form | None, series: str | None, volume: int | None, channels: int, fill_gaps: bool
+) -> Volume:
     kind = _kind(path)
     if kind == "nifti":
         from segcli.formats import nifti
@@ -176,13 +180,13 @@ def _read_one(path: Path, affine: Form | None, series: str | None, volume: int |
         from segcli.formats import itk
 
         return itk.read(path)
-    return _read_dicom(path, series, volume)
+    return _read_dicom(path, series, volume, fill_gaps)
 
 
-def _read_dicom(path: Path, series: str | None, volume: int | None) -> Volume:
+def _read_dicom(path: Path, series: str | None, volume: int | None, fill_gaps: bool = False) -> Volume:
     from segcli.formats import dicom
 
-    return dicom.read(path, series=series, volume=volume)
+    return dicom.read(path, series=series, volume=volume, fill_gaps=fill_gaps)
 
 
 def _kind(path: Path) -> str:
