@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from segcli.errors import ModelError
-from segcli.grids import Anchor, GridSpec
-from segcli.intensity import Clip, Crop, Percentiles, Scale, Standardise, Step
+from segcli.grids import Anchor, GridSpec, Spacing
+from segcli.intensity import Clip, Crop, Outside, Percentiles, Scale, Standardise, Step
 from segcli.labels import Decision, Label
 from segcli.resample import How, Interpolation
 from segcli.volume import AXES_CODES
@@ -32,7 +32,7 @@ _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
     "crop", "outside", "patch_size", "overlap", "blend", "sigma", "steps", "skip", "slice_axis", "mirror", "half",
-    "labels", "regions", "codes", "colours", "pairs", "volumes_ml", "volumes_source", "ensemble", "notes",
+    "average", "labels", "regions", "codes", "colours", "pairs", "volumes_ml", "volumes_source", "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
 
@@ -63,6 +63,7 @@ class ModelCard:
     mirror      array axes (of the network's input) that mirrored inference may flip
     slice_axis  with a 2-D network: the array axis of the model's grid along which slices are taken; else None
     half        whether float16 is known to keep the labels
+    average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     volumes_ml  plausible volume of a structure: (low, high)
     """
 
@@ -84,6 +85,7 @@ class ModelCard:
     slice_axis: int | None
     mirror: tuple[int, ...]
     half: bool
+    average: Literal["logits", "probabilities"]
     labels: tuple[Label, ...]
     decide: Decision
     volumes_ml: Mapping[str, tuple[float, float]]
@@ -349,7 +351,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     overlap = read.number("overlap", 0.5)
     if not 0 <= overlap < 1:
         raise read.wrong("overlap", "is at least 0 and below 1")
-    spacing = read.numbers("spacing", 3, float, positive=True) if document.get("spacing") is not None else None
+    spacing = _spacing(read)
     axes = document.get("orientation")
     if axes is not None and axes not in AXES_CODES:
         raise read.wrong("orientation", 'is null or an axes code such as "RAS"')
@@ -365,6 +367,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     how = cast("How", read.choice("interpolation", ("linear", "cubic", "nearest"), "linear"))
     blend = read.choice("blend", ("gaussian", "constant"), "gaussian")
     steps = read.choice("steps", ("regular", "even"), "regular")
+    average = read.choice("average", ("logits", "probabilities"), "logits")
     plan = WindowPlan(
         size=(patch[0], patch[1], patch[2]),
         overlap=overlap,
@@ -393,7 +396,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         modality=read.optional("modality", str) or ("CT" if channels == ["CT"] else None),
         grid=GridSpec(
             axes=axes,
-            spacing=(spacing[0], spacing[1], spacing[2]) if spacing else None,
+            spacing=spacing,
             anchor=cast("Anchor", read.choice("anchor", ("edges", "stored", "oriented", "within"), "edges")),
             transpose=(transpose[0], transpose[1], transpose[2]),
         ),
@@ -409,6 +412,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         slice_axis=slice_axis,
         mirror=mirror,
         half=bool(document.get("half", False)),
+        average="probabilities" if average == "probabilities" else "logits",
         labels=labels,
         decide=decision,
         volumes_ml=volumes,
@@ -417,6 +421,21 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         folder=folder,
         document=document,
     )
+
+
+def _spacing(read: _Reader) -> Spacing | None:
+    """Three steps in mm; null for an axis that keeps the scan's own (between the slices of a 2-D model)."""
+    given = read.document.get("spacing")
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) != 3:
+        raise read.wrong("spacing", "is a list of 3 numbers")
+    for step in given:
+        number = isinstance(step, int | float) and not isinstance(step, bool) and math.isfinite(step)
+        if step is not None and (not number or step <= 0):
+            raise read.wrong("spacing", "has values that are not finite numbers above 0")
+    d, h, w = (None if step is None else float(step) for step in given)
+    return d, h, w
 
 
 def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
@@ -476,6 +495,7 @@ _STEPS: dict[str, tuple[type[Any], dict[str, str]]] = {
     "percentiles": (Percentiles, {"low": "low", "high": "high", "epsilon": "epsilon"}),
     "standardise": (Standardise, {"mean": "mean", "sd": "sd", "where": "where", "epsilon": "epsilon"}),
     "crop": (Crop, {"above": "above", "margin": "margin", "outside": "outside"}),
+    "outside": (Outside, {"value": "value"}),
     "resample": (Resample, {}),
 }
 
@@ -510,13 +530,17 @@ def _step(read: _Reader, kind: str, item: dict[str, Any], channels: int) -> Prep
         raise read.wrong("intensity", f"the step {kind} knows no {min(unknown)!r}, only {', '.join(names)}")
     for key, value in item.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if key in ("low", "high", "mean", "sd", "epsilon", "margin") and not number:
+        if key in ("low", "high", "mean", "sd", "epsilon", "margin", "value") and not number:
             raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, not a number")
     if kind in ("clip", "scale", "percentiles"):
         if not {"low", "high"} <= item.keys():
             raise read.wrong("intensity", f"the step {kind} needs the values low and high")
         if item["low"] >= item["high"]:
             raise read.wrong("intensity", f"the step {kind} has low {item['low']} not below high {item['high']}")
+    if kind == "outside" and "value" not in item:
+        raise read.wrong("intensity", "the step outside needs a value")
+    if item.get("where", "image") not in ("image", "nonzero", "inside"):
+        raise read.wrong("intensity", f"the step {kind} has where = {item['where']!r}, not image, nonzero or inside")
     if kind == "standardise" and item.get("sd") is not None and item["sd"] <= 0:
         raise read.wrong("intensity", f"the step standardise has the deviation {item['sd']}, not above 0")
     values: dict[str, Any] = {names[k]: v for k, v in item.items() if k in names}

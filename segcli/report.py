@@ -204,6 +204,11 @@ def to_json(report: Report) -> list[dict[str, Any]]:
     return [asdict(structure) for structure in report.structures]
 
 
+def from_json(structures: Sequence[Mapping[str, Any]]) -> Report:
+    """The report that `to_json` wrote into a record."""
+    return Report(tuple(Structure(**structure) for structure in structures))
+
+
 def rows(report: Report) -> list[dict[str, Any]]:
     """One flat row for each structure: points and boxes become columns x, y, z, what is unknown stays None."""
     return [_flat(structure) for structure in report.structures]

@@ -1,0 +1,258 @@
+"""What a person named -> scans to segment: files, folders, series, lists, channels."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from segcli.errors import InputError, InputMissing, UsageError
+from segcli.outputs import is_partial
+
+# Known double endings are one ending; .img comes in by its header.
+ENDINGS = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd")
+_CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
+# Made by others or by segcli, never a scan: label maps, masks, probabilities.
+_DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
+_SEG = "_seg"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to segment.
+
+    name     stem of the outputs, with the folders below the input folder: "sub-01/anat/sub-01_T1w"
+    paths    its files, one for each channel, or one DICOM folder
+    beside   the folder that outputs go to when none is named
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    beside: Path
+    series: str | None = None
+    volume: int | None = None
+
+
+def stem(path: Path) -> str:
+    """The file's name without its known ending; any other name as it is."""
+    low = path.name.lower()
+    ending = next((e for e in ENDINGS if low.endswith(e) and len(low) > len(e)), "")
+    return path.name[: len(path.name) - len(ending)] if ending else path.name
+
+
+def cases(
+    inputs: Sequence[str],
+    channels: Sequence[str] = ("image",),
+    *,
+    named: Mapping[str, str] | None = None,
+    series: str | None = None,
+    volume: int | None = None,
+    output: Path | None = None,
+) -> list[Case]:
+    """Every scan that the inputs name, in a fixed order.
+
+    inputs    files, folders (searched through), DICOM folders, patterns
+    channels  the model's; with more than one, files in a folder are grouped by nnU-Net's _0000, _0001, ...
+    named     channel -> file, for one case of several channels
+    output    the output folder, so that what lies in it is never taken for input
+    errors    InputMissing (66): nothing there, with what was seen; UsageError (2): two inputs, one output name
+    """
+    found: list[Case] = []
+    if named:
+        found.append(_from_channels(named, channels))
+    for text in inputs:
+        found += _expand(text, channels, series, volume, output)
+    if not found:
+        raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
+    return distinct(found, output)
+
+
+def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
+    """The cases, the same input once; refused when two inputs would make one output (reliability.md 2.8)."""
+    owners: dict[Path, Case] = {}
+    for case in found:
+        target = (output or case.beside) / f"{case.name}{_SEG}.nii.gz"
+        key = Path(os.path.abspath(target))  # noqa: PTH100 - links are followed nowhere here
+        other = owners.get(key)
+        if other is None:
+            owners[key] = case
+        elif other.paths != case.paths or other.series != case.series or other.volume != case.volume:
+            raise UsageError(
+                f"{other.paths[0]} and {case.paths[0]} would both be written as {target.name}",
+                hint="rename one, or run them with different -o",
+            )
+    return list(owners.values())
+
+
+def shard(found: Sequence[Case], part: str) -> list[Case]:
+    """Every n-th case: "3/16" is the third of sixteen parts; "slurm" reads the job array's variables.
+
+    The parts are disjoint and together hold all cases, whatever their number.
+    """
+    if part == "slurm":
+        try:
+            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
+            index = int(os.environ["SLURM_ARRAY_TASK_ID"]) - first
+            count = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
+        except (KeyError, ValueError):
+            raise UsageError(
+                "--shard slurm: SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT are not set",
+                hint="submit with `sbatch --array=0-15`, or give --shard 3/16",
+            ) from None
+    else:
+        match = re.fullmatch(r"(\d+)/(\d+)", part)
+        if not match:
+            raise UsageError(f"--shard {part}: not of the form 3/16")
+        index, count = int(match[1]) - 1, int(match[2])
+    if not 0 <= index < count:
+        raise UsageError(f"--shard {part}: the part {index + 1} is not among 1 to {count}")
+    return list(found[index::count])
+
+
+def listed(data: bytes, null: bool) -> list[str]:
+    """The names in a list of inputs: one a line, or between NULs; blank lines are nothing."""
+    parts = data.split(b"\0") if null else data.splitlines()
+    return [os.fsdecode(p) for p in parts if p.strip()]
+
+
+def _from_channels(named: Mapping[str, str], channels: Sequence[str]) -> Case:
+    known = {c.lower(): c for c in channels}
+    given = {known.get(k.lower(), k): Path(v) for k, v in named.items()}
+    unknown = [k for k in given if k not in channels]
+    lacking = [c for c in channels if c not in given]
+    if unknown or lacking:
+        raise UsageError(
+            f"the model's channels are {', '.join(channels)}"
+            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+            + (f"; missing: {', '.join(lacking)}" if lacking else "")
+        )
+    paths = tuple(given[c] for c in channels)
+    for path in paths:
+        _exists(path, str(path))
+    return Case(stem(paths[0]), paths, paths[0].parent)
+
+
+def _expand(
+    text: str, channels: Sequence[str], series: str | None, volume: int | None, output: Path | None
+) -> list[Case]:
+    path = Path(text)
+    if not os.path.lexists(path) and glob.has_magic(text):
+        return [
+            case
+            for match in sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
+            for case in _expand(match, channels, series, volume, output)
+        ]
+    _exists(path, text)
+    if not path.is_dir():
+        if is_own(path):
+            raise InputError(f"{path.name}: is a label map that segcli wrote", hint="name the scan it was made from")
+        return [Case(stem(path), (path,), path.parent, series, volume)]
+    files = _images(path, output)
+    found = _grouped(path, files, channels)
+    return found + _dicom(path, series, volume, output, alone=not files)
+
+
+def _exists(path: Path, text: str) -> None:
+    if not os.path.lexists(path):
+        raise InputMissing(f"{text}: no such file or folder", hint="check the name")
+    if not path.exists():
+        raise InputMissing(f"{text}: a broken link: what it points to does not exist")
+
+
+def _images(folder: Path, output: Path | None) -> list[Path]:
+    """Files in a folder tree that could be scans by their names, sorted; never outputs, reports or temporary files."""
+    found: list[Path] = []
+    derivatives = folder / "derivatives" if (folder / "dataset_description.json").is_file() else None
+    skipped = {os.path.realpath(p) for p in (output, derivatives) if p is not None}
+    skipped.discard(os.path.realpath(folder))
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if os.path.realpath(Path(root) / f) not in skipped)
+        for name in sorted(names):
+            path = Path(root) / name
+            low = name.lower()
+            if (
+                low.endswith(ENDINGS)
+                and not name.startswith(".")
+                and not is_partial(name)
+                and not is_own(path)
+                and not _DERIVED.search(stem(path))
+            ):
+                found.append(path)
+    return found
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a label map that segcli wrote: its name ends in _seg and its record lies beside it."""
+    name = stem(path)
+    return name.endswith(_SEG) and (path.parent / f"{name}.json").is_file()
+
+
+def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> list[Case]:
+    """One case a file, or one for each set of _0000, _0001, ... when the model has several channels."""
+    if len(channels) == 1:
+        return [Case(_below(folder, f), (f,), f.parent) for f in files]
+    groups: dict[str, dict[int, Path]] = {}
+    out: list[Case] = []
+    for file in files:
+        name = _below(folder, file)
+        match = _CHANNEL.match(name)
+        if match:
+            groups.setdefault(match["stem"], {})[int(match["channel"])] = file
+        else:
+            out.append(Case(name, (file,), file.parent))
+    for name, members in groups.items():
+        lacking = [f"_{i:04d}" for i in range(len(channels)) if i not in members]
+        if lacking:
+            raise InputMissing(
+                f"{name}: the channel {lacking[0]} ({channels[int(lacking[0][1:])]}) is missing in {folder.name}"
+            )
+        paths = tuple(members[i] for i in range(len(channels)))
+        out.append(Case(name, paths, paths[0].parent))
+    return sorted(out, key=lambda c: c.name)
+
+
+def _below(folder: Path, file: Path) -> str:
+    parts = file.relative_to(folder).parts[:-1]
+    return str(PurePosixPath(*parts, stem(file)))
+
+
+def _dicom(folder: Path, series: str | None, volume: int | None, output: Path | None, alone: bool) -> list[Case]:
+    """DICOM below a folder: the folder itself when its files lie in it, else one case for each series in the tree.
+
+    A flat folder with several series stays one case, so that reading refuses it with the list and --series.
+    """
+    from segcli.formats import dicom
+
+    if alone and not any(p.is_dir() for p in folder.iterdir()):
+        if not any(folder.iterdir()):
+            raise InputMissing(f"{folder.name}: the folder is empty")
+        if not dicom.looks_like(folder):
+            raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
+        return [Case(folder.resolve().name, (folder,), folder.resolve().parent, series, volume)]
+    found = [s for s in dicom.find(folder) if not series or series in (s.name, s.uid, str(s.number))]
+    usable = [s for s in found if s.summary.problem is None]
+    if alone and not usable:
+        if found:
+            raise InputError(
+                f"{folder.name}: {len(found)} DICOM series, none of which is a volume: {found[0].summary.problem}"
+            )
+        raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
+    out = []
+    for one in usable:
+        home = Path(os.path.commonpath([f.path.parent for f in one.files]))
+        if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
+            out.append(Case(one.name, (home,), folder, one.name, volume))
+    return out
+
+
+def _seen(folder: Path) -> str:
+    """What is in a folder that has no scan: how many files of which endings."""
+    endings: dict[str, int] = {}
+    for _, _, names in os.walk(folder):
+        for name in names:
+            endings[Path(name).suffix or "no ending"] = endings.get(Path(name).suffix or "no ending", 0) + 1
+    shown: Iterable[str] = (f"{n} x {e}" for e, n in sorted(endings.items(), key=lambda item: -item[1])[:5])
+    return ", ".join(shown) or "nothing"

@@ -1,0 +1,478 @@
+"""The commands: parse, call, print. stdout is data, everything else is stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segcli import __version__
+from segcli.errors import SegcliError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+app = typer.Typer(
+    name="segcli",
+    help="Segment NIfTI and DICOM volumes on the scan's own grid. For research; not a medical device.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(
+    rich_markup_mode=None, help="Models: list, import, inspect, verify.", invoke_without_command=True
+)
+config_app = typer.Typer(rich_markup_mode=None, help="Settings and where they come from.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(config_app, name="config")
+
+Model = Annotated[str, typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file of a model.")]
+Out = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the outputs; `-`: label map to stdout.")]
+Engine = Annotated[str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx or openvino.")]
+Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Threads = Annotated[int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, help="CPU threads.")]
+Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a NIfTI header: sform, qform or pixdim.")]
+Series = Annotated[str | None, typer.Option("--series", help="Number or name of the DICOM series to take.")]
+VolumeNumber = Annotated[int | None, typer.Option("--volume", min=1, help="Which volume of a 4-D DICOM series.")]
+
+
+@app.callback()
+def settings(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEGCLI_DEBUG")] = False,
+) -> None:
+    if version:
+        typer.echo(f"segcli {__version__}")
+        raise typer.Exit
+    context.obj = {"debug": debug}
+    if os.path.exists("segcli.toml") or "SEGCLI_HOME" in os.environ or _user_settings():  # noqa: PTH110
+        from segcli.settings import defaults
+
+        context.default_map = defaults()
+
+
+def _user_settings() -> bool:
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.environ.get("HOME", "/"), ".config")  # noqa: PTH118
+    return os.path.exists(os.path.join(home, "segcli", "segcli.toml"))  # noqa: PTH110, PTH118
+
+
+# ---- predict
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Scans: files, folders, `-`.")] = None,
+    output: Out = None,
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file; several: an ensemble."),
+    ] = ["uxnet"],  # noqa: B006 - typer copies it
+    engine: Engine = "auto",
+    device: Device = "auto",
+    overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows, 0 to below 1.")] = None,
+    classes: Annotated[str, typer.Option("--classes", help="Only these structures, comma-separated.")] = "",
+    channel: Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE, once for each channel.")] = None,
+    series: Series = None,
+    volume: VolumeNumber = None,
+    affine: Affine = None,
+    fill_gaps: Annotated[bool, typer.Option("--fill-gaps", help="Interpolate missing DICOM slices; marked.")] = False,
+    write: Annotated[
+        list[str] | None, typer.Option("--write", help="nifti, dicom-seg, rtstruct, dicom-sr; repeatable.")
+    ] = None,
+    seg_type: Annotated[str, typer.Option("--seg-type", help="binary, fractional or labelmap.")] = "binary",
+    report: Annotated[list[str] | None, typer.Option("--report", help="csv, tsv, html, png; repeatable.")] = None,
+    tables: Annotated[str, typer.Option("--tables", help="slicer,itksnap,freesurfer,bids.")] = "",
+    split: Annotated[bool, typer.Option("--split", help="One mask per structure as well.")] = False,
+    layout: Annotated[str, typer.Option("--layout", help="flat or bids.")] = "flat",
+    stats_format: Annotated[str, typer.Option("--stats-format", help="segcli or totalseg.")] = "segcli",
+    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="float16 on CUDA.")] = False,
+    skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Windows of pure background are not run.")] = False,
+    largest_component: Annotated[str, typer.Option("--largest-component", help="Structures, or all.")] = "",
+    min_size: Annotated[float, typer.Option("--min-size", help="mL; smaller islands become background.")] = 0.0,
+    fill_holes: Annotated[str, typer.Option("--fill-holes", help="Structures, or all.")] = "",
+    fail_on: Annotated[str, typer.Option("--fail-on", help="review: a case that needs a look counts as failed.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are not verified.")] = False,
+    files_from: Annotated[str | None, typer.Option("--files-from", help="A list of inputs; `-` is stdin.")] = None,
+    null: Annotated[bool, typer.Option("-0", help="The list is separated by NUL.")] = False,
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n, or slurm for job arrays.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Dask: tcp://host:8786, or local:N.", envvar="SEGCLI_SCHEDULER")
+    ] = None,
+    threads: Threads = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows at a time.")] = None,
+    max_ram: Annotated[str | None, typer.Option("--max-ram", help="Such as 4G.", envvar="SEGCLI_MAX_RAM")] = None,
+    max_vram: Annotated[str | None, typer.Option("--max-vram", help="Such as 6G.", envvar="SEGCLI_MAX_VRAM")] = None,
+    identifiers: Annotated[
+        bool, typer.Option("--include-identifiers", help="Let identifiers of patient and study into outputs.")
+    ] = False,
+    events: Annotated[str | None, typer.Option("--events", help="JSON lines to a file, stderr or stdout.")] = None,
+    json_: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail.")] = 0,
+) -> None:
+    """Label every voxel of each scan; write label map, record and what else is asked for."""
+    from segcli import run
+    from segcli.extras import FORMS, REPORTS, TABLES, Destination
+    from segcli.predict import Options
+
+    streamed = output is not None and str(output) == "-"
+    to = Destination(
+        folder=None if streamed else output,
+        overwrite=overwrite,
+        forms=_each("--write", _several(write) or ("nifti",), FORMS),
+        reports=_each("--report", _several(report), REPORTS),
+        tables=_each("--tables", _several([tables]), TABLES),
+        split=split,
+        layout=_choice("--layout", layout, ("flat", "bids")),
+        stats=_choice("--stats-format", stats_format, ("segcli", "totalseg")),
+        seg_type=_choice("--seg-type", seg_type, ("binary", "fractional", "labelmap")),
+        identifiers=identifiers,
+    )
+    if overlap is not None and not 0 <= overlap < 1:
+        raise UsageError(f"--overlap {overlap}: is at least 0 and below 1")
+    options = Options(
+        overlap=overlap,
+        classes=_several([classes]),
+        affine=_choice("--affine", affine, (None, "sform", "qform", "pixdim")),
+        skip=skip_empty,
+        mirror=tta,
+        half=half,
+        fill_gaps=fill_gaps,
+        largest=_several([largest_component]),
+        min_size_ml=min_size,
+        fill_holes=_several([fill_holes]),
+    )
+    opening = run.Opening(
+        model=tuple(model),
+        engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
+        device=device,
+        threads=threads,
+        batch=batch,
+        mirror=tta,
+        half=half,
+        max_ram=_bytes("--max-ram", max_ram),
+        max_vram=_bytes("--max-vram", max_vram),
+    )
+    manners = run.Manners(
+        json=json_,
+        quiet=quiet,
+        verbose=verbose,
+        events=events,
+        debug=context.obj["debug"],
+        fail_on_review=_choice("--fail-on", fail_on, ("", "review")) == "review",
+    )
+    named = dict(_pair(c) for c in channel or ())
+    given = run.Given(tuple(inputs or ()), named, files_from, null, series, volume, shard)
+    if streamed or given.inputs == ("-",):
+        raise typer.Exit(run.piped(given, opening, to, options, manners, to_stdout=streamed))
+    raise typer.Exit(run.batch(given, opening, to, options, manners, scheduler))
+
+
+# ---- one scan or label map
+
+
+@app.command()
+def info(
+    scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM.")],
+    model: Model = "uxnet",
+    series: Series = None,
+    volume: VolumeNumber = None,
+    affine: Affine = None,
+    json_: Json = False,
+) -> None:
+    """Grid, orientation, spacing and range of a scan, and what predict would do with it."""
+    from segcli import run
+
+    form = _choice("--affine", affine, (None, "sform", "qform", "pixdim"))
+    run.info(scan, model, series=series, volume=volume, affine=form, as_json=json_)
+
+
+@app.command()
+def plan(
+    scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM.")],
+    model: Model = "uxnet",
+    engine: Engine = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Windows, time, memory and disk that predict would need, before anything runs."""
+    from segcli import run
+
+    opening = run.Opening((model,), _choice("--engine", engine, ("auto", "torch", "onnx", "openvino")), device, threads)
+    run.plan(scan, opening, as_json=json_)
+
+
+@app.command("export-onnx")
+def export_onnx(
+    model: Model = "uxnet",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The ONNX file; default NAME.onnx.")] = None,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 17,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
+    verify: Annotated[Path | None, typer.Option("--verify", help="A scan whose windows are compared as well.")] = None,
+    json_: Json = False,
+) -> None:
+    """Export a model to one ONNX file, compared with torch before it is kept."""
+    from segcli import run
+
+    run.export(model, output, opset=opset, half=fp16, verify=verify, as_json=json_)
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
+    reference: Annotated[Path, typer.Argument(help="The reference label map, or a folder with the same names.")],
+    model: Annotated[str | None, typer.Option("--model", help="Names the labels; else they are numbers.")] = None,
+    labels: Annotated[str, typer.Option("--labels", help="Only these names or numbers, comma-separated.")] = "",
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, mm.")] = 1.0,
+    resample: Annotated[bool, typer.Option("--resample", help="Bring the prediction onto another grid.")] = False,
+    other: Annotated[Path | None, typer.Option("--against", help="A second prediction, compared pairwise.")] = None,
+    json_: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page as well.")] = None,
+) -> None:
+    """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
+    from segcli import run
+
+    run.evaluate(
+        prediction,
+        reference,
+        model=model,
+        labels=_several([labels]),
+        tolerance=tolerance,
+        resample=resample,
+        against=other,
+        form="json" if json_ else "csv" if csv else "table",
+        html=html,
+    )
+
+
+@app.command()
+def report(
+    labelmap: Annotated[Path, typer.Argument(help="A label map that exists already.")],
+    model: Model = "uxnet",
+    image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default beside the label map.")] = None,
+    forms: Annotated[list[str] | None, typer.Option("--report", help="csv, tsv, html, png; repeatable.")] = None,
+    tables: Annotated[str, typer.Option("--tables", help="slicer,itksnap,freesurfer,bids.")] = "",
+    split: Annotated[bool, typer.Option("--split", help="One mask per structure as well.")] = False,
+    json_: Json = False,
+) -> None:
+    """Volumes, checks, tables and pages for a label map that exists already."""
+    from segcli import run
+    from segcli.extras import REPORTS, TABLES, Destination
+
+    to = Destination(
+        folder=output,
+        overwrite=True,
+        reports=_each("--report", _several(forms) or ("html",), REPORTS),
+        tables=_each("--tables", _several([tables]), TABLES),
+        split=split,
+    )
+    run.report(labelmap, model, image, to, as_json=json_)
+
+
+# ---- models, settings, the machine
+
+
+@models_app.callback()
+def models(context: typer.Context, json_: Json = False) -> None:
+    """What models there are, what they lack, and where segcli looked."""
+    if context.invoked_subcommand is None:
+        from segcli import run
+
+        run.models(as_json=json_)
+
+
+@models_app.command("import")
+def import_model(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file, an nnU-Net folder or a MONAI bundle.")],
+    arch: Annotated[str | None, typer.Option("--arch", help="The network, where the tensors fit several.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="A published checkpoint's card: uxnet-amos, ...")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="liver=1,spleen=2 or a JSON file.")] = None,
+    spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2.")] = None,
+    orientation: Annotated[str | None, typer.Option("--orientation", help="RAS, or file to keep it.")] = None,
+    window: Annotated[str | None, typer.Option("--window", help="Intensities: low,high, mapped to 0..1.")] = None,
+    patch: Annotated[str | None, typer.Option("--patch", help="Voxels: 96,96,96.")] = None,
+    channels: Annotated[str | None, typer.Option("--channels", help="CT, or T1,T2.")] = None,
+    json_: Json = False,
+) -> None:
+    """Turn a checkpoint into a model folder, without running code from it."""
+    from segcli import run
+
+    given = {
+        "labels": labels,
+        "spacing": spacing,
+        "orientation": orientation,
+        "window": window,
+        "patch": patch,
+        "channels": channels,
+    }
+    run.import_model(checkpoint, arch=arch, recipe=recipe, name=name, output=output, given=given, as_json=json_)
+
+
+@models_app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="Any model file or folder.")], json_: Json = False) -> None:
+    """Say what a file is, without running code from it."""
+    from segcli import run
+
+    run.inspect(file, as_json=json_)
+
+
+@models_app.command()
+def verify(file: Annotated[Path, typer.Argument(help="An exported ONNX file.")], json_: Json = False) -> None:
+    """Find a tampered or drifting export: exit 78."""
+    from segcli import run
+
+    run.verify(file, as_json=json_)
+
+
+@config_app.command("show")
+def config_show(json_: Json = False) -> None:
+    """Each setting of predict with its value and where it comes from."""
+    from segcli import run
+
+    command = typer.main.get_command(app).commands["predict"]  # type: ignore[attr-defined]
+    run.config_show({p.name: p.default for p in command.params if p.name != "inputs"}, as_json=json_)
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Run a small 3-D convolution on each engine; versions, cores, memory, where models are looked for."""
+    from segcli import run
+
+    raise typer.Exit(run.doctor(as_json=json_))
+
+
+# ---- values of options
+
+
+def _several(values: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+
+
+def _choice(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    if value not in choices:
+        raise UsageError(f"{option} {value}: is not one of {', '.join(c for c in choices if c)}{_near(value, choices)}")
+    return value
+
+
+def _each(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        _choice(option, value, choices)
+    return values
+
+
+def _near(value: str, choices: tuple[Any, ...]) -> str:
+    import difflib
+
+    found = difflib.get_close_matches(value, [c for c in choices if c], 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UsageError(f"--channel {text}: is not of the form NAME=FILE")
+    return name, value
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    """4G, 500M, 4GiB: powers of 1024."""
+    if text is None:
+        return None
+    import re
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"{option} {text}: is not a size such as 4G or 500M")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+# ---- how a process ends
+
+
+def main() -> None:
+    """Run a command; every foreseeable end is a sentence and an exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    debug = "--debug" in sys.argv or bool(os.environ.get("SEGCLI_DEBUG"))
+    try:
+        code = app(standalone_mode=False) or 0
+    except SegcliError as error:
+        code = _refused(error, debug)
+    except Terminated:
+        code = 143
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    except Exception as error:
+        code = _unforeseen(error, debug)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    if code in (130, 143) or _closed(sys.stdout):
+        os._exit(code)  # threads of a library may still compute; nothing of theirs is kept
+    sys.exit(code)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminated(*_: object) -> None:
+    raise Terminated
+
+
+def _refused(error: SegcliError, debug: bool) -> int:
+    from segcli.terminal import show_error
+
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    show_error(error)
+    return error.exit_code
+
+
+def _unforeseen(error: Exception, debug: bool) -> int:
+    """Click's own refusals keep their code; anything else is a bug of segcli."""
+    show = getattr(error, "show", None)
+    if show is not None and hasattr(error, "exit_code"):
+        show()
+        return int(error.exit_code)
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    from segcli.terminal import say
+
+    say(f"error: an internal error of segcli: {type(error).__name__}: {error}")
+    say("  please report it; --debug shows where it happened")
+    return 70
+
+
+def _closed(stream: Any) -> bool:
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        return True
+    return False

@@ -1,0 +1,425 @@
+"""Many cases, one engine: read ahead, segment, write behind, go on after a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import psutil
+
+from segcli import extras, formats, outputs, record
+from segcli.card import ModelCard
+from segcli.cases import Case
+from segcli.errors import InputError, ModelError, OutOfMemory, OutputError, OutputExists, SegcliError, UsageError
+from segcli.extras import Destination
+from segcli.report import cohort_rows, csv_text, from_json, measure, to_json
+from segcli.segment import Segmentation, segment
+from segcli.volume import Volume
+from segcli.windows import Engine, at_overlap
+
+if TYPE_CHECKING:
+    from segcli.engines import Opened
+
+Status = Literal["done", "skipped", "failed"]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+Watch = Callable[[str, Case, Mapping[str, Any]], None]  # event, case, facts
+
+
+def unwatched(event: str, case: Case, facts: Mapping[str, Any]) -> None:
+    """A watch that sees nothing."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user changed of how a scan is segmented; part of what "done" means.
+
+    overlap   of windows, instead of the card's
+    classes   names of the structures to keep; the rest becomes background. Empty: all
+    affine    which statement of a NIfTI header counts
+    skip      windows that hold nothing but the value beyond the image are not computed
+    mirror    logits averaged over the card's mirror axes
+    largest   structures of which only the largest component is kept ("all" for every one); likewise the next two
+    """
+
+    overlap: float | None = None
+    classes: tuple[str, ...] = ()
+    affine: formats.Form | None = None
+    skip: bool = False
+    mirror: bool = False
+    half: bool = False
+    fill_gaps: bool = False
+    largest: tuple[str, ...] = ()
+    min_size_ml: float = 0.0
+    fill_holes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How one case ended.
+
+    paths    the files that were written (or found done), the label map first
+    record   the record, also of a skipped case; None when it failed
+    error    why it failed
+    details  a traceback, where the error was a fault of segcli itself
+    """
+
+    case: Case
+    status: Status
+    paths: tuple[Path, ...] = ()
+    record: Mapping[str, Any] | None = None
+    error: SegcliError | None = None
+    details: str = ""
+
+
+def predict(
+    cases: Iterable[Case],
+    card: ModelCard,
+    opened: Opened,
+    to: Destination,
+    options: Options | None = None,
+    watch: Watch = unwatched,
+) -> Iterator[Outcome]:
+    """Segment the cases in order; each outcome is there as soon as its files are.
+
+    The next scan is read and the last one written while the network works: two threads, one case ahead and one
+    behind, so memory holds three scans at most. A case that is refused or fails costs that case only.
+    """
+    options = options or Options()
+    job = _Job(card, opened, to, options, watch)
+    with ThreadPoolExecutor(1, "segcli-read") as reading, ThreadPoolExecutor(1, "segcli-write") as writing:
+        waiting: Future[_Loaded | Outcome] | None = None
+        behind: Future[Outcome] | None = None
+        remaining = iter(cases)
+        try:
+            while True:
+                current = waiting
+                case = next(remaining, None)
+                waiting = reading.submit(job.read, case) if case is not None else None
+                if current is None:
+                    if waiting is None:
+                        break
+                    continue
+                loaded = current.result()
+                result = loaded if isinstance(loaded, Outcome) else job.compute(loaded)
+                if behind is not None:
+                    yield behind.result()
+                    behind = None
+                if isinstance(result, Outcome):
+                    yield result
+                else:
+                    behind = writing.submit(job.write, result)
+            if behind is not None:
+                yield behind.result()
+        finally:
+            for future in (waiting, behind):
+                if future is not None:
+                    future.cancel()
+
+
+def run_case(
+    case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch = unwatched
+) -> Outcome:
+    """One case from file to files, in this thread: what a worker of a cluster does."""
+    job = _Job(card, opened, to, options, watch)
+    loaded = job.read(case)
+    result = loaded if isinstance(loaded, Outcome) else job.compute(loaded)
+    return result if isinstance(result, Outcome) else job.write(result)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    case: Case
+    scan: Volume
+    key: dict[str, Any]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Computed:
+    loaded: _Loaded
+    result: Segmentation
+    engine: Engine
+    warnings: tuple[str, ...] = field(default=())
+
+
+class _Job:
+    """The three stages of a case; every error of a stage becomes the case's outcome."""
+
+    def __init__(self, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch) -> None:
+        self.card, self.opened, self.to, self.options, self.watch = card, opened, to, options, watch
+        self.model = {
+            "name": card.name,
+            "sha256": record.model_hash(card, opened.hashes),
+            "licence": card.licence,
+        }
+        known = {label.name for label in card.structures}
+        wrong = [c for c in options.classes if c not in known]
+        if wrong:
+            raise UsageError(f"{card.name} has no structure {wrong[0]!r}" + near(wrong[0], known))
+
+    def read(self, case: Case) -> _Loaded | Outcome:
+        return self._guarded(case, self._read, case)
+
+    def compute(self, loaded: _Loaded) -> _Computed | Outcome:
+        return self._guarded(loaded.case, self._compute, loaded)
+
+    def write(self, computed: _Computed) -> Outcome:
+        return self._guarded(computed.loaded.case, self._write, computed)
+
+    def _guarded(self, case: Case, stage: Callable[[Given], Made], given: Given) -> Made | Outcome:
+        try:
+            return stage(given)
+        except SegcliError as error:
+            return self._failed(case, _naming(error, case))
+        except MemoryError as error:
+            wanted = OutOfMemory(
+                f"{_shown(case)}: not enough memory: {error}", hint="try --max-ram, or a machine with more"
+            )
+            return self._failed(case, wanted)
+        except OSError as error:
+            kind = OutputError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
+            return self._failed(case, kind(f"{_shown(case)}: {error.strerror or error}"))
+        except Exception as error:
+            fault = SegcliError(
+                f"{_shown(case)}: an internal error of segcli: {type(error).__name__}: {error}",
+                hint="please report it; --debug shows where it happened",
+            )
+            return self._failed(case, fault, traceback.format_exc())
+
+    def _failed(self, case: Case, error: SegcliError, details: str = "") -> Outcome:
+        self.watch("failed", case, {"error": error.message, "exit_code": error.exit_code})
+        return Outcome(case, "failed", error=error, details=details)
+
+    # ---- read
+
+    def _read(self, case: Case) -> _Loaded | Outcome:
+        self.watch("read", case, {})
+        labels, written = self.to.labels(case, self.card.name), self.to.record(case, self.card.name)
+        _check_output(case, labels)
+        start = time.perf_counter()
+        inputs = record.hash_inputs(case.paths)
+        key = {
+            "case": case.name,
+            "input": {"files": list(inputs.files), "sha256": inputs.sha256, "series": case.series},
+            "model": self.model,
+            "options": asdict(self.options),
+        }
+        wanted = self.wanted(case)
+        if record.is_done(written, labels, key) and all(p.exists() for p in wanted):
+            self.watch("skipped", case, {"labels": str(labels)})
+            return Outcome(case, "skipped", (labels, written), record.read_record(written))
+        if not self.to.overwrite and labels.exists() and not record.is_done(written, labels, key):
+            raise OutputExists(
+                f"{labels.name}: exists already and is not a verified result of this run",
+                hint="--overwrite replaces it, -o chooses another folder",
+            )
+        outputs.sweep(labels.parent)
+        scan = formats.read(
+            case.paths,
+            affine=self.options.affine,
+            series=case.series,
+            volume=case.volume,
+            channels=len(self.card.channels),
+            fill_gaps=self.options.fill_gaps,
+        )
+        _check_room(labels, scan)
+        return _Loaded(case, scan, key, {"read": time.perf_counter() - start})
+
+    def wanted(self, case: Case) -> list[Path]:
+        """Files beside label map and record that the run was asked for."""
+        return extras.paths(self.to.base(case, self.card.name), self.card, self.to)
+
+    # ---- compute
+
+    def _compute(self, loaded: _Loaded) -> _Computed:
+        case, engine = loaded.case, self.opened.engine
+        warnings: tuple[str, ...] = ()
+        plan = at_overlap(self.card.window, self.options.overlap)
+        plan = replace(plan, skip=plan.skip or self.options.skip)
+
+        def tick(done: int, total: int) -> None:
+            self.watch("window", case, {"done": done, "total": total})
+
+        self.watch("segment", case, {"shape": loaded.scan.grid.shape})
+        try:
+            result = segment(loaded.scan, self.card, engine, tick, plan)
+        except ModelError:
+            full = getattr(engine, "full_precision", None)
+            if not self.options.half or full is None:
+                raise
+            engine = full()
+            warnings = ("half precision gave values that are not finite: the case was repeated in float32",)
+            result = segment(loaded.scan, self.card, engine, tick, plan)
+        return _Computed(loaded, self._kept(result), engine, warnings)
+
+    def _kept(self, result: Segmentation) -> Segmentation:
+        """The labels after --classes and the post-processing that was asked for."""
+        labels = result.labels
+        if self.options.classes:
+            keep = np.zeros(max(label.id for label in self.card.labels) + 1, labels.data.dtype)
+            for label in self.card.structures:
+                if label.name in self.options.classes:
+                    keep[label.id] = label.id
+            labels = Volume(keep[labels.data], labels.grid, labels.source)
+        if self.options.largest or self.options.min_size_ml or self.options.fill_holes:
+            from segcli.postprocess import postprocess
+
+            labels = postprocess(
+                labels,
+                self.card.structures,
+                largest=self.options.largest,
+                min_size_ml=self.options.min_size_ml,
+                fill_holes=self.options.fill_holes,
+            )
+        return replace(result, labels=labels)
+
+    # ---- write
+
+    def _write(self, computed: _Computed) -> Outcome:
+        loaded, result, case = computed.loaded, computed.result, computed.loaded.case
+        self.watch("write", case, {})
+        labels_path = self.to.labels(case, self.card.name)
+        record_path = self.to.record(case, self.card.name)
+        start = time.perf_counter()
+        report = measure(result.labels, self.card.labels, loaded.scan)
+        source = loaded.scan.source
+        warnings = (
+            *(source.warnings if source else ()),
+            *self.opened.warnings,
+            *result.warnings,
+            *computed.warnings,
+        )
+        findings, verdict = self._checked(loaded, result)
+        facts = {
+            "segcli_record": record.SCHEMA,
+            **loaded.key,
+            "labels": {"file": labels_path.name, "sha256": ""},
+            "engine": {
+                "name": computed.engine.name,
+                "reason": self.opened.reason,
+                "precision": getattr(computed.engine, "precision", "float32"),
+            },
+            "grid": record.grid_facts(loaded.scan.grid),
+            "source": source.facts if source else None,
+            "windows": result.windows,
+            "structures": to_json(report),
+            "confidence": {str(k): round(v, 4) for k, v in result.confidence.items()},
+            "verdict": verdict,
+            "checks": findings,
+            "warnings": list(warnings),
+            "note": "Research use only; not a medical device.",
+            "versions": record.versions(),
+        }
+        written = [labels_path, record_path]
+        try:
+            with outputs.whole_file(labels_path) as temporary:
+                formats.write(
+                    result.labels, self.card.labels, temporary, source, description=f"segcli {self.card.name}"
+                )
+                facts["labels"]["sha256"] = record.hash_file(temporary)
+                base = self.to.base(case, self.card.name)
+                extra = extras.write(base, loaded.scan, result.labels, self.card, self.to, report, facts)
+                seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
+                facts["run"] = {
+                    "seconds": {k: round(v, 3) for k, v in seconds.items()},
+                    "peak_memory_mb": round(peak_memory() / 1e6),
+                }
+                outputs.write_bytes(record_path, record.to_json(facts))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if not labels_path.exists():
+                    record_path.unlink(missing_ok=True)
+            raise
+        written += extra
+        self.watch("done", case, {"labels": str(labels_path), "seconds": facts["run"]["seconds"]})
+        return Outcome(case, "done", tuple(written), facts)
+
+    def _checked(self, loaded: _Loaded, result: Segmentation) -> tuple[list[dict[str, Any]], str]:
+        from segcli import checks
+
+        source = loaded.scan.source
+        findings = checks.run(
+            result.labels,
+            loaded.scan,
+            self.card,
+            result.confidence,
+            (source.facts if source else None) or {},
+            self.options.classes,
+        )
+        return [asdict(f) for f in findings], checks.verdict(findings)
+
+
+def cohort(outcomes: Sequence[Outcome], folder: Path, forms: Sequence[str]) -> list[Path]:
+    """One row per case and structure over all finished cases, as cohort.csv or cohort.tsv in the output folder."""
+    done = {o.case.name: from_json(o.record["structures"]) for o in outcomes if o.record is not None}
+    written = []
+    for form in forms:
+        if form in ("csv", "tsv"):
+            path = folder / f"cohort.{form}"
+            text = csv_text(cohort_rows(done), "\t" if form == "tsv" else ",")
+            outputs.write_bytes(path, text.encode())
+            written.append(path)
+    return written
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """ "A question about the nearest known word, or nothing."""
+    import difflib
+
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def peak_memory() -> int:
+    """Bytes: the largest resident size of this process so far."""
+    try:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(peak if sys.platform == "darwin" else peak * 1024)
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+
+
+def _shown(case: Case) -> str:
+    return case.paths[0].name or case.name
+
+
+def _naming(error: SegcliError, case: Case) -> SegcliError:
+    """The same refusal with the case's file in its message."""
+    if any(p.name and p.name in error.message for p in case.paths) or case.name in error.message:
+        return error
+    return type(error)(f"{_shown(case)}: {error.message}", hint=error.hint)
+
+
+def _check_output(case: Case, labels: Path) -> None:
+    """An output that is an input, by path or by link, is refused (reliability.md 2.6)."""
+    for path in case.paths:
+        same = labels.exists() and path.exists() and labels.samefile(path)
+        if same or labels.resolve() == path.resolve():
+            raise UsageError(f"{labels.name}: the output would overwrite the input", hint="choose another -o")
+
+
+def _check_room(labels: Path, scan: Volume) -> None:
+    """Refuse before the inference when the disk cannot hold the label map even well compressed."""
+    folder = labels.parent
+    while not folder.exists():
+        folder = folder.parent
+    need = scan.grid.size // 100 + 65536  # label maps compress by a hundred and more
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OutputError(
+            f"{labels.name}: {need / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free in {folder}",
+            hint="free some space or choose another folder with -o",
+        )

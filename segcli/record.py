@@ -1,0 +1,109 @@
+"""What is written about a run: hashes, engine, grid, timings; and whether a case is done.
+
+A record is `{stem}_seg.json` beside the label map. All but its "run" part (times, memory) is the same, byte for
+byte, whenever the same input meets the same model, options and versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segcli import __version__
+from segcli.card import ModelCard
+from segcli.volume import Grid
+
+SCHEMA = 1
+_LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom", "torch", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a case by name, and one hash over all their bytes.
+
+    sha256  of the file, or of the files' sums one after the other, in name order for a folder
+    """
+
+    files: tuple[str, ...]
+    sha256: str
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_inputs(paths: Sequence[Path]) -> Inputs:
+    """Names without folders, and the hash that says whether the input is still the same.
+
+    A header with detached data counts with its data file (same folder, same stem).
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.is_file())
+        else:
+            files.append(path)
+            if path.suffix.lower() in (".hdr", ".mhd", ".nhdr"):
+                files += sorted(p for p in path.parent.glob(f"{path.stem}.*") if p != path and p.suffix != ".json")
+    sums = [hash_file(p) for p in files]
+    whole = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+    names = tuple(p.name for p in paths)
+    return Inputs(names, whole)
+
+
+def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
+    """One hash of the card and of the weights that were loaded (reported by the engine)."""
+    text = json.dumps([card.document, sorted(hashes.values())], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def grid_facts(grid: Grid) -> dict[str, Any]:
+    """A grid for the record: array order D, H, W; LPS mm."""
+    return {
+        "shape": list(grid.shape),
+        "spacing_mm": [round(s, 6) for s in grid.spacing],
+        "axes": grid.axes,
+        "affine_lps": [[round(float(v), 9) for v in row] for row in grid.affine],
+        "sheared": grid.sheared,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of segcli, Python and the libraries that are loaded in this process."""
+    found = {"segcli": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for name in _LIBRARIES:
+        if name in sys.modules:
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def to_json(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record of segcli, or None when the file is absent or something else."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and "segcli_record" in document else None
+
+
+def is_done(record: Path, labels: Path, key: Mapping[str, Any]) -> bool:
+    """Whether both files are there and the record matches input, model, options and the label map's own bytes.
+
+    Existence alone is never taken for done (reliability.md 2.4).
+    """
+    found = read_record(record)
+    if found is None or not labels.is_file():
+        return False
+    same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in key.items())
+    return same and found.get("labels", {}).get("sha256") == hash_file(labels)
