@@ -80,7 +80,7 @@ def read(
 
 
 def peek(path: Path, *, affine: Form | None = None, series: str | None = None, volume: int | None = None) -> Peek:
-    """The grid and facts of one file; only of DICOM are the voxels read for it."""
+    """The grid and facts of one scan, without reading its voxels."""
     path = Path(path)
     kind = _kind(path)
     if kind == "nifti":
@@ -97,8 +97,10 @@ def peek(path: Path, *, affine: Form | None = None, series: str | None = None, v
 
         grid, source = itk.examine(path)
         return Peek(grid, 1, source)
-    found = _read_dicom(path, series, volume)
-    return Peek(found.grid, found.data.shape[0], found.source or Source((path,), kind))
+    from segcli.formats import dicom
+
+    grid, source = dicom.peek(path, series=series, volume=volume)
+    return Peek(grid, 1, source)
 
 
 def write(
@@ -193,7 +195,7 @@ def _kind(path: Path) -> str:
     """ "nifti", "mgh", "itk" or "dicom", by the first bytes; a folder is DICOM."""
     from segcli.formats import itk, mgh, nifti, streams
 
-    if path.is_dir():
+    if streams.is_folder(path):
         return "dicom"
     if streams.regular_size(path) == 0:
         raise InputError(f"{path.name}: truncated: the file is empty (0 bytes)", hint="copy or export it again")

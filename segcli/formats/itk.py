@@ -114,15 +114,17 @@ def write(volume: Volume, path: Path) -> Path:
     """Write one channel, packed, in the format of the name's ending; read back before it has its name."""
     if volume.data.shape[0] != 1:
         raise OutputError(f"{path.name}: {volume.data.shape[0]} channels can only be written as NIfTI")
-    meta = path.name.lower().endswith(".mha")
-    header = (_meta_header if meta else _nrrd_header)(volume).encode()
     data = volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False)
 
     def check(temporary: Path) -> None:
         if not examine(temporary)[0].same_as(volume.grid):
             raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
 
-    return streams.write_whole(path, header, b"", data, wrap="zlib" if meta else "gzip", check=check)
+    if not path.name.lower().endswith(".mha"):
+        return streams.write_whole(path, _nrrd_header(volume).encode(), b"", data, wrap="gzip", check=check)
+    # ITK reads noise unless the header says how many packed bytes follow
+    header = _meta_header(volume, streams.packed_size(data, "zlib")).encode()
+    return streams.write_whole(path, header, b"", data, wrap="zlib", check=check)
 
 
 def _examine(path: Path) -> tuple[Grid, Source, _Voxels]:
@@ -347,7 +349,7 @@ def _meta_grid(path: Path, fields: dict[str, str], dims: int, sizes: list[int]) 
     return _grid(path, (k, j, i), rows[:3, :3].T * spacing * factor, origin * factor), warnings
 
 
-def _meta_header(volume: Volume) -> str:
+def _meta_header(volume: Volume, packed: int) -> str:
     def row(values: Any) -> str:
         return " ".join(repr(float(x)) for x in values)
 
@@ -358,6 +360,7 @@ def _meta_header(volume: Volume) -> str:
         "BinaryData = True\n"
         "BinaryDataByteOrderMSB = False\n"
         "CompressedData = True\n"
+        f"CompressedDataSize = {packed}\n"
         f"TransformMatrix = {row(grid.directions[:, ::-1].T.ravel())}\n"
         f"Offset = {row(grid.affine[:3, 3])}\n"
         "CenterOfRotation = 0 0 0\n"

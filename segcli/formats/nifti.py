@@ -39,6 +39,7 @@ _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
+_FAR = 1e9  # mm; no voxel is there, and no number of a form is larger
 _TURNED = 0.999  # cosine between an axis of the one and of the other, and
 _CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner (reliability.md 3.8)
 
@@ -346,7 +347,7 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
     if grid is None:
         other = "qform" if counts == "sform" else "sform"
         raise InputError(
-            f"{name}: the {counts} is not a valid affine (singular, or not finite): {_numbers(header, counts)}",
+            f"{name}: the {counts} is not a valid affine (singular, not finite or out of all bounds): {_numbers(header, counts)}",
             hint=f"if its {other} is right, say so: --affine {other}" if code[other] > 0 else "repair the header",
         )
     apart: float | None = None
@@ -380,7 +381,7 @@ def _compare(name: str, sform: Grid, qform: Grid, apart: float, affine: Form | N
 
 def _lps(header: Header, ras: NDArray[np.float64] | None, factor: float) -> Grid | None:
     """The grid of a (3, 4) RAS affine over i, j, k in the file's units; None when it is not an affine."""
-    if ras is None or not np.isfinite(ras).all():
+    if ras is None or not (np.abs(ras * factor) < _FAR).all():  # NaN and infinite too
         return None
     lps = _LPS_OF_RAS @ np.vstack([ras * factor, [0, 0, 0, 1]])
     try:
@@ -408,8 +409,8 @@ def _quaternion_matrix(header: Header) -> NDArray[np.float64] | None:
         ]
     )
     qfac = -1.0 if header.pixdim[0] < 0 else 1.0
-    sizes = np.array(header.pixdim[1:4]) * [1, 1, qfac]
-    return np.column_stack([rotation * sizes, header.qoffset])
+    with np.errstate(invalid="ignore", over="ignore"):  # such voxel sizes are refused by who asks for this form
+        return np.column_stack([rotation * header.pixdim[1:4] * [1, 1, qfac], header.qoffset])
 
 
 def _numbers(header: Header, form: Form) -> str:

@@ -8,6 +8,7 @@ and length), and what a header announces is compared with what is there before m
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError
 from segcli.outputs import whole_file
 from segcli.volume import Grid
 
+Wrap = Literal["gzip", "zlib"]
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _SURPLUS = 1_000_000  # bytes beyond the announced ones that are forgiven (reliability.md 3.3)
@@ -30,8 +32,24 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 def regular_size(path: Path) -> int:
     """Size in bytes of a regular file; anything else is refused without being opened."""
+    found = _status(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path.name}: is a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(
+            f"{path.name}: not a regular file but a {_special(found.st_mode)}", hint="copy it to a file first"
+        )
+    return found.st_size
+
+
+def is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(_status(path).st_mode)
+
+
+def _status(path: Path) -> os.stat_result:
+    """What the system says of a path, links followed; nothing is opened."""
     try:
-        found = path.stat()
+        return path.stat()
     except FileNotFoundError:
         if path.is_symlink():
             raise InputMissing(f"{path.name}: broken link, its target does not exist") from None
@@ -40,13 +58,6 @@ def regular_size(path: Path) -> int:
         raise InputError(f"{path.name}: cannot be opened: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path.name!r}: not a file name: {error}") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise InputError(f"{path.name}: is a folder, not a file")
-    if not stat.S_ISREG(found.st_mode):
-        raise InputError(
-            f"{path.name}: not a regular file but a {_kind(found.st_mode)}", hint="copy it to a file first"
-        )
-    return found.st_size
 
 
 def head(path: Path, size: int) -> bytes:
@@ -224,7 +235,7 @@ def write_whole(
     packed: bytes,
     data: NDArray[Any],
     *,
-    wrap: Literal["gzip", "zlib"] | None,
+    wrap: Wrap | None,
     check: Callable[[Path], None],
 ) -> Path:
     """Write a header and voxels as one file, read back in full before it gets its name.
@@ -251,15 +262,25 @@ def write_whole(
 
     with whole_file(path, same) as temporary, temporary.open("wb") as file:
         file.write(plain)
-        wbits = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
-        encoder = zlib.compressobj(1, zlib.DEFLATED, wbits[wrap]) if wrap else None
-        for piece in pieces:
-            for at in range(0, piece.size, _CHUNK):
-                part = piece[at : at + _CHUNK].data
-                file.write(encoder.compress(part) if encoder else part)
-        if encoder:
-            file.write(encoder.flush())
+        for chunk in _chunks(pieces, wrap):
+            file.write(chunk)
     return path
+
+
+def packed_size(data: NDArray[Any], wrap: Wrap) -> int:
+    """How many bytes `write_whole` makes of voxels alone."""
+    return sum(len(chunk) for chunk in _chunks([np.ascontiguousarray(data).reshape(-1).view(np.uint8)], wrap))
+
+
+def _chunks(pieces: list[NDArray[np.uint8]], wrap: Wrap | None) -> Iterator[bytes | memoryview]:
+    wbits = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
+    encoder = zlib.compressobj(1, zlib.DEFLATED, wbits[wrap]) if wrap else None
+    for piece in pieces:
+        for at in range(0, piece.size, _CHUNK):
+            part = piece[at : at + _CHUNK].data
+            yield encoder.compress(part) if encoder else part
+    if encoder:
+        yield encoder.flush()
 
 
 def _stored(path: Path, start: int, packed: bool) -> Iterator[bytes]:
@@ -303,6 +324,6 @@ def _room(path: Path, count: int) -> NDArray[np.uint8]:
         raise OutOfMemory(f"{path.name}: too large: its voxels need {count / 2**30:,.1f} GiB of memory") from error
 
 
-def _kind(mode: int) -> str:
+def _special(mode: int) -> str:
     kinds = {stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device"}
     return next((name for test, name in kinds.items() if test(mode)), "special file")

@@ -1,0 +1,104 @@
+"""What is there decides how it is read; channels of one scan share one grid."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scan_files import RAS, counting, nifti, nifti_bytes
+
+from segcli import formats
+from segcli.errors import InputError, OutputError, UsageError
+from segcli.volume import Grid, Volume
+
+
+def test_3_14_the_content_decides_and_not_the_ending(tmp_path: Path) -> None:
+    plain = b"".join(nifti_bytes())
+    for name, content in (
+        ("not-packed.nii.gz", plain),
+        ("packed.nii", gzip.compress(plain)),
+        ("no-ending", plain),
+        ("wrong.nrrd", plain),
+        ("wrong.mgz", plain),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert np.array_equal(formats.read([tmp_path / name]).data[0].ravel(), np.arange(60))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"PK\x03\x04" + bytes(600), "zip archive: unpack it first"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(600), "a PNG picture"),
+        (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG picture"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(600), "HDF5"),
+        (b"not an image\n" * 40, "it seems to be text"),
+        (bytes(range(40, 240)) + bytes(9), "it begins with the bytes 28 29 2a 2b 2c 2d 2e 2f"),
+        (gzip.compress(b"not an image\n" * 40), "it seems to be text"),
+    ],
+)
+def test_3_14_another_format_is_refused_naming_what_it_seems_to_be(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "scan.nii").write_bytes(content)
+    with pytest.raises(InputError, match=rf"scan\.nii: not a format that segcli reads; .*{what}"):
+        formats.read([tmp_path / "scan.nii"])
+
+
+def test_an_empty_file_is_truncated(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_bytes(b"")
+    with pytest.raises(InputError, match=r"scan\.nii: truncated: the file is empty"):
+        formats.read([tmp_path / "scan.nii"])
+
+
+def test_several_files_on_one_grid_are_channels_in_their_order(tmp_path: Path) -> None:
+    one = nifti(tmp_path / "t1.nii")
+    two = nifti(tmp_path / "t2.nii.gz", counting() + 100, order=">")
+    scan = formats.read([two, one])
+    assert scan.data.dtype == np.int16
+    assert scan.data[:, 0, 0, 1].tolist() == [101, 1]
+    assert [p.name for p in scan.source.paths] == ["t2.nii.gz", "t1.nii"]
+
+
+def test_channels_of_several_types_become_float32(tmp_path: Path) -> None:
+    scan = formats.read([nifti(tmp_path / "a.nii"), nifti(tmp_path / "b.nii", counting(dtype="u1"))])
+    assert scan.data.dtype == np.float32
+
+
+def test_channels_on_other_grids_are_refused_with_both_names_and_the_difference(tmp_path: Path) -> None:
+    one = nifti(tmp_path / "t1.nii")
+    moved = RAS.copy()
+    moved[2, 3] += 2.5
+    two = nifti(tmp_path / "t2.nii", srow=moved[:3].ravel(), qform_code=0)
+    with pytest.raises(InputError, match=r"t1\.nii and t2\.nii are not on one grid: up to 2\.5 mm apart"):
+        formats.read([one, two])
+    three = nifti(tmp_path / "t3.nii", counting((5, 4, 2)))
+    with pytest.raises(InputError, match=r"t3\.nii are not on one grid: 5 x 4 x 3 and 5 x 4 x 2 voxels"):
+        formats.read([one, three])
+
+
+def test_several_4D_files_are_not_channels_of_channels(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", counting((5, 4, 3, 2)))
+    with pytest.raises(InputError, match="4-D image with 2 volumes"):
+        formats.read([path, path], channels=2)
+
+
+def test_no_path_is_no_scan() -> None:
+    with pytest.raises(InputError, match="no scan was named"):
+        formats.read([])
+
+
+def test_an_ending_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
+    labels = Volume(np.zeros((1, 2, 3, 4), np.uint8), Grid((2, 3, 4), np.eye(4)))
+    with pytest.raises(UsageError, match=r"a\.png: no format of that ending.*\.nii\.gz"):
+        formats.write(labels, [], tmp_path / "a.png")
+    with pytest.raises(UsageError, match="scaled values can only be written as NIfTI"):
+        formats.write_image(labels, tmp_path / "a.nrrd", slope=0.5)
+    with pytest.raises(OutputError, match="voxels of type complex128"):
+        formats.write_image(Volume(labels.data.astype(complex), labels.grid), tmp_path / "a.nii")
+
+
+def test_importing_the_formats_loads_no_reading_library() -> None:
+    code = "import sys, segcli.formats; print([m for m in ('SimpleITK', 'nibabel', 'pydicom', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

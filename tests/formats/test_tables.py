@@ -1,0 +1,104 @@
+"""Label tables are what their programs read, and come back as they went."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nibabel
+import numpy as np
+import pytest
+
+from segcli import formats
+from segcli.errors import InputError
+from segcli.formats import tables
+from segcli.labels import Label
+from segcli.volume import Grid, Volume
+
+NAMES = (
+    Label(0, "background"),
+    Label(2, "kidney_right", "SCT 64033007", (185, 102, 83)),
+    Label(1, "liver", None, (221, 130, 101)),
+)
+
+
+def test_the_slicer_table_has_a_name_without_spaces_and_an_opacity() -> None:
+    assert tables.slicer([*NAMES, Label(3, "a b")]).splitlines() == [
+        "# Color table file, written by segcli",
+        "0 Background 0 0 0 0",
+        "1 liver 221 130 101 255",
+        "2 kidney_right 185 102 83 255",
+        "3 a_b 128 128 128 255",
+    ]
+
+
+def test_the_ITK_SNAP_table_quotes_its_names() -> None:
+    lines = [line.split(None, 7) for line in tables.itksnap(NAMES).splitlines() if not line.startswith("#")]
+    assert lines == [
+        ["0", "0", "0", "0", "0", "0", "0", '"Clear Label"'],
+        ["1", "221", "130", "101", "1", "1", "1", '"liver"'],
+        ["2", "185", "102", "83", "1", "1", "1", '"kidney_right"'],
+    ]
+
+
+def test_in_the_FreeSurfer_table_0_is_opaque() -> None:
+    lines = [line.split() for line in tables.freesurfer(NAMES).splitlines() if not line.startswith("#")]
+    assert lines == [
+        ["0", "Unknown", "0", "0", "0", "0"],
+        ["1", "liver", "221", "130", "101", "0"],
+        ["2", "kidney_right", "185", "102", "83", "0"],
+    ]
+
+
+def test_the_BIDS_table_is_tab_separated_with_hexadecimal_colours() -> None:
+    assert tables.bids(NAMES) == (
+        "index\tname\tcolor\tcode\n"
+        "0\tbackground\t#000000\tn/a\n"
+        "1\tliver\t#dd8265\tn/a\n"
+        "2\tkidney_right\t#b96653\tSCT 64033007\n"
+    )
+    assert json.loads(tables.bids_sidecar("made by segcli"))["Manual"] is False
+
+
+@pytest.mark.parametrize("form", tables.FORMATS)
+def test_a_table_comes_back_as_it_went(tmp_path: Path, form: str) -> None:
+    path = tables.write(NAMES, form, tmp_path / f"table{tables.FORMATS[form][0]}")
+    found = tables.read(path)
+    assert [(n.id, n.name, n.colour) for n in found] == [
+        (1, "liver", (221, 130, 101)),
+        (2, "kidney_right", (185, 102, 83)),
+    ]
+    if form == "bids":
+        assert [n.code for n in found] == [None, "SCT 64033007"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 liver 221 130", "line 1 is not one of a label table: '1 liver 221 130'"),
+        ("# c\n1 liver 221 130 999 255", "line 2: colour 221 130 999"),
+        ("index\tname\nx\tliver", "line 2 lacks an index"),
+        ("index\tname\tcolor\n1\tliver\tred", "line 2 lacks an index, a name or a colour"),
+    ],
+)
+def test_a_line_that_is_none_of_a_table_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.txt").write_text(text)
+    with pytest.raises(InputError, match=rf"t\.txt: {message}"):
+        tables.read(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_label_map_in_NIfTI_carries_its_table(tmp_path: Path, name: str) -> None:
+    labels = Volume(np.ones((1, 2, 3, 4), np.uint8), Grid((2, 3, 4), np.eye(4)))
+    path = formats.write(labels, [*NAMES, Label(7, "<a & b>")], tmp_path / name)
+    image = nibabel.load(path)
+    assert np.asarray(image.dataobj).min() == 1
+    (extension,) = image.header.extensions
+    assert extension.get_code() == 0
+    found = ElementTree.fromstring(extension.get_content().rstrip(b"\0")).iter("Label")
+    assert [(e.get("Key"), e.text) for e in found] == [
+        ("0", "background"),
+        ("1", "liver"),
+        ("2", "kidney_right"),
+        ("7", "<a & b>"),
+    ]
+    assert formats.read([path]).data.max() == 1
