@@ -366,7 +366,8 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
     try:
         stacks = list(series.stacks)
     except InputError as error:
-        raise InputError(f"{name}: {error.message}", hint=error.hint) from error
+        named = error.message.startswith((f"{name}:", f"{name},"))
+        raise InputError(error.message if named else f"{name}: {error.message}", hint=error.hint) from error
     if volume is None and len(stacks) > 1:
         lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks, 1))
         slices = sum(len(s.frames) for s in stacks)

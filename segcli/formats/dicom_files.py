@@ -22,11 +22,12 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
-from segcli.errors import Denied, EngineError, InputError
+from segcli.errors import Denied, EngineError, InputError, OutOfMemory, SegcliError
 from segcli.outputs import is_partial
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -36,6 +37,7 @@ NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
 _JPEG = "1.2.840.10008.1.2.4."
 LOSSLESS = {DEFLATED, "1.2.840.10008.1.2.5", *(_JPEG + n for n in ("57", "70", "80", "90", "201", "202"))}
 LOSSY = {_JPEG + n for n in ("50", "51", "81", "91", "203")}
+CODE_STREAMS = (LOSSLESS | LOSSY) - {DEFLATED, "1.2.840.10008.1.2.5"}  # JPEG and its family
 _PACKAGES = {
     **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), "pylibjpeg-libjpeg"),
     **dict.fromkeys((_JPEG + n for n in ("80", "81")), "pyjpegls"),
@@ -357,9 +359,51 @@ def _decoded(file: DicomFile) -> NDArray[Any]:
         )
     with quiet():
         try:
-            data, _ = decoder.as_array(pydicom.dcmread(file.path, force=True), raw=True)
+            header = pydicom.dcmread(file.path, force=True)
+            if file.syntax in CODE_STREAMS:
+                _sizes_agree(file, header.PixelData)
+            data, _ = decoder.as_array(header, raw=True)
+        except MemoryError as error:
+            raise OutOfMemory(f"{file.name}: its pixels need more memory than there is") from error
+        except SegcliError:
+            raise
         except Exception as error:  # the decoders raise all kinds
             raise InputError(
                 f"{file.name}: corrupt: its pixels cannot be decoded ({UID(file.syntax).name})"
             ) from error
     return np.asarray(data)
+
+
+def _sizes_agree(file: DicomFile, encapsulated: bytes) -> None:
+    """Before a decoder gets memory for what a code stream announces, that has to be what the header says."""
+    rows, columns, frames = file.count("Rows", 0), file.count("Columns", 0), file.count("NumberOfFrames")
+    found = 0
+    for stream in generate_frames(encapsulated, number_of_frames=frames):
+        size = coded_size(stream)
+        if size != (rows, columns):
+            said = "of no known size" if size is None else f"of {size[0]} x {size[1]}"
+            raise InputError(f"{file.name}: corrupt: pixels {said}, its header says {rows} x {columns}")
+        found += 1
+    if found != frames:
+        raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")
+
+
+def coded_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream announces, None where it does not.
+
+    JPEG: the first start-of-frame segment (ITU-T T.81 B.2.2, T.87 for JPEG-LS); JPEG 2000: the SIZ segment right
+    behind the start of the code stream (T.800 A.5.1), inside a JP2 file as well.
+    """
+    start = stream.find(b"\xff\x4f\xff\x51")
+    if start >= 0 and stream[:2] != b"\xff\xd8":
+        x1, y1, x0, y0 = (int.from_bytes(stream[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
+        return y1 - y0, x1 - x0
+    at = 2
+    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(
+                stream[at + 7 : at + 9], "big"
+            )
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Frame:
     intercept: float
     rescaled: bool
     number: int | None
-    groups: tuple[Dataset, ...]
+    groups: tuple[Dataset, ...] = field(repr=False)  # patient data, not to be shown
     tile: tuple[int, int] | None = None
 
     def key(self, keyword: str) -> Any:
@@ -216,11 +216,8 @@ def _mosaic(file: DicomFile) -> list[Frame]:
         raise InputError(
             f"{file.name}: a mosaic of {whole.shape[0]} x {whole.shape[1]} is not {tiles} x {tiles} tiles"
         )
-    distance = _numbers(
-        file.header.get("SpacingBetweenSlices"),
-        1,
-        f"{file.name}: spacing between slices (SpacingBetweenSlices)",
-    )[0]
+    between = file.text("SpacingBetweenSlices")
+    distance = _numbers(between, 1, f"{file.name}: spacing between slices (SpacingBetweenSlices)")[0]
     row, column, up = (np.array(v, float) for v in (whole.row, whole.column, normal))
     if abs(abs(float(np.cross(row, column) @ up)) - 1) > 1e-3:
         raise InputError(

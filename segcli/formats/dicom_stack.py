@@ -6,6 +6,7 @@ No voxel is read before the positions of all slices are known to make a grid.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.errors import InputError
+from segcli.errors import InputError, OutOfMemory
 from segcli.formats.dicom_files import DicomFile, printable, voxels
 from segcli.formats.dicom_frames import DISTINGUISHING, Frame, frames_of
 from segcli.volume import Grid
@@ -226,7 +227,7 @@ def _uneven(name: str, gaps: NDArray[np.float64], usual: float, tolerance: float
 
 def values_of(planes: Sequence[Frame | None], shape: tuple[int, int, int]) -> NDArray[Any]:
     """(D, H, W) rescaled slice by slice: int16 as long as all values fit, float32 otherwise."""
-    data: NDArray[Any] = np.empty(shape, np.int16)
+    data: NDArray[Any] = _room(shape, np.int16)
     file: DicomFile | None = None
     stored: NDArray[Any] = np.empty(0)
     for k, plane in enumerate(planes):
@@ -236,13 +237,24 @@ def values_of(planes: Sequence[Frame | None], shape: tuple[int, int, int]) -> ND
             file, stored = plane.file, voxels(plane.file)
         image = _tile(stored, plane)
         if data.dtype == np.int16 and not _fits(image, plane):
-            data = data.astype(np.float32)
+            whole, data = data, _room(shape, np.float32)
+            data[:k] = whole[:k]
         if data.dtype == np.int16:
-            whole = image if plane.slope == 1 else image * np.int64(plane.slope)
-            np.add(whole.astype(np.int16, copy=False), np.int16(plane.intercept), out=data[k])
+            scaled = image if plane.slope == 1 else image * np.int64(plane.slope)
+            np.add(scaled.astype(np.int16, copy=False), np.int16(plane.intercept), out=data[k])
         else:
             data[k] = image * plane.slope + plane.intercept
     return _filled(data, planes)
+
+
+def _room(shape: tuple[int, int, int], dtype: type[np.generic]) -> NDArray[Any]:
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError as error:
+        need = math.prod(shape) * np.dtype(dtype).itemsize / 2**30
+        raise OutOfMemory(
+            f"a series of {' x '.join(map(str, shape))} voxels needs {need:,.1f} GiB"
+        ) from error
 
 
 def _tile(stored: NDArray[Any], plane: Frame) -> NDArray[Any]:

@@ -25,9 +25,9 @@ AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))  # along a row, down a column
 OBLIQUE = ((0.8, 0.6, 0.0), (-0.36, 0.48, 0.8))
 
 
-def phantom(shape: tuple[int, int, int] = SHAPE) -> NDArray[np.int16]:
+def phantom(shape: tuple[int, int, int] = SHAPE, step: int = 3) -> NDArray[np.int16]:
     """HU, another value in every voxel."""
-    return (np.arange(np.prod(shape)).reshape(shape) * 3 - 200).astype(np.int16)
+    return (np.arange(np.prod(shape)).reshape(shape) * step - 200).astype(np.int16)
 
 
 def affine(
