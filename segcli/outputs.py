@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from segcli.errors import Denied, OutputError
 # .NAME.HOST-PID.partial: the next run removes those of dead processes on this host and never a live one's.
 _PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)\.partial(?P<ending>(\.[A-Za-z0-9]+)*)$")
 _HOST = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "host"
+_live: set[Path] = set()  # temporary files of this process that are being written
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -30,6 +31,7 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
     The temporary name keeps the ending of the final one, because image writers choose the format by it.
     """
     temporary = path.with_name(partial_name(path.name))
+    _live.add(temporary)
     try:
         with translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,8 +43,15 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
             temporary.replace(path)
             _flush_folder(path.parent)
     finally:
+        discard([temporary])
+
+
+def discard(files: Iterable[Path] | None = None) -> None:
+    """Remove temporary files: these, or all that this process is writing, when it has to end at once."""
+    for temporary in list(_live if files is None else files):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        _live.discard(temporary)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

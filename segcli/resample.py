@@ -79,7 +79,7 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR) -> Volume:
     sources = [hows[i] for i in range(3)]
     fine = [abs(scale[i]) > 1 / rule.finer for i in range(3)]
     out = turned
-    for i in sorted(range(3), key=lambda i: grid.shape[i] / turned.shape[1 + i]):
+    for i in sorted(range(3), key=lambda i: -round(abs(scale[i]), 6)):  # what shrinks most goes first
         n, wanted = turned.shape[1 + i], grid.shape[i]
         coordinates = start[i] + scale[i] * np.arange(wanted, dtype=np.float64)
         if np.array_equal(coordinates, np.arange(n)) and not (rule.smooth and fine[i]):
@@ -203,7 +203,7 @@ def _spline(data: NDArray[Any], coordinates: NDArray[np.float64], axis: int) -> 
     padded = np.pad(data, pad, mode="edge")
     coefficients = spline_filter1d(padded, 3, axis, np.float32, mode="nearest")
     n = padded.shape[axis]
-    x = np.clip(coordinates, 0, data.shape[axis] - 1) + 12
+    x = np.clip(coordinates + 12, 0, n - 1)  # beyond the border the spline goes on through its repeated voxels
     low = np.floor(x).astype(np.int64)
     u = x - low
     weights = np.stack(

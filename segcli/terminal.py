@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -50,6 +51,8 @@ class Show:
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.progress: Progress | None = None
         self.task: Any = None
+        self.last = "the start"
+        self.beat()
         if self.console.is_terminal and not quiet and not self.console.is_dumb_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -64,6 +67,8 @@ class Show:
 
     def watch(self, event: str, case: Case, facts: Mapping[str, Any]) -> None:
         """Takes the events of predict()."""
+        self.last = f"{event} of {case.name}"
+        self.beat()
         if self.events is not None:
             line = json.dumps({"schema": 1, "event": event, "case": case.name, **facts}, default=str)
             try:
@@ -82,6 +87,14 @@ class Show:
             if facts["done"] == facts["total"]:
                 self.progress.remove_task(self.task)
                 self.task = None
+
+    def beat(self) -> None:
+        """Something happened just now."""
+        self._beat = time.monotonic()
+
+    def still_for(self) -> float:
+        """Seconds since something happened."""
+        return time.monotonic() - self._beat
 
     def line(self, text: str) -> None:
         """A line on stderr that does not tear the bar."""

@@ -97,7 +97,7 @@ def starts(n: int, size: int, plan: WindowPlan) -> list[int]:
         return [*range(0, n - size, step), n - size]
     count = int(np.ceil((n - size) / max(size * (1 - plan.overlap), 1e-9))) + 1
     exact = (n - size) / max(count - 1, 1)
-    return [round(exact * i) for i in range(count)]
+    return sorted({round(exact * i) for i in range(count)})
 
 
 def weights(plan: WindowPlan) -> NDArray[np.float32]:

@@ -1,0 +1,551 @@
+"""What each command does once its options are plain values: open, run, print, and say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, Queue
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from segcli import cases as naming
+from segcli import outputs, record
+from segcli.card import ModelCard, find, installed, places
+from segcli.cases import Case
+from segcli.errors import CasesFailed, InputMissing, UsageError
+from segcli.extras import Destination
+from segcli.predict import Options, Outcome, cohort, predict
+from segcli.terminal import Show, plain, say, show_error, structure_rows, table
+
+if TYPE_CHECKING:
+    from segcli.engines import Kind, Opened
+
+SCHEMA = 1
+STILL = 300.0  # seconds without an event after which the watchdog speaks
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Which model on which engine; several models are an ensemble of equal labels."""
+
+    model: tuple[str, ...]
+    engine: Kind = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    batch: int | None = None
+    mirror: bool = False
+    half: bool = False
+    max_ram: int | None = None
+    max_vram: int | None = None
+
+    def open(self, card: ModelCard) -> Opened:
+        from segcli.engines import open_engine
+
+        return open_engine(
+            card,
+            engine=self.engine,
+            device=self.device,
+            threads=self.threads,
+            batch=self.batch,
+            mirror=self.mirror,
+            half=self.half,
+            max_vram=self.max_vram,
+        )
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a run talks."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    events: str | None = None
+    debug: bool = False
+    fail_on_review: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user named."""
+
+    inputs: tuple[str, ...]
+    channels: Mapping[str, str]
+    files_from: str | None = None
+    null: bool = False
+    series: str | None = None
+    volume: int | None = None
+    shard: str | None = None
+
+    def cases(self, card: ModelCard, output: Path | None) -> list[Case]:
+        inputs = list(self.inputs)
+        if self.files_from is not None:
+            inputs += naming.listed(_list(self.files_from), self.null)
+        if not inputs and not self.channels:
+            raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
+        found = naming.cases(
+            inputs, card.channels, named=self.channels, series=self.series, volume=self.volume, output=output
+        )
+        if not found:
+            raise InputMissing("there is no scan to segment")
+        return naming.shard(found, self.shard) if self.shard else found
+
+
+def _list(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InputMissing(f"{name}: the list cannot be read: {error.strerror}") from error
+
+
+# ---- predict
+
+
+def batch(
+    given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, scheduler: str | None
+) -> int:
+    """Segment everything that was named; the exit code.
+
+    stdout gets the path of each label map as it is done, or one JSON document at the end.
+    """
+    card = find(opening.model[0])
+    found = given.cases(card, to.folder)
+    began = time.perf_counter()
+    with _events(manners.events) as events:
+        show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
+        ended: list[Outcome] = []
+        try:
+            if scheduler is not None:
+                from segcli.cluster import predict_on
+
+                stream: Iterable[Outcome] = predict_on(scheduler, found, opening, to, options, show.watch)
+            else:
+                opened = opening.open(card)
+                for warning in opened.warnings:
+                    show.line(f"warning: {warning}")
+                if not manners.quiet:
+                    show.line(f"{card.name} on {opened.engine.name}: {opened.reason}")
+                stream = predict(found, card, opened, to, options, show.watch)
+            for outcome in interruptible(stream, show):
+                ended.append(_checked(outcome, manners))
+                _tell(ended[-1], show, manners, len(found))
+        except BaseException:
+            show.close()
+            outputs.discard()
+            say(_summary(ended, len(found), time.perf_counter() - began, "stopped"))
+            raise
+        show.close()
+        extra = _cohort(ended, to)
+        if manners.json:
+            _print(_document(ended, time.perf_counter() - began))
+        if len(found) > 1 and not manners.quiet:
+            say(_summary(ended, len(found), time.perf_counter() - began, ""))
+            for path in extra:
+                say(f"{path}: one row for each case and structure")
+    return exit_code(ended)
+
+
+def _checked(outcome: Outcome, manners: Manners) -> Outcome:
+    """A case whose verdict asks for a look counts as failed where the user wishes so; its files stay."""
+    verdict = (outcome.record or {}).get("verdict", "pass")
+    if not manners.fail_on_review or outcome.status == "failed" or verdict == "pass":
+        return outcome
+    first = next((c["sentence"] for c in (outcome.record or {}).get("checks", ())), "")
+    return replace(outcome, status="failed", error=CasesFailed(f"{outcome.case.name}: verdict {verdict}: {first}"))
+
+
+def _tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
+    if outcome.error is not None:
+        if manners.debug and outcome.details:
+            show.line(outcome.details)
+        show.line(f"error: {outcome.error.message}")
+        if outcome.error.hint:
+            show.line(f"  {outcome.error.hint}")
+        return
+    facts = outcome.record or {}
+    for warning in facts.get("warnings", ()):
+        show.line(f"warning: {outcome.case.name}: {warning}")
+    if not manners.quiet:
+        for check in facts.get("checks", ()):
+            show.line(f"{check['severity']}: {outcome.case.name}: {check['sentence']}")
+        if outcome.status == "skipped":
+            show.line(f"{outcome.case.name}: already done, verified")
+        elif total == 1 and not manners.json:
+            table(f"{outcome.case.name}", structure_rows(facts["structures"]), stderr=True)
+    if not manners.json:
+        for path in outcome.paths:
+            _print_line(str(path))
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """One case: its own code. Several: 1 if any failed, unless all failed for one and the same reason."""
+    codes = [o.error.exit_code for o in outcomes if o.error is not None]
+    if not codes:
+        return 0
+    return codes[0] if len(codes) == len(outcomes) and len(set(codes)) == 1 else 1
+
+
+def _summary(outcomes: Sequence[Outcome], total: int, seconds: float, word: str) -> str:
+    count = {s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")}
+    parts = [f"{count['done']} of {total} scans segmented"]
+    parts += [f"{count['skipped']} already done"] if count["skipped"] else []
+    parts += [f"{count['failed']} failed"] if count["failed"] else []
+    parts += [word] if word else []
+    return ", ".join(parts) + f" ({seconds:.0f} s)"
+
+
+def _document(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "cases": [
+            {
+                "case": o.case.name,
+                "status": o.status,
+                "files": [str(p) for p in o.paths],
+                **({"error": o.error.message, "hint": o.error.hint, "exit_code": o.error.exit_code} if o.error else {}),
+                **({"record": o.record} if o.record else {}),
+            }
+            for o in outcomes
+        ],
+        "summary": {
+            **{s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")},
+            "seconds": round(seconds, 2),
+        },
+    }
+
+
+def _cohort(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
+    """The cohort's table and page, for a batch with an output folder; CSV unless another table was asked for."""
+    if len(outcomes) < 2 or to.folder is None:
+        return []
+    forms = [f for f in to.reports if f in ("csv", "tsv")] or ["csv"]
+    written = cohort(outcomes, to.folder, forms)
+    if "html" in to.reports:
+        from segcli.page import cohort_page
+
+        path = to.folder / "cohort.html"
+        outputs.write_bytes(path, cohort_page([o.record for o in outcomes if o.record is not None]))
+        written.append(path)
+    return written
+
+
+def piped(
+    given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, *, to_stdout: bool
+) -> int:
+    """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
+    if to_stdout and sys.stdout.isatty():
+        raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
+    with tempfile.TemporaryDirectory(prefix="segcli-") as name:
+        folder = Path(name)
+        inputs = given.inputs
+        if inputs == ("-",):
+            data = sys.stdin.buffer.read()
+            if not data:
+                raise InputMissing("stdin: no bytes came in")
+            scan = folder / f"stdin{_ending(data)}"
+            scan.write_bytes(data)
+            inputs = (str(scan),)
+        card = find(opening.model[0])
+        place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
+        if place.folder is None:
+            raise UsageError("a scan from stdin needs -o: a folder, or - for stdout")
+        found = replace(given, inputs=inputs).cases(card, place.folder)
+        if len(found) != 1:
+            raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
+        opened = opening.open(card)
+        with _events(manners.events) as events:
+            show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
+            try:
+                ended = list(interruptible(predict(found, card, opened, place, options, show.watch), show))
+            finally:
+                show.close()
+        for outcome in ended:
+            if outcome.error is not None:
+                show_error(outcome.error)
+            elif to_stdout:
+                sys.stdout.buffer.write(outcome.paths[0].read_bytes())
+                sys.stdout.buffer.flush()
+            else:
+                _tell(outcome, show, manners, 1)
+    return exit_code(ended)
+
+
+def _ending(data: bytes) -> str:
+    """The ending of a format by its first bytes, so that readers that go by names are content."""
+    if data[:2] == b"\x1f\x8b":
+        return ".nii.gz"
+    if data[:4] == b"NRRD":
+        return ".nrrd"
+    return ".mha" if data[:10].startswith((b"ObjectType", b"NDims")) else ".nii"
+
+
+def interruptible(stream: Iterable[Outcome], show: Show) -> Iterator[Outcome]:
+    """The stream's items, computed in another thread so that signals are answered at once.
+
+    A watchdog names the stage and the case when nothing has happened for five minutes.
+    """
+    passed: Queue[Outcome | BaseException | None] = Queue(maxsize=2)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for item in stream:
+                passed.put(item)
+                if stop.is_set():
+                    break
+            passed.put(None)
+        except BaseException as error:
+            passed.put(error)
+
+    thread = threading.Thread(target=work, name="segcli-work", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = passed.get(timeout=0.1)
+            except Empty:
+                if show.still_for() > STILL:
+                    show.line(f"warning: no progress for {show.still_for():.0f} s in {show.last}")
+                    show.beat()
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+
+
+@contextlib.contextmanager
+def _events(target: str | None) -> Iterator[TextIO | None]:
+    if target is None:
+        yield None
+    elif target in ("stderr", "stdout", "-"):
+        yield sys.stderr if target == "stderr" else sys.stdout
+    else:
+        with outputs.translated(Path(target)), Path(target).open("a", encoding="utf-8") as file:
+            yield file
+
+
+# ---- the other commands
+
+
+def info(
+    scan: Path,
+    model: str,
+    *,
+    series: str | None,
+    volume: int | None,
+    affine: Literal["sform", "qform", "pixdim"] | None,
+    as_json: bool,
+) -> None:
+    """Print what a scan is and what predict would do with it; a folder of DICOM as a table of its series."""
+    from segcli import formats
+    from segcli.grids import model_grid
+    from segcli.segment import prepare
+    from segcli.windows import windows
+
+    if scan.is_dir() and series is None and (rows := _series_rows(scan)) and (len(rows) > 1 or rows[0]["problem"]):
+        if as_json:
+            _print({"schema": SCHEMA, "series": rows})
+        else:
+            table(f"{scan.name}: DICOM series", rows)
+        return
+    naming.cases([str(scan)])
+    read = formats.read([scan], affine=affine, series=series, volume=volume)
+    card = find(model)
+    wanted = model_grid(read.grid, card.grid)
+    source = read.source
+    facts: dict[str, Any] = {
+        "file": scan.name,
+        "grid": record.grid_facts(read.grid),
+        "channels": read.data.shape[0],
+        "dtype": str(read.data.dtype),
+        "range": [float(read.data.min()), float(read.data.max())],
+        "source": source.facts if source else None,
+        "warnings": list(source.warnings) if source else [],
+        "model": card.name,
+        "model_grid": record.grid_facts(wanted),
+    }
+    if read.data.shape[0] == len(card.channels):
+        from segcli.segment import at_least, finite
+
+        image = prepare(finite(read)[0], card).image
+        facts["cropped_to"] = list(image.grid.shape)
+        facts["windows"] = len(windows(at_least(image.grid.shape, card.window.size), card.window))
+    if as_json:
+        _print({"schema": SCHEMA, **facts})
+        return
+    grid = read.grid
+    lines = {
+        "file": scan.name,
+        "voxels": f"{_times(grid.shape)} (D x H x W), {facts['dtype']}, {facts['channels']} channel(s)",
+        "spacing": f"{_times(grid.spacing)} mm",
+        "axes": f"{grid.axes} (where D, H, W point)" + (", sheared" if grid.sheared else ""),
+        "range": f"{facts['range'][0]:g} to {facts['range'][1]:g}",
+        "predict": f"{card.name}: to {_times(wanted.shape)} voxels of {_times(wanted.spacing)} mm, axes {wanted.axes}",
+    }
+    if "windows" in facts:
+        lines["windows"] = (
+            f"{facts['windows']} of {_times(card.window.size)}, after a crop to {_times(facts['cropped_to'])}"
+        )
+    else:
+        lines["refused"] = f"{card.name} wants {len(card.channels)} channel(s): {', '.join(card.channels)}"
+    for name, text in lines.items():
+        _print_line(f"{name:8} {plain(text)}")
+    for warning in facts["warnings"]:
+        say(f"warning: {warning}")
+
+
+def _series_rows(folder: Path) -> list[dict[str, Any]]:
+    from segcli.formats import dicom
+
+    return [
+        {
+            "series": s.name,
+            "number": s.number,
+            "modality": s.modality,
+            "files": len(s.files),
+            "slices": s.summary.frames,
+            "volumes": s.summary.volumes,
+            "shape": _times(s.summary.shape) if s.summary.shape else None,
+            "spacing": _times(s.summary.spacing) if s.summary.spacing else None,
+            "problem": s.summary.problem,
+        }
+        for s in dicom.find(folder)
+    ]
+
+
+def plan(scan: Path, opening: Opening, *, as_json: bool) -> None:
+    """Print what predict would need for a scan."""
+    from segcli.budget import plan_case
+
+    budget = plan_case(scan, find(opening.model[0]), opening)
+    if as_json:
+        _print({"schema": SCHEMA, **budget})
+    else:
+        for name, value in budget.items():
+            _print_line(f"{name:14} {value}")
+
+
+def export(model: str, output: Path | None, *, opset: int, half: bool, verify: Path | None, as_json: bool) -> None:
+    """Export, and print the path of the file."""
+    from segcli.export import export_onnx
+
+    card = find(model)
+    path = output or Path(f"{card.name}.onnx")
+    certificate = export_onnx(card, path, opset=opset, half=half, verify=verify)
+    if as_json:
+        _print({"schema": SCHEMA, "file": str(path), "certificate": certificate})
+    else:
+        _print_line(str(path))
+        say(
+            f"largest relative error {certificate['max_relative_error']:.1e}, equal labels {certificate['agreement']:.2%}"
+        )
+
+
+def models(*, as_json: bool) -> None:
+    """Print every model, its problem if it has one, and where segcli looked."""
+    found = installed()
+    rows = [
+        {
+            "name": f.name,
+            "channels": ", ".join(f.card.channels) if f.card else None,
+            "structures": len(f.card.structures) if f.card else None,
+            "licence": f.card.licence if f.card else None,
+            "folder": str(f.folder),
+            "problem": f.problem,
+        }
+        for f in found
+    ]
+    looked = [str(p) for p in places()]
+    if as_json:
+        _print({"schema": SCHEMA, "models": rows, "looked_in": looked})
+        return
+    table("", rows)
+    say("looked in: " + ", ".join(looked))
+
+
+def import_model(
+    checkpoint: Path,
+    *,
+    arch: str | None,
+    recipe: str | None,
+    name: str | None,
+    output: Path | None,
+    given: Mapping[str, str | None],
+    as_json: bool,
+) -> None:
+    """Make a model folder and print its path."""
+    from segcli.adopt import adopt
+    from segcli.adopt.options import parse_options
+    from segcli.card import data_home
+
+    folder = adopt(
+        checkpoint,
+        arch=arch,
+        recipe=recipe,
+        name=name,
+        to=output or data_home() / "models",
+        options=parse_options({k: v for k, v in given.items() if v is not None}),
+    )
+    if as_json:
+        _print({"schema": SCHEMA, "folder": str(folder), "card": json.loads((folder / "model.json").read_text())})
+    else:
+        _print_line(str(folder))
+
+
+def inspect(file: Path, *, as_json: bool) -> None:
+    """Print what a file is."""
+    from segcli.adopt import inspect as look
+
+    found = look(file).to_json()
+    if as_json:
+        _print({"schema": SCHEMA, **found})
+    else:
+        for key, value in found.items():
+            _print_line(f"{key:14} {plain(str(value))}")
+
+
+def verify(file: Path, *, as_json: bool) -> None:
+    """Print that an export is what its certificate says; ModelError otherwise."""
+    from segcli.export import verify as compare
+
+    certificate = compare(file)
+    if as_json:
+        _print({"schema": SCHEMA, "file": str(file), "certificate": certificate})
+    else:
+        _print_line(f"{file.name}: verified")
+
+
+def config_show(options: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print each option of predict, its value and its origin."""
+    from segcli.settings import origins
+
+    rows = origins("predict", {k: v for k, v in options.items() if not callable(v)})
+    if as_json:
+        _print({"schema": SCHEMA, "settings": rows})
+    else:
+        table("", [{k: str(v) for k, v in row.items()} for row in rows])
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    _print_line(json.dumps(document, indent=1, default=str))
+
+
+def _print_line(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _times(values: Sequence[float] | None) -> str:
+    return " x ".join(f"{v:g}" for v in values or ())
