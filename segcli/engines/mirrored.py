@@ -1,0 +1,80 @@
+"""Logits averaged over mirror images of each window, left and right kept apart."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.card import ModelCard
+from segcli.engines.wrapped import Wrapped
+from segcli.errors import ModelError
+from segcli.volume import Array
+
+
+class Mirrored(Wrapped):
+    """An engine that shows its inner engine every combination of flips.
+
+    axes   array axes of the window that are flipped
+    sided  the one of them whose flip exchanges channels; None when none does
+    order  for each channel the one it is exchanged with
+    """
+
+    def __init__(self, inner: Any, axes: tuple[int, ...], sided: int | None, order: tuple[int, ...]) -> None:
+        super().__init__(inner)
+        self.axes, self.sided, self.order = axes, sided, order
+
+    def full_precision(self) -> Mirrored:
+        return Mirrored(self.inner.full_precision(), self.axes, self.sided, self.order)
+
+    def run(self, patches: NDArray[np.float32]) -> Array:
+        total = self.inner.owned(self.inner.run(patches))
+        flips = [flip for n in range(1, len(self.axes) + 1) for flip in combinations(self.axes, n)]
+        for flip in flips:
+            flipped = np.ascontiguousarray(np.flip(patches, tuple(axis + 2 for axis in flip)))
+            total += self.inner.turned(self.inner.run(flipped), flip, self.order if self.sided in flip else None)
+        total /= len(flips) + 1
+        return total
+
+    def owned(self, logits: Array) -> Array:
+        return logits
+
+
+def mirrored(inner: Any, card: ModelCard) -> Mirrored:
+    """An engine mirrored along the card's axes.
+
+    errors   ModelError for a card without mirror axes, and where left and right would be mixed: the orientation is
+             not stated though labels are paired, or a label has a side in its name and no pair
+    """
+    if not card.mirror:
+        raise ModelError(f"{card.name}: the card names no axis that may be mirrored", hint="leave --mirror out")
+    by_value = {label.id: label for label in card.labels}
+    channels = [by_value[value] for value in card.decide.values]
+    paired = [label for label in channels if label.pair]
+    if card.grid.axes is None:
+        if paired:
+            raise ModelError(
+                f"{card.name}: {paired[0].name} has a side, and the card does not say which axis runs from left to "
+                "right",
+                hint="leave --mirror out, or state the orientation in the card",
+            )
+        return Mirrored(inner, card.mirror, None, ())  # the network was trained with plain flips of these axes
+    sided = next(axis for axis, letter in enumerate(card.grid.axes) if letter in "RL")
+    lonely = [label for label in channels if _has_side(label.name) and not label.pair]
+    if sided in card.mirror and lonely:
+        raise ModelError(
+            f"{card.name}: {lonely[0].name} has a side but no pair, so axis {sided} cannot be mirrored",
+            hint="leave --mirror out, or name the pair in the card",
+        )
+    position = {label.name: i for i, label in enumerate(channels)}
+    for label in paired:
+        if label.pair not in position:
+            raise ModelError(f"{card.name}: {label.pair}, the pair of {label.name}, is no output of the network")
+    order = tuple(position[label.pair or label.name] for label in channels)
+    return Mirrored(inner, card.mirror, sided if paired else None, order)
+
+
+def _has_side(name: str) -> bool:
+    return bool({"left", "right"} & set(name.lower().replace("-", "_").split("_")))

@@ -1,0 +1,207 @@
+"""Network and weights -> logits, by torch on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segcli.engines.host import zeros as host_zeros
+from segcli.engines.quicker import quicker
+from segcli.errors import OutOfMemory
+from segcli.volume import Box
+
+T = TypeVar("T")
+_MOST = 16  # windows at a time on a device; more gain nothing
+
+
+class TorchCPU:
+    """A network on the CPU, rewritten for speed (quicker.py).
+
+    sums_limit  bytes; larger sums live in a temporary file that is mapped into memory
+    """
+
+    name = "torch cpu"
+    precision = "float32"
+    steps: tuple[str, ...] = ()
+    sums_limit: int | None = None
+
+    def __init__(self, network: nn.Module, *, threads: int, batch: int) -> None:
+        torch.set_num_threads(threads)
+        self.threads, self.batch = threads, batch
+        self._network = quicker(network)
+
+    @torch.no_grad()
+    def run(self, patches: NDArray[np.float32]) -> Tensor:
+        x = torch.from_numpy(patches).contiguous(memory_format=torch.channels_last_3d)
+        logits: Tensor = self._network(x)
+        return logits.contiguous(memory_format=torch.contiguous_format)
+
+    def zeros(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(host_zeros(shape, self.sums_limit))
+
+    def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
+        total[(slice(None), *at)].addcmul_(logits, torch.from_numpy(weight))
+
+    def get(self, total: Tensor) -> NDArray[np.float32]:
+        return total.clone(memory_format=torch.contiguous_format).numpy()
+
+    def turned(self, logits: Tensor, axes: Sequence[int], order: Sequence[int] | None) -> Tensor:
+        flipped = logits.flip([axis + 2 for axis in axes])
+        return flipped if order is None else flipped[:, list(order)]
+
+    def owned(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class TorchCUDA:
+    """A network on a CUDA device, and the steps down when its memory does not suffice.
+
+    steps   sentences, one for each step that was taken
+    half    autocast to float16; logits and their sums are float32 all the same
+
+    The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
+    device. None of them changes the size of a window or the precision.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: str,
+        shape: tuple[int, ...],
+        *,
+        threads: int,
+        batch: int | None,
+        half: bool,
+        max_vram: int | None,
+        may_leave: bool,
+    ) -> None:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        self.threads, self.half, self.steps = threads, half, list[str]()
+        self._device = torch.device(device)
+        if max_vram is not None:
+            room = torch.cuda.get_device_properties(self._device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, max_vram / room), self._device)
+        self._may_leave = may_leave
+        self._sums_on_host = False
+        self._sums: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self._weights: dict[int, Tensor] = {}
+        self.batch = batch or 1
+        self._network = network
+        self._on_host: TorchCPU | None = None
+        self._try(lambda: self._network.to(self._device).to(memory_format=torch.channels_last_3d))
+        if batch is None and self._on_host is None:
+            self.batch = self._fitting(shape, max_vram)
+
+    @property
+    def name(self) -> str:
+        return f"torch {self._device}"
+
+    @property
+    def precision(self) -> str:
+        return "float16" if self.half else "float32"
+
+    def full_precision(self) -> TorchCUDA:
+        """The same engine in float32; the network is in float32 already, only autocast ends."""
+        self.half = False
+        return self
+
+    @torch.no_grad()
+    def run(self, patches: NDArray[np.float32]) -> Tensor:
+        while self._on_host is None:
+            try:
+                parts = [self._forward(patches[i : i + self.batch]) for i in range(0, len(patches), self.batch)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except torch.OutOfMemoryError as error:
+                self._step_down(error, len(patches))
+        return self._on_host.run(patches)
+
+    def zeros(self, shape: tuple[int, ...]) -> Tensor:
+        total = self._try(lambda: torch.zeros(shape, device=self._place()))
+        self._sums.add(total)
+        return total
+
+    def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
+        def added() -> None:
+            key = id(weight)
+            if key not in self._weights or self._weights[key].device != total.device:
+                self._weights = {key: torch.from_numpy(weight).to(total.device)}
+            total[(slice(None), *at)].addcmul_(logits.to(total.device), self._weights[key])
+
+        self._try(added)
+
+    def get(self, total: Tensor) -> NDArray[np.float32]:
+        return total.to("cpu", copy=True).contiguous().numpy()
+
+    def turned(self, logits: Tensor, axes: Sequence[int], order: Sequence[int] | None) -> Tensor:
+        flipped = logits.flip([axis + 2 for axis in axes])
+        return flipped if order is None else flipped[:, list(order)]
+
+    def owned(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def _forward(self, patches: NDArray[np.float32]) -> Tensor:
+        x = torch.from_numpy(patches).pin_memory().to(self._device, non_blocking=True)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast("cuda", torch.float16, enabled=self.half):
+            logits: Tensor = self._network(x)
+        return logits.float()
+
+    def _place(self) -> torch.device:
+        return torch.device("cpu") if self._sums_on_host or self._on_host is not None else self._device
+
+    def _try(self, work: Callable[[], T]) -> T:
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                self._step_down(error, 1)
+
+    def _step_down(self, error: torch.OutOfMemoryError, count: int) -> None:
+        """Need less memory than now; errors: OutOfMemory (71) when there is no way left."""
+        torch.cuda.empty_cache()
+        if min(self.batch, count) > 1:
+            self.batch = min(self.batch, count) // 2
+            self.steps.append(f"out of GPU memory: {self.batch} windows at a time")
+        elif not self._sums_on_host:
+            self._sums_on_host = True
+            for total in self._sums:
+                total.data = total.data.cpu()  # as nn.Module.to() moves parameters
+            self.steps.append("out of GPU memory: logits are added up in the computer's memory")
+        elif self._may_leave and self._on_host is None:
+            self._on_host = TorchCPU(self._network.cpu(), threads=self.threads, batch=1)
+            self._device, self.batch, self.half = torch.device("cpu"), 1, False
+            self.steps.append("out of GPU memory: the CPU goes on")
+        else:
+            raise OutOfMemory(
+                f"one window does not fit into the memory of {self._device}: {str(error).splitlines()[0]}",
+                hint="use --device cpu",
+            ) from error
+
+    @torch.no_grad()
+    def _fitting(self, shape: tuple[int, ...], max_vram: int | None) -> int:
+        """Windows at a time for which the device has room beside the sums, from the need of one."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        logits = self.run(np.zeros((1, *shape), np.float32))
+        if self._on_host is not None:
+            return 1
+        need = torch.cuda.max_memory_allocated(self._device) - before
+        free = torch.cuda.mem_get_info(self._device)[0]
+        if max_vram is not None:
+            free = min(free, max_vram - before)
+        sums = 8 * logits.numel() * logits.element_size()  # a slab twice as high and as wide as the window
+        return max(1, min(_MOST, int(0.8 * (free - sums) // max(need, 1))))
+
+
+def device_count() -> int:
+    """CUDA devices that this torch can use; 0 also when it was built without CUDA."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
