@@ -1,0 +1,103 @@
+"""UNETR++, DeformUX-Net, UNet 3+, nnU-Net's networks and nnFormer give the answers of their official code.
+
+SEGCLI_SHARED, the folder that has all golden files, adds those that are too large or slow for every day.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from golden import SHARED, files, key_lists, read
+
+from segcli.networks import Inferred, build, differences, infer
+
+PATTERNS = ("unetrpp_*", "deformuxnet_*", "unet3plus_*", "nnunet_*", "nnformer_*")
+HERE = [path for pattern in PATTERNS for path in files(pattern)]
+ALL = [path for pattern in PATTERNS for path in files(pattern, SHARED)]
+LISTS = [path for pattern in PATTERNS for path in (*key_lists(pattern), *key_lists(pattern, SHARED))]
+EXPORTED = ("unetrpp_lung_a", "unet3plus_cgm_a", "nnunet_resenc_a", "nnformer_acdc_a")
+
+
+def name(path: Path) -> str:
+    return path.stem
+
+
+def agree(path: Path) -> None:
+    golden = read(path)
+    net = golden.load(build(golden.name, golden.config))
+    with torch.inference_mode():
+        assert golden.error(net(golden.input)) <= golden.allowed
+        if len(golden.outputs) > 1:
+            heads = net.heads(golden.input)
+            assert len(heads) == len(golden.outputs)
+            assert max(golden.error(logits, i) for i, logits in enumerate(heads)) <= golden.allowed
+
+
+@pytest.mark.parametrize("path", HERE, ids=name)
+def test_a_network_answers_as_its_official_code(path: Path) -> None:
+    agree(path)
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_every_shared_golden_file_is_answered_as_its_official_code_does(path: Path) -> None:
+    agree(path)
+
+
+@pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED names no folder of golden files")
+def test_the_shared_folder_has_golden_files_of_every_pattern() -> None:
+    assert all(files(pattern, SHARED) and key_lists(pattern, SHARED) for pattern in PATTERNS)
+
+
+def listed(path: Path) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(shape) for key, shape in json.loads(path.read_text())["keys"].items()}
+
+
+@pytest.mark.parametrize("path", LISTS, ids=name)
+def test_the_tensors_of_a_published_checkpoint_fit(path: Path) -> None:
+    config = json.loads(path.read_text())["config"]
+    assert differences(Inferred(path.stem, config), listed(path)) == {}
+
+
+@pytest.mark.parametrize("path", LISTS, ids=name)
+def test_the_published_number_of_parameters_is_met(path: Path) -> None:
+    published = json.loads(path.read_text())
+    with torch.device("meta"):
+        net = build(path.stem, published["config"])
+    assert sum(parameter.numel() for parameter in net.parameters()) == published["parameters"]
+
+
+@pytest.mark.parametrize("path", LISTS, ids=name)
+def test_a_published_checkpoint_is_recognised_by_its_tensors(path: Path) -> None:
+    (guess,) = infer(listed(path))
+    for argument, value in json.loads(path.read_text())["config"].items():
+        if argument == "window_size":  # one number and three equal ones are the same cube
+            value = [[size] * 3 if isinstance(size, int) else size for size in value]
+        if argument in guess.config:
+            assert guess.config[argument] == value, argument
+
+
+@pytest.mark.parametrize("path", [path for path in HERE if path.stem in EXPORTED], ids=name)
+def test_an_exported_network_answers_alike_for_any_batch(path: Path, tmp_path: Path) -> None:
+    golden = read(path)
+    net = golden.load(build(golden.name, golden.config))
+    one = golden.input[:1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of itself
+        torch.onnx.export(
+            net,
+            (one,),
+            tmp_path / "model.onnx",
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "N"}},
+        )
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    three = torch.cat((one, -one, one.flip(-1)))
+    (answer,) = session.run(None, {"x": three.numpy()})
+    with torch.inference_mode():
+        expected = net(three)
+    assert torch.from_numpy(answer).allclose(expected, rtol=0, atol=golden.allowed)
