@@ -43,15 +43,20 @@ Series = Annotated[str | None, typer.Option("--series", help="Number or name of 
 VolumeNumber = Annotated[int | None, typer.Option("--volume", min=1, help="Which volume of a 4-D DICOM series.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"segcli {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEGCLI_DEBUG")] = False,
 ) -> None:
-    if version:
-        typer.echo(f"segcli {__version__}")
-        raise typer.Exit
     context.obj = {"debug": debug}
     if os.path.exists("segcli.toml") or "SEGCLI_HOME" in os.environ or _user_settings():  # noqa: PTH110
         from segcli.settings import defaults
