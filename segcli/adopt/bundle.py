@@ -1,0 +1,371 @@
+"""MONAI bundles (a folder with configs/ and models/) as drafts of a card: literals are read, nothing is evaluated.
+
+Values that begin with "$" are Python. Of those only references are followed ("$@network_def", "$@bundle_root +
+'/models/model.pt'"); the rest is left alone and, where it was needed, named as missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segcli import checkpoint, networks
+from segcli.adopt.draft import Draft, distinct, recognised, shapes_of
+from segcli.errors import ModelError
+from segcli.networks import Inferred
+
+_FAMILIES = {
+    "UNet": "monai_unet",
+    "Unet": "monai_unet",
+    "DynUNet": "dynunet",
+    "DynUnet": "dynunet",
+    "BasicUNet": "basicunet",
+    "BasicUNetPlusPlus": "basicunetplusplus",
+    "SegResNet": "segresnet",
+    "SegResNetDS": "segresnetds",
+    "UNETR": "unetr_monai",
+    "SwinUNETR": "swinunetr",
+}
+_LITTLE = (  # transforms that change neither voxels nor places in a way that matters here
+    "LoadImage",
+    "EnsureChannelFirst",
+    "AddChannel",
+    "AsChannelFirst",
+    "EnsureType",
+    "ToTensor",
+    "CastToType",
+    "Identity",
+    "ToDevice",
+)
+_WEIGHTS = ("model.pt", "model.pth", "model.safetensors")
+_DEPTH = 20  # of references to references
+
+
+def folder(path: Path) -> Draft:
+    """The draft of a bundle's folder.
+
+    errors   ModelError when there is no readable configuration or no weights, and when the weights are not those of
+             the network that the configuration names
+    """
+    metadata = _json(path / "configs" / "metadata.json") if (path / "configs" / "metadata.json").is_file() else {}
+    config = _config(path / "configs")
+    weights = _weights(path / "models")
+    stored = checkpoint.read(weights)
+    tensors = checkpoint.table(stored)
+    notes: list[str] = []
+    guess = _network(config, shapes_of(tensors), notes)
+    draft = Draft(f"MONAI bundle, {weights.name}", guess.family, dict(guess.config), [tensors], notes=notes)
+    draft.card["source"] = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
+    _formats(metadata, draft)
+    _transforms(_list(config, ("preprocessing", "pre_transforms", "transforms"), notes), draft)
+    _inferer(_entry(config, "inferer"), draft)
+    _decision(_list(config, ("postprocessing", "post_transforms"), notes), draft)
+    return draft
+
+
+# ---- configurations -------------------------------------------------------------------------------------------------
+
+
+class _Unknown:
+    """A value that only running Python would tell."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def resolve(value: Any, config: Mapping[str, Any], depth: int = _DEPTH) -> Any:
+    """A value with its references followed; what would have to be evaluated becomes _Unknown.
+
+    Understood: "@id", "@id::sub" and "@id#sub", "$@id", "$@id + 'text'", "$A if @id else B" with literals, and
+    "$[...]" or numbers that are JSON.
+    """
+    if depth == 0:
+        return _Unknown("references that go round in a circle")
+    if isinstance(value, dict):
+        return {k: resolve(v, config, depth - 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [resolve(v, config, depth - 1) for v in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("@"):
+        return _followed(value[1:], config, depth - 1)
+    if not value.startswith("$"):
+        return value
+    return _pattern(value[1:].strip(), config, depth)
+
+
+_ID = r"@[A-Za-z_][\w#:]*"
+
+
+def _pattern(text: str, config: Mapping[str, Any], depth: int) -> Any:
+    """What a "$" text says by one of a few patterns; it is never evaluated."""
+    if re.fullmatch(_ID, text):
+        return _followed(text[1:], config, depth - 1)
+    if match := re.fullmatch(rf"({_ID})\.to\(.*\)", text):  # a network moved to a device
+        return _followed(match[1][1:], config, depth - 1)
+    if match := re.fullmatch(rf"({_ID})\s*\+\s*('[^']*'|\"[^\"]*\")", text):
+        first = _followed(match[1][1:], config, depth - 1)
+        return first + match[2][1:-1] if isinstance(first, str) else _Unknown(text)
+    if match := re.fullmatch(rf"(.+?)\s+if\s+({_ID})\s+else\s+(.+)", text):
+        condition = _followed(match[2][1:], config, depth - 1)
+        if isinstance(condition, bool):
+            return _literal(match[1] if condition else match[3], config, depth)
+        return _Unknown(text)
+    return _literal(text, config, depth)
+
+
+def _literal(text: str, config: Mapping[str, Any], depth: int) -> Any:
+    if text.startswith("@"):
+        return _pattern(text, config, depth - 1)
+    plain = {"True": True, "False": False, "None": None}
+    if text in plain:
+        return plain[text]
+    if re.fullmatch(r"'[^']*'", text):
+        return text[1:-1]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return _Unknown(text)
+
+
+def _followed(name: str, config: Mapping[str, Any], depth: int) -> Any:
+    place: Any = config
+    for part in re.split(r"#|::", name):
+        if isinstance(place, dict) and part in place:
+            place = place[part]
+        elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        else:
+            return _Unknown(f"@{name}")
+    return resolve(place, config, depth)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    for name in ("inference.json", "evaluate.json", "train.json"):
+        if (folder / name).is_file():
+            return _json(folder / name)
+    others = sorted(p.name for p in folder.glob("inference.y*ml")) if folder.is_dir() else []
+    if others:
+        raise ModelError(
+            f"{others[0]}: bundles in YAML are not read",
+            hint=f"convert it to JSON beside it: python -c 'import json, yaml; print(json.dumps(yaml.safe_load("
+            f'open("{others[0]}"))))\' > inference.json',
+        )
+    raise ModelError(f"{folder.parent.name}: has no configs/inference.json")
+
+
+def _weights(folder: Path) -> Path:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if "model.ts" in there:
+        raise ModelError(
+            f"{folder.parent.name}: only TorchScript (models/model.ts), a program that would run as code: not allowed",
+            hint="save its tensors where it was made: torch.save(torch.jit.load('model.ts').state_dict(), 'model.pt')",
+        )
+    raise ModelError(f"{folder.parent.name}: models/ has no {_WEIGHTS[0]}, only {', '.join(there) or 'nothing'}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name}: cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name}: is not a JSON object")
+    return found
+
+
+# ---- what the configuration says ------------------------------------------------------------------------------------
+
+
+def _kind(item: Any) -> str:
+    """A component's class without its package and without the "d" of dictionary transforms."""
+    target = item.get("_target_", item.get("name", "")) if isinstance(item, dict) else ""
+    name = str(target).rpartition(".")[2]
+    name = re.sub("(Dict|D)$", "d", name)
+    return name[:-1] if name.endswith("d") else name
+
+
+def _entry(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = resolve(config.get(key), config)
+    return found if isinstance(found, dict) else {}
+
+
+def _list(config: Mapping[str, Any], keys: Sequence[str], notes: list[str]) -> list[dict[str, Any]]:
+    """The transforms of the first of several entries that is there."""
+    for key in keys:
+        found = resolve(config.get(key), config)
+        if isinstance(found, dict):
+            found = found.get("transforms", [])
+        if isinstance(found, list):
+            return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
+        if isinstance(found, _Unknown):
+            notes.append(f"{key} is Python and was not evaluated: {found.text[:80]}")
+    return []
+
+
+def _network(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], notes: list[str]) -> Inferred:
+    """The network that the configuration names, checked against the tensors; else the one they tell."""
+    for key in ("network_def", "network", "net", "model"):
+        found = resolve(config.get(key), config)
+        if not isinstance(found, dict) or "_target_" not in found:
+            continue
+        kind = str(found["_target_"]).rpartition(".")[2]
+        if kind not in _FAMILIES:
+            notes.append(f"the network {kind} is not known by that name; the tensors tell which it is")
+            break
+        arguments = {k: v for k, v in found.items() if not k.startswith("_")}
+        unknown = sorted(k for k, v in arguments.items() if _has_unknown(v))
+        if unknown:
+            notes.append(f"arguments of {kind} are Python and were not evaluated: {', '.join(unknown)}")
+            break
+        guess = Inferred(_FAMILIES[kind], _renamed(kind, arguments))
+        differences = networks.differences(guess, shapes)
+        if differences:
+            name, (ours, theirs) = next(iter(differences.items()))
+            raise ModelError(
+                f"the weights are not those of the bundle's {kind}: {len(differences)} tensors differ, "
+                f"{name} has the shape {theirs}, not {ours}"
+            )
+        return guess
+    return recognised(shapes, None, "models/model.pt")
+
+
+def _renamed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments in the terms of today's MONAI: `dimensions` and `pos_embed` had other names once."""
+    if "dimensions" in arguments:
+        arguments["spatial_dims"] = arguments.pop("dimensions")
+    if kind == "UNETR" and "pos_embed" in arguments:
+        arguments["proj_type"] = arguments.pop("pos_embed")
+    return arguments
+
+
+def _has_unknown(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_unknown(v) for v in value.values())
+    if isinstance(value, list):
+        return any(_has_unknown(v) for v in value)
+    return isinstance(value, _Unknown)
+
+
+def _formats(metadata: Mapping[str, Any], draft: Draft) -> None:
+    """Channels and labels from metadata.json."""
+    formats = metadata.get("network_data_format", {})
+    image: dict[str, Any] = next(iter(formats.get("inputs", {}).values()), {})
+    names = _definition(image.get("channel_def"))
+    modality = str(image.get("modality", ""))
+    short = {"ct": "CT", "mr": "MR", "mri": "MR"}.get(modality.lower())
+    if names:
+        draft.card["channels"] = [modality] if names == ["image"] and modality else names
+    if short:
+        draft.card["modality"] = short
+    outputs: dict[str, Any] = next(iter(formats.get("outputs", {}).values()), {})
+    structures = distinct(_definition(outputs.get("channel_def")))
+    if structures:
+        if structures[0] == "background":
+            draft.card["labels"] = {name: value for value, name in enumerate(structures)}
+        else:
+            draft.card["labels"] = {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
+
+
+def _definition(found: Any) -> list[str]:
+    if not isinstance(found, dict) or not all(str(k).isdigit() for k in found):
+        return []
+    return [str(found[k]) for k in sorted(found, key=int)]
+
+
+def _transforms(items: Sequence[dict[str, Any]], draft: Draft) -> None:
+    """Grid and intensity steps, in their order."""
+    steps: list[dict[str, Any]] = []
+    order: list[str] = []
+    known = True
+    for item in items:
+        kind = _kind(item)
+        if kind in _LITTLE:
+            continue
+        if any(_has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
+            draft.notes.append(f"{kind} has values that are Python and were not evaluated")
+            known = False
+            continue
+        if kind == "Orientation":
+            draft.card["orientation"] = item.get("axcodes")
+            order.append("orientation")
+        elif kind == "Spacing":
+            pixdim = item["pixdim"]
+            draft.card["spacing"] = [float(p) for p in (pixdim if isinstance(pixdim, list) else [pixdim] * 3)]
+            modes = item.get("mode", "bilinear")
+            mode = modes[0] if isinstance(modes, list) else modes
+            draft.card["interpolation"] = "nearest" if mode == "nearest" else "linear"
+            order.append("spacing")
+            steps.append({"step": "resample"})
+        elif kind == "CropForeground":
+            steps.append({"step": "crop", "above": 0.0, "margin": int(item.get("margin", 0))})
+        else:
+            found = _intensity(kind, item, draft.notes)
+            known = known and found is not None
+            steps += found or []
+    if items and "orientation" not in order:
+        draft.card["orientation"] = None
+    if items and "spacing" not in order:
+        draft.card["spacing"] = None
+    if order:
+        draft.card["anchor"] = "stored" if order[0] == "spacing" and len(order) > 1 else "oriented"
+    if items and known:
+        draft.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
+
+
+def _intensity(kind: str, item: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]] | None:
+    """One of MONAI's intensity transforms as steps of a card; None, with a note, for one that segcli has not."""
+    if kind == "ScaleIntensityRange":
+        low, high = float(item["a_min"]), float(item["a_max"])
+        bottom, top = item.get("b_min", 0.0), item.get("b_max", 1.0)
+        scale = {"step": "scale", "from": [low, high], "low": float(bottom or 0), "high": float(top or 1)}
+        return [{"step": "clip", "low": low, "high": high}, scale] if item.get("clip", False) else [scale]
+    if kind == "NormalizeIntensity":
+        step: dict[str, Any] = {"step": "standardise"}
+        if item.get("nonzero", False):
+            step["where"] = "nonzero"
+        if item.get("subtrahend") is not None and item.get("divisor") is not None:
+            step |= {"mean": float(item["subtrahend"]), "sd": float(item["divisor"])}
+        return [step]
+    if kind == "ScaleIntensity" and item.get("factor") is None:
+        return [{"step": "scale", "low": float(item.get("minv", 0.0)), "high": float(item.get("maxv", 1.0))}]
+    if kind == "ScaleIntensityRangePercentiles" and (item.get("b_min"), item.get("b_max")) == (0, 1):
+        steps = [{"step": "percentiles", "low": float(item["lower"]), "high": float(item["upper"])}]
+        return [*steps, {"step": "clip", "low": 0.0, "high": 1.0}] if item.get("clip", False) else steps
+    notes.append(f"the transform {kind} is not one that segcli has")
+    return None
+
+
+def _inferer(item: Mapping[str, Any], draft: Draft) -> None:
+    """Windows as the sliding-window inferer has them."""
+    if _kind(item) == "SimpleInferer":
+        draft.notes.append("the bundle shows the network whole images; segcli shows it windows: give --patch")
+        return
+    roi = item.get("roi_size")
+    if isinstance(roi, int):
+        roi = [roi] * 3
+    if isinstance(roi, list) and len(roi) == 3 and all(isinstance(n, int) for n in roi):
+        draft.card["patch_size"] = roi
+    overlap = item.get("overlap", 0.25)
+    if isinstance(overlap, int | float):
+        draft.card["overlap"] = overlap
+    draft.card["blend"] = "gaussian" if item.get("mode", "constant") == "gaussian" else "constant"
+    if isinstance(item.get("sigma_scale"), float):
+        draft.card["sigma"] = item["sigma_scale"]
+    if item.get("padding_mode", "constant") != "constant":
+        draft.notes.append(f"padding by {item['padding_mode']} is not one that segcli has: 0 is taken")
+
+
+def _decision(items: Sequence[dict[str, Any]], draft: Draft) -> None:
+    """Regions where the outputs go through a sigmoid, each on its own."""
+    sigmoid = any(_kind(item) == "Activations" and item.get("sigmoid") is True for item in items)
+    labels = draft.card.get("labels")
+    if sigmoid and labels:
+        draft.card["regions"] = [value for value in labels.values() if value != 0]
+        draft.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")

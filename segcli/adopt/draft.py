@@ -1,0 +1,170 @@
+"""A model on its way from a foreign file to a card: what its container states, and what is still missing."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from segcli import networks
+from segcli.checkpoint import Tensors
+from segcli.errors import ModelError
+from segcli.networks import Inferred, Shapes
+
+# How official constructors call the numbers of input and output channels, and the size that is baked in.
+_INPUTS = ("in_chans", "in_channels", "input_channels", "input_dim", "n_channels")
+_OUTPUTS = ("out_chans", "out_channels", "num_classes", "output_dim", "n_classes")
+_SIZES = ("img_size", "img_shape", "crop_size")
+
+# Facts that no tensor tells: the card's field, and the options that give it.
+NEEDED = {
+    "channels": "--channels CT",
+    "orientation": '--orientation RAS, or "file" for the order of the file',
+    "spacing": '--spacing 1.5,1.5,2.0 in mm, or "keep"',
+    "intensity": "--window LOW,HIGH (scaled to 0..1), --normalise zscore, nonzero or none, or --recipe NAME",
+    "patch_size": "--patch 96,96,96",
+    "labels": "--labels background,liver,spleen in the order of the network's outputs",
+}
+
+
+@dataclass
+class Draft:
+    """What a container says.
+
+    container  in words, for the user
+    family     of the network, with its constructor's `arguments`; "onnx" for a graph
+    folds      the tensors of each fold, under the network's own names
+    card       fields of the card as far as the container states them
+    notes      what was dropped, taken or not understood, a sentence each
+    onnx       the graph's file, where there are no tensors
+    """
+
+    container: str
+    family: str
+    arguments: dict[str, Any]
+    folds: list[Tensors]
+    card: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    onnx: Path | None = None
+
+    @property
+    def inputs(self) -> int | None:
+        return next((int(self.arguments[k]) for k in _INPUTS if self.arguments.get(k) is not None), None)
+
+    @property
+    def outputs(self) -> int | None:
+        return next((int(self.arguments[k]) for k in _OUTPUTS if self.arguments.get(k) is not None), None)
+
+    @property
+    def dims(self) -> int:
+        if "2d" in str(self.arguments.get("conv_op", "")).lower() or self.arguments.get("spatial_dims") == 2:
+            return 2
+        return 3
+
+    def size(self) -> list[int] | None:
+        """The input size that is baked into the network; None when any will do."""
+        found = next((self.arguments[k] for k in _SIZES if self.arguments.get(k) is not None), None)
+        if found is None or self.family.startswith("swinunetr"):  # there img_size has no effect
+            return None
+        return [int(found)] * 3 if isinstance(found, int) else [int(n) for n in found]
+
+    def missing(self, card: Mapping[str, Any]) -> dict[str, str]:
+        """Facts that neither the container nor `card` gives, with the option for each."""
+        lacking = {fact: option for fact, option in NEEDED.items() if fact not in card}
+        if self.dims == 2 and "slice_axis" not in card:
+            lacking["slice_axis"] = "--slice-axis 0, 1 or 2: the array axis along which slices are taken"
+        return lacking
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, which is all that telling a network takes."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def recognised(shapes: Shapes, arch: str | None, where: str) -> Inferred:
+    """The one network that has exactly these tensors; `arch` decides where several have.
+
+    errors   ModelError when there is none, or several and no `arch`
+    """
+    found = networks.infer(shapes)
+    if arch is None:
+        if len(found) > 1:
+            names = ", ".join(guess.family for guess in found)
+            raise ModelError(f"{where}: the tensors fit several networks: {names}", hint="choose one with --arch")
+        if not found:
+            raise ModelError(
+                f"{where}: {len(shapes)} tensors of no network that segcli knows, "
+                f"among them {', '.join(sorted(shapes)[:5])}",
+                hint=_encoder_only(shapes) or "--arch NAME lists how they differ from that network",
+            )
+        return found[0]
+    for guess in found:
+        if guess.family == arch or guess.family.startswith(f"{arch}_"):
+            return guess
+        # A variant that tensors do not tell: "swinunetr_new_merging" where "swinunetr" was recognised.
+        if arch.startswith(guess.family.partition("_")[0]):
+            named = Inferred(arch, guess.config, guess.unsure)
+            if not networks.differences(named, shapes):
+                return named
+    if found:
+        raise ModelError(
+            f"{where}: not the network {arch} but {' or '.join(guess.family for guess in found)}",
+            hint="leave --arch out: tensors tell the network, --arch only chooses among several that fit",
+        )
+    return Inferred(arch, {})
+
+
+def _encoder_only(shapes: Shapes) -> str | None:
+    if any(".layers1.0.blocks.0." in name or name.startswith("layers1.0.blocks.0.") for name in shapes):
+        return "this is a Swin encoder alone (self-supervised pre-training); it cannot segment"
+    return None
+
+
+def slug(text: str) -> str:
+    """A name in ASCII snake_case."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names as slugs, made different with a number where they clash."""
+    out: list[str] = []
+    for name in map(slug, names):
+        count = 2
+        unique = name
+        while unique in out:
+            unique = f"{name}_{count}"
+            count += 1
+        out.append(unique)
+    return out
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """The members of a zip archive as files in a temporary folder, which is removed afterwards.
+
+    errors   ModelError for members that climb out, for links, and for archives that unpack to over ten times their
+             size
+    """
+    with TemporaryDirectory(prefix="segcli-") as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in archive.infolist() if not m.is_dir()]
+                for member in members:
+                    name = PurePosixPath(member.filename.replace("\\", "/"))
+                    link = (member.external_attr >> 16) & 0o170000 == 0o120000
+                    if name.is_absolute() or ".." in name.parts or ":" in member.filename or link:
+                        raise ModelError(f"{path.name}: {member.filename!r} leads outside the archive: not allowed")
+                if sum(m.file_size for m in members) > 10 * path.stat().st_size + 10_000_000:
+                    raise ModelError(f"{path.name}: unpacks to far more than its size: not allowed")
+                for member in members:
+                    archive.extract(member, folder)
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+            raise ModelError(f"{path.name}: a truncated or corrupt archive: {error}") from error
+        yield Path(folder)

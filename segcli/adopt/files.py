@@ -1,0 +1,113 @@
+"""One checkpoint file, or one ONNX graph, as the draft of a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from segcli import card, checkpoint, networks
+from segcli.adopt import nnunet
+from segcli.adopt.draft import Draft, recognised, shapes_of
+from segcli.networks import Inferred
+
+
+def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> Draft:
+    """The draft of a file of tensors.
+
+    arch      the user's choice among networks that fit
+    expected  a recipe's network, which the tensors must then be exactly
+    """
+    stored = checkpoint.read(path)
+    if _is_nnunet_v2(stored.content) and arch is None and expected is None:
+        return nnunet.v2_file(stored)
+    whole = checkpoint.table(stored)
+    tensors, notes = _part(whole, arch, expected, path.name)
+    shapes = shapes_of(tensors)
+    guess = expected or recognised(shapes, arch, path.name)
+    if networks.differences(guess, shapes):
+        wanted = _wanted(guess)
+        live = {name: shapes[name] for name in networks.live(guess.family, shapes)}
+        checkpoint.compare(wanted, live, guess.family, path.name)
+    draft = Draft(_container(stored), guess.family, dict(guess.config), [tensors], notes=notes)
+    draft.notes += guess.unsure
+    if stored.container == "safetensors":
+        inside = card.safetensors_metadata(path).get(card.METADATA_KEY)
+        if inside is not None:
+            own = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
+            draft.card = {k: v for k, v in json.loads(inside).items() if k not in own}
+    return draft
+
+
+def graph_file(path: Path) -> Draft:
+    """The draft of an ONNX file: what the card inside it says, or nothing but the file."""
+    inside = card.onnx_metadata(path).get(card.METADATA_KEY)
+    draft = Draft("ONNX graph", "onnx", {}, [], onnx=path)
+    if inside is not None:
+        document = json.loads(inside)
+        own = ("weights", "sha256", "onnx", "onnx_sha256", "format", "name")
+        architecture = document.get("architecture", {})
+        draft.family = str(architecture.get("name", "onnx"))
+        draft.arguments = {k: v for k, v in architecture.items() if k != "name"}
+        draft.card = {k: v for k, v in document.items() if k not in (*own, "architecture")}
+        draft.container = "ONNX graph with a card inside"
+    return draft
+
+
+def _is_nnunet_v2(content: Any) -> bool:
+    init = content.get("init_args") if isinstance(content, dict) else None
+    return isinstance(init, dict) and {"plans", "dataset_json"} <= init.keys() and "network_weights" in content
+
+
+def _container(stored: checkpoint.Stored) -> str:
+    kind = {"safetensors": "safetensors"}.get(stored.container, f"{stored.container} checkpoint")
+    content = stored.content
+    if not isinstance(content, dict) or stored.container == "safetensors":
+        return kind
+    if "pytorch-lightning_version" in content:
+        return f"Lightning checkpoint ({kind})"
+    named = next((key for key in checkpoint.TABLES if isinstance(content.get(key), Mapping)), None)
+    return f"{kind}, tensors under {named!r}" if named else f"{kind}, tensors alone"
+
+
+def _part(
+    whole: Mapping[str, Tensor], arch: str | None, expected: Inferred | None, where: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The network's own tensors: those under the prefix with which they make a network, the prefix taken off."""
+    for prefix in _prefixes(whole):
+        part = {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
+        shapes = shapes_of(part)
+        if not networks.differences(expected, shapes) if expected else networks.infer(shapes):
+            return part, _said(whole, part, prefix)
+    return dict(whole), []
+
+
+def _prefixes(names: Mapping[str, Any]) -> list[str]:
+    """The empty prefix, then those that names share, the commonest first ("net.", "model.backbone.")."""
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, min(len(parts), 5)):
+            prefix = ".".join(parts[:depth]) + "."
+            counts[prefix] = counts.get(prefix, 0) + 1
+    shared = [p for p, n in counts.items() if n >= max(2, len(names) // 10)]
+    return ["", *sorted(shared, key=lambda p: (-counts[p], len(p)))[:12]]
+
+
+def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str) -> list[str]:
+    notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
+    foreign = sorted(name for name in whole if not name.startswith(prefix))
+    if foreign:
+        notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
+    return notes
+
+
+def _wanted(guess: Inferred) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    with torch.device("meta"):
+        net = networks.build(guess.family, guess.config)
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
