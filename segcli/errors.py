@@ -15,7 +15,7 @@ SegcliError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class SegcliError(Exception):
@@ -28,8 +28,16 @@ class SegcliError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A refusal crosses between processes whole, with its hint."""
+        return _again, (type(self), self.message, self.hint)
+
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def _again(kind: type[SegcliError], message: str, hint: str | None) -> SegcliError:
+    return kind(message, hint=hint)
 
 
 class UsageError(SegcliError):

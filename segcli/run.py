@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -20,8 +20,10 @@ from segcli.card import ModelCard, find, installed, places
 from segcli.cases import Case
 from segcli.errors import CasesFailed, InputMissing, UsageError
 from segcli.extras import Destination
+from segcli.labels import Label
 from segcli.predict import Options, Outcome, cohort, predict
 from segcli.terminal import Show, plain, say, show_error, structure_rows, table
+from segcli.volume import Volume
 
 if TYPE_CHECKING:
     from segcli.engines import Kind, Opened
@@ -448,9 +450,8 @@ def export(model: str, output: Path | None, *, opset: int, half: bool, verify: P
         _print({"schema": SCHEMA, "file": str(path), "certificate": certificate})
     else:
         _print_line(str(path))
-        say(
-            f"largest relative error {certificate['max_relative_error']:.1e}, equal labels {certificate['agreement']:.2%}"
-        )
+        error, equal = certificate["max_relative_error"], certificate["agreement"]
+        say(f"largest relative error {error:.1e}, equal labels {equal:.2%}")
 
 
 def models(*, as_json: bool) -> None:
@@ -549,3 +550,165 @@ def _print_line(text: str) -> None:
 
 def _times(values: Sequence[float] | None) -> str:
     return " x ".join(f"{v:g}" for v in values or ())
+
+
+# ---- evaluate and report
+
+
+def evaluate(
+    prediction: Path,
+    reference: Path,
+    *,
+    model: str | None,
+    labels: Sequence[str],
+    tolerance: float,
+    resample: bool,
+    against: Path | None,
+    form: Literal["table", "json", "csv"],
+    html: Path | None,
+) -> None:
+    """Print how well label maps agree with their references; with `against`, how a second prediction differs."""
+    from segcli import evaluate as scoring
+
+    names = _wanted(find(model).labels if model else (), labels)
+    scores = _scores(prediction, reference, names, tolerance, resample)
+    document: dict[str, Any] = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
+    document["summary"] = scoring.summarise(scores)
+    if against is not None:
+        document["difference"] = scoring.compare(scores, _scores(against, reference, names, tolerance, resample))
+    if html is not None:
+        from segcli.page import evaluation_page
+
+        outputs.write_bytes(html, evaluation_page(document))
+    if form == "json":
+        _print(document)
+    elif form == "csv":
+        from segcli.report import csv_text
+
+        sys.stdout.write(csv_text(document["difference" if against is not None else "scores"]))
+    else:
+        shown = ("name", "cases", "missed", "invented", "dice", "iou", "hd95_mm", "assd_mm", "nsd", "bias_ml")
+        key = "difference" if against is not None else "summary"
+        table(key, [{k: row[k] for k in shown if k in row} for row in document[key]])
+
+
+def _scores(
+    prediction: Path, reference: Path, names: Sequence[Any], tolerance: float, resample: bool
+) -> dict[str, Any]:
+    from segcli import evaluate as scoring
+    from segcli import formats
+
+    for path in (prediction, reference):
+        if not path.exists():
+            raise InputMissing(f"{path}: no such file or folder")
+    if prediction.is_dir() != reference.is_dir():
+        raise UsageError(f"{prediction} and {reference}: one is a folder, the other a file")
+    if not prediction.is_dir():
+        pairs = [(naming.stem(prediction), prediction, reference)]
+    else:
+        pairs, alone = scoring.pair_folders(prediction, reference)
+        for name in alone:
+            say(f"warning: {name}")
+        if not pairs:
+            raise InputMissing(f"{prediction.name} and {reference.name}: no two files have the same name")
+    out = {}
+    for name, mine, truth in pairs:
+        pred, ref = formats.read([mine]), formats.read([truth])
+        out[name] = scoring.evaluate(_whole_numbers(pred), _whole_numbers(ref), names, tolerance, resample=resample)
+        if names and (left := scoring.unscored(_whole_numbers(pred), _whole_numbers(ref), names)):
+            say(f"warning: {name}: values without a name are not scored: {', '.join(map(str, left[:10]))}")
+    return out
+
+
+def _whole_numbers(labels: Volume) -> Volume:
+    """A label map in an integer type; refused when it holds anything else."""
+    import numpy as np
+
+    from segcli.errors import InputError
+
+    if labels.data.dtype.kind in "iu":
+        return labels
+    rounded = np.round(labels.data)
+    if not np.array_equal(rounded, labels.data):
+        name = labels.source.paths[0].name if labels.source else "a volume"
+        raise InputError(f"{name}: not a label map: it holds values that are not whole numbers")
+    return replace(labels, data=rounded.astype(np.int32))
+
+
+def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
+    """Labels by name or number; all that are known when none is wanted."""
+    if not wanted:
+        return list(known)
+    out = []
+    for word in wanted:
+        found = next((label for label in known if word in (label.name, str(label.id), label.code)), None)
+        if found is None and word.isdigit() and not known:
+            found = Label(int(word), f"label_{word}")
+        if found is None:
+            raise UsageError(f"--labels {word}: no such label" + ("" if known else ": give --model for names"))
+        out.append(found)
+    return out
+
+
+def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, as_json: bool) -> None:
+    """Make volumes, checks, tables and pages for a label map that exists; prints the paths or the record."""
+    from segcli import checks, extras, formats
+    from segcli.errors import InputError
+    from segcli.report import measure, to_json
+
+    card = find(model)
+    labels = _whole_numbers(formats.read([labelmap]))
+    if labels.data.shape[0] != 1:
+        raise InputError(f"{labelmap.name}: not a label map: it has {labels.data.shape[0]} channels")
+    scan = None
+    if image is not None:
+        scan = formats.read([image], channels=len(card.channels))
+        if not scan.grid.same_as(labels.grid):
+            raise InputError(f"{labelmap.name} and {image.name} are not on one grid")
+    found = measure(labels, card.labels, scan)
+    findings = checks.run(labels, scan, card, None, (scan.source.facts if scan and scan.source else None) or {})
+    facts = {
+        "segcli_record": record.SCHEMA,
+        "case": naming.stem(labelmap),
+        "model": {"name": card.name, "sha256": record.model_hash(card, {}), "licence": card.licence},
+        "labels": {"file": labelmap.name, "sha256": record.hash_file(labelmap)},
+        "grid": record.grid_facts(labels.grid),
+        "structures": to_json(found),
+        "verdict": checks.verdict(findings),
+        "checks": [asdict(f) for f in findings],
+        "warnings": list(labels.source.warnings) if labels.source else [],
+        "note": "Research use only; not a medical device.",
+        "versions": record.versions(),
+    }
+    base = (to.folder or labelmap.parent) / naming.stem(labelmap).removesuffix("_seg")
+    paths = extras.write(base, scan or _blank(labels), labels, card, to, found, facts)
+    if as_json:
+        _print({"schema": SCHEMA, "files": [str(p) for p in paths], "record": facts})
+        return
+    for path in paths:
+        _print_line(str(path))
+    for finding in findings:
+        say(f"{finding.severity}: {finding.sentence}")
+
+
+def _blank(labels: Volume) -> Volume:
+    """A black image under a label map, where the scan itself was not given."""
+    import numpy as np
+
+    return Volume(np.zeros(labels.data.shape, np.uint8), labels.grid, labels.source)
+
+
+def doctor(*, as_json: bool) -> int:
+    """Print what this machine has and whether each engine works; exit code 69 when none does."""
+    from segcli.doctor import examine
+
+    found = examine()
+    working = [e for e in found["engines"] if e["works"]]
+    if as_json:
+        _print({"schema": SCHEMA, **found})
+    else:
+        for name, value in found["machine"].items():
+            _print_line(f"{name:10} {plain(str(value))}")
+        table("engines", found["engines"])
+        table("libraries", [{"name": k, "version": v} for k, v in found["libraries"].items()])
+    return 0 if working else 69

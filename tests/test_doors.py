@@ -22,7 +22,7 @@ DOORS = {
     "torch": {"networks", "checkpoint", "engines", "export", "adopt", "bench", "doctor"},
     "onnxruntime": {"engines", "export", "bench", "doctor"},
     "openvino": {"engines", "bench", "doctor"},
-    "onnx": {"export", "engines", "adopt", "bench"},
+    "onnx": {"export", "engines", "adopt", "bench", "doctor"},
     "SimpleITK": {"resample", "formats", "bench", "evaluate", "postprocess"},
     "pydicom": {"formats", "bench"},
     "highdicom": {"formats"},
