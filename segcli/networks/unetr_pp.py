@@ -74,11 +74,14 @@ class EPA(nn.Module):
         k_short, v_short = self._shortened(k, v_spatial)  # (N, heads, c, projected), k not yet normalised
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
 
-        among_channels = (q @ k.transpose(-2, -1) * self.temperature).softmax(-1)  # (N, heads, c, c)
+        # Temperatures scale one factor, not the product: OpenVINO cannot compile a product scaled by head.
+        among_channels = (q * self.temperature @ k.transpose(-2, -1)).softmax(-1)  # (N, heads, c, c)
         by_channel = (among_channels @ v_channel).permute(0, 3, 1, 2)  # (N, tokens, heads, c)
         by_channel = by_channel.reshape(-1, tokens, channels)
 
-        among_voxels = (q.transpose(-2, -1) @ k_short * self.temperature2).softmax(-1)  # (N, heads, tokens, projected)
+        among_voxels = (q.transpose(-2, -1) @ (k_short * self.temperature2)).softmax(
+            -1
+        )  # (N, heads, tokens, projected)
         by_voxel = among_voxels @ v_short.transpose(-2, -1)  # (N, heads, tokens, c)
         # The official code permutes to (N, c, heads, tokens) and reads that memory as (N, tokens, C). This mixes
         # tokens with channels, and all published weights were trained with it.

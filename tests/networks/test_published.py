@@ -5,7 +5,9 @@ SEGCLI_SHARED, the folder that has all golden files, adds those that are too lar
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -79,25 +81,40 @@ def test_a_published_checkpoint_is_recognised_by_its_tensors(path: Path) -> None
             assert guess.config[argument] == value, argument
 
 
-@pytest.mark.parametrize("path", [path for path in HERE if path.stem in EXPORTED], ids=name)
-def test_an_exported_network_answers_alike_for_any_batch(path: Path, tmp_path: Path) -> None:
-    golden = read(path)
+@dataclass(frozen=True)
+class Exported:
+    """A model file, an input of three items and what torch answers."""
+
+    model: Path
+    x: torch.Tensor
+    answer: torch.Tensor
+    allowed: float
+
+    def check(self, answer: Any) -> None:
+        assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=self.allowed)
+
+
+@pytest.fixture(scope="module", params=[path for path in HERE if path.stem in EXPORTED], ids=name)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    golden = read(request.param)
     net = golden.load(build(golden.name, golden.config))
     one = golden.input[:1]
+    model = tmp_path_factory.mktemp("onnx") / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of itself
-        torch.onnx.export(
-            net,
-            (one,),
-            tmp_path / "model.onnx",
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            dynamic_axes={"x": {0: "N"}},
-        )
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        batch = {"x": {0: "N"}}
+        torch.onnx.export(net, (one,), model, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes=batch)
     three = torch.cat((one, -one, one.flip(-1)))
-    (answer,) = session.run(None, {"x": three.numpy()})
     with torch.inference_mode():
-        expected = net(three)
-    assert torch.from_numpy(answer).allclose(expected, rtol=0, atol=golden.allowed)
+        return Exported(model, three, net(three), golden.allowed)
+
+
+def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
+    session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
+    exported.check(session.run(None, {"x": exported.x.numpy()})[0])
+
+
+def test_openvino_answers_alike_for_any_batch(exported: Exported) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not made for this machine")
+    compiled = openvino.compile_model(exported.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    exported.check(compiled([exported.x.numpy()])[0])
