@@ -42,8 +42,8 @@ class ChannelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.movedim(1, -1)  # (N, ..., C)
-        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)
+        x = F.layer_norm(channels_last(x), self.weight.shape, self.weight, self.bias, self.eps)
+        return channels_first(x)
 
 
 class ResidualBlock(nn.Module):
@@ -268,6 +268,16 @@ def conv_unit(
     if adn:
         parts["adn"] = nn.Sequential(adn)
     return nn.Sequential(parts)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(N, C, ...) as (N, ..., C)."""
+    return x.permute(0, *range(2, x.ndim), 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """(N, ..., C) as (N, C, ...)."""
+    return x.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
 
 
 def layer(

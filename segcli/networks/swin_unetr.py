@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes, length
-from segcli.networks.blocks import Spec, UpBlock, layer, norm_spec, output_block
+from segcli.networks.blocks import Spec, UpBlock, channels_first, channels_last, layer, norm_spec, output_block
 
 # The eight voxels (of D, H, W) that merge into one, in the order of their channels. MONAI 0.9 to 1.4 takes
 # two of them twice and leaves two out; every published checkpoint was trained so, and another order spoils
@@ -47,7 +47,7 @@ class WindowAttention(nn.Module):
         x     (N * windows, n, C)
         mask  (windows, n, n), added to the scores
         """
-        n, c = x.shape[1:]
+        n, c = int(x.shape[1]), self.qkv.in_features  # int: a constant in an exported graph
         qkv = self.qkv(x).reshape(-1, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # each (N * windows, heads, n, C / heads)
         scores = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1)
@@ -101,7 +101,8 @@ class SwinBlock(nn.Module):
         return out
 
     def _attend(self, x: Tensor) -> Tensor:
-        size, c = x.shape[1:4], x.shape[4]
+        # Sizes are constants in an exported graph: a window's mask depends on them.
+        size, c = [int(s) for s in x.shape[1:4]], self.attn.qkv.in_features
         window = [min(w, s) for w, s in zip(self.window, size, strict=True)]
         shift = [0 if s <= w else t for w, s, t in zip(self.window, size, self.shift, strict=True)]
         pad = [-s % w for w, s in zip(window, size, strict=True)]
@@ -111,7 +112,9 @@ class SwinBlock(nn.Module):
         mask = None
         if any(shift):
             x = x.roll([-t for t in shift], (1, 2, 3))
-            regions = to_windows(region_numbers(padded, window, shift), grid, window).to(x.device)
+            # The sum with zeros of the input's shape keeps the mask out of exported files: it has 160 MB at 96^3.
+            numbers = torch.zeros_like(x[:1, ..., :1]) + region_numbers(padded, window, shift).to(x)
+            regions = to_windows(numbers, grid, window)
             mask = (regions.transpose(1, 2) != regions) * -100.0  # (windows, n, n)
         x = self.attn(to_windows(x, grid, window), mask)
         x = x.reshape(-1, *grid, *window, c).permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, *padded, c)
@@ -155,7 +158,7 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(channels, order)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.downsample(self.blocks(x.movedim(1, -1))).movedim(-1, 1)
+        out: Tensor = channels_first(self.downsample(self.blocks(channels_last(x))))
         return out
 
 
@@ -168,7 +171,7 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(channels) if patch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1)
+        out: Tensor = channels_first(self.norm(channels_last(self.proj(x))))
         return out
 
 
@@ -192,6 +195,7 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = normalize
+        self.feature_size = feature_size
         self.use_v2 = use_v2
         self.patch_embed = PatchEmbedding(in_channels, feature_size, patch_size, patch_norm)
         for i, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
@@ -203,19 +207,18 @@ class SwinTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.patch_embed(x)
-        maps = [self._normalised(x)]
+        maps = [self._normalised(x, 0)]
         for i in (1, 2, 3, 4):
             if self.use_v2:
                 x = getattr(self, f"layers{i}c")[0](x)
             x = getattr(self, f"layers{i}")[0](x)  # (N, f * 2^i, D / 2^(i+1), ...)
-            maps.append(self._normalised(x))
+            maps.append(self._normalised(x, i))
         return maps
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _normalised(self, x: Tensor, level: int) -> Tensor:
         if not self.normalize:
             return x
-        x = x.movedim(1, -1)
-        return F.layer_norm(x, x.shape[-1:]).movedim(-1, 1)
+        return channels_first(F.layer_norm(channels_last(x), (self.feature_size * 2**level,)))
 
 
 class SwinUNETR(nn.Module):
@@ -323,21 +326,20 @@ def relative_positions(window: Sequence[int]) -> Tensor:
 
 def region_numbers(size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> Tensor:
     """Voxels of a rolled map that belonged together before it have equal numbers: (1, D, H, W, 1)."""
-    numbers = torch.zeros(1, 1, 1)
-    for axis, (s, w, t) in enumerate(zip(size, window, shift, strict=True)):
-        along = torch.zeros(s)
-        if t:
-            along[s - w : s - t] = 1
-            along[s - t :] = 2
-        numbers = 3 * numbers + along.reshape([-1 if a == axis else 1 for a in range(3)])
+    along = [
+        torch.tensor([0.0] * (s - w) + [1.0] * (w - t) + [2.0] * t if t else [0.0] * s)
+        for s, w, t in zip(size, window, shift, strict=True)
+    ]
+    numbers = 9 * along[0][:, None, None] + 3 * along[1][:, None] + along[2]
     return numbers[None, ..., None]
 
 
 def to_windows(x: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
     """(N, D, H, W, C) as (N * windows, voxels of a window, C)."""
     (d, h, w), (a, b, c) = grid, window
-    x = x.reshape(-1, d, a, h, b, w, c, x.shape[-1]).permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(-1, a * b * c, x.shape[-1])
+    channels = x.shape[-1]
+    x = x.reshape(-1, d, a, h, b, w, c, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(-1, a * b * c, channels)
 
 
 def infer(shapes: Shapes) -> Inferred | None:
