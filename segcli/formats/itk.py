@@ -317,7 +317,7 @@ def _meta_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
         at = end + 1
         if equals:
             fields[key.strip().lower()] = value.strip()
-        if key.strip().lower() == "elementdatafile":
+        if equals and key.strip().lower() == "elementdatafile":
             return fields, min(at, len(head))
     raise InputError(f"{path.name}: truncated: the MetaImage header has no ElementDataFile")
 

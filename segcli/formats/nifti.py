@@ -304,7 +304,7 @@ def _check(path: Path, header: Header) -> None:
             f"{path.name}: a {axes}-D image of {_times(sizes)} voxels (several components per voxel, intent "
             f"{header.intent}); a 3-D volume is expected"
         )
-    if max(header.sform_code, header.qform_code) > 32767:
+    if max(abs(header.sform_code), abs(header.qform_code)) > 32767:  # NIfTI-1 has 16 bits for them
         raise InputError(
             f"{path.name}: sform code {header.sform_code} and qform code {header.qform_code}; 0 to 5 are possible"
         )
@@ -347,7 +347,8 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
     if grid is None:
         other = "qform" if counts == "sform" else "sform"
         raise InputError(
-            f"{name}: the {counts} is not a valid affine (singular, not finite or out of all bounds): {_numbers(header, counts)}",
+            f"{name}: the {counts} is not a valid affine (singular, not finite or out of all bounds): "
+            + _numbers(header, counts),
             hint=f"if its {other} is right, say so: --affine {other}" if code[other] > 0 else "repair the header",
         )
     apart: float | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError
@@ -213,7 +214,10 @@ def _unpacked(path: Path, start: int, warnings: list[str]) -> Iterator[bytes]:
             if out:
                 yield out
             if decoder.eof:
-                data = (decoder.unused_data or file.read(_CHUNK)).lstrip(b"\0")
+                data = decoder.unused_data
+                if len(data) < len(GZIP_MAGIC):
+                    data += file.read(_CHUNK)
+                data = data.lstrip(b"\0")  # padding, as tapes and some archivers leave it
                 if not data:
                     return
                 if not data.startswith(GZIP_MAGIC):
@@ -318,10 +322,14 @@ def _truncated(path: Path, want: int, have: int) -> InputError:
 
 
 def _room(path: Path, count: int) -> NDArray[np.uint8]:
-    try:
-        return np.empty(count, np.uint8)
-    except (MemoryError, ValueError) as error:
-        raise OutOfMemory(f"{path.name}: too large: its voxels need {count / 2**30:,.1f} GiB of memory") from error
+    """Memory for the voxels; refused before it is taken when the machine has less."""
+    free = psutil.virtual_memory().available
+    if count > free:
+        raise OutOfMemory(
+            f"{path.name}: too large: its voxels need {count / 2**20:,.0f} MiB of memory, {free / 2**20:,.0f} are free",
+            hint="close other programs, or use a machine with more memory",
+        )
+    return np.empty(count, np.uint8)
 
 
 def _special(mode: int) -> str:

@@ -99,6 +99,7 @@ def test_an_ending_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> No
 
 
 def test_importing_the_formats_loads_no_reading_library() -> None:
-    code = "import sys, segcli.formats; print([m for m in ('SimpleITK', 'nibabel', 'pydicom', 'torch') if m in sys.modules])"
+    heavy = ["SimpleITK", "nibabel", "pydicom", "torch"]
+    code = f"import sys, segcli.formats; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,6 +5,7 @@ import gzip
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from scan_files import IJK, RAS, counting, grids, nifti, nifti_bytes
 
 from segcli import formats
-from segcli.errors import InputError, InputMissing, OutputError, SegcliError
+from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats import streams
 from segcli.volume import Grid, Volume
 
@@ -119,6 +120,16 @@ def test_a_gzip_file_of_several_members_is_one_stream(tmp_path: Path) -> None:
     content = b"".join(nifti_bytes())
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
     assert np.array_equal(read(tmp_path / "a.nii.gz").data[0].ravel(), np.arange(60))
+
+
+def test_a_second_gzip_member_is_found_wherever_the_file_is_cut_into_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"".join(nifti_bytes())
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
+    for size in range(2, 40):
+        monkeypatch.setattr(streams, "_CHUNK", size)
+        assert np.array_equal(read(tmp_path / "a.nii.gz").data[0].ravel(), np.arange(60))
 
 
 def test_3_4_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
@@ -274,6 +285,13 @@ def test_3_9_a_grid_that_is_none_is_refused_with_its_numbers(tmp_path: Path, put
         read(nifti(tmp_path / "a.nii", **put))
 
 
+def test_3_9_voxel_sizes_do_not_count_where_the_user_says_that_the_sform_does(tmp_path: Path) -> None:
+    scan = read(nifti(tmp_path / "a.nii", pixdim=(1, 0, -3, np.nan, 1, 1, 1, 1)), affine="sform")
+    assert scan.grid.spacing == (4, 3, 2)
+    path = formats.write(labels_on(scan.grid), [], tmp_path / "b.nii", scan.source)
+    assert read(path, affine="sform").grid.same_as(scan.grid)
+
+
 def test_3_10_a_sheared_sform_is_kept_in_full_with_a_warning(tmp_path: Path) -> None:
     srow = RAS[:3].copy()
     srow[1, 2] = 1.2  # one slice up is 1.2 mm to the front
@@ -366,6 +384,15 @@ def test_3_3_what_unpacks_to_over_1_MB_more_than_announced_is_refused(tmp_path: 
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content + bytes(1_000_001)))
     with pytest.raises(InputError, match="over 1 MB more than the 120 bytes"):
         read(tmp_path / "a.nii.gz")
+
+
+def test_3_3_voxels_that_do_not_fit_into_memory_are_refused_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = nifti(tmp_path / "a.nii.gz", counting((512, 64, 64), "u1"))
+    monkeypatch.setattr(streams.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    with pytest.raises(OutOfMemory, match=r"its voxels need 2 MiB of memory, 1 are free"):
+        read(path)
 
 
 def test_1_7_pipes_and_devices_are_refused_without_being_opened(tmp_path: Path) -> None:
