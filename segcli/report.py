@@ -108,19 +108,11 @@ def _count(
 ) -> None:
     """Add the runs of a few planes to the tallies."""
     d, h, w = part.shape
-    begins = np.ones((d * h, w), bool)
-    rows = part.reshape(d * h, w)
-    np.not_equal(rows[:, 1:], rows[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    stops = np.append(starts[1:], part.size)
-    found = part.reshape(-1)[starts]
-    inside = found != 0
-    starts, stops, found = starts[inside], stops[inside], found[inside]
+    starts, length, found = runs(part)
     if len(starts) == 0:
         return
     ids = np.unique(found)
     code = np.searchsorted(ids, found)
-    length = stops - starts
     row, column = np.divmod(starts, w)
     depth, high = np.divmod(row, h)
     n = len(ids)
@@ -141,6 +133,23 @@ def _count(
         tally.along += along[i]
         tally.total += total[i]
         tally.square += square[i]
+
+
+def runs(part: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer]]:
+    """Where equal labels follow each other along the last axis, background left out.
+
+    part     (D, H, W), contiguous
+    returns  index of the first voxel in the flat array, number of voxels, label; ordered by index
+    """
+    d, h, w = part.shape
+    begins = np.ones((d * h, w), bool)
+    rows = part.reshape(d * h, w)
+    np.not_equal(rows[:, 1:], rows[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    length = np.diff(starts, append=part.size)
+    found = part.reshape(-1)[starts]
+    inside = found != 0
+    return starts[inside], length[inside], found[inside]
 
 
 def _brightness(
