@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,72 +67,72 @@ def islands(labels: Volume) -> Islands:
     return Islands(starts, length, island.astype(np.int64), of, size)
 
 
-@dataclass(frozen=True)
-class Change:
-    """What was done to one structure, for the record.
-
-    removed_voxels  in `removed_islands` islands, now background
-    filled_voxels   in `filled_holes` holes, background before
-    """
-
-    name: str
-    label: int
-    removed_islands: int
-    removed_voxels: int
-    filled_holes: int
-    filled_voxels: int
-
-
-def clean(
+def postprocess(
     labels: Volume,
     names: Sequence[Label],
     *,
     largest: Collection[str] = (),
-    min_ml: Mapping[str, float] | None = None,
-    fill: Collection[str] = (),
-) -> tuple[Volume, list[Change]]:
-    """The label map without small islands and holes, and what was changed, structure by structure.
+    min_size_ml: float = 0.0,
+    fill_holes: Collection[str] = (),
+) -> Volume:
+    """The label map without small islands and holes, as a new one.
 
-    largest  structures of which only the largest island stays
-    min_ml   structures and the millilitres below which an island goes; the largest may go too
-    fill     structures whose holes (background that they enclose, across faces) become theirs, after the islands
-             went; what holds another structure keeps it, and what is open to the scan's border is no hole
-    returns  a new map and the changes of the structures named, in the order of `names`
+    largest      structures of which only the largest island stays; "all" for every one
+    min_size_ml  islands of any structure below this become background, the largest too
+    fill_holes   structures that get the background they enclose, once the islands are gone; "all" for every one.
+                 Another structure inside keeps its voxels, and what is open to the scan's border is no hole
     """
-    min_ml = min_ml or {}
     data = labels.data.copy()
-    chosen = [x for x in names if x.id != 0 and (x.name in largest or x.name in min_ml or x.name in fill)]
-    removed = dict.fromkeys((x.id for x in chosen), (0, 0))
-    if any(x.name in largest or x.name in min_ml for x in chosen):
+    structures = [x for x in names if x.id != 0]
+    if largest or min_size_ml > 0:
         pieces = islands(labels)
         goes = np.zeros(len(pieces.size), bool)
-        for x in chosen:
+        for x in structures:
             mine = pieces.of(x.id)
-            if x.name in largest:
+            if x.name in largest or "all" in largest:
                 goes[mine[1:]] = True
-            limit = min_ml.get(x.name, 0.0) * 1000 / labels.grid.voxel_mm3
-            goes[mine[pieces.size[mine] < limit - 1e-9]] = True
-            gone = mine[goes[mine]]
-            removed[x.id] = (len(gone), int(pieces.size[gone].sum()))
+            goes[mine[pieces.size[mine] * labels.grid.voxel_mm3 < min_size_ml * 1000 - 1e-6]] = True
         flat = data.reshape(-1)
         leaves = goes[pieces.island]
         for start, length in zip(pieces.starts[leaves].tolist(), pieces.length[leaves].tolist(), strict=True):
             flat[start : start + length] = 0
-    filled = {x.id: _fill(data[0], x.id) for x in chosen if x.name in fill}
-    changes = [Change(x.name, x.id, *removed[x.id], *filled.get(x.id, (0, 0))) for x in chosen]
-    return Volume(data, labels.grid, labels.source), changes
+    for x in structures:
+        if x.name in fill_holes or "all" in fill_holes:
+            _fill(data[0], x.id)
+    return Volume(data, labels.grid, labels.source)
 
 
-def _fill(data: NDArray[np.integer], structure: int) -> tuple[int, int]:
-    """Give a structure the background that it encloses; how many holes, how many voxels."""
+@dataclass(frozen=True)
+class Change:
+    """What post-processing did to one structure, for the record."""
+
+    name: str
+    label: int
+    removed_voxels: int
+    removed_ml: float
+    filled_voxels: int
+    filled_ml: float
+
+
+def changes(before: Volume, after: Volume, names: Sequence[Label]) -> list[Change]:
+    """The structures that post-processing changed, in the order of `names`."""
+    differs = before.data != after.data
+    removed = np.bincount(before.data[differs & (after.data == 0)])
+    filled = np.bincount(after.data[differs & (after.data != 0)])
+    ml = before.grid.voxel_mm3 / 1000
+    out = []
+    for x in names:
+        away, more = (int(n[x.id]) if x.id < len(n) else 0 for n in (removed, filled))
+        if x.id != 0 and (away or more):
+            out.append(Change(x.name, x.id, away, round(away * ml, 3), more, round(more * ml, 3)))
+    return out
+
+
+def _fill(data: NDArray[np.integer], structure: int) -> None:
+    """Give a structure, in place, the background that it encloses."""
     boxes = find_objects((data == structure).view(np.uint8))
-    if not boxes:
-        return 0, 0
-    part = data[boxes[0]]
-    outside, number = label(np.pad(part != structure, 1, constant_values=True))
-    outside = outside[1:-1, 1:-1, 1:-1]
-    holes = (outside > 1) & (part == 0)  # 1 is what the padding around the box belongs to
-    count = len(np.unique(outside[holes])) if number > 1 else 0
-    voxels = int(np.count_nonzero(holes))
-    part[holes] = structure
-    return count, voxels
+    if boxes:
+        part = data[boxes[0]]
+        outside, _ = label(np.pad(part != structure, 1, constant_values=True))
+        # 1 is the piece that the padding around the box belongs to.
+        part[(outside[1:-1, 1:-1, 1:-1] > 1) & (part == 0)] = structure

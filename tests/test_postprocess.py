@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import label
 
 from segcli.labels import Label
-from segcli.postprocess import Change, clean, islands
+from segcli.postprocess import Change, changes, islands, postprocess
 from segcli.volume import Grid, Volume
 
 NAMES = (Label(0, "background"), Label(1, "one"), Label(2, "two"))
@@ -50,40 +50,41 @@ def test_islands_are_those_of_a_plain_labelling(seed: int, shape: tuple[int, int
         assert sorted(found.size[found.of(value)]) == sorted(np.bincount(plain.ravel())[1 : n + 1])
 
 
-def test_only_the_largest_island_stays() -> None:
-    cleaned, changes = clean(volume(two_islands()), NAMES, largest=["one"])
+def test_only_the_largest_island_of_a_named_structure_stays() -> None:
+    labels = volume(two_islands())
+    cleaned = postprocess(labels, NAMES, largest=["one"])
     assert np.count_nonzero(cleaned.data == 1) == 8
-    assert changes == [Change("one", 1, 1, 3, 0, 0)]
+    assert changes(labels, cleaned, NAMES) == [Change("one", 1, 3, 3.0, 0, 0.0)]
 
 
 def test_islands_below_the_millilitres_go_even_the_largest() -> None:
-    cleaned, changes = clean(volume(two_islands()), NAMES, min_ml={"one": 3.0, "two": 1.5})
-    assert np.count_nonzero(cleaned.data == 1) == 11  # 3 mL is not below 3 mL
-    assert changes == [Change("one", 1, 0, 0, 0, 0), Change("two", 2, 1, 1, 0, 0)]
+    labels = volume(two_islands())
+    assert np.count_nonzero(postprocess(labels, NAMES, min_size_ml=3.0).data == 1) == 11  # 3 mL is not below 3 mL
+    assert changes(labels, postprocess(labels, NAMES, min_size_ml=3.0), NAMES) == [Change("two", 2, 1, 1.0, 0, 0.0)]
 
 
 def test_a_hole_is_filled_but_another_structure_in_it_stays() -> None:
     data = np.zeros((7, 7, 7))
     data[1:6, 1:6, 1:6] = 1
     data[3, 3, 2:5] = 0, 2, 0
-    cleaned, changes = clean(volume(data), NAMES, fill=["one"])
+    cleaned = postprocess(volume(data), NAMES, fill_holes=["all"])
     assert cleaned.data[0, 3, 3, 2:5].tolist() == [1, 2, 1]
-    assert changes == [Change("one", 1, 0, 0, 1, 2)]
+    assert changes(volume(data), cleaned, NAMES) == [Change("one", 1, 0, 0.0, 2, 2.0)]
 
 
 def test_a_cavity_open_to_the_border_is_no_hole() -> None:
     data = np.ones((3, 3, 3))
     data[1, 1, :2] = 0
-    _, changes = clean(volume(data), NAMES, fill=["one"])
-    assert changes == [Change("one", 1, 0, 0, 0, 0)]
+    labels = volume(data)
+    assert changes(labels, postprocess(labels, NAMES, fill_holes=["one"]), NAMES) == []
 
 
 def test_the_map_given_is_left_as_it_was() -> None:
     labels = volume(two_islands())
-    clean(labels, NAMES, largest=["one"], fill=["one"])
+    postprocess(labels, NAMES, largest=["all"], fill_holes=["all"])
     assert np.array_equal(labels.data[0], two_islands())
 
 
 def test_an_absent_structure_is_no_trouble() -> None:
-    _, changes = clean(volume(np.zeros((2, 2, 2))), NAMES, largest=["one"], fill=["one"])
-    assert changes == [Change("one", 1, 0, 0, 0, 0)]
+    labels = volume(np.zeros((2, 2, 2)))
+    assert not postprocess(labels, NAMES, largest=["one"], min_size_ml=1.0, fill_holes=["one"]).data.any()
