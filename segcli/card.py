@@ -31,7 +31,7 @@ METADATA_KEY = "segcli"
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
-    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "steps", "skip", "slice_axis", "mirror", "half",
+    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "skip", "slice_axis", "mirror", "half",
     "average", "labels", "regions", "codes", "colours", "pairs", "volumes_ml", "volumes_source", "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
@@ -343,6 +343,9 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     sums = [sums] if isinstance(sums, str) else sums
     if not all(isinstance(v, str) for v in [*weights, *sums]) or (sums and len(sums) != len(weights)):
         raise read.wrong("weights", "and sha256 are a file name and its sum, or lists of equal length")
+    onnx, onnx_sum = read.optional("onnx", str), read.optional("onnx_sha256", str)
+    if len(weights) == 1 and weights[0].endswith(".onnx"):  # a model that is an ONNX file and nothing else
+        onnx, onnx_sum, weights, sums = weights[0], (sums or [None])[0], [], []
     labels, decision = _labels(read)
     patch = read.numbers("patch_size", 3, int, low=1)
     slice_axis = read.optional("slice_axis", int)
@@ -367,12 +370,15 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     how = cast("How", read.choice("interpolation", ("linear", "cubic", "nearest"), "linear"))
     blend = read.choice("blend", ("gaussian", "constant"), "gaussian")
     steps = read.choice("steps", ("regular", "even"), "regular")
+    centre = read.choice("centre", ("middle", "voxel"), "middle")
     average = read.choice("average", ("logits", "probabilities"), "logits")
     plan = WindowPlan(
         size=(patch[0], patch[1], patch[2]),
         overlap=overlap,
         blend="gaussian" if blend == "gaussian" else "constant",
         sigma=read.number("sigma", 0.125, positive=True),
+        centre="voxel" if centre == "voxel" else "middle",
+        floor=read.number("floor", 1e-3, positive=True),
         steps="regular" if steps == "regular" else "even",
         skip=bool(document.get("skip", False)),
     )
@@ -390,8 +396,8 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         architecture=Architecture(architecture["name"], {k: v for k, v in architecture.items() if k != "name"}),
         weights=tuple(weights),
         sha256=tuple(sums),
-        onnx=read.optional("onnx", str),
-        onnx_sha256=read.optional("onnx_sha256", str),
+        onnx=onnx,
+        onnx_sha256=onnx_sum,
         channels=tuple(channels),
         modality=read.optional("modality", str) or ("CT" if channels == ["CT"] else None),
         grid=GridSpec(

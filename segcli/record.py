@@ -17,6 +17,7 @@ from typing import Any
 
 from segcli import __version__
 from segcli.card import ModelCard
+from segcli.errors import InputError
 from segcli.volume import Grid
 
 SCHEMA = 1
@@ -46,6 +47,8 @@ def hash_inputs(paths: Sequence[Path]) -> Inputs:
     """
     files: list[Path] = []
     for path in paths:
+        if not path.is_dir() and not path.is_file():
+            raise InputError(f"{path.name}: not a regular file (a pipe, socket or device)")
         if path.is_dir():
             files += sorted(p for p in path.rglob("*") if p.is_file())
         else:

@@ -49,16 +49,22 @@ class Opening:
     def open(self, card: ModelCard) -> Opened:
         from segcli.engines import open_engine
 
-        return open_engine(
-            card,
-            engine=self.engine,
-            device=self.device,
-            threads=self.threads,
-            batch=self.batch,
-            mirror=self.mirror,
-            half=self.half,
-            max_vram=self.max_vram,
-        )
+        try:
+            return open_engine(
+                card,
+                engine=self.engine,
+                device=self.device,
+                threads=self.threads,
+                batch=self.batch,
+                mirror=self.mirror,
+                half=self.half,
+                max_vram=self.max_vram,
+            )
+        except ModelError as error:
+            named = card.folder.name if card.folder else card.name
+            if named in error.message:
+                raise
+            raise ModelError(f"{named}: {error.message}", hint=error.hint) from error
 
 
 @dataclass(frozen=True)
@@ -122,15 +128,15 @@ def batch(
     found = given.cases(card, to.folder)
     began = time.perf_counter()
     with _events(manners.events) as events:
+        opened = None if scheduler is not None else opening.open(card)
         show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
         ended: list[Outcome] = []
         try:
-            if scheduler is not None:
+            if opened is None:
                 from segcli.cluster import predict_on
 
-                stream: Iterable[Outcome] = predict_on(scheduler, found, opening, to, options, show.watch)
+                stream: Iterable[Outcome] = predict_on(str(scheduler), found, opening, to, options, show.watch)
             else:
-                opened = opening.open(card)
                 for warning in opened.warnings:
                     show.line(f"warning: {warning}")
                 if not manners.quiet:
