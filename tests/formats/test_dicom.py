@@ -11,8 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_phantom import OBLIQUE, PATIENT, affine, header, phantom, pixels, save, series
-from pydicom.dataset import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing
@@ -408,18 +413,19 @@ def test_4_9_colour_is_refused(tmp_path: Path) -> None:
 
 
 def test_4_13_a_dicomdir_is_ignored_in_a_folder_and_refused_on_its_own(tmp_path: Path) -> None:
-    from pydicom.fileset import FileSet
-
-    loose = series(tmp_path / "loose")
-    files = FileSet()
-    for file in sorted(loose.iterdir()):
-        files.add(file)
-    files.write(tmp_path / "medium")
-    scan = dicom.read(tmp_path / "medium")
+    medium = series(tmp_path / "medium")
+    index = Dataset()
+    index.file_meta = FileMetaDataset()
+    index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["index"])
+    index.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    index.FileSetID, index.DirectoryRecordSequence = "SEGCLI", []
+    index.save_as(medium / "DICOMDIR", enforce_file_format=True)
+    scan = dicom.read(medium)
     np.testing.assert_array_equal(scan.data[0], phantom())
     assert unused(scan) == {"DICOMDIR": "an index (DICOMDIR)"}
     with pytest.raises(InputError, match=r"DICOMDIR: an index .*give the folder"):
-        dicom.read(tmp_path / "medium" / "DICOMDIR")
+        dicom.read(medium / "DICOMDIR")
 
 
 def test_one_slice_given_alone_is_refused(tmp_path: Path) -> None:
