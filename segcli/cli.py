@@ -309,11 +309,16 @@ def import_model(
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
     labels: Annotated[str | None, typer.Option("--labels", help="liver=1,spleen=2 or a JSON file.")] = None,
-    spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2.")] = None,
+    spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2; or keep.")] = None,
     orientation: Annotated[str | None, typer.Option("--orientation", help="RAS, or file to keep it.")] = None,
-    window: Annotated[str | None, typer.Option("--window", help="Intensities: low,high, mapped to 0..1.")] = None,
+    window: Annotated[str | None, typer.Option("--window", help="Intensities low,high, mapped to 0..1.")] = None,
+    normalise: Annotated[str | None, typer.Option("--normalise", help="zscore, nonzero or none.")] = None,
     patch: Annotated[str | None, typer.Option("--patch", help="Voxels: 96,96,96.")] = None,
+    slice_axis: Annotated[int | None, typer.Option("--slice-axis", min=0, max=2, help="Of a 2-D network.")] = None,
     channels: Annotated[str | None, typer.Option("--channels", help="CT, or T1,T2.")] = None,
+    overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows.")] = None,
+    blend: Annotated[str | None, typer.Option("--blend", help="gaussian or constant.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
     json_: Json = False,
 ) -> None:
     """Turn a checkpoint into a model folder, without running code from it."""
@@ -324,10 +329,23 @@ def import_model(
         "spacing": spacing,
         "orientation": orientation,
         "window": window,
+        "normalise": normalise,
         "patch": patch,
+        "slice_axis": slice_axis,
         "channels": channels,
+        "overlap": overlap,
+        "blend": blend,
     }
-    run.import_model(checkpoint, arch=arch, recipe=recipe, name=name, output=output, given=given, as_json=json_)
+    run.import_model(
+        checkpoint,
+        arch=arch,
+        recipe=recipe,
+        name=name,
+        output=output,
+        replace=overwrite,
+        given=given,
+        as_json=json_,
+    )
 
 
 @models_app.command()
@@ -339,8 +357,8 @@ def inspect(file: Annotated[Path, typer.Argument(help="Any model file or folder.
 
 
 @models_app.command()
-def verify(file: Annotated[Path, typer.Argument(help="An exported ONNX file.")], json_: Json = False) -> None:
-    """Find a tampered or drifting export: exit 78."""
+def verify(file: Annotated[Path, typer.Argument(help="A model folder or an ONNX file.")], json_: Json = False) -> None:
+    """Find a model that was tampered with or an export that drifts: exit 78."""
     from segcli import run
 
     run.verify(file, as_json=json_)

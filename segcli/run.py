@@ -18,7 +18,7 @@ from segcli import cases as naming
 from segcli import outputs, record
 from segcli.card import ModelCard, find, installed, places
 from segcli.cases import Case
-from segcli.errors import CasesFailed, InputMissing, UsageError
+from segcli.errors import CasesFailed, InputMissing, ModelError, UsageError
 from segcli.extras import Destination
 from segcli.labels import Label
 from segcli.predict import Options, Outcome, cohort, predict
@@ -489,21 +489,22 @@ def import_model(
     recipe: str | None,
     name: str | None,
     output: Path | None,
-    given: Mapping[str, str | None],
+    replace: bool,
+    given: Mapping[str, Any],
     as_json: bool,
 ) -> None:
     """Make a model folder and print its path."""
-    from segcli.adopt import adopt
-    from segcli.adopt.options import parse_options
+    from segcli import adopt
     from segcli.card import data_home
 
-    folder = adopt(
+    folder = adopt.adopt(
         checkpoint,
         arch=arch,
         recipe=recipe,
         name=name,
         to=output or data_home() / "models",
-        options=parse_options({k: v for k, v in given.items() if v is not None}),
+        given=adopt.options(**{k: v for k, v in given.items() if v is not None}),
+        replace=replace,
     )
     if as_json:
         _print({"schema": SCHEMA, "folder": str(folder), "card": json.loads((folder / "model.json").read_text())})
@@ -513,21 +514,30 @@ def import_model(
 
 def inspect(file: Path, *, as_json: bool) -> None:
     """Print what a file is."""
-    from segcli.adopt import inspect as look
+    from segcli import adopt
 
-    found = look(file).to_json()
+    found = {**asdict(adopt.inspect(file)), "path": file.name}
     if as_json:
         _print({"schema": SCHEMA, **found})
-    else:
-        for key, value in found.items():
-            _print_line(f"{key:14} {plain(str(value))}")
+        return
+    for key, value in found.items():
+        if value not in (None, [], {}):
+            _print_line(f"{key:11} {plain(str(value))}")
 
 
 def verify(file: Path, *, as_json: bool) -> None:
-    """Print that an export is what its certificate says; ModelError otherwise."""
-    from segcli.export import verify as compare
+    """Print that a model folder or an exported file is what it says it is; ModelError otherwise."""
+    from segcli import adopt
 
-    certificate = compare(file)
+    certificate: dict[str, Any] = {}
+    graph: Path | None = file
+    if file.is_dir():
+        card = adopt.verify(file)
+        graph = file / card.onnx if card.onnx else None
+    if graph is not None:
+        from segcli.export import verify as compare
+
+        certificate = compare(graph)
     if as_json:
         _print({"schema": SCHEMA, "file": str(file), "certificate": certificate})
     else:
