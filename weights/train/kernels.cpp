@@ -1,0 +1,326 @@
+// CPU kernels for training: the weight gradient of a 7x7x7 depth-wise convolution, and the loss with its gradient.
+#include <torch/extension.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+// bfloat16 in memory, float in arithmetic; no special case for NaN, so that loops turn into vectors
+struct Half {
+  uint16_t bits;
+  Half() = default;
+  explicit Half(float f) {
+    uint32_t u;
+    std::memcpy(&u, &f, 4);
+    bits = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  }
+  explicit operator float() const {
+    const uint32_t u = static_cast<uint32_t>(bits) << 16;
+    float f;
+    std::memcpy(&f, &u, 4);
+    return f;
+  }
+};
+
+template <typename T>
+static T* raw(const torch::Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+// xp (N, C, D+6, H+6, W+6) padded, g (N, C, D, H, W), both contiguous float -> (C, 1, 7, 7, 7)
+torch::Tensor depthwise_gw(torch::Tensor xp, torch::Tensor g) {
+  const long N = g.size(0), C = g.size(1), D = g.size(2), H = g.size(3), W = g.size(4);
+  const long DP = D + 6, HP = H + 6, WP = W + 6;
+  auto out = torch::zeros({C, 1, 7, 7, 7}, g.options());
+  const float *X = xp.data_ptr<float>(), *G = g.data_ptr<float>();
+  float* O = out.data_ptr<float>();
+#pragma omp parallel for schedule(dynamic)
+  for (long ck = 0; ck < C * 7; ck++) {
+    const long c = ck / 7, kd = ck % 7;
+    float acc[49][16] = {};
+    for (long n = 0; n < N; n++)
+      for (long d = 0; d < D; d++) {
+        const float* xc = X + ((n * C + c) * DP + d + kd) * HP * WP;
+        const float* gc = G + ((n * C + c) * D + d) * H * W;
+        for (int kh = 0; kh < 7; kh++) {
+          float a0[16] = {}, a1[16] = {}, a2[16] = {}, a3[16] = {}, a4[16] = {}, a5[16] = {}, a6[16] = {};
+          for (long h = 0; h < H; h++) {
+            const float *x = xc + (h + kh) * WP, *g = gc + h * W;
+            long w = 0;
+            for (; w + 16 <= W; w += 16)
+              for (int j = 0; j < 16; j++) {
+                const float v = g[w + j], *p = x + w + j;
+                a0[j] += v * p[0], a1[j] += v * p[1], a2[j] += v * p[2], a3[j] += v * p[3];
+                a4[j] += v * p[4], a5[j] += v * p[5], a6[j] += v * p[6];
+              }
+            if (w < W) {
+              const int rest = W - w;
+              for (int j = 0; j < rest; j++) {
+                const float v = g[w + j], *p = x + w + j;
+                a0[j] += v * p[0], a1[j] += v * p[1], a2[j] += v * p[2], a3[j] += v * p[3];
+                a4[j] += v * p[4], a5[j] += v * p[5], a6[j] += v * p[6];
+              }
+            }
+          }
+          const float* all[7] = {a0, a1, a2, a3, a4, a5, a6};
+          for (int k = 0; k < 7; k++)
+            for (int j = 0; j < 16; j++) acc[kh * 7 + k][j] += all[k][j];
+        }
+      }
+    for (int t = 0; t < 49; t++) {
+      float s = 0;
+      for (int j = 0; j < 16; j++) s += acc[t][j];
+      O[c * 343 + kd * 49 + t] = s;
+    }
+  }
+  return out;
+}
+
+// logits (V, K) float or bfloat16 with contiguous rows, target (V) int64, weight (K)
+// -> loss, gradient of the loss by the logits (V, K), Dice by channel (K), voxels by channel (K)
+template <typename T>
+std::vector<torch::Tensor> loss_typed(torch::Tensor logits, torch::Tensor target, torch::Tensor weight) {
+  const long V = logits.size(0), K = logits.size(1);
+  const T* L = raw<T>(logits);
+  const long* Y = target.data_ptr<long>();
+  const float* Wt = weight.data_ptr<float>();
+  auto prob = torch::empty({V, K}, logits.options());
+  auto dice = torch::empty({K}, weight.options()), seen = torch::zeros({K}, weight.options());
+  T* P = raw<T>(prob);
+  std::vector<double> guess(K, 0), both(K, 0), truth(K, 0);
+  double ce = 0, norm = 0;
+#pragma omp parallel
+  {
+    std::vector<float> e(K), tg(K, 0), tb(K, 0), tt(K, 0);
+    double tce = 0, tnorm = 0;
+#pragma omp for schedule(static)
+    for (long v = 0; v < V; v++) {
+      const T* l = L + v * K;
+      float top = -1e30f, sum = 0;
+      for (long k = 0; k < K; k++) e[k] = static_cast<float>(l[k]), top = std::max(top, e[k]);
+      const long y = Y[v];
+      const float raw = e[y] - top;
+      for (long k = 0; k < K; k++) e[k] = expf(e[k] - top), sum += e[k];
+      const float inv = 1 / sum;
+      for (long k = 0; k < K; k++) tg[k] += e[k] * inv, P[v * K + k] = static_cast<T>(e[k] * inv);
+      tb[y] += e[y] * inv, tt[y] += 1;
+      tce += Wt[y] * (logf(sum) - raw), tnorm += Wt[y];
+      if ((v & 4095) == 4095) {  // float sums stay short
+#pragma omp critical
+        for (long k = 0; k < K; k++) guess[k] += tg[k], both[k] += tb[k], truth[k] += tt[k], tg[k] = tb[k] = tt[k] = 0;
+      }
+    }
+#pragma omp critical
+    {
+      for (long k = 0; k < K; k++) guess[k] += tg[k], both[k] += tb[k], truth[k] += tt[k];
+      ce += tce, norm += tnorm;
+    }
+  }
+  double mean = 0;
+  long here = 0;
+  std::vector<float> a(K, 0), b(K, 0);  // gradient of (1 - mean Dice) by p: a for every voxel, b more where it is the truth
+  for (long k = 0; k < K; k++) here += truth[k] > 0;
+  for (long k = 0; k < K; k++) {
+    const double d = (2 * both[k] + 1) / (truth[k] + guess[k] + 1);
+    dice.data_ptr<float>()[k] = d, seen.data_ptr<float>()[k] = truth[k];
+    if (truth[k] == 0) continue;
+    mean += d / here;
+    a[k] = d / (truth[k] + guess[k] + 1) / here;
+    b[k] = -2 / (truth[k] + guess[k] + 1) / here;
+  }
+#pragma omp parallel
+  {
+    std::vector<float> p(K);
+#pragma omp for schedule(static)
+    for (long v = 0; v < V; v++) {
+      T* row = P + v * K;
+      const long y = Y[v];
+      float dot = 0;
+      for (long k = 0; k < K; k++) p[k] = static_cast<float>(row[k]), dot += p[k] * a[k];
+      dot += p[y] * b[y];
+      const float w = Wt[y] / norm, by = p[y] * b[y];
+      for (long k = 0; k < K; k++) p[k] *= w + a[k] - dot;
+      p[y] += by - w;
+      for (long k = 0; k < K; k++) row[k] = static_cast<T>(p[k]);
+    }
+  }
+  return {torch::scalar_tensor(ce / norm + 1 - mean, weight.options()), prob, dice, seen};
+}
+
+std::vector<torch::Tensor> loss(torch::Tensor logits, torch::Tensor target, torch::Tensor weight) {
+  if (logits.scalar_type() == torch::kBFloat16) return loss_typed<Half>(logits, target, weight);
+  return loss_typed<float>(logits, target, weight);
+}
+
+
+// ---- instance normalisation of one item, channels last, with residual and leaky ReLU ----
+
+// x, r (V, C): y = leaky((x - mean) / dev + r); also mean and 1 / dev by channel
+template <typename T>
+std::vector<torch::Tensor> norm_typed(torch::Tensor x, c10::optional<torch::Tensor> r, double eps, float slope) {
+  const long V = x.size(0), C = x.size(1);
+  const T* X = raw<T>(x);
+  const T* R = r ? raw<T>(*r) : nullptr;
+  auto y = torch::empty_like(x);
+  T* Y = raw<T>(y);
+  auto stats = torch::zeros({2, C}, torch::kFloat);
+  float *mean = stats.data_ptr<float>(), *inv = mean + C;
+  std::vector<double> sum(C, 0), square(C, 0);
+  const long chunk = 512, chunks = (V + chunk - 1) / chunk;
+#pragma omp parallel
+  {
+    std::vector<double> ts(C, 0), tq(C, 0);
+    float s[512], q[512];
+#pragma omp for schedule(dynamic, 8)
+    for (long k = 0; k < chunks; k++) {
+      for (long c = 0; c < C; c++) s[c] = q[c] = 0;
+      for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
+        for (long c = 0; c < C; c++) {
+          const float t = static_cast<float>(X[v * C + c]);
+          s[c] += t, q[c] += t * t;
+        }
+      for (long c = 0; c < C; c++) ts[c] += s[c], tq[c] += q[c];
+    }
+#pragma omp critical
+    for (long c = 0; c < C; c++) sum[c] += ts[c], square[c] += tq[c];
+  }
+  for (long c = 0; c < C; c++) {
+    const double m = sum[c] / V;
+    mean[c] = m, inv[c] = 1 / std::sqrt(std::max(0.0, square[c] / V - m * m) + eps);
+  }
+#pragma omp parallel for schedule(dynamic, 8)
+  for (long k = 0; k < chunks; k++)
+    for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
+      for (long c = 0; c < C; c++) {
+        float t = (static_cast<float>(X[v * C + c]) - mean[c]) * inv[c];
+        if (R) t += static_cast<float>(R[v * C + c]);
+        Y[v * C + c] = static_cast<T>(t > 0 ? t : slope * t);
+      }
+  return {y, stats};
+}
+
+// gradients by x and, when wanted, by r
+template <typename T>
+std::vector<torch::Tensor> norm_back_typed(torch::Tensor g, torch::Tensor x, torch::Tensor y, torch::Tensor stats, float slope, bool with_r) {
+  const long V = x.size(0), C = x.size(1);
+  const T *G = raw<T>(g), *X = raw<T>(x), *Y = raw<T>(y);
+  const float *mean = stats.data_ptr<float>(), *inv = mean + C;
+  auto gx = torch::empty_like(x), gr = with_r ? torch::empty_like(x) : torch::Tensor();
+  T *GX = raw<T>(gx), *GR = with_r ? raw<T>(gr) : nullptr;
+  std::vector<double> sum(C, 0), dot(C, 0);
+  const long chunk = 512, chunks = (V + chunk - 1) / chunk;
+#pragma omp parallel
+  {
+    std::vector<double> ts(C, 0), td(C, 0);
+    float s[512], d[512];
+#pragma omp for schedule(dynamic, 8)
+    for (long k = 0; k < chunks; k++) {
+      for (long c = 0; c < C; c++) s[c] = d[c] = 0;
+      for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
+        for (long c = 0; c < C; c++) {
+          const long i = v * C + c;
+          const float t = static_cast<float>(G[i]) * (static_cast<float>(Y[i]) > 0 ? 1.f : slope);
+          s[c] += t, d[c] += t * (static_cast<float>(X[i]) - mean[c]);
+          if (GR) GR[i] = static_cast<T>(t);
+        }
+      for (long c = 0; c < C; c++) ts[c] += s[c], td[c] += d[c];
+    }
+#pragma omp critical
+    for (long c = 0; c < C; c++) sum[c] += ts[c], dot[c] += td[c];
+  }
+  std::vector<float> a(C), b(C);
+  for (long c = 0; c < C; c++) a[c] = sum[c] / V, b[c] = dot[c] / V * inv[c] * inv[c];
+#pragma omp parallel for schedule(dynamic, 8)
+  for (long k = 0; k < chunks; k++)
+    for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
+      for (long c = 0; c < C; c++) {
+        const long i = v * C + c;
+        const float t = static_cast<float>(G[i]) * (static_cast<float>(Y[i]) > 0 ? 1.f : slope);
+        GX[i] = static_cast<T>(inv[c] * (t - a[c] - (static_cast<float>(X[i]) - mean[c]) * b[c]));
+      }
+  return {gx, gr};
+}
+
+std::vector<torch::Tensor> norm(torch::Tensor x, c10::optional<torch::Tensor> r, double eps, double slope) {
+  if (x.scalar_type() == torch::kBFloat16) return norm_typed<Half>(x, r, eps, slope);
+  return norm_typed<float>(x, r, eps, slope);
+}
+std::vector<torch::Tensor> norm_back(torch::Tensor g, torch::Tensor x, torch::Tensor y, torch::Tensor stats, double slope, bool with_r) {
+  if (x.scalar_type() == torch::kBFloat16) return norm_back_typed<Half>(g, x, y, stats, slope, with_r);
+  return norm_back_typed<float>(g, x, y, stats, slope, with_r);
+}
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+
+// (D, H, W, C) bfloat16 -> (C / 16, D, H, J, 16, 2): pairs of neighbours along W; pair j starts at voxel 2 j - odd
+static void pack(const uint16_t* x, uint16_t* p, long rows, long W, long C, long J, int odd) {
+#pragma omp parallel for schedule(dynamic, 16)
+  for (long r = 0; r < rows; r++)
+    for (long b = 0; b < C / 16; b++)
+      for (long j = 0; j < J; j++) {
+        const long u = 2 * j - odd, v = u + 1;
+        const auto at = [&](long w) {
+          return w < 0 || w >= W ? _mm512_setzero_si512() : _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + (r * W + w) * C + b * 16)));
+        };
+        _mm512_storeu_si512(p + ((b * rows + r) * J + j) * 32, _mm512_or_si512(at(u), _mm512_slli_epi32(at(v), 16)));
+      }
+}
+
+// Weight gradient of a 3x3x3 convolution: x (D, H, W, Ci), g (D, H, W, Co) bfloat16, W even -> (Co, Ci, 3, 3, 3) float
+torch::Tensor conv3_gw(torch::Tensor x, torch::Tensor g) {
+  const long D = x.size(0), H = x.size(1), W = x.size(2), Ci = x.size(3), Co = g.size(3), J = W / 2 + 1, rows = D * H;
+  auto options = x.options();
+  auto even = torch::empty({Ci * rows * J * 2}, options), odd = torch::empty({Ci * rows * J * 2}, options), pg = torch::empty({Co * rows * W}, options);
+  pack(raw<uint16_t>(x), raw<uint16_t>(even), rows, W, Ci, J, 0);
+  pack(raw<uint16_t>(x), raw<uint16_t>(odd), rows, W, Ci, J, 1);
+  pack(raw<uint16_t>(g), raw<uint16_t>(pg), rows, W, Co, W / 2, 0);
+  auto out = torch::zeros({Co, Ci, 27}, torch::kFloat);
+  float* O = out.data_ptr<float>();
+  const long nb = (Ci / 16) * (Co / 16), step = std::max(1L, D * nb / 16), parts = (D + step - 1) / step, band = std::max(1L, 128 / W);
+#pragma omp parallel
+  {
+    std::vector<float> acc(27 * 256);
+#pragma omp for schedule(dynamic)
+    for (long task = 0; task < nb * parts; task++) {
+      const long bi = task / parts % (Ci / 16), bo = task / parts / (Ci / 16), d0 = task % parts * step;
+      std::fill(acc.begin(), acc.end(), 0.f);
+      for (long d = d0; d < std::min(D, d0 + step); d++)
+        for (long h0 = 0; h0 < H; h0 += band)
+          for (int tap = 0; tap < 27; tap++) {
+            const long kd = tap / 9 - 1, kh = tap / 3 % 3 - 1, kw = tap % 3 - 1;
+            if (d + kd < 0 || d + kd >= D) continue;
+            __m512 s[16];
+            float* a = acc.data() + tap * 256;
+            for (int o = 0; o < 16; o++) s[o] = _mm512_loadu_ps(a + o * 16);
+            for (long h = std::max(h0, -kh); h < std::min({H, h0 + band, H - kh}); h++) {
+              const uint16_t* px = raw<uint16_t>(kw ? odd : even) + ((bi * rows + (d + kd) * H + h + kh) * J + (kw > 0)) * 32;
+              const int* gp = reinterpret_cast<const int*>(raw<uint16_t>(pg) + (bo * rows + d * H + h) * (W / 2) * 32);
+              for (long j = 0; j < W / 2; j++) {
+                const __m512bh xv = (__m512bh)_mm512_loadu_si512(px + j * 32);
+#pragma GCC unroll 16
+                for (int o = 0; o < 16; o++) s[o] = _mm512_dpbf16_ps(s[o], xv, (__m512bh)_mm512_set1_epi32(gp[j * 16 + o]));
+              }
+            }
+            for (int o = 0; o < 16; o++) _mm512_storeu_ps(a + o * 16, s[o]);
+          }
+#pragma omp critical
+      for (int tap = 0; tap < 27; tap++)
+        for (int o = 0; o < 16; o++)
+          for (int i = 0; i < 16; i++) O[((bo * 16 + o) * Ci + bi * 16 + i) * 27 + tap] += acc[tap * 256 + o * 16 + i];
+    }
+  }
+  return out.view({Co, Ci, 3, 3, 3});
+}
+#endif
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("depthwise_gw", &depthwise_gw);
+  m.def("loss", &loss);
+  m.def("norm", &norm);
+  m.def("norm_back", &norm_back);
+#ifdef __AVX512BF16__
+  m.def("conv3_gw", &conv3_gw);
+#endif
+}

@@ -1,0 +1,266 @@
+"""Random brain images with their labels, drawn from label maps alone.
+
+The recipe is that of SynthSeg (Billot et al., Medical Image Analysis 2023): a random affine and smooth deformation,
+one random intensity for each class of tissue, partial volume, noise, sometimes thick slices, a bias field, gamma, and
+mirroring with left and right exchanged. All training grids are isotropic; axes are RAS.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.random import Generator
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Table:
+    """What `labels.csv` says; an array has one entry for each of its rows unless it says otherwise.
+
+    values    number in the maps
+    outputs   label of each network channel (0, the background, first)
+    target    network channel
+    tissue    generation class: rows of one class share one random intensity
+    t1        T1 class, an index into `prior`
+    prior     (T1 classes, 4): mean and deviation of the mean, mean and deviation of the deviation, 0..255
+    brain     whether it is a structure of the brain; csf: whether it is fluid outside the ventricles
+    weight    (channels,) of the cross-entropy: rarer structures count more, within bounds
+    mirror    (channels,) the channel on the other side
+    """
+
+    values: np.ndarray
+    outputs: list[int]
+    target: Tensor
+    tissue: np.ndarray
+    t1: np.ndarray
+    prior: np.ndarray
+    brain: np.ndarray
+    csf: np.ndarray
+    weight: Tensor
+    mirror: Tensor
+
+
+PRIOR = ("t1_mean_of_means", "t1_std_of_means", "t1_mean_of_stds", "t1_std_of_stds")
+
+
+def read_table(path: Path) -> Table:
+    """The table of a folder of label maps."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+
+    def column(name: str) -> np.ndarray:
+        return np.array([int(row[name]) for row in rows])
+
+    values, output, t1 = column("label"), column("output_label"), column("t1_class")
+    outputs = sorted({0, *output.tolist()})
+    priors = {int(row["t1_class"]): [float(row[name]) for name in PRIOR] for row in rows}
+    prior = np.array([priors.get(i, [0.0] * 4) for i in range(max(priors) + 1)])
+    ml = np.array([sum(float(r["median_ml"]) for r in rows if int(r["output_label"]) == v) for v in outputs])
+    ml = np.maximum(ml, 0.05)
+    weight = np.clip(np.sqrt(np.median(ml) / ml), 0.1, 4)
+    output_of = dict(zip(values.tolist(), output.tolist(), strict=True))
+    other = {output_of[int(r["label"])]: output_of[int(r["mirror_label"])] for r in rows}
+    return Table(
+        values,
+        outputs,
+        torch.tensor([outputs.index(v) for v in output]),
+        column("generation_class"),
+        t1,
+        prior,
+        output != 0,
+        values == 24,
+        torch.tensor(weight, dtype=torch.float32),
+        torch.tensor([outputs.index(other.get(v, v)) for v in outputs]),
+    )
+
+
+MARGIN = 40  # mm of head kept around the brain
+
+
+def read_maps(paths: list[Path], table: Table) -> list[np.ndarray]:
+    """Label maps as row numbers of the table: (X, Y, Z) uint8, RAS, 1 mm, cut to MARGIN around the brain."""
+    lookup = np.zeros(table.values.max() + 1, np.uint8)
+    lookup[table.values] = np.arange(len(table.values))
+    maps = []
+    for path in paths:
+        rows = lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
+        brain = np.argwhere((table.brain & ~table.csf)[rows])
+        low = np.maximum(brain.min(0) - MARGIN, 0)
+        high = brain.max(0) + MARGIN + 1
+        maps.append(np.ascontiguousarray(rows[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]))
+    return maps
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Mean and deviation of the intensity for each row of the table, 0..255."""
+
+    mean: Tensor
+    deviation: Tensor
+    stripped: bool
+
+
+def sample(
+    maps: list[np.ndarray], table: Table, rng: Generator, n: int, vox: float, t1: float
+) -> tuple[Tensor, Tensor]:
+    """One training pair.
+
+    n        edge of the crop in voxels of `vox` mm
+    t1       share of images that look like T1; of the others four fifths are like MR, the rest has any contrast
+    returns  image (1, 1, n, n, n) float32 of mean 0 and deviation 1, give or take; channels (1, n, n, n) int64
+    """
+    rows = maps[int(rng.integers(len(maps)))]
+    points = sample_points(rows.shape, n, vox, rng)
+    kind = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
+    contrast = (t1_like, mr_like, any_contrast)[kind](table, rng)
+    image, where = draw(rows, points, strip(contrast, table, rng), rng)
+    image = normalised(worsen(image, contrast, rng), rng)
+    target = table.target[where]
+    if rng.random() < 0.5:
+        image, target = image.flip(2), table.mirror[target].flip(0)
+    return image, target[None]
+
+
+def sample_points(shape: tuple[int, ...], n: int, vox: float, rng: Generator) -> Tensor:
+    """(n, n, n, 3) places in voxels of a 1 mm map: a turned, stretched and bent cube somewhere in it."""
+    size = np.array(shape)
+    affine = rotation(rng, 18) @ np.diag(rng.uniform(0.85, 1.15, 3)) + rng.uniform(-0.01, 0.01, (3, 3))
+    room = np.maximum(size / 2 - MARGIN + 20 - n * vox / 2 * 0.8, 0)  # the crop reaches 20 mm and more past the brain
+    centre = size / 2 + rng.uniform(-room, room)
+    axis = (torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * vox
+    cube = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    bend = smooth(rng, 3, int(rng.integers(4, 9)), n, rng.uniform(0, 4))[0].permute(1, 2, 3, 0)
+    return cube @ torch.from_numpy(affine.T.astype(np.float32)) + bend + torch.from_numpy(centre.astype(np.float32))
+
+
+def rotation(rng: Generator, degrees: float) -> np.ndarray:
+    """A rotation by up to `degrees` about each axis."""
+    matrix = np.eye(3)
+    for a, b in ((1, 2), (0, 2), (0, 1)):
+        angle = np.deg2rad(rng.uniform(-degrees, degrees))
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def smooth(rng: Generator, channels: int, knots: int, n: int, amplitude: float) -> Tensor:
+    """(1, channels, n, n, n): normal noise at `knots`^3 places, linear between them."""
+    noise = rng.standard_normal((1, channels, knots, knots, knots)).astype(np.float32) * np.float32(amplitude)
+    return F.interpolate(torch.from_numpy(noise), size=(n, n, n), mode="trilinear", align_corners=True)
+
+
+def t1_like(table: Table, rng: Generator) -> Contrast:
+    """A contrast near T1."""
+    p = table.prior
+    mean = rng.normal(p[:, 0], 1.5 * p[:, 1])
+    return contrast_of(mean[table.t1], np.abs(rng.normal(p[:, 2], p[:, 3]))[table.t1], rng)
+
+
+def mr_like(table: Table, rng: Generator) -> Contrast:
+    """Fluid, grey and white matter in any order and distance; other structures keep their place between them.
+
+    T2, FLAIR and proton density are of this kind. Outside the brain anything goes.
+    """
+    p = table.prior
+    fluid_grey_white = (44, 100, 160)  # T1 means of the maps' classes
+    level = np.interp(rng.normal(p[:, 0], 0.7 * p[:, 1]), fluid_grey_white, rng.uniform(10, 250, 3))
+    level += rng.normal(0, rng.uniform(0, 20), len(level))
+    outside = rng.uniform(0, 255, table.tissue.max() + 1)[table.tissue]
+    mean = np.where(table.brain, level[table.t1], outside)
+    return contrast_of(mean, rng.uniform(2, 22, len(level))[table.t1], rng)
+
+
+def any_contrast(table: Table, rng: Generator) -> Contrast:
+    """Any intensity for any class."""
+    count = table.tissue.max() + 1
+    return contrast_of(rng.uniform(0, 255, count)[table.tissue], rng.uniform(0, 25, count)[table.tissue], rng)
+
+
+def contrast_of(mean: np.ndarray, deviation: np.ndarray, rng: Generator) -> Contrast:
+    """A contrast whose background is most often dark."""
+    if rng.random() < 0.6:
+        mean[0], deviation[0] = rng.uniform(0, 10), rng.uniform(0, 5)
+    as_tensor = [torch.tensor(v, dtype=torch.float32) for v in (mean, deviation)]
+    return Contrast(as_tensor[0], as_tensor[1], bool(rng.random() < 0.35))
+
+
+def strip(contrast: Contrast, table: Table, rng: Generator) -> Contrast:
+    """The same with nothing outside the brain, where the contrast is that of a stripped skull."""
+    if not contrast.stripped:
+        return contrast
+    gone = ~table.brain | (table.csf if rng.random() < 0.25 else np.zeros_like(table.csf))
+    keep = torch.from_numpy(~gone).float()
+    return Contrast(contrast.mean * keep, contrast.deviation * keep, True)
+
+
+def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Intensities (1, 1, n, n, n) with partial volume and noise of the tissue, and the table's rows (n, n, n)."""
+    low = [max(0, int(points[..., a].min()) - 2) for a in range(3)]
+    high = [min(rows.shape[a], int(points[..., a].max()) + 4) for a in range(3)]
+    box = tuple(slice(min(a, n - 8), max(b, 8)) for a, b, n in zip(low, high, rows.shape, strict=True))
+    part = torch.from_numpy(rows[box].astype(np.int64))
+    points = points - torch.tensor([float(s.start) for s in box])
+
+    fine = contrast.mean[part]
+    for axis in range(3):  # the mean of three voxels, along each axis: torch's pooling takes ten times longer
+        n = fine.shape[axis] - 2
+        middle = sum(fine.narrow(axis, i, n) for i in range(3)) / 3
+        fine.narrow(axis, 1, n).copy_(middle)
+    size = torch.tensor(part.shape)
+    beyond = "zeros" if float(contrast.mean[0]) < 15 else "border"
+    grid = (2 * points / (size - 1) - 1).flip(-1)[None]
+    image = F.grid_sample(fine[None, None], grid, mode="bilinear", padding_mode=beyond, align_corners=True)
+
+    near = points.round().long()
+    inside = ((near >= 0) & (near < size)).all(-1)
+    near = torch.minimum(near.clamp_min(0), size - 1)
+    where = part[near[..., 0], near[..., 1], near[..., 2]] * inside
+    noise = torch.from_numpy(rng.standard_normal(where.shape, dtype=np.float32))
+    return image + 0.6 * contrast.deviation[where] * noise, where
+
+
+def worsen(image: Tensor, contrast: Contrast, rng: Generator) -> Tensor:
+    """Sometimes thick slices along one axis, or a soft scan; a bias field; noise of the scanner."""
+    n = image.shape[-1]
+    if rng.random() < 0.4:
+        sigma = np.zeros(3)
+        if rng.random() < 0.6:
+            sigma[rng.integers(3)] = rng.uniform(0.4, 1.6)
+        else:
+            sigma[:] = rng.uniform(0.3, 0.8)
+        for axis in range(3):
+            image = blurred(image, float(sigma[axis]), axis)
+    image = image * smooth(rng, 1, int(rng.integers(2, 6)), n, rng.uniform(0, 0.35)).exp()
+    noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) * float(rng.uniform(0, 6))
+    if contrast.stripped and rng.random() < 0.5:
+        noise = noise * (image > 0)
+    return (image + noise).clamp_min(0)
+
+
+def blurred(x: Tensor, sigma: float, axis: int) -> Tensor:
+    """A Gaussian along one spatial axis of (1, 1, X, Y, Z); sigma in voxels, below 0.2 nothing."""
+    if sigma < 0.2:
+        return x
+    radius = int(np.ceil(3 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float32) / sigma) ** 2)
+    shape, pad = [1] * 5, [0] * 6
+    shape[2 + axis] = -1
+    pad[4 - 2 * axis] = pad[5 - 2 * axis] = radius
+    return F.conv3d(F.pad(x, pad, mode="replicate"), (kernel / kernel.sum()).view(shape))
+
+
+def normalised(image: Tensor, rng: Generator) -> Tensor:
+    """0.5 and 99.5 percentiles to 0 and 1, a random gamma, then mean 0 and deviation 1.
+
+    A scan is normalised as a whole, a crop by itself: a random gain and offset stand for the difference.
+    """
+    low, high = torch.quantile(image.flatten()[::7], torch.tensor([0.005, 0.995]))
+    image = ((image - low) / (high - low + 1e-3)).clamp(0, 1) ** float(np.exp(rng.normal(0, 0.3)))
+    image = (image - image.mean()) / (image.std() + 1e-6)
+    return image * float(np.exp(rng.normal(0, 0.12))) + float(rng.normal(0, 0.12))
