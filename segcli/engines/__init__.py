@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -99,14 +99,23 @@ class _Run:
     max_vram: int | None
 
 
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An ONNX file, read once: these very bytes are hashed, checked and loaded."""
+
+    name: str
+    data: bytes = field(repr=False)
+    sha256: str | None = None
+
+
 @dataclass(frozen=True)
 class Choice:
-    """kind: a key of _LIBRARIES; device: "cpu" or "cuda:N"; graph: the ONNX file, None where torch runs."""
+    """kind: a key of _LIBRARIES; device: "cpu" or "cuda:N"; graph: None where torch runs."""
 
     kind: str
     device: str
     reason: str
-    graph: Path | None = None
+    graph: Graph | None = None
     named_device: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -145,27 +154,31 @@ def choose(card: ModelCard, engine: Kind, device: str) -> Choice:
         elif count and device != "auto" and engine == "auto":
             engine = "onnx"
         if count and engine == "onnx" and device != "auto":
-            return Choice("onnx", f"cuda:{index}", "device and engine were named", graph_file(card, here), True)
+            return Choice("onnx", f"cuda:{index}", "device and engine were named", graph_of(card, here), True)
     if engine == "torch" or (engine == "auto" and not here & {"openvino", "onnx"}):
         _weights_there(card, here)
         return Choice("torch", "cpu", "it was named" if engine == "torch" else "nothing else is there", None, named)
-    graph = graph_file(card, here)
     if engine != "auto":
-        return Choice(engine, "cpu", "it was named", graph, named, warnings)
+        return Choice(engine, "cpu", "it was named", graph_of(card, here), named, warnings)
     best = "openvino" if "openvino" in here else "onnx"
+    try:
+        graph = graph_of(card, here)
+    except ModelError as error:
+        if card.onnx is not None or not card.weights:
+            raise
+        # Weights that torch cannot load either are refused there.
+        return Choice("torch", "cpu", f"the model cannot be exported: {error.message}", None, named, warnings)
     return Choice(best, "cpu", "the fastest engine here without a GPU", graph, named, warnings)
 
 
-def graph_file(card: ModelCard, here: set[str]) -> Path:
+def graph_of(card: ModelCard, here: set[str]) -> Graph:
     """The model's ONNX file: its own, else the cached export of its weights, made now if need be."""
-    if card.onnx is not None:
-        path = card.folder / card.onnx if card.folder else None
-        if path is None or path.is_file() or not card.weights:
-            return card.file(card.onnx)
+    if card.onnx is not None and (not card.weights or (card.folder is not None and (card.folder / card.onnx).exists())):
+        return Graph(card.onnx, card.file(card.onnx).read_bytes(), card.onnx_sha256)
     _weights_there(card, here)
     from segcli.engines.cached import exported
 
-    return exported(card)
+    return Graph(f"{card.name}.onnx", exported(card))
 
 
 def cores() -> int:
@@ -217,18 +230,11 @@ def _group_share() -> float | None:
     return int(quota) / int(period)
 
 
-def _graph(card: ModelCard, chosen: Choice) -> tuple[bytes, str, str | None]:
-    """The ONNX file's bytes, its name and the hash the card gives: read once, and these bytes are loaded."""
-    assert chosen.graph is not None  # every choice but torch has one
-    own = card.onnx == chosen.graph.name
-    return chosen.graph.read_bytes(), chosen.graph.name, card.onnx_sha256 if own else None
-
-
 def _onnx(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str, str]]:
     from segcli.engines.onnx_file import read
 
-    data, name, digest = _graph(card, chosen)
-    file = read(data, name, card, digest)
+    assert chosen.graph is not None  # every choice but torch has one
+    file = read(chosen.graph.data, chosen.graph.name, card, chosen.graph.sha256)
     batch = run.batch or cpu_batch(card)
     if chosen.kind == "openvino":
         from segcli.engines.openvino_engine import OpenVINOEngine

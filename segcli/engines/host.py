@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,10 @@ class HostSums:
     def owned(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits that the next run does not overwrite."""
         return np.array(logits)
+
+    def full_precision(self) -> Self:
+        """This engine: it computes in float32."""
+        return self
 
 
 def zeros(shape: tuple[int, ...], limit: int | None) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from segcli.card import ModelCard, part
 from segcli.errors import ModelError
 
+CERTIFICATE_KEY = "segcli_certificate"  # in the metadata of segcli's exports
 OPSETS = range(9, 24)
 _STANDARD = ("", "ai.onnx")
 
@@ -54,6 +56,7 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     except DecodeError as error:
         raise ModelError(f"{name}: not an ONNX file, or truncated") from error
     _standard(model, name)
+    _same_weights(model, name, card)
     if outside := sorted({location for tensor in _tensors(model.graph) for location in _external(tensor)}):
         data = _whole(model, outside, hashes, card, name)
     shape = (len(card.channels), *card.window.size)
@@ -88,6 +91,17 @@ def _standard(model: Any, name: str) -> None:
                 f"{name}: the operator {node.domain}.{node.op_type} is not a standard one",
                 hint="export the model with operators of the ONNX standard only",
             )
+
+
+def _same_weights(model: Any, name: str, card: ModelCard) -> None:
+    """Refuse an export of other weights than the card's: the two would give different labels."""
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    sources = json.loads(notes.get(CERTIFICATE_KEY, "{}")).get("sources", [])
+    if card.sha256 and sources and list(card.sha256) != sources:
+        raise ModelError(
+            f"{name}: was exported from weights with sha256 {sources[0]}, the card says {card.sha256[0]}",
+            hint="export the model again with `segcli export-onnx`",
+        )
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

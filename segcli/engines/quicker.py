@@ -16,7 +16,12 @@ def quicker(network: nn.Module) -> nn.Module:
             setattr(network, name, _Conv(module))
         else:
             quicker(module)
-    return network.to(memory_format=torch.channels_last_3d)
+    return channels_last(network)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with the weights of its 3-D convolutions in channels-last order."""
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
 class _InstanceNorm(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcli.engines.host import zeros as host_zeros
-from segcli.engines.quicker import quicker
+from segcli.engines.quicker import channels_last, quicker
 from segcli.errors import OutOfMemory
 from segcli.volume import Box
 
@@ -58,6 +59,9 @@ class TorchCPU:
     def owned(self, logits: Tensor) -> Tensor:
         return logits
 
+    def full_precision(self) -> TorchCPU:
+        return self
+
 
 class TorchCUDA:
     """A network on a CUDA device, and the steps down when its memory does not suffice.
@@ -97,7 +101,7 @@ class TorchCUDA:
         self.batch = batch or 1
         self._network = network
         self._on_host: TorchCPU | None = None
-        self._try(lambda: self._network.to(self._device).to(memory_format=torch.channels_last_3d))
+        self._try(lambda: channels_last(self._network.to(self._device)))
         if batch is None and self._on_host is None:
             self.batch = self._fitting(shape, max_vram)
 
@@ -110,9 +114,10 @@ class TorchCUDA:
         return "float16" if self.half else "float32"
 
     def full_precision(self) -> TorchCUDA:
-        """The same engine in float32; the network is in float32 already, only autocast ends."""
-        self.half = False
-        return self
+        """An engine on the same network in float32: the weights are so already, only autocast is left out."""
+        full = copy.copy(self)
+        full.half, full._sums = False, weakref.WeakSet()
+        return full
 
     @torch.no_grad()
     def run(self, patches: NDArray[np.float32]) -> Tensor:
