@@ -20,8 +20,11 @@ def quicker(network: nn.Module) -> nn.Module:
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network with the weights of its 3-D convolutions in channels-last order."""
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+    """The network with the weights of its 3-D convolutions in channels-last order; those of a 2-D one stay."""
+    for weight in network.parameters():
+        if weight.dim() == 5:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    return network
 
 
 class _InstanceNorm(nn.Module):
