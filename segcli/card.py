@@ -31,8 +31,9 @@ METADATA_KEY = "segcli"
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
-    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "skip", "slice_axis", "mirror", "half",
-    "average", "labels", "regions", "codes", "colours", "pairs", "volumes_ml", "volumes_source", "ensemble", "notes",
+    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "skip", "slice_axis",
+    "mirror", "half", "average", "labels", "regions", "codes", "colours", "pairs", "volumes_ml", "volumes_source",
+    "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
 

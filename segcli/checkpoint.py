@@ -72,6 +72,8 @@ def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
     path = card.file(card.weights[fold])
     stored = read(path, card.sha256[fold] if card.sha256 else "")
     net = fitted(table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}")
+    if card.average == "probabilities":
+        net = nn.Sequential(net, nn.Softmax(dim=1))  # before windows, mirror images and folds are averaged
     return net if card.slice_axis is None else Slices(net, card.slice_axis)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segcli.volume import Grid, turned
 
+Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
 Anchor = Literal["edges", "stored", "oriented", "within"]
 
 
@@ -18,7 +19,8 @@ class GridSpec:
     """What a model asks of its grid.
 
     axes       where the array axes point, e.g. "RAS"; None keeps the file's order (D, H, W)
-    spacing    mm; along the wanted axes, or along the file's i, j, k when the anchor is "stored"; None keeps it
+    spacing    mm; along the wanted axes, or along the file's i, j, k when the anchor is "stored"; None, or
+               None for one axis, keeps the scan's
     anchor     what stays in place when the spacing changes:
                "edges"     the outer faces of the volume (nnU-Net); steps are stretched to fit a whole number
                "stored"    the file's first voxel, and the spacing is read along the file's axes (MONAI's
@@ -29,7 +31,7 @@ class GridSpec:
     """
 
     axes: str | None = None
-    spacing: tuple[float, float, float] | None = None
+    spacing: Spacing | None = None
     anchor: Anchor = "edges"
     transpose: tuple[int, int, int] = (0, 1, 2)
 
@@ -65,8 +67,9 @@ def straightened(scan: Grid) -> Grid:
     return Grid(_shape(shape), _affine(axes * steps, axes @ middle))
 
 
-def _spaced(grid: Grid, spacing: tuple[float, float, float], anchor: Anchor) -> Grid:
-    have, want, n = np.array(grid.spacing), np.array(spacing), np.array(grid.shape)
+def _spaced(grid: Grid, spacing: Spacing, anchor: Anchor) -> Grid:
+    have, n = np.array(grid.spacing), np.array(grid.shape)
+    want = np.array([h if step is None else step for h, step in zip(grid.spacing, spacing, strict=True)])
     if np.allclose(have, want, rtol=1e-6, atol=0):
         return grid
     matrix, origin = grid.affine[:3, :3], grid.affine[:3, 3]

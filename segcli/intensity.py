@@ -76,7 +76,8 @@ class Percentiles:
 class Standardise:
     """Subtract the mean and divide by the deviation: given numbers, or those of the image itself.
 
-    where    "image" for all voxels, "nonzero" for voxels that are not 0 (the rest keep their 0)
+    where    "image" for all voxels, "nonzero" for voxels that are not 0 (the rest keep their 0), "inside" for those
+             and the holes that they enclose (nnU-Net's mask)
     """
 
     mean: float | None = None
@@ -86,7 +87,7 @@ class Standardise:
     channels: tuple[int, ...] | None = None
 
     def fit(self, values: Values) -> Map:
-        chosen = values[values != 0] if self.where == "nonzero" else values
+        chosen = values if self.where == "image" else values[_here(values, self.where)]
         if self.mean is not None and self.sd is not None:
             mean, sd = self.mean, self.sd
         elif chosen.size == 0:
@@ -99,11 +100,25 @@ class Standardise:
             return change
 
         def masked(v: Values) -> Values:
-            here = v != 0
+            here = _here(v, self.where)
             v[here] = change(v[here])
             return v
 
         return masked
+
+
+@dataclass(frozen=True)
+class Outside:
+    """From here on, what lies beyond the image has this value; the image is left alone.
+
+    nnU-Net and MONAI pad after all other steps with 0, whatever air has become by then.
+    """
+
+    value: float
+    channels: tuple[int, ...] | None = None
+
+    def fit(self, values: Values) -> Map:
+        return lambda v: v
 
 
 @dataclass(frozen=True)
@@ -132,7 +147,9 @@ def normalise(image: Volume, steps: Sequence[Step], outside: float = 0.0) -> tup
             if step.channels is None or c in step.channels:
                 change = step.fit(channel)
                 channel = change(channel)
-                if c == 0:
+                if isinstance(step, Outside):
+                    beyond[:] = step.value
+                elif c == 0:
                     beyond = change(beyond)
         data[c] = channel
     return Volume(data, image.grid, image.source), float(beyond[0, 0, 0])
@@ -152,6 +169,17 @@ def foreground(image: Volume, rule: Crop) -> Box:
             low, high = int(along[0]) - rule.margin, int(along[-1]) + 1 + rule.margin
             spans.append(slice(max(0, low), min(high, image.grid.shape[axis])))
     return spans[0], spans[1], spans[2]
+
+
+def _here(values: Values, where: str) -> NDArray[np.bool_]:
+    """The voxels that "nonzero" or "inside" means."""
+    here: NDArray[np.bool_] = values != 0
+    if where == "nonzero":
+        return here
+    from scipy.ndimage import binary_fill_holes
+
+    filled: NDArray[np.bool_] = binary_fill_holes(here)
+    return filled
 
 
 def _linear(factor: float, shift: float) -> Map:

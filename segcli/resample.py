@@ -26,7 +26,8 @@ How = Literal["nearest", "linear", "cubic"]
 class Interpolation:
     """How samples between voxels are made.
 
-    how       "linear", "cubic" (B-spline of order 3 through the voxels, as scipy and nnU-Net) or "nearest"
+    how       "linear", "cubic" (B-spline of order 3 through the voxels, kept within the range of what it goes
+              through, as nnU-Net) or "nearest"
     smooth    sigma of a Gaussian, in voxels of the wanted grid, along axes where the scan is finer; 0 for none
     finer     an axis is finer when its step is below `finer` times the wanted one
     coarse    an axis whose step is more than `coarse` times the finest, in the scan or else in the wanted grid, is
@@ -89,6 +90,13 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR) -> Volume:
         else:
             taps = taps_for(coordinates, n, sources[i], rule.smooth * abs(scale[i]) if fine[i] else 0.0)
         out = apply(out, taps, 1 + i)
+    if "cubic" in sources:
+        out = _kept(
+            out,
+            turned,
+            [start[i] + scale[i] * np.arange(n, dtype=np.float64) for i, n in enumerate(grid.shape)],
+            sources,
+        )
     dtype = volume.data.dtype if rule.how == "nearest" else np.float32
     return Volume(np.ascontiguousarray(out, dtype), grid, volume.source)
 
@@ -216,6 +224,23 @@ def _spline(data: NDArray[Any], coordinates: NDArray[np.float64], axis: int) -> 
     )
     index = np.clip(low[None] + np.arange(-1, 3)[:, None], 0, n - 1)
     return coefficients, Taps(index, weights.astype(np.float32))
+
+
+def _kept(
+    out: NDArray[np.float32], source: NDArray[Any], coordinates: list[NDArray[np.float64]], hows: list[How]
+) -> NDArray[np.float32]:
+    """Values within the range of the channel they come from, or of its slice where slices are resampled one by one.
+
+    A spline overshoots at edges: a CT that was clipped to a window would leave it.
+    """
+    axes = tuple(1 + i for i in range(3) if hows[i] == "cubic")
+    low, high = (extreme(source, axis=axes, keepdims=True) for extreme in (np.min, np.max))
+    for i in range(3):
+        if hows[i] == "nearest":
+            at = taps_for(coordinates[i], source.shape[1 + i], "nearest").index[0]
+            low, high = np.take(low, at, 1 + i), np.take(high, at, 1 + i)
+    clipped: NDArray[np.float32] = np.clip(out, low, high)
+    return clipped
 
 
 def oblique(channel: NDArray[Any], matrix: NDArray[np.float64], shape: tuple[int, int, int], how: How) -> NDArray[Any]:

@@ -35,6 +35,8 @@ class WindowPlan:
     overlap  share of a window that the next one covers, 0 <= overlap < 1
     blend    "gaussian" or "constant" weights
     sigma    of the Gaussian, as a share of the window's edge (nnU-Net, MONAI: 1/8)
+    centre   where the Gaussian is largest: the "middle" of the window, between two voxels when its edge is even
+             (MONAI from 0.9), or the "voxel" at half its edge (nnU-Net, MONAI before 0.9)
     floor    smallest weight, as a share of the largest
     steps    "regular": fixed steps, the last window moved back to the edge (MONAI);
              "even": steps of equal length, rounded (nnU-Net)
@@ -46,6 +48,7 @@ class WindowPlan:
     overlap: float = 0.5
     blend: Literal["gaussian", "constant"] = "gaussian"
     sigma: float = 0.125
+    centre: Literal["middle", "voxel"] = "middle"
     floor: float = 1e-3
     steps: Literal["regular", "even"] = "regular"
     skip: bool = False
@@ -106,7 +109,7 @@ def weights(plan: WindowPlan) -> NDArray[np.float32]:
         return np.ones(plan.size, np.float32)
     rows = []
     for size in plan.size:
-        x = np.arange(size) - (size - 1) / 2
+        x = np.arange(size) - (size // 2 if plan.centre == "voxel" else (size - 1) / 2)
         rows.append(np.exp(-0.5 * (x / max(plan.sigma * size, 1e-3)) ** 2))
     weight: NDArray[np.float64] = np.einsum("i,j,k->ijk", *rows)
     blended: NDArray[np.float32] = np.maximum(weight / weight.max(), plan.floor).astype(np.float32)

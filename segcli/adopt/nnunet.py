@@ -36,6 +36,7 @@ _COMMON: dict[str, Any] = {
     "steps": "even",
     "blend": "gaussian",
     "sigma": 0.125,
+    "centre": "voxel",
 }
 
 
@@ -93,6 +94,7 @@ def v2(
         **({"slice_axis": 0} if dims == 2 else {}),
         **_resampling(chosen, draft.notes),
         **fields,
+        "floor": 6e-9,  # the smallest number above 0 of float16, in which the weights up to 10 are kept there
         "average": "logits",
     }
     reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
