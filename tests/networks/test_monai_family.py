@@ -4,8 +4,12 @@ SEGCLI_SHARED, the folder that has all golden files, adds those that are too lar
 """
 
 import json
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from golden import SHARED, files, key_lists, read
@@ -25,6 +29,17 @@ PATTERNS = (
 )
 HERE = [path for pattern in PATTERNS for path in files(pattern)]
 ALL = [path for pattern in PATTERNS for path in files(pattern, SHARED)]
+EXPORTED = (
+    "uxnet3d_b",
+    "unetr_monai_c",
+    "unetr_tamasino_upstream_a",
+    "swinunetr_new_merging",
+    "segresnet_b",
+    "monai_unet_res2",
+    "dynunet_basic",
+    "monai_basicunet",
+    "unetpp_monai_a",
+)
 LISTS = [path for pattern in PATTERNS for path in key_lists(pattern)]
 ALL_LISTS = [path for pattern in PATTERNS for path in key_lists(pattern, SHARED)]
 
@@ -86,3 +101,42 @@ def test_a_published_checkpoint_is_recognised_by_its_tensors(path: Path) -> None
 @pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED names no folder of golden files")
 def test_the_shared_folder_has_golden_files_of_every_pattern() -> None:
     assert all(files(pattern, SHARED) or key_lists(pattern, SHARED) for pattern in PATTERNS)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model file, an input of three items and what torch answers."""
+
+    model: Path
+    x: torch.Tensor
+    answer: torch.Tensor
+    allowed: float
+
+    def check(self, answer: Any) -> None:
+        assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=self.allowed)
+
+
+@pytest.fixture(scope="module", params=[path for path in HERE if path.stem in EXPORTED], ids=name)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    golden = read(request.param)
+    net = golden.load(build(golden.name, golden.config))
+    one = golden.input[:1]
+    model = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of itself
+        batch = {"x": {0: "N"}}
+        torch.onnx.export(net, (one,), model, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes=batch)
+    three = torch.cat((one, -one, one.flip(-1)))
+    with torch.inference_mode():
+        return Exported(model, three, net(three), golden.allowed)
+
+
+def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
+    session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
+    exported.check(session.run(None, {"x": exported.x.numpy()})[0])
+
+
+def test_openvino_answers_alike_for_any_batch(exported: Exported) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not made for this machine")
+    compiled = openvino.compile_model(exported.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    exported.check(compiled([exported.x.numpy()])[0])
