@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +13,22 @@ from segcli import formats, outputs
 from segcli.card import ModelCard
 from segcli.cases import Case
 from segcli.errors import UsageError
+from segcli.record import to_json
 from segcli.report import Report, csv_text, rows, stats_totalseg
+from segcli.segment import Segmentation
 from segcli.volume import Volume
 
 FORMS = ("nifti", "dicom-seg", "rtstruct", "dicom-sr", "probabilities")
 REPORTS = ("csv", "tsv", "html", "png")
 TABLES = ("slicer", "itksnap", "freesurfer", "bids")
 TABLE_ENDINGS = {"slicer": ".ctbl", "itksnap": ".label", "freesurfer": "_lut.txt", "bids": "_dseg.tsv"}
-DICOM_ENDINGS = {"dicom-seg": "_seg.dcm", "rtstruct": "_rtstruct.dcm", "dicom-sr": "_sr.dcm"}
+DICOM_FORMS = ("dicom-seg", "rtstruct", "dicom-sr")
+ENDINGS = {
+    "dicom-seg": "_seg.dcm",
+    "rtstruct": "_rtstruct.dcm",
+    "dicom-sr": "_sr.dcm",
+    "probabilities": "_probseg.nii.gz",
+}
 
 
 def beside(base: Path, ending: str) -> Path:
@@ -42,11 +50,10 @@ class Destination:
     reports: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     split: bool = False
-    layout: Literal[flat, bids] = "flat"
-    stats: Literal[segcli, totalseg] = "segcli"
-    seg_type: Literal[binary, fractional, labelmap] = "binary"
+    layout: Literal["flat", "bids"] = "flat"
+    stats: Literal["segcli", "totalseg"] = "segcli"
+    seg_type: Literal["binary", "fractional", "labelmap"] = "binary"
     identifiers: bool = False
-    fail_on_review: bool = False
 
     def base(self, case: Case, model: str) -> Path:
         """Outputs of a case are this path with something added to its name."""
@@ -65,82 +72,89 @@ class Destination:
         return beside(self.base(case, model), "_dseg.json" if self.layout == "bids" else "_seg.json")
 
 
-def paths(base: Path, card: ModelCard, to: Destination) -> list[Path]:
-    """Every file that `write` makes for these wishes, so that a finished case can be known by them."""
-    found = [beside(base, f"_seg.{form}") for form in to.reports]
-    found += [beside(base, TABLE_ENDINGS[form]) for form in to.tables]
-    found += [beside(base, DICOM_ENDINGS[form]) for form in to.forms if form in DICOM_ENDINGS]
-    if to.layout == "bids":
-        found.append(beside(base, TABLE_ENDINGS["bids"]))
+def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, str]:
+    """Every file that `write` makes for these wishes, and what it is, in the order of writing."""
+    found = {beside(base, f"_seg.{form}"): form for form in to.reports}
+    tables = [*to.tables, *(["bids"] if to.layout == "bids" else [])]
+    found |= {beside(base, TABLE_ENDINGS[form]): form for form in tables}
+    # The report refers to the segmentation that it was measured on, so that one is written too.
+    wanted = {*to.forms, *(["dicom-seg"] if "dicom-sr" in to.forms else [])}
+    found |= {beside(base, ending): form for form, ending in ENDINGS.items() if form in wanted}
     if to.stats == "totalseg":
-        found.append(beside(base, "_statistics.json"))
+        found[beside(base, "_statistics.json")] = "totalseg"
     if to.split:
-        found += [beside(base, "_seg") / f"{label.name}.nii.gz" for label in card.structures]
-    return list(dict.fromkeys(found))
+        found |= {beside(base, "_seg") / f"{label.name}.nii.gz": f"mask {label.id}" for label in card.structures}
+    return found
 
 
 def write(
     base: Path,
     scan: Volume,
-    labels: Volume,
+    result: Segmentation,
     card: ModelCard,
     to: Destination,
     report: Report,
     facts: Mapping[str, Any],
 ) -> list[Path]:
-    """Write what was asked for beside `base`; returns the paths, in the order of `paths`."""
-    from segcli.formats import tables
+    """Write what was asked for beside `base`; returns the paths.
 
-    written = []
-    for path in paths(base, card, to):
-        name = path.name[len(base.name) :] if path.parent == base.parent else ""
-        if name in ("_seg.csv", "_seg.tsv"):
-            outputs.write_bytes(path, csv_text(rows(report), "\t" if name.endswith("tsv") else ",").encode())
-        elif name == "_seg.png":
-            from segcli.picture import montage
-
-            montage(scan, labels, card.labels, path)
-        elif name == "_seg.html":
-            from segcli.page import case_page
-
-            outputs.write_bytes(path, case_page(scan, labels, card, facts))
-        elif name == "_statistics.json":
-            from segcli.record import to_json
-
-            outputs.write_bytes(path, to_json(stats_totalseg(report)))
-        elif form := next((f for f, ending in TABLE_ENDINGS.items() if name == ending), None):
-            tables.write(card.labels, form, path)
-        elif form := next((f for f, ending in DICOM_ENDINGS.items() if name == ending), None):
-            _dicom(form, path, labels, scan, card, to, report, facts)
-        else:
-            number = next(label.id for label in card.structures if f"{label.name}.nii.gz" == path.name)
-            mask = Volume((labels.data == number).astype(np.uint8), labels.grid)
-            formats.write(mask, (), path, scan.source, description=f"segcli {card.name}")
-        written.append(path)
-    return written
+    errors   UsageError for a DICOM object of a scan that is not DICOM
+    """
+    wanted = planned(base, card, to)
+    for kind in wanted.values():
+        if kind in DICOM_FORMS and (scan.source is None or scan.source.kind != "dicom"):
+            raise UsageError(
+                f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none",
+                hint="leave it away for such input",
+            )
+    for path, kind in wanted.items():
+        _write_one(path, kind, scan, result, card, to, report, facts)
+    return list(wanted)
 
 
-def _dicom(
-    form: str,
+def _write_one(
     path: Path,
-    labels: Volume,
+    kind: str,
     scan: Volume,
+    result: Segmentation,
     card: ModelCard,
     to: Destination,
     report: Report,
     facts: Mapping[str, Any],
 ) -> None:
-    if scan.source is None or scan.source.kind != "dicom":
-        raise UsageError(
-            f"{path.name}: a DICOM object needs a DICOM scan to refer to", hint="leave --write away for NIfTI input"
-        )
-    from segcli.formats import dicomseg, dicomsr, rtstruct
+    labels, described = result.labels, f"segcli {card.name}"
+    signed = {"algorithm": card.name, "version": str(facts["model"]["sha256"])[:16]}
+    if kind in ("csv", "tsv"):
+        outputs.write_bytes(path, csv_text(rows(report), "\t" if kind == "tsv" else ",").encode())
+    elif kind == "png":
+        from segcli.picture import montage
 
-    placed = Volume(labels.data, labels.grid, scan.source)
-    maker: dict[str, Callable[..., Any]] = {
-        "dicom-seg": dicomseg.write,
-        "rtstruct": rtstruct.write,
-        "dicom-sr": dicomsr.write,
-    }
-    more = {"kind": to.seg_type} if form == "dicom-seg" else {}
-    maker[form](placed, card.structures, path, algorithm=card.name, version=str(facts["model"]["sha256"])[:16], **more)
+        montage(scan, labels, card.labels, path)
+    elif kind == "html":
+        from segcli.page import case_page
+
+        outputs.write_bytes(path, case_page(scan, labels, card, facts))
+    elif kind == "totalseg":
+        outputs.write_bytes(path, to_json(stats_totalseg(report)))
+    elif kind in TABLE_ENDINGS:
+        from segcli.formats import tables
+
+        tables.write(card.labels, kind, path)
+    elif kind == "probabilities" and result.probabilities is not None:
+        formats.write_image(result.probabilities, path, scan.source, description=described, slope=1 / 255)
+    elif kind == "dicom-seg":
+        from segcli.formats import dicomseg
+
+        dicomseg.write(labels, card.structures, path, scan.source, kind=to.seg_type, **signed)
+    elif kind == "rtstruct":
+        from segcli.formats import rtstruct
+
+        rtstruct.write(labels, card.structures, path, scan.source, **signed)
+    elif kind == "dicom-sr":
+        from segcli.formats import dicomsr
+
+        measured = path.with_name(path.name.removesuffix(ENDINGS[kind]) + ENDINGS["dicom-seg"])
+        dicomsr.write(labels, card.structures, path, scan.source, segmentation=measured, **signed)
+    else:
+        mask = Volume((labels.data == int(kind.removeprefix("mask "))).astype(np.uint8), labels.grid)
+        formats.write(mask, (), path, scan.source, description=described)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -78,6 +79,44 @@ def labels_on(
     return Volume(labels[None], grid)
 
 
+class Shares:
+    """Probabilities at the voxel centres of a scan, gathered while slabs go by on their way to `labels_on`.
+
+    volume   (K, D, H, W) uint8, 255 for 1: softmax for "argmax", a sigmoid of each channel for "regions"; beyond the
+             part the first channel has it all. Kept in a temporary file, for it grows with classes x scan.
+    """
+
+    def __init__(self, grid: Grid, decide: Decision, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
+        self._decide, self._place = decide, _Place(grid, part, wanted, rule)
+        shape = (len(decide.values), *grid.shape)
+        with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
+            file.truncate(int(np.prod(shape, dtype=np.int64)))
+            self.volume = Volume(np.memmap(file, np.uint8, "r+", shape=shape), grid)
+        if decide.rule == "argmax":
+            self.volume.data[0] = 255
+
+    def watch(self, slabs: Iterable[Volume]) -> Iterator[Volume]:
+        for slab in slabs:
+            first = np.round(self._place.part_grid.index(slab.grid.affine[:3, 3])).astype(int)
+            shares = _shares(slab.data, self._decide.rule)
+            everything = tuple(slice(0, max(1, n - 1)) for n in slab.grid.shape)
+            for piece in self._place.pieces(first, slab.grid.shape):
+                for k, channel in enumerate(shares):
+                    here = self.volume.data[k][piece.box]
+                    at, values = _values(channel, piece, everything, here.shape)  # type: ignore[arg-type]
+                    if values is not None:
+                        seen = True if piece.mask is None else piece.mask[at]
+                        np.copyto(here[at], np.round(values * 255).astype(np.uint8), where=seen)
+            yield slab
+
+
+def _shares(logits: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
+    if rule == "regions":
+        return np.reciprocal(1 + np.exp(-logits))
+    shares: NDArray[np.float32] = np.exp(logits - logits.max(axis=0))
+    return shares / shares.sum(axis=0)
+
+
 @dataclass(frozen=True, eq=False)
 class _Piece:
     """A box of the scan whose voxels lie (where `mask` says so) within one slab.
@@ -98,7 +137,7 @@ class _Place:
     """Where a scan's voxels lie among the model's, worked out once for all slabs."""
 
     def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation) -> None:
-        self.shape, self.part = grid.shape, np.array(part.shape)
+        self.shape, self.part, self.part_grid = grid.shape, np.array(part.shape), part
         self.end = np.array(wanted.shape) - 1.0
         self.low = np.round(wanted.index(part.affine[:3, 3]))  # first voxel of the part, in the wanted grid
         self.matrix = grid.to(part)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import os
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,8 +18,17 @@ import psutil
 
 from segcli import extras, formats, outputs, record
 from segcli.card import ModelCard
-from segcli.cases import Case
-from segcli.errors import InputError, ModelError, OutOfMemory, OutputError, OutputExists, SegcliError, UsageError
+from segcli.cases import Case, is_own
+from segcli.errors import (
+    Denied,
+    InputError,
+    ModelError,
+    OutOfMemory,
+    OutputError,
+    OutputExists,
+    SegcliError,
+    UsageError,
+)
 from segcli.extras import Destination
 from segcli.report import cohort_rows, csv_text, from_json, measure, to_json
 from segcli.segment import Segmentation, segment
@@ -149,7 +158,47 @@ class _Computed:
     loaded: _Loaded
     result: Segmentation
     engine: Engine
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...]
+    steps: tuple[str, ...]  # down, for want of memory: they change no result, so they stand in the "run" part
+
+
+def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
+    """Refuse, before anything runs, outputs that would be each other's or an input (reliability.md 2.6, 2.8)."""
+    inputs = {_identity(path): case for case in cases for path in case.paths if not path.is_dir()}
+    owners: dict[Path, Case] = {}
+    for case in cases:
+        for path in _outputs(case, card, to):
+            key = Path(os.path.abspath(path))  # noqa: PTH100 - links are followed below
+            other = owners.setdefault(key, case)
+            if other is not case:
+                raise UsageError(
+                    f"{other.paths[0]} and {case.paths[0]} would both be written as {path.name}",
+                    hint="rename one, or run them with different -o",
+                )
+            taken = inputs.get(_identity(path))
+            if taken is not None:
+                raise UsageError(
+                    f"{path.name}: the output of {_shown(case)} would overwrite the input {_shown(taken)}",
+                    hint="choose another folder with -o",
+                )
+
+
+def _outputs(case: Case, card: ModelCard, to: Destination) -> list[Path]:
+    """Label map, record, and what else the run was asked for."""
+    return [
+        to.labels(case, card.name),
+        to.record(case, card.name),
+        *extras.planned(to.base(case, card.name), card, to),
+    ]
+
+
+def _identity(path: Path) -> object:
+    """Equal for two names of one file, also through links; the path itself where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+    return found.st_dev, found.st_ino
 
 
 class _Job:
@@ -157,6 +206,8 @@ class _Job:
 
     def __init__(self, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch) -> None:
         self.card, self.opened, self.to, self.options, self.watch = card, opened, to, options, watch
+        self.swept: set[Path] = set()
+        self.choices = {"seg_type": to.seg_type, "identifiers": to.identifiers}
         self.model = {
             "name": card.name,
             "sha256": record.model_hash(card, opened.hashes),
@@ -204,26 +255,28 @@ class _Job:
 
     def _read(self, case: Case) -> _Loaded | Outcome:
         self.watch("read", case, {})
-        labels, written = self.to.labels(case, self.card.name), self.to.record(case, self.card.name)
-        _check_output(case, labels)
+        if case.fault is not None:
+            raise case.fault
+        labels, written, *wanted = _outputs(case, self.card, self.to)
+        for folder in {path.parent for path in (labels, *wanted)} - self.swept:
+            outputs.sweep(folder)
+            self.swept.add(folder)
         start = time.perf_counter()
-        inputs = record.hash_inputs(case.paths)
+        inputs = record.hash_inputs(case.paths, is_own)
         key = {
             "case": case.name,
-            "input": {"files": list(inputs.files), "sha256": inputs.sha256, "series": case.series},
+            "input": {
+                "files": list(inputs.files),
+                "sha256": inputs.sha256,
+                "series": case.series,
+                "volume": case.volume,
+            },
             "model": self.model,
             "options": asdict(self.options),
         }
-        wanted = self.wanted(case)
-        if record.is_done(written, labels, key) and all(p.exists() for p in wanted):
+        if self._finished(case, key):
             self.watch("skipped", case, {"labels": str(labels)})
-            return Outcome(case, "skipped", (labels, written), record.read_record(written))
-        if not self.to.overwrite and labels.exists() and not record.is_done(written, labels, key):
-            raise OutputExists(
-                f"{labels.name}: exists already and is not a verified result of this run",
-                hint="--overwrite replaces it, -o chooses another folder",
-            )
-        outputs.sweep(labels.parent)
+            return Outcome(case, "skipped", (labels, written, *wanted), record.read_record(written))
         scan = formats.read(
             case.paths,
             affine=self.options.affine,
@@ -235,9 +288,29 @@ class _Job:
         _check_room(labels, scan)
         return _Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
-    def wanted(self, case: Case) -> list[Path]:
-        """Files beside label map and record that the run was asked for."""
-        return extras.paths(self.to.base(case, self.card.name), self.card, self.to)
+    def _finished(self, case: Case, key: Mapping[str, Any]) -> bool:
+        """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
+
+        Files beside a record of this case are results of an earlier run of it. A label map counts as one only
+        when the record is about it, its input, model and options.
+        """
+        labels, written, *wanted = _outputs(case, self.card, self.to)
+        done = record.is_done(written, labels, key)
+        if done and record.has_extras(written, wanted, self.choices):
+            return True
+        mine = (record.read_record(written) or {}).get("case") == case.name
+        for path in (labels, written, *wanted):
+            if path.is_dir():
+                raise OutputExists(
+                    f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o"
+                )
+            allowed = done if path == labels else mine
+            if not self.to.overwrite and not allowed and os.path.lexists(path):
+                raise OutputExists(
+                    f"{path.name}: exists already and is not a verified result of this run",
+                    hint="--overwrite replaces it, -o chooses another folder",
+                )
+        return False
 
     # ---- compute
 
@@ -250,17 +323,19 @@ class _Job:
         def tick(done: int, total: int) -> None:
             self.watch("window", case, {"done": done, "total": total})
 
+        shares = "probabilities" in self.to.forms
         self.watch("segment", case, {"shape": loaded.scan.grid.shape})
+        before = len(_steps(engine))
         try:
-            result = segment(loaded.scan, self.card, engine, tick, plan)
+            result = segment(loaded.scan, self.card, engine, tick, plan, shares=shares)
         except ModelError:
             full = getattr(engine, "full_precision", None)
             if not self.options.half or full is None:
                 raise
             engine = full()
             warnings = ("half precision gave values that are not finite: the case was repeated in float32",)
-            result = segment(loaded.scan, self.card, engine, tick, plan)
-        return _Computed(loaded, self._kept(result), engine, warnings)
+            result = segment(loaded.scan, self.card, engine, tick, plan, shares=shares)
+        return _Computed(loaded, self._kept(result), engine, warnings, _steps(engine)[before:])
 
     def _kept(self, result: Segmentation) -> Segmentation:
         """The labels after --classes and the post-processing that was asked for."""
@@ -318,31 +393,24 @@ class _Job:
             "checks": findings,
             "warnings": list(warnings),
             "note": "Research use only; not a medical device.",
-            "versions": record.versions(),
+            "versions": record.versions(computed.engine.name),
         }
-        written = [labels_path, record_path]
-        try:
-            with outputs.whole_file(labels_path) as temporary:
-                formats.write(
-                    result.labels, self.card.labels, temporary, source, description=f"segcli {self.card.name}"
-                )
-                facts["labels"]["sha256"] = record.hash_file(temporary)
-                base = self.to.base(case, self.card.name)
-                extra = extras.write(base, loaded.scan, result.labels, self.card, self.to, report, facts)
-                seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
-                facts["run"] = {
-                    "seconds": {k: round(v, 3) for k, v in seconds.items()},
-                    "peak_memory_mb": round(peak_memory() / 1e6),
-                }
-                outputs.write_bytes(record_path, record.to_json(facts))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                if not labels_path.exists():
-                    record_path.unlink(missing_ok=True)
-            raise
-        written += extra
+        base = self.to.base(case, self.card.name)
+        with outputs.together(labels_path, lambda: self._finished(case, loaded.key)) as staged:
+            formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
+            facts["labels"]["sha256"] = record.hash_file(staged[labels_path])
+            extra = extras.write(base, loaded.scan, result, self.card, self.to, report, facts)
+            sums = {p.relative_to(base.parent).as_posix(): record.hash_file(staged[p]) for p in extra}
+            facts["extras"] = {**self.choices, "files": sums}
+            seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
+            facts["run"] = {
+                "seconds": {k: round(v, 3) for k, v in seconds.items()},
+                "peak_memory_mb": round(peak_memory() / 1e6),
+                "steps": list(computed.steps),
+            }
+            outputs.write_bytes(record_path, record.to_json(facts))
         self.watch("done", case, {"labels": str(labels_path), "seconds": facts["run"]["seconds"]})
-        return Outcome(case, "done", tuple(written), facts)
+        return Outcome(case, "done", (labels_path, record_path, *extra), facts)
 
     def _checked(self, loaded: _Loaded, result: Segmentation) -> tuple[list[dict[str, Any]], str]:
         from segcli import checks
@@ -398,28 +466,33 @@ def _shown(case: Case) -> str:
 
 def _naming(error: SegcliError, case: Case) -> SegcliError:
     """The same refusal with the case's file in its message."""
-    if any(p.name and p.name in error.message for p in case.paths) or case.name in error.message:
+    if case.name in error.message:
         return error
+    if any(p.name and p.name in error.message for p in case.paths):
+        if Path(case.name).name == case.name:
+            return error
+        return type(error)(f"{case.name}: {error.message}", hint=error.hint)  # sub-07/t1, where others are t1 as well
     return type(error)(f"{_shown(case)}: {error.message}", hint=error.hint)
 
 
-def _check_output(case: Case, labels: Path) -> None:
-    """An output that is an input, by path or by link, is refused (reliability.md 2.6)."""
-    for path in case.paths:
-        same = labels.exists() and path.exists() and labels.samefile(path)
-        if same or labels.resolve() == path.resolve():
-            raise UsageError(f"{labels.name}: the output would overwrite the input", hint="choose another -o")
+def _steps(engine: Engine) -> tuple[str, ...]:
+    """The steps down for want of memory that an engine has taken so far."""
+    return tuple(getattr(engine, "steps", ()))
 
 
 def _check_room(labels: Path, scan: Volume) -> None:
-    """Refuse before the inference when the disk cannot hold the label map even well compressed."""
+    """Refuse before the inference when the folder cannot be written to, or cannot hold even a small label map."""
     folder = labels.parent
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir():
+        raise OutputExists(f"{folder.name}: is a file, not a folder for outputs", hint="choose another folder with -o")
+    if not os.access(folder, os.W_OK):
+        raise Denied(f"{labels.name}: permission denied in {folder}", hint="choose a folder you may write to with -o")
     need = scan.grid.size // 100 + 65536  # label maps compress by a hundred and more
     free = shutil.disk_usage(folder).free
     if free < need:
         raise OutputError(
-            f"{labels.name}: {need / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free in {folder}",
+            f"{labels.name}: no space left: {need / 1e6:.2f} MB are needed, {free / 1e6:.2f} MB are free in {folder}",
             hint="free some space or choose another folder with -o",
         )

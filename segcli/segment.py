@@ -13,7 +13,7 @@ from segcli.card import ModelCard, Resample
 from segcli.errors import InputError
 from segcli.grids import model_grid
 from segcli.intensity import Crop, Step, foreground, normalise
-from segcli.labels import Decision, labels_on
+from segcli.labels import Decision, Shares, labels_on
 from segcli.resample import onto
 from segcli.volume import Grid, Volume
 from segcli.windows import Engine, Tick, WindowPlan, quiet, slide, windows
@@ -28,6 +28,7 @@ class Segmentation:
     windows     how many the network saw
     confidence  mean softmax margin (best less second best, 0..1) over the model's voxels of each label value
     warnings    sentences for the user and the record
+    probabilities  (K, D, H, W) uint8, 255 for 1, on the scan's grid, where they were asked for
     """
 
     labels: Volume
@@ -35,15 +36,23 @@ class Segmentation:
     windows: int
     confidence: Mapping[int, float]
     warnings: tuple[str, ...] = ()
+    probabilities: Volume | None = None
 
 
 def segment(
-    scan: Volume, card: ModelCard, engine: Engine, tick: Tick = quiet, plan: WindowPlan | None = None
+    scan: Volume,
+    card: ModelCard,
+    engine: Engine,
+    tick: Tick = quiet,
+    plan: WindowPlan | None = None,
+    *,
+    shares: bool = False,
 ) -> Segmentation:
     """Label every voxel of the scan, on the scan's own grid.
 
     scan     (C, D, H, W), intensities as in the file
     plan     the card's windows, or the user's change of them
+    shares   whether probabilities are wanted too
     errors   InputError: other channels than the model's, or no finite voxel; ModelError: logits not finite
     """
     plan = plan or card.window
@@ -55,7 +64,9 @@ def segment(
     began = time.perf_counter()
     network = _Timed(slide(image, engine, plan, tick, prepared.outside))
     margins = _Margins(card.decide)
-    labels = labels_on(scan.grid, margins.watch(network), card.decide, image.grid, prepared.wanted, card.interpolation)
+    parts = Shares(scan.grid, card.decide, image.grid, prepared.wanted, card.interpolation) if shares else None
+    slabs = parts.watch(margins.watch(network)) if parts else margins.watch(network)
+    labels = labels_on(scan.grid, slabs, card.decide, image.grid, prepared.wanted, card.interpolation)
     if holes is not None:
         labels.data[:, holes] = 0
     seconds = {
@@ -63,7 +74,14 @@ def segment(
         "network": network.seconds,
         "decide": time.perf_counter() - began - network.seconds,
     }
-    return Segmentation(Volume(labels.data, scan.grid, scan.source), seconds, count, margins.means(), tuple(warnings))
+    return Segmentation(
+        Volume(labels.data, scan.grid, scan.source),
+        seconds,
+        count,
+        margins.means(),
+        tuple(warnings),
+        parts.volume if parts else None,
+    )
 
 
 @dataclass(frozen=True, eq=False)

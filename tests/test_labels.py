@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import distances, grid
 
-from segcli.labels import Decision, labels_on
+from segcli.labels import Decision, Shares, labels_on
 from segcli.resample import onto
 from segcli.volume import AXES_CODES, Grid, Volume, turned
 
@@ -97,3 +97,14 @@ def test_axes_of_one_voxel_work(shape: tuple[int, int, int]) -> None:
     logits = Volume(np.stack([np.zeros(shape), np.ones(shape)]).astype(np.float32), model)
     scan = grid((3, 3, 3), (0.5, 0.5, 0.5))
     assert (labels_on(scan, [logits], Decision((0, 1)), model, model).data == 1).all()
+
+
+def test_probabilities_are_the_softmax_in_256_steps_and_background_beyond_the_part() -> None:
+    wanted = Grid((6, 1, 1), np.eye(4))
+    part = wanted.crop((slice(1, 5), slice(0, 1), slice(0, 1)))
+    odds = np.array([0, np.log(3), 0, 0], np.float32).reshape(1, 4, 1, 1)
+    logits = Volume(np.concatenate([np.zeros_like(odds), odds]), part)
+    shares = Shares(wanted, Decision((0, 9)), part, wanted)
+    labels_on(wanted, shares.watch([logits]), Decision((0, 9)), part, wanted)
+    assert shares.volume.data[1].ravel().tolist() == [0, 128, 191, 128, 128, 0]  # 0.75 * 255 = 191.25
+    assert shares.volume.data[0].ravel().tolist() == [255, 128, 64, 128, 128, 255]
