@@ -18,6 +18,12 @@ _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
 _DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
 _SEG = "_seg"
+# What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
+_OWN = re.compile(
+    r"^(?P<base>.+)_(?:seg\.(?:nii\.gz|json|csv|tsv|html|png|dcm)|dseg\.(?:nii\.gz|json|tsv)"
+    r"|rtstruct\.dcm|sr\.dcm|statistics\.json|lut\.txt)$|^(?P<table>.+)\.(?:ctbl|label)$",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Case:
     name     stem of the outputs, with the folders below the input folder: "sub-01/anat/sub-01_T1w"
     paths    its files, one for each channel, or one DICOM folder
     beside   the folder that outputs go to when none is named
+    fault    why it is refused already, where it is one of several
     """
 
     name: str
@@ -34,6 +41,7 @@ class Case:
     beside: Path
     series: str | None = None
     volume: int | None = None
+    fault: InputError | None = None
 
 
 def stem(path: Path) -> str:
@@ -59,12 +67,20 @@ def cases(
     named     channel -> file, for one case of several channels
     output    the output folder, so that what lies in it is never taken for input
     errors    InputMissing (66): nothing there, with what was seen; UsageError (2): two inputs, one output name
+
+    Of several inputs, one that is missing or holds no scan becomes a case with a fault, so that it costs no other.
     """
     found: list[Case] = []
     if named:
         found.append(_from_channels(named, channels))
     for text in inputs:
-        found += _expand(text, channels, series, volume, output)
+        try:
+            found += _expand(text, channels, series, volume, output)
+        except InputError as error:
+            if len(inputs) == 1:
+                raise
+            path = Path(text)
+            found.append(Case(stem(path) or "input", (path,), path.parent, series, volume, error))
     if not found:
         raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
     return distinct(found, output)
@@ -143,12 +159,13 @@ def _expand(
         return [
             case
             for match in sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
+            if os.path.isdir(match) or not is_own(Path(match))  # noqa: PTH112
             for case in _expand(match, channels, series, volume, output)
         ]
     _exists(path, text)
     if not path.is_dir():
         if is_own(path):
-            raise InputError(f"{path.name}: is a label map that segcli wrote", hint="name the scan it was made from")
+            raise InputError(f"{path.name}: is an output of segcli", hint="name the scan it was made from")
         return [Case(stem(path), (path,), path.parent, series, volume)]
     files = _images(path, output)
     found = _grouped(path, files, channels)
@@ -176,7 +193,6 @@ def _images(folder: Path, output: Path | None) -> list[Path]:
             if (
                 low.endswith(ENDINGS)
                 and not name.startswith(".")
-                and not is_partial(name)
                 and not is_own(path)
                 and not _DERIVED.search(stem(path))
             ):
@@ -185,9 +201,23 @@ def _images(folder: Path, output: Path | None) -> list[Path]:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a label map that segcli wrote: its name ends in _seg and its record lies beside it."""
-    name = stem(path)
-    return name.endswith(_SEG) and (path.parent / f"{name}.json").is_file()
+    """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
+    if is_partial(path.name):
+        return True
+    if path.parent.name.endswith(_SEG) and _is_record(path.parent.with_name(f"{path.parent.name}.json")):
+        return True  # one mask for each structure
+    found = _OWN.match(path.name)
+    base = found and (found["base"] or found["table"])
+    return base is not None and any(_is_record(path.with_name(f"{base}{end}.json")) for end in (_SEG, "_dseg"))
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file begins as every record does; a folder of masks asks this once a file, so no more is read."""
+    try:
+        with path.open("rb") as file:
+            return b'"segcli_record"' in file.read(64)
+    except OSError:
+        return False
 
 
 def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> list[Case]:
@@ -205,12 +235,12 @@ def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> li
             out.append(Case(name, (file,), file.parent))
     for name, members in groups.items():
         lacking = [f"_{i:04d}" for i in range(len(channels)) if i not in members]
+        paths = tuple(members[i] for i in range(len(channels)) if i in members) or tuple(members.values())
+        fault = None
         if lacking:
-            raise InputMissing(
-                f"{name}: the channel {lacking[0]} ({channels[int(lacking[0][1:])]}) is missing in {folder.name}"
-            )
-        paths = tuple(members[i] for i in range(len(channels)))
-        out.append(Case(name, paths, paths[0].parent))
+            channel = channels[int(lacking[0][1:])]
+            fault = InputMissing(f"{name}: the channel {lacking[0]} ({channel}) is missing in {folder.name}")
+        out.append(Case(name, paths, paths[0].parent, fault=fault))
     return sorted(out, key=lambda c: c.name)
 
 
@@ -222,18 +252,19 @@ def _below(folder: Path, file: Path) -> str:
 def _dicom(folder: Path, series: str | None, volume: int | None, output: Path | None, alone: bool) -> list[Case]:
     """DICOM below a folder: the folder itself when its files lie in it, else one case for each series in the tree.
 
-    A flat folder with several series stays one case, so that reading refuses it with the list and --series.
+    A flat folder with several series stays one case, so that reading refuses it with the list and --series. Series
+    that could be a volume and are not whole are cases too: reading refuses them. Output folders are no part of a tree.
     """
     from segcli.formats import dicom
 
-    if alone and not any(p.is_dir() for p in folder.iterdir()):
+    if alone and not any(p.is_dir() and not _is_output(p, output) for p in folder.iterdir()):
         if not any(folder.iterdir()):
             raise InputMissing(f"{folder.name}: the folder is empty")
         if not dicom.looks_like(folder):
             raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
         return [Case(folder.resolve().name, (folder,), folder.resolve().parent, series, volume)]
     found = [s for s in dicom.find(folder) if not series or series in (s.name, s.uid, str(s.number))]
-    usable = [s for s in found if s.summary.problem is None]
+    usable = [s for s in found if s.reason is None]
     if alone and not usable:
         if found:
             raise InputError(
@@ -246,6 +277,13 @@ def _dicom(folder: Path, series: str | None, volume: int | None, output: Path | 
         if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
             out.append(Case(one.name, (home,), folder, one.name, volume))
     return out
+
+
+def _is_output(folder: Path, output: Path | None) -> bool:
+    """Whether a folder is the run's output folder, or one of masks that segcli made."""
+    if output is not None and output.exists() and folder.samefile(output):
+        return True
+    return folder.name.endswith(_SEG) and _is_record(folder.with_name(f"{folder.name}.json"))
 
 
 def _seen(folder: Path) -> str:

@@ -154,7 +154,7 @@ def _write_one(
         from segcli.formats import dicomsr
 
         measured = path.with_name(path.name.removesuffix(ENDINGS[kind]) + ENDINGS["dicom-seg"])
-        dicomsr.write(labels, card.structures, path, scan.source, segmentation=measured, **signed)
+        dicomsr.write(labels, card.structures, path, scan.source, segmentation=outputs.at_present(measured), **signed)
     else:
         mask = Volume((labels.data == int(kind.removeprefix("mask "))).astype(np.uint8), labels.grid)
         formats.write(mask, (), path, scan.source, description=described)

@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
+import itertools
 import os
 import re
+import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from segcli.errors import Denied, OutputError
 
-# .NAME.HOST-PID.partial: the next run removes those of dead processes on this host and never a live one's.
-_PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)\.partial(?P<ending>(\.[A-Za-z0-9]+)*)$")
-_HOST = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "host"
-_live: set[Path] = set()  # temporary files of this process that are being written
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# .NAME.HOST-PID-N.partial: the next run removes those of dead processes on this host and never a live one's.
+_PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-\d+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
+_ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+_count = itertools.count()
+_naming = threading.Lock()  # held while files get their names, and when the process is about to end
+_ended = False
+_live: set[Path] = set()  # temporary files of this process
+_staged: ContextVar[dict[Path, Path] | None] = ContextVar("staged", default=None)
+
+
+def _host() -> str:
+    """This machine and its space of process numbers: containers may share the one and not the other."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "host"
+    with contextlib.suppress(OSError):
+        name += "_" + re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))  # noqa: PTH115 - text, not a path
+    return name
+
+
+_HOST = _host()
 
 
 @contextmanager
@@ -28,30 +54,92 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
     check    reads the temporary file back and raises OutputError when it is not what was meant
     errors   OutputError (74) with the cause when the disk is full or writing fails; Denied (77)
 
-    The temporary name keeps the ending of the final one, because image writers choose the format by it.
+    The temporary name keeps the ending of the final one, because image writers choose the format by it. Inside
+    `together` the file waits for the others.
     """
     temporary = path.with_name(partial_name(path.name))
+    staged = _staged.get()
+    waits = False
     _live.add(temporary)
     try:
-        with translated(path):
+        with translated(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             if check is not None:
                 check(temporary)
-            temporary.replace(path)
-            _flush_folder(path.parent)
+            if staged is not None:
+                staged[path] = temporary
+                waits = True
+            else:
+                with _names():
+                    temporary.replace(path)
+                _flush_folder(path.parent)
     finally:
-        discard([temporary])
+        if not waits:
+            discard([temporary])
 
 
-def discard(files: Iterable[Path] | None = None) -> None:
-    """Remove temporary files: these, or all that this process is writing, when it has to end at once."""
-    for temporary in list(_live if files is None else files):
+@contextmanager
+def together(first: Path, last: Path, given_up: Callable[[], bool] = lambda: False) -> Iterator[dict[Path, Path]]:
+    """Files written in the block get their names together when it succeeds: `first`, the others, `last`.
+
+    yields    final path -> temporary path, of the files that are written so far
+    given_up  asked when no other process gives names in the folder of `last`; True: the files are dropped
+
+    A file that is there already with the same bytes is left untouched. When one name cannot be given, files that
+    were not there before are taken away again.
+    """
+    staged: dict[Path, Path] = {}
+    token = _staged.set(staged)
+    made: list[Path] = []
+    try:
+        yield staged
+        order = sorted(staged, key=lambda path: (path == last) - (path == first))
+        with translated(last), _one_process(last.parent):
+            if given_up():
+                return
+            with _names():
+                for path in order:
+                    if path.is_file() and filecmp.cmp(path, staged[path], shallow=False):
+                        continue
+                    if not os.path.lexists(path):
+                        made.append(path)
+                    staged[path].replace(path)
+            made = []
+            for folder in {path.parent for path in order}:
+                _flush_folder(folder)
+    finally:
+        _staged.reset(token)
+        discard(staged.values())
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def at_present(path: Path) -> Path:
+    """Where a file is that was written in the block of `together`, as long as it has no name."""
+    return (_staged.get() or {}).get(path, path)
+
+
+def discard(files: Iterable[Path]) -> None:
+    """Remove temporary files."""
+    for temporary in list(files):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         _live.discard(temporary)
+
+
+def abandon() -> None:
+    """Remove what this process is writing and give no file its name any more: the process is about to end.
+
+    Names that are being given together are given first, so that no case is left half.
+    """
+    global _ended
+    with _naming:
+        _ended = True
+    discard(_live)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -66,13 +154,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def partial_name(name: str) -> str:
-    """The hidden temporary name of this process for a final name, at most 255 bytes."""
-    stem, *endings = name.split(".")
-    ending = "".join(f".{e}" for e in endings[-2:])
-    tail = f".{_HOST}-{os.getpid()}.partial{ending}"
-    room = 254 - len(os.fsencode(tail))
-    head = os.fsdecode(os.fsencode(stem)[: max(room, 1)])
-    return f".{head}{tail}"
+    """A hidden temporary name of this process for a final name, another one each time, at most 255 bytes."""
+    ending = _ENDING.search(name)
+    tail = f".{_HOST}-{os.getpid()}-{next(_count)}.partial{ending[0] if ending else ''}"
+    room = 254 - len(tail)
+    return f".{os.fsencode(name)[:room].decode('utf-8', 'ignore')}{tail}"
 
 
 def is_partial(name: str) -> bool:
@@ -86,13 +172,13 @@ def sweep(folder: Path) -> None:
         return
     for path in folder.iterdir():
         found = _PARTIAL.match(path.name)
-        if found and found["host"] == _HOST and not _alive(int(found["pid"])):
+        if found and found["host"] == _HOST and path not in _live and not _alive(int(found["pid"])):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turn the system's errors about an output into OutputError or Denied that name the file."""
     try:
         yield
@@ -104,13 +190,50 @@ def translated(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in _FULL:
             raise OutputError(
-                f"{path.name}: no space left on the disk of {path.parent}",
+                f"{path.name}: no space left on the disk of {path.parent}{_needed(path, temporary)}",
                 hint="free some space or choose another folder with -o",
             ) from error
         raise OutputError(f"{path.name}: cannot write in {path.parent}: {error.strerror or error}") from error
 
 
+def _needed(path: Path, temporary: Path | None) -> str:
+    """How much had been written when the disk was full, and how much is free."""
+    try:
+        written = temporary.stat().st_size if temporary is not None else 0
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return ""
+    return f": more than {written:,} bytes are needed, {free:,} are free beside them"
+
+
+@contextmanager
+def _names() -> Iterator[None]:
+    """Held while files get their names; refused once the process is about to end."""
+    with _naming:
+        if _ended:
+            raise OutputError("the run was stopped")
+        yield
+
+
+@contextmanager
+def _one_process(folder: Path) -> Iterator[None]:
+    """Held by one process at a time on a folder, where its file system can do so."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _alive(pid: int) -> bool:
+    """Whether another process has this number; what bears our own number and is not ours was left by a dead one."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -396,7 +396,7 @@ class _Job:
             "versions": record.versions(computed.engine.name),
         }
         base = self.to.base(case, self.card.name)
-        with outputs.together(labels_path, lambda: self._finished(case, loaded.key)) as staged:
+        with outputs.together(record_path, labels_path, lambda: self._finished(case, loaded.key)) as staged:
             formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
             facts["labels"]["sha256"] = record.hash_file(staged[labels_path])
             extra = extras.write(base, loaded.scan, result, self.card, self.to, report, facts)

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from segcli.errors import InputError
 from segcli.volume import Grid
 
 SCHEMA = 1
-_LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom", "torch", "onnxruntime", "openvino")
+_LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom")
+_ENGINES = ("torch", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,18 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_inputs(paths: Sequence[Path]) -> Inputs:
+def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda path: False) -> Inputs:
     """Names without folders, and the hash that says whether the input is still the same.
 
-    A header with detached data counts with its data file (same folder, same stem).
+    A header with detached data counts with its data file (same folder, same stem). Of a folder, files that are
+    segcli's own (`mine`) do not count: outputs may lie among the slices.
     """
     files: list[Path] = []
     for path in paths:
         if not path.is_dir() and not path.is_file():
             raise InputError(f"{path.name}: not a regular file (a pipe, socket or device)")
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.is_file())
+            files += sorted(p for p in path.rglob("*") if p.is_file() and not mine(p))
         else:
             files.append(path)
             if path.suffix.lower() in (".hdr", ".mhd", ".nhdr"):
@@ -78,12 +80,14 @@ def grid_facts(grid: Grid) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of segcli, Python and the libraries that are loaded in this process."""
+def versions(engine: str = "") -> dict[str, str]:
+    """Versions of segcli, Python, what reads and resamples, and the engine's library; not of what else is loaded.
+
+    engine  its name: "onnxruntime cpu"
+    """
     found = {"segcli": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
-    for name in _LIBRARIES:
-        if name in sys.modules:
-            found[name] = importlib.metadata.version(name)
+    for name in (*_LIBRARIES, *(e for e in _ENGINES if engine.startswith(e))):
+        found[name] = importlib.metadata.version(name)
     return found
 
 
@@ -109,4 +113,18 @@ def is_done(record: Path, labels: Path, key: Mapping[str, Any]) -> bool:
     if found is None or not labels.is_file():
         return False
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in key.items())
-    return same and found.get("labels", {}).get("sha256") == hash_file(labels)
+    stated = found.get("labels")
+    return same and isinstance(stated, dict) and stated.get("sha256") == hash_file(labels)
+
+
+def has_extras(record: Path, files: Sequence[Path], choices: Mapping[str, Any]) -> bool:
+    """Whether the files beside a record are those that it states, made with the same choices."""
+    if not files:
+        return True
+    stated = (read_record(record) or {}).get("extras")
+    if not isinstance(stated, dict) or any(stated.get(k) != v for k, v in choices.items()):
+        return False
+    sums = stated.get("files")
+    return isinstance(sums, dict) and all(
+        path.is_file() and sums.get(path.relative_to(record.parent).as_posix()) == hash_file(path) for path in files
+    )
