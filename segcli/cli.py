@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -436,6 +437,8 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv or bool(os.environ.get("SEGCLI_DEBUG"))
+    if not debug:
+        warnings.simplefilter("ignore")  # of libraries; what matters to a user is said in our own words
     try:
         code = app(standalone_mode=False) or 0
     except SegcliError as error:

@@ -111,10 +111,14 @@ class Shares:
 
 
 def _shares(logits: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
+    powers: NDArray[np.float32]
     if rule == "regions":
-        return np.reciprocal(1 + np.exp(-logits))
-    shares: NDArray[np.float32] = np.exp(logits - logits.max(axis=0))
-    return shares / shares.sum(axis=0)
+        powers = np.exp(-logits)
+        powers += 1
+        return np.reciprocal(powers, out=powers)
+    powers = np.exp(logits - logits.max(axis=0))
+    powers /= powers.sum(axis=0)
+    return powers
 
 
 @dataclass(frozen=True, eq=False)
