@@ -204,10 +204,10 @@ def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -
     low = [max(0, int(points[..., a].min()) - 2) for a in range(3)]
     high = [min(rows.shape[a], int(points[..., a].max()) + 4) for a in range(3)]
     box = tuple(slice(min(a, n - 8), max(b, 8)) for a, b, n in zip(low, high, rows.shape, strict=True))
-    part = torch.from_numpy(rows[box].astype(np.int64))
+    part = rows[box]
     points = points - torch.tensor([float(s.start) for s in box])
 
-    fine = contrast.mean[part]
+    fine = torch.from_numpy(contrast.mean.numpy()[part])
     for axis in range(3):  # the mean of three voxels, along each axis: torch's pooling takes ten times longer
         n = fine.shape[axis] - 2
         middle = sum(fine.narrow(axis, i, n) for i in range(3)) / 3
@@ -220,7 +220,7 @@ def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -
     near = points.round().long()
     inside = ((near >= 0) & (near < size)).all(-1)
     near = torch.minimum(near.clamp_min(0), size - 1)
-    where = part[near[..., 0], near[..., 1], near[..., 2]] * inside
+    where = torch.from_numpy(part[tuple(near.movedim(-1, 0).numpy())]).long() * inside
     noise = torch.from_numpy(rng.standard_normal(where.shape, dtype=np.float32))
     return image + 0.6 * contrast.deviation[where] * noise, where
 

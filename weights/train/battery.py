@@ -1,0 +1,172 @@
+"""Dice on synthetic whole heads from the label maps that were never trained on, and under trouble; pictures of each.
+
+    python battery.py DATA [--weights run.safetensors] [--mirror] [--quick] [--pictures FOLDER]
+
+Contrasts T1, T2, FLAIR and proton density at 1 mm from each held-out map; from the first of them also 5 mm slices of
+each contrast, a T1 turned by 20 degrees about two axes, cut off below the cerebellum, with a round lesion of 15 mm
+radius, under a strong bias field, and without its skull.
+"""
+
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from scoring import Model, dice, mean, options
+from synth import Table, read_table
+from train import HELD_OUT
+
+from segcli.volume import Grid, Volume
+
+# Intensity of fluid, grey and white matter; other structures keep their place between them in T1.
+CONTRASTS = {"T1": (44, 100, 160), "T2": (220, 130, 90), "FLAIR": (30, 150, 115), "PD": (200, 170, 125)}
+RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # array axes to the right, the front, the top; the world is LPS
+LESION_MM = 15
+GOAL = 0.70
+
+Scan = tuple[np.ndarray, np.ndarray, tuple[float, float, float]]  # image, rows of the table, voxel size in mm
+
+
+def head(path: Path, table: Table, contrast: str) -> Scan:
+    """A whole head: the map's classes with their intensities, partial volume, bias and noise; the same each time."""
+    lookup = np.zeros(table.values.max() + 1, np.uint8)
+    lookup[table.values] = np.arange(len(table.values))
+    rows = lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
+    some = ndimage.find_objects(rows > 0)[0]
+    rows = rows[some]
+    rng = np.random.default_rng(zlib.crc32(f"{path.name} {contrast}".encode()))
+    level = np.interp(table.prior[:, 0], CONTRASTS["T1"], CONTRASTS[contrast])
+    level += rng.normal(0, 4, len(level))
+    mean_of = np.where(table.brain, level[table.t1], table.prior[table.t1, 0])
+    image = ndimage.gaussian_filter(mean_of[rows].astype(np.float32), 0.5)
+    image += rng.normal(0, 1, rows.shape).astype(np.float32) * np.where(rows > 0, 9, 3)
+    return (np.abs(image) * field(rows.shape, rng, 0.15)).astype(np.float32), rows, (1.0, 1.0, 1.0)
+
+
+def field(shape: tuple[int, ...], rng: np.random.Generator, strength: float) -> np.ndarray:
+    """A smooth factor around 1."""
+    knots = rng.normal(0, strength, (3, 3, 3))
+    return np.exp(ndimage.zoom(knots, np.array(shape) / 3, order=1, grid_mode=True, mode="nearest"))
+
+
+def thick(scan: Scan, table: Table) -> Scan:
+    """Slices of 5 mm along the head; the reference is the middle millimetre of each."""
+    image, rows, _ = scan
+    n = image.shape[2] // 5
+    slabs = image[..., : 5 * n].reshape(*image.shape[:2], n, 5)
+    return slabs.mean(-1), rows[..., 2 : 5 * n : 5], (1.0, 1.0, 5.0)
+
+
+def turned(scan: Scan, table: Table) -> Scan:
+    """Turned by 20 degrees about the axis through the ears, then about the long axis."""
+    image, rows, size = scan
+    for axes in ((1, 2), (0, 1)):
+        image = ndimage.rotate(image, 20, axes, order=1)
+        rows = ndimage.rotate(rows, 20, axes, order=0)
+    return image, rows, size
+
+
+def cut(scan: Scan, table: Table) -> Scan:
+    """Nothing below the cerebellum."""
+    cerebellum = np.isin(table.values, (8, 47))[scan[1]]
+    low = int(np.flatnonzero(cerebellum.any((0, 1)))[0])
+    return scan[0][..., low:], scan[1][..., low:], scan[2]
+
+
+def lesion(scan: Scan, table: Table) -> Scan:
+    """A ball as bright as the ventricles in the white matter of the left side; its voxels do not count."""
+    image, rows, size = scan[0].copy(), scan[1].copy(), scan[2]
+    depth = ndimage.distance_transform_edt((table.values == 2)[rows])
+    centre = np.unravel_index(depth.argmax(), depth.shape)
+    distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(np.ogrid[tuple(map(slice, rows.shape))], centre, strict=True)))
+    ball = distance < LESION_MM
+    image[ball] = image[np.isin(table.values, (4, 43))[rows]].mean()
+    rows[ball] = IGNORE
+    return image, rows, size
+
+
+def bright(scan: Scan, table: Table) -> Scan:
+    """Three times as bright at the back as at the front, and an uneven field on top."""
+    image, rows, size = scan
+    slope = np.linspace(0.55, -0.55, image.shape[1])[None, :, None]
+    return image * np.exp(slope) * field(image.shape, np.random.default_rng(5), 0.25), rows, size
+
+
+def stripped(scan: Scan, table: Table) -> Scan:
+    """Nothing but the brain."""
+    return scan[0] * table.brain[scan[1]], scan[1], scan[2]
+
+
+IGNORE = 255
+TROUBLE: dict[str, Callable[[Scan, Table], Scan]] = {
+    "turned 20 degrees": turned,
+    "cut below the cerebellum": cut,
+    "lesion": lesion,
+    "bias field": bright,
+    "without skull": stripped,
+}
+
+
+def picture(path: Path, image: np.ndarray, guess: np.ndarray, size: tuple[float, ...], colours: np.ndarray) -> None:
+    """Three slices through the middle of the labels, plain above and with the labels below."""
+    from PIL import Image
+
+    middle = [int(np.median(found)) for found in np.nonzero(guess)] if guess.any() else [n // 2 for n in guess.shape]
+    rows = []
+    grey = np.clip(image / np.quantile(image, 0.995), 0, 1)[..., None] * np.full(3, 255.0)
+    over = np.where((guess > 0)[..., None], 0.5 * grey + 0.5 * colours[guess], grey)
+    for volume in (grey, over):
+        tiles = []
+        for axis, (across, up) in enumerate(((1, 2), (0, 2), (0, 1))):
+            tile = np.take(volume, middle[axis], axis).astype(np.uint8).swapaxes(0, 1)[::-1]
+            shape = (round(image.shape[across] * size[across]), round(image.shape[up] * size[up]))
+            tile = np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize(shape))
+            tiles.append(np.pad(tile, ((0, 320 - min(320, len(tile))), (0, 0), (0, 0)))[:320])
+        rows.append(np.concatenate(tiles, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--quick", action="store_true", help="one held-out map instead of three")
+    parser.add_argument("--pictures", type=Path)
+    args = parser.parse_args()
+    model = Model(args)
+    maps = args.data / "synthseg_label_maps"
+    table = read_table(maps / "labels.csv")
+    paths = sorted(maps.glob("training_seg_*.nii.gz"))[-HELD_OUT:]
+    outputs = np.zeros(256, np.uint8)
+    outputs[: len(table.values)] = np.array(table.outputs)[table.target.numpy()]
+    colours = np.zeros((256, 3))
+    for label in model.card.labels:
+        colours[label.id] = label.colour or (255, 255, 255)
+    print("| scan | mean Dice | lowest structure |\n| --- | --- | --- |")
+
+    def case(name: str, scan: Scan) -> None:
+        image, rows, size = scan
+        affine = RAS @ np.diag([*size, 1.0])
+        guess = model.label(Volume(np.ascontiguousarray(image, np.float32)[None], Grid(image.shape, affine)))
+        counted = rows != IGNORE
+        scores = dice(guess[counted].astype(int), outputs[rows][counted].astype(int))
+        worst = min(scores, key=lambda label: scores[label])
+        mark = "" if mean(scores) >= GOAL else " (below the goal)"
+        print(f"| {name} | {mean(scores):.3f}{mark} | {model.names[worst]} {scores[worst]:.2f} |", flush=True)
+        print(name, " ".join(f"{k}:{v:.2f}" for k, v in scores.items()), file=sys.stderr)
+        if args.pictures:
+            picture(args.pictures / f"{name.replace(' ', '_')}.png", image, guess, size, colours)
+
+    for path in paths[:1] if args.quick else paths:
+        for contrast in CONTRASTS:
+            case(f"{contrast} {path.name.split('.')[0][-2:]}", head(path, table, contrast))
+    for contrast in CONTRASTS:
+        case(f"{contrast} 5 mm", thick(head(paths[0], table, contrast), table))
+    for name, change in TROUBLE.items():
+        case(f"T1 {name}", change(head(paths[0], table, "T1"), table))
+
+
+if __name__ == "__main__":
+    main()

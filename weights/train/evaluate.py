@@ -1,0 +1,72 @@
+"""Dice of a model on real T1 scans that it was never trained on: two with FreeSurfer labels, Colin27 with AAL's.
+
+python evaluate.py DATA [--weights run.safetensors] [--mirror]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from scoring import Model, dice, mean, options
+
+from segcli.formats import read
+
+FREESURFER = {"subA": ("subA_t1_brain", "subA_aparc.a2009s+aseg"), "subB": ("subB_t1_brain", "subB_aseg")}
+# FreeSurfer's finer labels: choroid plexus, hypointensities and corpus callosum go to what surrounds them.
+MERGED = {31: 4, 63: 43, 77: 2, 78: 2, 79: 41, 80: 2, 9: 10, 48: 49} | dict.fromkeys(range(251, 256), 2)
+DROPPED = (30, 62, 72, 85)
+PARCELS = {3: ((1000, 2000), (11100, 12000)), 42: ((2000, 3000), (12100, 13000))}
+CSF = 24  # FreeSurfer labels only a little of it
+# AAL has these in both sides and nothing else that the model has; its numbers are left, right.
+AAL = {(11, 50): (71, 72), (12, 51): (73, 74), (13, 52): (75, 76), (10, 49): (77, 78), (17, 53): (37, 38)}
+AAL |= {(18, 54): (41, 42)}
+
+
+def freesurfer(labels: np.ndarray) -> np.ndarray:
+    """FreeSurfer's numbers as those of the model."""
+    out = labels.astype(int)
+    for cortex, ranges in PARCELS.items():
+        for low, high in ranges:
+            out[(out >= low) & (out < high)] = cortex
+    for old, new in {**MERGED, **dict.fromkeys(DROPPED, 0)}.items():
+        out[out == old] = new
+    return out
+
+
+def aal(labels: np.ndarray) -> np.ndarray:
+    """AAL's deep grey matter as the model's numbers."""
+    out = np.zeros(labels.shape, int)
+    for ours, theirs in AAL.items():
+        for new, old in zip(ours, theirs, strict=True):
+            out[labels == old] = new
+    return out
+
+
+def main() -> None:
+    args = options(__doc__).parse_args()
+    model = Model(args)
+    scores: dict[str, dict[int, float]] = {}
+
+    def case(name: str, scan: Path, truth: np.ndarray) -> None:
+        began = time.time()
+        scores[name] = dice(model.label(read([scan])), truth, (CSF,))
+        print(f"{name}: mean {mean(scores[name]):.3f} ({time.time() - began:.0f} s)", file=sys.stderr, flush=True)
+
+    folder = args.data / "brain_t1_freesurfer"
+    for name, (scan, labels) in FREESURFER.items():
+        truth = freesurfer(read([folder / f"{labels}.nii.gz"]).data[0])
+        case(name, folder / f"{scan}.nii.gz", truth)
+    folder = args.data / "colin27_aal"
+    case("Colin27", folder / "colin27_t1_head.nii.gz", aal(read([folder / "aal.nii.gz"]).data[0]))
+
+    print("| structure | " + " | ".join(scores) + " |\n| --- |" + " --- |" * len(scores))
+    for label, name in model.names.items():
+        if any(label in s for s in scores.values()):
+            row = " | ".join(f"{s[label]:.3f}" if label in s else "–" for s in scores.values())
+            print(f"| {name.replace('_', ' ')} | {row} |")
+    print("| **mean** | " + " | ".join(f"**{mean(s):.3f}**" for s in scores.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
