@@ -1,3 +1,22 @@
-"""segcli segments NIfTI and DICOM volumes on the scan's own grid."""
+"""segcli segments NIfTI and DICOM volumes on the scan's own grid.
 
+import segcli
+result = segcli.segment("scan.nii.gz", model="uxnet")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segcli.api import Result, segment
+
+__all__ = ["Result", "__version__", "segment"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`segment` and `Result` come in when they are first used: importing segcli costs nothing."""
+    if name in ("segment", "Result"):
+        from segcli import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'segcli' has no attribute {name!r}")

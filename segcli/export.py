@@ -26,7 +26,7 @@ from segcli.engines.certificate import (
 from segcli.engines.onnx_file import CERTIFICATE_KEY
 from segcli.errors import ModelError
 from segcli.outputs import whole_file
-from segcli.segment import at_least, check_channels, finite, prepare
+from segcli.segmentation import at_least, check_channels, finite, prepare
 from segcli.volume import Volume
 from segcli.windows import padded, windows
 

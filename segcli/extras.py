@@ -15,7 +15,7 @@ from segcli.cases import Case
 from segcli.errors import UsageError
 from segcli.record import to_json
 from segcli.report import Report, csv_text, rows, stats_totalseg
-from segcli.segment import Segmentation
+from segcli.segmentation import Segmentation
 from segcli.volume import Volume
 
 FORMS = ("nifti", "dicom-seg", "rtstruct", "dicom-sr", "probabilities")

@@ -31,7 +31,7 @@ from segcli.errors import (
 )
 from segcli.extras import Destination
 from segcli.report import cohort_rows, csv_text, from_json, measure, to_json
-from segcli.segment import Segmentation, segment
+from segcli.segmentation import Segmentation, segment
 from segcli.volume import Volume
 from segcli.windows import Engine, at_overlap
 

@@ -8,26 +8,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from segcli import cases as naming
 from segcli import outputs, record
 from segcli.card import ModelCard, find, installed, places
 from segcli.cases import Case
-from segcli.errors import CasesFailed, InputMissing, ModelError, UsageError
+from segcli.errors import CasesFailed, InputMissing, ModelError, OutputError, SegcliError, UsageError
 from segcli.extras import Destination
 from segcli.labels import Label
-from segcli.predict import Options, Outcome, cohort, predict
+from segcli.predict import Options, Outcome, apart, cohort, predict
 from segcli.terminal import Show, plain, say, show_error, structure_rows, table
 from segcli.volume import Volume
 
 if TYPE_CHECKING:
     from segcli.engines import Kind, Opened
 
+Item = TypeVar("Item")
 SCHEMA = 1
 STILL = 300.0  # seconds without an event after which the watchdog speaks
 
@@ -126,17 +127,18 @@ def batch(
     """
     card = find(opening.model[0])
     found = given.cases(card, to.folder)
+    apart(found, card, to)
     began = time.perf_counter()
     with _events(manners.events) as events:
-        opened = None if scheduler is not None else opening.open(card)
         show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
         ended: list[Outcome] = []
         try:
-            if opened is None:
+            if scheduler is not None:
                 from segcli.cluster import predict_on
 
-                stream: Iterable[Outcome] = predict_on(str(scheduler), found, opening, to, options, show.watch)
+                stream: Iterable[Outcome] = predict_on(scheduler, found, opening, to, options, show.watch)
             else:
+                opened = waited(lambda: opening.open(card), show)
                 for warning in opened.warnings:
                     show.line(f"warning: {warning}")
                 if not manners.quiet:
@@ -145,20 +147,25 @@ def batch(
             for outcome in interruptible(stream, show):
                 ended.append(_checked(outcome, manners))
                 _tell(ended[-1], show, manners, len(found))
-        except BaseException:
+        except BaseException as error:
             show.close()
-            outputs.discard()
-            say(_summary(ended, len(found), time.perf_counter() - began, "stopped"))
+            if ended or not isinstance(error, SegcliError):
+                say(_summary(ended, len(found), time.perf_counter() - began, "stopped"))
             raise
         show.close()
-        extra = _cohort(ended, to)
+        code, extra = exit_code(ended), list[Path]()
+        try:
+            extra = [] if given.shard else _cohort(ended, to)  # a part's table would take the place of another's
+        except SegcliError as error:
+            show_error(error)
+            code = code or error.exit_code
         if manners.json:
             _print(_document(ended, time.perf_counter() - began))
         if len(found) > 1 and not manners.quiet:
             say(_summary(ended, len(found), time.perf_counter() - began, ""))
             for path in extra:
                 say(f"{path}: one row for each case and structure")
-    return exit_code(ended)
+    return code
 
 
 def _checked(outcome: Outcome, manners: Manners) -> Outcome:
@@ -232,7 +239,7 @@ def _document(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
 
 def _cohort(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
     """The cohort's table and page, for a batch with an output folder; CSV unless another table was asked for."""
-    if len(outcomes) < 2 or to.folder is None:
+    if len(outcomes) < 2 or to.folder is None or not any(o.record for o in outcomes):
         return []
     forms = [f for f in to.reports if f in ("csv", "tsv")] or ["csv"]
     written = cohort(outcomes, to.folder, forms)
@@ -251,7 +258,9 @@ def piped(
     """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
     if to_stdout and sys.stdout.isatty():
         raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
-    with tempfile.TemporaryDirectory(prefix="segcli-") as name:
+    if to_stdout and (manners.json or manners.events in ("stdout", "-")):
+        raise UsageError("-o - writes a label map to stdout, where nothing else can go", hint="name a folder with -o")
+    with tempfile.TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         inputs = given.inputs
         if inputs == ("-",):
@@ -268,22 +277,32 @@ def piped(
         found = replace(given, inputs=inputs).cases(card, place.folder)
         if len(found) != 1:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
-        opened = opening.open(card)
+        began = time.perf_counter()
         with _events(manners.events) as events:
             show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
             try:
-                ended = list(interruptible(predict(found, card, opened, place, options, show.watch), show))
+                opened = waited(lambda: opening.open(card), show)
+                made = interruptible(predict(found, card, opened, place, options, show.watch), show)
+                ended = [_checked(outcome, manners) for outcome in made]
             finally:
                 show.close()
         for outcome in ended:
-            if outcome.error is not None:
-                show_error(outcome.error)
-            elif to_stdout:
-                sys.stdout.buffer.write(outcome.paths[0].read_bytes())
-                sys.stdout.buffer.flush()
-            else:
-                _tell(outcome, show, manners, 1)
+            _tell(outcome, show, replace(manners, json=manners.json or to_stdout), 1)
+            if to_stdout and outcome.error is None:
+                _stream(outcome.paths[0].read_bytes())
+        if manners.json:
+            _print(_document(ended, time.perf_counter() - began))
     return exit_code(ended)
+
+
+def _stream(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error
 
 
 def _ending(data: bytes) -> str:
@@ -295,12 +314,17 @@ def _ending(data: bytes) -> str:
     return ".mha" if data[:10].startswith((b"ObjectType", b"NDims")) else ".nii"
 
 
-def interruptible(stream: Iterable[Outcome], show: Show) -> Iterator[Outcome]:
+def waited(work: Callable[[], Item], show: Show) -> Item:
+    """What `work` returns, computed in another thread so that signals are answered at once."""
+    return next(interruptible((work() for _ in range(1)), show))
+
+
+def interruptible(stream: Iterable[Item], show: Show) -> Iterator[Item]:
     """The stream's items, computed in another thread so that signals are answered at once.
 
     A watchdog names the stage and the case when nothing has happened for five minutes.
     """
-    passed: Queue[Outcome | BaseException | None] = Queue(maxsize=2)
+    passed: Queue[Item | BaseException | None] = Queue(maxsize=2)
     stop = threading.Event()
 
     def work() -> None:
@@ -359,7 +383,7 @@ def info(
     """Print what a scan is and what predict would do with it; a folder of DICOM as a table of its series."""
     from segcli import formats
     from segcli.grids import model_grid
-    from segcli.segment import prepare
+    from segcli.segmentation import prepare
     from segcli.windows import windows
 
     if scan.is_dir() and series is None and (rows := _series_rows(scan)) and (len(rows) > 1 or rows[0]["problem"]):
@@ -385,7 +409,7 @@ def info(
         "model_grid": record.grid_facts(wanted),
     }
     if read.data.shape[0] == len(card.channels):
-        from segcli.segment import at_least, finite
+        from segcli.segmentation import at_least, finite
 
         image = prepare(finite(read)[0], card).image
         facts["cropped_to"] = list(image.grid.shape)

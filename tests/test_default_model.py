@@ -8,7 +8,7 @@ import pytest
 from segcli import formats
 from segcli.card import find
 from segcli.engines import open_engine
-from segcli.segment import segment
+from segcli.segmentation import segment
 
 DATA = Path(__file__).parent / "data" / "brain_t1"
 

@@ -12,7 +12,7 @@ from segcli.card import ModelCard, read_card
 from segcli.checkpoint import fitted, network_of
 from segcli.engines.mirrored import mirrored
 from segcli.engines.torch_engine import TorchCPU
-from segcli.segment import segment
+from segcli.segmentation import segment
 from segcli.volume import Volume
 
 MODEL = Path(__file__).parent.parent / "uxnet"

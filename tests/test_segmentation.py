@@ -10,7 +10,7 @@ from shapes import distances, grid
 from segcli.card import parse
 from segcli.errors import InputError
 from segcli.resample import onto
-from segcli.segment import prepare, segment
+from segcli.segmentation import prepare, segment
 from segcli.volume import AXES_CODES, Grid, Volume, turned
 
 
