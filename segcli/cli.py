@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import signal
 import sys
@@ -16,7 +16,7 @@ from segcli import __version__
 from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 app = typer.Typer(
     name="segcli",
     help="Segment NIfTI and DICOM volumes on the scan's own grid. For research; not a medical device.",
@@ -433,9 +433,8 @@ def _bytes(option: str, text: str | None) -> int | None:
 def main() -> None:
     """Run a command; every foreseeable end is a sentence and an exit code."""
     signal.signal(signal.SIGTERM, _terminated)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGINT, _interrupted)
+    out = _standard_streams()
     debug = "--debug" in sys.argv or bool(os.environ.get("SEGCLI_DEBUG"))
     if not debug:
         warnings.simplefilter("ignore")  # of libraries; what matters to a user is said in our own words
@@ -447,15 +446,16 @@ def main() -> None:
         code = 143
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:
-        code = 0
     except Exception as error:
         code = _unforeseen(error, debug)
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.flush()
-    if code in (130, 143) or _closed(sys.stdout):
+    if code in (130, 143):
+        _abandon()
+    out.flush()
+    sys.stderr.flush()
+    if code == 0 and out.failed is not None and out.failed.errno not in _CLOSED:
+        sys.stderr.write(f"error: stdout: {out.failed.strerror}: what was made is whole, its names were not printed\n")
+        code = 74
+    if code in (130, 143) or out.failed is not None:
         os._exit(code)  # threads of a library may still compute; nothing of theirs is kept
     sys.exit(code)
 
@@ -466,6 +466,70 @@ class Terminated(BaseException):
 
 def _terminated(*_: object) -> None:
     raise Terminated
+
+
+def _interrupted(*_: object) -> None:
+    """The first SIGINT ends the run in order, the second one at once."""
+    signal.signal(signal.SIGINT, _at_once)
+    raise KeyboardInterrupt
+
+
+def _at_once(*_: object) -> None:
+    _abandon()
+    os._exit(130)
+
+
+def _abandon() -> None:
+    """Leave nothing half where files could have been written."""
+    if "segcli.outputs" in sys.modules:
+        sys.modules["segcli.outputs"].abandon()
+
+
+_CLOSED = {errno.EPIPE, errno.EBADF, errno.EIO}  # nobody reads any more
+
+
+class Harmless:
+    """A standard stream that may be closed or full: what cannot be written is lost, and nothing else.
+
+    failed  the first error
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.failed: OSError | None = None
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self.failed is None:
+            try:
+                work()
+            except OSError as error:
+                self.failed = error
+
+
+def _standard_streams() -> Harmless:
+    """Put harmless streams in place and return stdout; a descriptor that is closed is held, so no file can get it."""
+    while (handle := os.open(os.devnull, os.O_RDONLY)) <= 2:
+        pass
+    os.close(handle)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name) or open(number, "w", closefd=False)  # noqa: SIM115 - a descriptor
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Harmless(stream))
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    found: Harmless = sys.stdout  # type: ignore[assignment]
+    return found
 
 
 def _refused(error: SegcliError, debug: bool) -> int:
@@ -494,11 +558,3 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     say(f"error: an internal error of segcli: {type(error).__name__}: {error}")
     say("  please report it; --debug shows where it happened")
     return 70
-
-
-def _closed(stream: Any) -> bool:
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        return True
-    return False

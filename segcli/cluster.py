@@ -20,8 +20,6 @@ from segcli.predict import Options, Outcome, Watch, run_case
 if TYPE_CHECKING:
     from segcli.engines import Opened
 
-RETRIES = 3  # times a case is tried again when its worker is lost
-
 
 class Opens(Protocol):
     """How a worker gets its engine; equal ones share it."""
@@ -43,8 +41,8 @@ def predict_on(
     scheduler  "tcp://host:8786" of a running scheduler, or "local:4" for worker processes on this machine
     errors     EngineError (69) when the scheduler cannot be reached or the extra [cluster] is not installed
 
-    Workers must see the same files under the same paths. A run that asks for CUDA takes the worker resource GPU=1,
-    where workers offer it. A worker that is lost costs its cases another try, three times at most.
+    Workers must see the same files under the same paths. Where workers offer the resource GPU, a case takes one of
+    it, unless the run is on the CPU. A worker that is lost costs its cases another try, three times at most.
     """
     try:
         from distributed import Client, KilledWorker, as_completed
@@ -60,7 +58,7 @@ def predict_on(
             ) from error
         with client:
             offered = client.scheduler_info(n_workers=-1).get("workers", {}).values()
-            gpu = opening.device.startswith("cuda") or any("GPU" in w.get("resources", {}) for w in offered)
+            gpu = opening.device != "cpu" and any("GPU" in w.get("resources", {}) for w in offered)
             futures = {}
             for case in cases:
                 placed = replace(case, paths=tuple(_absolute(p) for p in case.paths), beside=_absolute(case.beside))
@@ -71,7 +69,6 @@ def predict_on(
                     to,
                     options,
                     pure=False,
-                    retries=RETRIES,
                     resources={"GPU": 1} if gpu else None,
                 )
                 futures[future] = case
@@ -80,9 +77,13 @@ def predict_on(
                 case = futures.pop(future)
                 try:
                     outcome: Outcome = future.result()
-                except KilledWorker as error:
-                    lost = SegcliError(f"{case.name}: its worker was lost {RETRIES + 1} times: {error}")
+                except KilledWorker:
+                    lost = EngineError(f"{case.name}: the worker that had it was lost, again and again")
                     outcome = Outcome(case, "failed", error=lost)
+                except Exception as error:
+                    told = f"{case.name}: the cluster could not run it: {type(error).__name__}: {error}"
+                    hint = "workers need the same segcli, and the scheduler must stay up"
+                    outcome = Outcome(case, "failed", error=EngineError(told, hint=hint))
                 facts: dict[str, Any] = {"error": outcome.error.message} if outcome.error else {}
                 watch(outcome.status, case, facts)
                 future.release()

@@ -296,11 +296,12 @@ def piped(
 
 
 def _stream(data: bytes) -> None:
+    """Bytes to stdout; a reader that has gone wants no more."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        raise
+        pass
     except OSError as error:
         raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error
 

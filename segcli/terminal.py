@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -25,12 +27,9 @@ def plain(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr; a closed stderr is nobody's harm."""
-    try:
-        sys.stderr.write(plain(text) + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+    """A line on stderr."""
+    sys.stderr.write(plain(text) + "\n")
+    sys.stderr.flush()
 
 
 def show_error(error: SegcliError) -> None:
@@ -43,7 +42,7 @@ def show_error(error: SegcliError) -> None:
 class Show:
     """Follows a run: a bar per case on a terminal, nothing otherwise; JSON lines where asked for.
 
-    events   a stream for one JSON object a line: schema, event, case, and the event's facts
+    events   a stream for one JSON object a line: schema, event, time, case, and the event's facts
     """
 
     def __init__(self, total: int, *, quiet: bool, verbose: int, events: TextIO | None) -> None:
@@ -51,7 +50,8 @@ class Show:
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.progress: Progress | None = None
         self.task: Any = None
-        self.last = "the start"
+        self.last = "opening the model"
+        self._writing = threading.Lock()  # stages of several cases report at once
         self.beat()
         if self.console.is_terminal and not quiet and not self.console.is_dumb_terminal:
             self.progress = Progress(
@@ -70,10 +70,12 @@ class Show:
         self.last = f"{event} of {case.name}"
         self.beat()
         if self.events is not None:
-            line = json.dumps({"schema": 1, "event": event, "case": case.name, **facts}, default=str)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"schema": 1, "event": event, "time": now, "case": case.name, **facts}, default=str)
             try:
-                self.events.write(line + "\n")
-                self.events.flush()
+                with self._writing:
+                    self.events.write(line + "\n")
+                    self.events.flush()
             except (OSError, ValueError):
                 self.events = None
         if self.verbose and event in ("read", "segment", "write", "done", "skipped"):
