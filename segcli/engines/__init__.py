@@ -59,8 +59,9 @@ def open_engine(
     errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
               ModelError (78): files that do not match the card
     """
-    members = [find(name) for name in card.ensemble] or [card]
-    chosen = choose(members[0], engine, device)
+    members = {name: find(name) for name in card.ensemble} or {"": card}
+    first = next(iter(members.values()))
+    chosen = choose(first, engine, device)
     warnings = list(chosen.warnings)
     if half and chosen.device == "cpu":
         warnings.append("half precision gains nothing on a CPU; the run is in float32")
@@ -68,14 +69,14 @@ def open_engine(
     run = _Run(threads or cores(), batch, half, max_vram)
     hashes: dict[str, str] = {}
     engines = []
-    for member in members:
+    for reference, member in members.items():
         _same_windows(member, card)
         # A second member runs where the first one does: their logits are added up in one library's arrays.
-        own = chosen if member is members[0] else choose(member, chosen.kind, chosen.device)  # type: ignore[arg-type]
+        own = chosen if member is first else choose(member, chosen.kind, chosen.device)  # type: ignore[arg-type]
         engine_of = _torch if own.kind == "torch" else _onnx
         loaded, sums = engine_of(member, own, run)
         engines.append(loaded)
-        hashes |= {(f"{member.name}/{name}" if card.ensemble else name): digest for name, digest in sums.items()}
+        hashes |= {f"{reference}/{name}" if reference else name: digest for name, digest in sums.items()}
     if len(engines) == 1:
         opened = engines[0]
     else:

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segcli import __version__
 from segcli.card import ModelCard
-from segcli.engines import cores
 from segcli.engines.onnx_file import read
 
 DIGEST_KEY = "segcli_digest"
@@ -40,16 +39,16 @@ def runtimes() -> list[str]:
 
 
 def answer(card: ModelCard, data: bytes, runtime: str, windows: Windows) -> dict[str, NDArray[np.float32]]:
-    """Logits of windows by a runtime, through the very engine that predicts."""
+    """Logits of windows by a runtime, through the very engine that predicts; one thread, so that they repeat."""
     file = read(data, f"{card.name}.onnx", card)
     if runtime == "openvino":
         from segcli.engines.openvino_engine import OpenVINOEngine
 
-        engine: Any = OpenVINOEngine(file, threads=cores(), batch=1)
+        engine: Any = OpenVINOEngine(file, threads=1, batch=1)
     else:
         from segcli.engines.onnx_engine import OnnxEngine
 
-        engine = OnnxEngine(file, device="cpu", threads=cores(), batch=1, max_vram=None)
+        engine = OnnxEngine(file, device="cpu", threads=1, batch=1, max_vram=None)
     return {name: np.array(engine.run(x)) for name, x in windows.items()}
 
 
@@ -110,7 +109,6 @@ def compare(card: ModelCard, data: bytes, shown: Windows, wanted: Windows, runti
     errors = [relative_error(found[name], wanted[name]) for name in shown]
     equal = [_decided(card, found[name]) == _decided(card, wanted[name]) for name in shown]
     return {
-        # Rounded outwards, so that the order of sums in a thread pool does not change the file.
         "max_relative_error": _up(max(errors)),
         "agreement": math.floor(min(float(e.mean()) for e in equal) * 1e4) / 1e4,
     }

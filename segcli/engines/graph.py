@@ -11,8 +11,8 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def certified(card: ModelCard, given: Windows, *, opset: int = 17, half: bool = 
     """
     network = _all_folds(card)
     shown = {f"seeded {i}": seeded(card, i) for i in range(count)} | dict(given)
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         wanted = {name: network(torch.from_numpy(x)).numpy() for name, x in shown.items()}
     model = _graph(plainer(network), card, opset)
     shorten(model, half)
@@ -91,6 +91,17 @@ def certified(card: ModelCard, given: Windows, *, opset: int = 17, half: bool = 
     helper.set_model_props(model, {**props(model), DIGEST_KEY: digest(model)})
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the machine: the certificate, and with it the file, repeats."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _sum(path: Path) -> str:

@@ -1,0 +1,258 @@
+import builtins
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import organs
+from small import model
+
+from segcli import engines
+from segcli.card import ModelCard, read_card
+from segcli.engines import cores, open_engine
+from segcli.engines.host import zeros
+from segcli.errors import EngineError, ModelError
+from segcli.export import export_onnx
+
+KINDS = ("torch", "onnx", "openvino")
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    """A small 3D UX-Net with weights and an exported ONNX file."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    made = model(folder)
+    export_onnx(made, folder / "model.onnx")
+    return replace(made, onnx="model.onnx")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "cache"
+
+
+def patches(count: int, size: tuple[int, int, int] = (32, 32, 32)) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 1, *size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_engines_answer_as_torch_for_one_window_and_for_three(card: ModelCard, kind: Any) -> None:
+    x = patches(3)
+    wanted = np.asarray(open_engine(card, engine="torch").engine.run(x))
+    engine = open_engine(card, engine=kind, batch=2).engine
+    for count in (1, 2, 3):
+        found = np.asarray(engine.run(x[:count]))
+        assert np.abs(found - wanted[:count]).max() <= 1e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_gather_weighted_logits_at_their_place(card: ModelCard, kind: Any) -> None:
+    engine = open_engine(card, engine=kind, threads=2).engine
+    logits = engine.run(patches(1))[0]
+    plain = np.asarray(logits)
+    weight = np.linspace(0, 1, 32**3, dtype=np.float32).reshape(32, 32, 32)
+    total = engine.zeros((3, 40, 32, 48))
+    at = (slice(8, 40), slice(0, 32), slice(16, 48))
+    engine.add(total, at, logits, weight)
+    engine.add(total, at, logits, weight)
+    wanted = np.zeros((3, 40, 32, 48), np.float32)
+    wanted[(slice(None), *at)] = 2 * plain * weight
+    np.testing.assert_allclose(engine.get(total), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_beyond_the_limit_live_in_a_file_and_are_the_same(card: ModelCard, kind: Any) -> None:
+    engine = open_engine(card, engine=kind, threads=1).engine
+    engine.sums_limit = 1000
+    total = engine.zeros((3, 32, 32, 32))
+    assert isinstance(zeros((3, 32, 32, 32), 1000), np.memmap)
+    logits = engine.run(patches(1))[0]
+    engine.add(total, (slice(0, 32),) * 3, logits, np.ones((32, 32, 32), np.float32))
+    np.testing.assert_array_equal(engine.get(total), np.asarray(logits))
+
+
+def test_what_get_returns_is_not_the_sum_itself(card: ModelCard) -> None:
+    for kind in KINDS:
+        engine = open_engine(card, engine=kind).engine
+        total = engine.zeros((1, 2, 2, 2))
+        engine.get(total)[...] = 1
+        assert engine.get(total).max() == 0
+
+
+def test_auto_takes_openvino_on_the_models_onnx_file_and_says_so(card: ModelCard) -> None:
+    opened = open_engine(card)
+    assert opened.engine.name == "openvino cpu"
+    assert opened.engine.precision == "float32"
+    assert "fastest" in opened.reason
+    assert list(opened.hashes) == ["model.onnx"]
+
+
+def test_an_onnx_run_never_imports_torch(tmp_path: Path) -> None:
+    folder = organs(tmp_path / "organs")
+    program = (
+        "import sys; from pathlib import Path; from segcli.card import read_card; "
+        "from segcli.engines import open_engine; import numpy as np; "
+        f"opened = open_engine(read_card(Path({str(folder)!r}))); "
+        "opened.engine.run(np.zeros((1, 1, 32, 32, 32), np.float32)); "
+        "print(opened.engine.name, 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "openvino cpu False"
+
+
+def test_without_openvino_auto_takes_onnx_runtime(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "openvino")
+    assert open_engine(card).engine.name == "onnxruntime cpu"
+
+
+def test_without_any_runtime_auto_takes_torch(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "openvino", "onnxruntime")
+    opened = open_engine(card)
+    assert opened.engine.name == "torch cpu"
+    assert opened.hashes == {"weights.safetensors": card.sha256[0]}
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name in libraries else True)
+
+
+def test_a_model_with_weights_alone_is_exported_once_into_the_cache(home: Path, tmp_path: Path) -> None:
+    card = model(tmp_path / "bare")
+    first = open_engine(card)
+    assert first.engine.name == "openvino cpu"
+    (file,) = (home / "onnx").iterdir()
+    stamp = file.stat().st_mtime_ns
+    assert open_engine(card).hashes == first.hashes
+    assert file.stat().st_mtime_ns == stamp
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "file"))
+    assert open_engine(model(tmp_path / "bare")).engine.name == "openvino cpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"engine": "tensorrt"}, "no engine is called 'tensorrt'"),
+        ({"device": "gpu"}, "no device is called 'gpu'"),
+        ({"engine": "openvino", "device": "cuda"}, "OpenVINO runs on the CPU"),
+        ({"device": "cuda"}, "cuda is not there"),
+        ({"device": "cuda:3"}, "cuda:3 is not there"),
+        ({"engine": "onnx", "device": "cuda"}, "cuda is not there"),
+    ],
+)
+def test_6_8_a_named_engine_or_device_that_is_not_there_is_refused(
+    card: ModelCard, arguments: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "driver_devices", lambda: 0)
+    with pytest.raises(EngineError, match=words):
+        open_engine(card, **arguments)
+
+
+def test_6_8_an_onnx_runtime_without_the_provider_asked_for_is_refused(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "driver_devices", lambda: 1)
+    with pytest.raises(EngineError, match="no CUDAExecutionProvider"):
+        open_engine(card, engine="onnx", device="cuda")
+
+
+def test_6_8_a_torch_without_cuda_is_refused_for_a_named_device(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "driver_devices", lambda: 1)
+    monkeypatch.setattr(engines, "_torch_sees", lambda index: False)
+    with pytest.raises(EngineError, match="torch cannot use CUDA"):
+        open_engine(card, engine="torch", device="cuda:0")
+    opened = open_engine(card)
+    assert opened.engine.name == "openvino cpu"
+    assert "torch cannot use it" in opened.warnings[0]
+
+
+def test_half_precision_on_a_cpu_is_left_out_with_a_warning(card: ModelCard) -> None:
+    opened = open_engine(card, half=True)
+    assert opened.engine.precision == "float32"
+    assert "half precision" in opened.warnings[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_5_3_other_bytes_than_the_cards_sum_are_refused_with_both_sums(tmp_path: Path, kind: Any) -> None:
+    folder = organs(tmp_path / "organs")
+    name = "weights.safetensors" if kind == "torch" else "model.onnx"
+    old = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    with (folder / name).open("ab") as file:
+        file.write(b"\0")
+    new = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    with pytest.raises(ModelError) as refusal:
+        open_engine(read_card(folder), engine=kind)
+    assert old in refusal.value.message
+    assert new in refusal.value.message
+
+
+def test_5_3_the_hashed_bytes_are_the_loaded_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = organs(tmp_path / "organs")
+    opened: list[str] = []
+    plain = Path.open
+
+    def watched(self: Path, *args: Any, **kwargs: Any) -> Any:
+        opened.append(self.name)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", watched)
+    monkeypatch.setattr(builtins, "open", lambda *a, **k: pytest.fail("the file is read by name"))
+    card = read_card(folder)
+    opened.clear()
+    open_engine(card, engine="openvino")
+    assert opened.count("model.onnx") <= 1
+
+
+def test_folds_are_averaged_as_logits_in_every_engine(tmp_path: Path) -> None:
+    both = model(tmp_path / "both", weights=["a.safetensors", "b.safetensors"])
+    x = patches(1)
+    single = [
+        np.asarray(open_engine(replace(both, weights=(n,), sha256=(s,)), engine="torch").engine.run(x))
+        for n, s in zip(both.weights, both.sha256, strict=True)
+    ]
+    wanted = (single[0] + single[1]) / 2
+    assert np.abs(single[0] - single[1]).max() > 0.1
+    export_onnx(both, tmp_path / "both" / "model.onnx")
+    for kind in KINDS:
+        engine = open_engine(replace(both, onnx="model.onnx"), engine=kind).engine
+        assert np.abs(np.asarray(engine.run(x)) - wanted).max() <= 1e-3 * np.abs(wanted).max()
+
+
+def test_several_models_are_averaged_and_members_with_other_windows_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path))
+    one = organs(tmp_path / "one")
+    organs(tmp_path / "two")
+    card = replace(read_card(one), ensemble=("one", "two"))
+    opened = open_engine(card)
+    x = patches(2)
+    np.testing.assert_array_equal(opened.engine.run(x), np.asarray(open_engine(read_card(one)).engine.run(x)))
+    assert sorted(opened.hashes) == ["one/model.onnx", "two/model.onnx"]
+    organs(tmp_path / "two", onnx=False, patch_size=[16, 32, 32])
+    with pytest.raises(ModelError, match="another patch_size"):
+        open_engine(card)
+
+
+def test_threads_follow_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4}, raising=False)
+    monkeypatch.setattr(engines, "_group_share", lambda: None)
+    assert cores() == 5
+    monkeypatch.setattr(engines, "_group_share", lambda: 1.5)
+    assert cores() == 2
+
+
+@pytest.mark.parametrize(("text", "share"), [("150000 100000", 1.5), ("max 100000", None)])
+def test_a_control_groups_share_is_read(text: str, share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: text)
+    assert engines._group_share() == share

@@ -1,0 +1,80 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from models import CARD
+
+from segcli.card import ModelCard, parse
+from segcli.engines.host import HostSums
+from segcli.engines.mirrored import mirrored
+from segcli.errors import ModelError
+
+SIDED = {"background": 0, "kidney_left": 1, "kidney_right": 2}
+
+
+class Halves(HostSums):
+    """Calls what lies in the first half of axis 0 channel 1, in the second half channel 2, whatever it is."""
+
+    name, batch, precision = "halves", 1, "float32"
+
+    def __init__(self) -> None:
+        super().__init__(threads=1)
+
+    def run(self, patches: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(patches), 3, *patches.shape[2:]), np.float32)
+        half = patches.shape[2] // 2
+        out[:, 1, :half] = patches[:, 0, :half]
+        out[:, 2, half:] = patches[:, 0, half:]
+        return out
+
+
+def card(**changes: Any) -> ModelCard:
+    labels = {"labels": SIDED, "codes": {}, "pairs": [["kidney_left", "kidney_right"]], "mirror": [0]}
+    return parse({**CARD, **labels, **changes})
+
+
+def test_flipping_the_left_right_axis_exchanges_paired_channels() -> None:
+    patch = np.arange(1, 9, dtype=np.float32).reshape(1, 1, 4, 2, 1)
+    engine = Halves()
+    np.testing.assert_array_equal(mirrored(engine, card()).run(patch), engine.run(patch))
+
+
+def test_flipping_another_axis_exchanges_nothing() -> None:
+    patch = np.arange(1, 9, dtype=np.float32).reshape(1, 1, 4, 2, 1)
+    engine = Halves()
+    np.testing.assert_array_equal(mirrored(engine, card(mirror=[1])).run(patch), engine.run(patch))
+
+
+def test_without_pairs_the_channels_stay_and_logits_are_the_mean_over_flips() -> None:
+    plain = card(orientation=None, pairs=[], labels={"background": 0, "liver": 1, "spleen": 2})
+    patch = np.ones((1, 1, 4, 2, 1), np.float32)
+    logits = mirrored(Halves(), plain).run(patch)
+    np.testing.assert_array_equal(logits[0, 1], np.full((4, 2, 1), 0.5))
+    np.testing.assert_array_equal(logits[0, 2], np.full((4, 2, 1), 0.5))
+
+
+def test_all_combinations_of_three_axes_are_shown() -> None:
+    seen = []
+
+    class Watching(Halves):
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            seen.append(tuple(int(v) for v in np.argwhere(patches[0, 0] == 1)[0]))
+            return super().run(patches)
+
+    patch = np.zeros((1, 1, 4, 4, 4), np.float32)
+    patch[0, 0, 0, 0, 0] = 1
+    mirrored(Watching(), card(mirror=[0, 1, 2])).run(patch)
+    assert sorted(seen) == sorted((a, b, c) for a in (0, 3) for b in (0, 3) for c in (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mirror": []}, "names no axis"),
+        ({"orientation": None}, "does not say which axis"),
+        ({"pairs": []}, "kidney_left has a side but no pair"),
+    ],
+)
+def test_mirroring_that_could_mix_left_and_right_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        mirrored(Halves(), card(**changes))

@@ -1,0 +1,57 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from segcli.engines.quicker import quicker
+from segcli.networks import build
+
+NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "uxnet3d": (
+        "uxnet3d.UXNet3D",
+        {"out_chans": 3, "depths": [1, 1, 1, 1], "feat_size": [4, 6, 8, 10], "hidden_size": 12},
+        (1, 32, 32, 32),
+    ),
+    "segresnet": ("segresnet", {"init_filters": 8, "in_channels": 1, "out_channels": 3}, (1, 32, 32, 32)),
+    "unet3plus": ("unet3plus_3d", {"in_channels": 1, "n_classes": 2, "filters": [4, 4, 8, 8, 8]}, (1, 16, 16, 16)),
+    "nnunet": (
+        "nnunet_plain",
+        {
+            "input_channels": 1,
+            "n_stages": 3,
+            "features_per_stage": [8, 16, 24],
+            "kernel_sizes": [[3, 3, 3]] * 3,
+            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+            "n_conv_per_stage": [2, 2, 2],
+            "num_classes": 3,
+            "n_conv_per_stage_decoder": [1, 1],
+        },
+        (1, 16, 24, 32),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_quicker_network_answers_as_it_did(name: str, count: int) -> None:
+    family, config, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    net = build(family, config)
+    for p in net.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    x = torch.randn(count, *shape)
+    with torch.no_grad():
+        wanted = net(x)
+        found = quicker(net)(x.contiguous(memory_format=torch.channels_last_3d))
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_an_instance_norm_keeps_its_scale_and_offset() -> None:
+    norm = nn.InstanceNorm3d(2, affine=True)
+    norm.weight.data, norm.bias.data = torch.tensor([2.0, 3.0]), torch.tensor([1.0, -1.0])
+    x = torch.zeros(2, 2, 2, 2, 2)
+    x[:, :, 0] = 8.0  # mean 4, deviation 4: values become +1 and -1
+    y = quicker(nn.Sequential(norm))(x)
+    torch.testing.assert_close(y[1, 0, :, 0, 0], torch.tensor([3.0, -1.0]))
+    torch.testing.assert_close(y[1, 1, :, 0, 0], torch.tensor([2.0, -4.0]))

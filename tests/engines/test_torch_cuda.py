@@ -1,0 +1,96 @@
+"""The steps down for want of GPU memory, on a network whose device is played by the CPU; the rest needs one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from segcli.engines.torch_engine import TorchCUDA
+from segcli.errors import OutOfMemory
+
+SHAPE = (1, 4, 4, 4)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An engine with room for `engine.room` windows, and for sums of `engine.sums` numbers."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    made = TorchCUDA(nn.Conv3d(1, 2, 1), "cpu", SHAPE, threads=1, batch=8, half=False, max_vram=None, may_leave=False)
+    made.room = 8
+
+    def forward(patches: np.ndarray) -> torch.Tensor:
+        if len(patches) > made.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return made._network(torch.from_numpy(patches))
+
+    monkeypatch.setattr(made, "_forward", forward)
+    return made
+
+
+def patches(count: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, *SHAPE)).astype(np.float32)
+
+
+def test_6_2_windows_are_halved_until_they_fit_and_the_answer_is_the_same(engine: Any) -> None:
+    with torch.no_grad():
+        wanted = engine.run(patches(5))
+        engine.room = 1
+        found = engine.run(patches(5))
+    torch.testing.assert_close(found, wanted)
+    assert engine.batch == 1
+    assert engine.steps == [
+        "out of GPU memory: 2 windows at a time",
+        "out of GPU memory: 1 windows at a time",
+    ]
+
+
+def test_6_2_then_sums_move_to_the_host_and_keep_their_values(engine: Any) -> None:
+    total = engine.zeros((2, 4, 4, 4))
+    engine.add(total, (slice(0, 4),) * 3, torch.ones(2, 4, 4, 4), np.ones((4, 4, 4), np.float32))
+    engine.room = 0
+    with pytest.raises(OutOfMemory):
+        engine.run(patches(1))
+    assert engine.steps == ["out of GPU memory: logits are added up in the computer's memory"]
+    assert engine.get(total).min() == 1
+
+
+def test_6_2_then_the_cpu_goes_on_where_no_device_was_named(engine: Any) -> None:
+    wanted = engine.run(patches(1)).detach()
+    engine.room, engine._may_leave = 0, True
+    torch.testing.assert_close(engine.run(patches(1)).detach(), wanted)
+    assert engine.steps[-1] == "out of GPU memory: the CPU goes on"
+    assert engine.name == "torch cpu"
+
+
+def test_6_2_another_runtime_error_is_no_want_of_memory(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(patches: np.ndarray) -> torch.Tensor:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM")
+
+    monkeypatch.setattr(engine, "_forward", broken)
+    with pytest.raises(RuntimeError, match="BAD_PARAM"):
+        engine.run(patches(1))
+    assert engine.steps == []
+
+
+def test_full_precision_is_another_engine_and_leaves_the_half_one_as_it_is(engine: Any) -> None:
+    engine.half = True
+    full = engine.full_precision()
+    assert (full.precision, engine.precision) == ("float32", "float16")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("half", [False, True])
+def test_a_cuda_device_answers_as_the_cpu(half: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 2, 1))
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(patches(3)))
+    engine = TorchCUDA(net, "cuda:0", SHAPE, threads=1, batch=None, half=half, max_vram=None, may_leave=False)
+    total = engine.zeros((2, 4, 4, 4))
+    logits = engine.run(patches(3))
+    assert (logits.cpu() - wanted).abs().max() <= (1e-2 if half else 1e-4) * wanted.abs().max()
+    engine.add(total, (slice(0, 4),) * 3, logits[0], np.ones((4, 4, 4), np.float32))
+    np.testing.assert_array_equal(engine.get(total), logits[0].cpu().numpy())
