@@ -60,9 +60,17 @@ def settings(
 ) -> None:
     context.obj = {"debug": debug}
     if os.path.exists("segcli.toml") or "SEGCLI_HOME" in os.environ or _user_settings():  # noqa: PTH110
-        from segcli.settings import defaults
+        from segcli.settings import defaults, for_parameters
 
-        context.default_map = defaults()
+        commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
+        flags = {name: {_flag(p): p.name for p in c.params if _flag(p)} for name, c in commands.items()}
+        context.default_map = for_parameters(defaults(), flags)
+
+
+def _flag(parameter: Any) -> str:
+    """The long flag of an option without dashes, with underscores; nothing for an argument."""
+    long = next((flag for flag in parameter.opts if flag.startswith("--")), "")
+    return str(long[2:].replace("-", "_"))
 
 
 def _user_settings() -> bool:
@@ -371,7 +379,9 @@ def config_show(json_: Json = False) -> None:
     from segcli import run
 
     command = typer.main.get_command(app).commands["predict"]  # type: ignore[attr-defined]
-    run.config_show({p.name: p.default for p in command.params if p.name != "inputs"}, as_json=json_)
+    options = [p for p in command.params if _flag(p)]
+    variables = {_flag(p): str(p.envvar) for p in options if p.envvar}
+    run.config_show({_flag(p): p.default for p in options}, variables, as_json=json_)
 
 
 @app.command()

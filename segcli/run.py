@@ -569,11 +569,11 @@ def verify(file: Path, *, as_json: bool) -> None:
         _print_line(f"{file.name}: verified")
 
 
-def config_show(options: Mapping[str, Any], *, as_json: bool) -> None:
+def config_show(options: Mapping[str, Any], variables: Mapping[str, str], *, as_json: bool) -> None:
     """Print each option of predict, its value and its origin."""
     from segcli.settings import origins
 
-    rows = origins("predict", {k: v for k, v in options.items() if not callable(v)})
+    rows = origins("predict", {k: v for k, v in options.items() if not callable(v)}, variables)
     if as_json:
         _print({"schema": SCHEMA, "settings": rows})
     else:

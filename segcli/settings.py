@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ def files() -> list[Path]:
         user = (
             Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/")) / ".config") / "segcli" / FILE
         )
-    return [p for p in (Path(FILE), user) if p.is_file()]
+    return [p for p in (Path(FILE), user) if os.path.isfile(p)]  # noqa: PTH113 - False also where one may not look
 
 
 def defaults() -> dict[str, dict[str, Any]]:
     """command -> option -> value, from the settings files.
 
     A file has a table for each command: [predict] model = "uxnet". An option's name is the long flag's, with
-    underscores. Unknown commands are errors (78); unknown options are found by the command itself.
+    underscores.
     """
     out: dict[str, dict[str, Any]] = {}
     for path in reversed(files()):
@@ -42,13 +44,38 @@ def defaults() -> dict[str, dict[str, Any]]:
     return out
 
 
-def origins(command: str, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each option of a command: its value and where that comes from."""
+def for_parameters(
+    found: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """The settings by the names of the commands' parameters; what is misspelt, and would do nothing, is refused (78).
+
+    flags  command -> long flag without dashes, with underscores -> parameter
+    """
+    for command, options in found.items():
+        if command not in flags:
+            raise ModelError(f"{FILE}: there is no command {command!r}{_near(command, flags)}")
+        for option in options:
+            if option not in flags[command]:
+                raise ModelError(f"{FILE}: {command} has no option {option!r}{_near(option, flags[command])}")
+    return {command: {flags[command][o]: v for o, v in options.items()} for command, options in found.items()}
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def origins(command: str, options: Mapping[str, Any], variables: Mapping[str, str]) -> list[dict[str, Any]]:
+    """For each option of a command: its value and where that comes from.
+
+    options    name -> default
+    variables  name -> environment variable, of the options that have one
+    """
     found = []
     tables = [(str(p), tomllib.loads(p.read_text(encoding="utf-8")).get(command, {})) for p in files()]
     for name, default in options.items():
-        variable = f"SEGCLI_{name.upper()}"
-        if variable in os.environ:
+        variable = variables.get(name)
+        if variable is not None and variable in os.environ:
             found.append({"option": name, "value": os.environ[variable], "from": variable})
             continue
         for path, table in tables:
