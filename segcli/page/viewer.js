@@ -1,0 +1,31 @@
+"use strict";
+(() => {
+  // The interactive viewer: NiiVue from this page itself, on volumes from this page itself.
+  const section = document.getElementById("viewer");
+  const button = section.querySelector("button");
+  const message = section.querySelector("p[role=status]");
+  section.hidden = false;
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      const volumes = JSON.parse(document.getElementById("volumes").textContent);
+      const canvas = section.querySelector("canvas");
+      canvas.hidden = false;
+      const viewer = new niivue.Niivue({ dragAndDropEnabled: false, isRadiologicalConvention: true, logLevel: "error" });
+      await viewer.attachToCanvas(canvas);
+      viewer.addVolume(await niivue.NVImage.loadFromBase64({ base64: volumes.image, name: "scan.nii.gz" }));
+      const marks = await niivue.NVImage.loadFromBase64({ base64: volumes.labels, name: "labels.nii.gz", opacity: 0.5 });
+      marks.setColormapLabel(volumes.colours);
+      viewer.addVolume(marks);
+      viewer.setSliceType(viewer.sliceTypeMultiplanar);
+      message.textContent = "Scroll or drag to move; the label's name is under the cross-hair.";
+      viewer.onLocationChange = (at) => {
+        message.textContent = at.values.map((v) => v.label || v.value).join(" · ");
+      };
+      section.dataset.state = "ready";
+    } catch (error) {
+      message.textContent = `The interactive viewer did not start (${error.message}); the slices above remain.`;
+      section.dataset.state = "failed";
+    }
+  });
+})();
