@@ -25,6 +25,7 @@ STRAY_SHARE = 0.1  # part of a structure that may lie on the other side of the m
 ASYMMETRY = 3.0  # larger over smaller of a pair, where the card has no range; see `_asymmetry`
 CUT_SHARE = 0.05  # cross-section at the border over the largest one
 ISLAND_SHARE = 0.7  # of a structure in its largest piece (in the two largest, without a pair)
+MARGIN = 1.2  # times beyond the reference range that is no surprise: ranges come from few people
 EXPLODED = 3.0  # times beyond the reference range that cannot be anatomy
 SCALE_SD = 2.2  # mean distance of all volumes from the middle of their ranges, standard deviations
 CONFIDENCE = 0.4  # mean softmax margin
@@ -351,7 +352,7 @@ def _volumes(scene: _Scene) -> Iterator[Finding]:
                 yield Finding("volume", "review", s.name, f"{s.name} fills {part:.0%} of the scan")
             continue
         low, high = scene.card.volumes_ml[s.name]
-        if low <= s.volume_ml <= high or (s.truncated and s.volume_ml < low):
+        if low / MARGIN <= s.volume_ml <= high * MARGIN or (s.truncated and s.volume_ml < low):
             continue  # of a structure that is cut off less than usual is no surprise
         far = s.volume_ml > high * EXPLODED or s.volume_ml < low / EXPLODED
         sentence = f"{s.name}: {s.volume_ml:g} mL, outside {low:g} to {high:g} mL"
