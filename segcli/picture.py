@@ -36,6 +36,7 @@ _LAYOUT: dict[View, tuple[int, bool, str]] = {
 _WORLD = {"axial": (2, "S", "I"), "coronal": (1, "P", "A"), "sagittal": (0, "L", "R")}  # LPS coordinate, its two sides
 _SOFT_TISSUE = (-160.0, 240.0)  # HU
 _FILL = 0.35  # opacity of a structure's area
+_NUMBERED = 60  # pixels that a structure must have to be given its number
 _TILE = 300  # pixels of the longer side in the montage
 _PAPER, _INK, _FAINT = (16, 18, 22), (238, 238, 238), (170, 176, 186)
 
@@ -129,30 +130,26 @@ def overlay(labels: NDArray[np.integer], names: Sequence[Label], opacity: float 
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[:, :-1] |= labels[:, 1:] != labels[:, :-1]
     along = np.add.outer(np.arange(h), np.arange(w))
+    # Solid, dashed, dotted or long-dashed, in turn.
+    lines = (edge, edge & (along % 6 < 3), edge & (along % 3 == 0), edge & (along % 9 < 7))
     here = set(np.unique(labels).tolist())
-    for order, label in enumerate(x for x in names if x.id != 0):
+    spots: dict[int, tuple[int, int]] = {}
+    unknown = [Label(i, f"label_{i}") for i in sorted(here - {x.id for x in names} - {0})]
+    for order, label in enumerate([*(x for x in names if x.id != 0), *unknown]):
         if label.id not in here:
             continue
         area = labels == label.id
         rgba[area] = (*bright(label.colour), round(255 * opacity))
-        rgba[area & edge & _line(order, along), 3] = 255
+        rgba[area & lines[order % 4], 3] = 255
+        if np.count_nonzero(area) >= _NUMBERED:
+            spots[label.id] = _inside(area)
     drawn = Image.fromarray(rgba)
     pen = ImageDraw.Draw(drawn)
     font = _font(10)
-    for label in names:
-        if label.id == 0 or label.id not in here:
-            continue
-        y, x = _inside(labels == label.id)
-        if np.count_nonzero(labels == label.id) >= 60:
-            pen.text((x, y), str(label.id), font=font, anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
-                     stroke_fill=(0, 0, 0, 220))  # fmt: skip
+    for label_id, (y, x) in spots.items():
+        pen.text((x, y), str(label_id), font=font, anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
+                 stroke_fill=(0, 0, 0, 220))  # fmt: skip
     return drawn
-
-
-def _line(order: int, along: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Solid, dashed, dotted or long-dashed, in turn."""
-    kinds = (along >= 0, along % 6 < 3, along % 3 == 0, along % 9 < 7)
-    return kinds[order % 4]
 
 
 def _inside(area: NDArray[np.bool_]) -> tuple[int, int]:
@@ -175,7 +172,7 @@ def bright(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 def png(picture: Image.Image) -> bytes:
     """The file's bytes, the same for the same picture."""
     out = io.BytesIO()
-    picture.save(out, "PNG", optimize=True)
+    picture.save(out, "PNG", compress_level=6)
     return out.getvalue()
 
 
