@@ -21,7 +21,7 @@ from segcli.errors import InputError
 from segcli.volume import Grid
 
 SCHEMA = 1
-_LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom")
+_LIBRARIES = ("numpy", "SimpleITK", "pydicom")
 _ENGINES = ("torch", "onnxruntime", "openvino")
 
 
