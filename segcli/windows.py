@@ -14,6 +14,7 @@ from segcli.errors import ModelError
 from segcli.volume import Array, Box, Grid, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
+_SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
 
 
 def quiet(done: int, total: int) -> None:
@@ -149,24 +150,24 @@ def slide(
              between them can be interpolated from one slab
     errors   ModelError when logits are not finite: they are never turned into background
 
-    The sums hold one window's length of planes, K * size * H * W floats, however long the image is.
+    The sums hold one window's length of planes, K * size * H * W floats, however long the image is; of slices (a
+    window of one plane) as many as make a batch, eight at least.
     """
     full, inner = padded(image, plan.size, outside)
     axis = stream_axis(full.grid.shape, plan)
     weight = weights(plan)
     plan_windows = windows(full.grid.shape, plan)
-    groups: dict[int, list[Window]] = {}
-    for window in plan_windows:
-        groups.setdefault(window.at[axis].start, []).append(window)
-    order = sorted(groups)
+    parts = _parts(plan_windows, axis, engine.batch if plan.size[axis] == 1 else None)
+    length = plan.size[axis] + max(part[-1].at[axis].start - part[0].at[axis].start for part in parts)
     keep = [*full.grid.shape]
-    keep[axis] = plan.size[axis]
+    keep[axis] = length
     norm = np.zeros(keep, np.float32)
     total: Array | None = None
     last: NDArray[np.float32] | None = None
     done = 0
-    for position, start in enumerate(order):
-        for batch in _batches(groups[start], engine.batch):
+    for position, part in enumerate(parts):
+        start = part[0].at[axis].start
+        for batch in _batches(part, engine.batch):
             shown = [w for w in batch if not (plan.skip and _is_constant(full, w, outside))]
             for window, logits in _run(engine, full, shown):
                 if total is None:
@@ -176,8 +177,8 @@ def slide(
                 norm[_shifted(window.at, axis, start)] += weight
             done += len(batch)
             tick(done, len(plan_windows))
-        final = position == len(order) - 1
-        step = plan.size[axis] if final else order[position + 1] - start
+        final = position == len(parts) - 1
+        step = (part[-1].at[axis].stop if final else parts[position + 1][0].at[axis].start) - start
         planes = _planes(axis, 0, step)
         if total is None:  # nothing seen yet: every window so far was background
             continue
@@ -193,7 +194,20 @@ def slide(
             local = tuple(slice(s.start - first, s.stop - first) if i == axis else s for i, s in enumerate(cut))
             yield Volume(joined[(slice(None), *local)], full.grid.crop(cut))
         if not final:
-            _advance(total, norm, axis, step, plan.size[axis])
+            _advance(total, norm, axis, step, length)
+
+
+def _parts(items: list[Window], axis: int, batch: int | None) -> list[list[Window]]:
+    """Windows by their place along an axis, in order; with a batch, as many places together as fill whole batches."""
+    places: dict[int, list[Window]] = {}
+    for window in items:
+        places.setdefault(window.at[axis].start, []).append(window)
+    each = [places[start] for start in sorted(places)]
+    if batch is None:
+        return each
+    full = -(-batch // len(each[0]))
+    count = full * -(-_SLICES // full)
+    return [[w for place in each[i : i + count] for w in place] for i in range(0, len(each), count)]
 
 
 def _run(engine: Engine, full: Volume, batch: list[Window]) -> Iterator[tuple[Window, Array]]:

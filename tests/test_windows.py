@@ -1,5 +1,7 @@
 """Windows cover everything, blending gives an identity back, slabs are the whole in order."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,7 +62,12 @@ def test_an_identity_engine_gives_the_image_back(shape, size, overlap, blend, st
     assert np.abs(joined(slabs, image.grid) - image.data).max() < 1e-4
 
 
-@given(n=st.integers(1, 200), size=st.integers(1, 64), overlap=st.floats(0, 0.95), steps=st.sampled_from(["regular", "even"]))
+@given(
+    n=st.integers(1, 200),
+    size=st.integers(1, 64),
+    overlap=st.floats(0, 0.95),
+    steps=st.sampled_from(["regular", "even"]),
+)
 def test_windows_cover_every_voxel_and_end_at_the_edge(n, size, overlap, steps) -> None:
     n = max(n, size)
     found = starts(n, size, WindowPlan((size,) * 3, overlap, steps=steps))
@@ -88,7 +95,7 @@ def test_each_slab_begins_with_the_plane_that_the_one_before_ended_with() -> Non
     image = Volume(rng.normal(size=(1, 40, 8, 8)).astype(np.float32), grid((40, 8, 8)))
     slabs = list(slide(image, Numpy(), WindowPlan((8, 8, 8))))
     assert len(slabs) > 3
-    for a, b in zip(slabs, slabs[1:], strict=False):
+    for a, b in pairwise(slabs):
         assert np.array_equal(a.data[:, -1], b.data[:, 0])
         assert a.grid.world([a.grid.shape[0] - 1, 0, 0]) == pytest.approx(b.grid.world([0, 0, 0]))
 
@@ -104,6 +111,17 @@ def test_sums_hold_one_window_of_planes_however_long_the_image_is() -> None:
     image = Volume(np.zeros((1, 100, 8, 8), np.float32), grid((100, 8, 8)))
     list(slide(image, Counting(), WindowPlan((10, 8, 8))))
     assert held == [(1, 10, 8, 8)]
+
+
+def test_slices_go_to_the_network_in_whole_batches_and_come_back_in_slabs() -> None:
+    calls = []
+    rng = np.random.default_rng(5)
+    image = Volume(rng.normal(size=(1, 12, 20, 12)).astype(np.float32), grid((12, 20, 12)))
+    engine = Numpy(lambda x: (calls.append(x.shape), x)[1], batch=3)
+    slabs = list(slide(image, engine, WindowPlan((12, 1, 12), blend="constant")))
+    assert calls == [(3, 1, 12, 1, 12)] * 6 + [(2, 1, 12, 1, 12)]
+    assert [slab.grid.shape[1] for slab in slabs] == [9, 10, 3]
+    assert np.array_equal(joined(slabs, image.grid), image.data)
 
 
 def test_a_small_image_is_padded_with_the_value_beyond_it() -> None:
