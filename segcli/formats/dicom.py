@@ -28,9 +28,10 @@ from segcli.formats.dicom_files import (
     open_file,
     printable,
     quiet,
+    uid_name,
     walk,
 )
-from segcli.formats.dicom_frames import Frame, is_mosaic
+from segcli.formats.dicom_frames import Frame, is_colour, is_mosaic
 from segcli.formats.dicom_stack import Stack, stack_grid, stacks_of, values_of
 from segcli.volume import Grid, Source, Volume
 
@@ -76,7 +77,11 @@ class Series:
     def stacks(self) -> tuple[Stack, ...]:
         """The volumes that the series holds; InputError says why it holds none."""
         with _reading():
-            return stacks_of([f for f in self.files if _no_slice(f) is None])
+            images = [f for f in self.files if _no_slice(f) is None]
+            for file in images:
+                if file.fault is None and file.text("SOPClassUID") not in VOLUME_CLASSES:
+                    raise InputError(f"{file.name}: corrupt: what kind of image it is cannot be read")
+            return stacks_of(images)
 
     @cached_property
     def summary(self) -> Summary:
@@ -96,9 +101,7 @@ class Series:
     def line(self) -> str:
         """One line for a list: number, description, slices."""
         number = "-" if self.number is None else str(self.number)
-        return (
-            f"{number} {self.description or '(no description)'}, {self.frames} slices: --series {self.name}"
-        )
+        return f"{number} {self.description or '(no description)'}, {self.frames} slices: --series {self.name}"
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,7 @@ def find(tree: Path) -> tuple[Series, ...]:
     return found
 
 
-def read(
-    path: Path, *, series: str | None = None, volume: int | None = None, fill_gaps: bool = False
-) -> Volume:
+def read(path: Path, *, series: str | None = None, volume: int | None = None, fill_gaps: bool = False) -> Volume:
     """The one volume of a folder, or of a multi-frame file, on the grid that its slices' positions give.
 
     series   the number or the name of a series, where a folder has several that could be a volume
@@ -148,7 +149,7 @@ def read(
     errors   InputError for whatever would otherwise be silently different; InputMissing where there is no DICOM
     """
     chosen, unused = _chosen(path, series)
-    return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=printable(path.name))
+    return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=_name(path))
 
 
 def peek(
@@ -156,7 +157,7 @@ def peek(
 ) -> tuple[Grid, Source]:
     """The grid and the facts of what `read` would give, without its voxels."""
     chosen, unused = _chosen(path, series)
-    grid, _, source = _planned(chosen, volume, fill_gaps, unused, printable(path.name))
+    grid, _, source = _planned(chosen, volume, fill_gaps, unused, _name(path))
     return grid, source
 
 
@@ -183,7 +184,7 @@ def _planned(
         raise InputError(f"{name}: {series.reason}: not a volume")
     stack, others = _pick(series, volume, name)
     grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
-    files = tuple(dict.fromkeys(f.file for f in stack.frames))
+    files = tuple(dict.fromkeys(plane.file for plane in planes if plane is not None))
     unused = [*unused, *_left_out(series, files, others)]
     facts = {
         "modality": series.modality,
@@ -218,14 +219,19 @@ def real_slices(volume: Volume) -> list[int]:
     return [k for k in range(volume.grid.shape[0]) if k not in filled]
 
 
+def _name(path: Path) -> str:
+    """A file or folder without its path, "." by its own name."""
+    return printable(path.name or path.resolve().name)
+
+
 def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
     """The series of a folder or file that is to be read, and the files that are left out for it."""
     if not path.exists():
-        raise InputMissing(f"{printable(path.name)}: not found")
+        raise InputMissing(f"{_name(path)}: not found")
     if not path.is_dir():
         return _single(path), []
     found, unused = _scan(path)
-    chosen = _choose(found, unused, wanted, printable(path.name))
+    chosen = _choose(found, unused, wanted, _name(path))
     return chosen, [*unused, *_others(found, chosen)]
 
 
@@ -277,9 +283,7 @@ def _single(path: Path) -> Series:
         if file.fault is not None:
             raise InputError(f"{name}: {file.fault}")
         if series.reason is None and file.count("NumberOfFrames") == 1 and not is_mosaic(file):
-            raise InputError(
-                f"{name}: one slice of a series, not a volume", hint="give the folder of the series"
-            )
+            raise InputError(f"{name}: one slice of a series, not a volume", hint="give the folder of the series")
     return series
 
 
@@ -301,28 +305,47 @@ def _series(uid: str, files: list[DicomFile]) -> Series:
 
 def _reason(files: list[DicomFile]) -> str | None:
     """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few directions."""
-    reasons = [_no_slice(f) for f in files]
+    reasons = [_no_slice(f) or ("a colour image" if is_colour(f) and f.fault is None else None) for f in files]
     if None not in reasons:
         return Counter(reasons).most_common(1)[0][0]
-    ways = Counter(
-        f.text("ImageOrientationPatient") for f, r in zip(files, reasons, strict=True) if r is None
-    )
-    if len(ways) > 1 and ways.most_common(1)[0][1] * 2 <= ways.total():
+    ways = _directions([f for f, r in zip(files, reasons, strict=True) if r is None])
+    if len(ways) > 1 and max(ways) * 2 <= sum(ways):
         return f"a scout (slices in {len(ways)} directions)"
     return None
+
+
+def _directions(files: Sequence[DicomFile]) -> list[int]:
+    """How many slices lie in each direction; directions differ when a cosine does by more than 0.1."""
+    found: list[tuple[list[float], int]] = []
+    for file in files:
+        try:
+            cosines = [float(v) for v in file.text("ImageOrientationPatient").split("\\")]
+        except ValueError:
+            continue  # missing or spoilt: the reading refuses it by name
+        for k, (known, count) in enumerate(found):
+            if max(map(abs, map(float.__sub__, known, cosines))) <= 0.1:
+                found[k] = (known, count + 1)
+                break
+        else:
+            found.append((cosines, 1))
+    return [count for _, count in found]
 
 
 def _no_slice(file: DicomFile) -> str | None:
     """Why a file is no slice of a volume, None when it is one or should be."""
     sop_class = file.text("SOPClassUID")
+    if _spoilt(sop_class) and (file.fault is not None or file.text("Modality") in ("CT", "MR", "PT")):
+        return None  # it claims to be of the series, and what is wrong with it is told when that is read
     if sop_class not in VOLUME_CLASSES:
         kind = _KINDS.get(file.text("Modality"))
-        return (
-            kind or f"{pydicom.uid.UID(sop_class).name.removesuffix(' Storage')}, not a CT, MR or PET image"
-        )
-    if "LOCALIZER" in file.text("ImageType").split("\\"):
-        return "a scout (localizer)"
-    return "a colour image" if file.count("SamplesPerPixel") != 1 else None
+        return kind or f"{uid_name(sop_class).removesuffix(' Storage')}, not a CT, MR or PET image"
+    return "a scout (localizer)" if "LOCALIZER" in file.text("ImageType").split("\\") else None
+
+
+def _spoilt(sop_class: str) -> bool:
+    """Whether a class is none of the standard's, and not one of a maker's own either."""
+    own = re.fullmatch(r"[0-9.]+", sop_class) and not sop_class.startswith("1.2.840.10008.")
+    return not own and uid_name(sop_class) == sop_class
 
 
 def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, name: str) -> Series:
@@ -336,7 +359,7 @@ def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, n
         ]
         if len(match) != 1:
             raise InputError(
-                f"{name}: {len(match)} series are called {printable(wanted)}", hint=_listed(found)
+                f"{name}: {len(match) or 'no'} series called {printable(wanted)}", hint=_listed(match or found)
             )
         return match[0]
     could = [s for s in found if s.reason is None]
@@ -403,14 +426,12 @@ def _warnings(
         said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
     filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
     if filled:
-        said.append(
-            f"slices {', '.join(map(str, filled))} of {len(planes)} are missing and were interpolated"
-        )
+        said.append(f"slices {', '.join(map(str, filled))} of {len(planes)} are missing and were interpolated")
     if series.modality == "CT" and not all(f.rescaled for f in frames):
         said.append("CT without rescale slope and intercept: the stored values are taken for HU")
     if not frames[0].file.text("FrameOfReferenceUID"):
         said.append("no frame of reference: its slices are taken to share one")
     syntaxes = {f.file.syntax for f in frames} & LOSSY
-    said += [f"compressed with loss ({pydicom.uid.UID(s).name})" for s in sorted(syntaxes)]
+    said += [f"compressed with loss ({uid_name(s)})" for s in sorted(syntaxes)]
     said += sorted({note for f in frames for note in f.file.notes})
     return tuple(said)

@@ -23,6 +23,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
+from pydicom.errors import BytesLengthException
 from pydicom.pixels import get_decoder
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
@@ -38,10 +39,14 @@ _JPEG = "1.2.840.10008.1.2.4."
 LOSSLESS = {DEFLATED, "1.2.840.10008.1.2.5", *(_JPEG + n for n in ("57", "70", "80", "90", "201", "202"))}
 LOSSY = {_JPEG + n for n in ("50", "51", "81", "91", "203")}
 CODE_STREAMS = (LOSSLESS | LOSSY) - {DEFLATED, "1.2.840.10008.1.2.5"}  # JPEG and its family
-_PACKAGES = {
-    **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), "pylibjpeg-libjpeg"),
-    **dict.fromkeys((_JPEG + n for n in ("80", "81")), "pyjpegls"),
-    **dict.fromkeys((_JPEG + n for n in ("90", "91", "201", "202", "203")), "pylibjpeg-openjpeg"),
+# For each compressed syntax the decoder that segcli depends on: which others are installed changes nothing.
+_DECODERS = {  # pydicom's name of it, and the package that brings it
+    "1.2.840.10008.1.2.5": ("pydicom", "pydicom"),
+    **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), ("pylibjpeg", "pylibjpeg pylibjpeg-libjpeg")),
+    **dict.fromkeys((_JPEG + n for n in ("80", "81")), ("pyjpegls", "pyjpegls")),
+    **dict.fromkeys(
+        (_JPEG + n for n in ("90", "91", "201", "202", "203")), ("pylibjpeg", "pylibjpeg pylibjpeg-openjpeg")
+    ),
 }
 _TEXTUAL = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "ST", "TM", "UI"))
 _BINARY = frozenset(
@@ -109,15 +114,13 @@ def text_of(header: Dataset, keyword: str) -> str:
     value: Any = element.value if element is not None else None
     if value is None:
         return ""
-    if isinstance(value, bytes) and (
-        element.VR in _TEXTUAL or (element.VR is None and keyword not in _BINARY)
-    ):
+    if isinstance(value, bytes) and (element.VR in _TEXTUAL or (element.VR is None and keyword not in _BINARY)):
         return printable(value.decode("utf-8", "replace").strip(" \0"))
     if isinstance(value, bytes) and len(value) == 2 and keyword in _BINARY:
         return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))
     try:
         value = header[keyword].value
-    except (ValueError, TypeError, NotImplementedError):
+    except (BytesLengthException, NotImplementedError, TypeError, ValueError):
         return ""
     parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
     return printable("\\".join("" if p is None else str(p) for p in parts).strip(" \0"))
@@ -133,6 +136,20 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in text)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings from the terminal: what matters is checked here, in our words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def uid_name(uid: str) -> str:
+    """The name of a class or syntax that the standard knows, else the identifier itself."""
+    with quiet():
+        return printable(UID(uid).name)
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -168,7 +185,12 @@ def kind_of(path: Path) -> str | None:
         raise Denied(f"{printable(path.name)}: permission denied") from error
     if not head:
         return "empty"
-    return None if head[128:132] == b"DICM" or _bare(head) else "not DICOM"
+    return None if head[128:132] == b"DICM" or _bare(head) or _spoilt(head) else "not DICOM"
+
+
+def _spoilt(head: bytes) -> bool:
+    """Whether bytes are what a failed copy leaves of a DICOM file: only zeros, or a preamble with a damaged mark."""
+    return not head.strip(b"\0") or head[132:138] == b"\2\0\0\0UL"
 
 
 def _bare(head: bytes) -> bool:
@@ -183,14 +205,6 @@ def _bare(head: bytes) -> bool:
     return False
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings from the terminal: what matters is checked here, in our words."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def open_file(path: Path) -> DicomFile:
     """The header of a file that starts like DICOM, and where its pixels are; no voxel is read.
 
@@ -198,9 +212,12 @@ def open_file(path: Path) -> DicomFile:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        deflated = DEFLATED.encode() in file.read(1024)
+        head = file.read(1024)
+        deflated = DEFLATED.encode() in head
         file.seek(0)
         try:
+            if not head[:140].strip(b"\0") or (head[128:132] != b"DICM" and not _bare(head)):
+                raise ValueError("there is no header where it should be")
             if deflated and not _unpacks(path):
                 raise ValueError("it unpacks to too much")
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
@@ -222,7 +239,7 @@ def _examined(path: Path, header: Any, file: BinaryIO, size: int) -> DicomFile:
         there = "PixelData" in pydicom.dcmread(path)
         return DicomFile(path, syntax, None if there else "incomplete: it has no pixels")
     if syntax not in NATIVE | LOSSLESS | LOSSY:
-        return DicomFile(path, syntax, f"unsupported transfer syntax {UID(syntax).name}")
+        return DicomFile(path, syntax, f"unsupported transfer syntax {uid_name(syntax)}")
     return _with_pixels(path, header, syntax, file, size)
 
 
@@ -257,12 +274,12 @@ def _with_pixels(path: Path, header: Dataset, syntax: str, file: BinaryIO, size:
         fault = "its voxels are floating-point" if group == 0x7FE0 else "incomplete: it has no pixels"
         return DicomFile(path, syntax, fault)
     width = 4 if syntax == IMPLICIT else 8
+    if syntax == BIG_ENDIAN and head[4:6] == b"OW" and text_of(header, "BitsAllocated") == "8":
+        return DicomFile(path, syntax, "8-bit pixels in 16-bit words of the other byte order, which is not read")
     length = int.from_bytes(head[width : width + 4], order)
     first = start + width + 4
     if syntax not in NATIVE:
-        return DicomFile(
-            path, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early"
-        )
+        return DicomFile(path, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early")
     expected = _expected(header)
     if expected is None:
         return DicomFile(path, syntax, "its rows, columns or bits are missing or cannot be read")
@@ -270,18 +287,14 @@ def _with_pixels(path: Path, header: Dataset, syntax: str, file: BinaryIO, size:
     if length == _UNDEFINED or there < expected:
         fault = f"truncated: {max(there, 0)} of {expected} bytes of pixels are there"
         return DicomFile(path, syntax, fault)
-    notes = (
-        () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
-    )
+    notes = () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
     return DicomFile(path, syntax, None, (first, expected), notes)
 
 
 def _expected(header: Dataset) -> int | None:
     """Bytes of all frames of an uncompressed file."""
     keywords = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated")
-    texts = [
-        text_of(header, k) or otherwise for k, otherwise in zip(keywords, ("", "", "1", "1", ""), strict=True)
-    ]
+    texts = [text_of(header, k) or otherwise for k, otherwise in zip(keywords, ("", "", "1", "1", ""), strict=True)]
     if not all(t.isdigit() and int(t) > 0 for t in texts):
         return None
     return (math.prod(map(int, texts)) + 7) // 8
@@ -305,9 +318,7 @@ def _fragments(file: BinaryIO, first: int, size: int) -> bool:
 def _unpacks(path: Path) -> bool:
     """Whether a deflated file stays below the limit; nothing is kept."""
     data = path.read_bytes()
-    meta = (
-        132 + 12 + int.from_bytes(data[140:144], "little")
-    )  # preamble, magic, group length and what it announces
+    meta = 132 + 12 + int.from_bytes(data[140:144], "little")  # preamble, magic, group length and what it announces
     inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     rest = data[meta:]
     try:
@@ -326,9 +337,7 @@ def voxels(file: DicomFile) -> NDArray[Any]:
     stored = file.count("BitsStored", allocated)
     high = file.count("HighBit", stored - 1)
     if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
-        raise InputError(
-            f"{file.name}: {stored} of {allocated} bits, highest bit {high}: not a data type that is read"
-        )
+        raise InputError(f"{file.name}: {stored} of {allocated} bits, highest bit {high}: not a data type that is read")
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     if file.pixels is None:
         data = _decoded(file).astype(kind)
@@ -352,25 +361,23 @@ def voxels(file: DicomFile) -> NDArray[Any]:
 def _decoded(file: DicomFile) -> NDArray[Any]:
     """All frames of a compressed file, by pydicom's decoders."""
     decoder = get_decoder(UID(file.syntax))
-    if not decoder.is_available:
-        package = _PACKAGES.get(file.syntax, "pylibjpeg")
+    plugin, package = _DECODERS.get(file.syntax, ("", ""))
+    if plugin and plugin not in decoder.available_plugins:
         raise EngineError(
-            f"{file.name}: no decoder for {UID(file.syntax).name}", hint=f"install it: pip install {package}"
+            f"{file.name}: no decoder for {uid_name(file.syntax)}", hint=f"install it: pip install {package}"
         )
     with quiet():
         try:
             header = pydicom.dcmread(file.path, force=True)
             if file.syntax in CODE_STREAMS:
                 _sizes_agree(file, header.PixelData)
-            data, _ = decoder.as_array(header, raw=True)
+            data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin)
         except MemoryError as error:
             raise OutOfMemory(f"{file.name}: its pixels need more memory than there is") from error
         except SegcliError:
             raise
         except Exception as error:  # the decoders raise all kinds
-            raise InputError(
-                f"{file.name}: corrupt: its pixels cannot be decoded ({UID(file.syntax).name})"
-            ) from error
+            raise InputError(f"{file.name}: corrupt: its pixels cannot be decoded ({uid_name(file.syntax)})") from error
     return np.asarray(data)
 
 
@@ -402,8 +409,6 @@ def coded_size(stream: bytes) -> tuple[int, int] | None:
     while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(
-                stream[at + 7 : at + 9], "big"
-            )
+            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
         at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     return None

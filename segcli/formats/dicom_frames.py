@@ -29,8 +29,6 @@ DISTINGUISHING = (
     "AcquisitionNumber",
     "FrameType",
     "ImageType",
-    "ContentTime",
-    "AcquisitionTime",
 )
 
 
@@ -80,15 +78,15 @@ def frames_of(file: DicomFile) -> list[Frame]:
     try:
         return _frames(file)
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{file.name}: corrupt: its header makes no sense ({type(error).__name__})"
-        ) from error
+        raise InputError(f"{file.name}: corrupt: its header makes no sense ({type(error).__name__})") from error
 
 
 def _frames(file: DicomFile) -> list[Frame]:
     header = file.header
-    if file.count("SamplesPerPixel") != 1:
+    if is_colour(file):
         raise InputError(f"{file.name}: a colour image ({file.text('PhotometricInterpretation')})")
+    if min(file.count("Rows", 0), file.count("Columns", 0)) < 1:
+        raise InputError(f"{file.name}: its rows and columns are missing: no size")
     if "ModalityLUTSequence" in header:
         raise InputError(f"{file.name}: its values go through a modality lookup table, which is not read")
     if "PerFrameFunctionalGroupsSequence" in header:
@@ -98,6 +96,11 @@ def _frames(file: DicomFile) -> list[Frame]:
     if is_mosaic(file):
         return _mosaic(file)
     return [_frame(file, 0, (header,))]
+
+
+def is_colour(file: DicomFile) -> bool:
+    """Whether a pixel is more than one number, or a number that stands for a colour."""
+    return file.count("SamplesPerPixel") != 1 or file.text("PhotometricInterpretation") == "PALETTE COLOR"
 
 
 def is_mosaic(file: DicomFile) -> bool:
@@ -119,9 +122,7 @@ def _enhanced(file: DicomFile) -> list[Frame]:
 def _items(group: Dataset) -> list[Dataset]:
     """The first item of each functional group: the attributes lie one level below."""
     return [
-        element.value[0]
-        for element in group
-        if element.VR == "SQ" and not element.tag.is_private and element.value
+        element.value[0] for element in group if element.VR == "SQ" and not element.tag.is_private and element.value
     ]
 
 
@@ -213,16 +214,12 @@ def _mosaic(file: DicomFile) -> list[Frame]:
     tiles = math.ceil(math.sqrt(int(count[0])))
     rows, columns = whole.shape[0] // tiles, whole.shape[1] // tiles
     if rows * tiles != whole.shape[0] or columns * tiles != whole.shape[1]:
-        raise InputError(
-            f"{file.name}: a mosaic of {whole.shape[0]} x {whole.shape[1]} is not {tiles} x {tiles} tiles"
-        )
+        raise InputError(f"{file.name}: a mosaic of {whole.shape[0]} x {whole.shape[1]} is not {tiles} x {tiles} tiles")
     between = file.text("SpacingBetweenSlices")
     distance = _numbers(between, 1, f"{file.name}: spacing between slices (SpacingBetweenSlices)")[0]
     row, column, up = (np.array(v, float) for v in (whole.row, whole.column, normal))
     if abs(abs(float(np.cross(row, column) @ up)) - 1) > 1e-3:
-        raise InputError(
-            f"{file.name}: a mosaic whose slice normal is not at right angles to its rows and columns"
-        )
+        raise InputError(f"{file.name}: a mosaic whose slice normal is not at right angles to its rows and columns")
     first: NDArray[np.float64] = np.array(whole.position)
     first = first + row * whole.spacing[1] * (whole.shape[1] - columns) / 2
     first = first + column * whole.spacing[0] * (whole.shape[0] - rows) / 2

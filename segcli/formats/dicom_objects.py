@@ -76,9 +76,7 @@ class Scan:
 
     def __init__(self, labels: Volume, like: Source | None, what: str) -> None:
         if like is None or like.kind != "dicom":
-            raise UsageError(
-                f"{what} needs a DICOM series as its source", hint="write the labels as NIfTI instead"
-            )
+            raise UsageError(f"{what} needs a DICOM series as its source", hint="write the labels as NIfTI instead")
         planes: Sequence[Frame | None] = like.header.planes
         self.numbers = [k for k, plane in enumerate(planes) if plane is not None]
         self.frames: list[Frame] = [plane for plane in planes if plane is not None]

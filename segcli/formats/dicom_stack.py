@@ -22,9 +22,7 @@ from segcli.formats.dicom_frames import DISTINGUISHING, Frame, frames_of
 from segcli.volume import Grid
 
 POSITION_TOLERANCE = 0.01  # of the slice spacing, or that many mm, whichever is more
-ALIKE = (
-    1e-3  # largest difference of direction cosines, and of pixel spacings relative to them, within a series
-)
+ALIKE = 1e-3  # largest difference of direction cosines, and of pixel spacings relative to them, within a series
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +68,7 @@ def _once(files: Sequence[DicomFile]) -> list[DicomFile]:
         uid = file.text("SOPInstanceUID") or str(file.path)
         other = kept.setdefault(uid, file)
         if other is not file and not _same(file, other):
-            raise InputError(
-                f"{file.name} and {other.name} claim to be the same instance, with other content"
-            )
+            raise InputError(f"{file.name} and {other.name} claim to be the same instance, with other content")
     return list(kept.values())
 
 
@@ -93,17 +89,11 @@ def _alike(frames: Sequence[Frame]) -> None:
     axes = np.array([[*f.row, *f.column, *f.spacing] for f in frames])
     for f, off in zip(frames, np.abs(axes - np.median(axes, axis=0)), strict=True):
         if f.shape != shape:
-            raise InputError(
-                f"{f.name}: {f.shape[0]} x {f.shape[1]} pixels, other slices have {shape[0]} x {shape[1]}"
-            )
+            raise InputError(f"{f.name}: {f.shape[0]} x {f.shape[1]} pixels, other slices have {shape[0]} x {shape[1]}")
         if off[:6].max() > ALIKE:
-            raise InputError(
-                f"{f.name}: its orientation differs from that of other slices (by {off[:6].max():.3g})"
-            )
+            raise InputError(f"{f.name}: its orientation differs from that of other slices (by {off[:6].max():.3g})")
         if off[6:].max() > ALIKE * min(f.spacing):
-            raise InputError(
-                f"{f.name}: pixel spacing {f.spacing[0]:g} x {f.spacing[1]:g} mm, other slices differ"
-            )
+            raise InputError(f"{f.name}: pixel spacing {f.spacing[0]:g} x {f.spacing[1]:g} mm, other slices differ")
 
 
 def _along(frames: Sequence[Frame]) -> NDArray[np.float64]:
@@ -117,55 +107,55 @@ def _split(frames: list[Frame]) -> list[Stack]:
     """The volumes of a series: one, or as many as share each position, told apart by one attribute or by number."""
     place = np.round(_along(frames) / POSITION_TOLERANCE).astype(np.int64)
     order = np.argsort(place, kind="stable")
-    spots = np.cumsum(
-        np.diff(place[order], prepend=place[order[0]]) > 1
-    )  # within one tolerance is one position
+    spots = np.cumsum(np.diff(place[order], prepend=place[order[0]]) > 1)  # within one tolerance is one position
     spot = np.empty(len(frames), np.int64)
     spot[order] = spots
     most = int(np.bincount(spot).max())
     if most == 1:
         return [Stack(tuple(frames), "the only one")]
-    for key in DISTINGUISHING:
-        values = [f.key(key) for f in frames]
-        kinds = sorted(set(values), key=lambda v: (v is None, isinstance(v, str), v if v is not None else 0))
-        groups = [[i for i, v in enumerate(values) if v == kind] for kind in kinds]
+    telling = {  # keys with no more values than there are volumes; more is a slice's own
+        key: values for key in DISTINGUISHING if 1 < len(set(values := [f.key(key) for f in frames])) <= most
+    }
+    for keys in (*((key,) for key in telling), tuple(telling)):
+        said = list(zip(*(telling[key] for key in keys), strict=True))
+        kinds = sorted(set(said), key=lambda kind: [(v is None, isinstance(v, str), v or 0) for v in kind])
+        groups = [[i for i, kind in enumerate(said) if kind == one] for one in kinds]
         if len(kinds) == most and all(len({spot[i] for i in g}) == len(g) for g in groups):
-            return [
-                Stack(tuple(frames[i] for i in g), _words(key, v)) for g, v in zip(groups, kinds, strict=True)
-            ]
-    return _by_number(frames, spot, most)
+            words = [", ".join(map(_words, keys, kind)) for kind in kinds]
+            return [Stack(tuple(frames[i] for i in g), w) for g, w in zip(groups, words, strict=True)]
+    return _by_number(frames, spot, most, telling)
 
 
 def _words(key: str, value: Any) -> str:
-    if value is None:
-        return "the others"
     what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
-    if key.endswith("Time") and isinstance(value, float) and key in ("ContentTime", "AcquisitionTime"):
-        return f"another {what}"  # a clock time is patient data
+    if value is None:
+        return f"without {what}"
     return f"{what} {value:g}" if isinstance(value, float) else f"{what} {printable(str(value))}"
 
 
-def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int) -> list[Stack]:
-    """Volumes in the order of the instance numbers at each position, where each position has the same many."""
+def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling: dict[str, list[Any]]) -> list[Stack]:
+    """Volumes in the order of the instance numbers at each position, where each position has the same many.
+
+    What may tell volumes apart must be one within each of them, or the numbers run across volumes.
+    """
     counts = np.bincount(spot)
     numbers = [(-1 if f.number is None else f.number, f.index) for f in frames]
-    if counts.min() != most or len(set(numbers)) != len(numbers):
+    ranks: list[list[int]] = [[] for _ in range(most)]
+    seen: Counter[int] = Counter()
+    for i in sorted(range(len(frames)), key=lambda i: numbers[i]):
+        ranks[seen[int(spot[i])]].append(i)
+        seen[int(spot[i])] += 1
+    mixed = any(len({values[i] for i in rank}) > 1 for values in telling.values() for rank in ranks)
+    if counts.min() != most or len(set(numbers)) != len(numbers) or mixed:
         raise InputError(
             f"{len(frames)} slices at {len(counts)} positions, up to {most} with other content at the same position: "
             f"there seem to be {most} volumes, and nothing tells them apart",
             hint="export the series again, one volume in each",
         )
-    ranks: list[list[Frame]] = [[] for _ in range(most)]
-    seen: Counter[int] = Counter()
-    for i in sorted(range(len(frames)), key=lambda i: numbers[i]):
-        ranks[seen[int(spot[i])]].append(frames[i])
-        seen[int(spot[i])] += 1
-    return [Stack(tuple(r), f"number {k} at each position") for k, r in enumerate(ranks, 1)]
+    return [Stack(tuple(frames[i] for i in r), f"number {k} at each position") for k, r in enumerate(ranks, 1)]
 
 
-def stack_grid(
-    frames: Sequence[Frame], name: str, *, fill_gaps: bool = False
-) -> tuple[Grid, tuple[Frame | None, ...]]:
+def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -> tuple[Grid, tuple[Frame | None, ...]]:
     """The grid of a stack of slices, and its frames in the order of the planes.
 
     Gaps are filled, where that is wished, with as many planes as their length is a whole multiple of the spacing.
@@ -189,6 +179,8 @@ def stack_grid(
         if off.max() > tolerance:
             raise InputError(_uneven(name, gaps, usual, tolerance), hint=_UNEVEN_HINT)
         at = np.concatenate([[0], np.cumsum(steps)])
+        if at[-1] + 1 > 2 * len(frames):
+            raise InputError(_uneven(name, gaps, usual, tolerance), hint="more slices are missing than are there")
         step = (positions[-1] - positions[0]) / at[-1]
         astray = np.linalg.norm(positions - positions[0] - at[:, None] * step, axis=1)
         if astray.max() > tolerance:
@@ -209,9 +201,7 @@ def stack_grid(
     return Grid((len(planes), *first.shape), affine), tuple(planes)
 
 
-_UNEVEN_HINT = (
-    "add the missing slices or export the series again; --fill-gaps interpolates whole missing slices"
-)
+_UNEVEN_HINT = "add the missing slices or export the series again; --fill-gaps interpolates whole missing slices"
 
 
 def _uneven(name: str, gaps: NDArray[np.float64], usual: float, tolerance: float) -> str:
@@ -252,9 +242,7 @@ def _room(shape: tuple[int, int, int], dtype: type[np.generic]) -> NDArray[Any]:
         return np.empty(shape, dtype)
     except MemoryError as error:
         need = math.prod(shape) * np.dtype(dtype).itemsize / 2**30
-        raise OutOfMemory(
-            f"a series of {' x '.join(map(str, shape))} voxels needs {need:,.1f} GiB"
-        ) from error
+        raise OutOfMemory(f"a series of {' x '.join(map(str, shape))} voxels needs {need:,.1f} GiB") from error
 
 
 def _tile(stored: NDArray[Any], plane: Frame) -> NDArray[Any]:

@@ -133,9 +133,7 @@ def _segments(data: NDArray[Any], wanted: Sequence[Label], scan: Scan, kind: Kin
     if kind == "labelmap":
         values: NDArray[Any] = real[0].astype(np.uint16 if max(n.id for n in wanted) > 255 else np.uint8)
         return values
-    table = np.zeros(
-        max(int(real.max()), *(n.id for n in wanted)) + 1, np.uint16 if len(wanted) > 255 else np.uint8
-    )
+    table = np.zeros(max(int(real.max()), *(n.id for n in wanted)) + 1, np.uint16 if len(wanted) > 255 else np.uint8)
     for number, label in enumerate(wanted, 1):
         table[label.id] = number
     numbers: NDArray[Any] = table[real[0]]
@@ -224,9 +222,7 @@ def _decimal(value: float) -> str:
     return next(t for digits in range(15, 0, -1) if len(t := f"{value:.{digits}g}") <= 16)
 
 
-def _described(
-    label: Label, number: int, made_by: hd.AlgorithmIdentificationSequence
-) -> hd.seg.SegmentDescription:
+def _described(label: Label, number: int, made_by: hd.AlgorithmIdentificationSequence) -> hd.seg.SegmentDescription:
     meant = term(label)
     description = hd.seg.SegmentDescription(
         segment_number=number,

@@ -80,9 +80,7 @@ def read(path: Path) -> list[tuple[str, float]]:
     with quiet():
         report = hd.sr.srread(path)
         groups = report.content.get_volumetric_roi_measurement_groups()
-    return [
-        (str(g.tracking_identifier), float(g.get_measurements(codes.SCT.Volume)[0].value)) for g in groups
-    ]
+    return [(str(g.tracking_identifier), float(g.get_measurements(codes.SCT.Volume)[0].value)) for g in groups]
 
 
 def _object(
@@ -110,9 +108,7 @@ def _object(
         )
         measured.append(
             hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-                tracking_identifier=hd.sr.TrackingIdentifier(
-                    uid=uid(identity, label.name), identifier=label.name
-                ),
+                tracking_identifier=hd.sr.TrackingIdentifier(uid=uid(identity, label.name), identifier=label.name),
                 referenced_segment=segment,
                 finding_type=concept(meant.kind),
                 finding_category=concept(meant.category),

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
 import segcli
 from segcli.errors import OutputError
-from segcli.formats.dicom_files import quiet
+from segcli.formats.dicom_files import quiet, text_of
 from segcli.formats.dicom_objects import MANUFACTURER, Scan, fingerprint, structures, term, uid, unmapped
 from segcli.outputs import whole_file
 from segcli.volume import Grid, Source, Volume
@@ -26,6 +28,7 @@ from segcli.volume import Grid, Source, Volume
 if TYPE_CHECKING:
     from segcli.labels import Label
 
+_CONTOUR_DATA = Tag("ContourData")
 Vertex = tuple[int, int]  # corner of voxels: (row, column) of the voxel to its lower right
 _IMPLEMENTATION = "2.25.215438237841374102437953022917284623377"  # segcli's own, PS3.7 D.3.3.2
 _RIGHT, _DOWN, _LEFT, _UP = (0, 1), (1, 0), (0, -1), (-1, 0)
@@ -79,9 +82,13 @@ def read(path: Path, grid: Grid) -> dict[int, NDArray[np.bool_]]:
         out = {int(r.ROINumber): np.zeros(grid.shape, bool) for r in ds.StructureSetROISequence}
         for roi in ds.ROIContourSequence:
             for contour in roi.get("ContourSequence", ()):
-                corners = grid.index(np.array(contour.ContourData, float).reshape(-1, 3))
+                points = np.array(text_of(contour, "ContourData").split("\\"), float).reshape(-1, 3)
+                corners = grid.index(points)
+                low = np.maximum(np.floor(corners.min(axis=0)[1:]), 0).astype(int)
+                high = np.ceil(corners.max(axis=0)[1:]).astype(int) + 1
                 plane = out[int(roi.ReferencedROINumber)][round(float(corners[:, 0].mean()))]
-                plane ^= inside(corners[:, 1:], grid.shape[1:])
+                part = plane[low[0] : high[0], low[1] : high[1]]
+                part ^= inside(corners[:, 1:] - low, part.shape)
     return out
 
 
@@ -90,9 +97,7 @@ def inside(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.b
     starts, ends = corners, np.roll(corners, -1, axis=0)
     low = np.clip(np.ceil(np.minimum(starts[:, 0], ends[:, 0])), 0, shape[0]).astype(int)
     high = np.clip(np.ceil(np.maximum(starts[:, 0], ends[:, 0])), 0, shape[0]).astype(int)
-    edge = np.repeat(
-        np.arange(len(corners)), high - low
-    )  # one entry for each row centre that an edge crosses
+    edge = np.repeat(np.arange(len(corners)), high - low)  # one entry for each row centre that an edge crosses
     rows = np.arange(len(edge)) - np.repeat(np.cumsum(high - low) - (high - low), high - low) + low[edge]
     (r0, c0), (r1, c1) = starts[edge].T, ends[edge].T
     columns = np.clip(np.ceil(c0 + (rows - r0) * (c1 - c0) / (r1 - r0)), 0, shape[1]).astype(int)
@@ -201,9 +206,7 @@ def _frame_of_reference(scan: Scan) -> Dataset:
     series, study, frame = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = scan.files[0].text("SeriesInstanceUID")
     series.ContourImageSequence = [scan.reference(f) for f in scan.files]
-    study.ReferencedSOPClassUID = (
-        "1.2.840.10008.3.1.2.3.1"  # retired, and what planning systems still look for
-    )
+    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # retired, and what planning systems still look for
     study.ReferencedSOPInstanceUID = scan.files[0].text("StudyInstanceUID")
     study.RTReferencedSeriesSequence = [series]
     frame.FrameOfReferenceUID = scan.frame_of_reference
@@ -233,11 +236,19 @@ def _roi_contours(label: Label, mask: NDArray[np.bool_], scan: Scan) -> Dataset:
             item.ContourImageSequence = [reference]
             item.ContourGeometricType = "CLOSED_PLANAR"
             item.NumberOfContourPoints = len(corners)
-            item.ContourData = [f"{v:.4f}" for v in scan.grid.world(corners).ravel()]
+            item[_CONTOUR_DATA] = _numbers(scan.grid.world(corners))
+            item.set_original_encoding(False, True, "iso8859")  # so its numbers are written as they are
             items.append(item)
     if items:
         roi.ContourSequence = items
     return roi
+
+
+def _numbers(points: NDArray[np.float64]) -> RawDataElement:
+    """Coordinates as they lie in the file, to 0.1 micrometre: to check each as a decimal string takes much longer."""
+    text = "\\".join(f"{v:.4f}" for v in points.ravel().tolist())
+    value = (text + " " * (len(text) % 2)).encode()
+    return RawDataElement(_CONTOUR_DATA, "DS", len(value), value, 0, False, True)
 
 
 def _observation(number: int, label: Label) -> Dataset:

@@ -114,9 +114,7 @@ def series(
         ds.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
         ds.Modality, ds.ImageType = modality, ["ORIGINAL", "PRIMARY", "AXIAL"]
         ds.ImagePositionPatient = [_ds(v) for v in world[:3, 3] + world[:3, 0] * k]
-        ds.ImageOrientationPatient = [
-            _ds(v) for v in [*(world[:3, 2] / spacing[2]), *(world[:3, 1] / spacing[1])]
-        ]
+        ds.ImageOrientationPatient = [_ds(v) for v in [*(world[:3, 2] / spacing[2]), *(world[:3, 1] / spacing[1])]]
         ds.PixelSpacing, ds.SliceThickness = [_ds(spacing[1]), _ds(spacing[2])], _ds(spacing[0])
         ds.AcquisitionNumber = 1
         if modality == "CT":
@@ -153,9 +151,7 @@ def enhanced(
     order = order or list(range(len(stored)))
     measures, orientation = Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = [_ds(spacing[1]), _ds(spacing[2])], _ds(spacing[0])
-    orientation.ImageOrientationPatient = [
-        _ds(v) for v in [*(world[:3, 2] / spacing[2]), *(world[:3, 1] / spacing[1])]
-    ]
+    orientation.ImageOrientationPatient = [_ds(v) for v in [*(world[:3, 2] / spacing[2]), *(world[:3, 1] / spacing[1])]]
     shared = Dataset()
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (
         Sequence([measures]),

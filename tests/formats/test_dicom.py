@@ -107,6 +107,30 @@ def test_4_1_a_slice_whose_header_ends_early_is_refused(tmp_path: Path, keep: in
         dicom.read(folder)
 
 
+@pytest.mark.parametrize("what", ["zeros", "mark", "class", "number of samples"])
+def test_4_1_what_a_failed_copy_leaves_of_a_slice_is_refused(tmp_path: Path, what: str) -> None:
+    folder = series(tmp_path / "ct", each=change(SamplesPerPixel=3) if what.startswith("number") else None)
+    file = folder / "a-003.dcm"
+    data = file.read_bytes()
+    if what == "zeros":
+        file.write_bytes(bytes(len(data)))
+    elif what == "mark":
+        file.write_bytes(data.replace(b"DICM", b"D\0CM"))
+    elif what == "class":
+        file.write_bytes(data.replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.5.7.4.1.1.2\0"))
+    with pytest.raises(InputError, match=r"a-003.dcm: (corrupt|truncated)"):
+        dicom.read(folder)
+
+
+def test_4_1_a_maker_s_own_object_in_the_series_is_left_out(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", each=change(SOPClassUID="1.3.12.2.1107.5.9.1"))
+    (folder / "a-003.dcm").rename(folder / "b.dcm")
+    series(folder, each=lambda ds, k: k == 3)
+    scan = dicom.read(folder)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert unused(scan) == {"b.dcm": "1.3.12.2.1107.5.9.1, not a CT, MR or PET image"}
+
+
 def test_4_1_a_series_in_folders_below_is_found(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct" / "DICOM")
     (tmp_path / "ct" / "more").mkdir()
@@ -128,6 +152,14 @@ def test_4_2_slices_are_ordered_by_position_not_by_name_or_number(tmp_path: Path
 
 def shuffled(ds: Dataset, k: int) -> None:
     ds.InstanceNumber, ds.SliceLocation = (5 * k) % 6, (k * 7) % 6
+
+
+def test_the_paths_of_the_source_are_in_the_order_of_the_slices(tmp_path: Path) -> None:
+    world = affine()
+    world[:3, 0] = -world[:3, 0]
+    scan = dicom.read(series(tmp_path / "ct", world=world))
+    assert scan.source is not None
+    assert [p.name for p in scan.source.paths] == [f"a-00{k}.dcm" for k in (5, 4, 3, 2, 1, 0)]
 
 
 def test_4_2_the_grid_is_right_handed(tmp_path: Path) -> None:
@@ -189,10 +221,14 @@ def test_gaps_are_filled_only_when_wished_and_marked(tmp_path: Path) -> None:
     assert "slices 3, 4 of 6 are missing" in warnings(scan)
 
 
+def test_more_missing_slices_than_there_are_are_not_filled(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", phantom((12, 7, 5)), each=lambda ds, k: k in (0, 1, 11))
+    with pytest.raises(InputError, match=r"30 mm after slice 2.*more slices are missing than are there"):
+        dicom.read(folder, fill_gaps=True)
+
+
 def test_a_gap_that_is_no_whole_number_of_slices_is_not_filled(tmp_path: Path) -> None:
-    folder = series(
-        tmp_path / "ct", each=lambda ds, k: k != 5 or setattr(ds, "ImagePositionPatient", [-10, -20, -13])
-    )
+    folder = series(tmp_path / "ct", each=lambda ds, k: k != 5 or setattr(ds, "ImagePositionPatient", [-10, -20, -13]))
     with pytest.raises(InputError, match="5 mm after slice 5"):
         dicom.read(folder, fill_gaps=True)
 
@@ -233,6 +269,13 @@ def test_4_5_no_frame_of_reference_in_any_slice_is_said(tmp_path: Path) -> None:
     assert "no frame of reference" in warnings(scan)
 
 
+def test_small_differences_of_orientation_in_every_slice_are_no_scout(tmp_path: Path) -> None:
+    def wobble(ds: Dataset, k: int) -> None:
+        ds.ImageOrientationPatient = [1, k * 1e-5, 0, -k * 1e-5, 1, 0]
+
+    np.testing.assert_array_equal(dicom.read(series(tmp_path / "ct", each=wobble)).data[0], phantom())
+
+
 # ---- 4.6: twice the same, and several volumes
 
 
@@ -269,9 +312,7 @@ def two_phases(folder: Path, **tags: Any) -> Path:
 
 def test_4_6_two_phases_are_listed_as_volumes_and_one_is_chosen(tmp_path: Path) -> None:
     folder = two_phases(tmp_path / "ct", AcquisitionNumber=2)
-    with pytest.raises(
-        InputError, match=r"12 slices, .* 2 volumes .*--volume 2: acquisition number 2, 6 slices"
-    ):
+    with pytest.raises(InputError, match=r"12 slices, .* 2 volumes .*--volume 2: acquisition number 2, 6 slices"):
         dicom.read(folder)
     scan = dicom.read(folder, volume=2)
     np.testing.assert_array_equal(scan.data[0], phantom() + 100)
@@ -296,17 +337,41 @@ def test_a_volume_that_is_not_there_is_refused(tmp_path: Path) -> None:
         dicom.read(series(tmp_path / "ct"), volume=3)
 
 
+def test_echoes_by_magnitude_and_phase_are_four_volumes(tmp_path: Path) -> None:
+    folder = tmp_path / "mr"
+    for n in range(4):
+        tags = {"EchoTime": 5.0 + n % 2, "ImageType": ["ORIGINAL", "PRIMARY", "MP"[n // 2]]}
+        each = lambda ds, k, n=n: setattr(ds, "SOPInstanceUID", f"1.2.{n}.{k}")  # noqa: E731
+        series(folder, phantom() + n, modality="MR", first=100 * n, each=each, **tags)
+    with pytest.raises(InputError, match=r"4 volumes .*--volume 3: echo time 6, image type .*M, 6 slices"):
+        dicom.read(folder)
+    np.testing.assert_array_equal(dicom.read(folder, volume=3).data[0], phantom() + 1)
+
+
+def test_numbers_that_run_across_what_tells_volumes_apart_are_not_trusted(tmp_path: Path) -> None:
+    folder = tmp_path / "mr"
+    for n in range(3):  # three volumes, of which only two differ in echo time, and that one not in every slice
+
+        def each(ds: Dataset, k: int, n: int = n) -> None:
+            ds.SOPInstanceUID, ds.InstanceNumber = f"1.2.{n}.{k}", 3 * k + (n + k) % 3
+            ds.EchoTime = 5.0 + (n == 2)
+
+        series(folder, phantom() + n, modality="MR", first=100 * n, each=each)
+    with pytest.raises(InputError, match=r"18 slices at 6 positions, .* nothing tells them apart"):
+        dicom.read(folder)
+
+
 # ---- 4.7: several series
 
 
 def test_4_7_two_series_are_listed_and_one_is_chosen_by_number_or_name(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     series(folder, phantom() + 50, uid="b", SeriesNumber=4, SeriesDescription="thin")
-    with pytest.raises(
-        InputError, match=r"2 series could be the volume \(choose one: 3 phantom, 6 slices: .* thin"
-    ):
+    with pytest.raises(InputError, match=r"2 series could be the volume \(choose one: 3 phantom, 6 slices: .* thin"):
         dicom.read(folder)
     np.testing.assert_array_equal(dicom.read(folder, series="4").data[0], phantom() + 50)
+    with pytest.raises(InputError, match=r"ct: no series called 9 \(choose one: 3 phantom"):
+        dicom.read(folder, series="9")
     name = dicom.find(folder)[0].name
     assert name.startswith("series-003-")
     scan = dicom.read(folder, series=name)
@@ -398,6 +463,11 @@ def test_4_9_the_sign_is_that_of_the_highest_stored_bit(tmp_path: Path) -> None:
 
     scan = dicom.read(series(tmp_path / "mr", modality="MR", each=twelve))
     np.testing.assert_array_equal(scan.data[0], phantom())
+
+
+def test_4_9_palette_colour_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a colour image"):
+        dicom.read(series(tmp_path / "ct", PhotometricInterpretation="PALETTE COLOR"))
 
 
 def test_4_9_colour_is_refused(tmp_path: Path) -> None:

@@ -116,9 +116,7 @@ def mosaic(path: Path, world: np.ndarray, flip: int = 1, **changes: Any) -> Path
         ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"],
     )
     ds.ImagePositionPatient = [f"{v:.6f}" for v in corner]
-    ds.ImageOrientationPatient = [
-        f"{v:.8f}" for v in (*world[:3, 2] / spacing[2], *world[:3, 1] / spacing[1])
-    ]
+    ds.ImageOrientationPatient = [f"{v:.8f}" for v in (*world[:3, 2] / spacing[2], *world[:3, 1] / spacing[1])]
     ds.PixelSpacing, ds.SliceThickness, ds.SpacingBetweenSlices = [spacing[1], spacing[2]], 2.5, spacing[0]
     pixels(ds, tiles)
     normal = np.cross(world[:3, 2] / spacing[2], world[:3, 1] / spacing[1]) * flip
@@ -153,9 +151,7 @@ def test_a_mosaic_that_does_not_divide_into_tiles_is_refused(tmp_path: Path) -> 
         dicom.read(mosaic(tmp_path / "mosaic.dcm", affine(), NumberOfImagesInMosaic=[12]))
 
 
-@pytest.mark.parametrize(
-    ("case", "volume"), [("mr_non_isotropic", None), ("mr_4d_philips", 1), ("mr_4d_philips", 3)]
-)
+@pytest.mark.parametrize(("case", "volume"), [("mr_non_isotropic", None), ("mr_4d_philips", 1), ("mr_4d_philips", 3)])
 def test_scanner_files_give_the_grid_and_voxels_of_another_converter(case: str, volume: int | None) -> None:
     scan = dicom.read(DATA / case / "dicom", volume=volume)
     reference = nib.load(DATA / case / "ref_dicom2nifti.nii.gz")

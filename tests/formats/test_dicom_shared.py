@@ -72,10 +72,7 @@ def test_the_tilted_series_lies_where_its_straightened_reference_lies() -> None:
         rows = at[d, :, 0, 1]
         back = np.arange(np.ceil(rows.min()), np.floor(rows.max()) + 1)
         ours = np.array(
-            [
-                np.interp(back, rows[:: int(np.sign(rows[-1] - rows[0]))], column)
-                for column in columns(scan, d, rows)
-            ]
+            [np.interp(back, rows[:: int(np.sign(rows[-1] - rows[0]))], column) for column in columns(scan, d, rows)]
         )
         ref = voxels[i[d, 0][:, None], back.astype(int)[None], k[d, 0, 0], 0]
         assert np.abs(ours - ref).max() <= 1.01

@@ -104,9 +104,7 @@ def test_fractions_come_back_in_steps_of_one_255th(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     parts = np.zeros((3, *scan.grid.shape), np.float32)
     parts[1, 2, 3] = [0.0, 0.25, 0.5, 0.75, 1.0]
-    dicomseg.write(
-        Volume(parts, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind="fractional"
-    )
+    dicomseg.write(Volume(parts, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind="fractional")
     found = dicomseg.read(tmp_path / "seg.dcm", scan.grid)
     assert np.abs(found - parts).max() <= 0.5 / 255 + 1e-6
     assert found[1, 2, 3, 4] == 1
