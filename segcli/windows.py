@@ -15,6 +15,7 @@ from segcli.volume import Array, Box, Grid, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
+_SLAB_BYTES = 1 << 27  # logits that are finished at a time
 
 
 def quiet(done: int, total: int) -> None:
@@ -160,10 +161,9 @@ def slide(
     parts = _parts(plan_windows, axis, engine.batch if plan.size[axis] == 1 else None)
     length = plan.size[axis] + max(part[-1].at[axis].start - part[0].at[axis].start for part in parts)
     keep = [*full.grid.shape]
-    keep[axis] = length
+    keep[axis] = 1 + length  # before the windows' planes the last one that was finished
     norm = np.zeros(keep, np.float32)
     total: Array | None = None
-    last: NDArray[np.float32] | None = None
     done = 0
     for position, part in enumerate(parts):
         start = part[0].at[axis].start
@@ -172,29 +172,37 @@ def slide(
             for window, logits in _run(engine, full, shown):
                 if total is None:
                     total = engine.zeros((int(logits.shape[0]), *keep))
-                engine.add(total, _shifted(window.at, axis, start), logits, weight)
+                engine.add(total, _shifted(window.at, axis, start - 1), logits, weight)
             for window in shown:
-                norm[_shifted(window.at, axis, start)] += weight
+                norm[_shifted(window.at, axis, start - 1)] += weight
             done += len(batch)
             tick(done, len(plan_windows))
         final = position == len(parts) - 1
         step = (part[-1].at[axis].stop if final else parts[position + 1][0].at[axis].start) - start
-        planes = _planes(axis, 0, step)
         if total is None:  # nothing seen yet: every window so far was background
             continue
-        slab = engine.get(total[(slice(None), *planes)])
-        slab /= np.maximum(norm[planes], np.finfo(np.float32).tiny)
-        if plan.skip:
-            _fill_unseen(slab, norm[planes])
-        joined = slab if last is None else np.concatenate([last, slab], axis=1 + axis)
-        first = start - (0 if last is None else 1)
-        last = slab[(slice(None), *_planes(axis, step - 1, step))].copy()
-        cut = _inside(full.grid, inner, axis, first, start + step)
-        if cut is not None:
-            local = tuple(slice(s.start - first, s.stop - first) if i == axis else s for i, s in enumerate(cut))
-            yield Volume(joined[(slice(None), *local)], full.grid.crop(cut))
+        for low, high in _slabs(0 if position else 1, step + 1, 4 * len(total) * norm.size // keep[axis]):
+            cut = _inside(full.grid, inner, axis, start - 1 + low, start - 1 + high)
+            if cut is not None:
+                planes = _shifted(cut, axis, start - 1)
+                slab = engine.get(total[(slice(None), *planes)])
+                slab /= np.maximum(norm[planes], np.finfo(np.float32).tiny)
+                if plan.skip:
+                    _fill_unseen(slab, norm[planes])
+                yield Volume(slab, full.grid.crop(cut))
         if not final:
-            _advance(total, norm, axis, step, length)
+            _advance(total, norm, axis, step, 1 + length)
+
+
+def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut low..high into slabs of bounded size; each begins with the last plane of the one before."""
+    most = max(1, _SLAB_BYTES // plane_bytes)
+    while True:
+        end = min(high, low + 1 + most)
+        yield low, end
+        if end == high:
+            return
+        low = end - 1
 
 
 def _parts(items: list[Window], axis: int, batch: int | None) -> list[list[Window]]:

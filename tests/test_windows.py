@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import grid
 
+import segcli.windows as windows_room
 from segcli.errors import ModelError
 from segcli.volume import Volume
 from segcli.windows import WindowPlan, slide, starts, weights, windows
@@ -110,7 +111,19 @@ def test_sums_hold_one_window_of_planes_however_long_the_image_is() -> None:
 
     image = Volume(np.zeros((1, 100, 8, 8), np.float32), grid((100, 8, 8)))
     list(slide(image, Counting(), WindowPlan((10, 8, 8))))
-    assert held == [(1, 10, 8, 8)]
+    assert held == [(1, 11, 8, 8)]  # and the plane before it
+
+
+def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    image = Volume(rng.normal(size=(1, 40, 8, 8)).astype(np.float32), grid((40, 8, 8)))
+    whole = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
+    monkeypatch.setattr(windows_room, "_SLAB_BYTES", 3 * 4 * 8 * 8)
+    cut = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
+    assert max(slab.grid.shape[0] for slab in cut) == 4  # three new planes and a shared one
+    for a, b in pairwise(cut):
+        assert np.array_equal(a.data[:, -1], b.data[:, 0])
+    assert np.array_equal(joined(cut, image.grid), joined(whole, image.grid))
 
 
 def test_slices_go_to_the_network_in_whole_batches_and_come_back_in_slabs() -> None:
