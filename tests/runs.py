@@ -1,0 +1,120 @@
+"""Small scans, a NumPy engine for the small model of models.py, and the command in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import affine, organs
+from segcli.card import ModelCard, find
+from segcli.engines import Opened
+
+sys.path.insert(0, str(Path(__file__).parent / "formats"))
+from scan_files import nifti  # noqa: E402
+
+WEIGHT, BIAS = affine()
+
+
+def scan(path: Path, seed: int = 0, **header: Any) -> Path:
+    """16 x 14 x 12 voxels of 2 x 3 x 4 mm: air, a body, a liver, and a spleen whose place depends on the seed."""
+    data = np.full((16, 14, 12), -1000, "i2")
+    data[2:-2, 2:-2, 2:-2] = 0
+    data[4:7, 4:8, 4:8] = 150
+    data[8 + seed % 4 : 12, 4:8, 4 : 7 + seed % 3] = 300
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return nifti(path, data, **header)
+
+
+def scans(folder: Path, count: int) -> list[Path]:
+    return [scan(folder / f"case{i}.nii.gz", i) for i in range(count)]
+
+
+class Pointwise:
+    """The small model in NumPy. `trouble` is called with each batch of windows and may raise or change the logits."""
+
+    name = "numpy"
+    precision = "float32"
+    batch = 1
+
+    def __init__(self, trouble: Callable[[np.ndarray], np.ndarray] = lambda logits: logits) -> None:
+        self.trouble = trouble
+        self.steps: list[str] = []
+
+    def run(self, patches: np.ndarray) -> np.ndarray:
+        return self.trouble(patches * WEIGHT[:, 0] + BIAS.reshape(6, 1, 1, 1))
+
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def add(self, total: np.ndarray, at: Any, logits: np.ndarray, weight: np.ndarray) -> None:
+        total[(slice(None), *at)] += logits * weight
+
+    def get(self, total: np.ndarray) -> np.ndarray:
+        return np.array(total)
+
+
+def opened(engine: Any = None) -> Opened:
+    return Opened(engine or Pointwise(), "for a test", (), {"weights.safetensors": "0" * 64})
+
+
+def card(folder: Path) -> ModelCard:
+    """The small model's card, its folder made."""
+    return find(str(organs(folder / "organs")))
+
+
+def command(
+    *words: object,
+    stdin: bytes | None = None,
+    env: dict[str, str | None] | None = None,
+    cwd: Path | None = None,
+    before: Sequence[str] = (),
+    **how: Any,
+) -> subprocess.CompletedProcess[bytes]:
+    """segcli in a process of its own; `env` over this one's, None takes a variable away; `before`: python's words."""
+    return subprocess.run(
+        [*line(*words, before=before)],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        stdout=how.pop("stdout", subprocess.PIPE),
+        stderr=how.pop("stderr", subprocess.PIPE),
+        env=environment(env or {}),
+        cwd=cwd,
+        timeout=120,
+        check=False,
+        **how,
+    )
+
+
+def line(*words: object, before: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, *(before or ("-m", "segcli")), *map(str, words)]
+
+
+def environment(changes: dict[str, str | None]) -> dict[str, str]:
+    merged = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+    return {k: v for k, v in merged.items() if v is not None}
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """Every file below a folder, hidden ones too: name -> bytes; a record without its "run" part."""
+    found: dict[str, Any] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        found[name] = path.read_bytes()
+        if name.endswith("_seg.json"):
+            found[name] = json.loads(found[name])
+            assert found[name].pop("run")
+    return found
+
+
+def quick(seconds: float = 60) -> threading.Timer:
+    """Ends the process when a test hangs."""
+    timer = threading.Timer(seconds, os.abort)
+    timer.daemon = True
+    timer.start()
+    return timer
