@@ -34,7 +34,7 @@ SLICES = 24  # for each view
 _SIZE = 320  # pixels of the longest side
 _VIEWER = """<section id="viewer" hidden><h2>Interactive viewer</h2>
 <p><button type="button">Open the viewer</button></p>
-<canvas hidden tabindex="0" aria-label="Interactive views of scan and labels"></canvas>
+<div class="canvas" hidden><canvas tabindex="0" aria-label="Interactive views of scan and labels"></canvas></div>
 <p role="status" class="faint"></p></section>"""
 _VIEWER_EDGE = 200  # voxels along each axis that the interactive viewer gets at most
 

@@ -10,8 +10,10 @@
     try {
       const volumes = JSON.parse(document.getElementById("volumes").textContent);
       const canvas = section.querySelector("canvas");
-      canvas.hidden = false;
-      const viewer = new niivue.Niivue({ dragAndDropEnabled: false, isRadiologicalConvention: true, logLevel: "error" });
+      canvas.parentElement.hidden = false;
+      const viewer = new niivue.Niivue({
+        dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true, logLevel: "error",
+      });
       await viewer.attachToCanvas(canvas);
       viewer.addVolume(await niivue.NVImage.loadFromBase64({ base64: volumes.image, name: "scan.nii.gz" }));
       const marks = await niivue.NVImage.loadFromBase64({ base64: volumes.labels, name: "labels.nii.gz", opacity: 0.5 });
