@@ -349,7 +349,7 @@ _ROLES = re.compile(r"(_0000|[_-](d?seg|labels?|mask|gt|pred|ref|reference|groun
 
 
 def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Cases that both folders hold, by name, and the names of predictions without a reference.
+    """Cases that both folders hold, by name, and a sentence for each prediction without a reference.
 
     A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like.
 
@@ -366,7 +366,8 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
             f"{pred.name}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
             hint="predict them, or take them out of the folder of references",
         )
-    return [(name, have[name], want[name]) for name in sorted(want)], sorted(have.keys() - want.keys())
+    alone = [f"{have[name].name} has no reference and is not scored" for name in sorted(have.keys() - want.keys())]
+    return [(name, have[name], want[name]) for name in sorted(want)], alone
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

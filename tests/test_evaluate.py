@@ -156,7 +156,7 @@ def test_folders_are_paired_by_name_without_endings_and_roles(tmp_path: Path) ->
         ("a", "a_seg.nii.gz", "a_label.mha"),
         ("b.x", "b.x_seg.nrrd", "b.x.nii.gz"),
     ]
-    assert extra == ["c"]
+    assert extra == ["c.nii has no reference and is not scored"]
 
 
 def test_two_files_of_one_name_in_a_folder_are_refused(tmp_path: Path) -> None:
