@@ -395,6 +395,10 @@ class _Job:
             "note": "Research use only; not a medical device.",
             "versions": record.versions(computed.engine.name),
         }
+        if self.to.identifiers:
+            from segcli.formats.identifiers import identifiers
+
+            facts["identifiers"] = identifiers(source)
         base = self.to.base(case, self.card.name)
         with outputs.together(record_path, labels_path, lambda: self._finished(case, loaded.key)) as staged:
             formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
