@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any, Literal, cast
@@ -421,7 +421,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         half=bool(document.get("half", False)),
         average="probabilities" if average == "probabilities" else "logits",
         labels=labels,
-        decide=decision,
+        decide=replace(decision, shares=average == "probabilities"),
         volumes_ml=volumes,
         volumes_source=read.text("volumes_source", ""),
         ensemble=tuple(document.get("ensemble", ())),

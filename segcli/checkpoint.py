@@ -73,7 +73,8 @@ def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
     stored = read(path, card.sha256[fold] if card.sha256 else "")
     net = fitted(table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}")
     if card.average == "probabilities":
-        net = nn.Sequential(net, nn.Softmax(dim=1))  # before windows, mirror images and folds are averaged
+        share = nn.Sigmoid() if card.decide.rule == "regions" else nn.Softmax(dim=1)
+        net = nn.Sequential(net, share)  # before windows, mirror images and folds are averaged
     return net if card.slice_axis is None else Slices(net, card.slice_axis)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
 from segcli.volume import Box, Grid, Volume
+
+BLOCK = 16  # cells along each edge of the blocks in which classes are compared
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,17 @@ class Decision:
     values   the label value of each channel of logits
     rule     "argmax": the largest channel wins; "regions": channels are taken in order, and each one above 0
              (probability one half) overwrites what came before, so nested regions end up whole (nnU-Net)
+    shares   the channels are probabilities already, not logits
     """
 
     values: tuple[int, ...]
     rule: Literal["argmax", "regions"] = "argmax"
+    shares: bool = False
+
+    @property
+    def half(self) -> float:
+        """The value that stands for a probability of one half."""
+        return 0.5 if self.shares else 0.0
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16] | type[np.int32]:
@@ -67,8 +79,8 @@ def labels_on(
     wanted   the grid that `part` was cropped from: beyond `part` is background, beyond `wanted` the border goes on
     returns  (1, D, H, W) in the decision's dtype
 
-    Logits are interpolated linearly, one class at a time, into the best value so far. A class is tried only in the
-    box of cells where it can win: where its largest corner is not below the largest smallest corner of the others.
+    Logits are interpolated linearly, one class at a time, into the best value so far, block by block; in each block only
+    the classes that can win there are tried, which changes nothing and saves most of the work.
     """
     labels = np.zeros(grid.shape, decide.dtype)
     place = _Place(grid, part, wanted, rule)
@@ -79,6 +91,32 @@ def labels_on(
     return Volume(labels[None], grid)
 
 
+class Spread:
+    """Channels of slabs brought to the voxel centres of another grid, linearly, as the slabs go by.
+
+    grid     whose voxels are wanted; `part` and `wanted` as in `labels_on`
+    """
+
+    def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
+        self._part, self._place = part, _Place(grid, part, wanted, rule)
+
+    def put(self, slab: Grid, channels: NDArray[np.float32], into: NDArray[Any]) -> None:
+        """Write channels (K, d, h, w) of a slab into (K, D, H, W), where that lies in the slab.
+
+        into     float32, or uint8 for shares: 255 for 1
+        """
+        first = np.round(self._part.index(slab.affine[:3, 3])).astype(int)
+        everything = tuple(slice(0, max(1, n - 1)) for n in slab.shape)
+        for piece in self._place.pieces(first, slab.shape):
+            for channel, whole in zip(channels, into, strict=True):
+                here = whole[piece.box]
+                at, values = _values(channel, piece, everything, here.shape)  # type: ignore[arg-type]
+                if values is not None:
+                    seen = True if piece.mask is None else piece.mask[at]
+                    scaled = np.round(values * 255).astype(np.uint8) if into.dtype == np.uint8 else values
+                    np.copyto(here[at], scaled, where=seen)
+
+
 class Shares:
     """Probabilities at the voxel centres of a scan, gathered while slabs go by on their way to `labels_on`.
 
@@ -87,36 +125,41 @@ class Shares:
     """
 
     def __init__(self, grid: Grid, decide: Decision, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
-        self._decide, self._place = decide, _Place(grid, part, wanted, rule)
-        shape = (len(decide.values), *grid.shape)
-        with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
-            file.truncate(int(np.prod(shape, dtype=np.int64)))
-            self.volume = Volume(np.memmap(file, np.uint8, "r+", shape=shape), grid)
+        self._decide, self._spread = decide, Spread(grid, part, wanted, rule)
+        self.volume = Volume(mapped((len(decide.values), *grid.shape), np.uint8), grid)
         if decide.rule == "argmax":
             self.volume.data[0] = 255
 
     def watch(self, slabs: Iterable[Volume]) -> Iterator[Volume]:
         for slab in slabs:
-            first = np.round(self._place.part_grid.index(slab.grid.affine[:3, 3])).astype(int)
-            shares = _shares(slab.data, self._decide.rule)
-            everything = tuple(slice(0, max(1, n - 1)) for n in slab.grid.shape)
-            for piece in self._place.pieces(first, slab.grid.shape):
-                for k, channel in enumerate(shares):
-                    here = self.volume.data[k][piece.box]
-                    at, values = _values(channel, piece, everything, here.shape)  # type: ignore[arg-type]
-                    if values is not None:
-                        seen = True if piece.mask is None else piece.mask[at]
-                        np.copyto(here[at], np.round(values * 255).astype(np.uint8), where=seen)
+            self._spread.put(slab.grid, shares(slab.data, self._decide), self.volume.data)
             yield slab
 
 
-def _shares(logits: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
+def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Zeros in a temporary file that is mapped into memory and vanishes with the array.
+
+    errors   OSError when the disk cannot hold it
+    """
+    with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process at the first write
+        else:
+            file.truncate(size)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def shares(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float32]:
+    """Probabilities (K, d, h, w): the softmax of logits, or the sigmoid of each of them; shares stay as they are."""
     powers: NDArray[np.float32]
-    if rule == "regions":
-        powers = np.exp(-logits)
+    if decide.shares:
+        return channels
+    if decide.rule == "regions":
+        powers = np.exp(-channels)
         powers += 1
         return np.reciprocal(powers, out=powers)
-    powers = np.exp(logits - logits.max(axis=0))
+    powers = np.exp(channels - channels.max(axis=0))
     powers /= powers.sum(axis=0)
     return powers
 
@@ -199,20 +242,63 @@ class _Place:
 
 def _decide(labels: NDArray[np.integer], slab: NDArray[np.float32], piece: _Piece, decide: Decision) -> None:
     """Write the labels of one piece, `labels` being the piece's own box of the label map."""
-    cells = _winning_boxes(slab, decide)
+    able = _able(slab, decide)
+    if piece.mask is not None:
+        _compare(labels, slab, piece, np.flatnonzero(able.any(axis=(1, 2, 3))), None, decide)
+        return
+    rows = [_rows(c, slab.shape[1 + axis]) for c, axis in zip(piece.coordinates, piece.order, strict=True)]
+
+    def block(at: tuple[int, int, int]) -> None:
+        span = tuple(rows[i][b] for i, b in enumerate(at))
+        cell = tuple(at[piece.order.index(axis)] for axis in range(3))
+        channels = np.flatnonzero(able[(slice(None), *cell)])
+        if decide.rule == "argmax" and len(channels) == 1:
+            labels[span] = decide.values[channels[0]]
+        elif len(channels):
+            box = tuple(slice(c * BLOCK, min((c + 1) * BLOCK, max(1, n - 1))) for c, n in zip(cell, slab.shape[1:]))
+            _compare(labels[span], slab, _part(piece, span), channels, box, decide)
+
+    blocks = [at for at in product(*map(sorted, rows))]
+    with ThreadPoolExecutor() as pool:  # blocks share no voxel of the scan
+        list(pool.map(block, blocks))
+
+
+def _compare(
+    labels: NDArray[np.integer],
+    slab: NDArray[np.float32],
+    piece: _Piece,
+    channels: NDArray[np.intp],
+    cells: Box | None,
+    decide: Decision,
+) -> None:
+    """Decide among some channels, one after the other; the first of equals wins, as in argmax."""
     best = np.full(labels.shape, -np.inf, np.float32) if decide.rule == "argmax" else None
-    for k, cell_box in enumerate(cells):
-        if cell_box is None:
-            continue
-        at, values = _values(slab[k], piece, cell_box, labels.shape)
+    everything = cells or (slice(0, 0),) * 3
+    for k in channels:
+        at, values = _values(slab[k], piece, everything, labels.shape)
         if values is None:
             continue
-        better = values > (0 if best is None else best[at])
+        better = values > (decide.half if best is None else best[at])
         if piece.mask is not None:
             better &= piece.mask[at]
         np.copyto(labels[at], labels.dtype.type(decide.values[k]), where=better)
         if best is not None:
             np.copyto(best[at], values, where=better)
+
+
+def _rows(coordinates: NDArray[np.float64], n: int) -> dict[int, slice]:
+    """Which stretch of a scan's axis lies in each block of cells of the slab's axis of n voxels."""
+    block = np.minimum(np.floor(coordinates), max(0, n - 2)).astype(np.int64) // BLOCK
+    out = {}
+    for b in np.unique(block):
+        here = np.flatnonzero(block == b)
+        out[int(b)] = slice(int(here[0]), int(here[-1]) + 1)
+    return out
+
+
+def _part(piece: _Piece, span: tuple[slice, ...]) -> _Piece:
+    """A piece's own part of its box."""
+    return replace(piece, coordinates=[c[s] for c, s in zip(piece.coordinates, span, strict=True)])
 
 
 def _values(
@@ -240,19 +326,26 @@ def _values(
     return (spans[0], spans[1], spans[2]), values
 
 
-def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | None]:
-    """For each class the box of cells (between neighbouring voxels) in which it can win; None for nowhere.
+def _able(slab: NDArray[np.float32], decide: Decision) -> NDArray[np.bool_]:
+    """Which classes can win somewhere in each block of cells, (K, blocks along each axis).
 
-    A linear interpolation lies between its corners: a class whose largest corner is below another's smallest one
-    cannot win in that cell. A box start..stop means the voxels start to stop, both included.
+    A cell lies between neighbouring voxels, and a linear interpolation between its corners: a class whose largest
+    corner is below another's smallest one cannot win there. Most blocks are left with one class or a few.
     """
-    floor: NDArray[np.float32] | float = 0.0
+    floor: NDArray[np.float32] | float = decide.half
     if decide.rule == "argmax":
         floor = _corners(slab[0], np.minimum)
         for channel in slab[1:]:
             np.maximum(floor, _corners(channel, np.minimum), out=floor)
         floor -= 1e-4 + 1e-5 * np.abs(floor)  # rounding while interpolating
-    return [_box(_corners(channel, np.maximum) >= floor) for channel in slab]
+    return np.stack([_blocks(_corners(channel, np.maximum) >= floor) for channel in slab])
+
+
+def _blocks(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether any cell of each block is set."""
+    for axis in range(3):
+        cells = np.logical_or.reduceat(cells, np.arange(0, cells.shape[axis], BLOCK), axis=axis)
+    return cells
 
 
 def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]:
@@ -264,13 +357,3 @@ def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]
             high = tuple(slice(1, n) if i == axis else slice(None) for i in range(3))
             values = best(values[low], values[high])
     return values if values.base is None else values.copy()
-
-
-def _box(here: NDArray[np.bool_]) -> Box | None:
-    spans = []
-    for axis in range(3):
-        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(along) == 0:
-            return None
-        spans.append(slice(int(along[0]), int(along[-1]) + 1))
-    return spans[0], spans[1], spans[2]

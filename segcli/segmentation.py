@@ -217,9 +217,9 @@ class _Margins:
         for plane in np.moveaxis(logits, 1, 0):  # (K, h, w): small enough to stay near the cache
             order = plane.argmax(0)
             top = plane.max(0)
-            shares = np.exp(plane - top)
+            shares = plane if self.decide.shares else np.exp(plane - top)
             second = np.where(np.arange(len(plane))[:, None, None] == order, -np.inf, shares).max(0)
-            margin = (1 - second) / shares.sum(0)
+            margin = (shares.max(0) - second) / shares.sum(0)
             self.sums += np.bincount(order.ravel(), margin.ravel(), len(self.sums))
             self.counts += np.bincount(order.ravel(), minlength=len(self.counts))
 
