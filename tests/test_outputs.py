@@ -170,7 +170,9 @@ def test_2_13_no_two_processes_share_a_temporary_name():
     assert f"-{os.getpid()}-" in outputs.partial_name("a.json")
 
 
-@pytest.mark.parametrize("name", ["a", "a.b c.json", "-rf.nii.gz", "ü" * 120 + ".nii.gz", "line\nbreak.json", "." * 200])
+@pytest.mark.parametrize(
+    "name", ["a", "a.b c.json", "-rf.nii.gz", "ü" * 120 + ".nii.gz", "line\nbreak.json", "." * 200]
+)
 def test_3_15_any_name_has_a_temporary_one_that_is_known_again(name):
     temporary = outputs.partial_name(name)
     assert outputs.is_partial(temporary)

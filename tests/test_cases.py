@@ -1,0 +1,179 @@
+"""What a person named becomes scans to segment, and nothing else does."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from segcli.cases import Case, cases, is_own, listed, shard, stem
+from segcli.errors import InputError, InputMissing, UsageError
+
+RECORD = b'{\n "segcli_record": 1\n}\n'
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(RECORD if name.endswith("_seg.json") else b"x")
+
+
+def named(folder: Path, *more: object, **how: object) -> list[str]:
+    return [c.name for c in cases([str(folder), *map(str, more)], **how)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.nii.gz", "a"), ("a.b.NII.GZ", "a.b"), ("a.mha", "a"), ("a.dcm", "a.dcm"), (".nii.gz", ".nii.gz"), ("a", "a")],
+)
+def test_the_stem_is_the_name_without_its_known_ending(name, expected):
+    assert stem(Path(name)) == expected
+
+
+def test_a_folder_is_searched_through_and_its_relative_paths_are_kept(tmp_path):
+    touch(tmp_path, "b.nii", "sub/a.nii.gz", "sub/deep/c.mha", "sub/notes.txt", ".hidden.nii", "._a.nii")
+    assert named(tmp_path) == ["b", "sub/a", "sub/deep/c"]
+
+
+def test_a_bids_tree_keeps_its_folders_and_its_derivatives_are_no_input(tmp_path):
+    touch(
+        tmp_path,
+        "dataset_description.json",
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        "derivatives/other/sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+    )
+    assert named(tmp_path) == ["sub-01/anat/sub-01_T1w", "sub-02/anat/sub-02_T1w"]
+
+
+def test_a_pattern_names_what_it_matches(tmp_path):
+    touch(tmp_path, "a1.nii", "a2.nii", "b1.nii", "sub/a3.nii")
+    assert named(tmp_path / "a*.nii") == ["a1", "a2"]
+    assert named(tmp_path / "**" / "a*.nii") == ["a1", "a2", "a3"]
+
+
+def test_a_file_with_the_characters_of_a_pattern_is_itself(tmp_path):
+    touch(tmp_path, "a[1].nii", "a1.nii")
+    assert named(tmp_path / "a[1].nii") == ["a[1]"]
+
+
+def test_2_9_own_outputs_and_temporary_files_are_never_inputs(tmp_path):
+    from segcli.outputs import partial_name
+
+    touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_seg.json", "a_seg/liver.nii.gz", partial_name("a_seg.nii.gz"))
+    touch(tmp_path, "out1/a_seg.nii.gz", "out1/a_seg.json", "out1/a_seg/liver.nii.gz", "out1/b_dseg.nii.gz")
+    assert named(tmp_path) == ["a"]
+    assert named(tmp_path / "*.nii.gz") == ["a"]
+    assert named(tmp_path, output=tmp_path) == ["a"]
+
+
+def test_2_9_nothing_in_the_output_folder_is_an_input(tmp_path):
+    touch(tmp_path, "a.nii.gz", "out/left_there.nii.gz")
+    assert named(tmp_path, output=tmp_path / "out") == ["a"]
+    os.symlink(tmp_path / "out", tmp_path / "link")
+    assert named(tmp_path, output=tmp_path / "link") == ["a"]
+
+
+def test_2_9_an_output_that_is_named_as_a_scan_is_refused(tmp_path):
+    touch(tmp_path, "a_seg.nii.gz", "a_seg.json")
+    with pytest.raises(InputError, match=r"a_seg\.nii\.gz: is an output of segcli"):
+        named(tmp_path / "a_seg.nii.gz")
+
+
+def test_a_scan_whose_name_ends_in_seg_is_a_scan(tmp_path):
+    touch(tmp_path, "a_seg.nii.gz", "mine_seg/liver.nii.gz")
+    assert not is_own(tmp_path / "a_seg.nii.gz")
+    assert not is_own(tmp_path / "mine_seg" / "liver.nii.gz")
+
+
+def test_2_8_two_inputs_with_one_output_are_refused_by_name(tmp_path):
+    touch(tmp_path, "a.nii", "a.nii.gz")
+    with pytest.raises(UsageError, match=r"a\.nii and .*a\.nii\.gz would both be written as a_seg\.nii\.gz"):
+        named(tmp_path)
+    touch(tmp_path / "x", "s.nii")
+    touch(tmp_path / "y", "s.nii")
+    with pytest.raises(UsageError, match="both be written"):
+        named(tmp_path / "x", tmp_path / "y", output=tmp_path / "out")
+    assert named(tmp_path / "x", tmp_path / "y") == ["s", "s"]  # beside each input there is no clash
+
+
+def test_the_same_input_twice_is_one_case(tmp_path):
+    touch(tmp_path, "a.nii")
+    assert named(tmp_path / "a.nii", tmp_path / "a.nii", tmp_path) == ["a"]
+
+
+def test_1_2_a_folder_without_images_is_missing_input_and_says_what_was_seen(tmp_path):
+    touch(tmp_path, "a.txt", "b.txt", "c.pdf")
+    with pytest.raises(InputMissing, match=r"no images in the folder: 2 x \.txt, 1 x \.pdf"):
+        named(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["absent.nii", "broken.nii"])
+def test_1_1_what_is_not_there_is_missing_input(tmp_path, name):
+    os.symlink(tmp_path / "nowhere", tmp_path / "broken.nii")
+    with pytest.raises(InputMissing, match=name):
+        named(tmp_path / name)
+
+
+def test_6_1_of_several_inputs_one_that_is_missing_is_a_case_of_its_own(tmp_path):
+    touch(tmp_path, "a.nii", "empty/readme.txt")
+    found = cases([str(tmp_path / n) for n in ("a.nii", "absent.nii", "empty")])
+    assert [(c.name, type(c.fault)) for c in found] == [
+        ("a", type(None)),
+        ("absent", InputMissing),
+        ("empty", InputMissing),
+    ]
+
+
+def test_channels_are_grouped_by_their_numbers_and_a_missing_one_costs_its_case_only(tmp_path):
+    touch(tmp_path, "p1_0000.nii", "p1_0001.nii", "p2_0000.nii")
+    whole, half = cases([str(tmp_path)], ("T1", "T2"))
+    assert [p.name for p in whole.paths] == ["p1_0000.nii", "p1_0001.nii"]
+    assert half.fault is not None
+    assert "p2: the channel _0001 (T2) is missing" in half.fault.message
+
+
+def test_with_one_channel_the_number_is_part_of_the_name(tmp_path):
+    touch(tmp_path, "p1_0000.nii")
+    assert named(tmp_path) == ["p1_0000"]
+
+
+def test_1_7_a_loop_of_links_among_folders_ends(tmp_path):
+    touch(tmp_path, "sub/a.nii")
+    os.symlink(tmp_path, tmp_path / "sub" / "round")
+    assert named(tmp_path) == ["sub/a"]
+
+
+@pytest.mark.parametrize(
+    ("data", "null", "expected"),
+    [
+        (b"a.nii\r\n\n b c.nii\n", False, ["a.nii", " b c.nii"]),
+        (b"a\nb.nii\0c.nii\0", True, ["a\nb.nii", "c.nii"]),
+        (b"", False, []),
+    ],
+)
+def test_a_list_has_one_name_a_line_or_between_nuls(data, null, expected):
+    assert listed(data, null) == expected
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 20])
+def test_shards_are_disjoint_and_hold_every_case(count):
+    every = [Case(f"{i}", (Path(f"{i}"),), Path()) for i in range(10)]
+    parts = [shard(every, f"{i}/{count}") for i in range(1, count + 1)]
+    assert sorted(c.name for part in parts for c in part) == [c.name for c in every]
+
+
+def test_a_job_array_gives_its_part(monkeypatch):
+    every = [Case(f"{i}", (Path(f"{i}"),), Path()) for i in range(10)]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "6")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "4")
+    assert [c.name for c in shard(every, "slurm")] == ["1", "5", "9"]
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "1/0", "a", "1/3/5", "slurm"])
+def test_a_part_that_there_is_not_is_a_usage_error(part, monkeypatch):
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    with pytest.raises(UsageError, match="--shard"):
+        shard([], part)

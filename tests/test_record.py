@@ -1,0 +1,125 @@
+"""What a record says, and when a case counts as done."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segcli import record
+from segcli.errors import InputError
+
+KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> tuple[Path, Path]:
+    written, labels = tmp_path / "a_seg.json", tmp_path / "a_seg.nii.gz"
+    labels.write_bytes(b"labels")
+    facts = {"segcli_record": 1, **KEY, "labels": {"file": labels.name, "sha256": record.hash_file(labels)}}
+    written.write_bytes(record.to_json(facts))
+    return written, labels
+
+
+def test_2_4_done_is_a_record_that_matches_input_model_options_and_labels(done):
+    assert record.is_done(*done, KEY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": {"sha256": "other"}},
+        {"model": {"sha256": "other"}},
+        {"options": {"overlap": 0.25, "classes": ()}},
+        {"options": {"overlap": 0.5, "classes": ("liver",)}},
+    ],
+)
+def test_2_4_another_input_model_or_option_is_not_done(done, change):
+    assert not record.is_done(*done, {**KEY, **change})
+
+
+def test_2_4_a_label_map_with_other_bytes_is_not_done(done):
+    done[1].write_bytes(b"labelz")
+    assert not record.is_done(*done, KEY)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_2_4_one_file_of_the_two_is_not_done(done, missing):
+    done[missing].unlink()
+    assert not record.is_done(*done, KEY)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"segcli_record": 1}', b'{"segcli_record": 1, "labels": 3}', b"[" * 100000]
+)
+def test_2_4_a_record_that_is_something_else_is_not_done(done, content):
+    done[0].write_bytes(content)
+    assert not record.is_done(*done, KEY)
+    assert not record.is_done(*done, {})
+
+
+def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
+    written, _ = done
+    mask = written.parent / "a_seg" / "liver.nii.gz"
+    mask.parent.mkdir()
+    mask.write_bytes(b"mask")
+    facts = json.loads(written.read_text())
+    facts["extras"] = {"seg_type": "binary", "files": {"a_seg/liver.nii.gz": record.hash_file(mask)}}
+    written.write_bytes(record.to_json(facts))
+    assert record.has_extras(written, [mask], {"seg_type": "binary"})
+    assert record.has_extras(written, [], {"seg_type": "labelmap"})
+    assert not record.has_extras(written, [mask], {"seg_type": "labelmap"})
+    assert not record.has_extras(written, [mask, written.parent / "a_seg.csv"], {"seg_type": "binary"})
+    mask.write_bytes(b"mosk")
+    assert not record.has_extras(written, [mask], {"seg_type": "binary"})
+
+
+def test_the_hash_of_an_input_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"abc")
+    found = record.hash_inputs([tmp_path / "a.nii"])
+    assert found.files == ("a.nii",)
+    assert found.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+
+
+def test_detached_data_counts_with_its_header(tmp_path):
+    (tmp_path / "a.hdr").write_bytes(b"header")
+    (tmp_path / "a.img").write_bytes(b"voxels")
+    before = record.hash_inputs([tmp_path / "a.hdr"]).sha256
+    (tmp_path / "a.img").write_bytes(b"voxelz")
+    assert record.hash_inputs([tmp_path / "a.hdr"]).sha256 != before
+
+
+def test_2_9_outputs_among_the_slices_of_a_folder_do_not_count(tmp_path):
+    (tmp_path / "1.dcm").write_bytes(b"slice")
+    before = record.hash_inputs([tmp_path]).sha256
+    (tmp_path / "own.json").write_bytes(b"{}")
+    assert record.hash_inputs([tmp_path], lambda path: path.name == "own.json").sha256 == before
+    assert record.hash_inputs([tmp_path]).sha256 != before
+
+
+def test_1_7_a_pipe_is_not_opened(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"a\.nii: not a regular file"):
+        record.hash_inputs([tmp_path / "a.nii"])
+
+
+def test_6_6_versions_do_not_depend_on_what_else_is_loaded():
+    told = "from segcli import record; print(sorted(record.versions('onnxruntime cpu')))"
+    alone, among = (
+        subprocess.run([sys.executable, "-c", first + told], capture_output=True, check=True).stdout
+        for first in ("", "import pydicom, torch, openvino; ")
+    )
+    assert alone == among
+    assert b"onnxruntime" in alone
+    assert b"openvino" not in alone
+
+
+def test_6_6_the_hash_of_a_model_does_not_depend_on_the_order_of_its_files(tmp_path):
+    from runs import card
+
+    found = card(tmp_path)
+    assert record.model_hash(found, {"a": "1", "b": "2"}) == record.model_hash(found, {"b": "2", "a": "1"})
+    assert record.model_hash(found, {"a": "1"}) != record.model_hash(found, {"a": "2"})
