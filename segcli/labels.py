@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +13,6 @@ from numpy.typing import NDArray
 
 from segcli.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
 from segcli.volume import Box, Grid, Volume
-
-BLOCK = 16  # cells along each edge of the blocks in which classes are compared
 
 
 @dataclass(frozen=True)
@@ -79,8 +75,8 @@ def labels_on(
     wanted   the grid that `part` was cropped from: beyond `part` is background, beyond `wanted` the border goes on
     returns  (1, D, H, W) in the decision's dtype
 
-    Logits are interpolated linearly, one class at a time, into the best value so far, block by block; in each block only
-    the classes that can win there are tried, which changes nothing and saves most of the work.
+    Logits are interpolated linearly, one class at a time, into the best value so far. A class is tried only in the
+    box of cells where it can win: where its largest corner is not below the largest smallest corner of the others.
     """
     labels = np.zeros(grid.shape, decide.dtype)
     place = _Place(grid, part, wanted, rule)
@@ -242,40 +238,12 @@ class _Place:
 
 def _decide(labels: NDArray[np.integer], slab: NDArray[np.float32], piece: _Piece, decide: Decision) -> None:
     """Write the labels of one piece, `labels` being the piece's own box of the label map."""
-    able = _able(slab, decide)
-    if piece.mask is not None:
-        _compare(labels, slab, piece, np.flatnonzero(able.any(axis=(1, 2, 3))), None, decide)
-        return
-    rows = [_rows(c, slab.shape[1 + axis]) for c, axis in zip(piece.coordinates, piece.order, strict=True)]
-
-    def block(at: tuple[int, int, int]) -> None:
-        span = tuple(rows[i][b] for i, b in enumerate(at))
-        cell = tuple(at[piece.order.index(axis)] for axis in range(3))
-        channels = np.flatnonzero(able[(slice(None), *cell)])
-        if decide.rule == "argmax" and len(channels) == 1:
-            labels[span] = decide.values[channels[0]]
-        elif len(channels):
-            box = tuple(slice(c * BLOCK, min((c + 1) * BLOCK, max(1, n - 1))) for c, n in zip(cell, slab.shape[1:]))
-            _compare(labels[span], slab, _part(piece, span), channels, box, decide)
-
-    blocks = [at for at in product(*map(sorted, rows))]
-    with ThreadPoolExecutor() as pool:  # blocks share no voxel of the scan
-        list(pool.map(block, blocks))
-
-
-def _compare(
-    labels: NDArray[np.integer],
-    slab: NDArray[np.float32],
-    piece: _Piece,
-    channels: NDArray[np.intp],
-    cells: Box | None,
-    decide: Decision,
-) -> None:
-    """Decide among some channels, one after the other; the first of equals wins, as in argmax."""
+    cells = _winning_boxes(slab, decide)
     best = np.full(labels.shape, -np.inf, np.float32) if decide.rule == "argmax" else None
-    everything = cells or (slice(0, 0),) * 3
-    for k in channels:
-        at, values = _values(slab[k], piece, everything, labels.shape)
+    for k, cell_box in enumerate(cells):
+        if cell_box is None:
+            continue
+        at, values = _values(slab[k], piece, cell_box, labels.shape)
         if values is None:
             continue
         better = values > (decide.half if best is None else best[at])
@@ -284,21 +252,6 @@ def _compare(
         np.copyto(labels[at], labels.dtype.type(decide.values[k]), where=better)
         if best is not None:
             np.copyto(best[at], values, where=better)
-
-
-def _rows(coordinates: NDArray[np.float64], n: int) -> dict[int, slice]:
-    """Which stretch of a scan's axis lies in each block of cells of the slab's axis of n voxels."""
-    block = np.minimum(np.floor(coordinates), max(0, n - 2)).astype(np.int64) // BLOCK
-    out = {}
-    for b in np.unique(block):
-        here = np.flatnonzero(block == b)
-        out[int(b)] = slice(int(here[0]), int(here[-1]) + 1)
-    return out
-
-
-def _part(piece: _Piece, span: tuple[slice, ...]) -> _Piece:
-    """A piece's own part of its box."""
-    return replace(piece, coordinates=[c[s] for c, s in zip(piece.coordinates, span, strict=True)])
 
 
 def _values(
@@ -326,11 +279,11 @@ def _values(
     return (spans[0], spans[1], spans[2]), values
 
 
-def _able(slab: NDArray[np.float32], decide: Decision) -> NDArray[np.bool_]:
-    """Which classes can win somewhere in each block of cells, (K, blocks along each axis).
+def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | None]:
+    """For each class the box of cells (between neighbouring voxels) in which it can win; None for nowhere.
 
-    A cell lies between neighbouring voxels, and a linear interpolation between its corners: a class whose largest
-    corner is below another's smallest one cannot win there. Most blocks are left with one class or a few.
+    A linear interpolation lies between its corners: a class whose largest corner is below another's smallest one
+    cannot win in that cell. A box start..stop means the voxels start to stop, both included.
     """
     floor: NDArray[np.float32] | float = decide.half
     if decide.rule == "argmax":
@@ -338,14 +291,7 @@ def _able(slab: NDArray[np.float32], decide: Decision) -> NDArray[np.bool_]:
         for channel in slab[1:]:
             np.maximum(floor, _corners(channel, np.minimum), out=floor)
         floor -= 1e-4 + 1e-5 * np.abs(floor)  # rounding while interpolating
-    return np.stack([_blocks(_corners(channel, np.maximum) >= floor) for channel in slab])
-
-
-def _blocks(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether any cell of each block is set."""
-    for axis in range(3):
-        cells = np.logical_or.reduceat(cells, np.arange(0, cells.shape[axis], BLOCK), axis=axis)
-    return cells
+    return [_box(_corners(channel, np.maximum) >= floor) for channel in slab]
 
 
 def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]:
@@ -357,3 +303,13 @@ def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]
             high = tuple(slice(1, n) if i == axis else slice(None) for i in range(3))
             values = best(values[low], values[high])
     return values if values.base is None else values.copy()
+
+
+def _box(here: NDArray[np.bool_]) -> Box | None:
+    spans = []
+    for axis in range(3):
+        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
+        if len(along) == 0:
+            return None
+        spans.append(slice(int(along[0]), int(along[-1]) + 1))
+    return spans[0], spans[1], spans[2]
