@@ -15,7 +15,7 @@ from segcli.volume import Array, Box, Grid, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
-_SLAB_BYTES = 1 << 27  # logits that are finished at a time
+_SLAB_BYTES = 1 << 26  # logits that are finished at a time
 
 
 def quiet(done: int, total: int) -> None:
@@ -251,11 +251,15 @@ def _fill_unseen(slab: NDArray[np.float32], norm: NDArray[np.float32]) -> None:
 
 
 def _advance(total: Array, norm: NDArray[np.float32], axis: int, step: int, size: int) -> None:
-    """Move the sums `step` planes towards the start and clear the rest, in pieces that never overlap."""
-    for a in range(0, size, step):
-        b = min(a + step, size)
-        room = max(0, min(b, size - step) - a)
-        for array, lead in ((total, (slice(None),)), (norm, ())):
+    """Move the sums `step` planes towards the start and clear the rest, in pieces that never overlap.
+
+    Channel by channel: sums that are mapped from a file then never are in memory all at once.
+    """
+    for array in (norm, *(total[k : k + 1] for k in range(len(total)))):
+        lead = (slice(None),) * (array.ndim - 3)
+        for a in range(0, size, step):
+            b = min(a + step, size)
+            room = max(0, min(b, size - step) - a)
             if room:
                 array[(*lead, *_planes(axis, a, a + room))] = array[(*lead, *_planes(axis, a + step, a + step + room))]
             if a + room < b:
