@@ -31,7 +31,7 @@ from segcli.errors import (
 )
 from segcli.extras import Destination
 from segcli.report import cohort_rows, csv_text, from_json, measure, to_json
-from segcli.segmentation import Segmentation, segment
+from segcli.segmentation import Segmentation, Wishes, segment
 from segcli.volume import Volume
 from segcli.windows import Engine, at_overlap
 
@@ -323,18 +323,18 @@ class _Job:
         def tick(done: int, total: int) -> None:
             self.watch("window", case, {"done": done, "total": total})
 
-        shares = "probabilities" in self.to.forms
+        wishes = Wishes(shares="probabilities" in self.to.forms, votes="disagreement" in self.to.forms)
         self.watch("segment", case, {"shape": loaded.scan.grid.shape})
         before = len(_steps(engine))
         try:
-            result = segment(loaded.scan, self.card, engine, tick, plan, shares=shares)
+            result = segment(loaded.scan, self.card, engine, tick, plan, wishes)
         except ModelError:
             full = getattr(engine, "full_precision", None)
             if not self.options.half or full is None:
                 raise
             engine = full()
             warnings = ("half precision gave values that are not finite: the case was repeated in float32",)
-            result = segment(loaded.scan, self.card, engine, tick, plan, shares=shares)
+            result = segment(loaded.scan, self.card, engine, tick, plan, wishes)
         return _Computed(loaded, self._kept(result), engine, warnings, _steps(engine)[before:])
 
     def _kept(self, result: Segmentation) -> Segmentation:
@@ -470,13 +470,12 @@ def _shown(case: Case) -> str:
 
 def _naming(error: SegcliError, case: Case) -> SegcliError:
     """The same refusal with the case's file in its message."""
-    if case.name in error.message:
+    if error.message.startswith(f"{case.name}: "):
         return error
-    if any(p.name and p.name in error.message for p in case.paths):
-        if Path(case.name).name == case.name:
-            return error
-        return type(error)(f"{case.name}: {error.message}", hint=error.hint)  # sub-07/t1, where others are t1 as well
-    return type(error)(f"{_shown(case)}: {error.message}", hint=error.hint)
+    named = any(p.name and p.name in error.message for p in case.paths)
+    if "/" in case.name:  # sub-07/t1, where others are t1 as well
+        return type(error)(f"{case.name}: {error.message}", hint=error.hint)
+    return error if named else type(error)(f"{_shown(case)}: {error.message}", hint=error.hint)
 
 
 def _steps(engine: Engine) -> tuple[str, ...]:

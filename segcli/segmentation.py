@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from segcli.card import ModelCard, Resample
 from segcli.errors import InputError
 from segcli.grids import model_grid
 from segcli.intensity import Crop, Step, foreground, normalise
-from segcli.labels import Decision, Shares, labels_on
-from segcli.resample import onto
+from segcli.labels import Decision, Shares, Spread, labels_on
+from segcli.resample import Interpolation, onto
 from segcli.volume import Grid, Volume
 from segcli.windows import Engine, Tick, WindowPlan, quiet, slide, windows
 
@@ -29,6 +29,8 @@ class Segmentation:
     confidence  mean softmax margin (best less second best, 0..1) over the model's voxels of each label value
     warnings    sentences for the user and the record
     probabilities  (K, D, H, W) uint8, 255 for 1, on the scan's grid, where they were asked for
+    disagreement   of an ensemble: mean share of members that decide otherwise, over the model's voxels of each label
+    votes          (1, D, H, W) uint8, 255 for 1: that share on the scan's grid, where it was asked for
     """
 
     labels: Volume
@@ -37,6 +39,20 @@ class Segmentation:
     confidence: Mapping[int, float]
     warnings: tuple[str, ...] = ()
     probabilities: Volume | None = None
+    disagreement: Mapping[int, float] = field(default_factory=dict)
+    votes: Volume | None = None
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted beside the labels, each on the scan's grid.
+
+    shares   probabilities
+    votes    where the members of an ensemble differ
+    """
+
+    shares: bool = False
+    votes: bool = False
 
 
 def segment(
@@ -45,43 +61,71 @@ def segment(
     engine: Engine,
     tick: Tick = quiet,
     plan: WindowPlan | None = None,
-    *,
-    shares: bool = False,
+    wishes: Wishes = Wishes(),
 ) -> Segmentation:
     """Label every voxel of the scan, on the scan's own grid.
 
     scan     (C, D, H, W), intensities as in the file
     plan     the card's windows, or the user's change of them
-    shares   whether probabilities are wanted too
     errors   InputError: other channels than the model's, or no finite voxel; ModelError: logits not finite
     """
     plan = plan or card.window
     check_channels(scan, card)
     scan, holes, warnings = finite(scan)
     prepared = prepare(scan, card)
-    image = prepared.image
-    count = len(windows(at_least(image.grid.shape, plan.size), plan))
-    began = time.perf_counter()
-    network = _Timed(slide(image, engine, plan, tick, prepared.outside))
-    margins = _Margins(card.decide)
-    parts = Shares(scan.grid, card.decide, image.grid, prepared.wanted, card.interpolation) if shares else None
-    slabs = parts.watch(margins.watch(network)) if parts else margins.watch(network)
-    labels = labels_on(scan.grid, slabs, card.decide, image.grid, prepared.wanted, card.interpolation)
+    slabs = slide(prepared.image, engine, plan, tick, prepared.outside)
+    found = decided(scan, prepared, slabs, card.decide, card.interpolation, wishes)
     if holes is not None:
-        labels.data[:, holes] = 0
+        found.labels.data[:, holes] = 0
+    return replace(found, windows=window_count(prepared, plan), warnings=tuple(warnings))
+
+
+def decided(
+    scan: Volume, prepared: Prepared, slabs: Iterator[Volume], decide: Decision, rule: Interpolation, wishes: Wishes
+) -> Segmentation:
+    """Labels of the scan, and what was wished for, from slabs on the grid of the prepared image.
+
+    slabs    (K, d, h, w), or (K + 1, ...) with the share of an ensemble's members that decide otherwise
+    """
+    grid, part, wanted = scan.grid, prepared.image.grid, prepared.wanted
+    began = time.perf_counter()
+    network = _Timed(slabs)
+    means = _Means(decide)
+    votes = np.zeros((1, *grid.shape), np.uint8) if wishes.votes else None
+    probabilities = Shares(grid, decide, part, wanted, rule) if wishes.shares else None
+    passing = means.watch(network, Spread(grid, part, wanted, rule), votes)
+    passing = probabilities.watch(passing) if probabilities else passing
+    labels = labels_on(grid, passing, decide, part, wanted, rule)
     seconds = {
         **prepared.seconds,
         "network": network.seconds,
         "decide": time.perf_counter() - began - network.seconds,
     }
     return Segmentation(
-        Volume(labels.data, scan.grid, scan.source),
+        Volume(labels.data, grid, scan.source),
         seconds,
-        count,
-        margins.means(),
-        tuple(warnings),
-        parts.volume if parts else None,
+        0,
+        means.margins(),
+        probabilities=probabilities.volume if probabilities else None,
+        disagreement=means.disagreement(),
+        votes=None if votes is None else Volume(votes, grid),
     )
+
+
+def window_count(prepared: Prepared, plan: WindowPlan) -> int:
+    """Windows that the network sees of a prepared image."""
+    return len(windows(at_least(prepared.image.grid.shape, plan.size), plan))
+
+
+def winners(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.integer]:
+    """The winning channel of each voxel, of (K, ...); with regions 1 + the last channel above one half, 0 for none."""
+    if decide.rule == "argmax":
+        best: NDArray[np.integer] = channels.argmax(0)
+        return best
+    last = np.zeros(channels.shape[1:], np.intp)
+    for k, channel in enumerate(channels, 1):
+        last[channel > decide.half] = k
+    return last
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,38 +236,65 @@ class _Timed:
             yield slab
 
 
-class _Margins:
-    """Mean softmax margin of each label value, gathered while slabs go by."""
+class _Means:
+    """Means over the model's voxels of each label value, gathered while slabs go by.
+
+    The softmax margin, and the share of an ensemble's members that decide otherwise, where slabs bear it.
+    """
 
     def __init__(self, decide: Decision) -> None:
         self.decide = decide
-        self.sums = np.zeros(len(decide.values))
-        self.counts = np.zeros(len(decide.values))
+        self.values = decide.values if decide.rule == "argmax" else (0, *decide.values)
+        n = len(self.values)
+        self._counts, self._margins, self._votes = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._voted = False
 
-    def watch(self, slabs: Iterable[Volume]) -> Iterator[Volume]:
+    def watch(self, slabs: Iterable[Volume], spread: Spread, votes: NDArray[np.uint8] | None) -> Iterator[Volume]:
+        """The slabs with the channels of logits alone; `votes` (1, D, H, W) is filled, 255 for all members."""
+        count = len(self.decide.values)
         previous: Grid | None = None
         for slab in slabs:
-            if self.decide.rule == "argmax" and len(self.decide.values) > 1:
-                shift = None if previous is None else np.round(previous.index(slab.grid.affine[:3, 3]))
-                self._gather(slab.data, None if shift is None else int(np.argmax(shift)))
+            shift = None if previous is None else np.round(previous.index(slab.grid.affine[:3, 3]))
+            self._gather(slab.data, None if shift is None else int(np.argmax(shift)))
             previous = slab.grid
+            if len(slab.data) > count:
+                self._voted = True
+                if votes is not None:
+                    spread.put(slab.grid, slab.data[count:], votes)
+                slab = Volume(slab.data[:count], slab.grid)
             yield slab
 
-    def _gather(self, logits: NDArray[np.float32], shared: int | None) -> None:
+    def _gather(self, channels: NDArray[np.float32], shared: int | None) -> None:
         """Add a slab; along the axis `shared` its first plane was the last of the slab before."""
         if shared is not None:
             cut = tuple(slice(1, None) if i == shared else slice(None) for i in range(3))
-            logits = logits[(slice(None), *cut)]
-        for plane in np.moveaxis(logits, 1, 0):  # (K, h, w): small enough to stay near the cache
-            order = plane.argmax(0)
-            top = plane.max(0)
-            shares = plane if self.decide.shares else np.exp(plane - top)
-            second = np.where(np.arange(len(plane))[:, None, None] == order, -np.inf, shares).max(0)
-            margin = (shares.max(0) - second) / shares.sum(0)
-            self.sums += np.bincount(order.ravel(), margin.ravel(), len(self.sums))
-            self.counts += np.bincount(order.ravel(), minlength=len(self.counts))
+            channels = channels[(slice(None), *cut)]
+        k, n = len(self.decide.values), len(self.values)
+        sure = self.decide.rule == "argmax" and k > 1
+        if not sure and len(channels) == k:
+            return
+        for plane in np.moveaxis(channels, 1, 0):  # (K, h, w): small enough to stay near the cache
+            order = winners(plane[:k], self.decide)
+            self._counts += np.bincount(order.ravel(), minlength=n)
+            if sure:
+                self._margins += np.bincount(order.ravel(), self._margin(plane[:k], order).ravel(), n)
+            if len(plane) > k:
+                self._votes += np.bincount(order.ravel(), plane[k].ravel(), n)
 
-    def means(self) -> dict[int, float]:
+    def _margin(self, plane: NDArray[np.float32], order: NDArray[np.integer]) -> NDArray[np.float32]:
+        powers = plane if self.decide.shares else np.exp(plane - plane.max(0))
+        second = np.where(np.arange(len(plane))[:, None, None] == order, -np.inf, powers).max(0)
+        margin: NDArray[np.float32] = (powers.max(0) - second) / powers.sum(0)
+        return margin
+
+    def margins(self) -> dict[int, float]:
         """By label value; structures that no voxel of the model's grid has are left out."""
-        pairs = zip(self.decide.values, self.sums, self.counts, strict=True)
+        return self._means(self._margins) if self.decide.rule == "argmax" and len(self.values) > 1 else {}
+
+    def disagreement(self) -> dict[int, float]:
+        """By label value; empty without an ensemble."""
+        return self._means(self._votes) if self._voted else {}
+
+    def _means(self, sums: NDArray[np.float64]) -> dict[int, float]:
+        pairs = zip(self.values, sums, self._counts, strict=True)
         return {value: float(s / n) for value, s, n in pairs if n > 0}

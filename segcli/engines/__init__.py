@@ -48,6 +48,7 @@ def open_engine(
     mirror: bool = False,
     half: bool = False,
     max_vram: int | None = None,
+    votes: bool = False,
 ) -> Opened:
     """The model loaded into the fastest engine there is, or into the one that was named.
 
@@ -56,6 +57,7 @@ def open_engine(
     batch     windows at a time; None lets the engine choose
     half      float16 where the device gains from it: CUDA
     max_vram  bytes
+    votes     folds and members also say where they would decide otherwise: one channel more (engines/ensemble.py)
     errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
               ModelError (78): files that do not match the card
     """
@@ -66,7 +68,7 @@ def open_engine(
     if half and chosen.device == "cpu":
         warnings.append("half precision gains nothing on a CPU; the run is in float32")
         half = False
-    run = _Run(threads or cores(), batch, half, max_vram)
+    run = _Run(threads or cores(), batch, half, max_vram, votes and len(members) == 1)
     hashes: dict[str, str] = {}
     engines = []
     for reference, member in members.items():
@@ -82,7 +84,7 @@ def open_engine(
     else:
         from segcli.engines.ensemble import Ensemble
 
-        opened = Ensemble(engines)
+        opened = Ensemble(engines, card.decide, votes)
     if mirror:
         from segcli.engines.mirrored import mirrored
 
@@ -98,6 +100,7 @@ class _Run:
     batch: int | None
     half: bool
     max_vram: int | None
+    votes: bool  # of the folds
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +276,7 @@ def _torch(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str
                     may_leave=not chosen.named_device,
                 )
             )
-    return (folds[0] if len(folds) == 1 else Ensemble(folds)), hashes
+    return (folds[0] if len(folds) == 1 else Ensemble(folds, card.decide, run.votes)), hashes
 
 
 def _same_windows(member: ModelCard, card: ModelCard) -> None:
@@ -283,6 +286,7 @@ def _same_windows(member: ModelCard, card: ModelCard) -> None:
         ("channels", member.channels, card.channels),
         ("labels", member.decide.values, card.decide.values),
         ("orientation", member.grid, card.grid),
+        ("average", member.average, card.average),
     ):
         if own != wanted:
             raise ModelError(f"{card.name}: its member {member.name} has another {what}: {own}, not {wanted}")
