@@ -6,6 +6,7 @@ byte, whenever the same input meets the same model, options and versions.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -56,7 +57,8 @@ def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda pat
         else:
             files.append(path)
             if path.suffix.lower() in (".hdr", ".mhd", ".nhdr"):
-                files += sorted(p for p in path.parent.glob(f"{path.stem}.*") if p != path and p.suffix != ".json")
+                beside = path.parent.glob(f"{glob.escape(path.stem)}.*")
+                files += sorted(p for p in beside if p != path and p.is_file() and not mine(p))
     sums = [hash_file(p) for p in files]
     whole = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
     names = tuple(p.name for p in paths)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from models import affine, organs
+
 from segcli.card import ModelCard, find
 from segcli.engines import Opened
 
 sys.path.insert(0, str(Path(__file__).parent / "formats"))
-from scan_files import nifti  # noqa: E402
+from scan_files import nifti
 
 WEIGHT, BIAS = affine()
 

@@ -1,6 +1,5 @@
 """What a person named becomes scans to segment, and nothing else does."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -71,7 +70,7 @@ def test_2_9_own_outputs_and_temporary_files_are_never_inputs(tmp_path):
 def test_2_9_nothing_in_the_output_folder_is_an_input(tmp_path):
     touch(tmp_path, "a.nii.gz", "out/left_there.nii.gz")
     assert named(tmp_path, output=tmp_path / "out") == ["a"]
-    os.symlink(tmp_path / "out", tmp_path / "link")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
     assert named(tmp_path, output=tmp_path / "link") == ["a"]
 
 
@@ -111,7 +110,7 @@ def test_1_2_a_folder_without_images_is_missing_input_and_says_what_was_seen(tmp
 
 @pytest.mark.parametrize("name", ["absent.nii", "broken.nii"])
 def test_1_1_what_is_not_there_is_missing_input(tmp_path, name):
-    os.symlink(tmp_path / "nowhere", tmp_path / "broken.nii")
+    (tmp_path / "broken.nii").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputMissing, match=name):
         named(tmp_path / name)
 
@@ -141,7 +140,7 @@ def test_with_one_channel_the_number_is_part_of_the_name(tmp_path):
 
 def test_1_7_a_loop_of_links_among_folders_ends(tmp_path):
     touch(tmp_path, "sub/a.nii")
-    os.symlink(tmp_path, tmp_path / "sub" / "round")
+    (tmp_path / "sub" / "round").symlink_to(tmp_path)
     assert named(tmp_path) == ["sub/a"]
 
 

@@ -39,7 +39,7 @@ def test_2_1_a_file_has_its_name_only_after_the_block(tmp_path):
 
 
 def test_2_1_an_error_in_the_block_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), outputs.whole_file(tmp_path / "a.json") as temporary:
+    with pytest.raises(ZeroDivisionError), outputs.whole_file(tmp_path / "a.json") as temporary:  # noqa: PT012
         temporary.write_bytes(b"half")
         raise ZeroDivisionError
     assert names(tmp_path) == []
@@ -82,7 +82,7 @@ def test_2_1_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 
 def test_2_2_files_made_together_are_all_there_or_none(tmp_path):
     first, last = tmp_path / "a.json", tmp_path / "a.nii.gz"
-    with pytest.raises(ZeroDivisionError), outputs.together(first, last):
+    with pytest.raises(ZeroDivisionError), outputs.together(first, last):  # noqa: PT012
         outputs.write_bytes(last, b"labels")
         outputs.write_bytes(first, b"record")
         raise ZeroDivisionError
@@ -182,7 +182,8 @@ def test_3_15_any_name_has_a_temporary_one_that_is_known_again(name):
 
 def test_6_4_once_the_run_is_abandoned_no_file_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "_ended", False)
-    with pytest.raises(OutputError, match="stopped"), outputs.whole_file(tmp_path / "a.json") as temporary:
+    stopped = pytest.raises(OutputError, match="stopped")
+    with stopped, outputs.whole_file(tmp_path / "a.json") as temporary:
         temporary.write_bytes(b"half")
         outputs.abandon()
         assert names(tmp_path) == []
