@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from segcli import cases as naming
@@ -328,15 +328,21 @@ def interruptible(stream: Iterable[Item], show: Show) -> Iterator[Item]:
     passed: Queue[Item | BaseException | None] = Queue(maxsize=2)
     stop = threading.Event()
 
+    def put(item: Item | BaseException | None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(Full):
+                passed.put(item, timeout=0.1)
+                return
+
     def work() -> None:
         try:
             for item in stream:
-                passed.put(item)
+                put(item)
                 if stop.is_set():
-                    break
-            passed.put(None)
+                    return
+            put(None)
         except BaseException as error:
-            passed.put(error)
+            put(error)
 
     thread = threading.Thread(target=work, name="segcli-work", daemon=True)
     thread.start()
