@@ -1,4 +1,4 @@
-// CPU kernels for training: the weight gradient of a 7x7x7 depth-wise convolution, and the loss with its gradient.
+// CPU kernels for training; kernels.py says what each is for.
 #include <torch/extension.h>
 
 #include <algorithm>
@@ -156,89 +156,106 @@ std::vector<torch::Tensor> loss(torch::Tensor logits, torch::Tensor target, torc
 
 // ---- instance normalisation of one item, channels last, with residual and leaky ReLU ----
 
+// Few channels fill no vector of bfloat16: m neighbours are taken as one row of m C lanes.
+static long neighbours(long V, long C) {
+  long m = 1;
+  while (C * m < 64 && V % (2 * m) == 0) m *= 2;
+  return m;
+}
+
+static const long ROWS = 256;  // summed up in float before they go to a double
+
 // x, r (V, C): y = leaky((x - mean) / dev + r); also mean and 1 / dev by channel
 template <typename T>
 std::vector<torch::Tensor> norm_typed(torch::Tensor x, c10::optional<torch::Tensor> r, double eps, float slope) {
-  const long V = x.size(0), C = x.size(1);
+  const long C = x.size(1), m = neighbours(x.size(0), C), L = C * m, V = x.size(0) / m, chunks = (V + ROWS - 1) / ROWS;
   const T* X = raw<T>(x);
   const T* R = r ? raw<T>(*r) : nullptr;
   auto y = torch::empty_like(x);
   T* Y = raw<T>(y);
-  auto stats = torch::zeros({2, C}, torch::kFloat);
-  float *mean = stats.data_ptr<float>(), *inv = mean + C;
+  auto stats = torch::zeros({2, L}, torch::kFloat);
+  float *mean = raw<float>(stats), *inv = mean + L;
   std::vector<double> sum(C, 0), square(C, 0);
-  const long chunk = 512, chunks = (V + chunk - 1) / chunk;
 #pragma omp parallel
   {
     std::vector<double> ts(C, 0), tq(C, 0);
-    float s[512], q[512];
+    std::vector<float> s(L), q(L);
 #pragma omp for schedule(dynamic, 8)
     for (long k = 0; k < chunks; k++) {
-      for (long c = 0; c < C; c++) s[c] = q[c] = 0;
-      for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
-        for (long c = 0; c < C; c++) {
-          const float t = static_cast<float>(X[v * C + c]);
+      std::fill(s.begin(), s.end(), 0.f), std::fill(q.begin(), q.end(), 0.f);
+      for (long v = k * ROWS; v < std::min(V, (k + 1) * ROWS); v++)
+        for (long c = 0; c < L; c++) {
+          const float t = static_cast<float>(X[v * L + c]);
           s[c] += t, q[c] += t * t;
         }
-      for (long c = 0; c < C; c++) ts[c] += s[c], tq[c] += q[c];
+      for (long c = 0; c < L; c++) ts[c % C] += s[c], tq[c % C] += q[c];
     }
 #pragma omp critical
     for (long c = 0; c < C; c++) sum[c] += ts[c], square[c] += tq[c];
   }
-  for (long c = 0; c < C; c++) {
-    const double m = sum[c] / V;
-    mean[c] = m, inv[c] = 1 / std::sqrt(std::max(0.0, square[c] / V - m * m) + eps);
+  for (long c = 0; c < L; c++) {
+    const double middle = sum[c % C] / (V * m);
+    mean[c] = middle, inv[c] = 1 / std::sqrt(std::max(0.0, square[c % C] / (V * m) - middle * middle) + eps);
   }
-#pragma omp parallel for schedule(dynamic, 8)
-  for (long k = 0; k < chunks; k++)
-    for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
-      for (long c = 0; c < C; c++) {
-        float t = (static_cast<float>(X[v * C + c]) - mean[c]) * inv[c];
-        if (R) t += static_cast<float>(R[v * C + c]);
-        Y[v * C + c] = static_cast<T>(t > 0 ? t : slope * t);
+#pragma omp parallel for schedule(dynamic, 64)
+  for (long v = 0; v < V; v++) {
+    const T* xv = X + v * L;
+    T* yv = Y + v * L;
+    if (R) {
+      const T* rv = R + v * L;
+      for (long c = 0; c < L; c++) {
+        const float t = (static_cast<float>(xv[c]) - mean[c]) * inv[c] + static_cast<float>(rv[c]);
+        yv[c] = static_cast<T>(t > 0 ? t : slope * t);
       }
+    } else {
+      for (long c = 0; c < L; c++) {
+        const float t = (static_cast<float>(xv[c]) - mean[c]) * inv[c];
+        yv[c] = static_cast<T>(t > 0 ? t : slope * t);
+      }
+    }
+  }
   return {y, stats};
 }
 
 // gradients by x and, when wanted, by r
 template <typename T>
 std::vector<torch::Tensor> norm_back_typed(torch::Tensor g, torch::Tensor x, torch::Tensor y, torch::Tensor stats, float slope, bool with_r) {
-  const long V = x.size(0), C = x.size(1);
+  const long C = x.size(1), m = neighbours(x.size(0), C), L = C * m, V = x.size(0) / m, chunks = (V + ROWS - 1) / ROWS;
   const T *G = raw<T>(g), *X = raw<T>(x), *Y = raw<T>(y);
-  const float *mean = stats.data_ptr<float>(), *inv = mean + C;
-  auto gx = torch::empty_like(x), gr = with_r ? torch::empty_like(x) : torch::Tensor();
-  T *GX = raw<T>(gx), *GR = with_r ? raw<T>(gr) : nullptr;
+  const float *mean = raw<float>(stats), *inv = mean + L;
+  auto gx = torch::empty_like(x), gr = torch::empty_like(x);  // before the activation, then by x
+  T *GX = raw<T>(gx), *GR = raw<T>(gr);
   std::vector<double> sum(C, 0), dot(C, 0);
-  const long chunk = 512, chunks = (V + chunk - 1) / chunk;
 #pragma omp parallel
   {
     std::vector<double> ts(C, 0), td(C, 0);
-    float s[512], d[512];
+    std::vector<float> s(L), d(L);
 #pragma omp for schedule(dynamic, 8)
     for (long k = 0; k < chunks; k++) {
-      for (long c = 0; c < C; c++) s[c] = d[c] = 0;
-      for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
-        for (long c = 0; c < C; c++) {
-          const long i = v * C + c;
-          const float t = static_cast<float>(G[i]) * (static_cast<float>(Y[i]) > 0 ? 1.f : slope);
-          s[c] += t, d[c] += t * (static_cast<float>(X[i]) - mean[c]);
-          if (GR) GR[i] = static_cast<T>(t);
+      std::fill(s.begin(), s.end(), 0.f), std::fill(d.begin(), d.end(), 0.f);
+      for (long v = k * ROWS; v < std::min(V, (k + 1) * ROWS); v++) {
+        const T *gv = G + v * L, *xv = X + v * L, *yv = Y + v * L;
+        T* rv = GR + v * L;
+        for (long c = 0; c < L; c++) {
+          const float t = static_cast<float>(gv[c]) * (static_cast<float>(yv[c]) > 0 ? 1.f : slope);
+          s[c] += t, d[c] += t * (static_cast<float>(xv[c]) - mean[c]);
+          rv[c] = static_cast<T>(t);
         }
-      for (long c = 0; c < C; c++) ts[c] += s[c], td[c] += d[c];
+      }
+      for (long c = 0; c < L; c++) ts[c % C] += s[c], td[c % C] += d[c];
     }
 #pragma omp critical
     for (long c = 0; c < C; c++) sum[c] += ts[c], dot[c] += td[c];
   }
-  std::vector<float> a(C), b(C);
-  for (long c = 0; c < C; c++) a[c] = sum[c] / V, b[c] = dot[c] / V * inv[c] * inv[c];
-#pragma omp parallel for schedule(dynamic, 8)
-  for (long k = 0; k < chunks; k++)
-    for (long v = k * chunk; v < std::min(V, (k + 1) * chunk); v++)
-      for (long c = 0; c < C; c++) {
-        const long i = v * C + c;
-        const float t = static_cast<float>(G[i]) * (static_cast<float>(Y[i]) > 0 ? 1.f : slope);
-        GX[i] = static_cast<T>(inv[c] * (t - a[c] - (static_cast<float>(X[i]) - mean[c]) * b[c]));
-      }
+  std::vector<float> a(L), b(L);
+  for (long c = 0; c < L; c++) a[c] = sum[c % C] / (V * m), b[c] = dot[c % C] / (V * m) * inv[c] * inv[c];
+#pragma omp parallel for schedule(dynamic, 64)
+  for (long v = 0; v < V; v++) {
+    const T *rv = GR + v * L, *xv = X + v * L;
+    T* gv = GX + v * L;
+    for (long c = 0; c < L; c++)
+      gv[c] = static_cast<T>(inv[c] * (static_cast<float>(rv[c]) - a[c] - (static_cast<float>(xv[c]) - mean[c]) * b[c]));
+  }
   return {gx, gr};
 }
 
@@ -249,6 +266,109 @@ std::vector<torch::Tensor> norm(torch::Tensor x, c10::optional<torch::Tensor> r,
 std::vector<torch::Tensor> norm_back(torch::Tensor g, torch::Tensor x, torch::Tensor y, torch::Tensor stats, double slope, bool with_r) {
   if (x.scalar_type() == torch::kBFloat16) return norm_back_typed<Half>(g, x, y, stats, slope, with_r);
   return norm_back_typed<float>(g, x, y, stats, slope, with_r);
+}
+
+// ---- channel norm, four GELUs a channel, scale, residual: what follows the depth-wise convolution ----
+
+// Phi(u), the normal distribution, and e = exp(-u u / 2); Abramowitz and Stegun 7.1.26, good to 1e-7
+static inline float normal(float u, float& e) {
+  const float z = std::fabs(u) * 0.70710678f, t = 1 / (1 + 0.3275911f * z);
+  e = expf(-z * z);
+  const float tail = 0.5f * t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f)))) * e;
+  return u > 0 ? 1 - tail : tail;
+}
+
+// x, y (V, C); p (16, C): norm's weight and bias, then w1, b1, w2 four times each, b2, gamma -> x + gamma mlp(norm(y)), (V, 2)
+template <typename T>
+std::vector<torch::Tensor> mlp_typed(torch::Tensor x, torch::Tensor y, torch::Tensor p, float eps) {
+  const long V = x.size(0), C = x.size(1);
+  const float *X = raw<float>(x), *P = raw<float>(p);
+  const T* Y = raw<T>(y);
+  auto out = torch::empty_like(x), stats = torch::empty({V, 2}, x.options());
+  float *O = raw<float>(out), *S = raw<float>(stats);
+#pragma omp parallel for schedule(dynamic, 64)
+  for (long v = 0; v < V; v++) {
+    float mean = 0, var = 0;
+#pragma omp simd simdlen(16) reduction(+ : mean)
+    for (long c = 0; c < C; c++) mean += static_cast<float>(Y[v * C + c]);
+    mean /= C;
+#pragma omp simd simdlen(16) reduction(+ : var)
+    for (long c = 0; c < C; c++) {
+      const float d = static_cast<float>(Y[v * C + c]) - mean;
+      var += d * d;
+    }
+    const float inv = 1 / std::sqrt(var / C + eps);
+    S[2 * v] = mean, S[2 * v + 1] = inv;
+#pragma omp simd simdlen(16)
+    for (long c = 0; c < C; c++) {
+      const float n = (static_cast<float>(Y[v * C + c]) - mean) * inv * P[c] + P[C + c];
+      float z = P[14 * C + c], e;
+      for (int k = 0; k < 4; k++) {
+        const float u = n * P[(2 + k) * C + c] + P[(6 + k) * C + c];
+        z += P[(10 + k) * C + c] * u * normal(u, e);
+      }
+      O[v * C + c] = X[v * C + c] + P[15 * C + c] * z;
+    }
+  }
+  return {out, stats};
+}
+
+// gradients by y (V, C) and p (16, C); that by x is g itself
+template <typename T>
+std::vector<torch::Tensor> mlp_back_typed(torch::Tensor g, torch::Tensor y, torch::Tensor p, torch::Tensor stats) {
+  const long V = y.size(0), C = y.size(1), chunk = 256, chunks = (V + chunk - 1) / chunk;
+  const float *G = raw<float>(g), *P = raw<float>(p), *S = raw<float>(stats);
+  const T* Y = raw<T>(y);
+  auto gy = torch::empty_like(y), gp = torch::zeros({16, C}, torch::kFloat);
+  T* GY = raw<T>(gy);
+  float* GP = raw<float>(gp);
+#pragma omp parallel
+  {
+    std::vector<float> part(16 * C), dh(C), hat(C);
+#pragma omp for schedule(dynamic)
+    for (long k0 = 0; k0 < chunks; k0++) {
+      std::fill(part.begin(), part.end(), 0.f);
+      float* A = part.data();
+      for (long v = k0 * chunk; v < std::min(V, (k0 + 1) * chunk); v++) {
+        const float mean = S[2 * v], inv = S[2 * v + 1];
+        float sum = 0, dot = 0;
+        float *D = dh.data(), *H = hat.data();
+#pragma omp simd simdlen(16) reduction(+ : sum, dot)
+        for (long c = 0; c < C; c++) {
+          const float h = (static_cast<float>(Y[v * C + c]) - mean) * inv, n = h * P[c] + P[C + c];
+          const float go = G[v * C + c], gz = go * P[15 * C + c];
+          float z = P[14 * C + c], dn = 0, e;
+          for (int k = 0; k < 4; k++) {
+            const float w1 = P[(2 + k) * C + c], w2 = P[(10 + k) * C + c], u = n * w1 + P[(6 + k) * C + c];
+            const float phi = normal(u, e), a = u * phi, du = gz * w2 * (phi + u * 0.39894228f * e);
+            z += w2 * a;
+            A[(2 + k) * C + c] += du * n, A[(6 + k) * C + c] += du, A[(10 + k) * C + c] += gz * a;
+            dn += du * w1;
+          }
+          A[14 * C + c] += gz, A[15 * C + c] += go * z;
+          A[c] += dn * h, A[C + c] += dn;
+          const float d = dn * P[c];
+          D[c] = d, H[c] = h;
+          sum += d, dot += d * h;
+        }
+        sum /= C, dot /= C;
+#pragma omp simd simdlen(16)
+        for (long c = 0; c < C; c++) GY[v * C + c] = static_cast<T>(inv * (D[c] - sum - H[c] * dot));
+      }
+#pragma omp critical
+      for (long i = 0; i < 16 * C; i++) GP[i] += A[i];
+    }
+  }
+  return {gy, gp};
+}
+
+std::vector<torch::Tensor> mlp(torch::Tensor x, torch::Tensor y, torch::Tensor p, double eps) {
+  if (y.scalar_type() == torch::kBFloat16) return mlp_typed<Half>(x, y, p, eps);
+  return mlp_typed<float>(x, y, p, eps);
+}
+std::vector<torch::Tensor> mlp_back(torch::Tensor g, torch::Tensor y, torch::Tensor p, torch::Tensor stats) {
+  if (y.scalar_type() == torch::kBFloat16) return mlp_back_typed<Half>(g, y, p, stats);
+  return mlp_back_typed<float>(g, y, p, stats);
 }
 
 #ifdef __AVX512BF16__
@@ -320,6 +440,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("loss", &loss);
   m.def("norm", &norm);
   m.def("norm_back", &norm_back);
+  m.def("mlp", &mlp);
+  m.def("mlp_back", &mlp_back);
 #ifdef __AVX512BF16__
   m.def("conv3_gw", &conv3_gw);
 #endif

@@ -93,6 +93,26 @@ class Norm(torch.autograd.Function):
         return unrows(gx.view(x.shape)), unrows(gr.view(x.shape)) if ctx.residual else None, None
 
 
+class PointwiseMLP(torch.autograd.Function):
+    """x + gamma mlp(norm(y)) of a UX block: x, y (1, C, D, H, W); parameters (16, C), see kernels.cpp."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, parameters: Tensor, eps: float) -> Tensor:
+        x, y = rows(x.float()), rows(y)
+        c = x.shape[-1]
+        out, stats = extension().mlp(x.view(-1, c), y.view(-1, c), parameters, eps)
+        ctx.save_for_backward(y, parameters, stats)
+        return unrows(out.view(x.shape))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        y, parameters, stats = ctx.saved_tensors
+        g = rows(g.float())
+        c = y.shape[-1]
+        gy, gp = extension().mlp_back(g.view(-1, c), y.view(-1, c), parameters, stats)
+        return unrows(g), unrows(gy.view(y.shape)), gp, None
+
+
 class Loss(torch.autograd.Function):
     """What `train.loss_of` computes: logits (1, K, D, H, W), target (1, D, H, W), weight (K,)."""
 

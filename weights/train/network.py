@@ -3,8 +3,7 @@
 from types import MethodType
 
 import torch
-import torch.nn.functional as F
-from kernels import Conv3, Depthwise7, Norm, extension
+from kernels import Conv3, Depthwise7, Norm, PointwiseMLP, extension
 from torch import Tensor, nn
 
 from segcli.networks.blocks import ChannelNorm, ResidualBlock
@@ -34,16 +33,13 @@ def quicken(net: UXNet3D) -> UXNet3D:
 
 
 def ux_block(self: UXBlock, x: Tensor) -> Tensor:
-    """Grouped 1x1x1 convolutions as four scaled copies of the map."""
-    y = self.norm(Depthwise7.apply(x, self.dwconv.weight, self.dwconv.bias))
-    c = y.shape[1]
-    narrow = self.pwconv2.bias.view(c, 1, 1, 1)
-    w1, b1, w2 = (
-        t.view(c, 4).T.reshape(4, c, 1, 1, 1) for t in (self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight)
-    )
-    for k in range(4):
-        narrow = narrow + w2[k] * F.gelu(y * w1[k] + b1[k])
-    return x + self.gamma.view(c, 1, 1, 1) * narrow
+    """All that follows the depth-wise convolution in one kernel."""
+    y = Depthwise7.apply(x, self.dwconv.weight, self.dwconv.bias)
+    c = len(self.gamma)
+    grouped = [t.view(c, 4).T for t in (self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight)]
+    ends = [t[None] for t in (self.norm.weight, self.norm.bias, self.pwconv2.bias, self.gamma)]
+    parameters = torch.cat([*ends[:2], *grouped, *ends[2:]])  # (16, C)
+    return PointwiseMLP.apply(x, y, parameters, self.norm.eps)
 
 
 def channel_norm(self: ChannelNorm, x: Tensor) -> Tensor:
