@@ -35,7 +35,10 @@ STILL = 300.0  # seconds without an event after which the watchdog speaks
 
 @dataclass(frozen=True)
 class Opening:
-    """Which model on which engine; several models are an ensemble of equal labels."""
+    """Which model on which engine; several models are an ensemble of equal labels.
+
+    votes   whether folds and members of a model say where they would decide otherwise
+    """
 
     model: tuple[str, ...]
     engine: Kind = "auto"
@@ -46,20 +49,45 @@ class Opening:
     half: bool = False
     max_ram: int | None = None
     max_vram: int | None = None
+    votes: bool = False
 
     def open(self, card: ModelCard) -> Opened:
+        """The card's engine; with several models its `others` too.
+
+        errors   ModelError: models that are no ensemble; UsageError: votes of one network
+        """
+        from segcli.ensemble import alike
+
+        others = [find(model) for model in self.model[1:]]
+        for other in others:
+            alike(card, other)
+        if self.votes and not others and not card.ensemble and len(card.weights) < 2:
+            raise UsageError(
+                f"--write disagreement: {card.name} is one network, which agrees with itself",
+                hint="name several models, --model A --model B, or one with folds",
+            )
+        return replace(self._one(card), others=tuple((other, self._one(other)) for other in others))
+
+    def _one(self, card: ModelCard) -> Opened:
         from segcli.engines import open_engine
 
+        votes = self.votes and len(self.model) == 1
+        engine = self.engine
+        if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
+            if engine not in ("auto", "torch"):
+                raise UsageError(f"--write disagreement: {engine} runs the folds of {card.name} as one network")
+            engine = "torch"
         try:
             return open_engine(
                 card,
-                engine=self.engine,
+                engine=engine,
                 device=self.device,
                 threads=self.threads,
                 batch=self.batch,
                 mirror=self.mirror,
                 half=self.half,
                 max_vram=self.max_vram,
+                votes=votes,
             )
         except ModelError as error:
             named = card.folder.name if card.folder else card.name
@@ -139,10 +167,11 @@ def batch(
                 stream: Iterable[Outcome] = predict_on(scheduler, found, opening, to, options, show.watch)
             else:
                 opened = waited(lambda: opening.open(card), show)
-                for warning in opened.warnings:
-                    show.line(f"warning: {warning}")
-                if not manners.quiet:
-                    show.line(f"{card.name} on {opened.engine.name}: {opened.reason}")
+                for member, own in ((card, opened), *opened.others):
+                    for warning in own.warnings:
+                        show.line(f"warning: {warning}")
+                    if not manners.quiet:
+                        show.line(f"{member.name} on {own.engine.name}: {own.reason}")
                 stream = predict(found, card, opened, to, options, show.watch)
             for outcome in interruptible(stream, show):
                 ended.append(_checked(outcome, manners))
@@ -702,6 +731,7 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
     from segcli import checks, extras, formats
     from segcli.errors import InputError
     from segcli.report import measure, to_json
+    from segcli.segmentation import Segmentation
 
     card = find(model)
     labels = _whole_numbers(formats.read([labelmap]))
@@ -728,7 +758,8 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
         "versions": record.versions(),
     }
     base = (to.folder or labelmap.parent) / naming.stem(labelmap).removesuffix("_seg")
-    paths = extras.write(base, scan or _blank(labels), labels, card, to, found, facts)
+    result = Segmentation(labels, {}, 0, {})
+    paths = extras.write(base, scan or _blank(labels), result, card, to, found, facts)
     if as_json:
         _print({"schema": SCHEMA, "files": [str(p) for p in paths], "record": facts})
         return
