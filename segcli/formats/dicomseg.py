@@ -187,6 +187,7 @@ def _object(
     )
     scan.lend(segmentation)
     scan.date(segmentation)
+    segmentation.ContentCreatorName = ""
     organisation = uid(identity, "dimensions")
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
         item.DimensionOrganizationUID = organisation

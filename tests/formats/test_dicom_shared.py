@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segcli.errors import InputError
-from segcli.formats import dicom, dicom_files
+from segcli.formats import dicom, dicom_files, dicomseg, rtstruct
 from segcli.volume import Volume
 
 SHARED = os.environ.get("SEGCLI_SHARED")
@@ -126,3 +126,22 @@ def test_three_slices_lie_on_the_grid_of_their_nrrd_masks() -> None:
     mask = sitk.ReadImage(str(DATA / "ct_3slices_with_seg" / "liver_seg.nrrd"))
     np.testing.assert_allclose(scan.grid.world([0, 0, 0]), mask.GetOrigin(), atol=0.01)
     np.testing.assert_allclose(scan.grid.spacing[::-1], mask.GetSpacing(), atol=0.001)
+
+
+def test_the_segmentation_of_another_writer_is_read_voxel_for_voxel() -> None:
+    import SimpleITK as sitk
+
+    scan = dicom.read(DATA / "ct_3slices_with_seg" / "dicom")
+    found = dicomseg.read(DATA / "ct_3slices_with_seg" / "liver_dicom_seg.dcm", scan.grid)
+    mask = sitk.ReadImage(str(DATA / "ct_3slices_with_seg" / "liver_seg.nrrd"))
+    np.testing.assert_array_equal(found, sitk.GetArrayFromImage(mask))
+
+
+def test_the_contours_of_another_writer_hold_the_voxels_of_its_mask() -> None:
+    """The mask was made with another rule for voxels on the contour itself: nearly all are the same."""
+    scan = dicom.read(DATA / "ct_lung_ibsi_with_rtstruct" / "dicom")
+    (found,) = rtstruct.read(DATA / "ct_lung_ibsi_with_rtstruct" / "dicom" / "rtstruct.dcm", scan.grid).values()
+    mask = nib.load(DATA / "ct_lung_ibsi_with_rtstruct" / "gtv_mask.nii.gz")
+    i, j, k = np.moveaxis(np.round(places(scan, np.diag([-1, -1, 1, 1]) @ mask.affine)).astype(int), -1, 0)
+    expected = np.asanyarray(mask.dataobj)[i, j, k] > 0
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.99
