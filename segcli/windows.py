@@ -15,7 +15,7 @@ from segcli.volume import Array, Box, Grid, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
-_SLAB_BYTES = 1 << 26  # logits that are finished at a time
+SLAB_BYTES = 1 << 26  # logits that are finished at a time
 
 
 def quiet(done: int, total: int) -> None:
@@ -39,7 +39,7 @@ class WindowPlan:
     sigma    of the Gaussian, as a share of the window's edge (nnU-Net, MONAI: 1/8)
     centre   where the Gaussian is largest: the "middle" of the window, between two voxels when its edge is even
              (MONAI from 0.9), or the "voxel" at half its edge (nnU-Net, MONAI before 0.9)
-    floor    smallest weight, as a share of the largest
+    floor    smallest weight; the Gaussian itself is 1 at its centre
     steps    "regular": fixed steps, the last window moved back to the edge (MONAI);
              "even": steps of equal length, rounded (nnU-Net)
     skip     windows in which every voxel has the value beyond the image are taken for background, unseen; only
@@ -106,7 +106,7 @@ def starts(n: int, size: int, plan: WindowPlan) -> list[int]:
 
 
 def weights(plan: WindowPlan) -> NDArray[np.float32]:
-    """Weight of each voxel of a window, (d, h, w), largest 1."""
+    """Weight of each voxel of a window, (d, h, w), at most 1."""
     if plan.blend == "constant":
         return np.ones(plan.size, np.float32)
     rows = []
@@ -114,7 +114,7 @@ def weights(plan: WindowPlan) -> NDArray[np.float32]:
         x = np.arange(size) - (size // 2 if plan.centre == "voxel" else (size - 1) / 2)
         rows.append(np.exp(-0.5 * (x / max(plan.sigma * size, 1e-3)) ** 2))
     weight: NDArray[np.float64] = np.einsum("i,j,k->ijk", *rows)
-    blended: NDArray[np.float32] = np.maximum(weight / weight.max(), plan.floor).astype(np.float32)
+    blended: NDArray[np.float32] = np.maximum(weight, plan.floor).astype(np.float32)
     return blended
 
 
@@ -196,7 +196,7 @@ def slide(
 
 def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
     """Cut low..high into slabs of bounded size; each begins with the last plane of the one before."""
-    most = max(1, _SLAB_BYTES // plane_bytes)
+    most = max(1, SLAB_BYTES // plane_bytes)
     while True:
         end = min(high, low + 1 + most)
         yield low, end

@@ -118,7 +118,7 @@ def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPat
     rng = np.random.default_rng(4)
     image = Volume(rng.normal(size=(1, 40, 8, 8)).astype(np.float32), grid((40, 8, 8)))
     whole = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
-    monkeypatch.setattr(windows_room, "_SLAB_BYTES", 3 * 4 * 8 * 8)
+    monkeypatch.setattr(windows_room, "SLAB_BYTES", 3 * 4 * 8 * 8)
     cut = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
     assert max(slab.grid.shape[0] for slab in cut) == 4  # three new planes and a shared one
     for a, b in pairwise(cut):

@@ -210,3 +210,8 @@ class TorchCUDA:
 def device_count() -> int:
     """CUDA devices that this torch can use; 0 also when it was built without CUDA."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device_peak(device: str) -> int:
+    """Bytes that torch has held on a device at most."""
+    return torch.cuda.max_memory_reserved(device)
