@@ -100,7 +100,8 @@ def predict(
     affine: Affine = None,
     fill_gaps: Annotated[bool, typer.Option("--fill-gaps", help="Interpolate missing DICOM slices; marked.")] = False,
     write: Annotated[
-        list[str] | None, typer.Option("--write", help="nifti, dicom-seg, rtstruct, dicom-sr; repeatable.")
+        list[str] | None,
+        typer.Option("--write", help="nifti, dicom-seg, rtstruct, dicom-sr, probabilities, disagreement; repeatable."),
     ] = None,
     seg_type: Annotated[str, typer.Option("--seg-type", help="binary, fractional or labelmap.")] = "binary",
     report: Annotated[list[str] | None, typer.Option("--report", help="csv, tsv, html, png; repeatable.")] = None,
@@ -176,6 +177,7 @@ def predict(
         half=half,
         max_ram=_bytes("--max-ram", max_ram),
         max_vram=_bytes("--max-vram", max_vram),
+        votes="disagreement" in to.forms,
     )
     manners = run.Manners(
         json=json_,

@@ -18,7 +18,7 @@ from segcli.report import Report, csv_text, rows, stats_totalseg
 from segcli.segmentation import Segmentation
 from segcli.volume import Volume
 
-FORMS = ("nifti", "dicom-seg", "rtstruct", "dicom-sr", "probabilities")
+FORMS = ("nifti", "dicom-seg", "rtstruct", "dicom-sr", "probabilities", "disagreement")
 REPORTS = ("csv", "tsv", "html", "png")
 TABLES = ("slicer", "itksnap", "freesurfer", "bids")
 TABLE_ENDINGS = {"slicer": ".ctbl", "itksnap": ".label", "freesurfer": "_lut.txt", "bids": "_dseg.tsv"}
@@ -28,6 +28,7 @@ ENDINGS = {
     "rtstruct": "_rtstruct.dcm",
     "dicom-sr": "_sr.dcm",
     "probabilities": "_probseg.nii.gz",
+    "disagreement": "_disagreement.nii.gz",
 }
 
 
@@ -142,6 +143,8 @@ def _write_one(
         tables.write(card.labels, kind, path)
     elif kind == "probabilities" and result.probabilities is not None:
         formats.write_image(result.probabilities, path, scan.source, description=described, slope=1 / 255)
+    elif kind == "disagreement" and result.votes is not None:
+        formats.write_image(result.votes, path, scan.source, description=described, slope=1 / 255)
     elif kind == "dicom-seg":
         from segcli.formats import dicomseg
 

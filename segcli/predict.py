@@ -19,6 +19,7 @@ import psutil
 from segcli import extras, formats, outputs, record
 from segcli.card import ModelCard
 from segcli.cases import Case, is_own
+from segcli.ensemble import Member, segment_together
 from segcli.errors import (
     Denied,
     InputError,
@@ -31,7 +32,7 @@ from segcli.errors import (
 )
 from segcli.extras import Destination
 from segcli.report import cohort_rows, csv_text, from_json, measure, to_json
-from segcli.segmentation import Segmentation, Wishes, segment
+from segcli.segmentation import Segmentation, Wishes
 from segcli.volume import Volume
 from segcli.windows import Engine, at_overlap
 
@@ -208,11 +209,7 @@ class _Job:
         self.card, self.opened, self.to, self.options, self.watch = card, opened, to, options, watch
         self.swept: set[Path] = set()
         self.choices = {"seg_type": to.seg_type, "identifiers": to.identifiers}
-        self.model = {
-            "name": card.name,
-            "sha256": record.model_hash(card, opened.hashes),
-            "licence": card.licence,
-        }
+        self.model = record.model_facts([(card, opened.hashes), *((c, o.hashes) for c, o in opened.others)])
         known = {label.name for label in card.structures}
         wrong = [c for c in options.classes if c not in known]
         if wrong:
@@ -315,27 +312,28 @@ class _Job:
     # ---- compute
 
     def _compute(self, loaded: _Loaded) -> _Computed:
-        case, engine = loaded.case, self.opened.engine
-        warnings: tuple[str, ...] = ()
-        plan = at_overlap(self.card.window, self.options.overlap)
-        plan = replace(plan, skip=plan.skip or self.options.skip)
+        case, warnings = loaded.case, tuple[str, ...]()
+        members = [self._member(c, o.engine) for c, o in ((self.card, self.opened), *self.opened.others)]
 
         def tick(done: int, total: int) -> None:
             self.watch("window", case, {"done": done, "total": total})
 
         wishes = Wishes(shares="probabilities" in self.to.forms, votes="disagreement" in self.to.forms)
         self.watch("segment", case, {"shape": loaded.scan.grid.shape})
-        before = len(_steps(engine))
+        before = len(_steps(members))
         try:
-            result = segment(loaded.scan, self.card, engine, tick, plan, wishes)
+            result = segment_together(loaded.scan, members, tick, wishes)
         except ModelError:
-            full = getattr(engine, "full_precision", None)
-            if not self.options.half or full is None:
+            if not self.options.half:
                 raise
-            engine = full()
+            members = [replace(m, engine=m.engine.full_precision()) for m in members]  # type: ignore[attr-defined]
             warnings = ("half precision gave values that are not finite: the case was repeated in float32",)
-            result = segment(loaded.scan, self.card, engine, tick, plan, wishes)
-        return _Computed(loaded, self._kept(result), engine, warnings, _steps(engine)[before:])
+            result = segment_together(loaded.scan, members, tick, wishes)
+        return _Computed(loaded, self._kept(result), members[0].engine, warnings, _steps(members)[before:])
+
+    def _member(self, card: ModelCard, engine: Engine) -> Member:
+        plan = at_overlap(card.window, self.options.overlap)
+        return Member(card, engine, replace(plan, skip=plan.skip or self.options.skip))
 
     def _kept(self, result: Segmentation) -> Segmentation:
         """The labels after --classes and the post-processing that was asked for."""
@@ -371,6 +369,7 @@ class _Job:
         warnings = (
             *(source.warnings if source else ()),
             *self.opened.warnings,
+            *(warning for _, other in self.opened.others for warning in other.warnings),
             *result.warnings,
             *computed.warnings,
         )
@@ -389,6 +388,7 @@ class _Job:
             "windows": result.windows,
             "structures": to_json(report),
             "confidence": {str(k): round(v, 4) for k, v in result.confidence.items()},
+            **_differing(result),
             "verdict": verdict,
             "checks": findings,
             "warnings": list(warnings),
@@ -427,6 +427,7 @@ class _Job:
             result.confidence,
             (source.facts if source else None) or {},
             self.options.classes,
+            result.disagreement,
         )
         return [asdict(f) for f in findings], checks.verdict(findings)
 
@@ -464,6 +465,12 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info().peak_wset)
 
 
+def _differing(result: Segmentation) -> dict[str, Any]:
+    """The record's "disagreement", of ensembles only."""
+    found = {str(k): round(v, 4) for k, v in result.disagreement.items()}
+    return {"disagreement": found} if found else {}
+
+
 def _shown(case: Case) -> str:
     return case.paths[0].name or case.name
 
@@ -478,9 +485,9 @@ def _naming(error: SegcliError, case: Case) -> SegcliError:
     return error if named else type(error)(f"{_shown(case)}: {error.message}", hint=error.hint)
 
 
-def _steps(engine: Engine) -> tuple[str, ...]:
-    """The steps down for want of memory that an engine has taken so far."""
-    return tuple(getattr(engine, "steps", ()))
+def _steps(members: Sequence[Member]) -> tuple[str, ...]:
+    """The steps down for want of memory that engines have taken so far."""
+    return tuple(step for member in members for step in getattr(member.engine, "steps", ()))
 
 
 def _check_room(labels: Path, scan: Volume) -> None:

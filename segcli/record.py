@@ -71,6 +71,21 @@ def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]]) -> dict[str, Any]:
+    """Name, hash and licence of a model; of several as one, with each of them under "members"."""
+    each = [{"name": c.name, "sha256": model_hash(c, hashes), "licence": c.licence} for c, hashes in members]
+    if len(each) == 1:
+        return each[0]
+    whole = hashlib.sha256("".join(facts["sha256"] for facts in each).encode()).hexdigest()
+    names, licences = ([facts[key] for facts in each] for key in ("name", "licence"))
+    return {
+        "name": "+".join(names),
+        "sha256": whole,
+        "licence": " + ".join(dict.fromkeys(licences)),
+        "members": each,
+    }
+
+
 def grid_facts(grid: Grid) -> dict[str, Any]:
     """A grid for the record: array order D, H, W; LPS mm."""
     return {

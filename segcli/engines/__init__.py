@@ -30,12 +30,14 @@ class Opened:
               are taken), `sums_limit`, and with half precision `full_precision()`
     reason    why it was chosen
     hashes    file name -> sha256 of the bytes that were loaded
+    others    further models whose answers are averaged with this one's
     """
 
     engine: Any
     reason: str
     warnings: tuple[str, ...]
     hashes: Mapping[str, str]
+    others: tuple[tuple[ModelCard, Opened], ...] = ()
 
 
 def open_engine(
