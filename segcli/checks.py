@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from segcli.card import ModelCard
 from segcli.labels import Label
@@ -306,17 +307,19 @@ def _truncated(scene: _Scene) -> Iterator[Finding]:
     data = scene.labels.data[0]
     letters = scene.labels.grid.axes
     opposite = dict(zip("RLAPIS", "LRPASI", strict=True))
-    for s in scene.by_id.values():
-        if not s.truncated or _words(s.name) & _LONG:
-            continue
-        mask = data == s.label
+    cut = [s for s in scene.by_id.values() if s.truncated and not _words(s.name) & _LONG]
+    boxes = find_objects(data) if cut else []
+    for s in cut:
+        box = boxes[s.label - 1]
+        mask = data[box] == s.label
         for axis in range(3):
-            if mask.shape[axis] < 4:
+            if data.shape[axis] < 4:
                 continue  # of so few slices nothing can be told
             area = np.count_nonzero(mask, axis=tuple(i for i in range(3) if i != axis))
-            for end, letter in ((-1, letters[axis]), (0, opposite[letters[axis]])):
+            low, high = box[axis].start == 0, box[axis].stop == data.shape[axis]
+            for touches, end, letter in ((high, -1, letters[axis]), (low, 0, opposite[letters[axis]])):
                 share = area[end] / area.max()
-                if share > CUT_SHARE:
+                if touches and share > CUT_SHARE:
                     sentence = f"{s.name} is cut by the {_SIDES[letter]} border of the scan, where its cross-section "
                     sentence += f"is {share:.0%} of the largest: its {s.volume_ml:g} mL are not all of it"
                     yield Finding("truncated", "review", s.name, sentence)

@@ -196,8 +196,11 @@ class _Pair:
 
     def _distances(self, a: _Surface, b: _Surface) -> tuple[float, float, float]:
         """HD95, ASSD and NSD of two surfaces."""
-        far_a = cKDTree(b.points).query(a.points)[0]  # from each element of a to the surface of b, mm
-        far_b = cKDTree(a.points).query(b.points)[0]
+        # Without balancing the trees take as many nodes and a third less time.
+        far_a, far_b = (
+            cKDTree(there.points, balanced_tree=False, compact_nodes=False).query(here.points)[0]
+            for here, there in ((a, b), (b, a))  # from each element to the other surface, mm
+        )
         area = a.areas.sum() + b.areas.sum()
         hd95 = max(_percentile(far_a, a.areas, 0.95), _percentile(far_b, b.areas, 0.95))
         assd = float((far_a @ a.areas + far_b @ b.areas) / area)
