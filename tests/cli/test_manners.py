@@ -1,0 +1,196 @@
+"""The command's streams, codes and outputs, as another program sees them (reliability.md 1, 2, 6.5)."""
+
+import gzip
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from runs import command, environment, files, line, scan, scans
+
+REAL = ("--engine", "onnx")
+
+
+@pytest.fixture(scope="module")
+def batch(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """in/ with eight scans, one cut short; out/ after a run; said.out, said.err, events, code beside them."""
+    home = tmp_path_factory.mktemp("batch")
+    scans(home / "in", 7)
+    bad = scan(home / "in" / "sub" / "bad[1] \x1b[31m.nii.gz")
+    bad.write_bytes(bad.read_bytes()[:-9])
+    done = command(
+        "predict",
+        "in",
+        "-o",
+        "out",
+        "--model",
+        model,
+        *REAL,
+        "--events",
+        "events",
+        "--json",
+        cwd=home,
+        env={"TMPDIR": "/no/such"},
+    )
+    (home / "said.out").write_bytes(done.stdout)
+    (home / "said.err").write_bytes(done.stderr)
+    (home / "code").write_text(str(done.returncode))
+    return home
+
+
+def test_9_4_eight_scans_one_bad_seven_outputs_and_code_1(batch):
+    assert (batch / "code").read_text() == "1"
+    made = [name for name in files(batch / "out") if name.endswith("_seg.nii.gz")]
+    assert made == [f"case{i}_seg.nii.gz" for i in range(7)]
+    assert not [name for name in files(batch / "out") if "bad" in name]
+
+
+def test_1_3_and_1_5_the_bad_one_is_named_literally_with_numbers(batch):
+    said = (batch / "said.err").read_bytes()
+    assert b"error: sub/bad[1] \\x1b[31m: bad[1] \\x1b[31m.nii.gz: " in said
+    assert b"\x1b" not in said
+    assert b"Traceback" not in said
+
+
+def test_6_1_the_summary_counts_and_the_document_names_every_case(batch):
+    assert "7 of 8 scans segmented, 1 failed" in (batch / "said.err").read_text()
+    document = json.loads((batch / "said.out").read_text())
+    assert document["summary"] | {"seconds": 0} == {"done": 7, "skipped": 0, "failed": 1, "seconds": 0}
+    assert {c["case"]: c["status"] for c in document["cases"]} == {
+        **{f"case{i}": "done" for i in range(7)},
+        "sub/bad[1] \x1b[31m": "failed",
+    }
+    (failed,) = (c for c in document["cases"] if c["status"] == "failed")
+    assert failed["exit_code"] == 65
+    assert all(Path(batch, f).is_file() for c in document["cases"] for f in c["files"])
+
+
+def test_events_are_json_lines_one_for_each_stage_of_each_case(batch):
+    events = [json.loads(text) for text in (batch / "events").read_text().splitlines()]
+    assert all(e["schema"] == 1 and e["time"] for e in events)
+    assert [e["event"] for e in events if e["case"] == "case3"] == ["read", "segment", "window", "write", "done"]
+    assert [e["event"] for e in events if "bad" in e["case"]] == ["read", "failed"]
+
+
+def test_the_cohort_has_the_finished_cases(batch):
+    rows = (batch / "out" / "cohort.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {f"case{i}" for i in range(7)}
+
+
+def test_2_9_and_2_5_a_second_run_with_outputs_beside_the_inputs_does_nothing_again(model, tmp_path):
+    scans(tmp_path, 2)
+    first = command("predict", ".", "-o", ".", "--model", model, *REAL, "--split", cwd=tmp_path)
+    was = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*_seg*") if p.is_file()}
+    again = command("predict", ".", "-o", ".", "--model", model, *REAL, "--split", "--json", cwd=tmp_path)
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert json.loads(again.stdout)["summary"] | {"seconds": 0} == {"done": 0, "skipped": 2, "failed": 0, "seconds": 0}
+    assert was == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*_seg*") if p.is_file()}
+    assert b"already done, verified" in again.stderr
+    assert {row.split(",")[0] for row in (tmp_path / "cohort.csv").read_text().splitlines()[1:]} == {"case0", "case1"}
+
+
+def test_1_2_all_failing_alike_end_with_their_code_and_leave_nothing(model, tmp_path):
+    for name in ("a", "b"):
+        path = scan(tmp_path / "in" / f"{name}.nii.gz")
+        path.write_bytes(path.read_bytes()[:-9])
+    done = command("predict", "in", "-o", "out", "--model", model, *REAL, cwd=tmp_path)
+    assert done.returncode == 65
+    assert not (tmp_path / "out").exists()
+    assert done.stdout == b""
+
+
+def test_2_8_a_clash_of_names_is_refused_before_anything_is_read(model, tmp_path):
+    scan(tmp_path / "a.nii")
+    (tmp_path / "a.nii.gz").write_bytes(b"not even a scan")
+    done = command("predict", ".", "-o", "out", "--model", model, *REAL, cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"a.nii and a.nii.gz would both be written" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_from_stdin_between_nuls_and_a_part_of_it(model, tmp_path):
+    names = ["line\nbreak.nii.gz", "-dash.nii.gz", "c.nii.gz", "d.nii.gz"]
+    for i, name in enumerate(names):
+        scan(tmp_path / name, i)
+    done = command(
+        "predict", "--files-from", "-", "-0", "--shard", "1/2", "-o", "out", "--model", model, *REAL, "-q",
+        stdin="\0".join(names).encode(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(files(tmp_path / "out")) == [
+        "c_seg.json",
+        "c_seg.nii.gz",
+        "line\nbreak_seg.json",
+        "line\nbreak_seg.nii.gz",
+    ]
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["predict", "nothing.nii"], 66),
+        (["predict", "empty"], 66),
+        (["predict"], 66),
+        (["predict", "a.nii.gz", "--model", "no-such-model"], 78),
+        (["predict", "a.nii.gz", "--device", "cuda:7"], 69),
+        (["predict", "a.nii.gz", "--no-such-option"], 2),
+        (["predict", "a.nii.gz", "--overlap", "1.5"], 2),
+        (["predict", "-", "-o", "-", "--json"], 2),
+        (["--version"], 0),
+    ],
+)
+def test_1_1_codes_of_a_run_that_cannot_be(model, tmp_path, words, code):
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "empty").mkdir()
+    done = command(
+        *words, *(["--model", model] if words[0] == "predict" and "--model" not in words else []), cwd=tmp_path
+    )
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    if code:
+        assert done.stdout == b""
+
+
+def test_6_5_closed_and_full_streams_and_readers_that_have_gone_do_no_harm(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    words = ["predict", "a.nii.gz", "--model", model, *REAL, "-o"]
+    closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "-", *line(*words, "closed")]
+    assert subprocess.run(closed, cwd=tmp_path, env=environment({}), check=False).returncode == 0
+    with Path("/dev/full").open("wb") as full:
+        lost = command(*words, "full", "--json", cwd=tmp_path, stdout=full, stderr=full)
+        assert lost.returncode == 74  # the document that was asked for is lost; the label map is not
+        streamed = command(*words, "-", cwd=tmp_path, stdout=full)
+        assert (streamed.returncode, b"stdout: the label map cannot be written" in streamed.stderr) == (74, True)
+    for to in ("gone", "-"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = command(*words, to, cwd=tmp_path, stdout=writer)
+        os.close(writer)
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+        assert b"ignored" not in done.stderr
+    piped = command("predict", "-", *words[2:], "-", cwd=tmp_path, stdin=(tmp_path / "a.nii.gz").read_bytes())
+    maps = [(tmp_path / n / "a_seg.nii.gz").read_bytes() for n in ("closed", "full", "gone")]
+    assert maps == [piped.stdout] * 3
+    assert len(gzip.decompress(piped.stdout)) > 16 * 14 * 12
+
+
+def test_2_12_the_environment_may_be_bare(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    done = subprocess.run(
+        line("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL),
+        cwd=tmp_path,
+        env={k: os.environ[k] for k in ("PYTHONPATH",) if k in os.environ},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_1_5_stdout_has_the_paths_and_nothing_else(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--report", "csv", cwd=tmp_path)
+    assert done.stdout.decode().splitlines() == ["out/a_seg.nii.gz", "out/a_seg.json", "out/a_seg.csv"]
+    assert b"liver" in done.stderr
