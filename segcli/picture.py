@@ -83,13 +83,13 @@ def sections(image: Volume, labels: Volume, count: int, size: int = _TILE) -> di
         for index in indices:
             at = np.array([(n - 1) / 2 for n in grid.shape])
             at[axis] = index
-            plane = np.take(grey, index, axis).astype(np.float32)
+            plane = _plane(grey, index, axis).astype(np.float32)
             shown = np.clip((plane - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
             drawn = np.asarray(Image.fromarray(shown).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
             rows, columns = (
                 ((np.arange(n) + 0.5) / n * grid.shape[i]).astype(int) for n, i in zip(shape, rest, strict=True)
             )
-            marked = np.take(marks, index, axis)[np.ix_(rows, columns)]
+            marked = _plane(marks, index, axis)[np.ix_(rows, columns)]
             if upwards:
                 drawn, marked = drawn[::-1], marked[::-1]
             out[view].append(Section(view, index, drawn, marked, _position(view, grid.world(at)), letters))
@@ -101,6 +101,12 @@ def _upright(volume: Volume, channel: int) -> NDArray[Any]:
     order, flips = turning(volume.grid.axes, "SPL")
     data = np.transpose(volume.data[channel], order)
     return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def _plane(data: NDArray[Any], index: int, axis: int) -> NDArray[Any]:
+    """One plane of a turned array; `np.take` would copy all of it first."""
+    plane: NDArray[Any] = np.moveaxis(data, axis, 0)[index]
+    return plane
 
 
 def _position(view: View, world: NDArray[np.float64]) -> str:
