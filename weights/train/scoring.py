@@ -49,6 +49,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--mirror", action="store_true", help="average over mirror images, as `segcli predict --mirror`"
     )
+    parser.add_argument("--window", type=int, help="edge of the windows in voxels, in place of the card's")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser
 
