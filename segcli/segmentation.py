@@ -255,6 +255,7 @@ class _Means:
         previous: Grid | None = None
         for slab in slabs:
             shift = None if previous is None else np.round(previous.index(slab.grid.affine[:3, 3]))
+            np.maximum(slab.data[count:], 0, out=slab.data[count:])  # windows that were skipped have no votes
             self._gather(slab.data, None if shift is None else int(np.argmax(shift)))
             previous = slab.grid
             if len(slab.data) > count:
