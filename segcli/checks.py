@@ -312,17 +312,20 @@ def _truncated(scene: _Scene) -> Iterator[Finding]:
     for s in cut:
         box = boxes[s.label - 1]
         mask = data[box] == s.label
+        sides = []
         for axis in range(3):
             if data.shape[axis] < 4:
                 continue  # of so few slices nothing can be told
             area = np.count_nonzero(mask, axis=tuple(i for i in range(3) if i != axis))
             low, high = box[axis].start == 0, box[axis].stop == data.shape[axis]
             for touches, end, letter in ((high, -1, letters[axis]), (low, 0, opposite[letters[axis]])):
-                share = area[end] / area.max()
-                if touches and share > CUT_SHARE:
-                    sentence = f"{s.name} is cut by the {_SIDES[letter]} border of the scan, where its cross-section "
-                    sentence += f"is {share:.0%} of the largest: its {s.volume_ml:g} mL are not all of it"
-                    yield Finding("truncated", "review", s.name, sentence)
+                if touches:
+                    sides.append((area[end] / area.max(), _SIDES[letter]))
+        share, side = max(sides, default=(0.0, ""))
+        if share > CUT_SHARE:
+            sentence = f"{s.name} is cut by the {side} border of the scan, where its cross-section is {share:.0%} of "
+            sentence += f"the largest: its {s.volume_ml:g} mL are not all of it"
+            yield Finding("truncated", "review", s.name, sentence)
 
 
 def _missing(scene: _Scene) -> Iterator[Finding]:

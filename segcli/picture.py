@@ -84,7 +84,8 @@ def sections(image: Volume, labels: Volume, count: int, size: int = _TILE) -> di
             at = np.array([(n - 1) / 2 for n in grid.shape])
             at[axis] = index
             plane = _plane(grey, index, axis).astype(np.float32)
-            shown = np.clip((plane - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
+            level = (np.nan_to_num(plane, nan=low) - low) / max(high - low, 1e-9)
+            shown = (np.clip(level, 0, 1) * 255).astype(np.uint8)
             drawn = np.asarray(Image.fromarray(shown).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
             rows, columns = (
                 ((np.arange(n) + 0.5) / n * grid.shape[i]).astype(int) for n, i in zip(shape, rest, strict=True)

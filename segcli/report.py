@@ -165,8 +165,9 @@ def _brightness(
     values = image[part != 0].astype(np.float64)  # run after run
     begins = np.cumsum(length) - length
     out = np.zeros((2, n))
-    out[0] = np.bincount(code, np.add.reduceat(values, begins), n)
-    out[1] = np.bincount(code, np.add.reduceat(values * values, begins), n)
+    with np.errstate(invalid="ignore", over="ignore"):  # a voxel that is not finite leaves the mean unknown
+        out[0] = np.bincount(code, np.add.reduceat(values, begins), n)
+        out[1] = np.bincount(code, np.add.reduceat(values * values, begins), n)
     return out[0], out[1]
 
 

@@ -126,3 +126,10 @@ def test_the_montage_is_a_png_with_equal_bytes_each_time(tmp_path: Path) -> None
 def test_a_scan_that_is_black_all_over_is_drawn() -> None:
     image, labels = scan()
     assert montage_picture(Volume(image.data * 0, image.grid), labels, NAMES).size[0] > 600
+
+
+def test_voxels_that_are_not_finite_are_black() -> None:
+    image, labels = scan()
+    image.data[0, 0] = np.nan
+    image.data[0, 1] = np.inf
+    assert sections(image, labels, 3)["coronal"][0].grey.dtype == np.uint8

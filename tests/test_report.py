@@ -130,3 +130,11 @@ def test_a_cohort_has_a_row_for_each_case_and_structure() -> None:
 
 def test_the_totalsegmentator_shape_has_cubic_millimetres_and_null_for_unknown() -> None:
     assert stats_totalseg(measure(planted(), NAMES))["cube"] == {"volume": 24.0, "intensity": None}
+
+
+def test_a_voxel_that_is_not_finite_leaves_the_mean_unknown() -> None:
+    image = Volume(np.ones((1, 6, 5, 4)), grid())
+    image.data[0, 5, 0, :2] = np.inf, -np.inf
+    report = measure(planted(), NAMES, image)
+    assert (report["rod"].mean, report["rod"].sd) == (None, None)
+    assert report["cube"].mean == 1.0

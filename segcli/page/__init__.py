@@ -218,7 +218,8 @@ def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> dict[str, 
     low, high = window(scan)
     step = [max(1, math.ceil(n / _VIEWER_EDGE)) for n in scan.grid.shape]
     every = tuple(slice(None, None, s) for s in step)
-    grey = np.clip((scan.data[0][every].astype(np.float32) - low) / max(high - low, 1e-9) * 255, 0, 255)
+    level = (np.nan_to_num(scan.data[0][every].astype(np.float32), nan=low) - low) / max(high - low, 1e-9)
+    grey = np.clip(level, 0, 1) * 255
     affine = np.array(scan.grid.affine)
     affine[:3, :3] *= step
     known = sorted(names, key=lambda x: x.id)
