@@ -175,6 +175,14 @@ def structures(names: Sequence[Label]) -> list[Label]:
     return sorted((n for n in names if n.id != 0), key=lambda n: n.id)
 
 
+def all_named(labels: Volume, names: Sequence[Label]) -> None:
+    """ValueError when a label map holds a value that has no name: it would be missing from the object."""
+    known = np.zeros(max(int(labels.data.max()), *(n.id for n in names), 0) + 1, bool)
+    known[[0, *(n.id for n in names)]] = True
+    if not all(known[plane].all() for plane in labels.data[0]):
+        raise ValueError("the label map holds values that are not in the label table")
+
+
 def term(label: Label) -> Term:
     """The SNOMED CT code of a label, with left and right from its name; a private code where it has none."""
     words = label.name.split("_")

@@ -6,7 +6,7 @@ back by other code than wrote it, and compared, before the file gets its name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from segcli.formats.dicom_files import quiet
 from segcli.formats.dicom_objects import (
     MANUFACTURER,
     Scan,
+    all_named,
     concept,
     fingerprint,
     structures,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from segcli.labels import Label
 
 Kind = Literal["binary", "fractional", "labelmap"]
-_SURFACE = 1e-4  # mm; how far a stored position may lie from the plane that it names
 
 
 def write(
@@ -60,14 +60,15 @@ def write(
     """
     scan = Scan(labels, like, "a DICOM segmentation")
     wanted = structures(names)
+    if labels.data.dtype.kind != "f":
+        all_named(labels, names)
     stored = _segments(labels.data, wanted, scan, kind)
     identity = fingerprint(scan, stored, names, algorithm, version, kind)
     with quiet():
         segmentation = _object(scan, stored, wanted, identity, algorithm, version, kind)
 
     def check(temporary: Path) -> None:
-        found = read(temporary, labels.grid)[..., scan.numbers, :, :]
-        if not np.array_equal(found, _expected(stored, wanted, kind)):
+        if not _holds(temporary, labels.grid, scan, stored, kind):
             raise OutputError(f"{path.name}: what was read back differs from what was written")
 
     with whole_file(path, check) as temporary:
@@ -80,25 +81,59 @@ def read(path: Path, grid: Grid) -> NDArray[Any]:
 
     returns  (D, H, W) segment numbers for binary and labelmap, (K, D, H, W) 0..1 for fractional
     """
-    with quiet():
-        ds = pydicom.dcmread(path)
-        shared = ds.SharedFunctionalGroupsSequence[0]
-        frames = ds.PerFrameFunctionalGroupsSequence
-        planes = np.round(grid.index([_position(f, shared) for f in frames]), 3)
-        if np.abs(planes - np.round(planes[:, :1]) * [1, 0, 0]).max() > 2e-2:
-            raise OutputError(f"{path.name}: its frames do not lie on the planes of the series")
-        number = [_segment(f, shared) for f in frames]
-        pixels = _pixels(ds)
-    out_shape = (len(ds.SegmentSequence), *grid.shape) if ds.SegmentationType == "FRACTIONAL" else grid.shape
-    out = np.zeros(out_shape, np.float32 if ds.SegmentationType == "FRACTIONAL" else np.uint16)
-    for image, k, segment in zip(pixels, planes[:, 0].round().astype(int), number, strict=True):
-        if ds.SegmentationType == "FRACTIONAL":
-            out[segment - 1, k] = image / np.float32(ds.MaximumFractionalValue)
-        elif ds.SegmentationType == "BINARY":
+    kind, count, frames = _frames(path, grid)
+    out = np.zeros(
+        (count, *grid.shape) if kind == "FRACTIONAL" else grid.shape, np.float32 if kind == "FRACTIONAL" else np.uint16
+    )
+    for segment, k, image in frames:
+        if kind == "FRACTIONAL":
+            out[segment - 1, k] = image
+        elif kind == "BINARY":
             out[k][image != 0] = segment
         else:
             out[k] = image
     return out
+
+
+def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, NDArray[Any]]]]:
+    """The kind of a Segmentation, how many segments it has, and of each frame its segment, plane and pixels.
+
+    Segments count from 1 and are 0 in a label map; fractions are parts of 1.
+    """
+    with quiet():
+        ds = pydicom.dcmread(path)
+        shared = ds.SharedFunctionalGroupsSequence[0]
+        groups = ds.PerFrameFunctionalGroupsSequence
+        places = grid.index([_position(g, shared) for g in groups])
+        planes = places[:, 0].round().astype(int)
+        if (
+            np.abs(places - planes[:, None] * [1, 0, 0]).max() > 2e-2
+            or not 0 <= planes.min() <= planes.max() < grid.shape[0]
+        ):
+            raise OutputError(f"{path.name}: its frames do not lie on the planes of the series")
+        segments = [_segment(g, shared) for g in groups]
+        pixels = _pixels(ds)
+    whole = np.float32(ds.MaximumFractionalValue) if ds.SegmentationType == "FRACTIONAL" else None
+    images = (image if whole is None else image / whole for image in pixels)
+    return str(ds.SegmentationType), len(ds.SegmentSequence), zip(segments, planes.tolist(), images, strict=True)
+
+
+def _holds(path: Path, grid: Grid, scan: Scan, stored: NDArray[Any], kind: Kind) -> bool:
+    """Whether each frame of a file is what was to be stored, and no other plane had anything; one frame at a time."""
+    at = {k: i for i, k in enumerate(scan.numbers)}
+    found = 0
+    for segment, k, image in _frames(path, grid)[2]:
+        plane = stored[at[k]] if k in at else np.zeros(0)
+        if kind == "labelmap":
+            expected = plane
+        elif plane.ndim == 3:
+            expected = np.around(plane[..., segment - 1] * np.float32(255)) / np.float32(255)
+        else:
+            expected = plane == segment
+        if not np.array_equal(image, expected):
+            return False
+        found += int(np.count_nonzero(image))
+    return found == int(np.count_nonzero(np.around(stored * np.float32(255)) if stored.ndim == 4 else stored))
 
 
 def _position(frame: Dataset, shared: Dataset) -> list[float]:
@@ -126,26 +161,16 @@ def _pixels(ds: Dataset) -> NDArray[Any]:
 def _segments(data: NDArray[Any], wanted: Sequence[Label], scan: Scan, kind: Kind) -> NDArray[Any]:
     """The real planes as highdicom wants them: (planes, H, W) numbers, or (planes, H, W, K) parts of 1."""
     real: NDArray[Any] = data[:, scan.numbers]
-    if kind == "fractional":
-        if data.dtype.kind == "f":
-            return np.moveaxis(real, 0, -1)
-        return np.stack([(real[0] == n.id).astype(np.float32) for n in wanted], axis=-1)
+    if data.dtype.kind == "f":
+        return np.moveaxis(real, 0, -1)
     if kind == "labelmap":
         values: NDArray[Any] = real[0].astype(np.uint16 if max(n.id for n in wanted) > 255 else np.uint8)
         return values
-    table = np.zeros(max(int(real.max()), *(n.id for n in wanted)) + 1, np.uint16 if len(wanted) > 255 else np.uint8)
+    table: NDArray[Any] = np.zeros(max(n.id for n in wanted) + 1, np.uint16 if len(wanted) > 255 else np.uint8)
     for number, label in enumerate(wanted, 1):
         table[label.id] = number
     numbers: NDArray[Any] = table[real[0]]
     return numbers
-
-
-def _expected(stored: NDArray[Any], wanted: Sequence[Label], kind: Kind) -> NDArray[Any]:
-    if kind != "fractional":
-        return stored
-    levels = np.around(np.moveaxis(stored, -1, 0) * np.float32(255))
-    parts: NDArray[np.float32] = levels / np.float32(255)
-    return parts
 
 
 def _object(

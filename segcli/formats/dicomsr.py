@@ -18,6 +18,7 @@ from segcli.formats.dicom_files import quiet
 from segcli.formats.dicom_objects import (
     MANUFACTURER,
     Scan,
+    all_named,
     concept,
     fingerprint,
     structures,
@@ -57,6 +58,7 @@ def write(
     errors        UsageError for another source than DICOM, OutputError
     """
     scan = Scan(labels, like, "a structured report")
+    all_named(labels, names)
     wanted = structures(names)
     stored = labels.data[0, scan.numbers]
     counts = np.bincount(stored.ravel(), minlength=1 + max(n.id for n in wanted))

@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 import segcli
 from segcli.errors import OutputError
 from segcli.formats.dicom_files import quiet, text_of
-from segcli.formats.dicom_objects import MANUFACTURER, Scan, fingerprint, structures, term, uid, unmapped
+from segcli.formats.dicom_objects import MANUFACTURER, Scan, all_named, fingerprint, structures, term, uid, unmapped
 from segcli.outputs import whole_file
 from segcli.volume import Grid, Source, Volume
 
@@ -50,6 +50,7 @@ def write(
     errors     UsageError for another source than DICOM, InputError without a frame of reference, OutputError
     """
     scan = Scan(labels, like, "a structure set")
+    all_named(labels, names)
     wanted = structures(names)
     stored = labels.data[0, scan.numbers]
     ds = _object(
@@ -62,9 +63,8 @@ def write(
     )
 
     def check(temporary: Path) -> None:
-        found = read(temporary, labels.grid)
-        for label in wanted:
-            if not np.array_equal(found[label.id][scan.numbers], stored == label.id):
+        for (number, voxels), label in zip(read(temporary, labels.grid), wanted, strict=True):
+            if number != label.id or not np.array_equal(voxels[scan.numbers], stored == label.id):
                 raise OutputError(f"{path.name}: {label.name} as read back differs from what was written")
 
     with whole_file(path, check) as temporary:
@@ -72,24 +72,20 @@ def write(
     return unmapped(names)
 
 
-def read(path: Path, grid: Grid) -> dict[int, NDArray[np.bool_]]:
-    """The voxels of a grid whose centres lie inside the contours of each structure, by ROI number, each (D, H, W).
-
-    Made for contours along voxel edges; of others each edge is taken at the row centres it crosses.
-    """
+def read(path: Path, grid: Grid) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """For each structure its ROI number and the voxels of a grid whose centres lie inside its contours, (D, H, W)."""
     with quiet():
         ds = pydicom.dcmread(path)
-        out = {int(r.ROINumber): np.zeros(grid.shape, bool) for r in ds.StructureSetROISequence}
         for roi in ds.ROIContourSequence:
+            voxels = np.zeros(grid.shape, bool)
             for contour in roi.get("ContourSequence", ()):
                 points = np.array(text_of(contour, "ContourData").split("\\"), float).reshape(-1, 3)
                 corners = grid.index(points)
                 low = np.maximum(np.floor(corners.min(axis=0)[1:]), 0).astype(int)
                 high = np.ceil(corners.max(axis=0)[1:]).astype(int) + 1
-                plane = out[int(roi.ReferencedROINumber)][round(float(corners[:, 0].mean()))]
-                part = plane[low[0] : high[0], low[1] : high[1]]
+                part = voxels[round(float(corners[:, 0].mean())), low[0] : high[0], low[1] : high[1]]
                 part ^= inside(corners[:, 1:] - low, part.shape)
-    return out
+            yield int(roi.ReferencedROINumber), voxels
 
 
 def inside(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:

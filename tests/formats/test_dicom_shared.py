@@ -140,7 +140,7 @@ def test_the_segmentation_of_another_writer_is_read_voxel_for_voxel() -> None:
 def test_the_contours_of_another_writer_hold_the_voxels_of_its_mask() -> None:
     """The mask was made with another rule for voxels on the contour itself: nearly all are the same."""
     scan = dicom.read(DATA / "ct_lung_ibsi_with_rtstruct" / "dicom")
-    (found,) = rtstruct.read(DATA / "ct_lung_ibsi_with_rtstruct" / "dicom" / "rtstruct.dcm", scan.grid).values()
+    ((_, found),) = rtstruct.read(DATA / "ct_lung_ibsi_with_rtstruct" / "dicom" / "rtstruct.dcm", scan.grid)
     mask = nib.load(DATA / "ct_lung_ibsi_with_rtstruct" / "gtv_mask.nii.gz")
     i, j, k = np.moveaxis(np.round(places(scan, np.diag([-1, -1, 1, 1]) @ mask.affine)).astype(int), -1, 0)
     expected = np.asanyarray(mask.dataobj)[i, j, k] > 0

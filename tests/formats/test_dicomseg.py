@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import highdicom as hd
@@ -18,7 +19,7 @@ from pydicom.dataset import Dataset
 from segcli.errors import InputError, OutputError, UsageError
 from segcli.formats import dicom, dicomseg, dicomsr, rtstruct
 from segcli.labels import Label
-from segcli.volume import Source, Volume
+from segcli.volume import Grid, Source, Volume
 
 NAMES = (
     Label(0, "background"),
@@ -116,6 +117,15 @@ def test_labels_without_fractions_are_whole_ones(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0], labels_on(scan).data[0] == 2)
 
 
+def test_a_segmentation_on_other_planes_is_refused(tmp_path: Path) -> None:
+    scan = scan_of(tmp_path / "scan", "oblique")
+    path = written(tmp_path, scan)
+    moved = np.array(scan.grid.affine)
+    moved[:3, 3] += 0.5
+    with pytest.raises(OutputError, match="do not lie on the planes"):
+        dicomseg.read(path, Grid(scan.grid.shape, moved))
+
+
 @pytest.mark.parametrize("kind", ["binary", "labelmap", "fractional"])
 def test_an_empty_label_map_is_a_small_valid_object(tmp_path: Path, kind: dicomseg.Kind) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
@@ -197,14 +207,43 @@ def test_6_6_the_same_labels_give_the_same_bytes_and_others_other_identifiers(tm
     assert len(uids) == 2
 
 
+@pytest.mark.parametrize("kind", ["binary", "labelmap", "fractional"])
+@pytest.mark.parametrize("fault", ["a voxel more", "a frame less"])
 def test_2_1_a_file_that_reads_back_otherwise_does_not_get_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dicomseg.Kind, fault: str
 ) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
-    monkeypatch.setattr(dicomseg, "read", lambda path, grid: np.zeros(grid.shape, np.uint8))
+    right = dicomseg._pixels
+
+    def spoilt(ds: Dataset) -> NDArray[np.uint8]:
+        pixels = right(ds).copy()
+        pixels[0] = 0 if fault == "a frame less" else pixels[0]
+        pixels[0, 0, 4] = fault == "a voxel more"
+        return pixels
+
+    monkeypatch.setattr(dicomseg, "_pixels", spoilt)
+    with pytest.raises(OutputError, match="read back differs"):
+        written(tmp_path, scan, kind=kind)
+    assert [p.name for p in tmp_path.iterdir()] == ["scan"]
+
+
+def test_2_1_a_frame_that_is_missing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = scan_of(tmp_path / "scan", "oblique")
+    right = dicomseg._frames
+
+    def fewer(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, NDArray[np.uint8]]]]:
+        kind, count, frames = right(path, grid)
+        return kind, count, iter(list(frames)[1:])
+
+    monkeypatch.setattr(dicomseg, "_frames", fewer)
     with pytest.raises(OutputError, match="read back differs"):
         written(tmp_path, scan)
-    assert [p.name for p in tmp_path.iterdir()] == ["scan"]
+
+
+def test_7_5_a_label_without_a_name_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    scan = scan_of(tmp_path / "scan", "oblique")
+    with pytest.raises(ValueError, match="not in the label table"):
+        dicomseg.write(labels_on(scan), NAMES[:3], tmp_path / "seg.dcm", scan.source, **MADE)
 
 
 def test_a_source_that_is_no_dicom_is_a_usage_error(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_voxels_inside_the_contours_are_the_labels(tmp_path: Path, kind: str
         scan = dicom.read(series(tmp_path / "scan", world=world))
     labels = labelled(scan)
     rtstruct.write(labels, NAMES, tmp_path / "rt.dcm", scan.source, **MADE)
-    found = rtstruct.read(tmp_path / "rt.dcm", scan.grid)
+    found = dict(rtstruct.read(tmp_path / "rt.dcm", scan.grid))
     np.testing.assert_array_equal(found[1], labels.data[0] == 1)
     np.testing.assert_array_equal(found[7], labels.data[0] == 7)
 
@@ -131,3 +131,9 @@ def test_2_1_contours_that_read_back_otherwise_do_not_get_their_name(
     with pytest.raises(OutputError, match="ring as read back differs"):
         rtstruct.write(labelled(scan), NAMES, tmp_path / "rt.dcm", scan.source, **MADE)
     assert [p.name for p in tmp_path.iterdir()] == ["scan"]
+
+
+def test_7_5_a_label_without_a_name_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "scan"))
+    with pytest.raises(ValueError, match="not in the label table"):
+        rtstruct.write(labelled(scan), NAMES[:2], tmp_path / "rt.dcm", scan.source, **MADE)
