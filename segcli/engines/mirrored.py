@@ -49,7 +49,7 @@ def mirrored(inner: Any, card: ModelCard) -> Mirrored:
              not stated though labels are paired, or a label has a side in its name and no pair
     """
     if not card.mirror:
-        raise ModelError(f"{card.name}: the card names no axis that may be mirrored", hint="leave --mirror out")
+        raise ModelError(f"{card.name}: the card names no axis that may be mirrored", hint="leave --tta out")
     by_value = {label.id: label for label in card.labels}
     channels = [by_value[value] for value in card.decide.values]
     paired = [label for label in channels if label.pair]
@@ -58,7 +58,7 @@ def mirrored(inner: Any, card: ModelCard) -> Mirrored:
             raise ModelError(
                 f"{card.name}: {paired[0].name} has a side, and the card does not say which axis runs from left to "
                 "right",
-                hint="leave --mirror out, or state the orientation in the card",
+                hint="leave --tta out, or state the orientation in the card",
             )
         return Mirrored(inner, card.mirror, None, ())  # the network was trained with plain flips of these axes
     sided = next(axis for axis, letter in enumerate(card.grid.axes) if letter in "RL")
@@ -66,7 +66,7 @@ def mirrored(inner: Any, card: ModelCard) -> Mirrored:
     if sided in card.mirror and lonely:
         raise ModelError(
             f"{card.name}: {lonely[0].name} has a side but no pair, so axis {sided} cannot be mirrored",
-            hint="leave --mirror out, or name the pair in the card",
+            hint="leave --tta out, or name the pair in the card",
         )
     position = {label.name: i for i, label in enumerate(channels)}
     for label in paired:
