@@ -101,12 +101,16 @@ def predict(
 ) -> Iterator[Outcome]:
     """Segment the cases in order; each outcome is there as soon as its files are.
 
-    The next scan is read and the last one written while the network works: two threads, one case ahead and one
-    behind, so memory holds three scans at most. A case that is refused or fails costs that case only.
+    The next scan is read and the last one written while the network works: one case ahead and one behind, so
+    memory holds three scans at most. A case that is refused or fails costs that case only.
     """
     options = options or Options()
     job = _Job(card, opened, to, options, watch)
-    with ThreadPoolExecutor(1, "segcli-read") as reading, ThreadPoolExecutor(1, "segcli-write") as writing:
+    with (
+        ThreadPoolExecutor(1, "segcli-read") as reading,
+        ThreadPoolExecutor(1, "segcli-compute") as computing,
+        ThreadPoolExecutor(1, "segcli-write") as writing,
+    ):
         waiting: Future[_Loaded | Outcome] | None = None
         behind: Future[Outcome] | None = None
         remaining = iter(cases)
@@ -120,10 +124,11 @@ def predict(
                         break
                     continue
                 loaded = current.result()
-                result = loaded if isinstance(loaded, Outcome) else job.compute(loaded)
+                busy = computing.submit(_onwards, job.compute, loaded)
                 if behind is not None:
-                    yield behind.result()
+                    yield behind.result()  # while the network works
                     behind = None
+                result = busy.result()
                 if isinstance(result, Outcome):
                     yield result
                 else:
@@ -136,14 +141,18 @@ def predict(
                     future.cancel()
 
 
+def _onwards(stage: Callable[[Given], Made], given: Given | Outcome) -> Made | Outcome:
+    """The next stage of a case, unless the case has ended."""
+    return given if isinstance(given, Outcome) else stage(given)
+
+
 def run_case(
     case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch = unwatched
 ) -> Outcome:
     """One case from file to files, in this thread: what a worker of a cluster does."""
     job = _Job(card, opened, to, options, watch)
-    loaded = job.read(case)
-    result = loaded if isinstance(loaded, Outcome) else job.compute(loaded)
-    return result if isinstance(result, Outcome) else job.write(result)
+    result = _onwards(job.compute, job.read(case))
+    return _onwards(job.write, result)
 
 
 @dataclass(frozen=True, eq=False)

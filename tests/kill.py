@@ -40,11 +40,10 @@ def kill(words: list[str], out: Path, whole: dict[str, object], after: float) ->
         faults.append(f"the second run ended with {again.returncode}: {again.stderr.decode()[-300:]}")
     if files(out) != whole:
         faults.append(f"the second run's files differ: {sorted(set(files(out)) ^ set(whole))}")
-    reached = f"{len([n for n in left if n.endswith('_seg.nii.gz') and not is_partial(Path(n).name)])} of 3 done"
     partial = sum(is_partial(Path(n).name) for n in left)
-    print(
-        f"killed after {after:.2f} s: {reached}, {partial} temporary; {'; '.join(faults) or 'equal after the second run'}"
-    )
+    done = sum(n.endswith("_seg.nii.gz") and not is_partial(Path(n).name) for n in left)
+    ended = "; ".join(faults) or "equal after the second run"
+    print(f"killed after {after:.2f} s: {done} of 3 done, {partial} temporary files; {ended}", flush=True)
     return faults
 
 
