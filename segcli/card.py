@@ -32,8 +32,8 @@ _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
     "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "skip", "slice_axis",
-    "mirror", "half", "average", "labels", "regions", "codes", "colours", "pairs", "volumes_ml", "volumes_source",
-    "ensemble", "notes",
+    "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs", "volumes_ml",
+    "volumes_source", "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
 
@@ -474,11 +474,13 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
         Label(v, n, codes.get(n), _colour(read, n, colours.get(n), v), pairs.get(n)) for n, v in table.items()
     )
     regions = read.document.get("regions")
+    given = read.choice("back", ("logits", "probabilities"), "logits")
+    back: Literal["logits", "probabilities"] = "probabilities" if given == "probabilities" else "logits"
     if regions is None:
-        return labels, Decision(tuple(values))
+        return labels, Decision(tuple(values), back=back)
     if not isinstance(regions, list) or not set(regions) <= set(values):
         raise read.wrong("regions", "lists the label value of each output channel, in the order of writing")
-    return labels, Decision(tuple(regions), "regions")
+    return labels, Decision(tuple(regions), "regions", back)
 
 
 def _colour(read: _Reader, name: str, text: Any, value: int) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,11 +40,13 @@ class Decision:
     values   the label value of each channel of logits
     rule     "argmax": the largest channel wins; "regions": channels are taken in order, and each one above 0
              (probability one half) overwrites what came before, so nested regions end up whole (nnU-Net)
+    back     what is interpolated on the way to the scan's grid: "logits" (nnU-Net), or "probabilities" (MONAI)
     shares   the channels are probabilities already, not logits
     """
 
     values: tuple[int, ...]
     rule: Literal["argmax", "regions"] = "argmax"
+    back: Literal["logits", "probabilities"] = "logits"
     shares: bool = False
 
     @property
@@ -80,6 +82,8 @@ def labels_on(
     """
     labels = np.zeros(grid.shape, decide.dtype)
     place = _Place(grid, part, wanted, rule)
+    if decide.back == "probabilities" and not decide.shares:
+        logits, decide = _as_shares(logits, decide), replace(decide, shares=True)
     for slab in logits:
         first = np.round(part.index(slab.grid.affine[:3, 3])).astype(int)
         for piece in place.pieces(first, slab.grid.shape):
@@ -234,6 +238,11 @@ class _Place:
             local = self.matrix @ shift
             local[:3, 3] -= first
             yield _Piece((slice(start, stop), slice(0, h), slice(0, w)), [], [], [], local, mask)
+
+
+def _as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
+    for slab in slabs:
+        yield Volume(shares(slab.data, decide), slab.grid)
 
 
 def _decide(labels: NDArray[np.integer], slab: NDArray[np.float32], piece: _Piece, decide: Decision) -> None:

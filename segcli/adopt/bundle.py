@@ -363,7 +363,13 @@ def _inferer(item: Mapping[str, Any], draft: Draft) -> None:
 
 
 def _decision(items: Sequence[dict[str, Any]], draft: Draft) -> None:
-    """Regions where the outputs go through a sigmoid, each on its own."""
+    """Regions where the outputs go through a sigmoid; what is interpolated on the way back to the scan."""
+    kinds = [_kind(item) for item in items]
+    before = kinds[: kinds.index("Invert")] if "Invert" in kinds else []
+    if "AsDiscrete" in before:
+        draft.notes.append("the bundle brings finished labels back by the nearest voxel; segcli brings logits back")
+    elif "Activations" in before:
+        draft.card["back"] = "probabilities"
     sigmoid = any(_kind(item) == "Activations" and item.get("sigmoid") is True for item in items)
     labels = draft.card.get("labels")
     if sigmoid and labels:
