@@ -426,7 +426,8 @@ def _warnings(
         said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
     filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
     if filled:
-        said.append(f"slices {', '.join(map(str, filled))} of {len(planes)} are missing and were interpolated")
+        numbers = ", ".join(map(str, filled))
+        said.append(f"{len(filled)} of {len(planes)} slices are missing and were interpolated: number {numbers}")
     if series.modality == "CT" and not all(f.rescaled for f in frames):
         said.append("CT without rescale slope and intercept: the stored values are taken for HU")
     if not frames[0].file.text("FrameOfReferenceUID"):

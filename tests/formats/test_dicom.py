@@ -218,7 +218,7 @@ def test_gaps_are_filled_only_when_wished_and_marked(tmp_path: Path) -> None:
     np.testing.assert_allclose(scan.grid.affine, affine(), atol=1e-6)
     np.testing.assert_array_equal(scan.data[0], phantom())  # the phantom grows evenly: its mean is itself
     assert dicom.real_slices(scan) == [0, 1, 4, 5]
-    assert "slices 3, 4 of 6 are missing" in warnings(scan)
+    assert "2 of 6 slices are missing and were interpolated: number 3, 4" in warnings(scan)
 
 
 def test_more_missing_slices_than_there_are_are_not_filled(tmp_path: Path) -> None:

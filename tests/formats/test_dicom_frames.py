@@ -16,7 +16,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import JPEGLSLossless, MRImageStorage
 
 from segcli.errors import InputError
-from segcli.formats import dicom
+from segcli.formats import dicom, dicomseg
+from segcli.labels import Label
+from segcli.volume import Volume
 
 DATA = Path(__file__).parent.parent / "data" / "dicom"
 SHUFFLED = [3, 0, 5, 1, 4, 2]
@@ -163,3 +165,15 @@ def test_scanner_files_give_the_grid_and_voxels_of_another_converter(case: str, 
     assert np.abs(places - np.round(places)).max() * max(scan.grid.spacing) < 0.01  # mm
     found = voxels[tuple(np.round(places).astype(int).T)].reshape(scan.grid.shape)
     np.testing.assert_allclose(scan.data[0], found, rtol=1e-6)
+
+
+def test_labels_of_a_mosaic_go_to_a_segmentation_in_their_places(tmp_path: Path) -> None:
+    scan = dicom.read(mosaic(tmp_path / "mosaic.dcm", affine(OBLIQUE), flip=-1))
+    labels = Volume((scan.data > 100).astype(np.uint8), scan.grid)
+    names = (Label(0, "background"), Label(1, "brain", "SCT 12738006"))
+    dicomseg.write(labels, names, tmp_path / "seg.dcm", scan.source, algorithm="uxnet", version="0")
+    np.testing.assert_array_equal(dicomseg.read(tmp_path / "seg.dcm", scan.grid), labels.data[0])
+    ds = pydicom.dcmread(tmp_path / "seg.dcm")
+    source = ds.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    assert source.ReferencedSOPInstanceUID == pydicom.dcmread(tmp_path / "mosaic.dcm").SOPInstanceUID
+    assert source.SpatialLocationsPreserved == "NO"  # a tile lies elsewhere in its picture
