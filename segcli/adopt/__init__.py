@@ -96,7 +96,8 @@ def adopt(
 ) -> Path:
     """Make the model folder `to`/NAME, whole or not at all.
 
-    arch     chooses among networks that fit the tensors equally
+    arch     chooses among networks that fit the tensors equally; a JSON object after the name states arguments that
+             no tensor tells: 'segresnet {"norm": ["GROUP", {"num_groups": 2}]}'
     recipe   the name of a card without weights, or a path to one; its network must be the file's exactly
     given    fields of the card that the user states (see `options`); they win over the recipe, it over the container
     replace  whether a folder of that name is replaced
@@ -149,6 +150,7 @@ def options(
     patch: str | None = None,
     channels: str | None = None,
     slice_axis: int | None = None,
+    slices: int | None = None,
     overlap: float | None = None,
     blend: str | None = None,
 ) -> dict[str, Any]:
@@ -160,6 +162,7 @@ def options(
     window       "LOW,HIGH": clipped, then scaled to 0..1
     normalise    "zscore", "nonzero" (z-score over voxels that are not 0) or "none"
     patch        "96,96,96"; two numbers with a slice axis
+    slices       how many neighbouring slices a 2-D network sees as channels
     channels     "CT" or "FLAIR,T1,T1c,T2"
     errors       UsageError (2)
     """
@@ -190,6 +193,8 @@ def options(
         fields["intensity"] = [*kinds[normalise], {"step": "outside", "value": 0}]
     if slice_axis is not None:
         fields["slice_axis"] = slice_axis
+    if slices is not None:
+        fields["slices"] = slices
     if patch is not None:
         size = [int(n) for n in _numbers(patch, "--patch", (2, 3))]
         if len(size) == 2:
@@ -300,11 +305,13 @@ def _complete(fields: dict[str, Any], draft: Draft, path: Path) -> None:
             f"{path.name}: {draft.container}; does not state {', '.join(lacking)}",
             hint="give " + "; ".join(lacking.values()),
         )
-    if draft.inputs is not None and len(fields["channels"]) != draft.inputs:
+    inputs = len(fields["channels"]) * fields.get("slices", 1)
+    if draft.inputs is not None and inputs != draft.inputs:
+        neighbours = ", or --slices N where a slice is shown with its neighbours" if draft.dims == 2 else ""
         raise ModelError(
-            f"{path.name}: the network has {draft.inputs} input channels, not {len(fields['channels'])} "
+            f"{path.name}: the network has {draft.inputs} input channels, not {inputs} "
             f"({', '.join(fields['channels'])})",
-            hint=f"give {NEEDED['channels']}",
+            hint=f"give {NEEDED['channels']}{neighbours}",
         )
     count, labels = draft.outputs, fields["labels"]
     if count is None or fields.get("regions") is not None:

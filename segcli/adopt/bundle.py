@@ -104,7 +104,7 @@ def _pattern(text: str, config: Mapping[str, Any], depth: int) -> Any:
     """What a "$" text says by one of a few patterns; it is never evaluated."""
     if re.fullmatch(_ID, text):
         return _followed(text[1:], config, depth - 1)
-    if match := re.fullmatch(rf"({_ID})\.to\(.*\)", text):  # a network moved to a device
+    if match := re.fullmatch(rf"({_ID})\.to\([^()]*\)", text):  # a network moved to a device
         return _followed(match[1][1:], config, depth - 1)
     if match := re.fullmatch(rf"({_ID})\s*\+\s*('[^']*'|\"[^\"]*\")", text):
         first = _followed(match[1][1:], config, depth - 1)
@@ -118,8 +118,8 @@ def _pattern(text: str, config: Mapping[str, Any], depth: int) -> Any:
 
 
 def _literal(text: str, config: Mapping[str, Any], depth: int) -> Any:
-    if text.startswith("@"):
-        return _pattern(text, config, depth - 1)
+    if re.fullmatch(_ID, text):
+        return _followed(text[1:], config, depth - 1)
     plain = {"True": True, "False": False, "None": None}
     if text in plain:
         return plain[text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from segcli import networks
 from segcli.checkpoint import Tensors
-from segcli.errors import ModelError
+from segcli.errors import ModelError, UsageError
 from segcli.networks import Inferred, Shapes
 
 # How official constructors call the numbers of input and output channels, and the size that is baked in.
@@ -91,9 +92,35 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def recognised(shapes: Shapes, arch: str | None, where: str) -> Inferred:
     """The one network that has exactly these tensors; `arch` decides where several have.
 
+    arch     a family, or a family and a JSON object with arguments that no tensor tells:
+             'segresnet {"norm": ["GROUP", {"num_groups": 2}]}'
     errors   ModelError when there is none, or several and no `arch`
     """
-    found = networks.infer(shapes)
+    family, stated = _stated(arch) if arch else (None, {})
+    guess = _chosen(networks.infer(shapes), family, shapes, where)
+    if not stated:
+        return guess
+    return Inferred(guess.family, {**guess.config, **stated}, tuple(s for s in guess.unsure if not _tells(stated, s)))
+
+
+def _stated(arch: str) -> tuple[str, dict[str, Any]]:
+    family, _, text = arch.partition(" ")
+    try:
+        stated = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise UsageError(f"--arch {arch}: what follows the name is not a JSON object: {error}") from error
+    if not isinstance(stated, dict):
+        raise UsageError(f"--arch {arch}: what follows the name is not a JSON object")
+    return family, stated
+
+
+def _tells(stated: Mapping[str, Any], sentence: str) -> bool:
+    """Whether an argument that the user states settles what a sentence calls unsure."""
+    words = {"act": "activation", "norm": "norm", "strides": "stride", "num_heads": "heads"}
+    return any(words.get(name, name) in sentence for name in stated)
+
+
+def _chosen(found: Sequence[Inferred], arch: str | None, shapes: Shapes, where: str) -> Inferred:
     if arch is None:
         if len(found) > 1:
             names = ", ".join(guess.family for guess in found)

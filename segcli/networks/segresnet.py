@@ -269,7 +269,7 @@ def _norm_guess(shapes: Shapes, name: str, channels: int) -> tuple[Spec, tuple[s
     if kind != "affine":
         return kind, ()
     if channels % 8:
-        return ["instance", {"affine": True}], ()
+        return ["instance", {"affine": True}], ("the norm: instance norm with scales, not groups",)
     return ["GROUP", {"num_groups": 8}], ("the norm: groups of 8, not instance norm with scales",)
 
 
