@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -59,6 +59,7 @@ def cases(
     series: str | None = None,
     volume: int | None = None,
     output: Path | None = None,
+    tell: Callable[[str], object] = str,
 ) -> list[Case]:
     """Every scan that the inputs name, in a fixed order.
 
@@ -66,6 +67,7 @@ def cases(
     channels  the model's; with more than one, files in a folder are grouped by nnU-Net's _0000, _0001, ...
     named     channel -> file, for one case of several channels
     output    the output folder, so that what lies in it is never taken for input
+    tell      gets a sentence for each DICOM series that is left out
     errors    InputMissing (66): nothing there, with what was seen; UsageError (2): two inputs, one output name
 
     Of several inputs, one that is missing or holds no scan becomes a case with a fault, so that it costs no other.
@@ -75,7 +77,7 @@ def cases(
         found.append(_from_channels(named, channels))
     for text in inputs:
         try:
-            found += _expand(text, channels, series, volume, output)
+            found += _expand(text, channels, series, volume, output, tell)
         except InputError as error:
             if len(inputs) == 1:
                 raise
@@ -152,7 +154,12 @@ def _from_channels(named: Mapping[str, str], channels: Sequence[str]) -> Case:
 
 
 def _expand(
-    text: str, channels: Sequence[str], series: str | None, volume: int | None, output: Path | None
+    text: str,
+    channels: Sequence[str],
+    series: str | None,
+    volume: int | None,
+    output: Path | None,
+    tell: Callable[[str], object],
 ) -> list[Case]:
     path = Path(text)
     if not os.path.lexists(path) and glob.has_magic(text):
@@ -160,7 +167,7 @@ def _expand(
             case
             for match in sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
             if os.path.isdir(match) or not is_own(Path(match))  # noqa: PTH112
-            for case in _expand(match, channels, series, volume, output)
+            for case in _expand(match, channels, series, volume, output, tell)
         ]
     _exists(path, text)
     if not path.is_dir():
@@ -169,7 +176,7 @@ def _expand(
         return [Case(stem(path), (path,), path.parent, series, volume)]
     files = _images(path, output)
     found = _grouped(path, files, channels)
-    return found + _dicom(path, series, volume, output, alone=not files)
+    return found + _dicom(path, series, volume, output, tell, alone=not files)
 
 
 def _exists(path: Path, text: str) -> None:
@@ -249,7 +256,15 @@ def _below(folder: Path, file: Path) -> str:
     return str(PurePosixPath(*parts, stem(file)))
 
 
-def _dicom(folder: Path, series: str | None, volume: int | None, output: Path | None, alone: bool) -> list[Case]:
+def _dicom(
+    folder: Path,
+    series: str | None,
+    volume: int | None,
+    output: Path | None,
+    tell: Callable[[str], object],
+    *,
+    alone: bool,
+) -> list[Case]:
     """DICOM below a folder: the folder itself when its files lie in it, else one case for each series in the tree.
 
     A flat folder with several series stays one case, so that reading refuses it with the list and --series. Series
@@ -271,6 +286,9 @@ def _dicom(folder: Path, series: str | None, volume: int | None, output: Path | 
                 f"{folder.name}: {len(found)} DICOM series, none of which is a volume: {found[0].summary.problem}"
             )
         raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
+    for one in found:
+        if one.reason is not None:
+            tell(f"{folder.name}: the DICOM series {one.name} is left out: {one.reason}")
     out = []
     for one in usable:
         home = Path(os.path.commonpath([f.path.parent for f in one.files]))

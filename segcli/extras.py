@@ -56,6 +56,11 @@ class Destination:
     seg_type: Literal["binary", "fractional", "labelmap"] = "binary"
     identifiers: bool = False
 
+    @property
+    def shares(self) -> bool:
+        """Whether something that is written needs probabilities."""
+        return "probabilities" in self.forms or (self.seg_type == "fractional" and "dicom-seg" in self.forms)
+
     def base(self, case: Case, model: str) -> Path:
         """Outputs of a case are this path with something added to its name."""
         folder = self.folder or case.beside
@@ -96,8 +101,8 @@ def write(
     to: Destination,
     report: Report,
     facts: Mapping[str, Any],
-) -> list[Path]:
-    """Write what was asked for beside `base`; returns the paths.
+) -> tuple[list[Path], list[str]]:
+    """Write what was asked for beside `base`; returns the paths, and sentences for the user and the record.
 
     errors   UsageError for a DICOM object of a scan that is not DICOM
     """
@@ -108,9 +113,10 @@ def write(
                 f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none",
                 hint="leave it away for such input",
             )
+    said: list[str] = []
     for path, kind in wanted.items():
-        _write_one(path, kind, scan, result, card, to, report, facts)
-    return list(wanted)
+        said += _write_one(path, kind, scan, result, card, to, report, facts)
+    return list(wanted), list(dict.fromkeys(said))
 
 
 def _write_one(
@@ -122,9 +128,9 @@ def _write_one(
     to: Destination,
     report: Report,
     facts: Mapping[str, Any],
-) -> None:
+) -> tuple[str, ...]:
     labels, described = result.labels, f"segcli {card.name}"
-    signed = {"algorithm": card.name, "version": str(facts["model"]["sha256"])[:16]}
+    signed = {"algorithm": card.name, "version": str(facts["model"]["sha256"])}
     if kind in ("csv", "tsv"):
         outputs.write_bytes(path, csv_text(rows(report), "\t" if kind == "tsv" else ",").encode())
     elif kind == "png":
@@ -148,16 +154,26 @@ def _write_one(
     elif kind == "dicom-seg":
         from segcli.formats import dicomseg
 
-        dicomseg.write(labels, card.structures, path, scan.source, kind=to.seg_type, **signed)
+        shown = _fractions(result) if to.seg_type == "fractional" else labels
+        return dicomseg.write(shown, card.structures, path, scan.source, kind=to.seg_type, **signed)
     elif kind == "rtstruct":
         from segcli.formats import rtstruct
 
-        rtstruct.write(labels, card.structures, path, scan.source, **signed)
+        return rtstruct.write(labels, card.structures, path, scan.source, **signed)
     elif kind == "dicom-sr":
         from segcli.formats import dicomsr
 
         measured = path.with_name(path.name.removesuffix(ENDINGS[kind]) + ENDINGS["dicom-seg"])
-        dicomsr.write(labels, card.structures, path, scan.source, segmentation=outputs.at_present(measured), **signed)
+        there = outputs.at_present(measured)
+        return dicomsr.write(labels, card.structures, path, scan.source, segmentation=there, **signed)
     else:
         mask = Volume((labels.data == int(kind.removeprefix("mask "))).astype(np.uint8), labels.grid)
         formats.write(mask, (), path, scan.source, description=described)
+    return ()
+
+
+def _fractions(result: Segmentation) -> Volume:
+    """Probabilities of the structures, background left out, (K, D, H, W) float32 from 0 to 1."""
+    if result.probabilities is None:
+        raise UsageError("--seg-type fractional: there are no probabilities for a label map that exists already")
+    return Volume(result.probabilities.data[1:].astype(np.float32) / 255, result.labels.grid)

@@ -327,7 +327,7 @@ class _Job:
         def tick(done: int, total: int) -> None:
             self.watch("window", case, {"done": done, "total": total})
 
-        wishes = Wishes(shares="probabilities" in self.to.forms, votes="disagreement" in self.to.forms)
+        wishes = Wishes(shares=self.to.shares, votes="disagreement" in self.to.forms)
         self.watch("segment", case, {"shape": loaded.scan.grid.shape})
         before = len(_steps(members))
         try:
@@ -345,8 +345,14 @@ class _Job:
         return Member(card, engine, replace(plan, skip=plan.skip or self.options.skip))
 
     def _kept(self, result: Segmentation) -> Segmentation:
-        """The labels after --classes and the post-processing that was asked for."""
+        """The labels on slices that were scanned, after --classes and the post-processing that was asked for."""
         labels = result.labels
+        if labels.source is not None and (labels.source.facts or {}).get("filled_slices"):
+            from segcli.formats import dicom
+
+            scanned = np.zeros(labels.grid.shape[0], bool)
+            scanned[dicom.real_slices(labels)] = True
+            labels = Volume(labels.data * scanned[:, None, None], labels.grid, labels.source)
         if self.options.classes:
             keep = np.zeros(max(label.id for label in self.card.labels) + 1, labels.data.dtype)
             for label in self.card.structures:
@@ -412,7 +418,8 @@ class _Job:
         with outputs.together(record_path, labels_path, lambda: self._finished(case, loaded.key)) as staged:
             formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
             facts["labels"]["sha256"] = record.hash_file(staged[labels_path])
-            extra = extras.write(base, loaded.scan, result, self.card, self.to, report, facts)
+            extra, said = extras.write(base, loaded.scan, result, self.card, self.to, report, facts)
+            facts["warnings"] += said
             sums = {p.relative_to(base.parent).as_posix(): record.hash_file(staged[p]) for p in extra}
             facts["extras"] = {**self.choices, "files": sums}
             seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}

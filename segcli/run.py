@@ -127,7 +127,7 @@ class Given:
         if not inputs and not self.channels:
             raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
         found = naming.cases(
-            inputs, card.channels, named=self.channels, series=self.series, volume=self.volume, output=output
+            inputs, card.channels, named=self.channels, series=self.series, volume=self.volume, output=output, tell=say
         )
         if not found:
             raise InputMissing("there is no scan to segment")
@@ -215,11 +215,14 @@ def _tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
             show.line(f"  {outcome.error.hint}")
         return
     facts = outcome.record or {}
-    for warning in facts.get("warnings", ()):
-        show.line(f"warning: {outcome.case.name}: {warning}")
     if not manners.quiet:
-        for check in facts.get("checks", ()):
-            show.line(f"{check['severity']}: {outcome.case.name}: {check['sentence']}")
+        for warning in facts.get("warnings", ()):
+            show.line(f"warning: {outcome.case.name}: {warning}")
+        doubts = facts.get("checks", ())
+        shown = len(doubts) if total == 1 or manners.verbose else 1  # of a batch, the gravest; all are in the record
+        for check in doubts[:shown]:
+            more = f" (and {len(doubts) - shown} more)" if len(doubts) > shown else ""
+            show.line(f"{check['severity']}: {outcome.case.name}: {check['sentence']}{more}")
         if outcome.status == "skipped":
             show.line(f"{outcome.case.name}: already done, verified")
         elif total == 1 and not manners.json:
@@ -482,6 +485,7 @@ def _series_rows(folder: Path) -> list[dict[str, Any]]:
             "series": s.name,
             "number": s.number,
             "modality": s.modality,
+            "description": s.description,
             "files": len(s.files),
             "slices": s.summary.frames,
             "volumes": s.summary.volumes,
@@ -759,12 +763,14 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
     }
     base = (to.folder or labelmap.parent) / naming.stem(labelmap).removesuffix("_seg")
     result = Segmentation(labels, {}, 0, {})
-    paths = extras.write(base, scan or _blank(labels), result, card, to, found, facts)
+    paths, said = extras.write(base, scan or _blank(labels), result, card, to, found, facts)
     if as_json:
         _print({"schema": SCHEMA, "files": [str(p) for p in paths], "record": facts})
         return
     for path in paths:
         _print_line(str(path))
+    for warning in said:
+        say(f"warning: {warning}")
     for finding in findings:
         say(f"{finding.severity}: {finding.sentence}")
 
