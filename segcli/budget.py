@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,17 @@ import psutil
 
 from segcli.card import ModelCard
 from segcli.engines import Opened
+from segcli.engines.host import RESERVE, available
 from segcli.errors import OutOfMemory
 from segcli.grids import model_grid
+from segcli.resample import apply, taps_for
 from segcli.segmentation import at_least, prepare
 from segcli.volume import Grid
 from segcli.windows import SLAB_BYTES, Engine, WindowPlan, stream_axis, windows
 
-# Seconds per voxel of what is not the network, measured on two cores: class scores brought back to the scan and
-# compared (per class and voxel of the model's grid), labels measured, checked and written (per voxel of the scan).
-_DECIDE, _WRITE = 6e-9, 45e-9
+# What is not the network takes so many times as long, for each voxel of the scan, as one interpolated voxel: class
+# scores brought back and compared; labels measured, checked and written. Measured on brain and body scans.
+_DECIDE, _DECIDE_CLASS, _WRITE = 20.0, 1.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Rates:
     """What one window costs on this machine.
 
     seconds  of a window, the network and the adding up
+    pace     seconds of one interpolated voxel
     ram      largest resident size of the process so far, the engine's own work included
     vram     the same on a CUDA device, 0 without one
     """
 
     seconds: float
+    pace: float
     ram: int
     vram: int = 0
 
@@ -69,7 +72,8 @@ def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
     prepared = prepare(scan, card)
     seconds = read + sum(prepared.seconds.values())
     part, itemsize = prepared.image.grid, scan.data.dtype.itemsize
-    on_disk = bool(fitting(scan.grid, itemsize, card, rates.ram, part=part, limit=opening.max_ram))
+    room = available() if opening.max_ram is None else opening.max_ram - psutil.Process().memory_info().rss
+    on_disk = sums_bytes(card, part, card.window) + RESERVE > room
     budget = plan(scan.grid, itemsize, card, rates, part=part, before=seconds, on_disk=on_disk)
     return {
         "engine": opened.engine.name,
@@ -105,10 +109,10 @@ def plan(
     count = len(windows(at_least(part.shape, window.size), window))
     host = host_bytes(scan, itemsize, card, part, window, on_disk)
     sums = sums_bytes(card, part, window)
-    decide = _DECIDE * len(card.decide.values) * part.size
+    after = rates.pace * scan.size * (_DECIDE + _DECIDE_CLASS * len(card.decide.values) + _WRITE)
     return Budget(
         windows=count,
-        seconds=before + count * rates.seconds + decide + _WRITE * scan.size,
+        seconds=before + count * rates.seconds + after,
         ram_bytes=rates.ram + host - (sums if rates.vram else 0),
         vram_bytes=rates.vram + sums if rates.vram else 0,
         disk_bytes=scan.size // 100 + 65536 + (sums if on_disk else 0),
@@ -127,7 +131,7 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, window: W
     plane = slab // step
     share = min(1.0, max(SLAB_BYTES, 2 * plane) / slab) * min(1.0, step / part.shape[axis])
     running = (
-        4 * part.size * channels
+        4 * part.size * card.inputs
         + (0 if on_disk else sums_bytes(card, part, window))
         + 2 * min(slab, max(SLAB_BYTES, 2 * plane))  # one on its way to labels, the next being finished
         + scan.size * np.dtype(card.decide.dtype).itemsize
@@ -144,66 +148,27 @@ def sums_bytes(card: ModelCard, part: Grid, window: WindowPlan) -> int:
     return 4 * (len(card.decide.values) + 1) * int(np.prod(shape, dtype=np.int64))
 
 
-def fit(
-    engine: Any, scan: Grid, itemsize: int, card: ModelCard, *, window: WindowPlan | None = None, limit: int | None
-) -> tuple[str, ...]:
-    """Set up an engine so that a case stays within a limit, and say what was changed; no result changes.
+def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = None) -> None:
+    """Refuse a scan, before its voxels are read, that would not fit even with its sums in a temporary file.
 
-    limit    bytes of resident memory; what the machine and the process's control group have to give when None
-    errors   OutOfMemory (71) with the need and the limit when no way is left
+    limit    bytes that the process may have resident; what there is when None
+    errors   OutOfMemory (71) with the need and what there is
     """
     used = psutil.Process().memory_info().rss
-    steps = fitting(scan, itemsize, card, used, window=window, limit=limit)
-    engine.sums_limit = 0 if steps else None
-    return steps
-
-
-def fitting(
-    scan: Grid,
-    itemsize: int,
-    card: ModelCard,
-    used: int,
-    *,
-    part: Grid | None = None,
-    window: WindowPlan | None = None,
-    limit: int | None = None,
-) -> tuple[str, ...]:
-    """The steps down that bring a case within a limit, of which there is one: sums in a temporary file."""
-    window = window or card.window
-    part = part or model_grid(scan, card.grid)
-    room = limit if limit is not None else used + available()
-    if used + host_bytes(scan, itemsize, card, part, window, False) <= room:
-        return ()
-    need = used + host_bytes(scan, itemsize, card, part, window, True)
+    room = used + available() if limit is None else limit
+    part = model_grid(scan, card.grid)
+    need = used + host_bytes(scan, itemsize, card, part, card.window, on_disk=True)
     if need > room:
         raise OutOfMemory(
             f"{need / 1e9:.1f} GB of memory are needed, {room / 1e9:.1f} GB may be used",
             hint="use a machine with more memory, or give more --max-ram",
         )
-    sums = sums_bytes(card, part, window)
-    return (f"sums of {sums / 1e9:.1f} GB are kept in a temporary file in {Path(tempfile.gettempdir()).name}",)
-
-
-def available() -> int:
-    """Bytes that the machine, and the process's control group, still have to give."""
-    free = int(psutil.virtual_memory().available)
-    for most, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit, current = Path(most).read_text().strip(), int(Path(used).read_text())
-        except (OSError, ValueError):
-            continue
-        if limit.isdigit():
-            free = min(free, max(0, int(limit) - current))
-    return free
 
 
 def measured(card: ModelCard, engine: Engine) -> Rates:
     """The cost of one window, of two that are run; the first one warms up."""
     rng = np.random.default_rng(0)
-    patch = rng.standard_normal((1, len(card.channels), *card.window.size), np.float32)
+    patch = rng.standard_normal((1, card.inputs, *card.window.size), np.float32)
     weight = np.ones(card.window.size, np.float32)
     d, h, w = card.window.size
     total = engine.zeros((len(card.decide.values), d, h, w))
@@ -213,7 +178,19 @@ def measured(card: ModelCard, engine: Engine) -> Rates:
         engine.add(total, (slice(0, d), slice(0, h), slice(0, w)), engine.run(patch)[0], weight)
         engine.get(total[:, :1])  # waits for a device
         seconds = time.perf_counter() - start
-    return Rates(seconds, psutil.Process().memory_info().rss, _vram(engine.name))
+    return Rates(seconds, _pace(), psutil.Process().memory_info().rss, _vram(engine.name))
+
+
+def _pace() -> float:
+    """Seconds of one voxel of a linear interpolation along an axis, on this machine as busy as it is."""
+    coarse = np.ones((64, 96, 96), np.float32)
+    taps = taps_for(np.linspace(0, 63, 128), 64)
+    best = np.inf
+    for _ in range(4):
+        start = time.perf_counter()
+        fine = apply(coarse, taps, 0)
+        best = min(best, (time.perf_counter() - start) / fine.size)
+    return best
 
 
 def _vram(name: str) -> int:

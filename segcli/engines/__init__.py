@@ -27,7 +27,7 @@ class Opened:
     """An engine, and what the record says of it.
 
     engine    satisfies windows.Engine; also `precision`, `threads`, `steps` (steps down for want of memory, as they
-              are taken), `sums_limit`, and with half precision `full_precision()`
+              are taken), and `full_precision()`, the engine that computes in float32
     reason    why it was chosen
     hashes    file name -> sha256 of the bytes that were loaded
     others    further models whose answers are averaged with this one's
@@ -50,6 +50,7 @@ def open_engine(
     mirror: bool = False,
     half: bool = False,
     max_vram: int | None = None,
+    max_ram: int | None = None,
     votes: bool = False,
 ) -> Opened:
     """The model loaded into the fastest engine there is, or into the one that was named.
@@ -58,7 +59,7 @@ def open_engine(
     threads   of the CPU; all cores the process may use when None
     batch     windows at a time; None lets the engine choose
     half      float16 where the device gains from it: CUDA
-    max_vram  bytes
+    max_vram  bytes; max_ram: of the process; sums that would exceed it live in a temporary file
     votes     folds and members also say where they would decide otherwise: one channel more (engines/ensemble.py)
     errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
               ModelError (78): files that do not match the card
@@ -91,6 +92,7 @@ def open_engine(
         from segcli.engines.mirrored import mirrored
 
         opened = mirrored(opened, card)
+    opened.max_ram = max_ram
     return Opened(opened, chosen.reason, tuple(warnings), hashes)
 
 
@@ -256,7 +258,7 @@ def _torch(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str
     from segcli.engines.ensemble import Ensemble
     from segcli.engines.torch_engine import TorchCPU, TorchCUDA
 
-    shape = (len(card.channels), *card.window.size)
+    shape = (card.inputs, *card.window.size)
     folds: list[Any] = []
     hashes: dict[str, str] = {}
     for fold, name in enumerate(card.weights):

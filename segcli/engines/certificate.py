@@ -26,7 +26,7 @@ Windows = Mapping[str, NDArray[np.float32]]  # "seeded 0" -> (1, C, d, h, w)
 
 def seeded(card: ModelCard, seed: int) -> NDArray[np.float32]:
     """One window (1, C, d, h, w) of noise, smooth on the scale of a few voxels, with mean 0 and deviation 1."""
-    noise = np.random.default_rng(seed).standard_normal((1, len(card.channels), *card.window.size))
+    noise = np.random.default_rng(seed).standard_normal((1, card.inputs, *card.window.size))
     for axis in (2, 3, 4):
         noise = noise + np.roll(noise, 1, axis) + np.roll(noise, 2, axis)
     window: NDArray[np.float32] = ((noise - noise.mean()) / noise.std()).astype(np.float32)

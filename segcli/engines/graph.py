@@ -161,7 +161,7 @@ class _ChannelNorm(nn.Module):
 
 def _graph(network: nn.Module, card: ModelCard, opset: int) -> Any:
     """The traced network as a model proto, names free of scopes, without a producer's notes."""
-    x = torch.zeros(1, len(card.channels), *card.window.size)
+    x = torch.zeros(1, card.inputs, *card.window.size)
     buffer = io.BytesIO()
     batch = {0: "batch"}
     try:
@@ -189,7 +189,7 @@ def _graph(network: nn.Module, card: ModelCard, opset: int) -> Any:
     for node in model.graph.node:
         node.doc_string = ""
     for value, channels in (
-        (model.graph.input[0], len(card.channels)),
+        (model.graph.input[0], card.inputs),
         (model.graph.output[0], len(card.decide.values)),
     ):
         shape = ["batch", channels, *card.window.size]

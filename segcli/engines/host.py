@@ -7,14 +7,17 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from segcli.errors import OutOfMemory
 from segcli.volume import Box
 
+RESERVE = 1 << 28  # bytes beside the sums: slabs on their way to labels, and what deciding them takes
 # Planes of a window that are weighted at a time: their product stays in the cache.
 _PIECE = 1 << 16
 
@@ -22,32 +25,33 @@ _PIECE = 1 << 16
 class HostSums:
     """The half of an engine that adds up: zeros, add, get, and the flips that mirrored inference needs.
 
-    sums_limit  bytes; larger sums live in a temporary file that is mapped into memory and vanishes with them
+    max_ram  bytes that the process may have resident; what there is when None
+    steps    sentences, one for each step down for want of memory: sums in a temporary file
     """
 
-    steps: tuple[str, ...] = ()
-    sums_limit: int | None = None
+    max_ram: int | None = None
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self.steps: list[str] = []
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        return zeros(shape, self.sums_limit)
+        return zeros(shape, self.max_ram, self.steps)
 
     def add(
         self, total: NDArray[np.float32], at: Box, logits: NDArray[np.float32], weight: NDArray[np.float32]
     ) -> None:
         """total[:, at] += logits * weight, class by class, in pieces that fit the cache."""
 
-        plain = np.asarray(total)
+        plain, wide = np.asarray(total), logits.nbytes > RESERVE // 4
 
         def one(channel: int) -> None:
             here, values = plain[channel][at], logits[channel]
             step = max(1, _PIECE // weight[0].size)
             for i in range(0, len(weight), step):
                 here[i : i + step] += values[i : i + step] * weight[i : i + step]
-            if isinstance(total, OnDisk):
+            if isinstance(total, OnDisk) and wide:
                 total.release()
 
         if self._pool is None:
@@ -55,11 +59,15 @@ class HostSums:
                 one(channel)
         else:
             list(self._pool.map(one, range(len(logits))))
-
-    def get(self, total: NDArray[np.float32]) -> NDArray[np.float32]:
-        copied = np.array(total, np.float32)
         if isinstance(total, OnDisk):
             total.release()
+
+    def get(self, total: NDArray[np.float32]) -> NDArray[np.float32]:
+        copied = np.empty(total.shape, np.float32)
+        for own, channel in zip(copied, total, strict=True):
+            own[...] = channel
+            if isinstance(total, OnDisk):
+                total.release()
         return copied
 
     def turned(self, logits: NDArray[np.float32], axes: Sequence[int], order: Sequence[int] | None) -> NDArray[Any]:
@@ -90,14 +98,18 @@ class OnDisk(np.memmap[Any, Any]):
             pages.madvise(mmap.MADV_DONTNEED)
 
 
-def zeros(shape: tuple[int, ...], limit: int | None) -> NDArray[np.float32]:
-    """Zeros in memory, or beyond `limit` bytes in a temporary file.
+def zeros(shape: tuple[int, ...], max_ram: int | None, steps: list[str]) -> NDArray[np.float32]:
+    """Zeros in memory where they leave room for the labels' work, else in a temporary file; a step then says so.
 
     errors   OutOfMemory (71) when the disk cannot hold them either
     """
     size = 4 * int(np.prod(shape, dtype=np.int64))
-    if limit is None or size <= limit:
+    room = available() if max_ram is None else max_ram - psutil.Process().memory_info().rss
+    if size + RESERVE <= room:
         return np.zeros(shape, np.float32)
+    steps.append(
+        f"sums of {size / 1e9:.1f} GB are kept in a temporary file: {max(room, 0) / 1e9:.1f} GB of memory left"
+    )
     with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
         try:
             if hasattr(os, "posix_fallocate"):
@@ -110,3 +122,19 @@ def zeros(shape: tuple[int, ...], limit: int | None) -> NDArray[np.float32]:
                 hint="let TMPDIR name a folder with room, or give more --max-ram",
             ) from error
         return OnDisk(file, np.float32, "r+", shape=shape)
+
+
+def available() -> int:
+    """Bytes that the machine, and the process's control group, still have to give."""
+    free = int(psutil.virtual_memory().available)
+    for most, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, current = Path(most).read_text().strip(), int(Path(used).read_text())
+        except (OSError, ValueError):
+            continue
+        if limit.isdigit():
+            free = min(free, max(0, int(limit) - current))
+    return free

@@ -59,7 +59,7 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     _same_weights(model, name, card)
     if outside := sorted({location for tensor in _tensors(model.graph) for location in _external(tensor)}):
         data = _whole(model, outside, hashes, card, name)
-    shape = (len(card.channels), *card.window.size)
+    shape = (card.inputs, *card.window.size)
     initialised = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initialised]
     outputs = list(model.graph.output)

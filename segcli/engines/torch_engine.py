@@ -24,17 +24,16 @@ _MOST = 16  # windows at a time on a device; more gain nothing
 class TorchCPU:
     """A network on the CPU, rewritten for speed (quicker.py).
 
-    sums_limit  bytes; larger sums live in a temporary file that is mapped into memory
+    max_ram, steps  as in HostSums
     """
 
     name = "torch cpu"
     precision = "float32"
-    steps: tuple[str, ...] = ()
-    sums_limit: int | None = None
+    max_ram: int | None = None
 
     def __init__(self, network: nn.Module, *, threads: int, batch: int) -> None:
         torch.set_num_threads(threads)
-        self.threads, self.batch = threads, batch
+        self.threads, self.batch, self.steps = threads, batch, list[str]()
         self._network = quicker(network)
 
     @torch.no_grad()
@@ -44,7 +43,7 @@ class TorchCPU:
         return logits.contiguous(memory_format=torch.contiguous_format)
 
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(host_zeros(shape, self.sums_limit))
+        return torch.from_numpy(host_zeros(shape, self.max_ram, self.steps))
 
     def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
         total[(slice(None), *at)].addcmul_(logits, torch.from_numpy(weight))
@@ -69,9 +68,13 @@ class TorchCUDA:
     steps   sentences, one for each step that was taken
     half    autocast to float16; logits and their sums are float32 all the same
 
+    max_ram  as in HostSums, for sums that moved to the host
+
     The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
     device. None of them changes the size of a window or the precision.
     """
+
+    max_ram: int | None = None
 
     def __init__(
         self,
@@ -130,7 +133,7 @@ class TorchCUDA:
         return self._on_host.run(patches)
 
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        total = self._try(lambda: torch.zeros(shape, device=self._place()))
+        total = self._try(lambda: self._zeros(shape))
         self._sums.add(total)
         return total
 
@@ -160,8 +163,10 @@ class TorchCUDA:
             logits: Tensor = self._network(x)
         return logits.float()
 
-    def _place(self) -> torch.device:
-        return torch.device("cpu") if self._sums_on_host or self._on_host is not None else self._device
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        if self._sums_on_host or self._on_host is not None:
+            return torch.from_numpy(host_zeros(shape, self.max_ram, self.steps))
+        return torch.zeros(shape, device=self._device)
 
     def _try(self, work: Callable[[], T]) -> T:
         while True:

@@ -39,13 +39,13 @@ class Wrapped:
         return list(self.inner.steps)
 
     @property
-    def sums_limit(self) -> int | None:
-        limit: int | None = self.inner.sums_limit
+    def max_ram(self) -> int | None:
+        limit: int | None = self.inner.max_ram
         return limit
 
-    @sums_limit.setter
-    def sums_limit(self, limit: int | None) -> None:
-        self.inner.sums_limit = limit
+    @max_ram.setter
+    def max_ram(self, limit: int | None) -> None:
+        self.inner.max_ram = limit
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self.inner.zeros(shape)

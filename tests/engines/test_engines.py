@@ -14,7 +14,7 @@ from small import model
 from segcli import engines
 from segcli.card import ModelCard, read_card
 from segcli.engines import cores, open_engine
-from segcli.engines.host import zeros
+from segcli.engines.host import OnDisk, zeros
 from segcli.errors import EngineError, ModelError
 from segcli.export import export_onnx
 
@@ -68,9 +68,10 @@ def test_sums_gather_weighted_logits_at_their_place(card: ModelCard, kind: Any) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_beyond_the_limit_live_in_a_file_and_are_the_same(card: ModelCard, kind: Any) -> None:
     engine = open_engine(card, engine=kind, threads=1).engine
-    engine.sums_limit = 1000
+    engine.max_ram = 1000
     total = engine.zeros((3, 32, 32, 32))
-    assert isinstance(zeros((3, 32, 32, 32), 1000), np.memmap)
+    assert isinstance(zeros((3, 32, 32, 32), 1000, []), OnDisk)
+    assert "sums of 0.0 GB are kept in a temporary file" in engine.steps[0]
     logits = engine.run(patches(1))[0]
     engine.add(total, (slice(0, 32),) * 3, logits, np.ones((32, 32, 32), np.float32))
     np.testing.assert_array_equal(engine.get(total), np.asarray(logits))

@@ -1,0 +1,134 @@
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+from models import CARD, organs
+
+from segcli import windows
+from segcli.budget import Rates, check, host_bytes, plan, plan_case, sums_bytes
+from segcli.card import ModelCard, parse, read_card
+from segcli.engines import host, open_engine
+from segcli.engines.host import HostSums
+from segcli.errors import OutOfMemory
+from segcli.segmentation import segment
+from segcli.volume import Grid, Volume
+
+RATES = Rates(seconds=2.0, pace=1e-9, ram=300_000_000)
+
+MANY: dict[str, Any] = {"labels": {"background": 0, **{f"s{i}": i for i in range(1, 100)}}, "codes": {}}
+
+
+def card(**changes: Any) -> ModelCard:
+    return parse({**CARD, "spacing": [1.0, 1.0, 1.0], **changes})
+
+
+def grid(*shape: int) -> Grid:
+    return Grid((shape[0], shape[1], shape[2]), np.eye(4))
+
+
+def test_windows_are_counted_on_the_models_grid() -> None:
+    # 64 voxels of 1 mm: starts 0, 16, 32 along each axis; at 2 mm one window is enough.
+    assert plan(grid(64, 64, 64), 2, card(), RATES).windows == 27
+    assert plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), RATES).windows == 1
+
+
+def test_time_is_windows_and_a_share_for_each_voxel_of_the_scan() -> None:
+    found = plan(grid(64, 64, 64), 2, card(), RATES, before=5.0)
+    # 6 classes: 20 + 6 + 40 interpolated voxels' time for each of the scan's
+    assert found.seconds == pytest.approx(5 + 27 * 2.0 + 66 * 64**3 * 1e-9)
+
+
+def test_sums_are_one_windows_planes_whatever_the_length() -> None:
+    # 6 classes and the weights, 33 planes of 64 x 64
+    assert sums_bytes(card(), grid(64, 64, 640), card().window) == 4 * 7 * 33 * 64 * 64
+
+
+def test_memory_grows_by_the_sums_unless_they_are_on_the_disk() -> None:
+    many, big = card(**MANY), grid(64, 256, 256)
+    sums = sums_bytes(many, big, many.window)
+    free, bound = (host_bytes(big, 2, many, big, many.window, on_disk) for on_disk in (False, True))
+    assert free - bound == sums
+    free, bound = (plan(big, 2, many, RATES, on_disk=on_disk).disk_bytes for on_disk in (False, True))
+    assert bound - free == sums
+
+
+def test_on_a_device_the_sums_count_there() -> None:
+    found = plan(grid(64, 64, 64), 2, card(), replace(RATES, vram=1_000_000_000))
+    assert found.vram_bytes == 1_000_000_000 + 4 * 7 * 33 * 64 * 64
+
+
+def test_3_3_a_scan_that_cannot_fit_is_refused_with_both_numbers() -> None:
+    with pytest.raises(OutOfMemory, match=r"\d+\.\d GB of memory are needed, 0\.5 GB may be used"):
+        check(grid(2000, 1000, 1000), 2, card(), limit=500_000_000)
+    check(grid(64, 64, 64), 2, card())
+
+
+def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"/sys/fs/cgroup/memory.max": "3000000", "/sys/fs/cgroup/memory.current": "1000000"}
+
+    def text(self: Path) -> str:
+        if str(self) not in texts:
+            raise FileNotFoundError
+        return texts[str(self)]
+
+    monkeypatch.setattr(Path, "read_text", text)
+    assert host.available() == 2_000_000
+
+
+class Many(HostSums):
+    """A hundred classes, each a multiple of the image."""
+
+    name, batch, precision = "many", 1, "float32"
+
+    def run(self, patches: np.ndarray) -> np.ndarray:
+        k = np.linspace(-1, 1, 100, dtype=np.float32).reshape(1, -1, 1, 1, 1)
+        return patches * k - k * k
+
+
+def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan whose sums, 100 classes x 16 x 17 x 160 voxels, take 17 MB runs in 14 MB beyond the start."""
+    data = np.random.default_rng(0).uniform(-1.2, 1.2, (1, 16, 160, 160)).astype(np.float32)
+    scan = Volume(data, grid(16, 160, 160))
+    engine = Many(threads=1)
+    monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 21)
+    monkeypatch.setattr(host, "RESERVE", 1 << 20)
+    many = card(**MANY, patch_size=[16, 16, 16], overlap=0.0, intensity=[])
+    segment(scan, many, engine)  # warm
+    most, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            most[0] = max(most[0], psutil.Process().memory_info().rss)
+            time.sleep(0.005)
+
+    start = psutil.Process().memory_info().rss
+    engine.max_ram = start + 14_000_000
+    watching = threading.Thread(target=watch)
+    watching.start()
+    bounded = segment(scan, many, engine)
+    done.set()
+    watching.join()
+    assert len(engine.steps) == 1
+    assert most[0] <= start + 14_000_000
+    engine.max_ram = None
+    monkeypatch.setattr(host, "available", lambda: 1 << 40)
+    np.testing.assert_array_equal(bounded.labels.data, segment(scan, many, engine).labels.data)
+    assert len(engine.steps) == 1
+
+
+def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
+    model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
+    data = np.zeros((50, 40, 30), np.float32)
+    nibabel.Nifti1Image(data, np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii.gz")
+    opening = SimpleNamespace(max_ram=None, open=lambda c: open_engine(c, threads=1))
+    found = plan_case(tmp_path / "scan.nii.gz", model, opening)
+    result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
+    assert found["windows"] == result.windows
+    assert found["engine"] == "openvino cpu"
