@@ -99,14 +99,17 @@ def adopt(
     arch     chooses among networks that fit the tensors equally; a JSON object after the name states arguments that
              no tensor tells: 'segresnet {"norm": ["GROUP", {"num_groups": 2}]}'
     recipe   the name of a card without weights, or a path to one; its network must be the file's exactly
-    given    fields of the card that the user states (see `options`); they win over the recipe, it over the container
+    given    fields of the card that the user states (see `options`); they win over the container, it over the recipe
     replace  whether a folder of that name is replaced
     errors   ModelError (78): unsafe, damaged, not of the network; facts that are missing, each with its option;
              OutputExists (73)
     """
     known = _recipe(recipe) if recipe else None
     with _drafted(path, arch, known) as draft:
-        fields = {**draft.card, **(known.document if known else {}), **(given or {})}
+        fields = {**draft.card, **(given or {})}
+        if known is not None:
+            # What the container states of its own training wins; the recipe says better where its numbers are from.
+            fields = {**known.document, **draft.card, "source": known.source, **(given or {})}
         size = draft.size()
         if size is not None:
             fields.setdefault("patch_size", size)
@@ -160,7 +163,8 @@ def options(
     spacing      "1.5,1.5,2.0" mm along the model's axes, or "keep"
     orientation  an axes code, or "file" for the order of the file
     window       "LOW,HIGH": clipped, then scaled to 0..1
-    normalise    "zscore", "nonzero" (z-score over voxels that are not 0) or "none"
+    normalise    "zscore", "nonzero" (z-score over voxels that are not 0), "none", or "LOW,HIGH,MEAN,SD": clipped, less
+                 the mean, by the deviation
     patch        "96,96,96"; two numbers with a slice axis
     slices       how many neighbouring slices a 2-D network sees as channels
     channels     "CT" or "FLAIR,T1,T1c,T2"
@@ -188,6 +192,10 @@ def options(
             "nonzero": [{"step": "standardise", "where": "nonzero"}],
             "none": [],
         }
+        if "," in normalise:
+            low, high, mean, sd = _numbers(normalise, "--normalise", (4,))
+            clip = {"step": "clip", "low": low, "high": high}
+            kinds[normalise] = [clip, {"step": "standardise", "mean": mean, "sd": sd}]
         if normalise not in kinds:
             raise UsageError(f"--normalise {normalise}: is not one of {', '.join(kinds)}")
         fields["intensity"] = [*kinds[normalise], {"step": "outside", "value": 0}]
@@ -243,8 +251,8 @@ def _file(path: Path, arch: str | None, expected: Inferred | None) -> Draft:
         raise ModelError(f"{path.name}: not a regular file")
     if path.suffix == ".onnx":
         return files.graph_file(path)
-    if path.suffix == ".model" and Path(f"{path}.pkl").is_file() and expected is None:
-        return nnunet.v1_file(path)
+    if path.suffix == ".model" and Path(f"{path}.pkl").is_file():
+        return nnunet.v1_file(path, expected)
     return files.checkpoint_file(path, arch, expected)
 
 
@@ -254,7 +262,7 @@ def _folder(folder: Path, arch: str | None, expected: Inferred | None, name: str
         raise ModelError(f"{name}: is a model folder of segcli already", hint=f"use it as it is: --model {folder}")
     kinds: dict[str, Callable[[Path], Draft]] = {
         "plans.json": nnunet.v2_folder,
-        "plans.pkl": nnunet.v1_folder,
+        "plans.pkl": lambda place: nnunet.v1_folder(place, expected),
         "metadata.json": lambda place: bundle.folder(place.parent),
     }
     found = [

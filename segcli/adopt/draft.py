@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from segcli import networks
+from segcli import checkpoint, networks
 from segcli.checkpoint import Tensors
 from segcli.errors import ModelError, UsageError
 from segcli.networks import Inferred, Shapes
@@ -101,6 +102,28 @@ def recognised(shapes: Shapes, arch: str | None, where: str) -> Inferred:
     if not stated:
         return guess
     return Inferred(guess.family, {**guess.config, **stated}, tuple(s for s in guess.unsure if not _tells(stated, s)))
+
+
+def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, where: str) -> Inferred:
+    """The network of these tensors: the recipe's, or another form of it (dense, another kernel) that they tell.
+
+    errors   ModelError when they are of another network than the recipe's, with how they differ
+    """
+    if expected is None:
+        return recognised(shapes, arch, where)
+    if not networks.differences(expected, shapes):
+        return expected
+    for guess in networks.infer(shapes):
+        forms = [Draft("", one.family, one.config, []) for one in (guess, expected)]
+        same_kind = guess.family.partition("_")[0] == expected.family.partition("_")[0]
+        if same_kind and forms[0].outputs == forms[1].outputs and forms[0].inputs == forms[1].inputs:
+            note = f"another form of the recipe's network: {guess.family}"
+            return Inferred(guess.family, guess.config, (*guess.unsure, note))
+    with torch.device("meta"):
+        net = networks.build(expected.family, expected.config)
+    live = {name: shapes[name] for name in networks.live(expected.family, shapes)}
+    checkpoint.compare(shapes_of(net.state_dict()), live, expected.family, where)
+    return expected
 
 
 def _stated(arch: str) -> tuple[str, dict[str, Any]]:

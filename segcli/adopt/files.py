@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segcli import card, checkpoint, networks
 from segcli.adopt import nnunet
-from segcli.adopt.draft import Draft, recognised, shapes_of
+from segcli.adopt.draft import Draft, network_in, shapes_of
 from segcli.networks import Inferred
 
 
@@ -27,11 +27,7 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
     whole = checkpoint.table(stored)
     tensors, notes = _part(whole, arch, expected, path.name)
     shapes = shapes_of(tensors)
-    guess = expected or recognised(shapes, arch, path.name)
-    if networks.differences(guess, shapes):
-        wanted = _wanted(guess)
-        live = {name: shapes[name] for name in networks.live(guess.family, shapes)}
-        checkpoint.compare(wanted, live, guess.family, path.name)
+    guess = network_in(shapes, arch, expected, path.name)
     draft = Draft(_container(stored), guess.family, dict(guess.config), [tensors], notes=notes)
     draft.notes += guess.unsure
     if stored.container == "safetensors":
@@ -80,7 +76,7 @@ def _part(
     for prefix in _prefixes(whole):
         part = {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
         shapes = shapes_of(part)
-        if not networks.differences(expected, shapes) if expected else networks.infer(shapes):
+        if (expected and not networks.differences(expected, shapes)) or networks.infer(shapes):
             return part, _said(whole, part, prefix)
     return dict(whole), []
 
@@ -103,11 +99,3 @@ def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str) 
     if foreign:
         notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
     return notes
-
-
-def _wanted(guess: Inferred) -> dict[str, tuple[int, ...]]:
-    import torch
-
-    with torch.device("meta"):
-        net = networks.build(guess.family, guess.config)
-    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segcli import checkpoint, networks
-from segcli.adopt.draft import Draft, distinct, recognised, shapes_of, slug
+from segcli.adopt.draft import Draft, distinct, network_in, recognised, shapes_of, slug
 from segcli.errors import ModelError
 from segcli.networks import Inferred
 
@@ -247,29 +247,29 @@ def _normalisation(
 # ---- version 1 ------------------------------------------------------------------------------------------------------
 
 
-def v1_folder(folder: Path) -> Draft:
+def v1_folder(folder: Path, expected: Inferred | None = None) -> Draft:
     """The draft of a folder with plans.pkl and fold_X/NAME.model (UNETR++, nnFormer)."""
     files = _fold_files(folder, _FINAL_V1)
     plans_file = folder / "plans.pkl"
     plans = _plans(plans_file) if plans_file.is_file() else _plans(Path(f"{files[0]}.pkl"))
-    draft = _v1(plans, files)
+    draft = _v1(plans, files, expected)
     draft.container = f"nnU-Net v1 folder, {_folds(files)}"
     return draft
 
 
-def v1_file(path: Path) -> Draft:
+def v1_file(path: Path, expected: Inferred | None = None) -> Draft:
     """The draft of a .model file with its .model.pkl beside it."""
-    draft = _v1(_plans(Path(f"{path}.pkl")), [path])
+    draft = _v1(_plans(Path(f"{path}.pkl")), [path], expected)
     draft.container = "nnU-Net v1 checkpoint with its plans"
     return draft
 
 
-def _v1(plans: Mapping[str, Any], files: Sequence[Path]) -> Draft:
+def _v1(plans: Mapping[str, Any], files: Sequence[Path], expected: Inferred | None) -> Draft:
     folds = [checkpoint.table(checkpoint.read(path)) for path in files]
     stages = plans["plans_per_stage"]
     stage = stages[max(stages)] if isinstance(stages, dict) else stages[-1]
     shapes = shapes_of(folds[0])
-    guess = recognised(shapes, None, files[0].name)
+    guess = network_in(shapes, None, expected, files[0].name)
     planned = [int(n) for n in stage["patch_size"]]
     guess, patch = _sized(guess, planned, shapes)
     draft = Draft("nnU-Net v1", guess.family, guess.config, folds)
@@ -291,6 +291,7 @@ def _v1(plans: Mapping[str, Any], files: Sequence[Path]) -> Draft:
         "mirror": [0, 1, 2],
         # Each window, mirror image and fold goes through softmax there before the mean is taken.
         "average": "probabilities",
+        "floor": 1e-11,  # less than the product of three Gaussians at a corner: there is none
     }
     schemes = plans["normalization_schemes"]
     masks = plans.get("use_mask_for_norm") or {}

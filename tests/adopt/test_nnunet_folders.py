@@ -330,3 +330,23 @@ def test_plans_that_would_call_something_are_refused(tmp_path: Path) -> None:
     folder, _ = version_1(tmp_path / "task", hook=combinations)  # a class: pickled by its name alone
     with pytest.raises(ModelError, match=r"itertools\.combinations: not allowed"):
         adopt.inspect(folder)
+
+
+def test_plans_beside_the_file_win_over_a_recipe_which_names_the_labels(tmp_path: Path) -> None:
+    folder, _ = version_1(tmp_path / "task")
+    document = {
+        "format": 1,
+        "name": "tiny",
+        "source": "a recipe",
+        "architecture": {"name": "unetrpp_synapse", **TINY},
+        "channels": ["CT"],
+        "spacing": [9, 9, 9],
+        "patch_size": [16, 32, 32],
+        "labels": {"background": 0, "organ": 1, "lesion": 2},
+    }
+    (tmp_path / "tiny.json").write_text(json.dumps(document))
+    path = folder / "fold_0" / "model_final_checkpoint.model"
+    made = card.read_card(adopt.adopt(path, to=tmp_path, recipe=str(tmp_path / "tiny.json")))
+    assert made.grid.spacing == (3.0, 0.76, 0.76)
+    assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
+    assert made.source == "a recipe"
