@@ -20,6 +20,8 @@ from segcli.predict import Options, Outcome, Watch, run_case
 if TYPE_CHECKING:
     from segcli.engines import Opened
 
+TIMEOUT = "30s"  # within which a scheduler answers
+
 
 class Opens(Protocol):
     """How a worker gets its engine; equal ones share it."""
@@ -51,7 +53,7 @@ def predict_on(
     to = replace(to, folder=_absolute(to.folder)) if to.folder else to
     with _cluster(scheduler) as address:
         try:
-            client = Client(address, timeout="30s", set_as_default=False)
+            client = Client(address, timeout=TIMEOUT, set_as_default=False)
         except (OSError, ValueError) as error:
             raise EngineError(
                 f"{scheduler}: no Dask scheduler answers: {error}", hint="start one with `dask scheduler`"
@@ -73,7 +75,7 @@ def predict_on(
                 )
                 futures[future] = case
                 watch("queued", case, {})
-            for future in as_completed(list(futures)):
+            for future in as_completed(list(futures), loop=client.loop):
                 case = futures.pop(future)
                 try:
                     outcome: Outcome = future.result()
@@ -103,9 +105,9 @@ def _work(case: Case, opening: Opens, to: Destination, options: Options) -> Outc
                 card = find(opening.model[0])
                 _open[opening] = (card, opening.open(card))
             card, opened = _open[opening]
+            return run_case(case, card, opened, to, options)
         except SegcliError as error:
             return Outcome(case, "failed", error=error)
-        return run_case(case, card, opened, to, options)
 
 
 @contextmanager

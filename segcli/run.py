@@ -182,6 +182,8 @@ def batch(
                 say(_summary(ended, len(found), time.perf_counter() - began, "stopped"))
             raise
         show.close()
+        place = {case: i for i, case in enumerate(found)}
+        ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
         code, extra = exit_code(ended), list[Path]()
         try:
             extra = [] if given.shard else _cohort(ended, to)  # a part's table would take the place of another's
