@@ -32,7 +32,7 @@ _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
     "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "skip", "slice_axis",
-    "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs", "volumes_ml",
+    "slices", "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs", "volumes_ml",
     "volumes_source", "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
@@ -63,6 +63,7 @@ class ModelCard:
     weights     one file, or one for each fold of an ensemble; names inside `folder`
     mirror      array axes (of the network's input) that mirrored inference may flip
     slice_axis  with a 2-D network: the array axis of the model's grid along which slices are taken; else None
+    slices      neighbouring slices that a 2-D network sees at once as channels, the middle one being labelled
     half        whether float16 is known to keep the labels
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     volumes_ml  plausible volume of a structure: (low, high)
@@ -84,6 +85,7 @@ class ModelCard:
     outside: float
     window: WindowPlan
     slice_axis: int | None
+    slices: int
     mirror: tuple[int, ...]
     half: bool
     average: Literal["logits", "probabilities"]
@@ -99,6 +101,11 @@ class ModelCard:
     def structures(self) -> tuple[Label, ...]:
         """All labels but the background."""
         return tuple(label for label in self.labels if label.id != 0)
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network: the image's, once for each slice that it sees."""
+        return len(self.channels) * self.slices
 
     def file(self, name: str) -> Path:
         """A part of the model: a plain name inside its folder (reliability.md 5.2).
@@ -352,6 +359,10 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     slice_axis = read.optional("slice_axis", int)
     if slice_axis is not None and (slice_axis not in (0, 1, 2) or patch[slice_axis] != 1):
         raise read.wrong("slice_axis", "is 0, 1 or 2, and patch_size is 1 there")
+    slices = read.optional("slices", int)
+    slices = 1 if slices is None else slices
+    if slices < 1 or slices % 2 == 0 or (slices > 1 and slice_axis is None):
+        raise read.wrong("slices", "is an odd number, above 1 only with a slice_axis")
     overlap = read.number("overlap", 0.5)
     if not 0 <= overlap < 1:
         raise read.wrong("overlap", "is at least 0 and below 1")
@@ -417,6 +428,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         outside=read.number("outside", 0.0),
         window=plan,
         slice_axis=slice_axis,
+        slices=slices,
         mirror=mirror,
         half=bool(document.get("half", False)),
         average="probabilities" if average == "probabilities" else "logits",

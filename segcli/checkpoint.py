@@ -72,6 +72,9 @@ def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
     path = card.file(card.weights[fold])
     stored = read(path, card.sha256[fold] if card.sha256 else "")
     net = fitted(table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}")
+    if getattr(net, "probabilities", False):
+        # UNet 3+ gives them unless told otherwise, and windows are blended as logits.
+        net.probabilities = False  # type: ignore[assignment]
     if card.average == "probabilities":
         share = nn.Sigmoid() if card.decide.rule == "regions" else nn.Softmax(dim=1)
         net = nn.Sequential(net, share)  # before windows, mirror images and folds are averaged

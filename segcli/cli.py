@@ -326,6 +326,9 @@ def import_model(
     normalise: Annotated[str | None, typer.Option("--normalise", help="zscore, nonzero or none.")] = None,
     patch: Annotated[str | None, typer.Option("--patch", help="Voxels: 96,96,96.")] = None,
     slice_axis: Annotated[int | None, typer.Option("--slice-axis", min=0, max=2, help="Of a 2-D network.")] = None,
+    slices: Annotated[
+        int | None, typer.Option("--slices", min=1, help="Neighbouring slices that a 2-D network sees as channels.")
+    ] = None,
     channels: Annotated[str | None, typer.Option("--channels", help="CT, or T1,T2.")] = None,
     overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows.")] = None,
     blend: Annotated[str | None, typer.Option("--blend", help="gaussian or constant.")] = None,
@@ -343,6 +346,7 @@ def import_model(
         "normalise": normalise,
         "patch": patch,
         "slice_axis": slice_axis,
+        "slices": slices,
         "channels": channels,
         "overlap": overlap,
         "blend": blend,

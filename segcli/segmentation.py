@@ -172,8 +172,20 @@ def prepare(scan: Volume, card: ModelCard) -> Prepared:
         image = Volume(image.data.astype(np.float32), image.grid, image.source)
     if cropped_first:
         wanted = _endless(image.grid)
+    if card.slice_axis is not None and card.slices > 1:
+        image = neighbours(image, card.slice_axis, card.slices)
     seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
     return Prepared(image, wanted, outside, seconds)
+
+
+def neighbours(image: Volume, axis: int, count: int) -> Volume:
+    """Each slice of an image (C, d, h, w) with those around it as channels: (count * C, d, h, w).
+
+    The slices before come first, then the slice itself; at the ends the last one is repeated.
+    """
+    n, half = image.grid.shape[axis], count // 2
+    seen = [np.clip(np.arange(n) + shift, 0, n - 1) for shift in range(-half, half + 1)]
+    return Volume(np.concatenate([image.data.take(at, 1 + axis) for at in seen]), image.grid, image.source)
 
 
 def _endless(part: Grid) -> Grid:
