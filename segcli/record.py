@@ -67,7 +67,7 @@ def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda pat
 
 def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
     """One hash of the card and of the weights that were loaded (reported by the engine)."""
-    text = json.dumps([card.document, sorted(hashes.values())], sort_keys=True)
+    text = json.dumps([card.document, sorted(hashes.values())])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

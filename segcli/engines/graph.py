@@ -84,7 +84,7 @@ def certified(card: ModelCard, given: Windows, *, opset: int = 17, half: bool = 
     helper.set_model_props(
         model,
         {
-            METADATA_KEY: json.dumps(own, ensure_ascii=False, sort_keys=True),
+            METADATA_KEY: json.dumps(own, ensure_ascii=False),  # the labels' order is that of the channels
             CERTIFICATE_KEY: json.dumps(certificate, sort_keys=True),
         },
     )
