@@ -1,0 +1,99 @@
+"""python -m segcli.bench [PART ...] [--threads N] [--plots FOLDER]: tables on stdout, plots as PNG.
+
+start     processes that only begin
+network   one window of a 3D UX-Net with 16 features, 96^3 voxels, in each CPU engine; share of the sgemm peak
+peers     a CT of 96x300x300 voxels to 1.5 mm and back, 14 classes: segcli, MONAI's script (with its crop), nnU-Net's
+          predictor (without crop and mirroring), equal weights and windows; peers that are not installed are left out
+scaling   all but the network against slices and classes; the network against windows and threads
+
+Compare lines of one run only: times move with what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from segcli.bench import material, peers, stages
+from segcli.engines import cores
+
+PARTS = ("start", "network", "peers", "scaling")
+SHAPE = (96, 300, 300)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the parts that were named, all when none was."""
+    parser = argparse.ArgumentParser("segcli.bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--plots", type=Path, help="folder for scaling.png (needs matplotlib)")
+    parser.add_argument("--work", type=Path, help="folder for scans and models that a later run uses again")
+    given = parser.parse_args(words)
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no part is called {min(unknown)!r}; there are {', '.join(PARTS)}")
+    if given.plots is not None and not find_spec("matplotlib"):
+        parser.error("--plots needs matplotlib: pip install 'segcli[bench]'")
+    with tempfile.TemporaryDirectory(prefix="segcli-bench-") as temporary:
+        folder = given.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in given.parts or PARTS:
+            if part == "start":
+                table(part, stages.start())
+            elif part == "network":
+                table(part, stages.network(material.model(folder, 14, crop=False), given.threads))
+            elif part == "peers":
+                compare(folder, given.threads)
+            else:
+                curves = stages.scaling(folder, given.threads)
+                table(part, [{"against": k, **{f"{x:g}": y for x, y in v}} for k, v in curves.items()])
+                if given.plots is not None:
+                    plot(curves, given.plots)
+
+
+def compare(folder: Path, threads: int) -> None:
+    """segcli beside MONAI with the crop, and beside nnU-Net without."""
+    scan = material.scan(folder, SHAPE)
+    here = peers.installed()
+    for peer, crop, blend in (("monai", True, "constant"), ("nnunet", False, "gaussian")):
+        card = material.model(folder, 14, crop=crop, blend=blend)
+        rows = [stages.whole(scan, card, folder / "out", threads, kind) for kind in ("openvino", "onnx", "torch")]
+        if peer in here:
+            rows.append(stages.peer(peer, scan, card, threads))
+            last = rows[-1]
+            for row in rows:
+                row["ratio"] = last["seconds"] / row["seconds"]
+                row["memory"] = row["peak_mb"] / last["peak_mb"]
+        table(f"peers: {peer if peer in here else f'{peer} is not installed'}", rows)
+
+
+def table(title: str, rows: Sequence[stages.Row]) -> None:
+    """Rows as aligned text, numbers with three digits."""
+    print(f"\n{title}")
+    for row in rows:
+        cells = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
+        print("  " + "   ".join(cells), flush=True)
+
+
+def plot(curves: dict[str, list[tuple[float, float]]], folder: Path) -> None:
+    """Every curve in one picture, scaling.png."""
+    import matplotlib  # type: ignore[import-not-found,unused-ignore]
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot  # type: ignore[import-not-found,unused-ignore]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.2))
+    for axis, (name, points) in zip(axes, curves.items(), strict=True):
+        axis.plot(*zip(*points, strict=True), marker="o")
+        axis.set(xlabel=name, ylabel="seconds", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(folder / "scaling.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

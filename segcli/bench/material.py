@@ -1,0 +1,84 @@
+"""What the benchmarks run on: a synthetic CT and a 3D UX-Net of 16 features with drawn weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from safetensors.torch import save
+
+from segcli.card import CARD_FILE, ModelCard, read_card
+from segcli.engines.graph import certified
+from segcli.networks import build
+
+ARCHITECTURE = {"name": "uxnet3d.UXNet3D", "in_chans": 1, "feat_size": [16, 32, 64, 128], "hidden_size": 256}
+SPACING = (2.0, 0.8, 0.8)  # of the scan, mm along its slices, rows, columns
+WANTED = 1.5  # of the model, mm
+WINDOW = 96
+LOW, HIGH = -175.0, 250.0  # HU
+
+
+def scan(folder: Path, shape: tuple[int, int, int]) -> Path:
+    """A CT of an ellipse of soft tissue with noise and brighter ellipsoids, air around it."""
+    path = folder / f"ct_{'x'.join(map(str, shape))}.nii.gz"
+    if path.is_file():
+        return path
+    rng = np.random.default_rng(0)
+    z, y, x = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j, -1 : 1 : shape[2] * 1j]
+    voxels = np.full(shape, -1000.0, np.float32)
+    body = np.broadcast_to((x / 0.75) ** 2 + (y / 0.55) ** 2 < 1, shape)
+    voxels[body] = 40
+    for _ in range(13):
+        a, b, c = rng.uniform(-0.45, 0.45, 3)
+        r, s, t = rng.uniform(0.08, 0.25, 3)
+        organ = ((z - a) / (2 * r)) ** 2 + ((y - b) / s) ** 2 + ((x - c) / t) ** 2 < 1
+        voxels[organ & body] = rng.uniform(-100, 250)
+    voxels += 15 * rng.standard_normal(shape, np.float32)
+    image = sitk.GetImageFromArray(voxels.astype(np.int16))
+    image.SetSpacing(SPACING[::-1])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def model(folder: Path, classes: int, *, crop: bool, blend: str = "constant", onnx: bool = True) -> ModelCard:
+    """A model folder, its ONNX file beside the weights."""
+    own = folder / f"uxnet16_{classes}{'_crop' if crop else ''}_{blend}"
+    if not (own / CARD_FILE).is_file():
+        own.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        net = build(ARCHITECTURE["name"], {**arguments(), "out_chans": classes})  # type: ignore[arg-type]
+        data = save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
+        (own / "weights.safetensors").write_bytes(data)
+        document = {
+            "format": 1,
+            "name": own.name,
+            "architecture": {**ARCHITECTURE, "out_chans": classes},
+            "weights": "weights.safetensors",
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "channels": ["CT"],
+            "orientation": "RAS",
+            "spacing": [WANTED] * 3,
+            "anchor": "edges",
+            "intensity": [
+                {"step": "clip", "low": LOW, "high": HIGH},
+                {"step": "scale", "low": 0, "high": 1},
+            ],
+            "crop": "positive" if crop else "none",
+            "patch_size": [WINDOW] * 3,
+            "blend": blend,
+            "labels": {"background": 0, **{f"organ_{i}": i for i in range(1, classes)}},
+        }
+        (own / CARD_FILE).write_text(json.dumps(document))
+        if onnx:
+            (own / "model.onnx").write_bytes(certified(read_card(own), {}, count=1))
+            (own / CARD_FILE).write_text(json.dumps({**document, "onnx": "model.onnx"}))
+    return read_card(own)
+
+
+def arguments() -> dict[str, object]:
+    """The constructor's arguments in ARCHITECTURE."""
+    return {k: v for k, v in ARCHITECTURE.items() if k != "name"}

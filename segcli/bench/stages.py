@@ -1,0 +1,167 @@
+"""Where segcli's time goes, and how it grows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segcli.bench import material
+from segcli.card import ModelCard
+from segcli.engines import open_engine
+from segcli.engines.host import HostSums
+from segcli.segmentation import segment
+from segcli.volume import Grid, Volume
+
+Row = dict[str, Any]
+
+
+def start() -> list[Row]:
+    """Seconds of processes that only begin."""
+    program = [sys.executable, "-m", "segcli"]
+    words = (["--version"], ["--help"], ["predict", "--help"])
+    return [{"what": " ".join(["segcli", *w]), "seconds": best(partial(run, [*program, *w]), 3)} for w in words]
+
+
+def peak(threads: int) -> float:
+    """GFLOP/s of this machine's float32 matrix product."""
+    torch.set_num_threads(threads)
+    a = torch.ones(2048, 2048)
+    return 2 * 2048**3 / best(lambda: a @ a, 4) / 1e9
+
+
+def network(card: ModelCard, threads: int) -> list[Row]:
+    """One window in each CPU engine, beside the same network in torch as it comes."""
+    from segcli.checkpoint import network_of
+
+    most, work = peak(threads), flops(card)
+    patch = np.random.default_rng(0).standard_normal((1, 1, *card.window.size)).astype(np.float32)
+    net = network_of(card)
+    with torch.no_grad():
+        runs: dict[str, Callable[[], Any]] = {"torch, as it comes": lambda: net(torch.from_numpy(patch))}
+        for kind in ("torch", "onnx", "openvino"):
+            engine = open_engine(card, engine=kind, threads=threads).engine
+            runs[engine.name] = partial(engine.run, patch)
+        seconds = {name: best(run, 2) for name, run in runs.items()}
+    plain = seconds["torch, as it comes"]
+    return [
+        {"engine": name, "seconds": s, "ratio": plain / s, "gflops": work / s, "of_peak": work / s / most}
+        for name, s in seconds.items()
+    ]
+
+
+def flops(card: ModelCard) -> float:
+    """10^9 multiplications and additions of convolutions and matrix products for one window."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from segcli.checkpoint import network_of
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network_of(card)(torch.zeros(1, len(card.channels), *card.window.size))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str) -> Row:
+    """`segcli predict` as a process: its stages, wall time and peak memory from the record."""
+    words = [
+        sys.executable, "-m", "segcli", "predict", str(scan), "--model", str(card.folder), "-o", str(out),
+        "--engine", engine, "--threads", str(threads), "--overwrite", "--quiet",
+    ]  # fmt: skip
+    began = time.perf_counter()
+    run(words)
+    seconds = time.perf_counter() - began
+    record = json.loads((out / f"{scan.name.removesuffix('.nii.gz')}_seg.json").read_text())
+    stages = record["run"]["seconds"]
+    return {
+        "pipeline": f"segcli {engine}",
+        "seconds": round(seconds, 2),
+        "peak_mb": record["run"]["peak_memory_mb"],
+        "windows": record["windows"],
+        **stages,
+        "start": round(seconds - sum(stages.values()), 2),
+    }
+
+
+def peer(name: str, scan: Path, card: ModelCard, threads: int) -> Row:
+    """A peer's run of the same scan, network and weights."""
+    words = [sys.executable, "-m", "segcli.bench.peers", name, str(scan), str(card.folder), str(threads)]
+    began = time.perf_counter()
+    found = json.loads(run(words).splitlines()[-1])
+    return {
+        "pipeline": name,
+        "seconds": round(time.perf_counter() - began, 2),
+        "peak_mb": found["peak_mb"],
+        **found["stages"],
+    }
+
+
+class Copies(HostSums):
+    """An engine without a network: each class is the image times a number, so that all but the network is timed."""
+
+    name, batch, precision = "copies", 1, "float32"
+
+    def __init__(self, classes: int, threads: int) -> None:
+        super().__init__(threads)
+        self.factors = np.linspace(-1, 1, classes, dtype=np.float32).reshape(1, -1, 1, 1, 1)
+
+    def run(self, patches: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = patches * self.factors
+        return logits
+
+
+def scaling(folder: Path, threads: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of all but the network against volume and classes; of the network against windows and threads."""
+    curves: dict[str, list[tuple[float, float]]] = {"slices": [], "classes": [], "windows": [], "threads": []}
+    for depth in (64, 128, 256):
+        curves["slices"].append((depth, without_network(folder, (depth, 192, 192), 14, threads)))
+    for classes in (2, 14, 59, 118):
+        curves["classes"].append((classes, without_network(folder, (64, 192, 192), classes, threads)))
+    card = material.model(folder, 14, crop=False)
+    patch = np.zeros((1, 1, *card.window.size), np.float32)
+    for many in range(1, threads + 1):
+        engine = open_engine(card, threads=many).engine
+        curves["threads"].append((many, best(partial(engine.run, patch), 2)))
+    for count in (1, 2, 4):
+        curves["windows"].append((count, timed(partial(several, engine, patch, count))))
+    return curves
+
+
+def several(engine: Any, patch: np.ndarray, count: int) -> None:
+    """The same window, several times."""
+    for _ in range(count):
+        engine.run(patch)
+
+
+def without_network(folder: Path, shape: tuple[int, int, int], classes: int, threads: int) -> float:
+    card = material.model(folder, classes, crop=False, onnx=False)
+    rng = np.random.default_rng(0)
+    scan = Volume(rng.uniform(-200, 300, (1, *shape)).astype(np.float32), Grid(shape, np.diag([2.0, 1.5, 1.5, 1])))
+    engine = Copies(classes, threads)
+    return timed(lambda: segment(scan, card, engine))
+
+
+def run(words: Sequence[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def best(work: Callable[[], Any], count: int) -> float:
+    """The shortest of `count` runs, after one that warms up."""
+    work()
+    return min(timed(work) for _ in range(count))
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
