@@ -199,7 +199,9 @@ def _nearest(shown: Mapping[View, Sequence[Section]], grid: Grid, centre_mm: Seq
 
 def _provenance(facts: Mapping[str, Any]) -> str:
     grid = dict(facts.get("grid") or {})
-    grid["affine_lps"] = [[round(float(v), 4) for v in row] for row in grid.get("affine_lps", ())]
+    for name in ("shape", "spacing_mm"):
+        grid[name] = " x ".join(f"{v:g}" for v in grid.get(name, ()))
+    grid["affine_lps"] = "; ".join(" ".join(f"{v:.6g}" for v in row) for row in grid.get("affine_lps", ()))
     known = {k: facts.get(k) for k in ("model", "input", "labels", "engine", "source", "options", "versions")}
     record = {k: v for k, v in facts.items() if k != "run"}  # times and memory differ from run to run
     whole = escape(json.dumps(record, indent=1, default=str))
