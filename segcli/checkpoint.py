@@ -69,6 +69,13 @@ def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
             f"{card.name}: the card names no weights",
             hint="`segcli models import CHECKPOINT --recipe NAME` puts a checkpoint's weights beside a card",
         )
+    made = networks.outputs(card.architecture.name, card.architecture.arguments)
+    if made is not None and made != len(card.decide.values):
+        raise ModelError(
+            f"{card.name}: the labels of model.json are for {len(card.decide.values)} output channels, "
+            f"the network has {made}",
+            hint="the field labels names every channel once, background included; regions those of sigmoid outputs",
+        )
     path = card.file(card.weights[fold])
     stored = read(path, card.sha256[fold] if card.sha256 else "")
     net = fitted(table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}")
@@ -159,6 +166,9 @@ def nearest(shapes: Mapping[str, tuple[int, ...]]) -> str:
     found = [guess.family for guess in networks.infer(shapes)]
     if found:
         return f"the file holds the network {' or '.join(found)}"
+    near = networks.nearest(shapes)
+    if near is not None:
+        return f"nearest is {near[0]}: {near[1]} % of the tensors' names are those of its default sizes"
     return "the file holds no network that segcli knows; compare the card's architecture with the training code"
 
 

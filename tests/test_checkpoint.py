@@ -125,6 +125,30 @@ def test_a_mismatch_names_the_network_that_the_file_holds(tmp_path: Path) -> Non
     assert caught.value.hint == "the file holds the network segresnet"
 
 
+def test_labels_that_are_not_as_many_as_outputs_are_refused(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"labels of model\.json are for 3 output channels, the network has 2"):
+        checkpoint.network_of(model(tmp_path, labels={"background": 0, "a": 1, "b": 2}))
+
+
+def test_a_tensor_of_a_shape_that_no_network_has_is_a_mismatch_and_no_fault(tmp_path: Path) -> None:
+    bad = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    bad["convInit.conv.weight"] = torch.zeros(7, 5, 3)
+    save_file(bad, tmp_path / "weights.safetensors")
+    architecture = {"name": "segresnet", "init_filters": 4, "out_channels": 2, "blocks_down": [1, 1], "blocks_up": [1]}
+    with pytest.raises(ModelError, match=r"convInit\.conv\.weight has the shape 7×5×3"):
+        checkpoint.network_of(model(tmp_path, architecture={**architecture, "norm": ["GROUP", {"num_groups": 2}]}))
+
+
+def test_a_mismatch_names_the_nearest_network(tmp_path: Path) -> None:
+    near = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    del near["convInit.conv.weight"]
+    save_file(near, tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError) as caught:
+        checkpoint.network_of(model(tmp_path))
+    assert "nearest is segresnet: " in str(caught.value.hint)
+
+
 def test_a_network_of_pictures_takes_windows_of_one_slice() -> None:
     x = torch.arange(24.0).reshape(1, 1, 4, 1, 6)
     with torch.inference_mode():

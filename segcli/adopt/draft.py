@@ -20,9 +20,8 @@ from segcli.checkpoint import Tensors
 from segcli.errors import ModelError, UsageError
 from segcli.networks import Inferred, Shapes
 
-# How official constructors call the numbers of input and output channels, and the size that is baked in.
+# How official constructors call the number of input channels, and the size that is baked in.
 _INPUTS = ("in_chans", "in_channels", "input_channels", "input_dim", "n_channels")
-_OUTPUTS = ("out_chans", "out_channels", "num_classes", "output_dim", "n_classes")
 _SIZES = ("img_size", "img_shape", "crop_size")
 
 # Facts that no tensor tells: the card's field, and the options that give it.
@@ -62,7 +61,7 @@ class Draft:
 
     @property
     def outputs(self) -> int | None:
-        return next((int(self.arguments[k]) for k in _OUTPUTS if self.arguments.get(k) is not None), None)
+        return None if self.family == "onnx" else networks.outputs(self.family, self.arguments)
 
     @property
     def dims(self) -> int:
@@ -152,7 +151,7 @@ def _chosen(found: Sequence[Inferred], arch: str | None, shapes: Shapes, where: 
             raise ModelError(
                 f"{where}: {len(shapes)} tensors of no network that segcli knows, "
                 f"among them {', '.join(sorted(shapes)[:5])}",
-                hint=_encoder_only(shapes) or "--arch NAME lists how they differ from that network",
+                hint=_encoder_only(shapes) or checkpoint.nearest(shapes),
             )
         return found[0]
     for guess in found:

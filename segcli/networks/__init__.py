@@ -55,20 +55,55 @@ def build(family: str, config: Mapping[str, Any]) -> nn.Module:
         ValueError,
         RuntimeError,
     ) as error:  # a size no convolution can have, a string for a number
-        raise ModelError(
-            f"{family} cannot be built: {error}", hint="compare the card's architecture"
-        ) from error
+        raise ModelError(f"{family} cannot be built: {error}", hint="compare the card's architecture") from error
 
 
 def infer(shapes: Shapes) -> tuple[Inferred, ...]:
     """Every network that has exactly these tensors, inert ones aside; empty when there is none."""
-    found = (module.infer(shapes) for module in _modules() if hasattr(module, "infer"))
-    return tuple(guess for guess in found if guess is not None and not differences(guess, shapes))
+    found = (_told(module, shapes) for module in _modules() if hasattr(module, "infer"))
+    return tuple(guess for guess in found if guess is not None)
 
 
-def differences(
-    guess: Inferred, shapes: Shapes
-) -> dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
+def nearest(names: Iterable[str]) -> tuple[str, int] | None:
+    """The family, at its default sizes, that shares most tensor names with a file, and how many percent of all names.
+
+    returns  None when less than a tenth are shared; families without default sizes are not compared
+    """
+    found = set(names)
+    best: tuple[str, int] | None = None
+    for family in sorted({name for module in _modules() for name in getattr(module, "FAMILIES", {})}):
+        try:
+            with torch.device("meta"):
+                own = set(build(family, {}).state_dict())
+        except ModelError:
+            continue
+        live_ones = set(live(family, found))
+        percent = round(100 * len(own & live_ones) / len(own | live_ones))
+        if percent >= 10 and (best is None or percent > best[1]):
+            best = family, percent
+    return best
+
+
+def outputs(family: str, config: Mapping[str, Any]) -> int | None:
+    """How many channels a network gives; None where its arguments do not say."""
+    known = inspect.signature(_maker(family)).parameters
+    for name in ("out_chans", "out_channels", "num_classes", "output_dim", "n_classes"):
+        if name in known:
+            value = config.get(name, known[name].default)
+            return value if isinstance(value, int) else None
+    return None
+
+
+def _told(module: ModuleType, shapes: Shapes) -> Inferred | None:
+    """A module's network if the tensors are exactly its own; damaged files have shapes that no network has."""
+    try:
+        guess: Inferred | None = module.infer(shapes)
+        return None if guess is None or differences(guess, shapes) else guess
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, ModelError):
+        return None
+
+
+def differences(guess: Inferred, shapes: Shapes) -> dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
     """Tensors in which a network and a file differ: name -> (shape in the network, shape in the file)."""
     with torch.device("meta"):
         net = build(guess.family, guess.config)
@@ -114,9 +149,7 @@ def _named_class(room: str, name: str) -> Callable[..., nn.Module]:
     module = import_module(f"{__name__}.{room}")
     networks = {_class(make).__name__: _class(make) for make in getattr(module, "FAMILIES", {}).values()}
     if name not in networks:
-        raise ModelError(
-            f"no network is called '{room}.{name}'", hint=_nearest(name, networks, f"{room} has")
-        )
+        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(name, networks, f"{room} has"))
     return networks[name]
 
 
