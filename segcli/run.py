@@ -87,6 +87,7 @@ class Opening:
                 mirror=self.mirror,
                 half=self.half,
                 max_vram=self.max_vram,
+                max_ram=self.max_ram,
                 votes=votes,
             )
         except ModelError as error:

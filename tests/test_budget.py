@@ -17,6 +17,7 @@ from segcli.card import ModelCard, parse, read_card
 from segcli.engines import host, open_engine
 from segcli.engines.host import HostSums
 from segcli.errors import OutOfMemory
+from segcli.run import Opening
 from segcli.segmentation import segment
 from segcli.volume import Grid, Volume
 
@@ -132,3 +133,9 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
     assert found["windows"] == result.windows
     assert found["engine"] == "openvino cpu"
+
+
+def test_max_ram_reaches_the_engine(tmp_path: Path) -> None:
+    folder = organs(tmp_path / "organs")
+    opened = Opening(model=(str(folder),), engine="onnx", max_ram=123_456_789).open(read_card(folder))
+    assert opened.engine.max_ram == 123_456_789
