@@ -121,6 +121,8 @@ def _cluster(scheduler: str) -> Iterator[str]:
         return
     from distributed import LocalCluster
 
+    # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.
+    os.environ["PYTHONWARNINGS"] = "ignore"
     with LocalCluster(
         n_workers=int(match[1] or 2),
         threads_per_worker=1,

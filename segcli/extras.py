@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from segcli import formats, outputs
 from segcli.card import ModelCard
 from segcli.cases import Case
-from segcli.errors import UsageError
+from segcli.errors import ModelError, UsageError
 from segcli.record import to_json
 from segcli.report import Report, csv_text, rows, stats_totalseg
 from segcli.segmentation import Segmentation
@@ -78,6 +79,24 @@ class Destination:
         return beside(self.base(case, model), "_dseg.json" if self.layout == "bids" else "_seg.json")
 
 
+def mask_names(card: ModelCard) -> dict[str, int]:
+    """File name of each structure's mask -> its number; of a name only letters, digits, ".", "_" and "-" are left.
+
+    errors   ModelError for a name that is no file name, and for two that are one (reliability.md 2.11)
+    """
+    found: dict[str, int] = {}
+    for label in card.structures:
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", label.name)
+        if name.startswith(".") or not name.strip("_") or name.lower() in map(str.lower, found):
+            raise ModelError(
+                f"{card.name}: no mask can be called {label.name!r}: it begins with a dot, is empty, or another one "
+                "has that name",
+                hint="leave --split away, or give the structure another name in model.json",
+            )
+        found[name] = label.id
+    return found
+
+
 def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, str]:
     """Every file that `write` makes for these wishes, and what it is, in the order of writing."""
     found = {beside(base, f"_seg.{form}"): form for form in to.reports}
@@ -89,7 +108,7 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, str]:
     if to.stats == "totalseg":
         found[beside(base, "_statistics.json")] = "totalseg"
     if to.split:
-        found |= {beside(base, "_seg") / f"{label.name}.nii.gz": f"mask {label.id}" for label in card.structures}
+        found |= {beside(base, "_seg") / f"{name}.nii.gz": f"mask {id}" for name, id in mask_names(card).items()}
     return found
 
 
