@@ -55,7 +55,8 @@ class Budget:
 class Opening(Protocol):
     """The options of a run that concern its engine."""
 
-    max_ram: int | None
+    @property
+    def max_ram(self) -> int | None: ...
 
     def open(self, card: ModelCard) -> Opened: ...
 
