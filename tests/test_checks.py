@@ -214,10 +214,15 @@ def test_the_side_of_the_cut_is_named() -> None:
 
 
 def test_many_of_one_kind_share_a_sentence_and_name_all() -> None:
-    margins = dict.fromkeys(range(1, 8), 0.1)
-    (finding,) = run(CT, IMAGE, card(), margins)
-    assert finding.sentence.startswith("7 structures (confidence)")
+    (finding,) = run(CT, IMAGE, card(), disagreement=dict.fromkeys(range(1, 8), 0.5))
+    assert finding.sentence.startswith("7 structures (disagreement)")
     assert len((finding.structure or "").split(", ")) == 7
+
+
+def test_a_network_that_is_unsure_everywhere_fails_the_scan() -> None:
+    (finding,) = run(CT, IMAGE, card(), dict.fromkeys(range(1, 8), 0.27))
+    assert (finding.code, finding.severity, finding.structure) == ("confidence", "fail", None)
+    assert "0.27 over 7 structures" in finding.sentence
 
 
 def test_the_gravest_come_first() -> None:
