@@ -223,3 +223,15 @@ def test_the_command_lines_texts_become_fields(texts: dict[str, Any], fields: di
 def test_texts_that_say_nothing_are_usage_errors(texts: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         adopt.options(**texts)
+
+
+def test_a_network_of_pictures_sees_neighbouring_slices_as_channels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = networks.build("unet3plus_base", {"in_channels": 3, "n_classes": 1, "filters": [2, 4, 8, 16, 32]})
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    assert list(adopt.inspect(tmp_path / "w.pt").missing)[-1] == "slice_axis"
+    texts = {"labels": "background,liver", "spacing": "keep", "orientation": "RAS", "window": "-200,250"}
+    given = adopt.options(**texts, channels="CT", patch="32,32", slice_axis=2, slices=3)  # type: ignore[arg-type]
+    made = card.read_card(adopt.adopt(tmp_path / "w.pt", to=tmp_path, given=given))
+    assert (made.slices, made.slice_axis, made.window.size) == (3, 2, (32, 32, 1))
+    assert (made.decide.rule, made.decide.values) == ("regions", (1,))
