@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import tempfile
 import threading
@@ -517,7 +518,7 @@ def export(model: str, output: Path | None, *, opset: int, half: bool, verify: P
     from segcli.export import export_onnx
 
     card = find(model)
-    path = output or Path(f"{card.name}.onnx")
+    path = output or Path(re.sub(r"[^A-Za-z0-9_-]", "_", card.name) + ".onnx")  # the name comes from a file
     certificate = export_onnx(card, path, opset=opset, half=half, verify=verify)
     if as_json:
         _print({"schema": SCHEMA, "file": str(path), "certificate": certificate})
@@ -596,6 +597,8 @@ def verify(file: Path, *, as_json: bool) -> None:
     """Print that a model folder or an exported file is what it says it is; ModelError otherwise."""
     from segcli import adopt
 
+    if not file.exists():
+        raise ModelError(f"{file}: no such file or folder")
     certificate: dict[str, Any] = {}
     graph: Path | None = file
     if file.is_dir():
@@ -744,6 +747,12 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
     labels = _whole_numbers(formats.read([labelmap]))
     if labels.data.shape[0] != 1:
         raise InputError(f"{labelmap.name}: not a label map: it has {labels.data.shape[0]} channels")
+    low, high, most = int(labels.data.min()), int(labels.data.max()), max(label.id for label in card.labels)
+    if low < 0 or high > most:
+        raise InputError(
+            f"{labelmap.name}: not a label map of {card.name}: it holds {low} to {high}, the labels are 0 to {most}",
+            hint="name its model with --model",
+        )
     scan = None
     if image is not None:
         scan = formats.read([image], channels=len(card.channels))
