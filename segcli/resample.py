@@ -183,12 +183,16 @@ def apply(data: NDArray[Any], taps: Taps, axis: int) -> NDArray[np.float32]:
 def _sum(data: NDArray[Any], taps: Taps, axis: int, out: NDArray[np.float32]) -> None:
     row = [1] * data.ndim
     row[axis] = -1
+    scratch = np.empty(out.shape, np.float32)  # written again by each tap: fresh memory costs more than the sums
     for t, (index, weights) in enumerate(zip(taps.index, taps.weights, strict=True)):
-        term = np.take(data, index, axis).astype(np.float32, copy=False) * weights.reshape(row)
-        if t == 0:
-            out[...] = term
+        if data.dtype == np.float32:
+            term = np.take(data, index, axis, out=scratch, mode="clip")  # of indices that are inside: no other mode
         else:
-            out += term
+            term = np.take(data, index, axis)
+        total = out if t == 0 else scratch
+        np.multiply(term, weights.reshape(row), out=total, dtype=np.float32, casting="unsafe")
+        if t > 0:
+            out += scratch
 
 
 def _pieces(n: int, size: int) -> list[slice]:
