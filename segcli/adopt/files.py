@@ -24,7 +24,7 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
     stored = checkpoint.read(path)
     if _is_nnunet_v2(stored.content) and arch is None and expected is None:
         return nnunet.v2_file(stored)
-    whole = checkpoint.table(stored)
+    whole = nnunet.renamed(checkpoint.table(stored))
     tensors, notes = _part(whole, arch, expected, path.name)
     shapes = shapes_of(tensors)
     guess = network_in(shapes, arch, expected, path.name)

@@ -12,8 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from segcli import checkpoint, networks
 from segcli.adopt.draft import Draft, distinct, network_in, recognised, shapes_of, slug
+from segcli.checkpoint import Tensors
 from segcli.errors import ModelError
 from segcli.networks import Inferred
 
@@ -250,24 +254,23 @@ def _normalisation(
 def v1_folder(folder: Path, expected: Inferred | None = None) -> Draft:
     """The draft of a folder with plans.pkl and fold_X/NAME.model (UNETR++, nnFormer)."""
     files = _fold_files(folder, _FINAL_V1)
-    plans_file = folder / "plans.pkl"
-    plans = _plans(plans_file) if plans_file.is_file() else _plans(Path(f"{files[0]}.pkl"))
-    draft = _v1(plans, files, expected)
+    beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
+    plans, stage = _plans(beside if beside.is_file() else folder / "plans.pkl")
+    draft = _v1(plans, stage, files, expected)
     draft.container = f"nnU-Net v1 folder, {_folds(files)}"
     return draft
 
 
 def v1_file(path: Path, expected: Inferred | None = None) -> Draft:
     """The draft of a .model file with its .model.pkl beside it."""
-    draft = _v1(_plans(Path(f"{path}.pkl")), [path], expected)
+    draft = _v1(*_plans(Path(f"{path}.pkl")), [path], expected)
     draft.container = "nnU-Net v1 checkpoint with its plans"
     return draft
 
 
-def _v1(plans: Mapping[str, Any], files: Sequence[Path], expected: Inferred | None) -> Draft:
-    folds = [checkpoint.table(checkpoint.read(path)) for path in files]
-    stages = plans["plans_per_stage"]
-    stage = stages[max(stages)] if isinstance(stages, dict) else stages[-1]
+def _v1(plans: Mapping[str, Any], number: int, files: Sequence[Path], expected: Inferred | None) -> Draft:
+    folds = [renamed(checkpoint.table(checkpoint.read(path))) for path in files]
+    stage = plans["plans_per_stage"][number]
     shapes = shapes_of(folds[0])
     guess = network_in(shapes, None, expected, files[0].name)
     planned = [int(n) for n in stage["patch_size"]]
@@ -275,6 +278,7 @@ def _v1(plans: Mapping[str, Any], files: Sequence[Path], expected: Inferred | No
     draft = Draft("nnU-Net v1", guess.family, guess.config, folds)
     if patch != planned:
         draft.notes.append(f"the plans' patch {planned} is not the network's {patch}: its trainer has its own")
+    flat = len(patch) == 2
     modalities = plans.get("modalities") or plans["dataset_properties"]["modalities"]
     channels = [str(modalities[c]) for c in sorted(modalities)]
     draft.card = {
@@ -284,11 +288,13 @@ def _v1(plans: Mapping[str, Any], files: Sequence[Path], expected: Inferred | No
         **_modality(channels),
         "orientation": None,
         "transpose": [int(a) for a in plans.get("transpose_forward", (0, 1, 2))],
-        "spacing": [float(s) for s in stage["current_spacing"]],
+        # In 2-D the distance of the slices, which are the first axis, is kept.
+        "spacing": [None if flat and i == 0 else float(s) for i, s in enumerate(stage["current_spacing"])],
         "interpolation": "cubic",
         "coarse": 3,
-        "patch_size": patch,
-        "mirror": [0, 1, 2],
+        "patch_size": [1, *patch] if flat else patch,
+        **({"slice_axis": 0} if flat else {}),
+        "mirror": [1, 2] if flat else [0, 1, 2],
         # Each window, mirror image and fold goes through softmax there before the mean is taken.
         "average": "probabilities",
         "floor": 1e-11,  # less than the product of three Gaussians at a corner: there is none
@@ -326,7 +332,56 @@ def _sized(guess: Inferred, planned: list[int], shapes: Mapping[str, tuple[int, 
     return (with_plans, planned) if fits else (guess, own)
 
 
-def _plans(path: Path) -> Mapping[str, Any]:
+def renamed(tensors: Tensors) -> Tensors:
+    """Tensors of nnU-Net v1's own network under the names of v2's PlainConvUNet; those of other networks as they are.
+
+    The two compute the same but for two things, both made good without loss: v1 has no bias where it transposes and
+    where it ends, so there it is 0; and its decoder has the kernel of the level below, so that smaller kernels of the
+    encoder are laid into larger ones that are 0 around them.
+    """
+    if "conv_blocks_context.0.blocks.0.conv.weight" not in tensors or "tu.0.weight" not in tensors:
+        return tensors
+    levels = networks.length(tensors, "tu.") + 1
+    out: Tensors = {}
+    for i in range(levels):
+        rows = [f"conv_blocks_context.{i}."] if i < levels - 1 else [f"conv_blocks_context.{i}.{k}." for k in (0, 1)]
+        _units(tensors, rows, f"encoder.stages.{i}.0.convs.", out)
+    for s in range(levels - 1):
+        _units(tensors, [f"conv_blocks_localization.{s}.{k}." for k in (0, 1)], f"decoder.stages.{s}.convs.", out)
+        for old, new in ((f"tu.{s}", f"decoder.transpconvs.{s}"), (f"seg_outputs.{s}", f"decoder.seg_layers.{s}")):
+            weight = tensors[f"{old}.weight"]
+            width = weight.shape[1] if old.startswith("tu") else weight.shape[0]
+            out[f"{new}.weight"] = weight
+            out[f"{new}.bias"] = tensors.get(f"{old}.bias", weight.new_zeros(width))
+        level = levels - 2 - s
+        both = (f"encoder.stages.{level}.", f"decoder.stages.{s}.")
+        convolutions = [n for n in out if n.startswith(both) and n.endswith("conv.weight")]
+        kernel = [max(out[n].shape[2 + axis] for n in convolutions) for axis in range(out[convolutions[0]].ndim - 2)]
+        for name in convolutions:
+            out[name] = _grown(out[name], kernel)
+    return out
+
+
+def _units(tensors: Tensors, rows: Sequence[str], new: str, out: Tensors) -> None:
+    """Convolution and norm of the units in some rows, numbered on from row to row."""
+    count = 0
+    for row in rows:
+        for j in range(networks.length(tensors, f"{row}blocks.")):
+            for old, name in (("conv", "conv"), ("instnorm", "norm")):
+                prefix = f"{row}blocks.{j}.{old}."
+                for key in [n for n in tensors if n.startswith(prefix)]:
+                    out[f"{new}{count}.{name}.{key.removeprefix(prefix)}"] = tensors[key]
+            count += 1
+
+
+def _grown(weight: Tensor, kernel: Sequence[int]) -> Tensor:
+    """A kernel with zeros around it; both have odd edges."""
+    missing = [(k - n) // 2 for k, n in zip(kernel, weight.shape[2:], strict=True)]
+    return torch.nn.functional.pad(weight, [m for side in reversed(missing) for m in (side, side)])
+
+
+def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
+    """The plans and the number of the stage: the file's own where it says, else the last."""
     if not path.is_file():
         raise ModelError(
             f"{path.name}: not found beside the checkpoint",
@@ -336,7 +391,9 @@ def _plans(path: Path) -> Mapping[str, Any]:
     plans = found.get("plans", found) if isinstance(found, dict) else None
     if not isinstance(plans, dict) or "plans_per_stage" not in plans:
         raise ModelError(f"{path.name}: holds no plans of nnU-Net v1")
-    return plans
+    numbers = sorted(plans["plans_per_stage"])
+    init = found.get("init", ())  # plans file, fold, two folders, batch_dice, stage, ...
+    return plans, init[5] if len(init) > 5 and init[5] in numbers else numbers[-1]
 
 
 # ---- both -----------------------------------------------------------------------------------------------------------

@@ -350,3 +350,59 @@ def test_plans_beside_the_file_win_over_a_recipe_which_names_the_labels(tmp_path
     assert made.grid.spacing == (3.0, 0.76, 0.76)
     assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
     assert made.source == "a recipe"
+
+
+def version_1_unet(flat_stem: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    """Tensors as nnU-Net v1's own network names them, and v2's network that computes the same.
+
+    flat_stem  whether the first level of the encoder has kernels of 1x3x3, in the decoder always 3x3x3
+    """
+    torch.manual_seed(0)
+    sizes = {
+        "input_channels": 1,
+        "n_stages": 3,
+        "features_per_stage": [4, 6, 8],
+        "kernel_sizes": [[3, 3, 3]] * 3,
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        "n_conv_per_stage": [2, 2, 2],
+        "num_classes": 3,
+        "n_conv_per_stage_decoder": [2, 2],
+    }
+    net = networks.build("nnunet_plain", sizes)
+    for name, tensor in net.state_dict().items():
+        if "transpconvs" in name and name.endswith("bias"):
+            tensor.zero_()
+        if "seg_layers" in name and name.endswith("bias"):
+            tensor.zero_()
+        if flat_stem and name.startswith("encoder.stages.0.") and name.endswith("conv.weight"):
+            tensor[:, :, [0, 2]] = 0
+    places = {"encoder.stages.2.0.convs.0": "conv_blocks_context.2.0.blocks.0"}
+    places["encoder.stages.2.0.convs.1"] = "conv_blocks_context.2.1.blocks.0"
+    for i in (0, 1):
+        for j in (0, 1):
+            places[f"encoder.stages.{i}.0.convs.{j}"] = f"conv_blocks_context.{i}.blocks.{j}"
+            places[f"decoder.stages.{i}.convs.{j}"] = f"conv_blocks_localization.{i}.{j}.blocks.0"
+        places[f"decoder.transpconvs.{i}"] = f"tu.{i}"
+        places[f"decoder.seg_layers.{i}"] = f"seg_outputs.{i}"
+    old = {}
+    for name, tensor in net.state_dict().items():
+        place = next((p for p in places if name.startswith(f"{p}.")), None)
+        if place is None or (name.endswith("bias") and ("transpconvs" in name or "seg_layers" in name)):
+            continue
+        inside = flat_stem and name.startswith("encoder.stages.0.") and name.endswith("conv.weight")
+        end = name.removeprefix(place).replace(".norm.", ".instnorm.")
+        old[f"{places[place]}{end}"] = tensor[:, :, 1:2].clone() if inside else tensor.clone()
+    return old, net
+
+
+@pytest.mark.parametrize("flat_stem", [False, True])
+def test_version_1s_own_network_is_version_2s_under_other_names(tmp_path: Path, flat_stem: bool) -> None:
+    old, net = version_1_unet(flat_stem)
+    torch.save({"epoch": 1, "state_dict": old}, tmp_path / "model_final_checkpoint.model")
+    given = adopt.options(
+        labels="background,a,b", spacing="1,1,1", orientation="file", window="0,1", patch="8,16,16", channels="CT"
+    )
+    made = card.read_card(adopt.adopt(tmp_path / "model_final_checkpoint.model", to=tmp_path, name="m", given=given))
+    x = torch.randn(1, 1, 8, 16, 16)
+    with torch.inference_mode():
+        assert (checkpoint.network_of(made)(x) - net(x)).abs().max() < 1e-5
