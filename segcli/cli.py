@@ -207,10 +207,10 @@ def info(
     json_: Json = False,
 ) -> None:
     """Grid, orientation, spacing and range of a scan, and what predict would do with it."""
-    from segcli import run
+    from segcli import answers
 
     form = _choice("--affine", affine, (None, "sform", "qform", "pixdim"))
-    run.info(scan, model, series=series, volume=volume, affine=form, as_json=json_)
+    answers.info(scan, model, series=series, volume=volume, affine=form, as_json=json_)
 
 
 @app.command()
@@ -223,10 +223,10 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Windows, time, memory and disk that predict would need, before anything runs."""
-    from segcli import run
+    from segcli import answers, run
 
     opening = run.Opening((model,), _choice("--engine", engine, ("auto", "torch", "onnx", "openvino")), device, threads)
-    run.plan(scan, opening, as_json=json_)
+    answers.plan(scan, opening, as_json=json_)
 
 
 @app.command("export-onnx")
@@ -239,9 +239,9 @@ def export_onnx(
     json_: Json = False,
 ) -> None:
     """Export a model to one ONNX file, compared with torch before it is kept."""
-    from segcli import run
+    from segcli import answers
 
-    run.export(model, output, opset=opset, half=fp16, verify=verify, as_json=json_)
+    answers.export(model, output, opset=opset, half=fp16, verify=verify, as_json=json_)
 
 
 @app.command()
@@ -258,9 +258,9 @@ def evaluate(
     html: Annotated[Path | None, typer.Option("--html", help="Write a page as well.")] = None,
 ) -> None:
     """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
-    from segcli import run
+    from segcli import answers
 
-    run.evaluate(
+    answers.evaluate(
         prediction,
         reference,
         model=model,
@@ -285,7 +285,7 @@ def report(
     json_: Json = False,
 ) -> None:
     """Volumes, checks, tables and pages for a label map that exists already."""
-    from segcli import run
+    from segcli import answers
     from segcli.extras import REPORTS, TABLES, Destination
 
     to = Destination(
@@ -295,7 +295,7 @@ def report(
         tables=_each("--tables", _several([tables]), TABLES),
         split=split,
     )
-    run.report(labelmap, model, image, to, as_json=json_)
+    answers.report(labelmap, model, image, to, as_json=json_)
 
 
 # ---- models, settings, the machine
@@ -305,9 +305,9 @@ def report(
 def models(context: typer.Context, json_: Json = False) -> None:
     """What models there are, what they lack, and where segcli looked."""
     if context.invoked_subcommand is None:
-        from segcli import run
+        from segcli import answers
 
-        run.models(as_json=json_)
+        answers.models(as_json=json_)
 
 
 @models_app.command("import")
@@ -336,7 +336,7 @@ def import_model(
     json_: Json = False,
 ) -> None:
     """Turn a checkpoint into a model folder, without running code from it."""
-    from segcli import run
+    from segcli import answers
 
     given = {
         "labels": labels,
@@ -351,7 +351,7 @@ def import_model(
         "overlap": overlap,
         "blend": blend,
     }
-    run.import_model(
+    answers.import_model(
         checkpoint,
         arch=arch,
         recipe=recipe,
@@ -366,36 +366,36 @@ def import_model(
 @models_app.command()
 def inspect(file: Annotated[Path, typer.Argument(help="Any model file or folder.")], json_: Json = False) -> None:
     """Say what a file is, without running code from it."""
-    from segcli import run
+    from segcli import answers
 
-    run.inspect(file, as_json=json_)
+    answers.inspect(file, as_json=json_)
 
 
 @models_app.command()
 def verify(file: Annotated[Path, typer.Argument(help="A model folder or an ONNX file.")], json_: Json = False) -> None:
     """Find a model that was tampered with or an export that drifts: exit 78."""
-    from segcli import run
+    from segcli import answers
 
-    run.verify(file, as_json=json_)
+    answers.verify(file, as_json=json_)
 
 
 @config_app.command("show")
 def config_show(json_: Json = False) -> None:
     """Each setting of predict with its value and where it comes from."""
-    from segcli import run
+    from segcli import answers
 
     command = typer.main.get_command(app).commands["predict"]  # type: ignore[attr-defined]
     options = [p for p in command.params if _flag(p)]
     variables = {_flag(p): str(p.envvar) for p in options if p.envvar}
-    run.config_show({_flag(p): p.default for p in options}, variables, as_json=json_)
+    answers.config_show({_flag(p): p.default for p in options}, variables, as_json=json_)
 
 
 @app.command()
 def doctor(json_: Json = False) -> None:
     """Run a small 3-D convolution on each engine; versions, cores, memory, where models are looked for."""
-    from segcli import run
+    from segcli import answers
 
-    raise typer.Exit(run.doctor(as_json=json_))
+    raise typer.Exit(answers.doctor(as_json=json_))
 
 
 # ---- values of options

@@ -18,12 +18,24 @@ from rich.text import Text
 from segcli.cases import Case
 from segcli.errors import SegcliError
 
+SCHEMA = 1  # of the JSON documents on stdout
 _BAR_EVENTS = ("read", "segment", "window", "write", "done", "failed", "skipped")
 
 
 def plain(text: str) -> str:
     """Text from outside made printable: control and escape characters shown, not obeyed."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.encode("utf-8", "replace").decode())
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document on stdout."""
+    print_line(json.dumps(document, indent=1, default=str))
+
+
+def print_line(text: str) -> None:
+    """A line of data on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ ORDER = [
     "errors", "volume", "outputs", "grids", "resample", "intensity", "windows", "labels", "card", "networks",
     "checkpoint", "adopt", "engines", "segmentation", "ensemble", "budget", "report", "postprocess", "checks", "evaluate",
     "formats", "picture", "page", "cases", "record", "extras", "predict", "export", "api", "cluster", "doctor", "settings",
-    "terminal", "run", "bench", "cli",
+    "terminal", "run", "answers", "bench", "cli",
 ]  # fmt: skip
 DOORS = {
     "torch": {"networks", "checkpoint", "engines", "export", "adopt", "bench", "doctor"},
