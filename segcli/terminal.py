@@ -125,6 +125,8 @@ class Show:
 def table(title: str, rows: Sequence[Mapping[str, Any]], *, stderr: bool = False) -> None:
     """Rows of equal keys as a table, numbers to the right."""
     console = Console(stderr=stderr, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 400  # a pipe has no width to cut names at
     made = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
     if rows:
         for key, value in rows[0].items():
