@@ -24,6 +24,8 @@ from segcli.volume import Grid, Volume
 WRONG_SIDE_MM = 2.0  # a left structure may lie this far to the right of its right one
 STRAY_SHARE = 0.1  # part of a structure that may lie on the other side of the midline
 ASYMMETRY = 3.0  # larger over smaller of a pair, where the card has no range; see `_asymmetry`
+MISPLACED = 4.0  # times the usual distance of a structure from its partner's mirror image, and
+MISPLACED_MM = 18.0  # at least this far
 CUT_SHARE = 0.05  # cross-section at the border over the largest one
 ISLAND_SHARE = 0.7  # of a structure in its largest piece (in the two largest, without a pair)
 MARGIN = 1.2  # times beyond the reference range that is no surprise: ranges come from few people
@@ -56,8 +58,8 @@ _SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "I": "in
 class Finding:
     """One doubt.
 
-    code       "laterality", "asymmetry", "truncated", "intensity", "modality", "noise", "empty", "missing", "volume",
-               "scale", "islands", "confidence", "disagreement" or "grid"
+    code       "laterality", "asymmetry", "misplaced", "truncated", "intensity", "modality", "noise", "empty",
+               "missing", "volume", "scale", "islands", "confidence", "disagreement" or "grid"
     severity   "fail": wrong in all likelihood; "review": look before using it
     structure  its name, several of them with ", " between, or None for the whole scan
     sentence   for a person, with the numbers
@@ -104,7 +106,7 @@ def run(
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)
     scene = _Scene(labels, structures, {s.label: s for s in report.structures}, card)
-    for check in (_laterality, _asymmetry, _truncated, _missing, _volumes, _scale, _pieces):
+    for check in (_laterality, _asymmetry, _misplaced, _truncated, _missing, _volumes, _scale, _pieces):
         found += check(scene)
     found += _confidence(scene, confidence or {})
     for s in scene.by_id.values():
@@ -314,6 +316,28 @@ def _asymmetry(scene: _Scene) -> Iterator[Finding]:
             sentence = f"{large.name} is {ratio:.1f} times as large as {small.name} ({large.volume_ml:g} and "
             sentence += f"{small.volume_ml:g} mL); {allowed:.1f} is the most that is not remarkable"
             yield Finding("asymmetry", "review", f"{left}, {right}", sentence)
+
+
+def _misplaced(scene: _Scene) -> Iterator[Finding]:
+    """Pairs that are not each other's mirror image while the others are: one of them has another's label."""
+    plane = _midplane(scene)
+    if plane is None:
+        return
+    point, left_of = plane
+    apart = {}
+    for left, right in scene.pairs():
+        a, b = scene[left], scene[right]
+        if a and b and not a.truncated and not b.truncated and _x(a) > _x(b):
+            place = np.array(a.centroid_mm)
+            mirror = place - 2 * ((place - point) @ left_of) * left_of
+            apart[left, right] = float(np.linalg.norm(mirror - np.array(b.centroid_mm)))
+    if len(apart) < 4:
+        return
+    usual = float(np.median(list(apart.values())))
+    for (left, right), gap in apart.items():
+        if gap > max(MISPLACED * usual, MISPLACED_MM) and not _words(left) & _PIECES:
+            sentence = f"{left} and {right} are {gap:.0f} mm from mirroring each other, {usual:.0f} mm is usual here: "
+            yield Finding("misplaced", "review", f"{left}, {right}", sentence + "has one of them another's label?")
 
 
 def _truncated(scene: _Scene) -> Iterator[Finding]:

@@ -232,6 +232,24 @@ def test_the_gravest_come_first() -> None:
     assert {"fail", "review"} == set(severities)
 
 
+def test_a_structure_that_is_not_its_partners_mirror_image_is_told() -> None:
+    """Six pairs of boxes left and right of the middle; the labels of two on the left are exchanged."""
+    pairs = [[f"left_{x}", f"right_{x}"] for x in "abcdef"]
+    labels = {"background": 0} | {name: i + 1 for i, name in enumerate(n for pair in pairs for n in pair)}
+    six = parse(card().document | {"labels": labels, "pairs": pairs, "volumes_ml": {}})
+    data = np.zeros((1, *SHAPE), np.uint8)
+    for k in range(6):
+        rows = slice(5 + 8 * k, 10 + 8 * k)
+        data[0, 20:26, rows, 34:40], data[0, 20:26, rows, 12:18] = 2 * k + 1, 2 * k + 2
+    plain = Volume(data, grid())
+    assert run(plain, None, six) == []
+    found = run(swapped(plain, (1, 3)), None, six)
+    assert [(f.code, f.structure) for f in found] == [
+        ("misplaced", "left_a, right_a"),
+        ("misplaced", "left_b, right_b"),
+    ]
+
+
 # ---- the shared real maps, where that folder is there --------------------------------------------------------------
 
 SHARED = os.environ.get("SEGCLI_SHARED")
