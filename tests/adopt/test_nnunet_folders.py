@@ -406,3 +406,35 @@ def test_version_1s_own_network_is_version_2s_under_other_names(tmp_path: Path, 
     x = torch.randn(1, 1, 8, 16, 16)
     with torch.inference_mode():
         assert (checkpoint.network_of(made)(x) - net(x)).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED does not name the folder with the full set")
+def test_the_stored_folder_of_version_1_answers_as_unetr_plus_plus(tmp_path: Path) -> None:
+    assert SHARED is not None
+    folder = SHARED / "nnunetv1_unetrpp_synapse"
+    given = adopt.options(labels="background,organ,lesion")
+    made = card.read_card(adopt.adopt(folder, to=tmp_path, name="m", given=given))
+    expected = {k: torch.from_numpy(v) for k, v in load_file(folder / "expected.safetensors").items()}
+    with torch.inference_mode():
+        ours = checkpoint.network_of(made)(expected["__input__"])
+    assert (ours - torch.softmax(expected["__output__"], 1)).abs().max() < 1e-4
+
+
+@pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED does not name the folder with the full set")
+def test_every_stored_container_is_known_or_refused() -> None:
+    assert SHARED is not None
+    refused = {}
+    for path in sorted(p for p in SHARED.iterdir() if "expected" not in p.name):
+        try:
+            adopt.inspect(path)
+        except ModelError as error:
+            refused[path.name] = error.message
+    assert sorted(refused) == [
+        "malicious_in_metadata.pth",
+        "malicious_plain_pickle.pkl",
+        "malicious_raw.pth",
+        "tiny_segresnet_whole_module_pickle.pt",
+        "torchscript_script.ts",
+        "torchscript_trace.pt",
+    ]
+    assert all("not allowed" in message for message in refused.values())
