@@ -39,6 +39,8 @@ from segcli.windows import Engine, at_overlap
 if TYPE_CHECKING:
     from segcli.engines import Opened
 
+# How libraries say in C++ that the host has no memory left: torch, ONNX Runtime, OpenVINO and the standard library.
+_NO_MEMORY = ("DefaultCPUAllocator", "Failed to allocate memory", "std::bad_alloc", "can't start new thread")
 Status = Literal["done", "skipped", "failed"]
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -247,6 +249,12 @@ class _Job:
             kind = OutputError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
             return self._failed(case, kind(f"{_shown(case)}: {error.strerror or error}"))
         except Exception as error:
+            if any(words in str(error) for words in _NO_MEMORY):
+                wanted = OutOfMemory(
+                    f"{_shown(case)}: not enough memory: {str(error).splitlines()[0]}",
+                    hint="try --max-ram, or a machine with more",
+                )
+                return self._failed(case, wanted)
             fault = SegcliError(
                 f"{_shown(case)}: an internal error of segcli: {type(error).__name__}: {error}",
                 hint="please report it; --debug shows where it happened",

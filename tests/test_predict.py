@@ -391,7 +391,15 @@ def test_5_8_in_half_precision_the_case_is_repeated_in_float32_with_a_warning(mo
     assert half.paths[0].read_bytes() == plain.paths[0].read_bytes()
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), OutOfMemory("one window does not fit")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        OutOfMemory("one window does not fit"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
 def test_6_3_no_memory_at_last_ends_the_case_with_71(model, tmp_path, error):
     def fail(logits: np.ndarray) -> np.ndarray:
         raise error
@@ -490,6 +498,40 @@ def test_the_cohort_has_every_finished_case_and_no_other(model, tmp_path):
     assert {line.split(",")[0] for line in path.read_text().splitlines()[1:]} == {"case0", "case2"}
 
 
+def test_2_6_the_input_is_never_written_to(model, tmp_path):
+    paths = scans(tmp_path / "in", 2)
+    was = [(p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_ino) for p in paths]
+    run(model, [tmp_path / "in"], tmp_path / "in", split=True)
+    assert was == [(p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_ino) for p in paths]
+
+
+def test_7_7_the_record_is_enough_to_repeat_the_run(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+    (done,) = run(model, [path], tmp_path / "out", options=Options(overlap=0.25, classes=("liver",)))
+    found = json.loads(done.paths[1].read_text())
+    assert found["input"] == {
+        "files": ["a.nii.gz"],
+        "sha256": record.hash_file(path),
+        "series": None,
+        "volume": None,
+    }
+    assert found["model"]["name"] == "organs"
+    assert len(found["model"]["sha256"]) == 64
+    assert (found["options"]["overlap"], found["options"]["classes"]) == (0.25, ["liver"])
+    assert found["engine"] == {"name": "numpy", "reason": "for a test", "precision": "float32"}
+    assert found["grid"]["shape"] == [12, 14, 16]
+    assert found["versions"]["segcli"]
+    assert found["warnings"] == []
+
+
+def test_6_8_a_device_that_is_named_and_not_there_is_refused_and_not_replaced(model):
+    from segcli.engines import choose
+    from segcli.errors import EngineError
+
+    with pytest.raises(EngineError, match="cuda:97 is not there"):
+        choose(model, "auto", "cuda:97")
+
+
 def test_a_record_is_json_that_others_read_too(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     (done,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
@@ -500,7 +542,7 @@ def test_a_record_is_json_that_others_read_too(model, tmp_path):
     found = json.loads(done.paths[1].read_text(), parse_constant=no_nan)
     assert found["labels"]["sha256"] == record.hash_file(done.paths[0])
     assert found["case"] == "a"
-    assert "Research use only" in found["note"]
+    assert "Research use only" in found["note"]  # reliability.md 7.8
 
 
 # ---- 2.11: names from inside files

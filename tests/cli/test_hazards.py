@@ -69,7 +69,7 @@ def ended(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     (home / "in").mkdir()
     spoil(home / "in")
     words = ["predict", "in", "-o", "out", "--model", model, "--engine", "onnx", "--json", "--events", "events"]
-    done = command(*words, cwd=home)
+    done = command(*words, cwd=home, env={"PYTHONWARNINGS": "default"})
     cases = {case["case"]: case for case in json.loads(done.stdout)["cases"]}
     return home, cases, done.stderr, done.returncode
 
@@ -97,6 +97,12 @@ def test_6_1_the_good_one_is_whole_and_nothing_else_is_left(ended):
     assert code == 1
     assert sorted(files(home / "out")) == ["cohort.csv", "good_seg.json", "good_seg.nii.gz"]
     assert b"1 of 17 scans segmented, 16 failed" in said
+
+
+def test_1_6_warnings_of_libraries_do_not_leak(ended):
+    assert b"Warning" not in ended[2]
+    for text in ended[2].decode().splitlines():
+        assert text.startswith(("error: ", "warning: ", "  ", "organs on ", "info: ", "review: ", "out/", "1 of 17"))
 
 
 def test_1_4_and_1_5_no_traceback_and_no_control_character(ended):

@@ -139,6 +139,7 @@ def test_a_list_from_stdin_between_nuls_and_a_part_of_it(model, tmp_path):
         (["predict", "a.nii.gz", "--overlap", "1.5"], 2),
         (["predict", "-", "-o", "-", "--json"], 2),
         (["--version"], 0),
+        (["predict", "a.nii.gz", "--write", "docx"], 2),
     ],
 )
 def test_1_1_codes_of_a_run_that_cannot_be(model, tmp_path, words, code):
@@ -187,6 +188,11 @@ def test_2_12_the_environment_may_be_bare(model, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_7_8_the_help_says_research_use():
+    done = command("--help")
+    assert b"research; not a medical device" in b" ".join(done.stdout.split())
 
 
 def test_1_5_stdout_has_the_paths_and_nothing_else(model, tmp_path):
