@@ -1,6 +1,10 @@
 """Puts the weights of a run into the model folder: checked, as float16, with their sha256 in the card.
 
-python ship.py run.safetensors [MODEL]
+    python ship.py MAPS run.safetensors [MODEL]
+
+Training weighs the voxels of rare structures more, so the network expects them too often. Each channel's bias is
+lowered by PRIOR times the logarithm of its weight, which takes that back: mean Dice on crops of the held-out maps rose
+from 0.636 to 0.67 (T1-like) and from 0.476 to 0.496 (other contrasts) at step 5,331; 0.75 to 1 are equally good.
 """
 
 import hashlib
@@ -11,28 +15,34 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from synth import read_table
+
+PRIOR = 0.8
+BIAS = "out.conv.conv.bias"
 
 
 def main() -> None:
-    run = Path(sys.argv[1])
-    model = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent.parent / "uxnet"
+    maps, run = map(Path, sys.argv[1:3])
+    model = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(__file__).parent.parent / "uxnet"
     card, shipped = model / "model.json", model / "weights.safetensors"
     document = json.loads(card.read_text())
+    table = read_table(maps / "labels.csv")
     with safe_open(run, "pt") as file, safe_open(shipped, "pt") as old:
         meta = file.metadata()
-        tensors = {name: file.get_tensor(name).half() for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         shapes = {name: tuple(old.get_slice(name).get_shape()) for name in old.keys()}  # noqa: SIM118
     if {name: tuple(t.shape) for name, t in tensors.items()} != shapes:
         sys.exit(f"{run}: the tensors are not those of {shipped}")
+    if not table.outputs == list(map(int, meta["output_labels"].split(","))) == sorted(document["labels"].values()):
+        sys.exit(f"{run}: other labels than the card's or the table's")
+    tensors[BIAS] = tensors[BIAS].float() - PRIOR * table.weight.log()
+    tensors = {name: t.half() for name, t in tensors.items()}
     if not all(torch.isfinite(t).all() for t in tensors.values()):
         sys.exit(f"{run}: not finite in float16")
-    if sorted(map(int, meta["output_labels"].split(","))) != sorted(document["labels"].values()):
-        sys.exit(f"{run}: other labels than the card's")
     save_file(tensors, shipped, meta)
     digest = hashlib.sha256(shipped.read_bytes()).hexdigest()
-    text = card.read_text().replace(document["sha256"], digest)
-    card.write_text(text)
-    print(f"{shipped.name}: {meta['steps']} steps, sha256 {digest}")
+    card.write_text(card.read_text().replace(document["sha256"], digest))
+    print(f"{shipped}: {meta['steps']} steps, sha256 {digest}")
 
 
 if __name__ == "__main__":
