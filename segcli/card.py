@@ -28,6 +28,7 @@ from segcli.windows import WindowPlan
 FORMAT = 1
 CARD_FILE = "model.json"
 METADATA_KEY = "segcli"
+_CHAMBER = re.compile(r"atri|heart|cardi|myocard|(?<!lateral.)ventricle")
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
@@ -477,7 +478,10 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
         if extra:
             raise read.wrong(key, f"names {min(extra)!r}, which is not among the labels")
     pairs: dict[str, str] = {}
-    for pair in read.document.get("pairs") or []:
+    given_pairs = read.document.get("pairs")
+    if given_pairs is None and read.document.get("orientation") is not None:
+        given_pairs = named_pairs(list(table))
+    for pair in given_pairs or []:
         if len(pair) != 2 or not set(pair) <= table.keys():
             raise read.wrong("pairs", f"holds {pair!r}, which is not two names of labels")
         pairs[pair[0]], pairs[pair[1]] = pair[1], pair[0]
@@ -493,6 +497,21 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
     if not isinstance(regions, list) or not set(regions) <= set(values):
         raise read.wrong("regions", "lists the label value of each output channel, in the order of writing")
     return labels, Decision(tuple(regions), "regions", back)
+
+
+def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names that differ in the words left and right only: ("kidney_left", "kidney_right"), ("left_lung", "right_lung").
+
+    Chambers of the heart are no pair: a mirrored heart has no left atrium where the right one was.
+    """
+    found = []
+    for name in names:
+        words = re.split(r"([_\- ]+)", name)
+        if "left" in [w.lower() for w in words] and not _CHAMBER.search(name.lower()):
+            other = "".join("right" if w == "left" else "Right" if w == "Left" else w for w in words)
+            if other in names:
+                found.append((name, other))
+    return found
 
 
 def _colour(read: _Reader, name: str, text: Any, value: int) -> tuple[int, int, int]:
