@@ -29,7 +29,7 @@ NEEDED = {
     "channels": "--channels CT",
     "orientation": '--orientation RAS, or "file" for the order of the file',
     "spacing": '--spacing 1.5,1.5,2.0 in mm, or "keep"',
-    "intensity": "--window LOW,HIGH (scaled to 0..1), --normalise zscore, nonzero, none or LOW,HIGH,MEAN,SD, or --recipe NAME",
+    "intensity": "--window LOW,HIGH (to 0..1), --normalise zscore, nonzero, none or LOW,HIGH,MEAN,SD, or --recipe NAME",
     "patch_size": "--patch 96,96,96",
     "labels": "--labels background,liver,spleen in the order of the network's outputs",
 }
