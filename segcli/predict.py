@@ -172,6 +172,7 @@ class _Computed:
     engine: Engine
     warnings: tuple[str, ...]
     steps: tuple[str, ...]  # down, for want of memory: they change no result, so they stand in the "run" part
+    changed: list[dict[str, Any]]  # by post-processing
 
 
 def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
@@ -346,15 +347,19 @@ class _Job:
             members = [replace(m, engine=m.engine.full_precision()) for m in members]  # type: ignore[attr-defined]
             warnings = ("half precision gave values that are not finite: the case was repeated in float32",)
             result = segment_together(loaded.scan, members, tick, wishes)
-        return _Computed(loaded, self._kept(result), members[0].engine, warnings, _steps(members)[before:])
+        kept, changed = self._kept(result)
+        return _Computed(loaded, kept, members[0].engine, warnings, _steps(members)[before:], changed)
 
     def _member(self, card: ModelCard, engine: Engine) -> Member:
         plan = at_overlap(card.window, self.options.overlap)
         return Member(card, engine, replace(plan, skip=plan.skip or self.options.skip))
 
-    def _kept(self, result: Segmentation) -> Segmentation:
-        """The labels on slices that were scanned, after --classes and the post-processing that was asked for."""
-        labels = result.labels
+    def _kept(self, result: Segmentation) -> tuple[Segmentation, list[dict[str, Any]]]:
+        """The labels on slices that were scanned, after --classes and the post-processing that was asked for.
+
+        Also what the post-processing changed, structure by structure.
+        """
+        labels, changed = result.labels, []
         if labels.source is not None and (labels.source.facts or {}).get("filled_slices"):
             from segcli.formats import dicom
 
@@ -368,16 +373,18 @@ class _Job:
                     keep[label.id] = label.id
             labels = Volume(keep[labels.data], labels.grid, labels.source)
         if self.options.largest or self.options.min_size_ml or self.options.fill_holes:
-            from segcli.postprocess import postprocess
+            from segcli.postprocess import changes, postprocess
 
+            before = labels
             labels = postprocess(
-                labels,
+                before,
                 self.card.structures,
                 largest=self.options.largest,
                 min_size_ml=self.options.min_size_ml,
                 fill_holes=self.options.fill_holes,
             )
-        return replace(result, labels=labels)
+            changed = [asdict(change) for change in changes(before, labels, self.card.structures)]
+        return replace(result, labels=labels), changed
 
     # ---- write
 
@@ -412,6 +419,7 @@ class _Job:
             "structures": to_json(report),
             "confidence": {str(k): round(v, 4) for k, v in result.confidence.items()},
             **_differing(result),
+            "postprocessing": computed.changed,
             "verdict": verdict,
             "checks": findings,
             "warnings": list(warnings),

@@ -562,3 +562,15 @@ def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_sta
 def test_2_11_of_a_name_from_a_model_only_harmless_characters_become_a_file_name(model):
     named = predict.replace(model, labels=(model.labels[0], predict.replace(model.labels[1], name="a/b\n$(c) é")))
     assert list(mask_names(named)) == ["a_b___c___"]
+
+
+def test_what_post_processing_took_away_is_recorded(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    plain, kept = (
+        run(model, [tmp_path / "a.nii.gz"], tmp_path / name, options=options)[0].record
+        for name, options in (("plain", Options()), ("kept", Options(largest=("all",), min_size_ml=1e6)))
+    )
+    assert plain["postprocessing"] == []
+    assert [s["voxels"] for s in kept["structures"]] == [0] * len(kept["structures"])
+    gone = {change["name"]: change["removed_voxels"] for change in kept["postprocessing"]}
+    assert gone == {s["name"]: s["voxels"] for s in plain["structures"] if s["voxels"]}
