@@ -19,7 +19,7 @@ def quicker(network: nn.Module) -> nn.Module:
         if type(module) is nn.InstanceNorm3d and not module.track_running_stats:
             setattr(network, name, _InstanceNorm(module))
         elif type(module) is nn.Conv3d and module.groups == 1:
-            pointwise = set((*module.kernel_size, *module.stride)) == {1} and set(module.padding) == {0}
+            pointwise = {*module.kernel_size, *module.stride} == {1} and set(module.padding) == {0}
             setattr(network, name, _Pointwise(module) if pointwise else _Conv(module))
         else:
             quicker(module)
