@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segcli import formats, outputs
+from segcli import __version__, formats, outputs
 from segcli.card import ModelCard
 from segcli.cases import Case
 from segcli.errors import ModelError, UsageError
@@ -110,6 +110,19 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, str]:
     if to.split:
         found |= {beside(base, "_seg") / f"{name}.nii.gz": f"mask {id}" for name, id in mask_names(card).items()}
     return found
+
+
+def describe(folder: Path) -> None:
+    """Say at the root of a BIDS derivatives tree what it is, unless that is said already."""
+    path = folder / "dataset_description.json"
+    if not path.exists():
+        document = {
+            "Name": "segcli",
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "segcli", "Version": __version__}],
+        }
+        outputs.write_bytes(path, to_json(document))
 
 
 def write(

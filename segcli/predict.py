@@ -180,7 +180,7 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
     inputs = {_identity(path): case for case in cases for path in case.paths if not path.is_dir()}
     owners: dict[Path, Case] = {}
     for case in cases:
-        for path in _outputs(case, card, to):
+        for path in written_for(case, card, to):
             key = Path(os.path.abspath(path))  # noqa: PTH100 - links are followed below
             other = owners.setdefault(key, case)
             if other is not case:
@@ -196,7 +196,7 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
                 )
 
 
-def _outputs(case: Case, card: ModelCard, to: Destination) -> list[Path]:
+def written_for(case: Case, card: ModelCard, to: Destination) -> list[Path]:
     """Label map, record, and what else the run was asked for."""
     return [
         to.labels(case, card.name),
@@ -272,7 +272,7 @@ class _Job:
         self.watch("read", case, {})
         if case.fault is not None:
             raise case.fault
-        labels, written, *wanted = _outputs(case, self.card, self.to)
+        labels, written, *wanted = written_for(case, self.card, self.to)
         for folder in {path.parent for path in (labels, *wanted)} - self.swept:
             outputs.sweep(folder)
             self.swept.add(folder)
@@ -309,7 +309,7 @@ class _Job:
         Files beside a record of this case are results of an earlier run of it. A label map counts as one only
         when the record is about it, its input, model and options.
         """
-        labels, written, *wanted = _outputs(case, self.card, self.to)
+        labels, written, *wanted = written_for(case, self.card, self.to)
         done = record.is_done(written, labels, key)
         if done and record.has_extras(written, wanted, self.choices):
             return True
@@ -431,6 +431,8 @@ class _Job:
 
             facts["identifiers"] = identifiers(source)
         base = self.to.base(case, self.card.name)
+        if self.to.layout == "bids" and self.to.folder is not None:
+            extras.describe(self.to.folder)
         with outputs.together(record_path, labels_path, lambda: self._finished(case, loaded.key)) as staged:
             formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
             facts["labels"]["sha256"] = record.hash_file(staged[labels_path])

@@ -574,3 +574,14 @@ def test_what_post_processing_took_away_is_recorded(model, tmp_path):
     assert [s["voxels"] for s in kept["structures"]] == [0] * len(kept["structures"])
     gone = {change["name"]: change["removed_voxels"] for change in kept["postprocessing"]}
     assert gone == {s["name"]: s["voxels"] for s in plain["structures"] if s["voxels"]}
+
+
+def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
+    (tmp_path / "in" / "sub-01" / "anat").mkdir(parents=True)
+    scan(tmp_path / "in" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    run(model, [tmp_path / "in"], tmp_path / "out", layout="bids")
+    root = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert (root["DatasetType"], root["GeneratedBy"][0]["Name"]) == ("derivative", "segcli")
+    anat = sorted(p.name for p in (tmp_path / "out" / "sub-01" / "anat").iterdir())
+    stem = "sub-01_seg-organs_dseg"
+    assert anat == [f"{stem}.json", f"{stem}.nii.gz", f"{stem}.tsv"]
