@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import psutil
 
 from segcli.card import ModelCard, find
 from segcli.cases import Case
 from segcli.errors import EngineError, SegcliError, UsageError
 from segcli.extras import Destination
+from segcli.outputs import sweep
 from segcli.predict import Options, Outcome, Watch, run_case
 
 if TYPE_CHECKING:
@@ -90,6 +93,19 @@ def predict_on(
                 watch(outcome.status, case, facts)
                 future.release()
                 yield replace(outcome, case=case)
+
+
+def end_workers(folders: Iterable[Path]) -> None:
+    """End the worker processes that this process started, and remove what they were writing (reliability.md 2.2)."""
+    workers = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+                workers.append(child)
+    psutil.wait_procs(workers, timeout=2)
+    for folder in folders:
+        sweep(folder)
 
 
 _lock = threading.Lock()

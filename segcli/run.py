@@ -19,7 +19,7 @@ from segcli.card import ModelCard, find
 from segcli.cases import Case
 from segcli.errors import CasesFailed, InputMissing, ModelError, OutputError, SegcliError, UsageError
 from segcli.extras import Destination
-from segcli.predict import Options, Outcome, apart, cohort, predict
+from segcli.predict import Options, Outcome, apart, cohort, predict, written_for
 from segcli.terminal import SCHEMA, Show, print_json, print_line, say, show_error, structure_rows, table
 
 if TYPE_CHECKING:
@@ -175,6 +175,10 @@ def batch(
                 _tell(ended[-1], show, manners, len(found))
         except BaseException as error:
             show.close()
+            if scheduler is not None:
+                from segcli.cluster import end_workers
+
+                end_workers({path.parent for case in found for path in written_for(case, card, to)})
             if ended or not isinstance(error, SegcliError):
                 say(_summary(ended, len(found), time.perf_counter() - began, "stopped"))
             raise

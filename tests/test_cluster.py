@@ -185,3 +185,33 @@ def test_a_worker_resource_gpu_is_taken_one_a_case_unless_the_run_is_on_the_cpu(
         (done,) = cluster.predict_on("tcp://h:1", [case], opening, Destination(tmp_path), Options(), unwatched)
         assert done.case is case
         assert asked.pop() == wanted, (device, offers)
+
+
+def test_2_2_a_local_cluster_that_is_stopped_leaves_whole_cases_and_no_worker(tmp_path):
+    import psutil
+
+    scans(tmp_path / "in", 30)
+    words = ["predict", "in", "-o", "out", "--model", organs(tmp_path / "model"), "--engine", "onnx", "--split"]
+    run = subprocess.Popen(
+        line(*words, "--scheduler", "local:2"),
+        cwd=tmp_path,
+        env=environment({}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        if (tmp_path / "out").exists() and len(list((tmp_path / "out").glob("*_seg.nii.gz"))) > 2:
+            break
+        time.sleep(0.1)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=30)[1]
+    assert run.returncode == 143, said
+    assert "of 30 scans segmented" in said
+    assert "stopped" in said
+    assert "Traceback" not in said
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    left = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert not [p.name for p in left if p.name.startswith(".")]
+    assert all(p.with_name(p.name.replace(".nii.gz", ".json")).exists() for p in left if "_seg.nii.gz" in p.name)
