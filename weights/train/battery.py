@@ -35,7 +35,7 @@ def head(path: Path, table: Table, contrast: str) -> Scan:
     lookup = np.zeros(table.values.max() + 1, np.uint8)
     lookup[table.values] = np.arange(len(table.values))
     rows = lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
-    some = ndimage.find_objects(rows > 0)[0]
+    some = ndimage.find_objects((rows > 0).astype(np.uint8))[0]
     rows = rows[some]
     rng = np.random.default_rng(zlib.crc32(f"{path.name} {contrast}".encode()))
     level = np.interp(table.prior[:, 0], CONTRASTS["T1"], CONTRASTS[contrast])
@@ -146,8 +146,11 @@ def main() -> None:
         colours[label.id] = label.colour or (255, 255, 255)
     print("| scan | mean Dice | lowest structure |\n| --- | --- | --- |")
 
-    def case(name: str, scan: Scan) -> None:
-        image, rows, size = scan
+    def case(name: str, path: Path, contrast: str, change: Callable[[Scan, Table], Scan] | None = None) -> None:
+        if args.only not in name:
+            return
+        scan = head(path, table, contrast)
+        image, rows, size = change(scan, table) if change else scan
         affine = RAS @ np.diag([*size, 1.0])
         guess = model.label(Volume(np.ascontiguousarray(image, np.float32)[None], Grid(image.shape, affine)))
         counted = rows != IGNORE
@@ -161,11 +164,11 @@ def main() -> None:
 
     for path in paths[:1] if args.quick else paths:
         for contrast in CONTRASTS:
-            case(f"{contrast} {path.name.split('.')[0][-2:]}", head(path, table, contrast))
+            case(f"{contrast} {path.name.split('.')[0][-2:]}", path, contrast)
     for contrast in CONTRASTS:
-        case(f"{contrast} 5 mm", thick(head(paths[0], table, contrast), table))
+        case(f"{contrast} 5 mm", paths[0], contrast, thick)
     for name, change in TROUBLE.items():
-        case(f"T1 {name}", change(head(paths[0], table, "T1"), table))
+        case(f"T1 {name}", paths[0], "T1", change)
 
 
 if __name__ == "__main__":

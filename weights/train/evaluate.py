@@ -5,6 +5,7 @@ python evaluate.py DATA [--weights run.safetensors] [--mirror]
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,17 +49,18 @@ def main() -> None:
     model = Model(args)
     scores: dict[str, dict[int, float]] = {}
 
-    def case(name: str, scan: Path, truth: np.ndarray) -> None:
+    def case(name: str, scan: Path, reference: Path, ours: Callable[[np.ndarray], np.ndarray]) -> None:
+        if args.only not in name:
+            return
         began = time.time()
-        scores[name] = dice(model.label(read([scan])), truth, (CSF,))
+        scores[name] = dice(model.label(read([scan])), ours(read([reference]).data[0]), (CSF,))
         print(f"{name}: mean {mean(scores[name]):.3f} ({time.time() - began:.0f} s)", file=sys.stderr, flush=True)
 
     folder = args.data / "brain_t1_freesurfer"
     for name, (scan, labels) in FREESURFER.items():
-        truth = freesurfer(read([folder / f"{labels}.nii.gz"]).data[0])
-        case(name, folder / f"{scan}.nii.gz", truth)
+        case(name, folder / f"{scan}.nii.gz", folder / f"{labels}.nii.gz", freesurfer)
     folder = args.data / "colin27_aal"
-    case("Colin27", folder / "colin27_t1_head.nii.gz", aal(read([folder / "aal.nii.gz"]).data[0]))
+    case("Colin27", folder / "colin27_t1_head.nii.gz", folder / "aal.nii.gz", aal)
 
     print("| structure | " + " | ".join(scores) + " |\n| --- |" + " --- |" * len(scores))
     for label, name in model.names.items():

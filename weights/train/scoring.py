@@ -50,6 +50,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
         "--mirror", action="store_true", help="average over mirror images, as `segcli predict --mirror`"
     )
     parser.add_argument("--window", type=int, help="edge of the windows in voxels, in place of the card's")
+    parser.add_argument("--only", default="", help="only the cases with this in their name")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser
 

@@ -78,21 +78,32 @@ def read_table(path: Path) -> Table:
     )
 
 
-MARGIN = 40  # mm of head kept around the brain
+@dataclass(frozen=True)
+class Head:
+    """A label map.
+
+    rows       (X, Y, Z) uint8, row numbers of the table; RAS, 1 mm, cut to the head
+    low, high  (3,) the brain in it, voxels
+    """
+
+    rows: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
-def read_maps(paths: list[Path], table: Table) -> list[np.ndarray]:
-    """Label maps as row numbers of the table: (X, Y, Z) uint8, RAS, 1 mm, cut to MARGIN around the brain."""
+def read_maps(paths: list[Path], table: Table) -> list[Head]:
+    """Label maps, ready for drawing."""
     lookup = np.zeros(table.values.max() + 1, np.uint8)
     lookup[table.values] = np.arange(len(table.values))
-    maps = []
+    heads = []
     for path in paths:
         rows = lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
+        head = np.argwhere(rows > 0)
+        low, high = head.min(0), head.max(0) + 1
+        rows = np.ascontiguousarray(rows[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
         brain = np.argwhere((table.brain & ~table.csf)[rows])
-        low = np.maximum(brain.min(0) - MARGIN, 0)
-        high = brain.max(0) + MARGIN + 1
-        maps.append(np.ascontiguousarray(rows[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]))
-    return maps
+        heads.append(Head(rows, brain.min(0), brain.max(0) + 1))
+    return heads
 
 
 @dataclass(frozen=True)
@@ -104,20 +115,18 @@ class Contrast:
     stripped: bool
 
 
-def sample(
-    maps: list[np.ndarray], table: Table, rng: Generator, n: int, vox: float, t1: float
-) -> tuple[Tensor, Tensor]:
+def sample(maps: list[Head], table: Table, rng: Generator, n: int, vox: float, t1: float) -> tuple[Tensor, Tensor]:
     """One training pair.
 
     n        edge of the crop in voxels of `vox` mm
     t1       share of images that look like T1; of the others four fifths are like MR, the rest has any contrast
     returns  image (1, 1, n, n, n) float32 of mean 0 and deviation 1, give or take; channels (1, n, n, n) int64
     """
-    rows = maps[int(rng.integers(len(maps)))]
-    points = sample_points(rows.shape, n, vox, rng)
+    head = maps[int(rng.integers(len(maps)))]
+    points = sample_points(head, n, vox, rng)
     kind = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
     contrast = (t1_like, mr_like, any_contrast)[kind](table, rng)
-    image, where = draw(rows, points, strip(contrast, table, rng), rng)
+    image, where = draw(head.rows, points, strip(contrast, table, rng), rng)
     image = normalised(worsen(image, contrast, rng), rng)
     target = table.target[where]
     if rng.random() < 0.5:
@@ -125,12 +134,15 @@ def sample(
     return image, target[None]
 
 
-def sample_points(shape: tuple[int, ...], n: int, vox: float, rng: Generator) -> Tensor:
-    """(n, n, n, 3) places in voxels of a 1 mm map: a turned, stretched and bent cube somewhere in it."""
-    size = np.array(shape)
+def sample_points(head: Head, n: int, vox: float, rng: Generator) -> Tensor:
+    """(n, n, n, 3) places in voxels of the head: a turned, stretched and bent cube.
+
+    Most cubes lie at the brain and reach 20 mm and more past it; one in four lies anywhere, also in face and neck.
+    """
     affine = rotation(rng, 18) @ np.diag(rng.uniform(0.85, 1.15, 3)) + rng.uniform(-0.01, 0.01, (3, 3))
-    room = np.maximum(size / 2 - MARGIN + 20 - n * vox / 2 * 0.8, 0)  # the crop reaches 20 mm and more past the brain
-    centre = size / 2 + rng.uniform(-room, room)
+    low, high = (head.low - 20, head.high + 20) if rng.random() < 0.75 else (np.zeros(3), np.array(head.rows.shape))
+    room = np.maximum((high - low) / 2 - n * vox / 2 * 0.8, 0)
+    centre = (low + high) / 2 + rng.uniform(-room, room)
     axis = (torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * vox
     cube = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
     bend = smooth(rng, 3, int(rng.integers(4, 9)), n, rng.uniform(0, 4))[0].permute(1, 2, 3, 0)

@@ -21,7 +21,7 @@ from kernels import Loss, extension
 from network import build, quicken
 from safetensors import safe_open
 from safetensors.torch import save_file
-from synth import Table, read_maps, read_table, sample
+from synth import Head, Table, read_maps, read_table, sample
 from torch import Tensor
 
 HELD_OUT = 3  # the last label maps are never trained on
@@ -110,7 +110,7 @@ class Run:
             return self.steps.value
 
 
-def work(run: Run, maps: list[np.ndarray], args: argparse.Namespace, rank: int) -> None:
+def work(run: Run, maps: list[Head], args: argparse.Namespace, rank: int) -> None:
     """Steps until the time is over."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
