@@ -402,8 +402,11 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     if not isinstance(channels, list) or not channels or not all(isinstance(c, str) for c in channels):
         raise read.wrong("channels", "is a list of names, one for each input channel")
     volumes = {str(k): (float(v[0]), float(v[1])) for k, v in (document.get("volumes_ml") or {}).items()}
+    name = read.text("name")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ +-]*", name):
+        raise read.wrong("name", "is made of letters, digits, spaces and . _ + -, for outputs are named by it")
     return ModelCard(
-        name=read.text("name"),
+        name=name,
         licence=read.text("licence", "unknown"),
         source=read.text("source", "unknown"),
         architecture=Architecture(architecture["name"], {k: v for k, v in architecture.items() if k != "name"}),

@@ -143,3 +143,9 @@ def test_9_without_an_orientation_no_pair_is_taken_from_names() -> None:
     labels = {"background": 0, "lung_left": 1, "lung_right": 2}
     card = cards.parse({**CARD, "codes": {}, "orientation": None, "labels": labels})
     assert not any(label.pair for label in card.labels)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "a\nb"])
+def test_2_11_a_name_that_could_be_a_path_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="name"):
+        cards.parse({**CARD, "name": name})

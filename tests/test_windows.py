@@ -152,6 +152,16 @@ def test_values_that_are_not_finite_end_the_case_and_name_the_window() -> None:
         list(slide(image, Numpy(lambda x: x * np.nan), WindowPlan((4, 4, 4))))
 
 
+def test_infinities_of_both_signs_end_the_case_without_a_warning() -> None:
+    image = Volume(np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4), grid((4, 4, 4)))
+    with pytest.raises(ModelError, match="not finite"):
+        list(
+            slide(
+                image, Numpy(lambda x: np.where(x > 30, np.float32(np.inf), -np.float32(np.inf))), WindowPlan((4, 4, 4))
+            )
+        )
+
+
 def test_skipped_windows_become_background_and_the_rest_is_unchanged() -> None:
     data = np.zeros((1, 24, 4, 4), np.float32)
     data[0, :4] = 5
