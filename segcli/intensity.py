@@ -53,7 +53,7 @@ class Scale:
     def fit(self, values: Values) -> Map:
         low, high = self.source or (float(values.min()), float(values.max()))
         factor = (self.high - self.low) / (high - low) if high > low else 0.0
-        return _linear(factor, self.low - low * factor)
+        return _linear(low, factor, self.low)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Percentiles:
         low, high = np.percentile(values, [self.low, self.high])
         width = float(high - low) + self.epsilon
         factor = 1 / width if width > 0 else 0.0
-        return _linear(factor, -float(low) * factor)
+        return _linear(float(low), factor)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Standardise:
         else:
             mean, sd = float(chosen.mean(dtype=np.float64)), float(chosen.std(dtype=np.float64))
         factor = 1 / max(sd, self.epsilon) if sd > 0 else 0.0
-        change = _linear(factor, -mean * factor)
+        change = _linear(mean, factor)
         if self.where == "image":
             return change
 
@@ -182,10 +182,15 @@ def _here(values: Values, where: str) -> NDArray[np.bool_]:
     return filled
 
 
-def _linear(factor: float, shift: float) -> Map:
+def _linear(origin: float, factor: float, low: float = 0.0) -> Map:
+    """(v - origin) * factor + low, in this order: a voxel at the origin becomes `low` exactly, so that a crop that
+    keeps what is above it leaves the air of a clipped CT out."""
+
     def change(v: Values) -> Values:
+        v -= np.float32(origin)
         v *= np.float32(factor)
-        v += np.float32(shift)
+        if low:
+            v += np.float32(low)
         return v
 
     return change

@@ -17,6 +17,13 @@ def test_a_ct_window_becomes_nought_to_one() -> None:
     assert image.data.ravel() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
+@pytest.mark.parametrize("low", [-175.0, -125.0, 0.1])
+def test_the_lower_end_of_a_window_is_nought_exactly_and_no_foreground(low: float) -> None:
+    image, _ = normalise(volume([low - 9, low, low + 40]), [Clip(low, low + 425), Scale(0, 1, (low, low + 425))])
+    assert list(image.data.ravel()[:2]) == [0.0, 0.0]
+    assert image.data.ravel()[2] > 0
+
+
 def test_the_input_is_left_alone() -> None:
     scan = volume([1, 2, 3])
     normalise(scan, [Clip(0, 1)])
