@@ -60,7 +60,10 @@ def compare(folder: Path, threads: int) -> None:
     here = peers.installed()
     for peer, crop, blend in (("monai", True, "constant"), ("nnunet", False, "gaussian")):
         card = material.model(folder, 14, crop=crop, blend=blend)
-        rows = [stages.whole(scan, card, folder / "out", threads, kind) for kind in ("openvino", "onnx", "torch")]
+        rows = [
+            stages.whole(scan, card, folder / f"out_{peer}_{kind}", threads, kind)
+            for kind in ("openvino", "onnx", "torch")
+        ]
         if peer in here:
             rows.append(stages.peer(peer, scan, card, threads))
             last = rows[-1]
