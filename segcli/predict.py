@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import psutil
 
-from segcli import extras, formats, outputs, record
+from segcli import budget, extras, formats, outputs, record
 from segcli.card import ModelCard
 from segcli.cases import Case, is_own
 from segcli.ensemble import Member, segment_together
@@ -292,6 +292,9 @@ class _Job:
         if self._finished(case, key):
             self.watch("skipped", case, {"labels": str(labels)})
             return Outcome(case, "skipped", (labels, written, *wanted), record.read_record(written))
+        if not case.paths[0].is_dir():
+            seen = formats.peek(case.paths[0], affine=self.options.affine, series=case.series, volume=case.volume)
+            budget.check(seen.grid, 4 * len(self.card.channels), self.card)
         scan = formats.read(
             case.paths,
             affine=self.options.affine,
