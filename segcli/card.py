@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -123,9 +123,13 @@ def part(folder: Path, name: str) -> Path:
     if PurePath(name).name != name or name in ("", ".", ".."):
         raise ModelError(f"{folder.name}: {name!r} leads outside the model's folder: not allowed")
     path = folder / name
-    if path.is_symlink() and path.resolve().parent != folder.resolve():
+    try:
+        linked, there = path.is_symlink(), path.is_file()
+    except OSError as error:  # a name that no file can have
+        raise ModelError(f"{folder.name}: {name[:60]!r} cannot be a file: {error.strerror}") from error
+    if linked and path.resolve().parent != folder.resolve():
         raise ModelError(f"{folder.name}: {name!r} is a link that leads outside the model's folder: not allowed")
-    if not path.is_file():
+    if not there:
         raise ModelError(f"{folder.name}: {name} not found in the model's folder", hint="the model lacks this file")
     return path
 
@@ -250,8 +254,10 @@ def _embedded(path: Path) -> ModelCard:
         )
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
     own = {"onnx": path.name, "weights": []} if path.suffix == ".onnx" else {"weights": path.name, "onnx": None}
     kept = {k: v for k, v in document.items() if k not in ("sha256", "onnx_sha256", "weights", "onnx")}
     return parse({**kept, **own}, path.resolve().parent)
@@ -267,7 +273,9 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
             raise ModelError(f"{path.name}: not a safetensors file: {error}") from error
-    notes = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    notes = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(notes, dict):
+        return {}
     return {str(k): str(v) for k, v in notes.items()}
 
 
@@ -292,6 +300,8 @@ def onnx_metadata(path: Path) -> dict[str, str]:
                 if number == 14 and length < 100_000_000:
                     entry = _strings(file.read(length), path)
                     out[entry.get(1, "")] = entry.get(2, "")
+                elif length > size:
+                    raise ModelError(f"{path.name}: not an ONNX file, or truncated")
                 else:
                     file.seek(length, 1)
             else:
@@ -350,7 +360,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     weights = [weights] if isinstance(weights, str) else weights
     sums = document.get("sha256") or []
     sums = [sums] if isinstance(sums, str) else sums
-    if not all(isinstance(v, str) for v in [*weights, *sums]) or (sums and len(sums) != len(weights)):
+    if not _texts(weights) or not _texts(sums) or (sums and len(sums) != len(weights)):
         raise read.wrong("weights", "and sha256 are a file name and its sum, or lists of equal length")
     onnx, onnx_sum = read.optional("onnx", str), read.optional("onnx_sha256", str)
     if len(weights) == 1 and weights[0].endswith(".onnx"):  # a model that is an ONNX file and nothing else
@@ -371,14 +381,18 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     axes = document.get("orientation")
     if axes is not None and axes not in AXES_CODES:
         raise read.wrong("orientation", 'is null or an axes code such as "RAS"')
-    transpose = tuple(document.get("transpose", (0, 1, 2)))
-    if sorted(transpose) != [0, 1, 2]:
+    transpose = document.get("transpose", [0, 1, 2])
+    if not _wholes(transpose) or sorted(transpose) != [0, 1, 2]:
         raise read.wrong("transpose", "is an order of 0, 1, 2")
-    mirror = tuple(document.get("mirror", ()))
-    if not set(mirror) <= {0, 1, 2}:
+    mirror = document.get("mirror", [])
+    if not _wholes(mirror) or not set(mirror) <= {0, 1, 2}:
         raise read.wrong("mirror", "lists array axes 0, 1, 2")
     smooth = document.get("smooth") or {}
-    if not isinstance(smooth, dict) or not smooth.keys() <= {"sigma", "finer"}:
+    if (
+        not isinstance(smooth, dict)
+        or not smooth.keys() <= {"sigma", "finer"}
+        or not all(map(_finite, smooth.values()))
+    ):
         raise read.wrong("smooth", 'is {"sigma": voxels of the model\'s grid, "finer": ratio}')
     how = cast("How", read.choice("interpolation", ("linear", "cubic", "nearest"), "linear"))
     blend = read.choice("blend", ("gaussian", "constant"), "gaussian")
@@ -401,7 +415,13 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     channels = document["channels"]
     if not isinstance(channels, list) or not channels or not all(isinstance(c, str) for c in channels):
         raise read.wrong("channels", "is a list of names, one for each input channel")
-    volumes = {str(k): (float(v[0]), float(v[1])) for k, v in (document.get("volumes_ml") or {}).items()}
+    usual = document.get("volumes_ml") or {}
+    if not all(isinstance(v, list) and len(v) == 2 and all(map(_finite, v)) for v in usual.values()):
+        raise read.wrong("volumes_ml", "gives labels two numbers, the least and the greatest usual volume")
+    volumes = {str(k): (float(v[0]), float(v[1])) for k, v in usual.items()}
+    ensemble = document.get("ensemble", [])
+    if not _texts(ensemble):
+        raise read.wrong("ensemble", "is a list of models")
     name = read.text("name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ +-]*", name):
         raise read.wrong("name", "is made of letters, digits, spaces and . _ + -, for outputs are named by it")
@@ -433,14 +453,14 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         window=plan,
         slice_axis=slice_axis,
         slices=slices,
-        mirror=mirror,
+        mirror=tuple(mirror),
         half=bool(document.get("half", False)),
         average="probabilities" if average == "probabilities" else "logits",
         labels=labels,
         decide=replace(decision, shares=average == "probabilities"),
         volumes_ml=volumes,
         volumes_source=read.text("volumes_source", ""),
-        ensemble=tuple(document.get("ensemble", ())),
+        ensemble=tuple(ensemble),
         folder=folder,
         document=document,
     )
@@ -454,8 +474,7 @@ def _spacing(read: _Reader) -> Spacing | None:
     if not isinstance(given, list) or len(given) != 3:
         raise read.wrong("spacing", "is a list of 3 numbers")
     for step in given:
-        number = isinstance(step, int | float) and not isinstance(step, bool) and math.isfinite(step)
-        if step is not None and (not number or step <= 0):
+        if step is not None and (not _finite(step) or step <= 0):
             raise read.wrong("spacing", "has values that are not finite numbers above 0")
     d, h, w = (None if step is None else float(step) for step in given)
     return d, h, w
@@ -477,15 +496,20 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
             both = [n for n, v in table.items() if v == value]
             raise read.wrong("labels", f"gives the value {value} to {' and '.join(both)}")
     for key in ("codes", "colours", "volumes_ml"):
-        extra = set(read.document.get(key) or {}) - table.keys()
-        if extra:
+        named = read.document.get(key) or {}
+        if not isinstance(named, dict):
+            raise read.wrong(key, "maps names of labels to what it says of them")
+        if extra := named.keys() - table.keys():
             raise read.wrong(key, f"names {min(extra)!r}, which is not among the labels")
     pairs: dict[str, str] = {}
     given_pairs = read.document.get("pairs")
     if given_pairs is None and read.document.get("orientation") is not None:
-        given_pairs = named_pairs(list(table))
-    for pair in given_pairs or []:
-        if len(pair) != 2 or not set(pair) <= table.keys():
+        given_pairs = [list(pair) for pair in named_pairs(list(table))]
+    given_pairs = given_pairs or []
+    if not isinstance(given_pairs, list):
+        raise read.wrong("pairs", "is a list of pairs of labels")
+    for pair in given_pairs:
+        if not _texts(pair) or len(pair) != 2 or not set(pair) <= table.keys():
             raise read.wrong("pairs", f"holds {pair!r}, which is not two names of labels")
         pairs[pair[0]], pairs[pair[1]] = pair[1], pair[0]
     codes, colours = read.document.get("codes") or {}, read.document.get("colours") or {}
@@ -497,7 +521,7 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
     back: Literal["logits", "probabilities"] = "probabilities" if given == "probabilities" else "logits"
     if regions is None:
         return labels, Decision(tuple(values), back=back)
-    if not isinstance(regions, list) or not set(regions) <= set(values):
+    if not _wholes(regions) or not set(regions) <= set(values):
         raise read.wrong("regions", "lists the label value of each output channel, in the order of writing")
     return labels, Decision(tuple(regions), "regions", back)
 
@@ -551,7 +575,7 @@ def _preparation(read: _Reader, channels: int) -> tuple[Preparation, ...]:
     steps: list[Preparation] = []
     for item in given:
         kind = item.get("step") if isinstance(item, dict) else None
-        if kind not in _STEPS:
+        if not isinstance(kind, str) or kind not in _STEPS:
             raise read.wrong("intensity", f"has the step {kind!r}, not one of {', '.join(_STEPS)}")
         steps.append(_step(read, kind, {k: v for k, v in item.items() if k != "step"}, channels))
     if not any(isinstance(s, Resample) for s in steps):
@@ -572,9 +596,10 @@ def _step(read: _Reader, kind: str, item: dict[str, Any], channels: int) -> Prep
     if unknown:
         raise read.wrong("intensity", f"the step {kind} knows no {min(unknown)!r}, only {', '.join(names)}")
     for key, value in item.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if key in ("low", "high", "mean", "sd", "epsilon", "margin", "value") and not number:
+        if key in ("low", "high", "mean", "sd", "epsilon", "margin", "value") and not _finite(value):
             raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, not a number")
+        if key in ("above", "outside") and value is not None and not _finite(value):
+            raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, neither null nor a number")
     if kind in ("clip", "scale", "percentiles"):
         if not {"low", "high"} <= item.keys():
             raise read.wrong("intensity", f"the step {kind} needs the values low and high")
@@ -587,13 +612,31 @@ def _step(read: _Reader, kind: str, item: dict[str, Any], channels: int) -> Prep
     if kind == "standardise" and item.get("sd") is not None and item["sd"] <= 0:
         raise read.wrong("intensity", f"the step standardise has the deviation {item['sd']}, not above 0")
     values: dict[str, Any] = {names[k]: v for k, v in item.items() if k in names}
-    if "source" in values:
-        values["source"] = tuple(values["source"])
+    if values.get("source") is not None:
+        source = values["source"]
+        if not isinstance(source, list) or len(source) != 2 or not all(map(_finite, source)):
+            raise read.wrong("intensity", f"the step {kind} has from = {source!r}, not two numbers")
+        values["source"] = tuple(source)
     if item.get("channels") is not None:
-        values["channels"] = tuple(int(c) for c in item["channels"])
+        if not _wholes(item["channels"]):
+            raise read.wrong("intensity", f"the step {kind} has channels = {item['channels']!r}, not a list of numbers")
+        values["channels"] = tuple(item["channels"])
         if not all(0 <= c < channels for c in values["channels"]):
             raise read.wrong("intensity", f"the step {kind} names a channel beyond the {channels} there are")
     return cast("Preparation", make(**values))
+
+
+def _finite(value: Any) -> bool:
+    """A number that a float can hold; JSON has larger ones, and calls true what Python calls 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _wholes(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
 
 
 class _Reader:
@@ -637,7 +680,7 @@ class _Reader:
         value = self.document.get(key)
         if value is None:
             return default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not _finite(value):
             raise self.wrong(key, "is not a number")
         if positive and value <= 0:
             raise self.wrong(key, "is not above 0")
@@ -657,7 +700,7 @@ class _Reader:
             raise self.wrong(key, f"is not a list of {count} {noun}")
         for v in value:
             good = isinstance(v, int) if kind is int else isinstance(v, int | float)
-            if not good or isinstance(v, bool) or not math.isfinite(v):
+            if not good or not _finite(v):
                 raise self.wrong(key, f"is not a list of {count} finite {noun}")
             if (positive and v <= 0) or (low is not None and v < low):
                 raise self.wrong(key, "has values that are not above 0")
