@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from segcli.engines.host import HostSums
 from segcli.engines.onnx_file import OnnxFile, answered
@@ -32,7 +33,7 @@ class OnnxEngine(HostSums):
                 hint="install onnxruntime-gpu, or use --device cpu",
             )
         try:
-            self._session = onnxruntime.InferenceSession(file.data, options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(file.data, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # its exceptions share no class but this one
             cause = str(error).strip().splitlines()[0]
             raise ModelError(f"{file.name}: ONNX Runtime cannot load it: {cause}") from error
@@ -43,7 +44,11 @@ class OnnxEngine(HostSums):
             )
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._session.run(None, {self._file.input: patches})[0]
+        try:
+            logits: NDArray[np.float32] = self._session.run(None, {self._file.input: patches})[0]
+        except (Fail, InvalidArgument) as error:
+            cause = str(error).strip().splitlines()[0]
+            raise ModelError(f"{self._file.name}: ONNX Runtime cannot run it: {cause}") from error
         answered(self._file, logits.shape, len(patches))
         return logits
 

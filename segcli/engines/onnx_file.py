@@ -96,7 +96,13 @@ def _standard(model: Any, name: str) -> None:
 def _same_weights(model: Any, name: str, card: ModelCard) -> None:
     """Refuse an export of other weights than the card's: the two would give different labels."""
     notes = {entry.key: entry.value for entry in model.metadata_props}
-    sources = json.loads(notes.get(CERTIFICATE_KEY, "{}")).get("sources", [])
+    try:
+        certificate = json.loads(notes.get(CERTIFICATE_KEY, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name}: the certificate inside is not JSON: {error}") from error
+    sources = certificate.get("sources", []) if isinstance(certificate, dict) else None
+    if not isinstance(sources, list):
+        raise ModelError(f"{name}: the certificate inside lists no sources", hint="export the model again")
     if card.sha256 and sources and list(card.sha256) != sources:
         raise ModelError(
             f"{name}: was exported from weights with sha256 {sources[0]}, the card says {card.sha256[0]}",
@@ -145,7 +151,8 @@ def _fits(value: Any, shape: tuple[int, ...], what: str) -> None:
     """Refuse a tensor that is not float32 of rank 5, or whose stated sizes are not (any, *shape)."""
     kind = value.type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
-        raise ModelError(f"{what} is {onnx.TensorProto.DataType.Name(kind.elem_type).lower()}, not float32")
+        names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+        raise ModelError(f"{what} is {names.get(kind.elem_type, f'of the type {kind.elem_type}')}, not float32")
     if not kind.HasField("shape"):
         return
     stated = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
