@@ -12,6 +12,7 @@ from torch import Tensor
 from segcli import card, checkpoint, networks
 from segcli.adopt import nnunet
 from segcli.adopt.draft import Draft, network_in, shapes_of
+from segcli.errors import ModelError
 from segcli.networks import Inferred
 
 
@@ -34,7 +35,7 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
         inside = card.safetensors_metadata(path).get(card.METADATA_KEY)
         if inside is not None:
             own = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
-            draft.card = {k: v for k, v in json.loads(inside).items() if k not in own}
+            draft.card = {k: v for k, v in _card_inside(inside, path).items() if k not in own}
     return draft
 
 
@@ -43,14 +44,26 @@ def graph_file(path: Path) -> Draft:
     inside = card.onnx_metadata(path).get(card.METADATA_KEY)
     draft = Draft("ONNX graph", "onnx", {}, [], onnx=path)
     if inside is not None:
-        document = json.loads(inside)
+        document = _card_inside(inside, path)
         own = ("weights", "sha256", "onnx", "onnx_sha256", "format", "name")
         architecture = document.get("architecture", {})
+        if not isinstance(architecture, dict):
+            raise ModelError(f"{path.name}: the card inside has an architecture that is no object with fields")
         draft.family = str(architecture.get("name", "onnx"))
         draft.arguments = {k: v for k, v in architecture.items() if k != "name"}
         draft.card = {k: v for k, v in document.items() if k not in (*own, "architecture")}
         draft.container = "ONNX graph with a card inside"
     return draft
+
+
+def _card_inside(text: str, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
+    return document
 
 
 def _is_nnunet_v2(content: Any) -> bool:
