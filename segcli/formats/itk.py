@@ -384,8 +384,8 @@ def _beside(path: Path, target: str) -> Path:
     listed = target.upper().startswith("LIST") or "%" in target
     if not unsafe and not listed:
         file = path.parent / target
+        streams.regular_size(file)
         if not file.is_symlink() or file.resolve().parent == path.parent.resolve():
-            streams.regular_size(file)
             return file
     raise InputError(
         f"{path.name}: its voxels are said to be in {target!r}, which is not allowed: "
