@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -72,16 +72,24 @@ def nearest(names: Iterable[str]) -> tuple[str, int] | None:
     found = set(names)
     best: tuple[str, int] | None = None
     for family in sorted({name for module in _modules() for name in getattr(module, "FAMILIES", {})}):
-        try:
-            with torch.device("meta"):
-                own = set(build(family, {}).state_dict())
-        except ModelError:
+        own = _default_names(family)
+        if own is None:
             continue
         live_ones = set(live(family, found))
         percent = round(100 * len(own & live_ones) / len(own | live_ones))
         if percent >= 10 and (best is None or percent > best[1]):
             best = family, percent
     return best
+
+
+@cache
+def _default_names(family: str) -> frozenset[str] | None:
+    """The tensor names of a family at its default sizes; None for one that has none."""
+    try:
+        with torch.device("meta"):
+            return frozenset(build(family, {}).state_dict())
+    except ModelError:
+        return None
 
 
 def outputs(family: str, config: Mapping[str, Any]) -> int | None:
