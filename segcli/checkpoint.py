@@ -12,6 +12,7 @@ import io
 import json
 import pickle
 import pickletools
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -259,7 +260,9 @@ def read(path: Path, sha256: str = "") -> Stored:
             f"{path.name}: the SHA-256 checksum {found} does not match the {sha256} of model.json",
             hint="the file was changed or damaged since it was signed; fetch it again",
         )
-    container, content = _opened(data, path.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a pickle's texts escape: damage is refused, the rest is no news
+        container, content = _opened(data, path.name)
     return Stored(path.name, container, content, found)
 
 
@@ -309,7 +312,8 @@ def _zip(data: bytes, name: str) -> tuple[str, Any]:
                     hint="unpack it; a MONAI bundle or an nnU-Net folder can be imported as a folder",
                 )
             names = globals_in(archive.read(pickles[0]), name)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
+        # The last four: names that are no text, versions and encryption that zipfile does not know, odd extra fields.
         raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {error}") from error
     return "torch", _unpickled(data, name, names)
 
@@ -451,6 +455,8 @@ def _allowed() -> set[str]:
 def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
     """What torch's weights-only loader makes of a file whose globals have been listed."""
     strange = [g for g in names if g not in _allowed()]
+    if unreadable := next((g for g in strange if not g.isprintable()), None):
+        raise ModelError(f"{name}: a corrupt pickle that names {unreadable!r}", hint="fetch it again")
     for g in strange:
         if g.split(".", 1)[0] in _SYSTEM:
             raise _unsafe(name, g, strange)
@@ -467,7 +473,7 @@ def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
             raise _unsafe(name, str(error), strange) from None
         except ModelError as error:
             raise ModelError(f"{name}: {error.message}") from error
-        except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+        except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, struct.error) as error:
             cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             if isinstance(error, pickle.UnpicklingError) and strange:
                 raise _unsafe(name, strange[0], strange) from None
