@@ -28,6 +28,7 @@ from segcli.windows import WindowPlan
 FORMAT = 1
 CARD_FILE = "model.json"
 METADATA_KEY = "segcli"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
 _CHAMBER = re.compile(r"atri|heart|cardi|myocard|(?<!lateral.)ventricle")
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
@@ -423,7 +424,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     if not _texts(ensemble):
         raise read.wrong("ensemble", "is a list of models")
     name = read.text("name")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ +-]*", name):
+    if not NAME.fullmatch(name):
         raise read.wrong("name", "is made of letters, digits, spaces and . _ + -, for outputs are named by it")
     return ModelCard(
         name=name,

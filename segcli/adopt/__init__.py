@@ -115,6 +115,8 @@ def adopt(
             fields.setdefault("patch_size", size)
         _complete(fields, draft, path)
         title = name or str(fields.get("name") or slug(_stem(path)).replace("_", "-"))
+        if not card.NAME.fullmatch(title):
+            raise UsageError(f"{title!r} is no name for a model", hint="letters, digits, dots and dashes")
         document = _document(fields, draft, title)
         card.parse({**document, "weights": [], "sha256": [], "onnx": None, "onnx_sha256": None})  # before any writing
         return _written(document, draft, to / title, replace)
@@ -354,8 +356,6 @@ def _document(fields: Mapping[str, Any], draft: Draft, title: str) -> dict[str, 
 
 def _written(document: dict[str, Any], draft: Draft, folder: Path, replace: bool) -> Path:
     """Write card and weights in a hidden folder beside the final one, check that they load, and rename it."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder.name):
-        raise UsageError(f"{folder.name!r} is no name for a model", hint="letters, digits, dots and dashes")
     if folder.exists() and not replace:
         raise OutputExists(f"{folder} is there already", hint="choose another --name, or remove it first")
     temporary = folder.with_name(partial_name(folder.name))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage
 
 import segcli
 from segcli.errors import OutputError
@@ -194,6 +194,8 @@ def _object(
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(scan)]
     ds.StructureSetROISequence = [_roi(label, scan) for label in wanted]
     ds.ROIContourSequence = [_roi_contours(label, stored == label.id, scan) for label in wanted]
+    if _longest(ds) >= 1 << 16:  # an explicit VR has 16 bits for the length of a contour's numbers
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     ds.RTROIObservationsSequence = [_observation(k, label) for k, label in enumerate(wanted, 1)]
     return ds
 
@@ -215,6 +217,12 @@ def _roi(label: Label, scan: Scan) -> Dataset:
     roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = label.id, label.name[:64], "AUTOMATIC"
     roi.ReferencedFrameOfReferenceUID = scan.frame_of_reference
     return roi
+
+
+def _longest(ds: Dataset) -> int:
+    """Bytes of the longest contour's numbers."""
+    contours = (c for roi in ds.ROIContourSequence for c in roi.get("ContourSequence", ()))
+    return max((len(c.get_item(_CONTOUR_DATA).value) for c in contours), default=0)
 
 
 def _roi_contours(label: Label, mask: NDArray[np.bool_], scan: Scan) -> Dataset:

@@ -58,8 +58,7 @@ class UXEncoder(nn.Module):
         halvings = [nn.Sequential(ChannelNorm(a), nn.Conv3d(a, b, 2, stride=2)) for a, b in pairwise(widths)]
         self.downsample_layers = nn.ModuleList([stem, *halvings])
         self.stages = nn.ModuleList(
-            nn.Sequential(*[block(width) for _ in range(depth)])
-            for depth, width in zip(depths, widths, strict=True)
+            nn.Sequential(*[block(width) for _ in range(depth)]) for depth, width in zip(depths, widths, strict=True)
         )
         for i, width in enumerate(widths):
             self.add_module(f"norm{i}", ChannelNorm(width))
@@ -89,9 +88,7 @@ class UXDecoder(nn.Module):
         for i, (a, b) in enumerate(pairwise(chain), start=1):
             self.add_module(f"encoder{i}", layer(a, b, norm_name, res_block))
         for i in (5, 4, 3, 2):
-            self.add_module(
-                f"decoder{i}", UpBlock(chain[i], chain[i - 1], norm_name=norm_name, residual=res_block)
-            )
+            self.add_module(f"decoder{i}", UpBlock(chain[i], chain[i - 1], norm_name=norm_name, residual=res_block))
         self.decoder1 = layer(widths[0], widths[0], norm_name, res_block)
         # Officially the output block takes 48 channels whatever feat_size says; every published file has 48.
         self.out = output_block(widths[0], out_chans)

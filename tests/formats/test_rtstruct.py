@@ -116,6 +116,20 @@ def test_the_voxels_inside_the_contours_are_the_labels(tmp_path: Path, kind: str
     np.testing.assert_array_equal(found[7], labels.data[0] == 7)
 
 
+def test_a_contour_whose_numbers_exceed_64_kilobytes_is_written_whole(tmp_path: Path) -> None:
+    """A plate of 70 x 70 voxels with 1,156 holes is one contour through all of them: over 7,000 points."""
+    hu = np.zeros((3, 72, 72), np.int16)
+    scan = dicom.read(series(tmp_path / "scan", hu))
+    data = np.zeros(scan.data.shape, np.uint8)
+    data[0, 1, 1:71, 1:71] = 1
+    data[0, 1, 2:70:2, 2:70:2] = 0
+    rtstruct.write(Volume(data, scan.grid), NAMES, tmp_path / "rt.dcm", scan.source, **MADE)
+    found = dict(rtstruct.read(tmp_path / "rt.dcm", scan.grid))
+    np.testing.assert_array_equal(found[1], data[0] == 1)
+    (contour,) = pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence
+    assert len(contour.get_item("ContourData").value) > 1 << 16
+
+
 def test_6_6_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     scan = dicom.read(series(tmp_path / "scan"))
     for name in ("a.dcm", "b.dcm"):

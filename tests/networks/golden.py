@@ -54,9 +54,7 @@ class Golden:
 def files(pattern: str, where: Path | None = DATA) -> list[Path]:
     """Golden files of a folder and of its `formula` folder, by name; none when the folder is not there."""
     return (
-        sorted([*where.glob(f"{pattern}.safetensors"), *where.glob(f"formula/{pattern}.safetensors")])
-        if where
-        else []
+        sorted([*where.glob(f"{pattern}.safetensors"), *where.glob(f"formula/{pattern}.safetensors")]) if where else []
     )
 
 
@@ -70,9 +68,7 @@ def read(path: Path) -> Golden:
     with safe_open(path, "pt") as file:
         meta = file.metadata()
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    stored = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()
-    }
+    stored = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
     outputs = [stored.pop("__output__")]
     while f"__output_{len(outputs)}__" in stored:
         outputs.append(stored.pop(f"__output_{len(outputs)}__"))
