@@ -5,6 +5,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -595,3 +596,21 @@ def test_3_3_a_scan_that_memory_cannot_hold_is_refused_before_its_voxels_are_rea
     assert ended.error.exit_code == 71
     assert "a.nii.gz" in ended.error.message
     assert "GB of memory are needed" in ended.error.message
+
+
+def test_slices_that_filled_a_gap_get_no_labels(model, tmp_path, monkeypatch):
+    scan(tmp_path / "a.nii.gz")
+    read = formats.read
+
+    def with_a_gap(*args, **kwargs):
+        found = read(*args, **kwargs)
+        return replace(found, source=replace(found.source, facts={**found.source.facts, "filled_slices": [5]}))
+
+    plain = run(model, [tmp_path / "a.nii.gz"], tmp_path / "plain")[0]
+    monkeypatch.setattr(formats, "read", with_a_gap)
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+    whole, filled = (np.asarray(nibabel.load(o.paths[0]).dataobj) for o in (plain, ended))
+    assert whole[:, :, 5].any()
+    assert not filled[:, :, 5].any()
+    assert np.array_equal(np.delete(filled, 5, 2), np.delete(whole, 5, 2))
+    assert sum(s["voxels"] for s in ended.record["structures"]) == (filled > 0).sum()
