@@ -19,7 +19,6 @@ from segcli.cases import Case
 from segcli.errors import SegcliError
 
 SCHEMA = 1  # of the JSON documents on stdout
-_BAR_EVENTS = ("read", "segment", "window", "write", "done", "failed", "skipped")
 
 
 def plain(text: str) -> str:
