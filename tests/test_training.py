@@ -95,7 +95,7 @@ def test_a_pair_mirrored_or_not_has_the_right_half_on_the_right(maps: Path, monk
     heads = synth.read_maps([maps / "training_seg_01.nii.gz"], table)
     # RAS: the first axis runs to the right, channel 1 is label 2 (left), channel 2 is label 41 (right).
     for seed in range(4):
-        image, target = synth.sample(heads, table, np.random.default_rng(seed), 32, 2.0, 0.5)
-        assert image.shape == (1, 1, 32, 32, 32)
+        image, target = synth.sample(heads, table, np.random.default_rng(seed), (32, 48, 16), 2.0, 0.5)
+        assert image.shape == (1, 1, 32, 48, 16)
         left, right = (target[0] == 1).nonzero()[:, 0], (target[0] == 2).nonzero()[:, 0]
         assert left.float().mean() < right.float().mean()

@@ -17,7 +17,7 @@ from ship import BIAS, PRIOR
 from synth import read_maps, read_table, sample
 from train import HELD_OUT
 
-CROPS, N, VOX = 16, 64, 2.0
+CROPS, SHAPE, VOX = 16, (64, 64, 64), 2.0
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             rng = np.random.default_rng(7)
             counts = np.zeros((3, len(table.outputs)))
             for _ in range(CROPS):
-                image, truth = sample(maps, table, rng, N, VOX, t1)
+                image, truth = sample(maps, table, rng, SHAPE, VOX, t1)
                 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                     guess = net(image.contiguous(memory_format=torch.channels_last_3d)).argmax(1)
                 both = (guess[guess == truth], guess.flatten(), truth.flatten())

@@ -24,7 +24,7 @@ class Table:
     values    number in the maps
     outputs   label of each network channel (0, the background, first)
     target    network channel
-    tissue    generation class: rows of one class share one random intensity
+    tissue    generation class: rows of one class, and those of the two sides, share one random intensity
     t1        T1 class, an index into `prior`
     prior     (T1 classes, 4): mean and deviation of the mean, mean and deviation of the deviation, 0..255
     brain     whether it is a structure of the brain; csf: whether it is fluid outside the ventricles
@@ -64,11 +64,12 @@ def read_table(path: Path) -> Table:
     weight = np.clip(np.sqrt(np.median(ml) / ml), 0.1, 4)
     output_of = dict(zip(values.tolist(), output.tolist(), strict=True))
     other = {output_of[int(r["label"])]: output_of[int(r["mirror_label"])] for r in rows}
+    tissue = dict(zip(values.tolist(), column("generation_class").tolist(), strict=True))
     return Table(
         values,
         outputs,
         torch.tensor([outputs.index(v) for v in output]),
-        column("generation_class"),
+        np.array([min(tissue[int(r["label"])], tissue[int(r["mirror_label"])]) for r in rows]),
         t1,
         prior,
         output != 0,
@@ -115,15 +116,20 @@ class Contrast:
     stripped: bool
 
 
-def sample(maps: list[Head], table: Table, rng: Generator, n: int, vox: float, t1: float) -> tuple[Tensor, Tensor]:
+Shape = tuple[int, int, int]
+
+
+def sample(
+    maps: list[Head], table: Table, rng: Generator, shape: Shape, vox: float, t1: float
+) -> tuple[Tensor, Tensor]:
     """One training pair.
 
-    n        edge of the crop in voxels of `vox` mm
+    shape    (X, Y, Z) of the crop, voxels of `vox` mm
     t1       share of images that look like T1; of the others four fifths are like MR, the rest has any contrast
-    returns  image (1, 1, n, n, n) float32 of mean 0 and deviation 1, give or take; channels (1, n, n, n) int64
+    returns  image (1, 1, X, Y, Z) float32 of mean 0 and deviation 1, give or take; channels (1, X, Y, Z) int64
     """
     head = maps[int(rng.integers(len(maps)))]
-    points = sample_points(head, n, vox, rng)
+    points = sample_points(head, shape, vox, rng)
     kind = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
     contrast = (t1_like, mr_like, any_contrast)[kind](table, rng)
     image, where = draw(head.rows, points, strip(contrast, table, rng), rng)
@@ -134,19 +140,21 @@ def sample(maps: list[Head], table: Table, rng: Generator, n: int, vox: float, t
     return image, target[None]
 
 
-def sample_points(head: Head, n: int, vox: float, rng: Generator) -> Tensor:
-    """(n, n, n, 3) places in voxels of the head: a turned, stretched and bent cube.
+def sample_points(head: Head, shape: Shape, vox: float, rng: Generator) -> Tensor:
+    """(X, Y, Z, 3) places in voxels of the head: a turned, stretched and bent box.
 
-    Most cubes lie at the brain and reach 20 mm and more past it; one in four lies anywhere, also in face and neck.
+    Most boxes lie at the brain and reach 20 mm and more past it; one in four lies anywhere, also in face and neck.
     """
-    affine = rotation(rng, 18) @ np.diag(rng.uniform(0.85, 1.15, 3)) + rng.uniform(-0.01, 0.01, (3, 3))
+    affine = rotation(rng, 15 if rng.random() < 0.7 else 30) @ np.diag(rng.uniform(0.85, 1.15, 3)) + rng.uniform(
+        -0.01, 0.01, (3, 3)
+    )
     low, high = (head.low - 20, head.high + 20) if rng.random() < 0.75 else (np.zeros(3), np.array(head.rows.shape))
-    room = np.maximum((high - low) / 2 - n * vox / 2 * 0.8, 0)
+    room = np.maximum((high - low) / 2 - np.array(shape) * vox / 2 * 0.8, 0)
     centre = (low + high) / 2 + rng.uniform(-room, room)
-    axis = (torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * vox
-    cube = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    bend = smooth(rng, 3, int(rng.integers(4, 9)), n, rng.uniform(0, 4))[0].permute(1, 2, 3, 0)
-    return cube @ torch.from_numpy(affine.T.astype(np.float32)) + bend + torch.from_numpy(centre.astype(np.float32))
+    axes = [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * vox for n in shape]
+    box = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    bend = smooth(rng, 3, int(rng.integers(4, 9)), shape, rng.uniform(0, 4))[0].permute(1, 2, 3, 0)
+    return box @ torch.from_numpy(affine.T.astype(np.float32)) + bend + torch.from_numpy(centre.astype(np.float32))
 
 
 def rotation(rng: Generator, degrees: float) -> np.ndarray:
@@ -161,10 +169,10 @@ def rotation(rng: Generator, degrees: float) -> np.ndarray:
     return matrix
 
 
-def smooth(rng: Generator, channels: int, knots: int, n: int, amplitude: float) -> Tensor:
-    """(1, channels, n, n, n): normal noise at `knots`^3 places, linear between them."""
+def smooth(rng: Generator, channels: int, knots: int, shape: Shape, amplitude: float) -> Tensor:
+    """(1, channels, X, Y, Z): normal noise at `knots`^3 places, linear between them."""
     noise = rng.standard_normal((1, channels, knots, knots, knots)).astype(np.float32) * np.float32(amplitude)
-    return F.interpolate(torch.from_numpy(noise), size=(n, n, n), mode="trilinear", align_corners=True)
+    return F.interpolate(torch.from_numpy(noise), size=shape, mode="trilinear", align_corners=True)
 
 
 def t1_like(table: Table, rng: Generator) -> Contrast:
@@ -212,7 +220,7 @@ def strip(contrast: Contrast, table: Table, rng: Generator) -> Contrast:
 
 
 def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Intensities (1, 1, n, n, n) with partial volume and noise of the tissue, and the table's rows (n, n, n)."""
+    """Intensities (1, 1, X, Y, Z) with partial volume and noise of the tissue, and the table's rows (X, Y, Z)."""
     low = [max(0, int(points[..., a].min()) - 2) for a in range(3)]
     high = [min(rows.shape[a], int(points[..., a].max()) + 4) for a in range(3)]
     box = tuple(slice(min(a, n - 8), max(b, 8)) for a, b, n in zip(low, high, rows.shape, strict=True))
@@ -240,7 +248,6 @@ def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -
 
 def worsen(image: Tensor, contrast: Contrast, rng: Generator) -> Tensor:
     """Sometimes thick slices along one axis, or a soft scan; a bias field; noise of the scanner."""
-    n = image.shape[-1]
     if rng.random() < 0.4:
         sigma = np.zeros(3)
         if rng.random() < 0.6:
@@ -249,7 +256,7 @@ def worsen(image: Tensor, contrast: Contrast, rng: Generator) -> Tensor:
             sigma[:] = rng.uniform(0.3, 0.8)
         for axis in range(3):
             image = blurred(image, float(sigma[axis]), axis)
-    image = image * smooth(rng, 1, int(rng.integers(2, 6)), n, rng.uniform(0, 0.35)).exp()
+    image = image * smooth(rng, 1, int(rng.integers(2, 6)), image.shape[2:], rng.uniform(0, 0.35)).exp()
     noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) * float(rng.uniform(0, 6))
     if contrast.stripped and rng.random() < 0.5:
         noise = noise * (image > 0)

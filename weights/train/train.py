@@ -25,7 +25,7 @@ from synth import Head, Table, read_maps, read_table, sample
 from torch import Tensor
 
 HELD_OUT = 3  # the last label maps are never trained on
-KEEP = 0.997  # share of the averaged weights that stays at each step
+KEEP = 0.999  # share of the averaged weights that stays at each step
 
 
 def loss_of(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,11 +118,12 @@ def work(run: Run, maps: list[Head], args: argparse.Namespace, rank: int) -> Non
     rng = np.random.default_rng(seed)
     weight = run.table.weight.to(run.device)
     quick = run.device == "cpu" and extension() is not None
+    shape = tuple(args.n * 3 if len(args.n) == 1 else args.n)
     losses: list[float] = []
     dices: list[float] = []
     last = time.time()
     while (part := (time.time() - run.began) / 60 / args.minutes) < 1 and not run.stop.value:
-        image, target = (t.to(run.device) for t in sample(maps, run.table, rng, args.n, args.vox, args.t1))
+        image, target = (t.to(run.device) for t in sample(maps, run.table, rng, shape, args.vox, args.t1))
         with torch.autocast(run.device, torch.bfloat16):
             logits = run.net(image.contiguous(memory_format=torch.channels_last_3d))
         loss, dice, present = (Loss.apply if quick else loss_of)(logits, target, weight)
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("maps", type=Path, help="folder of training_seg_*.nii.gz with labels.csv")
     parser.add_argument("--weights", type=Path, default=Path("run.safetensors"))
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--n", type=int, default=64, help="edge of the crop in voxels, a multiple of 16")
+    parser.add_argument("--n", type=int, nargs="+", default=[64], help="edge of the crop, or X Y Z; multiples of 16")
     parser.add_argument("--vox", type=float, default=2.0, help="voxel size in mm")
     parser.add_argument("--t1", type=float, default=0.55, help="share of T1-like images")
     parser.add_argument("--rate", type=float, default=1.5e-3)
