@@ -264,16 +264,10 @@ def _folder(folder: Path, arch: str | None, expected: Inferred | None, name: str
     kinds: dict[str, Callable[[Path], Draft]] = {
         "plans.json": nnunet.v2_folder,
         "plans.pkl": lambda place: nnunet.v1_folder(place, expected),
-        "metadata.json": lambda place: bundle.folder(place.parent),
     }
-    found = [
-        (path.parent, read)
-        for marker, read in kinds.items()
-        for path in sorted(folder.rglob(marker))
-        if marker != "metadata.json" or path.parent.name == "configs"
-    ]
-    if not found:
-        found = [(p.parent, kinds["metadata.json"]) for p in sorted(folder.glob("**/configs/inference.json"))]
+    found = [(path.parent, read) for marker, read in kinds.items() for path in sorted(folder.rglob(marker))]
+    bundles = [path.parent for path in sorted(folder.rglob("configs")) if bundle.is_bundle(path.parent)]
+    found += [(place, bundle.folder) for place in bundles]
     if len(found) == 1:
         place, read = found[0]
         return read(place)

@@ -1,7 +1,8 @@
 """MONAI bundles (a folder with configs/ and models/) as drafts of a card: literals are read, nothing is evaluated.
 
-Values that begin with "$" are Python. Of those only references are followed ("$@network_def", "$@bundle_root +
-'/models/model.pt'"); the rest is left alone and, where it was needed, named as missing.
+Configurations are JSON or YAML. Values that begin with "$" are Python. Of those only references are followed
+("$@network_def", "$@bundle_root + '/models/model.pt'"); the rest is left alone and, where it was needed, named as
+missing.
 """
 
 from __future__ import annotations
@@ -41,7 +42,16 @@ _LITTLE = (  # transforms that change neither voxels nor places in a way that ma
     "ToDevice",
 )
 _WEIGHTS = ("model.pt", "model.pth", "model.safetensors")
+_ENDINGS = (".json", ".yaml", ".yml")
+# What inference is run with; where there is no file for that, evaluation is training with some entries changed.
+_CONFIGS = (("inference",), ("train", "evaluate"))
 _DEPTH = 20  # of references to references
+_MOST = 100_000  # values that a configuration may unfold to; the largest of MONAI's has a few hundred
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder has the configuration of a bundle, or says in its metadata that it is one."""
+    return any(_files(folder / "configs", (name,)) for names in (*_CONFIGS, ("metadata",)) for name in names)
 
 
 def folder(path: Path) -> Draft:
@@ -50,7 +60,7 @@ def folder(path: Path) -> Draft:
     errors   ModelError when there is no readable configuration or no weights, and when the weights are not those of
              the network that the configuration names
     """
-    metadata = _json(path / "configs" / "metadata.json") if (path / "configs" / "metadata.json").is_file() else {}
+    metadata = _merged(_files(path / "configs", ("metadata",)))
     config = _config(path / "configs")
     weights = _weights(path / "models")
     stored = checkpoint.read(weights)
@@ -60,9 +70,12 @@ def folder(path: Path) -> Draft:
     draft = Draft(f"MONAI bundle, {weights.name}", guess.family, dict(guess.config), [tensors], notes=notes)
     draft.card["source"] = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
     _formats(metadata, draft)
-    _transforms(_list(config, ("preprocessing", "pre_transforms", "transforms"), notes), draft)
-    _inferer(_entry(config, "inferer"), draft)
-    _decision(_list(config, ("postprocessing", "post_transforms"), notes), draft)
+    # The names of inference.json, then those of train.json.
+    _transforms(
+        _list(config, ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing"), notes), draft
+    )
+    _inferer(config.get("inferer", "validate::inferer"), draft)
+    _decision(_list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), notes), draft)
     return draft
 
 
@@ -76,85 +89,166 @@ class _Unknown:
         self.text = text
 
 
-def resolve(value: Any, config: Mapping[str, Any], depth: int = _DEPTH) -> Any:
-    """A value with its references followed; what would have to be evaluated becomes _Unknown.
+class References:
+    """A configuration whose references are followed; what would have to be evaluated becomes _Unknown.
 
-    Understood: "@id", "@id::sub" and "@id#sub", "$@id", "$@id + 'text'", "$A if @id else B" with literals, and
-    "$[...]" or numbers that are JSON.
+    Understood: "@id", "@id::sub" and "@id#sub", the same with "%" (MONAI's copies), "$@id", "$@id + 'text'",
+    "$A if @id else B" with literals, and "$[...]" or numbers that are JSON.
     """
-    if depth == 0:
-        return _Unknown("references that go round in a circle")
-    if isinstance(value, dict):
-        return {k: resolve(v, config, depth - 1) for k, v in value.items()}
-    if isinstance(value, list):
-        return [resolve(v, config, depth - 1) for v in value]
-    if not isinstance(value, str):
-        return value
-    if value.startswith("@"):
-        return _followed(value[1:], config, depth - 1)
-    if not value.startswith("$"):
-        return value
-    return _pattern(value[1:].strip(), config, depth)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self._left = _MOST
+
+    def get(self, *names: str) -> Any:
+        """The entry of the first of several ids that is there, None without one."""
+        for name in names:
+            if not isinstance(found := self._followed(name, _DEPTH), _Unknown) or name in self.config:
+                return found
+        return None
+
+    def resolve(self, value: Any, depth: int = _DEPTH) -> Any:
+        """A value with its references followed.
+
+        errors   ModelError where references to references unfold without end
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise ModelError(f"the bundle's references unfold to more than {_MOST} values: not allowed")
+        if depth == 0:
+            return _Unknown("references that go round in a circle")
+        if isinstance(value, dict):
+            return {k: self.resolve(v, depth - 1) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(v, depth - 1) for v in value]
+        if not isinstance(value, str):
+            return value
+        if value.startswith(("@", "%")):
+            return self._followed(value[1:], depth - 1)
+        if not value.startswith("$"):
+            return value
+        return self._pattern(" ".join(value[1:].split()), depth)
+
+    def _pattern(self, text: str, depth: int) -> Any:
+        """What a "$" text says by one of a few patterns; it is never evaluated."""
+        if match := re.fullmatch(rf"({_ID})\.to\([^()]*\)", text):  # a network moved to a device
+            return self._followed(match[1][1:], depth - 1)
+        if match := re.fullmatch(rf"({_ID})\s*\+\s*('[^']*'|\"[^\"]*\")", text):
+            first = self._followed(match[1][1:], depth - 1)
+            return first + match[2][1:-1] if isinstance(first, str) else _Unknown(text)
+        if match := re.fullmatch(rf"(.+?)\s+if\s+({_ID})\s+else\s+(.+)", text):
+            condition = self._followed(match[2][1:], depth - 1)
+            if isinstance(condition, bool):
+                return self._literal(match[1] if condition else match[3], depth)
+            return _Unknown(text)
+        return self._literal(text, depth)
+
+    def _literal(self, text: str, depth: int) -> Any:
+        if re.fullmatch(_ID, text):
+            return self._followed(text[1:], depth - 1)
+        plain = {"True": True, "False": False, "None": None}
+        if text in plain:
+            return plain[text]
+        if re.fullmatch(r"'[^']*'", text):
+            return text[1:-1]
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return _Unknown(text)
+
+    def _followed(self, name: str, depth: int) -> Any:
+        place: Any = self.config
+        for part in re.split(r"#|::", name):
+            if isinstance(place, str):  # an entry that is itself a reference
+                place = self.resolve(place, depth)
+            if isinstance(place, dict) and part in place:
+                place = place[part]
+            elif isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+                place = place[int(part)]
+            else:
+                return _Unknown(f"@{name}")
+        return self.resolve(place, depth)
 
 
 _ID = r"@[A-Za-z_][\w#:]*"
 
 
-def _pattern(text: str, config: Mapping[str, Any], depth: int) -> Any:
-    """What a "$" text says by one of a few patterns; it is never evaluated."""
-    if re.fullmatch(_ID, text):
-        return _followed(text[1:], config, depth - 1)
-    if match := re.fullmatch(rf"({_ID})\.to\([^()]*\)", text):  # a network moved to a device
-        return _followed(match[1][1:], config, depth - 1)
-    if match := re.fullmatch(rf"({_ID})\s*\+\s*('[^']*'|\"[^\"]*\")", text):
-        first = _followed(match[1][1:], config, depth - 1)
-        return first + match[2][1:-1] if isinstance(first, str) else _Unknown(text)
-    if match := re.fullmatch(rf"(.+?)\s+if\s+({_ID})\s+else\s+(.+)", text):
-        condition = _followed(match[2][1:], config, depth - 1)
-        if isinstance(condition, bool):
-            return _literal(match[1] if condition else match[3], config, depth)
-        return _Unknown(text)
-    return _literal(text, config, depth)
+def _config(folder: Path) -> References:
+    """The configuration that inference is run with, of one file or of several laid over each other."""
+    for names in _CONFIGS:
+        if files := _files(folder, names):
+            return References(_merged(files))
+    raise ModelError(f"{folder.parent.name}: has no configs/inference.json (or .yaml)")
 
 
-def _literal(text: str, config: Mapping[str, Any], depth: int) -> Any:
-    if re.fullmatch(_ID, text):
-        return _followed(text[1:], config, depth - 1)
-    plain = {"True": True, "False": False, "None": None}
-    if text in plain:
-        return plain[text]
-    if re.fullmatch(r"'[^']*'", text):
-        return text[1:-1]
+def _files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of these names, JSON before YAML where there are both."""
+    found = [[folder / f"{name}{ending}" for ending in _ENDINGS] for name in names]
+    return [next(p for p in paths if p.is_file()) for paths in found if any(p.is_file() for p in paths)]
+
+
+def _merged(files: Sequence[Path]) -> dict[str, Any]:
+    """Entries of several files: a later one replaces an earlier one, at "a::b" in a; "+a" adds to a (as MONAI has it).
+
+    errors   ModelError for a file that cannot be read
+    """
+    merged: dict[str, Any] = {}
+    for path in files:
+        for key, value in _document(path).items():
+            *places, last = re.split(r"#|::", key.removeprefix("+"))
+            inside: Any = merged
+            for part in places:
+                inside = inside.setdefault(part, {}) if isinstance(inside, dict) else {}
+            if not isinstance(inside, dict):
+                continue
+            old = inside.get(last)
+            if key.startswith("+") and isinstance(old, dict) and isinstance(value, dict):
+                inside[last] = {**old, **value}
+            elif key.startswith("+") and isinstance(old, list) and isinstance(value, list):
+                inside[last] = [*old, *value]
+            else:
+                inside[last] = value
+    return merged
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(text)
-    except ValueError:
-        return _Unknown(text)
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else _yaml(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name}: cannot be read as {path.suffix[1:].upper()}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name}: is not an object with fields")
+    return found
 
 
-def _followed(name: str, config: Mapping[str, Any], depth: int) -> Any:
-    place: Any = config
-    for part in re.split(r"#|::", name):
-        if isinstance(place, dict) and part in place:
-            place = place[part]
-        elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
-        else:
-            return _Unknown(f"@{name}")
-    return resolve(place, config, depth)
+def _yaml(text: str) -> Any:
+    """The JSON that a YAML document says, as MONAI reads it: yes, no, on and off are booleans.
 
+    errors   ValueError: not YAML, or with a tag that would make a Python object
+    """
+    import yaml
 
-def _config(folder: Path) -> dict[str, Any]:
-    for name in ("inference.json", "evaluate.json", "train.json"):
-        if (folder / name).is_file():
-            return _json(folder / name)
-    others = sorted(p.name for p in folder.glob("inference.y*ml")) if folder.is_dir() else []
-    if others:
-        raise ModelError(
-            f"{others[0]}: bundles in YAML are not read",
-            hint=f"convert it to JSON beside it: python -c 'import json, yaml; print(json.dumps(yaml.safe_load("
-            f'open("{others[0]}"))))\' > inference.json',
-        )
-    raise ModelError(f"{folder.parent.name}: has no configs/inference.json")
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    left = _MOST
+
+    def plain(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"its aliases unfold to more than {_MOST} values: not allowed")
+        if isinstance(value, dict):
+            return {str(k): plain(v) for k, v in value.items()}  # YAML's 0: is JSON's "0":
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+            return float(value)  # YAML 1.1 takes 1e-5 for a text
+        return value if value is None or isinstance(value, str | int | float) else str(value)  # a date, a set
+
+    return plain(found)
 
 
 def _weights(folder: Path) -> Path:
@@ -170,16 +264,6 @@ def _weights(folder: Path) -> Path:
     raise ModelError(f"{folder.parent.name}: models/ has no {_WEIGHTS[0]}, only {', '.join(there) or 'nothing'}")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path.name}: is not a JSON object")
-    return found
-
-
 # ---- what the configuration says ------------------------------------------------------------------------------------
 
 
@@ -191,28 +275,22 @@ def _kind(item: Any) -> str:
     return name[:-1] if name.endswith("d") else name
 
 
-def _entry(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = resolve(config.get(key), config)
-    return found if isinstance(found, dict) else {}
-
-
-def _list(config: Mapping[str, Any], keys: Sequence[str], notes: list[str]) -> list[dict[str, Any]]:
+def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[dict[str, Any]]:
     """The transforms of the first of several entries that is there."""
-    for key in keys:
-        found = resolve(config.get(key), config)
-        if isinstance(found, dict):
-            found = found.get("transforms", [])
-        if isinstance(found, list):
-            return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
-        if isinstance(found, _Unknown):
-            notes.append(f"{key} is Python and was not evaluated: {found.text[:80]}")
-    return []
+    found = config.get(*keys)
+    if isinstance(found, _Unknown):
+        notes.append(f"{keys[0]} is Python and was not evaluated: {found.text[:80]}")
+    if isinstance(found, dict):
+        found = found.get("transforms", [])
+    if not isinstance(found, list):
+        return []
+    return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
 
 
-def _network(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], notes: list[str]) -> Inferred:
+def _network(config: References, shapes: Mapping[str, tuple[int, ...]], notes: list[str]) -> Inferred:
     """The network that the configuration names, checked against the tensors; else the one they tell."""
     for key in ("network_def", "network", "net", "model"):
-        found = resolve(config.get(key), config)
+        found = config.get(key)
         if not isinstance(found, dict) or "_target_" not in found:
             continue
         kind = str(found["_target_"]).rpartition(".")[2]
@@ -342,8 +420,10 @@ def _intensity(kind: str, item: Mapping[str, Any], notes: list[str]) -> list[dic
     return None
 
 
-def _inferer(item: Mapping[str, Any], draft: Draft) -> None:
+def _inferer(item: Any, draft: Draft) -> None:
     """Windows as the sliding-window inferer has them."""
+    if not isinstance(item, dict):
+        return
     if _kind(item) == "SimpleInferer":
         draft.notes.append("the bundle shows the network whole images; segcli shows it windows: give --patch")
         return

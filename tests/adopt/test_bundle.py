@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from segcli import adopt, card, formats
-from segcli.adopt.bundle import _Unknown, resolve
+from segcli.adopt.bundle import References, _merged, _Unknown
 from segcli.engines import open_engine
 from segcli.errors import ModelError
 from segcli.segmentation import segment
@@ -118,13 +119,87 @@ def test_weights_of_another_network_than_the_configuration_names_are_refused(tmp
         ("$'bilinear' if @flag else 'nearest'", "bilinear"),
         ("$[96, 96, 96]", [96, 96, 96]),
         ("$None", None),
+        ("%a::b", 3),
+        ("@through::b", 3),
     ],
 )
 def test_references_are_followed_by_pattern(text: str, value: Any) -> None:
-    config = {"a": {"b": "$3"}, "root": ".", "flag": True, "list": ["x", "y"]}
-    assert resolve(text, config) == value
+    config = {"a": {"b": "$3"}, "root": ".", "flag": True, "list": ["x", "y"], "through": "@a"}
+    assert References(config).resolve(text) == value
 
 
 @pytest.mark.parametrize("text", ["$1 + 1", "@nowhere", "@round", "$__import__('os')", "$@a.to(@b) + 1"])
 def test_what_would_have_to_be_evaluated_stays_unknown(text: str) -> None:
-    assert isinstance(resolve(text, {"round": "@round", "a": 1}), _Unknown)
+    assert isinstance(References({"round": "@round", "a": 1}).resolve(text), _Unknown)
+
+
+def test_references_that_unfold_without_end_are_refused() -> None:
+    config = {f"level{i}": [f"@level{i + 1}"] * 10 for i in range(9)} | {"level9": 1}
+    with pytest.raises(ModelError, match="unfold to more than 100000 values: not allowed"):
+        References(config).resolve("@level0")
+
+
+# ---- YAML -----------------------------------------------------------------------------------------------------------
+
+
+def in_yaml(folder: Path, name: str, text: str | None = None) -> Path:
+    """A copy of the bundle with one of its configurations, or `text`, as YAML."""
+    if not folder.exists():
+        shutil.copytree(BUNDLE, folder)
+    path = folder / "configs" / f"{name}.json"
+    path.with_suffix(".yaml").write_text(text or yaml.safe_dump(json.loads(path.read_text())))
+    path.unlink()
+    return folder
+
+
+def test_a_bundle_in_yaml_gives_the_card_of_the_one_in_json(tmp_path: Path) -> None:
+    folder = in_yaml(in_yaml(tmp_path / "b", "metadata"), "inference")
+    assert not list((folder / "configs").glob("*.json"))
+    one, other = (adopt.adopt(b, to=tmp_path, name="m", replace=True) / "model.json" for b in (BUNDLE, folder))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [PWNED]", "!!python/name:os.mkdir", "!Own 1"])
+def test_yaml_with_a_tag_of_an_object_is_refused_and_leaves_no_trace(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(ModelError, match=r"inference.yaml: cannot be read as YAML: could not determine a constructor"):
+        adopt.inspect(in_yaml(tmp_path / "b", "inference", f"network_def: {tag}\n"))
+
+
+def test_aliases_that_unfold_without_end_are_refused(tmp_path: Path) -> None:
+    text = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9))
+    with pytest.raises(ModelError, match="aliases unfold to more than 100000 values"):
+        adopt.inspect(in_yaml(tmp_path / "b", "inference", text))
+
+
+def test_an_alias_of_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read as YAML"):
+        adopt.inspect(in_yaml(tmp_path / "b", "inference", "a: &a [*a]\n"))
+
+
+def test_numbers_keys_and_switches_of_yaml_are_those_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("eps: 1e-5\nclip: yes\n0: first\nname: 1.5e\nday: 2024-02-01\nnone: ~\n")
+    expected = {"eps": 1e-5, "clip": True, "0": "first", "name": "1.5e", "day": "2024-02-01", "none": None}
+    assert _merged([path]) == expected
+
+
+# ---- several files --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_file_for_inference_evaluation_is_training_with_some_entries_changed(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "b")
+    whole = json.loads((folder / "configs" / "inference.json").read_text())
+    (folder / "configs" / "inference.json").unlink()
+    train = {"network_def": whole["network_def"], "image_key": "image", "shared": whole["preprocessing"]["transforms"]}
+    train["validate"] = {"preprocessing": {"_target_": "Compose", "transforms": "%shared"}, "inferer": {"roi_size": 8}}
+    (folder / "configs" / "train.json").write_text(json.dumps(train))
+    changed = {"validate#inferer": whole["inferer"], "validate::postprocessing": whole["postprocessing"]}
+    (folder / "configs" / "evaluate.yaml").write_text(yaml.safe_dump(changed))
+    assert adopt.inspect(folder).found == adopt.inspect(BUNDLE).found
+
+
+def test_a_plus_adds_to_an_entry_of_the_file_before(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    first.write_text(json.dumps({"list": [1], "table": {"a": 1, "b": 2}, "kept": 3}))
+    second.write_text(json.dumps({"+list": [2], "+table": {"b": 5}, "+new": 4}))
+    assert _merged([first, second]) == {"list": [1, 2], "table": {"a": 1, "b": 5}, "kept": 3, "new": 4}
