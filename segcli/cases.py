@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from segcli.errors import InputError, InputMissing, UsageError
+from segcli.errors import InputError, InputMissing, SegcliError, UsageError
 from segcli.outputs import is_partial
 
 # Known double endings are one ending; .img comes in by its header.
@@ -32,7 +32,7 @@ class Case:
 
     name     stem of the outputs, with the folders below the input folder: "sub-01/anat/sub-01_T1w"
     paths    its files, one for each channel, or one DICOM folder
-    beside   the folder that outputs go to when none is named
+    beside   the folder that `name` is below when no output folder is named
     fault    why it is refused already, where it is one of several
     """
 
@@ -41,7 +41,7 @@ class Case:
     beside: Path
     series: str | None = None
     volume: int | None = None
-    fault: InputError | None = None
+    fault: SegcliError | None = None
 
 
 def stem(path: Path) -> str:
@@ -176,7 +176,7 @@ def _expand(
         return [Case(stem(path), (path,), path.parent, series, volume)]
     files = _images(path, output)
     found = _grouped(path, files, channels)
-    return found + _dicom(path, series, volume, output, tell, alone=not files)
+    return found + _dicom(path, series, volume, output, tell, files)
 
 
 def _exists(path: Path, text: str) -> None:
@@ -230,7 +230,7 @@ def _is_record(path: Path) -> bool:
 def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> list[Case]:
     """One case a file, or one for each set of _0000, _0001, ... when the model has several channels."""
     if len(channels) == 1:
-        return [Case(_below(folder, f), (f,), f.parent) for f in files]
+        return [Case(_below(folder, f), (f,), folder) for f in files]
     groups: dict[str, dict[int, Path]] = {}
     out: list[Case] = []
     for file in files:
@@ -239,7 +239,7 @@ def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> li
         if match:
             groups.setdefault(match["stem"], {})[int(match["channel"])] = file
         else:
-            out.append(Case(name, (file,), file.parent))
+            out.append(Case(name, (file,), folder))
     for name, members in groups.items():
         lacking = [f"_{i:04d}" for i in range(len(channels)) if i not in members]
         paths = tuple(members[i] for i in range(len(channels)) if i in members) or tuple(members.values())
@@ -247,7 +247,7 @@ def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> li
         if lacking:
             channel = channels[int(lacking[0][1:])]
             fault = InputMissing(f"{name}: the channel {lacking[0]} ({channel}) is missing in {folder.name}")
-        out.append(Case(name, paths, paths[0].parent, fault=fault))
+        out.append(Case(name, paths, folder, fault=fault))
     return sorted(out, key=lambda c: c.name)
 
 
@@ -262,25 +262,29 @@ def _dicom(
     volume: int | None,
     output: Path | None,
     tell: Callable[[str], object],
-    *,
-    alone: bool,
+    images: Sequence[Path],
 ) -> list[Case]:
     """DICOM below a folder: the folder itself when its files lie in it, else one case for each series in the tree.
 
     A flat folder with several series stays one case, so that reading refuses it with the list and --series. Series
     that could be a volume and are not whole are cases too: reading refuses them. Output folders are no part of a tree.
+    Beside `images` that are cases already, and in a tree, what cannot be read costs no other case.
     """
     from segcli.formats import dicom
 
+    alone = not images
     if alone and not any(p.is_dir() and not _is_output(p, output) for p in folder.iterdir()):
         if not any(folder.iterdir()):
             raise InputMissing(f"{folder.name}: the folder is empty")
         if not dicom.looks_like(folder):
             raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
         return [Case(folder.resolve().name, (folder,), folder.resolve().parent, series, volume)]
-    found = [s for s in dicom.find(folder) if not series or series in (s.name, s.uid, str(s.number))]
+    strays: dict[Path, SegcliError] = {}
+    found = [s for s in dicom.find(folder, strays.setdefault) if not series or series in (s.name, s.uid, str(s.number))]
     usable = [s for s in found if s.reason is None]
     if alone and not usable:
+        if strays:
+            raise next(iter(strays.values()))
         if found:
             raise InputError(
                 f"{folder.name}: {len(found)} DICOM series, none of which is a volume: {found[0].summary.problem}"
@@ -293,7 +297,12 @@ def _dicom(
     for one in usable:
         home = Path(os.path.commonpath([f.path.parent for f in one.files]))
         if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
-            out.append(Case(one.name, (home,), folder, one.name, volume))
+            name = str(PurePosixPath(*home.relative_to(folder).parts, one.name))
+            out.append(Case(name, (home,), folder, one.name, volume))
+    told = {*images, *(home for case in out for home in case.paths)}  # their own reading refuses them
+    for path, error in strays.items():
+        if told.isdisjoint((path, *path.parents)):
+            out.append(Case(_below(folder, path), (path,), folder, fault=error))
     return out
 
 

@@ -1,11 +1,16 @@
 """What a person named becomes scans to segment, and nothing else does."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from segcli import formats
 from segcli.cases import Case, cases, is_own, listed, shard, stem
 from segcli.errors import InputError, InputMissing, UsageError
+
+sys.path.insert(0, str(Path(__file__).parent / "formats"))
+from dicom_phantom import SHAPE, series
 
 RECORD = b'{\n "segcli_record": 1\n}\n'
 
@@ -32,6 +37,11 @@ def test_the_stem_is_the_name_without_its_known_ending(name, expected):
 def test_a_folder_is_searched_through_and_its_relative_paths_are_kept(tmp_path):
     touch(tmp_path, "b.nii", "sub/a.nii.gz", "sub/deep/c.mha", "sub/notes.txt", ".hidden.nii", "._a.nii")
     assert named(tmp_path) == ["b", "sub/a", "sub/deep/c"]
+
+
+def test_without_an_output_folder_the_outputs_lie_beside_the_scans_of_a_tree(tmp_path):
+    touch(tmp_path, "b.nii", "sub/a.nii.gz")
+    assert [c.beside / c.name for c in cases([str(tmp_path)])] == [tmp_path / "b", tmp_path / "sub" / "a"]
 
 
 def test_a_bids_tree_keeps_its_folders_and_its_derivatives_are_no_input(tmp_path):
@@ -123,6 +133,22 @@ def test_6_1_of_several_inputs_one_that_is_missing_is_a_case_of_its_own(tmp_path
         ("absent", InputMissing),
         ("empty", InputMissing),
     ]
+
+
+def test_6_1_a_file_that_cannot_be_placed_costs_its_own_folder_only(tmp_path):
+    for name in ("p1", "p2"):
+        series(tmp_path / name, uid=name)
+    (tmp_path / "p2" / "spoilt.dcm").write_bytes(bytes(2000))
+    (tmp_path / "p3").mkdir()
+    (tmp_path / "p3" / "spoilt.dcm").write_bytes(bytes(2000))
+    (tmp_path / "zeros.nii").write_bytes(bytes(2000))
+    found = {c.name: c for c in cases([str(tmp_path)])}
+    whole, spoilt = (next(n for n in found if n.startswith(f"{p}/series-")) for p in ("p1", "p2"))
+    assert set(found) == {whole, spoilt, "p3/spoilt.dcm", "zeros"}
+    assert "which series" in found["p3/spoilt.dcm"].fault.message
+    assert formats.read(found[whole].paths, series=found[whole].series).grid.shape == SHAPE
+    with pytest.raises(InputError, match=r"spoilt.dcm: corrupt"):
+        formats.read(found[spoilt].paths, series=found[spoilt].series)
 
 
 def test_channels_are_grouped_by_their_numbers_and_a_missing_one_costs_its_case_only(tmp_path):

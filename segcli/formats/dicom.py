@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import pydicom.config
 
-from segcli.errors import InputError, InputMissing
+from segcli.errors import Denied, InputError, InputMissing
 from segcli.formats.dicom_files import (
     LOSSY,
     DicomFile,
+    Stray,
     Unused,
+    at_once,
     is_dicomdir,
     kind_of,
     open_file,
@@ -132,9 +134,12 @@ def looks_like(path: Path) -> bool:
     return path.exists() and kind_of(path) is None
 
 
-def find(tree: Path) -> tuple[Series, ...]:
-    """Every series below a folder, in the order of their numbers, each with its summary."""
-    found, _ = _scan(tree)
+def find(tree: Path, stray: Stray = at_once) -> tuple[Series, ...]:
+    """Every series below a folder, in the order of their numbers, each with its summary.
+
+    stray    gets each file or folder that may hold slices, of which series cannot be told, and what is wrong with it
+    """
+    found, _ = _scan(tree, stray)
     for series in found:
         _ = series.summary  # while its headers are in memory
     return found
@@ -242,13 +247,17 @@ def _reading() -> Iterator[None]:
         yield
 
 
-def _scan(folder: Path) -> tuple[tuple[Series, ...], list[Unused]]:
+def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], list[Unused]]:
     """All series below a folder, and the files that belong to none."""
     unused: list[Unused] = []
     groups: dict[str, list[DicomFile]] = {}
     with _reading():
-        for path in walk(folder):
-            reason = kind_of(path)
+        for path in walk(folder, stray):
+            try:
+                reason = kind_of(path)
+            except Denied as error:
+                stray(path, error)
+                continue
             if reason is not None:
                 unused.append(Unused(printable(path.name), reason))
                 continue
@@ -259,10 +268,11 @@ def _scan(folder: Path) -> tuple[tuple[Series, ...], list[Unused]]:
             elif is_dicomdir(file):
                 unused.append(Unused(file.name, "an index (DICOMDIR)"))
             elif file.fault is not None:
-                raise InputError(
+                told = InputError(
                     f"{file.name}: {file.fault}: it cannot be told which series it belongs to",
                     hint="replace the file or take it out of the folder",
                 )
+                stray(path, told)
             else:
                 unused.append(Unused(file.name, "not DICOM"))
         series = [_series(uid, files) for uid, files in groups.items()]

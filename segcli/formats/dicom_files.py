@@ -11,7 +11,7 @@ import os
 import stat
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -152,15 +152,23 @@ def uid_name(uid: str) -> str:
         return printable(UID(uid).name)
 
 
-def walk(folder: Path) -> Iterator[Path]:
+Stray = Callable[[Path, SegcliError], object]  # told of a file or folder that may hold slices and cannot be read
+
+
+def at_once(path: Path, error: SegcliError) -> None:
+    """Refuse all for what cannot be read."""
+    raise error
+
+
+def walk(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
     """Every entry below a folder that is not a folder, in the order of names; linked folders are not entered.
 
-    errors   Denied when a folder cannot be listed: slices might lie there
+    stray    gets Denied for a folder that cannot be listed: slices might lie there
     """
 
     def refuse(error: OSError) -> None:
-        name = printable(Path(error.filename or folder).name)
-        raise Denied(f"{name}: the folder cannot be read: permission denied") from error
+        path = Path(error.filename or folder)
+        stray(path, Denied(f"{printable(path.name)}: the folder cannot be read: permission denied"))
 
     for here, folders, files in os.walk(folder, onerror=refuse):
         folders.sort()
