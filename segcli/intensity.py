@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from segcli.volume import Box, Volume
 
 Values = NDArray[np.float32]
 Map = Callable[[Values], Values]
+Mask = NDArray[np.bool_]
+Inside = Callable[[], Mask]  # of the whole image, made when a step asks for it
 
 
 class Step(Protocol):
@@ -21,7 +24,7 @@ class Step(Protocol):
     @property
     def channels(self) -> tuple[int, ...] | None: ...
 
-    def fit(self, values: Values) -> Map:
+    def fit(self, values: Values, inside: Inside) -> Map:
         """The function that the step is for these values, (D, H, W); it may work in place."""
         ...
 
@@ -34,7 +37,7 @@ class Clip:
     high: float
     channels: tuple[int, ...] | None = None
 
-    def fit(self, values: Values) -> Map:
+    def fit(self, values: Values, inside: Inside) -> Map:
         return lambda v: np.clip(v, np.float32(self.low), np.float32(self.high), out=v)
 
 
@@ -50,7 +53,7 @@ class Scale:
     source: tuple[float, float] | None = None
     channels: tuple[int, ...] | None = None
 
-    def fit(self, values: Values) -> Map:
+    def fit(self, values: Values, inside: Inside) -> Map:
         low, high = self.source or (float(values.min()), float(values.max()))
         factor = (self.high - self.low) / (high - low) if high > low else 0.0
         return _linear(low, factor, self.low)
@@ -65,7 +68,7 @@ class Percentiles:
     epsilon: float = 0.0
     channels: tuple[int, ...] | None = None
 
-    def fit(self, values: Values) -> Map:
+    def fit(self, values: Values, inside: Inside) -> Map:
         low, high = np.percentile(values, [self.low, self.high])
         width = float(high - low) + self.epsilon
         factor = 1 / width if width > 0 else 0.0
@@ -76,8 +79,9 @@ class Percentiles:
 class Standardise:
     """Subtract the mean and divide by the deviation: given numbers, or those of the image itself.
 
-    where    "image" for all voxels, "nonzero" for voxels that are not 0 (the rest keep their 0), "inside" for those
-             and the holes that they enclose (nnU-Net's mask)
+    where    "image" for all voxels, "nonzero" for voxels that are not 0 (the rest keep their 0), "inside" for voxels
+             that were not 0 in one channel or another before the first step, and the holes that they enclose
+             (nnU-Net's mask)
     """
 
     mean: float | None = None
@@ -86,8 +90,9 @@ class Standardise:
     epsilon: float = 1e-8
     channels: tuple[int, ...] | None = None
 
-    def fit(self, values: Values) -> Map:
-        chosen = values if self.where == "image" else values[_here(values, self.where)]
+    def fit(self, values: Values, inside: Inside) -> Map:
+        here = None if self.where == "image" else values != 0 if self.where == "nonzero" else inside()
+        chosen = values if here is None else values[here]
         if self.mean is not None and self.sd is not None:
             mean, sd = self.mean, self.sd
         elif chosen.size == 0:
@@ -96,12 +101,12 @@ class Standardise:
             mean, sd = float(chosen.mean(dtype=np.float64)), float(chosen.std(dtype=np.float64))
         factor = 1 / max(sd, self.epsilon) if sd > 0 else 0.0
         change = _linear(mean, factor)
-        if self.where == "image":
+        if here is None:
             return change
 
         def masked(v: Values) -> Values:
-            here = _here(v, self.where)
-            v[here] = change(v[here])
+            at = here if v.shape == here.shape else v != 0  # one voxel beyond the image has no place in it
+            v[at] = change(v[at])
             return v
 
         return masked
@@ -117,7 +122,7 @@ class Outside:
     value: float
     channels: tuple[int, ...] | None = None
 
-    def fit(self, values: Values) -> Map:
+    def fit(self, values: Values, inside: Inside) -> Map:
         return lambda v: v
 
 
@@ -142,10 +147,11 @@ def normalise(image: Volume, steps: Sequence[Step], outside: float = 0.0) -> tup
     """
     data = np.array(image.data, np.float32)  # a copy: the steps work in place
     beyond = np.full((1, 1, 1), outside, np.float32)
+    inside = cache(lambda: _enclosed(image.data))
     for c, channel in enumerate(data):
         for step in steps:
             if step.channels is None or c in step.channels:
-                change = step.fit(channel)
+                change = step.fit(channel, inside)
                 channel = change(channel)
                 if isinstance(step, Outside):
                     beyond[:] = step.value
@@ -171,14 +177,11 @@ def foreground(image: Volume, rule: Crop) -> Box:
     return spans[0], spans[1], spans[2]
 
 
-def _here(values: Values, where: str) -> NDArray[np.bool_]:
-    """The voxels that "nonzero" or "inside" means."""
-    here: NDArray[np.bool_] = values != 0
-    if where == "nonzero":
-        return here
+def _enclosed(channels: NDArray[Any]) -> Mask:
+    """Voxels of (C, D, H, W) that are not 0 in one channel or another, and the holes that they enclose: (D, H, W)."""
     from scipy.ndimage import binary_fill_holes
 
-    filled: NDArray[np.bool_] = binary_fill_holes(here)
+    filled: Mask = binary_fill_holes(channels.any(axis=0))
     return filled
 
 

@@ -84,6 +84,15 @@ def test_the_mean_of_the_inside_counts_the_holes() -> None:
     assert outside.data[0, 2, 2, 2] == 0
 
 
+def test_the_inside_is_that_of_all_channels_before_any_step() -> None:
+    """The second channel's zeros count where the first is not 0, also where a step before made it 0."""
+    image = Volume(np.array([[7, 7, 9, 0], [2, 4, 0, 0]], np.float32).reshape(2, 1, 1, 4), Grid((1, 1, 4), np.eye(4)))
+    steps = [Standardise(7, 1, channels=(0,)), Standardise(where="inside", channels=(1,))]
+    found = normalise(image, steps)[0].data[1].ravel()
+    sd = (8 / 3) ** 0.5  # of 2, 4 and 0
+    assert found.tolist() == pytest.approx([0, 2 / sd, -2 / sd, 0])
+
+
 def test_the_gaussian_is_largest_at_half_the_edge() -> None:
     plan = WindowPlan((1, 1, 8), centre="voxel")
     row = weights(plan)[0, 0]
