@@ -34,14 +34,10 @@ _READERS = {
     "SimpleITKIOWithReorient": "SAR",
     "NibabelIOWithReorient": "SAR",
 }
-_COMMON: dict[str, Any] = {
-    "anchor": "edges",
-    "overlap": 0.5,
-    "steps": "even",
-    "blend": "gaussian",
-    "sigma": 0.125,
-    "centre": "voxel",
-}
+# Version 1 normalises after resampling, version 2 before. Padding comes last, with 0 whatever air has become by then.
+_CROP: dict[str, Any] = {"step": "crop", "above": None}
+_RESAMPLE: dict[str, Any] = {"step": "resample"}
+_PAD: dict[str, Any] = {"step": "outside", "value": 0}
 
 
 # ---- version 2 ------------------------------------------------------------------------------------------------------
@@ -85,17 +81,8 @@ def v2(
     fields, outputs = _labels(dataset)
     family, arguments = _architecture(chosen, len(channels), outputs, shapes_of(folds[0]))
     draft = Draft("nnU-Net v2", family, arguments, folds)
-    dims = len(chosen["patch_size"])
-    spacing = [float(s) for s in chosen["spacing"]]
     draft.card = {
-        **_COMMON,
-        "channels": channels,
-        **_modality(channels),
-        "transpose": [int(a) for a in plans.get("transpose_forward", (0, 1, 2))],
-        # A 2-D configuration keeps the distance of the slices, which are the first axis.
-        "spacing": spacing if len(spacing) == 3 else [None, *spacing],
-        "patch_size": [1] * (3 - dims) + [int(n) for n in chosen["patch_size"]],
-        **({"slice_axis": 0} if dims == 2 else {}),
+        **_common(plans, channels, chosen["spacing"], chosen["patch_size"]),
         **_resampling(chosen, draft.notes),
         **fields,
         "floor": 6e-9,  # the smallest number above 0 of float16, in which the weights up to 10 are kept there
@@ -113,16 +100,10 @@ def v2(
         draft.notes,
     )
     if steps is not None:
-        # The crop comes first; padding comes last, with 0 whatever air has become by then.
-        draft.card["intensity"] = [
-            {"step": "crop", "above": None},
-            *steps,
-            {"step": "resample"},
-            {"step": "outside", "value": 0},
-        ]
+        draft.card["intensity"] = [_CROP, *steps, _RESAMPLE, _PAD]
     axes = content.get("inference_allowed_mirroring_axes") if isinstance(content, dict) else None
     if axes:
-        draft.card["mirror"] = [int(a) + 3 - dims for a in axes]
+        draft.card["mirror"] = [int(a) + 3 - len(chosen["patch_size"]) for a in axes]
     return draft
 
 
@@ -278,23 +259,15 @@ def _v1(plans: Mapping[str, Any], number: int, files: Sequence[Path], expected: 
     draft = Draft("nnU-Net v1", guess.family, guess.config, folds)
     if patch != planned:
         draft.notes.append(f"the plans' patch {planned} is not the network's {patch}: its trainer has its own")
-    flat = len(patch) == 2
     modalities = plans.get("modalities") or plans["dataset_properties"]["modalities"]
     channels = [str(modalities[c]) for c in sorted(modalities)]
     draft.card = {
-        **_COMMON,
+        **_common(plans, channels, stage["current_spacing"], patch),
         "source": f"nnU-Net v1, {plans.get('data_identifier', 'plans.pkl')}",
-        "channels": channels,
-        **_modality(channels),
         "orientation": None,
-        "transpose": [int(a) for a in plans.get("transpose_forward", (0, 1, 2))],
-        # In 2-D the distance of the slices, which are the first axis, is kept.
-        "spacing": [None if flat and i == 0 else float(s) for i, s in enumerate(stage["current_spacing"])],
         "interpolation": "cubic",
         "coarse": 3,
-        "patch_size": [1, *patch] if flat else patch,
-        **({"slice_axis": 0} if flat else {}),
-        "mirror": [1, 2] if flat else [0, 1, 2],
+        "mirror": [1, 2] if len(patch) == 2 else [0, 1, 2],
         # Each window, mirror image and fold goes through softmax there before the mean is taken.
         "average": "probabilities",
         "floor": 1e-11,  # less than the product of three Gaussians at a corner: there is none
@@ -308,12 +281,7 @@ def _v1(plans: Mapping[str, Any], number: int, files: Sequence[Path], expected: 
         draft.notes,
     )
     if steps is not None:
-        draft.card["intensity"] = [
-            {"step": "crop", "above": None},
-            {"step": "resample"},
-            *steps,
-            {"step": "outside", "value": 0},
-        ]
+        draft.card["intensity"] = [_CROP, _RESAMPLE, *steps, _PAD]
     return draft
 
 
@@ -415,6 +383,28 @@ def _fold_files(folder: Path, names: Sequence[str]) -> list[Path]:
 
 def _folds(files: Sequence[Path]) -> str:
     return f"{len(files)} folds" if len(files) > 1 else files[0].parent.name
+
+
+def _common(
+    plans: Mapping[str, Any], channels: Sequence[str], spacing: Sequence[Any], patch: Sequence[Any]
+) -> dict[str, Any]:
+    """Fields of the card that both versions have; in 2-D the slices are the first axis, and keep their distance."""
+    flat = len(patch) == 2
+    steps = [float(s) for s in spacing]
+    return {
+        "anchor": "edges",
+        "overlap": 0.5,
+        "steps": "even",
+        "blend": "gaussian",
+        "sigma": 0.125,
+        "centre": "voxel",
+        "channels": channels,
+        **_modality(channels),
+        "transpose": [int(a) for a in plans.get("transpose_forward", (0, 1, 2))],
+        "spacing": [None, *steps[-2:]] if flat else steps,
+        "patch_size": [1] * flat + [int(n) for n in patch],
+        **({"slice_axis": 0} if flat else {}),
+    }
 
 
 def _modality(channels: Sequence[str]) -> dict[str, str]:
