@@ -162,7 +162,7 @@ def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = Non
     if need > room:
         raise OutOfMemory(
             f"{need / 1e9:.1f} GB of memory are needed, {room / 1e9:.1f} GB may be used",
-            hint="use a machine with more memory, or give more --max-ram",
+            hint="use a machine with more memory" if limit is None else "give more --max-ram",
         )
 
 

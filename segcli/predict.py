@@ -294,7 +294,8 @@ class _Job:
             return Outcome(case, "skipped", (labels, written, *wanted), record.read_record(written))
         if not case.paths[0].is_dir():
             seen = formats.peek(case.paths[0], affine=self.options.affine, series=case.series, volume=case.volume)
-            budget.check(seen.grid, 4 * len(self.card.channels), self.card)
+            limit = getattr(self.opened.engine, "max_ram", None)
+            budget.check(seen.grid, 4 * len(self.card.channels), self.card, limit=limit)
         scan = formats.read(
             case.paths,
             affine=self.options.affine,

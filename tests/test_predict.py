@@ -598,6 +598,16 @@ def test_3_3_a_scan_that_memory_cannot_hold_is_refused_before_its_voxels_are_rea
     assert "GB of memory are needed" in ended.error.message
 
 
+def test_what_does_not_fit_into_max_ram_is_refused(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    engine = Pointwise()
+    engine.max_ram = 1024
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", engine)
+    assert ended.error.exit_code == 71
+    assert "0.0 GB may be used" in ended.error.message
+    assert "--max-ram" in ended.error.hint
+
+
 def test_slices_that_filled_a_gap_get_no_labels(model, tmp_path, monkeypatch):
     scan(tmp_path / "a.nii.gz")
     read = formats.read
