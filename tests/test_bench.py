@@ -1,11 +1,15 @@
 import json
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 from models import organs
 
+from segcli import networks
 from segcli.bench import __main__ as bench
-from segcli.bench import material, stages
+from segcli.bench import certificates, material, stages
+from segcli.bench.sgemm import unsteered
 from segcli.card import read_card
 from segcli.formats import read
 
@@ -41,3 +45,24 @@ def test_a_run_is_told_by_its_record(tmp_path: Path) -> None:
     assert row["windows"] >= 1
     assert row["peak_mb"] > 0
     assert json.dumps(row)
+
+
+def test_the_matrix_product_is_measured_without_what_steers_its_library() -> None:
+    told = {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "8", "HOME": "/"}
+    assert unsteered(told, 2) == {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "HOME": "/"}
+
+
+def test_the_table_of_certificates_has_every_network() -> None:
+    rooms = [import_module(f"{networks.__name__}.{found.name}") for found in iter_modules(networks.__path__)]
+    makers = {name: make for room in rooms for name, make in getattr(room, "FAMILIES", {}).items()}
+    there = {str(makers[name]) for name in certificates.NETWORKS}  # equal partials are not equal, their texts are
+    assert len(there) >= 15
+    assert [name for name, make in makers.items() if str(make) not in there] == []
+
+
+@pytest.mark.parametrize("family", ["nnformer_tumor", "basicunet", "basicunetplusplus", "dynunet", "monai_unet"])
+def test_a_network_is_certified_in_both_cpu_engines(family: str, tmp_path: Path) -> None:
+    found = certificates.certificate(certificates.card_of(family, tmp_path))
+    assert set(found["engines"]) == {"onnxruntime", "openvino"}
+    assert found["max_relative_error"] <= 1e-4
+    assert found["agreement"] >= 0.999

@@ -1,7 +1,10 @@
 """python -m segcli.bench [PART ...] [--threads N] [--plots FOLDER]: tables on stdout, plots as PNG.
 
 start     processes that only begin
-network   one window of a 3D UX-Net with 16 features, 96^3 voxels, in each CPU engine; share of the sgemm peak
+network   one window of 96^3 voxels of a 3D UX-Net with 16 and with 48 features in each CPU engine; share of the
+          machine's float32 matrix product
+certificates
+          every network exported, its logits and labels in each engine beside torch's
 peers     a CT of 96x300x300 voxels to 1.5 mm and back, 14 classes: segcli, MONAI's script (with its crop), nnU-Net's
           predictor (without crop and mirroring), equal weights and windows; peers that are not installed are left out
 scaling   all but the network against slices and classes; the network against windows and threads
@@ -14,14 +17,15 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from segcli.bench import material, peers, stages
+from segcli.bench.certificates import certificates
 from segcli.engines import cores
 
-PARTS = ("start", "network", "peers", "scaling")
+PARTS = ("start", "network", "certificates", "peers", "scaling")
 SHAPE = (96, 300, 300)
 
 
@@ -44,7 +48,11 @@ def main(words: Sequence[str] | None = None) -> None:
             if part == "start":
                 table(part, stages.start())
             elif part == "network":
-                table(part, stages.network(material.model(folder, 14, crop=False), given.threads))
+                for features in (material.SMALL, material.OFFICIAL):
+                    card = material.model(folder, 14, features=features)
+                    table(f"{part}: {features} features", stages.network(card, given.threads))
+            elif part == "certificates":
+                table(part, certificates(folder))
             elif part == "peers":
                 compare(folder, given.threads)
             else:
@@ -73,8 +81,8 @@ def compare(folder: Path, threads: int) -> None:
         table(f"peers: {peer if peer in here else f'{peer} is not installed'}", rows)
 
 
-def table(title: str, rows: Sequence[stages.Row]) -> None:
-    """Rows as aligned text, numbers with three digits."""
+def table(title: str, rows: Iterable[stages.Row]) -> None:
+    """A line for each row as soon as it is there, numbers with three digits."""
     print(f"\n{title}")
     for row in rows:
         cells = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]

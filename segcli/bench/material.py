@@ -1,4 +1,4 @@
-"""What the benchmarks run on: a synthetic CT and a 3D UX-Net of 16 features with drawn weights."""
+"""What the benchmarks run on: a synthetic CT and 3D UX-Nets with drawn weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from segcli.card import CARD_FILE, ModelCard, read_card
 from segcli.engines.graph import certified
 from segcli.networks import build
 
-ARCHITECTURE = {"name": "uxnet3d.UXNet3D", "in_chans": 1, "feat_size": [16, 32, 64, 128], "hidden_size": 256}
+NETWORK = "uxnet3d.UXNet3D"
+SMALL, OFFICIAL = 16, 48  # features of the default model, and of the published 3D UX-Net
 SPACING = (2.0, 0.8, 0.8)  # of the scan, mm along its slices, rows, columns
 WANTED = 1.5  # of the model, mm
 WINDOW = 96
@@ -44,31 +45,47 @@ def scan(folder: Path, shape: tuple[int, int, int]) -> Path:
     return path
 
 
-def model(folder: Path, classes: int, *, crop: bool, blend: str = "constant", onnx: bool = True) -> ModelCard:
+def model(
+    folder: Path,
+    classes: int,
+    *,
+    features: int = SMALL,
+    window: int = WINDOW,
+    spacing: float = WANTED,
+    crop: bool = False,
+    blend: str = "constant",
+    onnx: bool = True,
+) -> ModelCard:
     """A model folder, its ONNX file beside the weights."""
-    own = folder / f"uxnet16_{classes}{'_crop' if crop else ''}_{blend}"
+    own = folder / f"uxnet{features}_{classes}_{window}_{spacing:g}mm{'_crop' if crop else ''}_{blend}"
     if not (own / CARD_FILE).is_file():
         own.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        net = build(ARCHITECTURE["name"], {**arguments(), "out_chans": classes})  # type: ignore[arg-type]
+        arguments: dict[str, object] = {
+            "in_chans": 1,
+            "out_chans": classes,
+            "feat_size": [features * 2**i for i in range(4)],
+            "hidden_size": 16 * features,
+        }
+        net = build(NETWORK, arguments)
         data = save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
         (own / "weights.safetensors").write_bytes(data)
         document = {
             "format": 1,
             "name": own.name,
-            "architecture": {**ARCHITECTURE, "out_chans": classes},
+            "architecture": {"name": NETWORK, **arguments},
             "weights": "weights.safetensors",
             "sha256": hashlib.sha256(data).hexdigest(),
             "channels": ["CT"],
             "orientation": "RAS",
-            "spacing": [WANTED] * 3,
+            "spacing": [spacing] * 3,
             "anchor": "edges",
             "intensity": [
                 {"step": "clip", "low": LOW, "high": HIGH},
                 {"step": "scale", "low": 0, "high": 1},
             ],
             "crop": "positive" if crop else "none",
-            "patch_size": [WINDOW] * 3,
+            "patch_size": [window] * 3,
             "blend": blend,
             "labels": {"background": 0, **{f"organ_{i}": i for i in range(1, classes)}},
         }
@@ -77,8 +94,3 @@ def model(folder: Path, classes: int, *, crop: bool, blend: str = "constant", on
             (own / "model.onnx").write_bytes(certified(read_card(own), {}, count=1))
             (own / CARD_FILE).write_text(json.dumps({**document, "onnx": "model.onnx"}))
     return read_card(own)
-
-
-def arguments() -> dict[str, object]:
-    """The constructor's arguments in ARCHITECTURE."""
-    return {k: v for k, v in ARCHITECTURE.items() if k != "name"}
