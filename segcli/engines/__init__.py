@@ -19,7 +19,9 @@ from segcli.errors import EngineError, ModelError
 
 Kind = Literal["auto", "torch", "onnx", "openvino"]
 _LIBRARIES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
-_WINDOW_VOXELS = 96**3  # smaller windows go to a processor several at a time
+# Smaller windows go to a processor several at a time. A compiled graph needs a window's memory for each of them and
+# gains 2 % from three windows of 64^3; torch has slow kernels for small layers of a single window.
+_VOXELS_AT_A_TIME = {"torch": 96**3, "onnx": 64**3, "openvino": 64**3}
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def _onnx(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str,
 
     assert chosen.graph is not None  # every choice but torch has one
     file = read(chosen.graph.data, chosen.graph.name, card, chosen.graph.sha256)
-    batch = run.batch or cpu_batch(card)
+    batch = run.batch or cpu_batch(card, chosen.kind)
     if chosen.kind == "openvino":
         from segcli.engines.openvino_engine import OpenVINOEngine
 
@@ -259,6 +261,7 @@ def _torch(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str
     from segcli.engines.torch_engine import TorchCPU, TorchCUDA
 
     shape = (card.inputs, *card.window.size)
+    batch = run.batch or cpu_batch(card, chosen.kind)
     folds: list[Any] = []
     hashes: dict[str, str] = {}
     for fold, name in enumerate(card.weights):
@@ -266,7 +269,7 @@ def _torch(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str
         # network_of checked this sum on the bytes that it loaded; a card without sums is hashed here.
         hashes[name] = card.sha256[fold] if card.sha256 else _sum(card.file(name))
         if chosen.device == "cpu":
-            folds.append(TorchCPU(network, threads=run.threads, batch=run.batch or cpu_batch(card)))
+            folds.append(TorchCPU(network, threads=run.threads, batch=batch))
         else:
             folds.append(
                 TorchCUDA(
@@ -296,9 +299,9 @@ def _same_windows(member: ModelCard, card: ModelCard) -> None:
             raise ModelError(f"{card.name}: its member {member.name} has another {what}: {own}, not {wanted}")
 
 
-def cpu_batch(card: ModelCard) -> int:
+def cpu_batch(card: ModelCard, kind: str) -> int:
     """Windows at a time on a CPU: one, but several pictures of a 2-D network or small windows."""
-    return max(1, min(16, _WINDOW_VOXELS // math.prod(card.window.size)))
+    return max(1, min(16, _VOXELS_AT_A_TIME[kind] // math.prod(card.window.size)))
 
 
 def _sum(path: Path) -> str:

@@ -28,7 +28,7 @@ class OpenVINOEngine(HostSums):
         self._file = file
         self._core = openvino.Core()
         self._requests: dict[int, Any] = {}
-        self._request(1)
+        self._request(batch)
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         count = len(patches)
