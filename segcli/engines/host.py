@@ -46,19 +46,19 @@ class HostSums:
 
         plain, wide = np.asarray(total), logits.nbytes > RESERVE // 4
 
-        def one(channel: int) -> None:
-            here, values = plain[channel][at], logits[channel]
+        def every(first: int) -> None:
             step = max(1, _PIECE // weight[0].size)
-            for i in range(0, len(weight), step):
-                here[i : i + step] += values[i : i + step] * weight[i : i + step]
-            if isinstance(total, OnDisk) and wide:
-                total.release()
+            for channel in range(first, len(logits), self.threads):
+                here, values = plain[channel][at], logits[channel]
+                for i in range(0, len(weight), step):
+                    here[i : i + step] += values[i : i + step] * weight[i : i + step]
+                if isinstance(total, OnDisk) and wide:
+                    total.release()
 
         if self._pool is None:
-            for channel in range(len(logits)):
-                one(channel)
+            every(0)
         else:
-            list(self._pool.map(one, range(len(logits))))
+            list(self._pool.map(every, range(self.threads)))
         if isinstance(total, OnDisk):
             total.release()
 
