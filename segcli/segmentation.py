@@ -295,9 +295,10 @@ class _Means:
                 self._votes += np.bincount(order.ravel(), plane[k].ravel(), n)
 
     def _margin(self, plane: NDArray[np.float32], order: NDArray[np.integer]) -> NDArray[np.float32]:
-        powers = plane if self.decide.shares else np.exp(plane - plane.max(0))
-        second = np.where(np.arange(len(plane))[:, None, None] == order, -np.inf, powers).max(0)
-        margin: NDArray[np.float32] = (powers.max(0) - second) / powers.sum(0)
+        powers = plane.copy() if self.decide.shares else np.exp(plane - plane.max(0))
+        first, together = powers.max(0), powers.sum(0)
+        np.put_along_axis(powers, order[None], -np.inf, 0)
+        margin: NDArray[np.float32] = (first - powers.max(0)) / together
         return margin
 
     def margins(self) -> dict[int, float]:
