@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
 from segcli.card import ModelCard
 from segcli.labels import Label
 from segcli.postprocess import Islands, islands
-from segcli.report import Structure, measure
+from segcli.report import Structure, Tally, summed, tallied
 from segcli.volume import Grid, Volume
 
 WRONG_SIDE_MM = 2.0  # a left structure may lie this far to the right of its right one
@@ -96,7 +95,8 @@ def run(
     disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
     """
     structures = [x for x in card.structures if not classes or x.name in classes]
-    report = measure(labels, structures)
+    counted = tallied(labels)
+    report = summed(counted, structures, labels.grid)
     found = list(_grid(labels.grid))
     if image is not None:
         found += _modality(card, facts or {})
@@ -105,7 +105,7 @@ def run(
     if not any(s.voxels for s in report.structures):
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)
-    scene = _Scene(labels, structures, {s.label: s for s in report.structures}, card)
+    scene = _Scene(labels, structures, {s.label: s for s in report.structures}, counted, card)
     for check in (_laterality, _asymmetry, _misplaced, _truncated, _missing, _volumes, _scale, _pieces):
         found += check(scene)
     found += _confidence(scene, confidence or {})
@@ -124,6 +124,7 @@ class _Scene:
     labels: Volume
     structures: Sequence[Label]
     by_id: Mapping[int, Structure]
+    counted: Mapping[int, Tally]
     card: ModelCard
 
     def __getitem__(self, name: str) -> Structure | None:
@@ -342,23 +343,15 @@ def _misplaced(scene: _Scene) -> Iterator[Finding]:
 
 def _truncated(scene: _Scene) -> Iterator[Finding]:
     """Structures that the border of the scan cuts, other than those that go on beyond most scans."""
-    data = scene.labels.data[0]
     letters = scene.labels.grid.axes
     opposite = dict(zip("RLAPIS", "LRPASI", strict=True))
-    cut = [s for s in scene.by_id.values() if s.truncated and not _words(s.name) & _LONG]
-    boxes = find_objects(data) if cut else []
-    for s in cut:
-        box = boxes[s.label - 1]
-        mask = data[box] == s.label
+    for s in scene.by_id.values():
+        if not s.truncated or _words(s.name) & _LONG:
+            continue
         sides = []
-        for axis in range(3):
-            if data.shape[axis] < 4:
-                continue  # of so few slices nothing can be told
-            area = np.count_nonzero(mask, axis=tuple(i for i in range(3) if i != axis))
-            low, high = box[axis].start == 0, box[axis].stop == data.shape[axis]
-            for touches, end, letter in ((high, -1, letters[axis]), (low, 0, opposite[letters[axis]])):
-                if touches:
-                    sides.append((area[end] / area.max(), _SIDES[letter]))
+        for letter, area in zip(letters, scene.counted[s.label].areas, strict=True):
+            if len(area) >= 4:  # of fewer slices nothing can be told
+                sides += [(area[end] / area.max(), _SIDES[way]) for end, way in ((-1, letter), (0, opposite[letter]))]
         share, side = max(sides, default=(0.0, ""))
         if share > CUT_SHARE:
             sentence = f"{s.name} is cut by the {side} border of the scan, where its cross-section is {share:.0%} of "

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from segcli.labels import Label
 from segcli.report import runs
@@ -59,12 +56,27 @@ def islands(labels: Volume) -> Islands:
         same = value[one] == value[other]
         pairs.append((one[same], other[same]))
     a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    n = len(starts)
-    number, island = connected_components(coo_matrix((np.ones(len(a), bool), (a, b)), (n, n)), directed=False)
-    size = np.bincount(island, length, number).astype(np.int64)
-    of = np.zeros(number, np.int64)
-    of[island] = value
-    return Islands(starts, length, island.astype(np.int64), of, size)
+    first = _joined(len(starts), a, b)
+    own = first == np.arange(len(starts))
+    island = (np.cumsum(own) - 1)[first]
+    size = np.bincount(island, length).astype(np.int64)
+    return Islands(starts, length, island, value[own].astype(np.int64), size)
+
+
+def _joined(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of n items the first one that pairs (a, b) connect it with, itself included.
+
+    In each round every item that has a smaller neighbour follows it to the end; what is left to join halves at least.
+    """
+    root = np.arange(n)
+    while len(a):
+        root[np.maximum(a, b)] = np.minimum(a, b)
+        while not np.array_equal(further := root[root], root):
+            root = further
+        a, b = root[a], root[b]
+        apart = a != b
+        a, b = a[apart], b[apart]
+    return root
 
 
 def postprocess(
@@ -130,6 +142,8 @@ def changes(before: Volume, after: Volume, names: Sequence[Label]) -> list[Chang
 
 def _fill(data: NDArray[np.integer], structure: int) -> None:
     """Give a structure, in place, the background that it encloses."""
+    from scipy.ndimage import find_objects, label
+
     boxes = find_objects((data == structure).view(np.uint8))
     if boxes:
         part = data[boxes[0]]

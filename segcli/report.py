@@ -65,23 +65,31 @@ def measure(labels: Volume, names: Sequence[Label], image: Volume | None = None)
     The map is read as runs of equal labels along its rows: whatever is counted per voxel elsewhere is counted per
     run, in whole numbers, and memory is that of a few planes.
     """
+    return summed(tallied(labels, image), names, labels.grid, with_image=image is not None)
+
+
+def summed(found: Mapping[int, Tally], names: Sequence[Label], grid: Grid, *, with_image: bool = False) -> Report:
+    """The report of structures that were counted on a grid; `names` as in `measure`."""
+    named = {label.id: label.name for label in names if label.id != 0}
+    named |= {i: f"label_{i}" for i in sorted(found) if i not in named}
+    return Report(tuple(_structure(name, i, found.get(i), grid, with_image) for i, name in named.items()))
+
+
+def tallied(labels: Volume, image: Volume | None = None) -> dict[int, Tally]:
+    """What is counted of each value in a label map, background left out; arguments and errors as of `measure`."""
     if image is not None and image.grid.shape != labels.grid.shape:
         raise ValueError(f"image {image.grid.shape} and labels {labels.grid.shape} are not on one grid")
-    tallies: dict[int, _Tally] = {}
+    found: dict[int, Tally] = {}
     planes = max(1, _CHUNK // (labels.grid.shape[1] * labels.grid.shape[2]))
     for start in range(0, labels.grid.shape[0], planes):
         part = np.ascontiguousarray(labels.data[0, start : start + planes])
         values = None if image is None else image.data[0, start : start + planes]
-        _count(tallies, part, values, start, labels.grid.shape)
-    named = {label.id: label.name for label in names if label.id != 0}
-    named |= {i: f"label_{i}" for i in sorted(tallies) if i not in named}
-    return Report(
-        tuple(_structure(name, i, tallies.get(i), labels.grid, image is not None) for i, name in named.items())
-    )
+        _count(found, part, values, start, labels.grid.shape)
+    return found
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Sums over one structure's runs.
 
     depth, rows   voxels in each plane, in each row position
@@ -98,9 +106,14 @@ class _Tally:
     total: float = 0.0
     square: float = 0.0
 
+    @property
+    def areas(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Voxels at each position of each axis."""
+        return self.depth, self.rows, np.cumsum(self.first) - np.cumsum(self.last) + self.last
+
 
 def _count(
-    tallies: dict[int, _Tally],
+    tallies: dict[int, Tally],
     part: NDArray[np.integer],
     image: NDArray[Any] | None,
     plane: int,
@@ -124,7 +137,7 @@ def _count(
     total, square = _brightness(image, part, length, code, n)
     for i, value in enumerate(ids.tolist()):
         if value not in tallies:
-            tallies[value] = _Tally(np.zeros(shape[0]), np.zeros(shape[1]), np.zeros(shape[2]), np.zeros(shape[2]))
+            tallies[value] = Tally(np.zeros(shape[0]), np.zeros(shape[1]), np.zeros(shape[2]), np.zeros(shape[2]))
         tally = tallies[value]
         tally.depth[plane : plane + d] += by_depth[i]
         tally.rows += by_row[i]
@@ -171,7 +184,7 @@ def _brightness(
     return out[0], out[1]
 
 
-def _structure(name: str, label: int, tally: _Tally | None, grid: Grid, with_image: bool) -> Structure:
+def _structure(name: str, label: int, tally: Tally | None, grid: Grid, with_image: bool) -> Structure:
     if tally is None:
         return Structure(name, label, 0, 0.0, 0.0, None, None, None, None, False)
     voxels = round(tally.depth.sum())
