@@ -196,28 +196,38 @@ def table(stored: Stored) -> Tensors:
 
     errors   ModelError when there is none, with what there is instead
     """
-    found = _find(stored.content, 4)
+    found = _find(stored.content, 4, set())
     if found is None:
         raise ModelError(
             f"{stored.name}: holds no table of tensors, but {_described(stored.content)}", hint=_SAVE_AGAIN
         )
+    bare = next((name for name, tensor in found.items() if tensor.is_meta), None)
+    if bare is not None:
+        raise ModelError(f"{stored.name}: the tensor {bare} has a shape and no values", hint=_SAVE_AGAIN)
     while found and all(name.startswith(MODULE) for name in found):
         found = {name.removeprefix(MODULE): tensor for name, tensor in found.items()}
     return found
 
 
-def _find(content: Any, depth: int) -> Tensors | None:
+def _find(content: Any, depth: int, seen: set[int]) -> Tensors | None:
+    if id(content) in seen:  # a few references may unfold to billions of places
+        return None
+    seen.add(id(content))
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
     if not isinstance(content, dict) or depth == 0:
         return None
     if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         return dict(content)
-    for key in [k for k in TABLES if k in content] + [k for k in content if k not in TABLES]:
-        found = _find(content[key], depth - 1)
+    for key in (k for k in TABLES if k in content):
+        found = _find(content[key], depth - 1, seen)
         if found is not None:
             return found
+    # Under a name that says nothing: the largest, since an optimiser keeps a table of two or three for each weight.
+    others = [_find(v, depth - 1, seen) for k, v in content.items() if k not in TABLES]
     # A table with a few foreign entries among its tensors, "epoch" beside "conv.weight".
     some = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor) and "." in k}
-    return some or None
+    return max([some, *filter(None, others)], key=len) or None
 
 
 def _described(content: Any) -> str:
@@ -439,9 +449,23 @@ _CONTAINERS: dict[str, Callable[..., Any]] = {
     "builtins.dict": dict,
     "__builtin__.dict": dict,
 }
+# Dictionaries with attributes, in which training scripts keep their configuration.
+_SETTINGS = (
+    "easydict.EasyDict",
+    "addict.addict.Dict",
+    "yacs.config.CfgNode",
+    "fvcore.common.config.CfgNode",
+    "mmengine.config.config.ConfigDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
 _DATES = ("datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone", "uuid.UUID")
 _PATHS = tuple(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath"))
-_HARMLESS = (*_DATES, *_PATHS, *(name.replace("pathlib", "pathlib._local") for name in _PATHS))
+# As values in a configuration they are inert; PyTorch 2 writes Python 2's names.
+_TYPES = "int long float complex bool str unicode bytes bytearray tuple frozenset slice range xrange object"
+_PLAIN = tuple(f"{place}.{kind}" for place in ("builtins", "__builtin__") for kind in _TYPES.split())
+_HARMLESS = (*_DATES, *_PLAIN, *_PATHS, *(name.replace("pathlib", "pathlib._local") for name in _PATHS))
 # torch refuses these whatever its list says.
 _SYSTEM = ("sys", "os", "posix", "nt", "subprocess", "builtins", "__builtin__", "io", "shutil", "runpy", "importlib")
 
@@ -449,7 +473,7 @@ _SYSTEM = ("sys", "os", "posix", "nt", "subprocess", "builtins", "__builtin__", 
 def _allowed() -> set[str]:
     """Every global that may be called."""
     own = torch._weights_only_unpickler._get_allowed_globals()
-    return {*own, *NUMPY, *_CONTAINERS, *_HARMLESS, "collections.defaultdict"}
+    return {*own, *NUMPY, *_CONTAINERS, *_SETTINGS, *_HARMLESS, "collections.defaultdict", "collections.deque"}
 
 
 def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
@@ -462,7 +486,8 @@ def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
             raise _unsafe(name, g, strange)
     stand_ins = [(_Uncallable(g, (StandIn,), {}), g) for g in strange]
     numbers = [(type(np.dtype(code)), f"numpy.dtypes.{type(np.dtype(code)).__name__}") for code in "?bBhHiIlLqQefdgFD"]
-    known = [(make, g) for g, make in (NUMPY | _CONTAINERS | {"collections.defaultdict": _default}).items()]
+    more = {"collections.defaultdict": _default, "collections.deque": _queue}
+    known = [(make, g) for g, make in (NUMPY | _CONTAINERS | more | dict.fromkeys(_SETTINGS, OrderedDict)).items()]
     harmless = [(_inert, g) for g in _HARMLESS]
     with torch.serialization.safe_globals([*stand_ins, *known, *numbers, *harmless]), warnings.catch_warnings():
         # torch warns of pickle protocols and of its own old storages, which is no news to a user.
@@ -477,6 +502,11 @@ def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
             cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             if isinstance(error, pickle.UnpicklingError) and strange:
                 raise _unsafe(name, strange[0], strange) from None
+            if "Unsupported operand" in str(error):
+                raise ModelError(
+                    f"{name}: a pickle of protocol 4 or later, which PyTorch's safe loader does not read",
+                    hint=_SAVE_AGAIN,
+                ) from None
             raise ModelError(
                 f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {cause}", hint="fetch it again"
             ) from error
@@ -487,6 +517,11 @@ def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
 def _default(*args: Any) -> dict[Any, Any]:
     """A defaultdict becomes a dict: what it would call for a missing key is dropped."""
     return {}
+
+
+def _queue(*args: Any) -> list[Any]:
+    """A deque becomes a list."""
+    return []
 
 
 def _unsafe(name: str, culprit: str, strange: Iterable[str]) -> ModelError:

@@ -1,9 +1,13 @@
 """Weights are read safely or refused, and fit a network exactly or not at all."""
 
+import argparse
 import hashlib
 import json
 import os
 import pickle
+import sys
+import types
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +196,62 @@ def test_dates_and_paths_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
 
     torch.save({"state_dict": tensors(), "at": datetime(2024, 1, 1, tzinfo=UTC), "to": Path("x")}, tmp_path / "w.pt")
     assert set(checkpoint.table(checkpoint.read(tmp_path / "w.pt"))) == set(tensors())
+
+
+def renamed(kind: type, module: str, name: str) -> type:
+    """The class as a pickle names it where its package is installed."""
+    kind.__module__, kind.__qualname__, kind.__name__ = module, name, name
+    return kind
+
+
+def test_settings_that_training_scripts_keep_beside_the_weights_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CfgNode(dict):  # type: ignore[type-arg]
+        pass
+
+    places = {"yacs": types.ModuleType("yacs"), "yacs.config": types.ModuleType("yacs.config")}
+    places["yacs.config"].CfgNode = renamed(CfgNode, "yacs.config", "CfgNode")  # type: ignore[attr-defined]
+    for name, module in places.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    settings = CfgNode(lr=0.1)
+    settings.frozen = True  # type: ignore[attr-defined]
+    plain = [int, str, tuple, slice(1, 2), range(3), complex(1, 2), frozenset([1])]
+    beside = {"cfg": settings, "args": argparse.Namespace(lr=0.1), "plain": plain, "last": deque([1.0], maxlen=3)}
+    torch.save({**beside, "state_dict": tensors()}, tmp_path / "a.pth")
+    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+
+
+def test_the_weights_are_found_beside_the_tables_of_an_optimiser(tmp_path: Path) -> None:
+    state = {0: {"exp_avg": torch.zeros(2)}, 1: {"exp_avg": torch.zeros(2)}}
+    torch.save({"optim": {"state": state, "groups": [{"lr": 0.1}]}, "final": tensors()}, tmp_path / "a.pth")
+    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+
+
+def test_the_weights_are_found_in_a_tuple(tmp_path: Path) -> None:
+    torch.save((3, tensors()), tmp_path / "a.pth")
+    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+
+
+def test_lists_of_the_same_list_are_looked_through_once() -> None:
+    content: list[Any] = []
+    for _ in range(4):
+        content = [content] * 10_000
+    with pytest.raises(ModelError, match="holds no table of tensors, but a list"):
+        checkpoint.table(checkpoint.Stored("a.pth", "torch", content, ""))
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(2, device="meta")}, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=r"the tensor conv.weight has a shape and no values"):
+        checkpoint.table(checkpoint.read(tmp_path / "a.pth"))
+
+
+def test_a_pickle_that_the_safe_loader_does_not_read_is_not_called_damaged(tmp_path: Path) -> None:
+    torch.save(tensors(), tmp_path / "a.pth", pickle_protocol=4)
+    with pytest.raises(ModelError, match="a pickle of protocol 4 or later") as refusal:
+        checkpoint.read(tmp_path / "a.pth")
+    assert "torch.save(model.state_dict(), FILE)" in str(refusal.value.hint)
 
 
 @pytest.mark.parametrize(
