@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def v2_folder(folder: Path) -> Draft:
     plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
     files = _fold_files(folder, _FINAL_V2)
     stored = [checkpoint.read(path) for path in files]
-    draft = v2(plans, dataset, stored, folder.name.rpartition("__")[2])
+    with _read("plans.json and dataset.json"):
+        draft = v2(plans, dataset, stored, folder.name.rpartition("__")[2])
     draft.container = f"nnU-Net v2 folder, {_folds(files)}"
     draft.card["source"] = f"nnU-Net v2, {plans.get('dataset_name', folder.name)}, plans.json"
     return draft
@@ -57,7 +59,8 @@ def v2_folder(folder: Path) -> Draft:
 def v2_file(stored: checkpoint.Stored) -> Draft:
     """The draft of a checkpoint alone, which carries plans and dataset.json in itself."""
     init = stored.content["init_args"]
-    draft = v2(init["plans"], init["dataset_json"], [stored], "")
+    with _read(f"{stored.name}: its plans and dataset.json"):
+        draft = v2(init["plans"], init["dataset_json"], [stored], "")
     draft.container = "nnU-Net v2 checkpoint"
     draft.card["source"] = f"nnU-Net v2, {init['plans'].get('dataset_name', stored.name)}, plans in the checkpoint"
     return draft
@@ -77,7 +80,10 @@ def v2(
             hint="import the folder of its 3d_fullres or 3d_lowres configuration",
         )
     folds = [checkpoint.table(one) for one in stored]
-    channels = [str(v) for v in (dataset.get("channel_names") or dataset.get("modality", {})).values()]
+    named = dataset.get("channel_names") or dataset["modality"]
+    channels = [str(named[number]) for number in sorted(named, key=int)]
+    if len(set(channels)) < len(channels):
+        channels = [f"{name}_{number}" for number, name in enumerate(channels)]
     fields, outputs = _labels(dataset)
     family, arguments = _architecture(chosen, len(channels), outputs, shapes_of(folds[0]))
     draft = Draft("nnU-Net v2", family, arguments, folds)
@@ -94,7 +100,8 @@ def v2(
     else:
         draft.notes.append(f"the orientation that the reader {reader} hands over is not known")
     steps = _normalisation(
-        chosen.get("normalization_schemes", []),
+        len(channels),
+        chosen["normalization_schemes"],
         chosen.get("use_mask_for_norm", []),
         plans.get("foreground_intensity_properties_per_channel", {}),
         draft.notes,
@@ -171,10 +178,12 @@ def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         table = {v: int(k) for k, v in table.items()}  # version 1's order
     table = {k: v for k, v in table.items() if k != "ignore"}
     names = distinct(list(table))
-    if not any(isinstance(v, list | tuple) for v in table.values()):
-        pairs = sorted(zip(names, (int(v) for v in table.values()), strict=True), key=lambda pair: pair[1])
+    # A list of one value is that value, until some list has more.
+    sets = [v if isinstance(v, list | tuple) else [v] for v in table.values()]
+    if all(len(values) == 1 for values in sets):
+        pairs = sorted(zip(names, (int(values[0]) for values in sets), strict=True), key=lambda pair: pair[1])
         return {"labels": dict(pairs)}, len(pairs)
-    structures = [(n, v) for n, v in zip(names, table.values(), strict=True) if v not in (0, [0])]
+    structures = [(n, v) for n, v in zip(names, sets, strict=True) if set(v) != {0}]
     order = [int(v) for v in dataset["regions_class_order"]]
     if len(order) != len(structures):
         raise ModelError(f"dataset.json: {len(structures)} regions and {len(order)} values in regions_class_order")
@@ -199,9 +208,11 @@ def _resampling(chosen: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _normalisation(
-    schemes: Sequence[str], masks: Sequence[bool], properties: Mapping[Any, Any], notes: list[str]
+    channels: int, schemes: Sequence[str], masks: Sequence[bool], properties: Mapping[Any, Any], notes: list[str]
 ) -> list[dict[str, Any]] | None:
     """Intensity steps, one channel after the other; None where a scheme is not known."""
+    if len(schemes) != channels:
+        raise ModelError(f"the plans have {len(schemes)} normalisations for {channels} channels")
     steps: list[dict[str, Any]] = []
     for c, scheme in enumerate(schemes):
         masked = bool(masks[c]) if c < len(masks) else False
@@ -237,14 +248,16 @@ def v1_folder(folder: Path, expected: Inferred | None = None) -> Draft:
     files = _fold_files(folder, _FINAL_V1)
     beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
     plans, stage = _plans(beside if beside.is_file() else folder / "plans.pkl")
-    draft = _v1(plans, stage, files, expected)
+    with _read("the plans"):
+        draft = _v1(plans, stage, files, expected)
     draft.container = f"nnU-Net v1 folder, {_folds(files)}"
     return draft
 
 
 def v1_file(path: Path, expected: Inferred | None = None) -> Draft:
     """The draft of a .model file with its .model.pkl beside it."""
-    draft = _v1(*_plans(Path(f"{path}.pkl")), [path], expected)
+    with _read(f"{path.name}.pkl"):
+        draft = _v1(*_plans(Path(f"{path}.pkl")), [path], expected)
     draft.container = "nnU-Net v1 checkpoint with its plans"
     return draft
 
@@ -275,6 +288,7 @@ def _v1(plans: Mapping[str, Any], number: int, files: Sequence[Path], expected: 
     schemes = plans["normalization_schemes"]
     masks = plans.get("use_mask_for_norm") or {}
     steps = _normalisation(
+        len(channels),
         [schemes[c] for c in sorted(schemes)],
         [bool(masks.get(c, False)) for c in sorted(schemes)],
         plans["dataset_properties"].get("intensityproperties") or {},
@@ -365,6 +379,17 @@ def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
 
 
 # ---- both -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _read(what: str) -> Iterator[None]:
+    """Refuse plans in which a field is missing or of another kind than nnU-Net writes."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelError(f"{what}: the field {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(f"{what}: a field is of another kind than nnU-Net writes: {error}") from error
 
 
 def _fold_files(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
 
 from segcli import adopt, card, checkpoint, formats, networks
+from segcli.adopt import nnunet
 from segcli.engines import open_engine
 from segcli.errors import ModelError
 from segcli.intensity import Outside, Standardise, normalise
@@ -211,6 +212,41 @@ def test_regions_are_written_in_the_order_of_their_classes(tmp_path: Path) -> No
     made = card.read_card(adopt.adopt(folder, to=tmp_path))
     assert [(label.name, label.id) for label in made.labels][1:] == [("whole_tumour", 1), ("core", 2), ("enhancing", 3)]
     assert (made.decide.rule, made.decide.values) == ("regions", (1, 2, 3))
+
+
+def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
+    folder = edited(tmp_path, {"labels": {"background": 0, "lesion": [2], "organ": [1]}})
+    made = card.read_card(adopt.adopt(folder, to=tmp_path))
+    assert [(label.name, label.id) for label in made.labels] == [("background", 0), ("organ", 1), ("lesion", 2)]
+    assert made.decide.rule == "argmax"
+
+
+def test_channels_are_in_the_order_of_their_numbers_and_told_apart() -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    chosen = plans["configurations"]["3d_fullres"]
+    chosen |= {"normalization_schemes": ["NoNormalization"] * 3, "use_mask_for_norm": [True] * 3}
+    stored = checkpoint.Stored("a.pth", "torch", {"conv.weight": torch.zeros(1)}, "")
+    names: dict[str, str] = {"2": "T2", "0": "noNorm", "1": "T1"}
+    dataset = {"channel_names": names, "labels": {"background": 0, "organ": 1}}
+    assert nnunet.v2(plans, dataset, [stored], "3d_fullres").card["channels"] == ["noNorm", "T1", "T2"]
+    names["2"] = "T1"
+    assert nnunet.v2(plans, dataset, [stored], "3d_fullres").card["channels"] == ["noNorm_0", "T1_1", "T1_2"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "plans", "words"),
+    [
+        ({"labels": None}, {}, "plans.json and dataset.json: a field is of another kind than nnU-Net writes"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, {}, "the field 'regions_class_order' is missing"),
+        ({"channel_names": {"0": "CT", "1": "PET"}}, {}, "the plans have 1 normalisations for 2 channels"),
+        ({}, {"configurations": {"3d_fullres": {}}}, "plans.json and dataset.json: the field '.*' is missing"),
+    ],
+)
+def test_plans_that_are_incomplete_are_refused_by_the_field(
+    tmp_path: Path, dataset: dict[str, Any], plans: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        adopt.inspect(edited(tmp_path, dataset, plans))
 
 
 def test_an_ignored_label_has_no_output(tmp_path: Path) -> None:
