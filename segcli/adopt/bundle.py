@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segcli import checkpoint, networks
-from segcli.adopt.draft import Draft, distinct, recognised, shapes_of
+from segcli.adopt.draft import Draft, distinct, legible, recognised, shapes_of
 from segcli.errors import ModelError
 from segcli.networks import Inferred
 
@@ -40,7 +40,11 @@ _LITTLE = (  # transforms that change neither voxels nor places in a way that ma
     "CastToType",
     "Identity",
     "ToDevice",
+    "SelectItems",
+    "DeleteItems",
+    "CopyItems",
 )
+_PADS = ("SpatialPad", "DivisiblePad", "BorderPad")
 _WEIGHTS = ("model.pt", "model.pth", "model.safetensors")
 _ENDINGS = (".json", ".yaml", ".yml")
 # What inference is run with; where there is no file for that, evaluation is training with some entries changed.
@@ -69,13 +73,14 @@ def folder(path: Path) -> Draft:
     guess = _network(config, shapes_of(tensors), notes)
     draft = Draft(f"MONAI bundle, {weights.name}", guess.family, dict(guess.config), [tensors], notes=notes)
     draft.card["source"] = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
-    _formats(metadata, draft)
-    # The names of inference.json, then those of train.json.
-    _transforms(
-        _list(config, ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing"), notes), draft
-    )
-    _inferer(config.get("inferer", "validate::inferer"), draft)
-    _decision(_list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), notes), draft)
+    with legible("the bundle's configuration"):
+        _formats(metadata, draft)
+        # The names of inference.json, then those of train.json.
+        _transforms(
+            _list(config, ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing"), notes), draft
+        )
+        _inferer(config.get("inferer", "validate::inferer"), draft)
+        _decision(_list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), notes), draft)
     return draft
 
 
@@ -358,7 +363,7 @@ def _definition(found: Any) -> list[str]:
 
 
 def _transforms(items: Sequence[dict[str, Any]], draft: Draft) -> None:
-    """Grid and intensity steps, in their order."""
+    """Grid and intensity steps, in their order; what they leave open is left out of the card."""
     steps: list[dict[str, Any]] = []
     order: list[str] = []
     known = True
@@ -366,78 +371,113 @@ def _transforms(items: Sequence[dict[str, Any]], draft: Draft) -> None:
         kind = _kind(item)
         if kind in _LITTLE:
             continue
+        if kind in ("Orientation", "Spacing"):
+            order.append(kind)
         if any(_has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
             draft.notes.append(f"{kind} has values that are Python and were not evaluated")
             known = False
-            continue
-        if kind == "Orientation":
-            draft.card["orientation"] = item.get("axcodes")
-            order.append("orientation")
+        elif kind == "Orientation":
+            axes = "RAS" if item.get("as_closest_canonical") else item["axcodes"]
+            draft.card["orientation"] = "".join(axes)
         elif kind == "Spacing":
-            pixdim = item["pixdim"]
-            draft.card["spacing"] = [float(p) for p in (pixdim if isinstance(pixdim, list) else [pixdim] * 3)]
-            modes = item.get("mode", "bilinear")
-            mode = modes[0] if isinstance(modes, list) else modes
-            draft.card["interpolation"] = "nearest" if mode == "nearest" else "linear"
-            order.append("spacing")
+            draft.card |= _spacing(item, draft.notes)
             steps.append({"step": "resample"})
         elif kind == "CropForeground":
-            steps.append({"step": "crop", "above": 0.0, "margin": int(item.get("margin", 0))})
+            margins = _listed(item.get("margin", 0))
+            if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
+                draft.notes.append("the crop's margin is another on each side; segcli takes the largest")
+            steps.append({"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)})
+        elif kind in _PADS:
+            draft.notes.append(f"the padding of {kind} is left to the windows")
         else:
-            found = _intensity(kind, item, draft.notes)
-            known = known and found is not None
+            found = _intensity(kind, item, draft.inputs or 1)
+            if found is None:
+                draft.notes.append(f"the transform {kind} is not one that segcli has, or not with these options")
+                known = False
             steps += found or []
-    if items and "orientation" not in order:
+    if items and "Orientation" not in order:
         draft.card["orientation"] = None
-    if items and "spacing" not in order:
+    if items and "Spacing" not in order:
         draft.card["spacing"] = None
     if order:
-        draft.card["anchor"] = "stored" if order[0] == "spacing" and len(order) > 1 else "oriented"
+        draft.card["anchor"] = "stored" if order[0] == "Spacing" and len(order) > 1 else "oriented"
     if items and known:
         draft.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
 
 
-def _intensity(kind: str, item: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]] | None:
-    """One of MONAI's intensity transforms as steps of a card; None, with a note, for one that segcli has not."""
+def _spacing(item: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Fields `spacing` and `interpolation`: 0 and below keep an axis, the last number stands for those that lack."""
+    steps = [float(p) if p > 0 else None for p in _listed(item["pixdim"])]
+    mode = _listed(item.get("mode", "bilinear"))[0]
+    how = {"nearest": "nearest", "bilinear": "linear", 0: "nearest", 1: "linear"}.get(mode)
+    if how is None or item.get("diagonal") or item.get("scale_extent"):
+        notes.append("Spacing has an interpolation or a corner that segcli has not: linear, between voxel centres")
+    return {"spacing": (steps + steps[-1:] * 3)[:3], "interpolation": how or "linear"}
+
+
+def _intensity(kind: str, item: Mapping[str, Any], channels: int) -> list[dict[str, Any]] | None:
+    """One of MONAI's intensity transforms as steps of a card; None for one that segcli has not."""
+    clip = bool(item.get("clip", False))
     if kind == "ScaleIntensityRange":
         low, high = float(item["a_min"]), float(item["a_max"])
-        bottom, top = item.get("b_min", 0.0), item.get("b_max", 1.0)
-        scale = {"step": "scale", "from": [low, high], "low": float(bottom or 0), "high": float(top or 1)}
-        return [{"step": "clip", "low": low, "high": high}, scale] if item.get("clip", False) else [scale]
+        bottom, top = item.get("b_min"), item.get("b_max")
+        if (bottom is None) != (top is None):
+            return None
+        if bottom is None or top is None:  # then MONAI clips nothing
+            return [{"step": "scale", "from": [low, high], "low": 0.0, "high": 1.0}]
+        scale = {"step": "scale", "from": [low, high], "low": float(bottom), "high": float(top)}
+        return [{"step": "clip", "low": low, "high": high}, scale] if clip else [scale]
     if kind == "NormalizeIntensity":
-        step: dict[str, Any] = {"step": "standardise"}
-        if item.get("nonzero", False):
-            step["where"] = "nonzero"
-        if item.get("subtrahend") is not None and item.get("divisor") is not None:
-            step |= {"mean": float(item["subtrahend"]), "sd": float(item["divisor"])}
-        return [step]
-    if kind == "ScaleIntensity" and item.get("factor") is None:
+        where = {"where": "nonzero"} if item.get("nonzero", False) else {}
+        means, widths = item.get("subtrahend"), item.get("divisor")
+        if (means is None) != (widths is None):
+            return None
+        if means is None:
+            return [{"step": "standardise", **where}] if _each(item, channels) else None
+        pairs = list(zip(_listed(means), _listed(widths), strict=True))
+        one = [{"channels": [c]} if len(pairs) > 1 else {} for c in range(len(pairs))]
+        return [
+            {"step": "standardise", "mean": float(m), "sd": float(w), **where, **which}
+            for (m, w), which in zip(pairs, one, strict=True)
+        ]
+    if kind == "ScaleIntensity" and item.get("factor") is None and _each(item, channels):
         return [{"step": "scale", "low": float(item.get("minv", 0.0)), "high": float(item.get("maxv", 1.0))}]
-    if kind == "ScaleIntensityRangePercentiles" and (item.get("b_min"), item.get("b_max")) == (0, 1):
+    unit = (item.get("b_min"), item.get("b_max")) == (0, 1) and not item.get("relative", False)
+    if kind == "ScaleIntensityRangePercentiles" and unit and _each(item, channels):
         steps = [{"step": "percentiles", "low": float(item["lower"]), "high": float(item["upper"])}]
-        return [*steps, {"step": "clip", "low": 0.0, "high": 1.0}] if item.get("clip", False) else steps
-    notes.append(f"the transform {kind} is not one that segcli has")
+        return [*steps, {"step": "clip", "low": 0.0, "high": 1.0}] if clip else steps
     return None
+
+
+def _each(item: Mapping[str, Any], channels: int) -> bool:
+    """Whether a transform looks at one channel at a time, as segcli's steps do."""
+    return channels == 1 or bool(item.get("channel_wise", False))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _inferer(item: Any, draft: Draft) -> None:
     """Windows as the sliding-window inferer has them."""
     if not isinstance(item, dict):
         return
-    if _kind(item) == "SimpleInferer":
-        draft.notes.append("the bundle shows the network whole images; segcli shows it windows: give --patch")
+    kind, roi = _kind(item), item.get("roi_size")
+    if kind not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
+        draft.notes.append(f"the bundle shows the network whole images ({kind}), segcli windows: give --patch")
         return
-    roi = item.get("roi_size")
-    if isinstance(roi, int):
-        roi = [roi] * 3
-    if isinstance(roi, list) and len(roi) == 3 and all(isinstance(n, int) for n in roi):
+    if kind == "SliceInferer":
+        axis = item.get("spatial_dim", 0)
+        draft.card["slice_axis"] = axis
+        roi = [*roi[:axis], 1, *roi[axis:]] if isinstance(roi, list) and len(roi) == 2 else None
+    roi = [roi] * 3 if isinstance(roi, int) else roi
+    if isinstance(roi, list) and len(roi) == 3 and all(isinstance(n, int) and n > 0 for n in roi):
         draft.card["patch_size"] = roi
-    overlap = item.get("overlap", 0.25)
-    if isinstance(overlap, int | float):
-        draft.card["overlap"] = overlap
-    draft.card["blend"] = "gaussian" if item.get("mode", "constant") == "gaussian" else "constant"
-    if isinstance(item.get("sigma_scale"), float):
-        draft.card["sigma"] = item["sigma_scale"]
+    overlap, sigma, mode = item.get("overlap", 0.25), item.get("sigma_scale", 0.125), item.get("mode", "constant")
+    if all(isinstance(v, int | float) for v in (overlap, sigma)) and mode in ("constant", "gaussian"):
+        draft.card |= {"overlap": overlap, "blend": mode, "sigma": sigma}
+    else:
+        draft.notes.append(f"overlap, sigma_scale or mode of the {kind} is not one that segcli has: its own are taken")
     if item.get("padding_mode", "constant") != "constant":
         draft.notes.append(f"padding by {item['padding_mode']} is not one that segcli has: 0 is taken")
 
@@ -450,6 +490,11 @@ def _decision(items: Sequence[dict[str, Any]], draft: Draft) -> None:
         draft.notes.append("the bundle brings finished labels back by the nearest voxel; segcli brings logits back")
     elif "Activations" in before:
         draft.card["back"] = "probabilities"
+    for item in items:
+        if _kind(item) not in (*_LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage"):
+            draft.notes.append(f"the bundle's {_kind(item)} after the network is left out")
+        if item.get("threshold", 0.5) != 0.5:
+            draft.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
     sigmoid = any(_kind(item) == "Activations" and item.get("sigmoid") is True for item in items)
     labels = draft.card.get("labels")
     if sigmoid and labels:

@@ -176,6 +176,17 @@ def _encoder_only(shapes: Shapes) -> str | None:
     return None
 
 
+@contextmanager
+def legible(what: str) -> Iterator[None]:
+    """Refuse a description in which a field is missing or of another kind than those who write it give it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelError(f"{what}: the field {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(f"{what}: a field is of an unexpected kind: {error}") from error
+
+
 def slug(text: str) -> str:
     """A name in ASCII snake_case."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segcli import checkpoint, networks
-from segcli.adopt.draft import Draft, distinct, network_in, recognised, shapes_of, slug
+from segcli.adopt.draft import Draft, distinct, legible, network_in, recognised, shapes_of, slug
 from segcli.checkpoint import Tensors
 from segcli.errors import ModelError
 from segcli.networks import Inferred
@@ -49,7 +48,7 @@ def v2_folder(folder: Path) -> Draft:
     plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
     files = _fold_files(folder, _FINAL_V2)
     stored = [checkpoint.read(path) for path in files]
-    with _read("plans.json and dataset.json"):
+    with legible("plans.json and dataset.json"):
         draft = v2(plans, dataset, stored, folder.name.rpartition("__")[2])
     draft.container = f"nnU-Net v2 folder, {_folds(files)}"
     draft.card["source"] = f"nnU-Net v2, {plans.get('dataset_name', folder.name)}, plans.json"
@@ -59,7 +58,7 @@ def v2_folder(folder: Path) -> Draft:
 def v2_file(stored: checkpoint.Stored) -> Draft:
     """The draft of a checkpoint alone, which carries plans and dataset.json in itself."""
     init = stored.content["init_args"]
-    with _read(f"{stored.name}: its plans and dataset.json"):
+    with legible(f"{stored.name}: its plans and dataset.json"):
         draft = v2(init["plans"], init["dataset_json"], [stored], "")
     draft.container = "nnU-Net v2 checkpoint"
     draft.card["source"] = f"nnU-Net v2, {init['plans'].get('dataset_name', stored.name)}, plans in the checkpoint"
@@ -248,7 +247,7 @@ def v1_folder(folder: Path, expected: Inferred | None = None) -> Draft:
     files = _fold_files(folder, _FINAL_V1)
     beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
     plans, stage = _plans(beside if beside.is_file() else folder / "plans.pkl")
-    with _read("the plans"):
+    with legible("the plans"):
         draft = _v1(plans, stage, files, expected)
     draft.container = f"nnU-Net v1 folder, {_folds(files)}"
     return draft
@@ -256,7 +255,7 @@ def v1_folder(folder: Path, expected: Inferred | None = None) -> Draft:
 
 def v1_file(path: Path, expected: Inferred | None = None) -> Draft:
     """The draft of a .model file with its .model.pkl beside it."""
-    with _read(f"{path.name}.pkl"):
+    with legible(f"{path.name}.pkl"):
         draft = _v1(*_plans(Path(f"{path}.pkl")), [path], expected)
     draft.container = "nnU-Net v1 checkpoint with its plans"
     return draft
@@ -379,17 +378,6 @@ def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
 
 
 # ---- both -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _read(what: str) -> Iterator[None]:
-    """Refuse plans in which a field is missing or of another kind than nnU-Net writes."""
-    try:
-        yield
-    except KeyError as error:
-        raise ModelError(f"{what}: the field {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ModelError(f"{what}: a field is of another kind than nnU-Net writes: {error}") from error
 
 
 def _fold_files(folder: Path, names: Sequence[str]) -> list[Path]:

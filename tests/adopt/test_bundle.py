@@ -11,7 +11,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from segcli import adopt, card, formats
-from segcli.adopt.bundle import References, _merged, _Unknown
+from segcli.adopt.bundle import References, _intensity, _merged, _Unknown
 from segcli.engines import open_engine
 from segcli.errors import ModelError
 from segcli.segmentation import segment
@@ -90,7 +90,119 @@ def test_a_transform_that_segcli_has_not_is_named(tmp_path: Path) -> None:
     preprocessing["transforms"].append({"_target_": "GaussianSmoothd", "keys": "image", "sigma": 1})
     found = adopt.inspect(edited(tmp_path / "b", preprocessing=preprocessing))
     assert list(found.missing) == ["intensity"]
-    assert "the transform GaussianSmooth is not one that segcli has" in found.notes
+    assert "the transform GaussianSmooth is not one that segcli has, or not with these options" in found.notes
+
+
+def changed(folder: Path, at: int, **entries: Any) -> adopt.Inspection:
+    """What the bundle is when its transform number `at` has other entries (2 turns, 3 resamples, 4 scales)."""
+    preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
+    preprocessing["transforms"][at] = {"keys": "image", **entries}
+    return adopt.inspect(edited(folder, preprocessing=preprocessing))
+
+
+@pytest.mark.parametrize(
+    ("entries", "steps"),
+    [
+        (
+            {"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "b_min": -1, "b_max": 0},
+            [{"step": "scale", "from": [-9, 9], "low": -1, "high": 0}],
+        ),
+        (
+            {"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "clip": True},  # b is missing: not clipped
+            [{"step": "scale", "from": [-9, 9], "low": 0, "high": 1}],
+        ),
+        (
+            {"_target_": "NormalizeIntensityd", "nonzero": True, "channel_wise": True},
+            [{"step": "standardise", "where": "nonzero"}],
+        ),
+        (
+            {"_target_": "NormalizeIntensityd", "subtrahend": [3, 4], "divisor": [5, 6], "channel_wise": True},
+            [
+                {"step": "standardise", "mean": 3, "sd": 5, "channels": [0]},
+                {"step": "standardise", "mean": 4, "sd": 6, "channels": [1]},
+            ],
+        ),
+        (
+            {"_target_": "ScaleIntensityRangePercentilesd", "lower": 1, "upper": 99, "b_min": 0, "b_max": 1},
+            [{"step": "percentiles", "low": 1, "high": 99}],
+        ),
+        (
+            {"_target_": "CropForegroundd", "source_key": "image", "margin": 5},
+            [{"step": "crop", "above": 0, "margin": 5}],
+        ),
+        ({"_target_": "SpatialPadd", "spatial_size": [16, 16, 16]}, []),
+        ({"_target_": "NormalizeIntensityd", "subtrahend": 3}, None),
+        ({"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "b_min": -1}, None),
+        ({"_target_": "ScaleIntensityRangePercentilesd", "lower": 1, "upper": 99, "b_min": -1, "b_max": 1}, None),
+        ({"_target_": "ScaleIntensityd", "factor": 0.5}, None),
+    ],
+)
+def test_an_intensity_transform_becomes_its_steps_or_is_missing(
+    tmp_path: Path, entries: dict[str, Any], steps: list[dict[str, Any]] | None
+) -> None:
+    found = changed(tmp_path / "b", 4, **entries)
+    whole = None if steps is None else [{"step": "resample"}, *steps, {"step": "outside", "value": 0}]
+    assert found.found.get("intensity") == whole
+    assert ("intensity" in found.missing) == (steps is None)
+
+
+def test_a_mean_over_several_channels_at_once_is_not_that_of_each() -> None:
+    item = {"nonzero": True}
+    assert _intensity("NormalizeIntensity", item, 1) == [{"step": "standardise", "where": "nonzero"}]
+    assert _intensity("NormalizeIntensity", item, 4) is None
+    assert _intensity("NormalizeIntensity", {**item, "channel_wise": True}, 4) is not None
+
+
+@pytest.mark.parametrize(
+    ("entries", "spacing"),
+    [({"pixdim": 2}, [2, 2, 2]), ({"pixdim": [1, 2]}, [1, 2, 2]), ({"pixdim": [1, 2, -1]}, [1, 2, None])],
+)
+def test_a_spacing_is_as_long_as_the_grid(tmp_path: Path, entries: dict[str, Any], spacing: list[float]) -> None:
+    assert changed(tmp_path / "b", 3, _target_="Spacingd", **entries).found["spacing"] == spacing
+
+
+@pytest.mark.parametrize("entries", [{"axcodes": ["L", "P", "S"]}, {"axcodes": "LPS"}, {"as_closest_canonical": True}])
+def test_an_orientation_is_an_axes_code(tmp_path: Path, entries: dict[str, Any]) -> None:
+    wanted = "RAS" if "as_closest_canonical" in entries else "LPS"
+    assert changed(tmp_path / "b", 2, _target_="Orientationd", **entries).found["orientation"] == wanted
+
+
+def test_an_orientation_that_only_python_knows_is_missing(tmp_path: Path) -> None:
+    assert "orientation" in changed(tmp_path / "b", 2, _target_="Orientationd", axcodes="$axes()").missing
+
+
+def test_a_field_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the bundle's configuration: the field 'a_min' is missing"):
+        changed(tmp_path / "b", 4, _target_="ScaleIntensityRanged", a_max=3)
+
+
+@pytest.mark.parametrize(
+    ("inferer", "patch", "note"),
+    [
+        (
+            {"_target_": "SlidingWindowInferer", "roi_size": 32, "mode": "$BlendMode.GAUSSIAN"},
+            [32, 32, 32],
+            "overlap, ",
+        ),
+        ({"_target_": "SlidingWindowInferer", "roi_size": [96, 96, -1]}, None, ""),
+        ({"_target_": "SliceInferer", "roi_size": [64, 32], "spatial_dim": 2}, [64, 32, 1], ""),
+        ({"_target_": "SimpleInferer"}, None, "the bundle shows the network whole images (SimpleInferer)"),
+    ],
+)
+def test_windows_are_those_of_the_inferer_or_missing(
+    tmp_path: Path, inferer: dict[str, Any], patch: list[int] | None, note: str
+) -> None:
+    found = adopt.inspect(edited(tmp_path / "b", inferer=inferer))
+    assert found.found.get("patch_size") == patch
+    assert any(sentence.startswith(note) for sentence in [*found.notes, ""])
+    assert found.found.get("blend") in (None, "constant")
+
+
+def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp_path: Path) -> None:
+    steps = [{"_target_": "AsDiscreted", "threshold": 0.3}, {"_target_": "KeepLargestConnectedComponentd"}]
+    notes = adopt.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
+    assert "the bundle's threshold is 0.3; segcli's is 0.5" in notes
+    assert "the bundle's KeepLargestConnectedComponent after the network is left out" in notes
 
 
 def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_channels_are_in_the_order_of_their_numbers_and_told_apart() -> None:
 @pytest.mark.parametrize(
     ("dataset", "plans", "words"),
     [
-        ({"labels": None}, {}, "plans.json and dataset.json: a field is of another kind than nnU-Net writes"),
+        ({"labels": None}, {}, "plans.json and dataset.json: a field is of an unexpected kind"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, {}, "the field 'regions_class_order' is missing"),
         ({"channel_names": {"0": "CT", "1": "PET"}}, {}, "the plans have 1 normalisations for 2 channels"),
         ({}, {"configurations": {"3d_fullres": {}}}, "plans.json and dataset.json: the field '.*' is missing"),
