@@ -64,7 +64,7 @@ class Show:
         self.last = "opening the model"
         self._writing = threading.Lock()  # stages of several cases report at once
         self.beat()
-        if self.console.is_terminal and not quiet and not self.console.is_dumb_terminal:
+        if sys.stderr.isatty() and not quiet and not self.console.is_dumb_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -126,7 +126,9 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], *, stderr: bool = False
     console = Console(stderr=stderr, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 400  # a pipe has no width to cut names at
-    made = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
+    if title:
+        console.print(Text(plain(title)))
+    made = Table(box=None, pad_edge=False, header_style=None if console.no_color else "bold")
     if rows:
         for key, value in rows[0].items():
             made.add_column(key, justify="right" if isinstance(value, int | float) else "left")

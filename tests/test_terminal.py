@@ -37,6 +37,13 @@ def test_1_5_a_table_takes_no_markup_and_no_escapes(capsys):
     assert "\x1b" not in out
 
 
+def test_a_table_without_colours_has_no_escapes_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    table("title", [{"name": "liver"}])
+    assert capsys.readouterr().out.splitlines() == ["title", "name ", "liver"]
+
+
 def test_events_are_json_lines_with_schema_event_time_and_case():
     stream = io.StringIO()
     show = Show(1, quiet=True, verbose=0, events=stream)
@@ -77,7 +84,8 @@ def test_6_5_a_harmless_stream_loses_what_it_cannot_write_and_remembers_why(monk
     assert stream.failed.errno == 28
 
 
-def test_no_bar_where_there_is_no_terminal(capsys):
+def test_no_bar_where_there_is_no_terminal_whatever_colours_are_forced(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
     show = Show(1, quiet=False, verbose=0, events=None)
     show.watch("segment", CASE, {})
     show.watch("window", CASE, {"done": 1, "total": 2})
