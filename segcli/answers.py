@@ -33,7 +33,7 @@ def info(
     """Print what a scan is and what predict would do with it; a folder of DICOM as a table of its series."""
     from segcli import formats
     from segcli.grids import model_grid
-    from segcli.segmentation import prepare
+    from segcli.segmentation import at_least, finite, prepare
     from segcli.windows import windows
 
     if scan.is_dir() and series is None and (rows := _series_rows(scan)) and (len(rows) > 1 or rows[0]["problem"]):
@@ -42,26 +42,27 @@ def info(
         else:
             table(f"{scan.name}: DICOM series", rows)
         return
-    naming.cases([str(scan)])
-    read = formats.read([scan], affine=affine, series=series, volume=volume)
     card = find(model)
+    read = formats.read([scan], affine=affine, series=series, volume=volume, channels=len(card.channels))
     wanted = model_grid(read.grid, card.grid)
     source = read.source
+    try:
+        whole, _, doubts = finite(read)
+    except InputError as error:
+        raise InputError(f"{scan.name}: {error.message}", hint=error.hint) from error
     facts: dict[str, Any] = {
         "file": scan.name,
         "grid": record.grid_facts(read.grid),
         "channels": read.data.shape[0],
         "dtype": str(read.data.dtype),
-        "range": [float(read.data.min()), float(read.data.max())],
+        "range": [float(whole.data.min()), float(whole.data.max())],
         "source": source.facts if source else None,
-        "warnings": list(source.warnings) if source else [],
+        "warnings": [*(source.warnings if source else ()), *doubts],
         "model": card.name,
         "model_grid": record.grid_facts(wanted),
     }
     if read.data.shape[0] == len(card.channels):
-        from segcli.segmentation import at_least, finite
-
-        image = prepare(finite(read)[0], card).image
+        image = prepare(whole, card).image
         facts["cropped_to"] = list(image.grid.shape)
         facts["windows"] = len(windows(at_least(image.grid.shape, card.window.size), card.window))
     if as_json:
@@ -104,7 +105,7 @@ def _series_rows(folder: Path) -> list[dict[str, Any]]:
             "spacing": _times(s.summary.spacing) if s.summary.spacing else None,
             "problem": s.summary.problem,
         }
-        for s in dicom.find(folder)
+        for s in dicom.find(folder, lambda _, error: say(f"warning: {error.message}"))
     ]
 
 
@@ -297,9 +298,12 @@ def _scores(
             raise InputMissing(f"{prediction.name} and {reference.name}: no two files have the same name")
     out = {}
     for name, mine, truth in pairs:
-        pred, ref = formats.read([mine]), formats.read([truth])
-        out[name] = scoring.evaluate(_whole_numbers(pred), _whole_numbers(ref), names, tolerance, resample=resample)
-        if names and (left := scoring.unscored(_whole_numbers(pred), _whole_numbers(ref), names)):
+        pred, ref = _whole_numbers(formats.read([mine])), _whole_numbers(formats.read([truth]))
+        try:
+            out[name] = scoring.evaluate(pred, ref, names, tolerance, resample=resample)
+        except InputError as error:
+            raise InputError(f"{mine.name} and {truth.name}: {error.message}", hint=error.hint) from error
+        if names and (left := scoring.unscored(pred, ref, names)):
             say(f"warning: {name}: values without a name are not scored: {', '.join(map(str, left[:10]))}")
     return out
 
