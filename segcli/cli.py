@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import sys
@@ -56,7 +57,7 @@ def settings(
     _: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="SEGCLI_DEBUG")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere. [SEGCLI_DEBUG]")] = False,
 ) -> None:
     context.obj = {"debug": debug}
     if os.path.exists("segcli.toml") or "SEGCLI_HOME" in os.environ or _user_settings():  # noqa: PTH110
@@ -153,8 +154,14 @@ def predict(
         seg_type=_choice("--seg-type", seg_type, ("binary", "fractional", "labelmap")),
         identifiers=identifiers,
     )
+    if streamed and to != Destination(overwrite=overwrite, seg_type=to.seg_type, identifiers=identifiers):
+        raise UsageError("-o - gives the label map alone", hint="name a folder with -o for what is written beside it")
     if overlap is not None and not 0 <= overlap < 1:
         raise UsageError(f"--overlap {overlap}: is at least 0 and below 1")
+    if not 0 <= min_size < math.inf:
+        raise UsageError(f"--min-size {min_size}: is a number of mL, at least 0")
+    if json_ and events in ("stdout", "-"):
+        raise UsageError("--json and --events stdout: one of them can have stdout", hint="give --events a file")
     options = Options(
         overlap=overlap,
         classes=_several([classes]),
@@ -189,6 +196,8 @@ def predict(
     )
     named = dict(_pair(c) for c in channel or ())
     given = run.Given(tuple(inputs or ()), named, files_from, null, series, volume, shard)
+    if "-" in given.inputs and (len(given.inputs) > 1 or named or files_from is not None):
+        raise UsageError("- is one scan on stdin, alone", hint="a list of names on stdin is --files-from -")
     if streamed or given.inputs == ("-",):
         raise typer.Exit(run.piped(given, opening, to, options, manners, to_stdout=streamed))
     raise typer.Exit(run.batch(given, opening, to, options, manners, scheduler))
@@ -260,6 +269,8 @@ def evaluate(
     """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
     from segcli import answers
 
+    if not tolerance < math.inf:
+        raise UsageError(f"--tolerance {tolerance}: is a number of mm")
     answers.evaluate(
         prediction,
         reference,
@@ -451,11 +462,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, _interrupted)
     out = _standard_streams()
-    debug = "--debug" in sys.argv or bool(os.environ.get("SEGCLI_DEBUG"))
-    if not debug:
+    words, debug = _without_debug(sys.argv[1:])
+    if debug:
+        words = ["--debug", *words]
+    else:
         warnings.simplefilter("ignore")  # of libraries; what matters to a user is said in our own words
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(words, standalone_mode=False) or 0
     except SegcliError as error:
         code = _refused(error, debug)
     except Terminated:
@@ -471,9 +484,15 @@ def main() -> None:
     if code == 0 and out.failed is not None and out.failed.errno not in _CLOSED:
         sys.stderr.write(f"error: stdout: {out.failed.strerror}: what was made is whole, its names were not printed\n")
         code = 74
-    if code in (130, 143) or out.failed is not None:
-        os._exit(code)  # threads of a library may still compute; nothing of theirs is kept
-    sys.exit(code)
+    os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
+
+
+def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
+    """The command line without --debug, which may stand anywhere before `--`, and whether it or SEGCLI_DEBUG is set."""
+    end = words.index("--") if "--" in words else len(words)
+    rest = [word for word in words[:end] if word != "--debug"] + [*words[end:]]
+    variable = os.environ.get("SEGCLI_DEBUG", "").lower() not in ("", "0", "false", "no", "off")
+    return rest, variable or len(rest) < len(words)
 
 
 class Terminated(BaseException):
@@ -563,6 +582,9 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     """Click's own refusals keep their code; anything else is a bug of segcli."""
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
+        if near := getattr(error, "possibilities", None):  # Click lists them without a question
+            error.message += f"; did you mean {near[0]}?"  # type: ignore[attr-defined]
+            error.possibilities = None  # type: ignore[attr-defined]
         show()
         return int(error.exit_code)
     if debug:

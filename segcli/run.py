@@ -230,7 +230,7 @@ def _tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
             show.line(f"{outcome.case.name}: already done, verified")
         elif total == 1 and not manners.json:
             table(f"{outcome.case.name}", structure_rows(facts["structures"]), stderr=True)
-    if not manners.json:
+    if not manners.json and manners.events not in ("stdout", "-"):  # whose "done" names the label map
         for path in outcome.paths:
             print_line(str(path))
 

@@ -140,6 +140,14 @@ def test_a_list_from_stdin_between_nuls_and_a_part_of_it(model, tmp_path):
         (["predict", "-", "-o", "-", "--json"], 2),
         (["--version"], 0),
         (["predict", "a.nii.gz", "--write", "docx"], 2),
+        (["predict", "a.nii.gz", "--min-size", "-1"], 2),
+        (["predict", "a.nii.gz", "--min-size", "nan"], 2),
+        (["predict", "a.nii.gz", "-o", "-", "--report", "html"], 2),
+        (["predict", "a.nii.gz", "-o", "-", "--write", "nifti,probabilities"], 2),
+        (["predict", "a.nii.gz", "-"], 2),
+        (["predict", "-", "--files-from", "-"], 2),
+        (["predict", "a.nii.gz", "--json", "--events", "-"], 2),
+        (["evaluate", "a.nii.gz", "a.nii.gz", "--tolerance", "inf"], 2),
     ],
 )
 def test_1_1_codes_of_a_run_that_cannot_be(model, tmp_path, words, code):
@@ -200,3 +208,33 @@ def test_1_5_stdout_has_the_paths_and_nothing_else(model, tmp_path):
     done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--report", "csv", cwd=tmp_path)
     assert done.stdout.decode().splitlines() == ["out/a_seg.nii.gz", "out/a_seg.json", "out/a_seg.csv"]
     assert b"liver" in done.stderr
+
+
+def test_events_on_stdout_are_alone_there(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--events", "-", cwd=tmp_path)
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert (events[0], events[-1]) == ("read", "done")
+
+
+def test_a_misspelt_option_gets_the_nearest_one():
+    done = command("predict", "--modle", "x")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"did you mean --model?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "shown"),
+    [
+        (["predict", "no.nii"], "", False),
+        (["predict", "no.nii"], "0", False),
+        (["predict", "no.nii"], "1", True),
+        (["--debug", "predict", "no.nii"], "", True),
+        (["predict", "no.nii", "--debug"], "", True),
+        (["predict", "--", "--debug"], "", False),
+    ],
+)
+def test_1_4_a_traceback_is_shown_where_debug_asks_for_it_and_nowhere_else(tmp_path, words, variable, shown):
+    done = command(*words, cwd=tmp_path, env={"SEGCLI_DEBUG": variable})
+    assert done.returncode == 66
+    assert (b"Traceback" in done.stderr) == shown
