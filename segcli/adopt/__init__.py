@@ -266,6 +266,8 @@ def _folder(folder: Path, arch: str | None, expected: Inferred | None, name: str
         "plans.pkl": lambda place: nnunet.v1_folder(place, expected),
     }
     found = [(path.parent, read) for marker, read in kinds.items() for path in sorted(folder.rglob(marker))]
+    # Cross-validation and prediction leave copies of the plans, without folds beside them.
+    found = [(place, read) for place, read in found if nnunet.has_folds(place)] or found
     bundles = [path.parent for path in sorted(folder.rglob("configs")) if bundle.is_bundle(path.parent)]
     found += [(place, bundle.folder) for place in bundles]
     if len(found) == 1:

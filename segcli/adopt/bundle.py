@@ -261,6 +261,9 @@ def _weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    alone = [name for name in there if Path(name).suffix in (".pt", ".pth", ".safetensors")]
+    if len(alone) == 1:
+        return folder / alone[0]
     if "model.ts" in there:
         raise ModelError(
             f"{folder.parent.name}: only TorchScript (models/model.ts), a program that would run as code: not allowed",

@@ -286,6 +286,10 @@ def _v1(plans: Mapping[str, Any], number: int, files: Sequence[Path], expected: 
     }
     schemes = plans["normalization_schemes"]
     masks = plans.get("use_mask_for_norm") or {}
+    if any(masks.values()):
+        draft.notes.append(
+            "the mask of the normalisation is made after resampling, nnU-Net v1 resamples the mask itself"
+        )
     steps = _normalisation(
         len(channels),
         [schemes[c] for c in sorted(schemes)],
@@ -383,7 +387,7 @@ def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
 def _fold_files(folder: Path, names: Sequence[str]) -> list[Path]:
     """The checkpoint of each fold, the final one where there is one; all folds alone when there is no other."""
     found: dict[str, Path] = {}
-    for place in sorted(p for p in folder.iterdir() if p.is_dir() and re.fullmatch(r"fold_\d+|fold_all|all", p.name)):
+    for place in _fold_folders(folder):
         path = next((place / name for name in names if (place / name).is_file()), None)
         if path is not None:
             found[place.name] = path
@@ -392,6 +396,15 @@ def _fold_files(folder: Path, names: Sequence[str]) -> list[Path]:
     if not chosen:
         raise ModelError(f"{folder.name}: has no fold_X/{names[0]}", hint="give the folder that holds the folds")
     return chosen
+
+
+def has_folds(folder: Path) -> bool:
+    """Whether there are folds beside the plans."""
+    return bool(_fold_folders(folder))
+
+
+def _fold_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and re.fullmatch(r"fold_\d+|fold_all|all", p.name))
 
 
 def _folds(files: Sequence[Path]) -> str:

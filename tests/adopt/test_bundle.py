@@ -53,6 +53,15 @@ def test_labels_of_a_scan_are_those_of_monai(tmp_path: Path) -> None:
     assert (labels == expected).mean() > 0.999
 
 
+def test_weights_of_another_name_are_taken_when_there_are_no_others(tmp_path: Path) -> None:
+    models = edited(tmp_path / "b") / "models"
+    (models / "model.pt").rename(models / "best_metric_model.pt")
+    assert adopt.inspect(tmp_path / "b").container == "MONAI bundle, best_metric_model.pt"
+    shutil.copy(models / "best_metric_model.pt", models / "other.pt")
+    with pytest.raises(ModelError, match=r"models/ has no model.pt, only best_metric_model.pt, other.pt"):
+        adopt.inspect(tmp_path / "b")
+
+
 def test_a_zip_archive_is_the_folder_in_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         for path in sorted(p for p in BUNDLE.rglob("*") if p.is_file()):

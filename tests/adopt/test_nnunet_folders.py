@@ -214,6 +214,21 @@ def test_regions_are_written_in_the_order_of_their_classes(tmp_path: Path) -> No
     assert (made.decide.rule, made.decide.values) == ("regions", (1, 2, 3))
 
 
+def test_copies_of_the_plans_that_cross_validation_leaves_are_no_models(tmp_path: Path) -> None:
+    folder = edited(tmp_path)
+    (folder / "crossval_results_folds_0").mkdir()
+    for name in ("plans.json", "dataset.json"):
+        (folder / "crossval_results_folds_0" / name).write_text((folder / name).read_text())
+    assert adopt.inspect(tmp_path).container == "nnU-Net v2 folder, fold_0"
+
+
+def test_all_cases_in_one_fold_and_the_best_checkpoint_do(tmp_path: Path) -> None:
+    folder = edited(tmp_path)
+    (folder / "fold_0").rename(folder / "fold_all")
+    (folder / "fold_all" / "checkpoint_final.pth").rename(folder / "fold_all" / "checkpoint_best.pth")
+    assert adopt.inspect(folder).container == "nnU-Net v2 folder, fold_all"
+
+
 def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
     folder = edited(tmp_path, {"labels": {"background": 0, "lesion": [2], "organ": [1]}})
     made = card.read_card(adopt.adopt(folder, to=tmp_path))
