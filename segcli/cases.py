@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from segcli.errors import InputError, InputMissing, SegcliError, UsageError
@@ -18,6 +19,7 @@ _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
 _DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
 _SEG = "_seg"
+_LONGEST = 255  # bytes of a file's name
 # What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
 _OWN = re.compile(
     r"^(?P<base>.+)_(?:seg\.(?:nii\.gz|json|csv|tsv|html|png|dcm)|dseg\.(?:nii\.gz|json|tsv)"
@@ -91,18 +93,32 @@ def cases(
 def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
     """The cases, the same input once; refused when two inputs would make one output (reliability.md 2.8)."""
     owners: dict[Path, Case] = {}
-    for case in found:
+    for case in map(_nameable, found):
         target = (output or case.beside) / f"{case.name}{_SEG}.nii.gz"
         key = Path(os.path.abspath(target))  # noqa: PTH100 - links are followed nowhere here
         other = owners.get(key)
         if other is None:
             owners[key] = case
-        elif other.paths != case.paths or other.series != case.series or other.volume != case.volume:
+        elif _input(other) != _input(case):
             raise UsageError(
                 f"{other.paths[0]} and {case.paths[0]} would both be written as {target.name}",
                 hint="rename one, or run them with different -o",
             )
     return list(owners.values())
+
+
+def _nameable(case: Case) -> Case:
+    """The case, refused where its label map's name would be longer than a file system takes (reliability.md 3.15)."""
+    size = len(os.fsencode(f"{PurePosixPath(case.name).name}{_SEG}.nii.gz"))
+    if size <= _LONGEST or case.fault is not None:
+        return case
+    told = f"{case.paths[0].name}: the name of its label map would have {size} bytes, {_LONGEST} are possible"
+    return replace(case, fault=InputError(told, hint="give the scan a shorter name"))
+
+
+def _input(case: Case) -> tuple[object, ...]:
+    """Equal for two cases that are one, however their paths are spelt."""
+    return [os.path.abspath(path) for path in case.paths], case.series, case.volume  # noqa: PTH100 - as in distinct
 
 
 def shard(found: Sequence[Case], part: str) -> list[Case]:
@@ -131,7 +147,8 @@ def shard(found: Sequence[Case], part: str) -> list[Case]:
 
 
 def listed(data: bytes, null: bool) -> list[str]:
-    """The names in a list of inputs: one a line, or between NULs; blank lines are nothing."""
+    """The names in a list of inputs: one a line, or between NULs; blank lines and a byte order mark are nothing."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     parts = data.split(b"\0") if null else data.splitlines()
     return [os.fsdecode(p) for p in parts if p.strip()]
 

@@ -112,6 +112,19 @@ def test_the_same_input_twice_is_one_case(tmp_path):
     assert named(tmp_path / "a.nii", tmp_path / "a.nii", tmp_path) == ["a"]
 
 
+def test_the_same_input_spelt_in_two_ways_is_one_case(tmp_path, monkeypatch):
+    touch(tmp_path, "a.nii")
+    monkeypatch.chdir(tmp_path)
+    assert len(cases(["a.nii", str(tmp_path / "a.nii")], output=tmp_path / "out")) == 1
+
+
+def test_3_15_a_scan_whose_label_map_could_have_no_name_is_refused_with_the_numbers(tmp_path):
+    touch(tmp_path, f"{'a' * 245}.nii", f"{'b' * 244}.nii")
+    longer, fits = cases([str(tmp_path)])
+    assert "256 bytes, 255 are possible" in longer.fault.message
+    assert fits.fault is None
+
+
 def test_1_2_a_folder_without_images_is_missing_input_and_says_what_was_seen(tmp_path):
     touch(tmp_path, "a.txt", "b.txt", "c.pdf")
     with pytest.raises(InputMissing, match=r"no images in the folder: 2 x \.txt, 1 x \.pdf"):
@@ -176,6 +189,7 @@ def test_1_7_a_loop_of_links_among_folders_ends(tmp_path):
         (b"a.nii\r\n\n b c.nii\n", False, ["a.nii", " b c.nii"]),
         (b"a\nb.nii\0c.nii\0", True, ["a\nb.nii", "c.nii"]),
         (b"", False, []),
+        (b"\xef\xbb\xbfa.nii\n", False, ["a.nii"]),
     ],
 )
 def test_a_list_has_one_name_a_line_or_between_nuls(data, null, expected):
