@@ -27,6 +27,9 @@ _OTHERS = {  # first bytes of what people hand in by mistake
     b"PK\x05\x06": "an empty zip archive",
     b"Rar!": "a rar archive: unpack it first",
     b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"BZh": "packed with bzip2: unpack it first",
+    b"\xfd7zXZ": "packed with xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it first",
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
     b"%PDF": "a PDF document",
@@ -200,6 +203,8 @@ def _kind(path: Path) -> str:
     if streams.regular_size(path) == 0:
         raise InputError(f"{path.name}: truncated: the file is empty (0 bytes)", hint="copy or export it again")
     head = streams.head(path, nifti.HEAD)
+    if not head:
+        raise InputError(f"{path.name}: truncated: unpacked, the file is empty", hint="copy or export it again")
     if path.name.lower().endswith((".img", ".img.gz")) and nifti.has_header_beside(path):
         return "nifti"  # voxels; what they begin with means nothing
     for kind, room in (("nifti", nifti), ("itk", itk), ("mgh", mgh)):
@@ -217,6 +222,8 @@ def _seems(head: bytes) -> str:
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
             return f"it seems to be {what}"
+    if head[257:262] == b"ustar":
+        return "it seems to be a tar archive: unpack it first"
     if all(byte >= 32 or byte in b"\t\n\r" for byte in head):
         return "it seems to be text"
     return f"it begins with the bytes {head[:8].hex(' ')}"

@@ -1,6 +1,8 @@
 """What is there decides how it is read; channels of one scan share one grid."""
 
+import bz2
 import gzip
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,9 @@ def test_3_14_the_content_decides_and_not_the_ending(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(600), "a PNG picture"),
         (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG picture"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "HDF5"),
+        (bz2.compress(bytes(600)), "packed with bzip2: unpack it first"),
+        (lzma.compress(bytes(600)), "packed with xz: unpack it first"),
+        (gzip.compress(b"a.nii".ljust(257, b"\0") + b"ustar" + bytes(600)), "a tar archive: unpack it first"),
         (b"not an image\n" * 40, "it seems to be text"),
         (bytes(range(40, 240)) + bytes(9), "it begins with the bytes 28 29 2a 2b 2c 2d 2e 2f"),
         (gzip.compress(b"not an image\n" * 40), "it seems to be text"),
@@ -45,9 +50,10 @@ def test_3_14_another_format_is_refused_naming_what_it_seems_to_be(tmp_path: Pat
         formats.read([tmp_path / "scan.nii"])
 
 
-def test_an_empty_file_is_truncated(tmp_path: Path) -> None:
-    (tmp_path / "scan.nii").write_bytes(b"")
-    with pytest.raises(InputError, match=r"scan\.nii: truncated: the file is empty"):
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+def test_an_empty_file_is_truncated(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "scan.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"scan\.nii: truncated: .*the file is empty"):
         formats.read([tmp_path / "scan.nii"])
 
 
