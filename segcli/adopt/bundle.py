@@ -323,7 +323,10 @@ def _network(config: References, shapes: Mapping[str, tuple[int, ...]], notes: l
 
 
 def _renamed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments in the terms of today's MONAI: `dimensions` and `pos_embed` had other names once."""
+    """Arguments in the terms of today's MONAI: some had other names once, some say nothing about the output."""
+    for name in ("save_attn", "preprocess", "norm_name"):
+        if name == "save_attn" or not arguments.get(name):
+            arguments.pop(name, None)
     if "dimensions" in arguments:
         arguments["spatial_dims"] = arguments.pop("dimensions")
     if kind == "UNETR" and "pos_embed" in arguments:

@@ -229,6 +229,13 @@ def test_weights_of_another_network_than_the_configuration_names_are_refused(tmp
         adopt.inspect(other)
 
 
+def test_arguments_of_other_versions_of_monai_are_understood(tmp_path: Path) -> None:
+    network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"]
+    network["dimensions"] = network.pop("spatial_dims")
+    other = edited(tmp_path / "b", network_def={**network, "norm_name": "", "save_attn": True, "preprocess": None})
+    assert adopt.inspect(other).arguments == adopt.inspect(BUNDLE).arguments
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
