@@ -184,13 +184,10 @@ def _sum(data: NDArray[Any], taps: Taps, axis: int, out: NDArray[np.float32]) ->
     row = [1] * data.ndim
     row[axis] = -1
     scratch = np.empty(out.shape, np.float32)  # written again by each tap: fresh memory costs more than the sums
+    data = np.ascontiguousarray(data, np.float32)  # else each tap would make one of its own
     for t, (index, weights) in enumerate(zip(taps.index, taps.weights, strict=True)):
-        if data.dtype == np.float32:
-            term = np.take(data, index, axis, out=scratch, mode="clip")  # of indices that are inside: no other mode
-        else:
-            term = np.take(data, index, axis)
-        total = out if t == 0 else scratch
-        np.multiply(term, weights.reshape(row), out=total, dtype=np.float32, casting="unsafe")
+        np.take(data, index, axis, out=scratch, mode="clip")  # of indices that are inside: no other mode takes `out`
+        np.multiply(scratch, weights.reshape(row), out=out if t == 0 else scratch)
         if t > 0:
             out += scratch
 
