@@ -260,7 +260,7 @@ def _decide(labels: NDArray[np.integer], slab: NDArray[np.float32], piece: _Piec
             better &= piece.mask[at]
         np.copyto(labels[at], labels.dtype.type(decide.values[k]), where=better)
         if best is not None:
-            np.copyto(best[at], values, where=better)
+            np.maximum(best[at], values, out=best[at])
 
 
 def _values(
@@ -294,13 +294,22 @@ def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | No
     A linear interpolation lies between its corners: a class whose largest corner is below another's smallest one
     cannot win in that cell. A box start..stop means the voxels start to stop, both included.
     """
-    floor: NDArray[np.float32] | float = decide.half
-    if decide.rule == "argmax":
-        floor = _corners(slab[0], np.minimum)
-        for channel in slab[1:]:
-            np.maximum(floor, _corners(channel, np.minimum), out=floor)
-        floor -= 1e-4 + 1e-5 * np.abs(floor)  # rounding while interpolating
-    return [_box(_corners(channel, np.maximum) >= floor) for channel in slab]
+    if decide.rule != "argmax":
+        return [_box(_corners(channel, np.maximum) >= decide.half) for channel in slab]
+    highest = slab.max(axis=(1, 2, 3))
+    rounding = 1e-4 + 1e-5 * np.abs(highest).max()  # while interpolating
+    floor = np.full([max(1, n - 1) for n in slab.shape[1:]], -np.inf, np.float32)
+    tried = []
+    for k in np.argsort(-highest):
+        if highest[k] < floor.min() - rounding:
+            break  # this one and those after it neither win nor raise the floor
+        np.maximum(floor, _corners(slab[k], np.minimum), out=floor)
+        tried.append(k)
+    floor -= rounding
+    boxes: list[Box | None] = [None] * len(slab)
+    for k in tried:
+        boxes[k] = _box(_corners(slab[k], np.maximum) >= floor)
+    return boxes
 
 
 def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]:
