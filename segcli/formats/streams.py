@@ -68,7 +68,7 @@ def head(path: Path, size: int) -> bytes:
     if not start.startswith(GZIP_MAGIC):
         return start
     out = b""
-    for chunk in _unpacked(path, 0, []):
+    for chunk in _unpacked(path, 0, [], size):
         out += chunk
         if len(out) >= size:
             break
@@ -194,8 +194,8 @@ def _packed(path: Path, offset: int, start: int, count: int, warnings: list[str]
     return buffer
 
 
-def _unpacked(path: Path, start: int, warnings: list[str]) -> Iterator[bytes]:
-    """The unpacked bytes of a gzip (also of several members) or zlib stream, in chunks of at most 1 MiB.
+def _unpacked(path: Path, start: int, warnings: list[str], most: int = _CHUNK) -> Iterator[bytes]:
+    """The unpacked bytes of a gzip (also of several members) or zlib stream, in chunks of at most `most` bytes.
 
     zlib checks length and checksum of each member when it reaches the member's end; a stream without its end is
     refused.
@@ -205,7 +205,7 @@ def _unpacked(path: Path, start: int, warnings: list[str]) -> Iterator[bytes]:
         decoder, data = zlib.decompressobj(_GZIP_OR_ZLIB), file.read(_CHUNK)
         while True:
             try:
-                out = decoder.decompress(data, _CHUNK)
+                out = decoder.decompress(data, most)
             except zlib.error as error:
                 raise InputError(
                     f"{path.name}: the compressed data is corrupt or truncated ({error})",
