@@ -190,6 +190,11 @@ def _voxel_file(path: Path, header: Header) -> Path:
     voxels = _sibling(_header_file(path), "hdr", "img")
     if voxels is None:
         raise InputError(f"{path.name}: the header of a .hdr/.img pair must be called .hdr")
+    if voxels.is_symlink() and not path.is_symlink() and voxels.resolve().parent != path.parent.resolve():
+        raise InputError(
+            f"{path.name}: its voxels, {voxels.name}, are a link to outside its folder, which is not allowed",
+            hint="put both files into one folder",
+        )
     return voxels
 
 
@@ -308,6 +313,12 @@ def _check(path: Path, header: Header) -> None:
         raise InputError(
             f"{path.name}: sform code {header.sform_code} and qform code {header.qform_code}; 0 to 5 are possible"
         )
+    scaled = header.slope != 0 and np.isfinite(header.slope)
+    if scaled and not np.isfinite(header.inter):
+        raise InputError(
+            f"{path.name}: its values are said to be the stored ones times {header.slope:g} plus {header.inter:g}",
+            hint="repair scl_inter",
+        )
     lowest = 0 if header.pair else (352 if header.version == 1 else 544)
     offset = header.vox_offset
     if not np.isfinite(offset) or offset != int(offset) or offset < lowest:
@@ -359,6 +370,14 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
         else:
             apart = float(np.linalg.norm(sform.corners() - qform.corners(), axis=1).max())
             _compare(name, sform, qform, apart, affine, warnings)
+    stated = np.array(sizes[::-1]) * factor  # i, j, k to D, H, W
+    # of sheared axes some state the lengths, others the distances of the planes, whose product is the volume
+    off = abs(float(np.prod(stated)) / grid.voxel_mm3 - 1) > _VOLUME_TOLERANCE
+    if counts == "sform" and code["qform"] <= 0 and off and not np.allclose(stated, grid.spacing, rtol=0.01):
+        warnings.append(
+            f"{name}: voxel sizes (pixdim) of {_mm(stated)} mm, but of {_mm(grid.spacing)} mm in the sform; the sform "
+            "counts"
+        )
     if unit in ("m", "um"):
         warnings.append(f"{name}: lengths are stored in {unit}; they were converted to mm")
     warnings += streams.shear_warning(path, grid)
@@ -541,6 +560,11 @@ def _floats(values: ArrayLike) -> bytes:
 def _ijk(grid: Grid) -> str:
     """Where the file's i, j, k point, as most viewers show it."""
     return grid.axes[::-1]
+
+
+def _mm(steps: ArrayLike) -> str:
+    """Steps along D, H, W as the file's i x j x k."""
+    return " x ".join(f"{step:.4g}" for step in np.asarray(steps)[::-1])
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -99,6 +99,28 @@ def test_3_5_a_slope_of_0_means_that_the_intercept_does_not_count_either(tmp_pat
     assert np.array_equal(scan.data[0].ravel(), np.arange(60))
 
 
+@pytest.mark.parametrize("inter", [np.nan, np.inf])
+def test_3_5_an_intercept_that_is_no_number_is_refused_where_it_counts(tmp_path: Path, inter: float) -> None:
+    with pytest.raises(InputError, match=r"a.nii: .*times 2 plus (nan|inf)"):
+        read(nifti(tmp_path / "a.nii", scl_slope=2, scl_inter=inter))
+
+
+def test_3_13_a_pair_whose_voxels_are_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    header, voxels = nifti_bytes(pair=True)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.hdr").write_bytes(header)
+    (tmp_path / "elsewhere").write_bytes(voxels)
+    (tmp_path / "in" / "a.img").symlink_to("../elsewhere")
+    with pytest.raises(InputError, match=r"a.hdr: .*outside its folder"):
+        read(tmp_path / "in" / "a.hdr")
+
+
+def test_voxel_sizes_that_the_sform_contradicts_are_mentioned(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", qform_code=0, pixdim=(1, 1, 1, 1, 1, 1, 1, 1))
+    (said,) = read(path).source.warnings
+    assert "1 x 1 x 1 mm, but of 2 x 3 x 4 mm in the sform" in said
+
+
 @pytest.mark.parametrize("ending", ["hdr", "img"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_pair_is_read_by_either_of_its_names(tmp_path: Path, ending: str, packed: bool) -> None:
