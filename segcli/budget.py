@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +18,16 @@ from segcli.engines import Opened
 from segcli.engines.host import RESERVE, available
 from segcli.errors import OutOfMemory
 from segcli.grids import model_grid
-from segcli.resample import apply, taps_for
+from segcli.resample import apply, parallel, taps_for
 from segcli.segmentation import at_least, prepare
 from segcli.volume import Grid
-from segcli.windows import SLAB_BYTES, Engine, WindowPlan, stream_axis, windows
+from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, stream_axis, windows
 
 # What is not the network takes so many times as long, for each voxel of the scan, as one interpolated voxel: class
 # scores brought back and compared; labels measured, checked and written. Measured on brain and body scans.
 _DECIDE, _DECIDE_CLASS, _WRITE = 20.0, 1.0, 40.0
+_LABEL_BYTES = 0.09  # of the compressed label map for each voxel that the network sees, within a factor of two
+_LEARNING = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -32,18 +37,20 @@ class Rates:
     seconds  of a window, the network and the adding up
     pace     seconds of one interpolated voxel
     ram      largest resident size of the process so far, the engine's own work included
+    batch    windows at a time
     vram     the same on a CUDA device, 0 without one
     """
 
     seconds: float
     pace: float
     ram: int
+    batch: int = 1
     vram: int = 0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a case needs; disk counts the outputs and sums in a temporary file."""
+    """What a case needs; disk counts the label map, and in temporary files sums and the answers of further models."""
 
     windows: int
     seconds: float
@@ -62,27 +69,38 @@ class Opening(Protocol):
 
 
 def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
-    """What predicting a scan would need: read and prepared as then, one window run to learn what one costs."""
+    """What predicting a scan would need: read and prepared as then, some windows run to learn what one costs.
+
+    Of several models each is asked; together they need the time of all and the memory of the largest.
+    """
     from segcli import formats
 
     opened = opening.open(card)
-    rates = measured(card, opened.engine)
+    models = [(card, opened.engine), *((other, own.engine) for other, own in opened.others)]
+    rates = [measured(*model) for model in models]
     start = time.perf_counter()
     scan = formats.read([path], channels=len(card.channels))
     read = time.perf_counter() - start
-    prepared = prepare(scan, card)
-    seconds = read + sum(prepared.seconds.values())
-    part, itemsize = prepared.image.grid, scan.data.dtype.itemsize
-    room = available() if opening.max_ram is None else opening.max_ram - psutil.Process().memory_info().rss
-    on_disk = sums_bytes(card, part, card.window) + RESERVE > room
-    budget = plan(scan.grid, itemsize, card, rates, part=part, before=seconds, on_disk=on_disk)
+    itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
+    limit, needs, on_disk = opening.max_ram, list[Budget](), False
+    parts: list[Grid] = []
+    for (own, _), rate in zip(models, rates, strict=True):
+        prepared = prepare(scan, own)
+        parts.append(prepared.image.grid)
+        room = available() if limit is None else limit - psutil.Process().memory_info().rss
+        on_file = sums_bytes(own, parts[-1], own.window, rate.batch) + RESERVE > room
+        before = sum(prepared.seconds.values())
+        needs.append(plan(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
+        on_disk |= on_file
+        del prepared
+    answers = 4 * len(outputs) * parts[0].size * len(opened.others)
     return {
         "engine": opened.engine.name,
-        "windows": budget.windows,
-        "seconds": round(budget.seconds, 1),
-        "ram_mb": round(budget.ram_bytes / 1e6),
-        "vram_mb": round(budget.vram_bytes / 1e6),
-        "disk_mb": round(budget.disk_bytes / 1e6, 2),
+        "windows": sum(need.windows for need in needs),
+        "seconds": round(read + sum(need.seconds for need in needs), 1),
+        "ram_mb": round(max(need.ram_bytes for need in needs) / 1e6),
+        "vram_mb": round(max(need.vram_bytes for need in needs) / 1e6),
+        "disk_mb": round((max(need.disk_bytes for need in needs) + answers) / 1e6, 2),
         "sums_on_disk": on_disk,
     }
 
@@ -108,24 +126,28 @@ def plan(
     window = window or card.window
     part = part or model_grid(scan, card.grid)
     count = len(windows(at_least(part.shape, window.size), window))
-    host = host_bytes(scan, itemsize, card, part, window, on_disk)
-    sums = sums_bytes(card, part, window)
-    after = rates.pace * scan.size * (_DECIDE + _DECIDE_CLASS * len(card.decide.values) + _WRITE)
+    host = host_bytes(scan, itemsize, card, part, window, on_disk, rates.batch)
+    sums = sums_bytes(card, part, window, rates.batch)
+    inside = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
+    after = rates.pace * (inside * (_DECIDE + _DECIDE_CLASS * len(card.decide.values)) + scan.size * _WRITE)
     return Budget(
         windows=count,
         seconds=before + count * rates.seconds + after,
         ram_bytes=rates.ram + host - (sums if rates.vram else 0),
         vram_bytes=rates.vram + sums if rates.vram else 0,
-        disk_bytes=scan.size // 100 + 65536 + (sums if on_disk else 0),
+        disk_bytes=int(inside * _LABEL_BYTES) + (sums if on_disk else 0),
     )
 
 
-def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, window: WindowPlan, on_disk: bool) -> int:
+def host_bytes(
+    scan: Grid, itemsize: int, card: ModelCard, part: Grid, window: WindowPlan, on_disk: bool, batch: int = 1
+) -> int:
     """Memory of a case beyond the engine's own, at its peak."""
     channels = len(card.channels)
     source = scan.size * itemsize * channels
-    whole = model_grid(scan, card.grid).size
-    preparing = 3 * 4 * whole * channels  # as resampled, as the step before left it, and the step's own
+    whole = model_grid(scan, card.grid)
+    # The image as resampled, as the step before left it, and the step's own.
+    preparing = 4 * channels * max(3 * whole.size, resampled(scan, whole))
     axis = stream_axis(at_least(part.shape, window.size), window)
     step = min(window.size[axis], part.shape[axis]) + 1
     slab = 4 * len(card.decide.values) * step * part.size // part.shape[axis]
@@ -133,7 +155,7 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, window: W
     share = min(1.0, max(SLAB_BYTES, 2 * plane) / slab) * min(1.0, step / part.shape[axis])
     running = (
         4 * part.size * card.inputs
-        + (0 if on_disk else sums_bytes(card, part, window))
+        + (0 if on_disk else sums_bytes(card, part, window, batch))
         + 2 * min(slab, max(SLAB_BYTES, 2 * plane))  # one on its way to labels, the next being finished
         + scan.size * np.dtype(card.decide.dtype).itemsize
         + int(12 * scan.size * share)  # of the scan's voxels in a slab: values, the best so far, what is better
@@ -141,12 +163,22 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, window: W
     return source + max(preparing, running)
 
 
-def sums_bytes(card: ModelCard, part: Grid, window: WindowPlan) -> int:
-    """The sums of logits and of weights: planes of one window and the one before."""
-    shape = list(at_least(part.shape, window.size))
-    axis = stream_axis((shape[0], shape[1], shape[2]), window)
-    shape[axis] = window.size[axis] + 1
-    return 4 * (len(card.decide.values) + 1) * int(np.prod(shape, dtype=np.int64))
+def resampled(scan: Grid, wanted: Grid) -> int:
+    """Voxels of the two largest images in a row while a scan is resampled axis by axis, what shrinks most first."""
+    order = parallel(wanted.to(scan)) or [0, 1, 2]
+    shape = [scan.shape[axis] for axis in order]
+    made = []
+    for i in sorted(range(3), key=lambda i: wanted.shape[i] / shape[i]):
+        if shape[i] != wanted.shape[i]:
+            shape[i] = wanted.shape[i]
+            made.append(math.prod(shape))
+    return max((a + b for a, b in pairwise([*made, 0])), default=0)
+
+
+def sums_bytes(card: ModelCard, part: Grid, window: WindowPlan, batch: int = 1) -> int:
+    """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
+    shape = held(at_least(part.shape, window.size), window, batch)
+    return 4 * (len(card.decide.values) + 1) * math.prod(shape)
 
 
 def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = None) -> None:
@@ -167,19 +199,33 @@ def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = Non
 
 
 def measured(card: ModelCard, engine: Engine) -> Rates:
-    """The cost of one window, of two that are run; the first one warms up."""
+    """The cost of one window among as many as the engine takes at a time, over a second or two after one warm run."""
     rng = np.random.default_rng(0)
-    patch = rng.standard_normal((1, card.inputs, *card.window.size), np.float32)
+    patches = rng.standard_normal((engine.batch, card.inputs, *card.window.size), np.float32)
     weight = np.ones(card.window.size, np.float32)
     d, h, w = card.window.size
-    total = engine.zeros((len(card.decide.values), d, h, w))
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        engine.add(total, (slice(0, d), slice(0, h), slice(0, w)), engine.run(patch)[0], weight)
+    total: Any = None
+    count, start = 0, time.perf_counter()
+    while count <= 1 or time.perf_counter() - start < _LEARNING:
+        if count == 1:
+            start = time.perf_counter()
+        for logits in engine.run(patches):
+            total = engine.zeros((len(logits), d, h, w)) if total is None else total
+            engine.add(total, (slice(0, d), slice(0, h), slice(0, w)), logits, weight)
         engine.get(total[:, :1])  # waits for a device
-        seconds = time.perf_counter() - start
-    return Rates(seconds, _pace(), psutil.Process().memory_info().rss, _vram(engine.name))
+        count += 1
+    seconds = (time.perf_counter() - start) / ((count - 1) * engine.batch)
+    return Rates(seconds, _pace(), peak_memory(), engine.batch, _vram(engine.name))
+
+
+def peak_memory() -> int:
+    """Bytes: the largest resident size of this process so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def _pace() -> float:

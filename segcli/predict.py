@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import psutil
 
 from segcli import budget, extras, formats, outputs, record
 from segcli.card import ModelCard
@@ -295,7 +294,7 @@ class _Job:
         if not case.paths[0].is_dir():
             seen = formats.peek(case.paths[0], affine=self.options.affine, series=case.series, volume=case.volume)
             limit = getattr(self.opened.engine, "max_ram", None)
-            budget.check(seen.grid, 4 * len(self.card.channels), self.card, limit=limit)
+            budget.check(seen.grid, 4, self.card, limit=limit)
         scan = formats.read(
             case.paths,
             affine=self.options.affine,
@@ -447,7 +446,7 @@ class _Job:
             seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
             facts["run"] = {
                 "seconds": {k: round(v, 3) for k, v in seconds.items()},
-                "peak_memory_mb": round(peak_memory() / 1e6),
+                "peak_memory_mb": round(budget.peak_memory() / 1e6),
                 "steps": list(computed.steps),
             }
             outputs.write_bytes(record_path, record.to_json(facts))
@@ -489,18 +488,6 @@ def near(word: str, known: Iterable[str]) -> str:
 
     found = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def peak_memory() -> int:
-    """Bytes: the largest resident size of this process so far."""
-    try:
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return int(peak if sys.platform == "darwin" else peak * 1024)
-    except ImportError:  # Windows
-        return int(psutil.Process().memory_info().peak_wset)
 
 
 def _differing(result: Segmentation) -> dict[str, Any]:

@@ -140,6 +140,14 @@ def stream_axis(shape: tuple[int, int, int], plan: WindowPlan) -> int:
     return held.index(min(held))
 
 
+def held(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tuple[int, int, int]:
+    """The shape of the sums for a (padded) image: along its streaming axis, the planes that are not finished yet."""
+    axis = stream_axis(shape, plan)
+    keep = [*shape]
+    keep[axis] = _held(_parts(windows(shape, plan), axis, batch if plan.size[axis] == 1 else None), axis)
+    return keep[0], keep[1], keep[2]
+
+
 def slide(
     image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = quiet, outside: float = 0.0
 ) -> Iterator[Volume]:
@@ -159,9 +167,8 @@ def slide(
     weight = weights(plan)
     plan_windows = windows(full.grid.shape, plan)
     parts = _parts(plan_windows, axis, engine.batch if plan.size[axis] == 1 else None)
-    length = plan.size[axis] + max(part[-1].at[axis].start - part[0].at[axis].start for part in parts)
     keep = [*full.grid.shape]
-    keep[axis] = 1 + length  # before the windows' planes the last one that was finished
+    keep[axis] = _held(parts, axis)
     norm = np.zeros(keep, np.float32)
     total: Array | None = None
     done = 0
@@ -191,7 +198,7 @@ def slide(
                     _fill_unseen(slab, norm[planes])
                 yield Volume(slab, full.grid.crop(cut))
         if not final:
-            _advance(total, norm, axis, step, 1 + length)
+            _advance(total, norm, axis, step, keep[axis])
 
 
 def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
@@ -216,6 +223,11 @@ def _parts(items: list[Window], axis: int, batch: int | None) -> list[list[Windo
     full = -(-batch // len(each[0]))
     count = full * -(-_SLICES // full)
     return [[w for place in each[i : i + count] for w in place] for i in range(0, len(each), count)]
+
+
+def _held(parts: list[list[Window]], axis: int) -> int:
+    """Planes of the windows that are worked on together, and before them the last one that was finished."""
+    return 1 + max(int(part[-1].at[axis].stop - part[0].at[axis].start) for part in parts)
 
 
 def _run(engine: Engine, full: Volume, batch: list[Window]) -> Iterator[tuple[Window, Array]]:

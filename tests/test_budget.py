@@ -11,8 +11,8 @@ import psutil
 import pytest
 from models import CARD, organs
 
-from segcli import windows
-from segcli.budget import Rates, check, host_bytes, plan, plan_case, sums_bytes
+from segcli import budget, windows
+from segcli.budget import Rates, check, host_bytes, measured, plan, plan_case, resampled, sums_bytes
 from segcli.card import ModelCard, parse, read_card
 from segcli.engines import host, open_engine
 from segcli.engines.host import HostSums
@@ -42,13 +42,29 @@ def test_windows_are_counted_on_the_models_grid() -> None:
 
 def test_time_is_windows_and_a_share_for_each_voxel_of_the_scan() -> None:
     found = plan(grid(64, 64, 64), 2, card(), RATES, before=5.0)
-    # 6 classes: 20 + 6 + 40 interpolated voxels' time for each of the scan's
+    # 6 classes: 20 + 6 + 40 interpolated voxels' time for each of the scan's, all of which the network sees
     assert found.seconds == pytest.approx(5 + 27 * 2.0 + 66 * 64**3 * 1e-9)
 
 
 def test_sums_are_one_windows_planes_whatever_the_length() -> None:
     # 6 classes and the weights, 33 planes of 64 x 64
     assert sums_bytes(card(), grid(64, 64, 640), card().window) == 4 * 7 * 33 * 64 * 64
+
+
+def test_sums_of_slices_are_those_of_whole_batches_eight_slices_at_least() -> None:
+    flat = card(patch_size=[1, 32, 32], slice_axis=0)
+    # 4 windows a slice: one slice fills a batch of 3, eight are taken; and the one before
+    assert sums_bytes(flat, grid(40, 48, 48), flat.window, 3) == 4 * 7 * 9 * 48 * 48
+    # one window a slice: 16 slices fill a batch of 16; there are no more than 10
+    assert sums_bytes(flat, grid(40, 32, 32), flat.window, 16) == 4 * 7 * 17 * 32 * 32
+    assert sums_bytes(flat, grid(10, 32, 32), flat.window, 16) == 4 * 7 * 11 * 32 * 32
+
+
+def test_resampling_holds_two_images_in_a_row_what_shrinks_most_first() -> None:
+    wide = Grid((10, 100, 200), np.diag([4.0, 1.0, 0.5, 1.0]))
+    # 200 columns become 50, 100 rows 50, 10 slices 20: images of 50 000, 25 000 and 50 000 voxels
+    assert resampled(wide, Grid((20, 50, 50), np.diag([2.0, 2.0, 2.0, 1.0]))) == 75_000
+    assert resampled(wide, wide) == 0
 
 
 def test_memory_grows_by_the_sums_unless_they_are_on_the_disk() -> None:
@@ -133,6 +149,37 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
     assert found["windows"] == result.windows
     assert found["engine"] == "openvino cpu"
+
+
+def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_the_disk(tmp_path: Path) -> None:
+    first = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
+    nibabel.Nifti1Image(np.zeros((50, 40, 30), np.float32), np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii")
+
+    def planned(*others: ModelCard) -> dict[str, Any]:
+        def opened(c: ModelCard) -> Any:
+            more = tuple((other, open_engine(other, threads=1)) for other in others)
+            return replace(open_engine(c, threads=1), others=more)
+
+        return plan_case(tmp_path / "scan.nii", first, SimpleNamespace(max_ram=None, open=opened))
+
+    one, two = planned(), planned(first)
+    assert two["windows"] == 2 * one["windows"]
+    assert two["disk_mb"] - one["disk_mb"] == pytest.approx(4 * 6 * 50 * 40 * 30 / 1e6, abs=0.011)
+
+
+def test_a_window_is_measured_among_as_many_as_the_engine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Three(HostSums):
+        name, batch, precision, shown = "three", 3, "float32", list[int]()
+
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            self.shown.append(len(patches))
+            return np.repeat(patches, 6, 1)
+
+    monkeypatch.setattr(budget, "_LEARNING", 0.0)
+    engine = Three(threads=1)
+    found = measured(card(), engine)
+    assert engine.shown == [3, 3]
+    assert (found.batch, found.vram) == (3, 0)
 
 
 def test_max_ram_reaches_the_engine(tmp_path: Path) -> None:
