@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.card import ModelCard
+from segcli.engines.host import OnDisk
 from segcli.errors import ModelError
 from segcli.labels import Decision, Spread, mapped, shares
 from segcli.segmentation import (
@@ -106,18 +107,19 @@ def _later(tick: Tick, position: int, members: int) -> Tick:
 
 def _answer(
     scan: Volume, member: Member, common: Prepared, decide: Decision, tick: Tick
-) -> tuple[NDArray[np.float32], dict[str, float], int]:
+) -> tuple[OnDisk, dict[str, float], int]:
     """A member's answer (K, d, h, w) on the common image's grid, mapped from a file; stage times; windows."""
     card, on = member.card, common.image.grid
     prepared = prepare(scan, card)
     began = time.perf_counter()
-    answer: NDArray[np.float32] = mapped((len(decide.values), *on.shape), np.float32)
-    for channel, value in zip(answer, decide.values, strict=True):
-        channel[...] = float(value == 0) if decide.shares else 0.0 if value == 0 else UNSEEN
+    answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
+    for channel, value in enumerate(decide.values):
+        answer[channel] = float(value == 0) if decide.shares else 0.0 if value == 0 else UNSEEN
     spread = Spread(on, prepared.image.grid, prepared.wanted, card.interpolation)
     order = [card.decide.values.index(value) for value in decide.values]
     for slab in slide(prepared.image, member.engine, member.plan, tick, prepared.outside):
-        spread.put(slab.grid, _channels(slab.data[order], card.decide, decide), answer)
+        spread.put(slab.grid, _channels(slab.data[order], card.decide, decide), np.asarray(answer))
+        answer.release()
     seconds = {**prepared.seconds, "network": time.perf_counter() - began}
     return answer, seconds, window_count(prepared, member.plan)
 
@@ -128,7 +130,7 @@ def _channels(own: NDArray[np.float32], have: Decision, want: Decision) -> NDArr
 
 
 def _mean(
-    slabs: Iterator[Volume], common: Prepared, answers: list[NDArray[np.float32]], have: Decision, decide: Decision
+    slabs: Iterator[Volume], common: Prepared, answers: list[OnDisk], have: Decision, decide: Decision
 ) -> Iterator[Volume]:
     """The first member's slabs as the mean of all, with the share of members that decide otherwise behind it."""
     count = len(decide.values)
@@ -139,9 +141,10 @@ def _mean(
         joined[:count] = _channels(slab.data[:count], have, decide)
         own = [winners(joined[:count], decide)]
         for answer in answers:
-            here = answer[(slice(None), *box)]
+            here = np.asarray(answer[(slice(None), *box)])
             own.append(winners(here, decide))
             joined[:count] += here
+            answer.release()
         joined[:count] /= len(own)
         together = winners(joined[:count], decide)
         joined[count] = np.mean([votes != together for votes in own], axis=0)
