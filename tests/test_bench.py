@@ -1,4 +1,5 @@
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -66,3 +67,21 @@ def test_a_network_is_certified_in_both_cpu_engines(family: str, tmp_path: Path)
     assert set(found["engines"]) == {"onnxruntime", "openvino"}
     assert found["max_relative_error"] <= 1e-4
     assert found["agreement"] >= 0.999
+
+
+def test_a_first_window_ends_the_process_that_reports_it() -> None:
+    told = (
+        "import sys, time\nfor e in ('read', 'window'): print('{\"event\": \"%s\"}' % e, file=sys.stderr, flush=True)\n"
+    )
+    stages.first_window([sys.executable, "-c", f"{told}time.sleep(600)"])
+
+
+def test_a_process_that_ends_before_its_first_window_is_told_by_what_it_said() -> None:
+    with pytest.raises(SystemExit, match="no such model"):
+        stages.first_window([sys.executable, "-c", "import sys; sys.exit('no such model')"])
+
+
+def test_the_long_scan_has_its_slices_and_its_spacing(tmp_path: Path) -> None:
+    found = read([material.long_scan(tmp_path, 3)])
+    assert found.data.shape == (1, 3, 512, 512)
+    assert found.grid.spacing == pytest.approx((1.0, 0.8, 0.8))

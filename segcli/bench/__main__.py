@@ -1,12 +1,13 @@
 """python -m segcli.bench [PART ...] [--threads N] [--plots FOLDER]: tables on stdout, plots as PNG.
 
-start     processes that only begin
+start     processes that only begin, and the first finished window of the default model
 network   one window of 96^3 voxels of a 3D UX-Net with 16 and with 48 features in each CPU engine; share of the
           machine's float32 matrix product
 certificates
           every network exported, its logits and labels in each engine beside torch's
 peers     a CT of 96x300x300 voxels to 1.5 mm and back, 14 classes: segcli, MONAI's script (with its crop), nnU-Net's
           predictor (without crop and mirroring), equal weights and windows; peers that are not installed are left out
+big       a CT of 200 slices of 512 x 512 voxels, with --full of 1600, and 118 classes under --max-ram 4G
 scaling   all but the network against slices and classes; the network against windows and threads
 
 Compare lines of one run only: times move with what else the machine does.
@@ -25,7 +26,7 @@ from segcli.bench import material, peers, stages
 from segcli.bench.certificates import certificates
 from segcli.engines import cores
 
-PARTS = ("start", "network", "certificates", "peers", "scaling")
+PARTS = ("start", "network", "certificates", "peers", "big", "scaling")
 SHAPE = (96, 300, 300)
 
 
@@ -35,6 +36,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--plots", type=Path, help="folder for scaling.png (needs matplotlib)")
+    parser.add_argument("--full", action="store_true", help="the long versions of parts that have one")
     parser.add_argument("--work", type=Path, help="folder for scans and models that a later run uses again")
     given = parser.parse_args(words)
     if unknown := set(given.parts) - set(PARTS):
@@ -46,13 +48,15 @@ def main(words: Sequence[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for part in given.parts or PARTS:
             if part == "start":
-                table(part, stages.start())
+                table(part, stages.start(folder, given.threads))
             elif part == "network":
                 for features in (material.SMALL, material.OFFICIAL):
                     card = material.model(folder, 14, features=features)
                     table(f"{part}: {features} features", stages.network(card, given.threads))
             elif part == "certificates":
                 table(part, certificates(folder))
+            elif part == "big":
+                table(part, [stages.big(folder, given.threads, 1600 if given.full else 200)])
             elif part == "peers":
                 compare(folder, given.threads)
             else:

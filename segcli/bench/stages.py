@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,11 +30,38 @@ from segcli.volume import Grid, Volume
 Row = dict[str, Any]
 
 
-def start() -> list[Row]:
-    """Seconds of processes that only begin."""
+def start(folder: Path, threads: int, repeats: int = 5) -> list[Row]:
+    """Seconds from the start of a process to its end, or to its first finished window; the median of warm runs.
+
+    The windows are those of the default model on a scan of 2 million voxels: opening the model, reading and preparing
+    the scan lie before the first one. Small windows go several at a time; the first ones are done together.
+    """
     program = [sys.executable, "-m", "segcli"]
-    words = (["--version"], ["--help"], ["predict", "--help"])
-    return [{"what": " ".join(["segcli", *w]), "seconds": best(partial(run, [*program, *w]), 3)} for w in words]
+    rows: list[Row] = []
+    for words in (["--version"], ["--help"], ["predict", "--help"]):
+        rows.append(
+            {"what": " ".join(["segcli", *words]), "seconds": median(partial(run, [*program, *words]), repeats)}
+        )
+    scan = material.scan(folder, (40, 224, 224))
+    for engine in ("openvino", "onnx", "torch"):
+        words = [*program, "predict", str(scan), "-o", str(folder / f"start_{engine}"), "--overwrite"]
+        words += ["--engine", engine, "--threads", str(threads), "--quiet", "--events", "stderr"]
+        seconds = median(partial(first_window, words), repeats)
+        rows.append({"what": f"the first window, {engine}", "seconds": seconds})
+    return rows
+
+
+def first_window(words: Sequence[str]) -> None:
+    """Run a command that reports events on stderr until its first window is done, and no longer."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None  # it is a pipe
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("{") and json.loads(line)["event"] == "window":
+                process.kill()
+                return
+    raise SystemExit(f"{' '.join(words)}\n{said[-2000:]}")
 
 
 def network(card: ModelCard, threads: int, repeats: int = 3) -> list[Row]:
@@ -80,16 +111,16 @@ def flops(card: ModelCard) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str) -> Row:
+def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *more: str) -> Row:
     """`segcli predict` as a process: its stages, wall time and peak memory from the record."""
     words = [
         sys.executable, "-m", "segcli", "predict", str(scan), "--model", str(card.folder), "-o", str(out),
-        "--engine", engine, "--threads", str(threads), "--overwrite", "--quiet",
+        "--engine", engine, "--threads", str(threads), "--overwrite", "--quiet", *more,
     ]  # fmt: skip
     began = time.perf_counter()
     run(words)
     seconds = time.perf_counter() - began
-    record = json.loads((out / f"{scan.name.removesuffix('.nii.gz')}_seg.json").read_text())
+    record = json.loads((out / f"{scan.name.partition('.')[0]}_seg.json").read_text())
     stages = record["run"]["seconds"]
     return {
         "pipeline": f"segcli {engine}",
@@ -98,7 +129,29 @@ def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str) -> 
         "windows": record["windows"],
         **stages,
         "start": round(seconds - sum(stages.values()), 2),
+        **{f"step {i}": step for i, step in enumerate(record["run"]["steps"], 1)},
     }
+
+
+def big(folder: Path, threads: int, slices: int) -> Row:
+    """A CT of 512 x 512 x `slices` voxels with 118 classes under 4 GiB; the disk that it took, others' use included."""
+    scan = material.long_scan(folder, slices)
+    card = material.model(folder, 118, features=8, window=64, spacing=2.0, blend="gaussian")
+    free, least, done = shutil.disk_usage(tempfile.gettempdir()).free, [0], threading.Event()
+    least[0] = free
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            least[0] = min(least[0], shutil.disk_usage(tempfile.gettempdir()).free)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        row = whole(scan, card, folder / "out_big", threads, "openvino", "--max-ram", "4G")
+    finally:
+        done.set()
+        watching.join()
+    return {"voxels": f"{slices}x512x512", "classes": 118, **row, "disk_mb": round((free - least[0]) / 1e6)}
 
 
 def peer(name: str, scan: Path, card: ModelCard, threads: int) -> Row:
@@ -171,6 +224,12 @@ def best(work: Callable[[], Any], count: int, *, warm: bool = True) -> float:
     if warm:
         work()
     return min(timed(work) for _ in range(count))
+
+
+def median(work: Callable[[], Any], count: int) -> float:
+    """The median of `count` runs, after one that warms up."""
+    work()
+    return statistics.median(timed(work) for _ in range(count))
 
 
 def timed(work: Callable[[], Any]) -> float:
