@@ -199,20 +199,20 @@ def _merged(files: Sequence[Path]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for path in files:
-        for key, value in _document(path).items():
-            *places, last = re.split(r"#|::", key.removeprefix("+"))
-            inside: Any = merged
-            for part in places:
-                inside = inside.setdefault(part, {}) if isinstance(inside, dict) else {}
-            if not isinstance(inside, dict):
-                continue
-            old = inside.get(last)
-            if key.startswith("+") and isinstance(old, dict) and isinstance(value, dict):
-                inside[last] = {**old, **value}
-            elif key.startswith("+") and isinstance(old, list) and isinstance(value, list):
-                inside[last] = [*old, *value]
-            else:
-                inside[last] = value
+        with legible(path.name):
+            for key, value in _document(path).items():
+                *places, last = re.split(r"#|::", key.removeprefix("+"))
+                inside: Any = merged
+                for part in places:
+                    inside = inside[int(part)] if isinstance(inside, list) else inside.setdefault(part, {})
+                at: Any = int(last) if isinstance(inside, list) else last
+                old = inside[at] if isinstance(inside, list) else inside.get(at)
+                if key.startswith("+") and isinstance(old, dict) and isinstance(value, dict):
+                    inside[at] = {**old, **value}
+                elif key.startswith("+") and isinstance(old, list) and isinstance(value, list):
+                    inside[at] = [*old, *value]
+                else:
+                    inside[at] = value
     return merged
 
 
@@ -221,7 +221,8 @@ def _document(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else _yaml(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name}: cannot be read as {path.suffix[1:].upper()}: {error}") from error
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ModelError(f"{path.name}: cannot be read as {kind}: {error}") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path.name}: is not an object with fields")
     return found
