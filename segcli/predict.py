@@ -434,8 +434,12 @@ class _Job:
 
             facts["identifiers"] = identifiers(source)
         base = self.to.base(case, self.card.name)
-        if self.to.layout == "bids" and self.to.folder is not None:
-            extras.describe(self.to.folder)
+        if self.to.layout == "bids":
+            from segcli.formats import tables
+
+            facts |= tables.bids_sidecar(f"segcli {self.card.name}")
+            if self.to.folder is not None:
+                extras.describe(self.to.folder)
         with outputs.together(record_path, labels_path, lambda: self._finished(case, loaded.key)) as staged:
             formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
             facts["labels"]["sha256"] = record.hash_file(staged[labels_path])

@@ -586,6 +586,9 @@ def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
     anat = sorted(p.name for p in (tmp_path / "out" / "sub-01" / "anat").iterdir())
     stem = "sub-01_seg-organs_dseg"
     assert anat == [f"{stem}.json", f"{stem}.nii.gz", f"{stem}.tsv"]
+    sidecar = json.loads((tmp_path / "out" / "sub-01" / "anat" / f"{stem}.json").read_text())
+    assert (sidecar["Manual"], sidecar["SpatialReference"]) == (False, "orig")
+    assert "SNOMED CT" in sidecar["code"]["Description"]  # of the column in the .tsv
 
 
 def test_3_3_a_scan_that_memory_cannot_hold_is_refused_before_its_voxels_are_read(model, tmp_path, monkeypatch):

@@ -6,10 +6,10 @@ the four back. Formats: conventions of each program, and BIDS derivatives (dseg.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 from segcli.errors import InputError
@@ -74,11 +74,10 @@ def write(names: Sequence[Label], form: str, path: Path) -> Path:
     return path
 
 
-def bids_sidecar(description: str) -> str:
-    """The dseg.json: a label map made by a program, in the space of the scan itself; what the column `code` is."""
+def bids_sidecar(description: str) -> dict[str, Any]:
+    """What the dseg.json says: a label map made by a program, in the scan's own space; what the column `code` is."""
     code = "terminology and code of the structure, such as SCT (SNOMED CT)"
-    facts = {"Description": description, "Manual": False, "SpatialReference": "orig", "code": {"Description": code}}
-    return json.dumps(facts, indent=2) + "\n"
+    return {"Description": description, "Manual": False, "SpatialReference": "orig", "code": {"Description": code}}
 
 
 def caret(names: Sequence[Label]) -> bytes:
