@@ -484,7 +484,16 @@ def main() -> None:
     if code == 0 and out.failed is not None and out.failed.errno not in _CLOSED:
         sys.stderr.write(f"error: stdout: {out.failed.strerror}: what was made is whole, its names were not printed\n")
         code = 74
-    os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
+    if code in (130, 143) or out.failed is not None or _own_process():
+        os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
+    sys.exit(code)
+
+
+def _own_process() -> bool:
+    """Whether the process was started as segcli, and not as a program that calls `main`."""
+    program = sys.modules["__main__"]
+    module = getattr(program, "__spec__", None)
+    return Path(getattr(program, "__file__", None) or "").stem == "segcli" or getattr(module, "parent", "") == "segcli"
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:

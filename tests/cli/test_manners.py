@@ -238,3 +238,9 @@ def test_1_4_a_traceback_is_shown_where_debug_asks_for_it_and_nowhere_else(tmp_p
     done = command(*words, cwd=tmp_path, env={"SEGCLI_DEBUG": variable})
     assert done.returncode == 66
     assert (b"Traceback" in done.stderr) == shown
+
+
+def test_a_program_that_calls_main_goes_on_after_it(tmp_path):
+    code = "import segcli.cli, sys\ntry:\n segcli.cli.main()\nexcept SystemExit as end:\n print('went on', end.code)"
+    done = command("predict", "no.nii", before=["-c", code], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, b"went on 66\n")
