@@ -6,7 +6,6 @@ and safetensors files.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any, Literal, cast
 
-from segcli.errors import ModelError
+from segcli.errors import ModelError, near
 from segcli.grids import Anchor, GridSpec, Spacing
 from segcli.intensity import Clip, Crop, Outside, Percentiles, Scale, Standardise, Step
 from segcli.labels import Decision, Label
@@ -215,9 +214,8 @@ def find(model: str) -> ModelCard:
             if (place / model / CARD_FILE).is_file():
                 return read_card(place / model)
     names = [f.name for f in installed()]
-    near = difflib.get_close_matches(model, names, 1)
     raise ModelError(
-        f"no model {model!r} found" + (f"; did you mean {near[0]!r}?" if near else ""),
+        f"no model {model!r} found" + near(model, names),
         hint="`segcli models` lists what there is; a folder or a file can be given too",
     )
 
@@ -654,10 +652,7 @@ class _Reader:
     def known(self, keys: set[str], noun: str) -> None:
         for key in self.document:
             if key not in keys:
-                near = difflib.get_close_matches(str(key), keys, 1)
-                raise ModelError(
-                    f"{self.where}: unknown {noun} {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-                )
+                raise ModelError(f"{self.where}: unknown {noun} {key!r}" + near(str(key), keys))
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self.document.get(key, default)

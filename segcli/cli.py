@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segcli import __version__
-from segcli.errors import SegcliError, UsageError
+from segcli.errors import SegcliError, UsageError, near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -418,7 +418,8 @@ def _several(values: Sequence[str] | None) -> tuple[str, ...]:
 
 def _choice(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if value not in choices:
-        raise UsageError(f"{option} {value}: is not one of {', '.join(c for c in choices if c)}{_near(value, choices)}")
+        words = [choice for choice in choices if choice]
+        raise UsageError(f"{option} {value}: is not one of {', '.join(words)}{near(str(value), words)}")
     return value
 
 
@@ -426,13 +427,6 @@ def _each(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tup
     for value in values:
         _choice(option, value, choices)
     return values
-
-
-def _near(value: str, choices: tuple[Any, ...]) -> str:
-    import difflib
-
-    found = difflib.get_close_matches(value, [c for c in choices if c], 1)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -591,8 +585,8 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     """Click's own refusals keep their code; anything else is a bug of segcli."""
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
-        if near := getattr(error, "possibilities", None):  # Click lists them without a question
-            error.message += f"; did you mean {near[0]}?"  # type: ignore[attr-defined]
+        if options := getattr(error, "possibilities", None):  # Click lists them without a question
+            error.message += f"; did you mean {options[0]}?"  # type: ignore[attr-defined]
             error.possibilities = None  # type: ignore[attr-defined]
         show()
         return int(error.exit_code)

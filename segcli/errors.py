@@ -15,7 +15,10 @@ SegcliError
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class SegcliError(Exception):
@@ -38,6 +41,14 @@ class SegcliError(Exception):
 
 def _again(kind: type[SegcliError], message: str, hint: str | None) -> SegcliError:
     return kind(message, hint=hint)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The end of a refusal: a question about the nearest known word, or nothing."""
+    import difflib  # for refusals alone
+
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 class UsageError(SegcliError):

@@ -28,6 +28,7 @@ from segcli.errors import (
     OutputExists,
     SegcliError,
     UsageError,
+    near,
 )
 from segcli.extras import Destination
 from segcli.report import cohort_rows, csv_text, from_json, measure, to_json
@@ -484,14 +485,6 @@ def cohort(outcomes: Sequence[Outcome], folder: Path, forms: Sequence[str]) -> l
             outputs.write_bytes(path, text.encode())
             written.append(path)
     return written
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """ "A question about the nearest known word, or nothing."""
-    import difflib
-
-    found = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _differing(result: Segmentation) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segcli.errors import ModelError
+from segcli.errors import ModelError, near
 
 FILE = "segcli.toml"
 
@@ -53,16 +52,11 @@ def for_parameters(
     """
     for command, options in found.items():
         if command not in flags:
-            raise ModelError(f"{FILE}: there is no command {command!r}{_near(command, flags)}")
+            raise ModelError(f"{FILE}: there is no command {command!r}{near(command, flags)}")
         for option in options:
             if option not in flags[command]:
-                raise ModelError(f"{FILE}: {command} has no option {option!r}{_near(option, flags[command])}")
+                raise ModelError(f"{FILE}: {command} has no option {option!r}{near(option, flags[command])}")
     return {command: {flags[command][o]: v for o, v in options.items()} for command, options in found.items()}
-
-
-def _near(word: str, known: Collection[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def origins(command: str, options: Mapping[str, Any], variables: Mapping[str, str]) -> list[dict[str, Any]]:
