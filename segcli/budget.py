@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +19,16 @@ from segcli.engines.host import RESERVE, available
 from segcli.errors import OutOfMemory
 from segcli.grids import model_grid
 from segcli.resample import apply, parallel, taps_for
-from segcli.segmentation import at_least, prepare
-from segcli.volume import Grid
-from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, stream_axis, windows
+from segcli.segmentation import Prepared, Wishes, at_least, decided, prepare
+from segcli.volume import Grid, Volume
+from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, stream_axis, windows
 
-# What is not the network takes so many times as long, for each voxel of the scan, as one interpolated voxel: class
-# scores brought back and compared; labels measured, checked and written. Measured on brain and body scans.
-_DECIDE, _DECIDE_CLASS, _WRITE = 20.0, 1.0, 40.0
-_LABEL_BYTES = 0.09  # of the compressed label map for each voxel that the network sees, within a factor of two
+# Labels are measured, checked and written in the time of so many interpolated voxels for each of the scan's, on brain
+# and body scans; specks, of which no trained network makes many, take longer.
+_WRITE = 40.0
+_SLAB = 2.0  # a slab of the whole scan is decided so many times slower than one window, which stays near the cache
+# Compressed label maps go with the surface of K equal parts of N voxels, (K N^2)^(1/3); within a third when measured.
+_SURFACE_BYTES, _STRUCTURE_BYTES = 4.2, 450.0  # the second: of the record, for each structure
 _LEARNING = 1.0  # seconds
 
 
@@ -36,6 +38,7 @@ class Rates:
 
     seconds  of a window, the network and the adding up
     pace     seconds of one interpolated voxel
+    decide   seconds from logits to labels, for each voxel that the network sees
     ram      largest resident size of the process so far, the engine's own work included
     batch    windows at a time
     vram     the same on a CUDA device, 0 without one
@@ -44,6 +47,7 @@ class Rates:
     seconds: float
     pace: float
     ram: int
+    decide: float = 0.0
     batch: int = 1
     vram: int = 0
 
@@ -71,6 +75,7 @@ class Opening(Protocol):
 def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
     """What predicting a scan would need: read and prepared as then, some windows run to learn what one costs.
 
+    The scan's middle window goes all the way to labels: how long that takes depends on how many classes are near.
     Of several models each is asked; together they need the time of all and the memory of the largest.
     """
     from segcli import formats
@@ -84,9 +89,10 @@ def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
     itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
     limit, needs, on_disk = opening.max_ram, list[Budget](), False
     parts: list[Grid] = []
-    for (own, _), rate in zip(models, rates, strict=True):
+    for (own, engine), rate in zip(models, rates, strict=True):
         prepared = prepare(scan, own)
         parts.append(prepared.image.grid)
+        rate = replace(rate, decide=deciding(scan.grid, prepared, own, engine))
         room = available() if limit is None else limit - psutil.Process().memory_info().rss
         on_file = sums_bytes(own, parts[-1], own.window, rate.batch) + RESERVE > room
         before = sum(prepared.seconds.values())
@@ -128,14 +134,16 @@ def plan(
     count = len(windows(at_least(part.shape, window.size), window))
     host = host_bytes(scan, itemsize, card, part, window, on_disk, rates.batch)
     sums = sums_bytes(card, part, window, rates.batch)
+    classes = len(card.decide.values)
     inside = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
-    after = rates.pace * (inside * (_DECIDE + _DECIDE_CLASS * len(card.decide.values)) + scan.size * _WRITE)
+    after = _SLAB * rates.decide * part.size + rates.pace * scan.size * _WRITE
+    written = _SURFACE_BYTES * (classes * inside**2) ** (1 / 3) + _STRUCTURE_BYTES * classes
     return Budget(
         windows=count,
         seconds=before + count * rates.seconds + after,
         ram_bytes=rates.ram + host - (sums if rates.vram else 0),
         vram_bytes=rates.vram + sums if rates.vram else 0,
-        disk_bytes=int(inside * _LABEL_BYTES) + (sums if on_disk else 0),
+        disk_bytes=int(written) + (sums if on_disk else 0),
     )
 
 
@@ -215,7 +223,30 @@ def measured(card: ModelCard, engine: Engine) -> Rates:
         engine.get(total[:, :1])  # waits for a device
         count += 1
     seconds = (time.perf_counter() - start) / ((count - 1) * engine.batch)
-    return Rates(seconds, _pace(), peak_memory(), engine.batch, _vram(engine.name))
+    return Rates(seconds, _pace(), peak_memory(), batch=engine.batch, vram=_vram(engine.name))
+
+
+def deciding(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine) -> float:
+    """Seconds from logits to labels for each voxel of the model's grid, in the middle window of a prepared scan."""
+    image, _ = padded(prepared.image, card.window.size, prepared.outside)
+    places = windows(image.grid.shape, card.window)
+    at = places[len(places) // 2].at
+    patch = np.ascontiguousarray(image.data[(slice(None), *at)], np.float32)
+    answer = engine.run(patch[None])[0]
+    total = engine.zeros(tuple(answer.shape))
+    engine.add(total, (slice(None),) * 3, answer, np.ones(card.window.size, np.float32))
+    logits = engine.get(total)
+    part = image.grid.crop(at)
+    corners = [scan.index(part.world(np.array(c))) for c in product(*((0, n - 1) for n in part.shape))]
+    low = np.clip(np.floor(np.min(corners, 0)), 0, np.array(scan.shape) - 1).astype(int)
+    high = np.clip(np.ceil(np.max(corners, 0)) + 1, low + 1, scan.shape).astype(int)
+    d, h, w = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    seen = scan.crop((d, h, w))
+    window = Prepared(Volume(patch, part), prepared.wanted, prepared.outside, {})
+    blank = Volume(np.broadcast_to(np.uint8(0), (1, *seen.shape)), seen)
+    slabs = iter([Volume(logits, part)])
+    found = decided(blank, window, slabs, card.decide, card.interpolation, Wishes())
+    return found.seconds["decide"] / part.size
 
 
 def peak_memory() -> int:

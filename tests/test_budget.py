@@ -12,13 +12,13 @@ import pytest
 from models import CARD, organs
 
 from segcli import budget, windows
-from segcli.budget import Rates, check, host_bytes, measured, plan, plan_case, resampled, sums_bytes
+from segcli.budget import Rates, check, deciding, host_bytes, measured, plan, plan_case, resampled, sums_bytes
 from segcli.card import ModelCard, parse, read_card
 from segcli.engines import host, open_engine
 from segcli.engines.host import HostSums
 from segcli.errors import OutOfMemory
 from segcli.run import Opening
-from segcli.segmentation import segment
+from segcli.segmentation import prepare, segment
 from segcli.volume import Grid, Volume
 
 RATES = Rates(seconds=2.0, pace=1e-9, ram=300_000_000)
@@ -40,10 +40,17 @@ def test_windows_are_counted_on_the_models_grid() -> None:
     assert plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), RATES).windows == 1
 
 
-def test_time_is_windows_and_a_share_for_each_voxel_of_the_scan() -> None:
-    found = plan(grid(64, 64, 64), 2, card(), RATES, before=5.0)
-    # 6 classes: 20 + 6 + 40 interpolated voxels' time for each of the scan's, all of which the network sees
-    assert found.seconds == pytest.approx(5 + 27 * 2.0 + 66 * 64**3 * 1e-9)
+def test_time_is_windows_voxels_that_are_decided_and_voxels_that_are_written() -> None:
+    found = plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), replace(RATES, decide=1e-6), before=5.0)
+    # one window; 32^3 voxels decided, in slabs twice as slowly; 40 interpolated voxels' time for each of the scan's
+    assert found.seconds == pytest.approx(5 + 2.0 + 2 * 32**3 * 1e-6 + 40 * 64**3 * 1e-9)
+
+
+def test_a_window_that_is_decided_lies_in_the_scan_and_takes_time(tmp_path: Path) -> None:
+    model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
+    turned = Grid((90, 40, 30), np.array([[0, 1.0, 0, 3], [0.8, 0, 0, -9], [0, 0, -2.0, 5], [0, 0, 0, 1]]))
+    scan = Volume(np.zeros((1, *turned.shape), np.float32), turned)
+    assert deciding(turned, prepare(scan, model), model, open_engine(model, threads=1).engine) > 0
 
 
 def test_sums_are_one_windows_planes_whatever_the_length() -> None:
@@ -149,6 +156,12 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
     assert found["windows"] == result.windows
     assert found["engine"] == "openvino cpu"
+
+
+def test_a_label_map_grows_with_the_surface_of_its_structures() -> None:
+    # 6 classes of 64^3 voxels: 4.2 bytes x (6 x 64^6)^(1/3), and 450 of the record for each
+    found = plan(grid(64, 64, 64), 2, card(), RATES).disk_bytes
+    assert found == pytest.approx(4.2 * 6 ** (1 / 3) * 64**2 + 2700, abs=1)
 
 
 def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_the_disk(tmp_path: Path) -> None:
