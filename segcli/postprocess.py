@@ -12,6 +12,8 @@ from segcli.labels import Label
 from segcli.report import runs
 from segcli.volume import Volume
 
+_CHUNK = 1 << 18  # runs whose neighbours are looked for in one go
+
 
 @dataclass(frozen=True, eq=False)
 class Islands:
@@ -40,42 +42,41 @@ def islands(labels: Volume) -> Islands:
     """
     _, h, w = labels.grid.shape
     starts, length, value = runs(np.ascontiguousarray(labels.data[0]))
-    stops = starts + length
-    row = starts // w
-    high = row % h
+    stops, n = starts + length, len(starts)
     pairs = []
     for planes, step in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):  # the rows before, half of the eight around
-        here = np.flatnonzero((high + step >= 0) & (high + step < h) & (row // h + planes >= 0))
-        there = row[here] + planes * h + step
-        shift = (planes * h + step) * w
-        first = np.searchsorted(stops, np.maximum(starts[here] + shift - 1, there * w), side="right")
-        last = np.searchsorted(starts, np.minimum(stops[here] + shift + 1, (there + 1) * w), side="left")
-        count = np.maximum(last - first, 0)
-        one = np.repeat(here, count)
-        other = np.arange(len(one)) - np.repeat(np.cumsum(count) - count - first, count)
-        same = value[one] == value[other]
-        pairs.append((one[same], other[same]))
-    a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    first = _joined(len(starts), a, b)
-    own = first == np.arange(len(starts))
+        for i in range(0, n, _CHUNK):
+            row = starts[i : i + _CHUNK] // w
+            high = row % h + step
+            here = i + np.flatnonzero((high >= 0) & (high < h) & (row // h + planes >= 0))
+            shift = (planes * h + step) * w
+            there = (row[here - i] + planes * h + step) * w
+            first = np.searchsorted(stops, np.maximum(starts[here] + shift - 1, there), side="right")
+            last = np.searchsorted(starts, np.minimum(stops[here] + shift + 1, there + w), side="left")
+            count = np.maximum(last - first, 0)
+            one = np.repeat(here, count)
+            other = np.arange(len(one)) - np.repeat(np.cumsum(count) - count - first, count)
+            same = value[one] == value[other]
+            pairs.append(np.stack([one[same], other[same]]).astype(np.int32))
+    first = _joined(n, np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int32))
+    own = first == np.arange(n)
     island = (np.cumsum(own) - 1)[first]
     size = np.bincount(island, length).astype(np.int64)
     return Islands(starts, length, island, value[own].astype(np.int64), size)
 
 
-def _joined(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of n items the first one that pairs (a, b) connect it with, itself included.
+def _joined(n: int, pairs: NDArray[np.int32]) -> NDArray[np.int32]:
+    """For each of n items the first one that pairs, (2, any), connect it with, itself included.
 
     In each round every item that has a smaller neighbour follows it to the end; what is left to join halves at least.
     """
-    root = np.arange(n)
-    while len(a):
-        root[np.maximum(a, b)] = np.minimum(a, b)
+    root = np.arange(n, dtype=np.int32)
+    while pairs.size:
+        root[pairs.max(axis=0)] = pairs.min(axis=0)
         while not np.array_equal(further := root[root], root):
             root = further
-        a, b = root[a], root[b]
-        apart = a != b
-        a, b = a[apart], b[apart]
+        pairs = root[pairs]
+        pairs = pairs[:, pairs[0] != pairs[1]]
     return root
 
 
