@@ -344,6 +344,13 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
 
     card = find(model)
     labels = _whole_numbers(formats.read([labelmap]))
+    made = (record.read_record(labelmap.with_name(f"{naming.stem(labelmap)}.json")) or {}).get("model")
+    maker = str(made.get("name")) if isinstance(made, dict) else card.name
+    if card.name not in maker.split("+"):
+        raise InputError(
+            f"{labelmap.name}: its record says that {maker} made it, not {card.name}",
+            hint="name its model with --model",
+        )
     if labels.data.shape[0] != 1:
         raise InputError(f"{labelmap.name}: not a label map: it has {labels.data.shape[0]} channels")
     low, high, most = int(labels.data.min()), int(labels.data.max()), max(label.id for label in card.labels)

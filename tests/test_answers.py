@@ -10,6 +10,7 @@ from runs import scan
 
 from segcli import answers
 from segcli.errors import InputError
+from segcli.extras import Destination
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 
@@ -52,6 +53,13 @@ def test_a_4_d_file_with_the_channels_of_the_model_is_one_scan(tmp_path, capsys)
     found = info(nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4, 2), "i2")), str(two), capsys)
     assert found["channels"] == 2
     assert "windows" in found
+
+
+def test_a_label_map_of_another_model_is_not_reported_under_wrong_names(model, tmp_path):
+    path = nifti(tmp_path / "a_seg.nii.gz", np.zeros((4, 4, 4), "u1"))
+    (tmp_path / "a_seg.json").write_text('{"segcli_record": 1, "model": {"name": "uxnet"}}')
+    with pytest.raises(InputError, match=r"a_seg.nii.gz: its record says that uxnet made it, not organs"):
+        answers.report(path, model, None, Destination(tmp_path), as_json=False)
 
 
 def test_label_maps_on_two_grids_are_named(tmp_path):
