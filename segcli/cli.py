@@ -65,7 +65,11 @@ def settings(
 
         commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
         flags = {name: {_flag(p): p.name for p in c.params if _flag(p)} for name, c in commands.items()}
-        context.default_map = for_parameters(defaults(), flags)
+        several = {(name, p.name) for name, c in commands.items() for p in c.params if getattr(p, "multiple", False)}
+        context.default_map = {
+            name: {p: [v] if (name, p) in several and isinstance(v, str) else v for p, v in values.items()}
+            for name, values in for_parameters(defaults(), flags).items()
+        }
 
 
 def _flag(parameter: Any) -> str:
@@ -319,6 +323,14 @@ def models(context: typer.Context, json_: Json = False) -> None:
         from segcli import answers
 
         answers.models(as_json=json_)
+
+
+@models_app.command("list")
+def list_models(json_: Json = False) -> None:
+    """The same as `segcli models` alone."""
+    from segcli import answers
+
+    answers.models(as_json=json_)
 
 
 @models_app.command("import")

@@ -244,3 +244,15 @@ def test_a_program_that_calls_main_goes_on_after_it(tmp_path):
     code = "import segcli.cli, sys\ntry:\n segcli.cli.main()\nexcept SystemExit as end:\n print('went on', end.code)"
     done = command("predict", "no.nii", before=["-c", code], cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, b"went on 66\n")
+
+
+def test_a_setting_of_an_option_that_may_be_repeated_is_a_word_or_a_list(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    for reports in ('"csv"', '["csv"]'):
+        (tmp_path / "segcli.toml").write_text(f'[predict]\nmodel = "{model}"\nreport = {reports}\n')
+        done = command("predict", "a.nii.gz", "-o", "out", *REAL, cwd=tmp_path)
+        assert done.stdout.split()[-1] == b"out/a_seg.csv", done.stderr
+
+
+def test_models_are_listed_by_that_word_as_well(tmp_path):
+    assert command("models", "list", "--json").stdout == command("models", "--json").stdout
