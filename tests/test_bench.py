@@ -85,3 +85,10 @@ def test_the_long_scan_has_its_slices_and_its_spacing(tmp_path: Path) -> None:
     found = read([material.long_scan(tmp_path, 3)])
     assert found.data.shape == (1, 3, 512, 512)
     assert found.grid.spacing == pytest.approx((1.0, 0.8, 0.8))
+
+
+def test_every_curve_has_its_place_in_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is in the extra [bench]")
+    points = [(1.0, 0.5), (2.0, 0.3)]
+    bench.plot(dict.fromkeys(("slices", "classes", "windows", "threads"), points), tmp_path / "plots")
+    assert (tmp_path / "plots" / "scaling.png").stat().st_size > 10_000

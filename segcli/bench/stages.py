@@ -181,10 +181,10 @@ class Copies(HostSums):
         return logits
 
 
-def scaling(folder: Path, threads: int) -> dict[str, list[tuple[float, float]]]:
+def scaling(folder: Path, threads: int, full: bool = False) -> dict[str, list[tuple[float, float]]]:
     """Seconds of all but the network against volume and classes; of the network against windows and threads."""
     curves: dict[str, list[tuple[float, float]]] = {"slices": [], "classes": [], "windows": [], "threads": []}
-    for depth in (64, 128, 256):
+    for depth in (64, 128, 256, 512, 1024) if full else (64, 128, 256):
         curves["slices"].append((depth, without_network(folder, (depth, 192, 192), 14, threads)))
     for classes in (2, 14, 59, 118):
         curves["classes"].append((classes, without_network(folder, (64, 192, 192), classes, threads)))
@@ -192,8 +192,8 @@ def scaling(folder: Path, threads: int) -> dict[str, list[tuple[float, float]]]:
     patch = np.zeros((1, 1, *card.window.size), np.float32)
     for many in range(1, threads + 1):
         engine = open_engine(card, threads=many).engine
-        curves["threads"].append((many, best(partial(engine.run, patch), 2)))
-    for count in (1, 2, 4):
+        curves["threads"].append((many, best(partial(engine.run, patch), 3)))
+    for count in (1, 2, 4, 8, 16) if full else (1, 2, 4):
         curves["windows"].append((count, timed(partial(several, engine, patch, count))))
     return curves
 
@@ -209,7 +209,7 @@ def without_network(folder: Path, shape: tuple[int, int, int], classes: int, thr
     rng = np.random.default_rng(0)
     scan = Volume(rng.uniform(-200, 300, (1, *shape)).astype(np.float32), Grid(shape, np.diag([2.0, 1.5, 1.5, 1])))
     engine = Copies(classes, threads)
-    return timed(lambda: segment(scan, card, engine))
+    return best(lambda: segment(scan, card, engine), 1)
 
 
 def run(words: Sequence[str]) -> str:
