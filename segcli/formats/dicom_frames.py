@@ -138,7 +138,10 @@ def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
     if min(spacing) <= 0:
         raise InputError(f"{name}: pixel spacing {spacing[0]:g} x {spacing[1]:g} mm")
     row, column = _axes(numbers("ImageOrientationPatient", 6), name)
-    rescaled = _first(groups, "RescaleSlope") != "" or _first(groups, "RescaleIntercept") != ""
+    halves = {keyword for keyword in ("RescaleSlope", "RescaleIntercept") if _first(groups, keyword)}
+    if len(halves) == 1:
+        raise InputError(f"{name}: only one of RescaleSlope and RescaleIntercept is there: no way to its values")
+    rescaled = bool(halves)
     slope = numbers("RescaleSlope", 1)[0] if rescaled else 1.0
     if slope == 0:
         raise InputError(f"{name}: rescale slope 0: its values cannot be told")

@@ -256,6 +256,7 @@ def test_4_5_geometry_that_is_missing_is_refused_by_slice(tmp_path: Path, tag: s
         ({"PatientID": "another"}, "several patients"),
         ({"StudyInstanceUID": "1.2.3"}, "several studies"),
         ({"RescaleSlope": 0}, "a-003.dcm: rescale slope 0"),
+        ({"RescaleIntercept": None}, "a-003.dcm: only one of RescaleSlope and RescaleIntercept"),
         ({"Rows": 5, "Columns": 7}, "5 x 7 pixels, other slices have 7 x 5"),
     ],
 )
