@@ -354,12 +354,14 @@ _ROLES = re.compile(r"(_0000|[_-](d?seg|labels?|mask|gt|pred|ref|reference|groun
 def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Cases that both folders hold, by name, and a sentence for each prediction without a reference.
 
-    A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like.
+    A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
+    the references lie in subfolders only, both folders are searched through and a name begins with the subfolder's.
 
     errors   InputMissing (66) when a reference has no prediction: a case that failed is not left out of a mean;
              InputError (65) when two files of a folder have one name
     """
-    have, want = _by_name(pred), _by_name(ref)
+    deep = not _label_maps(ref, deep=False)
+    have, want = _by_name(pred, deep), _by_name(ref, deep)
     if not want:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
     lacking = sorted(want.keys() - have.keys())
@@ -373,12 +375,24 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     return [(name, have[name], want[name]) for name in sorted(want)], alone
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
+def _label_maps(folder: Path, deep: bool) -> list[Path]:
+    """Files below the folder, or in it, that may be label maps: no hidden ones, not the voxels beside a header."""
+    found = sorted(folder.rglob("*") if deep else folder.iterdir()) if folder.is_dir() else []
+    return [
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and _ENDINGS.search(path.name)
+        and path.suffix.lower() != ".img"
+        and path.is_file()
+    ]
+
+
+def _by_name(folder: Path, deep: bool) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or not _ENDINGS.search(path.name) or path.suffix.lower() == ".img":
-            continue
-        name = _ROLES.sub("", _ENDINGS.sub("", path.name)) or path.name
+    for path in _label_maps(folder, deep):
+        inside = path.relative_to(folder)
+        name = (inside.parent / (_ROLES.sub("", _ENDINGS.sub("", path.name)) or path.name)).as_posix()
         if name in found:
             raise InputError(f"{folder.name}: {found[name].name} and {path.name} would both be the case {name!r}")
         found[name] = path

@@ -159,6 +159,15 @@ def test_folders_are_paired_by_name_without_endings_and_roles(tmp_path: Path) ->
     assert extra == ["c.nii has no reference and is not scored"]
 
 
+def test_references_in_subfolders_are_paired_by_their_folders_too(tmp_path: Path) -> None:
+    for name in ("pred/x/a_seg.nii.gz", "pred/y/a_seg.nii.gz", "pred/z.nii", "ref/x/a.nii.gz", "ref/y/a.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    pairs, extra = pair_folders(tmp_path / "pred", tmp_path / "ref")
+    assert [(case, p.parent.name, r.parent.name) for case, p, r in pairs] == [("x/a", "x", "x"), ("y/a", "y", "y")]
+    assert extra == ["z.nii has no reference and is not scored"]
+
+
 def test_two_files_of_one_name_in_a_folder_are_refused(tmp_path: Path) -> None:
     for name in ("ref/a.nii.gz", "ref/a_seg.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
