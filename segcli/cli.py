@@ -342,11 +342,15 @@ def import_model(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="liver=1,spleen=2 or a JSON file.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="liver=1,spleen=2, background,liver in the outputs' order, or JSON.")
+    ] = None,
     spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2; or keep.")] = None,
     orientation: Annotated[str | None, typer.Option("--orientation", help="RAS, or file to keep it.")] = None,
     window: Annotated[str | None, typer.Option("--window", help="Intensities low,high, mapped to 0..1.")] = None,
-    normalise: Annotated[str | None, typer.Option("--normalise", help="zscore, nonzero or none.")] = None,
+    normalise: Annotated[
+        str | None, typer.Option("--normalise", help="zscore, nonzero, none or LOW,HIGH,MEAN,SD.")
+    ] = None,
     patch: Annotated[str | None, typer.Option("--patch", help="Voxels: 96,96,96.")] = None,
     slice_axis: Annotated[int | None, typer.Option("--slice-axis", min=0, max=2, help="Of a 2-D network.")] = None,
     slices: Annotated[
