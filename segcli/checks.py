@@ -37,6 +37,10 @@ CONFIDENCE_OF_ALL = 0.4  # mean over the structures
 DISAGREEMENT = 0.2  # part of a structure's voxels on which the members of an ensemble differ
 NOISE = 0.2  # correlation of neighbouring voxels
 SMALL_MM3 = 100.0  # structures below this are too small to be judged by their pieces
+# Rows of equal labels whose pieces are looked for in one go, about 100 bytes each; a structure with more of them is
+# not judged by its pieces, unless the rows are as short as those of noise.
+ROWS_AT_ONCE = 1 << 21
+NOISE_ROW = 3.0  # voxels, mean length of the rows
 _MANY = 3  # structures with one and the same doubt before they share a sentence
 
 # Structures that go on beyond most scans, or lie about in pieces by nature.
@@ -414,24 +418,47 @@ def _scale(scene: _Scene) -> Iterator[Finding]:
 
 def _pieces(scene: _Scene) -> Iterator[Finding]:
     """Structures in pieces, and pieces of a structure on the other side of the body."""
-    pieces = islands(scene.labels)
-    centres = _centres(pieces, scene.labels.grid)
     plane = _midplane(scene)
-    for label in scene.structures:
-        s = scene.by_id[label.id]
-        mine = pieces.of(label.id)
-        if len(mine) < 2 or s.volume_mm3 < SMALL_MM3:
+    group: list[Structure] = []
+    rows = 0
+    for s in (scene.by_id[label.id] for label in scene.structures):
+        if not s.voxels or s.volume_mm3 < SMALL_MM3:
+            continue
+        own = int(scene.counted[s.label].first.sum())
+        if own > ROWS_AT_ONCE:
+            if s.voxels / own < NOISE_ROW:
+                sentence = f"{s.name} lies in {own} rows of {s.voxels / own:.1f} voxels, too many for its pieces to be "
+                yield Finding("islands", "review", s.name, sentence + "counted: scattered like noise")
+            continue
+        if rows + own > ROWS_AT_ONCE:
+            yield from _pieces_of(scene, group, plane)
+            group, rows = [], 0
+        group.append(s)
+        rows += own
+    yield from _pieces_of(scene, group, plane)
+
+
+def _pieces_of(
+    scene: _Scene, group: Sequence[Structure], plane: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+) -> Iterator[Finding]:
+    """What the pieces of some structures say of them; `plane` as `_midplane` gives it."""
+    pieces = islands(scene.labels, [s.label for s in group])
+    centres = _centres(pieces, scene.labels.grid)
+    paired = {label.id for label in scene.structures if label.pair}
+    for s in group:
+        mine = pieces.of(s.label)
+        if len(mine) < 2:
             continue
         share = pieces.size[mine] / s.voxels
-        side = _side(label.name)
-        if plane is not None and side is not None and label.pair:
+        side = _side(s.name)
+        if plane is not None and side is not None and s.label in paired:
             beyond = (centres[mine] - plane[0]) @ plane[1] * (1 if side == "left" else -1)
             stray = float(share[beyond < -WRONG_SIDE_MM].sum())
             if stray > STRAY_SHARE:
                 sentence = f"{s.name}: {stray:.0%} of it ({stray * s.volume_ml:.3g} mL) lies on the other side"
                 yield Finding("laterality", "review", s.name, sentence)
                 continue
-        body = float(share[0] if label.pair else share[:2].sum())
+        body = float(share[0] if s.label in paired else share[:2].sum())
         if body < ISLAND_SHARE and not _words(s.name) & _PIECES:
             sentence = f"{s.name} lies in {len(mine)} pieces, the largest with {share[0]:.0%} of its {s.volume_ml:g} mL"
             yield Finding("islands", "review", s.name, sentence)

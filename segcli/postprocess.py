@@ -13,6 +13,7 @@ from segcli.report import runs
 from segcli.volume import Volume
 
 _CHUNK = 1 << 18  # runs whose neighbours are looked for in one go
+_VOXELS = 1 << 22  # voxels whose runs are looked for in one go
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +36,14 @@ class Islands:
         return mine[np.argsort(-self.size[mine], kind="stable")]
 
 
-def islands(labels: Volume) -> Islands:
+def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
     """Find the islands by joining runs in neighbouring rows, so time and memory go with the surface, not the scan.
 
     labels   (1, D, H, W), any integer type
+    only     values whose islands are wanted; None for all
     """
     _, h, w = labels.grid.shape
-    starts, length, value = runs(np.ascontiguousarray(labels.data[0]))
+    starts, length, value = _runs(labels, only)
     stops, n = starts + length, len(starts)
     pairs = []
     for planes, step in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):  # the rows before, half of the eight around
@@ -63,6 +65,23 @@ def islands(labels: Volume) -> Islands:
     island = (np.cumsum(own) - 1)[first]
     size = np.bincount(island, length).astype(np.int64)
     return Islands(starts, length, island, value[own].astype(np.int64), size)
+
+
+def _runs(
+    labels: Volume, only: Collection[int] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer]]:
+    """The runs of a label map as `runs` gives them, found in a few planes at a time."""
+    depth, h, w = labels.grid.shape
+    planes = max(1, _VOXELS // (h * w))
+    parts = []
+    for first in range(0, depth, planes):
+        starts, length, value = runs(np.ascontiguousarray(labels.data[0, first : first + planes]))
+        if only is not None:
+            mine = np.isin(value, list(only))
+            starts, length, value = starts[mine], length[mine], value[mine]
+        parts.append((starts + first * h * w, length, value))
+    starts, length, value = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return starts, length, value
 
 
 def _joined(n: int, pairs: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -181,6 +181,24 @@ def test_a_clean_phantom_raises_no_alarm(labels: Volume, image: Volume | None, m
     assert verdict(found) == "pass"
 
 
+@pytest.mark.parametrize("name", ["half of a kidney has the other's label", "labels of noise"])
+def test_pieces_looked_for_a_few_structures_at_a_time_say_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, image, modality, *_ = PLANTED[name]
+    whole = run(labels, image, card(modality))
+    rows = [int(tally.first.sum()) for tally in checks.tallied(labels).values()]
+    monkeypatch.setattr(checks, "ROWS_AT_ONCE", max(rows))
+    assert max(rows) < sum(rows)
+    assert run(labels, image, card(modality)) == whole
+
+
+def test_a_structure_of_more_rows_than_fit_is_told_by_their_length_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "ROWS_AT_ONCE", 100)
+    assert run(CT, IMAGE, card()) == []
+    scattered_like_noise = [f for f in run(scattered(CT), IMAGE, card()) if f.code == "islands"]
+    assert scattered_like_noise
+    assert "too many for its pieces" in scattered_like_noise[0].sentence
+
+
 def test_a_crop_inside_the_body_is_no_alarm() -> None:
     inside = IMAGE.crop((slice(14, 34), slice(20, 38), slice(18, 36)))
     assert list(checks._intensity(inside.data[0], "CT", "CT")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
@@ -48,6 +49,14 @@ def test_islands_are_those_of_a_plain_labelling(seed: int, shape: tuple[int, int
     for value in (1, 2):
         plain, n = label(data == value, np.ones((3, 3, 3)))
         assert sorted(found.size[found.of(value)]) == sorted(np.bincount(plain.ravel())[1 : n + 1])
+
+
+def test_islands_of_some_values_are_theirs_alone_whatever_the_planes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segcli.postprocess._VOXELS", 1)
+    found = islands(volume(two_islands()), [1])
+    assert found.value.tolist() == [1, 1]
+    assert found.size.tolist() == [8, 3]
+    assert found.starts[-1] == (4 * 6 + 5) * 7 + 4
 
 
 def test_only_the_largest_island_of_a_named_structure_stays() -> None:
