@@ -36,6 +36,12 @@ app.add_typer(config_app, name="config")
 
 Model = Annotated[str, typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file of a model.")]
 Out = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the outputs; `-`: label map to stdout.")]
+Models = Annotated[
+    list[str],
+    typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file; several: an ensemble."),
+]
+MaxRAM = Annotated[str | None, typer.Option("--max-ram", help="Such as 4G.", envvar="SEGCLI_MAX_RAM")]
+MaxVRAM = Annotated[str | None, typer.Option("--max-vram", help="Such as 6G.", envvar="SEGCLI_MAX_VRAM")]
 Engine = Annotated[str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx or openvino.")]
 Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -91,10 +97,7 @@ def predict(
     context: typer.Context,
     inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Scans: files, folders, `-`.")] = None,
     output: Out = None,
-    model: Annotated[
-        list[str],
-        typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file; several: an ensemble."),
-    ] = ["uxnet"],  # noqa: B006 - typer copies it
+    model: Models = ["uxnet"],  # noqa: B006 - typer copies it
     engine: Engine = "auto",
     device: Device = "auto",
     overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows, 0 to below 1.")] = None,
@@ -130,8 +133,8 @@ def predict(
     ] = None,
     threads: Threads = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows at a time.")] = None,
-    max_ram: Annotated[str | None, typer.Option("--max-ram", help="Such as 4G.", envvar="SEGCLI_MAX_RAM")] = None,
-    max_vram: Annotated[str | None, typer.Option("--max-vram", help="Such as 6G.", envvar="SEGCLI_MAX_VRAM")] = None,
+    max_ram: MaxRAM = None,
+    max_vram: MaxVRAM = None,
     identifiers: Annotated[
         bool, typer.Option("--include-identifiers", help="Let identifiers of patient and study into outputs.")
     ] = False,
@@ -229,16 +232,25 @@ def info(
 @app.command()
 def plan(
     scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM.")],
-    model: Model = "uxnet",
+    model: Models = ["uxnet"],  # noqa: B006 - typer copies it
     engine: Engine = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    max_ram: MaxRAM = None,
+    max_vram: MaxVRAM = None,
     json_: Json = False,
 ) -> None:
     """Windows, time, memory and disk that predict would need, before anything runs."""
     from segcli import answers, run
 
-    opening = run.Opening((model,), _choice("--engine", engine, ("auto", "torch", "onnx", "openvino")), device, threads)
+    opening = run.Opening(
+        model=tuple(model),
+        engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
+        device=device,
+        threads=threads,
+        max_ram=_bytes("--max-ram", max_ram),
+        max_vram=_bytes("--max-vram", max_vram),
+    )
     answers.plan(scan, opening, as_json=json_)
 
 

@@ -60,9 +60,9 @@ def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
             other = np.arange(len(one)) - np.repeat(np.cumsum(count) - count - first, count)
             same = value[one] == value[other]
             pairs.append(np.stack([one[same], other[same]]).astype(np.int32))
-    first = _joined(n, np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int32))
-    own = first == np.arange(n)
-    island = (np.cumsum(own) - 1)[first]
+    root = _joined(n, np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int32))
+    own = root == np.arange(n)
+    island = (np.cumsum(own) - 1)[root]
     size = np.bincount(island, length).astype(np.int64)
     return Islands(starts, length, island, value[own].astype(np.int64), size)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import organs
-from runs import scan
+from runs import command, scan
 
 from segcli import answers
 from segcli.errors import InputError
@@ -43,6 +43,16 @@ def test_a_label_map_of_segcli_can_be_looked_at(model, tmp_path, capsys):
     scan(tmp_path / "a_seg.nii.gz")
     (tmp_path / "a_seg.json").write_text('{"segcli_record": 1}')
     assert info(tmp_path / "a_seg.nii.gz", model, capsys)["file"] == "a_seg.nii.gz"
+
+
+def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    one, two = (
+        json.loads(command("plan", "a.nii.gz", *models, *limits, "--engine", "onnx", "--json", cwd=tmp_path).stdout)
+        for models, limits in ((("-m", model), ("--max-ram", "64G")), (("-m", model, "-m", model), ("--max-ram", "1")))
+    )
+    assert two["windows"] == 2 * one["windows"] > 0
+    assert (one["sums_on_disk"], two["sums_on_disk"]) == (False, True)
 
 
 def test_a_4_d_file_with_the_channels_of_the_model_is_one_scan(tmp_path, capsys):
