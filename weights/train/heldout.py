@@ -2,7 +2,8 @@
 
     python heldout.py MAPS run.safetensors [more.safetensors ...]
 
-The same 16 crops of 64 voxels for each kind of contrast, voxels of all crops counted together, mean over structures.
+The same 16 crops, as large as the shipped model's windows, for each kind of contrast, voxels of all crops counted
+together, mean over structures.
 Weights of a run are corrected as ship.py corrects them; with the name weights.safetensors they are taken as shipped.
 """
 
@@ -17,7 +18,7 @@ from ship import BIAS, PRIOR
 from synth import read_maps, read_table, sample
 from train import HELD_OUT
 
-CROPS, SHAPE, VOX = 16, (64, 64, 64), 2.0
+CROPS, SHAPE, VOX = 16, (80, 96, 80), 2.0
 
 
 def main() -> None:
