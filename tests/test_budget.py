@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +14,18 @@ import pytest
 from models import CARD, organs
 
 from segcli import budget, windows
-from segcli.budget import Rates, check, deciding, host_bytes, measured, plan, plan_case, resampled, sums_bytes
+from segcli.budget import (
+    Rates,
+    check,
+    deciding,
+    host_bytes,
+    measured,
+    peak_memory,
+    plan,
+    plan_case,
+    resampled,
+    sums_bytes,
+)
 from segcli.card import ModelCard, parse, read_card
 from segcli.engines import host, open_engine
 from segcli.engines.host import HostSums
@@ -199,3 +212,15 @@ def test_max_ram_reaches_the_engine(tmp_path: Path) -> None:
     folder = organs(tmp_path / "organs")
     opened = Opening(model=(str(folder),), engine="onnx", max_ram=123_456_789).open(read_card(folder))
     assert opened.engine.max_ram == 123_456_789
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage inherits on Linux")
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
+    here = np.ones(400_000_000, np.uint8)  # this process is large
+    said = subprocess.run(
+        [sys.executable, "-c", "from segcli.budget import peak_memory; print(peak_memory())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert peak_memory() > here.nbytes > int(said.stdout) > 0

@@ -40,7 +40,8 @@ def monai(scan: Path, folder: Path, threads: int) -> dict[str, float]:
 
     t, data, inferers = (import_module(f"monai.{name}") for name in ("transforms", "data", "inferers"))
 
-    from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
+    from segcli.budget import peak_memory
+from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
     from segcli.card import read_card
     from segcli.checkpoint import network_of
 
@@ -131,12 +132,11 @@ def nnunet(scan: Path, folder: Path, threads: int) -> dict[str, float]:
 
 
 def main(peer: str, scan: str, folder: str, threads: str) -> None:
-    import resource
-    import warnings
+        import warnings
 
     warnings.simplefilter("ignore")
     stages = {"monai": monai, "nnunet": nnunet}[peer](Path(scan), Path(folder), int(threads))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory() / 1e6
     print(json.dumps({"stages": stages, "seconds": round(sum(stages.values()), 2), "peak_mb": round(peak)}))
 
 
