@@ -40,8 +40,7 @@ def monai(scan: Path, folder: Path, threads: int) -> dict[str, float]:
 
     t, data, inferers = (import_module(f"monai.{name}") for name in ("transforms", "data", "inferers"))
 
-    from segcli.budget import peak_memory
-from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
+    from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
     from segcli.card import read_card
     from segcli.checkpoint import network_of
 
@@ -132,7 +131,9 @@ def nnunet(scan: Path, folder: Path, threads: int) -> dict[str, float]:
 
 
 def main(peer: str, scan: str, folder: str, threads: str) -> None:
-        import warnings
+    import warnings
+
+    from segcli.budget import peak_memory
 
     warnings.simplefilter("ignore")
     stages = {"monai": monai, "nnunet": nnunet}[peer](Path(scan), Path(folder), int(threads))
