@@ -115,8 +115,9 @@ def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *mo
     """`segcli predict` as a process: its stages, wall time and peak memory from the record."""
     words = [
         sys.executable, "-m", "segcli", "predict", str(scan), "--model", str(card.folder), "-o", str(out),
-        "--engine", engine, "--threads", str(threads), "--overwrite", "--quiet", *more,
+        "--engine", engine, "--threads", str(threads), "--quiet", *more,
     ]  # fmt: skip
+    shutil.rmtree(out, ignore_errors=True)  # what is there and verified would not be done again
     began = time.perf_counter()
     run(words)
     seconds = time.perf_counter() - began
