@@ -251,15 +251,24 @@ def _embedded(path: Path) -> ModelCard:
             f"{path.name}: has no segcli card inside",
             hint="`segcli models import` makes a model folder of it",
         )
+    document = card_inside(text, path)
+    own = {"onnx": path.name, "weights": []} if path.suffix == ".onnx" else {"weights": path.name, "onnx": None}
+    kept = {k: v for k, v in document.items() if k not in ("sha256", "onnx_sha256", "weights", "onnx")}
+    return parse({**kept, **own}, path.resolve().parent)
+
+
+def card_inside(text: str, path: Path) -> dict[str, Any]:
+    """The card that a file carries as JSON, not yet checked field by field.
+
+    errors   ModelError (78): no JSON object
+    """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
-    own = {"onnx": path.name, "weights": []} if path.suffix == ".onnx" else {"weights": path.name, "onnx": None}
-    kept = {k: v for k, v in document.items() if k not in ("sha256", "onnx_sha256", "weights", "onnx")}
-    return parse({**kept, **own}, path.resolve().parent)
+    return document
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
         inside = card.safetensors_metadata(path).get(card.METADATA_KEY)
         if inside is not None:
             own = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
-            draft.card = {k: v for k, v in _card_inside(inside, path).items() if k not in own}
+            draft.card = {k: v for k, v in card.card_inside(inside, path).items() if k not in own}
     return draft
 
 
@@ -44,7 +43,7 @@ def graph_file(path: Path) -> Draft:
     inside = card.onnx_metadata(path).get(card.METADATA_KEY)
     draft = Draft("ONNX graph", "onnx", {}, [], onnx=path)
     if inside is not None:
-        document = _card_inside(inside, path)
+        document = card.card_inside(inside, path)
         own = ("weights", "sha256", "onnx", "onnx_sha256", "format", "name")
         architecture = document.get("architecture", {})
         if not isinstance(architecture, dict):
@@ -54,16 +53,6 @@ def graph_file(path: Path) -> Draft:
         draft.card = {k: v for k, v in document.items() if k not in (*own, "architecture")}
         draft.container = "ONNX graph with a card inside"
     return draft
-
-
-def _card_inside(text: str, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
-    return document
 
 
 def _is_nnunet_v2(content: Any) -> bool:
