@@ -131,6 +131,8 @@ def predict(
                     yield behind.result()  # while the network works
                     behind = None
                 result = busy.result()
+                if waiting is None:
+                    job.rest()  # nothing comes after it: the network's memory is free for writing
                 if isinstance(result, Outcome):
                     yield result
                 else:
@@ -232,6 +234,10 @@ class _Job:
 
     def compute(self, loaded: _Loaded) -> _Computed | Outcome:
         return self._guarded(loaded.case, self._compute, loaded)
+
+    def rest(self) -> None:
+        for opened in (self.opened, *(other for _, other in self.opened.others)):
+            opened.engine.rest()
 
     def write(self, computed: _Computed) -> Outcome:
         return self._guarded(computed.loaded.case, self._write, computed)

@@ -85,6 +85,10 @@ class Engine(Protocol):
         """The sums as numpy, on the host."""
         ...
 
+    def rest(self) -> None:
+        """Give back what only `run` needs of memory; the next run takes it again."""
+        ...
+
 
 def windows(shape: tuple[int, int, int], plan: WindowPlan) -> list[Window]:
     """Windows that cover a shape, each axis at least the plan's size, in order of the first axis."""

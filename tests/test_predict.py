@@ -134,6 +134,19 @@ def test_the_first_outcome_is_there_before_the_last_scan_is_read(model, tmp_path
     stream.close()
 
 
+def test_the_engine_rests_once_between_the_last_scan_and_its_writing(model, tmp_path):
+    scans(tmp_path / "in", 3)
+    story = []
+    engine = Pointwise()
+    engine.rest = lambda: story.append("rest")
+    ended = run(model, [tmp_path / "in"], tmp_path / "out", engine, watch=lambda e, c, f: story.append(f"{e} {c.name}"))
+    assert codes(ended) == [0, 0, 0]
+    assert story.count("rest") == 1
+    at = story.index("rest")
+    assert story.index("window case2") < at < story.index("write case2")
+    assert not any(event.startswith("window") for event in story[at:])
+
+
 # ---- 2: files
 
 

@@ -53,6 +53,10 @@ class Ensemble(Wrapped):
     def owned(self, logits: Array) -> Array:
         return logits
 
+    def rest(self) -> None:
+        for member in self.members:
+            member.rest()
+
     def turned(self, logits: Array, axes: Sequence[int], order: Sequence[int] | None) -> Array:
         order = (*order, len(order)) if order is not None and self.votes else order
         return self.inner.turned(logits, axes, order)

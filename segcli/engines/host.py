@@ -83,6 +83,9 @@ class HostSums:
         """This engine: it computes in float32."""
         return self
 
+    def rest(self) -> None:
+        """Nothing to give back, unless an engine says otherwise."""
+
 
 class OnDisk(np.memmap[Any, Any]):
     """An array in a temporary file that vanishes with it; what was written leaves the process's memory again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ class OpenVINOEngine(HostSums):
         self._core = openvino.Core()
         self._requests: dict[int, Any] = {}
         self._request(batch)
+        if batch == 1:  # no other request will be made, and the bytes are inside this one
+            self._file = replace(file, data=b"")
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         count = len(patches)
@@ -38,6 +41,10 @@ class OpenVINOEngine(HostSums):
         result = request.infer([np.ascontiguousarray(patches)], share_inputs=True, share_outputs=True)
         logits: NDArray[np.float32] = result[0]
         return logits
+
+    def rest(self) -> None:
+        for request in self._requests.values():
+            request.get_compiled_model().release_memory()
 
     def _request(self, count: int) -> Any:
         """A request for `count` windows; fixed sizes let OpenVINO plan its memory and choose its kernels."""

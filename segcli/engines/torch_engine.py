@@ -61,6 +61,9 @@ class TorchCPU:
     def full_precision(self) -> TorchCPU:
         return self
 
+    def rest(self) -> None:
+        """Torch keeps no activations on the CPU."""
+
 
 class TorchCUDA:
     """A network on a CUDA device, and the steps down when its memory does not suffice.
@@ -121,6 +124,9 @@ class TorchCUDA:
         full = copy.copy(self)
         full.half, full._sums = False, weakref.WeakSet()
         return full
+
+    def rest(self) -> None:
+        torch.cuda.empty_cache()
 
     @torch.no_grad()
     def run(self, patches: NDArray[np.float32]) -> Tensor:

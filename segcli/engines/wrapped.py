@@ -57,5 +57,8 @@ class Wrapped:
         found: NDArray[np.float32] = self.inner.get(total)
         return found
 
+    def rest(self) -> None:
+        self.inner.rest()
+
     def turned(self, logits: Array, axes: Sequence[int], order: Sequence[int] | None) -> Array:
         return self.inner.turned(logits, axes, order)

@@ -51,6 +51,14 @@ def test_engines_answer_as_torch_for_one_window_and_for_three(card: ModelCard, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_after_a_rest_the_answer_is_the_same(card: ModelCard, kind: Any) -> None:
+    engine = open_engine(card, engine=kind, threads=2).engine
+    before = np.asarray(engine.run(patches(1))).copy()
+    engine.rest()
+    assert np.abs(np.asarray(engine.run(patches(1))) - before).max() <= 1e-5 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_sums_gather_weighted_logits_at_their_place(card: ModelCard, kind: Any) -> None:
     engine = open_engine(card, engine=kind, threads=2).engine
     logits = engine.run(patches(1))[0]
