@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import zlib
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from segcli.card import ModelCard
 from segcli.engines import Opened
@@ -20,16 +22,17 @@ from segcli.errors import OutOfMemory
 from segcli.grids import model_grid
 from segcli.resample import apply, parallel, taps_for
 from segcli.segmentation import Prepared, Wishes, at_least, decided, prepare
-from segcli.volume import Grid, Volume
-from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, stream_axis, windows
+from segcli.volume import Box, Grid, Volume
+from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, starts, stream_axis, windows
 
 # Labels are measured, checked and written in the time of so many interpolated voxels for each of the scan's, on brain
 # and body scans; specks, of which no trained network makes many, take longer.
 _WRITE = 40.0
 _SLAB = 2.0  # a slab of the whole scan is decided so many times slower than one window, which stays near the cache
-# Compressed label maps go with the surface of K equal parts of N voxels, (K N^2)^(1/3); within a third when measured.
-_SURFACE_BYTES, _STRUCTURE_BYTES = 4.2, 450.0  # the second: of the record, for each structure
+_RECORD_BYTES, _STRUCTURE_BYTES = 3000, 310  # of the record, and for each structure in it
+_PACKED = 1000  # voxels of nothing that become one byte of a label map
 _LEARNING = 1.0  # seconds
+_TRIED, _TRYING = 12, 5.0  # windows that go all the way to labels, at most, and their network's seconds
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Rates:
     seconds  of a window, the network and the adding up
     pace     seconds of one interpolated voxel
     decide   seconds from logits to labels, for each voxel that the network sees
+    packed   bytes of the compressed label map, likewise
     ram      largest resident size of the process so far, the engine's own work included
     batch    windows at a time
     vram     the same on a CUDA device, 0 without one
@@ -48,6 +52,7 @@ class Rates:
     pace: float
     ram: int
     decide: float = 0.0
+    packed: float = 0.0
     batch: int = 1
     vram: int = 0
 
@@ -75,7 +80,8 @@ class Opening(Protocol):
 def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
     """What predicting a scan would need: read and prepared as then, some windows run to learn what one costs.
 
-    The scan's middle window goes all the way to labels: how long that takes depends on how many classes are near.
+    A few of the scan's windows go all the way to labels: how long that takes, and how well the labels compress,
+    depends on how many classes are near each other.
     Of several models each is asked; together they need the time of all and the memory of the largest.
     """
     from segcli import formats
@@ -92,7 +98,7 @@ def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
     for (own, engine), rate in zip(models, rates, strict=True):
         prepared = prepare(scan, own)
         parts.append(prepared.image.grid)
-        rate = replace(rate, decide=deciding(scan.grid, prepared, own, engine))
+        rate = tried(scan.grid, prepared, own, engine, rate)
         room = available() if limit is None else limit - psutil.Process().memory_info().rss
         on_file = sums_bytes(own, parts[-1], own.window, rate.batch) + RESERVE > room
         before = sum(prepared.seconds.values())
@@ -106,7 +112,7 @@ def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
         "seconds": round(read + sum(need.seconds for need in needs), 1),
         "ram_mb": round(max(need.ram_bytes for need in needs) / 1e6),
         "vram_mb": round(max(need.vram_bytes for need in needs) / 1e6),
-        "disk_mb": round((max(need.disk_bytes for need in needs) + answers) / 1e6, 2),
+        "disk_mb": round((max(need.disk_bytes for need in needs) + answers) / 1e6, 3),
         "sums_on_disk": on_disk,
     }
 
@@ -137,7 +143,7 @@ def plan(
     classes = len(card.decide.values)
     inside = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
     after = _SLAB * rates.decide * part.size + rates.pace * scan.size * _WRITE
-    written = _SURFACE_BYTES * (classes * inside**2) ** (1 / 3) + _STRUCTURE_BYTES * classes
+    written = rates.packed * part.size + (scan.size - inside) / _PACKED + _RECORD_BYTES + _STRUCTURE_BYTES * classes
     return Budget(
         windows=count,
         seconds=before + count * rates.seconds + after,
@@ -226,27 +232,69 @@ def measured(card: ModelCard, engine: Engine) -> Rates:
     return Rates(seconds, _pace(), peak_memory(), batch=engine.batch, vram=_vram(engine.name))
 
 
-def deciding(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine) -> float:
-    """Seconds from logits to labels for each voxel of the model's grid, in the middle window of a prepared scan."""
-    image, _ = padded(prepared.image, card.window.size, prepared.outside)
+def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates: Rates) -> Rates:
+    """The rates with what a few windows of a prepared scan, spread over it, cost on the way to a label map.
+
+    Of each window that part is decided which no other window's middle is nearer to: all of them make the scan.
+    """
+    image, inner = padded(prepared.image, card.window.size, prepared.outside)
     places = windows(image.grid.shape, card.window)
-    at = places[len(places) // 2].at
-    patch = np.ascontiguousarray(image.data[(slice(None), *at)], np.float32)
-    answer = engine.run(patch[None])[0]
-    total = engine.zeros(tuple(answer.shape))
-    engine.add(total, (slice(None),) * 3, answer, np.ones(card.window.size, np.float32))
-    logits = engine.get(total)
-    part = image.grid.crop(at)
+    parts = cells(image.grid.shape, card.window)
+    count = max(1, min(len(places), _TRIED, int(_TRYING / rates.seconds)))
+    seconds, packed, size = 0.0, 0, 0
+    for i in range(count):
+        chosen = (2 * i + 1) * len(places) // (2 * count)
+        at = places[chosen].at
+        logits = engine.get(engine.run(np.ascontiguousarray(image.data[(slice(None), *at)], np.float32)[None])[0])
+        cell = [
+            (max(own.start, real.start), min(own.stop, real.stop))
+            for own, real in zip(parts[chosen], inner, strict=True)
+        ]
+        if any(low >= high for low, high in cell):
+            continue  # nothing but padding
+        # With the next plane, so that what lies between two windows' parts belongs to one of them.
+        box = [(a, min(b + 1, own.stop, real.stop)) for (a, b), own, real in zip(cell, at, inner, strict=True)]
+        d, h, w = (slice(a, b) for a, b in box)
+        part = image.grid.crop((d, h, w))
+        mine = tuple(slice(a - own.start, b - own.start) for (a, b), own in zip(box, at, strict=True))
+        seen = _around(scan, part)
+        blank = Volume(np.broadcast_to(np.uint8(0), (1, *seen.shape)), seen)
+        shown = Prepared(Volume(image.data[:, d, h, w], part), prepared.wanted, prepared.outside, {})
+        slabs = iter([Volume(np.ascontiguousarray(logits[(slice(None), *mine)]), part)])
+        found = decided(blank, shown, slabs, card.decide, card.interpolation, Wishes())
+        seconds += found.seconds["decide"]
+        packed += _packed(found.labels.data[0], scan.shape)
+        size += part.size
+    return replace(rates, decide=seconds / size, packed=packed / size) if size else rates
+
+
+def cells(shape: tuple[int, int, int], plan: WindowPlan) -> list[Box]:
+    """For each of `windows`, the voxels that are nearer to its middle than to any other's; together the shape."""
+    axes = []
+    for n, size in zip(shape, plan.size, strict=True):
+        first = starts(n, size, plan)
+        edges = [0, *((a + b + size) // 2 for a, b in pairwise(first)), n]
+        axes.append([slice(a, b) for a, b in pairwise(edges)])
+    return list(product(*axes))
+
+
+def _around(scan: Grid, part: Grid) -> Grid:
+    """The voxels of a scan whose centres lie in a part of the model's grid, and some around them at an angle."""
     corners = [scan.index(part.world(np.array(c))) for c in product(*((0, n - 1) for n in part.shape))]
-    low = np.clip(np.floor(np.min(corners, 0)), 0, np.array(scan.shape) - 1).astype(int)
-    high = np.clip(np.ceil(np.max(corners, 0)) + 1, low + 1, scan.shape).astype(int)
+    low = np.clip(np.ceil(np.min(corners, 0) - 1e-6), 0, np.array(scan.shape) - 1).astype(int)
+    high = np.clip(np.floor(np.max(corners, 0) + 1e-6) + 1, low + 1, scan.shape).astype(int)
     d, h, w = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    seen = scan.crop((d, h, w))
-    window = Prepared(Volume(patch, part), prepared.wanted, prepared.outside, {})
-    blank = Volume(np.broadcast_to(np.uint8(0), (1, *seen.shape)), seen)
-    slabs = iter([Volume(logits, part)])
-    found = decided(blank, window, slabs, card.decide, card.interpolation, Wishes())
-    return found.seconds["decide"] / part.size
+    return scan.crop((d, h, w))
+
+
+def _packed(labels: NDArray[np.integer], shape: tuple[int, int, int]) -> int:
+    """Bytes that a piece (d, h, w) of a label map of a shape takes in the compressed file.
+
+    Deflate looks back 32 KiB, which is less than a plane of a large scan: here it looks back as many rows' share.
+    """
+    back = 32768 * labels[0].size / (shape[1] * shape[2])
+    encoder = zlib.compressobj(1, zlib.DEFLATED, max(9, min(15, math.floor(math.log2(back)))))
+    return len(encoder.compress(labels.tobytes())) + len(encoder.flush())
 
 
 def peak_memory() -> int:

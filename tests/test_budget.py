@@ -12,12 +12,13 @@ import numpy as np
 import psutil
 import pytest
 from models import CARD, organs
+from scipy.ndimage import gaussian_filter
 
 from segcli import budget, windows
 from segcli.budget import (
     Rates,
+    cells,
     check,
-    deciding,
     host_bytes,
     measured,
     peak_memory,
@@ -25,14 +26,19 @@ from segcli.budget import (
     plan_case,
     resampled,
     sums_bytes,
+    tried,
 )
 from segcli.card import ModelCard, parse, read_card
+from segcli.cases import cases
 from segcli.engines import host, open_engine
 from segcli.engines.host import HostSums
 from segcli.errors import OutOfMemory
+from segcli.extras import Destination
+from segcli.predict import predict
 from segcli.run import Opening
 from segcli.segmentation import prepare, segment
 from segcli.volume import Grid, Volume
+from segcli.windows import WindowPlan
 
 RATES = Rates(seconds=2.0, pace=1e-9, ram=300_000_000)
 
@@ -59,11 +65,37 @@ def test_time_is_windows_voxels_that_are_decided_and_voxels_that_are_written() -
     assert found.seconds == pytest.approx(5 + 2.0 + 2 * 32**3 * 1e-6 + 40 * 64**3 * 1e-9)
 
 
-def test_a_window_that_is_decided_lies_in_the_scan_and_takes_time(tmp_path: Path) -> None:
+def test_windows_that_are_tried_lie_in_the_scan_and_take_time(tmp_path: Path) -> None:
     model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
     turned = Grid((90, 40, 30), np.array([[0, 1.0, 0, 3], [0.8, 0, 0, -9], [0, 0, -2.0, 5], [0, 0, 0, 1]]))
     scan = Volume(np.zeros((1, *turned.shape), np.float32), turned)
-    assert deciding(turned, prepare(scan, model), model, open_engine(model, threads=1).engine) > 0
+    found = tried(turned, prepare(scan, model), model, open_engine(model, threads=1).engine, RATES)
+    assert found.decide > 0
+    assert found.packed > 0
+
+
+def test_cells_of_windows_make_the_shape_without_overlap() -> None:
+    for shape, size in (((40, 33, 20), (16, 16, 16)), ((7, 20, 20), (1, 16, 16)), ((16, 16, 16), (16, 16, 16))):
+        plan_of = WindowPlan(size)
+        seen = np.zeros(shape, int)
+        for cell, window in zip(cells(shape, plan_of), windows.windows(shape, plan_of), strict=True):
+            seen[cell] += 1
+            assert all(w.start <= c.start < c.stop <= w.stop for c, w in zip(cell, window.at, strict=True))
+        assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 40, 44), (110, 44, 40)])
+def test_the_label_map_is_as_large_as_the_plan_says(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Blobs and noise that the small model labels: few windows are all tried, of many some."""
+    model = read_card(organs(tmp_path / "organs", spacing=[1.0, 1.0, 1.0]))
+    rng = np.random.default_rng(1)
+    blobs = gaussian_filter(rng.standard_normal(shape), 4) * 4000 + 20 * rng.standard_normal(shape)
+    nibabel.Nifti1Image(blobs.astype(np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii.gz")
+    opening = Opening(model=(str(model.folder),), engine="onnx", threads=1)
+    planned = plan_case(tmp_path / "scan.nii.gz", model, opening)["disk_mb"]
+    case = cases([str(tmp_path / "scan.nii.gz")])
+    [done] = predict(case, model, opening.open(model), Destination(tmp_path / "out"))
+    assert 0.8 < planned / (sum(path.stat().st_size for path in done.paths) / 1e6) < 1.25
 
 
 def test_sums_are_one_windows_planes_whatever_the_length() -> None:
@@ -171,10 +203,10 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     assert found["engine"] == "openvino cpu"
 
 
-def test_a_label_map_grows_with_the_surface_of_its_structures() -> None:
-    # 6 classes of 64^3 voxels: 4.2 bytes x (6 x 64^6)^(1/3), and 450 of the record for each
-    found = plan(grid(64, 64, 64), 2, card(), RATES).disk_bytes
-    assert found == pytest.approx(4.2 * 6 ** (1 / 3) * 64**2 + 2700, abs=1)
+def test_a_label_map_takes_what_was_seen_and_little_beyond_it() -> None:
+    # half of 64^3 voxels at a tenth of a byte, the other half next to nothing; the record with its six classes
+    found = plan(grid(64, 64, 64), 2, card(), replace(RATES, packed=0.1), part=grid(32, 64, 64)).disk_bytes
+    assert found == pytest.approx(64**3 / 2 * 0.1 + 64**3 / 2 / 1000 + 3000 + 6 * 310, abs=1)
 
 
 def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_the_disk(tmp_path: Path) -> None:
