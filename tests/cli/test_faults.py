@@ -87,6 +87,14 @@ def test_6_4_a_signal_is_answered_while_the_model_is_opened(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_6_4_a_signal_is_answered_while_the_commands_are_imported(tmp_path, number, code):
+    (tmp_path / "typer.py").write_text("import sys, time; print('in C++', file=sys.stderr, flush=True); time.sleep(60)")
+    source = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from segcli.__main__ import main; main()"
+    ended, said, seconds = stopped(["--version"], tmp_path, source, number)
+    assert (ended, said, seconds < 5) == (code, "in C++\n", True)
+
+
 def test_6_4_a_second_sigint_ends_the_run_at_once(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     hang = "import segcli.run, time; segcli.run._summary = lambda *_: time.sleep(60)"
