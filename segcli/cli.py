@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segcli import __version__
-from segcli.errors import SegcliError, UsageError, near
+from segcli.errors import ModelError, SegcliError, UsageError, near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -609,10 +609,21 @@ def _refused(error: SegcliError, debug: bool) -> int:
     return error.exit_code
 
 
+def _from_a_file(error: Exception) -> bool:
+    """Whether the value that Click refuses stands in a settings file."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    source = context.get_parameter_source(parameter.name) if context is not None and parameter is not None else None
+    return getattr(source, "name", "") == "DEFAULT_MAP"
+
+
 def _unforeseen(error: Exception, debug: bool) -> int:
     """Click's own refusals keep their code; anything else is a bug of segcli."""
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
+        if _from_a_file(error):
+            from segcli.settings import FILE
+
+            return _refused(ModelError(f"{FILE}: {error.format_message().rstrip('.')}"), debug)  # type: ignore[attr-defined]
         if options := getattr(error, "possibilities", None):  # Click lists them without a question
             error.message += f"; did you mean {options[0]}?"  # type: ignore[attr-defined]
             error.possibilities = None  # type: ignore[attr-defined]

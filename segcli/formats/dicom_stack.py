@@ -187,7 +187,7 @@ def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -
             k = int(astray.argmax())
             raise InputError(
                 f"{name}: slice {k + 1} of {len(frames)} lies {astray[k]:.3g} mm off the even line of positions",
-                hint=_UNEVEN_HINT,
+                hint="its position cannot be right: export the series again",
             )
         filled: list[Frame | None] = [None] * (int(at[-1]) + 1)
         for k, frame in zip(at, planes, strict=True):

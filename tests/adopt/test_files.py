@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from segcli import adopt, card, checkpoint, networks
+from segcli import adopt, answers, card, checkpoint, networks
 from segcli.errors import ModelError, OutputExists, UsageError
 
 CONTAINERS = Path(__file__).parent.parent / "data" / "containers"
@@ -185,6 +185,12 @@ def test_a_graph_keeps_the_card_inside_it(tmp_path: Path) -> None:
     made = card.read_card(adopt.adopt(tmp_path / "dots.onnx", to=tmp_path / "models"))
     assert (made.onnx, made.weights) == ("model.onnx", ())
     assert made.labels[1].name == "body"
+    # It holds no certificate of ours, but the card has its checksum.
+    answers.verify(tmp_path / "models" / "dots", as_json=False)
+    model.graph.node[0].name = "other"
+    onnx.save(model, tmp_path / "models" / "dots" / "model.onnx")
+    with pytest.raises(ModelError, match=r"checksum .* does not match"):
+        answers.verify(tmp_path / "models" / "dots", as_json=False)
 
 
 def test_a_folder_with_two_models_asks_for_one(tmp_path: Path) -> None:

@@ -254,5 +254,12 @@ def test_a_setting_of_an_option_that_may_be_repeated_is_a_word_or_a_list(model, 
         assert done.stdout.split()[-1] == b"out/a_seg.csv", done.stderr
 
 
+def test_a_setting_of_the_wrong_kind_is_the_files_fault_and_named(tmp_path):
+    (tmp_path / "segcli.toml").write_text('[predict]\noverlap = "half"\n')
+    done = command("predict", "a.nii.gz", cwd=tmp_path)
+    assert done.returncode == 78
+    assert b"segcli.toml: Invalid value for '--overlap'" in done.stderr
+
+
 def test_models_are_listed_by_that_word_as_well(tmp_path):
     assert command("models", "list", "--json").stdout == command("models", "--json").stdout
