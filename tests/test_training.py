@@ -99,3 +99,21 @@ def test_a_pair_mirrored_or_not_has_the_right_half_on_the_right(maps: Path, monk
         assert image.shape == (1, 1, 32, 48, 16)
         left, right = (target[0] == 1).nonzero()[:, 0], (target[0] == 2).nonzero()[:, 0]
         assert left.float().mean() < right.float().mean()
+
+
+def test_a_young_head_has_ventricles_that_are_a_voxel_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import synth
+
+    rows = np.full((12, 12, 12), 1, np.uint8)
+    rows[6:] = 2
+    rows[3:9, 3:9, 3:9] = 4
+    rows[4:6, 4:6, 4:6] = 5  # choroid plexus within
+    out = synth.shrunk(rows, np.isin(rows, (4, 5)))
+    inner = np.zeros(rows.shape, bool)
+    inner[4:8, 4:8, 4:8] = True
+    assert np.array_equal(out[inner], rows[inner])
+    assert set(np.unique(out[~inner])) == {1, 2}
+    assert (out[3, 3:9, 3:9] == 1).all()
+    assert (out[8, 3:9, 3:9] == 2).all()
+    assert np.array_equal(synth.shrunk(rows, np.zeros(rows.shape, bool)), rows)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 
@@ -28,6 +29,7 @@ class Table:
     t1        T1 class, an index into `prior`
     prior     (T1 classes, 4): mean and deviation of the mean, mean and deviation of the deviation, 0..255
     brain     whether it is a structure of the brain; csf: whether it is fluid outside the ventricles
+    ventricle whether it is a ventricle or the choroid plexus in one
     weight    (channels,) of the cross-entropy: rarer structures count more, within bounds
     mirror    (channels,) the channel on the other side
     """
@@ -40,10 +42,13 @@ class Table:
     prior: np.ndarray
     brain: np.ndarray
     csf: np.ndarray
+    ventricle: np.ndarray
     weight: Tensor
     mirror: Tensor
 
 
+FLUID = 1  # its T1 class
+VENTRICLES = (4, 5, 14, 15, 43, 44)
 PRIOR = ("t1_mean_of_means", "t1_std_of_means", "t1_mean_of_stds", "t1_std_of_stds")
 
 
@@ -74,6 +79,7 @@ def read_table(path: Path) -> Table:
         prior,
         output != 0,
         values == 24,
+        np.isin(output, VENTRICLES),
         torch.tensor(weight, dtype=torch.float32),
         torch.tensor([outputs.index(other.get(v, v)) for v in outputs]),
     )
@@ -84,10 +90,12 @@ class Head:
     """A label map.
 
     rows       (X, Y, Z) uint8, row numbers of the table; RAS, 1 mm, cut to the head
+    young      the same with ventricles that are 1 mm smaller all around
     low, high  (3,) the brain in it, voxels
     """
 
     rows: np.ndarray
+    young: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
@@ -103,8 +111,21 @@ def read_maps(paths: list[Path], table: Table) -> list[Head]:
         low, high = head.min(0), head.max(0) + 1
         rows = np.ascontiguousarray(rows[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
         brain = np.argwhere((table.brain & ~table.csf)[rows])
-        heads.append(Head(rows, brain.min(0), brain.max(0) + 1))
+        heads.append(Head(rows, shrunk(rows, table.ventricle[rows]), brain.min(0), brain.max(0) + 1))
     return heads
+
+
+def shrunk(rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The rows with the outermost voxels of `inside` given to what is nearest outside of it."""
+    if not inside.any():
+        return rows
+    found = np.argwhere(inside)
+    box = tuple(slice(max(0, a - 2), b + 3) for a, b in zip(found.min(0), found.max(0), strict=True))
+    part, inside = rows[box], inside[box]
+    places = distance_transform_edt(inside, return_distances=False, return_indices=True)
+    out = rows.copy()
+    out[box] = np.where(inside & ~binary_erosion(inside), part[tuple(places)], part)
+    return out
 
 
 @dataclass(frozen=True)
@@ -132,7 +153,8 @@ def sample(
     points = sample_points(head, shape, vox, rng)
     kind = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
     contrast = (t1_like, mr_like, any_contrast)[kind](table, rng)
-    image, where = draw(head.rows, points, strip(contrast, table, rng), rng)
+    rows = head.young if rng.random() < 0.3 else head.rows
+    image, where = draw(rows, points, strip(contrast, table, rng), rng)
     image = normalised(worsen(image, contrast, rng), rng)
     target = table.target[where]
     if rng.random() < 0.5:
@@ -176,10 +198,16 @@ def smooth(rng: Generator, channels: int, knots: int, shape: Shape, amplitude: f
 
 
 def t1_like(table: Table, rng: Generator) -> Contrast:
-    """A contrast near T1."""
+    """A contrast near T1.
+
+    The priors are of whole structures, and `draw` mixes what lies at their borders once more: tissue by itself is more
+    even than they say, and fluid darker.
+    """
     p = table.prior
     mean = rng.normal(p[:, 0], 1.5 * p[:, 1])
-    return contrast_of(mean[table.t1], np.abs(rng.normal(p[:, 2], p[:, 3]))[table.t1], rng)
+    mean[FLUID] = max(5, mean[FLUID] - rng.uniform(0, p[FLUID, 2]))
+    deviation = np.abs(rng.normal(p[:, 2], p[:, 3])) * rng.uniform(0.4, 1)
+    return contrast_of(mean[table.t1], deviation[table.t1], rng)
 
 
 def mr_like(table: Table, rng: Generator) -> Contrast:
