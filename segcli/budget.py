@@ -280,7 +280,7 @@ def cells(shape: tuple[int, int, int], plan: WindowPlan) -> list[Box]:
 
 def _around(scan: Grid, part: Grid) -> Grid:
     """The voxels of a scan whose centres lie in a part of the model's grid, and some around them at an angle."""
-    corners = [scan.index(part.world(np.array(c))) for c in product(*((0, n - 1) for n in part.shape))]
+    corners = scan.index(part.corners())
     low = np.clip(np.ceil(np.min(corners, 0) - 1e-6), 0, np.array(scan.shape) - 1).astype(int)
     high = np.clip(np.floor(np.max(corners, 0) + 1e-6) + 1, low + 1, scan.shape).astype(int)
     d, h, w = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
