@@ -213,11 +213,13 @@ def verify(file: Path, *, as_json: bool) -> None:
         card = adopt.verify(file)
         graph = file / card.onnx if card.onnx else None
     if graph is not None:
-        from segcli import export
+        from segcli.card import onnx_metadata
+        from segcli.engines.certificate import DIGEST_KEY
+        from segcli.export import verify as compare
 
         # A file of somebody else's is what the card's checksum says, which has been compared, and holds no certificate.
-        if not (file.is_dir() and card.onnx_sha256 and not export.is_export(graph)):
-            certificate = export.verify(graph)
+        if not (file.is_dir() and card.onnx_sha256 and DIGEST_KEY not in onnx_metadata(graph)):
+            certificate = compare(graph)
     if as_json:
         print_json({"schema": SCHEMA, "file": str(file), "certificate": certificate})
     else:

@@ -66,14 +66,6 @@ def scan_windows(card: ModelCard, path: Path) -> Mapping[str, NDArray[np.float32
     return {f"scan {i}": cut[i][None] for i in order[:_SCAN_WINDOWS]}
 
 
-def is_export(path: Path) -> bool:
-    """Whether an ONNX file says that segcli made it; one that cannot be read says so where it is verified."""
-    try:
-        return DIGEST_KEY in props(onnx.load_model_from_string(path.read_bytes()))
-    except Exception:  # protobuf's own exceptions share no class but this one
-        return True
-
-
 def verify(path: Path) -> dict[str, Any]:
     """The certificate of an exported file, once its digest fits and every engine here still answers as it says.
 
