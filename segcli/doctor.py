@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from segcli import __version__
 from segcli.card import cache_home, places
+from segcli.cores import cores
 
 LIBRARIES = (
     "numpy", "scipy", "SimpleITK", "nibabel", "pydicom", "highdicom", "torch", "onnx", "onnxruntime", "openvino",
@@ -31,7 +31,7 @@ def examine() -> dict[str, Any]:
             "segcli": __version__,
             "python": platform.python_version(),
             "system": platform.platform(terse=True),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
             "memory": f"{psutil.virtual_memory().available / 2**30:.1f} of "
             f"{psutil.virtual_memory().total / 2**30:.1f} GiB free",
             "models": ", ".join(str(p) for p in places()),

@@ -8,7 +8,6 @@ images hold no shear and its transforms do.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from segcli.cores import each
 from segcli.volume import Grid, Volume
 
 How = Literal["nearest", "linear", "cubic"]
@@ -171,12 +171,7 @@ def apply(data: NDArray[Any], taps: Taps, axis: int) -> NDArray[np.float32]:
         at = tuple(piece if i == across else slice(None) for i in range(data.ndim))
         _sum(data[at], taps, axis, out[at])
 
-    pieces = _pieces(shape[across], out.size)
-    if len(pieces) == 1:
-        part(pieces[0])
-    else:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(part, pieces))
+    each(part, _pieces(shape[across], out.size))
     return out
 
 

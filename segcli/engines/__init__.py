@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segcli.card import ModelCard, find
+from segcli.cores import cores
 from segcli.errors import EngineError, ModelError
 
 Kind = Literal["auto", "torch", "onnx", "openvino"]
@@ -191,13 +192,6 @@ def graph_of(card: ModelCard, here: set[str]) -> Graph:
     return Graph(f"{card.name}.onnx", exported(card))
 
 
-def cores() -> int:
-    """CPU cores that the process may use: its affinity, and its control group's share rounded up."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = _group_share()
-    return max(1, allowed if share is None else min(allowed, math.ceil(share)))
-
-
 def driver_devices() -> int:
     """CUDA devices that the driver shows; asked without torch, 0 where there is no driver."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -222,22 +216,6 @@ def _weights_there(card: ModelCard, here: set[str]) -> None:
         raise ModelError(f"{card.name}: has an ONNX file and no weights", hint="use --engine openvino or onnx")
     if "torch" not in here:
         raise EngineError(f"{card.name} has no ONNX file, and torch is not installed", hint="pip install torch")
-
-
-def _group_share() -> float | None:
-    """Cores that a control group grants (cgroup v2, v1); None for no limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            folder = Path("/sys/fs/cgroup/cpu")
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if quota in ("max", "-1"):
-        return None
-    return int(quota) / int(period)
 
 
 def _onnx(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str, str]]:

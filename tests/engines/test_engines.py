@@ -13,7 +13,7 @@ from small import model
 
 from segcli import engines
 from segcli.card import ModelCard, read_card
-from segcli.engines import cores, open_engine
+from segcli.engines import open_engine
 from segcli.engines.host import OnDisk, zeros
 from segcli.errors import EngineError, ModelError
 from segcli.export import export_onnx
@@ -251,17 +251,3 @@ def test_several_models_are_averaged_and_members_with_other_windows_refused(
     organs(tmp_path / "two", onnx=False, patch_size=[16, 32, 32])
     with pytest.raises(ModelError, match="another patch_size"):
         open_engine(card)
-
-
-def test_threads_follow_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4}, raising=False)
-    monkeypatch.setattr(engines, "_group_share", lambda: None)
-    assert cores() == 5
-    monkeypatch.setattr(engines, "_group_share", lambda: 1.5)
-    assert cores() == 2
-
-
-@pytest.mark.parametrize(("text", "share"), [("150000 100000", 1.5), ("max 100000", None)])
-def test_a_control_groups_share_is_read(text: str, share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: text)
-    assert engines._group_share() == share

@@ -1,0 +1,50 @@
+"""How many cores the process may use, and work that they share."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@functools.cache
+def cores() -> int:
+    """CPU cores that the process may use: its affinity, and its control group's share rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = _group_share()
+    return max(1, allowed if share is None else min(allowed, math.ceil(share)))
+
+
+def each(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """What `work` makes of every item, in their order; a thread for each core takes one after the other.
+
+    More threads than cores would wait for each other: numpy lets go of the interpreter for each of its operations.
+    """
+    todo = list(items)
+    if len(todo) < 2 or cores() < 2:
+        return [work(item) for item in todo]
+    with ThreadPoolExecutor(min(cores(), len(todo))) as pool:
+        return list(pool.map(work, todo))
+
+
+def _group_share() -> float | None:
+    """Cores that a control group grants (cgroup v2, v1); None for no limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            folder = Path("/sys/fs/cgroup/cpu")
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if quota in ("max", "-1"):
+        return None
+    return int(quota) / int(period)
