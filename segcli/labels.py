@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,8 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.cores import each
 from segcli.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
 from segcli.volume import Box, Grid, Volume
+
+_BLOCK = 1 << 18  # voxels of the scan that are decided in one go
+_THIN = 4  # planes of the model's grid that such a block has at least
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def labels_on(
 
     Logits are interpolated linearly, one class at a time, into the best value so far. A class is tried only in the
     box of cells where it can win: where its largest corner is not below the largest smallest corner of the others.
+    The cores share the blocks of a slab.
     """
     labels = np.zeros(grid.shape, decide.dtype)
     place = _Place(grid, part, wanted, rule)
@@ -87,7 +93,7 @@ def labels_on(
     for slab in logits:
         first = np.round(part.index(slab.grid.affine[:3, 3])).astype(int)
         for piece in place.pieces(first, slab.grid.shape):
-            _decide(labels[piece.box], slab.data, piece, decide)
+            each(lambda block: _decide(labels, *block, decide), _blocks(piece, slab.data))
     return Volume(labels[None], grid)
 
 
@@ -245,8 +251,34 @@ def _as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
         yield Volume(shares(slab.data, decide), slab.grid)
 
 
-def _decide(labels: NDArray[np.integer], slab: NDArray[np.float32], piece: _Piece, decide: Decision) -> None:
-    """Write the labels of one piece, `labels` being the piece's own box of the label map."""
+def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
+    """A piece of a slab (K, d, h, w) in blocks that stay near the cache, each with its part of the slab.
+
+    Blocks share the plane of the slab between them, so they are cut along the axis that has the most of them, and no
+    thinner than `_THIN`. A piece at an angle is a block.
+    """
+    shape = [span.stop - span.start for span in piece.box]
+    if piece.mask is not None:
+        yield piece, slab
+        return
+    extents = [abs(along[-1] - along[0]) for along in piece.coordinates[:2]]
+    i = int(np.argmax(extents))
+    count = max(1, min(round(extents[i] / _THIN), 2 * round(math.prod(shape) / (2 * _BLOCK))))
+    for cut in np.array_split(np.arange(shape[i]), count):
+        if len(cut) == 0:
+            continue
+        box, coordinates = [*piece.box], [*piece.coordinates]
+        along = coordinates[i][cut]
+        low, high = math.floor(along.min()), math.ceil(along.max())
+        box[i] = slice(box[i].start + int(cut[0]), box[i].start + int(cut[-1]) + 1)
+        coordinates[i] = along - low
+        planes = tuple(slice(low, high + 1) if axis == piece.order[i] else slice(None) for axis in range(3))
+        yield replace(piece, box=(box[0], box[1], box[2]), coordinates=coordinates), slab[(slice(None), *planes)]
+
+
+def _decide(whole: NDArray[np.integer], piece: _Piece, slab: NDArray[np.float32], decide: Decision) -> None:
+    """Write the labels of one piece of a slab (K, d, h, w) into the whole label map."""
+    labels = whole[piece.box]
     cells = _winning_boxes(slab, decide)
     best = np.full(labels.shape, -np.inf, np.float32) if decide.rule == "argmax" else None
     for k, cell_box in enumerate(cells):
