@@ -287,19 +287,26 @@ class _Means:
         if not sure and len(channels) == k:
             return
         for plane in np.moveaxis(channels, 1, 0):  # (K, h, w): small enough to stay near the cache
-            order = winners(plane[:k], self.decide)
-            self._counts += np.bincount(order.ravel(), minlength=n)
             if sure:
-                self._margins += np.bincount(order.ravel(), self._margin(plane[:k], order).ravel(), n)
+                order, margin = self._margin(plane[:k])
+                self._margins += np.bincount(order.ravel(), margin.ravel(), n)
+            else:
+                order = winners(plane[:k], self.decide)
+            self._counts += np.bincount(order.ravel(), minlength=n)
             if len(plane) > k:
                 self._votes += np.bincount(order.ravel(), plane[k].ravel(), n)
 
-    def _margin(self, plane: NDArray[np.float32], order: NDArray[np.integer]) -> NDArray[np.float32]:
-        powers = plane.copy() if self.decide.shares else np.exp(plane - plane.max(0))
-        first, together = powers.max(0), powers.sum(0)
-        np.put_along_axis(powers, order[None], -np.inf, 0)
-        margin: NDArray[np.float32] = (first - powers.max(0)) / together
-        return margin
+    def _margin(self, plane: NDArray[np.float32]) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+        """The winning channel of each pixel, (K, h, w), and how far its share is above the second best one's."""
+        best, second = plane[0].copy(), np.full_like(plane[0], -np.inf)
+        order = np.zeros(best.shape, np.intp)
+        for k, channel in enumerate(plane[1:], 1):
+            np.maximum(second, np.minimum(best, channel), out=second)
+            np.copyto(order, k, where=channel > best)
+            np.maximum(best, channel, out=best)
+        if self.decide.shares:
+            return order, (best - second) / plane.sum(0)
+        return order, (1 - np.exp(second - best)) / np.exp(plane - best).sum(0)
 
     def margins(self) -> dict[int, float]:
         """By label value; structures that no voxel of the model's grid has are left out."""
