@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.cores import each
 from segcli.labels import Label
 from segcli.report import runs
 from segcli.volume import Volume
@@ -20,7 +22,8 @@ _VOXELS = 1 << 22  # voxels whose runs are looked for in one go
 class Islands:
     """The connected pieces of every structure of a label map; voxels that share a corner are connected.
 
-    starts, length, island   each run of equal labels along the last axis: flat index, voxels, number of its island
+    starts, length, island   each run of equal labels along the last axis: flat index, voxels, number of its island;
+                             structure by structure, and in the order of the array within each
     value, size              each island: its label, its voxels
     """
 
@@ -44,8 +47,25 @@ def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
     """
     _, h, w = labels.grid.shape
     starts, length, value = _runs(labels, only)
+    order = np.argsort(value, kind="stable")
+    starts, length, value = starts[order], length[order], value[order]
+    edges = [0, *(np.flatnonzero(value[1:] != value[:-1]) + 1), len(value)]
+    root = np.zeros(len(value), np.int64)
+
+    def join(mine: slice) -> None:
+        root[mine] = mine.start + _joined(len(starts[mine]), _neighbours(starts[mine], length[mine], h, w))
+
+    each(join, [slice(a, b) for a, b in pairwise(edges)])
+    own = root == np.arange(len(root))
+    island = (np.cumsum(own) - 1)[root]
+    size = np.bincount(island, length).astype(np.int64)
+    return Islands(starts, length, island, value[own].astype(np.int64), size)
+
+
+def _neighbours(starts: NDArray[np.int64], length: NDArray[np.int64], h: int, w: int) -> NDArray[np.int32]:
+    """Pairs (2, any) of one structure's runs, in their order, that touch in neighbouring rows of planes of h x w."""
     stops, n = starts + length, len(starts)
-    pairs = []
+    pairs = [np.zeros((2, 0), np.int32)]
     for planes, step in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):  # the rows before, half of the eight around
         for i in range(0, n, _CHUNK):
             row = starts[i : i + _CHUNK] // w
@@ -58,13 +78,8 @@ def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
             count = np.maximum(last - first, 0)
             one = np.repeat(here, count)
             other = np.arange(len(one)) - np.repeat(np.cumsum(count) - count - first, count)
-            same = value[one] == value[other]
-            pairs.append(np.stack([one[same], other[same]]).astype(np.int32))
-    root = _joined(n, np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int32))
-    own = root == np.arange(n)
-    island = (np.cumsum(own) - 1)[root]
-    size = np.bincount(island, length).astype(np.int64)
-    return Islands(starts, length, island, value[own].astype(np.int64), size)
+            pairs.append(np.stack([one, other]).astype(np.int32))
+    return np.concatenate(pairs, axis=1)
 
 
 def _runs(
