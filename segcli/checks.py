@@ -89,6 +89,7 @@ def run(
     facts: Mapping[str, Any] | None = None,
     classes: Collection[str] = (),
     disagreement: Mapping[int, float] | None = None,
+    counted: Mapping[int, Tally] | None = None,
 ) -> list[Finding]:
     """Every doubt about a label map, the gravest first.
 
@@ -97,9 +98,10 @@ def run(
     facts         what the file says of itself; "modality" is compared with the card's
     classes       names of the structures that were kept, all if empty
     disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
+    counted       `report.tallied` of the label map, where it is there already
     """
     structures = [x for x in card.structures if not classes or x.name in classes]
-    counted = tallied(labels)
+    counted = tallied(labels) if counted is None else counted
     report = summed(counted, structures, labels.grid)
     found = list(_grid(labels.grid))
     if image is not None:

@@ -31,7 +31,7 @@ from segcli.errors import (
     near,
 )
 from segcli.extras import Destination
-from segcli.report import cohort_rows, csv_text, from_json, measure, to_json
+from segcli.report import Tally, cohort_rows, csv_text, from_json, summed, tallied, to_json
 from segcli.segmentation import Segmentation, Wishes
 from segcli.volume import Volume
 from segcli.windows import Engine, at_overlap
@@ -404,7 +404,8 @@ class _Job:
         labels_path = self.to.labels(case, self.card.name)
         record_path = self.to.record(case, self.card.name)
         start = time.perf_counter()
-        report = measure(result.labels, self.card.labels, loaded.scan)
+        counted = tallied(result.labels, loaded.scan)
+        report = summed(counted, self.card.labels, result.labels.grid, with_image=True)
         source = loaded.scan.source
         warnings = (
             *(source.warnings if source else ()),
@@ -413,7 +414,7 @@ class _Job:
             *result.warnings,
             *computed.warnings,
         )
-        findings, verdict = self._checked(loaded, result)
+        findings, verdict = self._checked(loaded, result, counted)
         facts = {
             "segcli_record": record.SCHEMA,
             **loaded.key,
@@ -464,7 +465,9 @@ class _Job:
         self.watch("done", case, {"labels": str(labels_path), "seconds": facts["run"]["seconds"]})
         return Outcome(case, "done", (labels_path, record_path, *extra), facts)
 
-    def _checked(self, loaded: _Loaded, result: Segmentation) -> tuple[list[dict[str, Any]], str]:
+    def _checked(
+        self, loaded: _Loaded, result: Segmentation, counted: Mapping[int, Tally]
+    ) -> tuple[list[dict[str, Any]], str]:
         from segcli import checks
 
         source = loaded.scan.source
@@ -476,6 +479,7 @@ class _Job:
             (source.facts if source else None) or {},
             self.options.classes,
             result.disagreement,
+            counted,
         )
         return [asdict(f) for f in findings], checks.verdict(findings)
 
