@@ -77,7 +77,8 @@ def labels_on(
     """Labels at the voxel centres of a scan, from logits that come as slabs on the model's grid.
 
     grid     the scan's
-    logits   (K, d, h, w) slabs that together cover `part`, each beginning with the last plane of the one before
+    logits   (K, d, h, w) slabs that together cover `part`, each beginning with the last plane of the one before;
+             probabilities where the decision has `shares`
     part     the grid that the slabs make together (the foreground's)
     wanted   the grid that `part` was cropped from: beyond `part` is background, beyond `wanted` the border goes on
     returns  (1, D, H, W) in the decision's dtype
@@ -88,8 +89,6 @@ def labels_on(
     """
     labels = np.zeros(grid.shape, decide.dtype)
     place = _Place(grid, part, wanted, rule)
-    if decide.back == "probabilities" and not decide.shares:
-        logits, decide = _as_shares(logits, decide), replace(decide, shares=True)
     for slab in logits:
         first = np.round(part.index(slab.grid.affine[:3, 3])).astype(int)
         for piece in place.pieces(first, slab.grid.shape):
@@ -170,6 +169,19 @@ def shares(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float3
     return powers
 
 
+def as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
+    """Slabs of logits as slabs of probabilities; channels behind the decision's own stay as they are."""
+    count = len(decide.values)
+    for slab in slabs:
+        data = slab.data.copy()
+
+        def soften(i: int, data: NDArray[np.float32] = data) -> None:
+            data[:count, i] = shares(data[:count, i], decide)
+
+        each(soften, range(data.shape[1]))
+        yield Volume(data, slab.grid)
+
+
 @dataclass(frozen=True, eq=False)
 class _Piece:
     """A box of the scan whose voxels lie (where `mask` says so) within one slab.
@@ -244,11 +256,6 @@ class _Place:
             local = self.matrix @ shift
             local[:3, 3] -= first
             yield _Piece((slice(start, stop), slice(0, h), slice(0, w)), [], [], [], local, mask)
-
-
-def _as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
-    for slab in slabs:
-        yield Volume(shares(slab.data, decide), slab.grid)
 
 
 def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.card import ModelCard, Resample
+from segcli.cores import each
 from segcli.errors import InputError
 from segcli.grids import model_grid
 from segcli.intensity import Crop, Step, foreground, normalise
-from segcli.labels import Decision, Shares, Spread, labels_on
+from segcli.labels import Decision, Shares, Spread, as_shares, labels_on
 from segcli.resample import Interpolation, onto
 from segcli.volume import Grid, Volume
 from segcli.windows import Engine, Tick, WindowPlan, quiet, slide, windows
@@ -90,10 +92,13 @@ def decided(
     grid, part, wanted = scan.grid, prepared.image.grid, prepared.wanted
     began = time.perf_counter()
     network = _Timed(slabs)
+    passing: Iterator[Volume] = iter(network)
+    if decide.back == "probabilities" and not decide.shares:
+        passing, decide = as_shares(passing, decide), replace(decide, shares=True)
     means = _Means(decide)
     votes = np.zeros((1, *grid.shape), np.uint8) if wishes.votes else None
     probabilities = Shares(grid, decide, part, wanted, rule) if wishes.shares else None
-    passing = means.watch(network, Spread(grid, part, wanted, rule), votes)
+    passing = means.watch(passing, Spread(grid, part, wanted, rule), votes)
     passing = probabilities.watch(passing) if probabilities else passing
     labels = labels_on(grid, passing, decide, part, wanted, rule)
     seconds = {
@@ -286,15 +291,20 @@ class _Means:
         sure = self.decide.rule == "argmax" and k > 1
         if not sure and len(channels) == k:
             return
-        for plane in np.moveaxis(channels, 1, 0):  # (K, h, w): small enough to stay near the cache
-            if sure:
-                order, margin = self._margin(plane[:k])
-                self._margins += np.bincount(order.ravel(), margin.ravel(), n)
-            else:
-                order = winners(plane[:k], self.decide)
-            self._counts += np.bincount(order.ravel(), minlength=n)
-            if len(plane) > k:
-                self._votes += np.bincount(order.ravel(), plane[k].ravel(), n)
+
+        def means(plane: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+            order, margin = self._margin(plane[:k]) if sure else (winners(plane[:k], self.decide), None)
+            flat = order.ravel()
+            return (
+                np.bincount(flat, minlength=n),
+                np.zeros(n) if margin is None else np.bincount(flat, margin.ravel(), n),
+                np.bincount(flat, plane[k].ravel(), n) if len(plane) > k else np.zeros(n),
+            )
+
+        for counts, margins, votes in each(means, np.moveaxis(channels, 1, 0)):  # (K, h, w) stays near the cache
+            self._counts += counts
+            self._margins += margins
+            self._votes += votes
 
     def _margin(self, plane: NDArray[np.float32]) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
         """The winning channel of each pixel, (K, h, w), and how far its share is above the second best one's."""

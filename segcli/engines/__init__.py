@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
