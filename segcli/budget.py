@@ -16,19 +16,22 @@ import psutil
 from numpy.typing import NDArray
 
 from segcli.card import ModelCard
+from segcli.cores import cores
 from segcli.engines import Opened
 from segcli.engines.host import RESERVE, available
 from segcli.errors import OutOfMemory
 from segcli.grids import model_grid
+from segcli.labels import BLOCK
+from segcli.postprocess import islands
+from segcli.report import tallied
 from segcli.resample import apply, parallel, taps_for
 from segcli.segmentation import Prepared, Wishes, at_least, decided, prepare
 from segcli.volume import Box, Grid, Volume
 from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, starts, stream_axis, windows
 
-# Labels are measured, checked and written in the time of so many interpolated voxels for each of the scan's, on brain
-# and body scans; specks, of which no trained network makes many, take longer.
-_WRITE = 40.0
-_SLAB = 2.0  # a slab of the whole scan is decided so many times slower than one window, which stays near the cache
+# What comes after the labels, beside what `tried` measures of their structures, takes the time of so many interpolated
+# voxels for each of the scan's: 3 to 14 on brain and body scans.
+_AFTER = 10.0
 _RECORD_BYTES, _STRUCTURE_BYTES = 3000, 310  # of the record, and for each structure in it
 _PACKED = 1000  # voxels of nothing that become one byte of a label map
 _LEARNING = 1.0  # seconds
@@ -41,9 +44,11 @@ class Rates:
 
     seconds  of a window, the network and the adding up
     pace     seconds of one interpolated voxel
+    first    seconds that the first window takes more
     decide   seconds from logits to labels, for each voxel that the network sees
+    write    seconds in which the structures are counted, their pieces joined and compressed, likewise
     packed   bytes of the compressed label map, likewise
-    ram      largest resident size of the process so far, the engine's own work included
+    ram      largest resident size of the process so far, the engine's own work included, without sums
     batch    windows at a time
     vram     the same on a CUDA device, 0 without one
     """
@@ -51,7 +56,9 @@ class Rates:
     seconds: float
     pace: float
     ram: int
+    first: float = 0.0
     decide: float = 0.0
+    write: float = 0.0
     packed: float = 0.0
     batch: int = 1
     vram: int = 0
@@ -142,11 +149,11 @@ def plan(
     sums = sums_bytes(card, part, window, rates.batch)
     classes = len(card.decide.values)
     inside = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
-    after = _SLAB * rates.decide * part.size + rates.pace * scan.size * _WRITE
+    after = (rates.decide + rates.write) * part.size + _AFTER * rates.pace * scan.size
     written = rates.packed * part.size + (scan.size - inside) / _PACKED + _RECORD_BYTES + _STRUCTURE_BYTES * classes
     return Budget(
         windows=count,
-        seconds=before + count * rates.seconds + after,
+        seconds=before + rates.first + count * rates.seconds + after,
         ram_bytes=rates.ram + host - (sums if rates.vram else 0),
         vram_bytes=rates.vram + sums if rates.vram else 0,
         disk_bytes=int(written) + (sums if on_disk else 0),
@@ -170,9 +177,11 @@ def host_bytes(
     running = (
         4 * part.size * card.inputs
         + (0 if on_disk else sums_bytes(card, part, window, batch))
-        + 2 * min(slab, max(SLAB_BYTES, 2 * plane))  # one on its way to labels, the next being finished
+        # A slab on its way to labels, the next being finished, and probabilities beside the logits.
+        + (3 if card.decide.back == "probabilities" else 2) * min(slab, max(SLAB_BYTES, 2 * plane))
         + scan.size * np.dtype(card.decide.dtype).itemsize
-        + int(12 * scan.size * share)  # of the scan's voxels in a slab: values, the best so far, what is better
+        # Of the scan's voxels in the blocks of a slab: values, the best so far, what is better.
+        + 12 * min(int(scan.size * share), max(4, 2 * cores()) * BLOCK)
     )
     return source + max(preparing, running)
 
@@ -219,9 +228,10 @@ def measured(card: ModelCard, engine: Engine) -> Rates:
     weight = np.ones(card.window.size, np.float32)
     d, h, w = card.window.size
     total: Any = None
-    count, start = 0, time.perf_counter()
+    count, start, first = 0, time.perf_counter(), 0.0
     while count <= 1 or time.perf_counter() - start < _LEARNING:
         if count == 1:
+            first = time.perf_counter() - start
             start = time.perf_counter()
         for logits in engine.run(patches):
             total = engine.zeros((len(logits), d, h, w)) if total is None else total
@@ -229,7 +239,10 @@ def measured(card: ModelCard, engine: Engine) -> Rates:
         engine.get(total[:, :1])  # waits for a device
         count += 1
     seconds = (time.perf_counter() - start) / ((count - 1) * engine.batch)
-    return Rates(seconds, _pace(), peak_memory(), batch=engine.batch, vram=_vram(engine.name))
+    more = max(0.0, first - seconds * engine.batch)
+    vram = _vram(engine.name)
+    own = peak_memory() - (0 if vram else 4 * len(card.decide.values) * d * h * w)  # the sums count with the scan's
+    return Rates(seconds, _pace(), own, more, batch=engine.batch, vram=vram)
 
 
 def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates: Rates) -> Rates:
@@ -241,7 +254,7 @@ def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates
     places = windows(image.grid.shape, card.window)
     parts = cells(image.grid.shape, card.window)
     count = max(1, min(len(places), _TRIED, int(_TRYING / rates.seconds)))
-    seconds, packed, size = 0.0, 0, 0
+    seconds, writing, packed, size = 0.0, 0.0, 0, 0
     for i in range(count):
         chosen = (2 * i + 1) * len(places) // (2 * count)
         at = places[chosen].at
@@ -263,9 +276,13 @@ def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates
         slabs = iter([Volume(np.ascontiguousarray(logits[(slice(None), *mine)]), part)])
         found = decided(blank, shown, slabs, card.decide, card.interpolation, Wishes())
         seconds += found.seconds["decide"]
+        start = time.perf_counter()
+        tallied(found.labels, blank)
+        islands(found.labels)
         packed += _packed(found.labels.data[0], scan.shape)
+        writing += time.perf_counter() - start
         size += part.size
-    return replace(rates, decide=seconds / size, packed=packed / size) if size else rates
+    return replace(rates, decide=seconds / size, write=writing / size, packed=packed / size) if size else rates
 
 
 def cells(shape: tuple[int, int, int], plan: WindowPlan) -> list[Box]:

@@ -16,7 +16,7 @@ from segcli.cores import each
 from segcli.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
 from segcli.volume import Box, Grid, Volume
 
-_BLOCK = 1 << 18  # voxels of the scan that are decided in one go
+BLOCK = 1 << 18  # voxels of the scan that are decided in one go
 _THIN = 4  # planes of the model's grid that such a block has at least
 
 
@@ -270,7 +270,7 @@ def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, 
         return
     extents = [abs(along[-1] - along[0]) for along in piece.coordinates[:2]]
     i = int(np.argmax(extents))
-    count = max(1, min(round(extents[i] / _THIN), 2 * round(math.prod(shape) / (2 * _BLOCK))))
+    count = max(1, min(round(extents[i] / _THIN), 2 * round(math.prod(shape) / (2 * BLOCK))))
     for cut in np.array_split(np.arange(shape[i]), count):
         if len(cut) == 0:
             continue

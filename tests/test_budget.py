@@ -60,9 +60,10 @@ def test_windows_are_counted_on_the_models_grid() -> None:
 
 
 def test_time_is_windows_voxels_that_are_decided_and_voxels_that_are_written() -> None:
-    found = plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), replace(RATES, decide=1e-6), before=5.0)
-    # one window; 32^3 voxels decided, in slabs twice as slowly; 40 interpolated voxels' time for each of the scan's
-    assert found.seconds == pytest.approx(5 + 2.0 + 2 * 32**3 * 1e-6 + 40 * 64**3 * 1e-9)
+    rates = replace(RATES, first=0.5, decide=1e-6, write=2e-6)
+    found = plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), rates, before=5.0)
+    # one window, the first; 32^3 voxels decided and written; 10 interpolated voxels' time for each of the scan's
+    assert found.seconds == pytest.approx(5 + 0.5 + 2.0 + 32**3 * 3e-6 + 10 * 64**3 * 1e-9)
 
 
 def test_windows_that_are_tried_lie_in_the_scan_and_take_time(tmp_path: Path) -> None:
@@ -71,6 +72,7 @@ def test_windows_that_are_tried_lie_in_the_scan_and_take_time(tmp_path: Path) ->
     scan = Volume(np.zeros((1, *turned.shape), np.float32), turned)
     found = tried(turned, prepare(scan, model), model, open_engine(model, threads=1).engine, RATES)
     assert found.decide > 0
+    assert found.write > 0
     assert found.packed > 0
 
 
