@@ -13,8 +13,8 @@ import segcli
 PACKAGE = Path(segcli.__file__).parent
 # A room imports only rooms above it. Folders count as one line; inside, siblings may import each other.
 ORDER = [
-    "errors", "volume", "outputs", "grids", "resample", "intensity", "windows", "labels", "card", "networks",
-    "checkpoint", "adopt", "engines", "segmentation", "ensemble", "budget", "report", "postprocess", "checks",
+    "errors", "cores", "volume", "outputs", "grids", "resample", "intensity", "windows", "labels", "card", "networks",
+    "checkpoint", "adopt", "engines", "segmentation", "ensemble", "report", "postprocess", "budget", "checks",
     "evaluate", "formats", "picture", "page", "cases", "record", "extras", "predict", "export", "api",
     "cluster", "doctor", "settings", "terminal", "run", "answers", "bench", "cli",
 ]  # fmt: skip
