@@ -298,10 +298,7 @@ class _Job:
         if self._finished(case, key):
             self.watch("skipped", case, {"labels": str(labels)})
             return Outcome(case, "skipped", (labels, written, *wanted), record.read_record(written))
-        if not case.paths[0].is_dir():
-            seen = formats.peek(case.paths[0], affine=self.options.affine, series=case.series, volume=case.volume)
-            limit = getattr(self.opened.engine, "max_ram", None)
-            budget.check(seen.grid, 4, self.card, limit=limit)
+        limit = getattr(self.opened.engine, "max_ram", None)
         scan = formats.read(
             case.paths,
             affine=self.options.affine,
@@ -309,6 +306,7 @@ class _Job:
             volume=case.volume,
             channels=len(self.card.channels),
             fill_gaps=self.options.fill_gaps,
+            seen=lambda grid: budget.check(grid, 4, self.card, limit=limit),
         )
         _check_room(labels, scan)
         return _Loaded(case, scan, key, {"read": time.perf_counter() - start})

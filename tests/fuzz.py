@@ -446,8 +446,6 @@ def checkpoints() -> list[Files]:
 def feed_scan(path: Path) -> None:
     from segcli import formats
 
-    with suppress(SegcliError):
-        formats.peek(path)
     volume = formats.read([path])
     assert volume.data.shape[1:] == volume.grid.shape, f"{volume.data.shape} voxels on a grid of {volume.grid.shape}"
 

@@ -607,7 +607,7 @@ def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
 def test_3_3_a_scan_that_memory_cannot_hold_is_refused_before_its_voxels_are_read(model, tmp_path, monkeypatch):
     scan(tmp_path / "a.nii.gz")
     monkeypatch.setattr("segcli.budget.available", lambda: 0)
-    monkeypatch.setattr(formats, "read", lambda *_, **__: pytest.fail("the voxels were read"))
+    monkeypatch.setattr("segcli.formats.streams.read_voxels", lambda *_, **__: pytest.fail("the voxels were read"))
     (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
     assert ended.error.exit_code == 71
     assert "a.nii.gz" in ended.error.message

@@ -6,7 +6,6 @@ The content decides, not the ending alone (reliability.md 3.14); the rooms are i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError, UsageError
+from segcli.formats.streams import Seen, unseen
 from segcli.volume import Grid, Source, Volume
 
 if TYPE_CHECKING:
@@ -43,18 +43,6 @@ _OTHERS = {  # first bytes of what people hand in by mistake
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mgz", ".mgh")  # that write() knows
 
 
-@dataclass(frozen=True, eq=False)
-class Peek:
-    """What a file says of itself before any voxel is read.
-
-    channels   volumes in a 4-D file, else 1
-    """
-
-    grid: Grid
-    channels: int
-    source: Source
-
-
 def read(
     paths: Sequence[Path],
     *,
@@ -63,6 +51,7 @@ def read(
     volume: int | None = None,
     channels: int = 1,
     fill_gaps: bool = False,
+    seen: Seen = unseen,
 ) -> Volume:
     """One scan: its voxels as the file means them, on their grid.
 
@@ -71,6 +60,7 @@ def read(
     series     which DICOM series; volume: which of the volumes (phases, echoes) in it
     channels   how many the model wants: a 4-D file with as many volumes is taken for them
     fill_gaps  whether missing DICOM slices are interpolated instead of refused
+    seen       is told the scan's grid before any voxel is read; what it raises ends the reading
     returns    (C, D, H, W): D, H, W are the file's k, j, i; an integer type of the file where nothing is scaled,
                else float32
     errors     InputError: not one whole, readable volume, or channels that do not share one grid
@@ -78,32 +68,10 @@ def read(
     if not paths:
         raise InputError("no scan was named")
     if len(paths) > 1:
-        return _joined([_read_one(Path(p), affine, series, volume, 1, fill_gaps) for p in paths])
-    return _read_one(Path(paths[0]), affine, series, volume, channels, fill_gaps)
-
-
-def peek(path: Path, *, affine: Form | None = None, series: str | None = None, volume: int | None = None) -> Peek:
-    """The grid and facts of one scan, without reading its voxels."""
-    path = Path(path)
-    kind = _kind(path)
-    if kind == "nifti":
-        from segcli.formats import nifti
-
-        header, grid, source = nifti.examine(path, affine=affine)
-        return Peek(grid, nifti.volumes(header), source)
-    if kind == "mgh":
-        from segcli.formats import mgh
-
-        return Peek(*mgh.examine(path))
-    if kind == "itk":
-        from segcli.formats import itk
-
-        grid, source = itk.examine(path)
-        return Peek(grid, 1, source)
-    from segcli.formats import dicom
-
-    grid, source = dicom.peek(path, series=series, volume=volume)
-    return Peek(grid, 1, source)
+        first, *others = (Path(p) for p in paths)
+        told = [_read_one(first, affine, series, volume, 1, fill_gaps, seen)]
+        return _joined([*told, *(_read_one(p, affine, series, volume, 1, fill_gaps) for p in others)])
+    return _read_one(Path(paths[0]), affine, series, volume, channels, fill_gaps, seen)
 
 
 def write(
@@ -170,28 +138,30 @@ def _label_type(labels: Volume) -> NDArray[Any]:
 
 
 def _read_one(
-    path: Path, affine: Form | None, series: str | None, volume: int | None, channels: int, fill_gaps: bool
+    path: Path,
+    affine: Form | None,
+    series: str | None,
+    volume: int | None,
+    channels: int,
+    fill_gaps: bool,
+    seen: Seen = unseen,
 ) -> Volume:
     kind = _kind(path)
     if kind == "nifti":
         from segcli.formats import nifti
 
-        return nifti.read(path, affine=affine, channels=channels)
+        return nifti.read(path, affine=affine, channels=channels, seen=seen)
     if kind == "mgh":
         from segcli.formats import mgh
 
-        return mgh.read(path, channels=channels)
+        return mgh.read(path, channels=channels, seen=seen)
     if kind == "itk":
         from segcli.formats import itk
 
-        return itk.read(path)
-    return _read_dicom(path, series, volume, fill_gaps)
-
-
-def _read_dicom(path: Path, series: str | None, volume: int | None, fill_gaps: bool = False) -> Volume:
+        return itk.read(path, seen=seen)
     from segcli.formats import dicom
 
-    return dicom.read(path, series=series, volume=volume, fill_gaps=fill_gaps)
+    return dicom.read(path, series=series, volume=volume, fill_gaps=fill_gaps, seen=seen)
 
 
 def _kind(path: Path) -> str:

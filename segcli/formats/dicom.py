@@ -19,6 +19,7 @@ import numpy as np
 import pydicom.config
 
 from segcli.errors import Denied, InputError, InputMissing
+from segcli.formats import streams
 from segcli.formats.dicom_files import (
     LOSSY,
     DicomFile,
@@ -145,25 +146,24 @@ def find(tree: Path, stray: Stray = at_once) -> tuple[Series, ...]:
     return found
 
 
-def read(path: Path, *, series: str | None = None, volume: int | None = None, fill_gaps: bool = False) -> Volume:
+def read(
+    path: Path,
+    *,
+    series: str | None = None,
+    volume: int | None = None,
+    fill_gaps: bool = False,
+    seen: streams.Seen = streams.unseen,
+) -> Volume:
     """The one volume of a folder, or of a multi-frame file, on the grid that its slices' positions give.
 
     series   the number or the name of a series, where a folder has several that could be a volume
     volume   1, 2, ...: which of the volumes of a series (phases, echoes, time points)
+    seen     is told the grid before the voxels are read
     returns  (1, D, H, W), D ascending along rows x columns; int16 where that holds the values, else float32
     errors   InputError for whatever would otherwise be silently different; InputMissing where there is no DICOM
     """
     chosen, unused = _chosen(path, series)
-    return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=_name(path))
-
-
-def peek(
-    path: Path, *, series: str | None = None, volume: int | None = None, fill_gaps: bool = False
-) -> tuple[Grid, Source]:
-    """The grid and the facts of what `read` would give, without its voxels."""
-    chosen, unused = _chosen(path, series)
-    grid, _, source = _planned(chosen, volume, fill_gaps, unused, _name(path))
-    return grid, source
+    return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=_name(path), seen=seen)
 
 
 def read_series(
@@ -173,9 +173,11 @@ def read_series(
     fill_gaps: bool = False,
     unused: Sequence[Unused] = (),
     name: str | None = None,
+    seen: streams.Seen = streams.unseen,
 ) -> Volume:
     """The volume of one series that `find` found; see `read`."""
     grid, planes, source = _planned(series, volume, fill_gaps, unused, name or series.name)
+    seen(grid)
     with _reading():
         data = values_of(planes, grid.shape)
     return Volume(data[None], grid, source)

@@ -84,9 +84,10 @@ def looks_like(head: bytes) -> bool:
     return _is_nrrd(head) or re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=", head) is not None
 
 
-def read(path: Path) -> Volume:
-    """The voxels of a file on their grid: (1, D, H, W)."""
-    grid, source, voxels = _examine(path)
+def read(path: Path, *, seen: streams.Seen = streams.unseen) -> Volume:
+    """The voxels of a file on their grid: (1, D, H, W). `seen` is told the grid before."""
+    grid, source, voxels = examine(path)
+    seen(grid)
     warnings: list[str] = []
     if voxels.text:
         data = _text_voxels(voxels, grid)
@@ -102,12 +103,6 @@ def read(path: Path) -> Volume:
         )
     data = streams.scale(data, voxels.slope, voxels.inter)
     return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
-
-
-def examine(path: Path) -> tuple[Grid, Source]:
-    """The grid and facts, from a checked header."""
-    grid, source, _ = _examine(path)
-    return grid, source
 
 
 def write(volume: Volume, path: Path) -> Path:
@@ -127,7 +122,8 @@ def write(volume: Volume, path: Path) -> Path:
     return streams.write_whole(path, header, b"", data, wrap="zlib", check=check)
 
 
-def _examine(path: Path) -> tuple[Grid, Source, _Voxels]:
+def examine(path: Path) -> tuple[Grid, Source, _Voxels]:
+    """The grid, facts and where the voxels lie, from a checked header."""
     with streams.opened(path) as file:
         head = file.read(_HEADER_LIMIT)
     if head.startswith(streams.GZIP_MAGIC):

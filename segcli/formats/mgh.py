@@ -32,11 +32,12 @@ def looks_like(head: bytes) -> bool:
     return version == 1 and code in (*_TYPES, 2, 5, 6, 7, 8, 9)
 
 
-def read(path: Path, *, channels: int = 1) -> Volume:
-    """The voxels of a file on their grid; (C, D, H, W), the file's own type."""
+def read(path: Path, *, channels: int = 1, seen: streams.Seen = streams.unseen) -> Volume:
+    """The voxels of a file on their grid; (C, D, H, W), the file's own type. `seen` is told the grid before."""
     grid, count, source = examine(path)
     if count not in (1, channels):
         raise InputError(f"{path.name}: a 4-D image with {count} volumes, where one 3-D image is expected")
+    seen(grid)
     warnings: list[str] = []
     data = streams.read_voxels(
         path,

@@ -86,11 +86,12 @@ def looks_like(head: bytes) -> bool:
     return len(head) >= 4 and any(struct.unpack(f"{o}i", head[:4])[0] in (348, 540) for o in "<>")
 
 
-def read(path: Path, *, affine: Form | None = None, channels: int = 1) -> Volume:
+def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: streams.Seen = streams.unseen) -> Volume:
     """The voxels of a file on their grid, scaled as the header says.
 
     affine    which of the header's statements counts, where they contradict each other or none is valid
     channels  how many volumes a 4-D file must have to be taken for the channels of one scan
+    seen      is told the grid before the voxels are read
     returns   (C, D, H, W); the file's own integer type when it has at most 32 bits and no scaling, else float32
     """
     header, grid, source = examine(path, affine=affine)
@@ -101,6 +102,7 @@ def read(path: Path, *, affine: Form | None = None, channels: int = 1) -> Volume
             + (f" or {channels} channels" if channels > 1 else ""),
             hint="take one volume out of the series first",
         )
+    seen(grid)
     warnings: list[str] = []
     voxels = _voxel_file(path, header)
     data = streams.read_voxels(

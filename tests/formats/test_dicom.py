@@ -542,18 +542,6 @@ def test_a_tree_lists_what_could_be_a_volume_and_why_the_rest_is_not(tmp_path: P
     np.testing.assert_array_equal(dicom.read_series(plain).data[0], phantom())
 
 
-def test_a_peek_gives_the_grid_of_the_reading_and_reads_no_voxel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = series(tmp_path / "ct")
-    whole = dicom.read(folder)
-    monkeypatch.setattr(dicom, "values_of", None)
-    grid, source = dicom.peek(folder)
-    assert grid.same_as(whole.grid)
-    assert whole.source is not None
-    assert source.facts == whole.source.facts
-
-
 def test_what_looks_like_dicom_is_told_by_content(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     (tmp_path / "text.dcm").write_text("not DICOM, whatever its name says")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_phantom import series
 from scan_files import RAS, counting, nifti, nifti_bytes
 
 from segcli import formats
-from segcli.errors import InputError, OutputError, UsageError
+from segcli.errors import InputError, OutOfMemory, OutputError, UsageError
 from segcli.volume import Grid, Volume
 
 
@@ -48,6 +49,27 @@ def test_3_14_another_format_is_refused_naming_what_it_seems_to_be(tmp_path: Pat
     (tmp_path / "scan.nii").write_bytes(content)
     with pytest.raises(InputError, match=rf"scan\.nii: not a format that segcli reads; .*{what}"):
         formats.read([tmp_path / "scan.nii"])
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mgz", "a.nrrd", "a.mha", "series"])
+def test_3_3_the_grid_is_told_before_any_voxel_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = Grid((3, 4, 5), np.diag([4.0, 3, 2, 1]))
+    if name == "series":
+        series(tmp_path / name)
+    else:
+        formats.write(Volume(np.zeros((1, 3, 4, 5), np.uint8), grid), [], tmp_path / name)
+    whole = formats.read([tmp_path / name])
+    monkeypatch.setattr("segcli.formats.streams.read_voxels", lambda *_, **__: pytest.fail("voxels were read"))
+    monkeypatch.setattr("segcli.formats.dicom.values_of", lambda *_: pytest.fail("voxels were read"))
+
+    def too_much(seen: Grid) -> None:
+        assert seen.same_as(whole.grid)
+        raise OutOfMemory("more than there is")
+
+    with pytest.raises(OutOfMemory, match="more than there is"):
+        formats.read([tmp_path / name], seen=too_much)
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b"")])

@@ -81,7 +81,6 @@ def test_an_NRRD_has_slices_first_and_lies_where_it_says(tmp_path: Path) -> None
     as_expected(scan)
     assert scan.data.dtype == np.int16
     assert scan.source.facts == {"format": "NRRD", "dtype": "int16", "units": "mm"}
-    assert formats.peek(tmp_path / "a.nrrd").grid.same_as(scan.grid)
 
 
 def test_an_NRRD_may_be_packed_big_endian_text_or_skip_bytes(tmp_path: Path) -> None:
@@ -355,7 +354,6 @@ def test_an_mgz_lies_where_nibabel_says(tmp_path: Path, dtype: str) -> None:
     assert np.array_equal(scan.data[0].ravel(), np.arange(60))
     assert scan.grid.axes == "SPL"
     assert np.allclose(scan.grid.affine, [[0, 0, 2, 0], [0, 3, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]])
-    assert formats.peek(tmp_path / "a.mgz").grid.same_as(scan.grid)
 
 
 @pytest.mark.parametrize(

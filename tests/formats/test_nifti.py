@@ -17,6 +17,7 @@ from scan_files import IJK, RAS, counting, grids, nifti, nifti_bytes
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError, SegcliError
+from segcli.formats import nifti as room
 from segcli.formats import streams
 from segcli.volume import Grid, Volume
 
@@ -175,12 +176,12 @@ def test_3_11_lengths_are_converted_to_mm(tmp_path: Path, units: int, factor: fl
     assert any("converted to mm" in w for w in scan.source.warnings) == (factor != 1)
 
 
-def test_peek_tells_grid_and_volumes_and_reads_no_voxel(tmp_path: Path) -> None:
+def test_the_header_is_examined_without_a_voxel(tmp_path: Path) -> None:
     path = tmp_path / "a.nii"
     path.write_bytes(nifti_bytes(counting((*IJK, 2)))[0])  # there are no voxels to read
-    found = formats.peek(path)
-    assert (found.grid.shape, found.channels) == ((3, 4, 5), 2)
-    assert found.source.facts == {
+    header, grid, source = room.examine(path)
+    assert (grid.shape, room.volumes(header)) == ((3, 4, 5), 2)
+    assert source.facts == {
         "format": "NIfTI-1",
         "dtype": "int16",
         "units": "mm",
@@ -579,7 +580,7 @@ def test_7_5_labels_are_written_in_a_type_that_holds_them(tmp_path: Path, top: i
 def test_more_than_32767_voxels_along_an_axis_make_a_NIfTI_2(tmp_path: Path) -> None:
     grid = Grid((1, 1, 40000), np.diag([1.0, 1, 0.5, 1]))
     path = formats.write(Volume(np.ones((1, *grid.shape), np.uint8), grid), [], tmp_path / "a.nii.gz")
-    assert formats.peek(path).source.facts["format"] == "NIfTI-2"
+    assert read(path).source.facts["format"] == "NIfTI-2"
     image = nibabel.load(path)
     assert image.shape == (40000, 1, 1)
     assert int(image.header["intent_code"]) == 1002
