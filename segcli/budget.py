@@ -48,7 +48,8 @@ class Rates:
     decide   seconds from logits to labels, for each voxel that the network sees
     write    seconds in which the structures are counted, their pieces joined and compressed, likewise
     packed   bytes of the compressed label map, likewise
-    ram      largest resident size of the process so far, the engine's own work included, without sums
+    ram      largest resident size of the process after the first windows, the engine's own work included, without sums
+    grown    bytes that further windows add to it
     batch    windows at a time
     vram     the same on a CUDA device, 0 without one
     """
@@ -56,6 +57,7 @@ class Rates:
     seconds: float
     pace: float
     ram: int
+    grown: int = 0
     first: float = 0.0
     decide: float = 0.0
     write: float = 0.0
@@ -154,7 +156,7 @@ def plan(
     return Budget(
         windows=count,
         seconds=before + rates.first + count * rates.seconds + after,
-        ram_bytes=rates.ram + host - (sums if rates.vram else 0),
+        ram_bytes=rates.ram + (rates.grown if count > rates.batch else 0) + host - (sums if rates.vram else 0),
         vram_bytes=rates.vram + sums if rates.vram else 0,
         disk_bytes=int(written) + (sums if on_disk else 0),
     )
@@ -228,12 +230,14 @@ def measured(card: ModelCard, engine: Engine) -> Rates:
     weight = np.ones(card.window.size, np.float32)
     d, h, w = card.window.size
     total: Any = None
-    count, start, first = 0, time.perf_counter(), 0.0
+    count, start, first, ram = 0, time.perf_counter(), 0.0, 0
     while count <= 1 or time.perf_counter() - start < _LEARNING:
         if count == 1:
             first = time.perf_counter() - start
             start = time.perf_counter()
-        for logits in engine.run(patches):
+        answers = engine.run(patches)
+        ram = ram or peak_memory()
+        for logits in answers:
             total = engine.zeros((len(logits), d, h, w)) if total is None else total
             engine.add(total, (slice(0, d), slice(0, h), slice(0, w)), logits, weight)
         engine.get(total[:, :1])  # waits for a device
@@ -242,7 +246,7 @@ def measured(card: ModelCard, engine: Engine) -> Rates:
     more = max(0.0, first - seconds * engine.batch)
     vram = _vram(engine.name)
     own = peak_memory() - (0 if vram else 4 * len(card.decide.values) * d * h * w)  # the sums count with the scan's
-    return Rates(seconds, _pace(), own, more, batch=engine.batch, vram=vram)
+    return Rates(seconds, _pace(), ram, max(0, own - ram), more, batch=engine.batch, vram=vram)
 
 
 def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates: Rates) -> Rates:

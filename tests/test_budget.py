@@ -66,6 +66,15 @@ def test_time_is_windows_voxels_that_are_decided_and_voxels_that_are_written() -
     assert found.seconds == pytest.approx(5 + 0.5 + 2.0 + 32**3 * 3e-6 + 10 * 64**3 * 1e-9)
 
 
+def test_what_further_windows_take_counts_where_there_are_some() -> None:
+    def needs(shape: Grid, rates: Rates) -> int:
+        return plan(shape, 2, card(), rates).ram_bytes
+
+    grown = replace(RATES, grown=7_000_000)
+    assert needs(grid(64, 64, 64), grown) - needs(grid(64, 64, 64), RATES) == 7_000_000
+    assert needs(grid(32, 32, 32), grown) == needs(grid(32, 32, 32), RATES)
+
+
 def test_windows_that_are_tried_lie_in_the_scan_and_take_time(tmp_path: Path) -> None:
     model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
     turned = Grid((90, 40, 30), np.array([[0, 1.0, 0, 3], [0.8, 0, 0, -9], [0, 0, -2.0, 5], [0, 0, 0, 1]]))
