@@ -34,7 +34,7 @@ _KEYS = {
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
     "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "skip", "slice_axis",
     "slices", "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs", "volumes_ml",
-    "volumes_source", "ensemble", "notes",
+    "volumes_source", "centroids_mm", "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
 
@@ -68,6 +68,7 @@ class ModelCard:
     half        whether float16 is known to keep the labels
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     volumes_ml  plausible volume of a structure: (low, high)
+    centroids_mm  where structures usually lie among each other: LPS mm, about any point
     """
 
     name: str
@@ -94,6 +95,7 @@ class ModelCard:
     decide: Decision
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_source: str
+    centroids_mm: Mapping[str, tuple[float, float, float]]
     ensemble: tuple[str, ...]
     folder: Path | None
     document: Mapping[str, Any] = field(repr=False)
@@ -427,6 +429,9 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     if not all(isinstance(v, list) and len(v) == 2 and all(map(_finite, v)) for v in usual.values()):
         raise read.wrong("volumes_ml", "gives labels two numbers, the least and the greatest usual volume")
     volumes = {str(k): (float(v[0]), float(v[1])) for k, v in usual.items()}
+    places = document.get("centroids_mm") or {}
+    if not all(isinstance(v, list) and len(v) == 3 and all(map(_finite, v)) for v in places.values()):
+        raise read.wrong("centroids_mm", "gives labels three numbers: left, posterior, superior")
     ensemble = document.get("ensemble", [])
     if not _texts(ensemble):
         raise read.wrong("ensemble", "is a list of models")
@@ -468,6 +473,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         decide=replace(decision, shares=average == "probabilities"),
         volumes_ml=volumes,
         volumes_source=read.text("volumes_source", ""),
+        centroids_mm={str(k): (float(v[0]), float(v[1]), float(v[2])) for k, v in places.items()},
         ensemble=tuple(ensemble),
         folder=folder,
         document=document,
@@ -503,7 +509,7 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
         if values.count(value) > 1:
             both = [n for n, v in table.items() if v == value]
             raise read.wrong("labels", f"gives the value {value} to {' and '.join(both)}")
-    for key in ("codes", "colours", "volumes_ml"):
+    for key in ("codes", "colours", "volumes_ml", "centroids_mm"):
         named = read.document.get(key) or {}
         if not isinstance(named, dict):
             raise read.wrong(key, "maps names of labels to what it says of them")

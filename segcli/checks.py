@@ -6,6 +6,7 @@ word (tests/test_checks.py); none of them is a diagnosis.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ STRAY_SHARE = 0.1  # part of a structure that may lie on the other side of the m
 ASYMMETRY = 3.0  # larger over smaller of a pair, where the card has no range; see `_asymmetry`
 MISPLACED = 4.0  # times the usual distance of a structure from its partner's mirror image, and
 MISPLACED_MM = 18.0  # at least this far
+EXCHANGED_MM = 5.0  # two structures that are each where the other one belongs, off their own places
+PLACES = 8  # structures whose usual places are known, at least
+PROPORTION = 1.18  # one axis longer or shorter against the others; 1.16 is the most among 20 adults, 1.14 in real scans
 CUT_SHARE = 0.05  # cross-section at the border over the largest one
 ISLAND_SHARE = 0.7  # of a structure in its largest piece (in the two largest, without a pair)
 MARGIN = 1.2  # times beyond the reference range that is no surprise: ranges come from few people
@@ -55,6 +59,7 @@ _PIECES = {"csf", "fluid", "vessel", "vessels", "ventricle", "lesion", "lesions"
 # Unpaired organs by side: the first lies to the right of the second in all but 1 of 10,000 people.
 _RIGHT_OF = (("liver", "spleen"), ("liver", "stomach"), ("gallbladder", "spleen"), ("inferior_vena_cava", "aorta"))
 _SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "I": "inferior", "S": "superior"}
+_OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def run(
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)
     scene = _Scene(labels, structures, {s.label: s for s in report.structures}, counted, card)
-    for check in (_laterality, _asymmetry, _misplaced, _truncated, _missing, _volumes, _scale, _pieces):
+    for check in (_laterality, _asymmetry, _misplaced, _places, _truncated, _missing, _volumes, _scale, _pieces):
         found += check(scene)
     found += _confidence(scene, confidence or {})
     for s in scene.by_id.values():
@@ -347,17 +352,69 @@ def _misplaced(scene: _Scene) -> Iterator[Finding]:
             yield Finding("misplaced", "review", f"{left}, {right}", sentence + "has one of them another's label?")
 
 
+def _places(scene: _Scene) -> Iterator[Finding]:
+    """Structures that have each other's label, and one voxel spacing that is wrong, told by the card's usual places."""
+    usual = scene.card.centroids_mm
+    there = [s for s in scene.by_id.values() if s.name in usual and s.voxels and not s.truncated]
+    if len(there) < max(PLACES, len(usual) / 2):
+        return
+    places = np.array([s.centroid_mm for s in there])
+    matrix, expected = fitted(np.array([usual[s.name] for s in there]), places)
+    gaps = np.linalg.norm(places[:, None] - expected, axis=2)  # of each structure from the place of each
+    for i, j in itertools.combinations(range(len(there)), 2):
+        a, b, own, other = there[i].name, there[j].name, min(gaps[i, i], gaps[j, j]), max(gaps[i, j], gaps[j, i])
+        if own > EXCHANGED_MM and other < own / 2 and (a, b) not in scene.pairs() and (b, a) not in scene.pairs():
+            sentence = f"{a} lies where {b} belongs and the other way round, {own:.0f} mm from their own places: "
+            yield Finding("misplaced", "review", f"{a}, {b}", sentence + "have they each other's label?")
+    grid = scene.labels.grid
+    ratios = stretches(matrix, grid)
+    axis = int(np.argmax(np.abs(np.log(ratios))))
+    if not 1 / PROPORTION < ratios[axis] < PROPORTION:
+        end = grid.axes[axis]
+        ways = f"{_SIDES[_OPPOSITE[end]]}-{_SIDES[end]}"
+        sentence = (
+            f"the structures lie {ratios[axis]:.2f} times as far apart {ways} as the other directions let expect: "
+        )
+        yield Finding("scale", "review", None, sentence + f"is the voxel spacing of {grid.spacing[axis]:.4g} mm right?")
+
+
+def fitted(usual: NDArray[np.float64], places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The affine map that takes usual places, (n, 3) mm, to those of a scan, and where it takes each of them.
+
+    returns  its matrix (3, 3), and the expected places (n, 3) mm
+
+    Least squares with weights that fall with a structure's distance (Geman and McClure), so that one that lies
+    elsewhere does not draw the others with it.
+    """
+    rows = np.hstack([usual, np.ones((len(usual), 1))])
+    weight = np.ones(len(usual))
+    for _ in range(10):
+        root = np.sqrt(weight)[:, None]
+        solution = np.linalg.lstsq(rows * root, places * root, rcond=None)[0]
+        expected = rows @ solution
+        off = np.linalg.norm(expected - places, axis=1)
+        weight = 1 / (1 + (off / (1.5 * np.median(off) + 0.3)) ** 2) ** 2
+    return solution[:3].T, expected
+
+
+def stretches(matrix: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+    """How much longer things became along each array axis of a grid than along the other two, by a matrix (3, 3)."""
+    axes = grid.affine[:3, :3] / grid.spacing
+    along = np.maximum(np.sqrt(np.einsum("ia,ij,ja->a", axes, matrix @ matrix.T, axes)), 1e-3)  # not 0, in one plane
+    ratios: NDArray[np.float64] = (along**3 / along.prod()) ** 0.5
+    return ratios
+
+
 def _truncated(scene: _Scene) -> Iterator[Finding]:
     """Structures that the border of the scan cuts, other than those that go on beyond most scans."""
     letters = scene.labels.grid.axes
-    opposite = dict(zip("RLAPIS", "LRPASI", strict=True))
     for s in scene.by_id.values():
         if not s.truncated or _words(s.name) & _LONG:
             continue
         sides = []
         for letter, area in zip(letters, scene.counted[s.label].areas, strict=True):
             if len(area) >= 4:  # of fewer slices nothing can be told
-                sides += [(area[end] / area.max(), _SIDES[way]) for end, way in ((-1, letter), (0, opposite[letter]))]
+                sides += [(area[end] / area.max(), _SIDES[way]) for end, way in ((-1, letter), (0, _OPPOSITE[letter]))]
         share, side = max(sides, default=(0.0, ""))
         if share > CUT_SHARE:
             sentence = f"{s.name} is cut by the {side} border of the scan, where its cross-section is {share:.0%} of "

@@ -291,3 +291,78 @@ def test_a_real_map_raises_no_alarm_and_its_mirror_image_does(number: int) -> No
     lps[0] *= -1
     mirror = run(Volume(data, Grid(data.shape[1:], lps)), None, uxnet)
     assert [(f.code, f.severity) for f in mirror] == [("laterality", "fail")]
+
+
+# Twelve balls about a middle line, and a card that knows where they lie.
+BALLS = {
+    f"{side}_{name}": (sign * x, y, z)
+    for side, sign in (("left", 1), ("right", -1))
+    for name, (x, y, z) in {
+        "front": (14, -40, 4), "back": (16, 42, 8), "top": (18, 4, 40), "bottom": (13, -6, -38),
+        "inner": (10, -14, -10), "outer": (38, 10, 6),
+    }.items()
+}  # fmt: skip
+
+
+def balls(card_places: bool = True) -> tuple[Volume, ModelCard]:
+    n, labels = 48, {name: i for i, name in enumerate(BALLS, 1)}
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([2.5] * 3)[:, ::-1]
+    affine[:3, 3] = -affine[:3, :3] @ (np.full(3, (n - 1) / 2))
+    grid = Grid((n, n, n), affine)
+    at = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * 2.5] * 3, indexing="ij")[::-1])
+    data = np.zeros((1, n, n, n), np.uint8)
+    for name, centre in BALLS.items():
+        data[0][((at - np.array(centre)[:, None, None, None]) ** 2).sum(0) <= 49] = labels[name]
+    turned = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]) * 1.2  # usual places in a frame of their own
+    usual = {name: (turned @ centre + 7).tolist() for name, centre in BALLS.items()}
+    document = {
+        "labels": {"background": 0} | labels,
+        "pairs": [[f"left_{x}", f"right_{x}"] for x in ("front", "back", "top", "bottom", "inner", "outer")],
+        "volumes_ml": {},
+        "centroids_mm": usual if card_places else {},
+    }
+    return Volume(data, grid), parse(card("MR").document | document)
+
+
+def with_values(labels: Volume, exchange: dict[int, int]) -> Volume:
+    values = np.arange(256, dtype=np.uint8)
+    for old, new in exchange.items():
+        values[old] = new
+    return Volume(values[labels.data], labels.grid)
+
+
+def test_structures_at_their_usual_places_raise_no_alarm() -> None:
+    labels, model = balls()
+    assert checks.run(labels, None, model) == []
+
+
+def test_structures_that_have_each_others_label_are_found_on_one_side_and_on_both() -> None:
+    labels, model = balls()
+    ids = {x.name: x.id for x in model.labels}
+    front, inner = ids["left_front"], ids["left_inner"]
+    one = with_values(labels, {front: inner, inner: front})
+    found = [f for f in checks.run(one, None, model) if "each other's label" in f.sentence]
+    assert [(f.code, f.structure) for f in found] == [("misplaced", "left_front, left_inner")]
+    right = {ids["right_front"]: ids["right_inner"], ids["right_inner"]: ids["right_front"]}
+    found = checks.run(with_values(one, right), None, model)
+    assert {f.structure for f in found} == {"left_front, left_inner", "right_front, right_inner"}
+    assert not [f for f in checks.run(one, None, balls(card_places=False)[1]) if "each other's label" in f.sentence]
+
+
+@pytest.mark.parametrize(("axis", "ways"), [(0, "inferior-superior"), (1, "anterior-posterior"), (2, "right-left")])
+@pytest.mark.parametrize("factor", [1.3, 0.75])
+def test_one_wrong_spacing_is_told_with_its_direction(axis: int, ways: str, factor: float) -> None:
+    labels, model = balls()
+    affine = labels.grid.affine.copy()
+    affine[:3, axis] *= factor
+    (found,) = checks.run(Volume(labels.data, Grid(labels.grid.shape, affine)), None, model)
+    assert (found.code, found.severity) == ("scale", "review")
+    assert f"{factor:.2f} times as far apart {ways}" in found.sentence
+    assert f"{2.5 * factor:.4g} mm" in found.sentence
+
+
+def test_too_few_known_places_tell_nothing() -> None:
+    labels, model = balls()
+    few = with_values(labels, dict.fromkeys(range(8, 13), 0))
+    assert not [f for f in checks.run(few, None, model) if f.code in ("misplaced", "scale")]

@@ -30,6 +30,8 @@ CARDS: dict[str, dict[str, Any]] = {
     "codes that are a number": {"codes": 1},
     "volumes that are a list": {"volumes_ml": ["liver"]},
     "a volume that is a word": {"volumes_ml": {"liver": "xy"}},
+    "a place of two numbers": {"centroids_mm": {"liver": [1, 2]}},
+    "a place of nothing known": {"centroids_mm": {"nose": [1, 2, 3]}},
     "weights that are a number": {"weights": 1},
     "weights that are an object": {"weights": {"model.onnx": 1}},
     "a patch beyond floats": {"patch_size": [10**400, 32, 32]},

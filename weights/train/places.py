@@ -1,0 +1,77 @@
+"""Writes where the centroid of each structure lies on average over the label maps, as JSON: {label: [x, y, z]}.
+
+    python places.py MAPS places.json
+
+LPS millimetres about their mean, of the shape that is left when each map has been moved, turned and stretched onto
+the mean of all (segcli.checks.fitted), at the mean size. Fluid outside the ventricles has no place. Then each map is
+compared with the mean of the others, as segcli's checks compare a result with the card.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from segcli import formats
+from segcli.checks import fitted, stretches
+from segcli.labels import Label
+from segcli.report import measure
+from segcli.volume import Grid, Volume
+
+FLUID = 24
+ROUNDS = 5
+
+
+def centroids(maps: Path) -> tuple[list[int], dict[str, tuple[np.ndarray, Grid]]]:
+    """The output labels, and for each map their centroids (n, 3) in LPS mm and its grid."""
+    rows = list(csv.DictReader((maps / "labels.csv").open()))
+    output = np.zeros(1 + max(int(r["label"]) for r in rows), np.uint8)
+    for r in rows:
+        output[int(r["label"])] = int(r["output_label"])
+    labels = sorted({int(v) for v in output} - {0, FLUID})
+    found = {}
+    for path in sorted(maps.glob("training_seg_*.nii.gz")):
+        scan = formats.read([path])
+        merged = Volume(output[scan.data.astype(int)], scan.grid)
+        report = measure(merged, [Label(k, str(k)) for k in labels])
+        found[path.name] = np.array([report[str(k)].centroid_mm for k in labels]), scan.grid
+    return labels, found
+
+
+def mean_shape(places: list[np.ndarray]) -> np.ndarray:
+    """(n, 3): the mean of all once they lie on each other, stretched to the mean size along each axis."""
+    mean = places[0] - places[0].mean(0)
+    for _ in range(ROUNDS):
+        mean = np.mean([fitted(one, mean)[1] for one in places], axis=0)
+        mean -= mean.mean(0)
+    sizes = []
+    for one in places:
+        _, values, turn = np.linalg.svd(fitted(mean, one)[0])
+        sizes.append(turn.T @ np.diag(values) @ turn)
+    return mean @ np.mean(sizes, axis=0).T
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("maps", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    labels, found = centroids(args.maps)
+    for name, (places, grid) in found.items():
+        usual = mean_shape([other for key, (other, _) in found.items() if key != name])
+        matrix, expected = fitted(usual, places)
+        off = np.linalg.norm(places - expected, axis=1)
+        ratios = " ".join(f"{r:.3f}" for r in stretches(matrix, grid))
+        print(
+            f"{name}: median {np.median(off):.1f} mm off, most {off.max():.1f} ({labels[off.argmax()]}), axes {ratios}"
+        )
+    mean = mean_shape([places for places, _ in found.values()])
+    args.out.write_text(
+        json.dumps({str(k): [round(float(v), 1) for v in p] for k, p in zip(labels, mean, strict=True)})
+    )
+
+
+if __name__ == "__main__":
+    main()
