@@ -8,11 +8,11 @@ compared with the mean of the others, as segcli's checks compare a result with t
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
+from volumes import outputs
 
 from segcli import formats
 from segcli.checks import fitted, stretches
@@ -26,10 +26,7 @@ ROUNDS = 5
 
 def centroids(maps: Path) -> tuple[list[int], dict[str, tuple[np.ndarray, Grid]]]:
     """The output labels, and for each map their centroids (n, 3) in LPS mm and its grid."""
-    rows = list(csv.DictReader((maps / "labels.csv").open()))
-    output = np.zeros(1 + max(int(r["label"]) for r in rows), np.uint8)
-    for r in rows:
-        output[int(r["label"])] = int(r["output_label"])
+    output = outputs(maps).astype(np.uint8)
     labels = sorted({int(v) for v in output} - {0, FLUID})
     found = {}
     for path in sorted(maps.glob("training_seg_*.nii.gz")):
@@ -64,13 +61,11 @@ def main() -> None:
         matrix, expected = fitted(usual, places)
         off = np.linalg.norm(places - expected, axis=1)
         ratios = " ".join(f"{r:.3f}" for r in stretches(matrix, grid))
-        print(
-            f"{name}: median {np.median(off):.1f} mm off, most {off.max():.1f} ({labels[off.argmax()]}), axes {ratios}"
-        )
+        worst = f"most {off.max():.1f} ({labels[off.argmax()]})"
+        print(f"{name}: median {np.median(off):.1f} mm off, {worst}, axes {ratios}")
     mean = mean_shape([places for places, _ in found.values()])
-    args.out.write_text(
-        json.dumps({str(k): [round(float(v), 1) for v in p] for k, p in zip(labels, mean, strict=True)})
-    )
+    rounded = {str(k): [round(float(v), 1) for v in place] for k, place in zip(labels, mean, strict=True)}
+    args.out.write_text(json.dumps(rounded) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,18 @@ import nibabel as nib
 import numpy as np
 
 
-def volumes(maps: Path) -> dict[int, np.ndarray]:
-    """Millilitres of each output label in each map that has it."""
+def outputs(maps: Path) -> np.ndarray:
+    """For each label of the maps, by its value, the output label that it is merged into."""
     rows = list(csv.DictReader((maps / "labels.csv").open()))
     output = np.zeros(1 + max(int(r["label"]) for r in rows), int)
     for r in rows:
         output[int(r["label"])] = int(r["output_label"])
+    return output
+
+
+def volumes(maps: Path) -> dict[int, np.ndarray]:
+    """Millilitres of each output label in each map that has it."""
+    output = outputs(maps)
     found: dict[int, list[float]] = {}
     for path in sorted(maps.glob("training_seg_*.nii.gz")):
         image = nib.load(path)
