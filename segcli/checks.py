@@ -43,7 +43,7 @@ NOISE = 0.2  # correlation of neighbouring voxels
 SMALL_MM3 = 100.0  # structures below this are too small to be judged by their pieces
 # Rows of equal labels whose pieces are looked for in one go, about 100 bytes each; a structure with more of them is
 # not judged by its pieces, unless the rows are as short as those of noise.
-ROWS_AT_ONCE = 1 << 21
+ROWS_AT_ONCE = 5 << 19
 NOISE_ROW = 3.0  # voxels, mean length of the rows
 _MANY = 3  # structures with one and the same doubt before they share a sentence
 
@@ -502,7 +502,7 @@ def _pieces_of(
 ) -> Iterator[Finding]:
     """What the pieces of some structures say of them; `plane` as `_midplane` gives it."""
     pieces = islands(scene.labels, [s.label for s in group])
-    centres = _centres(pieces, scene.labels.grid)
+    to_left = None if plane is None else (_centres(pieces, scene.labels.grid) - plane[0]) @ plane[1]
     paired = {label.id for label in scene.structures if label.pair}
     for s in group:
         mine = pieces.of(s.label)
@@ -510,9 +510,9 @@ def _pieces_of(
             continue
         share = pieces.size[mine] / s.voxels
         side = _side(s.name)
-        if plane is not None and side is not None and s.label in paired:
-            beyond = (centres[mine] - plane[0]) @ plane[1] * (1 if side == "left" else -1)
-            stray = float(share[beyond < -WRONG_SIDE_MM].sum())
+        if to_left is not None and side is not None and s.label in paired:
+            own_side = to_left[mine] * (1 if side == "left" else -1)
+            stray = float(share[own_side < -WRONG_SIDE_MM].sum())
             if stray > STRAY_SHARE:
                 sentence = f"{s.name}: {stray:.0%} of it ({stray * s.volume_ml:.3g} mL) lies on the other side"
                 yield Finding("laterality", "review", s.name, sentence)

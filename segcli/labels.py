@@ -114,7 +114,7 @@ class Spread:
         everything = tuple(slice(0, max(1, n - 1)) for n in slab.shape)
         for piece in self._place.pieces(first, slab.shape):
             for channel, whole in zip(channels, into, strict=True):
-                here = whole[piece.box]
+                here = piece.of(whole)
                 at, values = _values(channel, piece, everything, here.shape)  # type: ignore[arg-type]
                 if values is not None:
                     seen = True if piece.mask is None else piece.mask[at]
@@ -186,16 +186,24 @@ def as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
 class _Piece:
     """A box of the scan whose voxels lie (where `mask` says so) within one slab.
 
-    coordinates  of the box's voxels in the slab: one array for each scan axis, or none when the grids are at an
-                 angle, and then `matrix` (4, 4) gives them
+    box          in the order of the scan's axes; all else goes by the model's
+    axes         the scan's axis along each of the model's
+    coordinates  of the box's voxels in the slab along each axis, or none when the grids are at an angle, and then
+                 `matrix` (4, 4) gives them
+    sequence     in which the axes are sampled
     """
 
     box: Box
-    order: list[int]
+    axes: list[int]
     coordinates: list[NDArray[np.float64]]
     hows: list[How]
+    sequence: list[int]
     matrix: NDArray[np.float64]
     mask: NDArray[np.bool_] | None
+
+    def of(self, whole: NDArray[Any]) -> NDArray[Any]:
+        """A view of what this box has of an array on the scan's grid, in the order of the model's axes."""
+        return whole[self.box].transpose(self.axes)
 
 
 class _Place:
@@ -206,25 +214,33 @@ class _Place:
         self.end = np.array(wanted.shape) - 1.0
         self.low = np.round(wanted.index(part.affine[:3, 3]))  # first voxel of the part, in the wanted grid
         self.matrix = grid.to(part)
-        self.order = parallel(self.matrix)
-        self.hows = axis_rules(wanted, grid, Interpolation("linear", coarse=rule.coarse))
+        order = parallel(self.matrix)
+        self.axes = None if order is None else [order.index(axis) for axis in range(3)]
+        if self.axes is None:
+            return
+        hows = axis_rules(wanted, grid, Interpolation("linear", coarse=rule.coarse))
+        self.hows = [hows[i] for i in self.axes]
+        # The axis along which the scan is coarsest goes first, whatever the box, so that sums are the same in each
+        # slab; of equal ones the last: what grows most is then added up row by row.
+        steps = [round(abs(float(self.matrix[axis, i])), 6) for axis, i in enumerate(self.axes)]
+        self.sequence = sorted(range(3), key=lambda axis: (-steps[axis], -axis))
 
     def pieces(self, first: NDArray[np.int64], shape: tuple[int, ...]) -> Iterator[_Piece]:
         """Boxes of the scan that this slab (its first voxel and shape, in the part) decides."""
         last = first + np.array(shape) - 1
-        if self.order is None:
+        if self.axes is None:
             yield from self._slanted(first, last)
             return
-        spans, coordinates = [], []
-        for i, axis in enumerate(self.order):
+        box, coordinates = [slice(0)] * 3, []
+        for axis, i in enumerate(self.axes):
             along = self.matrix[axis, 3] + self.matrix[axis, i] * np.arange(self.shape[i])
             inside, clipped = self._inside(along, axis)
             here = np.flatnonzero(inside & (clipped >= first[axis]) & (clipped <= last[axis]))
             if len(here) == 0:
                 return
-            spans.append(slice(int(here[0]), int(here[-1]) + 1))
-            coordinates.append(clipped[spans[-1]] - first[axis])
-        yield _Piece((spans[0], spans[1], spans[2]), self.order, coordinates, self.hows, self.matrix, None)
+            box[i] = slice(int(here[0]), int(here[-1]) + 1)
+            coordinates.append(clipped[box[i]] - first[axis])
+        yield _Piece((box[0], box[1], box[2]), self.axes, coordinates, self.hows, self.sequence, self.matrix, None)
 
     def _inside(self, along: NDArray[np.float64], axis: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Which coordinates in the part count as in it, and all of them moved to its nearest voxel centre."""
@@ -255,7 +271,7 @@ class _Place:
             shift[0, 3] = start
             local = self.matrix @ shift
             local[:3, 3] -= first
-            yield _Piece((slice(start, stop), slice(0, h), slice(0, w)), [], [], [], local, mask)
+            yield _Piece((slice(start, stop), slice(0, h), slice(0, w)), [0, 1, 2], [], [], [], local, mask)
 
 
 def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
@@ -264,28 +280,29 @@ def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, 
     Blocks share the plane of the slab between them, so they are cut along the axis that has the most of them, and no
     thinner than `_THIN`. A piece at an angle is a block.
     """
-    shape = [span.stop - span.start for span in piece.box]
     if piece.mask is not None:
         yield piece, slab
         return
+    size = math.prod(len(along) for along in piece.coordinates)
     extents = [abs(along[-1] - along[0]) for along in piece.coordinates[:2]]
-    i = int(np.argmax(extents))
-    count = max(1, min(round(extents[i] / _THIN), 2 * round(math.prod(shape) / (2 * BLOCK))))
-    for cut in np.array_split(np.arange(shape[i]), count):
+    axis = int(np.argmax(extents))
+    i, along = piece.axes[axis], piece.coordinates[axis]
+    count = max(1, min(round(extents[axis] / _THIN), 2 * round(size / (2 * BLOCK))))
+    for cut in np.array_split(np.arange(len(along)), count):
         if len(cut) == 0:
             continue
         box, coordinates = [*piece.box], [*piece.coordinates]
-        along = coordinates[i][cut]
-        low, high = math.floor(along.min()), math.ceil(along.max())
+        low, high = math.floor(along[cut].min()), math.ceil(along[cut].max())
         box[i] = slice(box[i].start + int(cut[0]), box[i].start + int(cut[-1]) + 1)
-        coordinates[i] = along - low
-        planes = tuple(slice(low, high + 1) if axis == piece.order[i] else slice(None) for axis in range(3))
+        coordinates[axis] = along[cut] - low
+        planes = tuple(slice(low, high + 1) if a == axis else slice(None) for a in range(3))
         yield replace(piece, box=(box[0], box[1], box[2]), coordinates=coordinates), slab[(slice(None), *planes)]
 
 
 def _decide(whole: NDArray[np.integer], piece: _Piece, slab: NDArray[np.float32], decide: Decision) -> None:
     """Write the labels of one piece of a slab (K, d, h, w) into the whole label map."""
-    labels = whole[piece.box]
+    there = piece.of(whole)
+    labels = there.copy("C")
     cells = _winning_boxes(slab, decide)
     best = np.full(labels.shape, -np.inf, np.float32) if decide.rule == "argmax" else None
     for k, cell_box in enumerate(cells):
@@ -297,9 +314,11 @@ def _decide(whole: NDArray[np.integer], piece: _Piece, slab: NDArray[np.float32]
         better = values > (decide.half if best is None else best[at])
         if piece.mask is not None:
             better &= piece.mask[at]
-        np.copyto(labels[at], labels.dtype.type(decide.values[k]), where=better)
+        chosen = labels[at]
+        chosen ^= (chosen ^ labels.dtype.type(decide.values[k])) * better.view(np.uint8)  # copyto branches: 4 ns each
         if best is not None:
             np.maximum(best[at], values, out=best[at])
+    there[...] = labels
 
 
 def _values(
@@ -310,20 +329,15 @@ def _values(
         everything = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
         return everything, oblique(logits, piece.matrix, (shape[0], shape[1], shape[2]), "linear")
     spans = []
-    for axis, coordinates in zip(piece.order, piece.coordinates, strict=True):
-        cell = cells[axis]
+    for cell, coordinates in zip(cells, piece.coordinates, strict=True):
         here = np.flatnonzero((coordinates >= cell.start) & (coordinates <= cell.stop))
         if len(here) == 0:
             return (slice(0, 0),) * 3, None
         spans.append(slice(int(here[0]), int(here[-1]) + 1))
-    low = [cells[axis].start for axis in piece.order]
-    turned = np.transpose(logits, piece.order)
-    values = turned[tuple(slice(cells[a].start, cells[a].stop + 1) for a in piece.order)]
-    # The axis along which the scan is coarsest goes first, whatever the box: sums are then the same in each slab.
-    steps = [abs(piece.matrix[axis, i]) for i, axis in enumerate(piece.order)]
-    for i in sorted(range(3), key=lambda i: -round(float(steps[i]), 6)):
-        local = piece.coordinates[i][spans[i]] - low[i]
-        values = apply(values, taps_for(local, values.shape[i], piece.hows[i]), i)
+    values = logits[tuple(slice(cell.start, cell.stop + 1) for cell in cells)]
+    for axis in piece.sequence:
+        local = piece.coordinates[axis][spans[axis]] - cells[axis].start
+        values = apply(values, taps_for(local, values.shape[axis], piece.hows[axis]), axis)
     return (spans[0], spans[1], spans[2]), values
 
 

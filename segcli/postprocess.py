@@ -15,7 +15,7 @@ from segcli.report import runs
 from segcli.volume import Volume
 
 _CHUNK = 1 << 18  # runs whose neighbours are looked for in one go
-_VOXELS = 1 << 22  # voxels whose runs are looked for in one go
+_VOXELS = 1 << 20  # voxels whose runs are looked for in one go
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +23,14 @@ class Islands:
     """The connected pieces of every structure of a label map; voxels that share a corner are connected.
 
     starts, length, island   each run of equal labels along the last axis: flat index, voxels, number of its island;
-                             structure by structure, and in the order of the array within each
+                             structure by structure, and in the order of the array within each. int32 where the
+                             scan's indices fit, else int64
     value, size              each island: its label, its voxels
     """
 
-    starts: NDArray[np.int64]
-    length: NDArray[np.int64]
-    island: NDArray[np.int64]
+    starts: NDArray[np.signedinteger]
+    length: NDArray[np.signedinteger]
+    island: NDArray[np.signedinteger]
     value: NDArray[np.int64]
     size: NDArray[np.int64]
 
@@ -50,21 +51,24 @@ def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
     order = np.argsort(value, kind="stable")
     starts, length, value = starts[order], length[order], value[order]
     edges = [0, *(np.flatnonzero(value[1:] != value[:-1]) + 1), len(value)]
-    root = np.zeros(len(value), np.int64)
+    root = np.zeros_like(starts)
 
     def join(mine: slice) -> None:
         root[mine] = mine.start + _joined(len(starts[mine]), _neighbours(starts[mine], length[mine], h, w))
 
-    each(join, [slice(a, b) for a, b in pairwise(edges)])
+    each(join, sorted((slice(a, b) for a, b in pairwise(edges)), key=lambda mine: mine.start - mine.stop))
     own = root == np.arange(len(root))
-    island = (np.cumsum(own) - 1)[root]
+    island = (np.cumsum(own, dtype=root.dtype) - 1)[root]
     size = np.bincount(island, length).astype(np.int64)
     return Islands(starts, length, island, value[own].astype(np.int64), size)
 
 
-def _neighbours(starts: NDArray[np.int64], length: NDArray[np.int64], h: int, w: int) -> NDArray[np.int32]:
-    """Pairs (2, any) of one structure's runs, in their order, that touch in neighbouring rows of planes of h x w."""
+def _neighbours(
+    starts: NDArray[np.signedinteger], length: NDArray[np.signedinteger], h: int, w: int
+) -> NDArray[np.int32]:
+    """Pairs (2, any) of one structure's runs, the later one first, that touch in rows side by side of planes h x w."""
     stops, n = starts + length, len(starts)
+    begins = np.append(starts, np.iinfo(starts.dtype).max)  # behind the last one nothing touches
     pairs = [np.zeros((2, 0), np.int32)]
     for planes, step in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):  # the rows before, half of the eight around
         for i in range(0, n, _CHUNK):
@@ -73,29 +77,32 @@ def _neighbours(starts: NDArray[np.int64], length: NDArray[np.int64], h: int, w:
             here = i + np.flatnonzero((high >= 0) & (high < h) & (row // h + planes >= 0))
             shift = (planes * h + step) * w
             there = (row[here - i] + planes * h + step) * w
-            first = np.searchsorted(stops, np.maximum(starts[here] + shift - 1, there), side="right")
-            last = np.searchsorted(starts, np.minimum(stops[here] + shift + 1, there + w), side="left")
-            count = np.maximum(last - first, 0)
-            one = np.repeat(here, count)
-            other = np.arange(len(one)) - np.repeat(np.cumsum(count) - count - first, count)
-            pairs.append(np.stack([one, other]).astype(np.int32))
+            other = np.searchsorted(stops, np.maximum(starts[here] + shift - 1, there), side="right")
+            end = np.minimum(stops[here] + shift + 1, there + w)
+            while len(here):  # the first run that touches each, the next ones, until none has more
+                touch = begins[other] < end
+                here, other, end = here[touch], other[touch], end[touch]
+                pairs.append(np.stack([here, other]).astype(np.int32))
+                other = other + 1
     return np.concatenate(pairs, axis=1)
 
 
 def _runs(
     labels: Volume, only: Collection[int] | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer]]:
+) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger], NDArray[np.integer]]:
     """The runs of a label map as `runs` gives them, found in a few planes at a time."""
     depth, h, w = labels.grid.shape
     planes = max(1, _VOXELS // (h * w))
-    parts = []
-    for first in range(0, depth, planes):
+    index = np.int32 if labels.grid.size < 1 << 31 else np.int64
+
+    def found(first: int) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger], NDArray[np.integer]]:
         starts, length, value = runs(np.ascontiguousarray(labels.data[0, first : first + planes]))
         if only is not None:
             mine = np.isin(value, list(only))
             starts, length, value = starts[mine], length[mine], value[mine]
-        parts.append((starts + first * h * w, length, value))
-    starts, length, value = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return (starts + first * h * w).astype(index), length.astype(index), value
+
+    starts, length, value = (np.concatenate(part) for part in zip(*each(found, range(0, depth, planes)), strict=True))
     return starts, length, value
 
 
@@ -106,7 +113,7 @@ def _joined(n: int, pairs: NDArray[np.int32]) -> NDArray[np.int32]:
     """
     root = np.arange(n, dtype=np.int32)
     while pairs.size:
-        root[pairs.max(axis=0)] = pairs.min(axis=0)
+        root[np.maximum(pairs[0], pairs[1])] = np.minimum(pairs[0], pairs[1])
         while not np.array_equal(further := root[root], root):
             root = further
         pairs = root[pairs]

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.cores import each
 from segcli.labels import Label
 from segcli.volume import Grid, Volume
 
-_CHUNK = 1 << 22  # voxels looked at in one go
+_CHUNK = 1 << 20  # voxels looked at in one go
+_AT_ONCE = 8  # of them, before their tallies are added up
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,22 @@ def tallied(labels: Volume, image: Volume | None = None) -> dict[int, Tally]:
     """What is counted of each value in a label map, background left out; arguments and errors as of `measure`."""
     if image is not None and image.grid.shape != labels.grid.shape:
         raise ValueError(f"image {image.grid.shape} and labels {labels.grid.shape} are not on one grid")
-    found: dict[int, Tally] = {}
-    planes = max(1, _CHUNK // (labels.grid.shape[1] * labels.grid.shape[2]))
-    for start in range(0, labels.grid.shape[0], planes):
+    depth, h, w = labels.grid.shape
+    planes = max(1, _CHUNK // (h * w))
+
+    def count(start: int) -> dict[int, Tally]:
         part = np.ascontiguousarray(labels.data[0, start : start + planes])
-        values = None if image is None else image.data[0, start : start + planes]
-        _count(found, part, values, start, labels.grid.shape)
+        return _count(part, None if image is None else image.data[0, start : start + planes])
+
+    found: dict[int, Tally] = {}
+    starts = range(0, depth, planes)
+    for i in range(0, len(starts), _AT_ONCE):
+        some = starts[i : i + _AT_ONCE]
+        for start, counted in zip(some, each(count, some), strict=True):
+            for value, tally in counted.items():
+                if value not in found:
+                    found[value] = Tally(np.zeros(depth), np.zeros(h), np.zeros(w), np.zeros(w))
+                found[value].add(tally, start)
     return found
 
 
@@ -111,19 +123,23 @@ class Tally:
         """Voxels at each position of each axis."""
         return self.depth, self.rows, np.cumsum(self.first) - np.cumsum(self.last) + self.last
 
+    def add(self, part: Tally, plane: int) -> None:
+        """Add what was counted in the planes from `plane` on."""
+        self.depth[plane : plane + len(part.depth)] += part.depth
+        self.rows += part.rows
+        self.first += part.first
+        self.last += part.last
+        self.along += part.along
+        self.total += part.total
+        self.square += part.square
 
-def _count(
-    tallies: dict[int, Tally],
-    part: NDArray[np.integer],
-    image: NDArray[Any] | None,
-    plane: int,
-    shape: tuple[int, int, int],
-) -> None:
-    """Add the runs of a few planes to the tallies."""
+
+def _count(part: NDArray[np.integer], image: NDArray[Any] | None) -> dict[int, Tally]:
+    """The tallies of a few planes, (d, h, w)."""
     d, h, w = part.shape
     starts, length, found = runs(part)
     if len(starts) == 0:
-        return
+        return {}
     ids = np.unique(found)
     code = np.searchsorted(ids, found)
     row, column = np.divmod(starts, w)
@@ -135,17 +151,10 @@ def _count(
     last = np.bincount(code * w + column + length - 1, None, n * w).reshape(n, w)
     along = np.bincount(code, length * column + length * (length - 1) // 2, n)
     total, square = _brightness(image, part, length, code, n)
-    for i, value in enumerate(ids.tolist()):
-        if value not in tallies:
-            tallies[value] = Tally(np.zeros(shape[0]), np.zeros(shape[1]), np.zeros(shape[2]), np.zeros(shape[2]))
-        tally = tallies[value]
-        tally.depth[plane : plane + d] += by_depth[i]
-        tally.rows += by_row[i]
-        tally.first += first[i]
-        tally.last += last[i]
-        tally.along += along[i]
-        tally.total += total[i]
-        tally.square += square[i]
+    return {
+        value: Tally(by_depth[i], by_row[i], first[i], last[i], along[i], total[i], square[i])
+        for i, value in enumerate(ids.tolist())
+    }
 
 
 def runs(part: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer]]:

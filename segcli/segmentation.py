@@ -309,10 +309,10 @@ class _Means:
     def _margin(self, plane: NDArray[np.float32]) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
         """The winning channel of each pixel, (K, h, w), and how far its share is above the second best one's."""
         best, second = plane[0].copy(), np.full_like(plane[0], -np.inf)
-        order = np.zeros(best.shape, np.intp)
+        order = np.zeros(best.shape, np.uint8 if len(plane) <= 256 else np.uint16)
         for k, channel in enumerate(plane[1:], 1):
             np.maximum(second, np.minimum(best, channel), out=second)
-            np.copyto(order, k, where=channel > best)
+            order ^= (order ^ order.dtype.type(k)) * (channel > best).view(np.uint8)
             np.maximum(best, channel, out=best)
         if self.decide.shares:
             return order, (best - second) / plane.sum(0)
