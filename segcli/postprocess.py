@@ -70,15 +70,17 @@ def _neighbours(
     stops, n = starts + length, len(starts)
     begins = np.append(starts, np.iinfo(starts.dtype).max)  # behind the last one nothing touches
     pairs = [np.zeros((2, 0), np.int32)]
-    for planes, step in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):  # the rows before, half of the eight around
-        for i in range(0, n, _CHUNK):
-            row = starts[i : i + _CHUNK] // w
-            high = row % h + step
-            here = i + np.flatnonzero((high >= 0) & (high < h) & (row // h + planes >= 0))
-            shift = (planes * h + step) * w
-            there = (row[here - i] + planes * h + step) * w
-            other = np.searchsorted(stops, np.maximum(starts[here] + shift - 1, there), side="right")
-            end = np.minimum(stops[here] + shift + 1, there + w)
+    for i in range(0, n, _CHUNK):
+        start, stop = starts[i : i + _CHUNK], stops[i : i + _CHUNK]
+        plane, row = np.divmod(start // w, h)
+        edge = (plane * h + row) * w
+        low, high = np.maximum(start - 1, edge), np.minimum(stop + 1, edge + w)
+        for planes, rows in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):  # the rows before, half of the eight around
+            shift = (planes * h + rows) * w
+            there = (plane + planes >= 0) & (row + rows >= 0) & (row + rows < h)
+            here = np.arange(i, i + len(start))
+            other = np.searchsorted(stops, low + shift, side="right")
+            end = np.where(there, high + shift, 0)
             while len(here):  # the first run that touches each, the next ones, until none has more
                 touch = begins[other] < end
                 here, other, end = here[touch], other[touch], end[touch]
