@@ -173,13 +173,18 @@ def as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
     """Slabs of logits as slabs of probabilities; channels behind the decision's own stay as they are."""
     count = len(decide.values)
     for slab in slabs:
-        data = slab.data.copy()
+        data = slab.data.copy("K")
 
-        def soften(i: int, data: NDArray[np.float32] = data) -> None:
-            data[:count, i] = shares(data[:count, i], decide)
+        def soften(plane: NDArray[np.float32]) -> None:
+            plane[:count] = shares(plane[:count], decide)
 
-        each(soften, range(data.shape[1]))
+        each(soften, planes(data))
         yield Volume(data, slab.grid)
+
+
+def planes(data: NDArray[Any]) -> NDArray[Any]:
+    """A view of (K, d, h, w) as its planes across the shortest of the three axes: (n, K, ...)."""
+    return np.moveaxis(data, 1 + int(np.argmin(data.shape[1:])), 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from segcli.cores import each
 from segcli.errors import InputError
 from segcli.grids import model_grid
 from segcli.intensity import Crop, Step, foreground, normalise
-from segcli.labels import Decision, Shares, Spread, as_shares, labels_on
+from segcli.labels import Decision, Shares, Spread, as_shares, labels_on, planes
 from segcli.resample import Interpolation, onto
 from segcli.volume import Grid, Volume
 from segcli.windows import Engine, Tick, WindowPlan, quiet, slide, windows
@@ -301,7 +301,7 @@ class _Means:
                 np.bincount(flat, plane[k].ravel(), n) if len(plane) > k else np.zeros(n),
             )
 
-        for counts, margins, votes in each(means, np.moveaxis(channels, 1, 0)):  # (K, h, w) stays near the cache
+        for counts, margins, votes in each(means, planes(channels)):  # each stays near the cache
             self._counts += counts
             self._margins += margins
             self._votes += votes

@@ -63,7 +63,10 @@ class HostSums:
             total.release()
 
     def get(self, total: NDArray[np.float32]) -> NDArray[np.float32]:
-        copied = np.empty(total.shape, np.float32)
+        """A copy of (K, d, h, w); in memory its shortest axis comes first, for whatever goes plane by plane."""
+        thin = int(np.argmin(total.shape[1:]))
+        k, n, *others = np.moveaxis(total, 1 + thin, 1).shape
+        copied = np.moveaxis(np.empty((k, n, *others), np.float32), 1, 1 + thin)
         for own, channel in zip(copied, total, strict=True):
             own[...] = channel
             if isinstance(total, OnDisk):
