@@ -597,10 +597,10 @@ def _preparation(read: _Reader, channels: int) -> tuple[Preparation, ...]:
     crop = read.choice("crop", ("positive", "nonzero", "none"), "none")
     if crop != "none":
         steps.append(Crop(above=0.0 if crop == "positive" else None))
-    for a, b in pairwise(steps):
+    for i, (a, b) in enumerate(pairwise(steps), 1):
         if isinstance(a, Clip) and isinstance(b, Scale) and b.source is None and a.channels == b.channels:
             # The scale after a clip refers to the window that was clipped to, not to what this scan reached.
-            steps[steps.index(b)] = Scale(b.low, b.high, (a.low, a.high), b.channels)
+            steps[i] = replace(b, source=(a.low, a.high))
     return tuple(steps)
 
 

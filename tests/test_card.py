@@ -60,6 +60,12 @@ def test_the_scale_after_a_clip_refers_to_the_clips_window() -> None:
     assert Scale(0, 1, (-1000, 1000)) in steps
 
 
+def test_of_equal_scales_only_the_one_behind_a_clip_takes_its_window() -> None:
+    scale = {"step": "scale", "low": 0, "high": 1}
+    steps = cards.parse({**CARD, "intensity": [scale, {"step": "clip", "low": -2, "high": 2}, scale]}).prepare
+    assert [s.source for s in steps if isinstance(s, Scale)] == [None, (-2, 2)]
+
+
 def test_the_crop_of_the_short_form_comes_last() -> None:
     assert cards.parse({**CARD, "crop": "positive"}).prepare[-1] == Crop(above=0.0)
 
