@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 from segcli.errors import ModelError, near
 from segcli.grids import Anchor, GridSpec, Spacing
 from segcli.intensity import Clip, Crop, Outside, Percentiles, Scale, Standardise, Step
-from segcli.labels import Decision, Label
+from segcli.labels import Decision, Label, side_of
 from segcli.resample import How, Interpolation
 from segcli.volume import AXES_CODES
 from segcli.windows import WindowPlan
@@ -29,6 +29,7 @@ CARD_FILE = "model.json"
 METADATA_KEY = "segcli"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
 _CHAMBER = re.compile(r"atri|heart|cardi|myocard|(?<!lateral.)ventricle")
+_RIGHT = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "lh": "rh", "LH": "RH", "l": "r", "L": "R"}
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
@@ -541,15 +542,15 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
 
 
 def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Names that differ in the words left and right only: ("kidney_left", "kidney_right"), ("left_lung", "right_lung").
+    """Names that differ in their side only: ("kidney_left", "kidney_right"), ("lh_cortex", "rh_cortex").
 
     Chambers of the heart are no pair: a mirrored heart has no left atrium where the right one was.
     """
     found = []
     for name in names:
-        words = re.split(r"([_\- ]+)", name)
-        if "left" in [w.lower() for w in words] and not _CHAMBER.search(name.lower()):
-            other = "".join("right" if w == "left" else "Right" if w == "Left" else w for w in words)
+        words = re.split(r"([_\-. ]+)", name)
+        if side_of(name) == "left" and not _CHAMBER.search(name.lower()):
+            other = "".join(_RIGHT.get(word, word) for word in words)
             if other in names:
                 found.append((name, other))
     return found

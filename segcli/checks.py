@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.card import ModelCard
-from segcli.labels import Label
+from segcli.labels import Label, side_of, words_of
 from segcli.postprocess import Islands, islands
 from segcli.report import Structure, Tally, summed, tallied
 from segcli.volume import Grid, Volume
@@ -145,7 +145,7 @@ class _Scene:
     def pairs(self) -> list[tuple[str, str]]:
         """Names (left, right) of the pairs whose both structures are looked for."""
         names = {x.name for x in self.structures}
-        return [(x.name, x.pair) for x in self.structures if x.pair in names and _side(x.name) == "left"]
+        return [(x.name, x.pair) for x in self.structures if x.pair in names and side_of(x.name) == "left"]
 
 
 def _ordered(found: Sequence[Finding]) -> list[Finding]:
@@ -168,17 +168,6 @@ def _gathered(found: Sequence[Finding]) -> list[Finding]:
         rest = f"{len(named)} structures ({code}), the first: {named[0].sentence}"
         out.append(Finding(code, severe, ", ".join(f.structure or "" for f in named), rest))
     return out
-
-
-def _words(name: str) -> set[str]:
-    return set(name.lower().replace("-", "_").split("_"))
-
-
-def _side(name: str) -> str | None:
-    words = _words(name)
-    if words & {"left", "l", "lh"}:
-        return "left"
-    return "right" if words & {"right", "r", "rh"} else None
 
 
 # ---- the scan ----------------------------------------------------------------------------------------------------
@@ -278,7 +267,7 @@ def _confidence(scene: _Scene, confidence: Mapping[int, float]) -> Iterator[Find
         yield Finding("confidence", "fail", None, sentence)
         return
     for s, value in there:
-        if value < CONFIDENCE and not _words(s.name) & _DIFFUSE:
+        if value < CONFIDENCE and not _DIFFUSE.intersection(words_of(s.name)):
             sentence = f"{s.name}: the network was unsure: a mean margin of {value:.2f} between its first two"
             yield Finding("confidence", "review", s.name, sentence)
 
@@ -347,7 +336,7 @@ def _misplaced(scene: _Scene) -> Iterator[Finding]:
         return
     usual = float(np.median(list(apart.values())))
     for (left, right), gap in apart.items():
-        if gap > max(MISPLACED * usual, MISPLACED_MM) and not _words(left) & _PIECES:
+        if gap > max(MISPLACED * usual, MISPLACED_MM) and not _PIECES.intersection(words_of(left)):
             sentence = f"{left} and {right} are {gap:.0f} mm from mirroring each other, {usual:.0f} mm is usual here: "
             yield Finding("misplaced", "review", f"{left}, {right}", sentence + "has one of them another's label?")
 
@@ -409,7 +398,7 @@ def _truncated(scene: _Scene) -> Iterator[Finding]:
     """Structures that the border of the scan cuts, other than those that go on beyond most scans."""
     letters = scene.labels.grid.axes
     for s in scene.by_id.values():
-        if not s.truncated or _words(s.name) & _LONG:
+        if not s.truncated or _LONG.intersection(words_of(s.name)):
             continue
         sides = []
         for letter, area in zip(letters, scene.counted[s.label].areas, strict=True):
@@ -509,7 +498,7 @@ def _pieces_of(
         if len(mine) < 2:
             continue
         share = pieces.size[mine] / s.voxels
-        side = _side(s.name)
+        side = side_of(s.name)
         if to_left is not None and side is not None and s.label in paired:
             own_side = to_left[mine] * (1 if side == "left" else -1)
             stray = float(share[own_side < -WRONG_SIDE_MM].sum())
@@ -518,7 +507,7 @@ def _pieces_of(
                 yield Finding("laterality", "review", s.name, sentence)
                 continue
         body = float(share[0] if s.label in paired else share[:2].sum())
-        if body < ISLAND_SHARE and not _words(s.name) & _PIECES:
+        if body < ISLAND_SHARE and not _PIECES.intersection(words_of(s.name)):
             sentence = f"{s.name} lies in {len(mine)} pieces, the largest with {share[0]:.0%} of its {s.volume_ml:g} mL"
             yield Finding("islands", "review", s.name, sentence)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -36,6 +37,19 @@ class Label:
     code: str | None = None
     colour: tuple[int, int, int] = (128, 128, 128)
     pair: str | None = None
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a structure's name in lower case, between underscores, hyphens, dots and spaces."""
+    return re.split(r"[_\-. ]+", name.lower())
+
+
+def side_of(name: str) -> Literal["left", "right"] | None:
+    """The side that a structure's name states: left, l or lh; right, r or rh."""
+    words = words_of(name)
+    if any(word in words for word in ("left", "l", "lh")):
+        return "left"
+    return "right" if any(word in words for word in ("right", "r", "rh")) else None
 
 
 @dataclass(frozen=True)

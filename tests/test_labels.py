@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import distances, grid
 
-from segcli.labels import Decision, Shares, labels_on
+from segcli.labels import Decision, Shares, labels_on, side_of
 from segcli.resample import onto
 from segcli.volume import AXES_CODES, Grid, Volume, turned
 
@@ -59,6 +59,22 @@ def test_beyond_the_crop_is_background_and_beyond_the_scan_the_border_goes_on() 
     labels = labels_on(scan, [logits], Decision((0, 5)), part, wanted).data.ravel()
     # The part's faces are at model voxel 3.5, which is 7 mm; the scan goes on to 23 mm, past the model's 18 mm.
     assert labels.tolist() == [0] * 7 + [5] * 17
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("left_kidney", "left"),
+        ("Left-Kidney", "left"),
+        ("kidney right", "right"),
+        ("ctx-rh-cuneus", "right"),
+        ("kidney.L", "left"),
+        ("vertebrae_L1", None),
+        ("cleft", None),
+    ],
+)
+def test_a_name_states_a_side_in_a_word_of_its_own(name: str, side: str | None) -> None:
+    assert side_of(name) == side
 
 
 def test_regions_are_written_in_order_so_that_the_inner_one_stays() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segcli.card import ModelCard
 from segcli.engines.wrapped import Wrapped
 from segcli.errors import ModelError
+from segcli.labels import side_of
 from segcli.volume import Array
 
 
@@ -62,7 +63,7 @@ def mirrored(inner: Any, card: ModelCard) -> Mirrored:
             )
         return Mirrored(inner, card.mirror, None, ())  # the network was trained with plain flips of these axes
     sided = next(axis for axis, letter in enumerate(card.grid.axes) if letter in "RL")
-    lonely = [label for label in channels if _has_side(label.name) and not label.pair]
+    lonely = [label for label in channels if side_of(label.name) and not label.pair]
     if sided in card.mirror and lonely:
         raise ModelError(
             f"{card.name}: {lonely[0].name} has a side but no pair, so axis {sided} cannot be mirrored",
@@ -74,7 +75,3 @@ def mirrored(inner: Any, card: ModelCard) -> Mirrored:
             raise ModelError(f"{card.name}: {label.pair}, the pair of {label.name}, is no output of the network")
     order = tuple(position[label.pair or label.name] for label in channels)
     return Mirrored(inner, card.mirror, sided if paired else None, order)
-
-
-def _has_side(name: str) -> bool:
-    return bool({"left", "right"} & set(name.lower().replace("-", "_").split("_")))

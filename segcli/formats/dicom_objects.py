@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import highdicom as hd
 import numpy as np
@@ -23,10 +22,8 @@ import segcli
 from segcli.errors import InputError, UsageError
 from segcli.formats.dicom_files import DicomFile
 from segcli.formats.dicom_frames import Frame
+from segcli.labels import Label, side_of, words_of
 from segcli.volume import Source, Volume
-
-if TYPE_CHECKING:
-    from segcli.labels import Label
 
 MANUFACTURER = "segcli"
 PRIVATE = "99SEGCLI"  # coding scheme of classes without a code of their own
@@ -185,9 +182,8 @@ def all_named(labels: Volume, names: Sequence[Label]) -> None:
 
 def term(label: Label) -> Term:
     """The SNOMED CT code of a label, with left and right from its name; a private code where it has none."""
-    words = label.name.split("_")
-    side = next((w for w in ("left", "right") if w in words), None)
-    meaning = " ".join(w for w in words if w != side).capitalize() or label.name
+    side = side_of(label.name)
+    meaning = " ".join(w for w in words_of(label.name) if side is None or side_of(w) != side).capitalize() or label.name
     laterality = {"left": Code("7771000", SNOMED, "Left"), "right": Code("24028007", SNOMED, "Right")}
     scheme, _, value = (label.code or "").partition(" ")
     abnormal = value in _ABNORMAL

@@ -73,6 +73,7 @@ def test_all_combinations_of_three_axes_are_shown() -> None:
         ({"mirror": []}, "names no axis"),
         ({"orientation": None}, "does not say which axis"),
         ({"pairs": []}, "kidney_left has a side but no pair"),
+        ({"labels": {"background": 0, "lh cortex": 1, "liver": 2}, "pairs": []}, "lh cortex has a side but no pair"),
     ],
 )
 def test_mirroring_that_could_mix_left_and_right_is_refused(changes: dict[str, Any], words: str) -> None:
