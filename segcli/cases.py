@@ -180,12 +180,12 @@ def _expand(
 ) -> list[Case]:
     path = Path(text)
     if not os.path.lexists(path) and glob.has_magic(text):
-        return [
-            case
-            for match in sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
-            if os.path.isdir(match) or not is_own(Path(match))  # noqa: PTH112
-            for case in _expand(match, channels, series, volume, output, tell)
-        ]
+        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
+        scans = [m for m in matches if os.path.isdir(m) or not is_own(Path(m))]  # noqa: PTH112
+        if not scans:
+            what = "only outputs of segcli match" if matches else "nothing matches"
+            raise InputMissing(f"{text}: {what} the pattern", hint="check the pattern")
+        return [case for match in scans for case in _expand(match, channels, series, volume, output, tell)]
     _exists(path, text)
     if not path.is_dir():
         if is_own(path):

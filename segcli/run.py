@@ -121,13 +121,9 @@ class Given:
         inputs = list(self.inputs)
         if self.files_from is not None:
             inputs += naming.listed(_list(self.files_from), self.null)
-        if not inputs and not self.channels:
-            raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
         found = naming.cases(
             inputs, card.channels, named=self.channels, series=self.series, volume=self.volume, output=output, tell=say
         )
-        if not found:
-            raise InputMissing("there is no scan to segment")
         return naming.shard(found, self.shard) if self.shard else found
 
 
@@ -163,12 +159,7 @@ def batch(
 
                 stream: Iterable[Outcome] = predict_on(scheduler, found, opening, to, options, show.watch)
             else:
-                opened = waited(lambda: opening.open(card), show)
-                for member, own in ((card, opened), *opened.others):
-                    for warning in own.warnings:
-                        show.line(f"warning: {warning}")
-                    if not manners.quiet:
-                        show.line(f"{member.name} on {own.engine.name}: {own.reason}")
+                opened = _opened(opening, card, show, manners)
                 stream = predict(found, card, opened, to, options, show.watch)
             for outcome in interruptible(stream, show):
                 ended.append(_checked(outcome, manners))
@@ -198,6 +189,17 @@ def batch(
             for path in extra:
                 say(f"{path}: one row for each case and structure")
     return code
+
+
+def _opened(opening: Opening, card: ModelCard, show: Show, manners: Manners) -> Opened:
+    """The engines of the model, or of all of them, once the user was told which they are and why."""
+    opened = waited(lambda: opening.open(card), show)
+    for member, own in ((card, opened), *opened.others):
+        for warning in own.warnings:
+            show.line(f"warning: {warning}")
+        if not manners.quiet:
+            show.line(f"{member.name} on {own.engine.name}: {own.reason}")
+    return opened
 
 
 def _checked(outcome: Outcome, manners: Manners) -> Outcome:
@@ -316,7 +318,7 @@ def piped(
         with _events(manners.events) as events:
             show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
             try:
-                opened = waited(lambda: opening.open(card), show)
+                opened = _opened(opening, card, show, manners)
                 made = interruptible(predict(found, card, opened, place, options, show.watch), show)
                 ended = [_checked(outcome, manners) for outcome in made]
             finally:

@@ -62,6 +62,16 @@ def test_a_pattern_names_what_it_matches(tmp_path):
     assert named(tmp_path / "**" / "a*.nii") == ["a1", "a2", "a3"]
 
 
+def test_a_pattern_that_matches_nothing_is_told_and_costs_no_other(tmp_path):
+    touch(tmp_path, "a1.nii", "a1_seg.nii.gz", "a1_seg.json")
+    with pytest.raises(InputMissing, match="nothing matches the pattern"):
+        named(tmp_path / "b*.nii")
+    with pytest.raises(InputMissing, match="only outputs of segcli match"):
+        named(tmp_path / "*_seg.nii.gz")
+    found = cases([str(tmp_path / "a1.nii"), str(tmp_path / "b*.nii")])
+    assert [(c.name, c.fault is None) for c in found] == [("a1", True), ("b*", False)]
+
+
 def test_a_file_with_the_characters_of_a_pattern_is_itself(tmp_path):
     touch(tmp_path, "a[1].nii", "a1.nii")
     assert named(tmp_path / "a[1].nii") == ["a[1]"]
