@@ -22,7 +22,7 @@ import safetensors.torch
 
 from segcli import card, checkpoint, networks
 from segcli.adopt import bundle, files, nnunet
-from segcli.adopt.draft import NEEDED, Draft, distinct, shapes_of, slug, unpacked
+from segcli.adopt.draft import NEEDED, Draft, shapes_of, slug, unpacked
 from segcli.card import CARD_FILE, FORMAT, METADATA_KEY, ModelCard
 from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.networks import Inferred
@@ -425,10 +425,13 @@ def _labels(text: str) -> dict[str, int]:
         pairs = [entry.rpartition("=") for entry in entries]
         if not all(value.strip().isdigit() for _, _, value in pairs):
             raise UsageError(f"--labels {text}: the values are whole numbers")
-        return {name.strip(): int(value) for name, _, value in pairs}
-    if len(set(distinct(entries))) != len(set(entries)) or len(set(entries)) != len(entries):
+        found = [(name.strip(), int(value)) for name, _, value in pairs]
+    else:
+        found = [(name, value) for value, name in enumerate(entries)]
+    table = dict(found)
+    if len(table) < len(found):
         raise UsageError(f"--labels {text}: names a structure twice")
-    return {name: value for value, name in enumerate(entries)}
+    return table
 
 
 def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:

@@ -281,7 +281,7 @@ def _kind(item: Any) -> str:
     target = item.get("_target_", item.get("name", "")) if isinstance(item, dict) else ""
     name = str(target).rpartition(".")[2]
     name = re.sub("(Dict|D)$", "d", name)
-    return name[:-1] if name.endswith("d") else name
+    return name if name in _PADS else name.removesuffix("d")  # SpatialPad ends with a "d" of its own
 
 
 def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[dict[str, Any]]:

@@ -141,6 +141,7 @@ def changed(folder: Path, at: int, **entries: Any) -> adopt.Inspection:
             [{"step": "crop", "above": 0, "margin": 5}],
         ),
         ({"_target_": "SpatialPadd", "spatial_size": [16, 16, 16]}, []),
+        ({"_target_": "SpatialPad", "spatial_size": [16, 16, 16]}, []),
         ({"_target_": "NormalizeIntensityd", "subtrahend": 3}, None),
         ({"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "b_min": -1}, None),
         ({"_target_": "ScaleIntensityRangePercentilesd", "lower": 1, "upper": 99, "b_min": -1, "b_max": 1}, None),

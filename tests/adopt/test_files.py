@@ -55,6 +55,12 @@ def test_every_container_becomes_the_same_network(tmp_path: Path, name: str) -> 
         assert (checkpoint.network_of(made)(x) - y).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("labels", ["background,liver,liver", "background=0,liver=1,liver=2"])
+def test_a_structure_is_named_once(labels: str) -> None:
+    with pytest.raises(UsageError, match="names a structure twice"):
+        adopt.options(labels=labels)
+
+
 def test_what_the_user_states_stands_in_the_card(tmp_path: Path) -> None:
     made = card.read_card(adopt.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS))
     assert made.name == "tiny-segresnet-raw"
