@@ -77,26 +77,20 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR) -> Volume:
         cut = tuple(_steps(a, b, n) for a, b, n in zip(first, step, grid.shape, strict=True))
         return Volume(np.ascontiguousarray(turned[(slice(None), *cut)]), grid, volume.source)
     hows = axis_rules(volume.grid, grid, rule)
-    sources = [hows[i] for i in range(3)]
+    coordinates = [start[i] + scale[i] * np.arange(n, dtype=np.float64) for i, n in enumerate(grid.shape)]
     fine = [abs(scale[i]) > 1 / rule.finer for i in range(3)]
     out = turned
     for i in sorted(range(3), key=lambda i: -round(abs(scale[i]), 6)):  # what shrinks most goes first
-        n, wanted = turned.shape[1 + i], grid.shape[i]
-        coordinates = start[i] + scale[i] * np.arange(wanted, dtype=np.float64)
-        if np.array_equal(coordinates, np.arange(n)) and not (rule.smooth and fine[i]):
+        n = turned.shape[1 + i]
+        if np.array_equal(coordinates[i], np.arange(n)) and not (rule.smooth and fine[i]):
             continue
-        if sources[i] == "cubic":
-            out, taps = _spline(out, coordinates, 1 + i)
+        if hows[i] == "cubic":
+            out, taps = _spline(out, coordinates[i], 1 + i)
         else:
-            taps = taps_for(coordinates, n, sources[i], rule.smooth * abs(scale[i]) if fine[i] else 0.0)
+            taps = taps_for(coordinates[i], n, hows[i], rule.smooth * abs(scale[i]) if fine[i] else 0.0)
         out = apply(out, taps, 1 + i)
-    if "cubic" in sources:
-        out = _kept(
-            out,
-            turned,
-            [start[i] + scale[i] * np.arange(n, dtype=np.float64) for i, n in enumerate(grid.shape)],
-            sources,
-        )
+    if "cubic" in hows:
+        out = _kept(out, turned, coordinates, hows)
     dtype = volume.data.dtype if rule.how == "nearest" else np.float32
     return Volume(np.ascontiguousarray(out, dtype), grid, volume.source)
 
