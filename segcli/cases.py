@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from segcli.errors import InputError, InputMissing, SegcliError, UsageError
+from segcli.formats.streams import walk
 from segcli.outputs import is_partial
 
 # Known double endings are one ending; .img comes in by its header.
@@ -23,7 +24,8 @@ _LONGEST = 255  # bytes of a file's name
 # What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
 _OWN = re.compile(
     r"^(?P<base>.+)_(?:seg\.(?:nii\.gz|json|csv|tsv|html|png|dcm)|dseg\.(?:nii\.gz|json|tsv)"
-    r"|rtstruct\.dcm|sr\.dcm|statistics\.json|lut\.txt)$|^(?P<table>.+)\.(?:ctbl|label)$",
+    r"|probseg\.(?:nii\.gz|json)|disagreement\.nii\.gz|rtstruct\.dcm|sr\.dcm|statistics\.json|lut\.txt)$"
+    r"|^(?P<table>.+)\.(?:ctbl|label)$",
     re.DOTALL,
 )
 
@@ -209,14 +211,15 @@ def _images(folder: Path, output: Path | None) -> list[Path]:
     derivatives = folder / "derivatives" if (folder / "dataset_description.json").is_file() else None
     skipped = {os.path.realpath(p) for p in (output, derivatives) if p is not None}
     skipped.discard(os.path.realpath(folder))
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if os.path.realpath(Path(root) / f) not in skipped)
-        for name in sorted(names):
-            path = Path(root) / name
+    for root, folders, names in walk(folder):
+        folders[:] = [f for f in folders if os.path.realpath(root / f) not in skipped]
+        for name in names:
+            path = root / name
             low = name.lower()
             if (
                 low.endswith(ENDINGS)
                 and not name.startswith(".")
+                and not path.is_dir()
                 and not is_own(path)
                 and not _DERIVED.search(stem(path))
             ):
@@ -228,11 +231,21 @@ def is_own(path: Path) -> bool:
     """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
     if is_partial(path.name):
         return True
-    if path.parent.name.endswith(_SEG) and _is_record(path.parent.with_name(f"{path.parent.name}.json")):
-        return True  # one mask for each structure
+    if is_masks(path.parent):
+        return True
     found = _OWN.match(path.name)
     base = found and (found["base"] or found["table"])
-    return base is not None and any(_is_record(path.with_name(f"{base}{end}.json")) for end in (_SEG, "_dseg"))
+    return base is not None and _has_record(path.with_name(base))
+
+
+def is_masks(folder: Path) -> bool:
+    """Whether a folder is one of masks, NAME_seg, that segcli made of a case."""
+    return folder.name.endswith(_SEG) and _has_record(folder.with_name(folder.name.removesuffix(_SEG)))
+
+
+def _has_record(base: Path) -> bool:
+    """Whether the record of a case lies beside its outputs, in the flat layout or in that of BIDS."""
+    return any(_is_record(base.with_name(f"{base.name}{end}.json")) for end in (_SEG, "_dseg"))
 
 
 def _is_record(path: Path) -> bool:
@@ -327,13 +340,13 @@ def _is_output(folder: Path, output: Path | None) -> bool:
     """Whether a folder is the run's output folder, or one of masks that segcli made."""
     if output is not None and output.exists() and folder.samefile(output):
         return True
-    return folder.name.endswith(_SEG) and _is_record(folder.with_name(f"{folder.name}.json"))
+    return is_masks(folder)
 
 
 def _seen(folder: Path) -> str:
     """What is in a folder that has no scan: how many files of which endings."""
     endings: dict[str, int] = {}
-    for _, _, names in os.walk(folder):
+    for _, _, names in walk(folder):
         for name in names:
             endings[Path(name).suffix or "no ending"] = endings.get(Path(name).suffix or "no ending", 0) + 1
     shown: Iterable[str] = (f"{n} x {e}" for e, n in sorted(endings.items(), key=lambda item: -item[1])[:5])

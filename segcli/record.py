@@ -19,6 +19,7 @@ from typing import Any
 from segcli import __version__
 from segcli.card import ModelCard
 from segcli.errors import InputError
+from segcli.formats.streams import walk
 from segcli.volume import Grid
 
 SCHEMA = 1
@@ -50,10 +51,13 @@ def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda pat
     """
     files: list[Path] = []
     for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path.name}: a broken link: what it points to does not exist")
         if not path.is_dir() and not path.is_file():
             raise InputError(f"{path.name}: not a regular file (a pipe, socket or device)")
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.is_file() and not mine(p))
+            below = (here / name for here, _, names in walk(path) for name in names)
+            files += sorted(p for p in below if p.is_file() and not mine(p))
         else:
             files.append(path)
             if path.suffix.lower() in (".hdr", ".mhd", ".nhdr"):

@@ -82,6 +82,10 @@ def test_2_9_own_outputs_and_temporary_files_are_never_inputs(tmp_path):
 
     touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_seg.json", "a_seg/liver.nii.gz", partial_name("a_seg.nii.gz"))
     touch(tmp_path, "out1/a_seg.nii.gz", "out1/a_seg.json", "out1/a_seg/liver.nii.gz", "out1/b_dseg.nii.gz")
+    touch(tmp_path, "a_probseg.nii.gz", "a_disagreement.nii.gz")
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids" / "a_seg-m_dseg.json").write_bytes(RECORD)
+    touch(tmp_path, "bids/a_seg-m_dseg.nii.gz", "bids/a_seg-m_seg/liver.nii.gz", "bids/a_seg-m_probseg.nii.gz")
     assert named(tmp_path) == ["a"]
     assert named(tmp_path / "*.nii.gz") == ["a"]
     assert named(tmp_path, output=tmp_path) == ["a"]
@@ -191,6 +195,23 @@ def test_1_7_a_loop_of_links_among_folders_ends(tmp_path):
     touch(tmp_path, "sub/a.nii")
     (tmp_path / "sub" / "round").symlink_to(tmp_path)
     assert named(tmp_path) == ["sub/a"]
+
+
+def test_a_folder_that_is_linked_in_is_part_of_the_data_set_once(tmp_path):
+    touch(tmp_path, "data/sub-01/a.nii", "store/sub-02/b.nii")
+    (tmp_path / "data" / "sub-02").symlink_to("../store/sub-02")
+    (tmp_path / "data" / "sub-03").symlink_to("../store/sub-02")
+    (tmp_path / "data" / "first").symlink_to("sub-01")
+    (tmp_path / "data" / "up").symlink_to("..")
+    assert named(tmp_path / "data") == ["sub-01/a", "sub-02/b"]
+
+
+def test_a_dicom_series_in_a_linked_folder_is_found(tmp_path):
+    series(tmp_path / "tree" / "one")
+    series(tmp_path / "store" / "two", uid="1.2.3.4")
+    (tmp_path / "tree" / "two").symlink_to(tmp_path / "store" / "two")
+    found = cases([str(tmp_path / "tree")])
+    assert sorted(path.name for c in found for path in c.paths) == ["one", "two"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from segcli.errors import Denied, EngineError, InputError, OutOfMemory, SegcliError
+from segcli.formats import streams
 from segcli.outputs import is_partial
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -161,7 +162,7 @@ def at_once(path: Path, error: SegcliError) -> None:
 
 
 def walk(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
-    """Every entry below a folder that is not a folder, in the order of names; linked folders are not entered.
+    """Every entry below a folder that is not a folder, in the order of names; of links to folders see `streams.walk`.
 
     stray    gets Denied for a folder that cannot be listed: slices might lie there
     """
@@ -170,10 +171,8 @@ def walk(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
         path = Path(error.filename or folder)
         stray(path, Denied(f"{printable(path.name)}: the folder cannot be read: permission denied"))
 
-    for here, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
-        links = [f for f in folders if Path(here, f).is_symlink()]
-        yield from (Path(here, f) for f in sorted([*files, *links]))
+    for here, _, files in streams.walk(folder, refuse):
+        yield from (here / name for name in files)
 
 
 def kind_of(path: Path) -> str | None:

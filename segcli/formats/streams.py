@@ -36,6 +36,32 @@ def unseen(grid: Grid) -> None:
     """Nobody who wants to know a grid beforehand."""
 
 
+def walk(
+    folder: Path, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk` from the top, in the order of names, and through links to folders that lie elsewhere.
+
+    Data sets are put together of links. A link is followed once, and not to where the walk comes by anyway, nor to a
+    folder around it: those stay among the files. What is taken from the list of folders is not entered.
+    """
+    top = os.path.realpath(folder)
+    entered = {top}
+    for here, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
+        inside, others = [], []
+        for name in sorted(folders):
+            path = Path(here, name)
+            real = os.path.realpath(path)
+            around = f"{top}{os.sep}".startswith(f"{real.rstrip(os.sep)}{os.sep}")
+            below = f"{real}{os.sep}".startswith(f"{top.rstrip(os.sep)}{os.sep}")
+            if path.is_symlink() and (around or below or real in entered):
+                others.append(name)
+            else:
+                entered.add(real)
+                inside.append(name)
+        folders[:] = inside
+        yield Path(here), folders, sorted([*files, *others])
+
+
 def regular_size(path: Path) -> int:
     """Size in bytes of a regular file; anything else is refused without being opened."""
     found = _status(path)
