@@ -208,14 +208,15 @@ def find(model: str) -> ModelCard:
     errors   ModelError (78): no such model, with the nearest name; or what is wrong with its card
     """
     path = Path(model)
+    named = path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model)
+    if named and not (path / CARD_FILE).is_file():  # what else lies here by that name may be an output folder
+        for place in places():
+            if (place / model / CARD_FILE).is_file():
+                return read_card(place / model)
     if path.is_dir():
         return read_card(path)
     if path.is_file():
         return read_card(path.parent) if path.name == CARD_FILE else _embedded(path)
-    if path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
-        for place in places():
-            if (place / model / CARD_FILE).is_file():
-                return read_card(place / model)
     names = [f.name for f in installed()]
     raise ModelError(
         f"no model {model!r} found" + near(model, names),

@@ -100,6 +100,17 @@ def test_a_model_is_found_by_name_folder_and_card_file(tmp_path: Path, monkeypat
     assert "organs" in [f.name for f in cards.installed()]
 
 
+def test_a_folder_of_another_kind_does_not_hide_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "uxnet").mkdir()
+    assert cards.find("uxnet").folder != tmp_path / "uxnet"
+    organs(tmp_path / "uxnet")
+    assert cards.find("uxnet").name == "organs"
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ModelError, match=r"nothing: model\.json not found"):
+        cards.find("nothing")
+
+
 def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ModelError, match="no model 'uxnte' found; did you mean 'uxnet'"):
         cards.find("uxnte")
