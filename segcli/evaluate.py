@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
+from segcli.cases import is_masks
 from segcli.errors import InputError, InputMissing
 from segcli.labels import Label
 from segcli.resample import Interpolation, onto
@@ -347,7 +348,7 @@ def _loops(inside: Mapping[tuple[int, ...], bool]) -> list[NDArray[np.float64]]:
 
 # ---- many cases ---------------------------------------------------------------------------------------------------
 
-_ENDINGS = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.mgz|\.mgh|\.img\.gz|\.img|\.hdr|\.dcm)$", re.I)
+_ENDINGS = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.mgz|\.mgh|\.img\.gz|\.img|\.hdr)$", re.I)
 _ROLES = re.compile(r"(_0000|[_-](d?seg|labels?|mask|gt|pred|ref|reference|groundtruth))+$", re.I)
 
 
@@ -355,12 +356,12 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     """Cases that both folders hold, by name, and a sentence for each prediction without a reference.
 
     A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
-    the references lie in subfolders only, both folders are searched through and a name begins with the subfolder's.
+    a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
 
     errors   InputMissing (66) when a reference has no prediction: a case that failed is not left out of a mean;
              InputError (65) when two files of a folder have one name
     """
-    deep = not _label_maps(ref, deep=False)
+    deep = len(_label_maps(ref, deep=True)) > len(_label_maps(ref, deep=False))
     have, want = _by_name(pred, deep), _by_name(ref, deep)
     if not want:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
@@ -376,7 +377,7 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
 
 
 def _label_maps(folder: Path, deep: bool) -> list[Path]:
-    """Files below the folder, or in it, that may be label maps: no hidden ones, not the voxels beside a header."""
+    """Files below the folder, or in it, that may be label maps: no hidden ones, voxels beside a header or masks."""
     found = sorted(folder.rglob("*") if deep else folder.iterdir()) if folder.is_dir() else []
     return [
         path
@@ -384,6 +385,7 @@ def _label_maps(folder: Path, deep: bool) -> list[Path]:
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and _ENDINGS.search(path.name)
         and path.suffix.lower() != ".img"
+        and not is_masks(path.parent)
         and path.is_file()
     ]
 

@@ -15,7 +15,7 @@ PACKAGE = Path(segcli.__file__).parent
 ORDER = [
     "errors", "cores", "volume", "outputs", "grids", "resample", "intensity", "windows", "labels", "card", "networks",
     "checkpoint", "adopt", "engines", "segmentation", "ensemble", "report", "postprocess", "budget", "checks",
-    "evaluate", "formats", "picture", "page", "cases", "record", "extras", "predict", "export", "api",
+    "formats", "picture", "cases", "evaluate", "page", "record", "extras", "predict", "export", "api",
     "cluster", "doctor", "settings", "terminal", "run", "answers", "bench", "cli",
 ]  # fmt: skip
 DOORS = {

@@ -168,6 +168,21 @@ def test_references_in_subfolders_are_paired_by_their_folders_too(tmp_path: Path
     assert extra == ["z.nii has no reference and is not scored"]
 
 
+def test_a_reference_in_a_subfolder_counts_beside_those_above_and_masks_are_no_cases(tmp_path: Path) -> None:
+    names = ["ref/a.nii.gz", "ref/x/b.nii.gz", "pred/a_seg.nii.gz", "pred/a_seg.dcm", "pred/a_seg/liver.nii.gz"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "pred" / "a_seg.json").write_text('{"segcli_record": 1}')
+    with pytest.raises(InputMissing, match=r"1 of 2 references have no prediction of the same name: x/b"):
+        pair_folders(tmp_path / "pred", tmp_path / "ref")
+    (tmp_path / "pred" / "x").mkdir()
+    (tmp_path / "pred" / "x" / "b_seg.nii.gz").touch()
+    pairs, extra = pair_folders(tmp_path / "pred", tmp_path / "ref")
+    assert [case for case, _, _ in pairs] == ["a", "x/b"]
+    assert extra == []
+
+
 def test_two_files_of_one_name_in_a_folder_are_refused(tmp_path: Path) -> None:
     for name in ("ref/a.nii.gz", "ref/a_seg.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
