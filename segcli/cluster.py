@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
-from segcli.card import ModelCard, find
+from segcli.card import CARD_FILE, ModelCard, find
 from segcli.cases import Case
 from segcli.errors import EngineError, SegcliError, UsageError
 from segcli.extras import Destination
@@ -135,18 +135,27 @@ def _cluster(scheduler: str) -> Iterator[str]:
             raise UsageError(f"--scheduler {scheduler}: is neither tcp://host:port nor local:N")
         yield scheduler
         return
+    workers = int(match[1] or 2)
+    if workers < 1:
+        raise UsageError(f"--scheduler {scheduler}: at least one worker is needed")
     from distributed import LocalCluster
 
     # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.
     os.environ["PYTHONWARNINGS"] = "ignore"
     with LocalCluster(
-        n_workers=int(match[1] or 2),
+        n_workers=workers,
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
         silence_logs="ERROR",
     ) as local:
         yield local.scheduler_address
+
+
+def anywhere(model: str) -> str:
+    """A model as workers find it, which run in other folders: its name, or the whole path of its folder or file."""
+    path = Path(model)
+    return str(_absolute(path)) if path.is_file() or (path / CARD_FILE).is_file() else model
 
 
 def _absolute(path: Path) -> Path:

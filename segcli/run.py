@@ -155,9 +155,10 @@ def batch(
         ended: list[Outcome] = []
         try:
             if scheduler is not None:
-                from segcli.cluster import predict_on
+                from segcli.cluster import anywhere, predict_on
 
-                stream: Iterable[Outcome] = predict_on(scheduler, found, opening, to, options, show.watch)
+                placed = replace(opening, model=tuple(map(anywhere, opening.model)))
+                stream: Iterable[Outcome] = predict_on(scheduler, found, placed, to, options, show.watch)
             else:
                 opened = _opened(opening, card, show, manners)
                 stream = predict(found, card, opened, to, options, show.watch)

@@ -123,12 +123,23 @@ def test_a_scheduler_that_is_not_there_is_refused_with_69(tmp_path):
     rest = ([], Opening(("organs",)), Destination(tmp_path), Options(), unwatched)
     with pytest.raises(UsageError, match="neither tcp://host:port nor local:N"):
         list(predict_on("nowhere", *rest))
+    with pytest.raises(UsageError, match="at least one worker"):
+        list(predict_on("local:0", *rest))
     import segcli.cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segcli.cluster, "TIMEOUT", "1s")
         with pytest.raises(EngineError, match="no Dask scheduler answers"):
             list(predict_on("tcp://127.0.0.1:9", *rest))
+
+
+def test_workers_find_a_model_that_lies_here(tmp_path, monkeypatch):
+    from segcli.cluster import anywhere
+
+    monkeypatch.chdir(tmp_path)
+    organs(tmp_path / "mine")
+    (tmp_path / "uxnet").mkdir()
+    assert (anywhere("mine"), anywhere("uxnet")) == (str(tmp_path / "mine"), "uxnet")
 
 
 def test_a_worker_resource_gpu_is_taken_one_a_case_unless_the_run_is_on_the_cpu(monkeypatch, tmp_path):
