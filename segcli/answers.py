@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from segcli import cases as naming
 from segcli import outputs, record
-from segcli.card import find, installed, places
+from segcli.card import file_sha256, find, installed, places
 from segcli.errors import InputError, InputMissing, ModelError, UsageError
 from segcli.extras import Destination
 from segcli.labels import Label
@@ -374,7 +374,7 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
         "segcli_record": record.SCHEMA,
         "case": naming.stem(labelmap),
         "model": {"name": card.name, "sha256": record.model_hash(card, {}), "licence": card.licence},
-        "labels": {"file": labelmap.name, "sha256": record.hash_file(labelmap)},
+        "labels": {"file": labelmap.name, "sha256": file_sha256(labelmap)},
         "grid": record.grid_facts(labels.grid),
         "structures": to_json(found),
         "verdict": checks.verdict(findings),

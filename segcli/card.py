@@ -6,6 +6,7 @@ and safetensors files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -135,6 +136,12 @@ def part(folder: Path, name: str) -> Path:
     if not there:
         raise ModelError(f"{folder.name}: {name} not found in the model's folder", hint="the model lacks this file")
     return path
+
+
+def file_sha256(path: Path) -> str:
+    """The sum of a file's bytes, as cards and records state it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- finding a model --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from segcli import budget, extras, formats, outputs, record
-from segcli.card import ModelCard
+from segcli.card import ModelCard, file_sha256
 from segcli.cases import Case, is_own
 from segcli.ensemble import Member, segment_together
 from segcli.errors import (
@@ -448,10 +448,10 @@ class _Job:
                 extras.describe(self.to.folder)
         with outputs.together(record_path, labels_path, lambda: self._finished(case, loaded.key)) as staged:
             formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
-            facts["labels"]["sha256"] = record.hash_file(staged[labels_path])
+            facts["labels"]["sha256"] = file_sha256(staged[labels_path])
             extra, said = extras.write(base, loaded.scan, result, self.card, self.to, report, facts)
             facts["warnings"] += said
-            sums = {p.relative_to(base.parent).as_posix(): record.hash_file(staged[p]) for p in extra}
+            sums = {p.relative_to(base.parent).as_posix(): file_sha256(staged[p]) for p in extra}
             facts["extras"] = {**self.choices, "files": sums}
             seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
             facts["run"] = {

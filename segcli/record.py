@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segcli import __version__
-from segcli.card import ModelCard
+from segcli.card import ModelCard, file_sha256
 from segcli.errors import InputError
 from segcli.formats.streams import walk
 from segcli.volume import Grid
@@ -36,11 +36,6 @@ class Inputs:
 
     files: tuple[str, ...]
     sha256: str
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda path: False) -> Inputs:
@@ -63,7 +58,7 @@ def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda pat
             if path.suffix.lower() in (".hdr", ".mhd", ".nhdr"):
                 beside = path.parent.glob(f"{glob.escape(path.stem)}.*")
                 files += sorted(p for p in beside if p != path and p.is_file() and not mine(p))
-    sums = [hash_file(p) for p in files]
+    sums = [file_sha256(p) for p in files]
     whole = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
     names = tuple(p.name for p in paths)
     return Inputs(names, whole)
@@ -135,7 +130,7 @@ def is_done(record: Path, labels: Path, key: Mapping[str, Any]) -> bool:
         return False
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in key.items())
     stated = found.get("labels")
-    return same and isinstance(stated, dict) and stated.get("sha256") == hash_file(labels)
+    return same and isinstance(stated, dict) and stated.get("sha256") == file_sha256(labels)
 
 
 def has_extras(record: Path, files: Sequence[Path], choices: Mapping[str, Any]) -> bool:
@@ -147,5 +142,5 @@ def has_extras(record: Path, files: Sequence[Path], choices: Mapping[str, Any]) 
         return False
     sums = stated.get("files")
     return isinstance(sums, dict) and all(
-        path.is_file() and sums.get(path.relative_to(record.parent).as_posix()) == hash_file(path) for path in files
+        path.is_file() and sums.get(path.relative_to(record.parent).as_posix()) == file_sha256(path) for path in files
     )

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from runs import Pointwise, card, files, opened, quick, scan, scans
 
-from segcli import formats, outputs, predict, record
-from segcli.card import ModelCard
+from segcli import formats, outputs, predict
+from segcli.card import ModelCard, file_sha256
 from segcli.cases import Case, cases
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.extras import Destination, mask_names
@@ -525,7 +525,7 @@ def test_7_7_the_record_is_enough_to_repeat_the_run(model, tmp_path):
     found = json.loads(done.paths[1].read_text())
     assert found["input"] == {
         "files": ["a.nii.gz"],
-        "sha256": record.hash_file(path),
+        "sha256": file_sha256(path),
         "series": None,
         "volume": None,
     }
@@ -554,7 +554,7 @@ def test_a_record_is_json_that_others_read_too(model, tmp_path):
         raise AssertionError(word)
 
     found = json.loads(done.paths[1].read_text(), parse_constant=no_nan)
-    assert found["labels"]["sha256"] == record.hash_file(done.paths[0])
+    assert found["labels"]["sha256"] == file_sha256(done.paths[0])
     assert found["case"] == "a"
     assert "Research use only" in found["note"]  # reliability.md 7.8
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segcli import record
+from segcli.card import file_sha256
 from segcli.errors import InputError
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
@@ -17,7 +18,7 @@ KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options
 def done(tmp_path: Path) -> tuple[Path, Path]:
     written, labels = tmp_path / "a_seg.json", tmp_path / "a_seg.nii.gz"
     labels.write_bytes(b"labels")
-    facts = {"segcli_record": 1, **KEY, "labels": {"file": labels.name, "sha256": record.hash_file(labels)}}
+    facts = {"segcli_record": 1, **KEY, "labels": {"file": labels.name, "sha256": file_sha256(labels)}}
     written.write_bytes(record.to_json(facts))
     return written, labels
 
@@ -65,7 +66,7 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     mask.parent.mkdir()
     mask.write_bytes(b"mask")
     facts = json.loads(written.read_text())
-    facts["extras"] = {"seg_type": "binary", "files": {"a_seg/liver.nii.gz": record.hash_file(mask)}}
+    facts["extras"] = {"seg_type": "binary", "files": {"a_seg/liver.nii.gz": file_sha256(mask)}}
     written.write_bytes(record.to_json(facts))
     assert record.has_extras(written, [mask], {"seg_type": "binary"})
     assert record.has_extras(written, [], {"seg_type": "labelmap"})

@@ -9,7 +9,6 @@ recipes()                cards without weights, for published checkpoints
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ import safetensors.torch
 from segcli import card, checkpoint, networks
 from segcli.adopt import bundle, files, nnunet
 from segcli.adopt.draft import NEEDED, Draft, shapes_of, slug, unpacked
-from segcli.card import CARD_FILE, FORMAT, METADATA_KEY, ModelCard
+from segcli.card import CARD_FILE, FORMAT, METADATA_KEY, ModelCard, file_sha256
 from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.networks import Inferred
 from segcli.outputs import partial_name, translated, write_bytes
@@ -136,7 +135,7 @@ def verify(folder: Path) -> ModelCard:
                 raise ModelError(f"{folder.name}/{file}: the tensors are not those that it was made with")
     if found.onnx is not None:
         said = found.onnx_sha256
-        total = _sum(found.file(found.onnx))
+        total = file_sha256(found.file(found.onnx))
         if said is not None and said != total:
             raise ModelError(
                 f"{folder.name}/{found.onnx}: the checksum {total} does not match the {said} of model.json"
@@ -359,7 +358,7 @@ def _written(document: dict[str, Any], draft: Draft, folder: Path, replace: bool
             temporary.mkdir(parents=True)
             if draft.onnx is not None:
                 shutil.copyfile(draft.onnx, temporary / "model.onnx")
-                document |= {"onnx": "model.onnx", "onnx_sha256": _sum(temporary / "model.onnx")}
+                document |= {"onnx": "model.onnx", "onnx_sha256": file_sha256(temporary / "model.onnx")}
                 del document["weights"], document["sha256"]
             else:
                 _write_weights(document, draft, temporary)
@@ -387,7 +386,7 @@ def _write_weights(document: dict[str, Any], draft: Draft, folder: Path) -> None
         checkpoint.finite(tensors, name)
         metadata = {"format": "pt", METADATA_KEY: inside, DIGEST_KEY: checkpoint.digest(tensors)}
         safetensors.torch.save_file(tensors, folder / name, metadata)
-        sums.append(_sum(folder / name))
+        sums.append(file_sha256(folder / name))
     document["weights"] = names if several else names[0]
     document["sha256"] = sums if several else sums[0]
 
@@ -451,11 +450,6 @@ def _json_able(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json_able(v) for v in value]
     return value.item() if hasattr(value, "item") else value
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 __all__ = ["Inspection", "adopt", "inspect", "options", "recipes", "shapes_of", "verify"]

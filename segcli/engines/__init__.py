@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
-from segcli.card import ModelCard, find
+from segcli.card import ModelCard, file_sha256, find
 from segcli.cores import cores
 from segcli.errors import EngineError, ModelError
 
@@ -244,7 +242,7 @@ def _torch(card: ModelCard, chosen: Choice, run: _Run) -> tuple[Any, Mapping[str
     for fold, name in enumerate(card.weights):
         network = network_of(card, fold)
         # network_of checked this sum on the bytes that it loaded; a card without sums is hashed here.
-        hashes[name] = card.sha256[fold] if card.sha256 else _sum(card.file(name))
+        hashes[name] = card.sha256[fold] if card.sha256 else file_sha256(card.file(name))
         if chosen.device == "cpu":
             folds.append(TorchCPU(network, threads=run.threads, batch=batch))
         else:
@@ -279,8 +277,3 @@ def _same_windows(member: ModelCard, card: ModelCard) -> None:
 def cpu_batch(card: ModelCard, kind: str) -> int:
     """Windows at a time on a CPU: one, but several pictures of a 2-D network or small windows."""
     return max(1, min(16, _VOXELS_AT_A_TIME[kind] // math.prod(card.window.size)))
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 
-from segcli.card import ModelCard, cache_home
+from segcli.card import ModelCard, cache_home, file_sha256
 from segcli.errors import OutputError
 from segcli.outputs import whole_file
 
@@ -17,7 +17,7 @@ def exported(card: ModelCard) -> bytes:
     Runs that make it at the same time write the same bytes under names of their own, and the last rename wins. A
     cache that cannot be written to changes nothing but the time of the next run.
     """
-    path = cache_home() / "onnx" / f"{model_hash(card)}.onnx"
+    path = cache_home() / "onnx" / f"{_key(card)}.onnx"
     with contextlib.suppress(OSError):
         return path.read_bytes()
     from segcli.engines.graph import certified
@@ -28,10 +28,9 @@ def exported(card: ModelCard) -> bytes:
     return data
 
 
-def model_hash(card: ModelCard) -> str:
-    """sha256 over the weights' bytes and the card."""
+def _key(card: ModelCard) -> str:
+    """What an export depends on: sha256 over the card and the weights' bytes."""
     total = hashlib.sha256(json.dumps(card.document, sort_keys=True).encode())
     for name in card.weights:
-        with card.file(name).open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(bytes.fromhex(file_sha256(card.file(name))))
     return total.hexdigest()

@@ -7,13 +7,11 @@ stand the card, a certificate of the comparison, and a digest of all the rest of
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -22,7 +20,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from segcli import __version__
-from segcli.card import METADATA_KEY, ModelCard
+from segcli.card import METADATA_KEY, ModelCard, file_sha256
 from segcli.checkpoint import network_of
 from segcli.engines.certificate import (
     DIGEST_KEY,
@@ -75,7 +73,7 @@ def certified(card: ModelCard, given: Windows, *, opset: int = 17, half: bool = 
         "windows": list(shown),
         "engines": compared,
         "weights": "float16" if half else "as stored",
-        "sources": [_sum(card.file(name)) for name in card.weights],
+        "sources": [file_sha256(card.file(name)) for name in card.weights],
         "tensors": tensor_digest(model),
         "samples": base64.b64encode(samples(wanted["seeded 0"]).astype("<f4").tobytes()).decode(),
         "versions": versions(),
@@ -102,11 +100,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _all_folds(card: ModelCard) -> nn.Module:

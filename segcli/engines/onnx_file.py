@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import load_external_data_for_model
 
-from segcli.card import ModelCard, part
+from segcli.card import ModelCard, file_sha256, part
 from segcli.errors import ModelError
 
 CERTIFICATE_KEY = "segcli_certificate"  # in the metadata of segcli's exports
@@ -137,8 +137,7 @@ def _whole(model: Any, locations: list[str], hashes: dict[str, str], card: Model
     if card.folder is None:
         raise ModelError(f"{name}: its weights lie in {locations[0]!r}, and the model has no folder")
     for location in locations:
-        with part(card.folder, location).open("rb") as file:
-            hashes[location] = hashlib.file_digest(file, "sha256").hexdigest()
+        hashes[location] = file_sha256(part(card.folder, location))
     load_external_data_for_model(model, str(card.folder))
     try:
         data: bytes = model.SerializeToString()
