@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import psutil
 from numpy.typing import NDArray
 
 from segcli.errors import OutOfMemory
+from segcli.labels import mapped
 from segcli.volume import Box
 
 RESERVE = 1 << 28  # bytes beside the sums: slabs on their way to labels, and what deciding them takes
@@ -116,18 +116,13 @@ def zeros(shape: tuple[int, ...], max_ram: int | None, steps: list[str]) -> NDAr
     steps.append(
         f"sums of {size / 1e9:.1f} GB are kept in a temporary file: {max(room, 0) / 1e9:.1f} GB of memory left"
     )
-    with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process at the first write
-            else:
-                file.truncate(size)
-        except OSError as error:
-            raise OutOfMemory(
-                f"sums of {size / 1e9:.1f} GB fit neither into memory nor into {tempfile.gettempdir()}",
-                hint="let TMPDIR name a folder with room, or give more --max-ram",
-            ) from error
-        return OnDisk(file, np.float32, "r+", shape=shape)
+    try:
+        return mapped(shape, np.float32).view(OnDisk)
+    except OSError as error:
+        raise OutOfMemory(
+            f"sums of {size / 1e9:.1f} GB fit neither into memory nor into {tempfile.gettempdir()}",
+            hint="let TMPDIR name a folder with room, or give more --max-ram",
+        ) from error
 
 
 def available() -> int:
