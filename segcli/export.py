@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from segcli import formats
@@ -18,12 +17,11 @@ from segcli.engines.certificate import (
     DIGEST_KEY,
     current_samples,
     digest,
-    props,
     relative_error,
     runtimes,
     versions,
 )
-from segcli.engines.onnx_file import CERTIFICATE_KEY
+from segcli.engines.onnx_file import CERTIFICATE_KEY, parsed, props
 from segcli.errors import ModelError
 from segcli.outputs import whole_file
 from segcli.segmentation import at_least, check_channels, finite, prepare
@@ -49,7 +47,7 @@ def export_onnx(
     data = certified(card, shown, opset=opset, half=half)
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
-    certificate: dict[str, Any] = json.loads(props(onnx.load_model_from_string(data))[CERTIFICATE_KEY])
+    certificate: dict[str, Any] = json.loads(props(parsed(data, path.name))[CERTIFICATE_KEY])
     return certificate
 
 
@@ -72,10 +70,7 @@ def verify(path: Path) -> dict[str, Any]:
     errors   ModelError (78): no export of segcli, changed since, or an engine that drifted from the certificate
     """
     data = path.read_bytes()
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own exceptions share no class but this one
-        raise ModelError(f"{path.name}: not an ONNX file, or truncated") from error
+    model = parsed(data, path.name)
     notes = props(model)
     missing = {METADATA_KEY, CERTIFICATE_KEY, DIGEST_KEY} - notes.keys()
     if missing:

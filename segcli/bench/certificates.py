@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import save
 
 from segcli.card import CARD_FILE, ModelCard, read_card
-from segcli.engines.certificate import props
 from segcli.engines.graph import certified
-from segcli.engines.onnx_file import CERTIFICATE_KEY
+from segcli.engines.onnx_file import CERTIFICATE_KEY, props
 from segcli.networks import build
 
 Size = tuple[int, int, int]

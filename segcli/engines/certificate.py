@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segcli import __version__
 from segcli.card import ModelCard
-from segcli.engines.onnx_file import read
+from segcli.engines.onnx_file import props, read
 
 DIGEST_KEY = "segcli_digest"
 SAMPLES = 1024  # logits of the first window that the certificate keeps, to find a drifting runtime without torch
@@ -60,11 +60,6 @@ def current_samples(card: ModelCard, data: bytes, runtime: str) -> NDArray[np.fl
 def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
     """Largest difference as a share of the largest logit."""
     return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
-
-
-def props(model: Any) -> dict[str, str]:
-    """The metadata of a model proto."""
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def digest(model: Any) -> str:

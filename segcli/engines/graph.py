@@ -27,7 +27,6 @@ from segcli.engines.certificate import (
     Windows,
     compare,
     digest,
-    props,
     runtimes,
     samples,
     seeded,
@@ -35,7 +34,7 @@ from segcli.engines.certificate import (
     tensor_digest,
     versions,
 )
-from segcli.engines.onnx_file import CERTIFICATE_KEY
+from segcli.engines.onnx_file import CERTIFICATE_KEY, props
 from segcli.errors import ModelError
 from segcli.networks.blocks import ChannelNorm
 

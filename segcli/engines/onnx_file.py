@@ -51,10 +51,7 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
             f"{name}: sha256 is {digest}, the card says {sha256}", hint="the file is damaged or from another version"
         )
     hashes = {name: digest}
-    try:
-        model = onnx.load_model_from_string(data)
-    except DecodeError as error:
-        raise ModelError(f"{name}: not an ONNX file, or truncated") from error
+    model = parsed(data, name)
     _standard(model, name)
     _same_weights(model, name, card)
     if outside := sorted({location for tensor in _tensors(model.graph) for location in _external(tensor)}):
@@ -69,6 +66,22 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     channels = len(card.decide.values)
     _fits(outputs[0], (channels, *card.window.size), f"{name}: the output {outputs[0].name!r}")
     return OnnxFile(name, data, hashes, shape, channels, inputs[0].name, outputs[0].name)
+
+
+def parsed(data: bytes, name: str) -> Any:
+    """The model proto of an ONNX file's bytes.
+
+    errors   ModelError: not ONNX, or truncated
+    """
+    try:
+        return onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ModelError(f"{name}: not an ONNX file, or truncated") from error
+
+
+def props(model: Any) -> dict[str, str]:
+    """The metadata of a model proto."""
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def answered(file: OnnxFile, shape: tuple[int, ...], count: int) -> None:
@@ -95,9 +108,8 @@ def _standard(model: Any, name: str) -> None:
 
 def _same_weights(model: Any, name: str, card: ModelCard) -> None:
     """Refuse an export of other weights than the card's: the two would give different labels."""
-    notes = {entry.key: entry.value for entry in model.metadata_props}
     try:
-        certificate = json.loads(notes.get(CERTIFICATE_KEY, "{}"))
+        certificate = json.loads(props(model).get(CERTIFICATE_KEY, "{}"))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{name}: the certificate inside is not JSON: {error}") from error
     sources = certificate.get("sources", []) if isinstance(certificate, dict) else None
