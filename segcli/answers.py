@@ -33,8 +33,7 @@ def info(
     """Print what a scan is and what predict would do with it; a folder of DICOM as a table of its series."""
     from segcli import formats
     from segcli.grids import model_grid
-    from segcli.segmentation import at_least, finite, prepare
-    from segcli.windows import windows
+    from segcli.segmentation import finite, prepare, window_count
 
     if scan.is_dir() and series is None and (rows := _series_rows(scan)) and (len(rows) > 1 or rows[0]["problem"]):
         if as_json:
@@ -64,7 +63,7 @@ def info(
     if read.data.shape[0] == len(card.channels):
         image = prepare(whole, card).image
         facts["cropped_to"] = list(image.grid.shape)
-        facts["windows"] = len(windows(at_least(image.grid.shape, card.window.size), card.window))
+        facts["windows"] = window_count(image.grid, card.window)
     if as_json:
         print_json({"schema": SCHEMA, **facts})
         return

@@ -25,7 +25,7 @@ from segcli.labels import BLOCK
 from segcli.postprocess import islands
 from segcli.report import tallied
 from segcli.resample import apply, parallel, taps_for
-from segcli.segmentation import Prepared, Wishes, at_least, decided, prepare
+from segcli.segmentation import Prepared, Wishes, at_least, decided, prepare, window_count
 from segcli.volume import Box, Grid, Volume
 from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, starts, stream_axis, windows
 
@@ -146,7 +146,7 @@ def plan(
     """
     window = window or card.window
     part = part or model_grid(scan, card.grid)
-    count = len(windows(at_least(part.shape, window.size), window))
+    count = window_count(part, window)
     host = host_bytes(scan, itemsize, card, part, window, on_disk, rates.batch)
     sums = sums_bytes(card, part, window, rates.batch)
     classes = len(card.decide.values)

@@ -97,7 +97,8 @@ def segment_together(
     if holes is not None:
         found.labels.data[:, holes] = 0
     seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
-    return replace(found, seconds=seconds, windows=count + window_count(prepared, first.plan), warnings=tuple(warnings))
+    count += window_count(prepared.image.grid, first.plan)
+    return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
 
 
 def _later(tick: Tick, position: int, members: int) -> Tick:
@@ -121,7 +122,7 @@ def _answer(
         spread.put(slab.grid, _channels(slab.data[order], card.decide, decide), np.asarray(answer))
         answer.release()
     seconds = {**prepared.seconds, "network": time.perf_counter() - began}
-    return answer, seconds, window_count(prepared, member.plan)
+    return answer, seconds, window_count(prepared.image.grid, member.plan)
 
 
 def _channels(own: NDArray[np.float32], have: Decision, want: Decision) -> NDArray[np.float32]:

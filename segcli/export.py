@@ -24,7 +24,7 @@ from segcli.engines.certificate import (
 from segcli.engines.onnx_file import CERTIFICATE_KEY, parsed, props
 from segcli.errors import ModelError
 from segcli.outputs import whole_file
-from segcli.segmentation import at_least, check_channels, finite, prepare
+from segcli.segmentation import check_channels, finite, prepare
 from segcli.volume import Volume
 from segcli.windows import padded, windows
 
@@ -58,7 +58,7 @@ def scan_windows(card: ModelCard, path: Path) -> Mapping[str, NDArray[np.float32
     prepared = prepare(finite(scan)[0], card)
     image: Volume
     image, _ = padded(prepared.image, card.window.size, prepared.outside)
-    places = windows(at_least(image.grid.shape, card.window.size), card.window)
+    places = windows(image.grid.shape, card.window)
     cut = [np.ascontiguousarray(image.data[(slice(None), *w.at)], np.float32) for w in places]
     order = sorted(range(len(cut)), key=lambda i: -float(np.abs(cut[i] - prepared.outside).mean()))
     return {f"scan {i}": cut[i][None] for i in order[:_SCAN_WINDOWS]}

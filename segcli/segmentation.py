@@ -79,7 +79,7 @@ def segment(
     found = decided(scan, prepared, slabs, card.decide, card.interpolation, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
-    return replace(found, windows=window_count(prepared, plan), warnings=tuple(warnings))
+    return replace(found, windows=window_count(prepared.image.grid, plan), warnings=tuple(warnings))
 
 
 def decided(
@@ -117,9 +117,9 @@ def decided(
     )
 
 
-def window_count(prepared: Prepared, plan: WindowPlan) -> int:
-    """Windows that the network sees of a prepared image."""
-    return len(windows(at_least(prepared.image.grid.shape, plan.size), plan))
+def window_count(part: Grid, plan: WindowPlan) -> int:
+    """Windows that the network sees of a prepared image, by the image's grid."""
+    return len(windows(at_least(part.shape, plan.size), plan))
 
 
 def winners(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.integer]:
