@@ -21,7 +21,20 @@ T = TypeVar("T")
 _MOST = 16  # windows at a time on a device; more gain nothing
 
 
-class TorchCPU:
+class _Tensors:
+    """What torch has alike on all its devices: flips, and logits that no later run overwrites."""
+
+    max_ram: int | None = None
+
+    def turned(self, logits: Tensor, axes: Sequence[int], order: Sequence[int] | None) -> Tensor:
+        flipped = logits.flip([axis + 2 for axis in axes])
+        return flipped if order is None else flipped[:, list(order)]
+
+    def owned(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class TorchCPU(_Tensors):
     """A network on the CPU, rewritten for speed (quicker.py).
 
     max_ram, steps  as in HostSums
@@ -29,7 +42,6 @@ class TorchCPU:
 
     name = "torch cpu"
     precision = "float32"
-    max_ram: int | None = None
 
     def __init__(self, network: nn.Module, *, threads: int, batch: int) -> None:
         torch.set_num_threads(threads)
@@ -51,13 +63,6 @@ class TorchCPU:
     def get(self, total: Tensor) -> NDArray[np.float32]:
         return total.clone(memory_format=torch.contiguous_format).numpy()
 
-    def turned(self, logits: Tensor, axes: Sequence[int], order: Sequence[int] | None) -> Tensor:
-        flipped = logits.flip([axis + 2 for axis in axes])
-        return flipped if order is None else flipped[:, list(order)]
-
-    def owned(self, logits: Tensor) -> Tensor:
-        return logits
-
     def full_precision(self) -> TorchCPU:
         return self
 
@@ -65,7 +70,7 @@ class TorchCPU:
         """Torch keeps no activations on the CPU."""
 
 
-class TorchCUDA:
+class TorchCUDA(_Tensors):
     """A network on a CUDA device, and the steps down when its memory does not suffice.
 
     steps   sentences, one for each step that was taken
@@ -76,8 +81,6 @@ class TorchCUDA:
     The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
     device. None of them changes the size of a window or the precision.
     """
-
-    max_ram: int | None = None
 
     def __init__(
         self,
@@ -154,13 +157,6 @@ class TorchCUDA:
 
     def get(self, total: Tensor) -> NDArray[np.float32]:
         return total.to("cpu", copy=True).contiguous().numpy()
-
-    def turned(self, logits: Tensor, axes: Sequence[int], order: Sequence[int] | None) -> Tensor:
-        flipped = logits.flip([axis + 2 for axis in axes])
-        return flipped if order is None else flipped[:, list(order)]
-
-    def owned(self, logits: Tensor) -> Tensor:
-        return logits
 
     def _forward(self, patches: NDArray[np.float32]) -> Tensor:
         x = torch.from_numpy(patches).pin_memory().to(self._device, non_blocking=True)
