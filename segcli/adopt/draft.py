@@ -22,7 +22,7 @@ from segcli.networks import Inferred, Shapes
 
 # How official constructors call the number of input channels, and the size that is baked in.
 _INPUTS = ("in_chans", "in_channels", "input_channels", "input_dim", "n_channels")
-_SIZES = ("img_size", "img_shape", "crop_size")
+SIZES = ("img_size", "img_shape", "crop_size")
 
 # Facts that no tensor tells: the card's field, and the options that give it.
 NEEDED = {
@@ -71,7 +71,7 @@ class Draft:
 
     def size(self) -> list[int] | None:
         """The input size that is baked into the network; None when any will do."""
-        found = next((self.arguments[k] for k in _SIZES if self.arguments.get(k) is not None), None)
+        found = next((self.arguments[k] for k in SIZES if self.arguments.get(k) is not None), None)
         if found is None or self.family.startswith("swinunetr"):  # there img_size has no effect
             return None
         return [int(found)] * 3 if isinstance(found, int) else [int(n) for n in found]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segcli import checkpoint, networks
-from segcli.adopt.draft import Draft, distinct, legible, network_in, recognised, shapes_of, slug
+from segcli.adopt.draft import SIZES, Draft, distinct, legible, network_in, recognised, shapes_of, slug
 from segcli.checkpoint import Tensors
 from segcli.errors import ModelError
 from segcli.networks import Inferred
@@ -308,7 +308,7 @@ def _sized(guess: Inferred, planned: list[int], shapes: Mapping[str, tuple[int, 
     own = draft.size()
     if own is None:
         return guess, planned
-    key = next(k for k in ("img_size", "img_shape", "crop_size") if guess.config.get(k) is not None)
+    key = next(k for k in SIZES if guess.config.get(k) is not None)
     with_plans = Inferred(guess.family, {**guess.config, key: planned}, guess.unsure)
     try:
         fits = not networks.differences(with_plans, shapes)

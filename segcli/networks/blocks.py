@@ -234,6 +234,19 @@ class UpCat(nn.Module):
         return out
 
 
+class MLP(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, hidden)
+        self.linear2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear2(F.gelu(self.linear1(x)))
+        return out
+
+
 def conv_unit(
     in_chans: int,
     out_chans: int,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes, length
-from segcli.networks.blocks import Spec, UpBlock, channels_first, channels_last, layer, norm_spec, output_block
+from segcli.networks.blocks import MLP, Spec, UpBlock, channels_first, channels_last, layer, norm_spec, output_block
 
 # The eight voxels (of D, H, W) that merge into one, in the order of their channels. MONAI 0.9 to 1.4 takes
 # two of them twice and leaves two out; every published checkpoint was trained so, and another order spoils
@@ -59,19 +59,6 @@ class WindowAttention(nn.Module):
             scores = scores.reshape(-1, self.heads, n, n)
         x = (scores.softmax(-1) @ v).transpose(1, 2).reshape(-1, n, c)
         out: Tensor = self.proj(x)
-        return out
-
-
-class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(channels, hidden)
-        self.linear2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear2(F.gelu(self.linear1(x)))
         return out
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import (
+    MLP,
     BasicBlock,
     ResidualBlock,
     Spec,
@@ -80,19 +81,6 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(-1, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # each (N, heads, n, c / heads)
         out: Tensor = self.out_proj(attend(q, k, v))
-        return out
-
-
-class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, hidden_size: int, mlp_dim: int) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(hidden_size, mlp_dim)
-        self.linear2 = nn.Linear(mlp_dim, hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear2(F.gelu(self.linear1(x)))
         return out
 
 
