@@ -109,7 +109,7 @@ def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
         parts.append(prepared.image.grid)
         rate = tried(scan.grid, prepared, own, engine, rate)
         room = available() if limit is None else limit - psutil.Process().memory_info().rss
-        on_file = sums_bytes(own, parts[-1], own.window, rate.batch) + RESERVE > room
+        on_file = sums_bytes(own, parts[-1], rate.batch) + RESERVE > room
         before = sum(prepared.seconds.values())
         needs.append(plan(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
         on_disk |= on_file
@@ -133,7 +133,6 @@ def plan(
     rates: Rates,
     *,
     part: Grid | None = None,
-    window: WindowPlan | None = None,
     before: float = 0.0,
     on_disk: bool = False,
 ) -> Budget:
@@ -144,11 +143,10 @@ def plan(
     before    seconds of reading and preparing
     on_disk   whether sums live in a temporary file
     """
-    window = window or card.window
     part = part or model_grid(scan, card.grid)
-    count = window_count(part, window)
-    host = host_bytes(scan, itemsize, card, part, window, on_disk, rates.batch)
-    sums = sums_bytes(card, part, window, rates.batch)
+    count = window_count(part, card.window)
+    host = host_bytes(scan, itemsize, card, part, on_disk, rates.batch)
+    sums = sums_bytes(card, part, rates.batch)
     classes = len(card.decide.values)
     inside = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
     after = (rates.decide + rates.write) * part.size + _AFTER * rates.pace * scan.size
@@ -162,23 +160,21 @@ def plan(
     )
 
 
-def host_bytes(
-    scan: Grid, itemsize: int, card: ModelCard, part: Grid, window: WindowPlan, on_disk: bool, batch: int = 1
-) -> int:
+def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: bool, batch: int = 1) -> int:
     """Memory of a case beyond the engine's own, at its peak."""
-    channels = len(card.channels)
+    channels, size = len(card.channels), card.window.size
     source = scan.size * itemsize * channels
     whole = model_grid(scan, card.grid)
     # The image as resampled, as the step before left it, and the step's own.
     preparing = 4 * channels * max(3 * whole.size, resampled(scan, whole))
-    axis = stream_axis(at_least(part.shape, window.size), window)
-    step = min(window.size[axis], part.shape[axis]) + 1
+    axis = stream_axis(at_least(part.shape, size), card.window)
+    step = min(size[axis], part.shape[axis]) + 1
     slab = 4 * len(card.decide.values) * step * part.size // part.shape[axis]
     plane = slab // step
     share = min(1.0, max(SLAB_BYTES, 2 * plane) / slab) * min(1.0, step / part.shape[axis])
     running = (
         4 * part.size * card.inputs
-        + (0 if on_disk else sums_bytes(card, part, window, batch))
+        + (0 if on_disk else sums_bytes(card, part, batch))
         # A slab on its way to labels, the next being finished, and probabilities beside the logits.
         + (3 if card.decide.back == "probabilities" and not card.decide.shares else 2)
         * min(slab, max(SLAB_BYTES, 2 * plane))
@@ -201,9 +197,9 @@ def resampled(scan: Grid, wanted: Grid) -> int:
     return max((a + b for a, b in pairwise([*made, 0])), default=0)
 
 
-def sums_bytes(card: ModelCard, part: Grid, window: WindowPlan, batch: int = 1) -> int:
+def sums_bytes(card: ModelCard, part: Grid, batch: int = 1) -> int:
     """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
-    shape = held(at_least(part.shape, window.size), window, batch)
+    shape = held(at_least(part.shape, card.window.size), card.window, batch)
     return 4 * (len(card.decide.values) + 1) * math.prod(shape)
 
 
@@ -216,7 +212,7 @@ def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = Non
     used = psutil.Process().memory_info().rss
     room = used + available() if limit is None else limit
     part = model_grid(scan, card.grid)
-    need = used + host_bytes(scan, itemsize, card, part, card.window, on_disk=True)
+    need = used + host_bytes(scan, itemsize, card, part, on_disk=True)
     if need > room:
         raise OutOfMemory(
             f"{need / 1e9:.1f} GB of memory are needed, {room / 1e9:.1f} GB may be used",

@@ -111,16 +111,16 @@ def test_the_label_map_is_as_large_as_the_plan_says(tmp_path: Path, shape: tuple
 
 def test_sums_are_one_windows_planes_whatever_the_length() -> None:
     # 6 classes and the weights, 33 planes of 64 x 64
-    assert sums_bytes(card(), grid(64, 64, 640), card().window) == 4 * 7 * 33 * 64 * 64
+    assert sums_bytes(card(), grid(64, 64, 640)) == 4 * 7 * 33 * 64 * 64
 
 
 def test_sums_of_slices_are_those_of_whole_batches_eight_slices_at_least() -> None:
     flat = card(patch_size=[1, 32, 32], slice_axis=0)
     # 4 windows a slice: one slice fills a batch of 3, eight are taken; and the one before
-    assert sums_bytes(flat, grid(40, 48, 48), flat.window, 3) == 4 * 7 * 9 * 48 * 48
+    assert sums_bytes(flat, grid(40, 48, 48), 3) == 4 * 7 * 9 * 48 * 48
     # one window a slice: 16 slices fill a batch of 16; there are no more than 10
-    assert sums_bytes(flat, grid(40, 32, 32), flat.window, 16) == 4 * 7 * 17 * 32 * 32
-    assert sums_bytes(flat, grid(10, 32, 32), flat.window, 16) == 4 * 7 * 11 * 32 * 32
+    assert sums_bytes(flat, grid(40, 32, 32), 16) == 4 * 7 * 17 * 32 * 32
+    assert sums_bytes(flat, grid(10, 32, 32), 16) == 4 * 7 * 11 * 32 * 32
 
 
 def test_resampling_holds_two_images_in_a_row_what_shrinks_most_first() -> None:
@@ -132,8 +132,8 @@ def test_resampling_holds_two_images_in_a_row_what_shrinks_most_first() -> None:
 
 def test_memory_grows_by_the_sums_unless_they_are_on_the_disk() -> None:
     many, big = card(**MANY), grid(64, 256, 256)
-    sums = sums_bytes(many, big, many.window)
-    free, bound = (host_bytes(big, 2, many, big, many.window, on_disk) for on_disk in (False, True))
+    sums = sums_bytes(many, big)
+    free, bound = (host_bytes(big, 2, many, big, on_disk) for on_disk in (False, True))
     assert free - bound == sums
     free, bound = (plan(big, 2, many, RATES, on_disk=on_disk).disk_bytes for on_disk in (False, True))
     assert bound - free == sums
