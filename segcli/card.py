@@ -369,7 +369,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     if not isinstance(document, dict):
         raise ModelError(f"{where}: a card is a JSON object with fields, not {type(document).__name__}")
     read = _Reader(where, document)
-    read.known(_KEYS, "field")
+    read.known(_KEYS)
     for key in sorted(_NEEDED - document.keys()):
         raise read.wrong(key, "is missing")
     if document["format"] != FORMAT:
@@ -385,7 +385,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     if len(weights) == 1 and weights[0].endswith(".onnx"):  # a model that is an ONNX file and nothing else
         onnx, onnx_sum, weights, sums = weights[0], (sums or [None])[0], [], []
     labels, decision = _labels(read)
-    patch = read.numbers("patch_size", 3, int, low=1)
+    patch = _patch(read)
     slice_axis = read.optional("slice_axis", int)
     if slice_axis is not None and (slice_axis not in (0, 1, 2) or patch[slice_axis] != 1):
         raise read.wrong("slice_axis", "is 0, 1 or 2, and patch_size is 1 there")
@@ -419,7 +419,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     centre = read.choice("centre", ("middle", "voxel"), "middle")
     average = read.choice("average", ("logits", "probabilities"), "logits")
     plan = WindowPlan(
-        size=(patch[0], patch[1], patch[2]),
+        size=patch,
         overlap=overlap,
         blend="gaussian" if blend == "gaussian" else "constant",
         sigma=read.number("sigma", 0.125, positive=True),
@@ -487,6 +487,17 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         folder=folder,
         document=document,
     )
+
+
+def _patch(read: _Reader) -> tuple[int, int, int]:
+    """Voxels of a window."""
+    given = read.document["patch_size"]
+    if not _wholes(given) or len(given) != 3 or not all(map(_finite, given)):
+        raise read.wrong("patch_size", "is not a list of 3 whole numbers")
+    if min(given) < 1:
+        raise read.wrong("patch_size", "has values that are not above 0")
+    d, h, w = given
+    return d, h, w
 
 
 def _spacing(read: _Reader) -> Spacing | None:
@@ -673,10 +684,10 @@ class _Reader:
         shown = "" if key not in self.document else f" ({str(value)[:60]})"
         return ModelError(f"{self.where}: the field {key}{shown} {what}")
 
-    def known(self, keys: set[str], noun: str) -> None:
+    def known(self, keys: set[str]) -> None:
         for key in self.document:
             if key not in keys:
-                raise ModelError(f"{self.where}: unknown {noun} {key!r}" + near(str(key), keys))
+                raise ModelError(f"{self.where}: unknown field {key!r}" + near(str(key), keys))
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self.document.get(key, default)
@@ -705,23 +716,3 @@ class _Reader:
         if positive and value <= 0:
             raise self.wrong(key, "is not above 0")
         return float(value)
-
-    def numbers(
-        self,
-        key: str,
-        count: int,
-        kind: type[int] | type[float],
-        low: float | None = None,
-        positive: bool = False,
-    ) -> list[Any]:
-        value = self.document.get(key)
-        noun = "whole numbers" if kind is int else "numbers"
-        if not isinstance(value, list) or len(value) != count:
-            raise self.wrong(key, f"is not a list of {count} {noun}")
-        for v in value:
-            good = isinstance(v, int) if kind is int else isinstance(v, int | float)
-            if not good or not _finite(v):
-                raise self.wrong(key, f"is not a list of {count} finite {noun}")
-            if (positive and v <= 0) or (low is not None and v < low):
-                raise self.wrong(key, "has values that are not above 0")
-        return [kind(v) for v in value]
