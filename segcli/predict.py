@@ -150,11 +150,9 @@ def _onwards(stage: Callable[[Given], Made], given: Given | Outcome) -> Made | O
     return given if isinstance(given, Outcome) else stage(given)
 
 
-def run_case(
-    case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch = unwatched
-) -> Outcome:
+def run_case(case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options) -> Outcome:
     """One case from file to files, in this thread: what a worker of a cluster does."""
-    job = _Job(card, opened, to, options, watch)
+    job = _Job(card, opened, to, options, unwatched)
     result = _onwards(job.compute, job.read(case))
     return _onwards(job.write, result)
 

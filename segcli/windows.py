@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
-from segcli.volume import Array, Box, Grid, Volume
+from segcli.volume import Array, Box, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
@@ -193,7 +193,7 @@ def slide(
         if total is None:  # nothing seen yet: every window so far was background
             continue
         for low, high in _slabs(0 if position else 1, step + 1, 4 * len(total) * norm.size // keep[axis]):
-            cut = _inside(full.grid, inner, axis, start - 1 + low, start - 1 + high)
+            cut = _inside(inner, axis, start - 1 + low, start - 1 + high)
             if cut is not None:
                 planes = _shifted(cut, axis, start - 1)
                 slab = engine.get(total[(slice(None), *planes)])
@@ -283,7 +283,7 @@ def _advance(total: Array, norm: NDArray[np.float32], axis: int, step: int, size
                 array[(*lead, *_planes(axis, a + room, b))] = 0
 
 
-def _inside(grid: Grid, inner: Box, axis: int, first: int, stop: int) -> Box | None:
+def _inside(inner: Box, axis: int, first: int, stop: int) -> Box | None:
     """The planes first..stop of the padded image without its padding; None when nothing is left."""
     low, high = max(first, inner[axis].start), min(stop, inner[axis].stop)
     if low >= high:
