@@ -229,7 +229,7 @@ class _Place:
     """Where a scan's voxels lie among the model's, worked out once for all slabs."""
 
     def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation) -> None:
-        self.shape, self.part, self.part_grid = grid.shape, np.array(part.shape), part
+        self.shape, self.part = grid.shape, np.array(part.shape)
         self.end = np.array(wanted.shape) - 1.0
         self.low = np.round(wanted.index(part.affine[:3, 3]))  # first voxel of the part, in the wanted grid
         self.matrix = grid.to(part)

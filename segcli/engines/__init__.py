@@ -26,8 +26,8 @@ _VOXELS_AT_A_TIME = {"torch": 96**3, "onnx": 64**3, "openvino": 64**3}
 class Opened:
     """An engine, and what the record says of it.
 
-    engine    satisfies windows.Engine; also `precision`, `threads`, `steps` (steps down for want of memory, as they
-              are taken), and `full_precision()`, the engine that computes in float32
+    engine    satisfies windows.Engine; also `precision`, `steps` (steps down for want of memory, as they are taken),
+              and `full_precision()`, the engine that computes in float32
     reason    why it was chosen
     hashes    file name -> sha256 of the bytes that were loaded
     others    further models whose answers are averaged with this one's

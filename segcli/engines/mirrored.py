@@ -39,9 +39,6 @@ class Mirrored(Wrapped):
         total /= len(flips) + 1
         return total
 
-    def owned(self, logits: Array) -> Array:
-        return logits
-
 
 def mirrored(inner: Any, card: ModelCard) -> Mirrored:
     """An engine mirrored along the card's axes.

@@ -36,7 +36,6 @@ class OnnxFile:
     shape: tuple[int, int, int, int]
     channels: int
     input: str
-    output: str
 
 
 def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> OnnxFile:
@@ -65,7 +64,7 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     _fits(inputs[0], shape, f"{name}: the input {inputs[0].name!r}")
     channels = len(card.decide.values)
     _fits(outputs[0], (channels, *card.window.size), f"{name}: the output {outputs[0].name!r}")
-    return OnnxFile(name, data, hashes, shape, channels, inputs[0].name, outputs[0].name)
+    return OnnxFile(name, data, hashes, shape, channels, inputs[0].name)
 
 
 def parsed(data: bytes, name: str) -> Any:

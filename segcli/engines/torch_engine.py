@@ -45,7 +45,7 @@ class TorchCPU(_Tensors):
 
     def __init__(self, network: nn.Module, *, threads: int, batch: int) -> None:
         torch.set_num_threads(threads)
-        self.threads, self.batch, self.steps = threads, batch, list[str]()
+        self.batch, self.steps = batch, list[str]()
         self._network = quicker(network)
 
     @torch.no_grad()

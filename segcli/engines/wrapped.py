@@ -30,10 +30,6 @@ class Wrapped:
         return str(self.inner.precision)
 
     @property
-    def threads(self) -> int:
-        return int(self.inner.threads)
-
-    @property
     def steps(self) -> list[str]:
         """The steps down that the inner engine took for want of memory."""
         return list(self.inner.steps)
