@@ -245,19 +245,14 @@ class _Job:
             return stage(given)
         except SegcliError as error:
             return self._failed(case, _naming(error, case))
-        except MemoryError as error:
-            wanted = OutOfMemory(
-                f"{_shown(case)}: not enough memory: {error}", hint="try --max-ram, or a machine with more"
-            )
-            return self._failed(case, wanted)
         except OSError as error:
             kind = OutputError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
             return self._failed(case, kind(f"{_shown(case)}: {error.strerror or error}"))
         except Exception as error:
-            if any(words in str(error) for words in _NO_MEMORY):
+            if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+                said = str(error).partition("\n")[0]
                 wanted = OutOfMemory(
-                    f"{_shown(case)}: not enough memory: {str(error).splitlines()[0]}",
-                    hint="try --max-ram, or a machine with more",
+                    f"{_shown(case)}: not enough memory: {said}", hint="try --max-ram, or a machine with more"
                 )
                 return self._failed(case, wanted)
             fault = SegcliError(
