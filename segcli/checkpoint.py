@@ -148,13 +148,13 @@ def compare(
     other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
     if not missing and not extra and not other:
         return
-    lines = [f"{name} is missing" for name in missing]
-    lines += [f"{name} has the shape {_size(found[name])}, not {_size(wanted[name])}" for name in other]
-    lines += [f"{name} is unexpected" for name in extra]
-    # A few of each kind say more than ten of the first.
-    kinds = [lines[: len(missing)], lines[len(missing) : len(missing) + len(other)], lines[len(missing) + len(other) :]]
-    shown = _share(kinds, _SHOWN)
-    rest = len(lines) - len(shown)
+    kinds = [
+        [f"{name} is missing" for name in missing],
+        [f"{name} has the shape {_size(found[name])}, not {_size(wanted[name])}" for name in other],
+        [f"{name} is unexpected" for name in extra],
+    ]
+    shown = _share(kinds, _SHOWN)  # a few of each kind say more than ten of the first
+    rest = sum(map(len, kinds)) - len(shown)
     raise ModelError(
         f"{where}: the tensors do not match the network {family}: {len(missing)} missing, {len(extra)} unexpected, "
         f"{len(other)} of another shape, of {len(wanted)}: {'; '.join(shown)}" + (f"; and {rest} more" if rest else ""),

@@ -14,6 +14,9 @@ from segcli.adopt.draft import Draft, network_in, shapes_of
 from segcli.errors import ModelError
 from segcli.networks import Inferred
 
+# Fields of the card inside a file that the new card gets from the draft, or anew.
+_OWN = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
+
 
 def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> Draft:
     """The draft of a file of tensors.
@@ -33,8 +36,7 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
     if stored.container == "safetensors":
         inside = card.safetensors_metadata(path).get(card.METADATA_KEY)
         if inside is not None:
-            own = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
-            draft.card = {k: v for k, v in card.card_inside(inside, path).items() if k not in own}
+            draft.card = {k: v for k, v in card.card_inside(inside, path).items() if k not in _OWN}
     return draft
 
 
@@ -44,13 +46,12 @@ def graph_file(path: Path) -> Draft:
     draft = Draft("ONNX graph", "onnx", {}, [], onnx=path)
     if inside is not None:
         document = card.card_inside(inside, path)
-        own = ("weights", "sha256", "onnx", "onnx_sha256", "format", "name")
         architecture = document.get("architecture", {})
         if not isinstance(architecture, dict):
             raise ModelError(f"{path.name}: the card inside has an architecture that is no object with fields")
         draft.family = str(architecture.get("name", "onnx"))
         draft.arguments = {k: v for k, v in architecture.items() if k != "name"}
-        draft.card = {k: v for k, v in document.items() if k not in (*own, "architecture")}
+        draft.card = {k: v for k, v in document.items() if k not in _OWN}
         draft.container = "ONNX graph with a card inside"
     return draft
 
@@ -61,9 +62,10 @@ def _is_nnunet_v2(content: Any) -> bool:
 
 
 def _container(stored: checkpoint.Stored) -> str:
-    kind = {"safetensors": "safetensors"}.get(stored.container, f"{stored.container} checkpoint")
-    content = stored.content
-    if not isinstance(content, dict) or stored.container == "safetensors":
+    if stored.container == "safetensors":
+        return "safetensors"
+    kind, content = f"{stored.container} checkpoint", stored.content
+    if not isinstance(content, dict):
         return kind
     if "pytorch-lightning_version" in content:
         return f"Lightning checkpoint ({kind})"
