@@ -6,6 +6,7 @@ Array order is (C, D, H, W) and never says anything about anatomy; the affine do
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -194,7 +195,7 @@ def turning(have: str, want: str) -> tuple[list[int], list[bool]]:
     return order, [have[i] != w for i, w in zip(order, want, strict=True)]
 
 
-_PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+_PERMUTATIONS = tuple(itertools.permutations(range(3)))
 AXES_CODES = tuple(  # all 48, for options and tests
     "".join(_LETTERS[p[i]][bits >> i & 1] for i in range(3)) for p in _PERMUTATIONS for bits in range(8)
 )

@@ -282,7 +282,7 @@ def write_whole(
 
     There is no name and no time in the gzip header, so equal results are equal bytes.
     """
-    pieces = [np.frombuffer(p, np.uint8) for p in (packed,) if p]
+    pieces = [np.frombuffer(packed, np.uint8)] if packed else []
     pieces.append(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
 
     def same(temporary: Path) -> None:
