@@ -15,7 +15,7 @@ from segcli import outputs, record
 from segcli.card import file_sha256, find, installed, places
 from segcli.errors import InputError, InputMissing, ModelError, UsageError
 from segcli.extras import Destination
-from segcli.labels import Label
+from segcli.labels import Label, chosen
 from segcli.run import Opening
 from segcli.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.volume import Volume
@@ -325,18 +325,13 @@ def _whole_numbers(labels: Volume) -> Volume:
 
 
 def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
-    """Labels by name or number; all that are known when none is wanted."""
-    if not wanted:
-        return list(known)
-    out = []
+    """Labels by name, number or code; all that are known when none is wanted; only by number when none is known."""
+    if known or not wanted:
+        return chosen(known, wanted, "--labels") if wanted else list(known)
     for word in wanted:
-        found = next((label for label in known if word in (label.name, str(label.id), label.code)), None)
-        if found is None and word.isdigit() and not known:
-            found = Label(int(word), f"label_{word}")
-        if found is None:
-            raise UsageError(f"--labels {word}: no such label" + ("" if known else ": give --model for names"))
-        out.append(found)
-    return out
+        if not re.fullmatch("[0-9]+", word):
+            raise UsageError(f"--labels {word}: is no number: give --model for names")
+    return [Label(int(word), f"label_{word}") for word in wanted]
 
 
 def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, as_json: bool) -> None:

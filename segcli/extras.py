@@ -186,7 +186,7 @@ def _write_one(
     elif kind == "dicom-seg":
         from segcli.formats import dicomseg
 
-        shown = _fractions(result) if to.seg_type == "fractional" else labels
+        shown = _fractions(result, card) if to.seg_type == "fractional" else labels
         return dicomseg.write(shown, card.structures, path, scan.source, kind=to.seg_type, **signed)
     elif kind == "rtstruct":
         from segcli.formats import rtstruct
@@ -204,8 +204,9 @@ def _write_one(
     return ()
 
 
-def _fractions(result: Segmentation) -> Volume:
-    """Probabilities of the structures, background left out, (K, D, H, W) float32 from 0 to 1."""
+def _fractions(result: Segmentation, card: ModelCard) -> Volume:
+    """Probabilities of the card's structures in the order of their values, (K, D, H, W) float32 from 0 to 1."""
     if result.probabilities is None:
         raise UsageError("--seg-type fractional: there are no probabilities for a label map that exists already")
-    return Volume(result.probabilities.data[1:].astype(np.float32) / 255, result.labels.grid)
+    channels = [card.decide.values.index(value) for value in sorted(label.id for label in card.structures)]
+    return Volume(result.probabilities.data[channels].astype(np.float32) / 255, result.labels.grid)

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.cores import each
+from segcli.errors import UsageError, near
 from segcli.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
 from segcli.volume import Box, Grid, Volume
 
@@ -37,6 +38,23 @@ class Label:
     code: str | None = None
     colour: tuple[int, int, int] = (128, 128, 128)
     pair: str | None = None
+
+
+def chosen(labels: Sequence[Label], wanted: Iterable[str], option: str) -> list[Label]:
+    """The labels that a user names by name, number or code ("SCT 10200004", or its last part), in their order.
+
+    option   of the command line, for the sentence
+    errors   UsageError for what none has, with the nearest name
+    """
+    found = []
+    for word in wanted:
+        own = [label for label in labels if word in (label.name, str(label.id))]
+        own = own or [label for label in labels if label.code and word in (label.code, label.code.split()[-1])]
+        if not own:
+            names = [label.name for label in labels]
+            raise UsageError(f"{option} {word}: no structure has that name, number or code" + near(word, names))
+        found += [label for label in own[:1] if label not in found]
+    return found
 
 
 def words_of(name: str) -> list[str]:

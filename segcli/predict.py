@@ -28,9 +28,9 @@ from segcli.errors import (
     OutputExists,
     SegcliError,
     UsageError,
-    near,
 )
 from segcli.extras import Destination
+from segcli.labels import chosen
 from segcli.report import Tally, cohort_rows, csv_text, from_json, summed, tallied, to_json
 from segcli.segmentation import Segmentation, Wishes
 from segcli.volume import Volume
@@ -218,14 +218,14 @@ class _Job:
     """The three stages of a case; every error of a stage becomes the case's outcome."""
 
     def __init__(self, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch) -> None:
-        self.card, self.opened, self.to, self.options, self.watch = card, opened, to, options, watch
+        self.card, self.opened, self.to, self.watch = card, opened, to, watch
         self.swept: set[Path] = set()
         self.choices = {"seg_type": to.seg_type, "identifiers": to.identifiers}
         self.model = record.model_facts([(card, opened.hashes), *((c, o.hashes) for c, o in opened.others)])
-        known = {label.name for label in card.structures}
-        wrong = [c for c in options.classes if c not in known]
-        if wrong:
-            raise UsageError(f"{card.name} has no structure {wrong[0]!r}" + near(wrong[0], known))
+        self.options = _named(options, card)
+        kept = self.options.classes
+        # What is written names no structure that was not asked for: its volume is not 0, it is not known.
+        self.shown = replace(card, labels=tuple(x for x in card.labels if not kept or x.id == 0 or x.name in kept))
 
     def read(self, case: Case) -> _Loaded | Outcome:
         return self._guarded(case, self._read, case)
@@ -271,7 +271,7 @@ class _Job:
         self.watch("read", case, {})
         if case.fault is not None:
             raise case.fault
-        labels, written, *wanted = written_for(case, self.card, self.to)
+        labels, written, *wanted = written_for(case, self.shown, self.to)
         for folder in {path.parent for path in (labels, *wanted)} - self.swept:
             outputs.sweep(folder)
             self.swept.add(folder)
@@ -310,7 +310,7 @@ class _Job:
         Files beside a record of this case are results of an earlier run of it. A label map counts as one only
         when the record is about it, its input, model and options.
         """
-        labels, written, *wanted = written_for(case, self.card, self.to)
+        labels, written, *wanted = written_for(case, self.shown, self.to)
         done = record.is_done(written, labels, key)
         if done and record.has_extras(written, wanted, self.choices):
             return True
@@ -396,7 +396,7 @@ class _Job:
         record_path = self.to.record(case, self.card.name)
         start = time.perf_counter()
         counted = tallied(result.labels, loaded.scan)
-        report = summed(counted, self.card.labels, result.labels.grid, with_image=True)
+        report = summed(counted, self.shown.labels, result.labels.grid, with_image=True)
         source = loaded.scan.source
         warnings = (
             *(source.warnings if source else ()),
@@ -440,9 +440,9 @@ class _Job:
             if self.to.folder is not None:
                 extras.describe(self.to.folder)
         with outputs.together(record_path, labels_path, lambda: self._finished(case, loaded.key)) as staged:
-            formats.write(result.labels, self.card.labels, labels_path, source, description=f"segcli {self.card.name}")
+            formats.write(result.labels, self.shown.labels, labels_path, source, description=f"segcli {self.card.name}")
             facts["labels"]["sha256"] = file_sha256(staged[labels_path])
-            extra, said = extras.write(base, loaded.scan, result, self.card, self.to, report, facts)
+            extra, said = extras.write(base, loaded.scan, result, self.shown, self.to, report, facts)
             facts["warnings"] += said
             sums = {p.relative_to(base.parent).as_posix(): file_sha256(staged[p]) for p in extra}
             facts["extras"] = {**self.choices, "files": sums}
@@ -492,6 +492,19 @@ def _differing(result: Segmentation) -> dict[str, Any]:
     """The record's "disagreement", of ensembles only."""
     found = {str(k): round(v, 4) for k, v in result.disagreement.items()}
     return {"disagreement": found} if found else {}
+
+
+def _named(options: Options, card: ModelCard) -> Options:
+    """The options with structures by their names, however the user called them."""
+    lists = {"--classes": options.classes, "--largest-component": options.largest, "--fill-holes": options.fill_holes}
+    found = {
+        flag: ("all",)
+        if "all" in wanted and flag != "--classes"
+        else tuple(x.name for x in chosen(card.structures, wanted, flag))
+        for flag, wanted in lists.items()
+    }
+    classes, largest, fill_holes = found.values()
+    return replace(options, classes=classes, largest=largest, fill_holes=fill_holes)
 
 
 def _shown(case: Case) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from models import CARD
 from runs import Pointwise, card, files, opened, quick, scan, scans
 
 from segcli import formats, outputs, predict
-from segcli.card import ModelCard, file_sha256
+from segcli.card import ModelCard, file_sha256, parse
 from segcli.cases import Case, cases
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.extras import Destination, mask_names
@@ -536,6 +537,42 @@ def test_7_7_the_record_is_enough_to_repeat_the_run(model, tmp_path):
     assert found["grid"]["shape"] == [12, 14, 16]
     assert found["versions"]["segcli"]
     assert found["warnings"] == []
+
+
+def test_structures_that_were_not_asked_for_are_unknown_and_not_0(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+    wanted = Options(classes=("SCT 10200004", "3"), largest=("2",), fill_holes=("all",))
+    (done,) = run(model, [path], tmp_path / "out", options=wanted, split=True, reports=("csv",), tables=("slicer",))
+    found = json.loads(done.paths[1].read_text())
+    names = [model.labels[2].name, model.labels[3].name]
+    assert found["options"]["classes"] == names
+    assert (found["options"]["largest"], found["options"]["fill_holes"]) == ([names[0]], ["all"])
+    assert [s["name"] for s in found["structures"]] == names
+    assert all(s["voxels"] for s in found["structures"])
+    assert {p.name.removesuffix(".nii.gz") for p in (tmp_path / "out" / "a_seg").iterdir()} == set(names)
+    assert len((tmp_path / "out" / "a_seg.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("options", [{"classes": ("Liver",)}, {"largest": ("Liver",)}, {"fill_holes": ("Liver",)}])
+def test_a_structure_that_the_model_does_not_have_is_refused(model, tmp_path, options):
+    scan(tmp_path / "a.nii.gz")
+    with pytest.raises(UsageError, match="Liver: no structure has that name, number or code; did you mean 'liver'"):
+        run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", options=Options(**options))
+
+
+def test_fractions_are_in_the_order_of_the_values_that_are_written():
+    from segcli.extras import _fractions
+    from segcli.segmentation import Segmentation
+    from segcli.volume import Grid, Volume
+
+    named = {"labels": {"background": 0, "b": 53, "a": 17, "c": 60}, "codes": {}}
+    own = parse({**CARD, **named})
+    grid = Grid((1, 1, 1), np.eye(4))
+    parts = Volume(np.array([0, 51, 102, 255], np.uint8).reshape(4, 1, 1, 1), grid)
+    result = Segmentation(Volume(np.zeros((1, 1, 1, 1), np.uint8), grid), {}, 1, {}, probabilities=parts)
+    kept = replace(own, labels=tuple(label for label in own.labels if label.id != 60))
+    np.testing.assert_allclose(_fractions(result, own).data.ravel(), [0.4, 0.2, 1])
+    np.testing.assert_allclose(_fractions(result, kept).data.ravel(), [0.4, 0.2])
 
 
 def test_6_8_a_device_that_is_named_and_not_there_is_refused_and_not_replaced(model):
