@@ -146,7 +146,7 @@ def _cell(value: Any) -> str:
 
 
 def structure_rows(structures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the terminal shows of a report: structures that were found, then how many were not."""
+    """What the terminal shows of a report: structures that were found."""
     return [
         {
             "label": s["label"],

@@ -51,7 +51,7 @@ class _InstanceNorm(nn.Module):
 class _Conv(nn.Module):
     """A convolution of one small item as half of a batch of two.
 
-    torch leaves oneDNN for a kernel several times slower when N is 1 and N*C*D*H*W <= 20480.
+    torch leaves oneDNN for a kernel several times slower when N is 1 and N*C*D*H <= 20480.
     """
 
     def __init__(self, module: nn.Conv3d) -> None:

@@ -4,7 +4,7 @@ The header is taken apart here rather than by a library: the common ones go on w
 (a missing magic, a dimension of 0, an orientation that is not stated), and the voxels are then one array in the file.
 Field names and offsets: nifti1.h and nifti2.h, nifti.nimh.nih.gov.
 
-World is RAS+ in the file and LPS+ everywhere else in segcli; the sign changes in `_grid` and `_ras` only.
+World is RAS+ in the file and LPS+ everywhere else in segcli; the sign changes in `_lps` and `_made` only.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _REFUSED_TYPES = {
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
 _FAR = 1e9  # mm; no voxel is there, and no number of a form is larger
+_VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
 _TURNED = 0.999  # cosine between an axis of the one and of the other, and
 _CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner (reliability.md 3.8)
 
