@@ -13,7 +13,7 @@ from typing import Any, Literal
 from segcli import cases as naming
 from segcli import outputs, record
 from segcli.card import file_sha256, find, installed, places
-from segcli.errors import InputError, InputMissing, ModelError, UsageError
+from segcli.errors import EngineError, InputError, InputMissing, ModelError, UsageError
 from segcli.extras import Destination
 from segcli.labels import Label, chosen
 from segcli.run import Opening
@@ -411,4 +411,4 @@ def doctor(*, as_json: bool) -> int:
             print_line(f"{name:10} {plain(str(value))}")
         table("engines", found["engines"])
         table("libraries", [{"name": k, "version": v} for k, v in found["libraries"].items()])
-    return 0 if working else 69
+    return 0 if working else EngineError.exit_code

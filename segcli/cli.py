@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segcli import __version__
-from segcli.errors import ModelError, SegcliError, UsageError, near
+from segcli.errors import ModelError, OutputError, SegcliError, UsageError, near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -505,7 +505,7 @@ def main() -> None:
     sys.stderr.flush()
     if code == 0 and out.failed is not None and out.failed.errno not in _CLOSED:
         sys.stderr.write(f"error: stdout: {out.failed.strerror}: what was made is whole, its names were not printed\n")
-        code = 74
+        code = OutputError.exit_code
     if code in (130, 143) or out.failed is not None or _own_process():
         os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
     sys.exit(code)

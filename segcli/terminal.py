@@ -82,7 +82,7 @@ class Show:
         self.beat()
         if self.events is not None:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"schema": 1, "event": event, "time": now, "case": case.name, **facts}, default=str)
+            line = json.dumps({"schema": SCHEMA, "event": event, "time": now, "case": case.name, **facts}, default=str)
             try:
                 with self._writing:
                     self.events.write(line + "\n")
