@@ -18,8 +18,9 @@ from segcli.card import cache_home, places
 from segcli.cores import cores
 
 LIBRARIES = (
-    "numpy", "scipy", "SimpleITK", "nibabel", "pydicom", "highdicom", "torch", "onnx", "onnxruntime", "openvino",
-    "safetensors", "typer", "rich", "distributed",
+    "torch", "numpy", "scipy", "SimpleITK", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
+    "pyjpegls", "highdicom", "onnx", "onnxruntime", "openvino", "safetensors", "pyyaml", "typer", "rich", "psutil",
+    "pillow", "distributed",
 )  # fmt: skip
 SIZE = 24  # edge of the convolved cube, voxels
 
