@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from segcli.networks import live
+from segcli.networks import build, live
 
 DATA = Path(__file__).parent.parent / "data" / "golden"
 SHARED = Path(os.environ["SEGCLI_SHARED"]) / "golden" if "SEGCLI_SHARED" in os.environ else None
@@ -85,6 +86,57 @@ def read(path: Path) -> Golden:
         stride=int(meta.get("output_stride", 1)),
         allowed=1e-4 * max(1.0, float(meta["output_std"])) + 10 * noise,
     )
+
+
+def name(path: Path) -> str:
+    """What a test of this file is called."""
+    return path.stem
+
+
+def agree(path: Path) -> None:
+    """Assert that our network gives every output of the official one."""
+    golden = read(path)
+    net = golden.load(build(golden.name, golden.config))
+    with torch.inference_mode():
+        # forward gives the first of the official outputs, UNet++ (whose deepest decoder is its last) the last one
+        main = -1 if golden.name.startswith(("unetpp_", "basicunetplusplus_")) else 0
+        assert golden.error(net(golden.input), main) <= golden.allowed
+        if len(golden.outputs) > 1:
+            heads = net.heads(golden.input)
+            assert len(heads) == len(golden.outputs)
+            assert max(golden.error(logits, i) for i, logits in enumerate(heads)) <= golden.allowed
+
+
+def listed(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of a published checkpoint."""
+    return {key: tuple(shape) for key, shape in json.loads(path.read_text())["keys"].items()}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model file, an input of three items and what torch answers."""
+
+    model: Path
+    x: Tensor
+    answer: Tensor
+    allowed: float
+
+    def check(self, answer: Any) -> None:
+        assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=self.allowed)
+
+
+def export(path: Path, model: Path) -> Exported:
+    """Write a golden file's network as ONNX to `model`, the number of its items left open."""
+    golden = read(path)
+    net = golden.load(build(golden.name, golden.config))
+    one = golden.input[:1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of itself
+        batch = {"x": {0: "N"}}
+        torch.onnx.export(net, (one,), model, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes=batch)
+    three = torch.cat((one, -one, one.flip(-1)))
+    with torch.inference_mode():
+        return Exported(model, three, net(three), golden.allowed)
 
 
 def formula_weights(meta: dict[str, str]) -> dict[str, Tensor]:

@@ -4,17 +4,13 @@ SEGCLI_SHARED, the folder that has all golden files, adds those that are too lar
 """
 
 import json
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
-import torch
-from golden import SHARED, files, key_lists, read
+from golden import SHARED, Exported, agree, export, files, key_lists, listed, name
 
-from segcli.networks import Inferred, build, differences, infer
+from segcli.networks import Inferred, differences, infer
 
 PATTERNS = (
     "uxnet3d_*",
@@ -44,19 +40,6 @@ LISTS = [path for pattern in PATTERNS for path in key_lists(pattern)]
 ALL_LISTS = [path for pattern in PATTERNS for path in key_lists(pattern, SHARED)]
 
 
-def name(path: Path) -> str:
-    return path.stem
-
-
-def agree(path: Path) -> None:
-    golden = read(path)
-    net = golden.load(build(golden.name, golden.config))
-    with torch.inference_mode():
-        heads = net.heads(golden.input) if len(golden.outputs) > 1 else (net(golden.input),)
-    errors = [golden.error(logits, i) for i, logits in enumerate(heads)]
-    assert max(errors) <= golden.allowed
-
-
 @pytest.mark.parametrize("path", HERE, ids=name)
 def test_a_network_answers_as_its_official_code(path: Path) -> None:
     agree(path)
@@ -65,10 +48,6 @@ def test_a_network_answers_as_its_official_code(path: Path) -> None:
 @pytest.mark.parametrize("path", ALL, ids=name)
 def test_every_shared_golden_file_is_answered_as_its_official_code_does(path: Path) -> None:
     agree(path)
-
-
-def listed(path: Path) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(shape) for key, shape in json.loads(path.read_text())["keys"].items()}
 
 
 def configured(path: Path) -> dict[str, object]:
@@ -103,32 +82,9 @@ def test_the_shared_folder_has_golden_files_of_every_pattern() -> None:
     assert all(files(pattern, SHARED) or key_lists(pattern, SHARED) for pattern in PATTERNS)
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A model file, an input of three items and what torch answers."""
-
-    model: Path
-    x: torch.Tensor
-    answer: torch.Tensor
-    allowed: float
-
-    def check(self, answer: Any) -> None:
-        assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=self.allowed)
-
-
 @pytest.fixture(scope="module", params=[path for path in HERE if path.stem in EXPORTED], ids=name)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    golden = read(request.param)
-    net = golden.load(build(golden.name, golden.config))
-    one = golden.input[:1]
-    model = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of itself
-        batch = {"x": {0: "N"}}
-        torch.onnx.export(net, (one,), model, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes=batch)
-    three = torch.cat((one, -one, one.flip(-1)))
-    with torch.inference_mode():
-        return Exported(model, three, net(three), golden.allowed)
+    return export(request.param, tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
 def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:

@@ -4,15 +4,12 @@ SEGCLI_SHARED, the folder that has all golden files, adds those that are too lar
 """
 
 import json
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
 import torch
-from golden import SHARED, files, key_lists, read
+from golden import SHARED, Exported, agree, export, files, key_lists, listed, name
 
 from segcli.networks import Inferred, build, differences, infer
 
@@ -21,21 +18,6 @@ HERE = [path for pattern in PATTERNS for path in files(pattern)]
 ALL = [path for pattern in PATTERNS for path in files(pattern, SHARED)]
 LISTS = [path for pattern in PATTERNS for path in (*key_lists(pattern), *key_lists(pattern, SHARED))]
 EXPORTED = ("unetrpp_lung_a", "unet3plus_cgm_a", "nnunet_resenc_a", "nnformer_acdc_a")
-
-
-def name(path: Path) -> str:
-    return path.stem
-
-
-def agree(path: Path) -> None:
-    golden = read(path)
-    net = golden.load(build(golden.name, golden.config))
-    with torch.inference_mode():
-        assert golden.error(net(golden.input)) <= golden.allowed
-        if len(golden.outputs) > 1:
-            heads = net.heads(golden.input)
-            assert len(heads) == len(golden.outputs)
-            assert max(golden.error(logits, i) for i, logits in enumerate(heads)) <= golden.allowed
 
 
 @pytest.mark.parametrize("path", HERE, ids=name)
@@ -51,10 +33,6 @@ def test_every_shared_golden_file_is_answered_as_its_official_code_does(path: Pa
 @pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED names no folder of golden files")
 def test_the_shared_folder_has_golden_files_of_every_pattern() -> None:
     assert all(files(pattern, SHARED) and key_lists(pattern, SHARED) for pattern in PATTERNS)
-
-
-def listed(path: Path) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(shape) for key, shape in json.loads(path.read_text())["keys"].items()}
 
 
 @pytest.mark.parametrize("path", LISTS, ids=name)
@@ -81,32 +59,9 @@ def test_a_published_checkpoint_is_recognised_by_its_tensors(path: Path) -> None
             assert guess.config[argument] == value, argument
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A model file, an input of three items and what torch answers."""
-
-    model: Path
-    x: torch.Tensor
-    answer: torch.Tensor
-    allowed: float
-
-    def check(self, answer: Any) -> None:
-        assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=self.allowed)
-
-
 @pytest.fixture(scope="module", params=[path for path in HERE if path.stem in EXPORTED], ids=name)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    golden = read(request.param)
-    net = golden.load(build(golden.name, golden.config))
-    one = golden.input[:1]
-    model = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of itself
-        batch = {"x": {0: "N"}}
-        torch.onnx.export(net, (one,), model, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes=batch)
-    three = torch.cat((one, -one, one.flip(-1)))
-    with torch.inference_mode():
-        return Exported(model, three, net(three), golden.allowed)
+    return export(request.param, tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
 def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
