@@ -37,6 +37,7 @@ _WORLD = {"axial": (2, "S", "I"), "coronal": (1, "P", "A"), "sagittal": (0, "L",
 _SOFT_TISSUE = (-160.0, 240.0)  # HU
 _FILL = 0.35  # opacity of a structure's area
 _NUMBERED = 60  # pixels that a structure must have to be given its number
+_COLUMNS = 3  # slices of each view in the montage
 _TILE = 300  # pixels of the longer side in the montage
 _PAPER, _INK, _FAINT = (16, 18, 22), (238, 238, 238), (170, 176, 186)
 
@@ -127,7 +128,7 @@ def window(image: Volume) -> tuple[float, float]:
     return _SOFT_TISSUE if low < -300 else (low, high)
 
 
-def overlay(labels: NDArray[np.integer], names: Sequence[Label], opacity: float = _FILL) -> Image.Image:
+def overlay(labels: NDArray[np.integer], names: Sequence[Label]) -> Image.Image:
     """A slice's structures as an RGBA picture: area, contour in the structure's kind of line, and number."""
     h, w = labels.shape
     rgba = np.zeros((h, w, 4), np.uint8)
@@ -146,7 +147,7 @@ def overlay(labels: NDArray[np.integer], names: Sequence[Label], opacity: float 
         if label.id not in here:
             continue
         area = labels == label.id
-        rgba[area] = (*bright(label.colour), round(255 * opacity))
+        rgba[area] = (*bright(label.colour), round(255 * _FILL))
         rgba[area & lines[order % 4], 3] = 255
         if np.count_nonzero(area) >= _NUMBERED:
             spots[label.id] = _inside(area)
@@ -192,13 +193,13 @@ def jpeg(grey: NDArray[np.uint8]) -> bytes:
 # ---- the montage -------------------------------------------------------------------------------------------------
 
 
-def montage(image: Volume, labels: Volume, names: Sequence[Label], path: Path, columns: int = 3) -> None:
+def montage(image: Volume, labels: Volume, names: Sequence[Label], path: Path) -> None:
     """Write a PNG with three slices of each of three views, labels over them, and a legend with volumes."""
-    write_bytes(path, png(montage_picture(image, labels, names, columns)))
+    write_bytes(path, png(montage_picture(image, labels, names)))
 
 
-def montage_picture(image: Volume, labels: Volume, names: Sequence[Label], columns: int = 3) -> Image.Image:
-    shown = sections(image, labels, columns)
+def montage_picture(image: Volume, labels: Volume, names: Sequence[Label]) -> Image.Image:
+    shown = sections(image, labels, _COLUMNS)
     heights = {view: max(s.grey.shape[0] for s in shown[view]) for view in VIEWS}
     wide = max(s.grey.shape[1] for view in VIEWS for s in shown[view])
     gap, foot, legend = 8, 16, 300
@@ -206,7 +207,7 @@ def montage_picture(image: Volume, labels: Volume, names: Sequence[Label], colum
     there = [s for s in report.structures if s.voxels]
     high = gap + sum(heights[view] + foot + gap for view in VIEWS)
     high = max(high, 40 + 17 * min(len(there), 60))
-    sheet = Image.new("RGB", (gap + columns * (wide + gap) + legend, high), _PAPER)
+    sheet = Image.new("RGB", (gap + _COLUMNS * (wide + gap) + legend, high), _PAPER)
     pen = ImageDraw.Draw(sheet)
     top = gap
     for view in VIEWS:
@@ -216,7 +217,7 @@ def montage_picture(image: Volume, labels: Volume, names: Sequence[Label], colum
             sheet.paste(tile, (left + (wide - tile.width) // 2, top + (heights[view] - tile.height) // 2))
             pen.text((left, top + heights[view] + 2), f"{view}  {section.position}", font=_font(11), fill=_FAINT)
         top += heights[view] + foot + gap
-    _legend(pen, there, names, gap + columns * (wide + gap) + gap, gap, high)
+    _legend(pen, there, names, gap + _COLUMNS * (wide + gap) + gap, gap, high)
     return sheet
 
 

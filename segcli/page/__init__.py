@@ -326,7 +326,7 @@ def _spread(cases: Sequence[Mapping[str, Any]]) -> str:
                 number(stdev(ml) if len(ml) > 1 else None),
                 number(min(ml) if ml else None),
                 number(max(ml) if ml else None),
-                Cell(parts.strip(found, None, "mL") if found else ""),
+                Cell(parts.strip(found, "mL") if found else ""),
             ]
         )
     heads = ["structure", "found in", "mean mL", "sd", "least", "most", "each case"]

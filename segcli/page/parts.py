@@ -179,23 +179,17 @@ def bars(rows: Sequence[tuple[str, float, tuple[int, int, int], tuple[float, flo
     )
 
 
-def strip(values: Sequence[tuple[str, float]], span: tuple[float, float] | None, unit: str) -> str:
-    """One dot for each case on a line from the least to the most; the band is the reference range."""
-    everything = [v for _, v in values] + list(span or ())
-    low, high = min(everything), max(everything)
+def strip(values: Sequence[tuple[str, float]], unit: str) -> str:
+    """One dot for each case on a line from the least to the most."""
+    low, high = min(v for _, v in values), max(v for _, v in values)
     room = (high - low) or 1.0
 
     def x(value: float) -> float:
         return round(8 + 244 * (value - low) / room, 1)
 
-    band = (
-        f'<rect class="band" x="{x(span[0])}" y="3" width="{max(x(span[1]) - x(span[0]), 1)}" height="14"/>'
-        if span
-        else ""
-    )
     dots = "".join(
         f'<circle class="dot" cx="{x(v)}" cy="10" r="4"><title>{escape(name)}: {v:g} {escape(unit)}</title></circle>'
         for name, v in values
     )
     title = f"<title>{low:g} to {high:g} {escape(unit)}</title>"
-    return f'<svg viewBox="0 0 260 20" width="260" role="img">{title}{band}{dots}</svg>'
+    return f'<svg viewBox="0 0 260 20" width="260" role="img">{title}{dots}</svg>'
