@@ -19,9 +19,7 @@ from segcli.report import Report, csv_text, rows, stats_totalseg
 from segcli.segmentation import Segmentation
 from segcli.volume import Volume
 
-FORMS = ("nifti", "dicom-seg", "rtstruct", "dicom-sr", "probabilities", "disagreement")
 REPORTS = ("csv", "tsv", "html", "png")
-TABLES = ("slicer", "itksnap", "freesurfer", "bids")
 TABLE_ENDINGS = {"slicer": ".ctbl", "itksnap": ".label", "freesurfer": "_lut.txt", "bids": "_dseg.tsv"}
 DICOM_FORMS = ("dicom-seg", "rtstruct", "dicom-sr")
 ENDINGS = {
@@ -31,6 +29,8 @@ ENDINGS = {
     "probabilities": "_probseg.nii.gz",
     "disagreement": "_disagreement.nii.gz",
 }
+TABLES = tuple(TABLE_ENDINGS)
+FORMS = ("nifti", *ENDINGS)
 
 
 def beside(base: Path, ending: str) -> Path:

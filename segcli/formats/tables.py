@@ -1,7 +1,7 @@
 """Label tables as Slicer, ITK-SNAP, FreeSurfer and BIDS read them, and the one inside a NIfTI.
 
-Each function gives the text of a file for labels in the order of their numbers, background first; `read` takes any of
-the four back. Formats: conventions of each program, and BIDS derivatives (dseg.tsv).
+Each function gives the text of a file for labels in the order of their numbers, background first. Formats: conventions
+of each program, and BIDS derivatives (dseg.tsv).
 """
 
 from __future__ import annotations
@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from segcli.errors import InputError
-from segcli.formats import streams
 from segcli.labels import Label
 from segcli.outputs import write_bytes
-
-_LIMIT = 16 << 20  # bytes; no table is longer
 
 
 def slicer(names: Sequence[Label]) -> str:
@@ -60,17 +56,17 @@ def bids(names: Sequence[Label]) -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
-FORMATS: dict[str, tuple[str, Callable[[Sequence[Label]], str]]] = {  # name -> ending, text
-    "slicer": (".ctbl", slicer),
-    "itksnap": ("_itksnap.txt", itksnap),
-    "freesurfer": ("_lut.txt", freesurfer),
-    "bids": (".tsv", bids),
+FORMATS: dict[str, Callable[[Sequence[Label]], str]] = {
+    "slicer": slicer,
+    "itksnap": itksnap,
+    "freesurfer": freesurfer,
+    "bids": bids,
 }
 
 
 def write(names: Sequence[Label], form: str, path: Path) -> Path:
     """Write the table in one of FORMATS; whole, and read back."""
-    write_bytes(path, FORMATS[form][1](names).encode())
+    write_bytes(path, FORMATS[form](names).encode())
     return path
 
 
@@ -91,56 +87,6 @@ def caret(names: Sequence[Label]) -> bytes:
         + "".join(rows)
         + "</LabelTable><VolumeType>Label</VolumeType></VolumeInformation></CaretExtension>"
     ).encode()
-
-
-def read(path: Path) -> list[Label]:
-    """The labels of a table in one of FORMATS, told apart by their lines; without the background.
-
-    errors   InputError, with the line, when a line is none of a table
-    """
-    if streams.regular_size(path) > _LIMIT:
-        raise InputError(f"{path.name}: too large for a label table")
-    with streams.opened(path) as file:
-        text = file.read().decode("utf-8-sig", "replace")
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
-    if lines and lines[0][1].split("\t")[:2] == ["index", "name"]:
-        found = [_bids_row(path, i, line, lines[0][1].split("\t")) for i, line in lines[1:]]
-    else:
-        found = [_plain_row(path, i, line) for i, line in lines]
-    return [label for label in found if label.id != 0]
-
-
-_ITKSNAP_ROW = re.compile(r'\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+\d+\s+\d+\s+"(.*)"\s*')
-_WORDS_ROW = re.compile(r"\s*(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+\d+\s*")
-
-
-def _plain_row(path: Path, number: int, line: str) -> Label:
-    """A line of ITK-SNAP, Slicer or FreeSurfer."""
-    snap, words = _ITKSNAP_ROW.fullmatch(line), _WORDS_ROW.fullmatch(line)
-    if snap:
-        label, *colour, name = snap.groups()
-    elif words:
-        label, name, *colour = words.groups()
-    else:
-        raise InputError(f"{path.name}: line {number} is not one of a label table: {line[:60]!r}")
-    return _label(path, number, label, name, [int(c) for c in colour])
-
-
-def _bids_row(path: Path, number: int, line: str, columns: list[str]) -> Label:
-    cells = dict(zip(columns, line.split("\t"), strict=False))
-    colour = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", cells.get("color", "#808080"))
-    if not cells.get("index", "").isdecimal() or not cells.get("name") or colour is None:
-        raise InputError(f"{path.name}: line {number} lacks an index, a name or a colour: {line[:60]!r}")
-    code = cells.get("code", "n/a")
-    rgb = [int(c, 16) for c in colour.groups()]
-    return _label(path, number, cells["index"], cells["name"], rgb, None if code == "n/a" else code)
-
-
-def _label(path: Path, number: int, label: str, name: str, colour: list[int], code: str | None = None) -> Label:
-    red, green, blue = colour
-    if max(colour) > 255:
-        raise InputError(f"{path.name}: line {number}: colour {red} {green} {blue}; 0 to 255 are possible")
-    return Label(int(label), name, code, (red, green, blue))
 
 
 def _foreground(names: Sequence[Label]) -> list[Label]:
