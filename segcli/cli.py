@@ -65,10 +65,10 @@ def settings(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere. [SEGCLI_DEBUG]")] = False,
 ) -> None:
-    context.obj = {"debug": debug}
-    if os.path.exists("segcli.toml") or "SEGCLI_HOME" in os.environ or _user_settings():  # noqa: PTH110
-        from segcli.settings import defaults, for_parameters
+    from segcli.settings import defaults, files, for_parameters
 
+    context.obj = {"debug": debug}
+    if files():
         commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
         flags = {name: {_flag(p): p.name for p in c.params if _flag(p)} for name, c in commands.items()}
         several = {(name, p.name) for name, c in commands.items() for p in c.params if getattr(p, "multiple", False)}
@@ -82,11 +82,6 @@ def _flag(parameter: Any) -> str:
     """The long flag of an option without dashes, with underscores; nothing for an argument."""
     long = next((flag for flag in parameter.opts if flag.startswith("--")), "")
     return str(long[2:].replace("-", "_"))
-
-
-def _user_settings() -> bool:
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.environ.get("HOME", "/"), ".config")  # noqa: PTH118
-    return os.path.exists(os.path.join(home, "segcli", "segcli.toml"))  # noqa: PTH110, PTH118
 
 
 # ---- predict

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ def defaults() -> dict[str, dict[str, Any]]:
     A file has a table for each command: [predict] model = "uxnet". An option's name is the long flag's, with
     underscores.
     """
+    import tomllib  # not before there is a file to read
+
     out: dict[str, dict[str, Any]] = {}
     for path in reversed(files()):
         try:
@@ -65,6 +66,8 @@ def origins(command: str, options: Mapping[str, Any], variables: Mapping[str, st
     options    name -> default
     variables  name -> environment variable, of the options that have one
     """
+    import tomllib
+
     found = []
     tables = [(str(p), tomllib.loads(p.read_text(encoding="utf-8")).get(command, {})) for p in files()]
     for name, default in options.items():
