@@ -70,6 +70,11 @@ def side_of(name: str) -> Literal["left", "right"] | None:
     return "right" if any(word in words for word in ("right", "r", "rh")) else None
 
 
+def structures(names: Iterable[Label]) -> list[Label]:
+    """The labels without the background, in the order of their values."""
+    return sorted((n for n in names if n.id != 0), key=lambda n: n.id)
+
+
 @dataclass(frozen=True)
 class Decision:
     """How logits become labels.

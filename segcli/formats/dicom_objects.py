@@ -22,7 +22,7 @@ import segcli
 from segcli.errors import InputError, UsageError
 from segcli.formats.dicom_files import DicomFile
 from segcli.formats.dicom_frames import Frame
-from segcli.labels import Label, side_of, words_of
+from segcli.labels import Label, side_of, structures, words_of
 from segcli.volume import Source, Volume
 
 MANUFACTURER = "segcli"
@@ -165,11 +165,6 @@ def fingerprint(scan: Scan, voxels: NDArray[np.generic], names: Sequence[Label],
         digest.update(file.text("SOPInstanceUID").encode())
     digest.update(repr((voxels.shape, tuple(names), settings, segcli.__version__)).encode())
     return digest.hexdigest()
-
-
-def structures(names: Sequence[Label]) -> list[Label]:
-    """The labels without the background, in the order of their values."""
-    return sorted((n for n in names if n.id != 0), key=lambda n: n.id)
 
 
 def all_named(labels: Volume, names: Sequence[Label]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import highdicom as hd
 import numpy as np
@@ -26,16 +26,13 @@ from segcli.formats.dicom_objects import (
     all_named,
     concept,
     fingerprint,
-    structures,
     term,
     uid,
     unmapped,
 )
+from segcli.labels import Label, structures
 from segcli.outputs import whole_file
 from segcli.volume import Grid, Source, Volume
-
-if TYPE_CHECKING:
-    from segcli.labels import Label
 
 Kind = Literal["binary", "fractional", "labelmap"]
 

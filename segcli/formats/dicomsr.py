@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import highdicom as hd
 import numpy as np
@@ -21,16 +20,13 @@ from segcli.formats.dicom_objects import (
     all_named,
     concept,
     fingerprint,
-    structures,
     term,
     uid,
     unmapped,
 )
+from segcli.labels import Label, structures
 from segcli.outputs import whole_file
 from segcli.volume import Source, Volume
-
-if TYPE_CHECKING:
-    from segcli.labels import Label
 
 _PROCEDURES = {
     "CT": codes.LN.CTUnspecifiedBodyRegion,

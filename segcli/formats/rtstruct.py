@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -21,12 +21,10 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStruct
 import segcli
 from segcli.errors import OutputError
 from segcli.formats.dicom_files import quiet, text_of
-from segcli.formats.dicom_objects import MANUFACTURER, Scan, all_named, fingerprint, structures, term, uid, unmapped
+from segcli.formats.dicom_objects import MANUFACTURER, Scan, all_named, fingerprint, term, uid, unmapped
+from segcli.labels import Label, structures
 from segcli.outputs import whole_file
 from segcli.volume import Grid, Source, Volume
-
-if TYPE_CHECKING:
-    from segcli.labels import Label
 
 _CONTOUR_DATA = Tag("ContourData")
 Vertex = tuple[int, int]  # corner of voxels: (row, column) of the voxel to its lower right

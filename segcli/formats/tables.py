@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from segcli.labels import Label
+from segcli.labels import Label, structures
 from segcli.outputs import write_bytes
 
 
 def slicer(names: Sequence[Label]) -> str:
     """3D Slicer's .ctbl: number, name without spaces, red, green, blue, opacity."""
-    rows = [f"{n.id} {_word(n.name)} {_colour(n)} 255" for n in _foreground(names)]
+    rows = [f"{n.id} {_word(n.name)} {_colour(n)} 255" for n in structures(names)]
     return "\n".join(["# Color table file, written by segcli", "0 Background 0 0 0 0", *rows]) + "\n"
 
 
@@ -27,7 +27,7 @@ def itksnap(names: Sequence[Label]) -> str:
     clear = '    0     0    0    0        0  0  0    "Clear Label"'
     rows = [
         f'{n.id:5d} {n.colour[0]:5d}{n.colour[1]:5d}{n.colour[2]:5d}        1  1  1    "{_quoted(n.name)}"'
-        for n in _foreground(names)
+        for n in structures(names)
     ]
     rule = "#" * 48
     head = [
@@ -42,7 +42,7 @@ def itksnap(names: Sequence[Label]) -> str:
 
 def freesurfer(names: Sequence[Label]) -> str:
     """FreeSurfer's lookup table: number, name without spaces, red, green, blue, transparency (0 is opaque)."""
-    rows = [f"{n.id:<6d} {_word(n.name):<40s} {_colour(n)} 0" for n in _foreground(names)]
+    rows = [f"{n.id:<6d} {_word(n.name):<40s} {_colour(n)} 0" for n in structures(names)]
     return (
         "\n".join(["#No.   Label Name:" + " " * 30 + "R   G   B   A", f"0      {'Unknown':<40s} 0 0 0 0", *rows]) + "\n"
     )
@@ -51,7 +51,7 @@ def freesurfer(names: Sequence[Label]) -> str:
 def bids(names: Sequence[Label]) -> str:
     """The dseg.tsv of BIDS derivatives: index, name, color, and the structure's code (`bids_sidecar` explains it)."""
     rows = [("index", "name", "color", "code"), ("0", "background", "#000000", "n/a")]
-    for n in _foreground(names):
+    for n in structures(names):
         rows.append((str(n.id), _line(n.name), "#{:02x}{:02x}{:02x}".format(*n.colour), _line(n.code or "n/a")))
     return "".join("\t".join(row) + "\n" for row in rows)
 
@@ -79,7 +79,7 @@ def bids_sidecar(description: str) -> dict[str, Any]:
 def caret(names: Sequence[Label]) -> bytes:
     """The Caret label table (XML, colours 0 to 1) that a NIfTI carries in an extension of code 0."""
     rows = ['<Label Key="0" Red="0" Green="0" Blue="0" Alpha="0">background</Label>']
-    for n in _foreground(names):
+    for n in structures(names):
         red, green, blue = (f"{c / 255:.6g}" for c in n.colour)
         rows.append(f'<Label Key="{n.id}" Red="{red}" Green="{green}" Blue="{blue}" Alpha="1">{escape(n.name)}</Label>')
     return (
@@ -87,10 +87,6 @@ def caret(names: Sequence[Label]) -> bytes:
         + "".join(rows)
         + "</LabelTable><VolumeType>Label</VolumeType></VolumeInformation></CaretExtension>"
     ).encode()
-
-
-def _foreground(names: Sequence[Label]) -> list[Label]:
-    return sorted((n for n in names if n.id != 0), key=lambda n: n.id)
 
 
 def _colour(label: Label) -> str:
