@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segcli import formats
 from segcli.card import ModelCard, parse
 from segcli.evaluate import compare, evaluate, rows, summarise
 from segcli.page import case_page, cohort_page, evaluation_page, niivue_bundle
@@ -173,14 +176,41 @@ def test_with_a_bundle_the_page_holds_it_and_both_volumes(tmp_path: Path) -> Non
     assert 'id="viewer"' in html
     nib = pytest.importorskip("nibabel", reason="nibabel is not installed")
     volumes = json.loads(re.search(r'id="volumes">(.*?)</script>', html)[1])  # type: ignore[index]
-    import base64
-    import gzip
-
     labels = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(volumes["labels"])))
     _, ours = scan()
     assert np.array_equal(np.asarray(labels.dataobj).transpose(2, 1, 0), ours.data[0])
     corner = labels.affine @ [27, 0, 0, 1]  # i = 27 is the last W, which points left
     assert corner[:3].tolist() == [-54, 0, 0]
+
+
+def held(image: Volume, labels: Volume, name: str, folder: Path) -> Volume:
+    """A volume that the page of a scan gives to the viewer, read as any file is."""
+    (folder / "niivue.umd.js").write_text("")
+    html = case_page(image, labels, CARD, facts(), niivue=folder / "niivue.umd.js").decode()
+    volumes = json.loads(re.search(r'id="volumes">(.*?)</script>', html)[1])  # type: ignore[index]
+    (folder / "held.nii.gz").write_bytes(base64.b64decode(volumes[name]))
+    return formats.read([folder / "held.nii.gz"])
+
+
+@pytest.mark.parametrize("name", ["image", "labels"])
+def test_the_viewers_volumes_have_the_grid_of_the_scan(tmp_path: Path, name: str) -> None:
+    image, labels = scan()
+    c, s = np.cos(0.3), np.sin(0.3)
+    turned = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ labels.grid.affine
+    sheared = turned @ np.array([[1, 0, 0, 3], [0.2, 1, 0, 0], [0, 0, 1, -5], [0, 0, 0, 1]])
+    for affine in (labels.grid.affine, turned, sheared):
+        grid = Grid(labels.grid.shape, affine)
+        there = held(Volume(image.data, grid), Volume(labels.data, grid), name, tmp_path)
+        assert there.grid.same_as(grid)
+
+
+def test_of_a_long_scan_the_viewer_gets_every_second_slice_where_it_lies(tmp_path: Path) -> None:
+    grid = Grid((202, 4, 4), np.eye(4))
+    labels = np.zeros((1, 202, 4, 4), np.uint8)
+    labels[0, 100] = 2
+    there = held(Volume(labels.astype(np.float32), grid), Volume(labels, grid), "labels", tmp_path)
+    assert there.grid.same_as(Grid((101, 4, 4), np.diag([2.0, 1, 1, 1])))
+    assert np.flatnonzero(there.data[0].any((1, 2))).tolist() == [50]
 
 
 # ---- in a browser --------------------------------------------------------------------------------------------------

@@ -181,6 +181,12 @@ def write(
     )
 
 
+def packed(volume: Volume) -> bytes:
+    """A volume (C, D, H, W) as the bytes of a NIfTI file, not gzipped; its header says nothing but grid and dtype."""
+    header = _packed_header(_made(volume.grid), volume, "", 0, b"", 1)
+    return header + volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
 def _header_file(path: Path) -> Path:
     """The header of a pair when one of its two files was named; else the path itself."""
     return _sibling(path, "img", "hdr") or path

@@ -11,7 +11,6 @@ import gzip
 import json
 import math
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePosixPath
@@ -20,10 +19,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segcli.card import ModelCard, cache_home
 from segcli.evaluate import RULE
+from segcli.formats import nifti
 from segcli.labels import Label
 from segcli.page import parts
 from segcli.page.parts import Cell, number, table, text
@@ -221,13 +220,14 @@ def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> dict[str, 
     step = [max(1, math.ceil(n / _VIEWER_EDGE)) for n in scan.grid.shape]
     every = tuple(slice(None, None, s) for s in step)
     level = (np.nan_to_num(scan.data[0][every].astype(np.float32), nan=low) - low) / max(high - low, 1e-9)
-    grey = np.clip(level, 0, 1) * 255
+    grey, marks = np.clip(level, 0, 1) * 255, labels.data[0][every]
     affine = np.array(scan.grid.affine)
     affine[:3, :3] *= step
+    grid = Grid(grey.shape, affine)
     known = sorted(names, key=lambda x: x.id)
     return {
-        "image": _nifti(grey.astype(np.uint8), affine),
-        "labels": _nifti(labels.data[0][every].astype(np.uint8 if known[-1].id < 256 else np.int16), affine),
+        "image": _packed(Volume(grey.astype(np.uint8)[None], grid)),
+        "labels": _packed(Volume(marks.astype(np.uint8 if known[-1].id < 256 else np.int16)[None], grid)),
         "colours": {
             **{c: [x.colour[i] for x in known] for i, c in enumerate("RGB")},
             "A": [0 if x.id == 0 else 255 for x in known],
@@ -237,22 +237,9 @@ def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> dict[str, 
     }
 
 
-def _nifti(data: NDArray[Any], affine: NDArray[np.float64]) -> str:
-    """A gzipped NIfTI-1 file in base64: (D, H, W) on an LPS affine in array order; fields as in nifti1.h."""
-    d, h, w = data.shape
-    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [2, 1, 0, 3]]  # i, j, k are W, H, D
-    spacing = np.linalg.norm(ras[:3, :3], axis=0)
-    header = bytearray(352)
-    struct.pack_into("<i", header, 0, 348)
-    struct.pack_into("<8h", header, 40, 3, w, h, d, 1, 1, 1, 1)
-    struct.pack_into("<2h", header, 70, 2 if data.dtype == np.uint8 else 4, data.dtype.itemsize * 8)
-    struct.pack_into("<8f", header, 76, 1, *spacing, 0, 0, 0, 0)
-    struct.pack_into("<3f", header, 108, 352, 1, 0)  # offset of the voxels, slope, intercept
-    header[123] = 2  # millimetres
-    struct.pack_into("<2h", header, 252, 0, 1)  # qform code, sform code
-    struct.pack_into("<12f", header, 280, *ras[:3].ravel())
-    header[344:348] = b"n+1\0"
-    return base64.b64encode(gzip.compress(bytes(header) + np.ascontiguousarray(data).tobytes(), mtime=0)).decode()
+def _packed(volume: Volume) -> str:
+    """A gzipped NIfTI file in base64, the same for the same volume."""
+    return base64.b64encode(gzip.compress(nifti.packed(volume), mtime=0)).decode()
 
 
 # ---- cohort and evaluation -------------------------------------------------------------------------------------------
