@@ -356,11 +356,18 @@ def _decide(whole: NDArray[np.integer], piece: _Piece, slab: NDArray[np.float32]
         better = values > (decide.half if best is None else best[at])
         if piece.mask is not None:
             better &= piece.mask[at]
-        chosen = labels[at]
-        chosen ^= (chosen ^ labels.dtype.type(decide.values[k])) * better.view(np.uint8)  # copyto branches: 4 ns each
+        put(labels[at], better, decide.values[k])
         if best is not None:
             np.maximum(best[at], values, out=best[at])
     there[...] = labels
+
+
+def put(into: NDArray[np.integer], where: NDArray[np.bool_], value: int) -> None:
+    """into[where] = value, without a branch for each voxel.
+
+    np.copyto takes 4 ns each where the mask is noise, this a tenth.
+    """
+    into ^= (into ^ into.dtype.type(value)) * where.view(np.uint8)
 
 
 def _values(

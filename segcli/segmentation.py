@@ -15,7 +15,7 @@ from segcli.cores import each
 from segcli.errors import InputError
 from segcli.grids import model_grid
 from segcli.intensity import Crop, Step, foreground, normalise
-from segcli.labels import Decision, Shares, Spread, as_shares, labels_on, planes
+from segcli.labels import Decision, Shares, Spread, as_shares, labels_on, planes, put
 from segcli.resample import Interpolation, onto
 from segcli.volume import Grid, Volume
 from segcli.windows import Engine, Tick, WindowPlan, quiet, slide, windows
@@ -312,7 +312,7 @@ class _Means:
         order = np.zeros(best.shape, np.uint8 if len(plane) <= 256 else np.uint16)
         for k, channel in enumerate(plane[1:], 1):
             np.maximum(second, np.minimum(best, channel), out=second)
-            order ^= (order ^ order.dtype.type(k)) * (channel > best).view(np.uint8)
+            put(order, channel > best, k)
             np.maximum(best, channel, out=best)
         if self.decide.shares:
             return order, (best - second) / plane.sum(0)
