@@ -12,11 +12,10 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from scoring import Model, dice, mean, options
-from synth import Table, read_table
+from synth import Table, read_table, rows_of
 from train import HELD_OUT
 
 from segcli.volume import Grid, Volume
@@ -32,9 +31,7 @@ Scan = tuple[np.ndarray, np.ndarray, tuple[float, float, float]]  # image, rows 
 
 def head(path: Path, table: Table, contrast: str) -> Scan:
     """A whole head: the map's classes with their intensities, partial volume, bias and noise; the same each time."""
-    lookup = np.zeros(table.values.max() + 1, np.uint8)
-    lookup[table.values] = np.arange(len(table.values))
-    rows = lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
+    rows = rows_of(path, table)
     some = ndimage.find_objects((rows > 0).astype(np.uint8))[0]
     rows = rows[some]
     rng = np.random.default_rng(zlib.crc32(f"{path.name} {contrast}".encode()))

@@ -102,17 +102,22 @@ class Head:
 
 def read_maps(paths: list[Path], table: Table) -> list[Head]:
     """Label maps, ready for drawing."""
-    lookup = np.zeros(table.values.max() + 1, np.uint8)
-    lookup[table.values] = np.arange(len(table.values))
     heads = []
     for path in paths:
-        rows = lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
+        rows = rows_of(path, table)
         head = np.argwhere(rows > 0)
         low, high = head.min(0), head.max(0) + 1
         rows = np.ascontiguousarray(rows[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
         brain = np.argwhere((table.brain & ~table.csf)[rows])
         heads.append(Head(rows, shrunk(rows, table.ventricle[rows]), brain.min(0), brain.max(0) + 1))
     return heads
+
+
+def rows_of(path: Path, table: Table) -> np.ndarray:
+    """A label map as (X, Y, Z) uint8 row numbers of the table; RAS."""
+    lookup = np.zeros(table.values.max() + 1, np.uint8)
+    lookup[table.values] = np.arange(len(table.values))
+    return lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
 
 
 def shrunk(rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
