@@ -46,9 +46,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, help="folder that holds synthseg_label_maps, brain_t1_freesurfer, ...")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--weights", type=Path, help="of a training run, in place of the model's")
-    parser.add_argument(
-        "--mirror", action="store_true", help="average over mirror images, as `segcli predict --mirror`"
-    )
+    parser.add_argument("--mirror", action="store_true", help="average over mirror images, as `segcli predict --tta`")
     parser.add_argument("--window", type=int, help="edge of the windows in voxels, in place of the card's")
     parser.add_argument("--only", default="", help="only the cases with this in their name")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Puts the weights of a run into the model folder: checked, as float16, with their sha256 in the card.
+"""Puts the weights of a run into the model folder: checked, as float16, and as ONNX, with both sha256 in the card.
 
     python ship.py MAPS run.safetensors [MODEL]
 
@@ -9,21 +9,28 @@ from 0.766 to 0.777 (T1-like) and from 0.674 to 0.686 (other contrasts) at step 
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from synth import read_table
 
+from segcli.card import read_card
+from segcli.export import export_onnx
+
+REPOSITORY = Path(__file__).parent.parent.parent
+SCAN = REPOSITORY / "tests" / "data" / "brain_t1" / "subB_t1_brain.nii.gz"  # the ONNX file is compared on it too
 PRIOR = 0.7
 BIAS = "out.conv.conv.bias"
 
 
 def main() -> None:
     maps, run = map(Path, sys.argv[1:3])
-    model = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(__file__).parent.parent / "uxnet"
+    model = Path(sys.argv[3]) if len(sys.argv) > 3 else REPOSITORY / "weights" / "uxnet"
     card, shipped = model / "model.json", model / "weights.safetensors"
     document = json.loads(card.read_text())
     table = read_table(maps / "labels.csv")
@@ -39,10 +46,25 @@ def main() -> None:
     tensors = {name: t.half() for name, t in tensors.items()}
     if not all(torch.isfinite(t).all() for t in tensors.values()):
         sys.exit(f"{run}: not finite in float16")
-    save_file(tensors, shipped, meta)
-    digest = hashlib.sha256(shipped.read_bytes()).hexdigest()
-    card.write_text(card.read_text().replace(document["sha256"], digest))
-    print(f"{shipped}: {meta['steps']} steps, sha256 {digest}")
+    with TemporaryDirectory() as folder:  # the model stays as it is when its weights cannot be exported
+        made = Path(folder)
+        new, weights, graph = made / card.name, made / shipped.name, made / document["onnx"]
+        new.write_text(card.read_text())
+        save_file(tensors, weights, meta)
+        renew(new, document["sha256"], weights)
+        export_onnx(read_card(made), graph, verify=SCAN)
+        renew(new, document["onnx_sha256"], graph)
+        shutil.copytree(folder, model, dirs_exist_ok=True)
+    print(f"{shipped}: {meta['steps']} steps, sha256 {digest(shipped)}")
+
+
+def renew(card: Path, old: str, file: Path) -> None:
+    """Put the sha256 of a file into the card, in the place of an old one."""
+    card.write_text(card.read_text().replace(old, digest(file)))
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":
