@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from segcli import cases as naming
 from segcli import outputs, record
@@ -16,9 +16,12 @@ from segcli.card import file_sha256, find, installed, places
 from segcli.errors import EngineError, InputError, InputMissing, ModelError, UsageError
 from segcli.extras import Destination
 from segcli.labels import Label, chosen
-from segcli.run import Opening
+from segcli.run import Given, Opening
 from segcli.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.volume import Volume
+
+if TYPE_CHECKING:
+    from segcli.formats import Form
 
 
 def info(
@@ -27,7 +30,7 @@ def info(
     *,
     series: str | None,
     volume: int | None,
-    affine: Literal["sform", "qform", "pixdim"] | None,
+    affine: Form | None,
     as_json: bool,
 ) -> None:
     """Print what a scan is and what predict would do with it; a folder of DICOM as a table of its series."""
@@ -108,11 +111,18 @@ def _series_rows(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def plan(scan: Path, opening: Opening, *, as_json: bool) -> None:
+def plan(given: Given, opening: Opening, *, affine: Form | None, as_json: bool) -> None:
     """Print what predict would need for a scan."""
     from segcli.budget import plan_case
 
-    budget = plan_case(scan, find(opening.model[0]), opening)
+    card = find(opening.model[0])
+    found = given.cases(card, None)
+    if len(found) != 1:
+        raise UsageError(f"plan takes one scan, not {len(found)}: the first are {found[0].name} and {found[1].name}")
+    (case,) = found
+    if case.fault is not None:
+        raise case.fault
+    budget = plan_case(case.paths, card, opening, affine=affine, series=case.series, volume=case.volume)
     if as_json:
         print_json({"schema": SCHEMA, **budget})
     else:
@@ -120,19 +130,39 @@ def plan(scan: Path, opening: Opening, *, as_json: bool) -> None:
             print_line(f"{name:14} {value}")
 
 
-def export(model: str, output: Path | None, *, opset: int, half: bool, verify: Path | None, as_json: bool) -> None:
+def export(
+    model: str,
+    output: Path | None,
+    *,
+    opset: int,
+    half: bool,
+    verify: Path | None,
+    affine: Form | None,
+    as_json: bool,
+) -> None:
     """Export, and print the path of the file."""
     from segcli.export import export_onnx
 
     card = find(model)
     path = output or Path(re.sub(r"[^A-Za-z0-9_-]", "_", card.name) + ".onnx")  # the name comes from a file
-    certificate = export_onnx(card, path, opset=opset, half=half, verify=verify)
+    outputs.unclaimed(path, own=lambda _: _is_export(path))
+    certificate = export_onnx(card, path, opset=opset, half=half, verify=verify, affine=affine)
     if as_json:
         print_json({"schema": SCHEMA, "file": str(path), "certificate": certificate})
     else:
         print_line(str(path))
         error, equal = certificate["max_relative_error"], certificate["agreement"]
         say(f"largest relative error {error:.1e}, equal labels {equal:.2%}")
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file is a network that segcli exported."""
+    from segcli.card import METADATA_KEY, onnx_metadata
+
+    try:
+        return METADATA_KEY in onnx_metadata(path)
+    except ModelError:
+        return False
 
 
 def models(*, as_json: bool) -> None:
@@ -251,6 +281,7 @@ def evaluate(
     labels: Sequence[str],
     tolerance: float,
     resample: bool,
+    affine: Form | None,
     against: Path | None,
     form: Literal["table", "json", "csv"],
     html: Path | None,
@@ -259,14 +290,18 @@ def evaluate(
     from segcli import evaluate as scoring
 
     names = _wanted(find(model).labels if model else (), labels)
-    scores = _scores(prediction, reference, names, tolerance, resample)
+    scores = _scores(prediction, reference, names, tolerance, resample, affine)
     document: dict[str, Any] = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
     document["summary"] = scoring.summarise(scores)
     if against is not None:
-        document["difference"] = scoring.compare(scores, _scores(against, reference, names, tolerance, resample))
+        document["difference"] = scoring.compare(
+            scores, _scores(against, reference, names, tolerance, resample, affine)
+        )
     if html is not None:
         from segcli.page import evaluation_page
+        from segcli.page.parts import is_page
 
+        outputs.unclaimed(html, own=is_page)
         outputs.write_bytes(html, evaluation_page(document))
     if form == "json":
         print_json(document)
@@ -281,7 +316,7 @@ def evaluate(
 
 
 def _scores(
-    prediction: Path, reference: Path, names: Sequence[Any], tolerance: float, resample: bool
+    prediction: Path, reference: Path, names: Sequence[Any], tolerance: float, resample: bool, affine: Form | None
 ) -> dict[str, Any]:
     from segcli import evaluate as scoring
     from segcli import formats
@@ -301,7 +336,7 @@ def _scores(
             raise InputMissing(f"{prediction.name} and {reference.name}: no two files have the same name")
     out = {}
     for name, mine, truth in pairs:
-        pred, ref = _whole_numbers(formats.read([mine])), _whole_numbers(formats.read([truth]))
+        pred, ref = (_whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth))
         try:
             out[name] = scoring.evaluate(pred, ref, names, tolerance, resample=resample)
         except InputError as error:
@@ -334,14 +369,17 @@ def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
     return [Label(int(word), f"label_{word}") for word in wanted]
 
 
-def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, as_json: bool) -> None:
+def report(
+    labelmap: Path, model: str, image: Path | None, to: Destination, *, affine: Form | None, as_json: bool
+) -> None:
     """Make volumes, checks, tables and pages for a label map that exists; prints the paths or the record."""
     from segcli import checks, extras, formats
+    from segcli.page.parts import is_page
     from segcli.report import measure, to_json
     from segcli.segmentation import Segmentation
 
     card = find(model)
-    labels = _whole_numbers(formats.read([labelmap]))
+    labels = _whole_numbers(formats.read([labelmap], affine=affine))
     made = (record.read_record(labelmap.with_name(f"{naming.stem(labelmap)}.json")) or {}).get("model")
     maker = str(made.get("name")) if isinstance(made, dict) else card.name
     if card.name not in maker.split("+"):
@@ -359,7 +397,7 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
         )
     scan = None
     if image is not None:
-        scan = formats.read([image], channels=len(card.channels))
+        scan = formats.read([image], affine=affine, channels=len(card.channels))
         if not scan.grid.same_as(labels.grid):
             raise InputError(f"{labelmap.name} and {image.name} are not on one grid")
     found = measure(labels, card.labels, scan)
@@ -367,7 +405,8 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
     facts = {
         "segcli_record": record.SCHEMA,
         "case": naming.stem(labelmap),
-        "model": {"name": card.name, "sha256": record.model_hash(card, {}), "licence": card.licence},
+        # Without a record of segcli nobody knows what made the label map: the model gives its table of labels alone.
+        "model": made if isinstance(made, dict) else {"name": card.name, "sha256": None, "licence": card.licence},
         "labels": {"file": labelmap.name, "sha256": file_sha256(labelmap)},
         "grid": record.grid_facts(labels.grid),
         "structures": to_json(found),
@@ -378,6 +417,8 @@ def report(labelmap: Path, model: str, image: Path | None, to: Destination, *, a
         "versions": record.versions(),
     }
     base = (to.folder or labelmap.parent) / naming.stem(labelmap).removesuffix("_seg")
+    for path, kind in extras.planned(base, card, to).items():
+        outputs.unclaimed(path, overwrite=to.overwrite, own=is_page if kind == "html" else None)
     result = Segmentation(labels, {}, 0, {})
     paths, said = extras.write(base, scan or _blank(labels), result, card, to, found, facts)
     if as_json:

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import psutil
@@ -25,9 +25,14 @@ from segcli.labels import BLOCK
 from segcli.postprocess import islands
 from segcli.report import tallied
 from segcli.resample import apply, parallel, taps_for
-from segcli.segmentation import Prepared, Wishes, at_least, decided, prepare, window_count
+from segcli.segmentation import Prepared, Wishes, at_least, check_channels, decided, prepare, window_count
 from segcli.volume import Box, Grid, Volume
 from segcli.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, starts, stream_axis, windows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segcli.formats import Form
 
 # What comes after the labels, beside what `tried` measures of their structures, takes the time of so many interpolated
 # voxels for each of the scan's: 3 to 14 on brain and body scans.
@@ -86,12 +91,23 @@ class Opening(Protocol):
     def open(self, card: ModelCard) -> Opened: ...
 
 
-def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
+def plan_case(
+    paths: Sequence[Path],
+    card: ModelCard,
+    opening: Opening,
+    *,
+    affine: Form | None = None,
+    series: str | None = None,
+    volume: int | None = None,
+) -> dict[str, Any]:
     """What predicting a scan would need: read and prepared as then, some windows run to learn what one costs.
 
     A few of the scan's windows go all the way to labels: how long that takes, and how well the labels compress,
     depends on how many classes are near each other.
     Of several models each is asked; together they need the time of all and the memory of the largest.
+
+    paths    of one case, a file for each channel; the options are those of `formats.read`
+    errors   InputError for a scan that is refused, or has other channels than the model's
     """
     from segcli import formats
 
@@ -99,8 +115,9 @@ def plan_case(path: Path, card: ModelCard, opening: Opening) -> dict[str, Any]:
     models = [(card, opened.engine), *((other, own.engine) for other, own in opened.others)]
     rates = [measured(*model) for model in models]
     start = time.perf_counter()
-    scan = formats.read([path], channels=len(card.channels))
+    scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))
     read = time.perf_counter() - start
+    check_channels(scan, card)
     itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
     limit, needs, on_disk = opening.max_ram, list[Budget](), False
     parts: list[Grid] = []

@@ -36,10 +36,11 @@ app.add_typer(config_app, name="config")
 
 Model = Annotated[str, typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file of a model.")]
 Out = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the outputs; `-`: label map to stdout.")]
-Models = Annotated[
-    list[str],
+Models = Annotated[  # paths, so that a variable with several is cut at ":" and not at spaces
+    list[Path],
     typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file; several: an ensemble."),
 ]
+Channels = Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE, once for each channel.")]
 MaxRAM = Annotated[str | None, typer.Option("--max-ram", help="Such as 4G.", envvar="SEGCLI_MAX_RAM")]
 MaxVRAM = Annotated[str | None, typer.Option("--max-vram", help="Such as 6G.", envvar="SEGCLI_MAX_VRAM")]
 Engine = Annotated[str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx or openvino.")]
@@ -70,12 +71,27 @@ def settings(
     context.obj = {"debug": debug}
     if files():
         commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
-        flags = {name: {_flag(p): p.name for p in c.params if _flag(p)} for name, c in commands.items()}
-        several = {(name, p.name) for name, c in commands.items() for p in c.params if getattr(p, "multiple", False)}
+        options = {name: {_flag(p): p for p in c.params if _flag(p)} for name, c in commands.items()}
+        flags = {name: {flag: p.name for flag, p in own.items()} for name, own in options.items()}
+        by_name = {name: {p.name: p for p in own.values()} for name, own in options.items()}
         context.default_map = {
-            name: {p: [v] if (name, p) in several and isinstance(v, str) else v for p, v in values.items()}
+            name: {p: _setting(name, by_name[name][p], v) for p, v in values.items()}
             for name, values in for_parameters(defaults(), flags).items()
         }
+
+
+def _setting(command: str, parameter: Any, value: Any) -> Any:
+    """A value of a settings file as the command line would have it: a list, or its items with commas between.
+
+    errors   ModelError (78) for true and false of an option that is no switch, and for anything else of one
+    """
+    if isinstance(value, bool) != bool(getattr(parameter, "is_flag", False)):
+        from segcli.settings import FILE
+
+        raise ModelError(f"{FILE}: {command}: {_flag(parameter)} cannot be {str(value).lower()}")
+    if getattr(parameter, "multiple", False):
+        return value if isinstance(value, list) else [value]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _flag(parameter: Any) -> str:
@@ -92,12 +108,12 @@ def predict(
     context: typer.Context,
     inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Scans: files, folders, `-`.")] = None,
     output: Out = None,
-    model: Models = ["uxnet"],  # noqa: B006 - typer copies it
+    model: Models = [Path("uxnet")],  # noqa: B006 - typer copies it
     engine: Engine = "auto",
     device: Device = "auto",
     overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows, 0 to below 1.")] = None,
-    classes: Annotated[str, typer.Option("--classes", help="Only these structures, comma-separated.")] = "",
-    channel: Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE, once for each channel.")] = None,
+    classes: Annotated[str, typer.Option("--classes", help="Only these structures: names, numbers or codes.")] = "",
+    channel: Channels = None,
     series: Series = None,
     volume: VolumeNumber = None,
     affine: Affine = None,
@@ -167,7 +183,7 @@ def predict(
     options = Options(
         overlap=overlap,
         classes=_several([classes]),
-        affine=_choice("--affine", affine, (None, "sform", "qform", "pixdim")),
+        affine=_form(affine),
         skip=skip_empty,
         mirror=tta,
         half=half,
@@ -177,7 +193,7 @@ def predict(
         fill_holes=_several([fill_holes]),
     )
     opening = run.Opening(
-        model=tuple(model),
+        model=tuple(map(str, model)),
         engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
         device=device,
         threads=threads,
@@ -196,7 +212,7 @@ def predict(
         debug=context.obj["debug"],
         fail_on_review=_choice("--fail-on", fail_on, ("", "review")) == "review",
     )
-    named = dict(_pair(c) for c in channel or ())
+    named = _channels(channel)
     given = run.Given(tuple(inputs or ()), named, files_from, null, series, volume, shard)
     if "-" in given.inputs and (len(given.inputs) > 1 or named or files_from is not None):
         raise UsageError("- is one scan on stdin, alone", hint="a list of names on stdin is --files-from -")
@@ -220,14 +236,17 @@ def info(
     """Grid, orientation, spacing and range of a scan, and what predict would do with it."""
     from segcli import answers
 
-    form = _choice("--affine", affine, (None, "sform", "qform", "pixdim"))
-    answers.info(scan, model, series=series, volume=volume, affine=form, as_json=json_)
+    answers.info(scan, model, series=series, volume=volume, affine=_form(affine), as_json=json_)
 
 
 @app.command()
 def plan(
-    scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM.")],
-    model: Models = ["uxnet"],  # noqa: B006 - typer copies it
+    scan: Annotated[str | None, typer.Argument(help="A scan, or a folder of DICOM.")] = None,
+    model: Models = [Path("uxnet")],  # noqa: B006 - typer copies it
+    channel: Channels = None,
+    series: Series = None,
+    volume: VolumeNumber = None,
+    affine: Affine = None,
     engine: Engine = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -239,14 +258,15 @@ def plan(
     from segcli import answers, run
 
     opening = run.Opening(
-        model=tuple(model),
+        model=tuple(map(str, model)),
         engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
         device=device,
         threads=threads,
         max_ram=_bytes("--max-ram", max_ram),
         max_vram=_bytes("--max-vram", max_vram),
     )
-    answers.plan(scan, opening, as_json=json_)
+    given = run.Given(() if scan is None else (scan,), _channels(channel), series=series, volume=volume)
+    answers.plan(given, opening, affine=_form(affine), as_json=json_)
 
 
 @app.command("export-onnx")
@@ -256,12 +276,13 @@ def export_onnx(
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 17,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     verify: Annotated[Path | None, typer.Option("--verify", help="A scan whose windows are compared as well.")] = None,
+    affine: Affine = None,
     json_: Json = False,
 ) -> None:
     """Export a model to one ONNX file, compared with torch before it is kept."""
     from segcli import answers
 
-    answers.export(model, output, opset=opset, half=fp16, verify=verify, as_json=json_)
+    answers.export(model, output, opset=opset, half=fp16, verify=verify, affine=_form(affine), as_json=json_)
 
 
 @app.command()
@@ -272,6 +293,7 @@ def evaluate(
     labels: Annotated[str, typer.Option("--labels", help="Only these names or numbers, comma-separated.")] = "",
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, mm.")] = 1.0,
     resample: Annotated[bool, typer.Option("--resample", help="Bring the prediction onto another grid.")] = False,
+    affine: Affine = None,
     other: Annotated[Path | None, typer.Option("--against", help="A second prediction, compared pairwise.")] = None,
     json_: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
@@ -289,6 +311,7 @@ def evaluate(
         labels=_several([labels]),
         tolerance=tolerance,
         resample=resample,
+        affine=_form(affine),
         against=other,
         form="json" if json_ else "csv" if csv else "table",
         html=html,
@@ -300,10 +323,12 @@ def report(
     labelmap: Annotated[Path, typer.Argument(help="A label map that exists already.")],
     model: Model = "uxnet",
     image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
+    affine: Affine = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default beside the label map.")] = None,
     forms: Annotated[list[str] | None, typer.Option("--report", help="csv, tsv, html, png; repeatable.")] = None,
     tables: Annotated[str, typer.Option("--tables", help="slicer,itksnap,freesurfer,bids.")] = "",
     split: Annotated[bool, typer.Option("--split", help="One mask per structure as well.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     json_: Json = False,
 ) -> None:
     """Volumes, checks, tables and pages for a label map that exists already."""
@@ -312,12 +337,12 @@ def report(
 
     to = Destination(
         folder=output,
-        overwrite=True,
+        overwrite=overwrite,
         reports=_each("--report", _several(forms) or ("html",), REPORTS),
         tables=_each("--tables", _several([tables]), TABLES),
         split=split,
     )
-    answers.report(labelmap, model, image, to, as_json=json_)
+    answers.report(labelmap, model, image, to, affine=_form(affine), as_json=json_)
 
 
 # ---- models, settings, the machine
@@ -446,17 +471,27 @@ def _choice(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
     return value
 
 
+def _form(affine: str | None) -> Any:
+    return _choice("--affine", affine, (None, "sform", "qform", "pixdim"))
+
+
 def _each(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         _choice(option, value, choices)
     return values
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise UsageError(f"--channel {text}: is not of the form NAME=FILE")
-    return name, value
+def _channels(texts: Sequence[str] | None) -> dict[str, str]:
+    """Channel -> file."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"--channel {text}: is not of the form NAME=FILE")
+        if name.lower() in map(str.lower, found):
+            raise UsageError(f"--channel {name}: is given twice", hint="several scans of one channel are inputs")
+        found[name] = value
+    return found
 
 
 def _bytes(option: str, text: str | None) -> int | None:

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +28,31 @@ from segcli.segmentation import check_channels, finite, prepare
 from segcli.volume import Volume
 from segcli.windows import padded, windows
 
+if TYPE_CHECKING:
+    from segcli.formats import Form
+
 _SCAN_WINDOWS = 2
 _DRIFT = 1e-3  # relative error of single logits that another version of a runtime may have
 
 
 def export_onnx(
-    card: ModelCard, path: Path, *, opset: int = 17, half: bool = False, verify: Path | None = None
+    card: ModelCard,
+    path: Path,
+    *,
+    opset: int = 17,
+    half: bool = False,
+    verify: Path | None = None,
+    affine: Form | None = None,
 ) -> dict[str, Any]:
     """Write a card's network as ONNX, compared with torch in every CPU engine before the file gets its name.
 
-    verify   a scan on whose windows it is compared too, beside seeded noise
+    verify   a scan on whose windows it is compared too, beside seeded noise; affine: what counts in its NIfTI header
     returns  the certificate that the file holds
     errors   ModelError (78): not exportable, or the answers differ; OutputError: cannot write
     """
     from segcli.engines.graph import certified
 
-    shown = scan_windows(card, verify) if verify else {}
+    shown = scan_windows(card, verify, affine) if verify else {}
     data = certified(card, shown, opset=opset, half=half)
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
@@ -51,9 +60,9 @@ def export_onnx(
     return certificate
 
 
-def scan_windows(card: ModelCard, path: Path) -> Mapping[str, NDArray[np.float32]]:
+def scan_windows(card: ModelCard, path: Path, affine: Form | None = None) -> Mapping[str, NDArray[np.float32]]:
     """The brightest of a scan's windows, (1, C, d, h, w) each, prepared as the card says."""
-    scan = formats.read([path], channels=len(card.channels))
+    scan = formats.read([path], affine=affine, channels=len(card.channels))
     check_channels(scan, card)
     prepared = prepare(finite(scan)[0], card)
     image: Volume

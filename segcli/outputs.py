@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from segcli.errors import Denied, OutputError
+from segcli.errors import Denied, OutputError, OutputExists
 
 try:
     import fcntl
@@ -27,6 +27,7 @@ except ImportError:  # Windows
 _PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-\d+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
 _ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ANOTHER = "name another file, or take this one away"
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 _count = itertools.count()
@@ -45,6 +46,23 @@ def _host() -> str:
 
 
 _HOST = _host()
+
+
+def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], bool] | None = None) -> None:
+    """Refuse to write over what somebody else made (reliability.md 2.7).
+
+    own      whether a file that begins with these bytes is an earlier one of the same kind, which may be replaced
+    errors   OutputExists (73)
+    """
+    if overwrite or not os.path.lexists(path):
+        return
+    try:
+        with path.open("rb") as file:
+            mine = own is not None and own(file.read(4096))
+    except OSError:
+        mine = False
+    if not mine:
+        raise OutputExists(f"{path.name}: exists already, and is not known to be segcli's own", hint=_ANOTHER)
 
 
 @contextmanager

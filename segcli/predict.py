@@ -475,14 +475,19 @@ class _Job:
         return [asdict(f) for f in findings], checks.verdict(findings)
 
 
-def cohort(outcomes: Sequence[Outcome], folder: Path, forms: Sequence[str]) -> list[Path]:
-    """One row per case and structure over all finished cases, as cohort.csv or cohort.tsv in the output folder."""
+def cohort(outcomes: Sequence[Outcome], folder: Path, forms: Sequence[str], *, overwrite: bool = False) -> list[Path]:
+    """One row per case and structure over all finished cases, as cohort.csv or cohort.tsv in the output folder.
+
+    errors   OutputExists (73) for a table of that name that has other columns, unless `overwrite`
+    """
     done = {o.case.name: from_json(o.record["structures"]) for o in outcomes if o.record is not None}
     written = []
     for form in forms:
         if form in ("csv", "tsv"):
             path = folder / f"cohort.{form}"
             text = csv_text(cohort_rows(done), "\t" if form == "tsv" else ",")
+            columns = text.partition("\n")[0].encode() + b"\n"
+            outputs.unclaimed(path, overwrite=overwrite, own=lambda head, line=columns: head.startswith(line))  # type: ignore[misc]
             outputs.write_bytes(path, text.encode())
             written.append(path)
     return written

@@ -280,11 +280,13 @@ def _cohort(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
     if len(outcomes) < 2 or to.folder is None or not any(o.record for o in outcomes):
         return []
     forms = [f for f in to.reports if f in ("csv", "tsv")] or ["csv"]
-    written = cohort(outcomes, to.folder, forms)
+    written = cohort(outcomes, to.folder, forms, overwrite=to.overwrite)
     if "html" in to.reports:
         from segcli.page import cohort_page
+        from segcli.page.parts import is_page
 
         path = to.folder / "cohort.html"
+        outputs.unclaimed(path, overwrite=to.overwrite, own=is_page)
         outputs.write_bytes(path, cohort_page([o.record for o in outcomes if o.record is not None]))
         written.append(path)
     return written
@@ -409,5 +411,8 @@ def _events(target: str | None) -> Iterator[TextIO | None]:
     elif target in ("stderr", "stdout", "-"):
         yield sys.stderr if target == "stderr" else sys.stdout
     else:
-        with outputs.translated(Path(target)), Path(target).open("a", encoding="utf-8") as file:
+        path = Path(target)
+        if path.is_file():  # events are added to earlier ones, and to nothing else
+            outputs.unclaimed(path, own=lambda head: not head or head.startswith(b'{"'))
+        with outputs.translated(path), path.open("a", encoding="utf-8") as file:
             yield file

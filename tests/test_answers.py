@@ -69,7 +69,7 @@ def test_a_label_map_of_another_model_is_not_reported_under_wrong_names(model, t
     path = nifti(tmp_path / "a_seg.nii.gz", np.zeros((4, 4, 4), "u1"))
     (tmp_path / "a_seg.json").write_text('{"segcli_record": 1, "model": {"name": "uxnet"}}')
     with pytest.raises(InputError, match=r"a_seg.nii.gz: its record says that uxnet made it, not organs"):
-        answers.report(path, model, None, Destination(tmp_path), as_json=False)
+        answers.report(path, model, None, Destination(tmp_path), affine=None, as_json=False)
 
 
 def test_label_maps_on_two_grids_are_named(tmp_path):
@@ -83,6 +83,7 @@ def test_label_maps_on_two_grids_are_named(tmp_path):
             labels=(),
             tolerance=1,
             resample=False,
+            affine=None,
             against=None,
             form="json",
             html=None,

@@ -103,7 +103,7 @@ def test_the_label_map_is_as_large_as_the_plan_says(tmp_path: Path, shape: tuple
     blobs = gaussian_filter(rng.standard_normal(shape), 4) * 4000 + 20 * rng.standard_normal(shape)
     nibabel.Nifti1Image(blobs.astype(np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii.gz")
     opening = Opening(model=(str(model.folder),), engine="onnx", threads=1)
-    planned = plan_case(tmp_path / "scan.nii.gz", model, opening)["disk_mb"]
+    planned = plan_case([tmp_path / "scan.nii.gz"], model, opening)["disk_mb"]
     case = cases([str(tmp_path / "scan.nii.gz")])
     [done] = predict(case, model, opening.open(model), Destination(tmp_path / "out"))
     assert 0.8 < planned / (sum(path.stat().st_size for path in done.paths) / 1e6) < 1.25
@@ -208,7 +208,7 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     data = np.zeros((50, 40, 30), np.float32)
     nibabel.Nifti1Image(data, np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii.gz")
     opening = SimpleNamespace(max_ram=None, open=lambda c: open_engine(c, threads=1))
-    found = plan_case(tmp_path / "scan.nii.gz", model, opening)
+    found = plan_case([tmp_path / "scan.nii.gz"], model, opening)
     result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
     assert found["windows"] == result.windows
     assert found["engine"] == "openvino cpu"
@@ -229,7 +229,7 @@ def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_t
             more = tuple((other, open_engine(other, threads=1)) for other in others)
             return replace(open_engine(c, threads=1), others=more)
 
-        return plan_case(tmp_path / "scan.nii", first, SimpleNamespace(max_ram=None, open=opened))
+        return plan_case([tmp_path / "scan.nii"], first, SimpleNamespace(max_ram=None, open=opened))
 
     one, two = planned(), planned(first)
     assert two["windows"] == 2 * one["windows"]

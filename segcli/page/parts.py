@@ -36,6 +36,11 @@ def page(title: str, body: str, scripts: Sequence[str] = (), *, viewer: bool = F
     )
 
 
+def is_page(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a page of segcli."""
+    return b'<meta name="generator" content="segcli">' in head
+
+
 def asset(name: str) -> str:
     return (files("segcli.page") / name).read_text(encoding="utf-8")
 
