@@ -125,6 +125,16 @@ def describe(folder: Path) -> None:
         outputs.write_bytes(path, to_json(document))
 
 
+def check(scan: Volume, to: Destination) -> None:
+    """UsageError, before anything is computed, for a DICOM object of a scan that is not DICOM."""
+    for kind in to.forms:
+        if kind in DICOM_FORMS and (scan.source is None or scan.source.kind != "dicom"):
+            raise UsageError(
+                f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none",
+                hint="leave it away for such input",
+            )
+
+
 def write(
     base: Path,
     scan: Volume,
@@ -134,17 +144,8 @@ def write(
     report: Report,
     facts: Mapping[str, Any],
 ) -> tuple[list[Path], list[str]]:
-    """Write what was asked for beside `base`; returns the paths, and sentences for the user and the record.
-
-    errors   UsageError for a DICOM object of a scan that is not DICOM
-    """
+    """Write what was asked for beside `base`; returns the paths, and sentences for the user and the record."""
     wanted = planned(base, card, to)
-    for kind in wanted.values():
-        if kind in DICOM_FORMS and (scan.source is None or scan.source.kind != "dicom"):
-            raise UsageError(
-                f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none",
-                hint="leave it away for such input",
-            )
     said: list[str] = []
     for path, kind in wanted.items():
         said += _write_one(path, kind, scan, result, card, to, report, facts)

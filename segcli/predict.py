@@ -302,6 +302,7 @@ class _Job:
             seen=lambda grid: budget.check(grid, 4, self.card, limit=limit),
         )
         _check_room(labels, scan)
+        extras.check(scan, self.to)
         return _Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
     def _finished(self, case: Case, key: Mapping[str, Any]) -> bool:

@@ -575,6 +575,18 @@ def test_fractions_are_in_the_order_of_the_values_that_are_written():
     np.testing.assert_allclose(_fractions(result, kept).data.ravel(), [0.4, 0.2])
 
 
+def test_a_dicom_object_of_another_scan_is_refused_before_the_network_runs(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+
+    def never(logits: np.ndarray) -> np.ndarray:
+        raise AssertionError("the network ran")
+
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(never), forms=("nifti", "rtstruct"))
+    assert isinstance(ended.error, UsageError)
+    assert "--write rtstruct: a DICOM object refers to a DICOM scan" in ended.error.message
+    assert not (tmp_path / "out").exists()
+
+
 def test_6_8_a_device_that_is_named_and_not_there_is_refused_and_not_replaced(model):
     from segcli.engines import choose
     from segcli.errors import EngineError
