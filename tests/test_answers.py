@@ -55,6 +55,18 @@ def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
     assert (one["sums_on_disk"], two["sums_on_disk"]) == (False, True)
 
 
+def test_a_plan_is_of_one_scan_and_takes_its_channels(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    scan(tmp_path / "b.nii.gz")
+    for words, code, told in (
+        ((".", "-m", model), 2, b"plan takes one scan, not 2"),
+        (("--channel", "CT=a.nii.gz", "-m", model), 0, b""),
+    ):
+        done = command("plan", *words, "--engine", "torch", cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert told in done.stderr
+
+
 def test_a_4_d_file_with_the_channels_of_the_model_is_one_scan(tmp_path, capsys):
     two = organs(tmp_path / "two", onnx=False, channels=["T1", "T2"])
     card = json.loads((two / "model.json").read_text())

@@ -32,7 +32,7 @@ from segcli.card import ModelCard, parse, read_card
 from segcli.cases import cases
 from segcli.engines import host, open_engine
 from segcli.engines.host import HostSums
-from segcli.errors import OutOfMemory
+from segcli.errors import InputError, OutOfMemory
 from segcli.extras import Destination
 from segcli.predict import predict
 from segcli.run import Opening
@@ -212,6 +212,15 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
     assert found["windows"] == result.windows
     assert found["engine"] == "openvino cpu"
+
+
+def test_a_plan_of_a_scan_with_other_channels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read_card(organs(tmp_path / "organs"))
+    nibabel.Nifti1Image(np.zeros((9, 8, 7), np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii")
+    monkeypatch.setattr(budget, "measured", lambda *_: RATES)
+    opening = SimpleNamespace(max_ram=None, open=lambda c: open_engine(model, threads=1))
+    with pytest.raises(InputError, match="the scan has 1 channel, the model organs wants 2: T1, T2"):
+        plan_case([tmp_path / "scan.nii"], replace(model, channels=("T1", "T2")), opening)
 
 
 def test_a_label_map_takes_what_was_seen_and_little_beyond_it() -> None:

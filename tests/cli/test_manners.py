@@ -261,5 +261,74 @@ def test_a_setting_of_the_wrong_kind_is_the_files_fault_and_named(tmp_path):
     assert b"segcli.toml: Invalid value for '--overlap'" in done.stderr
 
 
+def test_a_list_of_a_settings_file_is_one_for_any_option_and_a_switch_is_a_switch(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "segcli.toml").write_text('[predict]\nclasses = ["liver", "spleen"]\nsplit = true\n')
+    done = command("predict", "a.nii.gz", "-o", "out", "-m", model, *REAL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "out" / "a_seg").iterdir()) == ["liver.nii.gz", "spleen.nii.gz"]
+    (tmp_path / "segcli.toml").write_text("[predict]\nlargest_component = true\n")
+    done = command("predict", "a.nii.gz", "-m", model, cwd=tmp_path)
+    assert done.returncode == 78
+    assert b"segcli.toml: predict: largest_component cannot be true" in done.stderr
+
+
+def test_a_variable_may_name_a_model_with_spaces_and_several_with_colons(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "my models").mkdir()
+    (tmp_path / "my models" / "organs").symlink_to(model)
+    for named in ("my models/organs", f"{model}:my models/organs"):
+        done = command("plan", "a.nii.gz", *REAL, "--json", cwd=tmp_path, env={"SEGCLI_MODEL": named})
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_channel_is_one_file(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    done = command("predict", "--channel", "CT=a.nii.gz", "--channel", "ct=b.nii.gz", "-m", model, cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"--channel ct: is given twice" in done.stderr
+
+
+def test_2_7_tables_pages_events_and_exports_are_never_written_over_what_is_not_segclis(model, tmp_path):
+    scans(tmp_path / "in", 2)
+    mine = {name: f"mine: {name}\n" for name in ("out/cohort.csv", "notes.html", "run.log", "net.onnx")}
+    for name, text in mine.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    predict = ("predict", "in", "-o", "out", "-m", model, *REAL)
+    runs = [
+        command(*predict, cwd=tmp_path),
+        command(*predict, "--events", "run.log", cwd=tmp_path),
+        command("evaluate", "out/case0_seg.nii.gz", "out/case0_seg.nii.gz", "--html", "notes.html", cwd=tmp_path),
+        command("export-onnx", "-m", model, "-o", "net.onnx", cwd=tmp_path),
+        command("report", "out/case0_seg.nii.gz", "-m", model, "--report", "csv", cwd=tmp_path),
+        command("report", "out/case0_seg.nii.gz", "-m", model, "--report", "csv", cwd=tmp_path),
+        command("report", "out/case0_seg.nii.gz", "-m", model, "--report", "csv", "--overwrite", cwd=tmp_path),
+        command(*predict, "--overwrite", cwd=tmp_path),
+    ]
+    assert [done.returncode for done in runs] == [73, 73, 73, 73, 0, 73, 0, 0]
+    assert all(b"exists already, and is not known to be segcli's own" in done.stderr for done in runs[:4])
+    assert (tmp_path / "out" / "cohort.csv").read_text().startswith("case,")
+    assert [(tmp_path / n).read_text() for n in ("notes.html", "run.log", "net.onnx")] == list(mine.values())[1:4]
+
+
+def test_what_a_refusal_advises_the_command_takes(model, tmp_path):
+    """A scan whose header states no form: each command is told with --affine which statement counts."""
+    scan(tmp_path / "a.nii.gz", sform_code=0, qform_code=0)
+    labels = "out/a_seg.nii.gz"
+    words = [
+        ("plan", "a.nii.gz", "-m", model, *REAL),
+        ("predict", "a.nii.gz", "-o", "out", "-m", model, *REAL),
+        ("report", labels, "--image", "a.nii.gz", "-m", model, "--report", "tsv"),
+        ("evaluate", labels, labels),
+    ]
+    for command_line in words[:2]:
+        done = command(*command_line, cwd=tmp_path)
+        assert (done.returncode, b"--affine" in done.stderr) == (65, True)
+    for command_line in words:
+        done = command(*command_line, "--affine", "sform", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
 def test_models_are_listed_by_that_word_as_well(tmp_path):
     assert command("models", "list", "--json").stdout == command("models", "--json").stdout
