@@ -241,6 +241,10 @@ def verify(file: Path, *, as_json: bool) -> None:
     if file.is_dir():
         card = adopt.verify(file)
         graph = file / card.onnx if card.onnx else None
+        if graph is not None:
+            from segcli.engines.onnx_file import read
+
+            read(graph.read_bytes(), graph.name, card)
     if graph is not None:
         from segcli.card import onnx_metadata
         from segcli.engines.certificate import DIGEST_KEY

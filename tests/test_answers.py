@@ -9,7 +9,9 @@ from models import organs
 from runs import command, scan
 
 from segcli import answers
-from segcli.errors import InputError
+from segcli.card import file_sha256, read_card
+from segcli.errors import InputError, ModelError
+from segcli.export import export_onnx
 from segcli.extras import Destination
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
@@ -82,6 +84,22 @@ def test_a_label_map_of_another_model_is_not_reported_under_wrong_names(model, t
     (tmp_path / "a_seg.json").write_text('{"segcli_record": 1, "model": {"name": "uxnet"}}')
     with pytest.raises(InputError, match=r"a_seg.nii.gz: its record says that uxnet made it, not organs"):
         answers.report(path, model, None, Destination(tmp_path), affine=None, as_json=False)
+
+
+def test_an_export_of_other_weights_than_the_folders_is_not_verified(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = organs(tmp_path / "organs", onnx=False)
+    card = json.loads((folder / "model.json").read_text())
+    export_onnx(read_card(folder), folder / "model.onnx")
+    card |= {"onnx": "model.onnx", "onnx_sha256": file_sha256(folder / "model.onnx")}
+    (folder / "model.json").write_text(json.dumps(card))
+    answers.verify(folder, as_json=True)
+    weights = folder / "weights.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    (folder / "model.json").write_text(json.dumps(card | {"sha256": file_sha256(weights)}))
+    with pytest.raises(ModelError, match=r"model.onnx: was exported from weights with sha256"):
+        answers.verify(folder, as_json=True)
 
 
 def test_label_maps_on_two_grids_are_named(tmp_path):
