@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.errors import BytesLengthException
@@ -110,12 +111,13 @@ class DicomFile:
 
 
 def text_of(header: Dataset, keyword: str) -> str:
-    """A header value as one line, values parted by a backslash; as it lies in the file, without conversion."""
+    """A header value as one line, values parted by a backslash; text as it lies in the file, without conversion."""
     element = header.get_item(_tag(keyword))
     value: Any = element.value if element is not None else None
     if value is None:
         return ""
-    if isinstance(value, bytes) and (element.VR in _TEXTUAL or (element.VR is None and keyword not in _BINARY)):
+    kind = element.VR or dictionary_VR(element.tag)  # implicit VR: the file does not say
+    if isinstance(value, bytes) and kind in _TEXTUAL:
         return printable(value.decode("utf-8", "replace").strip(" \0"))
     if isinstance(value, bytes) and len(value) == 2 and keyword in _BINARY:
         return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -13,6 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -22,6 +25,7 @@ from pydicom.uid import (
 
 from segcli.errors import EngineError, InputError
 from segcli.formats import dicom, dicom_files
+from segcli.formats.dicom_frames import DISTINGUISHING
 
 DATA = Path(__file__).parent.parent / "data" / "dicom"
 
@@ -147,3 +151,43 @@ def test_1_5_control_characters_of_a_file_name_are_not_repeated(tmp_path: Path) 
     assert scan.source is not None
     assert scan.source.facts is not None
     assert scan.source.facts["unused"] == [{"file": "?[31mred", "reason": "not DICOM"}]
+
+
+# What tells two volumes of a series apart: text and binary numbers, as their dictionary entry has them.
+APART: dict[str, tuple[Any, Any]] = {
+    "StackID": ("1", "2"),
+    "TemporalPositionIndex": (1, 2),
+    "TemporalPositionIdentifier": (1, 2),
+    "EchoNumbers": (1, 2),
+    "EffectiveEchoTime": (2.5, 12.5),
+    "EchoTime": (2.5, 12.5),
+    "DiffusionBValue": (0.0, 1000.0),
+    "NominalPercentageOfCardiacPhase": (0.0, 40.0),
+    "NominalCardiacTriggerDelayTime": (0.0, 412.5),
+    "TriggerTime": (0, 412.5),
+    "AcquisitionNumber": (1, 2),
+    "FrameType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
+    "ImageType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
+}
+NUMBERS = [11, 4, 7, 0, 9, 2, 5, 10, 1, 8, 3, 6]  # those of twelve slices, in no order
+
+
+@pytest.mark.parametrize("key", DISTINGUISHING)
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_4_6_what_tells_volumes_apart_is_read_alike_in_every_native_syntax(
+    tmp_path: Path, key: str, syntax: str
+) -> None:
+    for n, value in enumerate(APART[key]):
+
+        def each(ds: pydicom.Dataset, k: int, n: int = n) -> None:
+            ds.SOPInstanceUID, ds.InstanceNumber = f"1.2.{n}.{k}", NUMBERS[6 * n + k]
+
+        series(tmp_path, phantom() + n, modality="MR", first=100 * n, syntax=syntax, each=each, **{key: value})
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+    for n, value in enumerate(APART[key]):
+        scan = dicom.read(tmp_path, volume=n + 1)
+        np.testing.assert_array_equal(scan.data[0], phantom() + n)
+        assert scan.source is not None
+        assert scan.source.facts is not None
+        said = "\\".join(value) if isinstance(value, list) else f"{float(value):g}"
+        assert scan.source.facts["volume"] == f"{words} {said}"

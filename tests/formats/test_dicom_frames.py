@@ -13,7 +13,7 @@ import pytest
 from dicom_phantom import OBLIQUE, affine, enhanced, header, phantom, pixels, save
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import JPEGLSLossless, MRImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, MRImageStorage
 
 from segcli.errors import InputError
 from segcli.formats import dicom, dicomseg
@@ -71,6 +71,26 @@ def test_4_11_two_time_points_are_two_volumes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 volumes .*--volume 2: temporal position index 2, 6 slices"):
         dicom.read(file)
     np.testing.assert_array_equal(dicom.read(file, volume=2).data[0], phantom())
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_4_11_phases_of_frames_in_no_order_are_not_mixed(tmp_path: Path, syntax: str) -> None:
+    phases = iter([1, 2, 2, 1, 1, 2, 1, 1, 2, 2, 1, 2])
+
+    def phase(group: Dataset, k: int) -> None:
+        content = Dataset()
+        content.TemporalPositionIndex = next(phases)
+        group.FrameContentSequence = Sequence([content])
+
+    order = [0, 0, 1, 1, 2, 2, 3, 4, 3, 5, 5, 4]
+    stored = phantom()
+    file = enhanced(tmp_path / "mr.dcm", stored, affine(), order=order, each=phase, syntax=syntax)
+    ds = pydicom.dcmread(file)
+    of_phase = [g.FrameContentSequence[0].TemporalPositionIndex for g in ds.PerFrameFunctionalGroupsSequence]
+    ds.PixelData = (stored[order] + 1000 * np.array(of_phase, np.int16)[:, None, None]).astype("<i2").tobytes()
+    ds.save_as(file)
+    np.testing.assert_array_equal(dicom.read(file, volume=1).data[0], stored + 1000)
+    np.testing.assert_array_equal(dicom.read(file, volume=2).data[0], stored + 2000)
 
 
 def test_compressed_frames_give_the_same_voxels(tmp_path: Path) -> None:
