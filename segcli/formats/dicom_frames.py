@@ -60,17 +60,26 @@ class Frame:
 
     def key(self, keyword: str) -> Any:
         """A value that can be compared and sorted: a number or text, None where there is none."""
-        text = _first(self.groups, keyword)
-        try:
-            return float(text) if text else None
-        except ValueError:
-            return text
+        return _comparable(_first(self.groups, keyword))
+
+    @property
+    def dimensions(self) -> tuple[Any, ...]:
+        """Where it stands in each of the dimensions that a multi-frame file names; () where it says nothing."""
+        text = _first(self.groups, "DimensionIndexValues")
+        return tuple(map(_comparable, text.split("\\"))) if text else ()
 
     @property
     def name(self) -> str:
         """For messages: the file, and the frame where it has several."""
         many = self.tile is not None or "PerFrameFunctionalGroupsSequence" in self.file.header
         return f"{self.file.name}, frame {self.index + 1}" if many else self.file.name
+
+
+def _comparable(text: str) -> Any:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def frames_of(file: DicomFile) -> list[Frame]:

@@ -113,8 +113,9 @@ def _split(frames: list[Frame]) -> list[Stack]:
     most = int(np.bincount(spot).max())
     if most == 1:
         return [Stack(tuple(frames), "the only one")]
+    said_of = {key: [f.key(key) for f in frames] for key in DISTINGUISHING} | _dimensions(frames)
     telling = {  # keys with no more values than there are volumes; more is a slice's own
-        key: values for key in DISTINGUISHING if 1 < len(set(values := [f.key(key) for f in frames])) <= most
+        key: values for key, values in said_of.items() if len(set(values)) <= most and _differ(values, spot)
     }
     for keys in (*((key,) for key in telling), tuple(telling)):
         said = list(zip(*(telling[key] for key in keys), strict=True))
@@ -124,6 +125,20 @@ def _split(frames: list[Frame]) -> list[Stack]:
             words = [", ".join(map(_words, keys, kind)) for kind in kinds]
             return [Stack(tuple(frames[i] for i in g), w) for g, w in zip(groups, words, strict=True)]
     return _by_number(frames, spot, most, telling)
+
+
+def _dimensions(frames: Sequence[Frame]) -> dict[str, list[Any]]:
+    """The index of each frame in each dimension of a multi-frame file (time, echo, place in the stack)."""
+    each = [f.dimensions for f in frames]
+    if len({len(indices) for indices in each}) > 1:
+        return {}
+    columns = zip(*each, strict=True)
+    return {f"dimension {n} index": list(column) for n, column in enumerate(columns, 1)}
+
+
+def _differ(values: Sequence[Any], spot: NDArray[np.int64]) -> bool:
+    """Whether slices at one position have several of the values: what goes with the position tells no volumes apart."""
+    return len(set(zip(spot.tolist(), values, strict=True))) > len(set(spot.tolist()))
 
 
 def _words(key: str, value: Any) -> str:
@@ -136,7 +151,8 @@ def _words(key: str, value: Any) -> str:
 def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling: dict[str, list[Any]]) -> list[Stack]:
     """Volumes in the order of the instance numbers at each position, where each position has the same many.
 
-    What may tell volumes apart must be one within each of them, or the numbers run across volumes.
+    What may tell volumes apart must be one within each of them, or the numbers run across volumes. The frames of a
+    multi-frame file have no such number: the order in which they are stored means nothing.
     """
     counts = np.bincount(spot)
     numbers = [(-1 if f.number is None else f.number, f.index) for f in frames]
@@ -146,7 +162,8 @@ def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling:
         ranks[seen[int(spot[i])]].append(i)
         seen[int(spot[i])] += 1
     mixed = any(len({values[i] for i in rank}) > 1 for values in telling.values() for rank in ranks)
-    if counts.min() != most or len(set(numbers)) != len(numbers) or mixed:
+    unnumbered = len({(f.file, s) for f, s in zip(frames, spot.tolist(), strict=True)}) < len(frames)
+    if counts.min() != most or len(set(numbers)) != len(numbers) or mixed or unnumbered:
         raise InputError(
             f"{len(frames)} slices at {len(counts)} positions, up to {most} with other content at the same position: "
             f"there seem to be {most} volumes, and nothing tells them apart",

@@ -73,24 +73,63 @@ def test_4_11_two_time_points_are_two_volumes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dicom.read(file, volume=2).data[0], phantom())
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
-def test_4_11_phases_of_frames_in_no_order_are_not_mixed(tmp_path: Path, syntax: str) -> None:
-    phases = iter([1, 2, 2, 1, 1, 2, 1, 1, 2, 2, 1, 2])
+ORDER = [0, 0, 1, 1, 2, 2, 3, 4, 3, 5, 5, 4]  # the positions of twelve frames
+PHASES = [1, 2, 2, 1, 1, 2, 1, 1, 2, 2, 1, 2]  # and which of two volumes each belongs to
 
-    def phase(group: Dataset, k: int) -> None:
+
+def two_phases(path: Path, said: Any, syntax: str = ExplicitVRLittleEndian) -> Path:
+    """The phantom, and the phantom plus 1000, as frames in no order; `said(content, position, phase)` tells of each."""
+    phases = iter(PHASES)
+
+    def each(group: Dataset, k: int) -> None:
         content = Dataset()
-        content.TemporalPositionIndex = next(phases)
+        said(content, k, next(phases))
         group.FrameContentSequence = Sequence([content])
 
-    order = [0, 0, 1, 1, 2, 2, 3, 4, 3, 5, 5, 4]
-    stored = phantom()
-    file = enhanced(tmp_path / "mr.dcm", stored, affine(), order=order, each=phase, syntax=syntax)
+    file = enhanced(path, phantom(), affine(), order=ORDER, each=each, syntax=syntax)
     ds = pydicom.dcmread(file)
-    of_phase = [g.FrameContentSequence[0].TemporalPositionIndex for g in ds.PerFrameFunctionalGroupsSequence]
-    ds.PixelData = (stored[order] + 1000 * np.array(of_phase, np.int16)[:, None, None]).astype("<i2").tobytes()
+    ds.PixelData = (phantom()[ORDER] + 1000 * np.array(PHASES)[:, None, None] - 1000).astype("<i2").tobytes()
     ds.save_as(file)
-    np.testing.assert_array_equal(dicom.read(file, volume=1).data[0], stored + 1000)
-    np.testing.assert_array_equal(dicom.read(file, volume=2).data[0], stored + 2000)
+    return file
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("temporal position index", lambda c, k, phase: setattr(c, "TemporalPositionIndex", phase)),
+        ("dimension 3 index", lambda c, k, phase: setattr(c, "DimensionIndexValues", [1, k + 1, phase])),
+    ],
+)
+def test_4_11_phases_of_frames_in_no_order_are_not_mixed(tmp_path: Path, words: str, said: Any, syntax: str) -> None:
+    file = two_phases(tmp_path / "mr.dcm", said, syntax)
+    for n in (1, 2):
+        scan = dicom.read(file, volume=n)
+        np.testing.assert_array_equal(scan.data[0], phantom() + 1000 * (n - 1))
+        assert scan.source is not None
+        assert scan.source.facts is not None
+        assert scan.source.facts["volume"] == f"{words} {n}"
+
+
+def test_4_11_four_volumes_of_two_slices_by_two_dimensions(tmp_path: Path) -> None:
+    order, indices = [0, 1, 1, 0, 0, 1, 0, 1], [[1, 1], [2, 1], [1, 2], [2, 2], [1, 2], [1, 1], [2, 1], [2, 2]]
+    frames = iter(zip(order, indices, strict=True))
+
+    def each(group: Dataset, k: int) -> None:
+        content = Dataset()
+        place, (echo, phase) = next(frames)
+        content.DimensionIndexValues = [place + 1, echo, phase]
+        group.FrameContentSequence = Sequence([content])
+
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine(), order=order, each=each)
+    with pytest.raises(InputError, match=r"--volume 3: dimension 2 index 2, dimension 3 index 1, 2 slices"):
+        dicom.read(file)
+
+
+def test_4_11_frames_that_nothing_but_their_order_tells_apart_are_refused(tmp_path: Path) -> None:
+    file = two_phases(tmp_path / "mr.dcm", lambda content, k, phase: None)
+    with pytest.raises(InputError, match=r"12 slices at 6 positions, .* nothing tells them apart"):
+        dicom.read(file)
 
 
 def test_compressed_frames_give_the_same_voxels(tmp_path: Path) -> None:
