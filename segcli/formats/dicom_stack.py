@@ -41,7 +41,10 @@ def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
     _one_patient(files)
     frames = [frame for file in _once(files) for frame in frames_of(file)]
     _alike(frames)
-    return tuple(_split(frames))
+    stacks = tuple(_split(frames))
+    for stack in stacks:
+        _rescaled_alike(stack.frames)
+    return stacks
 
 
 def _one_patient(files: Sequence[DicomFile]) -> None:
@@ -94,6 +97,17 @@ def _alike(frames: Sequence[Frame]) -> None:
             raise InputError(f"{f.name}: its orientation differs from that of other slices (by {off[:6].max():.3g})")
         if off[6:].max() > ALIKE * min(f.spacing):
             raise InputError(f"{f.name}: pixel spacing {f.spacing[0]:g} x {f.spacing[1]:g} mm, other slices differ")
+
+
+def _rescaled_alike(frames: Sequence[Frame]) -> None:
+    """All slices of a volume say how their values are rescaled, or none does: a CT would be 1,024 HU off in a slice."""
+    bare = [f.name for f in frames if not f.rescaled]
+    if 0 < len(bare) < len(frames):
+        raise InputError(
+            f"{bare[0]}: rescale slope and intercept are missing, which {len(frames) - len(bare)} of {len(frames)} "
+            "slices have: its values cannot be told",
+            hint="export the series again",
+        )
 
 
 def _along(frames: Sequence[Frame]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_phantom import OBLIQUE, PATIENT, affine, header, phantom, pixels, save, series
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -443,6 +444,26 @@ def test_4_8_ct_without_rescale_is_said(tmp_path: Path) -> None:
     scan = dicom.read(series(tmp_path / "ct", each=bare))
     np.testing.assert_array_equal(scan.data[0], phantom() + 1024)
     assert "CT without rescale" in warnings(scan)
+
+
+@pytest.mark.parametrize("bare", [(3,), (0, 1, 3, 4, 5)])
+def test_4_8_slices_without_rescale_among_slices_with_it_are_refused(tmp_path: Path, bare: tuple[int, ...]) -> None:
+    def some(ds: Dataset, k: int) -> None:
+        if k in bare:
+            del ds.RescaleSlope, ds.RescaleIntercept
+
+    with pytest.raises(InputError, match=rf"a-00{bare[0]}.dcm: rescale .* are missing, which {6 - len(bare)} of 6"):
+        dicom.read(series(tmp_path / "ct", each=some))
+
+
+def test_4_8_one_volume_of_a_series_may_be_rescaled_and_the_other_not(tmp_path: Path) -> None:
+    folder = two_phases(tmp_path / "mr", AcquisitionNumber=2, RescaleSlope=1, RescaleIntercept=0)
+    for file in folder.glob("a-0*"):
+        ds = pydicom.dcmread(file)
+        del ds.RescaleSlope, ds.RescaleIntercept
+        ds.save_as(file)
+    np.testing.assert_array_equal(dicom.read(folder, volume=1).data[0], phantom() + 1024)
+    np.testing.assert_array_equal(dicom.read(folder, volume=2).data[0], phantom() + 1124)
 
 
 def test_4_8_monochrome1_and_windows_do_not_change_values(tmp_path: Path) -> None:
