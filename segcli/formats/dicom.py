@@ -257,13 +257,13 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
         for path in walk(folder, stray):
             try:
                 reason = kind_of(path)
-            except Denied as error:
+                if reason is not None:
+                    unused.append(Unused(printable(path.name), reason))
+                    continue
+                file = open_file(path)
+            except (Denied, InputError) as error:
                 stray(path, error)
                 continue
-            if reason is not None:
-                unused.append(Unused(printable(path.name), reason))
-                continue
-            file = open_file(path)
             uid = file.text("SeriesInstanceUID")
             if uid:
                 groups.setdefault(uid, []).append(file)

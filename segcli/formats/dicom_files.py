@@ -89,7 +89,7 @@ class DicomFile:
     @cached_property
     def header(self) -> Dataset:
         """All of the header without the pixels; read again after `forget`."""
-        with quiet():
+        with quiet(), _reachable(self.path):
             return pydicom.dcmread(self.path, stop_before_pixels=True, force=True)
 
     def forget(self) -> None:
@@ -155,6 +155,20 @@ def uid_name(uid: str) -> str:
         return printable(UID(uid).name)
 
 
+@contextmanager
+def _reachable(path: Path) -> Iterator[None]:
+    """Turn the system's errors about a file into Denied or InputError that name it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Denied(f"{printable(path.name)}: permission denied", hint="make the file readable for you") from error
+    except OSError as error:
+        raise InputError(
+            f"{printable(path.name)}: cannot be read: {error.strerror or error}",
+            hint="check the disk or the network drive, or copy the file again",
+        ) from error
+
+
 Stray = Callable[[Path, SegcliError], object]  # told of a file or folder that may hold slices and cannot be read
 
 
@@ -171,7 +185,8 @@ def walk(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         path = Path(error.filename or folder)
-        stray(path, Denied(f"{printable(path.name)}: the folder cannot be read: permission denied"))
+        told = f"{printable(path.name)}: the folder cannot be read: permission denied"
+        stray(path, Denied(told, hint="make the folder readable for you"))
 
     for here, _, files in streams.walk(folder, refuse):
         yield from (here / name for name in files)
@@ -183,15 +198,14 @@ def kind_of(path: Path) -> str | None:
         return "a temporary file of segcli"
     try:
         mode = path.stat().st_mode
+    except PermissionError as error:
+        raise Denied(f"{printable(path.name)}: permission denied", hint="make its folder readable for you") from error
     except OSError:
         return "a link that leads nowhere" if path.is_symlink() else "not found"
     if not stat.S_ISREG(mode):
         return "a link to a folder" if stat.S_ISDIR(mode) else "not a regular file"
-    try:
-        with path.open("rb") as file:
-            head = file.read(140)
-    except OSError as error:
-        raise Denied(f"{printable(path.name)}: permission denied") from error
+    with _reachable(path), path.open("rb") as file:
+        head = file.read(140)
     if not head:
         return "empty"
     return None if head[128:132] == b"DICM" or _bare(head) or _spoilt(head) else "not DICOM"
@@ -219,7 +233,7 @@ def open_file(path: Path) -> DicomFile:
 
     A file that is cut short or of a syntax that cannot be read comes back with its `fault`.
     """
-    with path.open("rb") as file:
+    with _reachable(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(1024)
         deflated = DEFLATED.encode() in head
@@ -352,7 +366,7 @@ def voxels(file: DicomFile) -> NDArray[Any]:
         data = _decoded(file).astype(kind)
     else:
         offset, length = file.pixels
-        with file.path.open("rb") as handle:
+        with _reachable(file.path), file.path.open("rb") as handle:
             as_stored = kind.newbyteorder(">" if file.syntax == BIG_ENDIAN else "<")
             data = np.fromfile(handle, as_stored, length // kind.itemsize, offset=offset)
         if data.nbytes != length:
@@ -377,7 +391,8 @@ def _decoded(file: DicomFile) -> NDArray[Any]:
         )
     with quiet():
         try:
-            header = pydicom.dcmread(file.path, force=True)
+            with _reachable(file.path):
+                header = pydicom.dcmread(file.path, force=True)
             if file.syntax in CODE_STREAMS:
                 _sizes_agree(file, header.PixelData)
             data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from segcli.errors import EngineError, InputError
+from segcli.errors import Denied, EngineError, InputError
 from segcli.formats import dicom, dicom_files
 from segcli.formats.dicom_frames import DISTINGUISHING
 
@@ -56,6 +57,64 @@ def test_4_10_lossless_compression_gives_the_same_voxels(tmp_path: Path, syntax:
     np.testing.assert_array_equal(scan.data[0], LARGER)
     assert scan.source is not None
     assert scan.source.warnings == ()
+
+
+PERMISSION = PermissionError(errno.EACCES, "Permission denied")
+REASONS = [
+    (PERMISSION, Denied, "a-003.dcm: permission denied", "make the file readable"),
+    (OSError(errno.EIO, "Input/output error"), InputError, "a-003.dcm: cannot be read: Input/output error", "disk"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "words", "hint"), REASONS)
+@pytest.mark.parametrize("time", [1, 2, 3])  # its first bytes, its header, its pixels
+def test_4_1_a_slice_that_cannot_be_opened_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: int, error: OSError, kind: Any, words: str, hint: str
+) -> None:
+    folder, times, plain = series(tmp_path / "ct"), iter(range(1, 9)), Path.open
+
+    def opened(self: Path, mode: str) -> Any:
+        if self.name == "a-003.dcm" and next(times) == time:
+            raise error
+        return plain(self, mode)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(kind, match=words) as caught:
+        dicom.read(folder)
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("error", "kind", "words", "hint"), REASONS)
+def test_4_1_a_compressed_slice_that_cannot_be_opened_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: Any, words: str, hint: str
+) -> None:
+    file = dicom_files.open_file(compress(series(tmp_path / "ct"), RLELossless) / "a-003.dcm")
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pydicom, "dcmread", refuse)
+    with pytest.raises(kind, match=words) as caught:
+        dicom_files.voxels(file)
+    assert hint in str(caught.value.hint)
+    file.forget()
+    with pytest.raises(kind, match=words):
+        file.text("Modality")
+
+
+def test_4_1_slices_in_a_folder_that_may_be_listed_and_not_entered_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plain = series(tmp_path / "ct"), Path.stat
+
+    def looked_at(self: Path, **options: Any) -> Any:
+        if self.name == "a-003.dcm":
+            raise PERMISSION
+        return plain(self, **options)
+
+    monkeypatch.setattr(Path, "stat", looked_at)
+    with pytest.raises(Denied, match=r"a-003.dcm: permission denied \(make its folder readable"):
+        dicom.read(folder)
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
