@@ -128,6 +128,13 @@ class Slices:
     planes: tuple[Frame | None, ...]
 
 
+def matches(series: Series, wanted: str) -> bool:
+    """Whether --series means this series: by its name, its UID or its number, with leading zeros or without."""
+    if wanted in (series.name, series.uid):
+        return True
+    return re.fullmatch(r"\d{1,9}", wanted) is not None and series.number == int(wanted)
+
+
 def looks_like(path: Path) -> bool:
     """Whether a file starts like DICOM, or a folder holds a file that does."""
     if path.is_dir():
@@ -366,9 +373,7 @@ def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, n
         what = f"{len(unused)} files, but no DICOM image among them" if unused else "an empty folder"
         raise InputMissing(f"{name}: {what}")
     if wanted is not None:
-        match = [s for s in found if wanted in (s.name, s.uid)] or [
-            s for s in found if wanted.isdigit() and s.number == int(wanted)
-        ]
+        match = [s for s in found if matches(s, wanted)]
         if len(match) != 1:
             raise InputError(
                 f"{name}: {len(match) or 'no'} series called {printable(wanted)}", hint=_listed(match or found)

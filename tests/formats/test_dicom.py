@@ -382,6 +382,16 @@ def test_4_7_two_series_are_listed_and_one_is_chosen_by_number_or_name(tmp_path:
     assert set(unused(scan).values()) == {"another series: not the one chosen"}
 
 
+def test_4_7_a_series_is_meant_by_its_number_its_name_or_its_uid(tmp_path: Path) -> None:
+    (one,) = dicom.find(series(tmp_path / "ct"))
+    assert one.number == 3
+    assert all(dicom.matches(one, wanted) for wanted in ("3", "003", one.name, one.uid))
+    assert not any(dicom.matches(one, wanted) for wanted in ("", "4", "30", "-3", "3.0", "\u00b3", "None", "9" * 5000))
+    np.testing.assert_array_equal(dicom.read(tmp_path / "ct", series="003").data[0], phantom())
+    with pytest.raises(InputError, match="no series called \u00b3"):
+        dicom.read(tmp_path / "ct", series="\u00b3")
+
+
 def test_4_7_scouts_reports_and_captures_beside_a_volume_are_left_out_and_said(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     scout = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
