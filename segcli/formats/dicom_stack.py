@@ -165,25 +165,32 @@ def _words(key: str, value: Any) -> str:
 def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling: dict[str, list[Any]]) -> list[Stack]:
     """Volumes in the order of the instance numbers at each position, where each position has the same many.
 
-    What may tell volumes apart must be one within each of them, or the numbers run across volumes. The frames of a
-    multi-frame file have no such number: the order in which they are stored means nothing.
+    The numbers must run volume by volume or position by position, and what may tell volumes apart must be one within
+    each of them: else they run across volumes. The frames of a multi-frame file have no such number: the order in
+    which they are stored means nothing.
     """
     counts = np.bincount(spot)
     numbers = [(-1 if f.number is None else f.number, f.index) for f in frames]
-    ranks: list[list[int]] = [[] for _ in range(most)]
-    seen: Counter[int] = Counter()
+    places: list[list[int]] = [[] for _ in counts]
     for i in sorted(range(len(frames)), key=lambda i: numbers[i]):
-        ranks[seen[int(spot[i])]].append(i)
-        seen[int(spot[i])] += 1
+        places[spot[i]].append(i)
+    ranks = [[place[k] for place in places if k < len(place)] for k in range(most)]
     mixed = any(len({values[i] for i in rank}) > 1 for values in telling.values() for rank in ranks)
     unnumbered = len({(f.file, s) for f, s in zip(frames, spot.tolist(), strict=True)}) < len(frames)
-    if counts.min() != most or len(set(numbers)) != len(numbers) or mixed or unnumbered:
+    in_runs = any(_in_runs([[numbers[i] for i in group] for group in groups]) for groups in (ranks, places))
+    if counts.min() != most or len(set(numbers)) != len(numbers) or mixed or unnumbered or not in_runs:
         raise InputError(
             f"{len(frames)} slices at {len(counts)} positions, up to {most} with other content at the same position: "
             f"there seem to be {most} volumes, and nothing tells them apart",
             hint="export the series again, one volume in each",
         )
     return [Stack(tuple(frames[i] for i in r), f"number {k} at each position") for k, r in enumerate(ranks, 1)]
+
+
+def _in_runs(groups: Sequence[Sequence[tuple[int, int]]]) -> bool:
+    """Whether each group's numbers all come before or all after those of any other group."""
+    spans = sorted((min(group), max(group)) for group in groups)
+    return all(a[1] < b[0] for a, b in itertools.pairwise(spans))
 
 
 def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -> tuple[Grid, tuple[Frame | None, ...]]:

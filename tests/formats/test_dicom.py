@@ -335,6 +335,35 @@ def test_volumes_are_told_apart_by_instance_numbers_where_nothing_else_does(tmp_
     np.testing.assert_array_equal(dicom.read(folder, volume=2).data[0], phantom() + 9)
 
 
+def numbered(folder: Path, number: Any) -> Path:
+    """Two volumes that nothing but their instance numbers tells apart: `number(n, k)` of slice k of volume n."""
+    for n in range(2):
+
+        def each(ds: Dataset, k: int, n: int = n) -> None:
+            ds.SOPInstanceUID, ds.InstanceNumber = f"1.2.{n}.{k}", number(n, k)
+
+        series(folder, phantom() + n, first=100 * n, each=each)
+    return folder
+
+
+ANY_ORDER = [4, 0, 3, 1, 5, 2]  # of slices acquired in turns
+
+
+@pytest.mark.parametrize(
+    "number", [lambda n, k: 10 + 6 * n + ANY_ORDER[k], lambda n, k: 2 * ANY_ORDER[k] + n], ids=["volumes", "positions"]
+)
+def test_4_6_numbers_may_run_volume_by_volume_or_position_by_position(tmp_path: Path, number: Any) -> None:
+    for n in range(2):
+        scan = dicom.read(numbered(tmp_path / "ct", number), volume=n + 1)
+        np.testing.assert_array_equal(scan.data[0], phantom() + n)
+
+
+def test_4_6_numbers_in_no_order_are_refused(tmp_path: Path) -> None:
+    numbers = [0, 4, 11, 5, 9, 2, 1, 8, 10, 3, 6, 7]
+    with pytest.raises(InputError, match=r"12 slices at 6 positions, .* nothing tells them apart"):
+        dicom.read(numbered(tmp_path / "ct", lambda n, k: numbers[6 * n + k]))
+
+
 def test_a_volume_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no volume 3, only 1 to 1"):
         dicom.read(series(tmp_path / "ct"), volume=3)
