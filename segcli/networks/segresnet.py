@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes, length
-from segcli.networks.blocks import CONVOLUTIONS, Spec, UpSample, activation, conv, norm_of
+from segcli.networks.blocks import CONVOLUTIONS, Spec, UpSample, activation, conv, named, norm_of, norm_spec
 from segcli.networks.blocks import norm as normalisation
 
 GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
@@ -122,6 +122,7 @@ class SegResNetDS(nn.Module):
     x        (N, in_channels, D, H, W), each size a multiple of 2^(levels - 1)
     returns  (N, out_channels, D, H, W), logits of the full size
 
+    norm     instance norm has scales here, unless its options say "affine": False
     dsdepth  how many levels have a head; those of lower levels serve training only
     """
 
@@ -139,6 +140,7 @@ class SegResNetDS(nn.Module):
         upsample_mode: str = "deconv",
     ) -> None:
         super().__init__()
+        norm = _with_scales(norm)
         dims, levels = spatial_dims, len(blocks_down)
         widths = [init_filters * 2**i for i in range(levels)]
 
@@ -208,6 +210,12 @@ def _up(channels: int, mode: str, dims: int) -> nn.Module:
     return UpSample(channels, channels, mode, align_corners=False, dims=dims)
 
 
+def _with_scales(spec: Spec) -> Spec:
+    """The norm as SegResNetDS takes it: instance norm has scales where its options do not say otherwise."""
+    name, options = named(spec)
+    return (name, {"affine": True, **options}) if name == "instance" else spec
+
+
 def _plain_conv(in_chans: int, out_chans: int, kernel: int, stride: int = 1, dims: int = 3) -> nn.Module:
     return CONVOLUTIONS[dims](in_chans, out_chans, kernel, stride, (kernel - 1) // 2, bias=False)
 
@@ -226,7 +234,12 @@ def infer(shapes: Shapes) -> Inferred | None:
 
 def _infer_plain(shapes: Shapes) -> Inferred:
     first = shapes["convInit.conv.weight"]
-    kind, unsure = _norm_guess(shapes, "conv_final.0", first[0])
+    kind = norm_spec(shapes, "conv_final.0")
+    unsure: tuple[str, ...] = ()
+    if norm_of(shapes, "conv_final.0") == "affine":
+        unsure = ("the norm: instance norm with scales, not groups",)
+        if first[0] % 8 == 0:
+            kind, unsure = ["GROUP", {"num_groups": 8}], ("the norm: groups of 8, not instance norm with scales",)
     mode = "nontrainable"
     for name in ("deconv", "pixelshuffle"):
         if any(key.startswith(f"up_samples.0.1.{name}.") for key in shapes):
@@ -249,28 +262,22 @@ def _infer_ds(shapes: Shapes) -> Inferred | None:
     heads = [i for i in range(levels) if f"up_layers.{i}.head.weight" in shapes]
     if not heads:
         return None
-    kind, unsure = _norm_guess(shapes, "encoder.layers.0.blocks.0.norm1", first[0])
+    kind = norm_of(shapes, "encoder.layers.0.blocks.0.norm1")
+    # Instance norm has scales by default here; groups are always given a number of their own.
+    norms: dict[str, Spec] = {"affine": "instance", "instance": ["instance", {"affine": False}]}
+    unsure = ("the norm: instance norm with scales, not groups",) if kind == "affine" else ()
     config: dict[str, Any] = {
         "spatial_dims": len(first) - 2,
         "init_filters": first[0],
         "in_channels": first[1],
         "out_channels": shapes[f"up_layers.{heads[-1]}.head.weight"][0],
-        "norm": kind,
+        "norm": norms.get(kind, kind),
         "blocks_down": _counts(shapes, r"encoder\.layers\.(\d+)\.blocks\.\d+\.conv1\.weight"),
         "blocks_up": _counts(shapes, r"up_layers\.(\d+)\.blocks\.\d+\.conv1\.weight"),
         "dsdepth": len(heads),
         "upsample_mode": "deconv" if "up_layers.0.upsample.deconv.weight" in shapes else "nontrainable",
     }
     return Inferred("segresnetds", config, ("the activation: ReLU", *unsure))
-
-
-def _norm_guess(shapes: Shapes, name: str, channels: int) -> tuple[Spec, tuple[str, ...]]:
-    kind = norm_of(shapes, name)
-    if kind != "affine":
-        return kind, ()
-    if channels % 8:
-        return ["instance", {"affine": True}], ("the norm: instance norm with scales, not groups",)
-    return ["GROUP", {"num_groups": 8}], ("the norm: groups of 8, not instance norm with scales",)
 
 
 def _counts(shapes: Shapes, pattern: str) -> list[int]:

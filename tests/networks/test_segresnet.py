@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from segcli.adopt.draft import recognised
 from segcli.errors import ModelError
 from segcli.networks import build, infer
 from segcli.networks.segresnet import PixelShuffle
@@ -40,7 +41,16 @@ def test_sizes_of_a_segresnet_are_read_from_its_tensors(changed: dict) -> None:
     assert (guess.family, guess.config) == ("segresnet", PLAIN | changed)
 
 
-@pytest.mark.parametrize("changed", [{}, {"dsdepth": 1, "upsample_mode": "nontrainable"}], ids=str)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"dsdepth": 1, "upsample_mode": "nontrainable"},
+        {"norm": "instance"},
+        {"norm": ["instance", {"affine": False}]},
+    ],
+    ids=str,
+)
 def test_sizes_of_a_segresnet_ds_are_read_from_its_tensors(changed: dict) -> None:
     (guess,) = infer(shapes("segresnetds", DS | changed))
     assert (guess.family, guess.config) == ("segresnetds", DS | changed)
@@ -49,6 +59,20 @@ def test_sizes_of_a_segresnet_ds_are_read_from_its_tensors(changed: dict) -> Non
 def test_group_norm_is_named_as_a_guess() -> None:
     (guess,) = infer(shapes("segresnet", PLAIN))
     assert any("groups of 8" in sentence for sentence in guess.unsure)
+
+
+def test_instance_norm_of_a_segresnet_ds_has_scales() -> None:
+    assert shapes("segresnetds", DS | {"norm": "INSTANCE"})["up_layers.0.blocks.0.norm1.weight"] == (16,)
+
+
+def test_scales_of_a_segresnet_ds_are_instance_norm_unless_groups_are_stated() -> None:
+    tensors = shapes("segresnetds", DS | {"norm": ["GROUP", {"num_groups": 8}]})
+    (guess,) = infer(tensors)
+    assert guess.config["norm"] == "instance"
+    assert "the norm: instance norm with scales, not groups" in guess.unsure
+    stated = recognised(tensors, 'segresnetds {"norm": ["GROUP", {"num_groups": 8}]}', "a.pth")
+    assert stated.config["norm"] == ["GROUP", {"num_groups": 8}]
+    assert stated.unsure == ("the activation: ReLU",)
 
 
 def test_pixel_shuffle_puts_channels_into_place_and_averages_each_with_its_neighbours_before() -> None:
