@@ -268,7 +268,7 @@ def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates
 
     Of each window that part is decided which no other window's middle is nearer to: all of them make the scan.
     """
-    image, inner = padded(prepared.image, card.window.size, prepared.outside)
+    image, inner = padded(prepared.image, card.window, prepared.outside)
     places = windows(image.grid.shape, card.window)
     parts = cells(image.grid.shape, card.window)
     count = max(1, min(len(places), _TRIED, int(_TRYING / rates.seconds)))

@@ -34,9 +34,9 @@ _RIGHT = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "lh": "rh", "LH": "
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
-    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "skip", "slice_axis",
-    "slices", "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs", "volumes_ml",
-    "volumes_source", "centroids_mm", "ensemble", "notes",
+    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "padding", "skip",
+    "slice_axis", "slices", "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs",
+    "volumes_ml", "volumes_source", "centroids_mm", "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
 
@@ -417,6 +417,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     blend = read.choice("blend", ("gaussian", "constant"), "gaussian")
     steps = read.choice("steps", ("regular", "even"), "regular")
     centre = read.choice("centre", ("middle", "voxel"), "middle")
+    padding = read.choice("padding", ("constant", "edge"), "constant")
     average = read.choice("average", ("logits", "probabilities"), "logits")
     plan = WindowPlan(
         size=patch,
@@ -426,6 +427,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         centre="voxel" if centre == "voxel" else "middle",
         floor=read.number("floor", 1e-3, positive=True),
         steps="regular" if steps == "regular" else "even",
+        padding="edge" if padding == "edge" else "constant",
         skip=bool(document.get("skip", False)),
     )
     architecture = document["architecture"]

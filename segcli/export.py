@@ -66,7 +66,7 @@ def scan_windows(card: ModelCard, path: Path, affine: Form | None = None) -> Map
     check_channels(scan, card)
     prepared = prepare(finite(scan)[0], card)
     image: Volume
-    image, _ = padded(prepared.image, card.window.size, prepared.outside)
+    image, _ = padded(prepared.image, card.window, prepared.outside)
     places = windows(image.grid.shape, card.window)
     cut = [np.ascontiguousarray(image.data[(slice(None), *w.at)], np.float32) for w in places]
     order = sorted(range(len(cut)), key=lambda i: -float(np.abs(cut[i] - prepared.outside).mean()))

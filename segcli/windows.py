@@ -42,6 +42,8 @@ class WindowPlan:
     floor    smallest weight; the Gaussian itself is 1 at its centre
     steps    "regular": fixed steps, the last window moved back to the edge (MONAI);
              "even": steps of equal length, rounded (nnU-Net)
+    padding  what lies beyond an image that is smaller than a window: the "constant" of the intensity steps, or the
+             "edge": its last voxels, repeated
     skip     windows in which every voxel has the value beyond the image are taken for background, unseen; only
              where the card says that this is exact, or the user asks
     """
@@ -53,6 +55,7 @@ class WindowPlan:
     centre: Literal["middle", "voxel"] = "middle"
     floor: float = 1e-3
     steps: Literal["regular", "even"] = "regular"
+    padding: Literal["constant", "edge"] = "constant"
     skip: bool = False
 
 
@@ -122,16 +125,17 @@ def weights(plan: WindowPlan) -> NDArray[np.float32]:
     return blended
 
 
-def padded(image: Volume, size: tuple[int, int, int], value: float) -> tuple[Volume, Box]:
-    """The image made at least `size`, equally on both sides, and the box in it that is the image."""
-    missing = [max(0, s - n) for s, n in zip(size, image.grid.shape, strict=True)]
+def padded(image: Volume, plan: WindowPlan, value: float) -> tuple[Volume, Box]:
+    """The image made at least as large as a window, equally on both sides, and the box in it that is the image."""
+    missing = [max(0, s - n) for s, n in zip(plan.size, image.grid.shape, strict=True)]
     before = [m // 2 for m in missing]
     ends = [b + n for b, n in zip(before, image.grid.shape, strict=True)]
     inner = (slice(before[0], ends[0]), slice(before[1], ends[1]), slice(before[2], ends[2]))
     if not any(missing):
         return image, inner
     pad = [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))]
-    data = np.pad(image.data, pad, constant_values=value)
+    edge = plan.padding == "edge"
+    data = np.pad(image.data, pad, "edge") if edge else np.pad(image.data, pad, constant_values=value)
     grid = image.grid.crop(
         tuple(slice(-b, n + m - b) for b, m, n in zip(before, missing, image.grid.shape, strict=True))  # type: ignore[arg-type]
     )
@@ -158,7 +162,7 @@ def slide(
     """Blended logits of the whole image as finished slabs, in order along one axis.
 
     image    (C, D, H, W) float32
-    outside  value of what lies beyond the image, where it is smaller than a window
+    outside  value of what lies beyond the image, where it is smaller than a window and its edge is not repeated
     yields   (K, d, h, w) float32; each slab begins with the plane that the one before ended with, so that what lies
              between them can be interpolated from one slab
     errors   ModelError when logits are not finite: they are never turned into background
@@ -166,7 +170,7 @@ def slide(
     The sums hold one window's length of planes, K * size * H * W floats, however long the image is; of slices (a
     window of one plane) as many as make a batch, eight at least.
     """
-    full, inner = padded(image, plan.size, outside)
+    full, inner = padded(image, plan, outside)
     axis = stream_axis(full.grid.shape, plan)
     weight = weights(plan)
     plan_windows = windows(full.grid.shape, plan)

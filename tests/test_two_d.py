@@ -10,12 +10,14 @@ import pytest
 import torch
 from runs import command
 from shapes import grid
+from torch.nn.functional import pad
 
 from segcli.adopt import adopt, options
 from segcli.card import ModelCard, find, parse
 from segcli.engines import open_engine
 from segcli.errors import ModelError
 from segcli.formats import read, write_image
+from segcli.networks import build
 from segcli.segmentation import neighbours, segment
 from segcli.volume import Volume
 
@@ -80,6 +82,26 @@ def test_3_a_unet3plus_that_sees_three_slices_labels_the_middle_one(tmp_path: Pa
     for picture, official in zip(golden.input.numpy(), golden.outputs[0].numpy(), strict=True):
         labels = segment(volume(picture[None], axis, 4.0), card, engine).labels
         assert np.array_equal(thinned(labels, axis, golden.stride)[1], official[0] > 0.5)
+
+
+def test_3_slices_of_a_unet3plus_that_are_smaller_than_its_windows_repeat_their_edge(tmp_path: Path) -> None:
+    golden, card = imported("unet3plus_base_a", tmp_path, slices=3, labels="background,liver")
+    assert card.window.padding == "edge"
+    net = golden.load(build(golden.name, golden.config))
+    picture = golden.input[:1, :, :21, :18]
+    rows, columns = (whole - part for whole, part in zip(golden.input.shape[2:], (21, 18), strict=True))
+    above, left = rows // 2, columns // 2
+    with torch.inference_mode():
+        shares = net(pad(picture, (left, columns - left, above, rows - above), mode="replicate"))
+    expected = shares[0, 0, above : above + 21, left : left + 18].numpy() > 0.5
+    assert 0 < expected.mean() < 1
+    labels = segment(volume(picture.numpy(), 0, 4.0), card, open_engine(card, engine="torch").engine).labels
+    assert np.array_equal(labels.data[0, 1], expected)
+
+
+def test_3_an_nnunet_of_slices_pads_them_with_a_constant(tmp_path: Path) -> None:
+    _, card = imported("nnunet_plain_2d", tmp_path, channels="T1,T2,FLAIR", labels="background,liver,spleen,heart")
+    assert card.window.padding == "constant"
 
 
 def test_3_at_the_ends_the_last_slice_is_repeated() -> None:

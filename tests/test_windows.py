@@ -146,6 +146,15 @@ def test_a_small_image_is_padded_with_the_value_beyond_it() -> None:
     assert (seen[0] == -7).sum() == 64 - 8
 
 
+def test_the_edge_of_a_small_image_is_repeated_where_the_plan_says_so() -> None:
+    seen = []
+    image = Volume(np.array([1, 2, 3], np.float32).reshape(1, 1, 1, 3), grid((1, 1, 3)))
+    engine = Numpy(lambda x: (seen.append(x.copy()), x)[1])
+    (slab,) = slide(image, engine, WindowPlan((1, 1, 6), padding="edge"), outside=-7.0)
+    assert seen[0].ravel().tolist() == [1, 1, 2, 3, 3, 3]
+    assert slab.data.ravel().tolist() == [1, 2, 3]
+
+
 def test_values_that_are_not_finite_end_the_case_and_name_the_window() -> None:
     image = Volume(np.zeros((1, 4, 4, 4), np.float32), grid((4, 4, 4)))
     with pytest.raises(ModelError, match=r"not finite in the window at voxels 0\.\.3"):

@@ -111,6 +111,8 @@ def adopt(
         size = draft.size()
         if size is not None:
             fields.setdefault("patch_size", size)
+        if draft.family.startswith("unet3plus") and fields.get("slice_axis") is not None:
+            fields.setdefault("padding", "edge")  # its slices are made multiples of 16 that way
         _complete(fields, draft, path)
         title = name or str(fields.get("name") or slug(_stem(path)).replace("_", "-"))
         if not card.NAME.fullmatch(title):

@@ -142,7 +142,7 @@ def test_with_sums_in_float16_logits_are_those_of_nnunet(
     made = chosen(card.read_card(adopt.adopt(golden(name, "model"), to=tmp_path)), folds)
     scan = formats.read([golden(name, f"{case}_0000.nii.gz")])
     prepared = prepare(scan, made)
-    full, inner = padded(prepared.image, made.window.size, prepared.outside)
+    full, inner = padded(prepared.image, made.window, prepared.outside)
     part = (
         in_half(open_engine(made, engine="torch", device="cpu").engine, full, made.window)[(slice(None), *inner)]
         .float()
