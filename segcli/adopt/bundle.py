@@ -485,8 +485,11 @@ def _inferer(item: Any, draft: Draft) -> None:
         draft.card |= {"overlap": overlap, "blend": mode, "sigma": sigma}
     else:
         draft.notes.append(f"overlap, sigma_scale or mode of the {kind} is not one that segcli has: its own are taken")
-    if item.get("padding_mode", "constant") != "constant":
-        draft.notes.append(f"padding by {item['padding_mode']} is not one that segcli has: 0 is taken")
+    padding = item.get("padding_mode", "constant")
+    if padding == "replicate":
+        draft.card["padding"] = "edge"
+    elif padding != "constant":
+        draft.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
 
 
 def _decision(items: Sequence[dict[str, Any]], draft: Draft) -> None:

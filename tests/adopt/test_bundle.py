@@ -209,6 +209,16 @@ def test_windows_are_those_of_the_inferer_or_missing(
     assert found.found.get("blend") in (None, "constant")
 
 
+@pytest.mark.parametrize(("mode", "padding", "noted"), [("replicate", "edge", False), ("reflect", None, True)])
+def test_an_inferer_that_repeats_the_edge_of_a_small_image_is_understood(
+    tmp_path: Path, mode: str, padding: str | None, noted: bool
+) -> None:
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": 32, "padding_mode": mode}
+    found = adopt.inspect(edited(tmp_path / "b", inferer=inferer))
+    assert found.found.get("padding") == padding
+    assert any(f"padding by {mode}" in sentence for sentence in found.notes) == noted
+
+
 def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp_path: Path) -> None:
     steps = [{"_target_": "AsDiscreted", "threshold": 0.3}, {"_target_": "KeepLargestConnectedComponentd"}]
     notes = adopt.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
