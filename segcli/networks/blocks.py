@@ -49,7 +49,8 @@ class ChannelNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions with norms; the input is added before the last activation.
 
-    Where width or stride differ, a 1x1x1 convolution and a norm project the input first.
+    Where width or stride differ, a 1x1x1 convolution and a norm project the input first. The activation is `lrelu`
+    officially, whichever it is.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = conv(in_chans, out_chans, kernel, stride, dims=dims)
         self.conv2 = conv(out_chans, out_chans, kernel, dims=dims)
-        self.act = activation(act)
+        self.lrelu = activation(act)
         self.norm1 = norm(norm_name, out_chans, dims)
         self.norm2 = norm(norm_name, out_chans, dims)
         self.projects = in_chans != out_chans or set(each_axis(stride, dims)) != {1}
@@ -74,15 +75,15 @@ class ResidualBlock(nn.Module):
             self.norm3 = norm(norm_name, out_chans, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.norm1(self.conv1(x)))
+        y = self.lrelu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         shortcut = self.norm3(self.conv3(x)) if self.projects else x
-        out: Tensor = self.act(y + shortcut)
+        out: Tensor = self.lrelu(y + shortcut)
         return out
 
 
 class BasicBlock(nn.Module):
-    """Twice convolution, norm, activation."""
+    """Twice convolution, norm, activation, the latter under the name `lrelu`."""
 
     def __init__(
         self,
@@ -97,13 +98,13 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = conv(in_chans, out_chans, kernel, stride, dims=dims)
         self.conv2 = conv(out_chans, out_chans, kernel, dims=dims)
-        self.act = activation(act)
+        self.lrelu = activation(act)
         self.norm1 = norm(norm_name, out_chans, dims)
         self.norm2 = norm(norm_name, out_chans, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.conv1(x)))
-        out: Tensor = self.act(self.norm2(self.conv2(x)))
+        x = self.lrelu(self.norm1(self.conv1(x)))
+        out: Tensor = self.lrelu(self.norm2(self.conv2(x)))
         return out
 
 

@@ -91,7 +91,7 @@ INERT = [
 
 
 def infer(shapes: Shapes) -> Inferred | None:
-    """The sizes of a DynUNet; its first stride and its activation are not in its tensors."""
+    """The sizes of a DynUNet; its first stride is not in its tensors, nor is its activation unless it is PReLU."""
     first, out = "input_block.conv1.conv.weight", "output_block.conv.conv.weight"
     if not all(name in shapes for name in (first, out, "bottleneck.conv1.conv.weight")):
         return None
@@ -112,4 +112,6 @@ def infer(shapes: Shapes) -> Inferred | None:
         "res_block": "input_block.conv3.conv.weight" in shapes,
         "trans_bias": "upsamples.0.transp_conv.conv.bias" in shapes,
     }
+    if "input_block.lrelu.weight" in shapes:
+        return Inferred("dynunet", {**config, "act_name": "PRELU"}, ("the first stride: 1",))
     return Inferred("dynunet", config, ("the first stride: 1", "the activation: LeakyReLU 0.01"))

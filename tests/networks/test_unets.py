@@ -62,7 +62,11 @@ def test_sizes_of_a_unet_are_read_from_its_tensors(changed: dict) -> None:
     assert (guess.family, guess.config) == ("monai_unet", UNET | changed)
 
 
-@pytest.mark.parametrize("changed", [{}, {"res_block": True, "norm_name": "batch", "trans_bias": True}], ids=str)
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"res_block": True, "norm_name": "batch", "trans_bias": True}, {"res_block": True, "act_name": "PRELU"}],
+    ids=str,
+)
 def test_sizes_of_a_dynunet_are_read_from_its_tensors(changed: dict) -> None:
     (guess,) = infer(shapes("dynunet", DYNUNET | changed))
     assert (guess.family, guess.config) == ("dynunet", DYNUNET | changed)
@@ -75,6 +79,14 @@ def test_sizes_of_a_dynunet_are_read_from_its_tensors(changed: dict) -> None:
 def test_sizes_of_a_basic_unet_are_read_from_its_tensors(family: str, changed: dict) -> None:
     (guess,) = infer(shapes(family, BASIC | changed))
     assert (guess.family, guess.config) == (family, BASIC | changed)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_slope_of_a_dynunet_has_its_official_name(residual: bool) -> None:
+    sizes = shapes("dynunet", DYNUNET | {"act_name": "prelu", "res_block": residual})
+    slopes = sorted(name for name in sizes if sizes[name] == (1,))
+    parts = ["bottleneck", "downsamples.0", "input_block", "upsamples.0.conv_block", "upsamples.1.conv_block"]
+    assert slopes == [f"{part}.lrelu.weight" for part in parts]
 
 
 def test_strides_of_a_unet_are_named_as_a_guess() -> None:
