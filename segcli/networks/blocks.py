@@ -26,6 +26,7 @@ INSTANCE_NORMS: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {
     2: nn.InstanceNorm2d,
     3: nn.InstanceNorm3d,
 }
+INSTANCE = ("instance", "instance_nvfuser")  # the second computes the same, with kernels of NVIDIA's apex
 BATCH_NORMS: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -338,7 +339,7 @@ def each_axis(size: Size, dims: int) -> Any:
 def norm(spec: Spec, channels: int, dims: int = 3) -> nn.Module:
     """A normalisation by its official name: instance, batch or group, alone or with its options."""
     name, options = named(spec)
-    if name == "instance":
+    if name in INSTANCE:
         return INSTANCE_NORMS[dims](channels, **options)
     if name == "batch":
         return BATCH_NORMS[dims](channels, **options)
@@ -356,6 +357,7 @@ def activation(spec: Spec) -> nn.Module:
         "elu": nn.ELU,
         "gelu": nn.GELU,
         "swish": nn.SiLU,
+        "mish": nn.Mish,
     }
     name, options = named(spec)
     if name not in kinds:

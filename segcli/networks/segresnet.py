@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes, length
-from segcli.networks.blocks import CONVOLUTIONS, Spec, UpSample, activation, conv, named, norm_of, norm_spec
+from segcli.networks.blocks import CONVOLUTIONS, INSTANCE, Spec, UpSample, activation, conv, named, norm_of, norm_spec
 from segcli.networks.blocks import norm as normalisation
 
 GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
@@ -213,7 +213,7 @@ def _up(channels: int, mode: str, dims: int) -> nn.Module:
 def _with_scales(spec: Spec) -> Spec:
     """The norm as SegResNetDS takes it: instance norm has scales where its options do not say otherwise."""
     name, options = named(spec)
-    return (name, {"affine": True, **options}) if name == "instance" else spec
+    return (name, {"affine": True, **options}) if name in INSTANCE else spec
 
 
 def _plain_conv(in_chans: int, out_chans: int, kernel: int, stride: int = 1, dims: int = 3) -> nn.Module:

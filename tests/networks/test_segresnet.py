@@ -61,8 +61,9 @@ def test_group_norm_is_named_as_a_guess() -> None:
     assert any("groups of 8" in sentence for sentence in guess.unsure)
 
 
-def test_instance_norm_of_a_segresnet_ds_has_scales() -> None:
-    assert shapes("segresnetds", DS | {"norm": "INSTANCE"})["up_layers.0.blocks.0.norm1.weight"] == (16,)
+@pytest.mark.parametrize("name", ["INSTANCE", "INSTANCE_NVFUSER"])
+def test_instance_norm_of_a_segresnet_ds_has_scales(name: str) -> None:
+    assert shapes("segresnetds", DS | {"norm": name})["up_layers.0.blocks.0.norm1.weight"] == (16,)
 
 
 def test_scales_of_a_segresnet_ds_are_instance_norm_unless_groups_are_stated() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from segcli.errors import ModelError
 from segcli.networks import build, infer
+from segcli.networks.blocks import activation, norm
 
 UNET = {
     "spatial_dims": 3,
@@ -124,6 +125,12 @@ def test_the_answer_of_a_unet_plus_plus_is_its_last_head() -> None:
         heads = net.heads(x)
         assert torch.equal(net(x), heads[3])
     assert len(heads) == 4
+
+
+def test_mish_and_instance_norm_by_its_other_name_are_those_of_torch() -> None:
+    x = torch.tensor([[[[-2.0, 0.0, 1.0, 4.0]]]])
+    assert torch.equal(activation("MISH")(x), torch.nn.functional.mish(x))
+    assert torch.equal(norm(["INSTANCE_NVFUSER", {"affine": True}], 1, 2)(x), torch.nn.functional.instance_norm(x))
 
 
 def test_an_unknown_norm_is_refused() -> None:
