@@ -44,7 +44,7 @@ class UNet(nn.Module):
     x        (N, in_channels, D, H, W), each size a multiple of the product of its strides
     returns  (N, out_channels, D, H, W), logits
 
-    dropout has no effect after training.
+    Strides beyond those that the levels need have no effect, as officially; nor has dropout after training.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class UNet(nn.Module):
         bias: bool = True,
         adn_ordering: str = "NDA",
     ) -> None:
-        if len(strides) != len(channels) - 1:
+        if len(strides) < len(channels) - 1:
             raise ValueError(f"strides needs {len(channels) - 1} numbers, not {len(strides)}")
         super().__init__()
         dims = spatial_dims

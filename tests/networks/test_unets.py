@@ -106,6 +106,10 @@ def test_levels_of_a_dynunet_must_agree() -> None:
         build("dynunet", DYNUNET | {"strides": [1, 2]})
 
 
+def test_strides_that_no_level_of_a_unet_needs_have_no_effect() -> None:
+    assert shapes("unet", UNET | {"strides": [2, 1, 2, 2]}) == shapes("unet", UNET)
+
+
 def test_levels_of_a_unet_must_agree() -> None:
     with pytest.raises(ModelError, match="strides needs 3 numbers, not 2"):
         build("unet", UNET | {"strides": [2, 2]})
