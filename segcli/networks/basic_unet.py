@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes
-from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
 
 
 class BasicUNet(nn.Module):
@@ -74,6 +74,6 @@ def infer(shapes: Shapes) -> Inferred | None:
         "features": [shapes[first][0], *down, shapes[out][1]],
         "norm": norm_spec(shapes, "conv_0.conv_0.adn.N"),
         "bias": "conv_0.conv_0.conv.bias" in shapes,
-        "upsample": "deconv" if "upcat_4.upsample.deconv.weight" in shapes else "nontrainable",
+        "upsample": upsampling(shapes, "upcat_4.upsample"),
     }
     return Inferred("basicunet", config, ("the activation: LeakyReLU 0.1",))

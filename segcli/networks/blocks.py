@@ -140,8 +140,10 @@ class UpBlock(nn.Module):
 
 
 class UpSample(nn.Module):
-    """A map at twice its size, by a transposed convolution ("deconv") or linearly between voxels ("nontrainable").
+    """A map at twice its size.
 
+    mode           a transposed convolution ("deconv"), linear between voxels ("nontrainable"), or a convolution that
+                   gives each voxel's parts as channels ("pixelshuffle")
     kernel         of the transposed convolution
     align_corners  of linear interpolation: whether the outermost voxel centres stay where they are
     """
@@ -157,24 +159,46 @@ class UpSample(nn.Module):
         dims: int = 3,
     ) -> None:
         super().__init__()
-        if mode not in ("deconv", "nontrainable"):
-            raise ValueError(f"upsampling is 'deconv' or 'nontrainable', not {mode!r}")
+        if mode not in ("deconv", "nontrainable", "pixelshuffle"):
+            raise ValueError(f"upsampling is 'deconv', 'nontrainable' or 'pixelshuffle', not {mode!r}")
         self.interpolation = {2: "bilinear", 3: "trilinear"}[dims]
         self.align_corners = align_corners
-        self.linear = mode == "nontrainable"
-        if not self.linear:
+        self.mode = mode
+        if mode == "pixelshuffle":
+            self.pixelshuffle = PixelShuffle(in_chans, out_chans, bias, dims)
+        elif mode == "deconv":
             pad = (kernel - 1) // 2
             self.deconv = TRANSPOSED[dims](in_chans, out_chans, kernel, 2, pad, 2 * pad + 2 - kernel, bias=bias)
         elif in_chans != out_chans:
             self.preconv = CONVOLUTIONS[dims](in_chans, out_chans, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.linear:
-            up: Tensor = self.deconv(x)
+        if self.mode != "nontrainable":
+            up: Tensor = self.get_submodule(self.mode)(x)
             return up
         if hasattr(self, "preconv"):
             x = self.preconv(x)
         return F.interpolate(x, scale_factor=2, mode=self.interpolation, align_corners=self.align_corners)
+
+
+class PixelShuffle(nn.Module):
+    """A map at twice its size: each voxel's 2^dims sub-voxels come from channels, then neighbours are averaged."""
+
+    def __init__(self, in_chans: int, out_chans: int, bias: bool = True, dims: int = 3) -> None:
+        super().__init__()
+        self.dims = dims
+        self.conv_block = CONVOLUTIONS[dims](in_chans, out_chans * 2**dims, 3, padding=1, bias=bias)
+        self.pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[dims]
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.dims
+        size = x.shape[2:]
+        channels = self.conv_block.out_channels // 2**n
+        x = self.conv_block(x).reshape(-1, channels, *[2] * n, *size)
+        order = [axis for a in range(n) for axis in (2 + n + a, 2 + a)]
+        x = x.permute(0, 1, *order).reshape(-1, channels, *[2 * s for s in size])
+        x = F.pad(x, (1, 0) * n)
+        return self.pool(x, 2, 1)
 
 
 class TwoConvolutions(nn.Module):
@@ -384,3 +408,10 @@ def norm_spec(shapes: Mapping[str, Any], name: str) -> Spec:
     """The norm under a name as a constructor takes it; a scale alone is read as instance norm's."""
     kind = norm_of(shapes, name)
     return ["instance", {"affine": True}] if kind == "affine" else kind
+
+
+def upsampling(shapes: Mapping[str, Any], name: str) -> str:
+    """The mode of the up-sampling under a name."""
+    if f"{name}.pixelshuffle.conv_block.weight" in shapes:
+        return "pixelshuffle"
+    return "deconv" if f"{name}.deconv.weight" in shapes else "nontrainable"

@@ -8,15 +8,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes, length
-from segcli.networks.blocks import CONVOLUTIONS, INSTANCE, Spec, UpSample, activation, conv, named, norm_of, norm_spec
+from segcli.networks.blocks import (
+    CONVOLUTIONS,
+    INSTANCE,
+    Spec,
+    UpSample,
+    activation,
+    conv,
+    named,
+    norm_of,
+    norm_spec,
+    upsampling,
+)
 from segcli.networks.blocks import norm as normalisation
 
 GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
-POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class PreActivationBlock(nn.Module):
@@ -34,24 +43,6 @@ class PreActivationBlock(nn.Module):
         y = self.conv1(self.act(self.norm1(x)))
         out: Tensor = x + self.conv2(self.act(self.norm2(y)))
         return out
-
-
-class PixelShuffle(nn.Module):
-    """A map at twice its size: each voxel's 2^dims sub-voxels come from channels, then neighbours are averaged."""
-
-    def __init__(self, channels: int, dims: int) -> None:
-        super().__init__()
-        self.dims = dims
-        self.conv_block = CONVOLUTIONS[dims](channels, channels * 2**dims, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n = self.dims
-        size = x.shape[2:]
-        x = self.conv_block(x).reshape(-1, x.shape[1], *[2] * n, *size)
-        order = [axis for a in range(n) for axis in (2 + n + a, 2 + a)]
-        x = x.permute(0, 1, *order).reshape(-1, x.shape[1], *[2 * s for s in size])
-        x = F.pad(x, (1, 0) * n)
-        return POOLS[n](x, 2, 1)
 
 
 class SegResNet(nn.Module):
@@ -97,7 +88,7 @@ class SegResNet(nn.Module):
         self.up_layers = nn.ModuleList()
         for i, count in enumerate(blocks_up):
             width = init_filters * 2 ** (len(blocks_up) - 1 - i)
-            up = _up(width, upsample_mode, dims)
+            up = UpSample(width, width, upsample_mode, align_corners=False, dims=dims)
             self.up_samples.append(nn.Sequential(conv(2 * width, width, 1, dims=dims), up))
             self.up_layers.append(nn.Sequential(*blocks(width, count)))
         final = conv(init_filters, out_channels, 1, bias=True, dims=dims)
@@ -204,12 +195,6 @@ class _UpLevel(nn.Module):
         return out
 
 
-def _up(channels: int, mode: str, dims: int) -> nn.Module:
-    if mode == "pixelshuffle":
-        return nn.Sequential(OrderedDict(pixelshuffle=PixelShuffle(channels, dims)))
-    return UpSample(channels, channels, mode, align_corners=False, dims=dims)
-
-
 def _with_scales(spec: Spec) -> Spec:
     """The norm as SegResNetDS takes it: instance norm has scales where its options do not say otherwise."""
     name, options = named(spec)
@@ -240,10 +225,6 @@ def _infer_plain(shapes: Shapes) -> Inferred:
         unsure = ("the norm: instance norm with scales, not groups",)
         if first[0] % 8 == 0:
             kind, unsure = ["GROUP", {"num_groups": 8}], ("the norm: groups of 8, not instance norm with scales",)
-    mode = "nontrainable"
-    for name in ("deconv", "pixelshuffle"):
-        if any(key.startswith(f"up_samples.0.1.{name}.") for key in shapes):
-            mode = name
     config: dict[str, Any] = {
         "spatial_dims": len(first) - 2,
         "init_filters": first[0],
@@ -252,7 +233,7 @@ def _infer_plain(shapes: Shapes) -> Inferred:
         "norm": kind,
         "blocks_down": _counts(shapes, r"down_layers\.(\d+)\.\d+\.conv1\.conv\.weight"),
         "blocks_up": _counts(shapes, r"up_layers\.(\d+)\.\d+\.conv1\.conv\.weight"),
-        "upsample_mode": mode,
+        "upsample_mode": upsampling(shapes, "up_samples.0.1"),
     }
     return Inferred("segresnet", config, ("the activation: ReLU", *unsure))
 
@@ -275,7 +256,7 @@ def _infer_ds(shapes: Shapes) -> Inferred | None:
         "blocks_down": _counts(shapes, r"encoder\.layers\.(\d+)\.blocks\.\d+\.conv1\.weight"),
         "blocks_up": _counts(shapes, r"up_layers\.(\d+)\.blocks\.\d+\.conv1\.weight"),
         "dsdepth": len(heads),
-        "upsample_mode": "deconv" if "up_layers.0.upsample.deconv.weight" in shapes else "nontrainable",
+        "upsample_mode": upsampling(shapes, "up_layers.0.upsample"),
     }
     return Inferred("segresnetds", config, ("the activation: ReLU", *unsure))
 

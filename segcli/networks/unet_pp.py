@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcli.networks import Inferred, Shapes
-from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
 
 
 class BasicUNetPlusPlus(nn.Module):
@@ -85,6 +85,6 @@ def infer(shapes: Shapes) -> Inferred | None:
         "features": [shapes[first][0], *down, shapes[out][1]],
         "norm": norm_spec(shapes, "conv_0_0.conv_0.adn.N"),
         "bias": "conv_0_0.conv_0.conv.bias" in shapes,
-        "upsample": "deconv" if "upcat_0_1.upsample.deconv.weight" in shapes else "nontrainable",
+        "upsample": upsampling(shapes, "upcat_0_1.upsample"),
     }
     return Inferred("basicunetplusplus", config, ("the activation: LeakyReLU 0.1",))

@@ -6,7 +6,7 @@ import torch
 from segcli.adopt.draft import recognised
 from segcli.errors import ModelError
 from segcli.networks import build, infer
-from segcli.networks.segresnet import PixelShuffle
+from segcli.networks.blocks import PixelShuffle
 
 PLAIN = {
     "spatial_dims": 3,
@@ -46,6 +46,7 @@ def test_sizes_of_a_segresnet_are_read_from_its_tensors(changed: dict) -> None:
     [
         {},
         {"dsdepth": 1, "upsample_mode": "nontrainable"},
+        {"upsample_mode": "pixelshuffle"},
         {"norm": "instance"},
         {"norm": ["instance", {"affine": False}]},
     ],
@@ -77,7 +78,7 @@ def test_scales_of_a_segresnet_ds_are_instance_norm_unless_groups_are_stated() -
 
 
 def test_pixel_shuffle_puts_channels_into_place_and_averages_each_with_its_neighbours_before() -> None:
-    up = PixelShuffle(1, 2)
+    up = PixelShuffle(1, 1, dims=2)
     torch.nn.init.zeros_(up.conv_block.weight)
     up.conv_block.bias.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
     # Sub-voxels [[1, 2], [3, 4]]; the mean of each with its neighbours before it, zero outside.

@@ -75,7 +75,13 @@ def test_sizes_of_a_dynunet_are_read_from_its_tensors(changed: dict) -> None:
 
 @pytest.mark.parametrize("family", ["basicunet", "basicunetplusplus"])
 @pytest.mark.parametrize(
-    "changed", [{}, {"spatial_dims": 2, "norm": "batch", "bias": False, "upsample": "nontrainable"}], ids=str
+    "changed",
+    [
+        {},
+        {"spatial_dims": 2, "norm": "batch", "bias": False, "upsample": "nontrainable"},
+        {"upsample": "pixelshuffle"},
+    ],
+    ids=str,
 )
 def test_sizes_of_a_basic_unet_are_read_from_its_tensors(family: str, changed: dict) -> None:
     (guess,) = infer(shapes(family, BASIC | changed))
