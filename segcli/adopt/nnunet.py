@@ -95,7 +95,7 @@ def v2(
     }
     reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
     if reader in _READERS:
-        draft.card["orientation"] = _READERS[reader]
+        draft.card |= _turned(_READERS[reader], draft.card["transpose"])
     else:
         draft.notes.append(f"the orientation that the reader {reader} hands over is not known")
     steps = _normalisation(
@@ -111,6 +111,13 @@ def v2(
     if axes:
         draft.card["mirror"] = [int(a) + 3 - len(chosen["patch_size"]) for a in axes]
     return draft
+
+
+def _turned(axes: str | None, transpose: Sequence[int]) -> dict[str, Any]:
+    """Fields `orientation` and `transpose`; the axes code of a reader that turns scans says the order after both."""
+    if axes is None:
+        return {"orientation": None}
+    return {"orientation": "".join(axes[a] for a in transpose), "transpose": [0, 1, 2]}
 
 
 def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:

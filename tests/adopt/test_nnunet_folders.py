@@ -19,6 +19,7 @@ from segcli import adopt, card, checkpoint, formats, networks
 from segcli.adopt import nnunet
 from segcli.engines import open_engine
 from segcli.errors import ModelError
+from segcli.grids import model_grid
 from segcli.intensity import Outside, Standardise, normalise
 from segcli.labels import labels_on
 from segcli.resample import Interpolation, onto
@@ -278,6 +279,15 @@ def test_transposed_plans_transpose_the_grid(tmp_path: Path) -> None:
 def test_a_reader_that_turns_scans_states_the_orientation(tmp_path: Path) -> None:
     folder = edited(tmp_path, plans={"image_reader_writer": "NibabelIOWithReorient"})
     assert card.read_card(adopt.adopt(folder, to=tmp_path)).grid.axes == "SAR"
+
+
+def test_a_reader_that_turns_scans_hands_them_over_before_the_plans_transpose_them(tmp_path: Path) -> None:
+    plans = {"image_reader_writer": "NibabelIOWithReorient", "transpose_forward": [1, 2, 0]}
+    made = card.read_card(adopt.adopt(edited(tmp_path, plans=plans), to=tmp_path))
+    axial = Grid((5, 4, 3), np.eye(4)[[2, 1, 0, 3]])
+    assert axial.axes == "SPL"
+    assert (made.grid.axes, made.grid.transpose) == ("ARS", (0, 1, 2))
+    assert model_grid(axial, replace(made.grid, spacing=None)).shape == (4, 3, 5)
 
 
 def test_the_second_stage_of_a_cascade_is_refused(tmp_path: Path) -> None:
