@@ -404,6 +404,8 @@ def _transforms(items: Sequence[dict[str, Any]], draft: Draft) -> None:
             steps += found or []
     if items and "Orientation" not in order:
         draft.card["orientation"] = None
+    if draft.card.get("orientation") is None:
+        draft.card["transpose"] = [2, 1, 0]  # MONAI's arrays are i, j, k of the file, segcli's k, j, i
     if items and "Spacing" not in order:
         draft.card["spacing"] = None
     if order:

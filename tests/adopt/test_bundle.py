@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
@@ -15,6 +16,7 @@ from segcli.adopt.bundle import References, _intensity, _merged, _Unknown
 from segcli.engines import open_engine
 from segcli.errors import ModelError
 from segcli.segmentation import segment
+from segcli.volume import Grid, Volume
 
 CONTAINERS = Path(__file__).parent.parent / "data" / "containers"
 BUNDLE = CONTAINERS / "bundle_tiny_unet"
@@ -176,6 +178,30 @@ def test_a_spacing_is_as_long_as_the_grid(tmp_path: Path, entries: dict[str, Any
 def test_an_orientation_is_an_axes_code(tmp_path: Path, entries: dict[str, Any]) -> None:
     wanted = "RAS" if "as_closest_canonical" in entries else "LPS"
     assert changed(tmp_path / "b", 2, _target_="Orientationd", **entries).found["orientation"] == wanted
+
+
+def test_without_an_orientation_the_network_sees_the_file_in_monais_order(tmp_path: Path) -> None:
+    """A file whose i, j, k run to the right, front and top looks the same with and without turning to RAS."""
+    preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
+    del preprocessing["transforms"][2]
+    made = card.read_card(adopt.adopt(edited(tmp_path / "b", preprocessing=preprocessing), to=tmp_path, name="m"))
+    assert (made.grid.axes, made.grid.transpose) == (None, (2, 1, 0))
+    turning = card.read_card(adopt.adopt(BUNDLE, to=tmp_path, name="turning"))
+    k_j_i = np.array([[0, 0, -1.5, 0], [0, -1.5, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+    values = np.random.default_rng(0).normal(50, 100, (1, 18, 20, 22)).astype(np.float32)
+    scan = Volume(values, Grid((18, 20, 22), k_j_i))
+    assert scan.grid.axes == "SAR"
+    ours, theirs = (
+        segment(scan, one, open_engine(one, engine="torch", device="cpu").engine).labels.data for one in (made, turning)
+    )
+    assert 0.1 < (theirs > 0).mean() < 0.9
+    assert (ours == theirs).all()
+
+
+def test_an_order_of_the_file_that_the_user_states_is_monais(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "b", preprocessing="$import_module('own').transforms()")
+    given = adopt.options(orientation="file", spacing="keep", window="0,1")
+    assert card.read_card(adopt.adopt(folder, to=tmp_path, name="m", given=given)).grid.transpose == (2, 1, 0)
 
 
 def test_an_orientation_that_only_python_knows_is_missing(tmp_path: Path) -> None:
