@@ -74,13 +74,15 @@ def folder(path: Path) -> Draft:
     draft = Draft(f"MONAI bundle, {weights.name}", guess.family, dict(guess.config), [tensors], notes=notes)
     draft.card["source"] = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
     with legible("the bundle's configuration"):
-        _formats(metadata, draft)
+        names = _formats(metadata, draft)
         # The names of inference.json, then those of train.json.
         _transforms(
             _list(config, ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing"), notes), draft
         )
         _inferer(config.get("inferer", "validate::inferer"), draft)
-        _decision(_list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), notes), draft)
+        after = _list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), notes)
+        _back(after, draft)
+        _labels(names, after, draft)
     return draft
 
 
@@ -343,8 +345,8 @@ def _has_unknown(value: Any) -> bool:
     return isinstance(value, _Unknown)
 
 
-def _formats(metadata: Mapping[str, Any], draft: Draft) -> None:
-    """Channels and labels from metadata.json."""
+def _formats(metadata: Mapping[str, Any], draft: Draft) -> list[str]:
+    """Channels from metadata.json; the names of the outputs are returned."""
     formats = metadata.get("network_data_format", {})
     image: dict[str, Any] = next(iter(formats.get("inputs", {}).values()), {})
     names = _definition(image.get("channel_def"))
@@ -355,12 +357,7 @@ def _formats(metadata: Mapping[str, Any], draft: Draft) -> None:
     if short:
         draft.card["modality"] = short
     outputs: dict[str, Any] = next(iter(formats.get("outputs", {}).values()), {})
-    structures = distinct(_definition(outputs.get("channel_def")))
-    if structures:
-        if structures[0] == "background":
-            draft.card["labels"] = {name: value for value, name in enumerate(structures)}
-        else:
-            draft.card["labels"] = {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
+    return distinct(_definition(outputs.get("channel_def")))
 
 
 def _definition(found: Any) -> list[str]:
@@ -494,8 +491,8 @@ def _inferer(item: Any, draft: Draft) -> None:
         draft.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
 
 
-def _decision(items: Sequence[dict[str, Any]], draft: Draft) -> None:
-    """Regions where the outputs go through a sigmoid; what is interpolated on the way back to the scan."""
+def _back(items: Sequence[dict[str, Any]], draft: Draft) -> None:
+    """What is interpolated on the way back to the scan; what is done after the network and not here."""
     kinds = [_kind(item) for item in items]
     before = kinds[: kinds.index("Invert")] if "Invert" in kinds else []
     if "AsDiscrete" in before:
@@ -507,8 +504,31 @@ def _decision(items: Sequence[dict[str, Any]], draft: Draft) -> None:
             draft.notes.append(f"the bundle's {_kind(item)} after the network is left out")
         if item.get("threshold", 0.5) != 0.5:
             draft.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
-    sigmoid = any(_kind(item) == "Activations" and item.get("sigmoid") is True for item in items)
-    labels = draft.card.get("labels")
-    if sigmoid and labels:
-        draft.card["regions"] = [value for value in labels.values() if value != 0]
+
+
+def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft: Draft) -> None:
+    """Fields `labels` and `regions`, of the outputs' names and of what is done with the outputs.
+
+    Where the largest output wins, the first one is the background, whatever it is called. Outputs through a sigmoid
+    are a region each, also one that is called background.
+    """
+
+    def done(kind: str, option: str) -> bool:
+        return any(_kind(item) == kind and True in _listed(item.get(option)) for item in items)
+
+    if not names:
+        return
+    largest, sigmoid = done("AsDiscrete", "argmax") or done("Activations", "softmax"), done("Activations", "sigmoid")
+    begins = names[0] == "background"
+    if largest or (begins and not sigmoid):
+        every = names if begins or len(names) == draft.outputs else ["background", *names]
+        draft.card["labels"] = {name: value for value, name in enumerate(every)}
+    elif sigmoid:
+        structures = [name for name in names if name != "background"]
+        labels = {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
+        draft.card["labels"] = labels
+        if len(names) == draft.outputs:
+            draft.card["regions"] = [labels[name] for name in names]
         draft.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")
+    else:
+        draft.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")

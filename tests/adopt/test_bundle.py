@@ -252,6 +252,55 @@ def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp
     assert "the bundle's KeepLargestConnectedComponent after the network is left out" in notes
 
 
+SOFTMAX: list[dict[str, Any]] = [{"_target_": "Activationsd", "softmax": True}]
+ARGMAX: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": ["pred", "label"], "argmax": [True, False]}]
+SIGMOID: list[dict[str, Any]] = [
+    {"_target_": "Activationsd", "sigmoid": True},
+    {"_target_": "AsDiscreted", "threshold": 0.5},
+]
+
+
+def called(folder: Path, names: list[str], after: list[dict[str, Any]]) -> Path:
+    """The bundle, which has two outputs, with other names for them and other steps after the network."""
+    path = edited(folder, postprocessing=after) / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = dict(enumerate(names))
+    path.write_text(json.dumps(metadata))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "after", "labels", "regions"),
+    [
+        (["bg", "Spleen"], SOFTMAX, {"bg": 0, "spleen": 1}, None),
+        (["bg", "Spleen"], ARGMAX, {"bg": 0, "spleen": 1}, None),
+        (["Spleen"], SOFTMAX, {"background": 0, "spleen": 1}, None),
+        (["background", "Spleen"], [], {"background": 0, "spleen": 1}, None),
+        (["Liver", "Spleen"], SIGMOID, {"background": 0, "liver": 1, "spleen": 2}, [1, 2]),
+        (["background", "Spleen"], SIGMOID, {"background": 0, "spleen": 1}, [0, 1]),
+    ],
+)
+def test_labels_follow_from_what_is_done_with_the_outputs(
+    tmp_path: Path, names: list[str], after: list[dict[str, Any]], labels: dict[str, int], regions: list[int] | None
+) -> None:
+    folder = called(tmp_path / "b", names, after)
+    found = adopt.inspect(folder).found
+    assert (found["labels"], found.get("regions")) == (labels, regions)
+    assert len(card.read_card(adopt.adopt(folder, to=tmp_path, name="m")).decide.values) == 2
+
+
+def test_whether_the_first_output_is_the_background_is_not_guessed(tmp_path: Path) -> None:
+    found = adopt.inspect(called(tmp_path / "b", ["bg", "Spleen"], []))
+    assert list(found.missing) == ["labels"]
+    assert "neither softmax, argmax nor sigmoid tells whether the first output is the background" in found.notes
+
+
+def test_outputs_that_are_not_as_many_as_their_names_are_refused(tmp_path: Path) -> None:
+    folder = called(tmp_path / "b", ["liver", "spleen", "pancreas"], SIGMOID)
+    with pytest.raises(ModelError, match=r"the network has 2 outputs, not 4 \(background, liver, spleen, pancreas\)"):
+        adopt.adopt(folder, to=tmp_path, name="m")
+
+
 def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path) -> None:
     preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
     steps = preprocessing["transforms"]
