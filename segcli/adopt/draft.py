@@ -118,11 +118,16 @@ def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, wher
         if same_kind and forms[0].outputs == forms[1].outputs and forms[0].inputs == forms[1].inputs:
             note = f"another form of the recipe's network: {guess.family}"
             return Inferred(guess.family, guess.config, (*guess.unsure, note))
-    with torch.device("meta"):
-        net = networks.build(expected.family, expected.config)
-    live = {name: shapes[name] for name in networks.live(expected.family, shapes)}
-    checkpoint.compare(shapes_of(net.state_dict()), live, expected.family, where)
+    _differing(expected, shapes, where)
     return expected
+
+
+def _differing(network: Inferred, shapes: Shapes, where: str) -> None:
+    """Refuse tensors that are not the network's, with how they differ."""
+    with torch.device("meta"):
+        net = networks.build(network.family, network.config)
+    live = {name: shapes[name] for name in networks.live(network.family, shapes)}
+    checkpoint.compare(shapes_of(net.state_dict()), live, network.family, where)
 
 
 def _stated(arch: str) -> tuple[str, dict[str, Any]]:
@@ -148,6 +153,9 @@ def _chosen(found: Sequence[Inferred], arch: str | None, shapes: Shapes, where: 
             names = ", ".join(guess.family for guess in found)
             raise ModelError(f"{where}: the tensors fit several networks: {names}", hint="choose one with --arch")
         if not found:
+            near = networks.closest(shapes)
+            if near is not None:
+                _differing(near, shapes, where)
             raise ModelError(
                 f"{where}: {len(shapes)} tensors of no network that segcli knows, "
                 f"among them {', '.join(sorted(shapes)[:5])}",
@@ -167,7 +175,8 @@ def _chosen(found: Sequence[Inferred], arch: str | None, shapes: Shapes, where: 
             f"{where}: not the network {arch} but {' or '.join(guess.family for guess in found)}",
             hint="leave --arch out: tensors tell the network, --arch only chooses among several that fit",
         )
-    return Inferred(arch, {})
+    near = networks.closest(shapes)
+    return near if near is not None and near.family.startswith(arch) else Inferred(arch, {})
 
 
 def _encoder_only(shapes: Shapes) -> str | None:

@@ -28,7 +28,7 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
     if _is_nnunet_v2(stored.content) and arch is None and expected is None:
         return nnunet.v2_file(stored)
     whole = nnunet.renamed(checkpoint.table(stored))
-    tensors, notes = _part(whole, arch, expected, path.name)
+    tensors, notes = _part(whole, expected)
     shapes = shapes_of(tensors)
     guess = network_in(shapes, arch, expected, path.name)
     draft = Draft(_container(stored), guess.family, dict(guess.config), [tensors], notes=notes)
@@ -73,15 +73,32 @@ def _container(stored: checkpoint.Stored) -> str:
     return f"{kind}, tensors under {named!r}" if named else f"{kind}, tensors alone"
 
 
-def _part(
-    whole: Mapping[str, Tensor], arch: str | None, expected: Inferred | None, where: str
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The network's own tensors: those under the prefix with which they make a network, the prefix taken off."""
-    for prefix in _prefixes(whole):
-        part = {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
+def _part(whole: Mapping[str, Tensor], expected: Inferred | None) -> tuple[dict[str, Tensor], list[str]]:
+    """The network's own tensors: those under the prefix with which they make a network, the prefix taken off.
+
+    Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`).
+    """
+    parts = [
+        (prefix, {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)})
+        for prefix in _prefixes(whole)
+    ]
+    for prefix, part in parts:
         shapes = shapes_of(part)
-        if (expected and not networks.differences(expected, shapes)) or networks.infer(shapes):
+        guesses = [guess.family for guess in networks.infer(shapes)]
+        # Most networks end in a convolution of 1x1x1, which alone is a pointwise network.
+        if guesses == ["pointwise"] and 2 * len(part) < len(whole):
+            continue
+        if (expected and not networks.differences(expected, shapes)) or guesses:
             return part, _said(whole, part, prefix)
+    for prefix, part in parts:
+        shapes = shapes_of(part)
+        if expected:
+            foreign = networks.beside(shapes, networks.differences(expected, shapes))
+        else:
+            foreign = networks.within(shapes)
+        if foreign:
+            own = {name: tensor for name, tensor in part.items() if name not in foreign}
+            return own, _said(whole, own, prefix)
     return dict(whole), []
 
 
@@ -99,7 +116,7 @@ def _prefixes(names: Mapping[str, Any]) -> list[str]:
 
 def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str) -> list[str]:
     notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
-    foreign = sorted(name for name in whole if not name.startswith(prefix))
+    foreign = sorted(whole.keys() - {prefix + name for name in part})
     if foreign:
         notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
     return notes

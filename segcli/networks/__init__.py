@@ -17,6 +17,7 @@ from torch import nn
 from segcli.errors import ModelError
 
 Shapes = Mapping[str, tuple[int, ...]]
+Differences = dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,38 @@ def build(family: str, config: Mapping[str, Any]) -> nn.Module:
 
 def infer(shapes: Shapes) -> tuple[Inferred, ...]:
     """Every network that has exactly these tensors, inert ones aside; empty when there is none."""
-    found = (_told(module, shapes) for module in _modules() if hasattr(module, "infer"))
-    return tuple(guess for guess in found if guess is not None)
+    return tuple(guess for guess, different in _told(shapes) if not different)
+
+
+def within(shapes: Shapes) -> tuple[str, ...]:
+    """Names of the tensors beside a network that is whole in a file; empty when there is no such network.
+
+    They begin with a word that no tensor of the network begins with (`loss_fn.weight`), and are fewer than its own.
+    """
+    found = (beside(shapes, different) for _, different in _told(shapes))
+    return min((names for names in found if names), key=len, default=())
+
+
+def beside(shapes: Shapes, different: Differences) -> tuple[str, ...]:
+    """Names of the tensors beside a network that differs from a file thus; empty where it differs otherwise."""
+    own = {name.partition(".")[0] for name in shapes if name not in different}
+    foreign = all(ours is None and name.partition(".")[0] not in own for name, (ours, _) in different.items())
+    return tuple(different) if foreign and 2 * len(different) < len(shapes) else ()
+
+
+def closest(shapes: Shapes) -> Inferred | None:
+    """The network that differs in the fewest tensors, of the sizes that the tensors tell, else of default sizes.
+
+    returns  None when more than half of the file's tensors are not the network's
+    """
+    told = min(_told(shapes), key=lambda one: len(one[1]), default=None)
+    if told is not None and 2 * len(told[1]) <= len(shapes):
+        return told[0]
+    near = nearest(shapes)
+    own = _default_names(near[0]) if near is not None else None
+    if near is None or own is None or 2 * len(own & shapes.keys()) < len(shapes):
+        return None
+    return Inferred(near[0], {})
 
 
 def nearest(names: Iterable[str]) -> tuple[str, int] | None:
@@ -102,16 +133,20 @@ def outputs(family: str, config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _told(module: ModuleType, shapes: Shapes) -> Inferred | None:
-    """A module's network if the tensors are exactly its own; damaged files have shapes that no network has."""
-    try:
-        guess: Inferred | None = module.infer(shapes)
-        return None if guess is None or differences(guess, shapes) else guess
-    except (KeyError, IndexError, ValueError, ZeroDivisionError, ModelError):
-        return None
+def _told(shapes: Shapes) -> list[tuple[Inferred, Differences]]:
+    """What each module takes the tensors for, and how they differ from it; damaged files have shapes of no network."""
+    found = []
+    for module in _modules():
+        try:
+            guess: Inferred | None = module.infer(shapes) if hasattr(module, "infer") else None
+            if guess is not None:
+                found.append((guess, differences(guess, shapes)))
+        except (KeyError, IndexError, ValueError, ZeroDivisionError, ModelError):
+            continue
+    return found
 
 
-def differences(guess: Inferred, shapes: Shapes) -> dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
+def differences(guess: Inferred, shapes: Shapes) -> Differences:
     """Tensors in which a network and a file differ: name -> (shape in the network, shape in the file)."""
     with torch.device("meta"):
         net = build(guess.family, guess.config)

@@ -28,7 +28,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {"pointwise": Pointwise}
 
 def infer(shapes: Shapes) -> Inferred | None:
     """The sizes of a pointwise network, read from its only weight."""
-    if set(shapes) != {"conv.weight", "conv.bias"} or shapes["conv.weight"][2:] != (1, 1, 1):
+    if not {"conv.weight", "conv.bias"} <= shapes.keys() or shapes["conv.weight"][2:] != (1, 1, 1):
         return None
     out_chans, in_chans = shapes["conv.weight"][:2]
     return Inferred("pointwise", {"in_chans": in_chans, "out_chans": out_chans})

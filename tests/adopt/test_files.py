@@ -75,6 +75,28 @@ def test_foreign_tensors_beside_the_network_are_left_out_and_said(tmp_path: Path
     assert "1 tensors beside the network were left out: loss_fn.weight" in (folder / "model.json").read_text()
 
 
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_foreign_tensors_that_share_the_networks_prefix_are_left_out_too(tmp_path: Path, prefix: str) -> None:
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    foreign = {"loss_fn.weight": torch.ones(4), "criterion.dice.smooth": torch.tensor(1.0)}
+    torch.save({prefix + name: tensor for name, tensor in {**tensors, **foreign}.items()}, tmp_path / "w.pt")
+    found = adopt.inspect(tmp_path / "w.pt")
+    assert (found.network, found.tensors) == ("segresnet", 25)
+    said = f"2 tensors beside the network were left out: {prefix}criterion.dice.smooth, {prefix}loss_fn.weight"
+    assert said in found.notes
+
+
+@pytest.mark.parametrize("name", ["convInit.conv.weight", "up_layers.0.0.norm2.bias"])
+def test_a_network_without_one_of_its_tensors_is_not_a_smaller_one(tmp_path: Path, name: str) -> None:
+    """Its last convolution alone would be a pointwise network."""
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    del tensors[name]
+    torch.save(tensors, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=f"do not match the network segresnet: .*{name} is missing") as caught:
+        adopt.inspect(tmp_path / "w.pt")
+    assert "nearest is segresnet" in str(caught.value.hint)
+
+
 def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
     tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
     stacked = {f"module._orig_mod.model.{name}": tensor for name, tensor in tensors.items()}
