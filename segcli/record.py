@@ -6,7 +6,6 @@ byte, whenever the same input meets the same model, options and versions.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.metadata
 import json
@@ -16,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segcli import __version__
+from segcli import __version__, formats
 from segcli.card import ModelCard, file_sha256
-from segcli.errors import InputError
-from segcli.formats.streams import walk
+from segcli.formats.streams import is_folder, walk
 from segcli.volume import Grid
 
 SCHEMA = 1
@@ -41,23 +39,16 @@ class Inputs:
 def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda path: False) -> Inputs:
     """Names without folders, and the hash that says whether the input is still the same.
 
-    A header with detached data counts with its data file (same folder, same stem). Of a folder, files that are
-    segcli's own (`mine`) do not count: outputs may lie among the slices.
+    A header with detached data counts with its data file, whichever of the two was named. Of a folder, files that
+    are segcli's own (`mine`) do not count: outputs may lie among the slices.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_symlink() and not path.exists():
-            raise InputError(f"{path.name}: a broken link: what it points to does not exist")
-        if not path.is_dir() and not path.is_file():
-            raise InputError(f"{path.name}: not a regular file (a pipe, socket or device)")
-        if path.is_dir():
+        if is_folder(path):
             below = (here / name for here, _, names in walk(path) for name in names)
             files += sorted(p for p in below if p.is_file() and not mine(p))
         else:
-            files.append(path)
-            if path.suffix.lower() in (".hdr", ".mhd", ".nhdr"):
-                beside = path.parent.glob(f"{glob.escape(path.stem)}.*")
-                files += sorted(p for p in beside if p != path and p.is_file() and not mine(p))
+            files += formats.files_of(path)
     sums = [file_sha256(p) for p in files]
     whole = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
     names = tuple(p.name for p in paths)

@@ -1,11 +1,15 @@
 """What a record says, and when a case counts as done."""
 
+import gzip
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import scan
+from scan_files import nifti_bytes
 
 from segcli import record
 from segcli.card import file_sha256
@@ -77,18 +81,48 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
 
 
 def test_the_hash_of_an_input_is_that_of_its_bytes(tmp_path):
-    (tmp_path / "a.nii").write_bytes(b"abc")
-    found = record.hash_inputs([tmp_path / "a.nii"])
-    assert found.files == ("a.nii",)
+    path = scan(tmp_path / "a.nii")
+    assert record.hash_inputs([path]) == record.Inputs(("a.nii",), hashlib.sha256(path.read_bytes()).hexdigest())
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "slices" / "1.dcm").write_bytes(b"abc")
+    found = record.hash_inputs([tmp_path / "slices"])
     assert found.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
 
 
-def test_detached_data_counts_with_its_header(tmp_path):
-    (tmp_path / "a.hdr").write_bytes(b"header")
-    (tmp_path / "a.img").write_bytes(b"voxels")
-    before = record.hash_inputs([tmp_path / "a.hdr"]).sha256
-    (tmp_path / "a.img").write_bytes(b"voxelz")
-    assert record.hash_inputs([tmp_path / "a.hdr"]).sha256 != before
+META = b"""ObjectType = Image
+NDims = 3
+DimSize = 2 1 1
+ElementType = MET_SHORT
+ElementSpacing = 1 1 1
+ElementDataFile = voxels.raw
+"""
+NRRD = b"""NRRD0004
+type: uint8
+dimension: 3
+space: left-posterior-superior
+sizes: 4 1 1
+space directions: (1,0,0) (0,1,0) (0,0,1)
+space origin: (0,0,0)
+encoding: raw
+data file: voxels.raw
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("header", "voxels"),
+    [("a.hdr", "a.img"), ("a.hdr.gz", "a.img.gz"), ("a.mhd", "voxels.raw"), ("a.nhdr", "voxels.raw")],
+)
+def test_2_4_a_header_counts_with_the_voxels_that_it_names_and_with_nothing_else(tmp_path, header, voxels):
+    head, body = nifti_bytes(pair=True)
+    head = {"a.mhd": META, "a.nhdr": NRRD, "a.hdr": head}.get(header, gzip.compress(head, mtime=0))
+    (tmp_path / header).write_bytes(head)
+    (tmp_path / voxels).write_bytes(body)
+    (tmp_path / "a.txt").write_bytes(b"of the same stem")
+    whole = hashlib.sha256("".join(hashlib.sha256(x).hexdigest() for x in (head, body)).encode()).hexdigest()
+    assert record.hash_inputs([tmp_path / header]).sha256 == whole
+    if header.startswith("a.hdr"):
+        assert record.hash_inputs([tmp_path / voxels]).sha256 == whole
 
 
 def test_2_9_outputs_among_the_slices_of_a_folder_do_not_count(tmp_path):

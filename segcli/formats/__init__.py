@@ -164,6 +164,23 @@ def _read_one(
     return dicom.read(path, series=series, volume=volume, fill_gaps=fill_gaps, seen=seen)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that reading one scan file opens: itself, or a header and the voxels that lie in a file beside it.
+
+    errors   InputError: not a format that is read, or its other half is not there
+    """
+    kind = _kind(path)
+    if kind == "nifti":
+        from segcli.formats import nifti
+
+        return nifti.files_of(path)
+    if kind == "itk":
+        from segcli.formats import itk
+
+        return itk.files_of(path)
+    return [path]
+
+
 def _kind(path: Path) -> str:
     """ "nifti", "mgh", "itk" or "dicom", by the first bytes; a folder is DICOM."""
     from segcli.formats import itk, mgh, nifti, streams

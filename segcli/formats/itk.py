@@ -133,6 +133,11 @@ def examine(path: Path) -> tuple[Grid, Source, _Voxels]:
     return grid, Source((path,), "itk", None, (*warnings, *streams.shear_warning(path, grid)), facts), voxels
 
 
+def files_of(path: Path) -> list[Path]:
+    """The file, and the one beside it that holds the voxels of a detached header."""
+    return list(dict.fromkeys((path, examine(path)[2].path)))
+
+
 def _is_nrrd(head: bytes) -> bool:
     return head.startswith(b"NRRD000")
 

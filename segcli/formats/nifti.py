@@ -134,6 +134,13 @@ def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, So
     return header, grid, Source((path,), "nifti", header, tuple(warnings), facts)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The file, or header and voxels of a pair, whichever of the two was named."""
+    header_file = _header_file(path)
+    voxels = _voxel_file(path, _parse(path, streams.head(header_file, HEAD)))
+    return list(dict.fromkeys((header_file, voxels)))
+
+
 def volumes(header: Header) -> int:
     """How many 3-D volumes the file holds."""
     return int(np.prod(header.dim[4 : header.dim[0] + 1], dtype=object))
