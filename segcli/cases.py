@@ -78,7 +78,7 @@ def cases(
     """
     found: list[Case] = []
     if named:
-        found.append(_from_channels(named, channels))
+        found.append(_from_channels(named, channels, series, volume))
     for text in inputs:
         try:
             found += _expand(text, channels, series, volume, output, tell)
@@ -155,7 +155,7 @@ def listed(data: bytes, null: bool) -> list[str]:
     return [os.fsdecode(p) for p in parts if p.strip()]
 
 
-def _from_channels(named: Mapping[str, str], channels: Sequence[str]) -> Case:
+def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: str | None, volume: int | None) -> Case:
     known = {c.lower(): c for c in channels}
     given = {known.get(k.lower(), k): Path(v) for k, v in named.items()}
     unknown = [k for k in given if k not in channels]
@@ -169,7 +169,7 @@ def _from_channels(named: Mapping[str, str], channels: Sequence[str]) -> Case:
     paths = tuple(given[c] for c in channels)
     for path in paths:
         _exists(path, str(path))
-    return Case(stem(paths[0]), paths, paths[0].parent)
+    return Case(stem(paths[0]), paths, paths[0].parent, series, volume)
 
 
 def _expand(
@@ -194,7 +194,7 @@ def _expand(
             raise InputError(f"{path.name}: is an output of segcli", hint="name the scan it was made from")
         return [Case(stem(path), (path,), path.parent, series, volume)]
     files = _images(path, output)
-    found = _grouped(path, files, channels)
+    found = [replace(case, series=series, volume=volume) for case in _grouped(path, files, channels)]
     return found + _dicom(path, series, volume, output, tell, files)
 
 

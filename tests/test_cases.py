@@ -186,6 +186,12 @@ def test_channels_are_grouped_by_their_numbers_and_a_missing_one_costs_its_case_
     assert "p2: the channel _0001 (T2) is missing" in half.fault.message
 
 
+def test_the_series_and_volume_that_were_asked_for_are_every_cases(tmp_path):
+    touch(tmp_path, "a.nii", "in/b.nii")
+    asked = cases([str(tmp_path / "in")], named={"CT": str(tmp_path / "a.nii")}, channels=["CT"], series="3", volume=2)
+    assert [(c.name, c.series, c.volume) for c in asked] == [("a", "3", 2), ("b", "3", 2)]
+
+
 def test_with_one_channel_the_number_is_part_of_the_name(tmp_path):
     touch(tmp_path, "p1_0000.nii")
     assert named(tmp_path) == ["p1_0000"]

@@ -63,10 +63,17 @@ def read(
     seen       is told the scan's grid before any voxel is read; what it raises ends the reading
     returns    (C, D, H, W): D, H, W are the file's k, j, i; an integer type of the file where nothing is scaled,
                else float32
-    errors     InputError: not one whole, readable volume, or channels that do not share one grid
+    errors     InputError: not one whole, readable volume, or channels that do not share one grid;
+               UsageError: a series or volume of what is not DICOM
     """
     if not paths:
         raise InputError("no scan was named")
+    for option, value in (("--series", series), ("--volume", volume)):
+        if value is not None and all(_kind(Path(p)) != "dicom" for p in paths):
+            raise UsageError(
+                f"{option} {value}: {Path(paths[0]).name} is not DICOM, there is none to choose",
+                hint="leave it away for such input",
+            )
     if len(paths) > 1:
         first, *others = (Path(p) for p in paths)
         told = [_read_one(first, affine, series, volume, 1, fill_gaps, seen)]

@@ -6,6 +6,7 @@ import lzma
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,19 @@ def test_several_4D_files_are_not_channels_of_channels(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii", counting((5, 4, 3, 2)))
     with pytest.raises(InputError, match="4-D image with 2 volumes"):
         formats.read([path, path], channels=2)
+
+
+@pytest.mark.parametrize("choice", [{"series": "3"}, {"volume": 2}])
+def test_a_series_or_volume_can_be_chosen_of_dicom_only(tmp_path: Path, choice: dict[str, Any]) -> None:
+    path = nifti(tmp_path / "a.nii")
+    (option,) = choice
+    with pytest.raises(UsageError, match=f"--{option} {choice[option]}: a.nii is not DICOM"):
+        formats.read([path], **choice)
+    folder = series(tmp_path / "ct", SeriesNumber=3)
+    assert formats.read([folder], series="3").data.any()
+    grid = formats.read([folder]).grid
+    other = formats.write_image(Volume(np.zeros((1, *grid.shape), np.float32), grid), tmp_path / "pet.nii")
+    assert formats.read([other, folder], series="3").data.shape[0] == 2
 
 
 def test_no_path_is_no_scan() -> None:
