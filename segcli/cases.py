@@ -110,9 +110,17 @@ def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
 
 
 def _nameable(case: Case) -> Case:
-    """The case, refused where its label map's name would be longer than a file system takes (reliability.md 3.15)."""
+    """The case, refused where its name is no text, or too long for the label map's (reliability.md 3.15)."""
+    if case.fault is not None:
+        return case
+    try:
+        for name in (case.name, *(path.name for path in case.paths)):
+            name.encode()
+    except UnicodeEncodeError:
+        told = f"{case.paths[0].name}: the name is not UTF-8, so tables and records cannot hold it"
+        return replace(case, fault=InputError(told, hint="rename it"))
     size = len(os.fsencode(f"{PurePosixPath(case.name).name}{_SEG}.nii.gz"))
-    if size <= _LONGEST or case.fault is not None:
+    if size <= _LONGEST:
         return case
     told = f"{case.paths[0].name}: the name of its label map would have {size} bytes, {_LONGEST} are possible"
     return replace(case, fault=InputError(told, hint="give the scan a shorter name"))

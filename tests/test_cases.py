@@ -1,5 +1,6 @@
 """What a person named becomes scans to segment, and nothing else does."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -137,6 +138,14 @@ def test_3_15_a_scan_whose_label_map_could_have_no_name_is_refused_with_the_numb
     longer, fits = cases([str(tmp_path)])
     assert "256 bytes, 255 are possible" in longer.fault.message
     assert fits.fault is None
+
+
+def test_3_15_a_scan_whose_name_is_no_text_is_refused_and_costs_no_other(tmp_path):
+    for name in (b"a.nii", b"caf\xe9.nii", b"\xe9/b.nii"):
+        touch(tmp_path, os.fsdecode(name))
+    found = cases([str(tmp_path)])
+    assert [c.fault is None for c in found] == [True, False, False]
+    assert "the name is not UTF-8" in found[1].fault.message
 
 
 def test_1_2_a_folder_without_images_is_missing_input_and_says_what_was_seen(tmp_path):
