@@ -116,7 +116,7 @@ def plan(given: Given, opening: Opening, *, affine: Form | None, as_json: bool) 
     from segcli.budget import plan_case
 
     card = find(opening.model[0])
-    found = given.cases(card, None)
+    found = given.cases(card, Destination())
     if len(found) != 1:
         raise UsageError(f"plan takes one scan, not {len(found)}: the first are {found[0].name} and {found[1].name}")
     (case,) = found

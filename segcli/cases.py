@@ -19,6 +19,8 @@ ENDINGS = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", 
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
 _DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
+# The folders of a BIDS dataset that a scan lies in: sub-01/anat, sub-01/ses-1/pet.
+_DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?[a-z]+)\Z")
 _SEG = "_seg"
 _LONGEST = 255  # bytes of a file's name
 # What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
@@ -63,6 +65,7 @@ def cases(
     series: str | None = None,
     volume: int | None = None,
     output: Path | None = None,
+    bids: bool = False,
     tell: Callable[[str], object] = str,
 ) -> list[Case]:
     """Every scan that the inputs name, in a fixed order.
@@ -71,6 +74,8 @@ def cases(
     channels  the model's; with more than one, files in a folder are grouped by nnU-Net's _0000, _0001, ...
     named     channel -> file, for one case of several channels
     output    the output folder, so that what lies in it is never taken for input
+    bids      whether a name has the folders sub-*/[ses-*/]<datatype> that a scan lies in, however it was named; only
+              with an output folder
     tell      gets a sentence for each DICOM series that is left out
     errors    InputMissing (66): nothing there, with what was seen; UsageError (2): two inputs, one output name
 
@@ -89,7 +94,22 @@ def cases(
             found.append(Case(stem(path) or "input", (path,), path.parent, series, volume, error))
     if not found:
         raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
+    if bids and output is not None:
+        found = [_in_dataset(case) for case in found]
     return distinct(found, output)
+
+
+def _in_dataset(case: Case) -> Case:
+    """The case named from the root of its BIDS dataset, unless its name begins there or above; others as they are."""
+    name = PurePosixPath(case.name)
+    folder = Path(os.path.abspath(case.beside / name.parent))  # noqa: PTH100 - links are followed nowhere here
+    match = _DATASET.search(folder.as_posix())
+    if match is None:
+        return case
+    full = PurePosixPath(match["folders"], name.name)
+    if len(full.parts) <= len(name.parts):
+        return case
+    return replace(case, name=str(full), beside=folder.parents[len(full.parts) - 2])
 
 
 def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:

@@ -117,12 +117,19 @@ class Given:
     volume: int | None = None
     shard: str | None = None
 
-    def cases(self, card: ModelCard, output: Path | None) -> list[Case]:
+    def cases(self, card: ModelCard, to: Destination) -> list[Case]:
         inputs = list(self.inputs)
         if self.files_from is not None:
             inputs += naming.listed(_list(self.files_from), self.null)
         found = naming.cases(
-            inputs, card.channels, named=self.channels, series=self.series, volume=self.volume, output=output, tell=say
+            inputs,
+            card.channels,
+            named=self.channels,
+            series=self.series,
+            volume=self.volume,
+            output=to.folder,
+            bids=to.layout == "bids",
+            tell=say,
         )
         return naming.shard(found, self.shard) if self.shard else found
 
@@ -147,7 +154,7 @@ def batch(
     stdout gets the path of each label map as it is done, or one JSON document at the end.
     """
     card = find(opening.model[0])
-    found = given.cases(card, to.folder)
+    found = given.cases(card, to)
     apart(found, card, to)
     began = time.perf_counter()
     with _events(manners.events) as events:
@@ -314,7 +321,7 @@ def piped(
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
         if place.folder is None:
             raise UsageError("a scan from stdin needs -o: a folder, or - for stdout")
-        found = replace(given, inputs=inputs).cases(card, place.folder)
+        found = replace(given, inputs=inputs).cases(card, place)
         if len(found) != 1:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
         began = time.perf_counter()

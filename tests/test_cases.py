@@ -57,6 +57,22 @@ def test_a_bids_tree_keeps_its_folders_and_its_derivatives_are_no_input(tmp_path
     assert named(tmp_path) == ["sub-01/anat/sub-01_T1w", "sub-02/anat/sub-02_T1w"]
 
 
+def test_a_scan_of_a_bids_dataset_has_one_name_whether_the_dataset_the_subject_or_the_scan_was_named(tmp_path):
+    scans = "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-1/pet/sub-02_ses-1_pet.nii.gz"
+    touch(tmp_path, *(f"all/{name}" for name in scans), "all/sub-03/sub-03_T1w.nii.gz")
+    kept = ["sub-01/anat/sub-01_T1w", "sub-02/ses-1/pet/sub-02_ses-1_pet"]
+    root = tmp_path / "all"
+    how = {"bids": True, "output": tmp_path / "out"}
+    assert named(root, **how) == [*kept, "sub-03/sub-03_T1w"]
+    assert named(root / scans[0], root / scans[1], **how) == kept
+    assert named(root / "sub-*" / "**" / "*_*.nii.gz", **how) == [*kept, "sub-03_T1w"]
+    assert named(root / "sub-01", root / "sub-02" / "ses-1", root / scans[0], **how) == kept  # one was named twice
+    assert named(tmp_path, **how) == [f"all/{name}" for name in [*kept, "sub-03/sub-03_T1w"]]
+    assert named(root / scans[0], output=tmp_path / "out") == ["sub-01_T1w"]
+    found = cases([str(root / name) for name in scans], **how)
+    assert [c.beside for c in found] == [root, root]
+
+
 def test_a_pattern_names_what_it_matches(tmp_path):
     touch(tmp_path, "a1.nii", "a2.nii", "b1.nii", "sub/a3.nii")
     assert named(tmp_path / "a*.nii") == ["a1", "a2"]

@@ -109,6 +109,19 @@ def test_2_8_a_clash_of_names_is_refused_before_anything_is_read(model, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bids_tree_is_made_of_single_scans_too_and_resumed_from_the_whole_dataset(model, tmp_path):
+    for subject in ("sub-01", "sub-02"):
+        scan(tmp_path / "in" / subject / "anat" / f"{subject}_T1w.nii.gz")
+    words = ("-o", "out", "--model", model, *REAL, "--layout", "bids")
+    done = command("predict", "in/sub-*/anat/*_T1w.nii.gz", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = [f"{s}/anat/{s}_seg-organs_dseg.{end}" for s in ("sub-01", "sub-02") for end in ("json", "nii.gz", "tsv")]
+    assert list(files(tmp_path / "out")) == ["cohort.csv", "dataset_description.json", *made]
+    again = command("predict", "in", *words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert b"2 already done" in again.stderr
+
+
 def test_a_list_from_stdin_between_nuls_and_a_part_of_it(model, tmp_path):
     names = ["line\nbreak.nii.gz", "-dash.nii.gz", "c.nii.gz", "d.nii.gz"]
     for i, name in enumerate(names):
