@@ -31,6 +31,8 @@ ENDINGS = {
 }
 TABLES = tuple(TABLE_ENDINGS)
 FORMS = ("nifti", *ENDINGS)
+# Of the entities of a BIDS name, those that stand after seg-, in the order of the specification (schema, entities).
+_AFTER_SEG = re.compile(r"_(?:scale|res|den|label|prov|desc)-")
 
 
 def beside(base: Path, ending: str) -> Path:
@@ -64,12 +66,10 @@ class Destination:
 
     def base(self, case: Case, model: str) -> Path:
         """Outputs of a case are this path with something added to its name."""
-        folder = self.folder or case.beside
+        path = (self.folder or case.beside) / case.name
         if self.layout == "bids":
-            head, _, suffix = Path(case.name).name.rpartition("_")
-            name = head if head and suffix[:1].isalnum() and "-" not in suffix else Path(case.name).name
-            return folder / Path(case.name).parent / f"{name}_seg-{''.join(c for c in model if c.isalnum())}"
-        return folder / case.name
+            return path.with_name(bids_name(path.name, "".join(c for c in model if c.isalnum())))
+        return path
 
     def labels(self, case: Case, model: str) -> Path:
         ending = "_dseg.nii.gz" if self.layout == "bids" else "_seg.nii.gz"
@@ -77,6 +77,25 @@ class Destination:
 
     def record(self, case: Case, model: str) -> Path:
         return beside(self.base(case, model), "_dseg.json" if self.layout == "bids" else "_seg.json")
+
+
+def bids_name(scan: str, model: str) -> str:
+    """The name of a BIDS derivative, as far as the suffix (_dseg, _probseg): sub-01_T1w -> sub-01_seg-MODEL.
+
+    The scan's own suffix is left out when it is T1w. Any other becomes desc-, the last of the entities, so that a FLAIR
+    of the same subject is told apart: sub-01_FLAIR -> sub-01_seg-MODEL_desc-FLAIR. It is added to a desc- that is there
+    already. The scan alone decides, so one has the same name in every run. What follows the last "_" and is not
+    letters and digits only is no suffix: it stays.
+    """
+    source, _, suffix = scan.rpartition("_")
+    if not source or not (suffix.isascii() and suffix.isalnum()):
+        source, suffix = scan, ""
+    later = _AFTER_SEG.search(source)
+    place = later.start() if later else len(source)
+    entities = source[place:]
+    if suffix not in ("", "T1w"):
+        entities += suffix if "_desc-" in entities else f"_desc-{suffix}"
+    return f"{source[:place]}_seg-{model}{entities}"
 
 
 def mask_names(card: ModelCard) -> dict[str, int]:

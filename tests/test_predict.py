@@ -18,7 +18,7 @@ from segcli import formats, outputs, predict
 from segcli.card import ModelCard, file_sha256, parse
 from segcli.cases import Case, cases
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
-from segcli.extras import Destination, mask_names
+from segcli.extras import Destination, bids_name, mask_names
 from segcli.predict import Options, Outcome, apart, cohort
 
 
@@ -289,12 +289,42 @@ def test_2_6_an_output_that_is_an_input_is_refused_before_the_start(model, tmp_p
 
 
 def test_2_8_two_inputs_with_one_output_name_are_refused_in_every_layout(model, tmp_path):
-    for suffix in ("T1w", "T2w"):
-        scan(tmp_path / "in" / "sub-01" / f"sub-01_{suffix}.nii.gz")
+    for name in ("sub-01", "sub-01_T1w"):
+        scan(tmp_path / "in" / "sub-01" / f"{name}.nii.gz")
     found = cases([str(tmp_path / "in")])
     apart(found, model, Destination(tmp_path / "out"))
-    with pytest.raises(UsageError, match=r"sub-01_T1w\.nii\.gz and .*sub-01_T2w\.nii\.gz would both be written"):
+    with pytest.raises(UsageError, match=r"sub-01\.nii\.gz and .*sub-01_T1w\.nii\.gz would both be written"):
         apart(found, model, Destination(tmp_path / "out", layout="bids"))
+
+
+def test_2_8_scans_of_one_subject_have_names_of_their_own_in_a_bids_tree(model, tmp_path):
+    for suffix in ("T1w", "FLAIR"):
+        scan(tmp_path / f"sub-01_{suffix}.nii.gz")
+    to = Destination(tmp_path / "out", layout="bids")
+    both = cases([str(tmp_path)])
+    apart(both, model, to)
+    assert [to.labels(c, model.name).name for c in both] == [
+        "sub-01_seg-organs_desc-FLAIR_dseg.nii.gz",
+        "sub-01_seg-organs_dseg.nii.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-01_ses-1_run-2_T1w", "sub-01_ses-1_run-2_seg-m"),
+        ("sub-01_ce-gd_T1w", "sub-01_ce-gd_seg-m"),
+        ("sub-01_T2w", "sub-01_seg-m_desc-T2w"),
+        ("sub-01_space-MNI_res-2_desc-preproc_T1w", "sub-01_space-MNI_seg-m_res-2_desc-preproc"),
+        ("sub-01_space-MNI_desc-preproc_T2w", "sub-01_space-MNI_seg-m_desc-preprocT2w"),
+        ("sub-01_acq-x", "sub-01_acq-x_seg-m"),
+        ("sub-01_T2w.1", "sub-01_T2w.1_seg-m"),
+        ("_T1w", "_T1w_seg-m"),
+        ("case", "case_seg-m"),
+    ],
+)
+def test_a_bids_name_has_seg_and_desc_where_the_specification_puts_them(name, expected):
+    assert bids_name(name, "m") == expected
 
 
 def test_2_10_free_space_is_checked_before_the_network_runs(model, tmp_path, monkeypatch):
