@@ -124,6 +124,8 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, str]:
     # The report refers to the segmentation that it was measured on, so that one is written too.
     wanted = {*to.forms, *(["dicom-seg"] if "dicom-sr" in to.forms else [])}
     found |= {beside(base, ending): form for form, ending in ENDINGS.items() if form in wanted}
+    if to.layout == "bids" and "probabilities" in to.forms:
+        found[beside(base, "_probseg.json")] = "label map"
     if to.stats == "totalseg":
         found[beside(base, "_statistics.json")] = "totalseg"
     if to.split:
@@ -201,6 +203,10 @@ def _write_one(
         tables.write(card.labels, kind, path)
     elif kind == "probabilities" and result.probabilities is not None:
         formats.write_image(result.probabilities, path, scan.source, description=described, slope=1 / 255)
+    elif kind == "label map":
+        from segcli.formats import tables
+
+        outputs.write_bytes(path, to_json(tables.bids_volumes(described, card.labels, card.decide.values)))
     elif kind == "disagreement" and result.votes is not None:
         formats.write_image(result.votes, path, scan.source, description=described, slope=1 / 255)
     elif kind == "dicom-seg":

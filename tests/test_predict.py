@@ -16,7 +16,7 @@ from runs import Pointwise, card, files, opened, quick, scan, scans
 
 from segcli import formats, outputs, predict
 from segcli.card import ModelCard, file_sha256, parse
-from segcli.cases import Case, cases
+from segcli.cases import Case, cases, is_own
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.extras import Destination, bids_name, mask_names
 from segcli.predict import Options, Outcome, apart, cohort
@@ -681,6 +681,33 @@ def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
     sidecar = json.loads((tmp_path / "out" / "sub-01" / "anat" / f"{stem}.json").read_text())
     assert (sidecar["Manual"], sidecar["SpatialReference"]) == (False, "orig")
     assert "SNOMED CT" in sidecar["code"]["Description"]  # of the column in the .tsv
+
+
+def test_the_volumes_of_probabilities_in_a_bids_tree_are_named_in_their_order(model, tmp_path):
+    scan(tmp_path / "sub-01_T1w.nii.gz")
+    out, how = tmp_path / "out", {"layout": "bids", "forms": ("nifti", "probabilities")}
+    (done,) = run(model, [tmp_path / "sub-01_T1w.nii.gz"], out, **how)
+    path = out / "sub-01_seg-organs_probseg.json"
+    assert path in done.paths
+    assert is_own(path)
+    names = json.loads(path.read_text())["LabelMap"]
+    assert names == ["background", "body", "liver", "spleen", "heart", "spine"]
+    shares = np.asarray(nibabel.load(out / "sub-01_seg-organs_probseg.nii.gz").dataobj)
+    assert shares.shape[3] == len(names)
+    labels = np.asarray(nibabel.load(done.paths[0]).dataobj)
+    liver = shares[labels == 2]
+    assert names[liver.mean(axis=0).argmax()] == "liver"
+
+    path.unlink()
+    (again,) = run(model, [tmp_path / "sub-01_T1w.nii.gz"], out, **how)
+    assert (again.status, path.exists()) == ("done", True)
+    (skipped,) = run(model, [tmp_path / "sub-01_T1w.nii.gz"], out, **how)
+    assert skipped.status == "skipped"
+
+    few = Options(classes=("liver",))
+    run(model, [tmp_path / "sub-01_T1w.nii.gz"], tmp_path / "few", options=few, **how)
+    named = json.loads((tmp_path / "few" / path.name).read_text())["LabelMap"]
+    assert named == ["background", "n/a", "liver", "n/a", "n/a", "n/a"]
 
 
 def test_3_3_a_scan_that_memory_cannot_hold_is_refused_before_its_voxels_are_read(model, tmp_path, monkeypatch):

@@ -76,6 +76,16 @@ def bids_sidecar(description: str) -> dict[str, Any]:
     return {"Description": description, "Manual": False, "SpatialReference": "orig", "code": {"Description": code}}
 
 
+def bids_volumes(description: str, names: Sequence[Label], values: Sequence[int]) -> dict[str, Any]:
+    """What the probseg.json says: the structure of each volume of the file, n/a for one without a name.
+
+    values   the label value of each volume, in their order
+    """
+    name = {label.id: _line(label.name) for label in names}
+    volumes = [name.get(value, "n/a") for value in values]
+    return {"Description": description, "Manual": False, "SpatialReference": "orig", "LabelMap": volumes}
+
+
 def caret(names: Sequence[Label]) -> bytes:
     """The Caret label table (XML, colours 0 to 1) that a NIfTI carries in an extension of code 0."""
     rows = ['<Label Key="0" Red="0" Green="0" Blue="0" Alpha="0">background</Label>']
