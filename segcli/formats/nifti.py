@@ -51,6 +51,7 @@ class Header:
     dim     as in the file: number of axes, then sizes i, j, k, ...
     pixdim  as in the file: qfac, then voxel sizes i, j, k, ...; `srow` is (3, 4), RAS, in the file's units
     counts  which of the three says where the voxels are: "sform", "qform" or "pixdim"
+    chosen  whether the user said so (--affine), and not the header's codes
     """
 
     version: int
@@ -70,6 +71,7 @@ class Header:
     qoffset: tuple[float, ...]
     srow: NDArray[np.float64]
     counts: Form = "sform"
+    chosen: bool = False
 
     @property
     def pair(self) -> bool:
@@ -160,7 +162,8 @@ def write(
 
     volume      (C, D, H, W), any integer type up to 32 bits or float32
     like        a NIfTI source on the same grid lends its dimensions, voxel sizes, both forms with their codes and
-                its units; no text and no extension is taken from it
+                its units, unless the user chose what counts and they say something else; no text and no extension is
+                taken from it
     intent      NIfTI's code of what the values are: 1002 for labels
     extension   a label table in XML, kept in an extension of code 0
     slope       what stored values are to be multiplied with
@@ -364,11 +367,7 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
             hint="if its sform is right, say so: --affine sform" if code["sform"] > 0 else "repair the header",
         )
     unit, factor = _UNITS.get(header.units & 7, _UNITS[0])
-    grids: dict[Form, Grid | None] = {
-        "sform": _lps(header, header.srow, factor),
-        "qform": _lps(header, _quaternion_matrix(header), factor),
-        "pixdim": _lps(header, np.diag([*sizes, 1.0])[:3], factor),
-    }
+    grids = _grids(header)
     grid = grids[counts]
     if grid is None:
         other = "qform" if counts == "sform" else "sform"
@@ -383,7 +382,7 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
         if sform is None or qform is None:
             warnings.append(f"{name}: the {'sform' if sform is None else 'qform'} is not a valid affine and not used")
         else:
-            apart = float(np.linalg.norm(sform.corners() - qform.corners(), axis=1).max())
+            apart = _apart(sform, qform)
             _compare(name, sform, qform, apart, affine, warnings)
     stated = np.array(sizes[::-1]) * factor  # i, j, k to D, H, W
     # of sheared axes some state the lengths, others the distances of the planes, whose product is the volume
@@ -396,7 +395,17 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
     if unit in ("m", "um"):
         warnings.append(f"{name}: lengths are stored in {unit}; they were converted to mm")
     warnings += streams.shear_warning(path, grid)
-    return replace(header, counts=counts), grid, warnings, apart
+    return replace(header, counts=counts, chosen=affine is not None), grid, warnings, apart
+
+
+def _grids(header: Header) -> dict[Form, Grid | None]:
+    """The grid that each statement of the header means; None for one that is not an affine."""
+    factor = _UNITS.get(header.units & 7, _UNITS[0])[1]
+    return {
+        "sform": _lps(header, header.srow, factor),
+        "qform": _lps(header, _quaternion_matrix(header), factor),
+        "pixdim": _lps(header, np.diag([*header.pixdim[1:4], 1.0])[:3], factor),
+    }
 
 
 def _compare(name: str, sform: Grid, qform: Grid, apart: float, affine: Form | None, warnings: list[str]) -> None:
@@ -463,19 +472,37 @@ def _numbers(header: Header, form: Form) -> str:
 
 
 def _header_for(volume: Volume, like: Source | None) -> Header:
-    """The source's own header when it is a NIfTI on this very grid; else one made from the affine."""
+    """The source's own header when it is a NIfTI on this very grid; else one made from the affine.
+
+    Where the user chose what counts and the forms that are set do not say the same, one that states the choice in both
+    forms: other programs would go by the form that was rejected (reliability.md 7.1).
+    """
     if like is not None and isinstance(like.header, Header):
         header = like.header
-        factor = _UNITS.get(header.units & 7, _UNITS[0])[1]
-        ras = {
-            "sform": header.srow,
-            "qform": _quaternion_matrix(header),
-            "pixdim": np.diag([*header.pixdim[1:4], 1.0])[:3],
-        }[header.counts]
-        grid = _lps(header, ras, factor)
+        grids = _grids(header)
+        grid = grids[header.counts]
         if grid is not None and grid.same_as(volume.grid):
-            return header
+            return header if not header.chosen or _agrees(header, grids, grid) else _stating(header, grid)
     return _made(volume.grid)
+
+
+def _agrees(header: Header, grids: dict[Form, Grid | None], grid: Grid) -> bool:
+    """Whether a form is set, and each that is says what the grid says."""
+    forms = (header.sform_code, grids["sform"]), (header.qform_code, grids["qform"])
+    told = [form for code, form in forms if code > 0]
+    return bool(told) and all(form is not None and _apart(form, grid) <= _CORNER_TOLERANCE for form in told)
+
+
+def _stating(header: Header, grid: Grid) -> Header:
+    """A header for the grid whose forms have the code of the one that counts in `header`, where it has one."""
+    made = _made(grid)
+    code = max({"sform": header.sform_code, "qform": header.qform_code, "pixdim": 1}[header.counts], 1)
+    return replace(made, sform_code=code, qform_code=code if made.qform_code else 0)
+
+
+def _apart(one: Grid, other: Grid) -> float:
+    """Distance of the corners that are farthest apart, mm."""
+    return float(np.linalg.norm(one.corners() - other.corners(), axis=1).max())
 
 
 def _made(grid: Grid) -> Header:
@@ -509,7 +536,7 @@ def _made(grid: Grid) -> Header:
         srow=ras,
     )
     qform = _lps(header, _quaternion_matrix(header), 1.0)
-    if qform is not None and np.linalg.norm(qform.corners() - grid.corners(), axis=1).max() <= _CORNER_TOLERANCE:
+    if qform is not None and _apart(qform, grid) <= _CORNER_TOLERANCE:
         return header
     return replace(header, qform_code=0, quatern=(0.0, 0.0, 0.0), qoffset=(0.0, 0.0, 0.0))
 

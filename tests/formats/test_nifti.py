@@ -521,11 +521,50 @@ def test_a_header_is_not_lent_to_another_grid(tmp_path: Path) -> None:
     assert np.allclose(read(path).grid.affine, part.grid.affine, atol=1e-5)
 
 
-def test_a_scan_read_by_its_pixdim_gives_labels_that_say_no_more(tmp_path: Path) -> None:
-    scan = read(nifti(tmp_path / "a.nii", sform_code=0, qform_code=0), affine="pixdim")
+MIRRORED = np.diag([-1.0, 1, 1]) @ RAS[:3]
+SHEARED = RAS[:3] + np.array([[0] * 4, [0, 0, 1.2, 0], [0] * 4])
+BROKEN = np.zeros((3, 4))
+
+
+@pytest.mark.parametrize(
+    ("affine", "put", "codes"),
+    [
+        ("sform", {"srow": MIRRORED, "qform_code": 2, "sform_code": 4}, (4, 4)),
+        ("qform", {"srow": MIRRORED, "qform_code": 2, "sform_code": 4}, (2, 2)),
+        ("qform", {"srow": BROKEN}, (1, 1)),
+        ("sform", {"srow": MIRRORED, "sform_code": 0}, (1, 1)),
+        ("sform", {"srow": MIRRORED, "qform_code": 0, "sform_code": 0}, (1, 1)),
+        ("sform", {"srow": SHEARED}, (0, 1)),  # no qform can say this
+        ("sform", {"srow": MIRRORED, "pixdim": (1, 2, 3, 0, 1, 1, 1, 1)}, (1, 1)),
+        ("pixdim", {"srow": MIRRORED}, (1, 1)),
+        ("pixdim", {"qform_code": 0, "sform_code": 0}, (1, 1)),
+        ("sform", {"srow": MIRRORED, "xyzt_units": 1}, (1, 1)),
+    ],
+)
+def test_7_1_both_forms_state_what_was_chosen_where_the_scans_own_do_not(
+    tmp_path: Path, affine: formats.Form, put: dict, codes: tuple[int, int]
+) -> None:
+    put = {**put, "srow": put.get("srow", RAS[:3]).ravel()}
+    scan = read(nifti(tmp_path / "a.nii", **put), affine=affine)
     path = formats.write(labels_on(scan.grid), [], tmp_path / "b.nii", scan.source)
-    assert field(path, 252, 4) == bytes(4)
-    assert read(path, affine="pixdim").grid.same_as(scan.grid)
+    assert read(path).grid.same_as(scan.grid)
+    ras = LPS @ scan.grid.affine[:, [2, 1, 0, 3]]
+    other = nibabel.load(path)
+    assert (int(other.header["qform_code"]), int(other.header["sform_code"])) == codes
+    assert np.allclose(other.get_sform(), ras, atol=1e-4)
+    assert other.header.get_xyzt_units()[0] == "mm"
+    if codes[0]:
+        assert np.allclose(other.get_qform(), ras, atol=1e-4)
+        point = sitk.ReadImage(path).TransformIndexToPhysicalPoint((4, 0, 2))
+        assert np.allclose(point, scan.grid.world((2, 0, 4)), atol=1e-4)
+
+
+@pytest.mark.parametrize("put", [{}, {"sform_code": 0}, {"qform_code": 0, "srow": MIRRORED.ravel()}])
+def test_7_1_a_choice_that_the_forms_agree_with_changes_none_of_them(tmp_path: Path, put: dict) -> None:
+    scan = read(nifti(tmp_path / "a.nii", xyzt_units=10, **put), affine="sform")
+    path = formats.write(labels_on(scan.grid), [], tmp_path / "b.nii", scan.source)
+    for at, size in ((76, 32), (123, 1), (252, 2 + 2 + 12 + 12 + 48)):  # pixdim; units; codes, both forms
+        assert field(path, at, size) == field(tmp_path / "a.nii", at, size)
 
 
 def test_3_12_no_free_text_of_the_source_is_written(tmp_path: Path) -> None:
