@@ -117,7 +117,7 @@ class Given:
     volume: int | None = None
     shard: str | None = None
 
-    def cases(self, card: ModelCard, to: Destination) -> list[Case]:
+    def cases(self, card: ModelCard, to: Destination, *, quiet: bool = False) -> list[Case]:
         inputs = list(self.inputs)
         if self.files_from is not None:
             inputs += naming.listed(_list(self.files_from), self.null)
@@ -129,7 +129,7 @@ class Given:
             volume=self.volume,
             output=to.folder,
             bids=to.layout == "bids",
-            tell=say,
+            tell=str if quiet else say,
         )
         return naming.shard(found, self.shard) if self.shard else found
 
@@ -154,7 +154,7 @@ def batch(
     stdout gets the path of each label map as it is done, or one JSON document at the end.
     """
     card = find(opening.model[0])
-    found = given.cases(card, to)
+    found = given.cases(card, to, quiet=manners.quiet)
     apart(found, card, to)
     began = time.perf_counter()
     with _events(manners.events) as events:
@@ -202,11 +202,12 @@ def batch(
 def _opened(opening: Opening, card: ModelCard, show: Show, manners: Manners) -> Opened:
     """The engines of the model, or of all of them, once the user was told which they are and why."""
     opened = waited(lambda: opening.open(card), show)
+    if manners.quiet:
+        return opened
     for member, own in ((card, opened), *opened.others):
         for warning in own.warnings:
             show.line(f"warning: {warning}")
-        if not manners.quiet:
-            show.line(f"{member.name} on {own.engine.name}: {own.reason}")
+        show.line(f"{member.name} on {own.engine.name}: {own.reason}")
     return opened
 
 
@@ -321,7 +322,7 @@ def piped(
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
         if place.folder is None:
             raise UsageError("a scan from stdin needs -o: a folder, or - for stdout")
-        found = replace(given, inputs=inputs).cases(card, place)
+        found = replace(given, inputs=inputs).cases(card, place, quiet=manners.quiet)
         if len(found) != 1:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
         began = time.perf_counter()

@@ -223,6 +223,23 @@ def test_1_5_stdout_has_the_paths_and_nothing_else(model, tmp_path):
     assert b"liver" in done.stderr
 
 
+def test_quiet_leaves_errors_alone_on_stderr(model, tmp_path):
+    from dicom_phantom import series  # runs has put its folder on the path
+
+    series(tmp_path / "in" / "ct")
+    series(tmp_path / "in" / "shot", uid="b", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    words = ("predict", "in", "--model", model, "--engine", "torch", "--device", "cpu", "--half")
+    told = command(*words, "-o", "told", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert b"is left out" in told.stderr
+    assert b"half precision gains nothing" in told.stderr
+    quiet = command(*words, "-o", "quiet", "-q", cwd=tmp_path)
+    assert (quiet.returncode, quiet.stderr) == (0, b"")
+    failed = command("predict", "in/shot", "--model", model, *REAL, "-q", cwd=tmp_path)
+    assert failed.returncode == 65
+    assert failed.stderr.startswith(b"error: ")
+
+
 def test_events_on_stdout_are_alone_there(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--events", "-", cwd=tmp_path)
