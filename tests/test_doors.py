@@ -94,7 +94,8 @@ def test_a_library_comes_in_by_its_door(room: str, path: Path) -> None:
 def test_nothing_heavy_is_behind_help(arguments: list[str]) -> None:
     code = (
         "import sys, json, atexit\n"
-        "atexit.register(lambda: sys.stderr.write(json.dumps(sorted({m.split('.')[0] for m in sys.modules}))))\n"
+        "def loaded(): return sorted({name.split('.')[0] for name, module in sys.modules.items() if module})\n"
+        "atexit.register(lambda: sys.stderr.write(json.dumps(loaded())))\n"
         f"sys.argv = ['segcli', *{arguments!r}]\n"
         "from segcli.cli import main\nmain()\n"
     )
