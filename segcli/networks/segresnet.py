@@ -51,6 +51,7 @@ class SegResNet(nn.Module):
     x        (N, in_channels, D, H, W), each size a multiple of 2^(levels - 1)
     returns  (N, out_channels, D, H, W), logits
 
+    norm_name, num_groups  how MONAI once stated group norm: "group" wins over norm
     dropout_prob has no effect after training.
     """
 
@@ -63,6 +64,8 @@ class SegResNet(nn.Module):
         dropout_prob: float | None = None,
         act: Spec = ("RELU", {"inplace": True}),
         norm: Spec = GROUPS_OF_8,
+        norm_name: str | None = None,
+        num_groups: int = 8,
         use_conv_final: bool = True,
         blocks_down: Sequence[int] = (1, 2, 2, 4),
         blocks_up: Sequence[int] = (1, 1, 1),
@@ -72,6 +75,10 @@ class SegResNet(nn.Module):
             raise ValueError("SegResNet without its final convolution gives features, not logits")
         if len(blocks_up) != len(blocks_down) - 1:
             raise ValueError(f"blocks_up needs {len(blocks_down) - 1} numbers, not {len(blocks_up)}")
+        if norm_name and norm_name.lower() != "group":
+            raise ValueError(f"norm_name is 'group' or empty, not {norm_name!r}; norm has the others")
+        if norm_name:
+            norm = ("group", {"num_groups": num_groups})
         super().__init__()
         dims = spatial_dims
 

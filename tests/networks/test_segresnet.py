@@ -85,6 +85,14 @@ def test_pixel_shuffle_puts_channels_into_place_and_averages_each_with_its_neigh
     assert up(torch.zeros(1, 1, 1, 1))[0, 0].tolist() == [[0.25, 0.75], [1.0, 2.5]]
 
 
+def test_group_norm_may_be_stated_as_old_versions_of_monai_did() -> None:
+    old = build("segresnet", PLAIN | {"norm": "batch", "norm_name": "GROUP", "num_groups": 4})
+    assert old.get_submodule("conv_final.0").num_groups == 4
+    assert shapes("segresnet", PLAIN | {"norm_name": "", "num_groups": 4}) == shapes("segresnet", PLAIN)
+    with pytest.raises(ModelError, match="norm_name is 'group' or empty, not 'batch'"):
+        build("segresnet", {"norm_name": "batch"})
+
+
 def test_a_network_without_its_last_convolution_is_refused() -> None:
     with pytest.raises(ModelError, match="features, not logits"):
         build("segresnet", {"use_conv_final": False})
