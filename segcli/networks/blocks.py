@@ -140,7 +140,7 @@ class UpBlock(nn.Module):
 
 
 class UpSample(nn.Module):
-    """A map at twice its size.
+    """A map at `scale` times its size.
 
     mode           a transposed convolution ("deconv"), linear between voxels ("nontrainable"), or a convolution that
                    gives each voxel's parts as channels ("pixelshuffle")
@@ -153,7 +153,8 @@ class UpSample(nn.Module):
         in_chans: int,
         out_chans: int,
         mode: str,
-        kernel: int = 2,
+        kernel: Size = 2,
+        scale: Size = 2,
         bias: bool = True,
         align_corners: bool = True,
         dims: int = 3,
@@ -164,11 +165,15 @@ class UpSample(nn.Module):
         self.interpolation = {2: "bilinear", 3: "trilinear"}[dims]
         self.align_corners = align_corners
         self.mode = mode
+        k, self.scale = each_axis(kernel, dims), each_axis(scale, dims)
         if mode == "pixelshuffle":
+            if set(self.scale) != {2}:
+                raise ValueError("'pixelshuffle' enlarges all axes alike; where they differ take another upsampling")
             self.pixelshuffle = PixelShuffle(in_chans, out_chans, bias, dims)
         elif mode == "deconv":
-            pad = (kernel - 1) // 2
-            self.deconv = TRANSPOSED[dims](in_chans, out_chans, kernel, 2, pad, 2 * pad + 2 - kernel, bias=bias)
+            pad: Any = tuple((q - 1) // 2 for q in k)
+            extra: Any = tuple(2 * p + s - q for p, s, q in zip(pad, self.scale, k, strict=True))
+            self.deconv = TRANSPOSED[dims](in_chans, out_chans, k, self.scale, pad, extra, bias=bias)
         elif in_chans != out_chans:
             self.preconv = CONVOLUTIONS[dims](in_chans, out_chans, 1, bias=bias)
 
@@ -178,7 +183,8 @@ class UpSample(nn.Module):
             return up
         if hasattr(self, "preconv"):
             x = self.preconv(x)
-        return F.interpolate(x, scale_factor=2, mode=self.interpolation, align_corners=self.align_corners)
+        scale = [float(s) for s in self.scale]
+        return F.interpolate(x, scale_factor=scale, mode=self.interpolation, align_corners=self.align_corners)
 
 
 class PixelShuffle(nn.Module):

@@ -3,6 +3,7 @@
 Facts: MONAI 0.9 to 1.6, `networks.nets.SegResNet` and `SegResNetDS`.
 """
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,10 +15,12 @@ from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import (
     CONVOLUTIONS,
     INSTANCE,
+    Size,
     Spec,
     UpSample,
     activation,
     conv,
+    each_axis,
     named,
     norm_of,
     norm_spec,
@@ -29,15 +32,17 @@ GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
 
 
 class PreActivationBlock(nn.Module):
-    """Twice norm, activation, 3x3x3 convolution; the input is added. `make` says under which name convolutions are."""
+    """Twice norm, activation, convolution; the input is added. `make` says under which name convolutions are."""
 
-    def __init__(self, channels: int, norm_spec: Spec, act: Spec, dims: int, make: Callable[..., nn.Module]) -> None:
+    def __init__(
+        self, channels: int, norm_spec: Spec, act: Spec, dims: int, make: Callable[..., nn.Module], kernel: Size = 3
+    ) -> None:
         super().__init__()
         self.norm1 = normalisation(norm_spec, channels, dims)
         self.norm2 = normalisation(norm_spec, channels, dims)
         self.act = activation(act)
-        self.conv1 = make(channels, channels, 3, dims=dims)
-        self.conv2 = make(channels, channels, 3, dims=dims)
+        self.conv1 = make(channels, channels, kernel, dims=dims)
+        self.conv2 = make(channels, channels, kernel, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(self.act(self.norm1(x)))
@@ -120,8 +125,9 @@ class SegResNetDS(nn.Module):
     x        (N, in_channels, D, H, W), each size a multiple of 2^(levels - 1)
     returns  (N, out_channels, D, H, W), logits of the full size
 
-    norm     instance norm has scales here, unless its options say "affine": False
-    dsdepth  how many levels have a head; those of lower levels serve training only
+    norm        instance norm has scales here, unless its options say "affine": False
+    dsdepth     how many levels have a head; those of lower levels serve training only
+    resolution  spacing of the images: coarse axes are neither halved nor convolved over until the others are as coarse
     """
 
     def __init__(
@@ -136,26 +142,35 @@ class SegResNetDS(nn.Module):
         blocks_up: Sequence[int] | None = None,
         dsdepth: int = 1,
         upsample_mode: str = "deconv",
+        resolution: Sequence[float] | None = None,
     ) -> None:
+        if resolution is not None and (len(resolution) != spatial_dims or min(resolution) <= 0):
+            raise ValueError(f"resolution is {spatial_dims} numbers above 0, not {resolution}")
         super().__init__()
         norm = _with_scales(norm)
         dims, levels = spatial_dims, len(blocks_down)
         widths = [init_filters * 2**i for i in range(levels)]
+        strides = _strides(resolution or [1] * dims, levels)
+        kernels = [[3 if s > 1 else 1 for s in stride] for stride in strides]
 
-        def blocks(width: int, count: int) -> nn.Module:
-            made = [PreActivationBlock(width, norm, act, dims, _plain_conv) for _ in range(count)]
+        def blocks(level: int, count: int) -> nn.Module:
+            width, kernel = widths[level], kernels[level]
+            made = [PreActivationBlock(width, norm, act, dims, _plain_conv, kernel) for _ in range(count)]
             return nn.Sequential(*made)
 
         self.encoder = _Encoder(
-            _plain_conv(in_channels, init_filters, 3, dims=dims),
-            [blocks(width, count) for width, count in zip(widths, blocks_down, strict=True)],
-            [_plain_conv(width, 2 * width, 3, 2, dims=dims) for width in widths[:-1]],
+            _plain_conv(in_channels, init_filters, kernels[0], dims=dims),
+            [blocks(i, count) for i, count in enumerate(blocks_down)],
+            [_plain_conv(widths[i], 2 * widths[i], kernels[i], strides[i], dims) for i in range(levels - 1)],
         )
         self.up_layers = nn.ModuleList()
         for i, count in enumerate(blocks_up or [1] * (levels - 1)):
-            width = widths[levels - 2 - i]
-            up = UpSample(2 * width, width, upsample_mode, 3, bias=False, align_corners=False, dims=dims)
-            level = _UpLevel(up, blocks(width, count))
+            at = levels - 2 - i
+            width = widths[at]
+            up = UpSample(
+                2 * width, width, upsample_mode, kernels[at], strides[at], bias=False, align_corners=False, dims=dims
+            )
+            level = _UpLevel(up, blocks(at, count))
             if levels - 1 - i <= dsdepth:
                 level.head = CONVOLUTIONS[dims](width, out_channels, 1)
             self.up_layers.append(level)
@@ -208,8 +223,16 @@ def _with_scales(spec: Spec) -> Spec:
     return (name, {"affine": True, **options}) if name in INSTANCE else spec
 
 
-def _plain_conv(in_chans: int, out_chans: int, kernel: int, stride: int = 1, dims: int = 3) -> nn.Module:
-    return CONVOLUTIONS[dims](in_chans, out_chans, kernel, stride, (kernel - 1) // 2, bias=False)
+def _strides(resolution: Sequence[float], levels: int) -> list[list[int]]:
+    """How much smaller each level makes its map along each axis: the coarser axes wait for the finer ones."""
+    halvings = [math.floor(math.log2(max(resolution) / step)) for step in resolution]
+    return [[2 if i < n or i >= max(halvings) else 1 for n in halvings] for i in range(levels)]
+
+
+def _plain_conv(in_chans: int, out_chans: int, kernel: Size, stride: Size = 1, dims: int = 3) -> nn.Module:
+    k = each_axis(kernel, dims)
+    pad: Any = tuple((q - 1) // 2 for q in k)
+    return CONVOLUTIONS[dims](in_chans, out_chans, k, each_axis(stride, dims), pad, bias=False)
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"segresnet": SegResNet, "segresnetds": SegResNetDS}
@@ -265,7 +288,16 @@ def _infer_ds(shapes: Shapes) -> Inferred | None:
         "dsdepth": len(heads),
         "upsample_mode": upsampling(shapes, "up_layers.0.upsample"),
     }
+    if coarse := _resolution(shapes, len(config["blocks_down"])):
+        config["resolution"] = coarse
     return Inferred("segresnetds", config, ("the activation: ReLU", *unsure))
+
+
+def _resolution(shapes: Shapes, levels: int) -> list[float]:
+    """A resolution that gives the kernels of a SegResNetDS; empty when all of them are alike along all axes."""
+    kernels = [shapes.get(f"encoder.layers.{i}.blocks.0.conv1.weight", ())[2:] for i in range(levels)]
+    thin = [kernel for kernel in kernels if 1 in kernel]
+    return [2.0 ** along.count(1) for along in zip(*thin, strict=True)]
 
 
 def _counts(shapes: Shapes, pattern: str) -> list[int]:

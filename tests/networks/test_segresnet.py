@@ -47,6 +47,8 @@ def test_sizes_of_a_segresnet_are_read_from_its_tensors(changed: dict) -> None:
         {},
         {"dsdepth": 1, "upsample_mode": "nontrainable"},
         {"upsample_mode": "pixelshuffle"},
+        {"blocks_down": [1, 1, 1, 1], "blocks_up": [1, 1, 1], "resolution": [1.0, 2.0, 4.0]},
+        {"upsample_mode": "nontrainable", "resolution": [4.0, 1.0, 1.0]},
         {"norm": "instance"},
         {"norm": ["instance", {"affine": False}]},
     ],
@@ -75,6 +77,29 @@ def test_scales_of_a_segresnet_ds_are_instance_norm_unless_groups_are_stated() -
     stated = recognised(tensors, 'segresnetds {"norm": ["GROUP", {"num_groups": 8}]}', "a.pth")
     assert stated.config["norm"] == ["GROUP", {"num_groups": 8}]
     assert stated.unsure == ("the activation: ReLU",)
+
+
+def test_a_segresnet_ds_leaves_the_coarse_axis_alone_until_the_others_are_as_coarse() -> None:
+    net = build("segresnetds", DS | {"blocks_down": [1, 1, 1], "resolution": [1.0, 1.5, 3.0]})
+    down = [net.get_submodule(f"encoder.layers.{i}.downsample") for i in (0, 1)]
+    # 3 mm is once twice 1 mm and 1.5 mm.
+    assert [d.stride for d in down] == [(2, 2, 1), (2, 2, 2)]
+    assert [d.kernel_size for d in down] == [(3, 3, 1), (3, 3, 3)]
+    with torch.inference_mode():
+        assert net(torch.zeros(1, 2, 8, 12, 6)).shape == (1, 3, 8, 12, 6)
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"resolution": [1.0, 2.0]}, "resolution is 3 numbers above 0"),
+        ({"resolution": [1.0, 1.0, 4.0], "upsample_mode": "pixelshuffle"}, "enlarges all axes alike"),
+    ],
+    ids=str,
+)
+def test_a_resolution_that_a_segresnet_ds_cannot_have_is_refused(stated: dict, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        build("segresnetds", DS | stated)
 
 
 def test_pixel_shuffle_puts_channels_into_place_and_averages_each_with_its_neighbours_before() -> None:
