@@ -62,7 +62,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {"basicunet": BasicUNet, "monai_
 
 
 def infer(shapes: Shapes) -> Inferred | None:
-    """The sizes of a BasicUNet; its activation is not in its tensors."""
+    """The sizes of a BasicUNet; its activation is not in its tensors unless it is PReLU."""
     first, out = "conv_0.conv_0.conv.weight", "final_conv.weight"
     if not all(name in shapes for name in (first, out, "down_4.convs.conv_0.conv.weight")):
         return None
@@ -76,4 +76,6 @@ def infer(shapes: Shapes) -> Inferred | None:
         "bias": "conv_0.conv_0.conv.bias" in shapes,
         "upsample": upsampling(shapes, "upcat_4.upsample"),
     }
+    if "conv_0.conv_0.adn.A.weight" in shapes:
+        return Inferred("basicunet", {**config, "act": "PRELU"})
     return Inferred("basicunet", config, ("the activation: LeakyReLU 0.1",))

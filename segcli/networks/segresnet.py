@@ -32,21 +32,35 @@ GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
 
 
 class PreActivationBlock(nn.Module):
-    """Twice norm, activation, convolution; the input is added. `make` says under which name convolutions are."""
+    """Twice norm, activation, convolution; the input is added.
+
+    make  says under which name convolutions are
+    acts  names of the first and the second activation; one name is one module
+    """
 
     def __init__(
-        self, channels: int, norm_spec: Spec, act: Spec, dims: int, make: Callable[..., nn.Module], kernel: Size = 3
+        self,
+        channels: int,
+        norm_spec: Spec,
+        act: Spec,
+        dims: int,
+        make: Callable[..., nn.Module],
+        kernel: Size = 3,
+        acts: tuple[str, str] = ("act", "act"),
     ) -> None:
         super().__init__()
         self.norm1 = normalisation(norm_spec, channels, dims)
         self.norm2 = normalisation(norm_spec, channels, dims)
-        self.act = activation(act)
+        self.acts = acts
+        for name in sorted(set(acts)):
+            self.add_module(name, activation(act))
         self.conv1 = make(channels, channels, kernel, dims=dims)
         self.conv2 = make(channels, channels, kernel, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.act(self.norm1(x)))
-        out: Tensor = x + self.conv2(self.act(self.norm2(y)))
+        act1, act2 = (self.get_submodule(name) for name in self.acts)
+        y = self.conv1(act1(self.norm1(x)))
+        out: Tensor = x + self.conv2(act2(self.norm2(y)))
         return out
 
 
@@ -155,8 +169,10 @@ class SegResNetDS(nn.Module):
 
         def blocks(level: int, count: int) -> nn.Module:
             width, kernel = widths[level], kernels[level]
-            made = [PreActivationBlock(width, norm, act, dims, _plain_conv, kernel) for _ in range(count)]
-            return nn.Sequential(*made)
+            acts = ("act1", "act2")
+            return nn.Sequential(
+                *[PreActivationBlock(width, norm, act, dims, _plain_conv, kernel, acts) for _ in range(count)]
+            )
 
         self.encoder = _Encoder(
             _plain_conv(in_channels, init_filters, kernels[0], dims=dims),
@@ -237,9 +253,14 @@ def _plain_conv(in_chans: int, out_chans: int, kernel: Size, stride: Size = 1, d
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"segresnet": SegResNet, "segresnetds": SegResNetDS}
 
+INERT = [r"act_mod\.weight"]  # SegResNet: the slope of the last PReLU, which is stored below conv_final as well
+
 
 def infer(shapes: Shapes) -> Inferred | None:
-    """The sizes of a SegResNet or SegResNetDS; its tensors do not tell the activation, nor group from instance norm."""
+    """The sizes of a SegResNet or SegResNetDS.
+
+    Its tensors do not tell group from instance norm, nor the activation unless it is PReLU.
+    """
     if "convInit.conv.weight" in shapes and "conv_final.2.conv.weight" in shapes:
         return _infer_plain(shapes)
     if "encoder.conv_init.weight" in shapes and "up_layers.0.blocks.0.conv1.weight" in shapes:
@@ -265,6 +286,8 @@ def _infer_plain(shapes: Shapes) -> Inferred:
         "blocks_up": _counts(shapes, r"up_layers\.(\d+)\.\d+\.conv1\.conv\.weight"),
         "upsample_mode": upsampling(shapes, "up_samples.0.1"),
     }
+    if "conv_final.1.weight" in shapes:
+        return Inferred("segresnet", {**config, "act": "PRELU"}, unsure)
     return Inferred("segresnet", config, ("the activation: ReLU", *unsure))
 
 
@@ -290,6 +313,8 @@ def _infer_ds(shapes: Shapes) -> Inferred | None:
     }
     if coarse := _resolution(shapes, len(config["blocks_down"])):
         config["resolution"] = coarse
+    if "encoder.layers.0.blocks.0.act1.weight" in shapes:
+        return Inferred("segresnetds", {**config, "act": "PRELU"}, unsure)
     return Inferred("segresnetds", config, ("the activation: ReLU", *unsure))
 
 

@@ -73,7 +73,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
 
 
 def infer(shapes: Shapes) -> Inferred | None:
-    """The sizes of a UNet++; its activation is not in its tensors."""
+    """The sizes of a UNet++; its activation is not in its tensors unless it is PReLU."""
     first, out = "conv_0_0.conv_0.conv.weight", "final_conv_0_4.weight"
     if not all(name in shapes for name in (first, out, "conv_4_0.convs.conv_0.conv.weight")):
         return None
@@ -87,4 +87,6 @@ def infer(shapes: Shapes) -> Inferred | None:
         "bias": "conv_0_0.conv_0.conv.bias" in shapes,
         "upsample": upsampling(shapes, "upcat_0_1.upsample"),
     }
+    if "conv_0_0.conv_0.adn.A.weight" in shapes:
+        return Inferred("basicunetplusplus", {**config, "act": "PRELU"})
     return Inferred("basicunetplusplus", config, ("the activation: LeakyReLU 0.1",))

@@ -5,7 +5,7 @@ import torch
 
 from segcli.adopt.draft import recognised
 from segcli.errors import ModelError
-from segcli.networks import build, infer
+from segcli.networks import build, infer, live
 from segcli.networks.blocks import PixelShuffle
 
 PLAIN = {
@@ -33,6 +33,7 @@ def shapes(family: str, config: dict) -> dict[str, tuple[int, ...]]:
         {"upsample_mode": "deconv", "norm": "batch"},
         {"upsample_mode": "pixelshuffle", "spatial_dims": 2, "norm": "instance"},
         {"init_filters": 6, "norm": ["instance", {"affine": True}]},
+        {"act": "PRELU"},
     ],
     ids=str,
 )
@@ -46,7 +47,7 @@ def test_sizes_of_a_segresnet_are_read_from_its_tensors(changed: dict) -> None:
     [
         {},
         {"dsdepth": 1, "upsample_mode": "nontrainable"},
-        {"upsample_mode": "pixelshuffle"},
+        {"upsample_mode": "pixelshuffle", "act": "PRELU"},
         {"blocks_down": [1, 1, 1, 1], "blocks_up": [1, 1, 1], "resolution": [1.0, 2.0, 4.0]},
         {"upsample_mode": "nontrainable", "resolution": [4.0, 1.0, 1.0]},
         {"norm": "instance"},
@@ -100,6 +101,14 @@ def test_a_segresnet_ds_leaves_the_coarse_axis_alone_until_the_others_are_as_coa
 def test_a_resolution_that_a_segresnet_ds_cannot_have_is_refused(stated: dict, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         build("segresnetds", DS | stated)
+
+
+def test_slopes_of_prelu_have_their_official_names() -> None:
+    plain = shapes("segresnet", PLAIN | {"act": "prelu"})
+    assert {"down_layers.0.1.act.weight", "conv_final.1.weight"} <= plain.keys()
+    assert live("segresnet", ["conv_final.1.weight", "act_mod.weight"]) == ["conv_final.1.weight"]
+    deep = shapes("segresnetds", DS | {"act": "prelu"})
+    assert {"up_layers.0.blocks.0.act1.weight", "up_layers.0.blocks.0.act2.weight"} <= deep.keys()
 
 
 def test_pixel_shuffle_puts_channels_into_place_and_averages_each_with_its_neighbours_before() -> None:

@@ -79,7 +79,7 @@ def test_sizes_of_a_dynunet_are_read_from_its_tensors(changed: dict) -> None:
     [
         {},
         {"spatial_dims": 2, "norm": "batch", "bias": False, "upsample": "nontrainable"},
-        {"upsample": "pixelshuffle"},
+        {"upsample": "pixelshuffle", "act": "PRELU"},
     ],
     ids=str,
 )
