@@ -1,8 +1,8 @@
 """MONAI bundles (a folder with configs/ and models/) as drafts of a card: literals are read, nothing is evaluated.
 
 Configurations are JSON or YAML. Values that begin with "$" are Python. Of those only references are followed
-("$@network_def", "$@bundle_root + '/models/model.pt'"); the rest is left alone and, where it was needed, named as
-missing.
+("$@network_def", "$@bundle_root + '/models/model.pt'"), and one way to make labels of regions is read by its pattern
+(`_writing`); the rest is left alone and, where it was needed, named as missing.
 """
 
 from __future__ import annotations
@@ -500,7 +500,7 @@ def _back(items: Sequence[dict[str, Any]], draft: Draft) -> None:
     elif "Activations" in before:
         draft.card["back"] = "probabilities"
     for item in items:
-        if _kind(item) not in (*_LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage"):
+        if _kind(item) not in (*_LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage") and not _writing(item):
             draft.notes.append(f"the bundle's {_kind(item)} after the network is left out")
         if item.get("threshold", 0.5) != 0.5:
             draft.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
@@ -523,6 +523,8 @@ def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft: Draft)
     if largest or (begins and not sigmoid):
         every = names if begins or len(names) == draft.outputs else ["background", *names]
         draft.card["labels"] = {name: value for value, name in enumerate(every)}
+    elif sigmoid and any(_kind(item) == "Lambda" for item in items):
+        _merged_labels(names, items, draft)
     elif sigmoid:
         structures = [name for name in names if name != "background"]
         labels = {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
@@ -532,3 +534,43 @@ def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft: Draft)
         draft.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")
     else:
         draft.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")
+
+
+def _merged_labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft: Draft) -> None:
+    """Fields `labels` and `regions` where a Lambda makes labels of regions; left out for one that is not understood.
+
+    A card's regions are written in the order of the outputs, so the network's last layer is put in the Lambda's order.
+    """
+    steps = [item for item in items if _kind(item) in ("AsDiscrete", "Lambda")]
+    written = _writing(steps[-1])
+    order = [channel for channel, _ in written]
+    known = [_kind(item) for item in steps] == ["AsDiscrete", "Lambda"] and "background" not in names
+    whole = len(names) == draft.outputs and sorted(order) == list(range(len(names)))
+    last = [f"conv_final.2.conv.{part}" for part in ("weight", "bias")]  # of a SegResNet
+    tensors = draft.folds[0]
+    if not (known and whole and tensors.keys() >= set(last)):
+        draft.notes.append("the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)")
+        return
+    draft.card["labels"] = {"background": 0, **{names[channel]: value for channel, value in written}}
+    draft.card["regions"] = [value for _, value in written]
+    tensors |= {name: tensors[name][order] for name in last}
+    told = ", ".join(names[channel] for channel in order)
+    draft.notes.append(f"the network's outputs are put in the order in which the bundle writes them: {told}")
+
+
+def _writing(item: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Channel and value in the order of writing, of a Lambda that makes labels of outputs by nested `torch.where`.
+
+    "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))" writes 1 where output 0 says so, then 4 where
+    output 2 does. Empty for anything else.
+    """
+    text = item.get("func")
+    match = re.fullmatch(r"lambda(\w):(.+)", "".join(text.text.split())) if isinstance(text, _Unknown) else None
+    if match is None:
+        return []
+    variable, rest = match.groups()
+    written: list[tuple[int, int]] = []
+    while where := re.fullmatch(rf"torch\.where\({variable}\[\[(\d)\]\]>0,([1-9]\d*),(.+)\)", rest):
+        written.insert(0, (int(where[1]), int(where[2])))
+        rest = where[3]
+    return written if rest == "0" else []

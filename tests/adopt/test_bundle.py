@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
 
-from segcli import adopt, card, formats
+from segcli import adopt, card, checkpoint, formats, networks
 from segcli.adopt.bundle import References, _intensity, _merged, _Unknown
 from segcli.engines import open_engine
 from segcli.errors import ModelError
@@ -299,6 +300,60 @@ def test_outputs_that_are_not_as_many_as_their_names_are_refused(tmp_path: Path)
     folder = called(tmp_path / "b", ["liver", "spleen", "pancreas"], SIGMOID)
     with pytest.raises(ModelError, match=r"the network has 2 outputs, not 4 \(background, liver, spleen, pancreas\)"):
         adopt.adopt(folder, to=tmp_path, name="m")
+
+
+TUMOUR = "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, 0)))"
+
+
+def of_tumours(folder: Path, func: str, names: tuple[str, ...] = ("TC", "WT", "ET")) -> tuple[Path, torch.nn.Module]:
+    """A bundle with a SegResNet of three outputs through a sigmoid, of which a Lambda makes labels; its network."""
+    sizes = {"init_filters": 8, "in_channels": 1, "out_channels": 3, "blocks_down": [1, 1], "blocks_up": [1]}
+    torch.manual_seed(0)
+    net = networks.build("segresnet", sizes)
+    called(folder, list(names), [*SIGMOID, {"_target_": "Lambdad", "keys": "pred", "func": func}])
+    path = folder / "configs" / "inference.json"
+    network = {"_target_": "SegResNet", **sizes}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "network_def": network}))
+    torch.save(net.state_dict(), folder / "models" / "model.pt")
+    return folder, net
+
+
+def test_regions_are_written_in_the_order_of_the_bundles_nested_where(tmp_path: Path) -> None:
+    folder, net = of_tumours(tmp_path / "b", TUMOUR)
+    made = card.read_card(adopt.adopt(folder, to=tmp_path, name="m"))
+    assert {label.name: label.id for label in made.labels} == {"background": 0, "wt": 2, "tc": 1, "et": 4}
+    assert (made.decide.rule, made.decide.values) == ("regions", (2, 1, 4))
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        assert torch.allclose(checkpoint.network_of(made)(x), net(x)[:, [1, 0, 2]], atol=1e-6)
+    assert made.document["notes"].endswith("the order in which the bundle writes them: wt, tc, et")
+
+
+@pytest.mark.parametrize(
+    ("func", "names"),
+    [
+        ("$lambda x: merge(x)", ("TC", "WT", "ET")),
+        ("$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))", ("TC", "WT", "ET")),
+        (TUMOUR.replace(", 0)))", ", 3)))"), ("TC", "WT", "ET")),
+        (TUMOUR, ("TC", "WT")),
+        (TUMOUR, ("background", "WT", "ET")),
+    ],
+)
+def test_a_merging_of_regions_that_is_not_understood_leaves_the_labels_to_the_user(
+    tmp_path: Path, func: str, names: tuple[str, ...]
+) -> None:
+    folder, _ = of_tumours(tmp_path / "b", func, names)
+    found = adopt.inspect(folder)
+    assert list(found.missing) == ["labels"]
+    assert "the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)" in found.notes
+    given = adopt.options(labels="background=0,tc=1,wt=2,et=4")
+    assert card.read_card(adopt.adopt(folder, to=tmp_path, name="m", given=given)).decide.values == (1, 2, 4)
+
+
+def test_regions_of_a_network_whose_last_layer_is_not_known_are_not_put_in_another_order(tmp_path: Path) -> None:
+    func = "$lambda x: torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, 0))"
+    after = [*SIGMOID, {"_target_": "Lambdad", "func": func}]
+    assert list(adopt.inspect(called(tmp_path / "b", ["TC", "WT"], after)).missing) == ["labels"]
 
 
 def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path) -> None:
