@@ -21,7 +21,7 @@ import safetensors.torch
 
 from segcli import card, checkpoint, networks
 from segcli.adopt import bundle, files, nnunet
-from segcli.adopt.draft import NEEDED, Draft, shapes_of, slug, unpacked
+from segcli.adopt.draft import NEEDED, SIZES, Draft, resized, shapes_of, slug, unpacked
 from segcli.card import CARD_FILE, FORMAT, METADATA_KEY, ModelCard, file_sha256
 from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.networks import Inferred
@@ -69,7 +69,7 @@ def inspect(path: Path, *, arch: str | None = None) -> Inspection:
             path=str(path),
             container=draft.container,
             network=draft.family,
-            arguments=_json_able(draft.arguments),
+            arguments=_json_able({k: v for k, v in draft.arguments.items() if k not in draft.open}),
             inputs=draft.inputs,
             outputs=draft.outputs,
             folds=len(draft.folds),
@@ -117,9 +117,11 @@ def adopt(
         title = name or str(fields.get("name") or slug(_stem(path)).replace("_", "-"))
         if not card.NAME.fullmatch(title):
             raise UsageError(f"{title!r} is no name for a model", hint="letters, digits, dots and dashes")
-        document = _document(fields, draft, title)
-        card.parse({**document, "weights": [], "sha256": [], "onnx": None, "onnx_sha256": None})  # before any writing
-        return _written(document, draft, to / title, replace)
+        nothing: dict[str, Any] = {"weights": [], "sha256": [], "onnx": None, "onnx_sha256": None}
+        stated = card.parse({**_document(fields, draft, title), **nothing})  # before any writing
+        if draft.folds:
+            _take_windows(draft, stated, path)
+        return _written(_document(fields, draft, title), draft, to / title, replace)
 
 
 def verify(folder: Path) -> ModelCard:
@@ -330,6 +332,26 @@ def _complete(fields: dict[str, Any], draft: Draft, path: Path) -> None:
             f"{path.name}: the network has {count} outputs, not {len(labels)} ({', '.join(labels)[:200]})",
             hint=f"give {NEEDED['labels']}",
         )
+
+
+def _take_windows(draft: Draft, stated: ModelCard, path: Path) -> None:
+    """Make the network's input size that of the card's windows.
+
+    errors   ModelError where the tensors are those of another size
+    """
+    size = list(stated.window.size)
+    if size == draft.size():
+        return
+    found = resized(Inferred(draft.family, draft.arguments, tuple(draft.notes)), size, shapes_of(draft.folds[0]))
+    if found is None:
+        own = draft.size()
+        told = [note for note in draft.notes if note.startswith(SIZES)]
+        raise ModelError(
+            f"{path.name}: the network {draft.family} does not take windows of {'×'.join(map(str, size))} voxels"
+            + "".join(f" ({note})" for note in told),
+            hint=f"give --patch {','.join(map(str, own))}" if own else "give --patch with the size of its training",
+        )
+    draft.arguments, draft.notes, draft.open = found.config, list(found.unsure), ()
 
 
 def _document(fields: Mapping[str, Any], draft: Draft, title: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +44,7 @@ class Draft:
     folds      the tensors of each fold, under the network's own names
     card       fields of the card as far as the container states them
     notes      what was dropped, taken or not understood, a sentence each
+    open       arguments that neither tensors nor container tell
     onnx       the graph's file, where there are no tensors
     """
 
@@ -53,6 +54,7 @@ class Draft:
     folds: list[Tensors]
     card: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    open: tuple[str, ...] = ()
     onnx: Path | None = None
 
     @property
@@ -70,10 +72,11 @@ class Draft:
         return 3
 
     def size(self) -> list[int] | None:
-        """The input size that is baked into the network; None when any will do."""
-        found = next((self.arguments[k] for k in SIZES if self.arguments.get(k) is not None), None)
-        if found is None or self.family.startswith("swinunetr"):  # there img_size has no effect
+        """The input size that is baked into the network; None when any will do, or when it is not known."""
+        key = size_argument(self.family, self.arguments)
+        if key is None or key in self.open:
             return None
+        found = self.arguments[key]
         return [int(found)] * 3 if isinstance(found, int) else [int(n) for n in found]
 
     def missing(self, card: Mapping[str, Any]) -> dict[str, str]:
@@ -100,7 +103,28 @@ def recognised(shapes: Shapes, arch: str | None, where: str) -> Inferred:
     guess = _chosen(networks.infer(shapes), family, shapes, where)
     if not stated:
         return guess
-    return Inferred(guess.family, {**guess.config, **stated}, tuple(s for s in guess.unsure if not _tells(stated, s)))
+    unsure = tuple(s for s in guess.unsure if not _tells(stated, s))
+    return Inferred(guess.family, {**guess.config, **stated}, unsure, tuple(k for k in guess.open if k not in stated))
+
+
+def size_argument(family: str, arguments: Mapping[str, Any]) -> str | None:
+    """The argument that bakes the input size into a network; None when any size will do."""
+    if family.startswith("swinunetr"):  # there img_size has no effect
+        return None
+    return next((k for k in SIZES if arguments.get(k) is not None), None)
+
+
+def resized(network: Inferred, size: Sequence[int], shapes: Shapes) -> Inferred | None:
+    """The same network for another input size; None when these tensors are not those of that size."""
+    key = size_argument(network.family, network.config)
+    if key is None:
+        return network
+    unsure = tuple(s for s in network.unsure if not s.startswith(key))
+    other = Inferred(network.family, {**network.config, key: list(size)}, unsure)
+    try:
+        return None if networks.differences(other, shapes) else other
+    except ModelError:  # no network has that size
+        return None
 
 
 def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, where: str) -> Inferred:
@@ -117,7 +141,7 @@ def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, wher
         same_kind = guess.family.partition("_")[0] == expected.family.partition("_")[0]
         if same_kind and forms[0].outputs == forms[1].outputs and forms[0].inputs == forms[1].inputs:
             note = f"another form of the recipe's network: {guess.family}"
-            return Inferred(guess.family, guess.config, (*guess.unsure, note))
+            return replace(guess, unsure=(*guess.unsure, note))
     _differing(expected, shapes, where)
     return expected
 
@@ -167,7 +191,7 @@ def _chosen(found: Sequence[Inferred], arch: str | None, shapes: Shapes, where: 
             return guess
         # A variant that tensors do not tell: "swinunetr_new_merging" where "swinunetr" was recognised.
         if arch.startswith(guess.family.partition("_")[0]):
-            named = Inferred(arch, guess.config, guess.unsure)
+            named = replace(guess, family=arch)
             if not networks.differences(named, shapes):
                 return named
     if found:

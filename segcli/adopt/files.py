@@ -31,7 +31,7 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
     tensors, notes = _part(whole, expected)
     shapes = shapes_of(tensors)
     guess = network_in(shapes, arch, expected, path.name)
-    draft = Draft(_container(stored), guess.family, dict(guess.config), [tensors], notes=notes)
+    draft = Draft(_container(stored), guess.family, dict(guess.config), [tensors], notes=notes, open=guess.open)
     draft.notes += guess.unsure
     if stored.container == "safetensors":
         inside = card.safetensors_metadata(path).get(card.METADATA_KEY)

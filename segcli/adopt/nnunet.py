@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segcli import checkpoint, networks
-from segcli.adopt.draft import SIZES, Draft, distinct, legible, network_in, recognised, shapes_of, slug
+from segcli.adopt.draft import Draft, distinct, legible, network_in, recognised, resized, shapes_of, slug
 from segcli.checkpoint import Tensors
 from segcli.errors import ModelError
 from segcli.networks import Inferred
@@ -311,17 +311,11 @@ def _v1(plans: Mapping[str, Any], number: int, files: Sequence[Path], expected: 
 
 def _sized(guess: Inferred, planned: list[int], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Inferred, list[int]]:
     """The network with the plans' patch where its tensors allow that, else with the one that its tensors tell."""
-    draft = Draft("", guess.family, guess.config, [])
-    own = draft.size()
+    own = Draft("", guess.family, guess.config, []).size()
     if own is None:
         return guess, planned
-    key = next(k for k in SIZES if guess.config.get(k) is not None)
-    with_plans = Inferred(guess.family, {**guess.config, key: planned}, guess.unsure)
-    try:
-        fits = not networks.differences(with_plans, shapes)
-    except ModelError:
-        fits = False
-    return (with_plans, planned) if fits else (guess, own)
+    with_plans = resized(guess, planned, shapes)
+    return (with_plans, planned) if with_plans else (guess, own)
 
 
 def renamed(tensors: Tensors) -> Tensors:

@@ -25,11 +25,13 @@ class Inferred:
     """What tensor names and shapes tell about a network.
 
     unsure  one sentence for each argument that shapes cannot tell, with the value taken
+    open    arguments of which no value is likelier than others: that in `config` only makes the tensors fit
     """
 
     family: str
     config: dict[str, Any]
     unsure: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
 
 
 def build(family: str, config: Mapping[str, Any]) -> nn.Module:

@@ -423,7 +423,7 @@ def _infer_monai(shapes: Shapes) -> Inferred | None:
     tokens, hidden = shapes["vit.patch_embedding.position_embeddings"][1:]
     if embedding not in shapes or "encoder1.layer.conv1.conv.weight" not in shapes:
         return None
-    shape, heads, unsure = _unknown(tokens, hidden)
+    shape, heads, unsure = _unknown("img_size", tokens, hidden)
     conv_block = "encoder2.blocks.0.0.conv.weight" in shapes
     config: dict[str, Any] = {
         "in_channels": shapes["encoder1.layer.conv1.conv.weight"][1],
@@ -439,13 +439,13 @@ def _infer_monai(shapes: Shapes) -> Inferred | None:
         "res_block": "decoder2.conv_block.conv3.conv.weight" in shapes,
         "qkv_bias": "vit.blocks.0.attn.qkv.bias" in shapes,
     }
-    return Inferred("unetr_monai", config, unsure)
+    return Inferred("unetr_monai", config, unsure, () if len(set(shape)) == 1 else ("img_size",))
 
 
 def _infer_tamasino(shapes: Shapes) -> Inferred:
     tokens, embed = shapes["transformer.embeddings.position_embeddings"][1:]
     patches = shapes["transformer.embeddings.patch_embeddings.weight"]
-    shape, heads, unsure = _unknown(tokens, embed, patches[2])
+    shape, heads, unsure = _unknown("img_shape", tokens, embed, patches[2])
     widths = [shapes[f"decoder3.{i}.block.2.weight"][0] for i in range(3)]
     widths += [shapes[f"decoder0.{i}.block.1.weight"][0] for i in (1, 0)]
     layers = length(shapes, "transformer.layer.")
@@ -462,13 +462,15 @@ def _infer_tamasino(shapes: Shapes) -> Inferred:
         "num_layers": layers,
         "extract_layers": [layers * i // 4 for i in (1, 2, 3, 4)],
     }
-    return Inferred(f"unetr_tamasino_{'article' if article else 'upstream'}", config, unsure)
+    family = f"unetr_tamasino_{'article' if article else 'upstream'}"
+    return Inferred(family, config, unsure, () if len(set(shape)) == 1 else ("img_shape",))
 
 
-def _unknown(tokens: int, width: int, patch: int = PATCH) -> tuple[list[int], int, tuple[str, ...]]:
-    """The input's shape and the heads that are taken: a cube if there can be one, and the published twelve heads."""
+def _unknown(size: str, tokens: int, width: int, patch: int = PATCH) -> tuple[list[int], int, tuple[str, ...]]:
+    """The input's shape, a cube if there can be one, the published twelve heads, and what is unsure about both."""
     edge = round(tokens ** (1 / 3))
-    shape = [edge * patch] * 3 if edge**3 == tokens else [patch, patch, tokens * patch]
+    cube = edge**3 == tokens
+    shape = [edge * patch] * 3 if cube else [patch, patch, tokens * patch]
     heads = next(h for h in (12, 8, 6, 4, 3, 2, 1) if width % h == 0)
-    unsure = (f"the input's shape ({tokens} patches in all): {shape}", f"the attention heads: {heads}")
-    return shape, heads, unsure
+    told = f"{size}: tensors tell {tokens} patches of {patch} voxels a side; "
+    return shape, heads, (told + (f"{shape} taken" if cube else "they make no cube"), f"the attention heads: {heads}")

@@ -97,6 +97,43 @@ def test_a_network_without_one_of_its_tensors_is_not_a_smaller_one(tmp_path: Pat
     assert "nearest is segresnet" in str(caught.value.hint)
 
 
+def unetr(folder: Path, img_size: list[int]) -> Path:
+    """A UNETR's checkpoint, whose tensors tell how many patches its input has."""
+    sizes: dict[str, Any] = {"in_channels": 1, "out_channels": 3, "feature_size": 4, "hidden_size": 12, "mlp_dim": 8}
+    torch.save(networks.build("unetr_monai", {**sizes, "img_size": img_size}).state_dict(), folder / "w.pt")
+    return folder / "w.pt"
+
+
+def test_the_sides_of_an_input_that_is_no_cube_are_asked_for(tmp_path: Path) -> None:
+    path = unetr(tmp_path, [16, 32, 48])
+    found = adopt.inspect(path)
+    assert found.missing["patch_size"].startswith("--patch")
+    assert "img_size" not in found.arguments
+    without = {k: v for k, v in FACTS.items() if k != "patch_size"}
+    with pytest.raises(ModelError, match="does not state patch_size"):
+        adopt.adopt(path, to=tmp_path, given=without)
+    with pytest.raises(ModelError, match=r"does not take windows of 32×32×32 voxels .*tensors tell 6 patches"):
+        adopt.adopt(path, to=tmp_path, given={**FACTS, "patch_size": [32, 32, 32]})
+    made = card.read_card(adopt.adopt(path, to=tmp_path, given={**FACTS, "patch_size": [16, 32, 48]}))
+    assert made.architecture.arguments["img_size"] == [16, 32, 48]
+    assert made.window.size == (16, 32, 48)
+
+
+def test_a_stated_input_size_is_asked_for_no_more(tmp_path: Path) -> None:
+    path = unetr(tmp_path, [16, 32, 48])
+    without = {k: v for k, v in FACTS.items() if k != "patch_size"}
+    arch = 'unetr {"img_size": [48, 32, 16]}'
+    assert card.read_card(adopt.adopt(path, to=tmp_path, given=without, arch=arch)).window.size == (48, 32, 16)
+
+
+def test_the_patch_becomes_the_input_size_that_tensors_do_not_tell(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"embedding_dim": 12, "num_classes": 3, "num_heads": [1, 2, 3, 4]}
+    torch.save(networks.build("nnformer_synapse", {**sizes, "crop_size": [64, 64, 64]}).state_dict(), tmp_path / "w.pt")
+    made = card.read_card(adopt.adopt(tmp_path / "w.pt", to=tmp_path, given={**FACTS, "patch_size": [64, 64, 64]}))
+    assert made.architecture.arguments["crop_size"] == [64, 64, 64]
+    assert "crop_size" not in made.document.get("notes", "")
+
+
 def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
     tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
     stacked = {f"module._orig_mod.model.{name}": tensor for name, tensor in tensors.items()}
