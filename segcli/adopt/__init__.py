@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import safetensors.torch
 
 from segcli import card, checkpoint, networks
 from segcli.adopt import bundle, files, nnunet
-from segcli.adopt.draft import NEEDED, SIZES, Draft, resized, shapes_of, slug, unpacked
+from segcli.adopt.draft import NEEDED, SIZES, Draft, answers, resized, shapes_of, slug, unpacked
 from segcli.card import CARD_FILE, FORMAT, METADATA_KEY, ModelCard, file_sha256
 from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.networks import Inferred
@@ -337,21 +337,38 @@ def _complete(fields: dict[str, Any], draft: Draft, path: Path) -> None:
 def _take_windows(draft: Draft, stated: ModelCard, path: Path) -> None:
     """Make the network's input size that of the card's windows.
 
-    errors   ModelError where the tensors are those of another size
+    errors   ModelError where the tensors are those of another size, or the network gives no answer of that size, with
+             sizes for which it does
     """
+
+    def at(size: Sequence[int]) -> Inferred | None:
+        own = Inferred(draft.family, draft.arguments, tuple(draft.notes), draft.open)
+        network = own if size == draft.size() else resized(own, size, shapes_of(draft.folds[0]))
+        channels = len(stated.channels) * stated.slices
+        return network if network and answers(network, channels, size, stated.slice_axis) else None
+
     size = list(stated.window.size)
-    if size == draft.size():
-        return
-    found = resized(Inferred(draft.family, draft.arguments, tuple(draft.notes)), size, shapes_of(draft.folds[0]))
+    found = at(size)
     if found is None:
-        own = draft.size()
+        likely = [draft.size(), *_near(size, stated.slice_axis)]
+        near = [one for i, one in enumerate(likely) if one and one not in likely[:i] and at(one)][:2]
         told = [note for note in draft.notes if note.startswith(SIZES)]
         raise ModelError(
             f"{path.name}: the network {draft.family} does not take windows of {'×'.join(map(str, size))} voxels"
             + "".join(f" ({note})" for note in told),
-            hint=f"give --patch {','.join(map(str, own))}" if own else "give --patch with the size of its training",
+            hint=" or ".join(f"--patch {','.join(map(str, one))}" for one in near) + " would do"
+            if near
+            else "give --patch with the size of its training",
         )
-    draft.arguments, draft.notes, draft.open = found.config, list(found.unsure), ()
+    draft.arguments, draft.notes, draft.open = found.config, list(found.unsure), found.open
+
+
+def _near(size: Sequence[int], slice_axis: int | None) -> Iterator[list[int]]:
+    """Sizes near one, each side a multiple of a power of two, nearest first; a slice stays one voxel thick."""
+    for step in (2, 4, 8, 16, 32, 64):
+        for round_up in (0, step - 1):
+            sides = [max(step, (n + round_up) // step * step) for n in size]
+            yield [1 if axis == slice_axis else n for axis, n in enumerate(sides)]
 
 
 def _document(fields: Mapping[str, Any], draft: Draft, title: str) -> dict[str, Any]:

@@ -127,6 +127,18 @@ def resized(network: Inferred, size: Sequence[int], shapes: Shapes) -> Inferred 
         return None
 
 
+def answers(network: Inferred, channels: int, size: Sequence[int], slice_axis: int | None) -> bool:
+    """Whether a network gives logits of a window's own size, which is tried with shapes alone."""
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            net = networks.build(network.family, network.config)
+            whole = net if slice_axis is None else checkpoint.Slices(net, slice_axis)
+            logits: Tensor = whole(torch.empty(1, channels, *size))
+    except (ModelError, RuntimeError, ValueError, IndexError, AssertionError, ZeroDivisionError):
+        return False
+    return list(logits.shape[2:]) == list(size)
+
+
 def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, where: str) -> Inferred:
     """The network of these tensors: the recipe's, or another form of it (dense, another kernel) that they tell.
 

@@ -134,6 +134,13 @@ def test_the_patch_becomes_the_input_size_that_tensors_do_not_tell(tmp_path: Pat
     assert "crop_size" not in made.document.get("notes", "")
 
 
+def test_windows_that_the_network_cannot_halve_are_refused_with_sizes_near_them(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="segresnet does not take windows of 15×16×17 voxels") as caught:
+        adopt.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given={**FACTS, "patch_size": [15, 16, 17]})
+    assert caught.value.hint == "--patch 14,16,16 or --patch 16,16,18 would do"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
     tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
     stacked = {f"module._orig_mod.model.{name}": tensor for name, tensor in tensors.items()}
