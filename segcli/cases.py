@@ -6,12 +6,13 @@ import codecs
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from segcli.errors import InputError, InputMissing, SegcliError, UsageError
-from segcli.formats.streams import walk
+from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
+from segcli.formats.streams import refusal, walk
 from segcli.outputs import is_partial
 
 # Known double endings are one ending; .img comes in by its header.
@@ -77,7 +78,8 @@ def cases(
     bids      whether a name has the folders sub-*/[ses-*/]<datatype> that a scan lies in, however it was named; only
               with an output folder
     tell      gets a sentence for each DICOM series that is left out
-    errors    InputMissing (66): nothing there, with what was seen; UsageError (2): two inputs, one output name
+    errors    InputMissing (66): nothing there, with what was seen; Denied (77): it may not be read;
+              UsageError (2): two inputs, one output name
 
     Of several inputs, one that is missing or holds no scan becomes a case with a fault, so that it costs no other.
     """
@@ -86,8 +88,9 @@ def cases(
         found.append(_from_channels(named, channels, series, volume))
     for text in inputs:
         try:
-            found += _expand(text, channels, series, volume, output, tell)
-        except InputError as error:
+            with _reading(Path(text)):
+                found += _expand(text, channels, series, volume, output, tell)
+        except (InputError, Denied) as error:
             if len(inputs) == 1:
                 raise
             path = Path(text)
@@ -183,6 +186,15 @@ def listed(data: bytes, null: bool) -> list[str]:
     return [os.fsdecode(p) for p in parts if p.strip()]
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn the system's errors about inputs into refusals that name the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error, path) from error
+
+
 def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: str | None, volume: int | None) -> Case:
     known = {c.lower(): c for c in channels}
     given = {known.get(k.lower(), k): Path(v) for k, v in named.items()}
@@ -196,7 +208,8 @@ def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: st
         )
     paths = tuple(given[c] for c in channels)
     for path in paths:
-        _exists(path, str(path))
+        with _reading(path):
+            _exists(path, str(path))
     return Case(stem(paths[0]), paths, paths[0].parent, series, volume)
 
 
@@ -227,8 +240,10 @@ def _expand(
 
 
 def _exists(path: Path, text: str) -> None:
-    if not os.path.lexists(path):
-        raise InputMissing(f"{text}: no such file or folder", hint="check the name")
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputMissing(f"{text}: no such file or folder", hint="check the name") from None
     if not path.exists():
         raise InputMissing(f"{text}: a broken link: what it points to does not exist")
 
@@ -236,10 +251,16 @@ def _exists(path: Path, text: str) -> None:
 def _images(folder: Path, output: Path | None) -> list[Path]:
     """Files in a folder tree that could be scans by their names, sorted; never outputs, reports or temporary files."""
     found: list[Path] = []
-    derivatives = folder / "derivatives" if (folder / "dataset_description.json").is_file() else None
+
+    def refuse(error: OSError) -> None:
+        if Path(error.filename) == folder:  # one below it costs no other: `_dicom` makes it a case
+            raise error
+
+    bids = os.path.isfile(folder / "dataset_description.json")  # noqa: PTH113 - False where it may not be asked
+    derivatives = folder / "derivatives" if bids else None
     skipped = {os.path.realpath(p) for p in (output, derivatives) if p is not None}
     skipped.discard(os.path.realpath(folder))
-    for root, folders, names in walk(folder):
+    for root, folders, names in walk(folder, refuse):
         folders[:] = [f for f in folders if os.path.realpath(root / f) not in skipped]
         for name in names:
             path = root / name
@@ -247,7 +268,7 @@ def _images(folder: Path, output: Path | None) -> list[Path]:
             if (
                 low.endswith(ENDINGS)
                 and not name.startswith(".")
-                and not path.is_dir()
+                and not os.path.isdir(path)  # noqa: PTH112 - where it may not be asked, reading refuses it
                 and not is_own(path)
                 and not _DERIVED.search(stem(path))
             ):

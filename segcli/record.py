@@ -10,14 +10,14 @@ import hashlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segcli import __version__, formats
 from segcli.card import ModelCard, file_sha256
-from segcli.formats.streams import is_folder, walk
+from segcli.formats.streams import is_folder, refusal, walk
 from segcli.volume import Grid
 
 SCHEMA = 1
@@ -45,14 +45,29 @@ def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda pat
     files: list[Path] = []
     for path in paths:
         if is_folder(path):
-            below = (here / name for here, _, names in walk(path) for name in names)
-            files += sorted(p for p in below if p.is_file() and not mine(p))
+            files += sorted(p for p in _below(path) if p.is_file() and not mine(p))
         else:
             files += formats.files_of(path)
-    sums = [file_sha256(p) for p in files]
+    sums = [_sum(p) for p in files]
     whole = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
     names = tuple(p.name for p in paths)
     return Inputs(names, whole)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; refused where one of its folders cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise refusal(error, folder) from error
+
+    return (here / name for here, _, names in walk(folder, refuse) for name in names)
+
+
+def _sum(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise refusal(error, path) from error
 
 
 def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from segcli import formats
 from segcli.cases import Case, cases, is_own, listed, shard, stem
-from segcli.errors import InputError, InputMissing, UsageError
+from segcli.errors import Denied, InputError, InputMissing, UsageError
 
 sys.path.insert(0, str(Path(__file__).parent / "formats"))
 from dicom_phantom import SHAPE, series
@@ -220,6 +220,50 @@ def test_the_series_and_volume_that_were_asked_for_are_every_cases(tmp_path):
 def test_with_one_channel_the_number_is_part_of_the_name(tmp_path):
     touch(tmp_path, "p1_0000.nii")
     assert named(tmp_path) == ["p1_0000"]
+
+
+@pytest.fixture
+def shut(monkeypatch):
+    """Takes the permission to look into a folder away, also from root: to list it, or to reach its files."""
+    lists, reaches = os.scandir, os.access
+
+    def take(folder: Path, what: str) -> None:
+        def scandir(path):
+            if what == "list" and Path(path) == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return lists(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and reaches(path, mode))
+
+    return take
+
+
+@pytest.mark.parametrize("what", ["list", "reach"])
+def test_1_1_a_folder_that_may_not_be_read_is_denied_by_name(tmp_path, shut, what):
+    touch(tmp_path, "in/a.nii", "b.nii")
+    shut(tmp_path / "in", what)
+    with pytest.raises(Denied, match="in: cannot be read: permission denied"):
+        cases([str(tmp_path / "in")])
+    denied, other = cases([str(tmp_path / "in"), str(tmp_path / "b.nii")])
+    assert (type(denied.fault), other.fault) == (Denied, None)
+
+
+@pytest.mark.parametrize("what", ["list", "reach"])
+def test_6_1_a_folder_of_a_tree_that_may_not_be_read_is_a_case_of_its_own(tmp_path, shut, what):
+    touch(tmp_path, "a.nii", "p1/b.nii")
+    shut(tmp_path / "p1", what)
+    assert [(c.name, type(c.fault)) for c in cases([str(tmp_path)])] == [("a", type(None)), ("p1", Denied)]
+
+
+def test_1_1_a_file_that_cannot_be_asked_about_is_denied_and_not_missing(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    touch(tmp_path, "a.nii")
+    monkeypatch.setattr(Path, "lstat", denied)
+    with pytest.raises(Denied, match=r"a\.nii: cannot be read"):
+        cases([str(tmp_path / "a.nii")])
 
 
 def test_1_7_a_loop_of_links_among_folders_ends(tmp_path):

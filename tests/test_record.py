@@ -13,7 +13,7 @@ from scan_files import nifti_bytes
 
 from segcli import record
 from segcli.card import file_sha256
-from segcli.errors import InputError
+from segcli.errors import Denied, InputError
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
 
@@ -131,6 +131,16 @@ def test_2_9_outputs_among_the_slices_of_a_folder_do_not_count(tmp_path):
     (tmp_path / "own.json").write_bytes(b"{}")
     assert record.hash_inputs([tmp_path], lambda path: path.name == "own.json").sha256 == before
     assert record.hash_inputs([tmp_path]).sha256 != before
+
+
+def test_1_3_a_slice_that_may_not_be_read_is_refused_by_its_name(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "1.dcm").write_bytes(b"slice")
+    monkeypatch.setattr(record, "file_sha256", denied)
+    with pytest.raises(Denied, match=r"1\.dcm: cannot be read: permission denied"):
+        record.hash_inputs([tmp_path])
 
 
 def test_1_7_a_pipe_is_not_opened(tmp_path):

@@ -8,6 +8,7 @@ and length), and what a header announces is compared with what is there before m
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import zlib
@@ -19,7 +20,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError
+from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.outputs import whole_file
 from segcli.volume import Grid
 
@@ -43,10 +44,17 @@ def walk(
 
     Data sets are put together of links. A link is followed once, and not to where the walk comes by anyway, nor to a
     folder around it: those stay among the files. What is taken from the list of folders is not entered.
+
+    onerror   is told of each folder that cannot be listed, or whose files cannot be reached; neither is walked
     """
     top = os.path.realpath(folder)
     entered = {top}
     for here, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
+        if not os.access(here, os.X_OK):
+            folders.clear()
+            if onerror is not None:
+                onerror(PermissionError(errno.EACCES, os.strerror(errno.EACCES), here))
+            continue
         inside, others = [], []
         for name in sorted(folders):
             path = Path(here, name)
@@ -60,6 +68,14 @@ def walk(
                 inside.append(name)
         folders[:] = inside
         yield Path(here), folders, sorted([*files, *others])
+
+
+def refusal(error: OSError, path: Path) -> SegcliError:
+    """What is said of a file or folder that the system does not let us read: the error's own, else `path`."""
+    name = Path(os.fsdecode(error.filename)).name if error.filename is not None else path.name
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Denied(f"{name}: cannot be read: permission denied", hint="make it readable for you, or leave it out")
+    return InputError(f"{name}: cannot be read: {error.strerror or error}")
 
 
 def regular_size(path: Path) -> int:
