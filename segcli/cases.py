@@ -357,7 +357,8 @@ def _dicom(
             raise InputMissing(f"{folder.name}: the folder is empty")
         if not dicom.looks_like(folder):
             raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
-        return [Case(folder.resolve().name, (folder,), folder.resolve().parent, series, volume)]
+        named = folder if folder.name not in ("", "..") else folder.resolve()
+        return [Case(named.name, (folder,), named.parent, series, volume)]
     strays: dict[Path, SegcliError] = {}
     found = [s for s in dicom.find(folder, strays.setdefault) if not series or series in (s.name, s.uid, str(s.number))]
     usable = [s for s in found if s.reason is None]

@@ -289,6 +289,19 @@ def test_a_dicom_series_in_a_linked_folder_is_found(tmp_path):
     assert sorted(path.name for c in found for path in c.paths) == ["one", "two"]
 
 
+def test_2_8_a_dicom_folder_is_called_by_the_link_that_names_it_and_its_outputs_lie_beside_the_link(tmp_path):
+    for patient in ("P1", "P2"):
+        series(tmp_path / "store" / patient / "SE1", uid=patient)
+        (tmp_path / patient).symlink_to(tmp_path / "store" / patient / "SE1")
+    found = cases([str(tmp_path / "P1"), str(tmp_path / "P2")], output=tmp_path / "out")
+    assert [(c.name, c.beside) for c in found] == [("P1", tmp_path), ("P2", tmp_path)]
+
+
+def test_a_dicom_folder_that_is_named_by_a_dot_has_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(series(tmp_path / "ct"))
+    assert [(c.name, c.beside) for c in cases(["."])] == [("ct", tmp_path)]
+
+
 @pytest.mark.parametrize(
     ("data", "null", "expected"),
     [
