@@ -198,10 +198,11 @@ def import_model(
     given: Mapping[str, Any],
     as_json: bool,
 ) -> None:
-    """Make a model folder and print its path."""
+    """Make a model folder and print its path; what was guessed or dropped on stderr."""
     from segcli import adopt
     from segcli.card import data_home
 
+    notes: list[str] = []
     folder = adopt.adopt(
         checkpoint,
         arch=arch,
@@ -210,11 +211,15 @@ def import_model(
         to=output or data_home() / "models",
         given=adopt.options(**{k: v for k, v in given.items() if v is not None}),
         replace=replace,
+        tell=notes.append,
     )
     if as_json:
-        print_json({"schema": SCHEMA, "folder": str(folder), "card": json.loads((folder / "model.json").read_text())})
-    else:
-        print_line(str(folder))
+        document = json.loads((folder / "model.json").read_text())
+        print_json({"schema": SCHEMA, "folder": str(folder), "notes": notes, "card": document})
+        return
+    print_line(str(folder))
+    for note in notes:
+        say(f"note: {note}")
 
 
 def inspect(file: Path, *, as_json: bool) -> None:

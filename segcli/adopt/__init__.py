@@ -91,6 +91,7 @@ def adopt(
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     replace: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Make the model folder `to`/NAME, whole or not at all.
 
@@ -99,6 +100,7 @@ def adopt(
     recipe   the name of a card without weights, or a path to one; its network must be the file's exactly
     given    fields of the card that the user states (see `options`); they win over the container, it over the recipe
     replace  whether a folder of that name is replaced
+    tell     takes a sentence each about what was guessed, dropped or not understood, once the folder is made
     errors   ModelError (78): unsafe, damaged, not of the network; facts that are missing, each with its option;
              OutputExists (73)
     """
@@ -121,7 +123,10 @@ def adopt(
         stated = card.parse({**_document(fields, draft, title), **nothing})  # before any writing
         if draft.folds:
             _take_windows(draft, stated, path)
-        return _written(_document(fields, draft, title), draft, to / title, replace)
+        folder = _written(_document(fields, draft, title), draft, to / title, replace)
+        for note in (*draft.notes, *_dropped(draft)):
+            tell(note)
+        return folder
 
 
 def verify(folder: Path) -> ModelCard:

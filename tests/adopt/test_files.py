@@ -141,6 +141,28 @@ def test_windows_that_the_network_cannot_halve_are_refused_with_sizes_near_them(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_import_says_what_it_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {"labels": "background,a,b", "spacing": "keep", "orientation": "RAS", "normalise": "none", "channels": "CT"}
+
+    def imported(*, as_json: bool) -> str:
+        path = CONTAINERS / "tiny_segresnet_lightning.ckpt"
+        given = {**texts, "patch": "16,16,16"}
+        answers.import_model(
+            path, arch=None, recipe=None, name="m", output=tmp_path, replace=True, given=given, as_json=as_json
+        )
+        said = capsys.readouterr()
+        assert said.err == "" or not as_json
+        return said.out if as_json else said.err
+
+    said = imported(as_json=False).splitlines()
+    assert said[1:] == [
+        "note: 1 tensors beside the network were left out: loss_fn.weight",
+        "note: the activation: ReLU",
+        "note: the norm: instance norm with scales, not groups",
+    ]
+    assert [f"note: {note}" for note in json.loads(imported(as_json=True))["notes"]] == said
+
+
 def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
     tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
     stacked = {f"module._orig_mod.model.{name}": tensor for name, tensor in tensors.items()}
