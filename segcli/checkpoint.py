@@ -404,24 +404,49 @@ def _inert(*args: Any) -> None:
     """What a harmless value that is made by a call (a date, a path) becomes."""
 
 
-def _scalar(dtype: np.dtype[Any], data: bytes | str) -> Any:
-    """A NumPy scalar of a plain number type."""
-    if dtype.kind not in "biufc":
-        raise ModelError(f"a NumPy scalar of the type {dtype}: not allowed")
+class _Kind:
+    """What a NumPy type becomes: of its state the byte order alone is taken.
+
+    The rest of it would say where objects lie in an array's bytes, and what lies there would be followed.
+    """
+
+    def __init__(self, code: Any, *how: Any) -> None:
+        if not isinstance(code, str):
+            raise ModelError(f"a NumPy type that is given as {type(code).__name__}: not allowed")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Values(np.ndarray[Any, Any]):
+    """A NumPy array that is filled with the values of a type; rows of several types are dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, kind, order, values = state
+        if isinstance(values, list) == (kind.dtype.kind == "O"):
+            super().__setstate__((version, shape, kind.dtype, order, values))
+
+
+def _scalar(kind: _Kind, data: bytes | str) -> Any:
+    """A NumPy scalar: a number, a text, a date."""
+    if kind.dtype.kind not in "biufcSUMmV":
+        raise ModelError(f"a NumPy scalar of the type {kind.dtype}: not allowed")
     raw = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(raw, dtype, 1)[0]
+    return np.frombuffer(raw, kind.dtype, 1)[0] if kind.dtype.itemsize else kind.dtype.type()
 
 
 def _array(kind: Any, shape: tuple[int, ...], code: Any) -> Any:
     """An empty NumPy array, which pickle fills afterwards."""
     if kind is not np.ndarray:
         raise ModelError(f"an array of the class {kind}: not allowed")
-    return np.ndarray((0,), "b")
+    return _Values((0,), "b")
 
 
-def _buffer(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Any:
+def _buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], order: Any) -> Any:
     """A NumPy array as pickle protocol 5 writes it."""
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C").copy()
+    return np.frombuffer(data, kind.dtype).reshape(shape, order="F" if order == "F" else "C").copy()
 
 
 def _text(text: str, encoding: str = "latin1") -> bytes:
@@ -433,7 +458,7 @@ def _text(text: str, encoding: str = "latin1") -> bytes:
 
 # Reviewed: each makes a plain value and touches nothing else. Both spellings of NumPy's private module are in files.
 NUMPY: dict[str, Callable[..., Any]] = {
-    "numpy.dtype": np.dtype,
+    "numpy.dtype": _Kind,
     "numpy.ndarray": np.ndarray,
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
@@ -460,7 +485,7 @@ _SETTINGS = (
     "lightning.fabric.utilities.data.AttributeDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
 )
-_DATES = ("datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone", "uuid.UUID")
+_DATES = ("datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone")
 _PATHS = tuple(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath"))
 # As values in a configuration they are inert; PyTorch 2 writes Python 2's names.
 _TYPES = "int long float complex bool str unicode bytes bytearray tuple frozenset slice range xrange object"
@@ -485,11 +510,11 @@ def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
         if g.split(".", 1)[0] in _SYSTEM:
             raise _unsafe(name, g, strange)
     stand_ins = [(_Uncallable(g, (StandIn,), {}), g) for g in strange]
-    numbers = [(type(np.dtype(code)), f"numpy.dtypes.{type(np.dtype(code)).__name__}") for code in "?bBhHiIlLqQefdgFD"]
+    arrays = [(_Values, f"{__name__}.{_Values.__name__}")]  # no pickle names it, but one may fill it
     more = {"collections.defaultdict": _default, "collections.deque": _queue}
     known = [(make, g) for g, make in (NUMPY | _CONTAINERS | more | dict.fromkeys(_SETTINGS, OrderedDict)).items()]
     harmless = [(_inert, g) for g in _HARMLESS]
-    with torch.serialization.safe_globals([*stand_ins, *known, *numbers, *harmless]), warnings.catch_warnings():
+    with torch.serialization.safe_globals([*arrays, *stand_ins, *known, *harmless]), warnings.catch_warnings():
         # torch warns of pickle protocols and of its own old storages, which is no news to a user.
         warnings.simplefilter("ignore")
         try:

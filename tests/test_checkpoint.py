@@ -198,6 +198,66 @@ def test_dates_and_paths_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
     assert set(checkpoint.table(checkpoint.read(tmp_path / "w.pt"))) == set(tensors())
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_numpy_texts_dates_and_objects_beside_the_weights_do_no_harm(tmp_path: Path, old: bool) -> None:
+    import uuid
+
+    import numpy as np
+
+    beside = {
+        "texts": np.array(["a", "b"]),
+        "bytes": np.array([b"a"]),
+        "objects": np.array([1, None], dtype=object),
+        "rows": np.array([(1, "a")], dtype=[("a", "i4"), ("b", object)]),
+        "days": np.array(["2020-01-01"], dtype="datetime64[D]"),
+        "text": np.str_("abc"),
+        "empty": np.str_(""),
+        "day": np.datetime64("2020-01-01"),
+        "run": uuid.UUID(int=1),
+        "numbers": np.array([[1.0, 2.0], [3.0, 4.0]]),
+        "big": np.array([1, 2], dtype=">i4"),
+        "number": np.float64(2.5),
+    }
+    torch.save({"state_dict": tensors(), **beside}, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    stored = checkpoint.read(tmp_path / "w.pt")
+    assert checkpoint.table(stored).keys() == tensors().keys()
+    for name in ("texts", "objects", "numbers", "big", "text", "empty", "number"):
+        assert np.array_equal(stored.content[name], beside[name]), name
+
+
+def test_a_call_among_numpy_objects_is_refused(tmp_path: Path) -> None:
+    import numpy as np
+
+    torch.save({"state_dict": tensors(), "x": np.array([Caller()], dtype=object)}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="mkdir: not allowed"):
+        checkpoint.read(tmp_path / "w.pt")
+
+
+class Forged:
+    """Pickled, it is a NumPy type of objects that says it has none: bytes would be taken for their addresses."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import numpy as np
+
+        return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
+class Addresses:
+    """Pickled, it is an array of one object, at an address that is made up."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import numpy as np
+
+        make, how, _ = np.zeros(1).__reduce__()  # type: ignore[misc]
+        return make, how, (1, (1,), Forged(), False, b"\x10" * 8)
+
+
+def test_bytes_are_never_taken_for_the_addresses_of_objects(tmp_path: Path) -> None:
+    assert checkpoint.plain_pickle(pickle.dumps(Addresses(), 2), "plans.pkl").size == 0
+    torch.save({"state_dict": tensors(), "x": Addresses()}, tmp_path / "w.pt")
+    assert checkpoint.read(tmp_path / "w.pt").content["x"].size == 0
+
+
 def renamed(kind: type, module: str, name: str) -> type:
     """The class as a pickle names it where its package is installed."""
     kind.__module__, kind.__qualname__, kind.__name__ = module, name, name
@@ -306,7 +366,7 @@ def test_a_numpy_scalar_of_objects_is_no_number(tmp_path: Path) -> None:
     data = pickle.dumps(np.array([{"a": 1}], dtype=object)[:1], 2)
     assert checkpoint.plain_pickle(data, "plans.pkl")[0] == {"a": 1}
     with pytest.raises(ModelError, match="scalar of the type object"):
-        checkpoint._scalar(np.dtype("O"), b"")
+        checkpoint._scalar(checkpoint._Kind("O"), b"")
 
 
 def test_a_plain_pickle_gives_values_and_calls_nothing() -> None:
