@@ -1,6 +1,7 @@
 """What a person named becomes scans to segment, and nothing else does."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -300,6 +301,17 @@ def test_2_8_a_dicom_folder_is_called_by_the_link_that_names_it_and_its_outputs_
 def test_a_dicom_folder_that_is_named_by_a_dot_has_its_own_name(tmp_path, monkeypatch):
     monkeypatch.chdir(series(tmp_path / "ct"))
     assert [(c.name, c.beside) for c in cases(["."])] == [("ct", tmp_path)]
+
+
+def test_4_7_a_series_of_a_tree_is_chosen_as_in_a_flat_folder(tmp_path):
+    for number in (3, 4):
+        series(tmp_path / f"p{number}", uid=str(number), SeriesNumber=number)
+    for wanted in ("3", "003"):
+        (found,) = cases([str(tmp_path)], series=wanted)
+        assert found.name.startswith("p3/series-003-")
+    with pytest.raises(InputError, match="no series called 99") as refused:
+        cases([str(tmp_path)], series="99")
+    assert re.fullmatch("choose one: 3 .*--series series-003-.*; 4 .*--series series-004-.*", refused.value.hint)
 
 
 @pytest.mark.parametrize(
