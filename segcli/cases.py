@@ -27,7 +27,6 @@ _DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
 # The folders of a BIDS dataset that a scan lies in: sub-01/anat, sub-01/ses-1/pet.
 _DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?[a-z]+)\Z")
 _SEG = "_seg"
-_LONGEST = 255  # bytes of a file's name
 # What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
 _OWN = re.compile(
     r"^(?P<base>.+)_(?:seg\.(?:nii\.gz|json|csv|tsv|html|png|dcm)|dseg\.(?:nii\.gz|json|tsv)"
@@ -137,7 +136,7 @@ def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
 
 
 def _nameable(case: Case) -> Case:
-    """The case, refused where its name is no text, or too long for the label map's (reliability.md 3.15)."""
+    """The case, refused where its name is no text (reliability.md 3.15)."""
     if case.fault is not None:
         return case
     try:
@@ -146,11 +145,7 @@ def _nameable(case: Case) -> Case:
     except UnicodeEncodeError:
         told = f"{case.paths[0].name}: the name is not UTF-8, so tables and records cannot hold it"
         return replace(case, fault=InputError(told, hint="rename it"))
-    size = len(os.fsencode(f"{PurePosixPath(case.name).name}{_SEG}.nii.gz"))
-    if size <= _LONGEST:
-        return case
-    told = f"{case.paths[0].name}: the name of its label map would have {size} bytes, {_LONGEST} are possible"
-    return replace(case, fault=InputError(told, hint="give the scan a shorter name"))
+    return case
 
 
 def _input(case: Case) -> tuple[object, ...]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 # How libraries say in C++ that the host has no memory left: torch, ONNX Runtime, OpenVINO and the standard library.
 _NO_MEMORY = ("DefaultCPUAllocator", "Failed to allocate memory", "std::bad_alloc", "can't start new thread")
+_LONGEST = 255  # bytes of a file's name
 Status = Literal["done", "skipped", "failed"]
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -205,6 +206,16 @@ def written_for(case: Case, card: ModelCard, to: Destination) -> list[Path]:
     ]
 
 
+def _nameable(case: Case, paths: Iterable[Path]) -> None:
+    """Refuse a case whose outputs would have longer names than a file system takes (reliability.md 3.15)."""
+    size, longest = max((len(os.fsencode(part)), part) for path in paths for part in path.parts)
+    if size > _LONGEST:
+        raise InputError(
+            f"{_shown(case)}: its output ...{longest[-24:]} would have a name of {size} bytes, {_LONGEST} are possible",
+            hint="give the scan a shorter name",
+        )
+
+
 def _identity(path: Path) -> object:
     """Equal for two names of one file, also through links; the path itself where there is none."""
     try:
@@ -272,6 +283,7 @@ class _Job:
         if case.fault is not None:
             raise case.fault
         labels, written, *wanted = written_for(case, self.shown, self.to)
+        _nameable(case, (labels, written, *wanted))
         for folder in {path.parent for path in (labels, *wanted)} - self.swept:
             outputs.sweep(folder)
             self.swept.add(folder)

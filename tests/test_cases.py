@@ -150,13 +150,6 @@ def test_the_same_input_spelt_in_two_ways_is_one_case(tmp_path, monkeypatch):
     assert len(cases(["a.nii", str(tmp_path / "a.nii")], output=tmp_path / "out")) == 1
 
 
-def test_3_15_a_scan_whose_label_map_could_have_no_name_is_refused_with_the_numbers(tmp_path):
-    touch(tmp_path, f"{'a' * 245}.nii", f"{'b' * 244}.nii")
-    longer, fits = cases([str(tmp_path)])
-    assert "256 bytes, 255 are possible" in longer.fault.message
-    assert fits.fault is None
-
-
 def test_3_15_a_scan_whose_name_is_no_text_is_refused_and_costs_no_other(tmp_path):
     for name in (b"a.nii", b"caf\xe9.nii", b"\xe9/b.nii"):
         touch(tmp_path, os.fsdecode(name))

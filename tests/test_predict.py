@@ -117,6 +117,23 @@ def test_6_1_an_error_in_any_stage_is_the_cases_and_the_batch_goes_on(model, tmp
     assert len(files(tmp_path / "out")) == 4
 
 
+@pytest.mark.parametrize(
+    ("ending", "to"),
+    [
+        ("_seg.nii.gz", {}),
+        ("_seg-organs_dseg.nii.gz", {"layout": "bids"}),
+        ("_probseg.nii.gz", {"forms": ("nifti", "probabilities")}),
+    ],
+)
+def test_3_15_a_scan_whose_outputs_could_have_no_name_is_refused_with_the_numbers(model, tmp_path, ending, to):
+    room = 255 - len(ending)
+    for name in ("a" * (room + 1), "b" * room):
+        scan(tmp_path / "in" / f"{name}.nii")
+    longer, fits = run(model, [tmp_path / "in"], tmp_path / "out", **to)
+    assert (longer.error.exit_code, fits.error) == (65, None)
+    assert f"{ending} would have a name of 256 bytes, 255 are possible" in longer.error.message
+
+
 def test_6_1_a_fault_found_beforehand_is_the_cases_outcome(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     ended = run(model, [tmp_path / "a.nii.gz", tmp_path / "absent.nii"], tmp_path / "out")
