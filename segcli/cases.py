@@ -161,7 +161,8 @@ def shard(found: Sequence[Case], part: str) -> list[Case]:
     if part == "slurm":
         try:
             first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
-            index = int(os.environ["SLURM_ARRAY_TASK_ID"]) - first
+            step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1")) or 1
+            index = (int(os.environ["SLURM_ARRAY_TASK_ID"]) - first) // step
             count = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
         except (KeyError, ValueError):
             raise UsageError(

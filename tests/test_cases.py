@@ -335,6 +335,13 @@ def test_a_job_array_gives_its_part(monkeypatch):
     assert [c.name for c in shard(every, "slurm")] == ["1", "5", "9"]
 
 
+def test_a_job_array_with_a_step_gives_its_parts(monkeypatch):
+    every = [Case(f"{i}", (Path(f"{i}"),), Path()) for i in range(4)]
+    for name, value in (("MIN", "1"), ("MAX", "3"), ("STEP", "2"), ("COUNT", "2"), ("ID", "3")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    assert [c.name for c in shard(every, "slurm")] == ["1", "3"]
+
+
 @pytest.mark.parametrize("part", ["0/3", "4/3", "1/0", "a", "1/3/5", "slurm"])
 def test_a_part_that_there_is_not_is_a_usage_error(part, monkeypatch):
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
