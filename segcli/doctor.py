@@ -19,8 +19,8 @@ from segcli.cores import cores
 
 LIBRARIES = (
     "torch", "numpy", "scipy", "SimpleITK", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
-    "pyjpegls", "highdicom", "onnx", "protobuf", "onnxruntime", "openvino", "safetensors", "pyyaml", "typer", "rich", "psutil",
-    "pillow", "distributed",
+    "pyjpegls", "highdicom", "onnx", "protobuf", "onnxruntime", "openvino", "safetensors", "pyyaml", "typer", "rich",
+    "psutil", "pillow", "distributed",
 )  # fmt: skip
 SIZE = 24  # edge of the convolved cube, voxels
 
