@@ -10,14 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
 from segcli.formats.streams import refusal, walk
 from segcli.outputs import is_partial
-
-if TYPE_CHECKING:
-    from segcli.formats.dicom import Series
 
 # Known double endings are one ending; .img comes in by its header.
 ENDINGS = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -361,7 +357,7 @@ def _dicom(
         return [Case(named.name, (folder,), named.parent, series, volume)]
     strays: dict[Path, SegcliError] = {}
     there = dicom.find(folder, strays.setdefault)
-    found = [s for s in there if series is None or _matches(s, series)]
+    found = [s for s in there if series is None or dicom.matches(s, series)]
     if there and not found:
         listed = "; ".join(s.line() for s in there)
         raise InputError(f"{folder.name}: no series called {series}", hint=f"choose one: {listed}")
@@ -388,11 +384,6 @@ def _dicom(
         if told.isdisjoint((path, *path.parents)):
             out.append(Case(_below(folder, path), (path,), folder, fault=error))
     return out
-
-
-def _matches(one: Series, wanted: str) -> bool:
-    """Whether a series is the one of this name, UID or number, as in a flat folder."""
-    return wanted in (one.name, one.uid) or (wanted.isdecimal() and one.number == int(wanted))
 
 
 def _is_output(folder: Path, output: Path | None) -> bool:

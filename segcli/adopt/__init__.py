@@ -468,7 +468,7 @@ def _labels(text: str) -> dict[str, int]:
     entries = [entry.strip() for entry in text.split(",")]
     if all("=" in entry for entry in entries):
         pairs = [entry.rpartition("=") for entry in entries]
-        if not all(value.strip().isdigit() for _, _, value in pairs):
+        if not all(value.strip().isdecimal() for _, _, value in pairs):
             raise UsageError(f"--labels {text}: the values are whole numbers")
         found = [(name.strip(), int(value)) for name, _, value in pairs]
     else:

@@ -361,7 +361,7 @@ def _formats(metadata: Mapping[str, Any], draft: Draft) -> list[str]:
 
 
 def _definition(found: Any) -> list[str]:
-    if not isinstance(found, dict) or not all(str(k).isdigit() for k in found):
+    if not isinstance(found, dict) or not all(str(k).isdecimal() for k in found):
         return []
     return [str(found[k]) for k in sorted(found, key=int)]
 

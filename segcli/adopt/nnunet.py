@@ -180,7 +180,7 @@ def _architecture(
 def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """Fields `labels` and `regions` of the card, and how many outputs the network has."""
     table = {str(k): v for k, v in dataset["labels"].items()}
-    if all(k.isdigit() and isinstance(v, str) for k, v in table.items()):
+    if all(k.isdecimal() and isinstance(v, str) for k, v in table.items()):
         table = {v: int(k) for k, v in table.items()}  # version 1's order
     table = {k: v for k, v in table.items() if k != "ignore"}
     names = distinct(list(table))

@@ -103,7 +103,7 @@ class DicomFile:
     def count(self, keyword: str, otherwise: int = 1) -> int:
         """A whole number of the header, or what it is taken for where it is missing."""
         text = self.text(keyword)
-        return int(text) if text.isdigit() else otherwise
+        return int(text) if text.isdecimal() else otherwise
 
     @property
     def name(self) -> str:
@@ -318,7 +318,7 @@ def _expected(header: Dataset) -> int | None:
     """Bytes of all frames of an uncompressed file."""
     keywords = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated")
     texts = [text_of(header, k) or otherwise for k, otherwise in zip(keywords, ("", "", "1", "1", ""), strict=True)]
-    if not all(t.isdigit() and int(t) > 0 for t in texts):
+    if not all(t.isdecimal() and int(t) > 0 for t in texts):
         return None
     return (math.prod(map(int, texts)) + 7) // 8
 

@@ -168,7 +168,7 @@ def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
         slope=slope,
         intercept=numbers("RescaleIntercept", 1)[0] if rescaled else 0.0,
         rescaled=rescaled,
-        number=int(number) if number.lstrip("+-").isdigit() else None,
+        number=int(number) if number.lstrip("+-").isdecimal() else None,
         groups=groups,
     )
 

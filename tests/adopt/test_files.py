@@ -55,6 +55,11 @@ def test_every_container_becomes_the_same_network(tmp_path: Path, name: str) -> 
         assert (checkpoint.network_of(made)(x) - y).abs().max() < 1e-5
 
 
+def test_a_label_value_is_written_in_digits() -> None:
+    with pytest.raises(UsageError, match="the values are whole numbers"):
+        adopt.options(labels="background=0,liver=²")
+
+
 @pytest.mark.parametrize("labels", ["background,liver,liver", "background=0,liver=1,liver=2"])
 def test_a_structure_is_named_once(labels: str) -> None:
     with pytest.raises(UsageError, match="names a structure twice"):
