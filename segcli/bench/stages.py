@@ -112,7 +112,11 @@ def flops(card: ModelCard) -> float:
 
 
 def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *more: str) -> Row:
-    """`segcli predict` as a process: its stages, wall time and peak memory from the record."""
+    """`segcli predict` as a process: its stages, wall time and peak memory from the record.
+
+    start    what the process takes before and after the stages: imports, above all
+    beside   share of the stages that is not the network
+    """
     words = [
         sys.executable, "-m", "segcli", "predict", str(scan), "--model", str(card.folder), "-o", str(out),
         "--engine", engine, "--threads", str(threads), "--quiet", *more,
@@ -130,6 +134,7 @@ def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *mo
         "windows": record["windows"],
         **stages,
         "start": round(seconds - sum(stages.values()), 2),
+        "beside": 1 - stages["network"] / sum(stages.values()),
         **{f"step {i}": step for i, step in enumerate(record["run"]["steps"], 1)},
     }
 
