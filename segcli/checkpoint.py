@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from segcli import networks
 from segcli.card import ModelCard
-from segcli.errors import ModelError
+from segcli.errors import ModelError, cause_of
 
 Tensors = dict[str, Tensor]
 MODULE = "module."  # DataParallel's prefix
@@ -524,7 +524,7 @@ def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
         except ModelError as error:
             raise ModelError(f"{name}: {error.message}") from error
         except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, struct.error) as error:
-            cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            cause = cause_of(error)
             if isinstance(error, pickle.UnpicklingError) and strange:
                 raise _unsafe(name, strange[0], strange) from None
             if "Unsupported operand" in str(error):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from segcli import __version__
 from segcli.card import cache_home, places
 from segcli.cores import cores
+from segcli.errors import cause_of
 
 LIBRARIES = (
     "torch", "numpy", "scipy", "SimpleITK", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
@@ -64,7 +65,7 @@ def _tried(name: str, library: str, convolve: Callable[[], NDArray[np.float32]])
     try:
         out = convolve()
     except Exception as error:  # whatever a library raises is the finding here
-        return {**row, "note": str(error).splitlines()[0][:100] if str(error) else type(error).__name__}
+        return {**row, "note": cause_of(error)}
     right = out.shape == (1, 1, SIZE, SIZE, SIZE) and out[0, 0, 5, 5, 5] == 27 and out[0, 0, 0, 0, 0] == 8
     note = "" if right else "computes a wrong convolution"
     return {**row, "works": bool(right), "seconds": round(time.perf_counter() - start, 2), "note": note}

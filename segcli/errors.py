@@ -43,6 +43,12 @@ def _again(kind: type[SegcliError], message: str, hint: str | None) -> SegcliErr
     return kind(message, hint=hint)
 
 
+def cause_of(error: BaseException) -> str:
+    """The first line of what a library says of an error, 120 characters at most; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__
+
+
 def near(word: str, known: Iterable[str]) -> str:
     """The end of a refusal: a question about the nearest known word, or nothing."""
     import difflib  # for refusals alone

@@ -35,7 +35,7 @@ from segcli.engines.certificate import (
     versions,
 )
 from segcli.engines.onnx_file import CERTIFICATE_KEY, props
-from segcli.errors import ModelError
+from segcli.errors import ModelError, cause_of
 from segcli.networks.blocks import ChannelNorm
 
 # What float32 arithmetic in another order may change, and (half) weights rounded to float16.
@@ -171,9 +171,9 @@ def _graph(network: nn.Module, card: ModelCard, opset: int) -> Any:
                 dynamic_axes={"image": batch, "logits": batch},
             )
     except (RuntimeError, ValueError) as error:  # torch.onnx.errors all are RuntimeErrors
-        cause = str(error).strip().splitlines()[0][:200]
         raise ModelError(
-            f"{card.name}: cannot be exported with opset {opset}: {cause}", hint="try --opset 20, or use --engine torch"
+            f"{card.name}: cannot be exported with opset {opset}: {cause_of(error)}",
+            hint="try --opset 20, or use --engine torch",
         ) from error
     model = onnx.load_model_from_string(buffer.getvalue())
     model.producer_name, model.producer_version, model.doc_string = "segcli", __version__, ""

@@ -9,7 +9,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from segcli.engines.host import HostSums
 from segcli.engines.onnx_file import OnnxFile, answered
-from segcli.errors import EngineError, ModelError
+from segcli.errors import EngineError, ModelError, cause_of
 
 
 class OnnxEngine(HostSums):
@@ -35,8 +35,7 @@ class OnnxEngine(HostSums):
         try:
             self._session = onnxruntime.InferenceSession(file.data, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # its exceptions share no class but this one
-            cause = str(error).strip().splitlines()[0]
-            raise ModelError(f"{file.name}: ONNX Runtime cannot load it: {cause}") from error
+            raise ModelError(f"{file.name}: ONNX Runtime cannot load it: {cause_of(error)}") from error
         if self._session.get_providers()[0] != asked:
             raise EngineError(
                 f"ONNX Runtime took {self._session.get_providers()[0]} instead of {asked}",
@@ -47,8 +46,7 @@ class OnnxEngine(HostSums):
         try:
             logits: NDArray[np.float32] = self._session.run(None, {self._file.input: patches})[0]
         except (Fail, InvalidArgument) as error:
-            cause = str(error).strip().splitlines()[0]
-            raise ModelError(f"{self._file.name}: ONNX Runtime cannot run it: {cause}") from error
+            raise ModelError(f"{self._file.name}: ONNX Runtime cannot run it: {cause_of(error)}") from error
         answered(self._file, logits.shape, len(patches))
         return logits
 

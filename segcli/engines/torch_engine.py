@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segcli.engines.host import zeros as host_zeros
 from segcli.engines.quicker import channels_last, quicker
-from segcli.errors import OutOfMemory
+from segcli.errors import OutOfMemory, cause_of
 from segcli.volume import Box
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ class TorchCUDA(_Tensors):
             self.steps.append("out of GPU memory: the CPU goes on")
         else:
             raise OutOfMemory(
-                f"one window does not fit into the memory of {self._device}: {str(error).splitlines()[0]}",
+                f"one window does not fit into the memory of {self._device}: {cause_of(error)}",
                 hint="use --device cpu",
             ) from error
 
