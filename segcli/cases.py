@@ -6,13 +6,12 @@ import codecs
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
-from segcli.formats.streams import refusal, walk
+from segcli.formats.streams import reading, walk
 from segcli.outputs import is_partial
 
 # Known double endings are one ending; .img comes in by its header.
@@ -87,7 +86,7 @@ def cases(
         found.append(_from_channels(named, channels, series, volume))
     for text in inputs:
         try:
-            with _reading(Path(text)):
+            with reading(Path(text)):
                 found += _expand(text, channels, series, volume, output, tell)
         except (InputError, Denied) as error:
             if len(inputs) == 1:
@@ -182,15 +181,6 @@ def listed(data: bytes, null: bool) -> list[str]:
     return [os.fsdecode(p) for p in parts if p.strip()]
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn the system's errors about inputs into refusals that name the file or folder."""
-    try:
-        yield
-    except OSError as error:
-        raise refusal(error, path) from error
-
-
 def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: str | None, volume: int | None) -> Case:
     known = {c.lower(): c for c in channels}
     given = {known.get(k.lower(), k): Path(v) for k, v in named.items()}
@@ -204,7 +194,7 @@ def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: st
         )
     paths = tuple(given[c] for c in channels)
     for path in paths:
-        with _reading(path):
+        with reading(path):
             _exists(path, str(path))
     return Case(stem(paths[0]), paths, paths[0].parent, series, volume)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from segcli import __version__, formats
 from segcli.card import ModelCard, file_sha256
-from segcli.formats.streams import is_folder, refusal, walk
+from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.volume import Grid
 
 SCHEMA = 1
@@ -64,10 +64,8 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _sum(path: Path) -> str:
-    try:
+    with reading(path):
         return file_sha256(path)
-    except OSError as error:
-        raise refusal(error, path) from error
 
 
 def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:

@@ -78,6 +78,15 @@ def refusal(error: OSError, path: Path) -> SegcliError:
     return InputError(f"{name}: cannot be read: {error.strerror or error}")
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn the system's errors about an input into the refusal that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error, path) from error
+
+
 def regular_size(path: Path) -> int:
     """Size in bytes of a regular file; anything else is refused without being opened."""
     found = _status(path)
