@@ -370,8 +370,10 @@ def _whole_numbers(labels: Volume) -> Volume:
 
 def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
     """Labels by name, number or code; all that are known when none is wanted; only by number when none is known."""
-    if known or not wanted:
-        return chosen(known, wanted, "--labels") if wanted else list(known)
+    if not wanted:
+        return list(known)
+    if known:
+        return chosen(known, wanted, "--labels")
     for word in wanted:
         if not re.fullmatch("[0-9]+", word):
             raise UsageError(f"--labels {word}: is no number: give --model for names")

@@ -514,15 +514,19 @@ def _differing(result: Segmentation) -> dict[str, Any]:
 
 def _named(options: Options, card: ModelCard) -> Options:
     """The options with structures by their names, however the user called them."""
-    lists = {"--classes": options.classes, "--largest-component": options.largest, "--fill-holes": options.fill_holes}
-    found = {
-        flag: ("all",)
-        if "all" in wanted and flag != "--classes"
-        else tuple(x.name for x in chosen(card.structures, wanted, flag))
-        for flag, wanted in lists.items()
-    }
-    classes, largest, fill_holes = found.values()
-    return replace(options, classes=classes, largest=largest, fill_holes=fill_holes)
+
+    def names(wanted: Sequence[str], flag: str) -> tuple[str, ...]:
+        return tuple(label.name for label in chosen(card.structures, wanted, flag))
+
+    def some(wanted: Sequence[str], flag: str) -> tuple[str, ...]:
+        return ("all",) if "all" in wanted else names(wanted, flag)
+
+    return replace(
+        options,
+        classes=names(options.classes, "--classes"),
+        largest=some(options.largest, "--largest-component"),
+        fill_holes=some(options.fill_holes, "--fill-holes"),
+    )
 
 
 def _shown(case: Case) -> str:
