@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcli import formats
-from segcli.card import ModelCard, find
-from segcli.labels import Label
-from segcli.report import Report, measure
-from segcli.segmentation import Segmentation
-from segcli.segmentation import segment as label
-from segcli.volume import Volume
+from segcli.inference.decide import Label
+from segcli.inference.segment import Segmentation
+from segcli.inference.segment import segment as label
+from segcli.models.card import ModelCard, find
+from segcli.results.measure import Report, measure
+from segcli.space.volume import Volume
 
 if TYPE_CHECKING:
-    from segcli.engines import Kind, Opened
+    from segcli.engines.choose import Kind, Opened
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def segment(
 
 @lru_cache(maxsize=1)
 def _opened(model: str, engine: Kind, device: str, threads: int | None) -> tuple[ModelCard, Opened]:
-    from segcli.engines import open_engine
+    from segcli.engines.choose import open_engine
 
     card = find(model)
     return card, open_engine(card, engine=engine, device=device, threads=threads)

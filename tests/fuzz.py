@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent / "formats"))
+sys.path.insert(0, str(Path(__file__).parent / "formats" / "dicom"))
 
 from models import CARD, affine, onnx_file, organs
 from scan_files import counting, nifti_bytes
@@ -411,10 +412,10 @@ def graphs() -> list[Files]:
 def tables() -> list[Files]:
     from safetensors.numpy import save
 
-    from segcli import networks
-    from segcli.card import METADATA_KEY
+    from segcli.models.card import METADATA_KEY
+    from segcli.networks import registry
 
-    networks.nearest(())  # every family is built once, which takes seconds and belongs to no file
+    registry.nearest(())  # every family is built once, which takes seconds and belongs to no file
     weight, bias = affine()
     tensors = {"conv.weight": weight, "conv.bias": bias}
     return [
@@ -427,9 +428,9 @@ def tables() -> list[Files]:
 def checkpoints() -> list[Files]:
     import torch
 
-    from segcli import networks
+    from segcli.networks import registry
 
-    networks.nearest(())
+    registry.nearest(())
     state = {name: torch.from_numpy(a) for name, a in zip(("conv.weight", "conv.bias"), affine(), strict=True)}
     trained = {"epoch": 3, "state_dict": {f"module.{n}": t for n, t in state.items()}, "loss": np.float64(0.5)}
     out = []
@@ -455,22 +456,22 @@ def feed_series(path: Path) -> None:
 
 
 def feed_card(path: Path) -> None:
-    from segcli.card import read_card
+    from segcli.models.card import read_card
 
     read_card(path.parent)
 
 
 def feed_weights(path: Path) -> None:
-    from segcli import adopt, checkpoint
+    from segcli.models import imports, weights
 
     with suppress(SegcliError):
-        adopt.inspect(path)
+        imports.inspect(path)
     with suppress(SegcliError):
         if path.suffix == ".safetensors":
-            from segcli.card import find
+            from segcli.models.card import find
 
             find(str(path))
-    checkpoint.fitted(checkpoint.table(checkpoint.read(path)), "pointwise.Pointwise", _arguments(), path.name)
+    weights.fitted(weights.table(weights.read(path)), "pointwise.Pointwise", _arguments(), path.name)
 
 
 def _arguments() -> dict[str, Any]:
@@ -478,12 +479,12 @@ def _arguments() -> dict[str, Any]:
 
 
 def feed_graph(path: Path) -> None:
-    from segcli import adopt
-    from segcli.card import find
-    from segcli.engines import onnx_file
+    from segcli.engines.export import onnx_file
     from segcli.engines.onnx_engine import OnnxEngine
+    from segcli.models import imports
+    from segcli.models.card import find
 
-    for reader in (adopt.inspect, lambda p: find(str(p))):
+    for reader in (imports.inspect, lambda p: find(str(p))):
         with suppress(SegcliError):
             reader(path)
     file = onnx_file.read(path.read_bytes(), path.name, organs_card())
@@ -493,7 +494,7 @@ def feed_graph(path: Path) -> None:
 
 @cache
 def organs_card() -> Any:
-    from segcli.card import read_card
+    from segcli.models.card import read_card
 
     with tempfile.TemporaryDirectory() as folder:
         return read_card(organs(Path(folder)))

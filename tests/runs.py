@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from models import affine, organs
 
-from segcli.card import ModelCard, find
-from segcli.engines import Opened
+from segcli.engines.choose import Opened
+from segcli.models.card import ModelCard, find
 
 sys.path.insert(0, str(Path(__file__).parent / "formats"))
+sys.path.insert(0, str(Path(__file__).parent / "formats" / "dicom"))
 from scan_files import nifti
 
 WEIGHT, BIAS = affine()

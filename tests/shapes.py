@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segcli.volume import Grid
+from segcli.space.volume import Grid
 
 
 def rotation(degrees: float, axis: int) -> np.ndarray:

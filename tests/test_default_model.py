@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from segcli import formats
-from segcli.card import find
-from segcli.engines import open_engine
-from segcli.segmentation import segment
+from segcli.engines.choose import open_engine
+from segcli.inference.segment import segment
+from segcli.models.card import find
 
 DATA = Path(__file__).parent / "data" / "brain_t1"
 

@@ -19,7 +19,7 @@ def commands() -> list[str]:
 def test_every_command_and_option_that_the_readme_shows_exists() -> None:
     import typer
 
-    from segcli.cli import app
+    from segcli.commands.app import app
 
     group = typer.main.get_command(app)
     assert len(commands()) > 10
@@ -36,7 +36,7 @@ def test_every_command_and_option_that_the_readme_shows_exists() -> None:
 def test_every_command_is_in_the_readme_and_has_a_help_text() -> None:
     import typer
 
-    from segcli.cli import app
+    from segcli.commands.app import app
 
     group = typer.main.get_command(app)
     for name, command in group.commands.items():

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from segcli.bench import material, peers, stages
 from segcli.bench.certificates import certificates
-from segcli.cores import cores
+from segcli.parallel import cores
 
 PARTS = ("start", "network", "certificates", "peers", "big", "scaling")
 SHAPE = (96, 300, 300)

@@ -14,10 +14,10 @@ import onnx
 import torch
 from safetensors.torch import save
 
-from segcli.card import CARD_FILE, ModelCard, read_card
-from segcli.engines.graph import certified
-from segcli.engines.onnx_file import CERTIFICATE_KEY, props
-from segcli.networks import build
+from segcli.engines.export.graph import certified
+from segcli.engines.export.onnx_file import CERTIFICATE_KEY, props
+from segcli.models.card import CARD_FILE, ModelCard, read_card
+from segcli.networks.registry import build
 
 Size = tuple[int, int, int]
 CLASSES = 3

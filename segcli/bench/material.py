@@ -11,9 +11,9 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import save
 
-from segcli.card import CARD_FILE, ModelCard, read_card
-from segcli.engines.graph import certified
-from segcli.networks import build
+from segcli.engines.export.graph import certified
+from segcli.models.card import CARD_FILE, ModelCard, read_card
+from segcli.networks.registry import build
 
 NETWORK = "uxnet3d.UXNet3D"
 SMALL, OFFICIAL = 16, 48  # features of the default model, and of the published 3D UX-Net

@@ -41,8 +41,8 @@ def monai(scan: Path, folder: Path, threads: int) -> dict[str, float]:
     t, data, inferers = (import_module(f"monai.{name}") for name in ("transforms", "data", "inferers"))
 
     from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
-    from segcli.card import read_card
-    from segcli.checkpoint import network_of
+    from segcli.models.card import read_card
+    from segcli.models.weights import network_of
 
     torch.set_num_threads(threads)
     card = read_card(folder)
@@ -91,8 +91,8 @@ def nnunet(scan: Path, folder: Path, threads: int) -> dict[str, float]:
     resampling = import_module("nnunetv2.preprocessing.resampling.default_resampling")
 
     from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
-    from segcli.card import read_card
-    from segcli.checkpoint import network_of
+    from segcli.models.card import read_card
+    from segcli.models.weights import network_of
 
     torch.set_num_threads(threads)
     card = read_card(folder)
@@ -133,7 +133,7 @@ def nnunet(scan: Path, folder: Path, threads: int) -> dict[str, float]:
 def main(peer: str, scan: str, folder: str, threads: str) -> None:
     import warnings
 
-    from segcli.budget import peak_memory
+    from segcli.batch.budget import peak_memory
 
     warnings.simplefilter("ignore")
     stages = {"monai": monai, "nnunet": nnunet}[peer](Path(scan), Path(folder), int(threads))

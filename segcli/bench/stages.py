@@ -20,12 +20,12 @@ import torch
 
 from segcli.bench import material
 from segcli.bench.sgemm import peak
-from segcli.card import ModelCard
-from segcli.engines import open_engine
-from segcli.engines.certificate import relative_error
+from segcli.engines.choose import open_engine
+from segcli.engines.export.certificate import relative_error
 from segcli.engines.host import HostSums
-from segcli.segmentation import segment
-from segcli.volume import Grid, Volume
+from segcli.inference.segment import segment
+from segcli.models.card import ModelCard
+from segcli.space.volume import Grid, Volume
 
 Row = dict[str, Any]
 
@@ -72,7 +72,7 @@ def network(card: ModelCard, threads: int, repeats: int = 3) -> list[Row]:
              of the graph, so that what an engine saves counts for it and what it adds does not
     apart    largest difference from torch's logits, as a share of the largest logit
     """
-    from segcli.checkpoint import network_of
+    from segcli.models.weights import network_of
 
     before, work = peak(threads), flops(card)
     torch.set_num_threads(threads)
@@ -104,7 +104,7 @@ def flops(card: ModelCard) -> float:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    from segcli.checkpoint import network_of
+    from segcli.models.weights import network_of
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network_of(card)(torch.zeros(1, len(card.channels), *card.window.size))

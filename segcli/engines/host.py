@@ -14,8 +14,8 @@ import psutil
 from numpy.typing import NDArray
 
 from segcli.errors import OutOfMemory
-from segcli.labels import mapped
-from segcli.volume import Box
+from segcli.inference.decide import mapped
+from segcli.space.volume import Box
 
 RESERVE = 1 << 28  # bytes beside the sums: slabs on their way to labels, and what deciding them takes
 # Planes of a window that are weighted at a time: their product stays in the cache.

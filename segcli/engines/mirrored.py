@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.card import ModelCard
 from segcli.engines.wrapped import Wrapped
 from segcli.errors import ModelError
-from segcli.labels import side_of
-from segcli.volume import Array
+from segcli.inference.decide import side_of
+from segcli.models.card import ModelCard
+from segcli.space.volume import Array
 
 
 class Mirrored(Wrapped):

@@ -7,8 +7,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
+from segcli.engines.export.onnx_file import OnnxFile, answered
 from segcli.engines.host import HostSums
-from segcli.engines.onnx_file import OnnxFile, answered
 from segcli.errors import EngineError, ModelError, cause_of
 
 

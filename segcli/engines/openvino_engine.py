@@ -9,8 +9,8 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from segcli.engines.export.onnx_file import OnnxFile, answered
 from segcli.engines.host import HostSums
-from segcli.engines.onnx_file import OnnxFile, answered
 from segcli.errors import ModelError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segcli.engines.host import zeros as host_zeros
 from segcli.engines.quicker import channels_last, quicker
 from segcli.errors import OutOfMemory, cause_of
-from segcli.volume import Box
+from segcli.space.volume import Box
 
 T = TypeVar("T")
 _MOST = 16  # windows at a time on a device; more gain nothing

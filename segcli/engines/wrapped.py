@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.volume import Array, Box
+from segcli.space.volume import Array, Box
 
 
 class Wrapped:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, UsageError
 from segcli.formats.streams import Seen, unseen
-from segcli.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume
 
 if TYPE_CHECKING:
-    from segcli.labels import Label
+    from segcli.inference.decide import Label
 
 Form = Literal["pixdim", "sform", "qform"]
 LABELS, NO_INTENT = 1002, 0  # NIfTI intent codes
@@ -166,7 +166,7 @@ def _read_one(
         from segcli.formats import itk
 
         return itk.read(path, seen=seen)
-    from segcli.formats import dicom
+    from segcli.formats.dicom import series as dicom
 
     return dicom.read(path, series=series, volume=volume, fill_gaps=fill_gaps, seen=seen)
 
@@ -204,7 +204,7 @@ def _kind(path: Path) -> str:
     for kind, room in (("nifti", nifti), ("itk", itk), ("mgh", mgh)):
         if room.looks_like(head):
             return kind
-    from segcli.formats import dicom
+    from segcli.formats.dicom import series as dicom
 
     if dicom.looks_like(path):
         return "dicom"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
-from segcli.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume
 
 _HEADER_LIMIT = 1 << 20  # bytes; no header of one image is longer
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
-from segcli.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume
 
 HEAD = 284
 _FIELDS = ">7ih15f"

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams
-from segcli.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume
 
 Form = Literal["pixdim", "sform", "qform"]
 HEAD = 540  # bytes that hold a header of either version

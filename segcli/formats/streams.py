@@ -21,8 +21,8 @@ import psutil
 from numpy.typing import NDArray
 
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
-from segcli.outputs import whole_file
-from segcli.volume import Grid
+from segcli.formats.atomic import whole_file
+from segcli.space.volume import Grid
 
 Wrap = Literal["gzip", "zlib"]
 Seen = Callable[[Grid], None]  # is told a scan's grid before its voxels are read; what it raises ends the reading

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from segcli.labels import Label, structures
-from segcli.outputs import write_bytes
+from segcli.formats.atomic import write_bytes
+from segcli.inference.decide import Label, structures
 
 
 def slicer(names: Sequence[Label]) -> str:

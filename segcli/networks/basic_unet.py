@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes
 from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
+from segcli.networks.registry import Inferred, Shapes
 
 
 class BasicUNet(nn.Module):

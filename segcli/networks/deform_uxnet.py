@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes
 from segcli.networks.blocks import Spec
+from segcli.networks.registry import Inferred, Shapes
 from segcli.networks.uxnet3d import PointwiseMLP, UXDecoder, UXEncoder, infer_sizes, is_dense
 
 # How offsets are made. The flat forms are the repository's: a 1x1x1 convolution with padding 1, whose output, two

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import BasicBlock, ResidualBlock, Size, Spec, UpBlock, norm_spec, output_block
+from segcli.networks.registry import Inferred, Shapes, length
 
 
 class DynUNet(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import CONVOLUTIONS, Size, Spec, conv_unit, each_axis, norm_spec
+from segcli.networks.registry import Inferred, Shapes, length
 
 
 class ResidualUnit(nn.Module):

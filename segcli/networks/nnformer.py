@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import each_axis
+from segcli.networks.registry import Inferred, Shapes, length
 
 Triple = tuple[int, int, int]
 

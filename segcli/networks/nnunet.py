@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import CONVOLUTIONS, TRANSPOSED, each_axis
+from segcli.networks.registry import Inferred, Shapes, length
 
 # That library registers the parts of a unit twice (`conv`, `norm`, and again in the list `all_modules`),
 # and the encoder a second time inside the decoder. The copies are the same tensors.

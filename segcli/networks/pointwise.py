@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes
+from segcli.networks.registry import Inferred, Shapes
 
 
 class Pointwise(nn.Module):

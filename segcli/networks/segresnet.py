@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import (
     CONVOLUTIONS,
     INSTANCE,
@@ -27,6 +26,7 @@ from segcli.networks.blocks import (
     upsampling,
 )
 from segcli.networks.blocks import norm as normalisation
+from segcli.networks.registry import Inferred, Shapes, length
 
 GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import MLP, Spec, UpBlock, channels_first, channels_last, layer, norm_spec, output_block
+from segcli.networks.registry import Inferred, Shapes, length
 
 # The eight voxels (of D, H, W) that merge into one, in the order of their channels. MONAI 0.9 to 1.4 takes
 # two of them twice and leaves two out; every published checkpoint was trained so, and another order spoils

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes
 from segcli.networks.blocks import BATCH_NORMS, CONVOLUTIONS
+from segcli.networks.registry import Inferred, Shapes
 
 VARIANTS = ("base", "ds", "cgm")
 

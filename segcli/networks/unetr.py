@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import (
     MLP,
     BasicBlock,
@@ -27,6 +26,7 @@ from segcli.networks.blocks import (
     norm_spec,
     output_block,
 )
+from segcli.networks.registry import Inferred, Shapes, length
 
 PATCH = 16
 

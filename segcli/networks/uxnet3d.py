@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.networks import Inferred, Shapes, length
 from segcli.networks.blocks import ChannelNorm, Spec, UpBlock, layer, norm_spec, output_block
+from segcli.networks.registry import Inferred, Shapes, length
 
 
 class PointwiseMLP(nn.Module):

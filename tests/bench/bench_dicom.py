@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "formats"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "formats" / "dicom"))
 from dicom_phantom import series
 
-from segcli.formats import dicom
+from segcli.formats.dicom import series as dicom
 
 TURNS = 7
 

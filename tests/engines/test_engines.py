@@ -11,12 +11,12 @@ import pytest
 from models import organs
 from small import model
 
-from segcli import engines
-from segcli.card import ModelCard, read_card
-from segcli.engines import open_engine
+from segcli.engines import choose
+from segcli.engines.choose import open_engine
+from segcli.engines.export.verified import export_onnx
 from segcli.engines.host import OnDisk, zeros
 from segcli.errors import EngineError, ModelError
-from segcli.export import export_onnx
+from segcli.models.card import ModelCard, read_card
 
 KINDS = ("torch", "onnx", "openvino")
 
@@ -104,8 +104,8 @@ def test_auto_takes_openvino_on_the_models_onnx_file_and_says_so(card: ModelCard
 def test_an_onnx_run_never_imports_torch(tmp_path: Path) -> None:
     folder = organs(tmp_path / "organs")
     program = (
-        "import sys; from pathlib import Path; from segcli.card import read_card; "
-        "from segcli.engines import open_engine; import numpy as np; "
+        "import sys; from pathlib import Path; from segcli.models.card import read_card; "
+        "from segcli.engines.choose import open_engine; import numpy as np; "
         f"opened = open_engine(read_card(Path({str(folder)!r}))); "
         "opened.engine.run(np.zeros((1, 1, 32, 32, 32), np.float32)); "
         "print(opened.engine.name, 'torch' in sys.modules)"
@@ -127,7 +127,7 @@ def test_without_any_runtime_auto_takes_torch(card: ModelCard, monkeypatch: pyte
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name in libraries else True)
+    monkeypatch.setattr(choose, "find_spec", lambda name: None if name in libraries else True)
 
 
 def test_a_model_with_weights_alone_is_exported_once_into_the_cache(home: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypa
 def test_6_8_a_named_engine_or_device_that_is_not_there_is_refused(
     card: ModelCard, arguments: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "driver_devices", lambda: 0)
+    monkeypatch.setattr(choose, "driver_devices", lambda: 0)
     with pytest.raises(EngineError, match=words):
         open_engine(card, **arguments)
 
@@ -168,7 +168,7 @@ def test_6_8_a_named_engine_or_device_that_is_not_there_is_refused(
 def test_6_8_an_onnx_runtime_without_the_provider_asked_for_is_refused(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "driver_devices", lambda: 1)
+    monkeypatch.setattr(choose, "driver_devices", lambda: 1)
     with pytest.raises(EngineError, match="no CUDAExecutionProvider"):
         open_engine(card, engine="onnx", device="cuda")
 
@@ -176,8 +176,8 @@ def test_6_8_an_onnx_runtime_without_the_provider_asked_for_is_refused(
 def test_6_8_a_torch_without_cuda_is_refused_for_a_named_device(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "driver_devices", lambda: 1)
-    monkeypatch.setattr(engines, "_torch_sees", lambda index: False)
+    monkeypatch.setattr(choose, "driver_devices", lambda: 1)
+    monkeypatch.setattr(choose, "_torch_sees", lambda index: False)
     with pytest.raises(EngineError, match="torch cannot use CUDA"):
         open_engine(card, engine="torch", device="cuda:0")
     opened = open_engine(card)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from models import CARD
 
-from segcli.card import ModelCard, parse
 from segcli.engines.host import HostSums
 from segcli.engines.mirrored import mirrored
 from segcli.errors import ModelError
+from segcli.models.card import ModelCard, parse
 
 SIDED = {"background": 0, "kidney_left": 1, "kidney_right": 2}
 

@@ -8,10 +8,10 @@ from models import affine, onnx_file, organs
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
-from segcli.card import ModelCard, read_card
-from segcli.engines import open_engine
-from segcli.engines.onnx_file import read
+from segcli.engines.choose import open_engine
+from segcli.engines.export.onnx_file import read
 from segcli.errors import ModelError
+from segcli.models.card import ModelCard, read_card
 
 
 @pytest.fixture

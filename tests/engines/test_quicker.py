@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from segcli.engines.quicker import quicker
-from segcli.networks import build
+from segcli.networks.registry import build
 
 NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "uxnet3d": (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.volume import AXES_CODES, Grid, turned
+from segcli.space.volume import AXES_CODES, Grid, turned
 
 IJK = (5, 4, 3)  # sizes along i, j, k of the usual small scan
 RAS = np.array([[2.0, 0, 0, -10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]])  # its affine, i, j, k to RAS mm

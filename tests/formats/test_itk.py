@@ -17,7 +17,7 @@ from scan_files import counting, grids
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing, OutputError, SegcliError
-from segcli.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume
 
 GRIDS = grids()
 VOXELS = counting().tobytes(order="F")  # 5 x 4 x 3, int16

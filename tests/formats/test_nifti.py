@@ -19,7 +19,7 @@ from segcli import formats
 from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats import nifti as room
 from segcli.formats import streams
-from segcli.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume
 
 GRIDS = grids()
 LPS = np.diag([-1.0, -1, 1, 1])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from segcli import formats
-from segcli.extras import TABLES
+from segcli.batch.outputs import TABLES
 from segcli.formats import tables
-from segcli.labels import Label
-from segcli.volume import Grid, Volume
+from segcli.inference.decide import Label
+from segcli.space.volume import Grid, Volume
 
 NAMES = (
     Label(0, "background"),

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from segcli.networks import build, live
+from segcli.networks.registry import build, live
 
 DATA = Path(__file__).parent.parent / "data" / "golden"
 SHARED = Path(os.environ["SEGCLI_SHARED"]) / "golden" if "SEGCLI_SHARED" in os.environ else None

@@ -11,8 +11,8 @@ from golden import SHARED, files
 from safetensors.torch import load_file
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer
 from segcli.networks.deform_uxnet import BRANCHES, DeformConv, deform_conv3d, flat_offsets
+from segcli.networks.registry import build, infer
 
 OPERATORS = [*files("op_ddc3d_*"), *files("op_ddc3d_*", SHARED)]
 SMALL = {"depths": [1, 1, 2, 1], "feat_size": [4, 6, 8, 10], "hidden_size": 12, "in_chans": 2}

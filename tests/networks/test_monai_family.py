@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from golden import SHARED, Exported, agree, export, files, key_lists, listed, name
 
-from segcli.networks import Inferred, differences, infer
+from segcli.networks.registry import Inferred, differences, infer
 
 PATTERNS = (
     "uxnet3d_*",

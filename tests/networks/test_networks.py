@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer, length, live
+from segcli.networks.registry import build, infer, length, live
 
 
 def test_a_class_path_and_a_family_name_build_the_same_network() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer
 from segcli.networks.nnformer import Tiling
+from segcli.networks.registry import build, infer
 
 CUBES = [[4, 4, 4], [4, 4, 4], [4, 4, 4], [4, 4, 4]]
 SMALL = {

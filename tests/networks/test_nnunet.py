@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer, live
+from segcli.networks.registry import build, infer, live
 
 PLAIN = {
     "input_channels": 2,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from golden import SHARED, Exported, agree, export, files, key_lists, listed, name
 
-from segcli.networks import Inferred, build, differences, infer
+from segcli.networks.registry import Inferred, build, differences, infer
 
 PATTERNS = ("unetrpp_*", "deformuxnet_*", "unet3plus_*", "nnunet_*", "nnformer_*")
 HERE = [path for pattern in PATTERNS for path in files(pattern)]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from segcli.adopt.draft import recognised
 from segcli.errors import ModelError
-from segcli.networks import build, infer, live
+from segcli.models.imports.draft import recognised
 from segcli.networks.blocks import PixelShuffle
+from segcli.networks.registry import build, infer, live
 
 PLAIN = {
     "spatial_dims": 3,

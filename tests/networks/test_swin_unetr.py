@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer
+from segcli.networks.registry import build, infer
 from segcli.networks.swin_unetr import PatchMerging, region_numbers, relative_positions, to_windows
 
 SMALL = {"in_channels": 1, "out_channels": 2, "feature_size": 4, "num_heads": [1, 2, 2, 4], "window_size": 3}

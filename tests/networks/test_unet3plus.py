@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer
+from segcli.networks.registry import build, infer
 
 SMALL = {"in_channels": 1, "n_classes": 2, "filters": [2, 3, 4, 5, 6]}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer
+from segcli.networks.registry import build, infer
 
 SMALL = {
     "feature_size": 2,

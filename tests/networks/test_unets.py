@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer
 from segcli.networks.blocks import activation, norm
+from segcli.networks.registry import build, infer
 
 UNET = {
     "spatial_dims": 3,

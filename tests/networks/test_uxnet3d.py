@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks import build, infer
+from segcli.networks.registry import build, infer
 
 SMALL = {"depths": [1, 2, 1, 1], "feat_size": [4, 6, 8, 10], "hidden_size": 12}
 

@@ -18,7 +18,7 @@ from scoring import Model, dice, mean, options
 from synth import Table, read_table, rows_of
 from train import HELD_OUT
 
-from segcli.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume
 
 # Intensity of fluid, grey and white matter; other structures keep their place between them in T1.
 CONTRASTS = {"T1": (44, 100, 160), "T2": (220, 130, 90), "FLAIR": (30, 150, 115), "PD": (200, 170, 125)}

@@ -3,8 +3,8 @@
     python places.py MAPS places.json
 
 LPS millimetres about their mean, of the shape that is left when each map has been moved, turned and stretched onto
-the mean of all (segcli.checks.fitted), at the mean size. Fluid outside the ventricles has no place. Then each map is
-compared with the mean of the others, as segcli's checks compare a result with the card.
+the mean of all (segcli.results.checks.fitted), at the mean size. Fluid outside the ventricles has no place. Then each
+map is compared with the mean of the others, as segcli's checks compare a result with the card.
 """
 
 import argparse
@@ -15,10 +15,10 @@ import numpy as np
 from volumes import outputs
 
 from segcli import formats
-from segcli.checks import fitted, stretches
-from segcli.labels import Label
-from segcli.report import measure
-from segcli.volume import Grid, Volume
+from segcli.inference.decide import Label
+from segcli.results.checks import fitted, stretches
+from segcli.results.measure import measure
+from segcli.space.volume import Grid, Volume
 
 FLUID = 24
 ROUNDS = 5

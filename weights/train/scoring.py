@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from segcli.card import ModelCard, read_card
-from segcli.checkpoint import fitted, network_of
 from segcli.engines.mirrored import mirrored
 from segcli.engines.torch_engine import TorchCPU
-from segcli.segmentation import segment
-from segcli.volume import Volume
+from segcli.inference.segment import segment
+from segcli.models.card import ModelCard, read_card
+from segcli.models.weights import fitted, network_of
+from segcli.space.volume import Volume
 
 MODEL = Path(__file__).parent.parent / "uxnet"
 

@@ -1,0 +1,369 @@
+"""Time and memory of a run before it begins, and what is changed when the memory would not suffice."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import zlib
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from segcli.engines.choose import Opened
+from segcli.engines.host import RESERVE, available
+from segcli.errors import OutOfMemory
+from segcli.inference.decide import BLOCK
+from segcli.inference.segment import Prepared, Wishes, at_least, check_channels, decided, prepare, window_count
+from segcli.inference.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, starts, stream_axis, windows
+from segcli.models.card import ModelCard
+from segcli.parallel import cores
+from segcli.results.islands import islands
+from segcli.results.measure import tallied
+from segcli.space.grids import model_grid
+from segcli.space.resample import apply, parallel, taps_for
+from segcli.space.volume import Box, Grid, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segcli.formats import Form
+
+# What comes after the labels, beside what `tried` measures of their structures, takes the time of so many interpolated
+# voxels for each of the scan's: 3 to 14 on brain and body scans.
+_AFTER = 10.0
+_RECORD_BYTES, _STRUCTURE_BYTES = 3000, 310  # of the record, and for each structure in it
+_PACKED = 1000  # voxels of nothing that become one byte of a label map
+_LEARNING = 1.0  # seconds
+_TRIED, _TRYING = 12, 5.0  # windows that go all the way to labels, at most, and their network's seconds
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one window costs on this machine.
+
+    seconds  of a window, the network and the adding up
+    pace     seconds of one interpolated voxel
+    first    seconds that the first window takes more
+    decide   seconds from logits to labels, for each voxel that the network sees
+    write    seconds in which the structures are counted, their pieces joined and compressed, likewise
+    packed   bytes of the compressed label map, likewise
+    ram      largest resident size of the process after the first windows, the engine's own work included, without sums
+    grown    bytes that further windows add to it
+    batch    windows at a time
+    vram     the same on a CUDA device, 0 without one
+    """
+
+    seconds: float
+    pace: float
+    ram: int
+    grown: int = 0
+    first: float = 0.0
+    decide: float = 0.0
+    write: float = 0.0
+    packed: float = 0.0
+    batch: int = 1
+    vram: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a case needs; disk counts the label map, and in temporary files sums and the answers of further models."""
+
+    windows: int
+    seconds: float
+    ram_bytes: int
+    vram_bytes: int
+    disk_bytes: int
+
+
+class Opening(Protocol):
+    """The options of a run that concern its engine."""
+
+    @property
+    def max_ram(self) -> int | None: ...
+
+    def open(self, card: ModelCard) -> Opened: ...
+
+
+def plan_case(
+    paths: Sequence[Path],
+    card: ModelCard,
+    opening: Opening,
+    *,
+    affine: Form | None = None,
+    series: str | None = None,
+    volume: int | None = None,
+) -> dict[str, Any]:
+    """What predicting a scan would need: read and prepared as then, some windows run to learn what one costs.
+
+    A few of the scan's windows go all the way to labels: how long that takes, and how well the labels compress,
+    depends on how many classes are near each other.
+    Of several models each is asked; together they need the time of all and the memory of the largest.
+
+    paths    of one case, a file for each channel; the options are those of `formats.read`
+    errors   InputError for a scan that is refused, or has other channels than the model's
+    """
+    from segcli import formats
+
+    opened = opening.open(card)
+    models = [(card, opened.engine), *((other, own.engine) for other, own in opened.others)]
+    rates = [measured(*model) for model in models]
+    start = time.perf_counter()
+    scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))
+    read = time.perf_counter() - start
+    check_channels(scan, card)
+    itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
+    limit, needs, on_disk = opening.max_ram, list[Budget](), False
+    parts: list[Grid] = []
+    for (own, engine), rate in zip(models, rates, strict=True):
+        prepared = prepare(scan, own)
+        parts.append(prepared.image.grid)
+        rate = tried(scan.grid, prepared, own, engine, rate)
+        room = available() if limit is None else limit - psutil.Process().memory_info().rss
+        on_file = sums_bytes(own, parts[-1], rate.batch) + RESERVE > room
+        before = sum(prepared.seconds.values())
+        needs.append(plan(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
+        on_disk |= on_file
+        del prepared
+    answers = 4 * len(outputs) * parts[0].size * len(opened.others)
+    return {
+        "engine": opened.engine.name,
+        "windows": sum(need.windows for need in needs),
+        "seconds": round(read + sum(need.seconds for need in needs), 1),
+        "ram_mb": round(max(need.ram_bytes for need in needs) / 1e6),
+        "vram_mb": round(max(need.vram_bytes for need in needs) / 1e6),
+        "disk_mb": round((max(need.disk_bytes for need in needs) + answers) / 1e6, 3),
+        "sums_on_disk": on_disk,
+    }
+
+
+def plan(
+    scan: Grid,
+    itemsize: int,
+    card: ModelCard,
+    rates: Rates,
+    *,
+    part: Grid | None = None,
+    before: float = 0.0,
+    on_disk: bool = False,
+) -> Budget:
+    """What a case needs, from geometry and rates.
+
+    itemsize  bytes of a voxel as the file has it
+    part      the grid that the network sees; without it the crop is not known and the whole scan is taken
+    before    seconds of reading and preparing
+    on_disk   whether sums live in a temporary file
+    """
+    part = part or model_grid(scan, card.grid)
+    count = window_count(part, card.window)
+    host = host_bytes(scan, itemsize, card, part, on_disk, rates.batch)
+    sums = sums_bytes(card, part, rates.batch)
+    classes = len(card.decide.values)
+    inside = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
+    after = (rates.decide + rates.write) * part.size + _AFTER * rates.pace * scan.size
+    written = rates.packed * part.size + (scan.size - inside) / _PACKED + _RECORD_BYTES + _STRUCTURE_BYTES * classes
+    return Budget(
+        windows=count,
+        seconds=before + rates.first + count * rates.seconds + after,
+        ram_bytes=rates.ram + (rates.grown if count > rates.batch else 0) + host - (sums if rates.vram else 0),
+        vram_bytes=rates.vram + sums if rates.vram else 0,
+        disk_bytes=int(written) + (sums if on_disk else 0),
+    )
+
+
+def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: bool, batch: int = 1) -> int:
+    """Memory of a case beyond the engine's own, at its peak."""
+    channels, size = len(card.channels), card.window.size
+    source = scan.size * itemsize * channels
+    whole = model_grid(scan, card.grid)
+    # The image as resampled, as the step before left it, and the step's own.
+    preparing = 4 * channels * max(3 * whole.size, resampled(scan, whole))
+    axis = stream_axis(at_least(part.shape, size), card.window)
+    step = min(size[axis], part.shape[axis]) + 1
+    slab = 4 * len(card.decide.values) * step * part.size // part.shape[axis]
+    plane = slab // step
+    share = min(1.0, max(SLAB_BYTES, 2 * plane) / slab) * min(1.0, step / part.shape[axis])
+    running = (
+        4 * part.size * card.inputs
+        + (0 if on_disk else sums_bytes(card, part, batch))
+        # A slab on its way to labels, the next being finished, and probabilities beside the logits.
+        + (3 if card.decide.back == "probabilities" and not card.decide.shares else 2)
+        * min(slab, max(SLAB_BYTES, 2 * plane))
+        + scan.size * np.dtype(card.decide.dtype).itemsize
+        # Of the scan's voxels in the blocks of a slab: values, the best so far, what is better.
+        + 12 * min(int(scan.size * share), max(4, 2 * cores()) * BLOCK)
+    )
+    return source + max(preparing, running)
+
+
+def resampled(scan: Grid, wanted: Grid) -> int:
+    """Voxels of the two largest images in a row while a scan is resampled axis by axis, what shrinks most first."""
+    order = parallel(wanted.to(scan)) or [0, 1, 2]
+    shape = [scan.shape[axis] for axis in order]
+    made = []
+    for i in sorted(range(3), key=lambda i: wanted.shape[i] / shape[i]):
+        if shape[i] != wanted.shape[i]:
+            shape[i] = wanted.shape[i]
+            made.append(math.prod(shape))
+    return max((a + b for a, b in pairwise([*made, 0])), default=0)
+
+
+def sums_bytes(card: ModelCard, part: Grid, batch: int = 1) -> int:
+    """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
+    shape = held(at_least(part.shape, card.window.size), card.window, batch)
+    return 4 * (len(card.decide.values) + 1) * math.prod(shape)
+
+
+def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = None) -> None:
+    """Refuse a scan, before its voxels are read, that would not fit even with its sums in a temporary file.
+
+    limit    bytes that the process may have resident; what there is when None
+    errors   OutOfMemory (71) with the need and what there is
+    """
+    used = psutil.Process().memory_info().rss
+    room = used + available() if limit is None else limit
+    part = model_grid(scan, card.grid)
+    need = used + host_bytes(scan, itemsize, card, part, on_disk=True)
+    if need > room:
+        raise OutOfMemory(
+            f"{need / 1e9:.1f} GB of memory are needed, {room / 1e9:.1f} GB may be used",
+            hint="use a machine with more memory" if limit is None else "give more --max-ram",
+        )
+
+
+def measured(card: ModelCard, engine: Engine) -> Rates:
+    """The cost of one window among as many as the engine takes at a time, over a second or two after one warm run."""
+    rng = np.random.default_rng(0)
+    patches = rng.standard_normal((engine.batch, card.inputs, *card.window.size), np.float32)
+    weight = np.ones(card.window.size, np.float32)
+    d, h, w = card.window.size
+    total: Any = None
+    count, start, first, ram = 0, time.perf_counter(), 0.0, 0
+    while count <= 1 or time.perf_counter() - start < _LEARNING:
+        if count == 1:
+            first = time.perf_counter() - start
+            start = time.perf_counter()
+        answers = engine.run(patches)
+        ram = ram or peak_memory()
+        for logits in answers:
+            total = engine.zeros((len(logits), d, h, w)) if total is None else total
+            engine.add(total, (slice(0, d), slice(0, h), slice(0, w)), logits, weight)
+        engine.get(total[:, :1])  # waits for a device
+        count += 1
+    seconds = (time.perf_counter() - start) / ((count - 1) * engine.batch)
+    more = max(0.0, first - seconds * engine.batch)
+    vram = _vram(engine.name)
+    own = peak_memory() - (0 if vram else 4 * len(card.decide.values) * d * h * w)  # the sums count with the scan's
+    return Rates(seconds, _pace(), ram, max(0, own - ram), more, batch=engine.batch, vram=vram)
+
+
+def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates: Rates) -> Rates:
+    """The rates with what a few windows of a prepared scan, spread over it, cost on the way to a label map.
+
+    Of each window that part is decided which no other window's middle is nearer to: all of them make the scan.
+    """
+    image, inner = padded(prepared.image, card.window, prepared.outside)
+    places = windows(image.grid.shape, card.window)
+    parts = cells(image.grid.shape, card.window)
+    count = max(1, min(len(places), _TRIED, int(_TRYING / rates.seconds)))
+    seconds, writing, packed, size = 0.0, 0.0, 0, 0
+    for i in range(count):
+        chosen = (2 * i + 1) * len(places) // (2 * count)
+        at = places[chosen].at
+        logits = engine.get(engine.run(np.ascontiguousarray(image.data[(slice(None), *at)], np.float32)[None])[0])
+        cell = [
+            (max(own.start, real.start), min(own.stop, real.stop))
+            for own, real in zip(parts[chosen], inner, strict=True)
+        ]
+        if any(low >= high for low, high in cell):
+            continue  # nothing but padding
+        # With the next plane, so that what lies between two windows' parts belongs to one of them.
+        box = [(a, min(b + 1, own.stop, real.stop)) for (a, b), own, real in zip(cell, at, inner, strict=True)]
+        d, h, w = (slice(a, b) for a, b in box)
+        part = image.grid.crop((d, h, w))
+        mine = tuple(slice(a - own.start, b - own.start) for (a, b), own in zip(box, at, strict=True))
+        seen = _around(scan, part)
+        blank = Volume(np.broadcast_to(np.uint8(0), (1, *seen.shape)), seen)
+        shown = Prepared(Volume(image.data[:, d, h, w], part), prepared.wanted, prepared.outside, {})
+        slabs = iter([Volume(np.ascontiguousarray(logits[(slice(None), *mine)]), part)])
+        found = decided(blank, shown, slabs, card.decide, card.interpolation, Wishes())
+        seconds += found.seconds["decide"]
+        start = time.perf_counter()
+        tallied(found.labels, blank)
+        islands(found.labels)
+        packed += _packed(found.labels.data[0], scan.shape)
+        writing += time.perf_counter() - start
+        size += part.size
+    return replace(rates, decide=seconds / size, write=writing / size, packed=packed / size) if size else rates
+
+
+def cells(shape: tuple[int, int, int], plan: WindowPlan) -> list[Box]:
+    """For each of `windows`, the voxels that are nearer to its middle than to any other's; together the shape."""
+    axes = []
+    for n, size in zip(shape, plan.size, strict=True):
+        first = starts(n, size, plan)
+        edges = [0, *((a + b + size) // 2 for a, b in pairwise(first)), n]
+        axes.append([slice(a, b) for a, b in pairwise(edges)])
+    return list(product(*axes))
+
+
+def _around(scan: Grid, part: Grid) -> Grid:
+    """The voxels of a scan whose centres lie in a part of the model's grid, and some around them at an angle."""
+    corners = scan.index(part.corners())
+    low = np.clip(np.ceil(np.min(corners, 0) - 1e-6), 0, np.array(scan.shape) - 1).astype(int)
+    high = np.clip(np.floor(np.max(corners, 0) + 1e-6) + 1, low + 1, scan.shape).astype(int)
+    d, h, w = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return scan.crop((d, h, w))
+
+
+def _packed(labels: NDArray[np.integer], shape: tuple[int, int, int]) -> int:
+    """Bytes that a piece (d, h, w) of a label map of a shape takes in the compressed file.
+
+    Deflate looks back 32 KiB, which is less than a plane of a large scan: here it looks back as many rows' share.
+    """
+    back = 32768 * labels[0].size / (shape[1] * shape[2])
+    encoder = zlib.compressobj(1, zlib.DEFLATED, max(9, min(15, math.floor(math.log2(back)))))
+    return len(encoder.compress(labels.tobytes())) + len(encoder.flush())
+
+
+def peak_memory() -> int:
+    """Bytes: the largest resident size of this process so far.
+
+    Linux's getrusage starts from the size of whoever started the process, so its own status file is read there.
+    """
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _pace() -> float:
+    """Seconds of one voxel of a linear interpolation along an axis, on this machine as busy as it is."""
+    coarse = np.ones((64, 96, 96), np.float32)
+    taps = taps_for(np.linspace(0, 63, 128), 64)
+    best = np.inf
+    for _ in range(4):
+        start = time.perf_counter()
+        fine = apply(coarse, taps, 0)
+        best = min(best, (time.perf_counter() - start) / fine.size)
+    return best
+
+
+def _vram(name: str) -> int:
+    """Bytes that torch holds on a CUDA device at most; other engines do not say."""
+    if not name.startswith("torch cuda"):
+        return 0
+    from segcli.engines.torch_engine import device_peak
+
+    return device_peak(name.removeprefix("torch "))

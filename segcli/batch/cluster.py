@@ -1,0 +1,162 @@
+"""A batch on a Dask cluster that the user has: one case a task, the model loaded once in each worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psutil
+
+from segcli.batch.cases import Case
+from segcli.batch.outputs import Destination
+from segcli.batch.pipeline import Options, Outcome, Watch, run_case
+from segcli.errors import EngineError, SegcliError, UsageError
+from segcli.formats.atomic import sweep
+from segcli.models.card import CARD_FILE, ModelCard, find
+
+if TYPE_CHECKING:
+    from segcli.engines.choose import Opened
+
+TIMEOUT = "30s"  # within which a scheduler answers
+
+
+class Opens(Protocol):
+    """How a worker gets its engine; equal ones share it."""
+
+    @property
+    def model(self) -> tuple[str, ...]: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def open(self, card: ModelCard) -> Opened: ...
+
+
+def predict_on(
+    scheduler: str, cases: Sequence[Case], opening: Opens, to: Destination, options: Options, watch: Watch
+) -> Iterator[Outcome]:
+    """Segment the cases on a cluster; outcomes come as they are done, the files are those of a local run.
+
+    scheduler  "tcp://host:8786" of a running scheduler, or "local:4" for worker processes on this machine
+    errors     EngineError (69) when the scheduler cannot be reached or the extra [cluster] is not installed
+
+    Workers must see the same files under the same paths. Where workers offer the resource GPU, a case takes one of
+    it, unless the run is on the CPU. A worker that is lost costs its cases another try, three times at most.
+    """
+    try:
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError as error:
+        raise EngineError("--scheduler needs Dask", hint="pip install 'segcli[cluster]'") from error
+    to = replace(to, folder=_absolute(to.folder)) if to.folder else to
+    with _cluster(scheduler) as address:
+        try:
+            client = Client(address, timeout=TIMEOUT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise EngineError(
+                f"{scheduler}: no Dask scheduler answers: {error}", hint="start one with `dask scheduler`"
+            ) from error
+        with client:
+            offered = client.scheduler_info(n_workers=-1).get("workers", {}).values()
+            gpu = opening.device != "cpu" and any("GPU" in w.get("resources", {}) for w in offered)
+            futures = {}
+            for case in cases:
+                placed = replace(case, paths=tuple(_absolute(p) for p in case.paths), beside=_absolute(case.beside))
+                future = client.submit(
+                    _work,
+                    placed,
+                    opening,
+                    to,
+                    options,
+                    pure=False,
+                    resources={"GPU": 1} if gpu else None,
+                )
+                futures[future] = case
+                watch("queued", case, {})
+            for future in as_completed(list(futures), loop=client.loop):
+                case = futures.pop(future)
+                try:
+                    outcome: Outcome = future.result()
+                except KilledWorker:
+                    lost = EngineError(f"{case.name}: the worker that had it was lost, again and again")
+                    outcome = Outcome(case, "failed", error=lost)
+                except Exception as error:
+                    told = f"{case.name}: the cluster could not run it: {type(error).__name__}: {error}"
+                    hint = "workers need the same segcli, and the scheduler must stay up"
+                    outcome = Outcome(case, "failed", error=EngineError(told, hint=hint))
+                facts: dict[str, Any] = {"error": outcome.error.message} if outcome.error else {}
+                watch(outcome.status, case, facts)
+                future.release()
+                yield replace(outcome, case=case)
+
+
+def end_workers(folders: Iterable[Path]) -> None:
+    """End the worker processes that this process started, and remove what they were writing (reliability.md 2.2)."""
+    workers = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+                workers.append(child)
+    psutil.wait_procs(workers, timeout=2)
+    for folder in folders:
+        sweep(folder)
+
+
+_lock = threading.Lock()
+_open: dict[Any, tuple[ModelCard, Opened]] = {}  # in a worker: the model that it has loaded
+
+
+def _work(case: Case, opening: Opens, to: Destination, options: Options) -> Outcome:
+    """One case in a worker. A refusal is an outcome, so that Dask retries lost workers and nothing else."""
+    with _lock:
+        try:
+            if opening not in _open:
+                _open.clear()
+                card = find(opening.model[0])
+                _open[opening] = (card, opening.open(card))
+            card, opened = _open[opening]
+            return run_case(case, card, opened, to, options)
+        except SegcliError as error:
+            return Outcome(case, "failed", error=error)
+
+
+@contextmanager
+def _cluster(scheduler: str) -> Iterator[str]:
+    """The address of a scheduler; a local cluster lives as long as the block."""
+    match = re.fullmatch(r"local(?::(\d+))?", scheduler)
+    if not match:
+        if "://" not in scheduler:
+            raise UsageError(f"--scheduler {scheduler}: is neither tcp://host:port nor local:N")
+        yield scheduler
+        return
+    workers = int(match[1] or 2)
+    if workers < 1:
+        raise UsageError(f"--scheduler {scheduler}: at least one worker is needed")
+    from distributed import LocalCluster
+
+    # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    with LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        silence_logs="ERROR",
+    ) as local:
+        yield local.scheduler_address
+
+
+def anywhere(model: str) -> str:
+    """A model as workers find it, which run in other folders: its name, or the whole path of its folder or file."""
+    path = Path(model)
+    return str(_absolute(path)) if path.is_file() or (path / CARD_FILE).is_file() else model
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they are

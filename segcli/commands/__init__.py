@@ -1,0 +1,1 @@
+"""The commands: parse, call, print. stdout is data, everything else is stderr."""

@@ -1,0 +1,161 @@
+"""Everything a person sees on stderr, and tables on request: progress, results, errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from segcli.batch.cases import Case
+from segcli.errors import SegcliError
+
+SCHEMA = 1  # of the JSON documents on stdout
+
+
+def plain(text: str) -> str:
+    """Text from outside made printable: control and escape characters shown, not obeyed."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.encode("utf-8", "replace").decode())
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document on stdout."""
+    print_line(json.dumps(document, indent=1, default=str))
+
+
+def print_line(text: str) -> None:
+    """A line of data on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    sys.stderr.write(plain(text) + "\n")
+    sys.stderr.flush()
+
+
+def show_error(error: SegcliError) -> None:
+    """One short paragraph: what is wrong with numbers, and the next step."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"  {error.hint}")
+
+
+class Show:
+    """Follows a run: a bar per case on a terminal, nothing otherwise; JSON lines where asked for.
+
+    events   a stream for one JSON object a line: schema, event, time, case, and the event's facts
+    """
+
+    def __init__(self, total: int, *, quiet: bool, verbose: int, events: TextIO | None) -> None:
+        self.total, self.quiet, self.verbose, self.events = total, quiet, verbose, events
+        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.progress: Progress | None = None
+        self.task: Any = None
+        self.last = "opening the model"
+        self._writing = threading.Lock()  # stages of several cases report at once
+        self.beat()
+        if sys.stderr.isatty() and not quiet and not self.console.is_dumb_terminal:
+            self.progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("windows"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.progress.start()
+
+    def watch(self, event: str, case: Case, facts: Mapping[str, Any]) -> None:
+        """Takes the events of predict()."""
+        self.last = f"{event} of {case.name}"
+        self.beat()
+        if self.events is not None:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"schema": SCHEMA, "event": event, "time": now, "case": case.name, **facts}, default=str)
+            try:
+                with self._writing:
+                    self.events.write(line + "\n")
+                    self.events.flush()
+            except (OSError, ValueError):
+                self.events = None
+        if self.verbose and event in ("read", "segment", "write", "done", "skipped"):
+            self.line(f"{case.name}: {event}" + (f" {dict(facts)}" if self.verbose > 1 and facts else ""))
+        if self.progress is None:
+            return
+        if event == "segment":
+            self.task = self.progress.add_task(plain(case.name), total=None)
+        elif event == "window" and self.task is not None:
+            self.progress.update(self.task, completed=facts["done"], total=facts["total"])
+            if facts["done"] == facts["total"]:
+                self.progress.remove_task(self.task)
+                self.task = None
+
+    def beat(self) -> None:
+        """Something happened just now."""
+        self._beat = time.monotonic()
+
+    def still_for(self) -> float:
+        """Seconds since something happened."""
+        return time.monotonic() - self._beat
+
+    def line(self, text: str) -> None:
+        """A line on stderr that does not tear the bar."""
+        if self.progress is not None:
+            self.console.print(Text(plain(text)))
+        else:
+            say(text)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]], *, stderr: bool = False) -> None:
+    """Rows of equal keys as a table, numbers to the right."""
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 400  # a pipe has no width to cut names at
+    if title:
+        console.print(Text(plain(title)))
+    made = Table(box=None, pad_edge=False, header_style=None if console.no_color else "bold")
+    if rows:
+        for key, value in rows[0].items():
+            made.add_column(key, justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        made.add_row(*(Text(plain(_cell(v))) for v in row.values()))
+    console.print(made)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
+def structure_rows(structures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the terminal shows of a report: structures that were found."""
+    return [
+        {
+            "label": s["label"],
+            "structure": s["name"],
+            "mL": s["volume_ml"],
+            "voxels": s["voxels"],
+            "mean": s["mean"],
+            "cut off": s["truncated"],
+        }
+        for s in structures
+        if s["voxels"]
+    ]

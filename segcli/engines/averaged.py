@@ -1,0 +1,83 @@
+"""Logits averaged over several engines, one answer at a time, and where they would decide otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.engines.wrapped import Wrapped
+from segcli.inference.decide import Decision
+from segcli.space.volume import Array
+
+
+class Ensemble(Wrapped):
+    """Members of one kind, on one device; the first one owns the sums.
+
+    votes   whether answers have one channel more: the share of members whose own decision, in this window, is
+            another than that of the mean. It is blended over windows and mirror images as logits are
+    """
+
+    def __init__(self, members: Sequence[Any], decide: Decision, votes: bool) -> None:
+        super().__init__(members[0])
+        self.members, self.decide, self.votes = list(members), decide, votes
+
+    @property
+    def batch(self) -> int:
+        return min(int(member.batch) for member in self.members)
+
+    @property
+    def steps(self) -> list[str]:
+        return [step for member in self.members for step in member.steps]
+
+    def full_precision(self) -> Ensemble:
+        return Ensemble([member.full_precision() for member in self.members], self.decide, self.votes)
+
+    def run(self, patches: NDArray[np.float32]) -> Array:
+        first, *others = self.members
+        total = first.owned(first.run(patches))
+        own = [self._decided(total)] if self.votes else []
+        for member in others:
+            logits = member.run(patches)
+            if self.votes:
+                own.append(self._decided(logits))
+            total += logits
+        total /= len(self.members)
+        if not self.votes:
+            return total
+        together = self._decided(total)
+        return _with(total, [votes != together for votes in own])
+
+    def owned(self, logits: Array) -> Array:
+        return logits
+
+    def rest(self) -> None:
+        for member in self.members:
+            member.rest()
+
+    def turned(self, logits: Array, axes: Sequence[int], order: Sequence[int] | None) -> Array:
+        order = (*order, len(order)) if order is not None and self.votes else order
+        return self.inner.turned(logits, axes, order)
+
+    def _decided(self, logits: Array) -> Array:
+        """The winning channel (N, d, h, w); with regions, one more than the last channel above one half."""
+        if self.decide.rule == "argmax":
+            return logits.argmax(1)
+        last = 0 * logits[:, 0]
+        for k in range(len(self.decide.values)):
+            here = logits[:, k] > self.decide.half
+            last[here] = k + 1
+        return last
+
+
+def _with(logits: Array, differs: list[Array]) -> Array:
+    """Logits with the mean of `differs` (N, d, h, w) as one more channel, in NumPy's or torch's arrays."""
+    shape = (logits.shape[0], logits.shape[1] + 1, *logits.shape[2:])
+    joined = logits.new_zeros(shape) if hasattr(logits, "new_zeros") else np.zeros(shape, np.float32)
+    joined[:, :-1] = logits
+    for here in differs:
+        joined[:, -1] += here
+    joined[:, -1] /= len(differs)
+    return joined

@@ -1,0 +1,1 @@
+"""A network as one ONNX file that can be trusted."""

@@ -1,0 +1,172 @@
+"""An ONNX file as bytes that were checked: hash, standard operators, one volume in, one out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.external_data_helper import load_external_data_for_model
+
+from segcli.errors import ModelError
+from segcli.models.card import ModelCard, file_sha256, part
+
+CERTIFICATE_KEY = "segcli_certificate"  # in the metadata of segcli's exports
+OPSETS = range(9, 24)
+_STANDARD = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxFile:
+    """Bytes to load, and what the card says of them.
+
+    data      a whole ONNX model, without external data
+    hashes    sha256 of each file that they come from
+    shape     (C, d, h, w) of one window
+    channels  of the output
+    """
+
+    name: str
+    data: bytes
+    hashes: dict[str, str]
+    shape: tuple[int, int, int, int]
+    channels: int
+    input: str
+
+
+def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> OnnxFile:
+    """Check the bytes of an ONNX file against a card.
+
+    errors   ModelError: another hash, not ONNX, operators or opset beyond the standard's, data outside the folder,
+             an input that is not one float volume with the card's channels and window, more than one output
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise ModelError(
+            f"{name}: sha256 is {digest}, the card says {sha256}", hint="the file is damaged or from another version"
+        )
+    hashes = {name: digest}
+    model = parsed(data, name)
+    _standard(model, name)
+    _same_weights(model, name, card)
+    if outside := sorted({location for tensor in _tensors(model.graph) for location in _external(tensor)}):
+        data = _whole(model, outside, hashes, card, name)
+    shape = (card.inputs, *card.window.size)
+    initialised = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initialised]
+    outputs = list(model.graph.output)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(f"{name}: has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
+    _fits(inputs[0], shape, f"{name}: the input {inputs[0].name!r}")
+    channels = len(card.decide.values)
+    _fits(outputs[0], (channels, *card.window.size), f"{name}: the output {outputs[0].name!r}")
+    return OnnxFile(name, data, hashes, shape, channels, inputs[0].name)
+
+
+def parsed(data: bytes, name: str) -> Any:
+    """The model proto of an ONNX file's bytes.
+
+    errors   ModelError: not ONNX, or truncated
+    """
+    try:
+        return onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ModelError(f"{name}: not an ONNX file, or truncated") from error
+
+
+def props(model: Any) -> dict[str, str]:
+    """The metadata of a model proto."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def answered(file: OnnxFile, shape: tuple[int, ...], count: int) -> None:
+    """Refuse logits of another shape than (count, channels, d, h, w)."""
+    wanted = (count, file.channels, *file.shape[1:])
+    if tuple(shape) != wanted:
+        raise ModelError(f"{file.name}: the output has the shape {tuple(shape)}, the card says {wanted}")
+
+
+def _standard(model: Any, name: str) -> None:
+    domains = {entry.domain: entry.version for entry in model.opset_import}
+    opset = next((domains[d] for d in _STANDARD if d in domains), 0)
+    if opset not in OPSETS:
+        raise ModelError(f"{name}: opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
+    nodes = [*_nodes(model.graph), *(node for function in model.functions for node in function.node)]
+    own = {(function.domain, function.name) for function in model.functions}
+    for node in nodes:
+        if node.domain not in _STANDARD and (node.domain, node.op_type) not in own:
+            raise ModelError(
+                f"{name}: the operator {node.domain}.{node.op_type} is not a standard one",
+                hint="export the model with operators of the ONNX standard only",
+            )
+
+
+def _same_weights(model: Any, name: str, card: ModelCard) -> None:
+    """Refuse an export of other weights than the card's: the two would give different labels."""
+    try:
+        certificate = json.loads(props(model).get(CERTIFICATE_KEY, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name}: the certificate inside is not JSON: {error}") from error
+    sources = certificate.get("sources", []) if isinstance(certificate, dict) else None
+    if not isinstance(sources, list):
+        raise ModelError(f"{name}: the certificate inside lists no sources", hint="export the model again")
+    if card.sha256 and sources and list(card.sha256) != sources:
+        raise ModelError(
+            f"{name}: was exported from weights with sha256 {sources[0]}, the card says {card.sha256[0]}",
+            hint="export the model again with `segcli export-onnx`",
+        )
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for node in _nodes(graph):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from inner.initializer
+
+
+def _external(tensor: Any) -> Iterator[str]:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        yield from (entry.value for entry in tensor.external_data if entry.key == "location")
+
+
+def _whole(model: Any, locations: list[str], hashes: dict[str, str], card: ModelCard, name: str) -> bytes:
+    """The model with its external data inside; the files are plain names in the model's folder."""
+    if card.folder is None:
+        raise ModelError(f"{name}: its weights lie in {locations[0]!r}, and the model has no folder")
+    for location in locations:
+        hashes[location] = file_sha256(part(card.folder, location))
+    load_external_data_for_model(model, str(card.folder))
+    try:
+        data: bytes = model.SerializeToString()
+    except ValueError as error:
+        raise ModelError(f"{name}: over 2 GB with its external data", hint="use --engine torch") from error
+    return data
+
+
+def _fits(value: Any, shape: tuple[int, ...], what: str) -> None:
+    """Refuse a tensor that is not float32 of rank 5, or whose stated sizes are not (any, *shape)."""
+    kind = value.type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+        raise ModelError(f"{what} is {names.get(kind.elem_type, f'of the type {kind.elem_type}')}, not float32")
+    if not kind.HasField("shape"):
+        return
+    stated = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    if len(stated) != 5:
+        raise ModelError(f"{what} has {len(stated)} axes, not 5: (batch, channels, d, h, w)")
+    if any(a not in (None, b) for a, b in zip(stated[1:], shape, strict=True)):
+        raise ModelError(f"{what} has the shape {tuple(stated[1:])}, the card says {shape}")

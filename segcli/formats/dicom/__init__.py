@@ -1,0 +1,1 @@
+"""DICOM in and out: files, frames, stacks, series; segmentations, structure sets, reports."""

@@ -1,0 +1,438 @@
+"""DICOM files one by one: which are there, whether they are whole, their header and their pixels.
+
+segcli lists folders itself and looks at each file before a library does: a reader that meets a dead link or a pipe in
+a folder may lose the slices behind it, and one that meets a short file may leave that slice out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.errors import BytesLengthException
+from pydicom.pixels import get_decoder
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
+
+from segcli.errors import Denied, EngineError, InputError, OutOfMemory, SegcliError
+from segcli.formats import streams
+from segcli.formats.atomic import is_partial
+
+IMPLICIT = "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
+_JPEG = "1.2.840.10008.1.2.4."
+LOSSLESS = {DEFLATED, "1.2.840.10008.1.2.5", *(_JPEG + n for n in ("57", "70", "80", "90", "201", "202"))}
+LOSSY = {_JPEG + n for n in ("50", "51", "81", "91", "203")}
+CODE_STREAMS = (LOSSLESS | LOSSY) - {DEFLATED, "1.2.840.10008.1.2.5"}  # JPEG and its family
+# For each compressed syntax the decoder that segcli depends on: which others are installed changes nothing.
+_DECODERS = {  # pydicom's name of it, and the package that brings it
+    "1.2.840.10008.1.2.5": ("pydicom", "pydicom"),
+    **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), ("pylibjpeg", "pylibjpeg pylibjpeg-libjpeg")),
+    **dict.fromkeys((_JPEG + n for n in ("80", "81")), ("pyjpegls", "pyjpegls")),
+    **dict.fromkeys(
+        (_JPEG + n for n in ("90", "91", "201", "202", "203")), ("pylibjpeg", "pylibjpeg pylibjpeg-openjpeg")
+    ),
+}
+_TEXTUAL = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "ST", "TM", "UI"))
+_BINARY = frozenset(
+    ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+)
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+
+_PIXEL_DATA = 0x7FE00010
+_UNDEFINED = 0xFFFFFFFF
+_UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
+_VRS = frozenset(  # two letters each
+    b"AEASATCSDADSDTFDFLISLOLTOBOWPNSHSLSQSSSTTMUIULUNUSUT"[i : i + 2] for i in range(0, 52, 2)
+)
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A file that is left out, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile:
+    """One DICOM file: its header, and where its pixels are.
+
+    fault    why it cannot be used although it claims to be an image; None when it is whole
+    pixels   (offset, length) of the voxel bytes of an uncompressed file, None otherwise
+    """
+
+    path: Path
+    syntax: str
+    fault: str | None = None
+    pixels: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def header(self) -> Dataset:
+        """All of the header without the pixels; read again after `forget`."""
+        with quiet(), _reachable(self.path):
+            return pydicom.dcmread(self.path, stop_before_pixels=True, force=True)
+
+    def forget(self) -> None:
+        """Free the header's memory: a tree may hold a hundred thousand of them."""
+        self.__dict__.pop("header", None)
+
+    def text(self, keyword: str) -> str:
+        """A header value as one line without control characters, "" where there is none."""
+        return text_of(self.header, keyword)
+
+    def count(self, keyword: str, otherwise: int = 1) -> int:
+        """A whole number of the header, or what it is taken for where it is missing."""
+        text = self.text(keyword)
+        return int(text) if text.isdecimal() else otherwise
+
+    @property
+    def name(self) -> str:
+        return printable(self.path.name)
+
+
+def text_of(header: Dataset, keyword: str) -> str:
+    """A header value as one line, values parted by a backslash; text as it lies in the file, without conversion."""
+    element = header.get_item(_tag(keyword))
+    value: Any = element.value if element is not None else None
+    if value is None:
+        return ""
+    kind = element.VR or dictionary_VR(element.tag)  # implicit VR: the file does not say
+    if isinstance(value, bytes) and kind in _TEXTUAL:
+        return printable(value.decode("utf-8", "replace").strip(" \0"))
+    if isinstance(value, bytes) and len(value) == 2 and keyword in _BINARY:
+        return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))
+    try:
+        value = header[keyword].value
+    except (BytesLengthException, NotImplementedError, TypeError, ValueError):
+        return ""
+    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
+    return printable("\\".join("" if p is None else str(p) for p in parts).strip(" \0"))
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
+def printable(text: str) -> str:
+    """The text without control characters and undecodable bytes, so that a terminal shows what is there."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in text)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings from the terminal: what matters is checked here, in our words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def uid_name(uid: str) -> str:
+    """The name of a class or syntax that the standard knows, else the identifier itself."""
+    with quiet():
+        return printable(UID(uid).name)
+
+
+@contextmanager
+def _reachable(path: Path) -> Iterator[None]:
+    """Turn the system's errors about a file into Denied or InputError that name it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Denied(f"{printable(path.name)}: permission denied", hint="make the file readable for you") from error
+    except OSError as error:
+        raise InputError(
+            f"{printable(path.name)}: cannot be read: {error.strerror or error}",
+            hint="check the disk or the network drive, or copy the file again",
+        ) from error
+
+
+Stray = Callable[[Path, SegcliError], object]  # told of a file or folder that may hold slices and cannot be read
+
+
+def at_once(path: Path, error: SegcliError) -> None:
+    """Refuse all for what cannot be read."""
+    raise error
+
+
+def walk(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
+    """Every entry below a folder that is not a folder, in the order of names; of links to folders see `streams.walk`.
+
+    stray    gets Denied for a folder that cannot be listed: slices might lie there
+    """
+
+    def refuse(error: OSError) -> None:
+        path = Path(error.filename or folder)
+        told = f"{printable(path.name)}: the folder cannot be read: permission denied"
+        stray(path, Denied(told, hint="make the folder readable for you"))
+
+    for here, _, files in streams.walk(folder, refuse):
+        yield from (here / name for name in files)
+
+
+def kind_of(path: Path) -> str | None:
+    """Why a path cannot be a DICOM file, None for one that starts like DICOM; only its first bytes are read."""
+    if is_partial(path.name):
+        return "a temporary file of segcli"
+    try:
+        mode = path.stat().st_mode
+    except PermissionError as error:
+        raise Denied(f"{printable(path.name)}: permission denied", hint="make its folder readable for you") from error
+    except OSError:
+        return "a link that leads nowhere" if path.is_symlink() else "not found"
+    if not stat.S_ISREG(mode):
+        return "a link to a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    with _reachable(path), path.open("rb") as file:
+        head = file.read(140)
+    if not head:
+        return "empty"
+    return None if head[128:132] == b"DICM" or _bare(head) or _spoilt(head) else "not DICOM"
+
+
+def _spoilt(head: bytes) -> bool:
+    """Whether bytes are what a failed copy leaves of a DICOM file: only zeros, or a preamble with a damaged mark."""
+    return not head.strip(b"\0") or head[132:138] == b"\2\0\0\0UL"
+
+
+def _bare(head: bytes) -> bool:
+    """Whether bytes start like a data set without preamble: a first tag of group 0002 or 0008, VR or length sane."""
+    if len(head) < 8:
+        return False
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        group, element, length = (int.from_bytes(head[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8)))
+        if (group, element) in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 6), (8, 8), (8, 0x16), (8, 0x18)):
+            return head[4:6] in _VRS or (order == "little" and length <= 1024 and length % 2 == 0)
+    return False
+
+
+def open_file(path: Path) -> DicomFile:
+    """The header of a file that starts like DICOM, and where its pixels are; no voxel is read.
+
+    A file that is cut short or of a syntax that cannot be read comes back with its `fault`.
+    """
+    with _reachable(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(1024)
+        deflated = DEFLATED.encode() in head
+        file.seek(0)
+        try:
+            if not head[:140].strip(b"\0") or (head[128:132] != b"DICM" and not _bare(head)):
+                raise ValueError("there is no header where it should be")
+            if deflated and not _unpacks(path):
+                raise ValueError("it unpacks to too much")
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            found = _examined(path, header, file, size)
+        except Exception as error:  # pydicom lets errors of all kinds through for broken files
+            header = Dataset()
+            found = DicomFile(path, "", f"corrupt: its header cannot be read ({type(error).__name__})")
+    found.__dict__["header"] = header
+    return found
+
+
+def _examined(path: Path, header: Any, file: BinaryIO, size: int) -> DicomFile:
+    """What the header says of the file, and whether its pixels are all there."""
+    syntax = _syntax(header)
+    if not text_of(header, "SOPClassUID") or not text_of(header, "SeriesInstanceUID"):
+        whole = syntax == "" or _class(header) == DICOMDIR_CLASS
+        return DicomFile(path, syntax, None if whole else "incomplete: its header ends early")
+    if syntax == DEFLATED:
+        there = "PixelData" in pydicom.dcmread(path)
+        return DicomFile(path, syntax, None if there else "incomplete: it has no pixels")
+    if syntax not in NATIVE | LOSSLESS | LOSSY:
+        return DicomFile(path, syntax, f"unsupported transfer syntax {uid_name(syntax)}")
+    return _with_pixels(path, header, syntax, file, size)
+
+
+def is_dicomdir(file: DicomFile) -> bool:
+    """Whether a file is the index of a medium."""
+    return _class(file.header) == DICOMDIR_CLASS
+
+
+def _class(header: Any) -> str:
+    meta = getattr(header, "file_meta", None)
+    return "" if meta is None else str(meta.get("MediaStorageSOPClassUID", ""))
+
+
+def _syntax(header: Any) -> str:
+    """The transfer syntax: stated, or as pydicom recognised it where the file does not say."""
+    stated = str(header.file_meta.get("TransferSyntaxUID", ""))
+    if stated:
+        return stated
+    implicit, little = header.original_encoding
+    if implicit is None or little is None:
+        return ""
+    return BIG_ENDIAN if not little else IMPLICIT if implicit else "1.2.840.10008.1.2.1"
+
+
+def _with_pixels(path: Path, header: Dataset, syntax: str, file: BinaryIO, size: int) -> DicomFile:
+    """Find the pixel data behind the header, and check that all of it is there."""
+    order: Literal["little", "big"] = "big" if syntax == BIG_ENDIAN else "little"
+    start = file.tell()
+    head = file.read(12)
+    group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
+    if len(head) < 8 or group << 16 | element != _PIXEL_DATA:
+        fault = "its voxels are floating-point" if group == 0x7FE0 else "incomplete: it has no pixels"
+        return DicomFile(path, syntax, fault)
+    width = 4 if syntax == IMPLICIT else 8
+    if syntax == BIG_ENDIAN and head[4:6] == b"OW" and text_of(header, "BitsAllocated") == "8":
+        return DicomFile(path, syntax, "8-bit pixels in 16-bit words of the other byte order, which is not read")
+    length = int.from_bytes(head[width : width + 4], order)
+    first = start + width + 4
+    if syntax not in NATIVE:
+        return DicomFile(path, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early")
+    expected = _expected(header)
+    if expected is None:
+        return DicomFile(path, syntax, "its rows, columns or bits are missing or cannot be read")
+    there = min(length, size - first)
+    if length == _UNDEFINED or there < expected:
+        fault = f"truncated: {max(there, 0)} of {expected} bytes of pixels are there"
+        return DicomFile(path, syntax, fault)
+    notes = () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
+    return DicomFile(path, syntax, None, (first, expected), notes)
+
+
+def _expected(header: Dataset) -> int | None:
+    """Bytes of all frames of an uncompressed file."""
+    keywords = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated")
+    texts = [text_of(header, k) or otherwise for k, otherwise in zip(keywords, ("", "", "1", "1", ""), strict=True)]
+    if not all(t.isdecimal() and int(t) > 0 for t in texts):
+        return None
+    return (math.prod(map(int, texts)) + 7) // 8
+
+
+def _fragments(file: BinaryIO, first: int, size: int) -> bool:
+    """Whether the fragments of a compressed file are there, to the delimiter at their end."""
+    at = first
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == b"\xfe\xff\xdd\xe0":
+            return True
+        if head[:4] != b"\xfe\xff\x00\xe0":
+            return False
+        at += 8 + length
+    return False
+
+
+def _unpacks(path: Path) -> bool:
+    """Whether a deflated file stays below the limit; nothing is kept."""
+    data = path.read_bytes()
+    meta = 132 + 12 + int.from_bytes(data[140:144], "little")  # preamble, magic, group length and what it announces
+    inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    rest = data[meta:]
+    try:
+        while rest and not inflate.eof and total <= _UNPACKED_LIMIT:
+            total += len(inflate.decompress(rest, 1 << 24))
+            rest = inflate.unconsumed_tail
+    except zlib.error:
+        return True  # pydicom will say that it is corrupt
+    return total <= _UNPACKED_LIMIT
+
+
+def voxels(file: DicomFile) -> NDArray[Any]:
+    """(frames, rows, columns) as stored: bits beyond BitsStored masked away, sign respected, not rescaled."""
+    rows, columns = file.count("Rows", 0), file.count("Columns", 0)
+    allocated, signed = file.count("BitsAllocated", 0), file.count("PixelRepresentation", 0) == 1
+    stored = file.count("BitsStored", allocated)
+    high = file.count("HighBit", stored - 1)
+    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
+        raise InputError(f"{file.name}: {stored} of {allocated} bits, highest bit {high}: not a data type that is read")
+    kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
+    if file.pixels is None:
+        data = _decoded(file).astype(kind)
+    else:
+        offset, length = file.pixels
+        with _reachable(file.path), file.path.open("rb") as handle:
+            as_stored = kind.newbyteorder(">" if file.syntax == BIG_ENDIAN else "<")
+            data = np.fromfile(handle, as_stored, length // kind.itemsize, offset=offset)
+        if data.nbytes != length:
+            raise InputError(f"{file.name}: truncated: {data.nbytes} of {length} bytes of pixels are there")
+        data = data.astype(kind, copy=False)
+    data = data.reshape(-1, rows, columns)
+    if stored < allocated and not signed and high + 1 == stored:
+        data &= kind.type((1 << stored) - 1)
+    elif stored < allocated:  # up to the top, then down again: the sign comes along, bits above and below go
+        data <<= kind.type(allocated - high - 1)
+        data >>= kind.type(allocated - stored)
+    return data
+
+
+def _decoded(file: DicomFile) -> NDArray[Any]:
+    """All frames of a compressed file, by pydicom's decoders."""
+    decoder = get_decoder(UID(file.syntax))
+    plugin, package = _DECODERS.get(file.syntax, ("", ""))
+    if plugin and plugin not in decoder.available_plugins:
+        raise EngineError(
+            f"{file.name}: no decoder for {uid_name(file.syntax)}", hint=f"install it: pip install {package}"
+        )
+    with quiet():
+        try:
+            with _reachable(file.path):
+                header = pydicom.dcmread(file.path, force=True)
+            if file.syntax in CODE_STREAMS:
+                _sizes_agree(file, header.PixelData)
+            data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin)
+        except MemoryError as error:
+            raise OutOfMemory(f"{file.name}: its pixels need more memory than there is") from error
+        except SegcliError:
+            raise
+        except Exception as error:  # the decoders raise all kinds
+            raise InputError(f"{file.name}: corrupt: its pixels cannot be decoded ({uid_name(file.syntax)})") from error
+    return np.asarray(data)
+
+
+def _sizes_agree(file: DicomFile, encapsulated: bytes) -> None:
+    """Before a decoder gets memory for what a code stream announces, that has to be what the header says."""
+    rows, columns, frames = file.count("Rows", 0), file.count("Columns", 0), file.count("NumberOfFrames")
+    found = 0
+    for stream in generate_frames(encapsulated, number_of_frames=frames):
+        size = coded_size(stream)
+        if size != (rows, columns):
+            said = "of no known size" if size is None else f"of {size[0]} x {size[1]}"
+            raise InputError(f"{file.name}: corrupt: pixels {said}, its header says {rows} x {columns}")
+        found += 1
+    if found != frames:
+        raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")
+
+
+def coded_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream announces, None where it does not.
+
+    JPEG: the first start-of-frame segment (ITU-T T.81 B.2.2, T.87 for JPEG-LS); JPEG 2000: the SIZ segment right
+    behind the start of the code stream (T.800 A.5.1), inside a JP2 file as well.
+    """
+    start = stream.find(b"\xff\x4f\xff\x51")
+    if start >= 0 and stream[:2] != b"\xff\xd8":
+        x1, y1, x0, y0 = (int.from_bytes(stream[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
+        return y1 - y0, x1 - x0
+    at = 2
+    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return None

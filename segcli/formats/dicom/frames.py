@@ -1,0 +1,278 @@
+"""The slices that a DICOM file holds: classic images, enhanced multi-frame objects and Siemens mosaics, seen alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from segcli.errors import InputError
+from segcli.formats.dicom.files import DicomFile, text_of
+
+# What may tell the volumes of one series apart, in the order in which it is tried.
+DISTINGUISHING = (
+    "StackID",
+    "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
+    "EchoNumbers",
+    "EffectiveEchoTime",
+    "EchoTime",
+    "DiffusionBValue",
+    "NominalPercentageOfCardiacPhase",
+    "NominalCardiacTriggerDelayTime",
+    "TriggerTime",
+    "AcquisitionNumber",
+    "FrameType",
+    "ImageType",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice of the patient.
+
+    position     LPS mm of the centre of the first voxel
+    row, column  unit vectors: the way that column indices and row indices grow
+    spacing      mm between rows and between columns, as DICOM orders them
+    tile         first row and column of the slice inside a mosaic
+    groups       data sets that hold its attributes, the nearest first
+    """
+
+    file: DicomFile
+    index: int
+    shape: tuple[int, int]
+    position: tuple[float, ...]
+    row: tuple[float, ...]
+    column: tuple[float, ...]
+    spacing: tuple[float, float]
+    thickness: float | None
+    slope: float
+    intercept: float
+    rescaled: bool
+    number: int | None
+    groups: tuple[Dataset, ...] = field(repr=False)  # patient data, not to be shown
+    tile: tuple[int, int] | None = None
+
+    def key(self, keyword: str) -> Any:
+        """A value that can be compared and sorted: a number or text, None where there is none."""
+        return _comparable(_first(self.groups, keyword))
+
+    @property
+    def dimensions(self) -> tuple[Any, ...]:
+        """Where it stands in each of the dimensions that a multi-frame file names; () where it says nothing."""
+        text = _first(self.groups, "DimensionIndexValues")
+        return tuple(map(_comparable, text.split("\\"))) if text else ()
+
+    @property
+    def name(self) -> str:
+        """For messages: the file, and the frame where it has several."""
+        many = self.tile is not None or "PerFrameFunctionalGroupsSequence" in self.file.header
+        return f"{self.file.name}, frame {self.index + 1}" if many else self.file.name
+
+
+def _comparable(text: str) -> Any:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+def frames_of(file: DicomFile) -> list[Frame]:
+    """All slices of a whole file; InputError names the file, the frame and what its header lacks."""
+    try:
+        return _frames(file)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        raise InputError(f"{file.name}: corrupt: its header makes no sense ({type(error).__name__})") from error
+
+
+def _frames(file: DicomFile) -> list[Frame]:
+    header = file.header
+    if is_colour(file):
+        raise InputError(f"{file.name}: a colour image ({file.text('PhotometricInterpretation')})")
+    if min(file.count("Rows", 0), file.count("Columns", 0)) < 1:
+        raise InputError(f"{file.name}: its rows and columns are missing: no size")
+    if "ModalityLUTSequence" in header:
+        raise InputError(f"{file.name}: its values go through a modality lookup table, which is not read")
+    if "PerFrameFunctionalGroupsSequence" in header:
+        return _enhanced(file)
+    if file.count("NumberOfFrames") > 1:
+        raise InputError(f"{file.name}: several frames without a position for each: no geometry")
+    if is_mosaic(file):
+        return _mosaic(file)
+    return [_frame(file, 0, (header,))]
+
+
+def is_colour(file: DicomFile) -> bool:
+    """Whether a pixel is more than one number, or a number that stands for a colour."""
+    return file.count("SamplesPerPixel") != 1 or file.text("PhotometricInterpretation") == "PALETTE COLOR"
+
+
+def is_mosaic(file: DicomFile) -> bool:
+    return "MOSAIC" in file.text("ImageType").split("\\") and file.count("NumberOfFrames") == 1
+
+
+def _enhanced(file: DicomFile) -> list[Frame]:
+    """A frame's own functional groups count before the shared ones."""
+    header = file.header
+    groups = header.PerFrameFunctionalGroupsSequence
+    count = file.count("NumberOfFrames")
+    if len(groups) != count:
+        raise InputError(f"{file.name}: {count} frames, but the positions of {len(groups)}: no geometry")
+    shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    below = [*_items(shared[0]), header]
+    return [_frame(file, index, (*_items(group), *below)) for index, group in enumerate(groups)]
+
+
+def _items(group: Dataset) -> list[Dataset]:
+    """The first item of each functional group: the attributes lie one level below."""
+    return [
+        element.value[0] for element in group if element.VR == "SQ" and not element.tag.is_private and element.value
+    ]
+
+
+def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
+    """One slice by the attributes of its data sets, the first that has one counting."""
+    name = file.name if len(groups) == 1 else f"{file.name}, frame {index + 1}"
+
+    def numbers(keyword: str, count: int) -> tuple[float, ...]:
+        return _numbers(_first(groups, keyword), count, f"{name}: {_WORDS.get(keyword, keyword)}")
+
+    position = numbers("ImagePositionPatient", 3)
+    spacing = numbers("PixelSpacing", 2)
+    if min(spacing) <= 0:
+        raise InputError(f"{name}: pixel spacing {spacing[0]:g} x {spacing[1]:g} mm")
+    row, column = _axes(numbers("ImageOrientationPatient", 6), name)
+    halves = {keyword for keyword in ("RescaleSlope", "RescaleIntercept") if _first(groups, keyword)}
+    if len(halves) == 1:
+        raise InputError(f"{name}: only one of RescaleSlope and RescaleIntercept is there: no way to its values")
+    rescaled = bool(halves)
+    slope = numbers("RescaleSlope", 1)[0] if rescaled else 1.0
+    if slope == 0:
+        raise InputError(f"{name}: rescale slope 0: its values cannot be told")
+    thickness = _first(groups, "SliceThickness")
+    number = _first(groups, "InstanceNumber")
+    return Frame(
+        file=file,
+        index=index,
+        shape=(file.count("Rows", 0), file.count("Columns", 0)),
+        position=position,
+        row=row,
+        column=column,
+        spacing=(spacing[0], spacing[1]),
+        thickness=float(thickness) if thickness else None,
+        slope=slope,
+        intercept=numbers("RescaleIntercept", 1)[0] if rescaled else 0.0,
+        rescaled=rescaled,
+        number=int(number) if number.lstrip("+-").isdecimal() else None,
+        groups=groups,
+    )
+
+
+def _first(groups: Sequence[Dataset], keyword: str) -> str:
+    """The text of an attribute in the first data set that has a value for it, "" where none has."""
+    return next((text for group in groups if (text := text_of(group, keyword))), "")
+
+
+_WORDS = {
+    "ImagePositionPatient": "position (ImagePositionPatient)",
+    "ImageOrientationPatient": "orientation (ImageOrientationPatient)",
+    "PixelSpacing": "pixel spacing (PixelSpacing)",
+}
+
+
+def _numbers(text: str, count: int, what: str) -> tuple[float, ...]:
+    if not text:
+        raise InputError(f"{what} is missing: no geometry", hint="export the series again with its geometry")
+    try:
+        found = tuple(float(part) for part in text.split("\\"))
+    except ValueError as error:
+        raise InputError(f"{what} is not a list of {count} numbers") from error
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise InputError(f"{what} is not {count} finite numbers")
+    return found
+
+
+def _axes(cosines: tuple[float, ...], name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Unit vectors along a row and down a column; refused beyond 1e-3 of unit length and right angle."""
+    pair = cosines[:3], cosines[3:]
+    lengths = math.hypot(*pair[0]), math.hypot(*pair[1])
+    dot = sum(a * b for a, b in zip(*pair, strict=True))
+    if max(abs(length - 1) for length in lengths) > 1e-3 or abs(dot) > 1e-3:
+        raise InputError(
+            f"{name}: orientation of lengths {lengths[0]:.4g} and {lengths[1]:.4g} with dot product {dot:.3g}: "
+            "not two unit vectors at a right angle"
+        )
+    row, column = (tuple(v / length for v in axis) for axis, length in zip(pair, lengths, strict=True))
+    return row, column
+
+
+def _mosaic(file: DicomFile) -> list[Frame]:
+    """The tiles of a Siemens mosaic as slices.
+
+    The header's position is that of the whole picture laid around the first slice's centre, so the slice's own
+    corner lies half the difference of the sizes further in. Number and normal come from the CSA header.
+    """
+    csa = csa_header(file.header)
+    count = csa.get("NumberOfImagesInMosaic", [])
+    normal = csa.get("SliceNormalVector", [])
+    if len(count) != 1 or int(count[0]) < 1 or len(normal) != 3:
+        raise InputError(f"{file.name}: a Siemens mosaic without the header that gives its slices' positions")
+    whole = _frame(file, 0, (file.header,))
+    tiles = math.ceil(math.sqrt(int(count[0])))
+    rows, columns = whole.shape[0] // tiles, whole.shape[1] // tiles
+    if rows * tiles != whole.shape[0] or columns * tiles != whole.shape[1]:
+        raise InputError(f"{file.name}: a mosaic of {whole.shape[0]} x {whole.shape[1]} is not {tiles} x {tiles} tiles")
+    between = file.text("SpacingBetweenSlices")
+    distance = _numbers(between, 1, f"{file.name}: spacing between slices (SpacingBetweenSlices)")[0]
+    row, column, up = (np.array(v, float) for v in (whole.row, whole.column, normal))
+    if abs(abs(float(np.cross(row, column) @ up)) - 1) > 1e-3:
+        raise InputError(f"{file.name}: a mosaic whose slice normal is not at right angles to its rows and columns")
+    first: NDArray[np.float64] = np.array(whole.position)
+    first = first + row * whole.spacing[1] * (whole.shape[1] - columns) / 2
+    first = first + column * whole.spacing[0] * (whole.shape[0] - rows) / 2
+    return [
+        replace(
+            whole,
+            index=k,
+            shape=(rows, columns),
+            position=tuple((first + up * distance * k).tolist()),
+            tile=(k // tiles * rows, k % tiles * columns),
+        )
+        for k in range(int(count[0]))
+    ]
+
+
+def csa_header(header: Dataset) -> dict[str, list[float]]:
+    """The numbers of the Siemens CSA image header (0029,1010); empty where there is none.
+
+    Layout, little endian: "SV10" and 4 bytes, uint32 number of tags, uint32 77; a tag: 64 bytes of name, int32 vm,
+    4 bytes of VR, int32 syngodt, int32 number of items, int32 77; an item: 4 x int32 of which the second is its
+    length, then the text padded to 4 bytes. Source: the description of the format in nibabel's documentation.
+    """
+    data = header.get_item(0x00291010)
+    block = bytes(data.value) if data is not None and isinstance(data.value, bytes | bytearray) else b""
+    if block[:4] != b"SV10":
+        return {}
+    found: dict[str, list[float]] = {}
+    at = 16
+    for _ in range(min(int.from_bytes(block[8:12], "little"), 1000)):
+        name = block[at : at + 64].split(b"\0")[0].decode("latin-1")
+        items = int.from_bytes(block[at + 76 : at + 80], "little")
+        at += 84
+        texts = []
+        for _ in range(items):
+            length = int.from_bytes(block[at + 4 : at + 8], "little")
+            texts.append(block[at + 16 : at + 16 + length].split(b"\0")[0].decode("latin-1").strip())
+            at += 16 + (length + 3) // 4 * 4
+            if at > len(block):
+                return found
+        try:
+            found[name] = [float(t) for t in texts if t]
+        except ValueError:
+            continue
+    return found

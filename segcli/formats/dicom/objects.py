@@ -1,0 +1,205 @@
+"""What every DICOM object made from a scan takes over from the scan's series.
+
+Patient, study and frame of reference are the source's. Dates are copied from it, and identifiers are derived from what
+the object holds: the same labels of the same scan by the same model give the same bytes, whatever the clock says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+import segcli
+from segcli.errors import InputError, UsageError
+from segcli.formats.dicom.files import DicomFile
+from segcli.formats.dicom.frames import Frame
+from segcli.inference.decide import Label, side_of, structures, words_of
+from segcli.space.volume import Source, Volume
+
+MANUFACTURER = "segcli"
+PRIVATE = "99SEGCLI"  # coding scheme of classes without a code of their own
+SNOMED = "SCT"
+_ABNORMAL = {"108369006", "52988006", "4147007", "367643001", "79654002", "6574001", "416940007"}
+_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+_STUDY = (
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+_OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "PatientIdentityRemoved")
+_METHOD = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded term: value, scheme, and a meaning for people."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def dataset(self) -> Dataset:
+        out = Dataset()
+        out.CodeValue, out.CodingSchemeDesignator, out.CodeMeaning = self.value, self.scheme, self.meaning
+        return out
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a label means: category, type, and side where it has one."""
+
+    category: Code
+    kind: Code
+    side: Code | None
+
+
+class Scan:
+    """The series that labels are written for: its real planes, and what its headers lend to a new object.
+
+    numbers   planes of the volume that come from a file; those that filled a gap get no labels
+    """
+
+    def __init__(self, labels: Volume, like: Source | None, what: str) -> None:
+        if like is None or like.kind != "dicom":
+            raise UsageError(f"{what} needs a DICOM series as its source", hint="write the labels as NIfTI instead")
+        planes: Sequence[Frame | None] = like.header.planes
+        self.numbers = [k for k, plane in enumerate(planes) if plane is not None]
+        self.frames: list[Frame] = [plane for plane in planes if plane is not None]
+        self.files = list(dict.fromkeys(f.file for f in self.frames))
+        grid = labels.grid
+        if grid.shape != (len(planes), *self.frames[0].shape):
+            raise ValueError(f"labels of {grid.shape} for a series of {len(planes)} x {self.frames[0].shape}")
+        corners = grid.world([[k, 0, 0] for k in self.numbers])
+        apart = np.linalg.norm(corners - [f.position for f in self.frames], axis=1).max()
+        if apart > 0.02 * max(1.0, grid.spacing[0]):
+            raise ValueError(f"the labels lie up to {apart:.3g} mm off the planes of their series")
+        if not self.frame_of_reference:
+            raise InputError(
+                f"{self.files[0].name}: its series has no frame of reference, without which {what} cannot be written",
+                hint="write the labels as NIfTI instead",
+            )
+        self.grid = grid
+
+    @property
+    def header(self) -> Dataset:
+        return self.files[0].header
+
+    @property
+    def frame_of_reference(self) -> str:
+        return self.files[0].text("FrameOfReferenceUID")
+
+    @cached_property
+    def date_time(self) -> tuple[str, str]:
+        """Date and time of the series, of the study where it has none; never those of the clock."""
+        for name in ("Series", "Study", "Acquisition", "Content"):
+            date, time = self.files[0].text(f"{name}Date"), self.files[0].text(f"{name}Time")
+            if re.fullmatch(r"\d{8}", date):
+                return date, time if re.fullmatch(r"\d{2,6}(\.\d+)?", time) else "000000"
+        return "19000101", "000000"
+
+    @property
+    def number(self) -> int:
+        """The series number of a new object: the source's, moved to where scanners seldom number."""
+        return self.files[0].count("SeriesNumber", 0) % 100000 + 1000
+
+    def reference(self, file: DicomFile) -> Dataset:
+        out = Dataset()
+        out.ReferencedSOPClassUID = file.text("SOPClassUID")
+        out.ReferencedSOPInstanceUID = file.text("SOPInstanceUID")
+        return out
+
+    def lend(self, target: Dataset) -> None:
+        """Patient and study of the source; those that the standard demands are empty where the source has none."""
+        for keyword in (*_PATIENT, *_STUDY, *_OPTIONAL, *_METHOD):
+            if keyword in self.header:
+                target[keyword] = self.header[keyword]
+            elif keyword in (*_PATIENT, *_STUDY):
+                setattr(target, keyword, "")
+        if "SpecificCharacterSet" in self.header:
+            target.SpecificCharacterSet = "ISO_IR 192"
+
+    def blank(self) -> Dataset:
+        """A stand-in for a source instance, of nobody: the library checks what a scanner wrote more than it should."""
+        out = Dataset()
+        for keyword in (*_PATIENT, *_STUDY):
+            setattr(out, keyword, None)
+        out.StudyInstanceUID = self.files[0].text("StudyInstanceUID")
+        return out
+
+    def date(self, target: Dataset) -> None:
+        """Dates of the source in place of the clock's."""
+        target.SeriesDate, target.SeriesTime = self.date_time
+        target.ContentDate, target.ContentTime = self.date_time
+        for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
+            target.pop(keyword, None)
+        for item in target.get("ContributingEquipmentSequence", ()):
+            item.ContributionDateTime = "".join(self.date_time)
+
+
+def concept(code: Code) -> hd.sr.CodedConcept:
+    return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def uid(*parts: object) -> str:
+    """An identifier that depends on nothing but what it identifies (2.25 and 128 bits of a hash, PS3.5 B.2)."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
+
+
+def fingerprint(scan: Scan, voxels: NDArray[np.generic], names: Sequence[Label], *settings: object) -> str:
+    """A hash of labels, source instances, label table, settings and version: what an object is derived from."""
+    digest = hashlib.sha256(np.ascontiguousarray(voxels).tobytes())
+    for file in scan.files:
+        digest.update(file.text("SOPInstanceUID").encode())
+    digest.update(repr((voxels.shape, tuple(names), settings, segcli.__version__)).encode())
+    return digest.hexdigest()
+
+
+def all_named(labels: Volume, names: Sequence[Label]) -> None:
+    """ValueError when a label map holds a value that has no name: it would be missing from the object."""
+    known = np.zeros(max(int(labels.data.max()), *(n.id for n in names), 0) + 1, bool)
+    known[[0, *(n.id for n in names)]] = True
+    if not all(known[plane].all() for plane in labels.data[0]):
+        raise ValueError("the label map holds values that are not in the label table")
+
+
+def term(label: Label) -> Term:
+    """The SNOMED CT code of a label, with left and right from its name; a private code where it has none."""
+    side = side_of(label.name)
+    meaning = " ".join(w for w in words_of(label.name) if side is None or side_of(w) != side).capitalize() or label.name
+    laterality = {"left": Code("7771000", SNOMED, "Left"), "right": Code("24028007", SNOMED, "Right")}
+    scheme, _, value = (label.code or "").partition(" ")
+    abnormal = value in _ABNORMAL
+    category = (
+        Code("49755003", SNOMED, "Morphologically abnormal structure")
+        if abnormal
+        else Code("123037004", SNOMED, "Anatomical structure")
+    )
+    if value:
+        return Term(category, Code(value, scheme, meaning[:64]), laterality[side] if side else None)
+    short = (
+        label.name
+        if len(label.name) <= 16
+        else f"{label.name[:7]}-{hashlib.sha256(label.name.encode()).hexdigest()[:8]}"
+    )
+    return Term(category, Code(short, PRIVATE, meaning[:64]), laterality[side] if side else None)
+
+
+def unmapped(names: Sequence[Label]) -> tuple[str, ...]:
+    """A warning that names the labels without a code of their own."""
+    without = [n.name for n in structures(names) if not n.code]
+    if not without:
+        return ()
+    return (f"no SNOMED CT code for {', '.join(without)}: a private code ({PRIVATE}) is written",)

@@ -1,0 +1,278 @@
+"""Labels to a DICOM Segmentation on the planes of their series, and back.
+
+Each frame lies on a plane of the source and refers to the source's own instance (and frame). What is written is read
+back by other code than wrote it, and compared, before the file gets its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+import segcli
+from segcli.errors import OutputError
+from segcli.formats.atomic import whole_file
+from segcli.formats.dicom.files import quiet
+from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, concept, fingerprint, term, uid, unmapped
+from segcli.inference.decide import Label, structures
+from segcli.space.volume import Grid, Source, Volume
+
+Kind = Literal["binary", "fractional", "labelmap"]
+
+
+def write(
+    labels: Volume,
+    names: Sequence[Label],
+    path: Path,
+    like: Source | None,
+    *,
+    algorithm: str,
+    version: str,
+    kind: Kind = "binary",
+) -> tuple[str, ...]:
+    """Write labels as a Segmentation object; the warnings say which structures have no code of their own.
+
+    labels     (1, D, H, W) integers on the grid of `like`; for "fractional" also (K, D, H, W) float32 from 0 to 1,
+               one channel for each structure of `names` in the order of their values
+    algorithm  the model's name; version: its hash
+    kind       binary and fractional: segments 1, 2, ... in the order of the label values; labelmap: the values
+    errors     UsageError for another source than DICOM, InputError without a frame of reference, OutputError
+    """
+    scan = Scan(labels, like, "a DICOM segmentation")
+    wanted = structures(names)
+    if labels.data.dtype.kind != "f":
+        all_named(labels, names)
+    stored = _segments(labels.data, wanted, scan, kind)
+    identity = fingerprint(scan, stored, names, algorithm, version, kind)
+    with quiet():
+        segmentation = _object(scan, stored, wanted, identity, algorithm, version, kind)
+
+    def check(temporary: Path) -> None:
+        if not _holds(temporary, labels.grid, scan, stored, kind):
+            raise OutputError(f"{path.name}: what was read back differs from what was written")
+
+    with whole_file(path, check) as temporary:
+        segmentation.save_as(temporary, enforce_file_format=True)
+    return unmapped(names)
+
+
+def read(path: Path, grid: Grid) -> NDArray[Any]:
+    """What a Segmentation object says on the planes of a grid, other planes 0.
+
+    returns  (D, H, W) segment numbers for binary and labelmap, (K, D, H, W) 0..1 for fractional
+    """
+    kind, count, frames = _frames(path, grid)
+    out = np.zeros(
+        (count, *grid.shape) if kind == "FRACTIONAL" else grid.shape, np.float32 if kind == "FRACTIONAL" else np.uint16
+    )
+    for segment, k, image in frames:
+        if kind == "FRACTIONAL":
+            out[segment - 1, k] = image
+        elif kind == "BINARY":
+            out[k][image != 0] = segment
+        else:
+            out[k] = image
+    return out
+
+
+def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, NDArray[Any]]]]:
+    """The kind of a Segmentation, how many segments it has, and of each frame its segment, plane and pixels.
+
+    Segments count from 1 and are 0 in a label map; fractions are parts of 1.
+    """
+    with quiet():
+        ds = pydicom.dcmread(path)
+        shared = ds.SharedFunctionalGroupsSequence[0]
+        groups = ds.PerFrameFunctionalGroupsSequence
+        places = grid.index([_position(g, shared) for g in groups])
+        planes = places[:, 0].round().astype(int)
+        if (
+            np.abs(places - planes[:, None] * [1, 0, 0]).max() > 2e-2
+            or not 0 <= planes.min() <= planes.max() < grid.shape[0]
+        ):
+            raise OutputError(f"{path.name}: its frames do not lie on the planes of the series")
+        segments = [_segment(g, shared) for g in groups]
+        pixels = _pixels(ds)
+    whole = np.float32(ds.MaximumFractionalValue) if ds.SegmentationType == "FRACTIONAL" else None
+    images = (image if whole is None else image / whole for image in pixels)
+    return str(ds.SegmentationType), len(ds.SegmentSequence), zip(segments, planes.tolist(), images, strict=True)
+
+
+def _holds(path: Path, grid: Grid, scan: Scan, stored: NDArray[Any], kind: Kind) -> bool:
+    """Whether each frame of a file is what was to be stored, and no other plane had anything; one frame at a time."""
+    at = {k: i for i, k in enumerate(scan.numbers)}
+    found = 0
+    for segment, k, image in _frames(path, grid)[2]:
+        plane = stored[at[k]] if k in at else np.zeros(0)
+        if kind == "labelmap":
+            expected = plane
+        elif plane.ndim == 3:
+            expected = np.around(plane[..., segment - 1] * np.float32(255)) / np.float32(255)
+        else:
+            expected = plane == segment
+        if not np.array_equal(image, expected):
+            return False
+        found += int(np.count_nonzero(image))
+    return found == int(np.count_nonzero(np.around(stored * np.float32(255)) if stored.ndim == 4 else stored))
+
+
+def _position(frame: Dataset, shared: Dataset) -> list[float]:
+    group = frame if "PlanePositionSequence" in frame else shared
+    return [float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]
+
+
+def _segment(frame: Dataset, shared: Dataset) -> int:
+    for group in (frame, shared):
+        if "SegmentIdentificationSequence" in group:
+            return int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    return 0
+
+
+def _pixels(ds: Dataset) -> NDArray[Any]:
+    """(frames, rows, columns); single bits are unpacked, the first pixel in the lowest one."""
+    shape = (int(ds.NumberOfFrames), int(ds.Rows), int(ds.Columns))
+    if ds.BitsAllocated == 1:
+        bits = np.unpackbits(np.frombuffer(ds.PixelData, np.uint8), bitorder="little")
+        return bits[: np.prod(shape)].reshape(shape)
+    kind = np.dtype(f"<u{ds.BitsAllocated // 8}")
+    return np.frombuffer(ds.PixelData, kind, count=int(np.prod(shape))).reshape(shape)
+
+
+def _segments(data: NDArray[Any], wanted: Sequence[Label], scan: Scan, kind: Kind) -> NDArray[Any]:
+    """The real planes as highdicom wants them: (planes, H, W) numbers, or (planes, H, W, K) parts of 1."""
+    real: NDArray[Any] = data[:, scan.numbers]
+    if data.dtype.kind == "f":
+        return np.moveaxis(real, 0, -1)
+    if kind == "labelmap":
+        values: NDArray[Any] = real[0].astype(np.uint16 if max(n.id for n in wanted) > 255 else np.uint8)
+        return values
+    table: NDArray[Any] = np.zeros(max(n.id for n in wanted) + 1, np.uint16 if len(wanted) > 255 else np.uint8)
+    for number, label in enumerate(wanted, 1):
+        table[label.id] = number
+    numbers: NDArray[Any] = table[real[0]]
+    return numbers
+
+
+def _object(
+    scan: Scan,
+    stored: NDArray[Any],
+    wanted: Sequence[Label],
+    identity: str,
+    algorithm: str,
+    version: str,
+    kind: Kind,
+) -> hd.seg.Segmentation:
+    """The object with everything that depends on the clock or on chance replaced by what depends on its content."""
+    made_by = hd.AlgorithmIdentificationSequence(
+        name=algorithm[:64], family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence, version=version[:64]
+    )
+    slices = _slices(scan)
+    empty = not stored.any()  # one plane says so; otherwise each segment would come on all planes
+    used = slice(0, 1) if empty else slice(None)
+    segmentation = hd.seg.Segmentation(
+        source_images=slices[used],
+        pixel_array=stored[used],
+        segmentation_type=kind.upper(),
+        segment_descriptions=[
+            _described(label, label.id if kind == "labelmap" else number, made_by)
+            for number, label in enumerate(wanted, 1)
+        ],
+        series_instance_uid=uid(identity, "series"),
+        series_number=scan.number,
+        sop_instance_uid=uid(identity, "instance"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=algorithm[:64],
+        software_versions=segcli.__version__,
+        device_serial_number=version[:16] or "none",
+        content_label="SEGMENTATION",
+        content_description=f"by {algorithm}"[:64],
+        series_description=f"segcli {algorithm}"[:64],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    scan.lend(segmentation)
+    scan.date(segmentation)
+    segmentation.ContentCreatorName = ""
+    organisation = uid(identity, "dimensions")
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organisation
+    _refer(segmentation, scan)
+    return segmentation
+
+
+def _slices(scan: Scan) -> list[Dataset]:
+    """Each plane as a classic slice, whatever holds it; its number stands for its identity until `_refer`.
+
+    Orientation and spacing are those of the first plane: differences in the last digits, which the reader let pass,
+    are refused by the library.
+    """
+    first = scan.frames[0]
+    out = []
+    for k, frame in enumerate(scan.frames):
+        ds = scan.blank()
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, f"1.{k}"
+        ds.SeriesInstanceUID, ds.FrameOfReferenceUID = "1.0", scan.frame_of_reference
+        ds.PositionReferenceIndicator = scan.files[0].text("PositionReferenceIndicator")
+        ds.Modality = scan.files[0].text("Modality")
+        ds.Rows, ds.Columns = frame.shape
+        ds.ImageOrientationPatient = [_decimal(v) for v in (*first.row, *first.column)]
+        ds.ImagePositionPatient = [_decimal(v) for v in frame.position]
+        ds.PixelSpacing = [_decimal(v) for v in first.spacing]
+        ds.SliceThickness = _decimal(frame.thickness or scan.grid.spacing[0])
+        out.append(ds)
+    return out
+
+
+def _decimal(value: float) -> str:
+    """A decimal string of at most 16 characters."""
+    return next(t for digits in range(15, 0, -1) if len(t := f"{value:.{digits}g}") <= 16)
+
+
+def _described(label: Label, number: int, made_by: hd.AlgorithmIdentificationSequence) -> hd.seg.SegmentDescription:
+    meant = term(label)
+    description = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label.name[:64],
+        segmented_property_category=concept(meant.category),
+        segmented_property_type=concept(meant.kind),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=made_by,
+        display_color=hd.color.CIELabColor.from_rgb(*label.colour),
+    )
+    description.SegmentAlgorithmName = made_by[0].AlgorithmName
+    if meant.side is not None:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [concept(meant.side)]
+    return description
+
+
+def _refer(segmentation: Dataset, scan: Scan) -> None:
+    """Put the source's instances and frames where the stand-ins of `_slices` are named."""
+    references = [scan.reference(f) for f in scan.files]
+    segmentation.SourceImageSequence = references
+    series = Dataset()
+    series.SeriesInstanceUID = scan.files[0].text("SeriesInstanceUID")
+    series.ReferencedInstanceSequence = references
+    segmentation.ReferencedSeriesSequence = [series]
+    items = {  # by identity: the frames of one plane share their item
+        id(item): item
+        for group in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in group.get("DerivationImageSequence", ())
+        for item in derivation.SourceImageSequence
+    }
+    for item in items.values():
+        frame = scan.frames[int(item.ReferencedSOPInstanceUID.removeprefix("1."))]
+        item.ReferencedSOPClassUID = frame.file.text("SOPClassUID")
+        item.ReferencedSOPInstanceUID = frame.file.text("SOPInstanceUID")
+        if frame.file.count("NumberOfFrames") > 1:
+            item.ReferencedFrameNumber = frame.index + 1
+        if frame.tile is not None:
+            item.SpatialLocationsPreserved = "NO"

@@ -1,0 +1,455 @@
+"""DICOM series to one volume: right, or refused.
+
+Files are grouped by series, slices ordered by their position along the normal, and no voxel is touched before the whole
+series is known to be a volume. The promises are those of reliability.md section 4, whose numbers the tests carry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pydicom.config
+
+from segcli.errors import Denied, InputError, InputMissing
+from segcli.formats import streams
+from segcli.formats.dicom.files import (
+    LOSSY,
+    DicomFile,
+    Stray,
+    Unused,
+    at_once,
+    is_dicomdir,
+    kind_of,
+    open_file,
+    printable,
+    quiet,
+    uid_name,
+    walk,
+)
+from segcli.formats.dicom.frames import Frame, is_colour, is_mosaic
+from segcli.formats.dicom.stack import Stack, stack_grid, stacks_of, values_of
+from segcli.space.volume import Grid, Source, Volume
+
+_CLASS = "1.2.840.10008.5.1.4.1.1."
+VOLUME_CLASSES = {  # CT, MR, PET: classic, enhanced, and enhanced as converted from classic
+    *(_CLASS + n for n in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")),
+}
+_KINDS = {
+    "SEG": "a segmentation",
+    "RTSTRUCT": "a structure set",
+    "RTDOSE": "a dose",
+    "RTPLAN": "a plan",
+    "SR": "a report",
+    "PR": "a presentation state",
+    "KO": "a key object note",
+    "REG": "a registration",
+    "DOC": "a document",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series of a folder, and whether it could be a volume.
+
+    name     for files of its own, and for --series; free of patient data: "series-003-1f2e3d4c"
+    reason   why it is no volume at all (a scout, a report, a secondary capture); None for one that could be
+    """
+
+    name: str
+    uid: str
+    number: int | None
+    modality: str
+    description: str
+    files: tuple[DicomFile, ...]
+    reason: str | None
+
+    @cached_property
+    def frames(self) -> int:
+        """Slices in all of its files, as their headers count them."""
+        return sum(f.count("NumberOfFrames") for f in self.files)
+
+    @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The volumes that the series holds; InputError says why it holds none."""
+        with _reading():
+            images = [f for f in self.files if _no_slice(f) is None]
+            for file in images:
+                if file.fault is None and file.text("SOPClassUID") not in VOLUME_CLASSES:
+                    raise InputError(f"{file.name}: corrupt: what kind of image it is cannot be read")
+            return stacks_of(images)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What the series holds, or why it is refused; the headers are freed again."""
+        try:
+            if self.reason is not None:
+                raise InputError(self.reason)
+            grids = [stack_grid(stack.frames, self.name)[0] for stack in self.stacks]
+            return Summary(self.frames, len(grids), grids[0].shape, grids[0].spacing, None)
+        except InputError as error:
+            return Summary(self.frames, 0, None, None, error.message)
+        finally:
+            self.__dict__.pop("stacks", None)
+            for file in self.files:
+                file.forget()
+
+    def line(self) -> str:
+        """One line for a list: number, description, slices."""
+        number = "-" if self.number is None else str(self.number)
+        return f"{number} {self.description or '(no description)'}, {self.frames} slices: --series {self.name}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a series holds.
+
+    problem   why it is not a volume, or refused as one; None when it can be read
+    """
+
+    frames: int
+    volumes: int
+    shape: tuple[int, int, int] | None
+    spacing: tuple[float, float, float] | None
+    problem: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """What the writers need: for each plane of the volume the frame it came from, None where a gap was filled."""
+
+    planes: tuple[Frame | None, ...]
+
+
+def matches(series: Series, wanted: str) -> bool:
+    """Whether --series means this series: by its name, its UID or its number, with leading zeros or without."""
+    if wanted in (series.name, series.uid):
+        return True
+    return re.fullmatch(r"\d{1,9}", wanted) is not None and series.number == int(wanted)
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a file starts like DICOM, or a folder holds a file that does."""
+    if path.is_dir():
+        return any(kind_of(p) is None for p in walk(path))
+    return path.exists() and kind_of(path) is None
+
+
+def find(tree: Path, stray: Stray = at_once) -> tuple[Series, ...]:
+    """Every series below a folder, in the order of their numbers, each with its summary.
+
+    stray    gets each file or folder that may hold slices, of which series cannot be told, and what is wrong with it
+    """
+    found, _ = _scan(tree, stray)
+    for series in found:
+        _ = series.summary  # while its headers are in memory
+    return found
+
+
+def read(
+    path: Path,
+    *,
+    series: str | None = None,
+    volume: int | None = None,
+    fill_gaps: bool = False,
+    seen: streams.Seen = streams.unseen,
+) -> Volume:
+    """The one volume of a folder, or of a multi-frame file, on the grid that its slices' positions give.
+
+    series   the number or the name of a series, where a folder has several that could be a volume
+    volume   1, 2, ...: which of the volumes of a series (phases, echoes, time points)
+    seen     is told the grid before the voxels are read
+    returns  (1, D, H, W), D ascending along rows x columns; int16 where that holds the values, else float32
+    errors   InputError for whatever would otherwise be silently different; InputMissing where there is no DICOM
+    """
+    chosen, unused = _chosen(path, series)
+    return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=_name(path), seen=seen)
+
+
+def read_series(
+    series: Series,
+    *,
+    volume: int | None = None,
+    fill_gaps: bool = False,
+    unused: Sequence[Unused] = (),
+    name: str | None = None,
+    seen: streams.Seen = streams.unseen,
+) -> Volume:
+    """The volume of one series that `find` found; see `read`."""
+    grid, planes, source = _planned(series, volume, fill_gaps, unused, name or series.name)
+    seen(grid)
+    with _reading():
+        data = values_of(planes, grid.shape)
+    return Volume(data[None], grid, source)
+
+
+def _planned(
+    series: Series, volume: int | None, fill_gaps: bool, unused: Sequence[Unused], name: str
+) -> tuple[Grid, tuple[Frame | None, ...], Source]:
+    """The grid, the frame of each of its planes, and what is to be said of the files."""
+    if series.reason is not None:
+        raise InputError(f"{name}: {series.reason}: not a volume")
+    stack, others = _pick(series, volume, name)
+    grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
+    files = tuple(dict.fromkeys(plane.file for plane in planes if plane is not None))
+    unused = [*unused, *_left_out(series, files, others)]
+    facts = {
+        "modality": series.modality,
+        "series": series.name,
+        "files": len(files) + len(unused),
+        "used": len(files),
+        "unused": [{"file": u.file, "reason": u.reason} for u in unused],
+        "volumes": 1 + len(others),
+        "volume": stack.what,
+        "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
+    }
+    warnings = _warnings(series, stack, grid, planes, unused, len(files))
+    return grid, planes, Source(tuple(f.path for f in files), "dicom", Slices(planes), warnings, facts)
+
+
+def _left_out(series: Series, used: Sequence[DicomFile], others: Sequence[Stack]) -> list[Unused]:
+    """The files of the series that are not in the volume."""
+    elsewhere = {f.file for stack in others for f in stack.frames}
+    return [
+        Unused(
+            f.name,
+            _no_slice(f) or ("another volume of the series" if f in elsewhere else "the same instance again"),
+        )
+        for f in series.files
+        if f not in used
+    ]
+
+
+def real_slices(volume: Volume) -> list[int]:
+    """Planes of a volume that come from its files; those that filled a gap get no labels."""
+    filled = set((volume.source.facts or {}).get("filled_slices", ())) if volume.source else set()
+    return [k for k in range(volume.grid.shape[0]) if k not in filled]
+
+
+def _name(path: Path) -> str:
+    """A file or folder without its path, "." by its own name."""
+    return printable(path.name or path.resolve().name)
+
+
+def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
+    """The series of a folder or file that is to be read, and the files that are left out for it."""
+    if not path.exists():
+        raise InputMissing(f"{_name(path)}: not found")
+    if not path.is_dir():
+        return _single(path), []
+    found, unused = _scan(path)
+    chosen = _choose(found, unused, wanted, _name(path))
+    return chosen, [*unused, *_others(found, chosen)]
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Headers are taken as they are: what matters in them is checked here, in our words."""
+    with quiet(), pydicom.config.disable_value_validation():
+        yield
+
+
+def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], list[Unused]]:
+    """All series below a folder, and the files that belong to none."""
+    unused: list[Unused] = []
+    groups: dict[str, list[DicomFile]] = {}
+    with _reading():
+        for path in walk(folder, stray):
+            try:
+                reason = kind_of(path)
+                if reason is not None:
+                    unused.append(Unused(printable(path.name), reason))
+                    continue
+                file = open_file(path)
+            except (Denied, InputError) as error:
+                stray(path, error)
+                continue
+            uid = file.text("SeriesInstanceUID")
+            if uid:
+                groups.setdefault(uid, []).append(file)
+            elif is_dicomdir(file):
+                unused.append(Unused(file.name, "an index (DICOMDIR)"))
+            elif file.fault is not None:
+                told = InputError(
+                    f"{file.name}: {file.fault}: it cannot be told which series it belongs to",
+                    hint="replace the file or take it out of the folder",
+                )
+                stray(path, told)
+            else:
+                unused.append(Unused(file.name, "not DICOM"))
+        series = [_series(uid, files) for uid, files in groups.items()]
+    return tuple(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
+
+
+def _single(path: Path) -> Series:
+    """The series of one multi-frame file or mosaic."""
+    name = printable(path.name)
+    reason = kind_of(path)
+    if reason is not None:
+        raise InputError(f"{name}: {reason}: not a format that is read")
+    with _reading():
+        file = open_file(path)
+        if is_dicomdir(file):
+            raise InputError(f"{name}: an index (DICOMDIR), not an image", hint="give the folder instead")
+        series = _series(file.text("SeriesInstanceUID"), [file])
+        if file.fault is not None:
+            raise InputError(f"{name}: {file.fault}")
+        if series.reason is None and file.count("NumberOfFrames") == 1 and not is_mosaic(file):
+            raise InputError(f"{name}: one slice of a series, not a volume", hint="give the folder of the series")
+    return series
+
+
+def _series(uid: str, files: list[DicomFile]) -> Series:
+    first = files[0]
+    number = first.text("SeriesNumber")
+    short = hashlib.sha256(uid.encode()).hexdigest()[:8]
+    found = int(number) if re.fullmatch(r"\d{1,9}", number) else None
+    return Series(
+        name=f"series-{'' if found is None else f'{found:03d}-'}{short}",
+        uid=uid,
+        number=found,
+        modality=first.text("Modality"),
+        description=first.text("SeriesDescription"),
+        files=tuple(files),
+        reason=_reason(files),
+    )
+
+
+def _reason(files: list[DicomFile]) -> str | None:
+    """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few directions."""
+    reasons = [_no_slice(f) or ("a colour image" if is_colour(f) and f.fault is None else None) for f in files]
+    if None not in reasons:
+        return Counter(reasons).most_common(1)[0][0]
+    ways = _directions([f for f, r in zip(files, reasons, strict=True) if r is None])
+    if len(ways) > 1 and max(ways) * 2 <= sum(ways):
+        return f"a scout (slices in {len(ways)} directions)"
+    return None
+
+
+def _directions(files: Sequence[DicomFile]) -> list[int]:
+    """How many slices lie in each direction; directions differ when a cosine does by more than 0.1."""
+    found: list[tuple[list[float], int]] = []
+    for file in files:
+        try:
+            cosines = [float(v) for v in file.text("ImageOrientationPatient").split("\\")]
+        except ValueError:
+            continue  # missing or spoilt: the reading refuses it by name
+        for k, (known, count) in enumerate(found):
+            if max(map(abs, map(float.__sub__, known, cosines))) <= 0.1:
+                found[k] = (known, count + 1)
+                break
+        else:
+            found.append((cosines, 1))
+    return [count for _, count in found]
+
+
+def _no_slice(file: DicomFile) -> str | None:
+    """Why a file is no slice of a volume, None when it is one or should be."""
+    sop_class = file.text("SOPClassUID")
+    if _spoilt(sop_class) and (file.fault is not None or file.text("Modality") in ("CT", "MR", "PT")):
+        return None  # it claims to be of the series, and what is wrong with it is told when that is read
+    if sop_class not in VOLUME_CLASSES:
+        kind = _KINDS.get(file.text("Modality"))
+        return kind or f"{uid_name(sop_class).removesuffix(' Storage')}, not a CT, MR or PET image"
+    return "a scout (localizer)" if "LOCALIZER" in file.text("ImageType").split("\\") else None
+
+
+def _spoilt(sop_class: str) -> bool:
+    """Whether a class is none of the standard's, and not one of a maker's own either."""
+    own = re.fullmatch(r"[0-9.]+", sop_class) and not sop_class.startswith("1.2.840.10008.")
+    return not own and uid_name(sop_class) == sop_class
+
+
+def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, name: str) -> Series:
+    """The series that was asked for, or the only one that could be a volume."""
+    if not found:
+        what = f"{len(unused)} files, but no DICOM image among them" if unused else "an empty folder"
+        raise InputMissing(f"{name}: {what}")
+    if wanted is not None:
+        match = [s for s in found if matches(s, wanted)]
+        if len(match) != 1:
+            raise InputError(
+                f"{name}: {len(match) or 'no'} series called {printable(wanted)}", hint=_listed(match or found)
+            )
+        return match[0]
+    could = [s for s in found if s.reason is None]
+    if not could:
+        kinds = ", ".join(sorted({str(s.reason) for s in found}))
+        raise InputError(f"{name}: {len(found)} series, none of which is a volume: {kinds}")
+    if len(could) > 1:
+        raise InputError(f"{name}: {len(could)} series could be the volume", hint=_listed(could))
+    return could[0]
+
+
+def _listed(series: Sequence[Series]) -> str:
+    return "choose one: " + "; ".join(s.line() for s in series)
+
+
+def _others(found: Sequence[Series], chosen: Series) -> list[Unused]:
+    return [
+        Unused(f.name, f"another series: {s.reason or 'not the one chosen'}")
+        for s in found
+        if s is not chosen
+        for f in s.files
+    ]
+
+
+def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[Stack]]:
+    """The volume that was asked for and the others of the series."""
+    try:
+        stacks = list(series.stacks)
+    except InputError as error:
+        named = error.message.startswith((f"{name}:", f"{name},"))
+        raise InputError(error.message if named else f"{name}: {error.message}", hint=error.hint) from error
+    if volume is None and len(stacks) > 1:
+        lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks, 1))
+        slices = sum(len(s.frames) for s in stacks)
+        raise InputError(
+            f"{name}: {slices} slices, several at the same position: there seem to be {len(stacks)} volumes",
+            hint=f"choose one: {lines}",
+        )
+    chosen = 1 if volume is None else volume
+    if not 1 <= chosen <= len(stacks):
+        raise InputError(f"{name}: there is no volume {chosen}, only 1 to {len(stacks)}")
+    return stacks[chosen - 1], stacks[: chosen - 1] + stacks[chosen:]
+
+
+def _warnings(
+    series: Series,
+    stack: Stack,
+    grid: Grid,
+    planes: Sequence[Frame | None],
+    unused: Sequence[Unused],
+    used: int,
+) -> tuple[str, ...]:
+    frames = stack.frames
+    said = []
+    if unused:
+        reasons = Counter(u.reason for u in unused)
+        listed = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        said.append(f"{used + len(unused)} files, {used} used, {len(unused)} not: {listed}")
+    if len(frames) == 1:
+        said.append(f"one slice only: its thickness of {frames[0].thickness:g} mm is taken as the spacing")
+    if grid.sheared:
+        normal = np.cross(frames[0].row, frames[0].column)
+        angle = np.degrees(np.arccos(np.clip(normal @ grid.directions[:, 0], -1, 1)))
+        said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
+    filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
+    if filled:
+        numbers = ", ".join(map(str, filled))
+        said.append(f"{len(filled)} of {len(planes)} slices are missing and were interpolated: number {numbers}")
+    if series.modality == "CT" and not all(f.rescaled for f in frames):
+        said.append("CT without rescale slope and intercept: the stored values are taken for HU")
+    if not frames[0].file.text("FrameOfReferenceUID"):
+        said.append("no frame of reference: its slices are taken to share one")
+    syntaxes = {f.file.syntax for f in frames} & LOSSY
+    said += [f"compressed with loss ({uid_name(s)})" for s in sorted(syntaxes)]
+    said += sorted({note for f in frames for note in f.file.notes})
+    return tuple(said)

@@ -1,0 +1,435 @@
+"""What a label is, and how logits become labels on any grid."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import UsageError, near
+from segcli.parallel import each
+from segcli.space.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
+from segcli.space.volume import Box, Grid, Volume
+
+BLOCK = 1 << 18  # voxels of the scan that are decided in one go
+_THIN = 4  # planes of the model's grid that such a block has at least
+
+
+@dataclass(frozen=True)
+class Label:
+    """One structure of a label map.
+
+    id       its value in the map; 0 is background
+    name     ASCII snake_case
+    code     "SCT 10200004" (SNOMED CT), None when there is none
+    colour   red, green, blue, 0..255
+    pair     the name of the same structure on the other side, None for midline structures
+    """
+
+    id: int
+    name: str
+    code: str | None = None
+    colour: tuple[int, int, int] = (128, 128, 128)
+    pair: str | None = None
+
+
+def chosen(labels: Sequence[Label], wanted: Iterable[str], option: str) -> list[Label]:
+    """The labels that a user names by name, number or code ("SCT 10200004", or its last part), in their order.
+
+    option   of the command line, for the sentence
+    errors   UsageError for what none has, with the nearest name
+    """
+    found = []
+    for word in wanted:
+        own = [label for label in labels if word in (label.name, str(label.id))]
+        own = own or [label for label in labels if label.code and word in (label.code, label.code.split()[-1])]
+        if not own:
+            names = [label.name for label in labels]
+            raise UsageError(f"{option} {word}: no structure has that name, number or code" + near(word, names))
+        found += [label for label in own[:1] if label not in found]
+    return found
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a structure's name in lower case, between underscores, hyphens, dots and spaces."""
+    return re.split(r"[_\-. ]+", name.lower())
+
+
+def side_of(name: str) -> Literal["left", "right"] | None:
+    """The side that a structure's name states: left, l or lh; right, r or rh."""
+    words = words_of(name)
+    if any(word in words for word in ("left", "l", "lh")):
+        return "left"
+    return "right" if any(word in words for word in ("right", "r", "rh")) else None
+
+
+def structures(names: Iterable[Label]) -> list[Label]:
+    """The labels without the background, in the order of their values."""
+    return sorted((n for n in names if n.id != 0), key=lambda n: n.id)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How logits become labels.
+
+    values   the label value of each channel of logits
+    rule     "argmax": the largest channel wins; "regions": channels are taken in order, and each one above 0
+             (probability one half) overwrites what came before, so nested regions end up whole (nnU-Net)
+    back     what is interpolated on the way to the scan's grid: "logits" (nnU-Net), or "probabilities" (MONAI)
+    shares   the channels are probabilities already, not logits
+    """
+
+    values: tuple[int, ...]
+    rule: Literal["argmax", "regions"] = "argmax"
+    back: Literal["logits", "probabilities"] = "logits"
+    shares: bool = False
+
+    @property
+    def half(self) -> float:
+        """The value that stands for a probability of one half."""
+        return 0.5 if self.shares else 0.0
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16] | type[np.int32]:
+        """The smallest of uint8, uint16, int32 that holds every value."""
+        top = max(self.values)
+        return np.uint8 if top < 256 else np.uint16 if top < 65536 else np.int32
+
+
+def labels_on(
+    grid: Grid,
+    logits: Iterable[Volume],
+    decide: Decision,
+    part: Grid,
+    wanted: Grid,
+    rule: Interpolation = LINEAR,
+) -> Volume:
+    """Labels at the voxel centres of a scan, from logits that come as slabs on the model's grid.
+
+    grid     the scan's
+    logits   (K, d, h, w) slabs that together cover `part`, each beginning with the last plane of the one before;
+             probabilities where the decision has `shares`
+    part     the grid that the slabs make together (the foreground's)
+    wanted   the grid that `part` was cropped from: beyond `part` is background, beyond `wanted` the border goes on
+    returns  (1, D, H, W) in the decision's dtype
+
+    Logits are interpolated linearly, one class at a time, into the best value so far. A class is tried only in the
+    box of cells where it can win: where its largest corner is not below the largest smallest corner of the others.
+    The cores share the blocks of a slab.
+    """
+    labels = np.zeros(grid.shape, decide.dtype)
+    place = _Place(grid, part, wanted, rule)
+    for slab in logits:
+        first = np.round(part.index(slab.grid.affine[:3, 3])).astype(int)
+        for piece in place.pieces(first, slab.grid.shape):
+            each(lambda block: _decide(labels, *block, decide), _blocks(piece, slab.data))
+    return Volume(labels[None], grid)
+
+
+class Spread:
+    """Channels of slabs brought to the voxel centres of another grid, linearly, as the slabs go by.
+
+    grid     whose voxels are wanted; `part` and `wanted` as in `labels_on`
+    """
+
+    def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
+        self._part, self._place = part, _Place(grid, part, wanted, rule)
+
+    def put(self, slab: Grid, channels: NDArray[np.float32], into: NDArray[Any]) -> None:
+        """Write channels (K, d, h, w) of a slab into (K, D, H, W), where that lies in the slab.
+
+        into     float32, or uint8 for shares: 255 for 1
+        """
+        first = np.round(self._part.index(slab.affine[:3, 3])).astype(int)
+        everything = tuple(slice(0, max(1, n - 1)) for n in slab.shape)
+        for piece in self._place.pieces(first, slab.shape):
+            for channel, whole in zip(channels, into, strict=True):
+                here = piece.of(whole)
+                at, values = _values(channel, piece, everything, here.shape)  # type: ignore[arg-type]
+                if values is not None:
+                    seen = True if piece.mask is None else piece.mask[at]
+                    scaled = np.round(values * 255).astype(np.uint8) if into.dtype == np.uint8 else values
+                    np.copyto(here[at], scaled, where=seen)
+
+
+class Shares:
+    """Probabilities at the voxel centres of a scan, gathered while slabs go by on their way to `labels_on`.
+
+    volume   (K, D, H, W) uint8, 255 for 1: softmax for "argmax", a sigmoid of each channel for "regions"; beyond the
+             part the first channel has it all. Kept in a temporary file, for it grows with classes x scan.
+    """
+
+    def __init__(self, grid: Grid, decide: Decision, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
+        self._decide, self._spread = decide, Spread(grid, part, wanted, rule)
+        self.volume = Volume(mapped((len(decide.values), *grid.shape), np.uint8), grid)
+        if decide.rule == "argmax":
+            self.volume.data[0] = 255
+
+    def watch(self, slabs: Iterable[Volume]) -> Iterator[Volume]:
+        for slab in slabs:
+            self._spread.put(slab.grid, shares(slab.data, self._decide), self.volume.data)
+            yield slab
+
+
+def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Zeros in a temporary file that is mapped into memory and vanishes with the array.
+
+    errors   OSError when the disk cannot hold it
+    """
+    with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process at the first write
+        else:
+            file.truncate(size)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def shares(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float32]:
+    """Probabilities (K, d, h, w): the softmax of logits, or the sigmoid of each of them; shares stay as they are."""
+    powers: NDArray[np.float32]
+    if decide.shares:
+        return channels
+    if decide.rule == "regions":
+        powers = np.exp(-channels)
+        powers += 1
+        return np.reciprocal(powers, out=powers)
+    powers = np.exp(channels - channels.max(axis=0))
+    powers /= powers.sum(axis=0)
+    return powers
+
+
+def as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
+    """Slabs of logits as slabs of probabilities; channels behind the decision's own stay as they are."""
+    count = len(decide.values)
+    for slab in slabs:
+        data = slab.data.copy("K")
+
+        def soften(plane: NDArray[np.float32]) -> None:
+            plane[:count] = shares(plane[:count], decide)
+
+        each(soften, planes(data))
+        yield Volume(data, slab.grid)
+
+
+def planes(data: NDArray[Any]) -> NDArray[Any]:
+    """A view of (K, d, h, w) as its planes across the shortest of the three axes: (n, K, ...)."""
+    return np.moveaxis(data, 1 + int(np.argmin(data.shape[1:])), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A box of the scan whose voxels lie (where `mask` says so) within one slab.
+
+    box          in the order of the scan's axes; all else goes by the model's
+    axes         the scan's axis along each of the model's
+    coordinates  of the box's voxels in the slab along each axis, or none when the grids are at an angle, and then
+                 `matrix` (4, 4) gives them
+    sequence     in which the axes are sampled
+    """
+
+    box: Box
+    axes: list[int]
+    coordinates: list[NDArray[np.float64]]
+    hows: list[How]
+    sequence: list[int]
+    matrix: NDArray[np.float64]
+    mask: NDArray[np.bool_] | None
+
+    def of(self, whole: NDArray[Any]) -> NDArray[Any]:
+        """A view of what this box has of an array on the scan's grid, in the order of the model's axes."""
+        return whole[self.box].transpose(self.axes)
+
+
+class _Place:
+    """Where a scan's voxels lie among the model's, worked out once for all slabs."""
+
+    def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation) -> None:
+        self.shape, self.part = grid.shape, np.array(part.shape)
+        self.end = np.array(wanted.shape) - 1.0
+        self.low = np.round(wanted.index(part.affine[:3, 3]))  # first voxel of the part, in the wanted grid
+        self.matrix = grid.to(part)
+        order = parallel(self.matrix)
+        self.axes = None if order is None else [order.index(axis) for axis in range(3)]
+        if self.axes is None:
+            return
+        hows = axis_rules(wanted, grid, Interpolation("linear", coarse=rule.coarse))
+        self.hows = [hows[i] for i in self.axes]
+        # The axis along which the scan is coarsest goes first, whatever the box, so that sums are the same in each
+        # slab; of equal ones the last: what grows most is then added up row by row.
+        steps = [round(abs(float(self.matrix[axis, i])), 6) for axis, i in enumerate(self.axes)]
+        self.sequence = sorted(range(3), key=lambda axis: (-steps[axis], -axis))
+
+    def pieces(self, first: NDArray[np.int64], shape: tuple[int, ...]) -> Iterator[_Piece]:
+        """Boxes of the scan that this slab (its first voxel and shape, in the part) decides."""
+        last = first + np.array(shape) - 1
+        if self.axes is None:
+            yield from self._slanted(first, last)
+            return
+        box, coordinates = [slice(0)] * 3, []
+        for axis, i in enumerate(self.axes):
+            along = self.matrix[axis, 3] + self.matrix[axis, i] * np.arange(self.shape[i])
+            inside, clipped = self._inside(along, axis)
+            here = np.flatnonzero(inside & (clipped >= first[axis]) & (clipped <= last[axis]))
+            if len(here) == 0:
+                return
+            box[i] = slice(int(here[0]), int(here[-1]) + 1)
+            coordinates.append(clipped[box[i]] - first[axis])
+        yield _Piece((box[0], box[1], box[2]), self.axes, coordinates, self.hows, self.sequence, self.matrix, None)
+
+    def _inside(self, along: NDArray[np.float64], axis: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Which coordinates in the part count as in it, and all of them moved to its nearest voxel centre."""
+        n = self.part[axis]
+        beyond = np.clip(along + self.low[axis], 0, self.end[axis]) - self.low[axis]
+        return (beyond >= -0.5) & (beyond <= n - 0.5), np.clip(along, 0, n - 1)
+
+    def _slanted(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[_Piece]:
+        """Planes of the scan in pieces, each with the mask of its voxels between the slab's first and last."""
+        d, h, w = self.shape
+        planes = max(1, (1 << 20) // (h * w))
+        for start in range(0, d, planes):
+            stop = min(d, start + planes)
+            mask = np.ones((stop - start, h, w), bool)
+            for axis in range(3):
+                row = self.matrix[axis]
+                along = (
+                    row[3]
+                    + row[0] * np.arange(start, stop)[:, None, None]
+                    + row[1] * np.arange(h)[:, None]
+                    + row[2] * np.arange(w)
+                )
+                inside, clipped = self._inside(along, axis)
+                mask &= inside & (clipped >= first[axis]) & (clipped <= last[axis])
+            if not mask.any():
+                continue
+            shift = np.eye(4)
+            shift[0, 3] = start
+            local = self.matrix @ shift
+            local[:3, 3] -= first
+            yield _Piece((slice(start, stop), slice(0, h), slice(0, w)), [0, 1, 2], [], [], [], local, mask)
+
+
+def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
+    """A piece of a slab (K, d, h, w) in blocks that stay near the cache, each with its part of the slab.
+
+    Blocks share the plane of the slab between them, so they are cut along the axis that has the most of them, and no
+    thinner than `_THIN`. A piece at an angle is a block.
+    """
+    if piece.mask is not None:
+        yield piece, slab
+        return
+    size = math.prod(len(along) for along in piece.coordinates)
+    extents = [abs(along[-1] - along[0]) for along in piece.coordinates[:2]]
+    axis = int(np.argmax(extents))
+    i, along = piece.axes[axis], piece.coordinates[axis]
+    count = max(1, min(round(extents[axis] / _THIN), 2 * round(size / (2 * BLOCK))))
+    for cut in np.array_split(np.arange(len(along)), count):
+        if len(cut) == 0:
+            continue
+        box, coordinates = [*piece.box], [*piece.coordinates]
+        low, high = math.floor(along[cut].min()), math.ceil(along[cut].max())
+        box[i] = slice(box[i].start + int(cut[0]), box[i].start + int(cut[-1]) + 1)
+        coordinates[axis] = along[cut] - low
+        planes = tuple(slice(low, high + 1) if a == axis else slice(None) for a in range(3))
+        yield replace(piece, box=(box[0], box[1], box[2]), coordinates=coordinates), slab[(slice(None), *planes)]
+
+
+def _decide(whole: NDArray[np.integer], piece: _Piece, slab: NDArray[np.float32], decide: Decision) -> None:
+    """Write the labels of one piece of a slab (K, d, h, w) into the whole label map."""
+    there = piece.of(whole)
+    labels = there.copy("C")
+    cells = _winning_boxes(slab, decide)
+    best = np.full(labels.shape, -np.inf, np.float32) if decide.rule == "argmax" else None
+    for k, cell_box in enumerate(cells):
+        if cell_box is None:
+            continue
+        at, values = _values(slab[k], piece, cell_box, labels.shape)
+        if values is None:
+            continue
+        better = values > (decide.half if best is None else best[at])
+        if piece.mask is not None:
+            better &= piece.mask[at]
+        put(labels[at], better, decide.values[k])
+        if best is not None:
+            np.maximum(best[at], values, out=best[at])
+    there[...] = labels
+
+
+def put(into: NDArray[np.integer], where: NDArray[np.bool_], value: int) -> None:
+    """into[where] = value, without a branch for each voxel.
+
+    np.copyto takes 4 ns each where the mask is noise, this a tenth.
+    """
+    into ^= (into ^ into.dtype.type(value)) * where.view(np.uint8)
+
+
+def _values(
+    logits: NDArray[np.float32], piece: _Piece, cells: Box, shape: tuple[int, ...]
+) -> tuple[Box, NDArray[np.float32] | None]:
+    """One class's logits in the part of the piece that touches a box of cells, and where that part is."""
+    if piece.mask is not None:
+        everything = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+        return everything, oblique(logits, piece.matrix, (shape[0], shape[1], shape[2]), "linear")
+    spans = []
+    for cell, coordinates in zip(cells, piece.coordinates, strict=True):
+        here = np.flatnonzero((coordinates >= cell.start) & (coordinates <= cell.stop))
+        if len(here) == 0:
+            return (slice(0, 0),) * 3, None
+        spans.append(slice(int(here[0]), int(here[-1]) + 1))
+    values = logits[tuple(slice(cell.start, cell.stop + 1) for cell in cells)]
+    for axis in piece.sequence:
+        local = piece.coordinates[axis][spans[axis]] - cells[axis].start
+        values = apply(values, taps_for(local, values.shape[axis], piece.hows[axis]), axis)
+    return (spans[0], spans[1], spans[2]), values
+
+
+def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | None]:
+    """For each class the box of cells (between neighbouring voxels) in which it can win; None for nowhere.
+
+    A linear interpolation lies between its corners: a class whose largest corner is below another's smallest one
+    cannot win in that cell. A box start..stop means the voxels start to stop, both included.
+    """
+    if decide.rule != "argmax":
+        return [_box(_corners(channel, np.maximum) >= decide.half) for channel in slab]
+    highest = slab.max(axis=(1, 2, 3))
+    rounding = 1e-4 + 1e-5 * np.abs(highest).max()  # while interpolating
+    floor = np.full([max(1, n - 1) for n in slab.shape[1:]], -np.inf, np.float32)
+    tried = []
+    for k in np.argsort(-highest):
+        if highest[k] < floor.min() - rounding:
+            break  # this one and those after it neither win nor raise the floor
+        np.maximum(floor, _corners(slab[k], np.minimum), out=floor)
+        tried.append(k)
+    floor -= rounding
+    boxes: list[Box | None] = [None] * len(slab)
+    for k in tried:
+        boxes[k] = _box(_corners(slab[k], np.maximum) >= floor)
+    return boxes
+
+
+def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]:
+    """The extreme of the eight corners of each cell; an axis of one voxel has one cell."""
+    for axis in range(3):
+        n = values.shape[axis]
+        if n > 1:
+            low = tuple(slice(0, n - 1) if i == axis else slice(None) for i in range(3))
+            high = tuple(slice(1, n) if i == axis else slice(None) for i in range(3))
+            values = best(values[low], values[high])
+    return values if values.base is None else values.copy()
+
+
+def _box(here: NDArray[np.bool_]) -> Box | None:
+    spans = []
+    for axis in range(3):
+        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
+        if len(along) == 0:
+            return None
+        spans.append(slice(int(along[0]), int(along[-1]) + 1))
+    return spans[0], spans[1], spans[2]

@@ -1,0 +1,152 @@
+"""Several models label one scan together: each on its own grid, averaged on the first one's, slab by slab."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.engines.host import OnDisk
+from segcli.errors import ModelError
+from segcli.inference.decide import Decision, Spread, mapped, shares
+from segcli.inference.segment import (
+    Prepared,
+    Segmentation,
+    Wishes,
+    check_channels,
+    decided,
+    finite,
+    prepare,
+    segment,
+    window_count,
+    winners,
+)
+from segcli.inference.windows import Engine, Tick, WindowPlan, quiet, slide
+from segcli.models.card import ModelCard
+from segcli.space.volume import Volume
+
+UNSEEN = -20.0  # logit of a structure where a member did not look, beside 0 for background
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One model, its engine, and the windows it is run with."""
+
+    card: ModelCard
+    engine: Engine
+    plan: WindowPlan
+
+
+def alike(first: ModelCard, other: ModelCard) -> None:
+    """Refuse a model that does not answer the same question as the first: other channels, labels or decision.
+
+    errors   ModelError with the first difference
+    """
+    both = f"{first.name} and {other.name} are no ensemble"
+    if first.channels != other.channels:
+        raise ModelError(f"{both}: one sees {', '.join(first.channels)}, the other {', '.join(other.channels)}")
+    ours, theirs = ({label.name: label.id for label in card.labels} for card in (first, other))
+    for name in (*ours, *theirs):
+        if ours.get(name) != theirs.get(name):
+            told = [f"{card.name} {_says(names, name)}" for card, names in ((first, ours), (other, theirs))]
+            raise ModelError(f"{both}: {name} {', '.join(told)}", hint="members need equal names and numbers of labels")
+    if first.decide.rule != other.decide.rule or set(first.decide.values) != set(other.decide.values):
+        raise ModelError(f"{both}: one has nested regions, the other has not, or has others")
+
+
+def _says(names: dict[str, int], name: str) -> str:
+    return f"calls {names[name]}" if name in names else "does not know"
+
+
+def segment_together(
+    scan: Volume, members: Sequence[Member], tick: Tick = quiet, wishes: Wishes = Wishes()
+) -> Segmentation:
+    """Label every voxel of the scan by the mean of the members' answers.
+
+    Each member sees the scan on its own grid, with its own intensities and windows. Its answers are interpolated
+    linearly onto the first member's grid. Logits are averaged; where one member averages probabilities itself, or
+    several do, the probabilities of all are. Beyond the crop of the first member all is background; beyond that of
+    another one, that member votes for background (0 against logits of -20).
+
+    disagreement  share of members whose own decision, on the first member's grid, differs from the mean's
+
+    Memory holds one slab and one image of each; the answers of all but the first lie in temporary files, 4 bytes for
+    each class and voxel of the first member's cropped grid.
+    errors   as `segment`
+    """
+    first, *others = members
+    if not others:
+        return segment(scan, first.card, first.engine, tick, first.plan, wishes)
+    check_channels(scan, first.card)
+    scan, holes, warnings = finite(scan)
+    decide = replace(first.card.decide, shares=any(member.card.decide.shares for member in members))
+    prepared = prepare(scan, first.card)
+    answers, count = [], 0
+    seconds = {**prepared.seconds, "network": 0.0}
+    for i, member in enumerate(others):
+        answer, own, seen = _answer(scan, member, prepared, decide, _later(tick, i, len(members)))
+        answers.append(answer)
+        count += seen
+        seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in own.items()}
+    slabs = slide(prepared.image, first.engine, first.plan, _later(tick, len(others), len(members)), prepared.outside)
+    mean = _mean(slabs, prepared, answers, first.card.decide, decide)
+    found = decided(scan, prepared, mean, decide, first.card.interpolation, wishes)
+    if holes is not None:
+        found.labels.data[:, holes] = 0
+    seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
+    count += window_count(prepared.image.grid, first.plan)
+    return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
+
+
+def _later(tick: Tick, position: int, members: int) -> Tick:
+    """A tick for one of several members: all of them together are as long as this one times their number."""
+    return lambda done, total: tick(position * total + done, members * total)
+
+
+def _answer(
+    scan: Volume, member: Member, common: Prepared, decide: Decision, tick: Tick
+) -> tuple[OnDisk, dict[str, float], int]:
+    """A member's answer (K, d, h, w) on the common image's grid, mapped from a file; stage times; windows."""
+    card, on = member.card, common.image.grid
+    prepared = prepare(scan, card)
+    began = time.perf_counter()
+    answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
+    for channel, value in enumerate(decide.values):
+        answer[channel] = float(value == 0) if decide.shares else 0.0 if value == 0 else UNSEEN
+    spread = Spread(on, prepared.image.grid, prepared.wanted, card.interpolation)
+    order = [card.decide.values.index(value) for value in decide.values]
+    for slab in slide(prepared.image, member.engine, member.plan, tick, prepared.outside):
+        spread.put(slab.grid, _channels(slab.data[order], card.decide, decide), np.asarray(answer))
+        answer.release()
+    seconds = {**prepared.seconds, "network": time.perf_counter() - began}
+    return answer, seconds, window_count(prepared.image.grid, member.plan)
+
+
+def _channels(own: NDArray[np.float32], have: Decision, want: Decision) -> NDArray[np.float32]:
+    """Logits, or what the others have: probabilities."""
+    return shares(own, have) if want.shares else own
+
+
+def _mean(
+    slabs: Iterator[Volume], common: Prepared, answers: list[OnDisk], have: Decision, decide: Decision
+) -> Iterator[Volume]:
+    """The first member's slabs as the mean of all, with the share of members that decide otherwise behind it."""
+    count = len(decide.values)
+    for slab in slabs:
+        low = np.round(common.image.grid.index(slab.grid.affine[:3, 3])).astype(int)
+        box = tuple(slice(a, a + n) for a, n in zip(low, slab.grid.shape, strict=True))
+        joined = np.empty((count + 1, *slab.grid.shape), np.float32)
+        joined[:count] = _channels(slab.data[:count], have, decide)
+        own = [winners(joined[:count], decide)]
+        for answer in answers:
+            here = np.asarray(answer[(slice(None), *box)])
+            own.append(winners(here, decide))
+            joined[:count] += here
+            answer.release()
+        joined[:count] /= len(own)
+        together = winners(joined[:count], decide)
+        joined[count] = np.mean([votes != together for votes in own], axis=0)
+        yield Volume(joined, slab.grid)

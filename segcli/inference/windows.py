@@ -1,0 +1,319 @@
+"""Plan overlapping windows, run an engine over them, blend, and let go of what is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import ModelError
+from segcli.space.volume import Array, Box, Volume
+
+Tick = Callable[[int, int], None]  # windows done, windows in all
+_SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
+SLAB_BYTES = 1 << 24  # logits that are finished at a time: fewer repeat more planes, more leave the cache
+
+
+def quiet(done: int, total: int) -> None:
+    """A tick that says nothing."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window's place in the (padded) image."""
+
+    at: Box
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How an image is cut into windows and put together again.
+
+    size     (d, h, w) voxels; 1 along the slice axis of a 2-D network
+    overlap  share of a window that the next one covers, 0 <= overlap < 1
+    blend    "gaussian" or "constant" weights
+    sigma    of the Gaussian, as a share of the window's edge (nnU-Net, MONAI: 1/8)
+    centre   where the Gaussian is largest: the "middle" of the window, between two voxels when its edge is even
+             (MONAI from 0.9), or the "voxel" at half its edge (nnU-Net, MONAI before 0.9)
+    floor    smallest weight; the Gaussian itself is 1 at its centre
+    steps    "regular": fixed steps, the last window moved back to the edge (MONAI);
+             "even": steps of equal length, rounded (nnU-Net)
+    padding  what lies beyond an image that is smaller than a window: the "constant" of the intensity steps, or the
+             "edge": its last voxels, repeated
+    skip     windows in which every voxel has the value beyond the image are taken for background, unseen; only
+             where the card says that this is exact, or the user asks
+    """
+
+    size: tuple[int, int, int]
+    overlap: float = 0.5
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    sigma: float = 0.125
+    centre: Literal["middle", "voxel"] = "middle"
+    floor: float = 1e-3
+    steps: Literal["regular", "even"] = "regular"
+    padding: Literal["constant", "edge"] = "constant"
+    skip: bool = False
+
+
+class Engine(Protocol):
+    """Runs a network on windows, and owns the memory that logits are summed in."""
+
+    @property
+    def name(self) -> str:
+        """For the record: "torch cuda:0", "openvino cpu"."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Windows per call it likes."""
+        ...
+
+    def run(self, patches: NDArray[np.float32]) -> Array:
+        """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Where sums of this size should live."""
+        ...
+
+    def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
+        """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
+        ...
+
+    def get(self, total: Array) -> NDArray[np.float32]:
+        """The sums as numpy, on the host."""
+        ...
+
+    def rest(self) -> None:
+        """Give back what only `run` needs of memory; the next run takes it again."""
+        ...
+
+
+def windows(shape: tuple[int, int, int], plan: WindowPlan) -> list[Window]:
+    """Windows that cover a shape, each axis at least the plan's size, in order of the first axis."""
+    axes = [starts(n, size, plan) for n, size in zip(shape, plan.size, strict=True)]
+    return [
+        Window((slice(a, a + plan.size[0]), slice(b, b + plan.size[1]), slice(c, c + plan.size[2])))
+        for a, b, c in product(*axes)
+    ]
+
+
+def starts(n: int, size: int, plan: WindowPlan) -> list[int]:
+    """First voxels of the windows along an axis of n >= size voxels; the last one ends at the edge."""
+    step = max(1, int(size * (1 - plan.overlap)))
+    if plan.steps == "regular":
+        return [*range(0, n - size, step), n - size]
+    count = int(np.ceil((n - size) / max(size * (1 - plan.overlap), 1e-9))) + 1
+    exact = (n - size) / max(count - 1, 1)
+    return sorted({round(exact * i) for i in range(count)})
+
+
+def weights(plan: WindowPlan) -> NDArray[np.float32]:
+    """Weight of each voxel of a window, (d, h, w), at most 1."""
+    if plan.blend == "constant":
+        return np.ones(plan.size, np.float32)
+    rows = []
+    for size in plan.size:
+        x = np.arange(size) - (size // 2 if plan.centre == "voxel" else (size - 1) / 2)
+        rows.append(np.exp(-0.5 * (x / max(plan.sigma * size, 1e-3)) ** 2))
+    weight: NDArray[np.float64] = np.einsum("i,j,k->ijk", *rows)
+    blended: NDArray[np.float32] = np.maximum(weight, plan.floor).astype(np.float32)
+    return blended
+
+
+def padded(image: Volume, plan: WindowPlan, value: float) -> tuple[Volume, Box]:
+    """The image made at least as large as a window, equally on both sides, and the box in it that is the image."""
+    missing = [max(0, s - n) for s, n in zip(plan.size, image.grid.shape, strict=True)]
+    before = [m // 2 for m in missing]
+    ends = [b + n for b, n in zip(before, image.grid.shape, strict=True)]
+    inner = (slice(before[0], ends[0]), slice(before[1], ends[1]), slice(before[2], ends[2]))
+    if not any(missing):
+        return image, inner
+    pad = [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))]
+    edge = plan.padding == "edge"
+    data = np.pad(image.data, pad, "edge") if edge else np.pad(image.data, pad, constant_values=value)
+    grid = image.grid.crop(
+        tuple(slice(-b, n + m - b) for b, m, n in zip(before, missing, image.grid.shape, strict=True))  # type: ignore[arg-type]
+    )
+    return Volume(data, grid, image.source), inner
+
+
+def stream_axis(shape: tuple[int, int, int], plan: WindowPlan) -> int:
+    """The axis along which logits are finished plane by plane: the one that keeps the sums smallest."""
+    held = [min(n, s) / n for n, s in zip(shape, plan.size, strict=True)]
+    return held.index(min(held))
+
+
+def held(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tuple[int, int, int]:
+    """The shape of the sums for a (padded) image: along its streaming axis, the planes that are not finished yet."""
+    axis = stream_axis(shape, plan)
+    keep = [*shape]
+    keep[axis] = _held(_parts(windows(shape, plan), axis, batch if plan.size[axis] == 1 else None), axis)
+    return keep[0], keep[1], keep[2]
+
+
+def slide(
+    image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = quiet, outside: float = 0.0
+) -> Iterator[Volume]:
+    """Blended logits of the whole image as finished slabs, in order along one axis.
+
+    image    (C, D, H, W) float32
+    outside  value of what lies beyond the image, where it is smaller than a window and its edge is not repeated
+    yields   (K, d, h, w) float32; each slab begins with the plane that the one before ended with, so that what lies
+             between them can be interpolated from one slab
+    errors   ModelError when logits are not finite: they are never turned into background
+
+    The sums hold one window's length of planes, K * size * H * W floats, however long the image is; of slices (a
+    window of one plane) as many as make a batch, eight at least.
+    """
+    full, inner = padded(image, plan, outside)
+    axis = stream_axis(full.grid.shape, plan)
+    weight = weights(plan)
+    plan_windows = windows(full.grid.shape, plan)
+    parts = _parts(plan_windows, axis, engine.batch if plan.size[axis] == 1 else None)
+    keep = [*full.grid.shape]
+    keep[axis] = _held(parts, axis)
+    norm = np.zeros(keep, np.float32)
+    total: Array | None = None
+    done = 0
+    for position, part in enumerate(parts):
+        start = part[0].at[axis].start
+        for batch in _batches(part, engine.batch):
+            shown = [w for w in batch if not (plan.skip and _is_constant(full, w, outside))]
+            for window, logits in _run(engine, full, shown):
+                if total is None:
+                    total = engine.zeros((int(logits.shape[0]), *keep))
+                engine.add(total, _shifted(window.at, axis, start - 1), logits, weight)
+            for window in shown:
+                norm[_shifted(window.at, axis, start - 1)] += weight
+            done += len(batch)
+            tick(done, len(plan_windows))
+        final = position == len(parts) - 1
+        step = (part[-1].at[axis].stop if final else parts[position + 1][0].at[axis].start) - start
+        if total is None:  # nothing seen yet: every window so far was background
+            continue
+        for low, high in _slabs(0 if position else 1, step + 1, 4 * len(total) * norm.size // keep[axis]):
+            cut = _inside(inner, axis, start - 1 + low, start - 1 + high)
+            if cut is not None:
+                planes = _shifted(cut, axis, start - 1)
+                slab = engine.get(total[(slice(None), *planes)])
+                slab /= np.maximum(norm[planes], np.finfo(np.float32).tiny)
+                if plan.skip:
+                    _fill_unseen(slab, norm[planes])
+                yield Volume(slab, full.grid.crop(cut))
+        if not final:
+            _advance(total, norm, axis, step, keep[axis])
+
+
+def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut low..high into slabs of bounded size; each begins with the last plane of the one before."""
+    most = max(1, SLAB_BYTES // plane_bytes)
+    while True:
+        end = min(high, low + 1 + most)
+        yield low, end
+        if end == high:
+            return
+        low = end - 1
+
+
+def _parts(items: list[Window], axis: int, batch: int | None) -> list[list[Window]]:
+    """Windows by their place along an axis, in order; with a batch, as many places together as fill whole batches."""
+    places: dict[int, list[Window]] = {}
+    for window in items:
+        places.setdefault(window.at[axis].start, []).append(window)
+    each = [places[start] for start in sorted(places)]
+    if batch is None:
+        return each
+    full = -(-batch // len(each[0]))
+    count = full * -(-_SLICES // full)
+    return [[w for place in each[i : i + count] for w in place] for i in range(0, len(each), count)]
+
+
+def _held(parts: list[list[Window]], axis: int) -> int:
+    """Planes of the windows that are worked on together, and before them the last one that was finished."""
+    return 1 + max(int(part[-1].at[axis].stop - part[0].at[axis].start) for part in parts)
+
+
+def _run(engine: Engine, full: Volume, batch: list[Window]) -> Iterator[tuple[Window, Array]]:
+    if not batch:
+        return
+    patches = np.stack([full.data[(slice(None), *w.at)] for w in batch])
+    logits = engine.run(np.ascontiguousarray(patches, np.float32))
+    for window, item in zip(batch, logits, strict=True):
+        if not _finite(item):
+            place = ", ".join(f"{s.start}..{s.stop - 1}" for s in window.at)
+            raise ModelError(
+                f"the network gave values that are not finite in the window at voxels {place}",
+                hint="the model's weights or its intensity steps do not suit this scan",
+            )
+        yield window, item
+
+
+def _finite(item: Array) -> bool:
+    """Whether a window's logits hold no NaN and no infinity: their sum would carry it."""
+    with np.errstate(invalid="ignore"):  # infinities of both signs: the answer is no, not a warning
+        return bool(np.isfinite(float(item.sum())))
+
+
+def _is_constant(full: Volume, window: Window, value: float) -> bool:
+    patch = full.data[(slice(None), *window.at)]
+    return bool((patch == np.float32(value)).all())
+
+
+def _fill_unseen(slab: NDArray[np.float32], norm: NDArray[np.float32]) -> None:
+    """Voxels that only skipped windows cover become background with a margin of 20."""
+    unseen = norm == 0
+    slab[:, unseen] = -20.0
+    slab[0, unseen] = 0.0
+
+
+def _advance(total: Array, norm: NDArray[np.float32], axis: int, step: int, size: int) -> None:
+    """Move the sums `step` planes towards the start and clear the rest, in pieces that never overlap.
+
+    Channel by channel: sums that are mapped from a file then never are in memory all at once.
+    """
+    for array in (norm, *(total[k : k + 1] for k in range(len(total)))):
+        lead = (slice(None),) * (array.ndim - 3)
+        for a in range(0, size, step):
+            b = min(a + step, size)
+            room = max(0, min(b, size - step) - a)
+            if room:
+                array[(*lead, *_planes(axis, a, a + room))] = array[(*lead, *_planes(axis, a + step, a + step + room))]
+            if a + room < b:
+                array[(*lead, *_planes(axis, a + room, b))] = 0
+
+
+def _inside(inner: Box, axis: int, first: int, stop: int) -> Box | None:
+    """The planes first..stop of the padded image without its padding; None when nothing is left."""
+    low, high = max(first, inner[axis].start), min(stop, inner[axis].stop)
+    if low >= high:
+        return None
+    cut = list(inner)
+    cut[axis] = slice(low, high)
+    return cut[0], cut[1], cut[2]
+
+
+def _planes(axis: int, start: int, stop: int) -> Box:
+    box: list[Any] = [slice(None)] * 3
+    box[axis] = slice(start, stop)
+    return box[0], box[1], box[2]
+
+
+def _shifted(at: Box, axis: int, start: int) -> Box:
+    box = list(at)
+    box[axis] = slice(at[axis].start - start, at[axis].stop - start)
+    return box[0], box[1], box[2]
+
+
+def _batches(items: list[Window], size: int) -> Iterator[list[Window]]:
+    for i in range(0, len(items), max(1, size)):
+        yield items[i : i + max(1, size)]
+
+
+def at_overlap(plan: WindowPlan, overlap: float | None) -> WindowPlan:
+    """The plan with the user's overlap instead of the card's, where one was given."""
+    return plan if overlap is None else replace(plan, overlap=overlap)

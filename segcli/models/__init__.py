@@ -1,0 +1,1 @@
+"""What a model promises and needs, where it lies, and how its weights are read."""

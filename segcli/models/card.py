@@ -1,0 +1,720 @@
+"""ModelCard: what a model promises and needs; and finding one by name or path.
+
+The same JSON document stands in a folder's model.json and, under the key "segcli", in the metadata of exported ONNX
+and safetensors files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path, PurePath
+from typing import Any, Literal, cast
+
+from segcli.errors import ModelError, near
+from segcli.inference.decide import Decision, Label, side_of
+from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Scale, Standardise, Step
+from segcli.inference.windows import WindowPlan
+from segcli.space.grids import Anchor, GridSpec, Spacing
+from segcli.space.resample import How, Interpolation
+from segcli.space.volume import AXES_CODES
+
+FORMAT = 1
+CARD_FILE = "model.json"
+METADATA_KEY = "segcli"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
+_CHAMBER = re.compile(r"atri|heart|cardi|myocard|(?<!lateral.)ventricle")
+_RIGHT = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "lh": "rh", "LH": "RH", "l": "r", "L": "R"}
+_KEYS = {
+    "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
+    "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
+    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "padding", "skip",
+    "slice_axis", "slices", "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs",
+    "volumes_ml", "volumes_source", "centroids_mm", "ensemble", "notes",
+}  # fmt: skip
+_NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
+
+
+@dataclass(frozen=True)
+class Resample:
+    """The place of the resampling among the intensity steps, where a card says that it is not the first."""
+
+
+Preparation = Step | Crop | Resample
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network by its module and class (or family), and the constructor's arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model promises and needs, checked.
+
+    prepare     intensity steps in order, with the crop and the resampling at their place
+    outside     value of what lies beyond the image, before the steps that follow the crop
+    weights     one file, or one for each fold of an ensemble; names inside `folder`
+    mirror      array axes (of the network's input) that mirrored inference may flip
+    slice_axis  with a 2-D network: the array axis of the model's grid along which slices are taken; else None
+    slices      neighbouring slices that a 2-D network sees at once as channels, the middle one being labelled
+    half        whether float16 is known to keep the labels
+    average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
+    volumes_ml  plausible volume of a structure: (low, high)
+    centroids_mm  where structures usually lie among each other: LPS mm, about any point
+    """
+
+    name: str
+    licence: str
+    source: str
+    architecture: Architecture
+    weights: tuple[str, ...]
+    sha256: tuple[str, ...]
+    onnx: str | None
+    onnx_sha256: str | None
+    channels: tuple[str, ...]
+    modality: str | None
+    grid: GridSpec
+    interpolation: Interpolation
+    prepare: tuple[Preparation, ...]
+    outside: float
+    window: WindowPlan
+    slice_axis: int | None
+    slices: int
+    mirror: tuple[int, ...]
+    half: bool
+    average: Literal["logits", "probabilities"]
+    labels: tuple[Label, ...]
+    decide: Decision
+    volumes_ml: Mapping[str, tuple[float, float]]
+    volumes_source: str
+    centroids_mm: Mapping[str, tuple[float, float, float]]
+    ensemble: tuple[str, ...]
+    folder: Path | None
+    document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def structures(self) -> tuple[Label, ...]:
+        """All labels but the background."""
+        return tuple(label for label in self.labels if label.id != 0)
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network: the image's, once for each slice that it sees."""
+        return len(self.channels) * self.slices
+
+    def file(self, name: str) -> Path:
+        """A part of the model: a plain name inside its folder (reliability.md 5.2).
+
+        errors   ModelError for absolute paths, `..`, links that lead out, or a missing file
+        """
+        if self.folder is None:
+            raise ModelError(f"{self.name}: a model without a folder has no file {name!r}")
+        return part(self.folder, name)
+
+
+def part(folder: Path, name: str) -> Path:
+    """The path of a plain name inside a model folder, refused if it leads elsewhere."""
+    if PurePath(name).name != name or name in ("", ".", ".."):
+        raise ModelError(f"{folder.name}: {name!r} leads outside the model's folder: not allowed")
+    path = folder / name
+    try:
+        linked, there = path.is_symlink(), path.is_file()
+    except OSError as error:  # a name that no file can have
+        raise ModelError(f"{folder.name}: {name[:60]!r} cannot be a file: {error.strerror}") from error
+    if linked and path.resolve().parent != folder.resolve():
+        raise ModelError(f"{folder.name}: {name!r} is a link that leads outside the model's folder: not allowed")
+    if not there:
+        raise ModelError(f"{folder.name}: {name} not found in the model's folder", hint="the model lacks this file")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """The sum of a file's bytes, as cards and records state it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- finding a model --------------------------------------------------------------------------------------------
+
+
+def places() -> list[Path]:
+    """Where models are looked for, first match wins: $SEGCLI_WEIGHTS, the checkout, the package, the user's folder."""
+    found = [Path(p) for p in os.environ.get("SEGCLI_WEIGHTS", "").split(os.pathsep) if p]
+    here = Path(__file__).resolve().parents[1]
+    checkout = here.parent / "weights"
+    if (here.parent / "pyproject.toml").is_file():
+        found.append(checkout)
+    found += [here / "weights", data_home() / "models"]
+    return found
+
+
+def data_home() -> Path:
+    """The user's folder for models: $SEGCLI_HOME, else the platform's habit (XDG_DATA_HOME on Linux)."""
+    return _home("XDG_DATA_HOME", ".local/share", "data")
+
+
+def cache_home() -> Path:
+    """The user's folder for what can be made again: $SEGCLI_HOME, else the platform's habit (XDG_CACHE_HOME)."""
+    return _home("XDG_CACHE_HOME", ".cache", "cache")
+
+
+def _home(variable: str, unix: str, kind: str) -> Path:
+    if own := os.environ.get("SEGCLI_HOME"):
+        return Path(own) / kind
+    if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "segcli" / kind
+    if xdg := os.environ.get(variable):
+        return Path(xdg) / "segcli"
+    return Path(os.environ.get("HOME") or os.path.expanduser("~")) / unix / "segcli"  # noqa: PTH111
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model folder that the search came across; `problem` is why it cannot be used, or None."""
+
+    name: str
+    folder: Path
+    card: ModelCard | None
+    problem: str | None
+
+
+def installed() -> list[Found]:
+    """Every model in every place, shadowed ones left out."""
+    out: dict[str, Found] = {}
+    for place in places():
+        if not place.is_dir():
+            continue
+        for folder in sorted(p for p in place.iterdir() if (p / CARD_FILE).is_file()):
+            if folder.name in out:
+                continue
+            try:
+                card, problem = read_card(folder), None
+                if lacking := [n for n in card.weights if not (folder / n).is_file()]:
+                    problem = f"lacks {', '.join(lacking)}"
+                    if card.onnx and (folder / card.onnx).is_file():
+                        problem = None
+            except ModelError as error:
+                card, problem = None, error.message
+            out[folder.name] = Found(folder.name, folder, card, problem)
+    return list(out.values())
+
+
+def find(model: str) -> ModelCard:
+    """The card of a model given by name, folder or file (model.json, an .onnx or .safetensors with a card inside).
+
+    errors   ModelError (78): no such model, with the nearest name; or what is wrong with its card
+    """
+    path = Path(model)
+    named = path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model)
+    if named and not (path / CARD_FILE).is_file():  # what else lies here by that name may be an output folder
+        for place in places():
+            if (place / model / CARD_FILE).is_file():
+                return read_card(place / model)
+    if path.is_dir():
+        return read_card(path)
+    if path.is_file():
+        return read_card(path.parent) if path.name == CARD_FILE else _embedded(path)
+    names = [f.name for f in installed()]
+    raise ModelError(
+        f"no model {model!r} found" + near(model, names),
+        hint="`segcli models` lists what there is; a folder or a file can be given too",
+    )
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"{folder.name}: {CARD_FILE} not found",
+            hint="a model folder holds model.json and its weights; `segcli models import` makes one",
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{folder.name}/{CARD_FILE} is not JSON: {error}") from error
+    return parse(document, folder)
+
+
+def _embedded(path: Path) -> ModelCard:
+    """The card inside an exported file, which then is its own weights."""
+    if path.suffix == ".onnx":
+        text = onnx_metadata(path).get(METADATA_KEY)
+    elif path.suffix == ".safetensors":
+        text = safetensors_metadata(path).get(METADATA_KEY)
+    else:
+        raise ModelError(
+            f"{path.name}: not a model folder, an .onnx or a .safetensors file",
+            hint="`segcli models import` turns a checkpoint into a model folder",
+        )
+    if text is None:
+        raise ModelError(
+            f"{path.name}: has no segcli card inside",
+            hint="`segcli models import` makes a model folder of it",
+        )
+    document = card_inside(text, path)
+    own = {"onnx": path.name, "weights": []} if path.suffix == ".onnx" else {"weights": path.name, "onnx": None}
+    kept = {k: v for k, v in document.items() if k not in ("sha256", "onnx_sha256", "weights", "onnx")}
+    return parse({**kept, **own}, path.resolve().parent)
+
+
+def card_inside(text: str, path: Path) -> dict[str, Any]:
+    """The card that a file carries as JSON, not yet checked field by field.
+
+    errors   ModelError (78): no JSON object
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
+    return document
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The strings in a safetensors header, read without the library: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(path.stat().st_size, 100_000_000):
+            raise ModelError(f"{path.name}: not a safetensors file, or truncated")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{path.name}: not a safetensors file: {error}") from error
+    notes = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(notes, dict):
+        return {}
+    return {str(k): str(v) for k, v in notes.items()}
+
+
+def onnx_metadata(path: Path) -> dict[str, str]:
+    """metadata_props of an ONNX file, walked as protocol buffer fields so that no library has to be loaded.
+
+    ModelProto field 14 is StringStringEntryProto {1: key, 2: value}; everything else is skipped.
+    """
+    out: dict[str, str] = {}
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        while file.tell() < size:
+            number, kind = divmod(_varint(file.read, path), 8)
+            if kind == 0:
+                _varint(file.read, path)
+            elif kind == 1:
+                file.seek(8, 1)
+            elif kind == 5:
+                file.seek(4, 1)
+            elif kind == 2:
+                length = _varint(file.read, path)
+                if number == 14 and length < 100_000_000:
+                    entry = _strings(file.read(length), path)
+                    out[entry.get(1, "")] = entry.get(2, "")
+                elif length > size:
+                    raise ModelError(f"{path.name}: not an ONNX file, or truncated")
+                else:
+                    file.seek(length, 1)
+            else:
+                raise ModelError(f"{path.name}: not an ONNX file")
+    return out
+
+
+def _varint(read: Callable[[int], bytes], path: Path) -> int:
+    value = shift = 0
+    while True:
+        byte = read(1)
+        if not byte or shift > 63:
+            raise ModelError(f"{path.name}: not an ONNX file, or truncated")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+        shift += 7
+
+
+def _strings(data: bytes, path: Path) -> dict[int, str]:
+    position = 0
+
+    def read(n: int) -> bytes:
+        nonlocal position
+        position += n
+        return data[position - n : position]
+
+    out: dict[int, str] = {}
+    while position < len(data):
+        number, kind = divmod(_varint(read, path), 8)
+        if kind != 2:
+            raise ModelError(f"{path.name}: not an ONNX file")
+        out[number] = read(_varint(read, path)).decode("utf-8", "replace")
+    return out
+
+
+# ---- checking a card --------------------------------------------------------------------------------------------
+
+
+def parse(document: Any, folder: Path | None = None) -> ModelCard:
+    """Check a card's document field by field.
+
+    errors   ModelError that names the field, its value and what it should be; unknown fields with the nearest known
+    """
+    where = f"{folder.name}/{CARD_FILE}" if folder else CARD_FILE
+    if not isinstance(document, dict):
+        raise ModelError(f"{where}: a card is a JSON object with fields, not {type(document).__name__}")
+    read = _Reader(where, document)
+    read.known(_KEYS)
+    for key in sorted(_NEEDED - document.keys()):
+        raise read.wrong(key, "is missing")
+    if document["format"] != FORMAT:
+        raise read.wrong("format", f"is not {FORMAT}, the only one this version of segcli knows")
+
+    weights = document.get("weights", [])
+    weights = [weights] if isinstance(weights, str) else weights
+    sums = document.get("sha256") or []
+    sums = [sums] if isinstance(sums, str) else sums
+    if not _texts(weights) or not _texts(sums) or (sums and len(sums) != len(weights)):
+        raise read.wrong("weights", "and sha256 are a file name and its sum, or lists of equal length")
+    onnx, onnx_sum = read.optional("onnx", str), read.optional("onnx_sha256", str)
+    if len(weights) == 1 and weights[0].endswith(".onnx"):  # a model that is an ONNX file and nothing else
+        onnx, onnx_sum, weights, sums = weights[0], (sums or [None])[0], [], []
+    labels, decision = _labels(read)
+    patch = _patch(read)
+    slice_axis = read.optional("slice_axis", int)
+    if slice_axis is not None and (slice_axis not in (0, 1, 2) or patch[slice_axis] != 1):
+        raise read.wrong("slice_axis", "is 0, 1 or 2, and patch_size is 1 there")
+    slices = read.optional("slices", int)
+    slices = 1 if slices is None else slices
+    if slices < 1 or slices % 2 == 0 or (slices > 1 and slice_axis is None):
+        raise read.wrong("slices", "is an odd number, above 1 only with a slice_axis")
+    overlap = read.number("overlap", 0.5)
+    if not 0 <= overlap < 1:
+        raise read.wrong("overlap", "is at least 0 and below 1")
+    spacing = _spacing(read)
+    axes = document.get("orientation")
+    if axes is not None and axes not in AXES_CODES:
+        raise read.wrong("orientation", 'is null or an axes code such as "RAS"')
+    transpose = document.get("transpose", [0, 1, 2])
+    if not _wholes(transpose) or sorted(transpose) != [0, 1, 2]:
+        raise read.wrong("transpose", "is an order of 0, 1, 2")
+    mirror = document.get("mirror", [])
+    if not _wholes(mirror) or not set(mirror) <= {0, 1, 2}:
+        raise read.wrong("mirror", "lists array axes 0, 1, 2")
+    smooth = document.get("smooth") or {}
+    if (
+        not isinstance(smooth, dict)
+        or not smooth.keys() <= {"sigma", "finer"}
+        or not all(map(_finite, smooth.values()))
+    ):
+        raise read.wrong("smooth", 'is {"sigma": voxels of the model\'s grid, "finer": ratio}')
+    how = cast("How", read.choice("interpolation", ("linear", "cubic", "nearest"), "linear"))
+    blend = read.choice("blend", ("gaussian", "constant"), "gaussian")
+    steps = read.choice("steps", ("regular", "even"), "regular")
+    centre = read.choice("centre", ("middle", "voxel"), "middle")
+    padding = read.choice("padding", ("constant", "edge"), "constant")
+    average = read.choice("average", ("logits", "probabilities"), "logits")
+    plan = WindowPlan(
+        size=patch,
+        overlap=overlap,
+        blend="gaussian" if blend == "gaussian" else "constant",
+        sigma=read.number("sigma", 0.125, positive=True),
+        centre="voxel" if centre == "voxel" else "middle",
+        floor=read.number("floor", 1e-3, positive=True),
+        steps="regular" if steps == "regular" else "even",
+        padding="edge" if padding == "edge" else "constant",
+        skip=bool(document.get("skip", False)),
+    )
+    architecture = document["architecture"]
+    if not isinstance(architecture, dict) or not isinstance(architecture.get("name"), str):
+        raise read.wrong("architecture", 'has a "name" and the constructor\'s arguments')
+    channels = document["channels"]
+    if not isinstance(channels, list) or not channels or not all(isinstance(c, str) for c in channels):
+        raise read.wrong("channels", "is a list of names, one for each input channel")
+    usual = document.get("volumes_ml") or {}
+    if not all(isinstance(v, list) and len(v) == 2 and all(map(_finite, v)) for v in usual.values()):
+        raise read.wrong("volumes_ml", "gives labels two numbers, the least and the greatest usual volume")
+    volumes = {str(k): (float(v[0]), float(v[1])) for k, v in usual.items()}
+    places = document.get("centroids_mm") or {}
+    if not all(isinstance(v, list) and len(v) == 3 and all(map(_finite, v)) for v in places.values()):
+        raise read.wrong("centroids_mm", "gives labels three numbers: left, posterior, superior")
+    ensemble = document.get("ensemble", [])
+    if not _texts(ensemble):
+        raise read.wrong("ensemble", "is a list of models")
+    name = read.text("name")
+    if not NAME.fullmatch(name):
+        raise read.wrong("name", "is made of letters, digits, spaces and . _ + -, for outputs are named by it")
+    return ModelCard(
+        name=name,
+        licence=read.text("licence", "unknown"),
+        source=read.text("source", "unknown"),
+        architecture=Architecture(architecture["name"], {k: v for k, v in architecture.items() if k != "name"}),
+        weights=tuple(weights),
+        sha256=tuple(sums),
+        onnx=onnx,
+        onnx_sha256=onnx_sum,
+        channels=tuple(channels),
+        modality=read.optional("modality", str) or ("CT" if channels == ["CT"] else None),
+        grid=GridSpec(
+            axes=axes,
+            spacing=spacing,
+            anchor=cast("Anchor", read.choice("anchor", ("edges", "stored", "oriented", "within"), "edges")),
+            transpose=(transpose[0], transpose[1], transpose[2]),
+        ),
+        interpolation=Interpolation(
+            how,
+            smooth=float(smooth.get("sigma", 0.0)),
+            finer=float(smooth.get("finer", 0.75)),
+            coarse=read.number("coarse", 0.0) or None,
+        ),
+        prepare=_preparation(read, len(channels)),
+        outside=read.number("outside", 0.0),
+        window=plan,
+        slice_axis=slice_axis,
+        slices=slices,
+        mirror=tuple(mirror),
+        half=bool(document.get("half", False)),
+        average="probabilities" if average == "probabilities" else "logits",
+        labels=labels,
+        decide=replace(decision, shares=average == "probabilities"),
+        volumes_ml=volumes,
+        volumes_source=read.text("volumes_source", ""),
+        centroids_mm={str(k): (float(v[0]), float(v[1]), float(v[2])) for k, v in places.items()},
+        ensemble=tuple(ensemble),
+        folder=folder,
+        document=document,
+    )
+
+
+def _patch(read: _Reader) -> tuple[int, int, int]:
+    """Voxels of a window."""
+    given = read.document["patch_size"]
+    if not _wholes(given) or len(given) != 3 or not all(map(_finite, given)):
+        raise read.wrong("patch_size", "is not a list of 3 whole numbers")
+    if min(given) < 1:
+        raise read.wrong("patch_size", "has values that are not above 0")
+    d, h, w = given
+    return d, h, w
+
+
+def _spacing(read: _Reader) -> Spacing | None:
+    """Three steps in mm; null for an axis that keeps the scan's own (between the slices of a 2-D model)."""
+    given = read.document.get("spacing")
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) != 3:
+        raise read.wrong("spacing", "is a list of 3 numbers")
+    for step in given:
+        if step is not None and (not _finite(step) or step <= 0):
+            raise read.wrong("spacing", "has values that are not finite numbers above 0")
+    d, h, w = (None if step is None else float(step) for step in given)
+    return d, h, w
+
+
+def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
+    """Labels in channel order, background first, and the rule that decides among them."""
+    table = read.document["labels"]
+    if not isinstance(table, dict) or not table:
+        raise read.wrong("labels", "maps names to numbers")
+    for name, value in table.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise read.wrong("labels", f"gives {name!r} the value {value!r}, which is not a whole number")
+    if list(table.values()).count(0) != 1 or next(iter(table.values())) != 0:
+        raise read.wrong("labels", "begins with background, the only label with the value 0")
+    values = list(table.values())
+    for value in values:
+        if values.count(value) > 1:
+            both = [n for n, v in table.items() if v == value]
+            raise read.wrong("labels", f"gives the value {value} to {' and '.join(both)}")
+    for key in ("codes", "colours", "volumes_ml", "centroids_mm"):
+        named = read.document.get(key) or {}
+        if not isinstance(named, dict):
+            raise read.wrong(key, "maps names of labels to what it says of them")
+        if extra := named.keys() - table.keys():
+            raise read.wrong(key, f"names {min(extra)!r}, which is not among the labels")
+    pairs: dict[str, str] = {}
+    given_pairs = read.document.get("pairs")
+    if given_pairs is None and read.document.get("orientation") is not None:
+        given_pairs = [list(pair) for pair in named_pairs(list(table))]
+    given_pairs = given_pairs or []
+    if not isinstance(given_pairs, list):
+        raise read.wrong("pairs", "is a list of pairs of labels")
+    for pair in given_pairs:
+        if not _texts(pair) or len(pair) != 2 or not set(pair) <= table.keys():
+            raise read.wrong("pairs", f"holds {pair!r}, which is not two names of labels")
+        pairs[pair[0]], pairs[pair[1]] = pair[1], pair[0]
+    codes, colours = read.document.get("codes") or {}, read.document.get("colours") or {}
+    labels = tuple(
+        Label(v, n, codes.get(n), _colour(read, n, colours.get(n), v), pairs.get(n)) for n, v in table.items()
+    )
+    regions = read.document.get("regions")
+    given = read.choice("back", ("logits", "probabilities"), "logits")
+    back: Literal["logits", "probabilities"] = "probabilities" if given == "probabilities" else "logits"
+    if regions is None:
+        return labels, Decision(tuple(values), back=back)
+    if not _wholes(regions) or not set(regions) <= set(values):
+        raise read.wrong("regions", "lists the label value of each output channel, in the order of writing")
+    return labels, Decision(tuple(regions), "regions", back)
+
+
+def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names that differ in their side only: ("kidney_left", "kidney_right"), ("lh_cortex", "rh_cortex").
+
+    Chambers of the heart are no pair: a mirrored heart has no left atrium where the right one was.
+    """
+    found = []
+    for name in names:
+        words = re.split(r"([_\-. ]+)", name)
+        if side_of(name) == "left" and not _CHAMBER.search(name.lower()):
+            other = "".join(_RIGHT.get(word, word) for word in words)
+            if other in names:
+                found.append((name, other))
+    return found
+
+
+def _colour(read: _Reader, name: str, text: Any, value: int) -> tuple[int, int, int]:
+    """The card's colour, else one of a fixed wheel: neighbours in number differ by the golden angle in hue."""
+    if text is None:
+        if value == 0:
+            return (0, 0, 0)
+        import colorsys
+
+        r, g, b = colorsys.hsv_to_rgb(value * 0.61803398875 % 1, 0.65, 0.6 + 0.35 * (value % 3) / 2)
+        return round(r * 255), round(g * 255), round(b * 255)
+    if not isinstance(text, str) or not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise read.wrong("colours", f'gives {name!r} {text!r}, not "#rrggbb"')
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+# What each step may say, and what makes it.
+_STEPS: dict[str, tuple[type[Any], dict[str, str]]] = {
+    "clip": (Clip, {"low": "low", "high": "high"}),
+    "scale": (Scale, {"low": "low", "high": "high", "from": "source"}),
+    "percentiles": (Percentiles, {"low": "low", "high": "high", "epsilon": "epsilon"}),
+    "standardise": (Standardise, {"mean": "mean", "sd": "sd", "where": "where", "epsilon": "epsilon"}),
+    "crop": (Crop, {"above": "above", "margin": "margin", "outside": "outside"}),
+    "outside": (Outside, {"value": "value"}),
+    "resample": (Resample, {}),
+}
+
+
+def _preparation(read: _Reader, channels: int) -> tuple[Preparation, ...]:
+    """The steps of "intensity", with the resampling first and the crop last where they are not among them."""
+    given = read.document.get("intensity") or []
+    if not isinstance(given, list):
+        raise read.wrong("intensity", "is a list of steps")
+    steps: list[Preparation] = []
+    for item in given:
+        kind = item.get("step") if isinstance(item, dict) else None
+        if not isinstance(kind, str) or kind not in _STEPS:
+            raise read.wrong("intensity", f"has the step {kind!r}, not one of {', '.join(_STEPS)}")
+        steps.append(_step(read, kind, {k: v for k, v in item.items() if k != "step"}, channels))
+    if not any(isinstance(s, Resample) for s in steps):
+        steps.insert(0, Resample())
+    crop = read.choice("crop", ("positive", "nonzero", "none"), "none")
+    if crop != "none":
+        steps.append(Crop(above=0.0 if crop == "positive" else None))
+    for i, (a, b) in enumerate(pairwise(steps), 1):
+        if isinstance(a, Clip) and isinstance(b, Scale) and b.source is None and a.channels == b.channels:
+            # The scale after a clip refers to the window that was clipped to, not to what this scan reached.
+            steps[i] = replace(b, source=(a.low, a.high))
+    return tuple(steps)
+
+
+def _step(read: _Reader, kind: str, item: dict[str, Any], channels: int) -> Preparation:
+    make, names = _STEPS[kind]
+    unknown = set(item) - names.keys() - {"channels"}
+    if unknown:
+        raise read.wrong("intensity", f"the step {kind} knows no {min(unknown)!r}, only {', '.join(names)}")
+    for key, value in item.items():
+        if key in ("low", "high", "mean", "sd", "epsilon", "margin", "value") and not _finite(value):
+            raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, not a number")
+        if key in ("above", "outside") and value is not None and not _finite(value):
+            raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, neither null nor a number")
+    if kind in ("clip", "scale", "percentiles"):
+        if not {"low", "high"} <= item.keys():
+            raise read.wrong("intensity", f"the step {kind} needs the values low and high")
+        if item["low"] >= item["high"]:
+            raise read.wrong("intensity", f"the step {kind} has low {item['low']} not below high {item['high']}")
+    if kind == "outside" and "value" not in item:
+        raise read.wrong("intensity", "the step outside needs a value")
+    if item.get("where", "image") not in ("image", "nonzero", "inside"):
+        raise read.wrong("intensity", f"the step {kind} has where = {item['where']!r}, not image, nonzero or inside")
+    if kind == "standardise" and item.get("sd") is not None and item["sd"] <= 0:
+        raise read.wrong("intensity", f"the step standardise has the deviation {item['sd']}, not above 0")
+    values: dict[str, Any] = {names[k]: v for k, v in item.items() if k in names}
+    if values.get("source") is not None:
+        source = values["source"]
+        if not isinstance(source, list) or len(source) != 2 or not all(map(_finite, source)):
+            raise read.wrong("intensity", f"the step {kind} has from = {source!r}, not two numbers")
+        values["source"] = tuple(source)
+    if item.get("channels") is not None:
+        if not _wholes(item["channels"]):
+            raise read.wrong("intensity", f"the step {kind} has channels = {item['channels']!r}, not a list of numbers")
+        values["channels"] = tuple(item["channels"])
+        if not all(0 <= c < channels for c in values["channels"]):
+            raise read.wrong("intensity", f"the step {kind} names a channel beyond the {channels} there are")
+    return cast("Preparation", make(**values))
+
+
+def _finite(value: Any) -> bool:
+    """A number that a float can hold; JSON has larger ones, and calls true what Python calls 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _wholes(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+
+
+class _Reader:
+    """Takes fields out of a card's document and refuses, by name, those that are not what they should be."""
+
+    def __init__(self, where: str, document: dict[str, Any]) -> None:
+        self.where, self.document = where, document
+
+    def wrong(self, key: str, what: str) -> ModelError:
+        value = self.document.get(key)
+        shown = "" if key not in self.document else f" ({str(value)[:60]})"
+        return ModelError(f"{self.where}: the field {key}{shown} {what}")
+
+    def known(self, keys: set[str]) -> None:
+        for key in self.document:
+            if key not in keys:
+                raise ModelError(f"{self.where}: unknown field {key!r}" + near(str(key), keys))
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.document.get(key, default)
+        if not isinstance(value, str):
+            raise self.wrong(key, "is not a text")
+        return value
+
+    def optional(self, key: str, kind: type[Any]) -> Any:
+        value = self.document.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise self.wrong(key, f"is not {'a text' if kind is str else 'a whole number'}")
+        return value
+
+    def choice(self, key: str, choices: Sequence[str], default: str) -> str:
+        value = self.document.get(key, default)
+        if value not in choices:
+            raise self.wrong(key, f"is not one of {', '.join(choices)}")
+        return str(value)
+
+    def number(self, key: str, default: float, positive: bool = False) -> float:
+        value = self.document.get(key)
+        if value is None:
+            return default
+        if not _finite(value):
+            raise self.wrong(key, "is not a number")
+        if positive and value <= 0:
+            raise self.wrong(key, "is not above 0")
+        return float(value)

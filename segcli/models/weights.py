@@ -1,0 +1,581 @@
+"""Read weights safely, find the table of tensors in them, and fit it strictly to a network.
+
+Nothing in this room runs code from a file. A pickle's globals are listed before it is opened; PyTorch's own
+weights-only loader opens it; a class it does not know becomes a stand-in that can hold nothing and be called by
+nothing. There is no option to loosen that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import pickletools
+import struct
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from segcli.errors import ModelError, cause_of
+from segcli.models.card import ModelCard
+from segcli.networks import registry
+
+Tensors = dict[str, Tensor]
+MODULE = "module."  # DataParallel's prefix
+# Where training scripts keep the table of tensors, the likeliest first.
+TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
+_SHOWN = 10
+_SAVE_AGAIN = "save the tensors alone, torch.save(model.state_dict(), FILE), where the checkpoint was made"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weights file as it was read.
+
+    container  "safetensors", "torch" or "torch before 1.6"
+    content    what the file holds: dicts, lists, numbers, texts, tensors, NumPy arrays, stand-ins
+    sha256     of the very bytes that were read
+    """
+
+    name: str
+    container: str
+    content: Any
+    sha256: str
+
+
+# ---- a network ready to run ---------------------------------------------------------------------------------------
+
+
+def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
+    """The card's network with the weights of one fold, in evaluation mode.
+
+    returns  a module from (N, C, d, h, w) float32 to logits (N, K, d, h, w); a 2-D network is wrapped so that it
+             takes windows of one voxel along card.slice_axis
+    errors   ModelError (78) for weights that are missing, changed, unsafe, not finite, or of another network
+    """
+    if not card.weights:
+        raise ModelError(
+            f"{card.name}: the card names no weights",
+            hint="`segcli models import CHECKPOINT --recipe NAME` puts a checkpoint's weights beside a card",
+        )
+    made = registry.outputs(card.architecture.name, card.architecture.arguments)
+    if made is not None and made != len(card.decide.values):
+        raise ModelError(
+            f"{card.name}: the labels of model.json are for {len(card.decide.values)} output channels, "
+            f"the network has {made}",
+            hint="the field labels names every channel once, background included; regions those of sigmoid outputs",
+        )
+    path = card.file(card.weights[fold])
+    stored = read(path, card.sha256[fold] if card.sha256 else "")
+    net = fitted(table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}")
+    if getattr(net, "probabilities", False):
+        # UNet 3+ gives them unless told otherwise, and windows are blended as logits.
+        net.probabilities = False  # type: ignore[assignment]
+    if card.average == "probabilities":
+        share = nn.Sigmoid() if card.decide.rule == "regions" else nn.Softmax(dim=1)
+        net = nn.Sequential(net, share)  # before windows, mirror images and folds are averaged
+    return net if card.slice_axis is None else Slices(net, card.slice_axis)
+
+
+class Slices(nn.Module):
+    """A network of pictures that takes windows of one slice.
+
+    x        (N, C, d, h, w), with 1 along `axis`
+    returns  (N, K, d, h, w)
+    """
+
+    def __init__(self, net: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.net, self.axis = net, axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x.squeeze(2 + self.axis)).unsqueeze(2 + self.axis)
+        return logits
+
+
+def fitted(tensors: Mapping[str, Tensor], family: str, arguments: Mapping[str, Any], where: str) -> nn.Module:
+    """A network built and filled with exactly these tensors, float32 whatever they are stored in.
+
+    errors   ModelError for tensors that hold NaN or infinity, that are missing, left over, or of another shape
+    """
+    finite(tensors, where)
+    names = registry.live(family, tensors)
+    with torch.device("meta"):
+        net = registry.build(family, arguments)
+    # Whole numbers (counters, index tables) are what the network computes itself; some files leave them out.
+    own = {name for name, tensor in net.state_dict().items() if not tensor.is_floating_point()} - set(names)
+    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items() if name not in own}
+    compare(wanted, {name: tuple(tensors[name].shape) for name in names}, family, where)
+    # The real build follows the comparison, so that a file of another network costs no memory.
+    net = registry.build(family, arguments)
+    net.load_state_dict({name: plain(tensors[name]) for name in names}, strict=not own)
+    return net.eval()
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if it is of any floating type, else as it is."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights among which there is NaN or infinity, naming the tensor."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{where}: the tensor {name} holds values that are not finite (NaN or infinity)",
+                hint="the training diverged or the file is damaged; take an earlier checkpoint",
+            )
+
+
+def compare(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], family: str, where: str
+) -> None:
+    """Refuse tensors that are not exactly a network's: at most ten are named, all are counted."""
+    missing = sorted(wanted.keys() - found.keys())
+    extra = sorted(found.keys() - wanted.keys())
+    other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
+    if not missing and not extra and not other:
+        return
+    kinds = [
+        [f"{name} is missing" for name in missing],
+        [f"{name} has the shape {_size(found[name])}, not {_size(wanted[name])}" for name in other],
+        [f"{name} is unexpected" for name in extra],
+    ]
+    shown = _share(kinds, _SHOWN)  # a few of each kind say more than ten of the first
+    rest = sum(map(len, kinds)) - len(shown)
+    raise ModelError(
+        f"{where}: the tensors do not match the network {family}: {len(missing)} missing, {len(extra)} unexpected, "
+        f"{len(other)} of another shape, of {len(wanted)}: {'; '.join(shown)}" + (f"; and {rest} more" if rest else ""),
+        hint=nearest(found),
+    )
+
+
+def nearest(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A sentence: which network these tensors are, if any is known with exactly them."""
+    found = [guess.family for guess in registry.infer(shapes)]
+    if found:
+        return f"the file holds the network {' or '.join(found)}"
+    near = registry.nearest(shapes)
+    if near is not None:
+        return f"nearest is {near[0]}: {near[1]} % of the tensors' names are those of its default sizes"
+    return "the file holds no network that segcli knows; compare the card's architecture with the training code"
+
+
+def _share(kinds: list[list[str]], room: int) -> list[str]:
+    """The first `room` entries taken in turn from each list, in the lists' own order."""
+    taken = [0] * len(kinds)
+    while room and any(n < len(kind) for n, kind in zip(taken, kinds, strict=True)):
+        for i, kind in enumerate(kinds):
+            if room and taken[i] < len(kind):
+                taken[i] += 1
+                room -= 1
+    return [line for n, kind in zip(taken, kinds, strict=True) for line in kind[:n]]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+# ---- the table of tensors in a checkpoint ---------------------------------------------------------------------------
+
+
+def table(stored: Stored) -> Tensors:
+    """The innermost table of tensors of a checkpoint; `module.` is taken off when every name begins with it.
+
+    errors   ModelError when there is none, with what there is instead
+    """
+    found = _find(stored.content, 4, set())
+    if found is None:
+        raise ModelError(
+            f"{stored.name}: holds no table of tensors, but {_described(stored.content)}", hint=_SAVE_AGAIN
+        )
+    bare = next((name for name, tensor in found.items() if tensor.is_meta), None)
+    if bare is not None:
+        raise ModelError(f"{stored.name}: the tensor {bare} has a shape and no values", hint=_SAVE_AGAIN)
+    while found and all(name.startswith(MODULE) for name in found):
+        found = {name.removeprefix(MODULE): tensor for name, tensor in found.items()}
+    return found
+
+
+def _find(content: Any, depth: int, seen: set[int]) -> Tensors | None:
+    if id(content) in seen:  # a few references may unfold to billions of places
+        return None
+    seen.add(id(content))
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    if not isinstance(content, dict) or depth == 0:
+        return None
+    if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        return dict(content)
+    for key in (k for k in TABLES if k in content):
+        found = _find(content[key], depth - 1, seen)
+        if found is not None:
+            return found
+    # Under a name that says nothing: the largest, since an optimiser keeps a table of two or three for each weight.
+    others = [_find(v, depth - 1, seen) for k, v in content.items() if k not in TABLES]
+    # A table with a few foreign entries among its tensors, "epoch" beside "conv.weight".
+    some = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor) and "." in k}
+    return max([some, *filter(None, others)], key=len) or None
+
+
+def _described(content: Any) -> str:
+    if isinstance(content, StandIn):
+        return f"an object of the class {type(content).__name__}"
+    if isinstance(content, dict):
+        keys = ", ".join(str(k) for k in islice(content, 5))
+        return f"a dictionary with {len(content)} entries ({keys}{', ...' if len(content) > 5 else ''})"
+    return f"a {type(content).__name__}"
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of tensors, whatever file they are in."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        head = json.dumps([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)])
+        total.update(head.encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return total.hexdigest()
+
+
+# ---- opening a file -------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, sha256: str = "") -> Stored:
+    """Open a weights file by what it holds, not by its name.
+
+    sha256   what model.json says the file's sum is; "" where it says nothing
+    errors   ModelError (78): another sum; not a checkpoint, or truncated; TorchScript; a pickle that would call
+             something, with the name of what it would call
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise ModelError(
+            f"{path.name}: the SHA-256 checksum {found} does not match the {sha256} of model.json",
+            hint="the file was changed or damaged since it was signed; fetch it again",
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a pickle's texts escape: damage is refused, the rest is no news
+        container, content = _opened(data, path.name)
+    return Stored(path.name, container, content, found)
+
+
+def _opened(data: bytes, name: str) -> tuple[str, Any]:
+    if data[:4] == b"PK\x03\x04":
+        return _zip(data, name)
+    if len(data) > 8 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 100_000_000:
+        try:
+            return "safetensors", safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise ModelError(
+                f"{name}: not a safetensors file, or a truncated one ({len(data)} bytes): {error}"
+            ) from error
+    if data[:1] == b"\x80":
+        if not _is_old_torch(data):
+            called = next((g for g in globals_in(data, name) if g not in _allowed()), None)
+            raise ModelError(
+                f"{name}: a bare pickle, not allowed as weights" + (f"; it names {called}" if called else ""),
+                hint=_SAVE_AGAIN,
+            )
+        return "torch before 1.6", _unpickled(data, name, globals_in(data, name))
+    if data[257:262] == b"ustar":
+        raise ModelError(f"{name}: an archive of the tar kind (PyTorch before 0.1.10): not allowed", hint=_SAVE_AGAIN)
+    start = data[:24].decode("ascii", "replace").strip()
+    raise ModelError(
+        f"{name}: not a checkpoint of any format that segcli knows; it has {len(data)} bytes and begins with {start!r}",
+        hint="torch, safetensors and ONNX files are read",
+    )
+
+
+def _zip(data: bytes, name: str) -> tuple[str, Any]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.namelist()
+            pickles = [m for m in members if m.count("/") == 1 and m.endswith("/data.pkl")]
+            if any(m.endswith("/constants.pkl") or "/code/" in m for m in members):
+                raise ModelError(
+                    f"{name}: a TorchScript program, which would run as code: not allowed",
+                    hint="save its tensors where it was made: torch.save(torch.jit.load(FILE).state_dict(), NEW), "
+                    "then import NEW",
+                )
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                pickles = []  # torch never compresses
+            if len(pickles) != 1:
+                raise ModelError(
+                    f"{name}: a zip archive, but not a checkpoint: it has no data.pkl",
+                    hint="unpack it; a MONAI bundle or an nnU-Net folder can be imported as a folder",
+                )
+            names = globals_in(archive.read(pickles[0]), name)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
+        # The last four: names that are no text, versions and encryption that zipfile does not know, odd extra fields.
+        raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {error}") from error
+    return "torch", _unpickled(data, name, names)
+
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of PyTorch before 1.6
+
+
+def _is_old_torch(data: bytes) -> bool:
+    try:
+        return any(
+            op.name.startswith("LONG") and arg == _MAGIC for op, arg, _ in islice(pickletools.genops(data[:64]), 4)
+        )
+    except ValueError:
+        return False
+
+
+def globals_in(data: bytes, name: str) -> list[str]:
+    """The dotted names of all globals in a pickle (or the several of an old torch file), in order; none is imported.
+
+    errors   ModelError for a pickle that ends too early or makes a name while it is read
+    """
+    stream = io.BytesIO(data)
+    found: dict[str, None] = {}
+    # An old torch file has five: magic number, protocol, system, the object, the list of storages.
+    for number in range(5 if _is_old_torch(data) else 1):
+        texts: list[str | None] = []
+        memo: dict[int, str | None] = {}
+        try:
+            for op, arg, _ in pickletools.genops(stream):
+                if op.name in ("GLOBAL", "INST"):
+                    found[".".join(str(arg).split(" ", 1))] = None
+                elif op.name == "STACK_GLOBAL":
+                    if len(texts) < 2 or None in texts[-2:]:
+                        raise ModelError(f"{name}: a pickle that makes up a name while it is read: not allowed")
+                    found[f"{texts[-2]}.{texts[-1]}"] = None
+                elif op.name.startswith("EXT"):
+                    raise ModelError(f"{name}: a pickle with extension code {arg}: not allowed")
+                if "UNICODE" in op.name or op.name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
+                    texts.append(str(arg))
+                elif op.name == "MEMOIZE":
+                    memo[len(memo)] = texts[-1] if texts else None
+                elif op.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                    memo[int(arg or 0)] = texts[-1] if texts else None
+                elif op.name in ("GET", "BINGET", "LONG_BINGET"):
+                    texts.append(memo.get(int(arg or 0)))
+        except (ValueError, EOFError, UnicodeDecodeError) as error:
+            if number == 4:  # the storages follow; torch says whether they are whole
+                break
+            raise ModelError(f"{name}: a truncated or corrupt pickle ({len(data)} bytes): {error}") from error
+    return list(found)
+
+
+class _Uncallable(type):
+    """Of a stand-in: pickle may make one, but calling the class, as REDUCE does, is refused by name."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise _Called(cls.__name__)
+
+
+class _Called(Exception):
+    """A pickle tried to call a global that is no part of reading tensors."""
+
+
+class StandIn(metaclass=_Uncallable):
+    """What a class that is not needed for weights becomes: an object that holds and does nothing.
+
+    Its class bears the global's dotted name.
+    """
+
+    def __new__(cls, *args: Any) -> StandIn:
+        return object.__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """What the object was is dropped."""
+
+
+def _inert(*args: Any) -> None:
+    """What a harmless value that is made by a call (a date, a path) becomes."""
+
+
+class _Kind:
+    """What a NumPy type becomes: of its state the byte order alone is taken.
+
+    The rest of it would say where objects lie in an array's bytes, and what lies there would be followed.
+    """
+
+    def __init__(self, code: Any, *how: Any) -> None:
+        if not isinstance(code, str):
+            raise ModelError(f"a NumPy type that is given as {type(code).__name__}: not allowed")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Values(np.ndarray[Any, Any]):
+    """A NumPy array that is filled with the values of a type; rows of several types are dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, kind, order, values = state
+        if isinstance(values, list) == (kind.dtype.kind == "O"):
+            super().__setstate__((version, shape, kind.dtype, order, values))
+
+
+def _scalar(kind: _Kind, data: bytes | str) -> Any:
+    """A NumPy scalar: a number, a text, a date."""
+    if kind.dtype.kind not in "biufcSUMmV":
+        raise ModelError(f"a NumPy scalar of the type {kind.dtype}: not allowed")
+    raw = data.encode("latin1") if isinstance(data, str) else data
+    return np.frombuffer(raw, kind.dtype, 1)[0] if kind.dtype.itemsize else kind.dtype.type()
+
+
+def _array(kind: Any, shape: tuple[int, ...], code: Any) -> Any:
+    """An empty NumPy array, which pickle fills afterwards."""
+    if kind is not np.ndarray:
+        raise ModelError(f"an array of the class {kind}: not allowed")
+    return _Values((0,), "b")
+
+
+def _buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], order: Any) -> Any:
+    """A NumPy array as pickle protocol 5 writes it."""
+    return np.frombuffer(data, kind.dtype).reshape(shape, order="F" if order == "F" else "C").copy()
+
+
+def _text(text: str, encoding: str = "latin1") -> bytes:
+    """Bytes, which protocol 2 writes as text."""
+    if encoding.replace("-", "").lower() not in ("latin1", "iso88591", "ascii", "utf8"):
+        raise ModelError(f"bytes in the encoding {encoding!r}: not allowed")
+    return text.encode(encoding)
+
+
+# Reviewed: each makes a plain value and touches nothing else. Both spellings of NumPy's private module are in files.
+NUMPY: dict[str, Callable[..., Any]] = {
+    "numpy.dtype": _Kind,
+    "numpy.ndarray": np.ndarray,
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _buffer for core in ("core", "_core")},
+}
+_CONTAINERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _text,
+    "builtins.set": set,
+    "__builtin__.set": set,
+    "builtins.list": list,
+    "__builtin__.list": list,
+    "builtins.dict": dict,
+    "__builtin__.dict": dict,
+}
+# Dictionaries with attributes, in which training scripts keep their configuration.
+_SETTINGS = (
+    "easydict.EasyDict",
+    "addict.addict.Dict",
+    "yacs.config.CfgNode",
+    "fvcore.common.config.CfgNode",
+    "mmengine.config.config.ConfigDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+_DATES = ("datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone")
+_PATHS = tuple(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath"))
+# As values in a configuration they are inert; PyTorch 2 writes Python 2's names.
+_TYPES = "int long float complex bool str unicode bytes bytearray tuple frozenset slice range xrange object"
+_PLAIN = tuple(f"{place}.{kind}" for place in ("builtins", "__builtin__") for kind in _TYPES.split())
+_HARMLESS = (*_DATES, *_PLAIN, *_PATHS, *(name.replace("pathlib", "pathlib._local") for name in _PATHS))
+# torch refuses these whatever its list says.
+_SYSTEM = ("sys", "os", "posix", "nt", "subprocess", "builtins", "__builtin__", "io", "shutil", "runpy", "importlib")
+
+
+def _allowed() -> set[str]:
+    """Every global that may be called."""
+    own = torch._weights_only_unpickler._get_allowed_globals()
+    return {*own, *NUMPY, *_CONTAINERS, *_SETTINGS, *_HARMLESS, "collections.defaultdict", "collections.deque"}
+
+
+def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
+    """What torch's weights-only loader makes of a file whose globals have been listed."""
+    strange = [g for g in names if g not in _allowed()]
+    if unreadable := next((g for g in strange if not g.isprintable()), None):
+        raise ModelError(f"{name}: a corrupt pickle that names {unreadable!r}", hint="fetch it again")
+    for g in strange:
+        if g.split(".", 1)[0] in _SYSTEM:
+            raise _unsafe(name, g, strange)
+    stand_ins = [(_Uncallable(g, (StandIn,), {}), g) for g in strange]
+    arrays = [(_Values, f"{__name__}.{_Values.__name__}")]  # no pickle names it, but one may fill it
+    more = {"collections.defaultdict": _default, "collections.deque": _queue}
+    known = [(make, g) for g, make in (NUMPY | _CONTAINERS | more | dict.fromkeys(_SETTINGS, OrderedDict)).items()]
+    harmless = [(_inert, g) for g in _HARMLESS]
+    with torch.serialization.safe_globals([*arrays, *stand_ins, *known, *harmless]), warnings.catch_warnings():
+        # torch warns of pickle protocols and of its own old storages, which is no news to a user.
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except _Called as error:
+            raise _unsafe(name, str(error), strange) from None
+        except ModelError as error:
+            raise ModelError(f"{name}: {error.message}") from error
+        except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, struct.error) as error:
+            cause = cause_of(error)
+            if isinstance(error, pickle.UnpicklingError) and strange:
+                raise _unsafe(name, strange[0], strange) from None
+            if "Unsupported operand" in str(error):
+                raise ModelError(
+                    f"{name}: a pickle of protocol 4 or later, which PyTorch's safe loader does not read",
+                    hint=_SAVE_AGAIN,
+                ) from None
+            raise ModelError(
+                f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {cause}", hint="fetch it again"
+            ) from error
+        except (EOFError, AttributeError, AssertionError, OverflowError, RecursionError, MemoryError) as error:
+            raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes)") from error
+
+
+def _default(*args: Any) -> dict[Any, Any]:
+    """A defaultdict becomes a dict: what it would call for a missing key is dropped."""
+    return {}
+
+
+def _queue(*args: Any) -> list[Any]:
+    """A deque becomes a list."""
+    return []
+
+
+def _unsafe(name: str, culprit: str, strange: Iterable[str]) -> ModelError:
+    whole = any(g.startswith("torch.nn.modules.") for g in strange)
+    kind = "a whole pickled network, not its tensors" if whole else "an unsafe pickle"
+    return ModelError(f"{name}: {kind}; opening it would call {culprit}: not allowed", hint=_SAVE_AGAIN)
+
+
+# ---- pickles that are no checkpoints (the plans of nnU-Net v1) -------------------------------------------------------
+
+
+def plain_pickle(data: bytes, name: str) -> Any:
+    """The dicts, lists, texts, numbers and NumPy arrays of a pickle; anything else in it is refused by name."""
+    for g in globals_in(data, name):
+        if g not in NUMPY and g not in _CONTAINERS:
+            raise _unsafe(name, g, [])
+    try:
+        return _Plain(io.BytesIO(data), encoding="latin1").load()
+    except ModelError as error:
+        raise ModelError(f"{name}: {error.message}") from error
+    except Exception as error:  # a damaged pickle can raise anything; none of it is code from the file
+        raise ModelError(f"{name}: a truncated or corrupt pickle ({len(data)} bytes): {error}") from error
+
+
+class _Plain(pickle.Unpickler):
+    """Finds only what makes plain values; nothing is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = (NUMPY | _CONTAINERS).get(f"{module}.{name}")
+        if found is None:
+            raise ModelError(f"an unsafe pickle; opening it would call {module}.{name}: not allowed")
+        return found

@@ -1,0 +1,219 @@
+"""Networks, one a file: build one by name, or tell from tensor names and shapes which one it is."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from segcli.errors import ModelError
+
+Shapes = Mapping[str, tuple[int, ...]]
+Differences = dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What tensor names and shapes tell about a network.
+
+    unsure  one sentence for each argument that shapes cannot tell, with the value taken
+    open    arguments of which no value is likelier than others: that in `config` only makes the tensors fit
+    """
+
+    family: str
+    config: dict[str, Any]
+    unsure: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+
+
+def build(family: str, config: Mapping[str, Any]) -> nn.Module:
+    """A network of a family, in evaluation mode, with the weights it is initialised with.
+
+    family  a name in some module's FAMILIES, with or without a variant ("uxnet3d_amos"), or a class
+            ("uxnet3d.UXNet3D")
+    config  constructor arguments in the terms of the official code; unknown ones are errors
+    """
+    make = _maker(family)
+    known = inspect.signature(make).parameters
+    for argument in config:
+        if argument not in known:
+            raise ModelError(
+                f"{family} has no argument {argument!r}", hint=_nearest(argument, known, f"{family} takes")
+            )
+    needed = [p.name for p in known.values() if p.default is p.empty and p.name not in config]
+    if needed:
+        raise ModelError(f"{family} needs {', '.join(needed)}", hint="add it to the card's architecture")
+    try:
+        return make(**config).eval()
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a size no convolution can have, a string for a number
+        raise ModelError(f"{family} cannot be built: {error}", hint="compare the card's architecture") from error
+
+
+def infer(shapes: Shapes) -> tuple[Inferred, ...]:
+    """Every network that has exactly these tensors, inert ones aside; empty when there is none."""
+    return tuple(guess for guess, different in _told(shapes) if not different)
+
+
+def within(shapes: Shapes) -> tuple[str, ...]:
+    """Names of the tensors beside a network that is whole in a file; empty when there is no such network.
+
+    They begin with a word that no tensor of the network begins with (`loss_fn.weight`), and are fewer than its own.
+    """
+    found = (beside(shapes, different) for _, different in _told(shapes))
+    return min((names for names in found if names), key=len, default=())
+
+
+def beside(shapes: Shapes, different: Differences) -> tuple[str, ...]:
+    """Names of the tensors beside a network that differs from a file thus; empty where it differs otherwise."""
+    own = {name.partition(".")[0] for name in shapes if name not in different}
+    foreign = all(ours is None and name.partition(".")[0] not in own for name, (ours, _) in different.items())
+    return tuple(different) if foreign and 2 * len(different) < len(shapes) else ()
+
+
+def closest(shapes: Shapes) -> Inferred | None:
+    """The network that differs in the fewest tensors, of the sizes that the tensors tell, else of default sizes.
+
+    returns  None when more than half of the file's tensors are not the network's
+    """
+    told = min(_told(shapes), key=lambda one: len(one[1]), default=None)
+    if told is not None and 2 * len(told[1]) <= len(shapes):
+        return told[0]
+    near = nearest(shapes)
+    own = _default_names(near[0]) if near is not None else None
+    if near is None or own is None or 2 * len(own & shapes.keys()) < len(shapes):
+        return None
+    return Inferred(near[0], {})
+
+
+def nearest(names: Iterable[str]) -> tuple[str, int] | None:
+    """The family, at its default sizes, that shares most tensor names with a file, and how many percent of all names.
+
+    returns  None when less than a tenth are shared; families without default sizes are not compared
+    """
+    found = set(names)
+    best: tuple[str, int] | None = None
+    for family in sorted({name for module in _modules() for name in getattr(module, "FAMILIES", {})}):
+        own = _default_names(family)
+        if own is None:
+            continue
+        live_ones = set(live(family, found))
+        percent = round(100 * len(own & live_ones) / len(own | live_ones))
+        if percent >= 10 and (best is None or percent > best[1]):
+            best = family, percent
+    return best
+
+
+@cache
+def _default_names(family: str) -> frozenset[str] | None:
+    """The tensor names of a family at its default sizes; None for one that has none."""
+    try:
+        with torch.device("meta"):
+            return frozenset(build(family, {}).state_dict())
+    except ModelError:
+        return None
+
+
+def outputs(family: str, config: Mapping[str, Any]) -> int | None:
+    """How many channels a network gives; None where its arguments do not say."""
+    known = inspect.signature(_maker(family)).parameters
+    for name in ("out_chans", "out_channels", "num_classes", "output_dim", "n_classes"):
+        if name in known:
+            value = config.get(name, known[name].default)
+            return value if isinstance(value, int) else None
+    return None
+
+
+def _told(shapes: Shapes) -> list[tuple[Inferred, Differences]]:
+    """What each module takes the tensors for, and how they differ from it; damaged files have shapes of no network."""
+    found = []
+    for module in _modules():
+        try:
+            guess: Inferred | None = module.infer(shapes) if hasattr(module, "infer") else None
+            if guess is not None:
+                found.append((guess, differences(guess, shapes)))
+        except (KeyError, IndexError, ValueError, ZeroDivisionError, ModelError):
+            continue
+    return found
+
+
+def differences(guess: Inferred, shapes: Shapes) -> Differences:
+    """Tensors in which a network and a file differ: name -> (shape in the network, shape in the file)."""
+    with torch.device("meta"):
+        net = build(guess.family, guess.config)
+    ours = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    theirs = {name: tuple(shapes[name]) for name in live(guess.family, shapes)}
+    names = sorted(ours.keys() | theirs.keys())
+    return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
+
+
+def live(family: str, names: Iterable[str]) -> list[str]:
+    """The tensor names that matter to a family: those its module's INERT does not match."""
+    module = inspect.getmodule(_class(_maker(family)))
+    inert = [re.compile(pattern) for pattern in getattr(module, "INERT", ())]
+    return [name for name in names if not any(pattern.fullmatch(name) for pattern in inert)]
+
+
+def length(shapes: Iterable[str], prefix: str) -> int:
+    """How many members `prefix`0, `prefix`1, ... a list of blocks has."""
+    following = "".join(f"\0{name}." for name in shapes)
+    count = 0
+    while f"\0{prefix}{count}." in following:
+        count += 1
+    return count
+
+
+def _maker(family: str) -> Callable[..., nn.Module]:
+    room, _, name = family.rpartition(".")
+    if room and name.isidentifier():  # not the dot of a version number
+        return _named_class(room, name)
+    makers: dict[str, Callable[..., nn.Module]] = {}
+    for module in _modules():
+        makers |= getattr(module, "FAMILIES", {})
+    fitting = [known for known in makers if family == known or family.startswith(f"{known}_")]
+    if not fitting:
+        raise ModelError(f"no network is called {family!r}", hint=_nearest(family, makers, "there are"))
+    return makers[max(fitting, key=len)]
+
+
+def _named_class(room: str, name: str) -> Callable[..., nn.Module]:
+    rooms = list(_rooms())
+    if room not in rooms:
+        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(room, rooms, "modules:"))
+    module = import_module(f"{__package__}.{room}")
+    networks = {_class(make).__name__: _class(make) for make in getattr(module, "FAMILIES", {}).values()}
+    if name not in networks:
+        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(name, networks, f"{room} has"))
+    return networks[name]
+
+
+def _class(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    return make.func if isinstance(make, partial) else make  # families that fix an argument are partials
+
+
+def _modules() -> Iterator[ModuleType]:
+    for room in _rooms():
+        yield import_module(f"{__package__}.{room}")
+
+
+def _rooms() -> Iterator[str]:
+    """The modules beside this one."""
+    return (found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name != "registry")
+
+
+def _nearest(name: str, known: Iterable[str], introduction: str) -> str:
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{introduction} {', '.join(sorted(names))}"

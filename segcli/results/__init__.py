@@ -1,0 +1,1 @@
+"""What is said of labels: volumes, checks, agreement, pictures, pages, records."""

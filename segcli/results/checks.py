@@ -1,0 +1,534 @@
+"""Is a result plausible: side, size, pieces, border, brightness, confidence; each doubt is a sentence with numbers.
+
+Every limit stands once, at the top, and was set so that the label maps of 20 adults and real scans pass without a
+word (tests/results/test_checks.py); none of them is a diagnosis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.inference.decide import Label, side_of, words_of
+from segcli.models.card import ModelCard
+from segcli.results.islands import Islands, islands
+from segcli.results.measure import Structure, Tally, summed, tallied
+from segcli.space.volume import Grid, Volume
+
+WRONG_SIDE_MM = 2.0  # a left structure may lie this far to the right of its right one
+STRAY_SHARE = 0.1  # part of a structure that may lie on the other side of the midline
+ASYMMETRY = 3.0  # larger over smaller of a pair, where the card has no range; see `_asymmetry`
+MISPLACED = 4.0  # times the usual distance of a structure from its partner's mirror image, and
+MISPLACED_MM = 18.0  # at least this far
+EXCHANGED_MM = 5.0  # two structures that are each where the other one belongs, off their own places
+PLACES = 8  # structures whose usual places are known, at least
+PROPORTION = 1.18  # one axis longer or shorter against the others; 1.16 is the most among 20 adults, 1.14 in real scans
+CUT_SHARE = 0.05  # cross-section at the border over the largest one
+ISLAND_SHARE = 0.7  # of a structure in its largest piece (in the two largest, without a pair)
+MARGIN = 1.2  # times beyond the reference range that is no surprise: ranges come from few people
+EXPLODED = 3.0  # times beyond the reference range that cannot be anatomy
+SCALE_SD = 2.2  # mean distance of all volumes from the middle of their ranges, standard deviations
+# Mean softmax margins: the default model has 0.34 to 0.95 in its structures on T1 and FLAIR heads (0.6 on average), and
+# 0.17 to 0.37 (0.27) when it is shown an abdomen.
+CONFIDENCE = 0.33
+CONFIDENCE_OF_ALL = 0.4  # mean over the structures
+DISAGREEMENT = 0.2  # part of a structure's voxels on which the members of an ensemble differ
+NOISE = 0.2  # correlation of neighbouring voxels
+SMALL_MM3 = 100.0  # structures below this are too small to be judged by their pieces
+# Rows of equal labels whose pieces are looked for in one go, about 100 bytes each; a structure with more of them is
+# not judged by its pieces, unless the rows are as short as those of noise.
+ROWS_AT_ONCE = 5 << 19
+NOISE_ROW = 3.0  # voxels, mean length of the rows
+_MANY = 3  # structures with one and the same doubt before they share a sentence
+
+# Structures that go on beyond most scans, or lie about in pieces by nature.
+_LONG = {
+    "aorta", "artery", "vein", "vena", "cava", "postcava", "vessel", "vessels", "esophagus", "oesophagus", "trachea",
+    "spinal", "spine", "cord", "vertebra", "vertebrae", "sacrum", "rib", "ribs", "sternum", "costal", "bone", "femur",
+    "humerus", "scapula", "clavicula", "hip", "skull", "muscle", "autochthon", "gluteus", "iliopsoas", "iliac", "fat",
+    "skin", "body", "bowel", "colon", "csf", "fluid", "airway", "lymph", "thrombus", "tissue",
+}  # fmt: skip
+_DIFFUSE = {"csf", "fluid", "fat", "tissue"}  # whose edges nobody is sure of
+_PIECES = {"csf", "fluid", "vessel", "vessels", "ventricle", "lesion", "lesions", "bowel", "colon", "rib", "ribs"}
+# Unpaired organs by side: the first lies to the right of the second in all but 1 of 10,000 people.
+_RIGHT_OF = (("liver", "spleen"), ("liver", "stomach"), ("gallbladder", "spleen"), ("inferior_vena_cava", "aorta"))
+_SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "I": "inferior", "S": "superior"}
+_OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One doubt.
+
+    code       "laterality", "asymmetry", "misplaced", "truncated", "intensity", "modality", "noise", "empty",
+               "missing", "volume", "scale", "islands", "confidence", "disagreement" or "grid"
+    severity   "fail": wrong in all likelihood; "review": look before using it
+    structure  its name, several of them with ", " between, or None for the whole scan
+    sentence   for a person, with the numbers
+    """
+
+    code: str
+    severity: Literal["review", "fail"]
+    structure: str | None
+    sentence: str
+
+
+def verdict(findings: Sequence[Finding]) -> Literal["pass", "review", "fail"]:
+    """The worst of the findings; "pass" without any."""
+    if any(f.severity == "fail" for f in findings):
+        return "fail"
+    return "review" if findings else "pass"
+
+
+def run(
+    labels: Volume,
+    image: Volume | None,
+    card: ModelCard,
+    confidence: Mapping[int, float] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    classes: Collection[str] = (),
+    disagreement: Mapping[int, float] | None = None,
+    counted: Mapping[int, Tally] | None = None,
+) -> list[Finding]:
+    """Every doubt about a label map, the gravest first.
+
+    labels        (1, D, H, W); image (C, D, H, W) on the same grid, or None
+    confidence    mean softmax margin of each label value, 0..1
+    facts         what the file says of itself; "modality" is compared with the card's
+    classes       names of the structures that were kept, all if empty
+    disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
+    counted       `report.tallied` of the label map, where it is there already
+    """
+    structures = [x for x in card.structures if not classes or x.name in classes]
+    counted = tallied(labels) if counted is None else counted
+    report = summed(counted, structures, labels.grid)
+    found = list(_grid(labels.grid))
+    if image is not None:
+        found += _modality(card, facts or {})
+        for channel, name in zip(image.data, card.channels, strict=False):
+            found += _intensity(channel, name, card.modality)
+    if not any(s.voxels for s in report.structures):
+        found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
+        return _ordered(found)
+    scene = _Scene(labels, structures, {s.label: s for s in report.structures}, counted, card)
+    for check in (_laterality, _asymmetry, _misplaced, _places, _truncated, _missing, _volumes, _scale, _pieces):
+        found += check(scene)
+    found += _confidence(scene, confidence or {})
+    for s in scene.by_id.values():
+        part = (disagreement or {}).get(s.label, 0.0)
+        if s.voxels and part > DISAGREEMENT:
+            sentence = f"{s.name}: the models of the ensemble differ on {part:.0%} of its voxels"
+            found.append(Finding("disagreement", "review", s.name, sentence))
+    return _ordered(_gathered(found))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """What the checks of structures look at."""
+
+    labels: Volume
+    structures: Sequence[Label]
+    by_id: Mapping[int, Structure]
+    counted: Mapping[int, Tally]
+    card: ModelCard
+
+    def __getitem__(self, name: str) -> Structure | None:
+        """A structure that is there, else None."""
+        return next((s for s in self.by_id.values() if s.name == name and s.voxels), None)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names (left, right) of the pairs whose both structures are looked for."""
+        names = {x.name for x in self.structures}
+        return [(x.name, x.pair) for x in self.structures if x.pair in names and side_of(x.name) == "left"]
+
+
+def _ordered(found: Sequence[Finding]) -> list[Finding]:
+    return sorted(found, key=lambda f: f.severity != "fail")
+
+
+def _gathered(found: Sequence[Finding]) -> list[Finding]:
+    """One finding instead of many that say the same of one structure each."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for f in found:
+        groups.setdefault((f.code, f.severity), []).append(f)
+    out = []
+    for (code, severity), group in groups.items():
+        named = [f for f in group if f.structure is not None]
+        if len(named) <= _MANY:
+            out += group
+            continue
+        out += [f for f in group if f.structure is None]
+        severe: Literal["review", "fail"] = "fail" if severity == "fail" else "review"
+        rest = f"{len(named)} structures ({code}), the first: {named[0].sentence}"
+        out.append(Finding(code, severe, ", ".join(f.structure or "" for f in named), rest))
+    return out
+
+
+# ---- the scan ----------------------------------------------------------------------------------------------------
+
+
+def _grid(grid: Grid) -> Iterator[Finding]:
+    size = [n * s for n, s in zip(grid.shape, grid.spacing, strict=True)]
+    if max(size) > 2200 or max(size) < 20:
+        shown = " x ".join(f"{v:.4g}" for v in size)
+        yield Finding("grid", "review", None, f"the scan measures {shown} mm: is its voxel spacing right?")
+    if max(grid.spacing) > 20 or min(grid.spacing) < 0.05:
+        shown = " x ".join(f"{v:.4g}" for v in grid.spacing)
+        yield Finding("grid", "review", None, f"voxels of {shown} mm: outside 0.05 to 20 mm")
+
+
+def _modality(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    stated = facts.get("modality")
+    if card.modality and stated and str(stated) != card.modality:
+        yield Finding("modality", "review", None, f"the scan says {stated}, {card.name} was made for {card.modality}")
+
+
+def _intensity(channel: NDArray[Any], name: str, modality: str | None) -> Iterator[Finding]:
+    """What a channel's brightness says against the modality that the model wants.
+
+    channel   (D, H, W); every n-th voxel is looked at, two million in all
+    """
+    step = max(1, math.ceil((channel.size / 2e6) ** (1 / 3)))
+    values = channel[::step, ::step, ::step].astype(np.float64)
+    values = np.where(np.isfinite(values), values, np.nanmin(values) if np.isfinite(values).any() else 0.0)
+    low, tenth, high = (float(v) for v in np.percentile(values, (0.5, 10, 99.5)))
+    if values.min() == values.max():
+        yield Finding("intensity", "fail", None, f"{name}: every voxel is {low:g}: there is no picture")
+        return
+    faces = [np.take(values, i, axis).ravel() for axis in range(3) for i in (0, -1)]
+    border = float(np.median(np.concatenate(faces)))
+    middle = float(np.median(values[tuple(slice(n // 3, n - n // 3) for n in values.shape)]))
+    if modality == "CT":
+        sentence = _not_hounsfield(values, low, tenth, high, border, middle)
+        if sentence:
+            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
+    else:
+        air = float(np.mean((values > -1100) & (values < -900)))
+        if modality == "MR" and air > 0.05 and low > -5000:
+            sentence = f"{air:.0%} of the voxels lie around -1000, as air in Hounsfield units: a CT?"
+            yield Finding("modality", "fail", None, f"{name}: {sentence}")
+        elif modality == "MR" and high > low and (border - low) / (high - low) > 0.7 and border > middle:
+            sentence = f"the surroundings ({border:.4g}) are brighter than the middle ({middle:.4g}): inverted?"
+            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
+    like = _likeness(channel)
+    if like is not None and like < NOISE:
+        sentence = f"neighbouring voxels hardly resemble each other (correlation {like:.2f}): noise, not a picture?"
+        yield Finding("noise", "review", None, f"{name}: {sentence}")
+
+
+def _not_hounsfield(
+    values: NDArray[np.float64], low: float, tenth: float, high: float, border: float, middle: float
+) -> str | None:
+    """Why these are not the Hounsfield units of a body with air around it or in it; None when they may be."""
+    soft = float(np.mean((values >= -250) & (values <= 250)))
+    dense = float(np.mean((values >= 800) & (values <= 1250)))
+    if border > 300 and border - middle > 500:
+        return f"the surroundings ({border:.4g}) are denser than the middle ({middle:.4g}): inverted?"
+    if border > -400 and border <= tenth + 0.05 * (high - low) and middle > border + 0.05 * (high - low) and low > -400:
+        shift = f", shifted by {border + 1000:.4g}?" if 600 < border + 1000 < 1400 and high - low > 500 else ""
+        return f"the surroundings of the patient are at {border:.4g}; air is at -1000 HU: not Hounsfield units{shift}"
+    if dense > 0.1 and low > -200:
+        return f"{dense:.0%} of the voxels lie between 800 and 1250 HU, as dense as bone: shifted by 1000?"
+    if soft < 0.03:
+        return f"only {soft:.1%} of the voxels lie between -250 and 250 HU, where soft tissue is: not Hounsfield units"
+    return None
+
+
+def _likeness(channel: NDArray[Any]) -> float | None:
+    """Largest of the correlations between neighbours along the axes, in the middle of a scan."""
+    size = 96
+    part = channel[tuple(slice(max(0, (n - size) // 2), (n + size) // 2) for n in channel.shape)].astype(np.float64)
+    part = np.nan_to_num(part - np.nanmean(part))
+    power = float(np.mean(part * part))
+    if power == 0 or part.size < 1000:
+        return None
+    alike = []
+    for axis in range(3):
+        if part.shape[axis] > 1:
+            a = np.take(part, range(part.shape[axis] - 1), axis)
+            b = np.take(part, range(1, part.shape[axis]), axis)
+            alike.append(float(np.mean(a * b)) / power)
+    return max(alike)
+
+
+def _confidence(scene: _Scene, confidence: Mapping[int, float]) -> Iterator[Finding]:
+    """Structures that the network was unsure of, and scans on which it was unsure of nearly all of them."""
+    there = [(s, confidence[s.label]) for s in scene.by_id.values() if s.voxels and s.label in confidence]
+    mean = sum(value for _, value in there) / len(there) if there else 1.0
+    if len(there) >= 3 and mean < CONFIDENCE_OF_ALL:
+        sentence = f"the network was unsure everywhere: a mean margin of {mean:.2f} over {len(there)} structures; "
+        sentence += f"is this what {scene.card.name} was made for?"
+        yield Finding("confidence", "fail", None, sentence)
+        return
+    for s, value in there:
+        if value < CONFIDENCE and not _DIFFUSE.intersection(words_of(s.name)):
+            sentence = f"{s.name}: the network was unsure: a mean margin of {value:.2f} between its first two"
+            yield Finding("confidence", "review", s.name, sentence)
+
+
+# ---- the structures ----------------------------------------------------------------------------------------------
+
+
+def _laterality(scene: _Scene) -> Iterator[Finding]:
+    """Left structures that lie to the right of their right ones, and right-sided organs on the left."""
+    both = [(a, b) for left, right in scene.pairs() if (a := scene[left]) and (b := scene[right])]
+    wrong = [(a, b, gap) for a, b in both if (gap := _x(b) - _x(a)) > WRONG_SIDE_MM]
+    if len(wrong) > max(1, len(both) // 2):
+        first = wrong[0]
+        yield Finding(
+            "laterality",
+            "fail",
+            ", ".join(s.name for a, b, _ in wrong for s in (a, b)),
+            f"{len(wrong)} of {len(both)} pairs are on the wrong sides ({first[0].name} lies {first[2]:.0f} mm to the "
+            f"right of {first[1].name}): the label map or its header is mirrored",
+        )
+        return
+    for a, b, gap in wrong:
+        sentence = f"{a.name} lies {gap:.0f} mm to the right of {b.name}: swapped"
+        yield Finding("laterality", "fail", f"{a.name}, {b.name}", sentence)
+    for name, other in _RIGHT_OF:
+        a, b = scene[name], scene[other]
+        if a and b and _x(a) - _x(b) > 10:
+            sentence = f"{name} lies {_x(a) - _x(b):.0f} mm to the left of {other}: mirrored, or situs inversus"
+            yield Finding("laterality", "review", f"{name}, {other}", sentence)
+
+
+def _x(s: Structure) -> float:
+    return s.centroid_mm[0] if s.centroid_mm else math.nan
+
+
+def _asymmetry(scene: _Scene) -> Iterator[Finding]:
+    """Pairs that differ more than anatomy does: 1.5 times the root of high over low of the range, at least twofold."""
+    for left, right in scene.pairs():
+        a, b = scene[left], scene[right]
+        if a is None or b is None or a.truncated or b.truncated:
+            continue
+        large, small = (a, b) if a.voxels > b.voxels else (b, a)
+        low, high = scene.card.volumes_ml.get(left, (1.0, ASYMMETRY**2))
+        allowed = max(2.0, math.sqrt(high / low) * 1.5) if low > 0 else ASYMMETRY
+        ratio = large.voxels / small.voxels
+        if ratio > allowed:
+            sentence = f"{large.name} is {ratio:.1f} times as large as {small.name} ({large.volume_ml:g} and "
+            sentence += f"{small.volume_ml:g} mL); {allowed:.1f} is the most that is not remarkable"
+            yield Finding("asymmetry", "review", f"{left}, {right}", sentence)
+
+
+def _misplaced(scene: _Scene) -> Iterator[Finding]:
+    """Pairs that are not each other's mirror image while the others are: one of them has another's label."""
+    plane = _midplane(scene)
+    if plane is None:
+        return
+    point, left_of = plane
+    apart = {}
+    for left, right in scene.pairs():
+        a, b = scene[left], scene[right]
+        if a and b and not a.truncated and not b.truncated and _x(a) > _x(b):
+            place = np.array(a.centroid_mm)
+            mirror = place - 2 * ((place - point) @ left_of) * left_of
+            apart[left, right] = float(np.linalg.norm(mirror - np.array(b.centroid_mm)))
+    if len(apart) < 4:
+        return
+    usual = float(np.median(list(apart.values())))
+    for (left, right), gap in apart.items():
+        if gap > max(MISPLACED * usual, MISPLACED_MM) and not _PIECES.intersection(words_of(left)):
+            sentence = f"{left} and {right} are {gap:.0f} mm from mirroring each other, {usual:.0f} mm is usual here: "
+            yield Finding("misplaced", "review", f"{left}, {right}", sentence + "has one of them another's label?")
+
+
+def _places(scene: _Scene) -> Iterator[Finding]:
+    """Structures that have each other's label, and one voxel spacing that is wrong, told by the card's usual places."""
+    usual = scene.card.centroids_mm
+    there = [s for s in scene.by_id.values() if s.name in usual and s.voxels and not s.truncated]
+    if len(there) < max(PLACES, len(usual) / 2):
+        return
+    places = np.array([s.centroid_mm for s in there])
+    matrix, expected = fitted(np.array([usual[s.name] for s in there]), places)
+    gaps = np.linalg.norm(places[:, None] - expected, axis=2)  # of each structure from the place of each
+    for i, j in itertools.combinations(range(len(there)), 2):
+        a, b, own, other = there[i].name, there[j].name, min(gaps[i, i], gaps[j, j]), max(gaps[i, j], gaps[j, i])
+        if own > EXCHANGED_MM and other < own / 2 and (a, b) not in scene.pairs() and (b, a) not in scene.pairs():
+            sentence = f"{a} lies where {b} belongs and the other way round, {own:.0f} mm from their own places: "
+            yield Finding("misplaced", "review", f"{a}, {b}", sentence + "have they each other's label?")
+    grid = scene.labels.grid
+    ratios = stretches(matrix, grid)
+    axis = int(np.argmax(np.abs(np.log(ratios))))
+    if not 1 / PROPORTION < ratios[axis] < PROPORTION:
+        end = grid.axes[axis]
+        ways = f"{_SIDES[_OPPOSITE[end]]}-{_SIDES[end]}"
+        sentence = (
+            f"the structures lie {ratios[axis]:.2f} times as far apart {ways} as the other directions let expect: "
+        )
+        yield Finding("scale", "review", None, sentence + f"is the voxel spacing of {grid.spacing[axis]:.4g} mm right?")
+
+
+def fitted(usual: NDArray[np.float64], places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The affine map that takes usual places, (n, 3) mm, to those of a scan, and where it takes each of them.
+
+    returns  its matrix (3, 3), and the expected places (n, 3) mm
+
+    Least squares with weights that fall with a structure's distance (Geman and McClure), so that one that lies
+    elsewhere does not draw the others with it.
+    """
+    rows = np.hstack([usual, np.ones((len(usual), 1))])
+    weight = np.ones(len(usual))
+    for _ in range(10):
+        root = np.sqrt(weight)[:, None]
+        solution = np.linalg.lstsq(rows * root, places * root, rcond=None)[0]
+        expected = rows @ solution
+        off = np.linalg.norm(expected - places, axis=1)
+        weight = 1 / (1 + (off / (1.5 * np.median(off) + 0.3)) ** 2) ** 2
+    return solution[:3].T, expected
+
+
+def stretches(matrix: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+    """How much longer things became along each array axis of a grid than along the other two, by a matrix (3, 3)."""
+    axes = grid.affine[:3, :3] / grid.spacing
+    along = np.maximum(np.sqrt(np.einsum("ia,ij,ja->a", axes, matrix @ matrix.T, axes)), 1e-3)  # not 0, in one plane
+    ratios: NDArray[np.float64] = (along**3 / along.prod()) ** 0.5
+    return ratios
+
+
+def _truncated(scene: _Scene) -> Iterator[Finding]:
+    """Structures that the border of the scan cuts, other than those that go on beyond most scans."""
+    letters = scene.labels.grid.axes
+    for s in scene.by_id.values():
+        if not s.truncated or _LONG.intersection(words_of(s.name)):
+            continue
+        sides = []
+        for letter, area in zip(letters, scene.counted[s.label].areas, strict=True):
+            if len(area) >= 4:  # of fewer slices nothing can be told
+                sides += [(area[end] / area.max(), _SIDES[way]) for end, way in ((-1, letter), (0, _OPPOSITE[letter]))]
+        share, side = max(sides, default=(0.0, ""))
+        if share > CUT_SHARE:
+            sentence = f"{s.name} is cut by the {side} border of the scan, where its cross-section is {share:.0%} of "
+            sentence += f"the largest: its {s.volume_ml:g} mL are not all of it"
+            yield Finding("truncated", "review", s.name, sentence)
+
+
+def _missing(scene: _Scene) -> Iterator[Finding]:
+    """One side of a pair alone; and in a scan that shows the whole anatomy, an absent structure that everyone has."""
+    for left, right in scene.pairs():
+        for name, other in ((left, right), (right, left)):
+            there = scene[name]
+            if there and not there.truncated and scene[other] is None:
+                sentence = f"{other} was not found, {name} has {there.volume_ml:g} mL"
+                yield Finding("missing", "review", other, sentence)
+    ranged = [s for s in scene.by_id.values() if scene.card.volumes_ml.get(s.name, (0.0, 0.0))[0] > 0]
+    absent = [s for s in ranged if not s.voxels]
+    told = {x.name for x in scene.structures if x.pair and scene[x.pair]}
+    if len(absent) < len(ranged) / 2:
+        for s in absent:
+            if s.name not in told:
+                low = scene.card.volumes_ml[s.name][0]
+                sentence = f"{s.name} was not found; {low:g} mL is the least that is usual"
+                yield Finding("missing", "review", s.name, sentence)
+
+
+def _volumes(scene: _Scene) -> Iterator[Finding]:
+    """Volumes outside the card's reference range, and structures that fill the scan."""
+    for s in scene.by_id.values():
+        if not s.voxels:
+            continue
+        part = s.voxels / scene.labels.grid.size
+        if s.name not in scene.card.volumes_ml:
+            if part > 0.9:
+                yield Finding("volume", "review", s.name, f"{s.name} fills {part:.0%} of the scan")
+            continue
+        low, high = scene.card.volumes_ml[s.name]
+        if low / MARGIN <= s.volume_ml <= high * MARGIN or (s.truncated and s.volume_ml < low):
+            continue  # of a structure that is cut off less than usual is no surprise
+        far = s.volume_ml > high * EXPLODED or s.volume_ml < low / EXPLODED
+        sentence = f"{s.name}: {s.volume_ml:g} mL, outside {low:g} to {high:g} mL"
+        source = f" ({scene.card.volumes_source.split(' (')[0]})" if scene.card.volumes_source else ""
+        yield Finding("volume", "fail" if far else "review", s.name, sentence + source)
+
+
+def _scale(scene: _Scene) -> Iterator[Finding]:
+    """All volumes together too large or too small: then the spacing is wrong rather than the patient."""
+    apart, ratios = [], []
+    for s in scene.by_id.values():
+        low, high = scene.card.volumes_ml.get(s.name, (0.0, 0.0))
+        if s.voxels and not s.truncated and 0 < low < high:
+            ratios.append(math.log(s.volume_ml) - math.log(low * high) / 2 if s.volume_ml else 0.0)
+            apart.append(ratios[-1] / (math.log(high / low) / 6))
+    if len(apart) >= 5 and abs(float(np.median(apart))) > SCALE_SD:
+        ratio = math.exp(float(np.median(ratios)))
+        spacing = " x ".join(f"{v:.4g}" for v in scene.labels.grid.spacing)
+        sentence = f"the structures together have {ratio:.2f} times the usual volumes: is the voxel spacing of "
+        yield Finding("scale", "fail", None, f"{sentence}{spacing} mm right?")
+
+
+def _pieces(scene: _Scene) -> Iterator[Finding]:
+    """Structures in pieces, and pieces of a structure on the other side of the body."""
+    plane = _midplane(scene)
+    group: list[Structure] = []
+    rows = 0
+    for s in (scene.by_id[label.id] for label in scene.structures):
+        if not s.voxels or s.volume_mm3 < SMALL_MM3:
+            continue
+        own = int(scene.counted[s.label].first.sum())
+        if own > ROWS_AT_ONCE:
+            if s.voxels / own < NOISE_ROW:
+                sentence = f"{s.name} lies in {own} rows of {s.voxels / own:.1f} voxels, too many for its pieces to be "
+                yield Finding("islands", "review", s.name, sentence + "counted: scattered like noise")
+            continue
+        if rows + own > ROWS_AT_ONCE:
+            yield from _pieces_of(scene, group, plane)
+            group, rows = [], 0
+        group.append(s)
+        rows += own
+    yield from _pieces_of(scene, group, plane)
+
+
+def _pieces_of(
+    scene: _Scene, group: Sequence[Structure], plane: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+) -> Iterator[Finding]:
+    """What the pieces of some structures say of them; `plane` as `_midplane` gives it."""
+    pieces = islands(scene.labels, [s.label for s in group])
+    to_left = None if plane is None else (_centres(pieces, scene.labels.grid) - plane[0]) @ plane[1]
+    paired = {label.id for label in scene.structures if label.pair}
+    for s in group:
+        mine = pieces.of(s.label)
+        if len(mine) < 2:
+            continue
+        share = pieces.size[mine] / s.voxels
+        side = side_of(s.name)
+        if to_left is not None and side is not None and s.label in paired:
+            own_side = to_left[mine] * (1 if side == "left" else -1)
+            stray = float(share[own_side < -WRONG_SIDE_MM].sum())
+            if stray > STRAY_SHARE:
+                sentence = f"{s.name}: {stray:.0%} of it ({stray * s.volume_ml:.3g} mL) lies on the other side"
+                yield Finding("laterality", "review", s.name, sentence)
+                continue
+        body = float(share[0] if s.label in paired else share[:2].sum())
+        if body < ISLAND_SHARE and not _PIECES.intersection(words_of(s.name)):
+            sentence = f"{s.name} lies in {len(mine)} pieces, the largest with {share[0]:.0%} of its {s.volume_ml:g} mL"
+            yield Finding("islands", "review", s.name, sentence)
+
+
+def _centres(pieces: Islands, grid: Grid) -> NDArray[np.float64]:
+    """(n, 3) LPS mm of each island's centre."""
+    _, h, w = grid.shape
+    row, column = np.divmod(pieces.starts, w)
+    at = (row // h, row % h, column + (pieces.length - 1) / 2)
+    n = len(pieces.size)
+    return grid.world(np.stack([np.bincount(pieces.island, a * pieces.length, n) / pieces.size for a in at], axis=1))
+
+
+def _midplane(scene: _Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """A point and the direction to the left of the plane between the pairs; None with fewer than two pairs."""
+    both = [
+        (np.array(a.centroid_mm), np.array(b.centroid_mm))
+        for left, right in scene.pairs()
+        if (a := scene[left]) and (b := scene[right]) and _x(a) > _x(b)
+    ]
+    if len(both) < 2:
+        return None
+    towards = np.median([a - b for a, b in both], axis=0)
+    return np.median([(a + b) / 2 for a, b in both], axis=0), towards / np.linalg.norm(towards)

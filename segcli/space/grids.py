@@ -1,0 +1,104 @@
+"""Choose the grid a model wants its voxels on: geometry only, no voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.space.volume import Grid, turned
+
+Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
+Anchor = Literal["edges", "stored", "oriented", "within"]
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """What a model asks of its grid.
+
+    axes       where the array axes point, e.g. "RAS"; None keeps the file's order (D, H, W)
+    spacing    mm; along the wanted axes, or along the file's i, j, k when the anchor is "stored"; None, or
+               None for one axis, keeps the scan's
+    anchor     what stays in place when the spacing changes:
+               "edges"     the outer faces of the volume (nnU-Net); steps are stretched to fit a whole number
+               "stored"    the file's first voxel, and the spacing is read along the file's axes (MONAI's
+                           spacing before orientation)
+               "oriented"  the first voxel after turning (MONAI's orientation before spacing)
+               "within"    as "oriented", but no sample lies beyond the last voxel
+    transpose  with axes None: the order of the file's D, H, W that the network sees (nnU-Net's transpose_forward)
+    """
+
+    axes: str | None = None
+    spacing: Spacing | None = None
+    anchor: Anchor = "edges"
+    transpose: tuple[int, int, int] = (0, 1, 2)
+
+
+def model_grid(scan: Grid, spec: GridSpec) -> Grid:
+    """The grid the network wants, covering the scan.
+
+    A sheared scan (gantry tilt) gets a right-angled grid around all of it, since a network knows no shear.
+    """
+    grid = straightened(scan) if scan.sheared else scan
+    if spec.anchor == "stored" and spec.spacing is not None:
+        grid = _spaced(grid, spec.spacing[::-1], spec.anchor)  # the file's i, j, k are our W, H, D
+        return turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
+    grid = turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
+    return _spaced(grid, spec.spacing, spec.anchor) if spec.spacing is not None else grid
+
+
+def straightened(scan: Grid) -> Grid:
+    """A right-angled grid with the scan's rows, columns and slice normal whose voxels cover the scan's.
+
+    The step along the normal is the distance between the slices, not the slanted one between their origins.
+    """
+    d, h, w = (scan.directions[:, i] for i in range(3))
+    h = _unit(h - (h @ w) * w)
+    normal = np.cross(h, w)
+    normal = normal * np.sign(normal @ d)
+    axes = np.stack([normal, h, w], axis=1)
+    steps = np.array([abs(scan.affine[:3, 0] @ normal), scan.spacing[1], scan.spacing[2]])
+    along = scan.corners() @ axes
+    low, high = along.min(0), along.max(0)
+    shape = np.ceil((high - low) / steps - 1e-6).astype(int) + 1
+    middle = (low + high) / 2 - (shape - 1) / 2 * steps
+    return Grid(_shape(shape), _affine(axes * steps, axes @ middle))
+
+
+def _spaced(grid: Grid, spacing: Spacing, anchor: Anchor) -> Grid:
+    have, n = np.array(grid.spacing), np.array(grid.shape)
+    want = np.array([h if step is None else step for h, step in zip(grid.spacing, spacing, strict=True)])
+    if np.allclose(have, want, rtol=1e-6, atol=0):
+        return grid
+    matrix, origin = grid.affine[:3, :3], grid.affine[:3, 3]
+    if anchor == "edges":
+        shape = np.maximum(1, np.round(have / want * n))
+        step = n / shape  # in old voxels, so that the outer faces stay where they are
+        return Grid(_shape(shape), _affine(matrix * step, origin + matrix @ (step / 2 - 0.5)))
+    steps = (n - 1) * have / want
+    shape = np.floor(steps + 1e-6) + 1 if anchor == "within" else np.round(steps + 1)
+    return Grid(_shape(np.maximum(1, shape)), _affine(matrix * (want / have), origin))
+
+
+def _transposed(grid: Grid, order: tuple[int, int, int]) -> Grid:
+    affine = grid.affine.copy()
+    affine[:3, :3] = affine[:3, list(order)]
+    return Grid((grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]), affine)
+
+
+def _affine(matrix: NDArray[np.float64], origin: NDArray[np.float64]) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = matrix, origin
+    return affine
+
+
+def _shape(values: NDArray[np.float64]) -> tuple[int, int, int]:
+    d, h, w = (int(v) for v in values)
+    return d, h, w
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    unit: NDArray[np.float64] = vector / np.linalg.norm(vector)
+    return unit

@@ -1,0 +1,280 @@
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+from models import CARD, organs
+from scipy.ndimage import gaussian_filter
+
+from segcli.batch import budget
+from segcli.batch.budget import (
+    Rates,
+    cells,
+    check,
+    host_bytes,
+    measured,
+    peak_memory,
+    plan,
+    plan_case,
+    resampled,
+    sums_bytes,
+    tried,
+)
+from segcli.batch.cases import cases
+from segcli.batch.outputs import Destination
+from segcli.batch.pipeline import predict
+from segcli.commands.predict import Opening
+from segcli.engines import host
+from segcli.engines.choose import open_engine
+from segcli.engines.host import HostSums
+from segcli.errors import InputError, OutOfMemory
+from segcli.inference import windows
+from segcli.inference.segment import prepare, segment
+from segcli.inference.windows import WindowPlan
+from segcli.models.card import ModelCard, parse, read_card
+from segcli.space.volume import Grid, Volume
+
+RATES = Rates(seconds=2.0, pace=1e-9, ram=300_000_000)
+
+MANY: dict[str, Any] = {"labels": {"background": 0, **{f"s{i}": i for i in range(1, 100)}}, "codes": {}}
+
+
+def card(**changes: Any) -> ModelCard:
+    return parse({**CARD, "spacing": [1.0, 1.0, 1.0], **changes})
+
+
+def grid(*shape: int) -> Grid:
+    return Grid((shape[0], shape[1], shape[2]), np.eye(4))
+
+
+def test_windows_are_counted_on_the_models_grid() -> None:
+    # 64 voxels of 1 mm: starts 0, 16, 32 along each axis; at 2 mm one window is enough.
+    assert plan(grid(64, 64, 64), 2, card(), RATES).windows == 27
+    assert plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), RATES).windows == 1
+
+
+def test_time_is_windows_voxels_that_are_decided_and_voxels_that_are_written() -> None:
+    rates = replace(RATES, first=0.5, decide=1e-6, write=2e-6)
+    found = plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), rates, before=5.0)
+    # one window, the first; 32^3 voxels decided and written; 10 interpolated voxels' time for each of the scan's
+    assert found.seconds == pytest.approx(5 + 0.5 + 2.0 + 32**3 * 3e-6 + 10 * 64**3 * 1e-9)
+
+
+def test_what_further_windows_take_counts_where_there_are_some() -> None:
+    def needs(shape: Grid, rates: Rates) -> int:
+        return plan(shape, 2, card(), rates).ram_bytes
+
+    grown = replace(RATES, grown=7_000_000)
+    assert needs(grid(64, 64, 64), grown) - needs(grid(64, 64, 64), RATES) == 7_000_000
+    assert needs(grid(32, 32, 32), grown) == needs(grid(32, 32, 32), RATES)
+
+
+def test_windows_that_are_tried_lie_in_the_scan_and_take_time(tmp_path: Path) -> None:
+    model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
+    turned = Grid((90, 40, 30), np.array([[0, 1.0, 0, 3], [0.8, 0, 0, -9], [0, 0, -2.0, 5], [0, 0, 0, 1]]))
+    scan = Volume(np.zeros((1, *turned.shape), np.float32), turned)
+    found = tried(turned, prepare(scan, model), model, open_engine(model, threads=1).engine, RATES)
+    assert found.decide > 0
+    assert found.write > 0
+    assert found.packed > 0
+
+
+def test_cells_of_windows_make_the_shape_without_overlap() -> None:
+    for shape, size in (((40, 33, 20), (16, 16, 16)), ((7, 20, 20), (1, 16, 16)), ((16, 16, 16), (16, 16, 16))):
+        plan_of = WindowPlan(size)
+        seen = np.zeros(shape, int)
+        for cell, window in zip(cells(shape, plan_of), windows.windows(shape, plan_of), strict=True):
+            seen[cell] += 1
+            assert all(w.start <= c.start < c.stop <= w.stop for c, w in zip(cell, window.at, strict=True))
+        assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 40, 44), (110, 44, 40)])
+def test_the_label_map_is_as_large_as_the_plan_says(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Blobs and noise that the small model labels: few windows are all tried, of many some."""
+    model = read_card(organs(tmp_path / "organs", spacing=[1.0, 1.0, 1.0]))
+    rng = np.random.default_rng(1)
+    blobs = gaussian_filter(rng.standard_normal(shape), 4) * 4000 + 20 * rng.standard_normal(shape)
+    nibabel.Nifti1Image(blobs.astype(np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii.gz")
+    opening = Opening(model=(str(model.folder),), engine="onnx", threads=1)
+    planned = plan_case([tmp_path / "scan.nii.gz"], model, opening)["disk_mb"]
+    case = cases([str(tmp_path / "scan.nii.gz")])
+    [done] = predict(case, model, opening.open(model), Destination(tmp_path / "out"))
+    assert 0.8 < planned / (sum(path.stat().st_size for path in done.paths) / 1e6) < 1.25
+
+
+def test_sums_are_one_windows_planes_whatever_the_length() -> None:
+    # 6 classes and the weights, 33 planes of 64 x 64
+    assert sums_bytes(card(), grid(64, 64, 640)) == 4 * 7 * 33 * 64 * 64
+
+
+def test_sums_of_slices_are_those_of_whole_batches_eight_slices_at_least() -> None:
+    flat = card(patch_size=[1, 32, 32], slice_axis=0)
+    # 4 windows a slice: one slice fills a batch of 3, eight are taken; and the one before
+    assert sums_bytes(flat, grid(40, 48, 48), 3) == 4 * 7 * 9 * 48 * 48
+    # one window a slice: 16 slices fill a batch of 16; there are no more than 10
+    assert sums_bytes(flat, grid(40, 32, 32), 16) == 4 * 7 * 17 * 32 * 32
+    assert sums_bytes(flat, grid(10, 32, 32), 16) == 4 * 7 * 11 * 32 * 32
+
+
+def test_resampling_holds_two_images_in_a_row_what_shrinks_most_first() -> None:
+    wide = Grid((10, 100, 200), np.diag([4.0, 1.0, 0.5, 1.0]))
+    # 200 columns become 50, 100 rows 50, 10 slices 20: images of 50 000, 25 000 and 50 000 voxels
+    assert resampled(wide, Grid((20, 50, 50), np.diag([2.0, 2.0, 2.0, 1.0]))) == 75_000
+    assert resampled(wide, wide) == 0
+
+
+def test_memory_grows_by_the_sums_unless_they_are_on_the_disk() -> None:
+    many, big = card(**MANY), grid(64, 256, 256)
+    sums = sums_bytes(many, big)
+    free, bound = (host_bytes(big, 2, many, big, on_disk) for on_disk in (False, True))
+    assert free - bound == sums
+    free, bound = (plan(big, 2, many, RATES, on_disk=on_disk).disk_bytes for on_disk in (False, True))
+    assert bound - free == sums
+
+
+def test_on_a_device_the_sums_count_there() -> None:
+    found = plan(grid(64, 64, 64), 2, card(), replace(RATES, vram=1_000_000_000))
+    assert found.vram_bytes == 1_000_000_000 + 4 * 7 * 33 * 64 * 64
+
+
+def test_3_3_a_scan_that_cannot_fit_is_refused_with_both_numbers() -> None:
+    with pytest.raises(OutOfMemory, match=r"\d+\.\d GB of memory are needed, 0\.5 GB may be used"):
+        check(grid(2000, 1000, 1000), 2, card(), limit=500_000_000)
+    check(grid(64, 64, 64), 2, card())
+
+
+def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"/sys/fs/cgroup/memory.max": "3000000", "/sys/fs/cgroup/memory.current": "1000000"}
+
+    def text(self: Path) -> str:
+        if str(self) not in texts:
+            raise FileNotFoundError
+        return texts[str(self)]
+
+    monkeypatch.setattr(Path, "read_text", text)
+    assert host.available() == 2_000_000
+
+
+class Many(HostSums):
+    """A hundred classes, each a multiple of the image."""
+
+    name, batch, precision = "many", 1, "float32"
+
+    def run(self, patches: np.ndarray) -> np.ndarray:
+        k = np.linspace(-1, 1, 100, dtype=np.float32).reshape(1, -1, 1, 1, 1)
+        return patches * k - k * k
+
+
+def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan whose sums, 100 classes x 16 x 17 x 160 voxels, take 17 MB runs in 14 MB beyond the start."""
+    data = np.random.default_rng(0).uniform(-1.2, 1.2, (1, 16, 160, 160)).astype(np.float32)
+    scan = Volume(data, grid(16, 160, 160))
+    engine = Many(threads=1)
+    monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 21)
+    monkeypatch.setattr(host, "RESERVE", 1 << 20)
+    many = card(**MANY, patch_size=[16, 16, 16], overlap=0.0, intensity=[])
+    segment(scan, many, engine)  # warm
+    most, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            most[0] = max(most[0], psutil.Process().memory_info().rss)
+            time.sleep(0.005)
+
+    start = psutil.Process().memory_info().rss
+    engine.max_ram = start + 14_000_000
+    watching = threading.Thread(target=watch)
+    watching.start()
+    bounded = segment(scan, many, engine)
+    done.set()
+    watching.join()
+    assert len(engine.steps) == 1
+    assert most[0] <= start + 14_000_000
+    engine.max_ram = None
+    monkeypatch.setattr(host, "available", lambda: 1 << 40)
+    np.testing.assert_array_equal(bounded.labels.data, segment(scan, many, engine).labels.data)
+    assert len(engine.steps) == 1
+
+
+def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
+    model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
+    data = np.zeros((50, 40, 30), np.float32)
+    nibabel.Nifti1Image(data, np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii.gz")
+    opening = SimpleNamespace(max_ram=None, open=lambda c: open_engine(c, threads=1))
+    found = plan_case([tmp_path / "scan.nii.gz"], model, opening)
+    result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
+    assert found["windows"] == result.windows
+    assert found["engine"] == "openvino cpu"
+
+
+def test_a_plan_of_a_scan_with_other_channels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read_card(organs(tmp_path / "organs"))
+    nibabel.Nifti1Image(np.zeros((9, 8, 7), np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii")
+    monkeypatch.setattr(budget, "measured", lambda *_: RATES)
+    opening = SimpleNamespace(max_ram=None, open=lambda c: open_engine(model, threads=1))
+    with pytest.raises(InputError, match="the scan has 1 channel, the model organs wants 2: T1, T2"):
+        plan_case([tmp_path / "scan.nii"], replace(model, channels=("T1", "T2")), opening)
+
+
+def test_a_label_map_takes_what_was_seen_and_little_beyond_it() -> None:
+    # half of 64^3 voxels at a tenth of a byte, the other half next to nothing; the record with its six classes
+    found = plan(grid(64, 64, 64), 2, card(), replace(RATES, packed=0.1), part=grid(32, 64, 64)).disk_bytes
+    assert found == pytest.approx(64**3 / 2 * 0.1 + 64**3 / 2 / 1000 + 3000 + 6 * 310, abs=1)
+
+
+def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_the_disk(tmp_path: Path) -> None:
+    first = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
+    nibabel.Nifti1Image(np.zeros((50, 40, 30), np.float32), np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii")
+
+    def planned(*others: ModelCard) -> dict[str, Any]:
+        def opened(c: ModelCard) -> Any:
+            more = tuple((other, open_engine(other, threads=1)) for other in others)
+            return replace(open_engine(c, threads=1), others=more)
+
+        return plan_case([tmp_path / "scan.nii"], first, SimpleNamespace(max_ram=None, open=opened))
+
+    one, two = planned(), planned(first)
+    assert two["windows"] == 2 * one["windows"]
+    assert two["disk_mb"] - one["disk_mb"] == pytest.approx(4 * 6 * 50 * 40 * 30 / 1e6, abs=0.011)
+
+
+def test_a_window_is_measured_among_as_many_as_the_engine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Three(HostSums):
+        name, batch, precision, shown = "three", 3, "float32", list[int]()
+
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            self.shown.append(len(patches))
+            return np.repeat(patches, 6, 1)
+
+    monkeypatch.setattr(budget, "_LEARNING", 0.0)
+    engine = Three(threads=1)
+    found = measured(card(), engine)
+    assert engine.shown == [3, 3]
+    assert (found.batch, found.vram) == (3, 0)
+
+
+def test_max_ram_reaches_the_engine(tmp_path: Path) -> None:
+    folder = organs(tmp_path / "organs")
+    opened = Opening(model=(str(folder),), engine="onnx", max_ram=123_456_789).open(read_card(folder))
+    assert opened.engine.max_ram == 123_456_789
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage inherits on Linux")
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
+    here = np.ones(400_000_000, np.uint8)  # this process is large
+    said = subprocess.run(
+        [sys.executable, "-c", "from segcli.batch.budget import peak_memory; print(peak_memory())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert peak_memory() > here.nbytes > int(said.stdout) > 0

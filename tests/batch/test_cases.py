@@ -1,0 +1,346 @@
+"""What a person named becomes scans to segment, and nothing else does."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from dicom_phantom import SHAPE, series
+
+from segcli import formats
+from segcli.batch.cases import Case, cases, is_own, listed, shard, stem
+from segcli.errors import Denied, InputError, InputMissing, UsageError
+
+RECORD = b'{\n "segcli_record": 1\n}\n'
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(RECORD if name.endswith("_seg.json") else b"x")
+
+
+def named(folder: Path, *more: object, **how: object) -> list[str]:
+    return [c.name for c in cases([str(folder), *map(str, more)], **how)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.nii.gz", "a"), ("a.b.NII.GZ", "a.b"), ("a.mha", "a"), ("a.dcm", "a.dcm"), (".nii.gz", ".nii.gz"), ("a", "a")],
+)
+def test_the_stem_is_the_name_without_its_known_ending(name, expected):
+    assert stem(Path(name)) == expected
+
+
+def test_a_folder_is_searched_through_and_its_relative_paths_are_kept(tmp_path):
+    touch(tmp_path, "b.nii", "sub/a.nii.gz", "sub/deep/c.mha", "sub/notes.txt", ".hidden.nii", "._a.nii")
+    assert named(tmp_path) == ["b", "sub/a", "sub/deep/c"]
+
+
+def test_without_an_output_folder_the_outputs_lie_beside_the_scans_of_a_tree(tmp_path):
+    touch(tmp_path, "b.nii", "sub/a.nii.gz")
+    assert [c.beside / c.name for c in cases([str(tmp_path)])] == [tmp_path / "b", tmp_path / "sub" / "a"]
+
+
+def test_a_bids_tree_keeps_its_folders_and_its_derivatives_are_no_input(tmp_path):
+    touch(
+        tmp_path,
+        "dataset_description.json",
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        "derivatives/other/sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+    )
+    assert named(tmp_path) == ["sub-01/anat/sub-01_T1w", "sub-02/anat/sub-02_T1w"]
+
+
+def test_a_scan_of_a_bids_dataset_has_one_name_whether_the_dataset_the_subject_or_the_scan_was_named(tmp_path):
+    scans = "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-1/pet/sub-02_ses-1_pet.nii.gz"
+    touch(tmp_path, *(f"all/{name}" for name in scans), "all/sub-03/sub-03_T1w.nii.gz")
+    kept = ["sub-01/anat/sub-01_T1w", "sub-02/ses-1/pet/sub-02_ses-1_pet"]
+    root = tmp_path / "all"
+    how = {"bids": True, "output": tmp_path / "out"}
+    assert named(root, **how) == [*kept, "sub-03/sub-03_T1w"]
+    assert named(root / scans[0], root / scans[1], **how) == kept
+    assert named(root / "sub-*" / "**" / "*_*.nii.gz", **how) == [*kept, "sub-03_T1w"]
+    assert named(root / "sub-01", root / "sub-02" / "ses-1", root / scans[0], **how) == kept  # one was named twice
+    assert named(tmp_path, **how) == [f"all/{name}" for name in [*kept, "sub-03/sub-03_T1w"]]
+    assert named(root / scans[0], output=tmp_path / "out") == ["sub-01_T1w"]
+    found = cases([str(root / name) for name in scans], **how)
+    assert [c.beside for c in found] == [root, root]
+
+
+def test_a_pattern_names_what_it_matches(tmp_path):
+    touch(tmp_path, "a1.nii", "a2.nii", "b1.nii", "sub/a3.nii")
+    assert named(tmp_path / "a*.nii") == ["a1", "a2"]
+    assert named(tmp_path / "**" / "a*.nii") == ["a1", "a2", "a3"]
+
+
+def test_a_pattern_that_matches_nothing_is_told_and_costs_no_other(tmp_path):
+    touch(tmp_path, "a1.nii", "a1_seg.nii.gz", "a1_seg.json")
+    with pytest.raises(InputMissing, match="nothing matches the pattern"):
+        named(tmp_path / "b*.nii")
+    with pytest.raises(InputMissing, match="only outputs of segcli match"):
+        named(tmp_path / "*_seg.nii.gz")
+    found = cases([str(tmp_path / "a1.nii"), str(tmp_path / "b*.nii")])
+    assert [(c.name, c.fault is None) for c in found] == [("a1", True), ("b*", False)]
+
+
+def test_a_file_with_the_characters_of_a_pattern_is_itself(tmp_path):
+    touch(tmp_path, "a[1].nii", "a1.nii")
+    assert named(tmp_path / "a[1].nii") == ["a[1]"]
+
+
+def test_2_9_own_outputs_and_temporary_files_are_never_inputs(tmp_path):
+    from segcli.formats.atomic import partial_name
+
+    touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "a_seg.json", "a_seg/liver.nii.gz", partial_name("a_seg.nii.gz"))
+    touch(tmp_path, "out1/a_seg.nii.gz", "out1/a_seg.json", "out1/a_seg/liver.nii.gz", "out1/b_dseg.nii.gz")
+    touch(tmp_path, "a_probseg.nii.gz", "a_disagreement.nii.gz")
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids" / "a_seg-m_dseg.json").write_bytes(RECORD)
+    touch(tmp_path, "bids/a_seg-m_dseg.nii.gz", "bids/a_seg-m_seg/liver.nii.gz", "bids/a_seg-m_probseg.nii.gz")
+    assert named(tmp_path) == ["a"]
+    assert named(tmp_path / "*.nii.gz") == ["a"]
+    assert named(tmp_path, output=tmp_path) == ["a"]
+
+
+def test_2_9_nothing_in_the_output_folder_is_an_input(tmp_path):
+    touch(tmp_path, "a.nii.gz", "out/left_there.nii.gz")
+    assert named(tmp_path, output=tmp_path / "out") == ["a"]
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert named(tmp_path, output=tmp_path / "link") == ["a"]
+
+
+def test_2_9_an_output_that_is_named_as_a_scan_is_refused(tmp_path):
+    touch(tmp_path, "a_seg.nii.gz", "a_seg.json")
+    with pytest.raises(InputError, match=r"a_seg\.nii\.gz: is an output of segcli"):
+        named(tmp_path / "a_seg.nii.gz")
+
+
+def test_a_scan_whose_name_ends_in_seg_is_a_scan(tmp_path):
+    touch(tmp_path, "a_seg.nii.gz", "mine_seg/liver.nii.gz")
+    assert not is_own(tmp_path / "a_seg.nii.gz")
+    assert not is_own(tmp_path / "mine_seg" / "liver.nii.gz")
+
+
+def test_2_8_two_inputs_with_one_output_are_refused_by_name(tmp_path):
+    touch(tmp_path, "a.nii", "a.nii.gz")
+    with pytest.raises(UsageError, match=r"a\.nii and .*a\.nii\.gz would both be written as a_seg\.nii\.gz"):
+        named(tmp_path)
+    touch(tmp_path / "x", "s.nii")
+    touch(tmp_path / "y", "s.nii")
+    with pytest.raises(UsageError, match="both be written"):
+        named(tmp_path / "x", tmp_path / "y", output=tmp_path / "out")
+    assert named(tmp_path / "x", tmp_path / "y") == ["s", "s"]  # beside each input there is no clash
+
+
+def test_the_same_input_twice_is_one_case(tmp_path):
+    touch(tmp_path, "a.nii")
+    assert named(tmp_path / "a.nii", tmp_path / "a.nii", tmp_path) == ["a"]
+
+
+def test_the_same_input_spelt_in_two_ways_is_one_case(tmp_path, monkeypatch):
+    touch(tmp_path, "a.nii")
+    monkeypatch.chdir(tmp_path)
+    assert len(cases(["a.nii", str(tmp_path / "a.nii")], output=tmp_path / "out")) == 1
+
+
+def test_3_15_a_scan_whose_name_is_no_text_is_refused_and_costs_no_other(tmp_path):
+    for name in (b"a.nii", b"caf\xe9.nii", b"\xe9/b.nii"):
+        touch(tmp_path, os.fsdecode(name))
+    found = cases([str(tmp_path)])
+    assert [c.fault is None for c in found] == [True, False, False]
+    assert "the name is not UTF-8" in found[1].fault.message
+
+
+def test_1_2_a_folder_without_images_is_missing_input_and_says_what_was_seen(tmp_path):
+    touch(tmp_path, "a.txt", "b.txt", "c.pdf")
+    with pytest.raises(InputMissing, match=r"no images in the folder: 2 x \.txt, 1 x \.pdf"):
+        named(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["absent.nii", "broken.nii"])
+def test_1_1_what_is_not_there_is_missing_input(tmp_path, name):
+    (tmp_path / "broken.nii").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputMissing, match=name):
+        named(tmp_path / name)
+
+
+def test_6_1_of_several_inputs_one_that_is_missing_is_a_case_of_its_own(tmp_path):
+    touch(tmp_path, "a.nii", "empty/readme.txt")
+    found = cases([str(tmp_path / n) for n in ("a.nii", "absent.nii", "empty")])
+    assert [(c.name, type(c.fault)) for c in found] == [
+        ("a", type(None)),
+        ("absent", InputMissing),
+        ("empty", InputMissing),
+    ]
+
+
+def test_6_1_a_file_that_cannot_be_placed_costs_its_own_folder_only(tmp_path):
+    for name in ("p1", "p2"):
+        series(tmp_path / name, uid=name)
+    (tmp_path / "p2" / "spoilt.dcm").write_bytes(bytes(2000))
+    (tmp_path / "p3").mkdir()
+    (tmp_path / "p3" / "spoilt.dcm").write_bytes(bytes(2000))
+    (tmp_path / "zeros.nii").write_bytes(bytes(2000))
+    found = {c.name: c for c in cases([str(tmp_path)])}
+    whole, spoilt = (next(n for n in found if n.startswith(f"{p}/series-")) for p in ("p1", "p2"))
+    assert set(found) == {whole, spoilt, "p3/spoilt.dcm", "zeros"}
+    assert "which series" in found["p3/spoilt.dcm"].fault.message
+    assert formats.read(found[whole].paths, series=found[whole].series).grid.shape == SHAPE
+    with pytest.raises(InputError, match=r"spoilt.dcm: corrupt"):
+        formats.read(found[spoilt].paths, series=found[spoilt].series)
+
+
+def test_channels_are_grouped_by_their_numbers_and_a_missing_one_costs_its_case_only(tmp_path):
+    touch(tmp_path, "p1_0000.nii", "p1_0001.nii", "p2_0000.nii")
+    whole, half = cases([str(tmp_path)], ("T1", "T2"))
+    assert [p.name for p in whole.paths] == ["p1_0000.nii", "p1_0001.nii"]
+    assert half.fault is not None
+    assert "p2: the channel _0001 (T2) is missing" in half.fault.message
+
+
+def test_the_series_and_volume_that_were_asked_for_are_every_cases(tmp_path):
+    touch(tmp_path, "a.nii", "in/b.nii")
+    asked = cases([str(tmp_path / "in")], named={"CT": str(tmp_path / "a.nii")}, channels=["CT"], series="3", volume=2)
+    assert [(c.name, c.series, c.volume) for c in asked] == [("a", "3", 2), ("b", "3", 2)]
+
+
+def test_with_one_channel_the_number_is_part_of_the_name(tmp_path):
+    touch(tmp_path, "p1_0000.nii")
+    assert named(tmp_path) == ["p1_0000"]
+
+
+@pytest.fixture
+def shut(monkeypatch):
+    """Takes the permission to look into a folder away, also from root: to list it, or to reach its files."""
+    lists, reaches = os.scandir, os.access
+
+    def take(folder: Path, what: str) -> None:
+        def scandir(path):
+            if what == "list" and Path(path) == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return lists(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and reaches(path, mode))
+
+    return take
+
+
+@pytest.mark.parametrize("what", ["list", "reach"])
+def test_1_1_a_folder_that_may_not_be_read_is_denied_by_name(tmp_path, shut, what):
+    touch(tmp_path, "in/a.nii", "b.nii")
+    shut(tmp_path / "in", what)
+    with pytest.raises(Denied, match="in: cannot be read: permission denied"):
+        cases([str(tmp_path / "in")])
+    denied, other = cases([str(tmp_path / "in"), str(tmp_path / "b.nii")])
+    assert (type(denied.fault), other.fault) == (Denied, None)
+
+
+@pytest.mark.parametrize("what", ["list", "reach"])
+def test_6_1_a_folder_of_a_tree_that_may_not_be_read_is_a_case_of_its_own(tmp_path, shut, what):
+    touch(tmp_path, "a.nii", "p1/b.nii")
+    shut(tmp_path / "p1", what)
+    assert [(c.name, type(c.fault)) for c in cases([str(tmp_path)])] == [("a", type(None)), ("p1", Denied)]
+
+
+def test_1_1_a_file_that_cannot_be_asked_about_is_denied_and_not_missing(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    touch(tmp_path, "a.nii")
+    monkeypatch.setattr(Path, "lstat", denied)
+    with pytest.raises(Denied, match=r"a\.nii: cannot be read"):
+        cases([str(tmp_path / "a.nii")])
+
+
+def test_1_7_a_loop_of_links_among_folders_ends(tmp_path):
+    touch(tmp_path, "sub/a.nii")
+    (tmp_path / "sub" / "round").symlink_to(tmp_path)
+    assert named(tmp_path) == ["sub/a"]
+
+
+def test_a_folder_that_is_linked_in_is_part_of_the_data_set_once(tmp_path):
+    touch(tmp_path, "data/sub-01/a.nii", "store/sub-02/b.nii")
+    (tmp_path / "data" / "sub-02").symlink_to("../store/sub-02")
+    (tmp_path / "data" / "sub-03").symlink_to("../store/sub-02")
+    (tmp_path / "data" / "first").symlink_to("sub-01")
+    (tmp_path / "data" / "up").symlink_to("..")
+    assert named(tmp_path / "data") == ["sub-01/a", "sub-02/b"]
+
+
+def test_a_dicom_series_in_a_linked_folder_is_found(tmp_path):
+    series(tmp_path / "tree" / "one")
+    series(tmp_path / "store" / "two", uid="1.2.3.4")
+    (tmp_path / "tree" / "two").symlink_to(tmp_path / "store" / "two")
+    found = cases([str(tmp_path / "tree")])
+    assert sorted(path.name for c in found for path in c.paths) == ["one", "two"]
+
+
+def test_2_8_a_dicom_folder_is_called_by_the_link_that_names_it_and_its_outputs_lie_beside_the_link(tmp_path):
+    for patient in ("P1", "P2"):
+        series(tmp_path / "store" / patient / "SE1", uid=patient)
+        (tmp_path / patient).symlink_to(tmp_path / "store" / patient / "SE1")
+    found = cases([str(tmp_path / "P1"), str(tmp_path / "P2")], output=tmp_path / "out")
+    assert [(c.name, c.beside) for c in found] == [("P1", tmp_path), ("P2", tmp_path)]
+
+
+def test_a_dicom_folder_that_is_named_by_a_dot_has_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(series(tmp_path / "ct"))
+    assert [(c.name, c.beside) for c in cases(["."])] == [("ct", tmp_path)]
+
+
+def test_4_7_a_series_of_a_tree_is_chosen_as_in_a_flat_folder(tmp_path):
+    for number in (3, 4):
+        series(tmp_path / f"p{number}", uid=str(number), SeriesNumber=number)
+    for wanted in ("3", "003"):
+        (found,) = cases([str(tmp_path)], series=wanted)
+        assert found.name.startswith("p3/series-003-")
+    with pytest.raises(InputError, match="no series called 99") as refused:
+        cases([str(tmp_path)], series="99")
+    assert re.fullmatch("choose one: 3 .*--series series-003-.*; 4 .*--series series-004-.*", refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("data", "null", "expected"),
+    [
+        (b"a.nii\r\n\n b c.nii\n", False, ["a.nii", " b c.nii"]),
+        (b"a\nb.nii\0c.nii\0", True, ["a\nb.nii", "c.nii"]),
+        (b"", False, []),
+        (b"\xef\xbb\xbfa.nii\n", False, ["a.nii"]),
+    ],
+)
+def test_a_list_has_one_name_a_line_or_between_nuls(data, null, expected):
+    assert listed(data, null) == expected
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 20])
+def test_shards_are_disjoint_and_hold_every_case(count):
+    every = [Case(f"{i}", (Path(f"{i}"),), Path()) for i in range(10)]
+    parts = [shard(every, f"{i}/{count}") for i in range(1, count + 1)]
+    assert sorted(c.name for part in parts for c in part) == [c.name for c in every]
+
+
+def test_a_job_array_gives_its_part(monkeypatch):
+    every = [Case(f"{i}", (Path(f"{i}"),), Path()) for i in range(10)]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "6")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "4")
+    assert [c.name for c in shard(every, "slurm")] == ["1", "5", "9"]
+
+
+def test_a_job_array_with_a_step_gives_its_parts(monkeypatch):
+    every = [Case(f"{i}", (Path(f"{i}"),), Path()) for i in range(4)]
+    for name, value in (("MIN", "1"), ("MAX", "3"), ("STEP", "2"), ("COUNT", "2"), ("ID", "3")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    assert [c.name for c in shard(every, "slurm")] == ["1", "3"]
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "1/0", "a", "1/3/5", "slurm"])
+def test_a_part_that_there_is_not_is_a_usage_error(part, monkeypatch):
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    with pytest.raises(UsageError, match="--shard"):
+        shard([], part)

@@ -1,0 +1,228 @@
+"""A batch on a Dask cluster: a real scheduler, two worker processes on loopback, one of them killed (issue 5, 8)."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from models import organs
+from runs import command, environment, files, line, scans
+
+pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
+
+# The second case waits in a worker until the file `go` is there, so that a kill finds the worker at work on it.
+WORKER = """
+import os, sys, time
+from pathlib import Path
+import segcli.batch.cluster
+real = segcli.batch.cluster.run_case
+def held(case, *words):
+    mark = Path(os.environ["MARKS"]) / f"{case.name}.{os.getpid()}"
+    mark.touch()
+    while case.name == "case1" and not (mark.parent / "go").exists():
+        time.sleep(0.05)
+    return real(case, *words)
+segcli.batch.cluster.run_case = held
+from distributed.cli.dask_worker import main
+main()
+"""
+
+
+def start(words: list[str], home: Path, sign: str) -> tuple[subprocess.Popen[str], str]:
+    """A process, once it has written what matches `sign`; and the match."""
+    log = home / f"log{len(list(home.glob('log*')))}"
+    with log.open("w") as file:
+        run = subprocess.Popen(
+            words, stdout=file, stderr=file, text=True, cwd=home, env=environment({"MARKS": str(home / "marks")})
+        )
+    for _ in range(600):
+        if found := re.search(sign, log.read_text()):
+            return run, found[0]
+        time.sleep(0.1)
+    run.kill()
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, list[subprocess.Popen[str]]]]:
+    """(home, address, [worker with GPU=1, worker without])."""
+    home = tmp_path_factory.mktemp("cluster")
+    (home / "marks").mkdir()
+    scheduler, address = start(
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+        ],
+        home,
+        r"tcp://127\.0\.0\.1:\d+",
+    )
+    words = [sys.executable, "-c", WORKER, address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    workers = [start([*words, "--name", f"w{i}"], home, "Registered to")[0] for i in (1, 2)]
+    yield home, address, workers
+    for run in (*workers, scheduler):
+        run.kill()
+        run.wait()
+
+
+def test_a_killed_worker_costs_its_case_another_try_and_the_files_are_those_of_a_local_run(cluster):
+    home, address, workers = cluster
+    scans(home / "in", 5)
+    model = organs(home / "model")
+    words = ["predict", "in", "--model", model, "--engine", "onnx", "--device", "cpu", "--split", "--json"]
+    run = subprocess.Popen(
+        line(*words, "-o", "out", "--scheduler", address, "--events", "events"),
+        cwd=home,
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(900):
+        held = [int(p.suffix[1:]) for p in (home / "marks").glob("case1.*")]
+        if held:
+            break
+        time.sleep(0.1)
+    (victim,) = (w for w in workers if w.pid == held[0])
+    os.kill(victim.pid, signal.SIGKILL)
+    (home / "marks" / "go").touch()
+    out, said = run.communicate(timeout=90)
+    assert run.returncode == 0, said
+    document = json.loads(out)
+    assert {c["case"]: c["status"] for c in document["cases"]} == {f"case{i}": "done" for i in range(5)}
+    tries = [int(p.suffix[1:]) for p in (home / "marks").glob("case1.*")]
+    assert len(tries) == 2, "another worker took the case over"
+    assert "5 of 5 scans segmented" in said
+    events = [json.loads(text) for text in (home / "events").read_text().splitlines()]
+    assert sorted(e["case"] for e in events if e["event"] == "done") == [f"case{i}" for i in range(5)]
+    local = command(*words, "-o", "local", cwd=home)
+    assert local.returncode == 0
+    assert files(home / "out") == files(home / "local")
+    again = command(*words, "-o", "out", "--scheduler", address, cwd=home)
+    assert json.loads(again.stdout)["summary"] | {"seconds": 0} == {"done": 0, "skipped": 5, "failed": 0, "seconds": 0}
+
+
+def test_a_scheduler_that_is_not_there_is_refused_with_69(tmp_path):
+    from segcli.batch.cluster import predict_on
+    from segcli.batch.outputs import Destination
+    from segcli.batch.pipeline import Options, unwatched
+    from segcli.commands.predict import Opening
+    from segcli.errors import EngineError, UsageError
+
+    rest = ([], Opening(("organs",)), Destination(tmp_path), Options(), unwatched)
+    with pytest.raises(UsageError, match="neither tcp://host:port nor local:N"):
+        list(predict_on("nowhere", *rest))
+    with pytest.raises(UsageError, match="at least one worker"):
+        list(predict_on("local:0", *rest))
+    import segcli.batch.cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segcli.batch.cluster, "TIMEOUT", "1s")
+        with pytest.raises(EngineError, match="no Dask scheduler answers"):
+            list(predict_on("tcp://127.0.0.1:9", *rest))
+
+
+def test_workers_find_a_model_that_lies_here(tmp_path, monkeypatch):
+    from segcli.batch.cluster import anywhere
+
+    monkeypatch.chdir(tmp_path)
+    organs(tmp_path / "mine")
+    (tmp_path / "uxnet").mkdir()
+    assert (anywhere("mine"), anywhere("uxnet")) == (str(tmp_path / "mine"), "uxnet")
+
+
+def test_a_worker_resource_gpu_is_taken_one_a_case_unless_the_run_is_on_the_cpu(monkeypatch, tmp_path):
+    import distributed
+
+    from segcli.batch import cluster
+    from segcli.batch.cases import Case
+    from segcli.batch.outputs import Destination
+    from segcli.batch.pipeline import Options, Outcome, unwatched
+    from segcli.commands.predict import Opening
+
+    asked: list[object] = []
+
+    class Client:
+        """Answers at once, and remembers which resources were asked for."""
+
+        loop = None
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> "Client":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def scheduler_info(self, **_: object) -> dict[str, object]:
+            return {"workers": offers}
+
+        def submit(self, work: object, case: Case, *_: object, resources: object, **__: object) -> object:
+            asked.append(resources)
+            return Future(case)
+
+    class Future:
+        def __init__(self, case: Case) -> None:
+            self.case = case
+
+        def result(self) -> Outcome:
+            return Outcome(self.case, "done")
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(distributed, "Client", Client)
+    monkeypatch.setattr(distributed, "as_completed", lambda futures, loop: futures)
+    case = Case("a", (tmp_path / "a.nii",), tmp_path)
+    with_gpu, without = {"tcp://w1": {"resources": {"GPU": 1}}}, {"tcp://w1": {"resources": {}}}
+    for device, offers, wanted in (
+        ("auto", with_gpu, {"GPU": 1}),
+        ("cuda", with_gpu, {"GPU": 1}),
+        ("cpu", with_gpu, None),
+        ("auto", without, None),
+        ("cuda", without, None),
+    ):
+        opening = Opening(("organs",), device=device)
+        (done,) = cluster.predict_on("tcp://h:1", [case], opening, Destination(tmp_path), Options(), unwatched)
+        assert done.case is case
+        assert asked.pop() == wanted, (device, offers)
+
+
+def test_2_2_a_local_cluster_that_is_stopped_leaves_whole_cases_and_no_worker(tmp_path):
+    import psutil
+
+    scans(tmp_path / "in", 30)
+    words = ["predict", "in", "-o", "out", "--model", organs(tmp_path / "model"), "--engine", "onnx", "--split"]
+    run = subprocess.Popen(
+        line(*words, "--scheduler", "local:2"),
+        cwd=tmp_path,
+        env=environment({}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        if (tmp_path / "out").exists() and len(list((tmp_path / "out").glob("*_seg.nii.gz"))) > 2:
+            break
+        time.sleep(0.1)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=30)[1]
+    assert run.returncode == 143, said
+    assert "of 30 scans segmented" in said
+    assert "stopped" in said
+    assert "Traceback" not in said
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    left = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert not [p.name for p in left if p.name.startswith(".")]
+    assert all(p.with_name(p.name.replace(".nii.gz", ".json")).exists() for p in left if "_seg.nii.gz" in p.name)

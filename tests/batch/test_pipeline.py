@@ -1,0 +1,767 @@
+"""A batch: one bad case costs itself, everything is whole, and faults of a run are met (reliability.md 2 and 6)."""
+
+import json
+import os
+import re
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from models import CARD
+from runs import Pointwise, card, files, opened, quick, scan, scans
+
+from segcli import formats
+from segcli.batch import pipeline
+from segcli.batch.cases import Case, cases, is_own
+from segcli.batch.outputs import Destination, bids_name, mask_names
+from segcli.batch.pipeline import Options, Outcome, apart, cohort
+from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
+from segcli.formats import atomic
+from segcli.models.card import ModelCard, file_sha256, parse
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    return card(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    timer = quick()
+    yield
+    timer.cancel()
+
+
+def run(model, inputs, out, engine=None, options=None, watch=pipeline.unwatched, **to) -> list[Outcome]:
+    found = cases([str(p) for p in inputs], output=out)
+    return list(pipeline.predict(found, model, opened(engine), Destination(out, **to), options or Options(), watch))
+
+
+def codes(outcomes: list[Outcome]) -> list[int]:
+    return [o.error.exit_code if o.error else 0 for o in outcomes]
+
+
+def test_the_labels_are_those_of_the_phantom(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    (done,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+    written = np.asarray(nibabel.load(done.paths[0]).dataobj)
+    assert set(np.unique(written)) == {0, 1, 2, 3}
+    assert written[5, 5, 5] == 2
+    assert written[10, 5, 5] == 3
+
+
+# ---- 1 and 6: how a batch ends
+
+
+def test_6_1_one_bad_case_of_eight_costs_that_case_only(model, tmp_path):
+    scans(tmp_path / "in", 8)
+    bad = tmp_path / "in" / "case3.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    ended = run(model, [tmp_path / "in"], tmp_path / "out")
+    assert [o.case.name for o in ended] == [f"case{i}" for i in range(8)]
+    assert codes(ended) == [0, 0, 0, 65, 0, 0, 0, 0]
+    assert "case3.nii.gz: " in ended[3].error.message
+    assert not [name for name in files(tmp_path / "out") if "case3" in name]
+    assert len(files(tmp_path / "out")) == 14
+
+
+def test_1_2_all_failing_alike_end_with_that_code_and_others_with_1():
+    from segcli.commands.predict import exit_code
+
+    def ended(*codes: int) -> list[Outcome]:
+        case = Case("a", (), Path())
+        kinds = {65: InputError, 71: OutOfMemory}
+        return [Outcome(case, "failed" if c else "done", error=kinds[c]("") if c else None) for c in codes]
+
+    assert exit_code(ended(0, 0)) == 0
+    assert exit_code(ended(65)) == 65
+    assert exit_code(ended(65, 65)) == 65
+    assert exit_code(ended(65, 71)) == 1
+    assert exit_code(ended(0, 65)) == 1
+
+
+def test_1_3_a_refusal_names_its_case_where_files_of_several_bear_one_name(model, tmp_path):
+    for subject in ("sub-01", "sub-02"):
+        path = scan(tmp_path / "in" / subject / "t1.nii.gz")
+        path.write_bytes(path.read_bytes()[:-20])
+    first, second = run(model, [tmp_path / "in"], tmp_path / "out")
+    assert first.error.message.startswith("sub-01/t1: t1.nii.gz: ")
+    assert second.error.message.startswith("sub-02/t1: t1.nii.gz: ")
+
+
+@pytest.mark.parametrize("stage", ["read", "network", "write"])
+def test_6_1_an_error_in_any_stage_is_the_cases_and_the_batch_goes_on(model, tmp_path, monkeypatch, stage):
+    scans(tmp_path / "in", 3)
+
+    def broken(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("out of order")
+
+    def spoil(logits: np.ndarray) -> np.ndarray:
+        if stage == "network" and not seen:
+            seen.append(1)
+            raise RuntimeError("out of order")
+        return logits
+
+    seen: list[int] = []
+    if stage != "network":
+        monkeypatch.setattr(formats, stage, broken)
+    ended = run(model, [tmp_path / "in"], tmp_path / "out", Pointwise(spoil))
+    assert sorted(codes(ended)) == [0, 0, 70]
+    (failed,) = (o for o in ended if o.error)
+    assert "internal error of segcli: RuntimeError: out of order" in failed.error.message
+    assert "report it" in failed.error.hint
+    assert "broken" in failed.details or "spoil" in failed.details
+    assert len(files(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(
+    ("ending", "to"),
+    [
+        ("_seg.nii.gz", {}),
+        ("_seg-organs_dseg.nii.gz", {"layout": "bids"}),
+        ("_probseg.nii.gz", {"forms": ("nifti", "probabilities")}),
+    ],
+)
+def test_3_15_a_scan_whose_outputs_could_have_no_name_is_refused_with_the_numbers(model, tmp_path, ending, to):
+    room = 255 - len(ending)
+    for name in ("a" * (room + 1), "b" * room):
+        scan(tmp_path / "in" / f"{name}.nii")
+    longer, fits = run(model, [tmp_path / "in"], tmp_path / "out", **to)
+    assert (longer.error.exit_code, fits.error) == (65, None)
+    assert f"{ending} would have a name of 256 bytes, 255 are possible" in longer.error.message
+
+
+def test_6_1_a_fault_found_beforehand_is_the_cases_outcome(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    ended = run(model, [tmp_path / "a.nii.gz", tmp_path / "absent.nii"], tmp_path / "out")
+    assert codes(ended) == [0, 66]
+
+
+def test_the_first_outcome_is_there_before_the_last_scan_is_read(model, tmp_path):
+    scans(tmp_path / "in", 8)
+    read = []
+    found = cases([str(tmp_path / "in")])
+    stream = pipeline.predict(
+        found, model, opened(), Destination(tmp_path / "out"), None, lambda e, c, f: e == "read" and read.append(c.name)
+    )
+    next(stream)
+    assert len(read) <= 4  # one written, one computed, one read ahead: no queue grows with the batch
+    stream.close()
+
+
+def test_the_engine_rests_once_between_the_last_scan_and_its_writing(model, tmp_path):
+    scans(tmp_path / "in", 3)
+    story = []
+    engine = Pointwise()
+    engine.rest = lambda: story.append("rest")
+    ended = run(model, [tmp_path / "in"], tmp_path / "out", engine, watch=lambda e, c, f: story.append(f"{e} {c.name}"))
+    assert codes(ended) == [0, 0, 0]
+    assert story.count("rest") == 1
+    at = story.index("rest")
+    assert story.index("window case2") < at < story.index("write case2")
+    assert not any(event.startswith("window") for event in story[at:])
+
+
+# ---- 2: files
+
+
+def test_2_2_a_refused_case_leaves_nothing_not_even_masks_and_tables(model, tmp_path, monkeypatch):
+    scan(tmp_path / "a.nii.gz")
+
+    def broken(path: Path, data: bytes) -> None:
+        if path.name == "a_seg.json":
+            raise OSError(5, "Input/output error")
+        real(path, data)
+
+    real = atomic.write_bytes
+    monkeypatch.setattr(atomic, "write_bytes", broken)
+    ended = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", reports=("csv",), tables=("slicer",), split=True)
+    assert codes(ended) == [74]
+    assert files(tmp_path / "out") == {}
+
+
+def test_2_3_the_next_run_removes_what_a_killed_one_left(model, tmp_path):
+    import subprocess
+    import sys
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "out").mkdir()
+    name = atomic.partial_name("a_seg.nii.gz").replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+    (tmp_path / "out" / name).write_bytes(b"half")
+    run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+    assert sorted(files(tmp_path / "out")) == ["a_seg.json", "a_seg.nii.gz"]
+
+
+def test_2_4_killed_between_record_and_label_map_the_case_is_done_again(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", reports=("csv",))
+    whole = files(tmp_path / "out")
+    (tmp_path / "out" / "a_seg.nii.gz").unlink()
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", reports=("csv",))
+    assert ended.status == "done"
+    assert files(tmp_path / "out") == whole
+
+
+def test_2_5_a_second_run_does_only_what_is_missing_and_leaves_the_rest_untouched(model, tmp_path):
+    scans(tmp_path / "in", 3)
+    run(model, [tmp_path / "in"], tmp_path / "out")
+    whole = files(tmp_path / "out")
+    for name in ("case1_seg.json", "case1_seg.nii.gz"):
+        (tmp_path / "out" / name).unlink()
+    kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()}
+    again = run(model, [tmp_path / "in"], tmp_path / "out")
+    assert [o.status for o in again] == ["skipped", "done", "skipped"]
+    assert all((p.read_bytes(), p.stat().st_mtime_ns) == was for p, was in kept.items())
+    assert files(tmp_path / "out") == whole
+
+
+def test_2_5_a_missing_table_is_made_and_the_label_map_stays_untouched(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    (first,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+    before = first.paths[0].stat()
+    (again,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", reports=("csv",))
+    assert again.status == "done"
+    assert (tmp_path / "out" / "a_seg.csv").exists()
+    assert first.paths[0].stat().st_mtime_ns == before.st_mtime_ns
+    assert run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", reports=("csv",))[0].status == "skipped"
+
+
+@pytest.mark.parametrize("change", ["input", "model", "options", "labels", "volume"])
+def test_2_7_an_output_that_is_not_a_verified_result_is_kept_and_the_case_refused(model, tmp_path, change):
+    path = scan(tmp_path / "a.nii.gz")
+    run(model, [path], tmp_path / "out")
+    engine, options = opened(), Options()
+    (found,) = cases([str(path)])
+    match change:
+        case "input":
+            scan(path, 1)
+        case "model":
+            engine = pipeline.replace(engine, hashes={"weights.safetensors": "1" * 64})
+        case "options":
+            options = Options(overlap=0.25)
+        case "labels":
+            (tmp_path / "out" / "a_seg.nii.gz").write_bytes(b"edited by hand")
+        case "volume":
+            found = pipeline.replace(found, volume=2)
+    was = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    (ended,) = pipeline.predict([found], model, engine, Destination(tmp_path / "out"), options)
+    assert ended.error.exit_code == 73
+    assert "a_seg" in ended.error.message
+    assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == was
+    if change != "volume":  # a NIfTI file has no second one
+        (forced,) = pipeline.predict([found], model, engine, Destination(tmp_path / "out", overwrite=True), options)
+        assert forced.status == "done"
+
+
+@pytest.mark.parametrize("name", ["a_seg.nii.gz", "a_seg.json", "a_seg.csv"])
+def test_2_7_a_file_of_somebody_else_is_kept(model, tmp_path, name):
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_bytes(b"mine")
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", reports=("csv",))
+    assert ended.error.exit_code == 73
+    assert files_raw(tmp_path / "out") == {name: b"mine"}
+
+
+def files_raw(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_2_7_a_failed_run_with_overwrite_leaves_the_old_result(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+    run(model, [path], tmp_path / "out")
+    was = files_raw(tmp_path / "out")
+    scan(path, 1)
+
+    def fail(logits: np.ndarray) -> np.ndarray:
+        raise RuntimeError
+
+    assert codes(run(model, [path], tmp_path / "out", Pointwise(fail), overwrite=True)) == [70]
+    assert files_raw(tmp_path / "out") == was
+
+
+@pytest.mark.parametrize("way", ["path", "link", "hard link", "another case"])
+def test_2_6_an_output_that_is_an_input_is_refused_before_the_start(model, tmp_path, way):
+    scan(tmp_path / "in" / "a.nii.gz")
+    other = scan(tmp_path / "in" / "b.nii.gz")
+    out = tmp_path / "out"
+    out.mkdir()
+    match way:
+        case "path":
+            other, out = scan(tmp_path / "in" / "a_seg.nii.gz"), tmp_path / "in"
+        case "link":
+            (out / "a_seg.nii.gz").symlink_to(tmp_path / "in" / "a.nii.gz")
+        case "hard link":
+            (out / "a_seg.nii.gz").hardlink_to(tmp_path / "in" / "a.nii.gz")
+        case "another case":
+            (out / "a_seg.json").hardlink_to(other)
+    found = cases([str(tmp_path / "in" / "a.nii.gz"), str(other)])
+    with pytest.raises(UsageError, match=r"a_seg\.(nii\.gz|json): the output of a\.nii\.gz would overwrite the input"):
+        apart(found, model, Destination(out, overwrite=True))
+
+
+def test_2_8_two_inputs_with_one_output_name_are_refused_in_every_layout(model, tmp_path):
+    for name in ("sub-01", "sub-01_T1w"):
+        scan(tmp_path / "in" / "sub-01" / f"{name}.nii.gz")
+    found = cases([str(tmp_path / "in")])
+    apart(found, model, Destination(tmp_path / "out"))
+    with pytest.raises(UsageError, match=r"sub-01\.nii\.gz and .*sub-01_T1w\.nii\.gz would both be written"):
+        apart(found, model, Destination(tmp_path / "out", layout="bids"))
+
+
+def test_2_8_scans_of_one_subject_have_names_of_their_own_in_a_bids_tree(model, tmp_path):
+    for suffix in ("T1w", "FLAIR"):
+        scan(tmp_path / f"sub-01_{suffix}.nii.gz")
+    to = Destination(tmp_path / "out", layout="bids")
+    both = cases([str(tmp_path)])
+    apart(both, model, to)
+    assert [to.labels(c, model.name).name for c in both] == [
+        "sub-01_seg-organs_desc-FLAIR_dseg.nii.gz",
+        "sub-01_seg-organs_dseg.nii.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-01_ses-1_run-2_T1w", "sub-01_ses-1_run-2_seg-m"),
+        ("sub-01_ce-gd_T1w", "sub-01_ce-gd_seg-m"),
+        ("sub-01_T2w", "sub-01_seg-m_desc-T2w"),
+        ("sub-01_space-MNI_res-2_desc-preproc_T1w", "sub-01_space-MNI_seg-m_res-2_desc-preproc"),
+        ("sub-01_space-MNI_desc-preproc_T2w", "sub-01_space-MNI_seg-m_desc-preprocT2w"),
+        ("sub-01_acq-x", "sub-01_acq-x_seg-m"),
+        ("sub-01_T2w.1", "sub-01_T2w.1_seg-m"),
+        ("_T1w", "_T1w_seg-m"),
+        ("case", "case_seg-m"),
+    ],
+)
+def test_a_bids_name_has_seg_and_desc_where_the_specification_puts_them(name, expected):
+    assert bids_name(name, "m") == expected
+
+
+def test_2_10_free_space_is_checked_before_the_network_runs(model, tmp_path, monkeypatch):
+    scan(tmp_path / "a.nii.gz")
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda folder: Free())
+    asked: list[int] = []
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(lambda x: asked.append(1) or x))
+    assert ended.error.exit_code == 74
+    assert re.search(r"0\.\d+ MB are needed, 0\.00 MB are free", ended.error.message)
+    assert not asked
+
+
+class Free:
+    free = 1000
+
+
+def test_2_10_the_disk_full_at_twenty_points_ends_with_74_and_nothing_half(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+    (whole,) = run(model, [path], tmp_path / "whole", reports=("csv",), split=True)
+    largest = max(p.stat().st_size for p in whole.paths)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in range(0, largest, largest // 20 + 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            (ended,) = run(model, [path], tmp_path / "out", reports=("csv",), split=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert ended.error is not None, size
+        assert ended.error.exit_code == 74
+        assert "no space left" in ended.error.message
+        assert files(tmp_path / "out") == {}
+    (ended,) = run(model, [path], tmp_path / "out", reports=("csv",), split=True)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_2_10_an_output_folder_that_is_a_file_is_refused_before_the_network_runs(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "out").write_bytes(b"")
+    asked: list[int] = []
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(lambda x: asked.append(1) or x))
+    assert ended.error.exit_code == 73
+    assert not asked
+
+
+def test_2_13_a_result_that_came_meanwhile_is_kept_and_counts_as_done(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+
+    def meanwhile(logits: np.ndarray) -> np.ndarray:
+        if not (tmp_path / "out").exists():
+            run(model, [path], tmp_path / "out")
+            times.update({p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()})
+        return logits
+
+    times: dict[Path, int] = {}
+    (ended,) = run(model, [path], tmp_path / "out", Pointwise(meanwhile))
+    assert ended.status == "done"
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == times
+
+
+def test_2_13_a_different_result_that_came_meanwhile_is_never_mixed_with_ours(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+
+    def meanwhile(logits: np.ndarray) -> np.ndarray:
+        if not (tmp_path / "out").exists():
+            run(model, [path], tmp_path / "out", options=Options(classes=("liver",)))
+            was.update(files(tmp_path / "out"))
+        return logits
+
+    was: dict[str, object] = {}
+    (ended,) = run(model, [path], tmp_path / "out", Pointwise(meanwhile))
+    assert ended.error.exit_code == 73
+    assert files(tmp_path / "out") == was
+
+
+# ---- 5.8, 6.2, 6.3: numbers and memory
+
+
+def test_5_8_logits_that_are_not_finite_end_the_case_and_name_the_window(model, tmp_path):
+    def spoil(logits: np.ndarray) -> np.ndarray:
+        logits[:, 2, 3, 4, 5] = np.nan
+        return logits
+
+    scan(tmp_path / "a.nii.gz")
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(spoil))
+    assert ended.error.exit_code == 78
+    assert re.search(r"a\.nii\.gz: .*not finite in the window at voxels 0\.\.31", ended.error.message)
+    assert not (tmp_path / "out").exists() or not files(tmp_path / "out")
+
+
+def test_5_8_in_half_precision_the_case_is_repeated_in_float32_with_a_warning(model, tmp_path):
+    class Half(Pointwise):
+        name, precision = "numpy half", "float16"
+
+        def full_precision(self) -> Pointwise:
+            return Pointwise()
+
+    def overflow(logits: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return (np.abs(logits) * 1e5).astype(np.float16).astype(np.float32)
+
+    scan(tmp_path / "a.nii.gz")
+    (plain,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "plain")
+    (half,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "half", Half(overflow), Options(half=True))
+    assert half.status == "done"
+    assert half.record["warnings"] == [
+        "half precision gave values that are not finite: the case was repeated in float32"
+    ]
+    assert half.record["engine"]["precision"] == "float32"
+    assert half.paths[0].read_bytes() == plain.paths[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        OutOfMemory("one window does not fit"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_6_3_no_memory_at_last_ends_the_case_with_71(model, tmp_path, error):
+    def fail(logits: np.ndarray) -> np.ndarray:
+        raise error
+
+    scans(tmp_path / "in", 2)
+    assert codes(run(model, [tmp_path / "in"], tmp_path / "out", Pointwise(fail))) == [71, 71]
+
+
+def test_6_2_steps_down_for_want_of_memory_change_no_result_and_are_recorded_for_their_case(model, tmp_path):
+    engine = Pointwise()
+
+    def step(logits: np.ndarray) -> np.ndarray:
+        if not engine.steps:
+            engine.steps.append("out of GPU memory: 1 windows at a time")
+        return logits
+
+    engine.trouble = step
+    scans(tmp_path / "in", 2)
+    first, second = run(model, [tmp_path / "in"], tmp_path / "out", engine)
+    run(model, [tmp_path / "in"], tmp_path / "plain")
+    assert first.record["run"]["steps"] == ["out of GPU memory: 1 windows at a time"]
+    assert second.record["run"]["steps"] == []
+    assert files(tmp_path / "out") == files(tmp_path / "plain")
+
+
+def test_6_2_the_ladder_on_a_gpu_smaller_batches_then_sums_on_the_host_then_the_cpu(tmp_path):
+    torch = pytest.importorskip("torch")
+    from segcli.engines.torch_engine import TorchCPU, TorchCUDA
+
+    class Small(TorchCUDA):
+        """A device with room for `room` windows and no sums; its arithmetic is the CPU's."""
+
+        def __init__(self, network: "torch.nn.Module", room: int, may_leave: bool) -> None:
+            self._network, self._device, self.room, self._may_leave = network, torch.device("cpu"), room, may_leave
+            self.batch, self.steps, self.threads, self.half = 4, [], 1, False
+            self._sums_on_host, self._on_host, self._weights = False, None, {}
+            self._sums = set()
+
+        def _forward(self, patches: np.ndarray) -> "torch.Tensor":
+            if len(patches) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return self._network(torch.from_numpy(patches))
+
+    network = torch.nn.Conv3d(1, 3, 1)
+    patches = np.random.default_rng(0).normal(size=(4, 1, 4, 4, 4)).astype(np.float32)
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(patches)).numpy()
+    for room, steps in ((4, 0), (2, 1), (1, 2)):
+        engine = Small(network, room, may_leave=False)
+        np.testing.assert_allclose(engine.run(patches).numpy(), wanted, rtol=1e-5, atol=1e-6)
+        assert len(engine.steps) == steps
+    engine = Small(network, 0, may_leave=True)
+    np.testing.assert_allclose(engine.run(patches).numpy(), wanted, rtol=1e-5, atol=1e-6)
+    assert [s.split(": ")[1] for s in engine.steps] == [
+        "2 windows at a time",
+        "1 windows at a time",
+        "logits are added up in the computer's memory",
+        "the CPU goes on",
+    ]
+    assert isinstance(engine._on_host, TorchCPU)
+    with pytest.raises(OutOfMemory, match="one window does not fit"):
+        Small(network, 0, may_leave=False).run(patches)
+
+
+# ---- 6.6, 8: determinism and privacy
+
+
+def test_6_6_alone_or_in_a_batch_in_any_order_the_files_are_the_same(model, tmp_path):
+    paths = scans(tmp_path / "in", 3)
+    run(model, [tmp_path / "in"], tmp_path / "together")
+    for path in reversed(paths):
+        run(model, [path], tmp_path / "alone")
+    assert files(tmp_path / "alone") == files(tmp_path / "together")
+
+
+def test_8_1_free_text_of_headers_and_paths_reach_no_output(model, tmp_path):
+    secret = tmp_path / "Mustermann_Max"
+    scan(secret / "a.nii.gz", descrip=b"Max Mustermann 1960", db_name=b"ID 4711", aux_file=b"mm.txt")
+    run(model, [secret], tmp_path / "out", reports=("csv",), tables=("slicer", "bids"), split=True)
+    import gzip
+
+    for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        for word in (b"Mustermann", b"4711", b"mm.txt", os.fsencode(tmp_path)):
+            assert word not in content, path.name
+
+
+def test_the_cohort_has_every_finished_case_and_no_other(model, tmp_path):
+    scans(tmp_path / "in", 3)
+    run(model, [tmp_path / "in" / "case0.nii.gz"], tmp_path / "out")
+    (tmp_path / "in" / "case1.nii.gz").write_bytes(b"no scan")
+    ended = run(model, [tmp_path / "in"], tmp_path / "out")
+    assert [o.status for o in ended] == ["skipped", "failed", "done"]
+    (path,) = cohort(ended, tmp_path / "out", ["csv"])
+    assert {line.split(",")[0] for line in path.read_text().splitlines()[1:]} == {"case0", "case2"}
+
+
+def test_2_6_the_input_is_never_written_to(model, tmp_path):
+    paths = scans(tmp_path / "in", 2)
+    was = [(p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_ino) for p in paths]
+    run(model, [tmp_path / "in"], tmp_path / "in", split=True)
+    assert was == [(p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_ino) for p in paths]
+
+
+def test_7_7_the_record_is_enough_to_repeat_the_run(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+    (done,) = run(model, [path], tmp_path / "out", options=Options(overlap=0.25, classes=("liver",)))
+    found = json.loads(done.paths[1].read_text())
+    assert found["input"] == {
+        "files": ["a.nii.gz"],
+        "sha256": file_sha256(path),
+        "series": None,
+        "volume": None,
+    }
+    assert found["model"]["name"] == "organs"
+    assert len(found["model"]["sha256"]) == 64
+    assert (found["options"]["overlap"], found["options"]["classes"]) == (0.25, ["liver"])
+    assert found["engine"] == {"name": "numpy", "reason": "for a test", "precision": "float32"}
+    assert found["grid"]["shape"] == [12, 14, 16]
+    assert found["versions"]["segcli"]
+    assert found["warnings"] == []
+
+
+def test_structures_that_were_not_asked_for_are_unknown_and_not_0(model, tmp_path):
+    path = scan(tmp_path / "a.nii.gz")
+    wanted = Options(classes=("SCT 10200004", "3"), largest=("2",), fill_holes=("all",))
+    (done,) = run(model, [path], tmp_path / "out", options=wanted, split=True, reports=("csv",), tables=("slicer",))
+    found = json.loads(done.paths[1].read_text())
+    names = [model.labels[2].name, model.labels[3].name]
+    assert found["options"]["classes"] == names
+    assert (found["options"]["largest"], found["options"]["fill_holes"]) == ([names[0]], ["all"])
+    assert [s["name"] for s in found["structures"]] == names
+    assert all(s["voxels"] for s in found["structures"])
+    assert {p.name.removesuffix(".nii.gz") for p in (tmp_path / "out" / "a_seg").iterdir()} == set(names)
+    assert len((tmp_path / "out" / "a_seg.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("options", [{"classes": ("Liver",)}, {"largest": ("Liver",)}, {"fill_holes": ("Liver",)}])
+def test_a_structure_that_the_model_does_not_have_is_refused(model, tmp_path, options):
+    scan(tmp_path / "a.nii.gz")
+    with pytest.raises(UsageError, match="Liver: no structure has that name, number or code; did you mean 'liver'"):
+        run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", options=Options(**options))
+
+
+def test_fractions_are_in_the_order_of_the_values_that_are_written():
+    from segcli.batch.outputs import _fractions
+    from segcli.inference.segment import Segmentation
+    from segcli.space.volume import Grid, Volume
+
+    named = {"labels": {"background": 0, "b": 53, "a": 17, "c": 60}, "codes": {}}
+    own = parse({**CARD, **named})
+    grid = Grid((1, 1, 1), np.eye(4))
+    parts = Volume(np.array([0, 51, 102, 255], np.uint8).reshape(4, 1, 1, 1), grid)
+    result = Segmentation(Volume(np.zeros((1, 1, 1, 1), np.uint8), grid), {}, 1, {}, probabilities=parts)
+    kept = replace(own, labels=tuple(label for label in own.labels if label.id != 60))
+    np.testing.assert_allclose(_fractions(result, own).data.ravel(), [0.4, 0.2, 1])
+    np.testing.assert_allclose(_fractions(result, kept).data.ravel(), [0.4, 0.2])
+
+
+def test_a_dicom_object_of_another_scan_is_refused_before_the_network_runs(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+
+    def never(logits: np.ndarray) -> np.ndarray:
+        raise AssertionError("the network ran")
+
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(never), forms=("nifti", "rtstruct"))
+    assert isinstance(ended.error, UsageError)
+    assert "--write rtstruct: a DICOM object refers to a DICOM scan" in ended.error.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_6_8_a_device_that_is_named_and_not_there_is_refused_and_not_replaced(model):
+    from segcli.engines.choose import choose
+    from segcli.errors import EngineError
+
+    with pytest.raises(EngineError, match="cuda:97 is not there"):
+        choose(model, "auto", "cuda:97")
+
+
+def test_a_record_is_json_that_others_read_too(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    (done,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+
+    def no_nan(word: str) -> None:
+        raise AssertionError(word)
+
+    found = json.loads(done.paths[1].read_text(), parse_constant=no_nan)
+    assert found["labels"]["sha256"] == file_sha256(done.paths[0])
+    assert found["case"] == "a"
+    assert "Research use only" in found["note"]  # reliability.md 7.8
+
+
+# ---- 2.11: names from inside files
+
+
+@pytest.mark.parametrize("names", [["../../evil"], [".hidden"], ["///"], ["a", "A"], ["a b", "a_b"]])
+def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_start(model, tmp_path, names):
+    labels = (model.labels[0], *(pipeline.replace(model.labels[1], id=i, name=n) for i, n in enumerate(names, 1)))
+    named = pipeline.replace(model, labels=labels)
+    scan(tmp_path / "a.nii.gz")
+    found = cases([str(tmp_path / "a.nii.gz")])
+    with pytest.raises(ModelError, match="no mask can be called"):
+        apart(found, named, Destination(tmp_path / "out", split=True))
+    apart(found, named, Destination(tmp_path / "out"))
+
+
+def test_2_11_of_a_name_from_a_model_only_harmless_characters_become_a_file_name(model):
+    named = pipeline.replace(model, labels=(model.labels[0], pipeline.replace(model.labels[1], name="a/b\n$(c) é")))
+    assert list(mask_names(named)) == ["a_b___c___"]
+
+
+def test_what_post_processing_took_away_is_recorded(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    plain, kept = (
+        run(model, [tmp_path / "a.nii.gz"], tmp_path / name, options=options)[0].record
+        for name, options in (("plain", Options()), ("kept", Options(largest=("all",), min_size_ml=1e6)))
+    )
+    assert plain["postprocessing"] == []
+    assert [s["voxels"] for s in kept["structures"]] == [0] * len(kept["structures"])
+    gone = {change["name"]: change["removed_voxels"] for change in kept["postprocessing"]}
+    assert gone == {s["name"]: s["voxels"] for s in plain["structures"] if s["voxels"]}
+
+
+def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
+    (tmp_path / "in" / "sub-01" / "anat").mkdir(parents=True)
+    scan(tmp_path / "in" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    run(model, [tmp_path / "in"], tmp_path / "out", layout="bids")
+    root = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert (root["DatasetType"], root["GeneratedBy"][0]["Name"]) == ("derivative", "segcli")
+    anat = sorted(p.name for p in (tmp_path / "out" / "sub-01" / "anat").iterdir())
+    stem = "sub-01_seg-organs_dseg"
+    assert anat == [f"{stem}.json", f"{stem}.nii.gz", f"{stem}.tsv"]
+    sidecar = json.loads((tmp_path / "out" / "sub-01" / "anat" / f"{stem}.json").read_text())
+    assert (sidecar["Manual"], sidecar["SpatialReference"]) == (False, "orig")
+    assert "SNOMED CT" in sidecar["code"]["Description"]  # of the column in the .tsv
+
+
+def test_the_volumes_of_probabilities_in_a_bids_tree_are_named_in_their_order(model, tmp_path):
+    scan(tmp_path / "sub-01_T1w.nii.gz")
+    out, how = tmp_path / "out", {"layout": "bids", "forms": ("nifti", "probabilities")}
+    (done,) = run(model, [tmp_path / "sub-01_T1w.nii.gz"], out, **how)
+    path = out / "sub-01_seg-organs_probseg.json"
+    assert path in done.paths
+    assert is_own(path)
+    names = json.loads(path.read_text())["LabelMap"]
+    assert names == ["background", "body", "liver", "spleen", "heart", "spine"]
+    shares = np.asarray(nibabel.load(out / "sub-01_seg-organs_probseg.nii.gz").dataobj)
+    assert shares.shape[3] == len(names)
+    labels = np.asarray(nibabel.load(done.paths[0]).dataobj)
+    liver = shares[labels == 2]
+    assert names[liver.mean(axis=0).argmax()] == "liver"
+
+    path.unlink()
+    (again,) = run(model, [tmp_path / "sub-01_T1w.nii.gz"], out, **how)
+    assert (again.status, path.exists()) == ("done", True)
+    (skipped,) = run(model, [tmp_path / "sub-01_T1w.nii.gz"], out, **how)
+    assert skipped.status == "skipped"
+
+    few = Options(classes=("liver",))
+    run(model, [tmp_path / "sub-01_T1w.nii.gz"], tmp_path / "few", options=few, **how)
+    named = json.loads((tmp_path / "few" / path.name).read_text())["LabelMap"]
+    assert named == ["background", "n/a", "liver", "n/a", "n/a", "n/a"]
+
+
+def test_3_3_a_scan_that_memory_cannot_hold_is_refused_before_its_voxels_are_read(model, tmp_path, monkeypatch):
+    scan(tmp_path / "a.nii.gz")
+    monkeypatch.setattr("segcli.batch.budget.available", lambda: 0)
+    monkeypatch.setattr("segcli.formats.streams.read_voxels", lambda *_, **__: pytest.fail("the voxels were read"))
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+    assert ended.error.exit_code == 71
+    assert "a.nii.gz" in ended.error.message
+    assert "GB of memory are needed" in ended.error.message
+
+
+def test_what_does_not_fit_into_max_ram_is_refused(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    engine = Pointwise()
+    engine.max_ram = 1024
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", engine)
+    assert ended.error.exit_code == 71
+    assert "0.0 GB may be used" in ended.error.message
+    assert "--max-ram" in ended.error.hint
+
+
+def test_slices_that_filled_a_gap_get_no_labels(model, tmp_path, monkeypatch):
+    scan(tmp_path / "a.nii.gz")
+    read = formats.read
+
+    def with_a_gap(*args, **kwargs):
+        found = read(*args, **kwargs)
+        return replace(found, source=replace(found.source, facts={**found.source.facts, "filled_slices": [5]}))
+
+    plain = run(model, [tmp_path / "a.nii.gz"], tmp_path / "plain")[0]
+    monkeypatch.setattr(formats, "read", with_a_gap)
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+    whole, filled = (np.asarray(nibabel.load(o.paths[0]).dataobj) for o in (plain, ended))
+    assert whole[:, :, 5].any()
+    assert not filled[:, :, 5].any()
+    assert np.array_equal(np.delete(filled, 5, 2), np.delete(whole, 5, 2))
+    assert sum(s["voxels"] for s in ended.record["structures"]) == (filled > 0).sum()

@@ -1,0 +1,118 @@
+"""Signals, the watchdog and errors between threads (reliability.md 1.7, 6.4; conventions.md P4)."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from runs import quick
+
+from segcli.commands import predict
+from segcli.commands.terminal import Show
+from segcli.errors import InputError
+
+
+@pytest.fixture
+def show() -> Show:
+    return Show(1, quiet=False, verbose=0, events=None)
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    timer = quick()
+    yield
+    timer.cancel()
+
+
+def test_items_come_in_order(show):
+    assert list(predict.interruptible(iter(range(50)), show)) == list(range(50))
+
+
+def test_p4_an_exception_in_the_working_thread_is_raised_where_the_items_are_taken(show):
+    def stream() -> Iterator[int]:
+        yield 1
+        raise InputError("a.nii: broken", hint="mend it")
+
+    items = predict.interruptible(stream(), show)
+    assert next(items) == 1
+    with pytest.raises(InputError, match=r"a\.nii: broken"):
+        next(items)
+
+
+def test_p4_the_queue_is_bounded(show):
+    made = []
+
+    def stream() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    items = predict.interruptible(stream(), show)
+    next(items)
+    time.sleep(0.3)
+    assert len(made) <= 5
+    assert list(items) == list(range(1, 100))
+
+
+def test_p4_a_consumer_that_stops_lets_the_working_thread_end(show):
+    closed = threading.Event()
+
+    def stream() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            closed.set()
+
+    items = predict.interruptible(stream(), show)
+    next(items)
+    items.close()
+    assert closed.wait(10)
+
+
+def test_p4_the_watchdog_names_stage_and_case_when_nothing_happens(show, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "STILL", 0.2)
+    show.last = "segment of liver_07"
+    release = threading.Event()
+
+    def stream() -> Iterator[int]:
+        release.wait(20)
+        yield 1
+
+    timer = threading.Timer(0.7, release.set)
+    timer.start()
+    assert list(predict.interruptible(stream(), show)) == [1]
+    assert "no progress for" in (told := capsys.readouterr().err)
+    assert "in segment of liver_07" in told
+
+
+def test_6_4_the_taker_is_free_to_answer_signals_while_the_work_hangs(show):
+    hung, raised = threading.Event(), []
+
+    def stream() -> Iterator[int]:
+        hung.wait(20)
+        yield 1
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    real = show.still_for
+    show.still_for = lambda: stopped() if raised else raised.append(1) or real()  # type: ignore[method-assign]
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(predict.interruptible(stream(), show))
+    assert time.monotonic() - started < 5
+    hung.set()
+
+
+def test_a_result_that_is_waited_for_is_returned_and_an_error_raised(show):
+    assert predict.waited(lambda: 3, show) == 3
+    with pytest.raises(InputError):
+        predict.waited(lambda: (_ for _ in ()).throw(InputError("no")), show)
+
+
+@pytest.mark.parametrize(
+    ("data", "ending"),
+    [(b"\x1f\x8b\x08", ".nii.gz"), (b"NRRD0004", ".nrrd"), (b"ObjectType = Image", ".mha"), (b"\x5c\x01", ".nii")],
+)
+def test_a_scan_from_stdin_gets_the_ending_of_its_first_bytes(data, ending):
+    assert predict._ending(data) == ending

@@ -1,0 +1,101 @@
+"""What a person sees, and that no name can take part in it."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from segcli.batch.cases import Case
+from segcli.commands.app import Harmless
+from segcli.commands.terminal import Show, plain, say, table
+
+CASE = Case("a", (Path("a.nii"),), Path())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\x1b[31mb", "a\\x1b[31mb"),
+        ("line\nbreak\r", "line\\nbreak\\r"),
+        ("[red]a[/red]", "[red]a[/red]"),
+        ("left\u202eright", "left\\u202eright"),
+        ("Größe 3 × 4", "Größe 3 × 4"),
+        ("a\udcffb", "a?b"),
+    ],
+)
+def test_1_5_names_are_printed_literally(text, expected):
+    assert plain(text) == expected
+
+
+def test_1_5_a_table_takes_no_markup_and_no_escapes(capsys):
+    table("[b]t[/b]", [{"name": "[red]x[/red]\x1b[31m", "mL": 1234.5}])
+    out = capsys.readouterr().out
+    assert "[b]t[/b]" in out
+    assert "[red]x[/red]\\x1b[31m" in out
+    assert "\x1b" not in out
+
+
+def test_a_table_without_colours_has_no_escapes_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    table("title", [{"name": "liver"}])
+    assert capsys.readouterr().out.splitlines() == ["title", "name ", "liver"]
+
+
+def test_events_are_json_lines_with_schema_event_time_and_case():
+    stream = io.StringIO()
+    show = Show(1, quiet=True, verbose=0, events=stream)
+    show.watch("window", CASE, {"done": 1, "total": 2})
+    show.watch("done", CASE, {})
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert {k: first[k] for k in ("schema", "event", "case", "done", "total")} == {
+        "schema": 1,
+        "event": "window",
+        "case": "a",
+        "done": 1,
+        "total": 2,
+    }
+    assert second["event"] == "done"
+    assert first["time"] <= second["time"]
+
+
+def test_6_5_events_to_a_stream_that_fails_stop_and_do_no_harm():
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    show = Show(1, quiet=True, verbose=0, events=Broken())
+    show.watch("done", CASE, {})
+    assert show.events is None
+
+
+def test_6_5_a_harmless_stream_loses_what_it_cannot_write_and_remembers_why(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    stream = Harmless(Full())
+    monkeypatch.setattr(sys, "stderr", stream)
+    say("a")
+    say("b")
+    assert stream.failed is not None
+    assert stream.failed.errno == 28
+
+
+def test_no_bar_where_there_is_no_terminal_whatever_colours_are_forced(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    show = Show(1, quiet=False, verbose=0, events=None)
+    show.watch("segment", CASE, {})
+    show.watch("window", CASE, {"done": 1, "total": 2})
+    show.close()
+    assert show.progress is None
+    assert capsys.readouterr().err == ""
+
+
+def test_the_watchdog_knows_the_stage_and_the_case():
+    show = Show(1, quiet=True, verbose=0, events=None)
+    show.watch("segment", CASE, {})
+    assert show.last == "segment of a"
+    assert show.still_for() < 60

@@ -1,0 +1,621 @@
+"""What is promised of a classic DICOM series; numbers in names are those of the reliability promises, section 4."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from dicom_phantom import OBLIQUE, PATIENT, affine, header, phantom, pixels, save, series
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from segcli import formats
+from segcli.errors import InputError, InputMissing
+from segcli.formats.dicom import series as dicom
+
+
+def change(**tags: Any) -> Any:
+    """Set (or with None delete) attributes of slice 3 only."""
+
+    def each(ds: Dataset, k: int) -> None:
+        for tag, value in tags.items() if k == 3 else ():
+            if value is None:
+                delattr(ds, tag)
+            else:
+                setattr(ds, tag, value)
+
+    return each
+
+
+def unused(scan: dicom.Volume) -> dict[str, str]:
+    assert scan.source is not None
+    assert scan.source.facts is not None
+    return {u["file"]: u["reason"] for u in scan.source.facts["unused"]}
+
+
+def warnings(scan: dicom.Volume) -> str:
+    assert scan.source is not None
+    return "; ".join(scan.source.warnings)
+
+
+def test_a_plain_series_gives_its_voxels_on_the_grid_of_its_positions(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct"))
+    assert scan.data.dtype == np.int16
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    np.testing.assert_allclose(scan.grid.affine, affine(), atol=1e-6)
+    assert scan.grid.axes == "SPL"
+    assert warnings(scan) == ""
+
+
+def test_an_oblique_series_keeps_its_place(tmp_path: Path) -> None:
+    world = affine(OBLIQUE)
+    scan = dicom.read(series(tmp_path / "ct", world=world))
+    np.testing.assert_allclose(scan.grid.affine, world, atol=1e-6)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+
+
+# ---- 4.1: every file is accounted for
+
+
+def test_4_1_each_file_that_is_not_used_is_named_with_its_reason(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    (folder / "readme.txt").write_text("hello")
+    (folder / "empty.dcm").touch()
+    (folder / "old.dcm").symlink_to("gone.dcm")
+    os.mkfifo(folder / "a pipe")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    scan = dicom.read(folder)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert unused(scan) == {
+        "readme.txt": "not DICOM",
+        "empty.dcm": "empty",
+        "old.dcm": "a link that leads nowhere",
+        "a pipe": "not a regular file",
+        "elsewhere": "a link to a folder",
+    }
+    assert warnings(scan).startswith("11 files, 6 used, 5 not: ")
+    assert scan.source is not None
+    assert scan.source.facts is not None
+    assert (scan.source.facts["files"], scan.source.facts["used"]) == (11, 6)
+
+
+@pytest.mark.parametrize("k", [0, 2, 5])
+def test_4_1_a_slice_whose_pixels_end_early_is_refused_wherever_it_lies(tmp_path: Path, k: int) -> None:
+    folder = series(tmp_path / "ct")
+    file = folder / f"a-00{k}.dcm"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match=rf"a-00{k}.dcm: truncated: 50 of 70 bytes of pixels"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("keep", [140, 200, 700])
+def test_4_1_a_slice_whose_header_ends_early_is_refused(tmp_path: Path, keep: int) -> None:
+    folder = series(tmp_path / "ct")
+    file = folder / "a-005.dcm"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"a-005.dcm: (corrupt|incomplete)"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("what", ["zeros", "mark", "class", "number of samples"])
+def test_4_1_what_a_failed_copy_leaves_of_a_slice_is_refused(tmp_path: Path, what: str) -> None:
+    folder = series(tmp_path / "ct", each=change(SamplesPerPixel=3) if what.startswith("number") else None)
+    file = folder / "a-003.dcm"
+    data = file.read_bytes()
+    if what == "zeros":
+        file.write_bytes(bytes(len(data)))
+    elif what == "mark":
+        file.write_bytes(data.replace(b"DICM", b"D\0CM"))
+    elif what == "class":
+        file.write_bytes(data.replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.5.7.4.1.1.2\0"))
+    with pytest.raises(InputError, match=r"a-003.dcm: (corrupt|truncated)"):
+        dicom.read(folder)
+
+
+def test_4_1_a_maker_s_own_object_in_the_series_is_left_out(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", each=change(SOPClassUID="1.3.12.2.1107.5.9.1"))
+    (folder / "a-003.dcm").rename(folder / "b.dcm")
+    series(folder, each=lambda ds, k: k == 3)
+    scan = dicom.read(folder)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert unused(scan) == {"b.dcm": "1.3.12.2.1107.5.9.1, not a CT, MR or PET image"}
+
+
+def test_4_1_a_series_in_folders_below_is_found(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct" / "DICOM")
+    (tmp_path / "ct" / "more").mkdir()
+    for file in sorted(folder.iterdir())[3:]:
+        file.rename(tmp_path / "ct" / "more" / file.name)
+    np.testing.assert_array_equal(dicom.read(tmp_path / "ct").data[0], phantom())
+
+
+# ---- 4.2, 4.3, 4.4: order, spacing, tilt
+
+
+def test_4_2_slices_are_ordered_by_position_not_by_name_or_number(tmp_path: Path) -> None:
+    world = affine()
+    world[:3, 0], world[:3, 3] = -world[:3, 0], world[:3, 3] + 5 * world[:3, 0]  # the files run downwards
+    scan = dicom.read(series(tmp_path / "ct", phantom()[::-1], world, each=shuffled))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    np.testing.assert_allclose(scan.grid.affine, affine(), atol=1e-6)
+
+
+def shuffled(ds: Dataset, k: int) -> None:
+    ds.InstanceNumber, ds.SliceLocation = (5 * k) % 6, (k * 7) % 6
+
+
+def test_the_paths_of_the_source_are_in_the_order_of_the_slices(tmp_path: Path) -> None:
+    world = affine()
+    world[:3, 0] = -world[:3, 0]
+    scan = dicom.read(series(tmp_path / "ct", world=world))
+    assert scan.source is not None
+    assert [p.name for p in scan.source.paths] == [f"a-00{k}.dcm" for k in (5, 4, 3, 2, 1, 0)]
+
+
+def test_4_2_the_grid_is_right_handed(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct", world=affine(((0, 1, 0), (0, 0, -1)))))
+    i, j, k = scan.grid.directions[:, 2], scan.grid.directions[:, 1], scan.grid.directions[:, 0]
+    assert np.cross(i, j) @ k == pytest.approx(1)
+    assert scan.grid.axes == "RIP"
+
+
+def test_4_3_a_missing_slice_is_refused_with_its_number_and_distance(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", each=lambda ds, k: k != 3)
+    with pytest.raises(InputError, match=r"ct: 5 slices unevenly spaced: 6 mm after slice 3, .* 3 mm"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize(("off", "fine"), [(0.02, True), (0.04, False)])
+def test_4_3_spacing_may_deviate_by_one_percent(tmp_path: Path, off: float, fine: bool) -> None:
+    folder = series(tmp_path / "ct", each=change(ImagePositionPatient=[-10, -20, -21 + off]))
+    if fine:
+        assert dicom.read(folder).grid.spacing[0] == pytest.approx(3)
+    else:
+        with pytest.raises(InputError, match=r"3\.04 mm after slice 3"):
+            dicom.read(folder)
+
+
+def test_4_3_a_slice_shifted_sideways_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", each=change(ImagePositionPatient=[-9, -20, -21]))
+    with pytest.raises(InputError, match="slice 4 of 6 lies 1 mm off") as caught:
+        dicom.read(folder)
+    assert "missing" not in str(caught.value.hint)
+
+
+def test_4_3_one_slice_has_its_thickness_for_spacing_and_says_so(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct", phantom()[:1]))
+    assert scan.grid.spacing == (3, 2, 1.5)
+    assert "one slice only: its thickness of 3 mm" in warnings(scan)
+
+
+def test_4_3_one_slice_without_thickness_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", phantom()[:1], each=lambda ds, k: delattr(ds, "SliceThickness"))
+    with pytest.raises(InputError, match="one slice without a thickness"):
+        dicom.read(folder)
+
+
+def test_4_4_a_tilted_gantry_stays_sheared_and_the_angle_is_said(tmp_path: Path) -> None:
+    world = affine(tilt=3 * np.tan(np.radians(12)))
+    scan = dicom.read(series(tmp_path / "ct", world=world))
+    np.testing.assert_allclose(scan.grid.affine, world, atol=1e-6)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert scan.grid.voxel_mm3 == pytest.approx(9)  # 3 x 2 x 1.5 mm, whatever the tilt
+    assert "tilted by 12.00 degrees" in warnings(scan)
+
+
+def test_gaps_are_filled_only_when_wished_and_marked(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", each=lambda ds, k: k not in (2, 3))
+    scan = dicom.read(folder, fill_gaps=True)
+    np.testing.assert_allclose(scan.grid.affine, affine(), atol=1e-6)
+    np.testing.assert_array_equal(scan.data[0], phantom())  # the phantom grows evenly: its mean is itself
+    assert dicom.real_slices(scan) == [0, 1, 4, 5]
+    assert "2 of 6 slices are missing and were interpolated: number 3, 4" in warnings(scan)
+
+
+def test_more_missing_slices_than_there_are_are_not_filled(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", phantom((12, 7, 5)), each=lambda ds, k: k in (0, 1, 11))
+    with pytest.raises(InputError, match=r"30 mm after slice 2.*more slices are missing than are there"):
+        dicom.read(folder, fill_gaps=True)
+
+
+def test_a_gap_that_is_no_whole_number_of_slices_is_not_filled(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", each=lambda ds, k: k != 5 or setattr(ds, "ImagePositionPatient", [-10, -20, -13]))
+    with pytest.raises(InputError, match="5 mm after slice 5"):
+        dicom.read(folder, fill_gaps=True)
+
+
+# ---- 4.5: geometry is there and alike
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+def test_4_5_geometry_that_is_missing_is_refused_by_slice(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(InputError, match=rf"a-003.dcm: .*{tag}\) is missing"):
+        dicom.read(series(tmp_path / "ct", each=change(**{tag: None})))
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0.99, 0.14]}, "its orientation differs"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 1.1, 0]}, "lengths 1 and 1.1"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0.1, 0.995, 0]}, "dot product 0.1"),
+        ({"PixelSpacing": [2, 1.6]}, "pixel spacing 2 x 1.6 mm, other slices differ"),
+        ({"PixelSpacing": [0, 1.5]}, "pixel spacing 0 x 1.5"),
+        ({"PixelSpacing": [2]}, "not 2 finite numbers"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "2 frames of reference"),
+        ({"FrameOfReferenceUID": None}, "a-003.dcm: the frame of reference is missing"),
+        ({"PatientID": "another"}, "several patients"),
+        ({"StudyInstanceUID": "1.2.3"}, "several studies"),
+        ({"RescaleSlope": 0}, "a-003.dcm: rescale slope 0"),
+        ({"RescaleIntercept": None}, "a-003.dcm: only one of RescaleSlope and RescaleIntercept"),
+        ({"Rows": 5, "Columns": 7}, "5 x 7 pixels, other slices have 7 x 5"),
+    ],
+)
+def test_4_5_a_slice_unlike_the_others_is_refused(tmp_path: Path, tags: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        dicom.read(series(tmp_path / "ct", each=change(**tags)))
+
+
+def test_4_5_no_frame_of_reference_in_any_slice_is_said(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct", each=lambda ds, k: delattr(ds, "FrameOfReferenceUID")))
+    assert "no frame of reference" in warnings(scan)
+
+
+def test_small_differences_of_orientation_in_every_slice_are_no_scout(tmp_path: Path) -> None:
+    def wobble(ds: Dataset, k: int) -> None:
+        ds.ImageOrientationPatient = [1, k * 1e-5, 0, -k * 1e-5, 1, 0]
+
+    np.testing.assert_array_equal(dicom.read(series(tmp_path / "ct", each=wobble)).data[0], phantom())
+
+
+# ---- 4.6: twice the same, and several volumes
+
+
+def test_4_6_the_same_instance_twice_is_used_once(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    shutil.copy(folder / "a-002.dcm", folder / "copy of 2.dcm")
+    scan = dicom.read(folder)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert unused(scan) == {"copy of 2.dcm": "the same instance again"}
+
+
+def test_4_6_one_instance_with_two_contents_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    series(folder, phantom() + 1, first=100, each=lambda ds, k: k == 2)
+    with pytest.raises(InputError, match=r"a-102.dcm and a-002.dcm claim to be the same instance"):
+        dicom.read(folder)
+
+
+def test_4_6_one_position_twice_with_other_content_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    series(folder, phantom() + 1, first=100, each=lambda ds, k: k == 2 and fresh(ds, k) is None)
+    with pytest.raises(InputError, match=r"7 slices at 6 positions, .* there seem to be 2 volumes"):
+        dicom.read(folder)
+
+
+def fresh(ds: Dataset, k: int) -> None:
+    ds.SOPInstanceUID = generate_uid(entropy_srcs=["another", str(k)])
+
+
+def two_phases(folder: Path, **tags: Any) -> Path:
+    series(folder)
+    return series(folder, phantom() + 100, first=100, each=fresh, **tags)
+
+
+def test_4_6_two_phases_are_listed_as_volumes_and_one_is_chosen(tmp_path: Path) -> None:
+    folder = two_phases(tmp_path / "ct", AcquisitionNumber=2)
+    with pytest.raises(InputError, match=r"12 slices, .* 2 volumes .*--volume 2: acquisition number 2, 6 slices"):
+        dicom.read(folder)
+    scan = dicom.read(folder, volume=2)
+    np.testing.assert_array_equal(scan.data[0], phantom() + 100)
+    assert set(unused(scan).values()) == {"another volume of the series"}
+
+
+def test_volumes_are_told_apart_by_instance_numbers_where_nothing_else_does(tmp_path: Path) -> None:
+    folder = tmp_path / "ct"
+    series(folder, each=lambda ds, k: setattr(ds, "InstanceNumber", 2 * k + 1))
+    series(
+        folder,
+        phantom() + 9,
+        first=100,
+        each=lambda ds, k: (fresh(ds, k), setattr(ds, "InstanceNumber", 2 * k + 2)),
+    )
+    np.testing.assert_array_equal(dicom.read(folder, volume=1).data[0], phantom())
+    np.testing.assert_array_equal(dicom.read(folder, volume=2).data[0], phantom() + 9)
+
+
+def numbered(folder: Path, number: Any) -> Path:
+    """Two volumes that nothing but their instance numbers tells apart: `number(n, k)` of slice k of volume n."""
+    for n in range(2):
+
+        def each(ds: Dataset, k: int, n: int = n) -> None:
+            ds.SOPInstanceUID, ds.InstanceNumber = f"1.2.{n}.{k}", number(n, k)
+
+        series(folder, phantom() + n, first=100 * n, each=each)
+    return folder
+
+
+ANY_ORDER = [4, 0, 3, 1, 5, 2]  # of slices acquired in turns
+
+
+@pytest.mark.parametrize(
+    "number", [lambda n, k: 10 + 6 * n + ANY_ORDER[k], lambda n, k: 2 * ANY_ORDER[k] + n], ids=["volumes", "positions"]
+)
+def test_4_6_numbers_may_run_volume_by_volume_or_position_by_position(tmp_path: Path, number: Any) -> None:
+    for n in range(2):
+        scan = dicom.read(numbered(tmp_path / "ct", number), volume=n + 1)
+        np.testing.assert_array_equal(scan.data[0], phantom() + n)
+
+
+def test_4_6_numbers_in_no_order_are_refused(tmp_path: Path) -> None:
+    numbers = [0, 4, 11, 5, 9, 2, 1, 8, 10, 3, 6, 7]
+    with pytest.raises(InputError, match=r"12 slices at 6 positions, .* nothing tells them apart"):
+        dicom.read(numbered(tmp_path / "ct", lambda n, k: numbers[6 * n + k]))
+
+
+def test_a_volume_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no volume 3, only 1 to 1"):
+        dicom.read(series(tmp_path / "ct"), volume=3)
+
+
+def test_echoes_by_magnitude_and_phase_are_four_volumes(tmp_path: Path) -> None:
+    folder = tmp_path / "mr"
+    for n in range(4):
+        tags = {"EchoTime": 5.0 + n % 2, "ImageType": ["ORIGINAL", "PRIMARY", "MP"[n // 2]]}
+        each = lambda ds, k, n=n: setattr(ds, "SOPInstanceUID", f"1.2.{n}.{k}")  # noqa: E731
+        series(folder, phantom() + n, modality="MR", first=100 * n, each=each, **tags)
+    with pytest.raises(InputError, match=r"4 volumes .*--volume 3: echo time 6, image type .*M, 6 slices"):
+        dicom.read(folder)
+    np.testing.assert_array_equal(dicom.read(folder, volume=3).data[0], phantom() + 1)
+
+
+def test_numbers_that_run_across_what_tells_volumes_apart_are_not_trusted(tmp_path: Path) -> None:
+    folder = tmp_path / "mr"
+    for n in range(3):  # three volumes, of which only two differ in echo time, and that one not in every slice
+
+        def each(ds: Dataset, k: int, n: int = n) -> None:
+            ds.SOPInstanceUID, ds.InstanceNumber = f"1.2.{n}.{k}", 3 * k + (n + k) % 3
+            ds.EchoTime = 5.0 + (n == 2)
+
+        series(folder, phantom() + n, modality="MR", first=100 * n, each=each)
+    with pytest.raises(InputError, match=r"18 slices at 6 positions, .* nothing tells them apart"):
+        dicom.read(folder)
+
+
+# ---- 4.7: several series
+
+
+def test_4_7_two_series_are_listed_and_one_is_chosen_by_number_or_name(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    series(folder, phantom() + 50, uid="b", SeriesNumber=4, SeriesDescription="thin")
+    with pytest.raises(InputError, match=r"2 series could be the volume \(choose one: 3 phantom, 6 slices: .* thin"):
+        dicom.read(folder)
+    np.testing.assert_array_equal(dicom.read(folder, series="4").data[0], phantom() + 50)
+    with pytest.raises(InputError, match=r"ct: no series called 9 \(choose one: 3 phantom"):
+        dicom.read(folder, series="9")
+    name = dicom.find(folder)[0].name
+    assert name.startswith("series-003-")
+    scan = dicom.read(folder, series=name)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert set(unused(scan).values()) == {"another series: not the one chosen"}
+
+
+def test_4_7_a_series_is_meant_by_its_number_its_name_or_its_uid(tmp_path: Path) -> None:
+    (one,) = dicom.find(series(tmp_path / "ct"))
+    assert one.number == 3
+    assert all(dicom.matches(one, wanted) for wanted in ("3", "003", one.name, one.uid))
+    assert not any(dicom.matches(one, wanted) for wanted in ("", "4", "30", "-3", "3.0", "\u00b3", "None", "9" * 5000))
+    np.testing.assert_array_equal(dicom.read(tmp_path / "ct", series="003").data[0], phantom())
+    with pytest.raises(InputError, match="no series called \u00b3"):
+        dicom.read(tmp_path / "ct", series="\u00b3")
+
+
+def test_4_7_scouts_reports_and_captures_beside_a_volume_are_left_out_and_said(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    scout = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    series(folder, phantom()[:2], affine(((1, 0, 0), (0, 0, -1))), uid="scout", ImageType=scout)
+    report = header(0, "report")
+    report.SOPClassUID, report.Modality = "1.2.840.10008.5.1.4.1.1.88.33", "SR"
+    save(report, folder / "report.dcm")
+    capture = header(0, "capture")
+    capture.SOPClassUID, capture.Modality = SecondaryCaptureImageStorage, "OT"
+    pixels(capture, phantom()[0])
+    save(capture, folder / "capture.dcm")
+    scan = dicom.read(folder)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    reasons = unused(scan)
+    assert reasons["report.dcm"] == "another series: a report"
+    assert reasons["scout-000.dcm"] == "another series: a scout (localizer)"
+    assert reasons["capture.dcm"].startswith("another series: Secondary Capture Image")
+    assert "10 files, 6 used, 4 not" in warnings(scan)
+
+
+def test_slices_in_three_directions_are_a_scout_even_if_not_so_called(tmp_path: Path) -> None:
+    folder = series(tmp_path / "mr", modality="MR")
+    for n, axes in enumerate((((1, 0, 0), (0, 1, 0)), ((1, 0, 0), (0, 0, -1)), ((0, 1, 0), (0, 0, -1)))):
+        series(
+            folder,
+            phantom()[:2],
+            affine(axes),
+            uid="x",
+            modality="MR",
+            first=10 * n,
+            each=lambda ds, k, n=n: fresh(ds, 10 * n + k),
+        )
+    np.testing.assert_array_equal(dicom.read(folder).data[0], phantom())
+
+
+# ---- 4.8, 4.9: values
+
+
+def test_4_8_each_slice_is_rescaled_by_its_own_values(tmp_path: Path) -> None:
+    def rescale(ds: Dataset, k: int) -> None:
+        if k % 2:
+            pixels(ds, ((phantom()[k] + 1010) * 2), 12, signed=False)
+            ds.RescaleSlope, ds.RescaleIntercept = 0.5, -1010
+
+    scan = dicom.read(series(tmp_path / "ct", each=rescale))
+    assert scan.data.dtype == np.float32
+    np.testing.assert_array_equal(scan.data[0], phantom())
+
+
+def test_4_8_values_beyond_int16_come_as_float32(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct", RescaleSlope=100))
+    assert scan.data.dtype == np.float32
+    np.testing.assert_array_equal(scan.data[0], (phantom().astype(float) + 1024) * 100 - 1024)
+
+
+def test_4_8_ct_without_rescale_is_said(tmp_path: Path) -> None:
+    def bare(ds: Dataset, k: int) -> None:
+        del ds.RescaleSlope, ds.RescaleIntercept
+
+    scan = dicom.read(series(tmp_path / "ct", each=bare))
+    np.testing.assert_array_equal(scan.data[0], phantom() + 1024)
+    assert "CT without rescale" in warnings(scan)
+
+
+@pytest.mark.parametrize("bare", [(3,), (0, 1, 3, 4, 5)])
+def test_4_8_slices_without_rescale_among_slices_with_it_are_refused(tmp_path: Path, bare: tuple[int, ...]) -> None:
+    def some(ds: Dataset, k: int) -> None:
+        if k in bare:
+            del ds.RescaleSlope, ds.RescaleIntercept
+
+    with pytest.raises(InputError, match=rf"a-00{bare[0]}.dcm: rescale .* are missing, which {6 - len(bare)} of 6"):
+        dicom.read(series(tmp_path / "ct", each=some))
+
+
+def test_4_8_one_volume_of_a_series_may_be_rescaled_and_the_other_not(tmp_path: Path) -> None:
+    folder = two_phases(tmp_path / "mr", AcquisitionNumber=2, RescaleSlope=1, RescaleIntercept=0)
+    for file in folder.glob("a-0*"):
+        ds = pydicom.dcmread(file)
+        del ds.RescaleSlope, ds.RescaleIntercept
+        ds.save_as(file)
+    np.testing.assert_array_equal(dicom.read(folder, volume=1).data[0], phantom() + 1024)
+    np.testing.assert_array_equal(dicom.read(folder, volume=2).data[0], phantom() + 1124)
+
+
+def test_4_8_monochrome1_and_windows_do_not_change_values(tmp_path: Path) -> None:
+    shown = {"PhotometricInterpretation": "MONOCHROME1", "WindowCenter": 40, "WindowWidth": 400}
+    scan = dicom.read(series(tmp_path / "ct", **shown))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+
+
+def test_4_9_bits_beyond_those_stored_are_masked(tmp_path: Path) -> None:
+    def overlay(ds: Dataset, k: int) -> None:
+        ds.PixelData = (np.frombuffer(ds.PixelData, "<u2") | 0xA000).tobytes()
+
+    scan = dicom.read(series(tmp_path / "ct", each=overlay))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+
+
+def test_4_9_the_sign_is_that_of_the_highest_stored_bit(tmp_path: Path) -> None:
+    def twelve(ds: Dataset, k: int) -> None:
+        pixels(ds, phantom()[k] & 0x0FFF, 12, signed=True)
+
+    scan = dicom.read(series(tmp_path / "mr", modality="MR", each=twelve))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+
+
+def test_4_9_palette_colour_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a colour image"):
+        dicom.read(series(tmp_path / "ct", PhotometricInterpretation="PALETTE COLOR"))
+
+
+def test_4_9_colour_is_refused(tmp_path: Path) -> None:
+    def colour(ds: Dataset, k: int) -> None:
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+        ds.PixelData = ds.PixelData * 3
+
+    with pytest.raises(InputError, match="a colour image"):
+        dicom.read(series(tmp_path / "ct", each=colour))
+
+
+# ---- 4.12, 4.13 and what is no series
+
+
+def test_4_13_a_dicomdir_is_ignored_in_a_folder_and_refused_on_its_own(tmp_path: Path) -> None:
+    medium = series(tmp_path / "medium")
+    index = Dataset()
+    index.file_meta = FileMetaDataset()
+    index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["index"])
+    index.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    index.FileSetID, index.DirectoryRecordSequence = "SEGCLI", []
+    index.save_as(medium / "DICOMDIR", enforce_file_format=True)
+    scan = dicom.read(medium)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert unused(scan) == {"DICOMDIR": "an index (DICOMDIR)"}
+    with pytest.raises(InputError, match=r"DICOMDIR: an index .*give the folder"):
+        dicom.read(medium / "DICOMDIR")
+
+
+def test_one_slice_given_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a-002.dcm: one slice of a series.*give the folder"):
+        dicom.read(series(tmp_path / "ct") / "a-002.dcm")
+
+
+def test_a_folder_without_dicom_is_missing_input(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(InputMissing, match="1 files, but no DICOM"):
+        dicom.read(tmp_path)
+
+
+def test_8_1_nothing_that_is_said_names_the_patient(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct", phantom()[:1]))
+    assert scan.source is not None
+    said = f"{scan.source.warnings} {scan.source.facts} {scan.source.header}"
+    assert "CANARY" not in said
+    assert str(dicom.find(tmp_path)[0].uid) not in said
+
+
+# ---- trees
+
+
+def test_a_tree_lists_what_could_be_a_volume_and_why_the_rest_is_not(tmp_path: Path) -> None:
+    series(tmp_path / PATIENT / "one")
+    series(tmp_path / PATIENT / "two", uid="b", SeriesNumber=7, each=lambda ds, k: k != 3)
+    series(
+        tmp_path / "scout",
+        phantom()[:2],
+        uid="c",
+        SeriesNumber=9,
+        ImageType=["DERIVED", "PRIMARY", "LOCALIZER"],
+    )
+    plain, gap, scout = dicom.find(tmp_path)
+    assert (plain.number, plain.modality, plain.description) == (3, "CT", "phantom")
+    assert plain.summary == dicom.Summary(6, 1, (6, 7, 5), (3.0, 2.0, 1.5), None)
+    assert gap.reason is None
+    assert "unevenly spaced" in str(gap.summary.problem)
+    assert scout.reason == "a scout (localizer)"
+    assert "CANARY" not in f"{plain.name} {gap.name} {scout.name} {gap.summary}"
+    np.testing.assert_array_equal(dicom.read_series(plain).data[0], phantom())
+
+
+def test_what_looks_like_dicom_is_told_by_content(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    (tmp_path / "text.dcm").write_text("not DICOM, whatever its name says")
+    assert dicom.looks_like(folder)
+    assert dicom.looks_like(folder / "a-000.dcm")
+    assert not dicom.looks_like(tmp_path / "text.dcm")
+    assert not dicom.looks_like(tmp_path / "gone")
+
+
+def test_7_2_the_same_voxels_as_dicom_and_as_nifti_are_the_same_volume(tmp_path: Path) -> None:
+    world = affine(OBLIQUE)
+    by_dicom = dicom.read(series(tmp_path / "ct", world=world))
+    ras = np.diag([-1, -1, 1, 1]) @ world[:, [2, 1, 0, 3]]  # i, j, k are columns, rows, slices
+    nib.save(nib.Nifti1Image(phantom().transpose(2, 1, 0), ras), tmp_path / "ct.nii.gz")
+    by_nifti = formats.read([tmp_path / "ct.nii.gz"])
+    np.testing.assert_array_equal(by_dicom.data, by_nifti.data)
+    assert by_dicom.grid.same_as(by_nifti.grid, tolerance=1e-4)

@@ -1,0 +1,253 @@
+"""Transfer syntaxes, and files that lie about themselves."""
+
+from __future__ import annotations
+
+import errno
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_phantom import phantom, series
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from segcli.errors import Denied, EngineError, InputError
+from segcli.formats.dicom import files
+from segcli.formats.dicom import series as dicom
+from segcli.formats.dicom.frames import DISTINGUISHING
+
+DATA = Path(__file__).parents[2] / "data" / "dicom"
+
+
+LARGER = phantom((2, 40, 40), 1)  # the JPEG 2000 encoder wants at least 32 pixels each way
+
+
+def compress(folder: Path, syntax: str, **options: int) -> Path:
+    for file in folder.iterdir():
+        ds = pydicom.dcmread(file)
+        ds.compress(syntax, generate_instance_uid=False, **options)
+        ds.save_as(file)
+    return folder
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+def test_4_10_native_syntaxes_give_the_same_voxels(tmp_path: Path, syntax: str) -> None:
+    np.testing.assert_array_equal(dicom.read(series(tmp_path / "ct", syntax=syntax)).data[0], phantom())
+
+
+def test_4_10_files_without_preamble_are_read(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(dicom.read(series(tmp_path / "ct", preamble=False)).data[0], phantom())
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_4_10_lossless_compression_gives_the_same_voxels(tmp_path: Path, syntax: str) -> None:
+    scan = dicom.read(compress(series(tmp_path / "ct", LARGER), syntax))
+    np.testing.assert_array_equal(scan.data[0], LARGER)
+    assert scan.source is not None
+    assert scan.source.warnings == ()
+
+
+PERMISSION = PermissionError(errno.EACCES, "Permission denied")
+REASONS = [
+    (PERMISSION, Denied, "a-003.dcm: permission denied", "make the file readable"),
+    (OSError(errno.EIO, "Input/output error"), InputError, "a-003.dcm: cannot be read: Input/output error", "disk"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "words", "hint"), REASONS)
+@pytest.mark.parametrize("time", [1, 2, 3])  # its first bytes, its header, its pixels
+def test_4_1_a_slice_that_cannot_be_opened_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: int, error: OSError, kind: Any, words: str, hint: str
+) -> None:
+    folder, times, plain = series(tmp_path / "ct"), iter(range(1, 9)), Path.open
+
+    def opened(self: Path, mode: str) -> Any:
+        if self.name == "a-003.dcm" and next(times) == time:
+            raise error
+        return plain(self, mode)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(kind, match=words) as caught:
+        dicom.read(folder)
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("error", "kind", "words", "hint"), REASONS)
+def test_4_1_a_compressed_slice_that_cannot_be_opened_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: Any, words: str, hint: str
+) -> None:
+    file = files.open_file(compress(series(tmp_path / "ct"), RLELossless) / "a-003.dcm")
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pydicom, "dcmread", refuse)
+    with pytest.raises(kind, match=words) as caught:
+        files.voxels(file)
+    assert hint in str(caught.value.hint)
+    file.forget()
+    with pytest.raises(kind, match=words):
+        file.text("Modality")
+
+
+def test_4_1_slices_in_a_folder_that_may_be_listed_and_not_entered_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plain = series(tmp_path / "ct"), Path.stat
+
+    def looked_at(self: Path, **options: Any) -> Any:
+        if self.name == "a-003.dcm":
+            raise PERMISSION
+        return plain(self, **options)
+
+    monkeypatch.setattr(Path, "stat", looked_at)
+    with pytest.raises(Denied, match=r"a-003.dcm: permission denied \(make its folder readable"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+def test_4_10_signed_values_survive_compression(tmp_path: Path, syntax: str) -> None:
+    scan = dicom.read(compress(series(tmp_path / "mr", LARGER, modality="MR"), syntax))
+    np.testing.assert_array_equal(scan.data[0], LARGER)
+
+
+def test_4_10_loss_is_said(tmp_path: Path) -> None:
+    scan = dicom.read(compress(series(tmp_path / "ct"), JPEGLSNearLossless, jls_error=2))
+    assert np.abs(scan.data[0] - phantom()).max() <= 2
+    assert scan.source is not None
+    assert "compressed with loss (JPEG-LS Lossy (Near-Lossless)" in scan.source.warnings[0]
+
+
+def test_4_10_jpeg_lossless_of_a_scanner_is_read() -> None:
+    scan = dicom.read(DATA / "mr_jpeg_lossless_sv1" / "dicom")
+    assert scan.data.shape == (1, 2, 256, 256)
+    assert (scan.data.min(), scan.data.max()) == (0, 254)
+
+
+def test_4_10_other_syntaxes_are_refused_by_name(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    for file in folder.iterdir():
+        ds = pydicom.dcmread(file)
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+        ds.PixelData = encapsulate([b"moving"])
+        ds.save_as(file)
+    with pytest.raises(InputError, match="unsupported transfer syntax MPEG2 Main Profile"):
+        dicom.read(folder)
+
+
+def test_a_missing_decoder_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Absent:
+        available_plugins = ()
+
+    monkeypatch.setattr(files, "get_decoder", lambda uid: Absent())
+    folder = compress(series(tmp_path / "ct"), JPEGLSLossless)
+    with pytest.raises(EngineError, match=r"no decoder for JPEG-LS .*pip install pyjpegls"):
+        dicom.read(folder)
+
+
+def test_4_1_compressed_pixels_that_end_early_are_refused(tmp_path: Path) -> None:
+    folder = compress(series(tmp_path / "ct"), JPEGLSLossless)
+    file = folder / "a-005.dcm"
+    file.write_bytes(file.read_bytes()[:-12])
+    with pytest.raises(InputError, match=r"a-005.dcm: truncated"):
+        dicom.read(folder)
+
+
+def test_a_code_stream_of_another_size_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    folder = compress(series(tmp_path / "ct", LARGER), JPEG2000Lossless)
+    file = folder / "a-001.dcm"
+    data = bytearray(file.read_bytes())
+    at = data.index(b"\xff\x4f\xff\x51")
+    data[at + 8 : at + 16] = struct.pack(">II", 60000, 60000)
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"a-001.dcm: corrupt: pixels of 60000 x 60000, its header says 40 x 40"):
+        dicom.read(folder)
+
+
+def test_a_code_stream_that_cannot_be_decoded_is_corrupt(tmp_path: Path) -> None:
+    folder = compress(series(tmp_path / "ct"), JPEGLSLossless)
+    file = folder / "a-002.dcm"
+    data = bytearray(file.read_bytes())
+    at = data.index(b"\xff\xda")
+    data[at + 2 : at + 12] = b"\xff" * 10
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"a-002.dcm: corrupt: its pixels cannot be decoded"):
+        dicom.read(folder)
+
+
+def test_1_7_a_deflated_file_is_not_unpacked_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_UNPACKED_LIMIT", 100)
+    with pytest.raises(InputError, match="corrupt"):
+        dicom.read(series(tmp_path / "ct", syntax=DeflatedExplicitVRLittleEndian))
+
+
+def test_bytes_behind_the_voxels_are_not_taken_for_voxels(tmp_path: Path) -> None:
+    def longer(ds: pydicom.Dataset, k: int) -> None:
+        ds.PixelData = ds.PixelData + b"\1\2\3\4"
+
+    scan = dicom.read(series(tmp_path / "ct", each=longer))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert scan.source is not None
+    assert "4 bytes follow the voxels and are not read" in scan.source.warnings[0]
+
+
+def test_1_5_control_characters_of_a_file_name_are_not_repeated(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    (folder / "\x1b[31mred").write_text("x")
+    scan = dicom.read(folder)
+    assert scan.source is not None
+    assert scan.source.facts is not None
+    assert scan.source.facts["unused"] == [{"file": "?[31mred", "reason": "not DICOM"}]
+
+
+# What tells two volumes of a series apart: text and binary numbers, as their dictionary entry has them.
+APART: dict[str, tuple[Any, Any]] = {
+    "StackID": ("1", "2"),
+    "TemporalPositionIndex": (1, 2),
+    "TemporalPositionIdentifier": (1, 2),
+    "EchoNumbers": (1, 2),
+    "EffectiveEchoTime": (2.5, 12.5),
+    "EchoTime": (2.5, 12.5),
+    "DiffusionBValue": (0.0, 1000.0),
+    "NominalPercentageOfCardiacPhase": (0.0, 40.0),
+    "NominalCardiacTriggerDelayTime": (0.0, 412.5),
+    "TriggerTime": (0, 412.5),
+    "AcquisitionNumber": (1, 2),
+    "FrameType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
+    "ImageType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
+}
+NUMBERS = [11, 4, 7, 0, 9, 2, 5, 10, 1, 8, 3, 6]  # those of twelve slices, in no order
+
+
+@pytest.mark.parametrize("key", DISTINGUISHING)
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_4_6_what_tells_volumes_apart_is_read_alike_in_every_native_syntax(
+    tmp_path: Path, key: str, syntax: str
+) -> None:
+    for n, value in enumerate(APART[key]):
+
+        def each(ds: pydicom.Dataset, k: int, n: int = n) -> None:
+            ds.SOPInstanceUID, ds.InstanceNumber = f"1.2.{n}.{k}", NUMBERS[6 * n + k]
+
+        series(tmp_path, phantom() + n, modality="MR", first=100 * n, syntax=syntax, each=each, **{key: value})
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+    for n, value in enumerate(APART[key]):
+        scan = dicom.read(tmp_path, volume=n + 1)
+        np.testing.assert_array_equal(scan.data[0], phantom() + n)
+        assert scan.source is not None
+        assert scan.source.facts is not None
+        said = "\\".join(value) if isinstance(value, list) else f"{float(value):g}"
+        assert scan.source.facts["volume"] == f"{words} {said}"

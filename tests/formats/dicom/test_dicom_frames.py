@@ -1,0 +1,238 @@
+"""Enhanced multi-frame objects and Siemens mosaics give the grid and the voxels of the same slices one by one."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from dicom_phantom import OBLIQUE, affine, enhanced, header, phantom, pixels, save
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, MRImageStorage
+
+from segcli.errors import InputError
+from segcli.formats.dicom import seg, series
+from segcli.inference.decide import Label
+from segcli.space.volume import Volume
+
+DATA = Path(__file__).parents[2] / "data" / "dicom"
+SHUFFLED = [3, 0, 5, 1, 4, 2]
+
+
+def test_4_11_frames_are_ordered_by_the_positions_of_their_functional_groups(tmp_path: Path) -> None:
+    world = affine(OBLIQUE)
+    scan = series.read(enhanced(tmp_path / "mr.dcm", phantom(), world, order=SHUFFLED))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    np.testing.assert_allclose(scan.grid.affine, world, atol=1e-6)
+
+
+def test_4_11_a_gap_among_frames_is_refused(tmp_path: Path) -> None:
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine(), order=[0, 1, 2, 4, 5])
+    with pytest.raises(InputError, match="5 slices unevenly spaced: 6 mm after slice 3"):
+        series.read(file)
+
+
+def test_4_11_a_frame_without_a_position_is_refused_by_number(tmp_path: Path) -> None:
+    def bare(group: Dataset, k: int) -> None:
+        if k == 2:
+            del group.PlanePositionSequence
+
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine(), each=bare)
+    with pytest.raises(InputError, match=r"mr.dcm, frame 3: position \(ImagePositionPatient\) is missing"):
+        series.read(file)
+
+
+def test_4_11_each_frame_is_rescaled_by_its_own_values(tmp_path: Path) -> None:
+    def rescale(group: Dataset, k: int) -> None:
+        values = Dataset()
+        values.RescaleSlope, values.RescaleIntercept = k + 1, k
+        group.PixelValueTransformationSequence = Sequence([values])
+
+    scan = series.read(enhanced(tmp_path / "mr.dcm", phantom(), affine(), order=SHUFFLED, each=rescale))
+    k = np.arange(6)[:, None, None]
+    np.testing.assert_array_equal(scan.data[0], phantom() * (k + 1) + k)
+
+
+def test_4_11_two_time_points_are_two_volumes(tmp_path: Path) -> None:
+    order = [k for k in range(6) for _ in (1, 2)]
+    count = iter(range(12))
+
+    def time(group: Dataset, k: int) -> None:
+        content = Dataset()
+        content.TemporalPositionIndex = next(count) % 2 + 1
+        group.FrameContentSequence = Sequence([content])
+
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine(), order=order, each=time)
+    with pytest.raises(InputError, match=r"2 volumes .*--volume 2: temporal position index 2, 6 slices"):
+        series.read(file)
+    np.testing.assert_array_equal(series.read(file, volume=2).data[0], phantom())
+
+
+ORDER = [0, 0, 1, 1, 2, 2, 3, 4, 3, 5, 5, 4]  # the positions of twelve frames
+PHASES = [1, 2, 2, 1, 1, 2, 1, 1, 2, 2, 1, 2]  # and which of two volumes each belongs to
+
+
+def two_phases(path: Path, said: Any, syntax: str = ExplicitVRLittleEndian) -> Path:
+    """The phantom, and the phantom plus 1000, as frames in no order; `said(content, position, phase)` tells of each."""
+    phases = iter(PHASES)
+
+    def each(group: Dataset, k: int) -> None:
+        content = Dataset()
+        said(content, k, next(phases))
+        group.FrameContentSequence = Sequence([content])
+
+    file = enhanced(path, phantom(), affine(), order=ORDER, each=each, syntax=syntax)
+    ds = pydicom.dcmread(file)
+    ds.PixelData = (phantom()[ORDER] + 1000 * np.array(PHASES)[:, None, None] - 1000).astype("<i2").tobytes()
+    ds.save_as(file)
+    return file
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("temporal position index", lambda c, k, phase: setattr(c, "TemporalPositionIndex", phase)),
+        ("dimension 3 index", lambda c, k, phase: setattr(c, "DimensionIndexValues", [1, k + 1, phase])),
+    ],
+)
+def test_4_11_phases_of_frames_in_no_order_are_not_mixed(tmp_path: Path, words: str, said: Any, syntax: str) -> None:
+    file = two_phases(tmp_path / "mr.dcm", said, syntax)
+    for n in (1, 2):
+        scan = series.read(file, volume=n)
+        np.testing.assert_array_equal(scan.data[0], phantom() + 1000 * (n - 1))
+        assert scan.source is not None
+        assert scan.source.facts is not None
+        assert scan.source.facts["volume"] == f"{words} {n}"
+
+
+def test_4_11_four_volumes_of_two_slices_by_two_dimensions(tmp_path: Path) -> None:
+    order, indices = [0, 1, 1, 0, 0, 1, 0, 1], [[1, 1], [2, 1], [1, 2], [2, 2], [1, 2], [1, 1], [2, 1], [2, 2]]
+    frames = iter(zip(order, indices, strict=True))
+
+    def each(group: Dataset, k: int) -> None:
+        content = Dataset()
+        place, (echo, phase) = next(frames)
+        content.DimensionIndexValues = [place + 1, echo, phase]
+        group.FrameContentSequence = Sequence([content])
+
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine(), order=order, each=each)
+    with pytest.raises(InputError, match=r"--volume 3: dimension 2 index 2, dimension 3 index 1, 2 slices"):
+        series.read(file)
+
+
+def test_4_11_frames_that_nothing_but_their_order_tells_apart_are_refused(tmp_path: Path) -> None:
+    file = two_phases(tmp_path / "mr.dcm", lambda content, k, phase: None)
+    with pytest.raises(InputError, match=r"12 slices at 6 positions, .* nothing tells them apart"):
+        series.read(file)
+
+
+def test_compressed_frames_give_the_same_voxels(tmp_path: Path) -> None:
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine(), order=SHUFFLED)
+    ds = pydicom.dcmread(file)
+    ds.compress(JPEGLSLossless, generate_instance_uid=False)
+    ds.save_as(file)
+    np.testing.assert_array_equal(series.read(file).data[0], phantom())
+
+
+def test_frames_without_functional_groups_have_no_geometry(tmp_path: Path) -> None:
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine())
+    ds = pydicom.dcmread(file)
+    del ds.PerFrameFunctionalGroupsSequence
+    ds.save_as(file)
+    with pytest.raises(InputError, match="several frames without a position for each"):
+        series.read(file)
+
+
+def csa(**tags: list[float]) -> bytes:
+    """A Siemens CSA header of decimal texts."""
+    block = b"SV10\4\3\2\1" + struct.pack("<II", len(tags), 77)
+    for name, values in tags.items():
+        block += name.encode().ljust(64, b"\0") + struct.pack("<i4siii", len(values), b"FD\0\0", 4, 6, 77)
+        for value in [*values, *[None] * (6 - len(values))]:
+            text = b"" if value is None else f"{value:.8f}".encode() + b"\0"
+            block += struct.pack("<4i", len(text), len(text), 77, len(text)) + text.ljust(
+                (len(text) + 3) // 4 * 4, b"\0"
+            )
+    return block
+
+
+def mosaic(path: Path, world: np.ndarray, flip: int = 1, **changes: Any) -> Path:
+    """The phantom's six slices as the tiles of a 3 x 3 mosaic; flip -1 stacks them against rows x columns."""
+    spacing = np.linalg.norm(world[:3, :3], axis=0)
+    tiles = np.zeros((3 * 7, 3 * 5), np.int16)
+    for k, image in enumerate(phantom()):
+        tiles[k // 3 * 7 :, k % 3 * 5 :][:7, :5] = image
+    # Siemens gives the corner of the whole mosaic as if it were laid around the centre of the first slice.
+    corner = world[:3, 3] - world[:3, 2] * (15 - 5) / 2 - world[:3, 1] * (21 - 7) / 2
+    ds = header(0, "mosaic")
+    ds.SOPClassUID, ds.Modality, ds.ImageType = (
+        MRImageStorage,
+        "MR",
+        ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"],
+    )
+    ds.ImagePositionPatient = [f"{v:.6f}" for v in corner]
+    ds.ImageOrientationPatient = [f"{v:.8f}" for v in (*world[:3, 2] / spacing[2], *world[:3, 1] / spacing[1])]
+    ds.PixelSpacing, ds.SliceThickness, ds.SpacingBetweenSlices = [spacing[1], spacing[2]], 2.5, spacing[0]
+    pixels(ds, tiles)
+    normal = np.cross(world[:3, 2] / spacing[2], world[:3, 1] / spacing[1]) * flip
+    tags = {"NumberOfImagesInMosaic": [6], "SliceNormalVector": list(normal), **changes}
+    block = ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+    block.add_new(0x10, "OB", csa(**tags))
+    return save(ds, path)
+
+
+def test_the_tiles_of_a_mosaic_are_slices_in_their_places(tmp_path: Path) -> None:
+    world = affine(OBLIQUE)
+    scan = series.read(mosaic(tmp_path / "mosaic.dcm", world))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    np.testing.assert_allclose(scan.grid.affine, world, atol=1e-5)
+
+
+def test_a_mosaic_stacked_downwards_comes_out_ascending(tmp_path: Path) -> None:
+    scan = series.read(mosaic(tmp_path / "mosaic.dcm", affine(), flip=-1))
+    np.testing.assert_array_equal(scan.data[0], phantom()[::-1])
+    expected = affine()
+    expected[:3, 3] -= 5 * expected[:3, 0]
+    np.testing.assert_allclose(scan.grid.affine, expected, atol=1e-5)
+
+
+def test_a_mosaic_that_does_not_say_how_many_slices_it_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without the header that gives its slices' positions"):
+        series.read(mosaic(tmp_path / "mosaic.dcm", affine(), NumberOfImagesInMosaic=[]))
+
+
+def test_a_mosaic_that_does_not_divide_into_tiles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="21 x 15 is not 4 x 4 tiles"):
+        series.read(mosaic(tmp_path / "mosaic.dcm", affine(), NumberOfImagesInMosaic=[12]))
+
+
+@pytest.mark.parametrize(("case", "volume"), [("mr_non_isotropic", None), ("mr_4d_philips", 1), ("mr_4d_philips", 3)])
+def test_scanner_files_give_the_grid_and_voxels_of_another_converter(case: str, volume: int | None) -> None:
+    scan = series.read(DATA / case / "dicom", volume=volume)
+    reference = nib.load(DATA / case / "ref_dicom2nifti.nii.gz")
+    voxels = np.asanyarray(reference.dataobj)
+    voxels = voxels if voxels.ndim == 3 else voxels[..., (volume or 1) - 1]
+    to_reference = np.linalg.inv(np.diag([-1, -1, 1, 1]) @ reference.affine) @ scan.grid.affine
+    index = np.stack(np.meshgrid(*map(np.arange, scan.grid.shape), indexing="ij"), -1).reshape(-1, 3)
+    places = index @ to_reference[:3, :3].T + to_reference[:3, 3]
+    assert np.abs(places - np.round(places)).max() * max(scan.grid.spacing) < 0.01  # mm
+    found = voxels[tuple(np.round(places).astype(int).T)].reshape(scan.grid.shape)
+    np.testing.assert_allclose(scan.data[0], found, rtol=1e-6)
+
+
+def test_labels_of_a_mosaic_go_to_a_segmentation_in_their_places(tmp_path: Path) -> None:
+    scan = series.read(mosaic(tmp_path / "mosaic.dcm", affine(OBLIQUE), flip=-1))
+    labels = Volume((scan.data > 100).astype(np.uint8), scan.grid)
+    names = (Label(0, "background"), Label(1, "brain", "SCT 12738006"))
+    seg.write(labels, names, tmp_path / "seg.dcm", scan.source, algorithm="uxnet", version="0")
+    np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), labels.data[0])
+    ds = pydicom.dcmread(tmp_path / "seg.dcm")
+    source = ds.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    assert source.ReferencedSOPInstanceUID == pydicom.dcmread(tmp_path / "mosaic.dcm").SOPInstanceUID
+    assert source.SpatialLocationsPreserved == "NO"  # a tile lies elsewhere in its picture

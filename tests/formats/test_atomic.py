@@ -1,0 +1,197 @@
+"""Files are whole or absent (reliability.md, section 2)."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segcli import formats
+from segcli.errors import Denied, OutputError
+from segcli.formats import atomic
+from segcli.space.volume import Grid, Volume
+
+
+def dead_pid() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def labels() -> Volume:
+    data = np.random.default_rng(1).integers(0, 200, (1, 8, 32, 32)).astype(np.uint8)
+    return Volume(data, Grid(data.shape[1:], np.eye(4)))
+
+
+def test_2_1_a_file_has_its_name_only_after_the_block(tmp_path):
+    with atomic.whole_file(tmp_path / "a.nii.gz") as temporary:
+        temporary.write_bytes(b"half")
+        assert names(tmp_path) == [temporary.name]
+        assert temporary.name.startswith(".")
+        assert temporary.name.endswith(".nii.gz")
+    assert names(tmp_path) == ["a.nii.gz"]
+
+
+def test_2_1_an_error_in_the_block_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic.whole_file(tmp_path / "a.json") as temporary:  # noqa: PT012
+        temporary.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_2_1_bytes_that_reach_the_disk_cut_are_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: os.truncate(atomic.at_present(written[0]), 3))
+    written: list[Path] = []
+    real = Path.write_bytes
+
+    def write(path: Path, data: bytes) -> int:
+        written.append(path)
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OutputError, match="read back"):
+        atomic.write_bytes(tmp_path / "a.json", b"whole")
+    assert names(tmp_path) == []
+
+
+def test_2_1_a_label_map_that_reaches_the_disk_cut_is_noticed(tmp_path, monkeypatch):
+    def cut(handle: int) -> None:
+        (partial,) = (p for p in tmp_path.iterdir() if atomic.is_partial(p.name))
+        os.truncate(partial, partial.stat().st_size // 2)
+
+    monkeypatch.setattr(os, "fsync", cut)
+    with pytest.raises((OutputError, formats.InputError)):
+        formats.write(labels(), (), tmp_path / "a_seg.nii.gz", None, description="")
+    assert names(tmp_path) == []
+
+
+def test_2_1_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    with atomic.whole_file(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_2_2_files_made_together_are_all_there_or_none(tmp_path):
+    first, last = tmp_path / "a.json", tmp_path / "a.nii.gz"
+    with pytest.raises(ZeroDivisionError), atomic.together(first, last):  # noqa: PT012
+        atomic.write_bytes(last, b"labels")
+        atomic.write_bytes(first, b"record")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_2_2_when_one_name_cannot_be_given_the_new_ones_are_taken_back(tmp_path):
+    first, last = tmp_path / "a.json", tmp_path / "a.nii.gz"
+    with pytest.raises(OutputError), atomic.together(first, last):  # noqa: PT012 - the end of the block raises
+        atomic.write_bytes(last, b"labels")
+        atomic.write_bytes(first, b"record")
+        last.mkdir()
+    assert names(tmp_path) == ["a.nii.gz"]
+    assert last.is_dir()
+
+
+def test_2_3_temporary_files_of_dead_processes_go_and_of_live_ones_stay(tmp_path):
+    ours = atomic.partial_name("a.nii.gz")
+    live, dead, elsewhere = (
+        tmp_path / ours.replace(f"-{os.getpid()}-", f"-{os.getppid()}-"),
+        tmp_path / ours.replace(f"-{os.getpid()}-", f"-{dead_pid()}-"),
+        tmp_path / ours.replace(atomic._HOST, "another-machine"),
+    )
+    left_by_a_namesake = tmp_path / ours  # our number, and not ours: in a container every run may be process 1
+    for path in (live, dead, elsewhere, left_by_a_namesake):
+        path.write_bytes(b"half")
+    (tmp_path / ".hidden").write_bytes(b"the user's")
+    with atomic.whole_file(tmp_path / "b.json") as writing:
+        writing.write_bytes(b"{}")
+        atomic.sweep(tmp_path)
+        assert set(names(tmp_path)) == {live.name, elsewhere.name, ".hidden", writing.name}
+
+
+def test_2_4_the_record_gets_its_name_first_and_the_label_map_last(tmp_path, monkeypatch):
+    order = []
+    real = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(to.name), real(self, to))[1])
+    with atomic.together(tmp_path / "a.json", tmp_path / "a.nii.gz"):
+        for name in ("a.nii.gz", "a.csv", "a.json"):
+            atomic.write_bytes(tmp_path / name, name.encode())
+        assert order == []
+    assert order == ["a.json", "a.csv", "a.nii.gz"]
+
+
+def test_2_5_a_file_with_the_same_bytes_is_left_untouched(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"labels")
+    os.utime(path, ns=(1, 1))
+    with atomic.together(tmp_path / "a.json", path):
+        atomic.write_bytes(path, b"labels")
+        atomic.write_bytes(tmp_path / "a.json", b"record")
+    assert path.stat().st_mtime_ns == 1
+    assert names(tmp_path) == ["a.json", "a.nii.gz"]
+
+
+def test_2_10_a_file_too_large_for_the_disk_says_how_much_was_needed(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"a\.json: no space left .*: more than 1,000 bytes are needed"):
+            atomic.write_bytes(tmp_path / "a.json", b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == []
+
+
+def test_2_11_nothing_is_written_outside_the_folder_of_the_file(tmp_path):
+    with atomic.whole_file(tmp_path / "a" / "b.json") as temporary:
+        temporary.write_bytes(b"")
+        assert temporary.parent == tmp_path / "a"
+
+
+def test_2_13_a_result_of_another_process_is_kept_and_ours_dropped(tmp_path):
+    last = tmp_path / "a.nii.gz"
+    with atomic.together(tmp_path / "a.json", last, given_up=last.exists):
+        atomic.write_bytes(last, b"ours")
+        atomic.write_bytes(tmp_path / "a.json", b"ours")
+        last.write_bytes(b"theirs")
+    assert names(tmp_path) == ["a.nii.gz"]
+    assert last.read_bytes() == b"theirs"
+
+
+def test_2_13_no_two_processes_share_a_temporary_name():
+    assert atomic.partial_name("a.json") != atomic.partial_name("a.json")
+    assert f"-{os.getpid()}-" in atomic.partial_name("a.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a.b c.json", "-rf.nii.gz", "ü" * 120 + ".nii.gz", "line\nbreak.json", "." * 200]
+)
+def test_3_15_any_name_has_a_temporary_one_that_is_known_again(name):
+    temporary = atomic.partial_name(name)
+    assert atomic.is_partial(temporary)
+    assert len(os.fsencode(temporary)) <= 255
+    assert temporary.startswith(".")
+
+
+def test_6_4_once_the_run_is_abandoned_no_file_gets_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_ended", False)
+    stopped = pytest.raises(OutputError, match="stopped")
+    with stopped, atomic.whole_file(tmp_path / "a.json") as temporary:
+        temporary.write_bytes(b"half")
+        atomic.abandon()
+        assert names(tmp_path) == []
+        temporary.write_bytes(b"whole, but too late")
+    assert names(tmp_path) == []
+
+
+def test_1_1_what_may_not_be_written_is_denied(tmp_path):
+    with pytest.raises(Denied, match=r"a\.json: permission denied"), atomic.translated(tmp_path / "a.json"):
+        raise PermissionError(13, "Permission denied")

@@ -1,0 +1,135 @@
+"""Logits become labels in place: slab by slab as for the whole, on any grid."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapes import distances, grid
+
+from segcli.inference.decide import Decision, Shares, labels_on, side_of
+from segcli.space.resample import onto
+from segcli.space.volume import AXES_CODES, Grid, Volume, turned
+
+THREE = Decision((0, 7, 300))
+
+
+def cut(whole: Volume, lengths: list[int], axis: int = 0) -> list[Volume]:
+    """A volume as slabs along an axis, each beginning with the last plane of the one before."""
+    out, start, n = [], 0, whole.grid.shape[axis]
+    for length in [*lengths, n]:
+        stop = min(n, start + length)
+        box = [slice(0, m) for m in whole.grid.shape]
+        box[axis] = slice(max(0, start - 1), stop)
+        out.append(whole.crop(tuple(box)))
+        start = stop
+        if start >= n:
+            return out
+    return out
+
+
+def plain(scan: Grid, logits: Volume, values: tuple[int, ...]) -> np.ndarray:
+    """The slow way: every class on the scan's grid at once, then the largest."""
+    return np.array(values)[onto(logits, scan).data.argmax(0)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    code=st.sampled_from(AXES_CODES),
+    tilt=st.sampled_from([0.0, 17.0]),
+    shear=st.sampled_from([0.0, 0.2]),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    axis=st.integers(0, 2),
+)
+def test_labels_by_slabs_equal_labels_of_the_whole(code, tilt, shear, lengths, axis) -> None:
+    rng = np.random.default_rng(0)
+    model = grid((11, 9, 10), (2.0, 2.0, 2.0))
+    logits = Volume(rng.normal(size=(3, *model.shape)).astype(np.float32), model)
+    scan = turned(grid((15, 13, 14), (1.1, 1.4, 1.3), (tilt, 0, tilt / 2), shear), code)
+    whole = labels_on(scan, [logits], THREE, model, model).data[0]
+    parts = labels_on(scan, cut(logits, lengths, axis), THREE, model, model).data[0]
+    assert np.array_equal(whole, parts)
+    assert (whole != plain(scan, logits, THREE.values)).mean() < 1e-3  # rounding at ties only
+
+
+def test_beyond_the_crop_is_background_and_beyond_the_scan_the_border_goes_on() -> None:
+    wanted = Grid((10, 1, 1), np.diag([2.0, 1, 1, 1]))
+    part = wanted.crop((slice(4, 10), slice(0, 1), slice(0, 1)))
+    logits = Volume(np.stack([np.zeros(part.shape), np.ones(part.shape)]).astype(np.float32), part)
+    scan = Grid((24, 1, 1), np.eye(4))
+    labels = labels_on(scan, [logits], Decision((0, 5)), part, wanted).data.ravel()
+    # The part's faces are at model voxel 3.5, which is 7 mm; the scan goes on to 23 mm, past the model's 18 mm.
+    assert labels.tolist() == [0] * 7 + [5] * 17
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("left_kidney", "left"),
+        ("Left-Kidney", "left"),
+        ("kidney right", "right"),
+        ("ctx-rh-cuneus", "right"),
+        ("kidney.L", "left"),
+        ("vertebrae_L1", None),
+        ("cleft", None),
+    ],
+)
+def test_a_name_states_a_side_in_a_word_of_its_own(name: str, side: str | None) -> None:
+    assert side_of(name) == side
+
+
+def test_regions_are_written_in_order_so_that_the_inner_one_stays() -> None:
+    on = Grid((1, 1, 3), np.eye(4))
+    logits = Volume(np.array([[-1, 1, 1], [-1, -1, 2]], np.float32).reshape(2, 1, 1, 3), on)
+    decide = Decision((1, 2), "regions")
+    assert labels_on(on, [logits], decide, on, on).data.ravel().tolist() == [0, 1, 2]
+
+
+def test_label_values_beyond_255_do_not_wrap() -> None:
+    on = Grid((1, 1, 2), np.eye(4))
+    logits = Volume(np.array([[0, 0], [0, 1]], np.float32).reshape(2, 1, 1, 2), on)
+    got = labels_on(on, [logits], Decision((0, 256)), on, on).data
+    assert got.dtype == np.uint16
+    assert got.ravel().tolist() == [0, 256]
+
+
+@pytest.mark.parametrize(("tilt", "shear", "code"), [(0, 0, "SPL"), (20, 0, "SPL"), (15, 0.25, "SPL"), (12, 0, "RAS")])
+def test_a_ball_comes_back_in_place_and_in_millilitres(tilt: float, shear: float, code: str) -> None:
+    model = grid((30, 30, 30), (2.0, 2.0, 2.0))
+    inside = 15.0 - distances(model, (4.0, -3.0, 2.0))
+    logits = Volume(np.stack([-inside, inside]).astype(np.float32), model)
+    scan = turned(grid((50, 52, 48), (1.0, 0.9, 1.1), (tilt, 0, 0), shear), code)
+    labels = labels_on(scan, [logits], Decision((0, 1)), model, model).data[0]
+    expected = distances(scan, (4.0, -3.0, 2.0)) < 15.0
+    both = 2 * (expected & (labels == 1)).sum() / (expected.sum() + (labels == 1).sum())
+    assert both > 0.98
+    centre = scan.world(np.argwhere(labels)).mean(0)
+    assert np.abs(centre - [4.0, -3.0, 2.0]).max() < 0.1
+    assert labels.sum() * scan.voxel_mm3 / 1000 == pytest.approx(4 / 3 * np.pi * 1.5**3, rel=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 6), (4, 1, 1), (1, 1, 1)])
+def test_axes_of_one_voxel_work(shape: tuple[int, int, int]) -> None:
+    model = grid(shape, (2.0, 2.0, 2.0))
+    logits = Volume(np.stack([np.zeros(shape), np.ones(shape)]).astype(np.float32), model)
+    scan = grid((3, 3, 3), (0.5, 0.5, 0.5))
+    assert (labels_on(scan, [logits], Decision((0, 1)), model, model).data == 1).all()
+
+
+def test_probabilities_are_the_softmax_in_256_steps_and_background_beyond_the_part() -> None:
+    wanted = Grid((6, 1, 1), np.eye(4))
+    part = wanted.crop((slice(1, 5), slice(0, 1), slice(0, 1)))
+    odds = np.array([0, np.log(3), 0, 0], np.float32).reshape(1, 4, 1, 1)
+    logits = Volume(np.concatenate([np.zeros_like(odds), odds]), part)
+    shares = Shares(wanted, Decision((0, 9)), part, wanted)
+    labels_on(wanted, shares.watch([logits]), Decision((0, 9)), part, wanted)
+    assert shares.volume.data[1].ravel().tolist() == [0, 128, 191, 128, 128, 0]  # 0.75 * 255 = 191.25
+    assert shares.volume.data[0].ravel().tolist() == [255, 128, 64, 128, 128, 255]
+
+
+def test_shares_are_decided_at_one_half_and_told_as_they_are() -> None:
+    on = grid((1, 1, 3))
+    nested = Decision((1, 2), "regions", shares=True)
+    logits = Volume(np.array([[[[0.6, 0.7, 0.4]]], [[[0.2, 0.6, 0.5]]]], np.float32), on)
+    told = Shares(on, nested, on, on)
+    assert labels_on(on, told.watch([logits]), nested, on, on).data.tolist() == [[[[1, 2, 0]]]]
+    assert told.volume.data[:, 0, 0].tolist() == [[153, 178, 102], [51, 153, 128]]

@@ -1,0 +1,487 @@
+"""MONAI bundles are read as they are written, answer as MONAI does, and none of their Python is run."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from segcli import formats
+from segcli.engines.choose import open_engine
+from segcli.errors import ModelError
+from segcli.inference.segment import segment
+from segcli.models import card, imports, weights
+from segcli.models.imports.bundle import References, _intensity, _merged, _Unknown
+from segcli.networks import registry
+from segcli.space.volume import Grid, Volume
+
+CONTAINERS = Path(__file__).parents[2] / "data" / "containers"
+BUNDLE = CONTAINERS / "bundle_tiny_unet"
+
+
+@pytest.fixture(autouse=True)
+def _no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not [p for p in tmp_path.rglob("*") if "PWNED" in p.name]
+
+
+def edited(folder: Path, **change: Any) -> Path:
+    """A copy of the bundle with entries of its inference.json changed."""
+    shutil.copytree(BUNDLE, folder)
+    path = folder / "configs" / "inference.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    return folder
+
+
+def test_a_bundle_becomes_a_card_without_a_question(tmp_path: Path) -> None:
+    made = card.read_card(imports.adopt(BUNDLE, to=tmp_path))
+    assert made.channels == ("CT",)
+    assert (made.grid.axes, made.grid.spacing, made.grid.anchor) == ("RAS", (1.5, 1.5, 2.0), "oriented")
+    assert (made.window.size, made.window.overlap, made.window.blend) == ((16, 16, 16), 0.5, "gaussian")
+    assert [label.name for label in made.labels] == ["background", "spleen"]
+    assert made.decide.back == "probabilities"
+
+
+def test_labels_of_a_scan_are_those_of_monai(tmp_path: Path) -> None:
+    made = card.read_card(imports.adopt(BUNDLE, to=tmp_path))
+    scan = formats.read([CONTAINERS / "nnunetv2_tinyct" / "caseB_0000.nii.gz"])
+    labels = segment(scan, made, open_engine(made, engine="torch", device="cpu").engine).labels.data[0]
+    expected = load_file(BUNDLE / "expected_caseB.safetensors")["labels"]
+    labelled = (labels > 0) | (expected > 0)
+    assert 0.1 < labelled.mean() < 0.9
+    assert (labels == expected)[labelled].mean() > 0.999
+
+
+def test_weights_of_another_name_are_taken_when_there_are_no_others(tmp_path: Path) -> None:
+    models = edited(tmp_path / "b") / "models"
+    (models / "model.pt").rename(models / "best_metric_model.pt")
+    assert imports.inspect(tmp_path / "b").container == "MONAI bundle, best_metric_model.pt"
+    shutil.copy(models / "best_metric_model.pt", models / "other.pt")
+    with pytest.raises(ModelError, match=r"models/ has no model.pt, only best_metric_model.pt, other.pt"):
+        imports.inspect(tmp_path / "b")
+
+
+def test_a_zip_archive_is_the_folder_in_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for path in sorted(p for p in BUNDLE.rglob("*") if p.is_file()):
+            archive.write(path, f"tiny/{path.relative_to(BUNDLE)}")
+    assert imports.inspect(tmp_path / "b.zip").found == imports.inspect(BUNDLE).found
+
+
+def test_an_archive_that_climbs_out_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("../PWNED", b"")
+    with pytest.raises(ModelError, match="leads outside the archive: not allowed"):
+        imports.inspect(tmp_path / "b.zip")
+
+
+def test_python_in_a_bundle_is_not_run(tmp_path: Path) -> None:
+    hostile = edited(
+        tmp_path / "b",
+        imports=["$open('PWNED', 'w').close()"],
+        device="$__import__('pathlib').Path('PWNED').touch()",
+        network="$__import__('pathlib').Path('PWNED').touch() or @network_def",
+    )
+    assert imports.inspect(hostile).missing == {}
+
+
+def test_a_value_that_only_python_knows_is_named_and_not_guessed(tmp_path: Path) -> None:
+    preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
+    preprocessing["transforms"][4]["a_max"] = "$compute(@dataset)"
+    found = imports.inspect(edited(tmp_path / "b", preprocessing=preprocessing))
+    assert "intensity" in found.missing
+    assert "ScaleIntensityRange has values that are Python and were not evaluated" in found.notes
+
+
+def test_a_transform_that_segcli_has_not_is_named(tmp_path: Path) -> None:
+    preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
+    preprocessing["transforms"].append({"_target_": "GaussianSmoothd", "keys": "image", "sigma": 1})
+    found = imports.inspect(edited(tmp_path / "b", preprocessing=preprocessing))
+    assert list(found.missing) == ["intensity"]
+    assert "the transform GaussianSmooth is not one that segcli has, or not with these options" in found.notes
+
+
+def changed(folder: Path, at: int, **entries: Any) -> imports.Inspection:
+    """What the bundle is when its transform number `at` has other entries (2 turns, 3 resamples, 4 scales)."""
+    preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
+    preprocessing["transforms"][at] = {"keys": "image", **entries}
+    return imports.inspect(edited(folder, preprocessing=preprocessing))
+
+
+@pytest.mark.parametrize(
+    ("entries", "steps"),
+    [
+        (
+            {"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "b_min": -1, "b_max": 0},
+            [{"step": "scale", "from": [-9, 9], "low": -1, "high": 0}],
+        ),
+        (
+            {"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "clip": True},  # b is missing: not clipped
+            [{"step": "scale", "from": [-9, 9], "low": 0, "high": 1}],
+        ),
+        (
+            {"_target_": "NormalizeIntensityd", "nonzero": True, "channel_wise": True},
+            [{"step": "standardise", "where": "nonzero"}],
+        ),
+        (
+            {"_target_": "NormalizeIntensityd", "subtrahend": [3, 4], "divisor": [5, 6], "channel_wise": True},
+            [
+                {"step": "standardise", "mean": 3, "sd": 5, "channels": [0]},
+                {"step": "standardise", "mean": 4, "sd": 6, "channels": [1]},
+            ],
+        ),
+        (
+            {"_target_": "ScaleIntensityRangePercentilesd", "lower": 1, "upper": 99, "b_min": 0, "b_max": 1},
+            [{"step": "percentiles", "low": 1, "high": 99}],
+        ),
+        (
+            {"_target_": "CropForegroundd", "source_key": "image", "margin": 5},
+            [{"step": "crop", "above": 0, "margin": 5}],
+        ),
+        ({"_target_": "SpatialPadd", "spatial_size": [16, 16, 16]}, []),
+        ({"_target_": "SpatialPad", "spatial_size": [16, 16, 16]}, []),
+        ({"_target_": "NormalizeIntensityd", "subtrahend": 3}, None),
+        ({"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "b_min": -1}, None),
+        ({"_target_": "ScaleIntensityRangePercentilesd", "lower": 1, "upper": 99, "b_min": -1, "b_max": 1}, None),
+        ({"_target_": "ScaleIntensityd", "factor": 0.5}, None),
+    ],
+)
+def test_an_intensity_transform_becomes_its_steps_or_is_missing(
+    tmp_path: Path, entries: dict[str, Any], steps: list[dict[str, Any]] | None
+) -> None:
+    found = changed(tmp_path / "b", 4, **entries)
+    whole = None if steps is None else [{"step": "resample"}, *steps, {"step": "outside", "value": 0}]
+    assert found.found.get("intensity") == whole
+    assert ("intensity" in found.missing) == (steps is None)
+
+
+def test_a_mean_over_several_channels_at_once_is_not_that_of_each() -> None:
+    item = {"nonzero": True}
+    assert _intensity("NormalizeIntensity", item, 1) == [{"step": "standardise", "where": "nonzero"}]
+    assert _intensity("NormalizeIntensity", item, 4) is None
+    assert _intensity("NormalizeIntensity", {**item, "channel_wise": True}, 4) is not None
+
+
+@pytest.mark.parametrize(
+    ("entries", "spacing"),
+    [({"pixdim": 2}, [2, 2, 2]), ({"pixdim": [1, 2]}, [1, 2, 2]), ({"pixdim": [1, 2, -1]}, [1, 2, None])],
+)
+def test_a_spacing_is_as_long_as_the_grid(tmp_path: Path, entries: dict[str, Any], spacing: list[float]) -> None:
+    assert changed(tmp_path / "b", 3, _target_="Spacingd", **entries).found["spacing"] == spacing
+
+
+@pytest.mark.parametrize("entries", [{"axcodes": ["L", "P", "S"]}, {"axcodes": "LPS"}, {"as_closest_canonical": True}])
+def test_an_orientation_is_an_axes_code(tmp_path: Path, entries: dict[str, Any]) -> None:
+    wanted = "RAS" if "as_closest_canonical" in entries else "LPS"
+    assert changed(tmp_path / "b", 2, _target_="Orientationd", **entries).found["orientation"] == wanted
+
+
+def test_without_an_orientation_the_network_sees_the_file_in_monais_order(tmp_path: Path) -> None:
+    """A file whose i, j, k run to the right, front and top looks the same with and without turning to RAS."""
+    preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
+    del preprocessing["transforms"][2]
+    made = card.read_card(imports.adopt(edited(tmp_path / "b", preprocessing=preprocessing), to=tmp_path, name="m"))
+    assert (made.grid.axes, made.grid.transpose) == (None, (2, 1, 0))
+    turning = card.read_card(imports.adopt(BUNDLE, to=tmp_path, name="turning"))
+    k_j_i = np.array([[0, 0, -1.5, 0], [0, -1.5, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+    values = np.random.default_rng(0).normal(50, 100, (1, 18, 20, 22)).astype(np.float32)
+    scan = Volume(values, Grid((18, 20, 22), k_j_i))
+    assert scan.grid.axes == "SAR"
+    ours, theirs = (
+        segment(scan, one, open_engine(one, engine="torch", device="cpu").engine).labels.data for one in (made, turning)
+    )
+    assert 0.1 < (theirs > 0).mean() < 0.9
+    assert (ours == theirs).all()
+
+
+def test_an_order_of_the_file_that_the_user_states_is_monais(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "b", preprocessing="$import_module('own').transforms()")
+    given = imports.options(orientation="file", spacing="keep", window="0,1")
+    assert card.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given)).grid.transpose == (2, 1, 0)
+
+
+def test_an_orientation_that_only_python_knows_is_missing(tmp_path: Path) -> None:
+    assert "orientation" in changed(tmp_path / "b", 2, _target_="Orientationd", axcodes="$axes()").missing
+
+
+def test_a_field_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the bundle's configuration: the field 'a_min' is missing"):
+        changed(tmp_path / "b", 4, _target_="ScaleIntensityRanged", a_max=3)
+
+
+@pytest.mark.parametrize(
+    ("inferer", "patch", "note"),
+    [
+        (
+            {"_target_": "SlidingWindowInferer", "roi_size": 32, "mode": "$BlendMode.GAUSSIAN"},
+            [32, 32, 32],
+            "overlap, ",
+        ),
+        ({"_target_": "SlidingWindowInferer", "roi_size": [96, 96, -1]}, None, ""),
+        ({"_target_": "SliceInferer", "roi_size": [64, 32], "spatial_dim": 2}, [64, 32, 1], ""),
+        ({"_target_": "SimpleInferer"}, None, "the bundle shows the network whole images (SimpleInferer)"),
+    ],
+)
+def test_windows_are_those_of_the_inferer_or_missing(
+    tmp_path: Path, inferer: dict[str, Any], patch: list[int] | None, note: str
+) -> None:
+    found = imports.inspect(edited(tmp_path / "b", inferer=inferer))
+    assert found.found.get("patch_size") == patch
+    assert any(sentence.startswith(note) for sentence in [*found.notes, ""])
+    assert found.found.get("blend") in (None, "constant")
+
+
+@pytest.mark.parametrize(("mode", "padding", "noted"), [("replicate", "edge", False), ("reflect", None, True)])
+def test_an_inferer_that_repeats_the_edge_of_a_small_image_is_understood(
+    tmp_path: Path, mode: str, padding: str | None, noted: bool
+) -> None:
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": 32, "padding_mode": mode}
+    found = imports.inspect(edited(tmp_path / "b", inferer=inferer))
+    assert found.found.get("padding") == padding
+    assert any(f"padding by {mode}" in sentence for sentence in found.notes) == noted
+
+
+def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp_path: Path) -> None:
+    steps = [{"_target_": "AsDiscreted", "threshold": 0.3}, {"_target_": "KeepLargestConnectedComponentd"}]
+    notes = imports.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
+    assert "the bundle's threshold is 0.3; segcli's is 0.5" in notes
+    assert "the bundle's KeepLargestConnectedComponent after the network is left out" in notes
+
+
+SOFTMAX: list[dict[str, Any]] = [{"_target_": "Activationsd", "softmax": True}]
+ARGMAX: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": ["pred", "label"], "argmax": [True, False]}]
+SIGMOID: list[dict[str, Any]] = [
+    {"_target_": "Activationsd", "sigmoid": True},
+    {"_target_": "AsDiscreted", "threshold": 0.5},
+]
+
+
+def called(folder: Path, names: list[str], after: list[dict[str, Any]]) -> Path:
+    """The bundle, which has two outputs, with other names for them and other steps after the network."""
+    path = edited(folder, postprocessing=after) / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = dict(enumerate(names))
+    path.write_text(json.dumps(metadata))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "after", "labels", "regions"),
+    [
+        (["bg", "Spleen"], SOFTMAX, {"bg": 0, "spleen": 1}, None),
+        (["bg", "Spleen"], ARGMAX, {"bg": 0, "spleen": 1}, None),
+        (["Spleen"], SOFTMAX, {"background": 0, "spleen": 1}, None),
+        (["background", "Spleen"], [], {"background": 0, "spleen": 1}, None),
+        (["Liver", "Spleen"], SIGMOID, {"background": 0, "liver": 1, "spleen": 2}, [1, 2]),
+        (["background", "Spleen"], SIGMOID, {"background": 0, "spleen": 1}, [0, 1]),
+    ],
+)
+def test_labels_follow_from_what_is_done_with_the_outputs(
+    tmp_path: Path, names: list[str], after: list[dict[str, Any]], labels: dict[str, int], regions: list[int] | None
+) -> None:
+    folder = called(tmp_path / "b", names, after)
+    found = imports.inspect(folder).found
+    assert (found["labels"], found.get("regions")) == (labels, regions)
+    assert len(card.read_card(imports.adopt(folder, to=tmp_path, name="m")).decide.values) == 2
+
+
+def test_whether_the_first_output_is_the_background_is_not_guessed(tmp_path: Path) -> None:
+    found = imports.inspect(called(tmp_path / "b", ["bg", "Spleen"], []))
+    assert list(found.missing) == ["labels"]
+    assert "neither softmax, argmax nor sigmoid tells whether the first output is the background" in found.notes
+
+
+def test_outputs_that_are_not_as_many_as_their_names_are_refused(tmp_path: Path) -> None:
+    folder = called(tmp_path / "b", ["liver", "spleen", "pancreas"], SIGMOID)
+    with pytest.raises(ModelError, match=r"the network has 2 outputs, not 4 \(background, liver, spleen, pancreas\)"):
+        imports.adopt(folder, to=tmp_path, name="m")
+
+
+TUMOUR = "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, 0)))"
+
+
+def of_tumours(folder: Path, func: str, names: tuple[str, ...] = ("TC", "WT", "ET")) -> tuple[Path, torch.nn.Module]:
+    """A bundle with a SegResNet of three outputs through a sigmoid, of which a Lambda makes labels; its network."""
+    sizes = {"init_filters": 8, "in_channels": 1, "out_channels": 3, "blocks_down": [1, 1], "blocks_up": [1]}
+    torch.manual_seed(0)
+    net = registry.build("segresnet", sizes)
+    called(folder, list(names), [*SIGMOID, {"_target_": "Lambdad", "keys": "pred", "func": func}])
+    path = folder / "configs" / "inference.json"
+    network = {"_target_": "SegResNet", **sizes}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "network_def": network}))
+    torch.save(net.state_dict(), folder / "models" / "model.pt")
+    return folder, net
+
+
+def test_regions_are_written_in_the_order_of_the_bundles_nested_where(tmp_path: Path) -> None:
+    folder, net = of_tumours(tmp_path / "b", TUMOUR)
+    made = card.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    assert {label.name: label.id for label in made.labels} == {"background": 0, "wt": 2, "tc": 1, "et": 4}
+    assert (made.decide.rule, made.decide.values) == ("regions", (2, 1, 4))
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        assert torch.allclose(weights.network_of(made)(x), net(x)[:, [1, 0, 2]], atol=1e-6)
+    assert made.document["notes"].endswith("the order in which the bundle writes them: wt, tc, et")
+
+
+@pytest.mark.parametrize(
+    ("func", "names"),
+    [
+        ("$lambda x: merge(x)", ("TC", "WT", "ET")),
+        ("$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))", ("TC", "WT", "ET")),
+        (TUMOUR.replace(", 0)))", ", 3)))"), ("TC", "WT", "ET")),
+        (TUMOUR, ("TC", "WT")),
+        (TUMOUR, ("background", "WT", "ET")),
+    ],
+)
+def test_a_merging_of_regions_that_is_not_understood_leaves_the_labels_to_the_user(
+    tmp_path: Path, func: str, names: tuple[str, ...]
+) -> None:
+    folder, _ = of_tumours(tmp_path / "b", func, names)
+    found = imports.inspect(folder)
+    assert list(found.missing) == ["labels"]
+    assert "the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)" in found.notes
+    given = imports.options(labels="background=0,tc=1,wt=2,et=4")
+    assert card.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given)).decide.values == (1, 2, 4)
+
+
+def test_regions_of_a_network_whose_last_layer_is_not_known_are_not_put_in_another_order(tmp_path: Path) -> None:
+    func = "$lambda x: torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, 0))"
+    after = [*SIGMOID, {"_target_": "Lambdad", "func": func}]
+    assert list(imports.inspect(called(tmp_path / "b", ["TC", "WT"], after)).missing) == ["labels"]
+
+
+def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path) -> None:
+    preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
+    steps = preprocessing["transforms"]
+    steps[2], steps[3] = steps[3], steps[2]
+    folder = imports.adopt(edited(tmp_path / "b", preprocessing=preprocessing), to=tmp_path, name="m")
+    assert card.read_card(folder).grid.anchor == "stored"
+
+
+def test_weights_of_another_network_than_the_configuration_names_are_refused(tmp_path: Path) -> None:
+    network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"]
+    other = edited(tmp_path / "b", network_def={**network, "channels": [4, 8, 16]})
+    with pytest.raises(ModelError, match="the weights are not those of the bundle's UNet"):
+        imports.inspect(other)
+
+
+def test_arguments_of_other_versions_of_monai_are_understood(tmp_path: Path) -> None:
+    network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"]
+    network["dimensions"] = network.pop("spatial_dims")
+    other = edited(tmp_path / "b", network_def={**network, "norm_name": "", "save_attn": True, "preprocess": None})
+    assert imports.inspect(other).arguments == imports.inspect(BUNDLE).arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("@a#b", 3),
+        ("@a::b", 3),
+        ("@list#1", "y"),
+        ("$@a#b", 3),
+        ("$@root + '/models/model.pt'", "./models/model.pt"),
+        ("$'bilinear' if @flag else 'nearest'", "bilinear"),
+        ("$[96, 96, 96]", [96, 96, 96]),
+        ("$None", None),
+        ("%a::b", 3),
+        ("@through::b", 3),
+    ],
+)
+def test_references_are_followed_by_pattern(text: str, value: Any) -> None:
+    config = {"a": {"b": "$3"}, "root": ".", "flag": True, "list": ["x", "y"], "through": "@a"}
+    assert References(config).resolve(text) == value
+
+
+@pytest.mark.parametrize("text", ["$1 + 1", "@nowhere", "@round", "$__import__('os')", "$@a.to(@b) + 1"])
+def test_what_would_have_to_be_evaluated_stays_unknown(text: str) -> None:
+    assert isinstance(References({"round": "@round", "a": 1}).resolve(text), _Unknown)
+
+
+def test_references_that_unfold_without_end_are_refused() -> None:
+    config = {f"level{i}": [f"@level{i + 1}"] * 10 for i in range(9)} | {"level9": 1}
+    with pytest.raises(ModelError, match="unfold to more than 100000 values: not allowed"):
+        References(config).resolve("@level0")
+
+
+# ---- YAML -----------------------------------------------------------------------------------------------------------
+
+
+def in_yaml(folder: Path, name: str, text: str | None = None) -> Path:
+    """A copy of the bundle with one of its configurations, or `text`, as YAML."""
+    if not folder.exists():
+        shutil.copytree(BUNDLE, folder)
+    path = folder / "configs" / f"{name}.json"
+    path.with_suffix(".yaml").write_text(text or yaml.safe_dump(json.loads(path.read_text())))
+    path.unlink()
+    return folder
+
+
+def test_a_bundle_in_yaml_gives_the_card_of_the_one_in_json(tmp_path: Path) -> None:
+    folder = in_yaml(in_yaml(tmp_path / "b", "metadata"), "inference")
+    assert not list((folder / "configs").glob("*.json"))
+    one, other = (imports.adopt(b, to=tmp_path, name="m", replace=True) / "model.json" for b in (BUNDLE, folder))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [PWNED]", "!!python/name:os.mkdir", "!Own 1"])
+def test_yaml_with_a_tag_of_an_object_is_refused_and_leaves_no_trace(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(ModelError, match=r"inference.yaml: cannot be read as YAML: could not determine a constructor"):
+        imports.inspect(in_yaml(tmp_path / "b", "inference", f"network_def: {tag}\n"))
+
+
+def test_aliases_that_unfold_without_end_are_refused(tmp_path: Path) -> None:
+    text = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9))
+    with pytest.raises(ModelError, match="aliases unfold to more than 100000 values"):
+        imports.inspect(in_yaml(tmp_path / "b", "inference", text))
+
+
+def test_an_alias_of_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read as YAML"):
+        imports.inspect(in_yaml(tmp_path / "b", "inference", "a: &a [*a]\n"))
+
+
+def test_numbers_keys_and_switches_of_yaml_are_those_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("eps: 1e-5\nclip: yes\n0: first\nname: 1.5e\nday: 2024-02-01\nnone: ~\n")
+    expected = {"eps": 1e-5, "clip": True, "0": "first", "name": "1.5e", "day": "2024-02-01", "none": None}
+    assert _merged([path]) == expected
+
+
+# ---- several files --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_file_for_inference_evaluation_is_training_with_some_entries_changed(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "b")
+    whole = json.loads((folder / "configs" / "inference.json").read_text())
+    (folder / "configs" / "inference.json").unlink()
+    train = {"network_def": whole["network_def"], "image_key": "image", "shared": whole["preprocessing"]["transforms"]}
+    train["validate"] = {"preprocessing": {"_target_": "Compose", "transforms": "%shared"}, "inferer": {"roi_size": 8}}
+    (folder / "configs" / "train.json").write_text(json.dumps(train))
+    changed = {"validate#inferer": whole["inferer"], "validate::postprocessing": whole["postprocessing"]}
+    (folder / "configs" / "evaluate.yaml").write_text(yaml.safe_dump(changed))
+    assert imports.inspect(folder).found == imports.inspect(BUNDLE).found
+
+
+def test_a_plus_adds_to_an_entry_of_the_file_before(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    first.write_text(json.dumps({"list": [1], "table": {"a": 1, "b": 2}, "kept": 3}))
+    second.write_text(json.dumps({"+list": [2], "+table": {"b": 5}, "+new": 4}))
+    assert _merged([first, second]) == {"list": [1, 2], "table": {"a": 1, "b": 5}, "kept": 3, "new": 4}
+
+
+def test_a_later_file_reaches_into_objects_and_lists_and_nowhere_else(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.json" for name in "abc")
+    first.write_text(json.dumps({"a": {"list": [{"b": 1}, 2]}}))
+    second.write_text(json.dumps({"a#list#0#b": 3, "a::list::1": 4, "new#c": 5}))
+    assert _merged([first, second]) == {"a": {"list": [{"b": 3}, 4]}, "new": {"c": 5}}
+    third.write_text(json.dumps({"a#list#7": 3}))
+    with pytest.raises(ModelError, match=r"c\.json: a field is of an unexpected kind"):
+        _merged([first, third])

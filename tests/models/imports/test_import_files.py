@@ -1,0 +1,344 @@
+"""A checkpoint file alone: told by its tensors, asked only for what no tensor tells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from segcli.commands import answers
+from segcli.errors import ModelError, OutputExists, UsageError
+from segcli.models import card, imports, weights
+from segcli.networks import registry
+
+CONTAINERS = Path(__file__).parents[2] / "data" / "containers"
+FACTS = imports.options(
+    labels="background,liver,spleen",
+    spacing="1.5,1.5,2",
+    orientation="RAS",
+    window="-125,275",
+    patch="16,16,16",
+    channels="CT",
+)
+
+
+def test_a_bare_file_is_told_and_what_is_missing_is_named_with_its_option() -> None:
+    found = imports.inspect(CONTAINERS / "tiny_segresnet_raw.pth")
+    assert (found.network, found.inputs, found.outputs) == ("segresnet", 1, 3)
+    assert list(found.missing) == ["channels", "orientation", "spacing", "intensity", "patch_size", "labels"]
+    assert found.missing["labels"].startswith("--labels")
+    assert found.notes == ["the activation: ReLU", "the norm: instance norm with scales, not groups"]
+    json.dumps(found.__dict__)
+
+
+def test_import_refuses_to_guess_and_names_all_options_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not state channels, orientation, spacing") as caught:
+        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path)
+    assert all(option in str(caught.value.hint) for option in ("--labels", "--spacing", "--window", "--patch"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        p.name for p in CONTAINERS.glob("tiny_segresnet_*") if "expected" not in p.name and "whole_module" not in p.name
+    ),
+)
+def test_every_container_becomes_the_same_network(tmp_path: Path, name: str) -> None:
+    """No tensor tells the groups of a group norm: the user does."""
+    arch = 'segresnet {"norm": ["GROUP", {"num_groups": 2}]}'
+    made = card.read_card(imports.adopt(CONTAINERS / name, to=tmp_path, name="m", arch=arch, given=FACTS))
+    with safe_open(CONTAINERS / "tiny_segresnet_expected.safetensors", "pt") as file:
+        x, y = file.get_tensor("__input__"), file.get_tensor("__output__")
+    with torch.inference_mode():
+        assert (weights.network_of(made)(x) - y).abs().max() < 1e-5
+
+
+def test_a_label_value_is_written_in_digits() -> None:
+    with pytest.raises(UsageError, match="the values are whole numbers"):
+        imports.options(labels="background=0,liver=²")
+
+
+@pytest.mark.parametrize("labels", ["background,liver,liver", "background=0,liver=1,liver=2"])
+def test_a_structure_is_named_once(labels: str) -> None:
+    with pytest.raises(UsageError, match="names a structure twice"):
+        imports.options(labels=labels)
+
+
+def test_what_the_user_states_stands_in_the_card(tmp_path: Path) -> None:
+    made = card.read_card(imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS))
+    assert made.name == "tiny-segresnet-raw"
+    assert made.grid.spacing == (1.5, 1.5, 2.0)
+    assert made.window.size == (16, 16, 16)
+    assert [label.id for label in made.labels] == [0, 1, 2]
+
+
+def test_foreign_tensors_beside_the_network_are_left_out_and_said(tmp_path: Path) -> None:
+    folder = imports.adopt(CONTAINERS / "tiny_segresnet_lightning.ckpt", to=tmp_path, given=FACTS)
+    assert "loss_fn.weight" not in load_file(folder / "weights.safetensors")
+    assert "1 tensors beside the network were left out: loss_fn.weight" in (folder / "model.json").read_text()
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_foreign_tensors_that_share_the_networks_prefix_are_left_out_too(tmp_path: Path, prefix: str) -> None:
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    foreign = {"loss_fn.weight": torch.ones(4), "criterion.dice.smooth": torch.tensor(1.0)}
+    torch.save({prefix + name: tensor for name, tensor in {**tensors, **foreign}.items()}, tmp_path / "w.pt")
+    found = imports.inspect(tmp_path / "w.pt")
+    assert (found.network, found.tensors) == ("segresnet", 25)
+    said = f"2 tensors beside the network were left out: {prefix}criterion.dice.smooth, {prefix}loss_fn.weight"
+    assert said in found.notes
+
+
+@pytest.mark.parametrize("name", ["convInit.conv.weight", "up_layers.0.0.norm2.bias"])
+def test_a_network_without_one_of_its_tensors_is_not_a_smaller_one(tmp_path: Path, name: str) -> None:
+    """Its last convolution alone would be a pointwise network."""
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    del tensors[name]
+    torch.save(tensors, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=f"do not match the network segresnet: .*{name} is missing") as caught:
+        imports.inspect(tmp_path / "w.pt")
+    assert "nearest is segresnet" in str(caught.value.hint)
+
+
+def unetr(folder: Path, img_size: list[int]) -> Path:
+    """A UNETR's checkpoint, whose tensors tell how many patches its input has."""
+    sizes: dict[str, Any] = {"in_channels": 1, "out_channels": 3, "feature_size": 4, "hidden_size": 12, "mlp_dim": 8}
+    torch.save(registry.build("unetr_monai", {**sizes, "img_size": img_size}).state_dict(), folder / "w.pt")
+    return folder / "w.pt"
+
+
+def test_the_sides_of_an_input_that_is_no_cube_are_asked_for(tmp_path: Path) -> None:
+    path = unetr(tmp_path, [16, 32, 48])
+    found = imports.inspect(path)
+    assert found.missing["patch_size"].startswith("--patch")
+    assert "img_size" not in found.arguments
+    without = {k: v for k, v in FACTS.items() if k != "patch_size"}
+    with pytest.raises(ModelError, match="does not state patch_size"):
+        imports.adopt(path, to=tmp_path, given=without)
+    with pytest.raises(ModelError, match=r"does not take windows of 32×32×32 voxels .*tensors tell 6 patches"):
+        imports.adopt(path, to=tmp_path, given={**FACTS, "patch_size": [32, 32, 32]})
+    made = card.read_card(imports.adopt(path, to=tmp_path, given={**FACTS, "patch_size": [16, 32, 48]}))
+    assert made.architecture.arguments["img_size"] == [16, 32, 48]
+    assert made.window.size == (16, 32, 48)
+
+
+def test_a_stated_input_size_is_asked_for_no_more(tmp_path: Path) -> None:
+    path = unetr(tmp_path, [16, 32, 48])
+    without = {k: v for k, v in FACTS.items() if k != "patch_size"}
+    arch = 'unetr {"img_size": [48, 32, 16]}'
+    assert card.read_card(imports.adopt(path, to=tmp_path, given=without, arch=arch)).window.size == (48, 32, 16)
+
+
+def test_the_patch_becomes_the_input_size_that_tensors_do_not_tell(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"embedding_dim": 12, "num_classes": 3, "num_heads": [1, 2, 3, 4]}
+    torch.save(registry.build("nnformer_synapse", {**sizes, "crop_size": [64, 64, 64]}).state_dict(), tmp_path / "w.pt")
+    made = card.read_card(imports.adopt(tmp_path / "w.pt", to=tmp_path, given={**FACTS, "patch_size": [64, 64, 64]}))
+    assert made.architecture.arguments["crop_size"] == [64, 64, 64]
+    assert "crop_size" not in made.document.get("notes", "")
+
+
+def test_windows_that_the_network_cannot_halve_are_refused_with_sizes_near_them(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="segresnet does not take windows of 15×16×17 voxels") as caught:
+        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given={**FACTS, "patch_size": [15, 16, 17]})
+    assert caught.value.hint == "--patch 14,16,16 or --patch 16,16,18 would do"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_says_what_it_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {"labels": "background,a,b", "spacing": "keep", "orientation": "RAS", "normalise": "none", "channels": "CT"}
+
+    def imported(*, as_json: bool) -> str:
+        path = CONTAINERS / "tiny_segresnet_lightning.ckpt"
+        given = {**texts, "patch": "16,16,16"}
+        answers.import_model(
+            path, arch=None, recipe=None, name="m", output=tmp_path, replace=True, given=given, as_json=as_json
+        )
+        said = capsys.readouterr()
+        assert said.err == "" or not as_json
+        return said.out if as_json else said.err
+
+    said = imported(as_json=False).splitlines()
+    assert said[1:] == [
+        "note: 1 tensors beside the network were left out: loss_fn.weight",
+        "note: the activation: ReLU",
+        "note: the norm: instance norm with scales, not groups",
+    ]
+    assert [f"note: {note}" for note in json.loads(imported(as_json=True))["notes"]] == said
+
+
+def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    stacked = {f"module._orig_mod.model.{name}": tensor for name, tensor in tensors.items()}
+    torch.save({"epoch": 1, "model": {"state_dict": stacked}}, tmp_path / "w.pt")
+    found = imports.inspect(tmp_path / "w.pt")
+    assert found.network == "segresnet"
+    assert "the prefix '_orig_mod.model.' was taken off" in found.notes
+
+
+def test_labels_that_are_not_as_many_as_outputs_are_refused(tmp_path: Path) -> None:
+    given = {**FACTS, **imports.options(labels="background,a,b,c,d")}
+    with pytest.raises(ModelError, match=r"has 3 outputs, not 5 \(background, a, b, c, d\)"):
+        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=given)
+
+
+def test_channels_that_are_not_as_many_as_inputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has 1 input channels, not 2 \(T1, T2\)"):
+        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given={**FACTS, "channels": ["T1", "T2"]})
+
+
+def test_one_output_fewer_than_labels_means_outputs_that_stand_alone(tmp_path: Path) -> None:
+    given = {**FACTS, **imports.options(labels="background,a,b,c")}
+    made = card.read_card(imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=given))
+    assert (made.decide.rule, made.decide.values) == ("regions", (1, 2, 3))
+
+
+def test_a_model_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    path = CONTAINERS / "tiny_segresnet_raw.pth"
+    folder = imports.adopt(path, to=tmp_path, given=FACTS)
+    with pytest.raises(OutputExists, match="is there already"):
+        imports.adopt(path, to=tmp_path, given=FACTS)
+    assert imports.adopt(path, to=tmp_path, given={**FACTS, "overlap": 0.25}, replace=True) == folder
+    assert card.read_card(folder).window.overlap == 0.25
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+
+
+def test_a_name_that_is_a_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no name for a model"):
+        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, name="..", given=FACTS)
+
+
+def test_verify_finds_a_tensor_that_was_changed(tmp_path: Path) -> None:
+    folder = imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS)
+    assert imports.verify(folder).name == "tiny-segresnet-raw"
+    path, notes = folder / "weights.safetensors", card.safetensors_metadata(folder / "weights.safetensors")
+    tensors = load_file(path)
+    tensors["conv_final.2.conv.bias"] += 1e-3
+    save_file(tensors, path, notes)
+    with pytest.raises(ModelError, match=r"checksum .* does not match"):
+        imports.verify(folder)
+    document = json.loads((folder / "model.json").read_text())
+    del document["sha256"]  # whoever changes the weights can change the card, but not the digest inside unseen
+    (folder / "model.json").write_text(json.dumps(document))
+    with pytest.raises(ModelError, match="not those that it was made with"):
+        imports.verify(folder)
+
+
+def test_the_weights_file_alone_is_a_model(tmp_path: Path) -> None:
+    folder = imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS)
+    alone = card.find(str(folder / "weights.safetensors"))
+    assert [label.name for label in alone.labels] == ["background", "liver", "spleen"]
+    again = imports.inspect(folder / "weights.safetensors")
+    assert again.missing == {}
+
+
+def test_arch_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not the network uxnet3d but segresnet"):
+        imports.inspect(CONTAINERS / "tiny_segresnet_raw.pth", arch="uxnet3d")
+
+
+def test_arch_chooses_what_tensors_do_not_tell(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"in_channels": 1, "out_channels": 2, "feature_size": 12, "num_heads": [1, 2, 2, 4]}
+    torch.save(registry.build("swinunetr", sizes).state_dict(), tmp_path / "w.pt")
+    assert imports.inspect(tmp_path / "w.pt").network == "swinunetr"
+    assert imports.inspect(tmp_path / "w.pt", arch="swinunetr_new_merging").network == "swinunetr_new_merging"
+
+
+def test_tensors_of_no_network_are_refused_by_some_names(tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"1 tensors of no network that segcli knows, among them layer\.weight"):
+        imports.inspect(tmp_path / "w.pt")
+
+
+def test_an_encoder_alone_cannot_segment(tmp_path: Path) -> None:
+    names = ["module.patch_embed.proj.weight", "module.layers1.0.blocks.0.mlp.fc1.weight"]
+    torch.save({"state_dict": {name: torch.zeros(3) for name in names}}, tmp_path / "model_swinvit.pt")
+    with pytest.raises(ModelError) as caught:
+        imports.inspect(tmp_path / "model_swinvit.pt")
+    assert "it cannot segment" in str(caught.value.hint)
+
+
+def test_a_graph_keeps_the_card_inside_it(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    document = {
+        "format": 1,
+        "name": "dots",
+        "architecture": {"name": "pointwise", "in_chans": 1, "out_chans": 2},
+        "channels": ["CT"],
+        "orientation": "RAS",
+        "spacing": [2, 2, 2],
+        "intensity": [],
+        "patch_size": [4, 4, 4],
+        "labels": {"background": 0, "body": 1},
+    }
+    shape = ["n", 1, 4, 4, 4]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2, 1, 1, 1, 1], [0.0, 1.0])
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", ["n", 2, 4, 4, 4]))]
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    helper.set_model_props(model, {card.METADATA_KEY: json.dumps(document)})
+    onnx.save(model, tmp_path / "dots.onnx")
+    made = card.read_card(imports.adopt(tmp_path / "dots.onnx", to=tmp_path / "models"))
+    assert (made.onnx, made.weights) == ("model.onnx", ())
+    assert made.labels[1].name == "body"
+    # It holds no certificate of ours, but the card has its checksum.
+    answers.verify(tmp_path / "models" / "dots", as_json=False)
+    model.graph.node[0].name = "other"
+    onnx.save(model, tmp_path / "models" / "dots" / "model.onnx")
+    with pytest.raises(ModelError, match=r"checksum .* does not match"):
+        answers.verify(tmp_path / "models" / "dots", as_json=False)
+
+
+def test_a_folder_with_two_models_asks_for_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plans.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds 2 models: a, b"):
+        imports.inspect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "fields"),
+    [
+        ({"labels": "background=0,liver=6"}, {"labels": {"background": 0, "liver": 6}}),
+        ({"spacing": "keep"}, {"spacing": None}),
+        ({"orientation": "file"}, {"orientation": None}),
+        ({"patch": "256,320", "slice_axis": 0}, {"slice_axis": 0, "patch_size": [1, 256, 320]}),
+        ({"channels": "T1, T2"}, {"channels": ["T1", "T2"]}),
+    ],
+)
+def test_the_command_lines_texts_become_fields(texts: dict[str, Any], fields: dict[str, Any]) -> None:
+    assert imports.options(**texts) == fields
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"spacing": "1,2"},
+        {"window": "a,b"},
+        {"window": "0,1", "normalise": "zscore"},
+        {"normalise": "magic"},
+        {"labels": "a,b,a"},
+        {"patch": "96,96"},
+    ],
+)
+def test_texts_that_say_nothing_are_usage_errors(texts: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        imports.options(**texts)
+
+
+def test_a_network_of_pictures_sees_neighbouring_slices_as_channels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = registry.build("unet3plus_base", {"in_channels": 3, "n_classes": 1, "filters": [2, 4, 8, 16, 32]})
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    assert list(imports.inspect(tmp_path / "w.pt").missing)[-1] == "slice_axis"
+    texts = {"labels": "background,liver", "spacing": "keep", "orientation": "RAS", "window": "-200,250"}
+    given = imports.options(**texts, channels="CT", patch="32,32", slice_axis=2, slices=3)  # type: ignore[arg-type]
+    made = card.read_card(imports.adopt(tmp_path / "w.pt", to=tmp_path, given=given))
+    assert (made.slices, made.slice_axis, made.window.size) == (3, 2, (32, 32, 1))
+    assert (made.decide.rule, made.decide.values) == ("regions", (1,))

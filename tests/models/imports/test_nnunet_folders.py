@@ -1,0 +1,513 @@
+"""nnU-Net's folders answer as nnU-Net does: the same preprocessing, the same labels."""
+
+import json
+import os
+import pickle
+from collections import OrderedDict
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from scipy.ndimage import gaussian_filter
+
+from segcli import formats
+from segcli.engines.choose import open_engine
+from segcli.errors import ModelError
+from segcli.inference.decide import labels_on
+from segcli.inference.intensity import Outside, Standardise, normalise
+from segcli.inference.segment import prepare, segment
+from segcli.inference.windows import WindowPlan, padded, weights, windows
+from segcli.models import card, imports
+from segcli.models import weights as checkpoint
+from segcli.models.imports import nnunet
+from segcli.networks import registry
+from segcli.space.grids import model_grid
+from segcli.space.resample import Interpolation, onto
+from segcli.space.volume import Grid, Volume
+
+CONTAINERS = Path(__file__).parents[2] / "data" / "containers"
+SHARED = Path(os.environ["SEGCLI_SHARED"]) / "golden" / "containers" if "SEGCLI_SHARED" in os.environ else None
+CASES = [("nnunetv2_tinyct", "caseB", (0,))]
+if SHARED is not None:
+    CASES += [
+        ("nnunetv2_tinyct", "caseA", (0,)),
+        ("nnunetv2_tinyct", "caseA", (0, 1)),
+        ("nnunetv2_tinyct", "caseB", (0, 1)),
+        ("nnunetv2_tinyold_plans", "caseD", (0,)),
+    ]
+
+
+def line(values: list[float]) -> Volume:
+    """Voxels along the last axis, 1 mm apart."""
+    return Volume(np.array(values, np.float32).reshape(1, 1, 1, -1), Grid((1, 1, len(values)), np.eye(4)))
+
+
+# ---- what nnU-Net does to a scan ------------------------------------------------------------------------------------
+
+
+def test_a_cubic_spline_stays_within_the_range_of_what_it_goes_through() -> None:
+    edge = line([0, 0, 0, 0, 1, 1, 1, 1])
+    fine = Grid((1, 1, 16), np.diag([1, 1, 0.5, 1.0]))
+    values = onto(edge, fine, Interpolation("cubic")).data
+    assert values.min() == 0
+    assert values.max() == 1
+    assert 0.05 < np.diff(values.ravel()).max() < 0.7
+
+
+def test_slices_apart_keep_each_to_its_own_range() -> None:
+    step = np.zeros((1, 2, 4, 8), np.float32)
+    step[:, 0, :, 4:], step[:, 1, :, 4:] = 1, 5
+    thick = Volume(step, Grid((2, 4, 8), np.diag([4, 1, 1, 1.0])))
+    fine = Grid((2, 4, 16), np.diag([4, 1, 0.5, 1.0]))
+    values = onto(thick, fine, Interpolation("cubic", coarse=3)).data[0]
+    assert [values[0].max(), values[1].max()] == [1, 5]
+
+
+def test_beyond_the_image_there_is_what_the_card_says_and_not_air() -> None:
+    image, beyond = normalise(line([2, 4]), [Standardise(mean=2, sd=2), Outside(0)], outside=0)
+    assert image.data.ravel().tolist() == [0, 1]
+    assert beyond == 0
+
+
+def test_the_mean_of_the_inside_counts_the_holes() -> None:
+    ring = np.full((1, 1, 5, 5), 3, np.float32)
+    ring[..., 2, 2] = 0  # a hole in plane is open through a single slice, so three slices close it
+    cube = np.repeat(ring, 5, axis=1)
+    cube[:, [0, 4]] = 3
+    whole = Volume(cube, Grid((5, 5, 5), np.eye(4)))
+    image, _ = normalise(whole, [Standardise(where="inside")])
+    # 122 voxels of 3 and 3 of 0
+    mean = 122 * 3 / 125
+    sd = (122 * (3 - mean) ** 2 / 125 + 3 * mean**2 / 125) ** 0.5
+    assert image.data[0, 2, 2, 2] == pytest.approx(-mean / sd)
+    outside, _ = normalise(whole, [Standardise(where="nonzero")])
+    assert outside.data[0, 2, 2, 2] == 0
+
+
+def test_the_inside_is_that_of_all_channels_before_any_step() -> None:
+    """The second channel's zeros count where the first is not 0, also where a step before made it 0."""
+    image = Volume(np.array([[7, 7, 9, 0], [2, 4, 0, 0]], np.float32).reshape(2, 1, 1, 4), Grid((1, 1, 4), np.eye(4)))
+    steps = [Standardise(7, 1, channels=(0,)), Standardise(where="inside", channels=(1,))]
+    found = normalise(image, steps)[0].data[1].ravel()
+    sd = (8 / 3) ** 0.5  # of 2, 4 and 0
+    assert found.tolist() == pytest.approx([0, 2 / sd, -2 / sd, 0])
+
+
+def test_the_gaussian_is_largest_at_half_the_edge() -> None:
+    plan = WindowPlan((1, 1, 8), centre="voxel")
+    row = weights(plan)[0, 0]
+    assert row.argmax() == 4
+    assert row[3] == pytest.approx(row[5])
+
+
+# ---- folders of version 2 -------------------------------------------------------------------------------------------
+
+
+def golden(name: str, file: str) -> Path:
+    """A file of the small copy (case B, two folds), else of the shared set."""
+    path = CONTAINERS / name / file
+    if path.exists():
+        return path
+    assert SHARED is not None
+    return SHARED / name / file
+
+
+@pytest.mark.parametrize(("name", "case", "folds"), CASES)
+def test_a_scan_is_prepared_as_nnunet_does(tmp_path: Path, name: str, case: str, folds: tuple[int, ...]) -> None:
+    expected = load_file(golden(name, f"expected_{case}_folds0_mirror.safetensors"))["preprocessed"]
+    made = card.read_card(imports.adopt(golden(name, "model"), to=tmp_path))
+    image = prepare(formats.read([golden(name, f"{case}_0000.nii.gz")]), made)
+    assert image.outside == 0
+    assert np.abs(image.image.data - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize(("name", "case", "folds"), CASES)
+def test_labels_are_those_of_nnunet(tmp_path: Path, name: str, case: str, folds: tuple[int, ...], mirror: bool) -> None:
+    """0.1 % of the voxels may differ by nnU-Net's sums in float16 (the next test); these networks know little."""
+    which = f"{case}_folds{''.join(map(str, folds))}_{'' if mirror else 'no'}mirror"
+    expected = load_file(golden(name, f"expected_{which}.safetensors"))["segmentation"]
+    made = chosen(card.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
+    engine = open_engine(made, engine="torch", device="cpu", mirror=mirror).engine
+    labels = segment(formats.read([golden(name, f"{case}_0000.nii.gz")]), made, engine).labels.data[0]
+    assert (labels == expected).mean() > 0.998
+
+
+@pytest.mark.parametrize(("name", "case", "folds"), [case for case in CASES if case[2] == (0,)])
+def test_with_sums_in_float16_logits_are_those_of_nnunet(
+    tmp_path: Path, name: str, case: str, folds: tuple[int, ...]
+) -> None:
+    expected = load_file(golden(name, f"expected_{case}_folds{''.join(map(str, folds))}_nomirror.safetensors"))
+    made = chosen(card.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
+    scan = formats.read([golden(name, f"{case}_0000.nii.gz")])
+    prepared = prepare(scan, made)
+    full, inner = padded(prepared.image, made.window, prepared.outside)
+    part = (
+        in_half(open_engine(made, engine="torch", device="cpu").engine, full, made.window)[(slice(None), *inner)]
+        .float()
+        .numpy()
+    )
+    assert np.abs(part - expected["logits"].astype(np.float32)).max() < 1e-2
+    slabs = [Volume(part, prepared.image.grid)]
+    labels = labels_on(scan.grid, slabs, made.decide, prepared.image.grid, prepared.wanted, made.interpolation)
+    assert (labels.data[0] == expected["segmentation"]).mean() > 0.9997
+
+
+def chosen(made: card.ModelCard, folds: tuple[int, ...]) -> card.ModelCard:
+    """The card with some of its folds."""
+    return replace(made, weights=made.weights[: len(folds)], sha256=made.sha256[: len(folds)])
+
+
+def in_half(engine: Any, full: Volume, plan: WindowPlan) -> torch.Tensor:
+    """Blended logits with weights and sums in float16, weights up to 10, as nnU-Net has them."""
+    spot = np.zeros(plan.size)
+    spot[tuple(n // 2 for n in plan.size)] = 1
+    gauss = torch.from_numpy(gaussian_filter(spot, [n / 8 for n in plan.size], 0, mode="constant"))
+    weight = (gauss / (gauss.max() / 10)).half()
+    weight[weight == 0] = weight[weight > 0].min()
+    total, norm = torch.zeros((3, *full.grid.shape), dtype=torch.half), torch.zeros(full.grid.shape, dtype=torch.half)
+    for window in windows(full.grid.shape, plan):
+        patch = full.data[(slice(None), *window.at)][None].copy()
+        total[(slice(None), *window.at)] += torch.as_tensor(engine.run(patch))[0] * weight
+        norm[window.at] += weight
+    return total / norm
+
+
+def test_a_checkpoint_of_version_2_carries_its_own_plans(tmp_path: Path) -> None:
+    path = CONTAINERS / "nnunetv2_tinyct" / "model" / "fold_0" / "checkpoint_final.pth"
+    alone = card.read_card(imports.adopt(path, to=tmp_path, name="alone"))
+    folder = card.read_card(imports.adopt(path.parent.parent, to=tmp_path, name="folder"))
+    assert replace(alone, name="", source="", document={}, weights=(), sha256=(), folder=None) == replace(
+        folder, name="", source="", document={}, weights=(), sha256=(), folder=None
+    )
+    assert len(folder.weights) == 2
+
+
+def test_what_plans_say_becomes_the_card(tmp_path: Path) -> None:
+    made = card.read_card(imports.adopt(CONTAINERS / "nnunetv2_tinyct" / "model", to=tmp_path))
+    assert made.channels == ("CT",)
+    assert made.grid.spacing == (2, 1, 1)
+    assert made.grid.axes is None
+    assert (made.interpolation.how, made.interpolation.coarse) == ("cubic", 3)
+    assert (made.window.size, made.window.steps, made.window.centre) == ((12, 24, 24), "even", "voxel")
+    assert made.mirror == (0, 1, 2)
+    assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
+
+
+def edited(tmp_path: Path, dataset: dict[str, Any] | None = None, plans: dict[str, Any] | None = None) -> Path:
+    """A folder of version 2 with one fold and some entries of its dataset.json and plans.json changed."""
+    source, folder = CONTAINERS / "nnunetv2_tinyct" / "model", tmp_path / "edited__nnUNetPlans__3d_fullres"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes((source / "fold_0" / "checkpoint_final.pth").read_bytes())
+    for name, change in (("dataset.json", dataset), ("plans.json", plans)):
+        document = json.loads((source / name).read_text())
+        (folder / name).write_text(json.dumps({**document, **(change or {})}))
+    return folder
+
+
+def test_regions_are_written_in_the_order_of_their_classes(tmp_path: Path) -> None:
+    labels = {"background": 0, "Whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+    folder = edited(tmp_path, {"labels": labels, "regions_class_order": [1, 2, 3]})
+    made = card.read_card(imports.adopt(folder, to=tmp_path))
+    assert [(label.name, label.id) for label in made.labels][1:] == [("whole_tumour", 1), ("core", 2), ("enhancing", 3)]
+    assert (made.decide.rule, made.decide.values) == ("regions", (1, 2, 3))
+
+
+def test_copies_of_the_plans_that_cross_validation_leaves_are_no_models(tmp_path: Path) -> None:
+    folder = edited(tmp_path)
+    (folder / "crossval_results_folds_0").mkdir()
+    for name in ("plans.json", "dataset.json"):
+        (folder / "crossval_results_folds_0" / name).write_text((folder / name).read_text())
+    assert imports.inspect(tmp_path).container == "nnU-Net v2 folder, fold_0"
+
+
+def test_all_cases_in_one_fold_and_the_best_checkpoint_do(tmp_path: Path) -> None:
+    folder = edited(tmp_path)
+    (folder / "fold_0").rename(folder / "fold_all")
+    (folder / "fold_all" / "checkpoint_final.pth").rename(folder / "fold_all" / "checkpoint_best.pth")
+    assert imports.inspect(folder).container == "nnU-Net v2 folder, fold_all"
+
+
+def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
+    folder = edited(tmp_path, {"labels": {"background": 0, "lesion": [2], "organ": [1]}})
+    made = card.read_card(imports.adopt(folder, to=tmp_path))
+    assert [(label.name, label.id) for label in made.labels] == [("background", 0), ("organ", 1), ("lesion", 2)]
+    assert made.decide.rule == "argmax"
+
+
+def test_channels_are_in_the_order_of_their_numbers_and_told_apart() -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    chosen = plans["configurations"]["3d_fullres"]
+    chosen |= {"normalization_schemes": ["NoNormalization"] * 3, "use_mask_for_norm": [True] * 3}
+    stored = checkpoint.Stored("a.pth", "torch", {"conv.weight": torch.zeros(1)}, "")
+    names: dict[str, str] = {"2": "T2", "0": "noNorm", "1": "T1"}
+    dataset = {"channel_names": names, "labels": {"background": 0, "organ": 1}}
+    assert nnunet.v2(plans, dataset, [stored], "3d_fullres").card["channels"] == ["noNorm", "T1", "T2"]
+    names["2"] = "T1"
+    assert nnunet.v2(plans, dataset, [stored], "3d_fullres").card["channels"] == ["noNorm_0", "T1_1", "T1_2"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "plans", "words"),
+    [
+        ({"labels": None}, {}, "plans.json and dataset.json: a field is of an unexpected kind"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, {}, "the field 'regions_class_order' is missing"),
+        ({"channel_names": {"0": "CT", "1": "PET"}}, {}, "the plans have 1 normalisations for 2 channels"),
+        ({}, {"configurations": {"3d_fullres": {}}}, "plans.json and dataset.json: the field '.*' is missing"),
+    ],
+)
+def test_plans_that_are_incomplete_are_refused_by_the_field(
+    tmp_path: Path, dataset: dict[str, Any], plans: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        imports.inspect(edited(tmp_path, dataset, plans))
+
+
+def test_an_ignored_label_has_no_output(tmp_path: Path) -> None:
+    folder = edited(tmp_path, {"labels": {"background": 0, "lesion": 2, "organ": 1, "ignore": 3}})
+    made = card.read_card(imports.adopt(folder, to=tmp_path))
+    assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
+
+
+def test_transposed_plans_transpose_the_grid(tmp_path: Path) -> None:
+    made = card.read_card(imports.adopt(edited(tmp_path, plans={"transpose_forward": [2, 0, 1]}), to=tmp_path))
+    assert made.grid.transpose == (2, 0, 1)
+
+
+def test_a_reader_that_turns_scans_states_the_orientation(tmp_path: Path) -> None:
+    folder = edited(tmp_path, plans={"image_reader_writer": "NibabelIOWithReorient"})
+    assert card.read_card(imports.adopt(folder, to=tmp_path)).grid.axes == "SAR"
+
+
+def test_a_reader_that_turns_scans_hands_them_over_before_the_plans_transpose_them(tmp_path: Path) -> None:
+    plans = {"image_reader_writer": "NibabelIOWithReorient", "transpose_forward": [1, 2, 0]}
+    made = card.read_card(imports.adopt(edited(tmp_path, plans=plans), to=tmp_path))
+    axial = Grid((5, 4, 3), np.eye(4)[[2, 1, 0, 3]])
+    assert axial.axes == "SPL"
+    assert (made.grid.axes, made.grid.transpose) == ("ARS", (0, 1, 2))
+    assert model_grid(axial, replace(made.grid, spacing=None)).shape == (4, 3, 5)
+
+
+def test_the_second_stage_of_a_cascade_is_refused(tmp_path: Path) -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    with pytest.raises(ModelError, match="second stage of a cascade"):
+        imports.inspect(edited(tmp_path, plans=plans))
+
+
+def test_a_2d_configuration_keeps_the_distance_of_slices(tmp_path: Path) -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    flat = plans["configurations"]["2d"]
+    arguments = flat["architecture"]["arch_kwargs"]
+    arguments["features_per_stage"] = [2, 2, 2, 2]
+    net = registry.build("nnunet_plain", {**arguments, "input_channels": 1, "num_classes": 3})
+    folder = tmp_path / "trainer__nnUNetPlans__2d"
+    (folder / "fold_0").mkdir(parents=True)
+    init = {"configuration": "2d", "plans": plans, "dataset_json": {}}
+    checkpoint_2d = {
+        "network_weights": net.state_dict(),
+        "init_args": init,
+        "inference_allowed_mirroring_axes": (0, 1),
+    }
+    torch.save(checkpoint_2d, folder / "fold_0" / "checkpoint_final.pth")
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text((CONTAINERS / "nnunetv2_tinyct" / "model" / "dataset.json").read_text())
+    made = card.read_card(imports.adopt(folder, to=tmp_path, name="flat"))
+    assert (made.slice_axis, made.window.size, made.mirror) == (0, (1, 40, 40), (1, 2))
+    assert made.grid.spacing == (None, 1, 1)
+    scan = formats.read([CONTAINERS / "nnunetv2_tinyct" / "caseB_0000.nii.gz"])
+    assert prepare(scan, made).wanted.spacing[0] == pytest.approx(3.5)
+    labels = segment(scan, made, open_engine(made, engine="torch", device="cpu").engine).labels
+    assert labels.data.shape == (1, 11, 44, 30)
+
+
+# ---- folders of version 1 -------------------------------------------------------------------------------------------
+
+
+TINY: dict[str, Any] = {
+    "in_channels": 1,
+    "out_channels": 3,
+    "img_size": [16, 32, 32],
+    "feature_size": 2,
+    "num_heads": 2,
+    "depths": [1, 1, 1, 1],
+    "dims": [4, 8, 16, 32],
+    "proj_size": [6, 4, 4, 2],
+    "decoder_proj_size": 4,
+    "decoder_depth": 1,
+    "decoder_num_heads": 2,
+}
+
+
+def version_1(folder: Path, **change: Any) -> tuple[Path, torch.nn.Module]:
+    """A folder as UNETR++ leaves it, with random weights."""
+    torch.manual_seed(0)
+    net = registry.build("unetrpp_synapse", TINY)
+    properties = {
+        0: OrderedDict(
+            mean=np.float64(55.5), sd=np.float64(80.25), percentile_00_5=np.float64(-150), percentile_99_5=300.0
+        )
+    }
+    plans = OrderedDict(
+        num_modalities=1,
+        modalities={0: "CT"},
+        normalization_schemes=OrderedDict([(0, "CT")]),
+        dataset_properties={"intensityproperties": properties, "all_classes": [1, 2]},
+        use_mask_for_norm=OrderedDict([(0, False)]),
+        transpose_forward=[0, 1, 2],
+        data_identifier="unetr_pp_Data_plans_v2.1",
+        plans_per_stage={0: {"patch_size": np.array([16, 32, 32]), "current_spacing": np.array([3.0, 0.76, 0.76])}},
+    )
+    place = folder / "fold_0"
+    place.mkdir(parents=True)
+    stored = {
+        "epoch": 1000,
+        "state_dict": net.state_dict(),
+        "best_stuff": (np.float64(0.8), 0.3),
+        "amp_grad_scaler": {},
+    }
+    torch.save(stored, place / "model_final_checkpoint.model")
+    info = OrderedDict(init=("/x", 0), name="unetr_pp_trainer_synapse", plans=OrderedDict(plans, **change))
+    (place / "model_final_checkpoint.model.pkl").write_bytes(pickle.dumps(info, 2))
+    (folder / "plans.pkl").write_bytes(pickle.dumps(OrderedDict(plans, **change), 4))
+    return folder, net
+
+
+def test_a_folder_of_version_1_needs_names_for_its_labels_and_nothing_else(tmp_path: Path) -> None:
+    folder, _ = version_1(tmp_path / "task")
+    found = imports.inspect(folder)
+    assert list(found.missing) == ["labels"]
+    assert found.network == "unetrpp_synapse"
+    made = card.read_card(
+        imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="background,organ,lesion"))
+    )
+    assert made.window.size == (16, 32, 32)
+    assert made.average == "probabilities"
+
+
+def test_version_1_averages_probabilities_of_windows(tmp_path: Path) -> None:
+    folder, net = version_1(tmp_path / "task")
+    made = imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="background,organ,lesion"))
+    x = torch.randn(1, 1, 16, 32, 32)
+    with torch.inference_mode():
+        ours, logits = checkpoint.network_of(card.read_card(made))(x), net(x)
+    assert torch.allclose(ours, torch.softmax(logits, 1), atol=1e-6)
+
+
+def test_plans_that_would_call_something_are_refused(tmp_path: Path) -> None:
+    folder, _ = version_1(tmp_path / "task", hook=combinations)  # a class: pickled by its name alone
+    with pytest.raises(ModelError, match=r"itertools\.combinations: not allowed"):
+        imports.inspect(folder)
+
+
+def test_plans_beside_the_file_win_over_a_recipe_which_names_the_labels(tmp_path: Path) -> None:
+    folder, _ = version_1(tmp_path / "task")
+    document = {
+        "format": 1,
+        "name": "tiny",
+        "source": "a recipe",
+        "architecture": {"name": "unetrpp_synapse", **TINY},
+        "channels": ["CT"],
+        "spacing": [9, 9, 9],
+        "patch_size": [16, 32, 32],
+        "labels": {"background": 0, "organ": 1, "lesion": 2},
+    }
+    (tmp_path / "tiny.json").write_text(json.dumps(document))
+    path = folder / "fold_0" / "model_final_checkpoint.model"
+    made = card.read_card(imports.adopt(path, to=tmp_path, recipe=str(tmp_path / "tiny.json")))
+    assert made.grid.spacing == (3.0, 0.76, 0.76)
+    assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
+    assert made.source == "a recipe"
+
+
+def version_1_unet(flat_stem: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    """Tensors as nnU-Net v1's own network names them, and v2's network that computes the same.
+
+    flat_stem  whether the first level of the encoder has kernels of 1x3x3, in the decoder always 3x3x3
+    """
+    torch.manual_seed(0)
+    sizes = {
+        "input_channels": 1,
+        "n_stages": 3,
+        "features_per_stage": [4, 6, 8],
+        "kernel_sizes": [[3, 3, 3]] * 3,
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        "n_conv_per_stage": [2, 2, 2],
+        "num_classes": 3,
+        "n_conv_per_stage_decoder": [2, 2],
+    }
+    net = registry.build("nnunet_plain", sizes)
+    for name, tensor in net.state_dict().items():
+        if "transpconvs" in name and name.endswith("bias"):
+            tensor.zero_()
+        if "seg_layers" in name and name.endswith("bias"):
+            tensor.zero_()
+        if flat_stem and name.startswith("encoder.stages.0.") and name.endswith("conv.weight"):
+            tensor[:, :, [0, 2]] = 0
+    places = {"encoder.stages.2.0.convs.0": "conv_blocks_context.2.0.blocks.0"}
+    places["encoder.stages.2.0.convs.1"] = "conv_blocks_context.2.1.blocks.0"
+    for i in (0, 1):
+        for j in (0, 1):
+            places[f"encoder.stages.{i}.0.convs.{j}"] = f"conv_blocks_context.{i}.blocks.{j}"
+            places[f"decoder.stages.{i}.convs.{j}"] = f"conv_blocks_localization.{i}.{j}.blocks.0"
+        places[f"decoder.transpconvs.{i}"] = f"tu.{i}"
+        places[f"decoder.seg_layers.{i}"] = f"seg_outputs.{i}"
+    old = {}
+    for name, tensor in net.state_dict().items():
+        place = next((p for p in places if name.startswith(f"{p}.")), None)
+        if place is None or (name.endswith("bias") and ("transpconvs" in name or "seg_layers" in name)):
+            continue
+        inside = flat_stem and name.startswith("encoder.stages.0.") and name.endswith("conv.weight")
+        end = name.removeprefix(place).replace(".norm.", ".instnorm.")
+        old[f"{places[place]}{end}"] = tensor[:, :, 1:2].clone() if inside else tensor.clone()
+    return old, net
+
+
+@pytest.mark.parametrize("flat_stem", [False, True])
+def test_version_1s_own_network_is_version_2s_under_other_names(tmp_path: Path, flat_stem: bool) -> None:
+    old, net = version_1_unet(flat_stem)
+    torch.save({"epoch": 1, "state_dict": old}, tmp_path / "model_final_checkpoint.model")
+    given = imports.options(
+        labels="background,a,b", spacing="1,1,1", orientation="file", window="0,1", patch="8,16,16", channels="CT"
+    )
+    made = card.read_card(imports.adopt(tmp_path / "model_final_checkpoint.model", to=tmp_path, name="m", given=given))
+    x = torch.randn(1, 1, 8, 16, 16)
+    with torch.inference_mode():
+        assert (checkpoint.network_of(made)(x) - net(x)).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED does not name the folder with the full set")
+def test_the_stored_folder_of_version_1_answers_as_unetr_plus_plus(tmp_path: Path) -> None:
+    assert SHARED is not None
+    folder = SHARED / "nnunetv1_unetrpp_synapse"
+    given = imports.options(labels="background,organ,lesion")
+    made = card.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given))
+    expected = {k: torch.from_numpy(v) for k, v in load_file(folder / "expected.safetensors").items()}
+    with torch.inference_mode():
+        ours = checkpoint.network_of(made)(expected["__input__"])
+    assert (ours - torch.softmax(expected["__output__"], 1)).abs().max() < 1e-4
+
+
+@pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED does not name the folder with the full set")
+def test_every_stored_container_is_known_or_refused() -> None:
+    assert SHARED is not None
+    refused = {}
+    for path in sorted(p for p in SHARED.iterdir() if "expected" not in p.name):
+        try:
+            imports.inspect(path)
+        except ModelError as error:
+            refused[path.name] = error.message
+    assert sorted(refused) == [
+        "malicious_in_metadata.pth",
+        "malicious_plain_pickle.pkl",
+        "malicious_raw.pth",
+        "tiny_segresnet_whole_module_pickle.pt",
+        "torchscript_script.ts",
+        "torchscript_trace.pt",
+    ]
+    assert all("not allowed" in message for message in refused.values())

@@ -1,0 +1,392 @@
+"""Weights are read safely or refused, and fit a network exactly or not at all."""
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import sys
+import types
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segcli.errors import ModelError
+from segcli.models import card
+from segcli.models import weights as checkpoint
+
+CONTAINERS = Path(__file__).parents[1] / "data" / "containers"
+
+
+class Caller:
+    """Pickled, it is a call of `os.mkdir` with a name that gives it away."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, ("PWNED",)
+
+
+@pytest.fixture(autouse=True)
+def _no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not [p for p in tmp_path.rglob("*") if "PWNED" in p.name]
+
+
+def model(folder: Path, weights: str = "weights.safetensors", **change: Any) -> card.ModelCard:
+    """A pointwise model's card, for whatever file lies under that name."""
+    document = {
+        "format": 1,
+        "name": "dots",
+        "architecture": {"name": "pointwise.Pointwise", "in_chans": 1, "out_chans": 2},
+        "weights": weights,
+        "channels": ["CT"],
+        "patch_size": [4, 4, 4],
+        "labels": {"background": 0, "body": 1},
+    }
+    (folder / "model.json").write_text(json.dumps({**document, **change}))
+    return card.read_card(folder)
+
+
+def tensors() -> dict[str, Tensor]:
+    return {"conv.weight": torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1, 1), "conv.bias": torch.tensor([0.5, -1.0])}
+
+
+def answer(net: nn.Module) -> list[float]:
+    """Both logits of a voxel of value 3: 0 * 3 + 0.5 and 2 * 3 - 1."""
+    with torch.inference_mode():
+        return net(torch.full((1, 1, 1, 1, 1), 3.0)).reshape(-1).tolist()
+
+
+def test_the_network_of_a_card_answers_with_the_files_weights(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "weights.safetensors")
+    net = checkpoint.network_of(model(tmp_path))
+    assert not net.training
+    assert answer(net) == [0.5, 5.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_float_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({k: v.to(dtype) for k, v in tensors().items()}, tmp_path / "weights.safetensors")
+    net = checkpoint.network_of(model(tmp_path))
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert answer(net) == [0.5, 5.0]
+
+
+def test_the_prefix_of_data_parallel_on_every_name_is_taken_off(tmp_path: Path) -> None:
+    torch.save({"state_dict": {f"module.{k}": v for k, v in tensors().items()}, "epoch": 3}, tmp_path / "w.pt")
+    assert answer(checkpoint.network_of(model(tmp_path, "w.pt"))) == [0.5, 5.0]
+
+
+def test_each_fold_is_loaded_from_its_own_file(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "a.safetensors")
+    save_file({k: v + 1 for k, v in tensors().items()}, tmp_path / "b.safetensors")
+    folds = model(tmp_path, weights=["a.safetensors", "b.safetensors"])  # type: ignore[arg-type]
+    assert answer(checkpoint.network_of(folds, 1)) == [1 * 3 + 1.5, 3 * 3 + 0.0]
+
+
+def test_a_file_that_was_changed_after_signing_is_refused_with_both_sums(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(tensors(), path)
+    signed = hashlib.sha256(path.read_bytes()).hexdigest()
+    save_file({k: v * 2 for k, v in tensors().items()}, path)
+    now = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(ModelError, match=f"checksum {now} does not match the {signed}"):
+        checkpoint.network_of(model(tmp_path, sha256=signed))
+
+
+def test_a_nan_among_the_weights_is_refused_by_the_tensors_name(tmp_path: Path) -> None:
+    bad = tensors()
+    bad["conv.bias"][1] = torch.nan
+    save_file(bad, tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"conv\.bias holds values that are not finite"):
+        checkpoint.network_of(model(tmp_path))
+
+
+def test_a_mismatch_counts_all_and_names_ten(tmp_path: Path) -> None:
+    other = {f"layer{i}.weight": torch.zeros(3) for i in range(30)}
+    other["conv.weight"] = torch.zeros(7, 5, 3)
+    save_file(other, tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError) as caught:
+        checkpoint.network_of(model(tmp_path))
+    text = caught.value.message
+    assert "1 missing, 30 unexpected, 1 of another shape, of 2" in text
+    assert "conv.bias is missing" in text
+    assert "conv.weight has the shape 7×5×3, not 2×1×1×1×1" in text
+    assert text.count(" is unexpected") == 8
+    assert "and 22 more" in text
+
+
+def test_a_mismatch_names_the_network_that_the_file_holds(tmp_path: Path) -> None:
+    save_file(load_file(CONTAINERS / "tiny_segresnet_raw.safetensors"), tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError) as caught:
+        checkpoint.network_of(model(tmp_path))
+    assert caught.value.hint == "the file holds the network segresnet"
+
+
+def test_labels_that_are_not_as_many_as_outputs_are_refused(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"labels of model\.json are for 3 output channels, the network has 2"):
+        checkpoint.network_of(model(tmp_path, labels={"background": 0, "a": 1, "b": 2}))
+
+
+def test_a_tensor_of_a_shape_that_no_network_has_is_a_mismatch_and_no_fault(tmp_path: Path) -> None:
+    bad = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    bad["convInit.conv.weight"] = torch.zeros(7, 5, 3)
+    save_file(bad, tmp_path / "weights.safetensors")
+    architecture = {"name": "segresnet", "init_filters": 4, "out_channels": 2, "blocks_down": [1, 1], "blocks_up": [1]}
+    with pytest.raises(ModelError, match=r"convInit\.conv\.weight has the shape 7×5×3"):
+        checkpoint.network_of(model(tmp_path, architecture={**architecture, "norm": ["GROUP", {"num_groups": 2}]}))
+
+
+def test_a_mismatch_names_the_nearest_network(tmp_path: Path) -> None:
+    near = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    del near["convInit.conv.weight"]
+    save_file(near, tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError) as caught:
+        checkpoint.network_of(model(tmp_path))
+    assert "nearest is segresnet: " in str(caught.value.hint)
+
+
+def test_a_network_of_pictures_takes_windows_of_one_slice() -> None:
+    x = torch.arange(24.0).reshape(1, 1, 4, 1, 6)
+    with torch.inference_mode():
+        y = checkpoint.Slices(nn.Conv2d(1, 3, 1), axis=1)(x)
+    assert y.shape == (1, 3, 4, 1, 6)
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in CONTAINERS.glob("malicious*")))
+def test_a_hostile_file_is_refused_by_what_it_would_call(name: str) -> None:
+    culprit = {"malicious_raw.pth": r"posix\.mkdir"}.get(name, r"io\.open")
+    with pytest.raises(ModelError, match=culprit):
+        checkpoint.read(CONTAINERS / name)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_call_is_refused_wherever_it_stands(tmp_path: Path, old: bool, protocol: int) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(
+        {"state_dict": tensors(), "extra": Caller()},
+        path,
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=not old,
+    )
+    with pytest.raises(ModelError, match="mkdir: not allowed"):
+        checkpoint.read(path)
+
+
+def test_a_call_of_an_unknown_class_is_refused_but_its_objects_are_dropped(tmp_path: Path) -> None:
+    class Called:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return pickle.Pickler, (1,)
+
+    torch.save({"state_dict": tensors(), "extra": Called()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"pickle\.Pickler: not allowed"):
+        checkpoint.read(tmp_path / "w.pt")
+
+
+def test_dates_and_paths_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    torch.save({"state_dict": tensors(), "at": datetime(2024, 1, 1, tzinfo=UTC), "to": Path("x")}, tmp_path / "w.pt")
+    assert set(checkpoint.table(checkpoint.read(tmp_path / "w.pt"))) == set(tensors())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_numpy_texts_dates_and_objects_beside_the_weights_do_no_harm(tmp_path: Path, old: bool) -> None:
+    import uuid
+
+    import numpy as np
+
+    beside = {
+        "texts": np.array(["a", "b"]),
+        "bytes": np.array([b"a"]),
+        "objects": np.array([1, None], dtype=object),
+        "rows": np.array([(1, "a")], dtype=[("a", "i4"), ("b", object)]),
+        "days": np.array(["2020-01-01"], dtype="datetime64[D]"),
+        "text": np.str_("abc"),
+        "empty": np.str_(""),
+        "day": np.datetime64("2020-01-01"),
+        "run": uuid.UUID(int=1),
+        "numbers": np.array([[1.0, 2.0], [3.0, 4.0]]),
+        "big": np.array([1, 2], dtype=">i4"),
+        "number": np.float64(2.5),
+    }
+    torch.save({"state_dict": tensors(), **beside}, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    stored = checkpoint.read(tmp_path / "w.pt")
+    assert checkpoint.table(stored).keys() == tensors().keys()
+    for name in ("texts", "objects", "numbers", "big", "text", "empty", "number"):
+        assert np.array_equal(stored.content[name], beside[name]), name
+
+
+def test_a_call_among_numpy_objects_is_refused(tmp_path: Path) -> None:
+    import numpy as np
+
+    torch.save({"state_dict": tensors(), "x": np.array([Caller()], dtype=object)}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="mkdir: not allowed"):
+        checkpoint.read(tmp_path / "w.pt")
+
+
+class Forged:
+    """Pickled, it is a NumPy type of objects that says it has none: bytes would be taken for their addresses."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import numpy as np
+
+        return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
+class Addresses:
+    """Pickled, it is an array of one object, at an address that is made up."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import numpy as np
+
+        make, how, _ = np.zeros(1).__reduce__()  # type: ignore[misc]
+        return make, how, (1, (1,), Forged(), False, b"\x10" * 8)
+
+
+def test_bytes_are_never_taken_for_the_addresses_of_objects(tmp_path: Path) -> None:
+    assert checkpoint.plain_pickle(pickle.dumps(Addresses(), 2), "plans.pkl").size == 0
+    torch.save({"state_dict": tensors(), "x": Addresses()}, tmp_path / "w.pt")
+    assert checkpoint.read(tmp_path / "w.pt").content["x"].size == 0
+
+
+def renamed(kind: type, module: str, name: str) -> type:
+    """The class as a pickle names it where its package is installed."""
+    kind.__module__, kind.__qualname__, kind.__name__ = module, name, name
+    return kind
+
+
+def test_settings_that_training_scripts_keep_beside_the_weights_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CfgNode(dict):  # type: ignore[type-arg]
+        pass
+
+    places = {"yacs": types.ModuleType("yacs"), "yacs.config": types.ModuleType("yacs.config")}
+    places["yacs.config"].CfgNode = renamed(CfgNode, "yacs.config", "CfgNode")  # type: ignore[attr-defined]
+    for name, module in places.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    settings = CfgNode(lr=0.1)
+    settings.frozen = True  # type: ignore[attr-defined]
+    plain = [int, str, tuple, slice(1, 2), range(3), complex(1, 2), frozenset([1])]
+    beside = {"cfg": settings, "args": argparse.Namespace(lr=0.1), "plain": plain, "last": deque([1.0], maxlen=3)}
+    torch.save({**beside, "state_dict": tensors()}, tmp_path / "a.pth")
+    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+
+
+def test_the_weights_are_found_beside_the_tables_of_an_optimiser(tmp_path: Path) -> None:
+    state = {0: {"exp_avg": torch.zeros(2)}, 1: {"exp_avg": torch.zeros(2)}}
+    torch.save({"optim": {"state": state, "groups": [{"lr": 0.1}]}, "final": tensors()}, tmp_path / "a.pth")
+    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+
+
+def test_the_weights_are_found_in_a_tuple(tmp_path: Path) -> None:
+    torch.save((3, tensors()), tmp_path / "a.pth")
+    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+
+
+def test_lists_of_the_same_list_are_looked_through_once() -> None:
+    content: list[Any] = []
+    for _ in range(4):
+        content = [content] * 10_000
+    with pytest.raises(ModelError, match="holds no table of tensors, but a list"):
+        checkpoint.table(checkpoint.Stored("a.pth", "torch", content, ""))
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(2, device="meta")}, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=r"the tensor conv.weight has a shape and no values"):
+        checkpoint.table(checkpoint.read(tmp_path / "a.pth"))
+
+
+def test_a_pickle_that_the_safe_loader_does_not_read_is_not_called_damaged(tmp_path: Path) -> None:
+    torch.save(tensors(), tmp_path / "a.pth", pickle_protocol=4)
+    with pytest.raises(ModelError, match="a pickle of protocol 4 or later") as refusal:
+        checkpoint.read(tmp_path / "a.pth")
+    assert "torch.save(model.state_dict(), FILE)" in str(refusal.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchscript_trace.pt", "TorchScript program"),
+        ("tiny_segresnet_whole_module_pickle.pt", "whole pickled network"),
+    ],
+)
+def test_what_would_run_as_code_is_refused_with_advice(name: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        checkpoint.read(CONTAINERS / name)
+    assert "state_dict()" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        p.name
+        for p in CONTAINERS.glob("tiny_segresnet_*")
+        if not any(word in p.name for word in ("expected", "whole_module", "lightning"))
+    ),
+)
+def test_every_container_gives_the_same_weights(name: str) -> None:
+    stored = checkpoint.read(CONTAINERS / name)
+    with safe_open(CONTAINERS / "tiny_segresnet_expected.safetensors", "pt") as file:
+        config = {k: v for k, v in json.loads(file.metadata()["config"]).items() if k != "network"}
+        x, y = file.get_tensor("__input__"), file.get_tensor("__output__")
+    net = checkpoint.fitted(checkpoint.table(stored), "segresnet", config, name)
+    with torch.inference_mode():
+        assert (net(x) - y).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_file_cut_in_half_is_called_truncated(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"w{ending}"
+    save_file(tensors(), path) if ending == ".safetensors" else torch.save(tensors(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ModelError, match="truncated"):
+        checkpoint.read(path)
+
+
+def test_a_web_page_in_place_of_weights_is_not_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"<html>404 not found</html>")
+    with pytest.raises(ModelError, match=r"not a checkpoint .* 26 bytes and begins with '<html>404"):
+        checkpoint.read(tmp_path / "w.pt")
+
+
+def test_a_numpy_scalar_of_objects_is_no_number(tmp_path: Path) -> None:
+    import numpy as np
+
+    data = pickle.dumps(np.array([{"a": 1}], dtype=object)[:1], 2)
+    assert checkpoint.plain_pickle(data, "plans.pkl")[0] == {"a": 1}
+    with pytest.raises(ModelError, match="scalar of the type object"):
+        checkpoint._scalar(checkpoint._Kind("O"), b"")
+
+
+def test_a_plain_pickle_gives_values_and_calls_nothing() -> None:
+    import numpy as np
+
+    values = {"spacing": np.array([3.0, 0.75]), "n": np.int64(4), "mask": np.float32(0.5), "names": ["a", ("b",)]}
+    for protocol in range(2, 6):
+        found = checkpoint.plain_pickle(pickle.dumps(values, protocol), "plans.pkl")
+        assert found["spacing"].tolist() == [3.0, 0.75]
+        assert (found["n"], found["mask"], found["names"]) == (4, 0.5, ["a", ("b",)])
+        with pytest.raises(ModelError, match=r"plans\.pkl: an unsafe pickle; opening it would call .*mkdir"):
+            checkpoint.plain_pickle(pickle.dumps([values, Caller()], protocol), "plans.pkl")
+
+
+def test_the_digest_of_tensors_does_not_depend_on_the_file(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "a.safetensors")
+    torch.save(tensors(), tmp_path / "b.pt")
+    sums = {checkpoint.digest(checkpoint.table(checkpoint.read(p))) for p in sorted(tmp_path.iterdir())}
+    assert len(sums) == 1
+    changed = tensors()
+    changed["conv.bias"][0] += 1e-6
+    assert checkpoint.digest(changed) not in sums

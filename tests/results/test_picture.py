@@ -1,0 +1,135 @@
+"""picture: the patient's left is on the right, millimetres are square, and colour is never alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segcli.inference.decide import Label
+from segcli.results.picture import VIEWS, bright, montage, montage_picture, overlay, sections, window
+from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
+
+NAMES = (Label(0, "background"), Label(1, "left_box", colour=(20, 20, 60)), Label(2, "rod", colour=(200, 90, 0)))
+
+
+def scan(spacing: tuple[float, float, float] = (4.0, 2.0, 1.0)) -> tuple[Volume, Volume]:
+    """A bright box at the left, the front and the top of a scan that is 80 mm long in each direction."""
+    shape = tuple(round(80 / s) for s in spacing)
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(spacing[::-1])[:, ::-1]
+    grid = Grid((shape[0], shape[1], shape[2]), affine)
+    image = np.full((1, *shape), 100, np.float32)
+    labels = np.zeros((1, *shape), np.uint8)
+    d, h, w = shape
+    box = (0, slice(3 * d // 4, d), slice(0, h // 4), slice(3 * w // 4, w))  # S, A, L
+    image[box], labels[box] = 900, 1
+    return Volume(image, grid), Volume(labels, grid)
+
+
+def turn(volume: Volume, code: str) -> Volume:
+    order, flips = turning(volume.grid.axes, code)
+    data = np.transpose(volume.data, [0, *(i + 1 for i in order)])
+    return Volume(np.flip(data, tuple(i + 1 for i, flip in enumerate(flips) if flip)), turned(volume.grid, code))
+
+
+def quarter(mask: np.ndarray) -> str:
+    """Where in a picture a mark lies."""
+    y, x = np.argwhere(mask).mean(axis=0) / mask.shape
+    return ("top" if y < 0.5 else "bottom") + (" left" if x < 0.5 else " right")
+
+
+def test_left_is_on_the_right_and_the_nose_points_left() -> None:
+    shown = sections(*scan(), count=1)
+    assert quarter(shown["axial"][0].labels == 1) == "top right"  # anterior is up
+    assert quarter(shown["coronal"][0].labels == 1) == "top right"  # superior is up
+    assert quarter(shown["sagittal"][0].labels == 1) == "top left"  # anterior is left
+    assert [shown[view][0].letters for view in VIEWS] == ["RLAP", "RLSI", "APSI"]
+
+
+@pytest.mark.parametrize("code", AXES_CODES)
+def test_the_same_scan_in_other_axes_gives_the_same_pictures(code: str) -> None:
+    image, labels = scan()
+    plain, other = sections(image, labels, 2), sections(turn(image, code), turn(labels, code), 2)
+    for view in VIEWS:
+        for a, b in zip(plain[view], other[view], strict=True):
+            assert a.position == b.position
+            assert np.array_equal(a.grey, b.grey)
+            assert np.array_equal(a.labels, b.labels)
+
+
+def test_a_millimetre_is_as_long_across_as_along() -> None:
+    shown = sections(*scan((8.0, 1.0, 2.0)), count=1, size=160)
+    assert {s.grey.shape for slices in shown.values() for s in slices} == {(160, 160)}
+
+
+def test_slices_lie_where_the_labels_are() -> None:
+    shown = sections(*scan((4.0, 4.0, 4.0)), count=3)
+    assert [s.index for s in shown["axial"]] == [16, 17, 18]  # planes 15 to 19 of 20
+    assert [s.position for s in shown["axial"]] == ["64.0 mm S", "68.0 mm S", "72.0 mm S"]
+
+
+def test_more_slices_than_planes_are_as_many_as_there_are() -> None:
+    assert len(sections(*scan((20.0, 20.0, 20.0)), count=9)["axial"]) == 1
+
+
+def test_an_oblique_scan_and_an_empty_map_are_drawn() -> None:
+    image, labels = scan()
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.9, -0.43589], [0.43589, 0.9]]
+    grid = Grid(image.grid.shape, turn @ image.grid.affine)
+    empty = Volume(np.zeros_like(labels.data), grid)
+    assert len(sections(Volume(image.data, grid), empty, 3)["axial"]) == 3
+
+
+def test_a_ct_is_windowed_to_soft_tissue_and_an_mr_by_its_percentiles() -> None:
+    image, _ = scan()
+    ct = Volume(np.where(image.data > 500, 60, -1000).astype(np.float32), image.grid)
+    assert window(ct) == (-160.0, 240.0)
+    assert window(image) == (100.0, 900.0)
+
+
+def test_a_contour_is_opaque_and_the_area_is_not() -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    labels[10:30, 10:30] = 2  # 20 x 20, the second structure: dashes
+    alpha = np.asarray(overlay(labels, (NAMES[0], NAMES[2])))[..., 3]
+    assert alpha[0, 0] == 0
+    assert alpha[15, 15] == round(255 * 0.35)
+    assert (alpha[10, 10:30] == 255).all()
+
+
+def test_neighbouring_numbers_have_other_lines() -> None:
+    labels = np.zeros((60, 60), np.uint8)
+    labels[5:55, 5:25], labels[5:55, 35:55] = 1, 2
+    alpha = np.asarray(overlay(labels, NAMES))[..., 3] == 255
+    assert alpha[5:55, 5].all()
+    assert 0.4 < alpha[5:55, 35].mean() < 0.6
+
+
+def test_a_dark_colour_is_lifted_until_it_can_be_seen() -> None:
+    assert min(bright((0, 0, 0))) >= 89
+    assert bright((200, 90, 0)) == (200, 90, 0)
+
+
+def test_the_montage_is_a_png_with_equal_bytes_each_time(tmp_path: Path) -> None:
+    image, labels = scan()
+    montage(image, labels, NAMES, tmp_path / "a.png")
+    montage(image, labels, NAMES, tmp_path / "b.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert data == (tmp_path / "b.png").read_bytes()
+    assert Image.open(io.BytesIO(data)).format == "PNG"
+
+
+def test_a_scan_that_is_black_all_over_is_drawn() -> None:
+    image, labels = scan()
+    assert montage_picture(Volume(image.data * 0, image.grid), labels, NAMES).size[0] > 600
+
+
+def test_voxels_that_are_not_finite_are_black() -> None:
+    image, labels = scan()
+    image.data[0, 0] = np.nan
+    image.data[0, 1] = np.inf
+    assert sections(image, labels, 3)["coronal"][0].grey.dtype == np.uint8

@@ -1,0 +1,170 @@
+"""What a record says, and when a case counts as done."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import scan
+from scan_files import nifti_bytes
+
+from segcli.errors import Denied, InputError
+from segcli.models.card import file_sha256
+from segcli.results import record
+
+KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> tuple[Path, Path]:
+    written, labels = tmp_path / "a_seg.json", tmp_path / "a_seg.nii.gz"
+    labels.write_bytes(b"labels")
+    facts = {"segcli_record": 1, **KEY, "labels": {"file": labels.name, "sha256": file_sha256(labels)}}
+    written.write_bytes(record.to_json(facts))
+    return written, labels
+
+
+def test_2_4_done_is_a_record_that_matches_input_model_options_and_labels(done):
+    assert record.is_done(*done, KEY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": {"sha256": "other"}},
+        {"model": {"sha256": "other"}},
+        {"options": {"overlap": 0.25, "classes": ()}},
+        {"options": {"overlap": 0.5, "classes": ("liver",)}},
+    ],
+)
+def test_2_4_another_input_model_or_option_is_not_done(done, change):
+    assert not record.is_done(*done, {**KEY, **change})
+
+
+def test_2_4_a_label_map_with_other_bytes_is_not_done(done):
+    done[1].write_bytes(b"labelz")
+    assert not record.is_done(*done, KEY)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_2_4_one_file_of_the_two_is_not_done(done, missing):
+    done[missing].unlink()
+    assert not record.is_done(*done, KEY)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"segcli_record": 1}', b'{"segcli_record": 1, "labels": 3}', b"[" * 100000]
+)
+def test_2_4_a_record_that_is_something_else_is_not_done(done, content):
+    done[0].write_bytes(content)
+    assert not record.is_done(*done, KEY)
+    assert not record.is_done(*done, {})
+
+
+def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
+    written, _ = done
+    mask = written.parent / "a_seg" / "liver.nii.gz"
+    mask.parent.mkdir()
+    mask.write_bytes(b"mask")
+    facts = json.loads(written.read_text())
+    facts["extras"] = {"seg_type": "binary", "files": {"a_seg/liver.nii.gz": file_sha256(mask)}}
+    written.write_bytes(record.to_json(facts))
+    assert record.has_extras(written, [mask], {"seg_type": "binary"})
+    assert record.has_extras(written, [], {"seg_type": "labelmap"})
+    assert not record.has_extras(written, [mask], {"seg_type": "labelmap"})
+    assert not record.has_extras(written, [mask, written.parent / "a_seg.csv"], {"seg_type": "binary"})
+    mask.write_bytes(b"mosk")
+    assert not record.has_extras(written, [mask], {"seg_type": "binary"})
+
+
+def test_the_hash_of_an_input_is_that_of_its_bytes(tmp_path):
+    path = scan(tmp_path / "a.nii")
+    assert record.hash_inputs([path]) == record.Inputs(("a.nii",), hashlib.sha256(path.read_bytes()).hexdigest())
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "slices" / "1.dcm").write_bytes(b"abc")
+    found = record.hash_inputs([tmp_path / "slices"])
+    assert found.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+
+
+META = b"""ObjectType = Image
+NDims = 3
+DimSize = 2 1 1
+ElementType = MET_SHORT
+ElementSpacing = 1 1 1
+ElementDataFile = voxels.raw
+"""
+NRRD = b"""NRRD0004
+type: uint8
+dimension: 3
+space: left-posterior-superior
+sizes: 4 1 1
+space directions: (1,0,0) (0,1,0) (0,0,1)
+space origin: (0,0,0)
+encoding: raw
+data file: voxels.raw
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("header", "voxels"),
+    [("a.hdr", "a.img"), ("a.hdr.gz", "a.img.gz"), ("a.mhd", "voxels.raw"), ("a.nhdr", "voxels.raw")],
+)
+def test_2_4_a_header_counts_with_the_voxels_that_it_names_and_with_nothing_else(tmp_path, header, voxels):
+    head, body = nifti_bytes(pair=True)
+    head = {"a.mhd": META, "a.nhdr": NRRD, "a.hdr": head}.get(header, gzip.compress(head, mtime=0))
+    (tmp_path / header).write_bytes(head)
+    (tmp_path / voxels).write_bytes(body)
+    (tmp_path / "a.txt").write_bytes(b"of the same stem")
+    whole = hashlib.sha256("".join(hashlib.sha256(x).hexdigest() for x in (head, body)).encode()).hexdigest()
+    assert record.hash_inputs([tmp_path / header]).sha256 == whole
+    if header.startswith("a.hdr"):
+        assert record.hash_inputs([tmp_path / voxels]).sha256 == whole
+
+
+def test_2_9_outputs_among_the_slices_of_a_folder_do_not_count(tmp_path):
+    (tmp_path / "1.dcm").write_bytes(b"slice")
+    before = record.hash_inputs([tmp_path]).sha256
+    (tmp_path / "own.json").write_bytes(b"{}")
+    assert record.hash_inputs([tmp_path], lambda path: path.name == "own.json").sha256 == before
+    assert record.hash_inputs([tmp_path]).sha256 != before
+
+
+def test_1_3_a_slice_that_may_not_be_read_is_refused_by_its_name(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "1.dcm").write_bytes(b"slice")
+    monkeypatch.setattr(record, "file_sha256", denied)
+    with pytest.raises(Denied, match=r"1\.dcm: cannot be read: permission denied"):
+        record.hash_inputs([tmp_path])
+
+
+def test_1_7_a_pipe_is_not_opened(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"a\.nii: not a regular file"):
+        record.hash_inputs([tmp_path / "a.nii"])
+
+
+def test_6_6_versions_do_not_depend_on_what_else_is_loaded():
+    told = "from segcli import record; print(sorted(record.versions('onnxruntime cpu')))"
+    alone, among = (
+        subprocess.run([sys.executable, "-c", first + told], capture_output=True, check=True).stdout
+        for first in ("", "import pydicom, torch, openvino; ")
+    )
+    assert alone == among
+    assert b"onnxruntime" in alone
+    assert b"openvino" not in alone
+
+
+def test_6_6_the_hash_of_a_model_does_not_depend_on_the_order_of_its_files(tmp_path):
+    from runs import card
+
+    found = card(tmp_path)
+    assert record.model_hash(found, {"a": "1", "b": "2"}) == record.model_hash(found, {"b": "2", "a": "1"})
+    assert record.model_hash(found, {"a": "1"}) != record.model_hash(found, {"a": "2"})

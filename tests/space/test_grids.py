@@ -1,0 +1,78 @@
+"""The grid a model wants, worked out by hand for each anchor."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shapes import grid
+
+from segcli.space.grids import GridSpec, model_grid, straightened
+from segcli.space.volume import AXES_CODES, turned
+
+
+def faces(g, axis):
+    """World positions of the outer faces along an array axis."""
+    lead = [0.0, 0.0, 0.0]
+    low, high = lead.copy(), lead.copy()
+    low[axis], high[axis] = -0.5, g.shape[axis] - 0.5
+    return g.world(low), g.world(high)
+
+
+def test_edges_keep_the_outer_faces_and_stretch_the_step() -> None:
+    scan = grid((10, 10, 10), (3.0, 1.0, 1.0))
+    wanted = model_grid(scan, GridSpec(None, (2.0, 2.0, 2.0), "edges"))
+    assert wanted.shape == (15, 5, 5)
+    for axis in range(3):
+        for a, b in zip(faces(scan, axis), faces(wanted, axis), strict=True):
+            assert a[axis if axis == 1 else 2 - axis] == pytest.approx(b[axis if axis == 1 else 2 - axis])
+
+
+def test_edges_never_round_an_axis_to_nothing() -> None:
+    assert model_grid(grid((1, 8, 8), (1, 1, 1)), GridSpec(None, (5.0, 1.0, 1.0))).shape == (1, 8, 8)
+
+
+def test_oriented_keeps_the_first_voxel_after_turning() -> None:
+    scan = grid((10, 11, 12), (3.0, 1.0, 1.0))
+    wanted = model_grid(scan, GridSpec("RAS", (1.5, 1.5, 2.0), "oriented"))
+    assert wanted.axes == "RAS"
+    assert wanted.spacing == pytest.approx((1.5, 1.5, 2.0))
+    assert wanted.world([0, 0, 0]) == pytest.approx(turned(scan, "RAS").world([0, 0, 0]))
+    # 12 voxels of 1 mm: (12 - 1) / 1.5 + 1 = 8.33; 11: 7.67; 10 of 3 mm: 27 / 2 + 1 = 14.5, half to even
+    assert wanted.shape == (8, 8, 14)
+
+
+def test_stored_reads_the_spacing_along_the_files_own_axes() -> None:
+    scan = grid((10, 11, 12), (3.0, 1.0, 1.0))  # i = W points left, k = D up
+    wanted = model_grid(turned(scan, "LPS"), GridSpec("RAS", (1.5, 1.5, 2.0), "stored"))
+    # the file's k is the patient's left here, so 2 mm goes there
+    assert wanted.axes == "RAS"
+    assert wanted.spacing == pytest.approx((2.0, 1.5, 1.5))
+
+
+def test_within_has_no_sample_beyond_the_last_voxel() -> None:
+    scan = grid((256, 10, 10), (1.0, 1.0, 1.0))
+    wanted = model_grid(scan, GridSpec("SPL", (2.0, 2.0, 2.0), "within"))
+    assert wanted.shape == (128, 5, 5)
+
+
+def test_a_transpose_reorders_the_files_axes() -> None:
+    scan = grid((10, 11, 12), (3.0, 1.0, 2.0))
+    assert model_grid(scan, GridSpec(transpose=(2, 0, 1))).shape == (12, 10, 11)
+
+
+@given(code=st.sampled_from(AXES_CODES))
+def test_a_turned_scan_gives_the_same_model_grid(code: str) -> None:
+    scan = grid((9, 10, 11), (2.0, 1.0, 1.5), (10, -20, 5))
+    spec = GridSpec("RAS", (1.7, 1.7, 1.7), "edges")
+    assert model_grid(turned(scan, code), spec).same_as(model_grid(scan, spec))
+
+
+def test_a_sheared_scan_gets_a_right_angled_grid_around_all_of_it() -> None:
+    scan = grid((10, 12, 14), (5.0, 1.0, 1.0), shear=0.25)
+    straight = straightened(scan)
+    assert scan.sheared
+    assert not straight.sheared
+    inside = straight.index(scan.corners())
+    assert (inside > -0.51).all()
+    assert (inside < np.array(straight.shape) - 0.49).all()
+    assert straight.spacing[0] == pytest.approx(5.0)  # along the normal, not along the slope

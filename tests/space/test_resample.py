@@ -1,0 +1,101 @@
+"""Voxels move onto other grids without losing their place."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapes import grid
+
+from segcli.space.resample import Interpolation, apply, onto, taps_for
+from segcli.space.volume import AXES_CODES, Grid, Volume, turned
+
+
+def ramp(on: Grid) -> Volume:
+    """A linear function of world position: linear interpolation gives it back exactly."""
+    world = on.world(np.stack(np.indices(on.shape), -1))
+    return Volume((world @ [1.0, 2.0, -0.5])[None].astype(np.float32), on)
+
+
+@given(code=st.sampled_from(AXES_CODES))
+def test_turning_is_a_copy_that_keeps_every_voxel_in_the_patient(code: str) -> None:
+    scan = Volume(np.arange(3 * 4 * 5, dtype=np.int16).reshape(1, 3, 4, 5), grid((3, 4, 5), (2, 1, 3), (7, 0, 30)))
+    there = onto(scan, turned(scan.grid, code))
+    assert there.data.dtype == np.int16
+    assert np.array_equal(onto(there, scan.grid).data, scan.data)
+    spot = np.unravel_index(np.argmax(there.data[0]), there.grid.shape)
+    assert there.grid.world(spot) == pytest.approx(scan.grid.world([2, 3, 4]))
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    code=st.sampled_from(AXES_CODES),
+    tilt=st.floats(-40, 40),
+    shear=st.sampled_from([0.0, 0.3]),
+    spacing=st.tuples(*[st.floats(0.7, 3)] * 3),
+)
+def test_a_ramp_stays_a_ramp_on_any_grid(code: str, tilt: float, shear: float, spacing: tuple) -> None:
+    scan = ramp(turned(grid((18, 20, 16), (2.0, 1.5, 1.0), (tilt, 5, -tilt), shear), code))
+    wanted = grid((9, 8, 7), spacing, (3, tilt, 0))
+    got, expected = onto(scan, wanted).data[0], ramp(wanted).data[0]
+    index = scan.grid.index(wanted.world(np.stack(np.indices(wanted.shape), -1)))
+    inside = ((index >= 0) & (index <= np.array(scan.grid.shape) - 1)).all(-1)
+    assert np.abs(got - expected)[inside].max(initial=0) < 1e-3
+
+
+def test_beyond_the_edge_the_border_voxel_is_repeated() -> None:
+    scan = Volume(np.array([5.0, 7.0], np.float32).reshape(1, 2, 1, 1), Grid((2, 1, 1), np.eye(4)))
+    wider = Grid((4, 1, 1), np.array([[1, 0, 0, -1.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    assert onto(scan, wider).data.ravel().tolist() == [5, 5, 7, 7]
+    tilted = Grid((4, 1, 1), np.array([[1, 0.01, 0, -1.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    assert onto(scan, tilted).data.ravel() == pytest.approx([5, 5, 7, 7])
+
+
+def test_nearest_invents_no_label() -> None:
+    rng = np.random.default_rng(0)
+    labels = Volume(rng.choice([0, 3, 900], (1, 8, 8, 8)).astype(np.uint16), grid((8, 8, 8)))
+    got = onto(labels, grid((11, 7, 5), (1.3, 2.2, 3.1), (12, 0, 4)), Interpolation("nearest"))
+    assert got.data.dtype == np.uint16
+    assert set(np.unique(got.data)) <= {0, 3, 900}
+
+
+def test_a_part_gets_the_very_values_that_the_whole_would_get() -> None:
+    rng = np.random.default_rng(1)
+    scan = Volume(rng.normal(size=(1, 12, 13, 14)).astype(np.float32), grid((12, 13, 14)))
+    wanted = grid((30, 31, 29), (0.7, 0.6, 0.9))
+    box = (slice(7, 19), slice(3, 30), slice(11, 12))
+    whole = onto(scan, wanted).data[(slice(None), *box)]
+    assert np.abs(whole - onto(scan, wanted.crop(box)).data).max() < 1e-6
+
+
+def test_cubic_agrees_with_scipys_zoom_that_nnunet_uses() -> None:
+    from scipy.ndimage import zoom
+
+    rng = np.random.default_rng(2)
+    data = rng.normal(size=(10, 12, 9)).astype(np.float32)
+    scan = Volume(data[None], Grid((10, 12, 9), np.diag([2.0, 1.0, 1.0, 1.0])))
+    ratio = np.array([20 / 10, 9 / 12, 13 / 9])
+    expected = zoom(data.astype(np.float64), ratio, order=3, mode="nearest", grid_mode=True)
+    step = np.array(data.shape) / np.array(expected.shape)
+    affine = np.diag([*(step * [2.0, 1.0, 1.0]), 1.0])
+    affine[:3, 3] = (step / 2 - 0.5) * [2.0, 1.0, 1.0]
+    got = onto(scan, Grid(expected.shape, affine), Interpolation("cubic")).data[0]
+    assert np.abs(got - expected).max() < 1e-4
+
+
+def test_a_coarse_axis_is_sampled_by_the_nearest_slice() -> None:
+    data = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1) * np.ones((1, 4, 6, 6), np.float32)
+    scan = Volume(data, Grid((4, 6, 6), np.diag([5.0, 1.0, 1.0, 1.0])))
+    wanted = Grid((8, 6, 6), np.array([[2.5, 0, 0, -1.25], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    got = onto(scan, wanted, Interpolation("cubic", coarse=3.0)).data[0, :, 0, 0]
+    assert got.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_smoothing_is_a_normalised_gaussian_cut_at_three_sigma() -> None:
+    taps = taps_for(np.array([10.0]), 21, sigma=1.0)
+    kernel = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+    kernel /= kernel.sum()
+    spike = np.zeros((21, 1, 1), np.float32)
+    for offset, weight in zip(range(-3, 4), kernel, strict=True):
+        spike[:] = 0
+        spike[10 + offset] = 1
+        assert apply(spike, taps, 0)[0, 0, 0] == pytest.approx(weight, abs=1e-6)
