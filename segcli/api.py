@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcli import formats
-from segcli.inference.decide import Label
 from segcli.inference.segment import Segmentation
 from segcli.inference.segment import segment as label
 from segcli.models.card import ModelCard, find
 from segcli.results.measure import Report, measure
 from segcli.space.volume import Volume
+from segcli.structures import Label
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Kind, Opened

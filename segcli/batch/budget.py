@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 import zlib
 from dataclasses import dataclass, replace
@@ -16,11 +15,13 @@ import psutil
 from numpy.typing import NDArray
 
 from segcli.engines.choose import Opened
-from segcli.engines.host import RESERVE, available
 from segcli.errors import OutOfMemory
 from segcli.inference.decide import BLOCK
-from segcli.inference.segment import Prepared, Wishes, at_least, check_channels, decided, prepare, window_count
-from segcli.inference.windows import SLAB_BYTES, Engine, WindowPlan, held, padded, starts, stream_axis, windows
+from segcli.inference.engine import Engine
+from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
+from segcli.inference.segment import Wishes, decided, window_count
+from segcli.inference.windows import SLAB_BYTES, WindowPlan, held, padded, starts, stream_axis, windows
+from segcli.memory import RESERVE, available, peak_memory
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
 from segcli.results.islands import islands
@@ -330,22 +331,6 @@ def _packed(labels: NDArray[np.integer], shape: tuple[int, int, int]) -> int:
     back = 32768 * labels[0].size / (shape[1] * shape[2])
     encoder = zlib.compressobj(1, zlib.DEFLATED, max(9, min(15, math.floor(math.log2(back)))))
     return len(encoder.compress(labels.tobytes())) + len(encoder.flush())
-
-
-def peak_memory() -> int:
-    """Bytes: the largest resident size of this process so far.
-
-    Linux's getrusage starts from the size of whoever started the process, so its own status file is read there.
-    """
-    if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    try:
-        import resource
-    except ImportError:  # Windows
-        return int(psutil.Process().memory_info().peak_wset)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def _pace() -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from segcli import formats
+from segcli import formats, memory
 from segcli.batch import budget
 from segcli.batch import outputs as extras
 from segcli.batch.cases import Case, is_own
@@ -31,14 +31,15 @@ from segcli.errors import (
     UsageError,
 )
 from segcli.formats import atomic
-from segcli.inference.decide import chosen
+from segcli.inference.engine import Engine
 from segcli.inference.segment import Segmentation, Wishes
 from segcli.inference.together import Member, segment_together
-from segcli.inference.windows import Engine, at_overlap
+from segcli.inference.windows import at_overlap
 from segcli.models.card import ModelCard, file_sha256
 from segcli.results import record
 from segcli.results.measure import Tally, cohort_rows, csv_text, from_json, summed, tallied, to_json
 from segcli.space.volume import Volume
+from segcli.structures import chosen
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
@@ -466,7 +467,7 @@ class _Job:
             seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
             facts["run"] = {
                 "seconds": {k: round(v, 3) for k, v in seconds.items()},
-                "peak_memory_mb": round(budget.peak_memory() / 1e6),
+                "peak_memory_mb": round(memory.peak_memory() / 1e6),
                 "steps": list(computed.steps),
             }
             atomic.write_bytes(record_path, record.to_json(facts))

@@ -133,7 +133,7 @@ def nnunet(scan: Path, folder: Path, threads: int) -> dict[str, float]:
 def main(peer: str, scan: str, folder: str, threads: str) -> None:
     import warnings
 
-    from segcli.batch.budget import peak_memory
+    from segcli.memory import peak_memory
 
     warnings.simplefilter("ignore")
     stages = {"monai": monai, "nnunet": nnunet}[peer](Path(scan), Path(folder), int(threads))

@@ -16,10 +16,10 @@ from segcli.commands.predict import Given, Opening
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.errors import EngineError, InputError, InputMissing, ModelError, UsageError
 from segcli.formats import atomic
-from segcli.inference.decide import Label, chosen
 from segcli.models.card import file_sha256, find, installed, places
 from segcli.results import record
 from segcli.space.volume import Volume
+from segcli.structures import Label, chosen
 
 if TYPE_CHECKING:
     from segcli.formats import Form
@@ -36,7 +36,8 @@ def info(
 ) -> None:
     """Print what a scan is and what predict would do with it; a folder of DICOM as a table of its series."""
     from segcli import formats
-    from segcli.inference.segment import finite, prepare, window_count
+    from segcli.inference.prepare import finite, prepare
+    from segcli.inference.segment import window_count
     from segcli.space.grids import model_grid
 
     if scan.is_dir() and series is None and (rows := _series_rows(scan)) and (len(rows) > 1 or rows[0]["problem"]):

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from segcli.engines.wrapped import Wrapped
 from segcli.errors import ModelError
-from segcli.inference.decide import side_of
 from segcli.models.card import ModelCard
 from segcli.space.volume import Array
+from segcli.structures import side_of
 
 
 class Mirrored(Wrapped):

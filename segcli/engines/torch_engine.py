@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segcli.engines.host import zeros as host_zeros
 from segcli.engines.quicker import channels_last, quicker
 from segcli.errors import OutOfMemory, cause_of
+from segcli.memory import zeros as host_zeros
 from segcli.space.volume import Box
 
 T = TypeVar("T")

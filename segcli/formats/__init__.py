@@ -17,7 +17,7 @@ from segcli.formats.streams import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
 if TYPE_CHECKING:
-    from segcli.inference.decide import Label
+    from segcli.structures import Label
 
 Form = Literal["pixdim", "sform", "qform"]
 LABELS, NO_INTENT = 1002, 0  # NIfTI intent codes

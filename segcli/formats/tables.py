@@ -13,7 +13,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from segcli.formats.atomic import write_bytes
-from segcli.inference.decide import Label, structures
+from segcli.structures import Label, structures
 
 
 def slicer(names: Sequence[Label]) -> str:

@@ -3,76 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.errors import UsageError, near
+from segcli.memory import mapped
 from segcli.parallel import each
 from segcli.space.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
 from segcli.space.volume import Box, Grid, Volume
 
 BLOCK = 1 << 18  # voxels of the scan that are decided in one go
 _THIN = 4  # planes of the model's grid that such a block has at least
-
-
-@dataclass(frozen=True)
-class Label:
-    """One structure of a label map.
-
-    id       its value in the map; 0 is background
-    name     ASCII snake_case
-    code     "SCT 10200004" (SNOMED CT), None when there is none
-    colour   red, green, blue, 0..255
-    pair     the name of the same structure on the other side, None for midline structures
-    """
-
-    id: int
-    name: str
-    code: str | None = None
-    colour: tuple[int, int, int] = (128, 128, 128)
-    pair: str | None = None
-
-
-def chosen(labels: Sequence[Label], wanted: Iterable[str], option: str) -> list[Label]:
-    """The labels that a user names by name, number or code ("SCT 10200004", or its last part), in their order.
-
-    option   of the command line, for the sentence
-    errors   UsageError for what none has, with the nearest name
-    """
-    found = []
-    for word in wanted:
-        own = [label for label in labels if word in (label.name, str(label.id))]
-        own = own or [label for label in labels if label.code and word in (label.code, label.code.split()[-1])]
-        if not own:
-            names = [label.name for label in labels]
-            raise UsageError(f"{option} {word}: no structure has that name, number or code" + near(word, names))
-        found += [label for label in own[:1] if label not in found]
-    return found
-
-
-def words_of(name: str) -> list[str]:
-    """The words of a structure's name in lower case, between underscores, hyphens, dots and spaces."""
-    return re.split(r"[_\-. ]+", name.lower())
-
-
-def side_of(name: str) -> Literal["left", "right"] | None:
-    """The side that a structure's name states: left, l or lh; right, r or rh."""
-    words = words_of(name)
-    if any(word in words for word in ("left", "l", "lh")):
-        return "left"
-    return "right" if any(word in words for word in ("right", "r", "rh")) else None
-
-
-def structures(names: Iterable[Label]) -> list[Label]:
-    """The labels without the background, in the order of their values."""
-    return sorted((n for n in names if n.id != 0), key=lambda n: n.id)
 
 
 @dataclass(frozen=True)
@@ -176,20 +120,6 @@ class Shares:
         for slab in slabs:
             self._spread.put(slab.grid, shares(slab.data, self._decide), self.volume.data)
             yield slab
-
-
-def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Zeros in a temporary file that is mapped into memory and vanishes with the array.
-
-    errors   OSError when the disk cannot hold it
-    """
-    with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process at the first write
-        else:
-            file.truncate(size)
-        return np.memmap(file, dtype, "r+", shape=shape)
 
 
 def shares(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float32]:

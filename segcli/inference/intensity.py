@@ -197,3 +197,11 @@ def _linear(origin: float, factor: float, low: float = 0.0) -> Map:
         return v
 
     return change
+
+
+@dataclass(frozen=True)
+class Resample:
+    """The place of the resampling among the intensity steps, where a card says that it is not the first."""
+
+
+Preparation = Step | Crop | Resample

@@ -9,22 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.engines.host import OnDisk
 from segcli.errors import ModelError
-from segcli.inference.decide import Decision, Spread, mapped, shares
-from segcli.inference.segment import (
-    Prepared,
-    Segmentation,
-    Wishes,
-    check_channels,
-    decided,
-    finite,
-    prepare,
-    segment,
-    window_count,
-    winners,
-)
-from segcli.inference.windows import Engine, Tick, WindowPlan, quiet, slide
+from segcli.inference.certainty import winners
+from segcli.inference.decide import Decision, Spread, shares
+from segcli.inference.engine import Engine
+from segcli.inference.prepare import Prepared, check_channels, finite, prepare
+from segcli.inference.segment import Segmentation, Wishes, decided, segment, window_count
+from segcli.inference.windows import Tick, WindowPlan, quiet, slide
+from segcli.memory import OnDisk, mapped
 from segcli.models.card import ModelCard
 from segcli.space.volume import Volume
 

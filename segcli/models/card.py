@@ -18,19 +18,18 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, cast
 
 from segcli.errors import ModelError, near
-from segcli.inference.decide import Decision, Label, side_of
-from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Scale, Standardise, Step
+from segcli.inference.decide import Decision
+from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Preparation, Resample, Scale, Standardise
 from segcli.inference.windows import WindowPlan
 from segcli.space.grids import Anchor, GridSpec, Spacing
 from segcli.space.resample import How, Interpolation
 from segcli.space.volume import AXES_CODES
+from segcli.structures import Label, named_pairs
 
 FORMAT = 1
 CARD_FILE = "model.json"
 METADATA_KEY = "segcli"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
-_CHAMBER = re.compile(r"atri|heart|cardi|myocard|(?<!lateral.)ventricle")
-_RIGHT = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "lh": "rh", "LH": "RH", "l": "r", "L": "R"}
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
     "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
@@ -39,14 +38,6 @@ _KEYS = {
     "volumes_ml", "volumes_source", "centroids_mm", "ensemble", "notes",
 }  # fmt: skip
 _NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
-
-
-@dataclass(frozen=True)
-class Resample:
-    """The place of the resampling among the intensity steps, where a card says that it is not the first."""
-
-
-Preparation = Step | Crop | Resample
 
 
 @dataclass(frozen=True)
@@ -560,21 +551,6 @@ def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
     if not _wholes(regions) or not set(regions) <= set(values):
         raise read.wrong("regions", "lists the label value of each output channel, in the order of writing")
     return labels, Decision(tuple(regions), "regions", back)
-
-
-def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Names that differ in their side only: ("kidney_left", "kidney_right"), ("lh_cortex", "rh_cortex").
-
-    Chambers of the heart are no pair: a mirrored heart has no left atrium where the right one was.
-    """
-    found = []
-    for name in names:
-        words = re.split(r"([_\-. ]+)", name)
-        if side_of(name) == "left" and not _CHAMBER.search(name.lower()):
-            other = "".join(_RIGHT.get(word, word) for word in words)
-            if other in names:
-                found.append((name, other))
-    return found
 
 
 def _colour(read: _Reader, name: str, text: Any, value: int) -> tuple[int, int, int]:

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.decide import Label, side_of, words_of
 from segcli.models.card import ModelCard
 from segcli.results.islands import Islands, islands
 from segcli.results.measure import Structure, Tally, summed, tallied
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label, side_of, words_of
 
 WRONG_SIDE_MM = 2.0  # a left structure may lie this far to the right of its right one
 STRAY_SHARE = 0.1  # part of a structure that may lie on the other side of the midline

@@ -25,9 +25,9 @@ from scipy.spatial import cKDTree
 
 from segcli.batch.cases import is_masks
 from segcli.errors import InputError, InputMissing
-from segcli.inference.decide import Label
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Box, Grid, Volume, turned, turning
+from segcli.structures import Label
 
 METRICS = ("dice", "iou", "hd95_mm", "assd_mm", "nsd", "volume_error")
 RULE = (

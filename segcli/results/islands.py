@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.decide import Label
 from segcli.parallel import each
 from segcli.results.measure import runs
 from segcli.space.volume import Volume
+from segcli.structures import Label
 
 _CHUNK = 1 << 18  # runs whose neighbours are looked for in one go
 _VOXELS = 1 << 20  # voxels whose runs are looked for in one go

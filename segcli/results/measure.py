@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.decide import Label
 from segcli.parallel import each
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
 
 _CHUNK = 1 << 20  # voxels looked at in one go
 _AT_ONCE = 8  # of them, before their tallies are added up

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segcli.formats.atomic import write_bytes
-from segcli.inference.decide import Label
 from segcli.results.measure import measure
 from segcli.space.volume import Volume, turned, turning
+from segcli.structures import Label
 
 View = Literal["axial", "coronal", "sagittal"]
 VIEWS: tuple[View, ...] = ("axial", "coronal", "sagittal")

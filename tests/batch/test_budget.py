@@ -14,6 +14,7 @@ import pytest
 from models import CARD, organs
 from scipy.ndimage import gaussian_filter
 
+from segcli import memory
 from segcli.batch import budget
 from segcli.batch.budget import (
     Rates,
@@ -21,7 +22,6 @@ from segcli.batch.budget import (
     check,
     host_bytes,
     measured,
-    peak_memory,
     plan,
     plan_case,
     resampled,
@@ -37,8 +37,10 @@ from segcli.engines.choose import open_engine
 from segcli.engines.host import HostSums
 from segcli.errors import InputError, OutOfMemory
 from segcli.inference import windows
-from segcli.inference.segment import prepare, segment
+from segcli.inference.prepare import prepare
+from segcli.inference.segment import segment
 from segcli.inference.windows import WindowPlan
+from segcli.memory import peak_memory
 from segcli.models.card import ModelCard, parse, read_card
 from segcli.space.volume import Grid, Volume
 
@@ -161,7 +163,7 @@ def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatc
         return texts[str(self)]
 
     monkeypatch.setattr(Path, "read_text", text)
-    assert host.available() == 2_000_000
+    assert memory.available() == 2_000_000
 
 
 class Many(HostSums):
@@ -272,7 +274,7 @@ def test_max_ram_reaches_the_engine(tmp_path: Path) -> None:
 def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
     here = np.ones(400_000_000, np.uint8)  # this process is large
     said = subprocess.run(
-        [sys.executable, "-c", "from segcli.batch.budget import peak_memory; print(peak_memory())"],
+        [sys.executable, "-c", "from segcli.memory import peak_memory; print(peak_memory())"],
         capture_output=True,
         text=True,
         check=True,

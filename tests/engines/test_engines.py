@@ -14,8 +14,8 @@ from small import model
 from segcli.engines import choose
 from segcli.engines.choose import open_engine
 from segcli.engines.export.verified import export_onnx
-from segcli.engines.host import OnDisk, zeros
 from segcli.errors import EngineError, ModelError
+from segcli.memory import OnDisk, zeros
 from segcli.models.card import ModelCard, read_card
 
 KINDS = ("torch", "onnx", "openvino")

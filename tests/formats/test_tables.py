@@ -10,8 +10,8 @@ import pytest
 from segcli import formats
 from segcli.batch.outputs import TABLES
 from segcli.formats import tables
-from segcli.inference.decide import Label
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
 
 NAMES = (
     Label(0, "background"),

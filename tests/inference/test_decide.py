@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import distances, grid
 
-from segcli.inference.decide import Decision, Shares, labels_on, side_of
+from segcli.inference.decide import Decision, Shares, labels_on
 from segcli.space.resample import onto
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
+from segcli.structures import side_of
 
 THREE = Decision((0, 7, 300))
 

@@ -8,7 +8,8 @@ from models import CARD, affine
 from shapes import distances, grid
 
 from segcli.errors import InputError
-from segcli.inference.segment import prepare, segment
+from segcli.inference.prepare import prepare
+from segcli.inference.segment import segment
 from segcli.models.card import parse
 from segcli.space.resample import onto
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned

@@ -16,7 +16,8 @@ from torch.nn.functional import pad
 from segcli.engines.choose import open_engine
 from segcli.errors import ModelError
 from segcli.formats import read, write_image
-from segcli.inference.segment import neighbours, segment
+from segcli.inference.prepare import neighbours
+from segcli.inference.segment import segment
 from segcli.models.card import ModelCard, find, parse
 from segcli.models.imports import adopt, options
 from segcli.networks.registry import build

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from models import CARD, organs
 
+from segcli import structures
 from segcli.errors import ModelError
 from segcli.inference.intensity import Clip, Crop, Scale
 from segcli.models import card as cards
@@ -149,12 +150,12 @@ def test_a_card_that_is_no_json_is_refused(tmp_path: Path) -> None:
 
 def test_9_pairs_come_from_names_but_not_for_the_chambers_of_the_heart() -> None:
     names = ["background", "kidney_left", "kidney_right", "Left-Lung", "Right-Lung", "left_atrium", "right_atrium"]
-    assert cards.named_pairs(names) == [("kidney_left", "kidney_right"), ("Left-Lung", "Right-Lung")]
-    assert cards.named_pairs(["left_lateral_ventricle", "right_lateral_ventricle"]) != []
-    assert cards.named_pairs(["left_ventricle", "right_ventricle"]) == []
-    assert cards.named_pairs(["left lung", "right lung"]) == [("left lung", "right lung")]
-    assert cards.named_pairs(["ctx-lh-cuneus", "ctx-rh-cuneus"]) == [("ctx-lh-cuneus", "ctx-rh-cuneus")]
-    assert cards.named_pairs(["kidney_L", "kidney_R", "vertebrae_L1"]) == [("kidney_L", "kidney_R")]
+    assert structures.named_pairs(names) == [("kidney_left", "kidney_right"), ("Left-Lung", "Right-Lung")]
+    assert structures.named_pairs(["left_lateral_ventricle", "right_lateral_ventricle"]) != []
+    assert structures.named_pairs(["left_ventricle", "right_ventricle"]) == []
+    assert structures.named_pairs(["left lung", "right lung"]) == [("left lung", "right lung")]
+    assert structures.named_pairs(["ctx-lh-cuneus", "ctx-rh-cuneus"]) == [("ctx-lh-cuneus", "ctx-rh-cuneus")]
+    assert structures.named_pairs(["kidney_L", "kidney_R", "vertebrae_L1"]) == [("kidney_L", "kidney_R")]
     card = cards.parse({**CARD, "codes": {}, "labels": {"background": 0, "lung_left": 1, "lung_right": 2}})
     assert [label.pair for label in card.labels] == [None, "lung_right", "lung_left"]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from segcli.errors import InputError, InputMissing
-from segcli.inference.decide import Label
 from segcli.results.evaluate import METRICS, Score, compare, evaluate, pair_folders, rows, summarise, unscored
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
+from segcli.structures import Label
 
 ONE = (Label(1, "one"),)
 TWO = (*ONE, Label(2, "two"))

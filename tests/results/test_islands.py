@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
 
-from segcli.inference.decide import Label
 from segcli.results.islands import Change, changes, islands, postprocess
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
 
 NAMES = (Label(0, "background"), Label(1, "one"), Label(2, "two"))
 

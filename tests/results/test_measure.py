@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcli.inference.decide import Label
 from segcli.results.measure import cohort_rows, csv_text, measure, rows, stats_totalseg, to_json
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
+from segcli.structures import Label
 
 NAMES = (Label(0, "background"), Label(1, "cube"), Label(2, "rod"), Label(7, "absent"))
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcli.inference.decide import Label
 from segcli.results.picture import VIEWS, bright, montage, montage_picture, overlay, sections, window
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
+from segcli.structures import Label
 
 NAMES = (Label(0, "background"), Label(1, "left_box", colour=(20, 20, 60)), Label(2, "rod", colour=(200, 90, 0)))
 

@@ -15,10 +15,10 @@ import numpy as np
 from volumes import outputs
 
 from segcli import formats
-from segcli.inference.decide import Label
 from segcli.results.checks import fitted, stretches
 from segcli.results.measure import measure
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
 
 FLUID = 24
 ROUNDS = 5

@@ -16,7 +16,7 @@ from segcli.engines.export.certificate import DIGEST_KEY, current_samples, diges
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, parsed, props
 from segcli.errors import ModelError
 from segcli.formats.atomic import whole_file
-from segcli.inference.segment import check_channels, finite, prepare
+from segcli.inference.prepare import check_channels, finite, prepare
 from segcli.inference.windows import padded, windows
 from segcli.models.card import METADATA_KEY, ModelCard, parse
 from segcli.space.volume import Volume

@@ -22,8 +22,8 @@ import segcli
 from segcli.errors import InputError, UsageError
 from segcli.formats.dicom.files import DicomFile
 from segcli.formats.dicom.frames import Frame
-from segcli.inference.decide import Label, side_of, structures, words_of
 from segcli.space.volume import Source, Volume
+from segcli.structures import Label, side_of, structures, words_of
 
 MANUFACTURER = "segcli"
 PRIVATE = "99SEGCLI"  # coding scheme of classes without a code of their own

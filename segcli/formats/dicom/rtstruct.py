@@ -23,8 +23,8 @@ from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.files import quiet, text_of
 from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, fingerprint, term, uid, unmapped
-from segcli.inference.decide import Label, structures
 from segcli.space.volume import Grid, Source, Volume
+from segcli.structures import Label, structures
 
 _CONTOUR_DATA = Tag("ContourData")
 Vertex = tuple[int, int]  # corner of voxels: (row, column) of the voxel to its lower right

@@ -22,8 +22,8 @@ from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.files import quiet
 from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, concept, fingerprint, term, uid, unmapped
-from segcli.inference.decide import Label, structures
 from segcli.space.volume import Grid, Source, Volume
+from segcli.structures import Label, structures
 
 Kind = Literal["binary", "fractional", "labelmap"]
 

@@ -21,13 +21,13 @@ from urllib.parse import quote
 import numpy as np
 
 from segcli.formats import nifti
-from segcli.inference.decide import Label
 from segcli.models.card import ModelCard, cache_home
 from segcli.results.evaluate import RULE
 from segcli.results.page import parts
 from segcli.results.page.parts import Cell, number, table, text
 from segcli.results.picture import VIEWS, Section, View, jpeg, overlay, png, sections, window
 from segcli.space.volume import Grid, Volume, turned
+from segcli.structures import Label
 
 SLICES = 24  # for each view
 _SIZE = 320  # pixels of the longest side

@@ -17,8 +17,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLo
 
 from segcli.errors import InputError
 from segcli.formats.dicom import seg, series
-from segcli.inference.decide import Label
 from segcli.space.volume import Volume
+from segcli.structures import Label
 
 DATA = Path(__file__).parents[2] / "data" / "dicom"
 SHUFFLED = [3, 0, 5, 1, 4, 2]

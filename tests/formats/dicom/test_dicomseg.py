@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from segcli.errors import InputError, OutputError, UsageError
 from segcli.formats.dicom import rtstruct, seg, sr
 from segcli.formats.dicom import series as dicom
-from segcli.inference.decide import Label
 from segcli.space.volume import Grid, Source, Volume
+from segcli.structures import Label
 
 NAMES = (
     Label(0, "background"),

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from segcli.errors import OutputError
 from segcli.formats.dicom import rtstruct
 from segcli.formats.dicom import series as dicom
-from segcli.inference.decide import Label
 from segcli.space.volume import Volume
+from segcli.structures import Label
 
 NAMES = (Label(0, "background"), Label(1, "ring", "SCT 10200004", (1, 2, 3)), Label(7, "dot", "SCT 78961009"))
 MADE = {"algorithm": "uxnet", "version": "ab" * 32}

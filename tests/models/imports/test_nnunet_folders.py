@@ -20,7 +20,8 @@ from segcli.engines.choose import open_engine
 from segcli.errors import ModelError
 from segcli.inference.decide import labels_on
 from segcli.inference.intensity import Outside, Standardise, normalise
-from segcli.inference.segment import prepare, segment
+from segcli.inference.prepare import prepare
+from segcli.inference.segment import segment
 from segcli.inference.windows import WindowPlan, padded, weights, windows
 from segcli.models import card, imports
 from segcli.models import weights as checkpoint

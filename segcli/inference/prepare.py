@@ -1,0 +1,121 @@
+"""What the network is shown: the scan on the model's grid, with the model's intensities."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import InputError
+from segcli.inference.intensity import Crop, Resample, Step, foreground, normalise
+from segcli.models.card import ModelCard
+from segcli.space.grids import model_grid
+from segcli.space.resample import onto
+from segcli.space.volume import Grid, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the network is shown.
+
+    image    (C, d, h, w) float32, normalised, cropped
+    wanted   the grid before the crop
+    outside  the value that lies beyond the image
+    """
+
+    image: Volume
+    wanted: Grid
+    outside: float
+    seconds: Mapping[str, float]
+
+
+def prepare(scan: Volume, card: ModelCard) -> Prepared:
+    """The scan on the model's grid with the model's intensities: the card's steps in their order."""
+    seconds = {"resample": 0.0, "normalise": 0.0}
+    began = time.perf_counter()
+    image, outside = scan, card.outside
+    wanted: Grid | None = None
+    cropped_first = False
+    pending: list[Step] = []
+    for step in (*card.prepare, None):
+        if step is not None and not isinstance(step, Resample | Crop):
+            pending.append(step)
+            continue
+        if pending:
+            image, outside = normalise(image, pending, outside)
+            pending = []
+        if isinstance(step, Crop):
+            cropped_first |= wanted is None
+            image = image.crop(foreground(image, step))
+            outside = outside if step.outside is None else step.outside
+        elif isinstance(step, Resample):
+            start = time.perf_counter()
+            wanted = model_grid(image.grid, card.grid)
+            image = onto(image, wanted, card.interpolation)
+            seconds["resample"] += time.perf_counter() - start
+    assert wanted is not None  # every card has one resampling
+    if image.data.dtype != np.float32:
+        image = Volume(image.data.astype(np.float32), image.grid, image.source)
+    if cropped_first:
+        wanted = _endless(image.grid)
+    if card.slice_axis is not None and card.slices > 1:
+        image = neighbours(image, card.slice_axis, card.slices)
+    seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
+    return Prepared(image, wanted, outside, seconds)
+
+
+def neighbours(image: Volume, axis: int, count: int) -> Volume:
+    """Each slice of an image (C, d, h, w) with those around it as channels: (count * C, d, h, w).
+
+    The slices before come first, then the slice itself; at the ends the last one is repeated.
+    """
+    n, half = image.grid.shape[axis], count // 2
+    seen = [np.clip(np.arange(n) + shift, 0, n - 1) for shift in range(-half, half + 1)]
+    return Volume(np.concatenate([image.data.take(at, 1 + axis) for at in seen]), image.grid, image.source)
+
+
+def _endless(part: Grid) -> Grid:
+    """A grid around `part` that no scan reaches the end of: all beyond the part is background."""
+    far = 1_000_000
+    d, h, w = (slice(-far, n + far) for n in part.shape)
+    return part.crop((d, h, w))
+
+
+def finite(scan: Volume) -> tuple[Volume, NDArray[np.bool_] | None, list[str]]:
+    """The scan without NaN and infinity, where they were, and a sentence about them (reliability.md 3.6).
+
+    They become the lowest finite value of their channel: air in a CT, nothing in an MR.
+    """
+    if scan.data.dtype.kind != "f":
+        return scan, None, []
+    bad = ~np.isfinite(scan.data)
+    count = int(bad.sum())
+    if count == 0:
+        return scan, None, []
+    data = scan.data.copy()
+    for channel, here in zip(data, bad, strict=True):
+        if here.all():
+            raise InputError("not one voxel has a finite value", hint="the scan holds only NaN or infinity")
+        channel[here] = channel[~here].min()
+    sentence = f"{count} of {bad.size} voxels are NaN or infinite; they are labelled background"
+    return Volume(data, scan.grid, scan.source), bad.any(axis=0), [sentence]
+
+
+def check_channels(scan: Volume, card: ModelCard) -> None:
+    """Refuse a scan with other channels than the model's."""
+    have, want = scan.data.shape[0], len(card.channels)
+    if have != want:
+        raise InputError(
+            f"the scan has {have} channel{'s' * (have != 1)}, the model {card.name} wants {want}: "
+            f"{', '.join(card.channels)}",
+            hint="name them with --channel NAME=FILE",
+        )
+
+
+def at_least(shape: tuple[int, int, int], size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A shape after padding to the window's size."""
+    d, h, w = (max(n, s) for n, s in zip(shape, size, strict=True))
+    return d, h, w

@@ -1,0 +1,100 @@
+"""The memory that there is, arrays in a temporary file where it does not suffice, and what the process has held."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from segcli.errors import OutOfMemory
+
+
+def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Zeros in a temporary file that is mapped into memory and vanishes with the array.
+
+    errors   OSError when the disk cannot hold it
+    """
+    with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process at the first write
+        else:
+            file.truncate(size)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
+RESERVE = 1 << 28  # bytes beside the sums: slabs on their way to labels, and what deciding them takes
+
+
+class OnDisk(np.memmap[Any, Any]):
+    """An array in a temporary file that vanishes with it; what was written leaves the process's memory again."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.release()
+
+    def release(self) -> None:
+        """Give the resident pages back; their content stays in the file."""
+        pages = self._mmap  # type: ignore[attr-defined]
+        if hasattr(pages, "madvise"):
+            pages.madvise(mmap.MADV_DONTNEED)
+
+
+def zeros(shape: tuple[int, ...], max_ram: int | None, steps: list[str]) -> NDArray[np.float32]:
+    """Zeros in memory where they leave room for the labels' work, else in a temporary file; a step then says so.
+
+    errors   OutOfMemory (71) when the disk cannot hold them either
+    """
+    size = 4 * int(np.prod(shape, dtype=np.int64))
+    room = available() if max_ram is None else max_ram - psutil.Process().memory_info().rss
+    if size + RESERVE <= room:
+        return np.zeros(shape, np.float32)
+    steps.append(
+        f"sums of {size / 1e9:.1f} GB are kept in a temporary file: {max(room, 0) / 1e9:.1f} GB of memory left"
+    )
+    try:
+        return mapped(shape, np.float32).view(OnDisk)
+    except OSError as error:
+        raise OutOfMemory(
+            f"sums of {size / 1e9:.1f} GB fit neither into memory nor into {tempfile.gettempdir()}",
+            hint="let TMPDIR name a folder with room, or give more --max-ram",
+        ) from error
+
+
+def available() -> int:
+    """Bytes that the machine, and the process's control group, still have to give."""
+    free = int(psutil.virtual_memory().available)
+    for most, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, current = Path(most).read_text().strip(), int(Path(used).read_text())
+        except (OSError, ValueError):
+            continue
+        if limit.isdigit():
+            free = min(free, max(0, int(limit) - current))
+    return free
+
+
+def peak_memory() -> int:
+    """Bytes: the largest resident size of this process so far.
+
+    Linux's getrusage starts from the size of whoever started the process, so its own status file is read there.
+    """
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
