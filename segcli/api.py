@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from segcli import formats
 from segcli.inference.segment import Segmentation
 from segcli.inference.segment import segment as label
-from segcli.models.card import ModelCard, find
+from segcli.models.card import ModelCard
+from segcli.models.library import find
 from segcli.results.measure import Report, measure
 from segcli.space.volume import Volume
 from segcli.structures import Label

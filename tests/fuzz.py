@@ -412,7 +412,7 @@ def graphs() -> list[Files]:
 def tables() -> list[Files]:
     from safetensors.numpy import save
 
-    from segcli.models.card import METADATA_KEY
+    from segcli.models.embedded import METADATA_KEY
     from segcli.networks import registry
 
     registry.nearest(())  # every family is built once, which takes seconds and belongs to no file
@@ -456,7 +456,7 @@ def feed_series(path: Path) -> None:
 
 
 def feed_card(path: Path) -> None:
-    from segcli.models.card import read_card
+    from segcli.models.library import read_card
 
     read_card(path.parent)
 
@@ -468,7 +468,7 @@ def feed_weights(path: Path) -> None:
         imports.inspect(path)
     with suppress(SegcliError):
         if path.suffix == ".safetensors":
-            from segcli.models.card import find
+            from segcli.models.library import find
 
             find(str(path))
     weights.fitted(weights.table(weights.read(path)), "pointwise.Pointwise", _arguments(), path.name)
@@ -482,7 +482,7 @@ def feed_graph(path: Path) -> None:
     from segcli.engines.export import onnx_file
     from segcli.engines.onnx_engine import OnnxEngine
     from segcli.models import imports
-    from segcli.models.card import find
+    from segcli.models.library import find
 
     for reader in (imports.inspect, lambda p: find(str(p))):
         with suppress(SegcliError):
@@ -494,7 +494,7 @@ def feed_graph(path: Path) -> None:
 
 @cache
 def organs_card() -> Any:
-    from segcli.models.card import read_card
+    from segcli.models.library import read_card
 
     with tempfile.TemporaryDirectory() as folder:
         return read_card(organs(Path(folder)))

@@ -13,7 +13,8 @@ import numpy as np
 from models import affine, organs
 
 from segcli.engines.choose import Opened
-from segcli.models.card import ModelCard, find
+from segcli.models.card import ModelCard
+from segcli.models.library import find
 
 sys.path.insert(0, str(Path(__file__).parent / "formats"))
 sys.path.insert(0, str(Path(__file__).parent / "formats" / "dicom"))

@@ -8,7 +8,7 @@ import pytest
 from segcli import formats
 from segcli.engines.choose import open_engine
 from segcli.inference.segment import segment
-from segcli.models.card import find
+from segcli.models.library import find
 
 DATA = Path(__file__).parent / "data" / "brain_t1"
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from segcli.batch.outputs import is_own
 from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
-from segcli.formats.atomic import is_partial
 from segcli.formats.streams import reading, walk
+from segcli.results.record import SEG, is_masks
 
 # Known double endings are one ending; .img comes in by its header.
 ENDINGS = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -21,14 +22,6 @@ _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 _DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
 # The folders of a BIDS dataset that a scan lies in: sub-01/anat, sub-01/ses-1/pet.
 _DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?[a-z]+)\Z")
-_SEG = "_seg"
-# What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
-_OWN = re.compile(
-    r"^(?P<base>.+)_(?:seg\.(?:nii\.gz|json|csv|tsv|html|png|dcm)|dseg\.(?:nii\.gz|json|tsv)"
-    r"|probseg\.(?:nii\.gz|json)|disagreement\.nii\.gz|rtstruct\.dcm|sr\.dcm|statistics\.json|lut\.txt)$"
-    r"|^(?P<table>.+)\.(?:ctbl|label)$",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,7 @@ def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
     """The cases, the same input once; refused when two inputs would make one output (reliability.md 2.8)."""
     owners: dict[Path, Case] = {}
     for case in map(_nameable, found):
-        target = (output or case.beside) / f"{case.name}{_SEG}.nii.gz"
+        target = (output or case.beside) / f"{case.name}{SEG}.nii.gz"
         key = Path(os.path.abspath(target))  # noqa: PTH100 - links are followed nowhere here
         other = owners.get(key)
         if other is None:
@@ -260,36 +253,6 @@ def _images(folder: Path, output: Path | None) -> list[Path]:
             ):
                 found.append(path)
     return found
-
-
-def is_own(path: Path) -> bool:
-    """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
-    if is_partial(path.name):
-        return True
-    if is_masks(path.parent):
-        return True
-    found = _OWN.match(path.name)
-    base = found and (found["base"] or found["table"])
-    return base is not None and _has_record(path.with_name(base))
-
-
-def is_masks(folder: Path) -> bool:
-    """Whether a folder is one of masks, NAME_seg, that segcli made of a case."""
-    return folder.name.endswith(_SEG) and _has_record(folder.with_name(folder.name.removesuffix(_SEG)))
-
-
-def _has_record(base: Path) -> bool:
-    """Whether the record of a case lies beside its outputs, in the flat layout or in that of BIDS."""
-    return any(_is_record(base.with_name(f"{base.name}{end}.json")) for end in (_SEG, "_dseg"))
-
-
-def _is_record(path: Path) -> bool:
-    """Whether a file begins as every record does; a folder of masks asks this once a file, so no more is read."""
-    try:
-        with path.open("rb") as file:
-            return b'"segcli_record"' in file.read(64)
-    except OSError:
-        return False
 
 
 def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> list[Case]:

@@ -18,7 +18,8 @@ from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import Options, Outcome, Watch, run_case
 from segcli.errors import EngineError, SegcliError, UsageError
 from segcli.formats.atomic import sweep
-from segcli.models.card import CARD_FILE, ModelCard, find
+from segcli.models.card import CARD_FILE, ModelCard
+from segcli.models.library import find
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened

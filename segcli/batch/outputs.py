@@ -14,10 +14,11 @@ from segcli import __version__, formats
 from segcli.batch.cases import Case
 from segcli.errors import ModelError, UsageError
 from segcli.formats import atomic
+from segcli.formats.atomic import is_partial
 from segcli.inference.segment import Segmentation
 from segcli.models.card import ModelCard
 from segcli.results.measure import Report, csv_text, rows, stats_totalseg
-from segcli.results.record import to_json
+from segcli.results.record import has_record, is_masks, to_json
 from segcli.space.volume import Volume
 
 REPORTS = ("csv", "tsv", "html", "png")
@@ -237,3 +238,23 @@ def _fractions(result: Segmentation, card: ModelCard) -> Volume:
         raise UsageError("--seg-type fractional: there are no probabilities for a label map that exists already")
     channels = [card.decide.values.index(value) for value in sorted(label.id for label in card.structures)]
     return Volume(result.probabilities.data[channels].astype(np.float32) / 255, result.labels.grid)
+
+
+# What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
+_OWN = re.compile(
+    r"^(?P<base>.+)_(?:seg\.(?:nii\.gz|json|csv|tsv|html|png|dcm)|dseg\.(?:nii\.gz|json|tsv)"
+    r"|probseg\.(?:nii\.gz|json)|disagreement\.nii\.gz|rtstruct\.dcm|sr\.dcm|statistics\.json|lut\.txt)$"
+    r"|^(?P<table>.+)\.(?:ctbl|label)$",
+    re.DOTALL,
+)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
+    if is_partial(path.name):
+        return True
+    if is_masks(path.parent):
+        return True
+    found = _OWN.match(path.name)
+    base = found and (found["base"] or found["table"])
+    return base is not None and has_record(path.with_name(base))

@@ -18,8 +18,8 @@ import numpy as np
 from segcli import formats, memory
 from segcli.batch import budget
 from segcli.batch import outputs as extras
-from segcli.batch.cases import Case, is_own
-from segcli.batch.outputs import Destination
+from segcli.batch.cases import Case
+from segcli.batch.outputs import Destination, is_own
 from segcli.errors import (
     Denied,
     InputError,
@@ -35,7 +35,8 @@ from segcli.inference.engine import Engine
 from segcli.inference.segment import Segmentation, Wishes
 from segcli.inference.together import Member, segment_together
 from segcli.inference.windows import at_overlap
-from segcli.models.card import ModelCard, file_sha256
+from segcli.models.card import ModelCard
+from segcli.models.library import file_sha256
 from segcli.results import record
 from segcli.results.measure import Tally, cohort_rows, csv_text, from_json, summed, tallied, to_json
 from segcli.space.volume import Volume

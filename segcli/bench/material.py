@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save
 
 from segcli.engines.export.graph import certified
-from segcli.models.card import CARD_FILE, ModelCard, read_card
+from segcli.models.card import CARD_FILE, ModelCard
+from segcli.models.library import read_card
 from segcli.networks.registry import build
 
 NETWORK = "uxnet3d.UXNet3D"

@@ -41,7 +41,7 @@ def monai(scan: Path, folder: Path, threads: int) -> dict[str, float]:
     t, data, inferers = (import_module(f"monai.{name}") for name in ("transforms", "data", "inferers"))
 
     from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
-    from segcli.models.card import read_card
+    from segcli.models.library import read_card
     from segcli.models.weights import network_of
 
     torch.set_num_threads(threads)
@@ -91,7 +91,7 @@ def nnunet(scan: Path, folder: Path, threads: int) -> dict[str, float]:
     resampling = import_module("nnunetv2.preprocessing.resampling.default_resampling")
 
     from segcli.bench.material import HIGH, LOW, WANTED, WINDOW
-    from segcli.models.card import read_card
+    from segcli.models.library import read_card
     from segcli.models.weights import network_of
 
     torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from segcli.commands.predict import Given, Opening
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.errors import EngineError, InputError, InputMissing, ModelError, UsageError
 from segcli.formats import atomic
-from segcli.models.card import file_sha256, find, installed, places
+from segcli.models.library import file_sha256, find, installed, places
 from segcli.results import record
 from segcli.space.volume import Volume
 from segcli.structures import Label, chosen
@@ -159,7 +159,7 @@ def export(
 
 def _is_export(path: Path) -> bool:
     """Whether a file is a network that segcli exported."""
-    from segcli.models.card import METADATA_KEY, onnx_metadata
+    from segcli.models.embedded import METADATA_KEY, onnx_metadata
 
     try:
         return METADATA_KEY in onnx_metadata(path)
@@ -202,7 +202,7 @@ def import_model(
 ) -> None:
     """Make a model folder and print its path; what was guessed or dropped on stderr."""
     from segcli.models import imports
-    from segcli.models.card import data_home
+    from segcli.models.library import data_home
 
     notes: list[str] = []
     folder = imports.adopt(
@@ -255,7 +255,7 @@ def verify(file: Path, *, as_json: bool) -> None:
     if graph is not None:
         from segcli.engines.export.certificate import DIGEST_KEY
         from segcli.engines.export.verified import verify as compare
-        from segcli.models.card import onnx_metadata
+        from segcli.models.embedded import onnx_metadata
 
         # A file of somebody else's is what the card's checksum says, which has been compared, and holds no certificate.
         if not (file.is_dir() and card.onnx_sha256 and DIGEST_KEY not in onnx_metadata(graph)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segcli import __version__
 from segcli.errors import cause_of
-from segcli.models.card import cache_home, places
+from segcli.models.library import cache_home, places
 from segcli.parallel import cores
 
 LIBRARIES = (

@@ -20,7 +20,8 @@ from segcli.batch.pipeline import Options, Outcome, apart, cohort, predict, writ
 from segcli.commands.terminal import SCHEMA, Show, print_json, print_line, say, show_error, structure_rows, table
 from segcli.errors import CasesFailed, InputMissing, ModelError, OutputError, SegcliError, UsageError
 from segcli.formats import atomic
-from segcli.models.card import ModelCard, find
+from segcli.models.card import ModelCard
+from segcli.models.library import find
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Kind, Opened

@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from segcli.errors import EngineError, ModelError
-from segcli.models.card import ModelCard, file_sha256, find
+from segcli.models.card import ModelCard
+from segcli.models.library import file_sha256, find
 from segcli.parallel import cores
 
 Kind = Literal["auto", "torch", "onnx", "openvino"]

@@ -6,12 +6,9 @@ and safetensors files.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePath
@@ -28,7 +25,6 @@ from segcli.structures import Label, named_pairs
 
 FORMAT = 1
 CARD_FILE = "model.json"
-METADATA_KEY = "segcli"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
 _KEYS = {
     "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
@@ -129,223 +125,7 @@ def part(folder: Path, name: str) -> Path:
     return path
 
 
-def file_sha256(path: Path) -> str:
-    """The sum of a file's bytes, as cards and records state it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # ---- finding a model --------------------------------------------------------------------------------------------
-
-
-def places() -> list[Path]:
-    """Where models are looked for, first match wins: $SEGCLI_WEIGHTS, the checkout, the package, the user's folder."""
-    found = [Path(p) for p in os.environ.get("SEGCLI_WEIGHTS", "").split(os.pathsep) if p]
-    here = Path(__file__).resolve().parents[1]
-    checkout = here.parent / "weights"
-    if (here.parent / "pyproject.toml").is_file():
-        found.append(checkout)
-    found += [here / "weights", data_home() / "models"]
-    return found
-
-
-def data_home() -> Path:
-    """The user's folder for models: $SEGCLI_HOME, else the platform's habit (XDG_DATA_HOME on Linux)."""
-    return _home("XDG_DATA_HOME", ".local/share", "data")
-
-
-def cache_home() -> Path:
-    """The user's folder for what can be made again: $SEGCLI_HOME, else the platform's habit (XDG_CACHE_HOME)."""
-    return _home("XDG_CACHE_HOME", ".cache", "cache")
-
-
-def _home(variable: str, unix: str, kind: str) -> Path:
-    if own := os.environ.get("SEGCLI_HOME"):
-        return Path(own) / kind
-    if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "segcli" / kind
-    if xdg := os.environ.get(variable):
-        return Path(xdg) / "segcli"
-    return Path(os.environ.get("HOME") or os.path.expanduser("~")) / unix / "segcli"  # noqa: PTH111
-
-
-@dataclass(frozen=True)
-class Found:
-    """A model folder that the search came across; `problem` is why it cannot be used, or None."""
-
-    name: str
-    folder: Path
-    card: ModelCard | None
-    problem: str | None
-
-
-def installed() -> list[Found]:
-    """Every model in every place, shadowed ones left out."""
-    out: dict[str, Found] = {}
-    for place in places():
-        if not place.is_dir():
-            continue
-        for folder in sorted(p for p in place.iterdir() if (p / CARD_FILE).is_file()):
-            if folder.name in out:
-                continue
-            try:
-                card, problem = read_card(folder), None
-                if lacking := [n for n in card.weights if not (folder / n).is_file()]:
-                    problem = f"lacks {', '.join(lacking)}"
-                    if card.onnx and (folder / card.onnx).is_file():
-                        problem = None
-            except ModelError as error:
-                card, problem = None, error.message
-            out[folder.name] = Found(folder.name, folder, card, problem)
-    return list(out.values())
-
-
-def find(model: str) -> ModelCard:
-    """The card of a model given by name, folder or file (model.json, an .onnx or .safetensors with a card inside).
-
-    errors   ModelError (78): no such model, with the nearest name; or what is wrong with its card
-    """
-    path = Path(model)
-    named = path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model)
-    if named and not (path / CARD_FILE).is_file():  # what else lies here by that name may be an output folder
-        for place in places():
-            if (place / model / CARD_FILE).is_file():
-                return read_card(place / model)
-    if path.is_dir():
-        return read_card(path)
-    if path.is_file():
-        return read_card(path.parent) if path.name == CARD_FILE else _embedded(path)
-    names = [f.name for f in installed()]
-    raise ModelError(
-        f"no model {model!r} found" + near(model, names),
-        hint="`segcli models` lists what there is; a folder or a file can be given too",
-    )
-
-
-def read_card(folder: Path) -> ModelCard:
-    """The card of a model folder."""
-    path = folder / CARD_FILE
-    if not path.is_file():
-        raise ModelError(
-            f"{folder.name}: {CARD_FILE} not found",
-            hint="a model folder holds model.json and its weights; `segcli models import` makes one",
-        )
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise ModelError(f"{folder.name}/{CARD_FILE} is not JSON: {error}") from error
-    return parse(document, folder)
-
-
-def _embedded(path: Path) -> ModelCard:
-    """The card inside an exported file, which then is its own weights."""
-    if path.suffix == ".onnx":
-        text = onnx_metadata(path).get(METADATA_KEY)
-    elif path.suffix == ".safetensors":
-        text = safetensors_metadata(path).get(METADATA_KEY)
-    else:
-        raise ModelError(
-            f"{path.name}: not a model folder, an .onnx or a .safetensors file",
-            hint="`segcli models import` turns a checkpoint into a model folder",
-        )
-    if text is None:
-        raise ModelError(
-            f"{path.name}: has no segcli card inside",
-            hint="`segcli models import` makes a model folder of it",
-        )
-    document = card_inside(text, path)
-    own = {"onnx": path.name, "weights": []} if path.suffix == ".onnx" else {"weights": path.name, "onnx": None}
-    kept = {k: v for k, v in document.items() if k not in ("sha256", "onnx_sha256", "weights", "onnx")}
-    return parse({**kept, **own}, path.resolve().parent)
-
-
-def card_inside(text: str, path: Path) -> dict[str, Any]:
-    """The card that a file carries as JSON, not yet checked field by field.
-
-    errors   ModelError (78): no JSON object
-    """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
-    return document
-
-
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The strings in a safetensors header, read without the library: 8 bytes of length, then JSON."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(path.stat().st_size, 100_000_000):
-            raise ModelError(f"{path.name}: not a safetensors file, or truncated")
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{path.name}: not a safetensors file: {error}") from error
-    notes = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(notes, dict):
-        return {}
-    return {str(k): str(v) for k, v in notes.items()}
-
-
-def onnx_metadata(path: Path) -> dict[str, str]:
-    """metadata_props of an ONNX file, walked as protocol buffer fields so that no library has to be loaded.
-
-    ModelProto field 14 is StringStringEntryProto {1: key, 2: value}; everything else is skipped.
-    """
-    out: dict[str, str] = {}
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        while file.tell() < size:
-            number, kind = divmod(_varint(file.read, path), 8)
-            if kind == 0:
-                _varint(file.read, path)
-            elif kind == 1:
-                file.seek(8, 1)
-            elif kind == 5:
-                file.seek(4, 1)
-            elif kind == 2:
-                length = _varint(file.read, path)
-                if number == 14 and length < 100_000_000:
-                    entry = _strings(file.read(length), path)
-                    out[entry.get(1, "")] = entry.get(2, "")
-                elif length > size:
-                    raise ModelError(f"{path.name}: not an ONNX file, or truncated")
-                else:
-                    file.seek(length, 1)
-            else:
-                raise ModelError(f"{path.name}: not an ONNX file")
-    return out
-
-
-def _varint(read: Callable[[int], bytes], path: Path) -> int:
-    value = shift = 0
-    while True:
-        byte = read(1)
-        if not byte or shift > 63:
-            raise ModelError(f"{path.name}: not an ONNX file, or truncated")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-        shift += 7
-
-
-def _strings(data: bytes, path: Path) -> dict[int, str]:
-    position = 0
-
-    def read(n: int) -> bytes:
-        nonlocal position
-        position += n
-        return data[position - n : position]
-
-    out: dict[int, str] = {}
-    while position < len(data):
-        number, kind = divmod(_varint(read, path), 8)
-        if kind != 2:
-            raise ModelError(f"{path.name}: not an ONNX file")
-        out[number] = read(_varint(read, path)).decode("utf-8", "replace")
-    return out
 
 
 # ---- checking a card --------------------------------------------------------------------------------------------

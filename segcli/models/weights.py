@@ -10,26 +10,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
-import pickletools
 import struct
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from segcli.errors import ModelError, cause_of
+from segcli.errors import ModelError
 from segcli.models.card import ModelCard
+from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_old_torch, unpickled
 from segcli.networks import registry
 
 Tensors = dict[str, Tensor]
@@ -37,7 +34,6 @@ MODULE = "module."  # DataParallel's prefix
 # Where training scripts keep the table of tensors, the likeliest first.
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
 _SHOWN = 10
-_SAVE_AGAIN = "save the tensors alone, torch.save(model.state_dict(), FILE), where the checkpoint was made"
 
 
 @dataclass(frozen=True)
@@ -198,12 +194,10 @@ def table(stored: Stored) -> Tensors:
     """
     found = _find(stored.content, 4, set())
     if found is None:
-        raise ModelError(
-            f"{stored.name}: holds no table of tensors, but {_described(stored.content)}", hint=_SAVE_AGAIN
-        )
+        raise ModelError(f"{stored.name}: holds no table of tensors, but {_described(stored.content)}", hint=SAVE_AGAIN)
     bare = next((name for name, tensor in found.items() if tensor.is_meta), None)
     if bare is not None:
-        raise ModelError(f"{stored.name}: the tensor {bare} has a shape and no values", hint=_SAVE_AGAIN)
+        raise ModelError(f"{stored.name}: the tensor {bare} has a shape and no values", hint=SAVE_AGAIN)
     while found and all(name.startswith(MODULE) for name in found):
         found = {name.removeprefix(MODULE): tensor for name, tensor in found.items()}
     return found
@@ -287,15 +281,15 @@ def _opened(data: bytes, name: str) -> tuple[str, Any]:
                 f"{name}: not a safetensors file, or a truncated one ({len(data)} bytes): {error}"
             ) from error
     if data[:1] == b"\x80":
-        if not _is_old_torch(data):
-            called = next((g for g in globals_in(data, name) if g not in _allowed()), None)
+        if not is_old_torch(data):
+            called = next((g for g in globals_in(data, name) if g not in allowed()), None)
             raise ModelError(
                 f"{name}: a bare pickle, not allowed as weights" + (f"; it names {called}" if called else ""),
-                hint=_SAVE_AGAIN,
+                hint=SAVE_AGAIN,
             )
-        return "torch before 1.6", _unpickled(data, name, globals_in(data, name))
+        return "torch before 1.6", unpickled(data, name, globals_in(data, name))
     if data[257:262] == b"ustar":
-        raise ModelError(f"{name}: an archive of the tar kind (PyTorch before 0.1.10): not allowed", hint=_SAVE_AGAIN)
+        raise ModelError(f"{name}: an archive of the tar kind (PyTorch before 0.1.10): not allowed", hint=SAVE_AGAIN)
     start = data[:24].decode("ascii", "replace").strip()
     raise ModelError(
         f"{name}: not a checkpoint of any format that segcli knows; it has {len(data)} bytes and begins with {start!r}",
@@ -325,257 +319,7 @@ def _zip(data: bytes, name: str) -> tuple[str, Any]:
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
         # The last four: names that are no text, versions and encryption that zipfile does not know, odd extra fields.
         raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {error}") from error
-    return "torch", _unpickled(data, name, names)
-
-
-_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of PyTorch before 1.6
-
-
-def _is_old_torch(data: bytes) -> bool:
-    try:
-        return any(
-            op.name.startswith("LONG") and arg == _MAGIC for op, arg, _ in islice(pickletools.genops(data[:64]), 4)
-        )
-    except ValueError:
-        return False
-
-
-def globals_in(data: bytes, name: str) -> list[str]:
-    """The dotted names of all globals in a pickle (or the several of an old torch file), in order; none is imported.
-
-    errors   ModelError for a pickle that ends too early or makes a name while it is read
-    """
-    stream = io.BytesIO(data)
-    found: dict[str, None] = {}
-    # An old torch file has five: magic number, protocol, system, the object, the list of storages.
-    for number in range(5 if _is_old_torch(data) else 1):
-        texts: list[str | None] = []
-        memo: dict[int, str | None] = {}
-        try:
-            for op, arg, _ in pickletools.genops(stream):
-                if op.name in ("GLOBAL", "INST"):
-                    found[".".join(str(arg).split(" ", 1))] = None
-                elif op.name == "STACK_GLOBAL":
-                    if len(texts) < 2 or None in texts[-2:]:
-                        raise ModelError(f"{name}: a pickle that makes up a name while it is read: not allowed")
-                    found[f"{texts[-2]}.{texts[-1]}"] = None
-                elif op.name.startswith("EXT"):
-                    raise ModelError(f"{name}: a pickle with extension code {arg}: not allowed")
-                if "UNICODE" in op.name or op.name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
-                    texts.append(str(arg))
-                elif op.name == "MEMOIZE":
-                    memo[len(memo)] = texts[-1] if texts else None
-                elif op.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                    memo[int(arg or 0)] = texts[-1] if texts else None
-                elif op.name in ("GET", "BINGET", "LONG_BINGET"):
-                    texts.append(memo.get(int(arg or 0)))
-        except (ValueError, EOFError, UnicodeDecodeError) as error:
-            if number == 4:  # the storages follow; torch says whether they are whole
-                break
-            raise ModelError(f"{name}: a truncated or corrupt pickle ({len(data)} bytes): {error}") from error
-    return list(found)
-
-
-class _Uncallable(type):
-    """Of a stand-in: pickle may make one, but calling the class, as REDUCE does, is refused by name."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise _Called(cls.__name__)
-
-
-class _Called(Exception):
-    """A pickle tried to call a global that is no part of reading tensors."""
-
-
-class StandIn(metaclass=_Uncallable):
-    """What a class that is not needed for weights becomes: an object that holds and does nothing.
-
-    Its class bears the global's dotted name.
-    """
-
-    def __new__(cls, *args: Any) -> StandIn:
-        return object.__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        """What the object was is dropped."""
-
-
-def _inert(*args: Any) -> None:
-    """What a harmless value that is made by a call (a date, a path) becomes."""
-
-
-class _Kind:
-    """What a NumPy type becomes: of its state the byte order alone is taken.
-
-    The rest of it would say where objects lie in an array's bytes, and what lies there would be followed.
-    """
-
-    def __init__(self, code: Any, *how: Any) -> None:
-        if not isinstance(code, str):
-            raise ModelError(f"a NumPy type that is given as {type(code).__name__}: not allowed")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Values(np.ndarray[Any, Any]):
-    """A NumPy array that is filled with the values of a type; rows of several types are dropped."""
-
-    def __setstate__(self, state: Any) -> None:
-        version, shape, kind, order, values = state
-        if isinstance(values, list) == (kind.dtype.kind == "O"):
-            super().__setstate__((version, shape, kind.dtype, order, values))
-
-
-def _scalar(kind: _Kind, data: bytes | str) -> Any:
-    """A NumPy scalar: a number, a text, a date."""
-    if kind.dtype.kind not in "biufcSUMmV":
-        raise ModelError(f"a NumPy scalar of the type {kind.dtype}: not allowed")
-    raw = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(raw, kind.dtype, 1)[0] if kind.dtype.itemsize else kind.dtype.type()
-
-
-def _array(kind: Any, shape: tuple[int, ...], code: Any) -> Any:
-    """An empty NumPy array, which pickle fills afterwards."""
-    if kind is not np.ndarray:
-        raise ModelError(f"an array of the class {kind}: not allowed")
-    return _Values((0,), "b")
-
-
-def _buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], order: Any) -> Any:
-    """A NumPy array as pickle protocol 5 writes it."""
-    return np.frombuffer(data, kind.dtype).reshape(shape, order="F" if order == "F" else "C").copy()
-
-
-def _text(text: str, encoding: str = "latin1") -> bytes:
-    """Bytes, which protocol 2 writes as text."""
-    if encoding.replace("-", "").lower() not in ("latin1", "iso88591", "ascii", "utf8"):
-        raise ModelError(f"bytes in the encoding {encoding!r}: not allowed")
-    return text.encode(encoding)
-
-
-# Reviewed: each makes a plain value and touches nothing else. Both spellings of NumPy's private module are in files.
-NUMPY: dict[str, Callable[..., Any]] = {
-    "numpy.dtype": _Kind,
-    "numpy.ndarray": np.ndarray,
-    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _buffer for core in ("core", "_core")},
-}
-_CONTAINERS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _text,
-    "builtins.set": set,
-    "__builtin__.set": set,
-    "builtins.list": list,
-    "__builtin__.list": list,
-    "builtins.dict": dict,
-    "__builtin__.dict": dict,
-}
-# Dictionaries with attributes, in which training scripts keep their configuration.
-_SETTINGS = (
-    "easydict.EasyDict",
-    "addict.addict.Dict",
-    "yacs.config.CfgNode",
-    "fvcore.common.config.CfgNode",
-    "mmengine.config.config.ConfigDict",
-    "lightning_fabric.utilities.data.AttributeDict",
-    "lightning.fabric.utilities.data.AttributeDict",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-)
-_DATES = ("datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone")
-_PATHS = tuple(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath"))
-# As values in a configuration they are inert; PyTorch 2 writes Python 2's names.
-_TYPES = "int long float complex bool str unicode bytes bytearray tuple frozenset slice range xrange object"
-_PLAIN = tuple(f"{place}.{kind}" for place in ("builtins", "__builtin__") for kind in _TYPES.split())
-_HARMLESS = (*_DATES, *_PLAIN, *_PATHS, *(name.replace("pathlib", "pathlib._local") for name in _PATHS))
-# torch refuses these whatever its list says.
-_SYSTEM = ("sys", "os", "posix", "nt", "subprocess", "builtins", "__builtin__", "io", "shutil", "runpy", "importlib")
-
-
-def _allowed() -> set[str]:
-    """Every global that may be called."""
-    own = torch._weights_only_unpickler._get_allowed_globals()
-    return {*own, *NUMPY, *_CONTAINERS, *_SETTINGS, *_HARMLESS, "collections.defaultdict", "collections.deque"}
-
-
-def _unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
-    """What torch's weights-only loader makes of a file whose globals have been listed."""
-    strange = [g for g in names if g not in _allowed()]
-    if unreadable := next((g for g in strange if not g.isprintable()), None):
-        raise ModelError(f"{name}: a corrupt pickle that names {unreadable!r}", hint="fetch it again")
-    for g in strange:
-        if g.split(".", 1)[0] in _SYSTEM:
-            raise _unsafe(name, g, strange)
-    stand_ins = [(_Uncallable(g, (StandIn,), {}), g) for g in strange]
-    arrays = [(_Values, f"{__name__}.{_Values.__name__}")]  # no pickle names it, but one may fill it
-    more = {"collections.defaultdict": _default, "collections.deque": _queue}
-    known = [(make, g) for g, make in (NUMPY | _CONTAINERS | more | dict.fromkeys(_SETTINGS, OrderedDict)).items()]
-    harmless = [(_inert, g) for g in _HARMLESS]
-    with torch.serialization.safe_globals([*arrays, *stand_ins, *known, *harmless]), warnings.catch_warnings():
-        # torch warns of pickle protocols and of its own old storages, which is no news to a user.
-        warnings.simplefilter("ignore")
-        try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except _Called as error:
-            raise _unsafe(name, str(error), strange) from None
-        except ModelError as error:
-            raise ModelError(f"{name}: {error.message}") from error
-        except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, struct.error) as error:
-            cause = cause_of(error)
-            if isinstance(error, pickle.UnpicklingError) and strange:
-                raise _unsafe(name, strange[0], strange) from None
-            if "Unsupported operand" in str(error):
-                raise ModelError(
-                    f"{name}: a pickle of protocol 4 or later, which PyTorch's safe loader does not read",
-                    hint=_SAVE_AGAIN,
-                ) from None
-            raise ModelError(
-                f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {cause}", hint="fetch it again"
-            ) from error
-        except (EOFError, AttributeError, AssertionError, OverflowError, RecursionError, MemoryError) as error:
-            raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes)") from error
-
-
-def _default(*args: Any) -> dict[Any, Any]:
-    """A defaultdict becomes a dict: what it would call for a missing key is dropped."""
-    return {}
-
-
-def _queue(*args: Any) -> list[Any]:
-    """A deque becomes a list."""
-    return []
-
-
-def _unsafe(name: str, culprit: str, strange: Iterable[str]) -> ModelError:
-    whole = any(g.startswith("torch.nn.modules.") for g in strange)
-    kind = "a whole pickled network, not its tensors" if whole else "an unsafe pickle"
-    return ModelError(f"{name}: {kind}; opening it would call {culprit}: not allowed", hint=_SAVE_AGAIN)
+    return "torch", unpickled(data, name, names)
 
 
 # ---- pickles that are no checkpoints (the plans of nnU-Net v1) -------------------------------------------------------
-
-
-def plain_pickle(data: bytes, name: str) -> Any:
-    """The dicts, lists, texts, numbers and NumPy arrays of a pickle; anything else in it is refused by name."""
-    for g in globals_in(data, name):
-        if g not in NUMPY and g not in _CONTAINERS:
-            raise _unsafe(name, g, [])
-    try:
-        return _Plain(io.BytesIO(data), encoding="latin1").load()
-    except ModelError as error:
-        raise ModelError(f"{name}: {error.message}") from error
-    except Exception as error:  # a damaged pickle can raise anything; none of it is code from the file
-        raise ModelError(f"{name}: a truncated or corrupt pickle ({len(data)} bytes): {error}") from error
-
-
-class _Plain(pickle.Unpickler):
-    """Finds only what makes plain values; nothing is imported."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = (NUMPY | _CONTAINERS).get(f"{module}.{name}")
-        if found is None:
-            raise ModelError(f"an unsafe pickle; opening it would call {module}.{name}: not allowed")
-        return found

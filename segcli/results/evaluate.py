@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
-from segcli.batch.cases import is_masks
 from segcli.errors import InputError, InputMissing
+from segcli.results.record import is_masks
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Box, Grid, Volume, turned, turning
 from segcli.structures import Label

@@ -17,7 +17,8 @@ from typing import Any
 
 from segcli import __version__, formats
 from segcli.formats.streams import is_folder, reading, refusal, walk
-from segcli.models.card import ModelCard, file_sha256
+from segcli.models.card import ModelCard
+from segcli.models.library import file_sha256
 from segcli.space.volume import Grid
 
 SCHEMA = 1
@@ -148,3 +149,25 @@ def has_extras(record: Path, files: Sequence[Path], choices: Mapping[str, Any]) 
     return isinstance(sums, dict) and all(
         path.is_file() and sums.get(path.relative_to(record.parent).as_posix()) == file_sha256(path) for path in files
     )
+
+
+SEG = "_seg"
+
+
+def is_masks(folder: Path) -> bool:
+    """Whether a folder is one of masks, NAME_seg, that segcli made of a case."""
+    return folder.name.endswith(SEG) and has_record(folder.with_name(folder.name.removesuffix(SEG)))
+
+
+def has_record(base: Path) -> bool:
+    """Whether the record of a case lies beside its outputs, in the flat layout or in that of BIDS."""
+    return any(_is_record(base.with_name(f"{base.name}{end}.json")) for end in (SEG, "_dseg"))
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file begins as every record does; a folder of masks asks this once a file, so no more is read."""
+    try:
+        with path.open("rb") as file:
+            return b'"segcli_record"' in file.read(64)
+    except OSError:
+        return False

@@ -41,7 +41,8 @@ from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.inference.windows import WindowPlan
 from segcli.memory import peak_memory
-from segcli.models.card import ModelCard, parse, read_card
+from segcli.models.card import ModelCard, parse
+from segcli.models.library import read_card
 from segcli.space.volume import Grid, Volume
 
 RATES = Rates(seconds=2.0, pace=1e-9, ram=300_000_000)

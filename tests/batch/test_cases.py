@@ -8,7 +8,8 @@ import pytest
 from dicom_phantom import SHAPE, series
 
 from segcli import formats
-from segcli.batch.cases import Case, cases, is_own, listed, shard, stem
+from segcli.batch.cases import Case, cases, listed, shard, stem
+from segcli.batch.outputs import is_own
 from segcli.errors import Denied, InputError, InputMissing, UsageError
 
 RECORD = b'{\n "segcli_record": 1\n}\n'

@@ -16,12 +16,13 @@ from runs import Pointwise, card, files, opened, quick, scan, scans
 
 from segcli import formats
 from segcli.batch import pipeline
-from segcli.batch.cases import Case, cases, is_own
-from segcli.batch.outputs import Destination, bids_name, mask_names
+from segcli.batch.cases import Case, cases
+from segcli.batch.outputs import Destination, bids_name, is_own, mask_names
 from segcli.batch.pipeline import Options, Outcome, apart, cohort
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.formats import atomic
-from segcli.models.card import ModelCard, file_sha256, parse
+from segcli.models.card import ModelCard, parse
+from segcli.models.library import file_sha256
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from segcli.batch.outputs import Destination
 from segcli.commands import answers
 from segcli.engines.export.verified import export_onnx
 from segcli.errors import InputError, ModelError
-from segcli.models.card import file_sha256, read_card
+from segcli.models.library import file_sha256, read_card
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 

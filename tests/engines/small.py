@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from segcli.models.card import ModelCard, read_card
+from segcli.models.card import ModelCard
+from segcli.models.library import read_card
 from segcli.networks.registry import build
 
 UXNET = {"name": "uxnet3d.UXNet3D", "in_chans": 1, "out_chans": 3, "depths": [1, 1, 1, 1]} | {

@@ -16,7 +16,8 @@ from segcli.engines.choose import open_engine
 from segcli.engines.export.verified import export_onnx
 from segcli.errors import EngineError, ModelError
 from segcli.memory import OnDisk, zeros
-from segcli.models.card import ModelCard, read_card
+from segcli.models.card import ModelCard
+from segcli.models.library import read_card
 
 KINDS = ("torch", "onnx", "openvino")
 
@@ -104,7 +105,7 @@ def test_auto_takes_openvino_on_the_models_onnx_file_and_says_so(card: ModelCard
 def test_an_onnx_run_never_imports_torch(tmp_path: Path) -> None:
     folder = organs(tmp_path / "organs")
     program = (
-        "import sys; from pathlib import Path; from segcli.models.card import read_card; "
+        "import sys; from pathlib import Path; from segcli.models.library import read_card; "
         "from segcli.engines.choose import open_engine; import numpy as np; "
         f"opened = open_engine(read_card(Path({str(folder)!r}))); "
         "opened.engine.run(np.zeros((1, 1, 32, 32, 32), np.float32)); "

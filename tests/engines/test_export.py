@@ -15,7 +15,8 @@ from segcli.engines.choose import open_engine
 from segcli.engines.export import certificate, graph
 from segcli.engines.export.verified import export_onnx, verify
 from segcli.errors import ModelError
-from segcli.models.card import ModelCard, find
+from segcli.models.card import ModelCard
+from segcli.models.library import find
 
 
 @pytest.fixture(scope="module")

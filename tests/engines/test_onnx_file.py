@@ -11,7 +11,8 @@ from onnx.external_data_helper import convert_model_to_external_data
 from segcli.engines.choose import open_engine
 from segcli.engines.export.onnx_file import read
 from segcli.errors import ModelError
-from segcli.models.card import ModelCard, read_card
+from segcli.models.card import ModelCard
+from segcli.models.library import read_card
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from segcli.inference.decide import Decision
 from segcli.inference.segment import Wishes, segment
 from segcli.inference.together import Member, alike, segment_together
 from segcli.inference.windows import WindowPlan
-from segcli.models.card import ModelCard, find, parse
+from segcli.models.card import ModelCard, parse
+from segcli.models.library import find
 from segcli.space.volume import Volume
 
 WEIGHT, BIAS = (part.reshape(1, -1, 1, 1, 1) for part in affine())

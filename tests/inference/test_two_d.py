@@ -18,8 +18,9 @@ from segcli.errors import ModelError
 from segcli.formats import read, write_image
 from segcli.inference.prepare import neighbours
 from segcli.inference.segment import segment
-from segcli.models.card import ModelCard, find, parse
+from segcli.models.card import ModelCard, parse
 from segcli.models.imports import adopt, options
+from segcli.models.library import find
 from segcli.networks.registry import build
 from segcli.space.volume import Volume
 

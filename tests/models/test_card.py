@@ -10,6 +10,7 @@ from segcli import structures
 from segcli.errors import ModelError
 from segcli.inference.intensity import Clip, Crop, Scale
 from segcli.models import card as cards
+from segcli.models import library
 
 LIES = [
     ("spacing", [0, 1, 1], "spacing"),
@@ -95,30 +96,30 @@ def test_5_2_a_link_that_leads_outside_the_folder_is_refused(tmp_path: Path) -> 
 def test_a_model_is_found_by_name_folder_and_card_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = organs(tmp_path / "organs")
     monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path))
-    assert cards.find("organs").folder == folder
-    assert cards.find(str(folder)).name == "organs"
-    assert cards.find(str(folder / "model.json")).name == "organs"
-    assert "organs" in [f.name for f in cards.installed()]
+    assert library.find("organs").folder == folder
+    assert library.find(str(folder)).name == "organs"
+    assert library.find(str(folder / "model.json")).name == "organs"
+    assert "organs" in [f.name for f in library.installed()]
 
 
 def test_a_folder_of_another_kind_does_not_hide_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "uxnet").mkdir()
-    assert cards.find("uxnet").folder != tmp_path / "uxnet"
+    assert library.find("uxnet").folder != tmp_path / "uxnet"
     organs(tmp_path / "uxnet")
-    assert cards.find("uxnet").name == "organs"
+    assert library.find("uxnet").name == "organs"
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ModelError, match=r"nothing: model\.json not found"):
-        cards.find("nothing")
+        library.find("nothing")
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ModelError, match="no model 'uxnte' found; did you mean 'uxnet'"):
-        cards.find("uxnte")
+        library.find("uxnte")
 
 
 def test_the_default_model_is_complete() -> None:
-    card = cards.find("uxnet")
+    card = library.find("uxnet")
     assert card.folder is not None
     assert card.file(card.weights[0]).is_file()
     assert card.onnx is not None
@@ -138,14 +139,14 @@ def test_a_card_inside_an_onnx_file_is_read_without_the_library(tmp_path: Path) 
     model = onnx.load(folder / "model.onnx")
     model.metadata_props.add(key="segcli", value=json.dumps({**CARD, "name": "inside"}))
     onnx.save(model, tmp_path / "one.onnx")
-    card = cards.find(str(tmp_path / "one.onnx"))
+    card = library.find(str(tmp_path / "one.onnx"))
     assert (card.name, card.onnx, card.weights) == ("inside", "one.onnx", ())
 
 
 def test_a_card_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
-        cards.read_card(tmp_path)
+        library.read_card(tmp_path)
 
 
 def test_9_pairs_come_from_names_but_not_for_the_chambers_of_the_heart() -> None:

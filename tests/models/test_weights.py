@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segcli.errors import ModelError
-from segcli.models import card
+from segcli.models import card, library, unpickle
 from segcli.models import weights as checkpoint
 
 CONTAINERS = Path(__file__).parents[1] / "data" / "containers"
@@ -51,7 +51,7 @@ def model(folder: Path, weights: str = "weights.safetensors", **change: Any) -> 
         "labels": {"background": 0, "body": 1},
     }
     (folder / "model.json").write_text(json.dumps({**document, **change}))
-    return card.read_card(folder)
+    return library.read_card(folder)
 
 
 def tensors() -> dict[str, Tensor]:
@@ -254,7 +254,7 @@ class Addresses:
 
 
 def test_bytes_are_never_taken_for_the_addresses_of_objects(tmp_path: Path) -> None:
-    assert checkpoint.plain_pickle(pickle.dumps(Addresses(), 2), "plans.pkl").size == 0
+    assert unpickle.plain_pickle(pickle.dumps(Addresses(), 2), "plans.pkl").size == 0
     torch.save({"state_dict": tensors(), "x": Addresses()}, tmp_path / "w.pt")
     assert checkpoint.read(tmp_path / "w.pt").content["x"].size == 0
 
@@ -365,9 +365,9 @@ def test_a_numpy_scalar_of_objects_is_no_number(tmp_path: Path) -> None:
     import numpy as np
 
     data = pickle.dumps(np.array([{"a": 1}], dtype=object)[:1], 2)
-    assert checkpoint.plain_pickle(data, "plans.pkl")[0] == {"a": 1}
+    assert unpickle.plain_pickle(data, "plans.pkl")[0] == {"a": 1}
     with pytest.raises(ModelError, match="scalar of the type object"):
-        checkpoint._scalar(checkpoint._Kind("O"), b"")
+        unpickle._scalar(unpickle._Kind("O"), b"")
 
 
 def test_a_plain_pickle_gives_values_and_calls_nothing() -> None:
@@ -375,11 +375,11 @@ def test_a_plain_pickle_gives_values_and_calls_nothing() -> None:
 
     values = {"spacing": np.array([3.0, 0.75]), "n": np.int64(4), "mask": np.float32(0.5), "names": ["a", ("b",)]}
     for protocol in range(2, 6):
-        found = checkpoint.plain_pickle(pickle.dumps(values, protocol), "plans.pkl")
+        found = unpickle.plain_pickle(pickle.dumps(values, protocol), "plans.pkl")
         assert found["spacing"].tolist() == [3.0, 0.75]
         assert (found["n"], found["mask"], found["names"]) == (4, 0.5, ["a", ("b",)])
         with pytest.raises(ModelError, match=r"plans\.pkl: an unsafe pickle; opening it would call .*mkdir"):
-            checkpoint.plain_pickle(pickle.dumps([values, Caller()], protocol), "plans.pkl")
+            unpickle.plain_pickle(pickle.dumps([values, Caller()], protocol), "plans.pkl")
 
 
 def test_the_digest_of_tensors_does_not_depend_on_the_file(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segcli.models.card import ModelCard, find, parse
+from segcli.models.card import ModelCard, parse
+from segcli.models.library import find
 from segcli.results import checks
 from segcli.results.checks import Finding, run, verdict
 from segcli.space.volume import Grid, Volume

@@ -12,7 +12,7 @@ from runs import scan
 from scan_files import nifti_bytes
 
 from segcli.errors import Denied, InputError
-from segcli.models.card import file_sha256
+from segcli.models.library import file_sha256
 from segcli.results import record
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from segcli.engines.mirrored import mirrored
 from segcli.engines.torch_engine import TorchCPU
 from segcli.inference.segment import segment
-from segcli.models.card import ModelCard, read_card
+from segcli.models.card import ModelCard
+from segcli.models.library import read_card
 from segcli.models.weights import fitted, network_of
 from segcli.space.volume import Volume
 

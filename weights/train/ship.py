@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from synth import read_table
 
 from segcli.engines.export.verified import export_onnx
-from segcli.models.card import read_card
+from segcli.models.library import read_card
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SCAN = REPOSITORY / "tests" / "data" / "brain_t1" / "subB_t1_brain.nii.gz"  # the ONNX file is compared on it too

@@ -8,7 +8,8 @@ import json
 
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
-from segcli.models.card import ModelCard, cache_home, file_sha256
+from segcli.models.card import ModelCard
+from segcli.models.library import cache_home, file_sha256
 
 
 def exported(card: ModelCard) -> bytes:

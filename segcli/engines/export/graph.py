@@ -34,7 +34,9 @@ from segcli.engines.export.certificate import (
 )
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, props
 from segcli.errors import ModelError, cause_of
-from segcli.models.card import METADATA_KEY, ModelCard, file_sha256
+from segcli.models.card import ModelCard
+from segcli.models.embedded import METADATA_KEY
+from segcli.models.library import file_sha256
 from segcli.models.weights import network_of
 from segcli.networks.blocks import ChannelNorm
 

@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import load_external_data_for_model
 
 from segcli.errors import ModelError
-from segcli.models.card import ModelCard, file_sha256, part
+from segcli.models.card import ModelCard, part
+from segcli.models.library import file_sha256
 
 CERTIFICATE_KEY = "segcli_certificate"  # in the metadata of segcli's exports
 OPSETS = range(9, 24)

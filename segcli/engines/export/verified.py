@@ -18,7 +18,8 @@ from segcli.errors import ModelError
 from segcli.formats.atomic import whole_file
 from segcli.inference.prepare import check_channels, finite, prepare
 from segcli.inference.windows import padded, windows
-from segcli.models.card import METADATA_KEY, ModelCard, parse
+from segcli.models.card import ModelCard, parse
+from segcli.models.embedded import METADATA_KEY
 from segcli.space.volume import Volume
 
 if TYPE_CHECKING:

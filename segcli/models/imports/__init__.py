@@ -21,10 +21,12 @@ import safetensors.torch
 
 from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.formats.atomic import partial_name, translated, write_bytes
-from segcli.models import card, weights
-from segcli.models.card import CARD_FILE, FORMAT, METADATA_KEY, ModelCard, file_sha256
+from segcli.models import card, embedded, library, weights
+from segcli.models.card import CARD_FILE, FORMAT, ModelCard
+from segcli.models.embedded import METADATA_KEY
 from segcli.models.imports import bundle, files, nnunet
 from segcli.models.imports.draft import NEEDED, SIZES, Draft, answers, resized, shapes_of, slug, unpacked
+from segcli.models.library import file_sha256
 from segcli.networks import registry
 from segcli.networks.registry import Inferred
 
@@ -135,12 +137,12 @@ def verify(folder: Path) -> ModelCard:
 
     errors   ModelError (78) naming the first part that is missing or was changed, or that does not fit
     """
-    found = card.read_card(folder)
+    found = library.read_card(folder)
     for fold, file in enumerate(found.weights):
         weights.network_of(found, fold)
         path = found.file(file)
         if path.suffix == ".safetensors":
-            said = card.safetensors_metadata(path).get(DIGEST_KEY)
+            said = embedded.safetensors_metadata(path).get(DIGEST_KEY)
             if said is not None and said != weights.digest(weights.table(weights.read(path))):
                 raise ModelError(f"{folder.name}/{file}: the tensors are not those that it was made with")
     if found.onnx is not None:
@@ -232,7 +234,7 @@ def options(
 def recipes() -> dict[str, Path]:
     """Cards without weights by name: the `recipes` folder in each place where models are looked for."""
     found: dict[str, Path] = {}
-    for place in card.places():
+    for place in library.places():
         for path in sorted((place / "recipes").glob("*.json")):
             found.setdefault(path.stem, path)
     return found

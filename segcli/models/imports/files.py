@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from segcli.errors import ModelError
-from segcli.models import card, weights
+from segcli.models import embedded, weights
 from segcli.models.imports import nnunet
 from segcli.models.imports.draft import Draft, network_in, shapes_of
 from segcli.networks import registry
@@ -35,18 +35,18 @@ def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> 
     draft = Draft(_container(stored), guess.family, dict(guess.config), [tensors], notes=notes, open=guess.open)
     draft.notes += guess.unsure
     if stored.container == "safetensors":
-        inside = card.safetensors_metadata(path).get(card.METADATA_KEY)
+        inside = embedded.safetensors_metadata(path).get(embedded.METADATA_KEY)
         if inside is not None:
-            draft.card = {k: v for k, v in card.card_inside(inside, path).items() if k not in _OWN}
+            draft.card = {k: v for k, v in embedded.card_inside(inside, path).items() if k not in _OWN}
     return draft
 
 
 def graph_file(path: Path) -> Draft:
     """The draft of an ONNX file: what the card inside it says, or nothing but the file."""
-    inside = card.onnx_metadata(path).get(card.METADATA_KEY)
+    inside = embedded.onnx_metadata(path).get(embedded.METADATA_KEY)
     draft = Draft("ONNX graph", "onnx", {}, [], onnx=path)
     if inside is not None:
-        document = card.card_inside(inside, path)
+        document = embedded.card_inside(inside, path)
         architecture = document.get("architecture", {})
         if not isinstance(architecture, dict):
             raise ModelError(f"{path.name}: the card inside has an architecture that is no object with fields")

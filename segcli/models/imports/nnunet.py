@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segcli.errors import ModelError
-from segcli.models import weights
+from segcli.models import unpickle, weights
 from segcli.models.imports.draft import Draft, distinct, legible, network_in, recognised, resized, shapes_of, slug
 from segcli.models.weights import Tensors
 from segcli.networks import registry
@@ -374,7 +374,7 @@ def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
             f"{path.name}: not found beside the checkpoint",
             hint="without its plans give a recipe: --recipe NAME",
         )
-    found = weights.plain_pickle(path.read_bytes(), path.name)
+    found = unpickle.plain_pickle(path.read_bytes(), path.name)
     plans = found.get("plans", found) if isinstance(found, dict) else None
     if not isinstance(plans, dict) or "plans_per_stage" not in plans:
         raise ModelError(f"{path.name}: holds no plans of nnU-Net v1")

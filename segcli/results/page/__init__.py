@@ -21,7 +21,8 @@ from urllib.parse import quote
 import numpy as np
 
 from segcli.formats import nifti
-from segcli.models.card import ModelCard, cache_home
+from segcli.models.card import ModelCard
+from segcli.models.library import cache_home
 from segcli.results.evaluate import RULE
 from segcli.results.page import parts
 from segcli.results.page.parts import Cell, number, table, text

@@ -16,7 +16,7 @@ from segcli import formats
 from segcli.engines.choose import open_engine
 from segcli.errors import ModelError
 from segcli.inference.segment import segment
-from segcli.models import card, imports, weights
+from segcli.models import imports, library, weights
 from segcli.models.imports.bundle import References, _intensity, _merged, _Unknown
 from segcli.networks import registry
 from segcli.space.volume import Grid, Volume
@@ -41,7 +41,7 @@ def edited(folder: Path, **change: Any) -> Path:
 
 
 def test_a_bundle_becomes_a_card_without_a_question(tmp_path: Path) -> None:
-    made = card.read_card(imports.adopt(BUNDLE, to=tmp_path))
+    made = library.read_card(imports.adopt(BUNDLE, to=tmp_path))
     assert made.channels == ("CT",)
     assert (made.grid.axes, made.grid.spacing, made.grid.anchor) == ("RAS", (1.5, 1.5, 2.0), "oriented")
     assert (made.window.size, made.window.overlap, made.window.blend) == ((16, 16, 16), 0.5, "gaussian")
@@ -50,7 +50,7 @@ def test_a_bundle_becomes_a_card_without_a_question(tmp_path: Path) -> None:
 
 
 def test_labels_of_a_scan_are_those_of_monai(tmp_path: Path) -> None:
-    made = card.read_card(imports.adopt(BUNDLE, to=tmp_path))
+    made = library.read_card(imports.adopt(BUNDLE, to=tmp_path))
     scan = formats.read([CONTAINERS / "nnunetv2_tinyct" / "caseB_0000.nii.gz"])
     labels = segment(scan, made, open_engine(made, engine="torch", device="cpu").engine).labels.data[0]
     expected = load_file(BUNDLE / "expected_caseB.safetensors")["labels"]
@@ -187,9 +187,9 @@ def test_without_an_orientation_the_network_sees_the_file_in_monais_order(tmp_pa
     """A file whose i, j, k run to the right, front and top looks the same with and without turning to RAS."""
     preprocessing = json.loads((BUNDLE / "configs" / "inference.json").read_text())["preprocessing"]
     del preprocessing["transforms"][2]
-    made = card.read_card(imports.adopt(edited(tmp_path / "b", preprocessing=preprocessing), to=tmp_path, name="m"))
+    made = library.read_card(imports.adopt(edited(tmp_path / "b", preprocessing=preprocessing), to=tmp_path, name="m"))
     assert (made.grid.axes, made.grid.transpose) == (None, (2, 1, 0))
-    turning = card.read_card(imports.adopt(BUNDLE, to=tmp_path, name="turning"))
+    turning = library.read_card(imports.adopt(BUNDLE, to=tmp_path, name="turning"))
     k_j_i = np.array([[0, 0, -1.5, 0], [0, -1.5, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
     values = np.random.default_rng(0).normal(50, 100, (1, 18, 20, 22)).astype(np.float32)
     scan = Volume(values, Grid((18, 20, 22), k_j_i))
@@ -204,7 +204,7 @@ def test_without_an_orientation_the_network_sees_the_file_in_monais_order(tmp_pa
 def test_an_order_of_the_file_that_the_user_states_is_monais(tmp_path: Path) -> None:
     folder = edited(tmp_path / "b", preprocessing="$import_module('own').transforms()")
     given = imports.options(orientation="file", spacing="keep", window="0,1")
-    assert card.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given)).grid.transpose == (2, 1, 0)
+    assert library.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given)).grid.transpose == (2, 1, 0)
 
 
 def test_an_orientation_that_only_python_knows_is_missing(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_labels_follow_from_what_is_done_with_the_outputs(
     folder = called(tmp_path / "b", names, after)
     found = imports.inspect(folder).found
     assert (found["labels"], found.get("regions")) == (labels, regions)
-    assert len(card.read_card(imports.adopt(folder, to=tmp_path, name="m")).decide.values) == 2
+    assert len(library.read_card(imports.adopt(folder, to=tmp_path, name="m")).decide.values) == 2
 
 
 def test_whether_the_first_output_is_the_background_is_not_guessed(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def of_tumours(folder: Path, func: str, names: tuple[str, ...] = ("TC", "WT", "E
 
 def test_regions_are_written_in_the_order_of_the_bundles_nested_where(tmp_path: Path) -> None:
     folder, net = of_tumours(tmp_path / "b", TUMOUR)
-    made = card.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
     assert {label.name: label.id for label in made.labels} == {"background": 0, "wt": 2, "tc": 1, "et": 4}
     assert (made.decide.rule, made.decide.values) == ("regions", (2, 1, 4))
     x = torch.randn(1, 1, 16, 16, 16)
@@ -349,7 +349,7 @@ def test_a_merging_of_regions_that_is_not_understood_leaves_the_labels_to_the_us
     assert list(found.missing) == ["labels"]
     assert "the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)" in found.notes
     given = imports.options(labels="background=0,tc=1,wt=2,et=4")
-    assert card.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given)).decide.values == (1, 2, 4)
+    assert library.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given)).decide.values == (1, 2, 4)
 
 
 def test_regions_of_a_network_whose_last_layer_is_not_known_are_not_put_in_another_order(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path
     steps = preprocessing["transforms"]
     steps[2], steps[3] = steps[3], steps[2]
     folder = imports.adopt(edited(tmp_path / "b", preprocessing=preprocessing), to=tmp_path, name="m")
-    assert card.read_card(folder).grid.anchor == "stored"
+    assert library.read_card(folder).grid.anchor == "stored"
 
 
 def test_weights_of_another_network_than_the_configuration_names_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from segcli.commands import answers
 from segcli.errors import ModelError, OutputExists, UsageError
-from segcli.models import card, imports, weights
+from segcli.models import embedded, imports, library, weights
 from segcli.networks import registry
 
 CONTAINERS = Path(__file__).parents[2] / "data" / "containers"
@@ -50,7 +50,7 @@ def test_import_refuses_to_guess_and_names_all_options_at_once(tmp_path: Path) -
 def test_every_container_becomes_the_same_network(tmp_path: Path, name: str) -> None:
     """No tensor tells the groups of a group norm: the user does."""
     arch = 'segresnet {"norm": ["GROUP", {"num_groups": 2}]}'
-    made = card.read_card(imports.adopt(CONTAINERS / name, to=tmp_path, name="m", arch=arch, given=FACTS))
+    made = library.read_card(imports.adopt(CONTAINERS / name, to=tmp_path, name="m", arch=arch, given=FACTS))
     with safe_open(CONTAINERS / "tiny_segresnet_expected.safetensors", "pt") as file:
         x, y = file.get_tensor("__input__"), file.get_tensor("__output__")
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def test_a_structure_is_named_once(labels: str) -> None:
 
 
 def test_what_the_user_states_stands_in_the_card(tmp_path: Path) -> None:
-    made = card.read_card(imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS))
+    made = library.read_card(imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS))
     assert made.name == "tiny-segresnet-raw"
     assert made.grid.spacing == (1.5, 1.5, 2.0)
     assert made.window.size == (16, 16, 16)
@@ -121,7 +121,7 @@ def test_the_sides_of_an_input_that_is_no_cube_are_asked_for(tmp_path: Path) -> 
         imports.adopt(path, to=tmp_path, given=without)
     with pytest.raises(ModelError, match=r"does not take windows of 32×32×32 voxels .*tensors tell 6 patches"):
         imports.adopt(path, to=tmp_path, given={**FACTS, "patch_size": [32, 32, 32]})
-    made = card.read_card(imports.adopt(path, to=tmp_path, given={**FACTS, "patch_size": [16, 32, 48]}))
+    made = library.read_card(imports.adopt(path, to=tmp_path, given={**FACTS, "patch_size": [16, 32, 48]}))
     assert made.architecture.arguments["img_size"] == [16, 32, 48]
     assert made.window.size == (16, 32, 48)
 
@@ -130,13 +130,13 @@ def test_a_stated_input_size_is_asked_for_no_more(tmp_path: Path) -> None:
     path = unetr(tmp_path, [16, 32, 48])
     without = {k: v for k, v in FACTS.items() if k != "patch_size"}
     arch = 'unetr {"img_size": [48, 32, 16]}'
-    assert card.read_card(imports.adopt(path, to=tmp_path, given=without, arch=arch)).window.size == (48, 32, 16)
+    assert library.read_card(imports.adopt(path, to=tmp_path, given=without, arch=arch)).window.size == (48, 32, 16)
 
 
 def test_the_patch_becomes_the_input_size_that_tensors_do_not_tell(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"embedding_dim": 12, "num_classes": 3, "num_heads": [1, 2, 3, 4]}
     torch.save(registry.build("nnformer_synapse", {**sizes, "crop_size": [64, 64, 64]}).state_dict(), tmp_path / "w.pt")
-    made = card.read_card(imports.adopt(tmp_path / "w.pt", to=tmp_path, given={**FACTS, "patch_size": [64, 64, 64]}))
+    made = library.read_card(imports.adopt(tmp_path / "w.pt", to=tmp_path, given={**FACTS, "patch_size": [64, 64, 64]}))
     assert made.architecture.arguments["crop_size"] == [64, 64, 64]
     assert "crop_size" not in made.document.get("notes", "")
 
@@ -192,7 +192,7 @@ def test_channels_that_are_not_as_many_as_inputs_are_refused(tmp_path: Path) -> 
 
 def test_one_output_fewer_than_labels_means_outputs_that_stand_alone(tmp_path: Path) -> None:
     given = {**FACTS, **imports.options(labels="background,a,b,c")}
-    made = card.read_card(imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=given))
+    made = library.read_card(imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=given))
     assert (made.decide.rule, made.decide.values) == ("regions", (1, 2, 3))
 
 
@@ -202,7 +202,7 @@ def test_a_model_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="is there already"):
         imports.adopt(path, to=tmp_path, given=FACTS)
     assert imports.adopt(path, to=tmp_path, given={**FACTS, "overlap": 0.25}, replace=True) == folder
-    assert card.read_card(folder).window.overlap == 0.25
+    assert library.read_card(folder).window.overlap == 0.25
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
 
 
@@ -214,7 +214,7 @@ def test_a_name_that_is_a_path_is_refused(tmp_path: Path) -> None:
 def test_verify_finds_a_tensor_that_was_changed(tmp_path: Path) -> None:
     folder = imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS)
     assert imports.verify(folder).name == "tiny-segresnet-raw"
-    path, notes = folder / "weights.safetensors", card.safetensors_metadata(folder / "weights.safetensors")
+    path, notes = folder / "weights.safetensors", embedded.safetensors_metadata(folder / "weights.safetensors")
     tensors = load_file(path)
     tensors["conv_final.2.conv.bias"] += 1e-3
     save_file(tensors, path, notes)
@@ -229,7 +229,7 @@ def test_verify_finds_a_tensor_that_was_changed(tmp_path: Path) -> None:
 
 def test_the_weights_file_alone_is_a_model(tmp_path: Path) -> None:
     folder = imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given=FACTS)
-    alone = card.find(str(folder / "weights.safetensors"))
+    alone = library.find(str(folder / "weights.safetensors"))
     assert [label.name for label in alone.labels] == ["background", "liver", "spleen"]
     again = imports.inspect(folder / "weights.safetensors")
     assert again.missing == {}
@@ -281,9 +281,9 @@ def test_a_graph_keeps_the_card_inside_it(tmp_path: Path) -> None:
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", ["n", 2, 4, 4, 4]))]
     graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    helper.set_model_props(model, {card.METADATA_KEY: json.dumps(document)})
+    helper.set_model_props(model, {embedded.METADATA_KEY: json.dumps(document)})
     onnx.save(model, tmp_path / "dots.onnx")
-    made = card.read_card(imports.adopt(tmp_path / "dots.onnx", to=tmp_path / "models"))
+    made = library.read_card(imports.adopt(tmp_path / "dots.onnx", to=tmp_path / "models"))
     assert (made.onnx, made.weights) == ("model.onnx", ())
     assert made.labels[1].name == "body"
     # It holds no certificate of ours, but the card has its checksum.
@@ -339,6 +339,6 @@ def test_a_network_of_pictures_sees_neighbouring_slices_as_channels(tmp_path: Pa
     assert list(imports.inspect(tmp_path / "w.pt").missing)[-1] == "slice_axis"
     texts = {"labels": "background,liver", "spacing": "keep", "orientation": "RAS", "window": "-200,250"}
     given = imports.options(**texts, channels="CT", patch="32,32", slice_axis=2, slices=3)  # type: ignore[arg-type]
-    made = card.read_card(imports.adopt(tmp_path / "w.pt", to=tmp_path, given=given))
+    made = library.read_card(imports.adopt(tmp_path / "w.pt", to=tmp_path, given=given))
     assert (made.slices, made.slice_axis, made.window.size) == (3, 2, (32, 32, 1))
     assert (made.decide.rule, made.decide.values) == ("regions", (1,))

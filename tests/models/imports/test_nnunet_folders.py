@@ -23,7 +23,7 @@ from segcli.inference.intensity import Outside, Standardise, normalise
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.inference.windows import WindowPlan, padded, weights, windows
-from segcli.models import card, imports
+from segcli.models import card, imports, library
 from segcli.models import weights as checkpoint
 from segcli.models.imports import nnunet
 from segcli.networks import registry
@@ -121,7 +121,7 @@ def golden(name: str, file: str) -> Path:
 @pytest.mark.parametrize(("name", "case", "folds"), CASES)
 def test_a_scan_is_prepared_as_nnunet_does(tmp_path: Path, name: str, case: str, folds: tuple[int, ...]) -> None:
     expected = load_file(golden(name, f"expected_{case}_folds0_mirror.safetensors"))["preprocessed"]
-    made = card.read_card(imports.adopt(golden(name, "model"), to=tmp_path))
+    made = library.read_card(imports.adopt(golden(name, "model"), to=tmp_path))
     image = prepare(formats.read([golden(name, f"{case}_0000.nii.gz")]), made)
     assert image.outside == 0
     assert np.abs(image.image.data - expected).max() < 1e-5
@@ -133,7 +133,7 @@ def test_labels_are_those_of_nnunet(tmp_path: Path, name: str, case: str, folds:
     """0.1 % of the voxels may differ by nnU-Net's sums in float16 (the next test); these networks know little."""
     which = f"{case}_folds{''.join(map(str, folds))}_{'' if mirror else 'no'}mirror"
     expected = load_file(golden(name, f"expected_{which}.safetensors"))["segmentation"]
-    made = chosen(card.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
+    made = chosen(library.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
     engine = open_engine(made, engine="torch", device="cpu", mirror=mirror).engine
     labels = segment(formats.read([golden(name, f"{case}_0000.nii.gz")]), made, engine).labels.data[0]
     assert (labels == expected).mean() > 0.998
@@ -144,7 +144,7 @@ def test_with_sums_in_float16_logits_are_those_of_nnunet(
     tmp_path: Path, name: str, case: str, folds: tuple[int, ...]
 ) -> None:
     expected = load_file(golden(name, f"expected_{case}_folds{''.join(map(str, folds))}_nomirror.safetensors"))
-    made = chosen(card.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
+    made = chosen(library.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
     scan = formats.read([golden(name, f"{case}_0000.nii.gz")])
     prepared = prepare(scan, made)
     full, inner = padded(prepared.image, made.window, prepared.outside)
@@ -181,8 +181,8 @@ def in_half(engine: Any, full: Volume, plan: WindowPlan) -> torch.Tensor:
 
 def test_a_checkpoint_of_version_2_carries_its_own_plans(tmp_path: Path) -> None:
     path = CONTAINERS / "nnunetv2_tinyct" / "model" / "fold_0" / "checkpoint_final.pth"
-    alone = card.read_card(imports.adopt(path, to=tmp_path, name="alone"))
-    folder = card.read_card(imports.adopt(path.parent.parent, to=tmp_path, name="folder"))
+    alone = library.read_card(imports.adopt(path, to=tmp_path, name="alone"))
+    folder = library.read_card(imports.adopt(path.parent.parent, to=tmp_path, name="folder"))
     assert replace(alone, name="", source="", document={}, weights=(), sha256=(), folder=None) == replace(
         folder, name="", source="", document={}, weights=(), sha256=(), folder=None
     )
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_version_2_carries_its_own_plans(tmp_path: Path) -> None
 
 
 def test_what_plans_say_becomes_the_card(tmp_path: Path) -> None:
-    made = card.read_card(imports.adopt(CONTAINERS / "nnunetv2_tinyct" / "model", to=tmp_path))
+    made = library.read_card(imports.adopt(CONTAINERS / "nnunetv2_tinyct" / "model", to=tmp_path))
     assert made.channels == ("CT",)
     assert made.grid.spacing == (2, 1, 1)
     assert made.grid.axes is None
@@ -214,7 +214,7 @@ def edited(tmp_path: Path, dataset: dict[str, Any] | None = None, plans: dict[st
 def test_regions_are_written_in_the_order_of_their_classes(tmp_path: Path) -> None:
     labels = {"background": 0, "Whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
     folder = edited(tmp_path, {"labels": labels, "regions_class_order": [1, 2, 3]})
-    made = card.read_card(imports.adopt(folder, to=tmp_path))
+    made = library.read_card(imports.adopt(folder, to=tmp_path))
     assert [(label.name, label.id) for label in made.labels][1:] == [("whole_tumour", 1), ("core", 2), ("enhancing", 3)]
     assert (made.decide.rule, made.decide.values) == ("regions", (1, 2, 3))
 
@@ -236,7 +236,7 @@ def test_all_cases_in_one_fold_and_the_best_checkpoint_do(tmp_path: Path) -> Non
 
 def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
     folder = edited(tmp_path, {"labels": {"background": 0, "lesion": [2], "organ": [1]}})
-    made = card.read_card(imports.adopt(folder, to=tmp_path))
+    made = library.read_card(imports.adopt(folder, to=tmp_path))
     assert [(label.name, label.id) for label in made.labels] == [("background", 0), ("organ", 1), ("lesion", 2)]
     assert made.decide.rule == "argmax"
 
@@ -271,23 +271,23 @@ def test_plans_that_are_incomplete_are_refused_by_the_field(
 
 def test_an_ignored_label_has_no_output(tmp_path: Path) -> None:
     folder = edited(tmp_path, {"labels": {"background": 0, "lesion": 2, "organ": 1, "ignore": 3}})
-    made = card.read_card(imports.adopt(folder, to=tmp_path))
+    made = library.read_card(imports.adopt(folder, to=tmp_path))
     assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
 
 
 def test_transposed_plans_transpose_the_grid(tmp_path: Path) -> None:
-    made = card.read_card(imports.adopt(edited(tmp_path, plans={"transpose_forward": [2, 0, 1]}), to=tmp_path))
+    made = library.read_card(imports.adopt(edited(tmp_path, plans={"transpose_forward": [2, 0, 1]}), to=tmp_path))
     assert made.grid.transpose == (2, 0, 1)
 
 
 def test_a_reader_that_turns_scans_states_the_orientation(tmp_path: Path) -> None:
     folder = edited(tmp_path, plans={"image_reader_writer": "NibabelIOWithReorient"})
-    assert card.read_card(imports.adopt(folder, to=tmp_path)).grid.axes == "SAR"
+    assert library.read_card(imports.adopt(folder, to=tmp_path)).grid.axes == "SAR"
 
 
 def test_a_reader_that_turns_scans_hands_them_over_before_the_plans_transpose_them(tmp_path: Path) -> None:
     plans = {"image_reader_writer": "NibabelIOWithReorient", "transpose_forward": [1, 2, 0]}
-    made = card.read_card(imports.adopt(edited(tmp_path, plans=plans), to=tmp_path))
+    made = library.read_card(imports.adopt(edited(tmp_path, plans=plans), to=tmp_path))
     axial = Grid((5, 4, 3), np.eye(4)[[2, 1, 0, 3]])
     assert axial.axes == "SPL"
     assert (made.grid.axes, made.grid.transpose) == ("ARS", (0, 1, 2))
@@ -318,7 +318,7 @@ def test_a_2d_configuration_keeps_the_distance_of_slices(tmp_path: Path) -> None
     torch.save(checkpoint_2d, folder / "fold_0" / "checkpoint_final.pth")
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text((CONTAINERS / "nnunetv2_tinyct" / "model" / "dataset.json").read_text())
-    made = card.read_card(imports.adopt(folder, to=tmp_path, name="flat"))
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="flat"))
     assert (made.slice_axis, made.window.size, made.mirror) == (0, (1, 40, 40), (1, 2))
     assert made.grid.spacing == (None, 1, 1)
     scan = formats.read([CONTAINERS / "nnunetv2_tinyct" / "caseB_0000.nii.gz"])
@@ -384,7 +384,7 @@ def test_a_folder_of_version_1_needs_names_for_its_labels_and_nothing_else(tmp_p
     found = imports.inspect(folder)
     assert list(found.missing) == ["labels"]
     assert found.network == "unetrpp_synapse"
-    made = card.read_card(
+    made = library.read_card(
         imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="background,organ,lesion"))
     )
     assert made.window.size == (16, 32, 32)
@@ -396,7 +396,7 @@ def test_version_1_averages_probabilities_of_windows(tmp_path: Path) -> None:
     made = imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="background,organ,lesion"))
     x = torch.randn(1, 1, 16, 32, 32)
     with torch.inference_mode():
-        ours, logits = checkpoint.network_of(card.read_card(made))(x), net(x)
+        ours, logits = checkpoint.network_of(library.read_card(made))(x), net(x)
     assert torch.allclose(ours, torch.softmax(logits, 1), atol=1e-6)
 
 
@@ -420,7 +420,7 @@ def test_plans_beside_the_file_win_over_a_recipe_which_names_the_labels(tmp_path
     }
     (tmp_path / "tiny.json").write_text(json.dumps(document))
     path = folder / "fold_0" / "model_final_checkpoint.model"
-    made = card.read_card(imports.adopt(path, to=tmp_path, recipe=str(tmp_path / "tiny.json")))
+    made = library.read_card(imports.adopt(path, to=tmp_path, recipe=str(tmp_path / "tiny.json")))
     assert made.grid.spacing == (3.0, 0.76, 0.76)
     assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
     assert made.source == "a recipe"
@@ -476,7 +476,9 @@ def test_version_1s_own_network_is_version_2s_under_other_names(tmp_path: Path, 
     given = imports.options(
         labels="background,a,b", spacing="1,1,1", orientation="file", window="0,1", patch="8,16,16", channels="CT"
     )
-    made = card.read_card(imports.adopt(tmp_path / "model_final_checkpoint.model", to=tmp_path, name="m", given=given))
+    made = library.read_card(
+        imports.adopt(tmp_path / "model_final_checkpoint.model", to=tmp_path, name="m", given=given)
+    )
     x = torch.randn(1, 1, 8, 16, 16)
     with torch.inference_mode():
         assert (checkpoint.network_of(made)(x) - net(x)).abs().max() < 1e-5
@@ -487,7 +489,7 @@ def test_the_stored_folder_of_version_1_answers_as_unetr_plus_plus(tmp_path: Pat
     assert SHARED is not None
     folder = SHARED / "nnunetv1_unetrpp_synapse"
     given = imports.options(labels="background,organ,lesion")
-    made = card.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given))
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given))
     expected = {k: torch.from_numpy(v) for k, v in load_file(folder / "expected.safetensors").items()}
     with torch.inference_mode():
         ours = checkpoint.network_of(made)(expected["__input__"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.models import card, imports, weights
+from segcli.models import card, imports, library, weights
 from segcli.models.imports.draft import Draft, network_in
 from segcli.networks import registry
 from segcli.networks.registry import Inferred
@@ -107,7 +107,7 @@ def test_with_a_recipe_a_published_file_just_becomes_a_model(tmp_path: Path) -> 
     torch.manual_seed(0)
     net = registry.build(guess.family, guess.config)
     torch.save({"state_dict": net.state_dict()}, tmp_path / "pretrained.pt")
-    made = card.read_card(imports.adopt(tmp_path / "pretrained.pt", to=tmp_path, recipe="swinunetr-btcv-tiny"))
+    made = library.read_card(imports.adopt(tmp_path / "pretrained.pt", to=tmp_path, recipe="swinunetr-btcv-tiny"))
     assert made.name == "swinunetr-btcv-tiny"
     assert made.grid.spacing == (1.5, 1.5, 2.0)
     x = torch.randn(1, 1, 64, 32, 32)

@@ -1,0 +1,101 @@
+"""The card inside safetensors and ONNX files, read without the libraries that write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from segcli.errors import ModelError
+
+METADATA_KEY = "segcli"
+
+
+def card_inside(text: str, path: Path) -> dict[str, Any]:
+    """The card that a file carries as JSON, not yet checked field by field.
+
+    errors   ModelError (78): no JSON object
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
+    return document
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The strings in a safetensors header, read without the library: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(path.stat().st_size, 100_000_000):
+            raise ModelError(f"{path.name}: not a safetensors file, or truncated")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{path.name}: not a safetensors file: {error}") from error
+    notes = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(notes, dict):
+        return {}
+    return {str(k): str(v) for k, v in notes.items()}
+
+
+def onnx_metadata(path: Path) -> dict[str, str]:
+    """metadata_props of an ONNX file, walked as protocol buffer fields so that no library has to be loaded.
+
+    ModelProto field 14 is StringStringEntryProto {1: key, 2: value}; everything else is skipped.
+    """
+    out: dict[str, str] = {}
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        while file.tell() < size:
+            number, kind = divmod(_varint(file.read, path), 8)
+            if kind == 0:
+                _varint(file.read, path)
+            elif kind == 1:
+                file.seek(8, 1)
+            elif kind == 5:
+                file.seek(4, 1)
+            elif kind == 2:
+                length = _varint(file.read, path)
+                if number == 14 and length < 100_000_000:
+                    entry = _strings(file.read(length), path)
+                    out[entry.get(1, "")] = entry.get(2, "")
+                elif length > size:
+                    raise ModelError(f"{path.name}: not an ONNX file, or truncated")
+                else:
+                    file.seek(length, 1)
+            else:
+                raise ModelError(f"{path.name}: not an ONNX file")
+    return out
+
+
+def _varint(read: Callable[[int], bytes], path: Path) -> int:
+    value = shift = 0
+    while True:
+        byte = read(1)
+        if not byte or shift > 63:
+            raise ModelError(f"{path.name}: not an ONNX file, or truncated")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+        shift += 7
+
+
+def _strings(data: bytes, path: Path) -> dict[int, str]:
+    position = 0
+
+    def read(n: int) -> bytes:
+        nonlocal position
+        position += n
+        return data[position - n : position]
+
+    out: dict[int, str] = {}
+    while position < len(data):
+        number, kind = divmod(_varint(read, path), 8)
+        if kind != 2:
+            raise ModelError(f"{path.name}: not an ONNX file")
+        out[number] = read(_varint(read, path)).decode("utf-8", "replace")
+    return out

@@ -1,0 +1,141 @@
+"""Where models lie: the places, the folders in them, one model by its name, folder or file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from segcli.errors import ModelError, near
+from segcli.models.card import CARD_FILE, ModelCard, parse
+from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
+
+
+def file_sha256(path: Path) -> str:
+    """The sum of a file's bytes, as cards and records state it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def places() -> list[Path]:
+    """Where models are looked for, first match wins: $SEGCLI_WEIGHTS, the checkout, the package, the user's folder."""
+    found = [Path(p) for p in os.environ.get("SEGCLI_WEIGHTS", "").split(os.pathsep) if p]
+    here = Path(__file__).resolve().parents[1]
+    checkout = here.parent / "weights"
+    if (here.parent / "pyproject.toml").is_file():
+        found.append(checkout)
+    found += [here / "weights", data_home() / "models"]
+    return found
+
+
+def data_home() -> Path:
+    """The user's folder for models: $SEGCLI_HOME, else the platform's habit (XDG_DATA_HOME on Linux)."""
+    return _home("XDG_DATA_HOME", ".local/share", "data")
+
+
+def cache_home() -> Path:
+    """The user's folder for what can be made again: $SEGCLI_HOME, else the platform's habit (XDG_CACHE_HOME)."""
+    return _home("XDG_CACHE_HOME", ".cache", "cache")
+
+
+def _home(variable: str, unix: str, kind: str) -> Path:
+    if own := os.environ.get("SEGCLI_HOME"):
+        return Path(own) / kind
+    if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "segcli" / kind
+    if xdg := os.environ.get(variable):
+        return Path(xdg) / "segcli"
+    return Path(os.environ.get("HOME") or os.path.expanduser("~")) / unix / "segcli"  # noqa: PTH111
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model folder that the search came across; `problem` is why it cannot be used, or None."""
+
+    name: str
+    folder: Path
+    card: ModelCard | None
+    problem: str | None
+
+
+def installed() -> list[Found]:
+    """Every model in every place, shadowed ones left out."""
+    out: dict[str, Found] = {}
+    for place in places():
+        if not place.is_dir():
+            continue
+        for folder in sorted(p for p in place.iterdir() if (p / CARD_FILE).is_file()):
+            if folder.name in out:
+                continue
+            try:
+                card, problem = read_card(folder), None
+                if lacking := [n for n in card.weights if not (folder / n).is_file()]:
+                    problem = f"lacks {', '.join(lacking)}"
+                    if card.onnx and (folder / card.onnx).is_file():
+                        problem = None
+            except ModelError as error:
+                card, problem = None, error.message
+            out[folder.name] = Found(folder.name, folder, card, problem)
+    return list(out.values())
+
+
+def find(model: str) -> ModelCard:
+    """The card of a model given by name, folder or file (model.json, an .onnx or .safetensors with a card inside).
+
+    errors   ModelError (78): no such model, with the nearest name; or what is wrong with its card
+    """
+    path = Path(model)
+    named = path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model)
+    if named and not (path / CARD_FILE).is_file():  # what else lies here by that name may be an output folder
+        for place in places():
+            if (place / model / CARD_FILE).is_file():
+                return read_card(place / model)
+    if path.is_dir():
+        return read_card(path)
+    if path.is_file():
+        return read_card(path.parent) if path.name == CARD_FILE else _embedded(path)
+    names = [f.name for f in installed()]
+    raise ModelError(
+        f"no model {model!r} found" + near(model, names),
+        hint="`segcli models` lists what there is; a folder or a file can be given too",
+    )
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"{folder.name}: {CARD_FILE} not found",
+            hint="a model folder holds model.json and its weights; `segcli models import` makes one",
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{folder.name}/{CARD_FILE} is not JSON: {error}") from error
+    return parse(document, folder)
+
+
+def _embedded(path: Path) -> ModelCard:
+    """The card inside an exported file, which then is its own weights."""
+    if path.suffix == ".onnx":
+        text = onnx_metadata(path).get(METADATA_KEY)
+    elif path.suffix == ".safetensors":
+        text = safetensors_metadata(path).get(METADATA_KEY)
+    else:
+        raise ModelError(
+            f"{path.name}: not a model folder, an .onnx or a .safetensors file",
+            hint="`segcli models import` turns a checkpoint into a model folder",
+        )
+    if text is None:
+        raise ModelError(
+            f"{path.name}: has no segcli card inside",
+            hint="`segcli models import` makes a model folder of it",
+        )
+    document = card_inside(text, path)
+    own = {"onnx": path.name, "weights": []} if path.suffix == ".onnx" else {"weights": path.name, "onnx": None}
+    kept = {k: v for k, v in document.items() if k not in ("sha256", "onnx_sha256", "weights", "onnx")}
+    return parse({**kept, **own}, path.resolve().parent)
