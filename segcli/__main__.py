@@ -8,7 +8,7 @@ def main() -> None:
     """Run a command; before it begins, a signal ends the process as it ends a run, with nothing to tidy up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: os._exit(128 + n))
-    from segcli.commands.app import main as run
+    from segcli.commands.process import main as run
 
     run()
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from models import organs
 from runs import files, scans
 
-from segcli.commands import app, predict  # noqa: F401 - these and the next two lines: before the fork
+from segcli.commands import app, predict, process  # noqa: F401 - these and the next two lines: before the fork
 from segcli.engines import onnx_engine  # noqa: F401
 from segcli.formats import itk, mgh, nifti, tables  # noqa: F401
 from segcli.formats.atomic import is_partial
@@ -34,7 +34,7 @@ def start(words: Sequence[object], out: Path) -> int:
             os.dup2(sink, number)
         sys.argv = ["segcli", *map(str, words), str(out)]
         try:
-            app.main()
+            process.main()
         except SystemExit as end:
             os._exit(int(end.code or 0))
         finally:

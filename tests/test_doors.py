@@ -78,7 +78,7 @@ def test_nothing_heavy_is_behind_help(arguments: list[str]) -> None:
         "def loaded(): return sorted({name.split('.')[0] for name, module in sys.modules.items() if module})\n"
         "atexit.register(lambda: sys.stderr.write(json.dumps(loaded())))\n"
         f"sys.argv = ['segcli', *{arguments!r}]\n"
-        "from segcli.commands.app import main\nmain()\n"
+        "from segcli.commands.process import main\nmain()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

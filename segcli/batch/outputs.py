@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from segcli import __version__, formats
-from segcli.batch.cases import Case
 from segcli.errors import ModelError, UsageError
 from segcli.formats import atomic
 from segcli.formats.atomic import is_partial
@@ -20,6 +19,9 @@ from segcli.models.card import ModelCard
 from segcli.results.measure import Report, csv_text, rows, stats_totalseg
 from segcli.results.record import has_record, is_masks, to_json
 from segcli.space.volume import Volume
+
+if TYPE_CHECKING:
+    from segcli.batch.cases import Case
 
 REPORTS = ("csv", "tsv", "html", "png")
 TABLE_ENDINGS = {"slicer": ".ctbl", "itksnap": ".label", "freesurfer": "_lut.txt", "bids": "_dseg.tsv"}

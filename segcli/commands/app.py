@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import signal
-import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segcli import __version__
-from segcli.errors import ModelError, OutputError, SegcliError, UsageError, near
+from segcli.errors import ModelError, UsageError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 app = typer.Typer(
     name="segcli",
     help="Segment NIfTI and DICOM volumes on the scan's own grid. For research; not a medical device.",
@@ -508,164 +503,3 @@ def _bytes(option: str, text: str | None) -> int | None:
 
 
 # ---- how a process ends
-
-
-def main() -> None:
-    """Run a command; every foreseeable end is a sentence and an exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGINT, _interrupted)
-    out = _standard_streams()
-    words, debug = _without_debug(sys.argv[1:])
-    if debug:
-        words = ["--debug", *words]
-    else:
-        warnings.simplefilter("ignore")  # of libraries; what matters to a user is said in our own words
-    try:
-        code = app(words, standalone_mode=False) or 0
-    except SegcliError as error:
-        code = _refused(error, debug)
-    except Terminated:
-        code = 143
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except Exception as error:
-        code = _unforeseen(error, debug)
-    if code in (130, 143):
-        _abandon()
-    out.flush()
-    sys.stderr.flush()
-    if code == 0 and out.failed is not None and out.failed.errno not in _CLOSED:
-        sys.stderr.write(f"error: stdout: {out.failed.strerror}: what was made is whole, its names were not printed\n")
-        code = OutputError.exit_code
-    if code in (130, 143) or out.failed is not None or _own_process():
-        os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
-    sys.exit(code)
-
-
-def _own_process() -> bool:
-    """Whether the process was started as segcli, and not as a program that calls `main`."""
-    program = sys.modules["__main__"]
-    module = getattr(program, "__spec__", None)
-    return Path(getattr(program, "__file__", None) or "").stem == "segcli" or getattr(module, "parent", "") == "segcli"
-
-
-def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
-    """The command line without --debug, which may stand anywhere before `--`, and whether it or SEGCLI_DEBUG is set."""
-    end = words.index("--") if "--" in words else len(words)
-    rest = [word for word in words[:end] if word != "--debug"] + [*words[end:]]
-    variable = os.environ.get("SEGCLI_DEBUG", "").lower() not in ("", "0", "false", "no", "off")
-    return rest, variable or len(rest) < len(words)
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _terminated(*_: object) -> None:
-    raise Terminated
-
-
-def _interrupted(*_: object) -> None:
-    """The first SIGINT ends the run in order, the second one at once."""
-    signal.signal(signal.SIGINT, _at_once)
-    raise KeyboardInterrupt
-
-
-def _at_once(*_: object) -> None:
-    _abandon()
-    os._exit(130)
-
-
-def _abandon() -> None:
-    """Leave nothing half where files could have been written."""
-    if "segcli.formats.atomic" in sys.modules:
-        sys.modules["segcli.formats.atomic"].abandon()
-
-
-_CLOSED = {errno.EPIPE, errno.EBADF, errno.EIO}  # nobody reads any more
-
-
-class Harmless:
-    """A standard stream that may be closed or full: what cannot be written is lost, and nothing else.
-
-    failed  the first error
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.failed: OSError | None = None
-
-    def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def _try(self, work: Callable[[], object]) -> None:
-        if self.failed is None:
-            try:
-                work()
-            except OSError as error:
-                self.failed = error
-
-
-def _standard_streams() -> Harmless:
-    """Put harmless streams in place and return stdout; a descriptor that is closed is held, so no file can get it."""
-    while (handle := os.open(os.devnull, os.O_RDONLY)) <= 2:
-        pass
-    os.close(handle)
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name) or open(number, "w", closefd=False)  # noqa: SIM115 - a descriptor
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, Harmless(stream))
-    if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    found: Harmless = sys.stdout  # type: ignore[assignment]
-    return found
-
-
-def _refused(error: SegcliError, debug: bool) -> int:
-    from segcli.commands.terminal import show_error
-
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    show_error(error)
-    return error.exit_code
-
-
-def _from_a_file(error: Exception) -> bool:
-    """Whether the value that Click refuses stands in a settings file."""
-    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
-    source = context.get_parameter_source(parameter.name) if context is not None and parameter is not None else None
-    return getattr(source, "name", "") == "DEFAULT_MAP"
-
-
-def _unforeseen(error: Exception, debug: bool) -> int:
-    """Click's own refusals keep their code; anything else is a bug of segcli."""
-    show = getattr(error, "show", None)
-    if show is not None and hasattr(error, "exit_code"):
-        if _from_a_file(error):
-            from segcli.commands.settings import FILE
-
-            return _refused(ModelError(f"{FILE}: {error.format_message().rstrip('.')}"), debug)  # type: ignore[attr-defined]
-        if options := getattr(error, "possibilities", None):  # Click lists them without a question
-            error.message += f"; did you mean {options[0]}?"  # type: ignore[attr-defined]
-            error.possibilities = None  # type: ignore[attr-defined]
-        show()
-        return int(error.exit_code)
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    from segcli.commands.terminal import say
-
-    say(f"error: an internal error of segcli: {type(error).__name__}: {error}")
-    say("  please report it; --debug shows where it happened")
-    return 70

@@ -79,7 +79,7 @@ def test_8_2_no_run_speaks_to_the_network(model, tmp_path, engine):
 @pytest.mark.parametrize("where", ["", "os.fork() or "])
 def test_8_2_the_hook_of_these_tests_hears_an_attempt(tmp_path, where):
     attempt = f"import socket; {where}socket.getaddrinfo('localhost', 80); os.wait()"
-    source = DEAF.replace("from segcli.commands.app import main\nmain()", attempt)
+    source = DEAF.replace("from segcli.commands.process import main\nmain()", attempt)
     environ = {**os.environ, "HEARD": str(tmp_path / "heard")}
     subprocess.run([sys.executable, "-c", source], capture_output=True, check=False, env=environ)
     assert "getaddrinfo" in (tmp_path / "heard").read_text()

@@ -272,7 +272,7 @@ def test_1_4_a_traceback_is_shown_where_debug_asks_for_it_and_nowhere_else(tmp_p
 
 def test_a_program_that_calls_main_goes_on_after_it(tmp_path):
     code = (
-        "import sys\nfrom segcli.commands.app import main\n"
+        "import sys\nfrom segcli.commands.process import main\n"
         "try:\n main()\nexcept SystemExit as end:\n print('went on', end.code)"
     )
     done = command("predict", "no.nii", before=["-c", code], cwd=tmp_path)

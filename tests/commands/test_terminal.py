@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segcli.batch.cases import Case
-from segcli.commands.app import Harmless
+from segcli.commands.process import Harmless
 from segcli.commands.terminal import Show, plain, say, table
 
 CASE = Case("a", (Path("a.nii"),), Path())
