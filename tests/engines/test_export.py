@@ -131,7 +131,7 @@ def test_a_runtime_that_drifted_is_found(
         verify(made[1])
 
 
-def test_a_graph_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_5_9_a_graph_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = model(tmp_path / "small")
 
     def spoilt(network: Any) -> Any:

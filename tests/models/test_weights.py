@@ -72,7 +72,7 @@ def test_the_network_of_a_card_answers_with_the_files_weights(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_any_float_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_5_6_weights_of_any_float_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     save_file({k: v.to(dtype) for k, v in tensors().items()}, tmp_path / "weights.safetensors")
     net = checkpoint.network_of(model(tmp_path))
     assert {p.dtype for p in net.parameters()} == {torch.float32}
@@ -101,7 +101,7 @@ def test_a_file_that_was_changed_after_signing_is_refused_with_both_sums(tmp_pat
         checkpoint.network_of(model(tmp_path, sha256=signed))
 
 
-def test_a_nan_among_the_weights_is_refused_by_the_tensors_name(tmp_path: Path) -> None:
+def test_5_6_a_nan_among_the_weights_is_refused_by_the_tensors_name(tmp_path: Path) -> None:
     bad = tensors()
     bad["conv.bias"][1] = torch.nan
     save_file(bad, tmp_path / "weights.safetensors")
@@ -109,7 +109,7 @@ def test_a_nan_among_the_weights_is_refused_by_the_tensors_name(tmp_path: Path) 
         checkpoint.network_of(model(tmp_path))
 
 
-def test_a_mismatch_counts_all_and_names_ten(tmp_path: Path) -> None:
+def test_5_5_a_mismatch_counts_all_and_names_ten(tmp_path: Path) -> None:
     other = {f"layer{i}.weight": torch.zeros(3) for i in range(30)}
     other["conv.weight"] = torch.zeros(7, 5, 3)
     save_file(other, tmp_path / "weights.safetensors")
@@ -322,7 +322,7 @@ def test_a_pickle_that_the_safe_loader_does_not_read_is_not_called_damaged(tmp_p
         ("tiny_segresnet_whole_module_pickle.pt", "whole pickled network"),
     ],
 )
-def test_what_would_run_as_code_is_refused_with_advice(name: str, words: str) -> None:
+def test_5_1_what_would_run_as_code_is_refused_with_advice(name: str, words: str) -> None:
     with pytest.raises(ModelError, match=words) as caught:
         checkpoint.read(CONTAINERS / name)
     assert "state_dict()" in str(caught.value.hint)

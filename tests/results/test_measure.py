@@ -31,12 +31,12 @@ def planted() -> Volume:
     return Volume(data, grid())
 
 
-def test_a_volume_is_the_count_times_the_voxel() -> None:
+def test_7_4_a_volume_is_the_count_times_the_voxel() -> None:
     cube = measure(planted(), NAMES)["cube"]
     assert (cube.voxels, cube.volume_mm3, cube.volume_ml) == (12, 24.0, 0.024)
 
 
-def test_a_sheared_voxel_has_the_volume_of_its_determinant() -> None:
+def test_7_4_a_sheared_voxel_has_the_volume_of_its_determinant() -> None:
     affine = np.array(grid().affine)
     affine[1, 0] = 0.7  # the slices slide along P: the height stays, so does the volume
     cube = measure(Volume(planted().data, Grid((6, 5, 4), affine)), NAMES)["cube"]
@@ -50,7 +50,7 @@ def test_the_centroid_and_the_box_are_in_lps_millimetres() -> None:
     assert cube.bbox_mm == ((10.4, 20.5, 31.25), (12.0, 23.5, 36.25))
 
 
-def test_a_structure_at_the_border_may_be_cut_off() -> None:
+def test_7_6_a_structure_at_the_border_may_be_cut_off() -> None:
     report = measure(planted(), NAMES)
     assert (report["cube"].truncated, report["rod"].truncated) == (False, True)
 
