@@ -46,7 +46,9 @@ def test_3_14_the_content_decides_and_not_the_ending(tmp_path: Path) -> None:
         (gzip.compress(b"not an image\n" * 40, mtime=0), "it seems to be text"),
     ],
 )
-def test_3_14_and_4_12_another_format_is_refused_naming_what_it_seems_to_be(tmp_path: Path, content: bytes, what: str) -> None:
+def test_3_14_and_4_12_another_format_is_refused_naming_what_it_seems_to_be(
+    tmp_path: Path, content: bytes, what: str
+) -> None:
     (tmp_path / "scan.nii").write_bytes(content)
     with pytest.raises(InputError, match=rf"scan\.nii: not a format that segcli reads; .*{what}"):
         formats.read([tmp_path / "scan.nii"])
