@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,42 @@ def test_the_table_has_volumes_ranges_confidence_and_flags() -> None:
 def test_names_from_outside_stay_text() -> None:
     html = case(case=HOSTILE, warnings=[HOSTILE])
     assert "<script>alert" not in html
-    assert "onerror=&quot;alert" in html
+    assert "onerror=&#34;alert" in html
+
+
+def scripts(html: str) -> list[tuple[dict[str, str | None], str]]:
+    """The attributes and the text of each script element, as a browser takes the page apart."""
+    found: list[tuple[dict[str, str | None], str]] = []
+
+    class Collect(HTMLParser):
+        inside = False
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.inside = tag == "script"
+            if self.inside:
+                found.append((dict(attrs), ""))
+
+        def handle_endtag(self, tag: str) -> None:
+            self.inside = self.inside and tag != "script"
+
+        def handle_data(self, data: str) -> None:
+            if self.inside:
+                found[-1] = (found[-1][0], found[-1][1] + data)
+
+    Collect().feed(html)
+    return found
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "<!-- <script>", 'a < b & c\'s "d"'])
+def test_no_text_in_the_data_of_a_page_can_end_its_element(tmp_path: Path, name: str) -> None:
+    bundle = tmp_path / "niivue.umd.js"
+    bundle.write_text("var niivue;")
+    card = replace(CARD, labels=tuple(replace(x, name=name) if x.id == 1 else x for x in CARD.labels))
+    html = case_page(*scan(), card, facts(), niivue=bundle).decode()
+    data = {attrs["id"]: text for attrs, text in scripts(html) if attrs.get("type") == "application/json"}
+    assert data.keys() == {"slices", "volumes"}
+    assert json.loads(data["volumes"])["colours"]["labels"][1] == name.replace("_", " ")
+    assert not any("<" in text for text in data.values())
 
 
 def test_the_same_record_gives_the_same_bytes_whatever_the_run_took() -> None:

@@ -1,0 +1,193 @@
+"""The page of one case: what to look at first, slices, structures, volumes, and where all of it came from."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcli.formats import nifti
+from segcli.models.card import ModelCard
+from segcli.models.library import cache_home
+from segcli.results.page import charts
+from segcli.results.page.parts import css_colour, is_empty, page, plain, words
+from segcli.results.picture import VIEWS, Section, View, jpeg, overlay, png, sections, window
+from segcli.space.volume import Grid, Volume, turned
+from segcli.structures import Label
+
+SLICES = 24  # for each view
+_SIZE = 320  # pixels of the longest side
+_VIEWER_EDGE = 200  # voxels along each axis that the interactive viewer gets at most
+_GREY = (128, 128, 128)  # of a structure that the card does not name
+
+
+def case_page(
+    scan: Volume, labels: Volume, card: ModelCard, facts: Mapping[str, Any], niivue: Path | None = None
+) -> bytes:
+    """The page of one case.
+
+    scan     (C, D, H, W), its first channel is shown; labels (1, D, H, W) on the same grid
+    facts    the record: case, structures, verdict, checks, warnings, grid, model, input, ...
+    niivue   a NiiVue bundle (niivue.umd.js); None: the one that `niivue_bundle` finds, if any
+    """
+    shown = sections(scan, labels, SLICES, _SIZE)
+    structures = _structures(card, facts, shown, turned(labels.grid, "SPL"))
+    case, verdict = str(facts.get("case", "case")), str(facts.get("verdict", ""))
+    bundle = niivue or niivue_bundle()
+    bright, confident = any(s["mean"] is not None for s in structures), bool(facts.get("confidence"))
+    heads = [("structure", False), ("mL", True), ("reference mL", True)]
+    heads += [("mean", True), ("sd", True)] if bright else []
+    heads += [("confidence", True)] if confident else []
+    return page(
+        "case.html",
+        title=f"{case}: {verdict or 'segmentation'}",
+        case=case,
+        verdict=verdict,
+        model=facts.get("model", {}).get("name", card.name),
+        findings=_findings(facts),
+        pictures=_pictures(shown, card.labels),
+        letters={view: shown[view][0].letters for view in VIEWS},
+        heads=[*heads, ("flags", False)],
+        structures=structures,
+        bright=bright,
+        confident=confident,
+        volumes=charts.bars(
+            [(s["words"], s["volume_ml"], s["colour"], s["range"]) for s in structures if s["voxels"] or s["range"]],
+            card.volumes_source if card.volumes_ml else "",
+        ),
+        grid=_grid(facts.get("grid") or {}),
+        known=_known(facts),
+        # Times and memory differ from run to run.
+        record=json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1, default=str),
+        viewer=bundle is not None,
+        viewed=_volumes(scan, labels, card.labels) if bundle else None,
+        bundle=bundle.read_text(encoding="utf-8") if bundle else "",
+    )
+
+
+def niivue_bundle() -> Path | None:
+    """niivue.umd.js as $SEGCLI_NIIVUE names it (the file or its folder), else in the cache's folder niivue."""
+    given = os.environ.get("SEGCLI_NIIVUE")
+    place = Path(given) if given else cache_home() / "niivue"
+    path = place / "niivue.umd.js" if place.is_dir() else place
+    return path if path.is_file() else None
+
+
+def _findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What to look at first: failed checks, doubtful ones, warnings of the run."""
+    warnings = [{"severity": "review", "code": "warning", "sentence": text} for text in facts.get("warnings", ())]
+    return [*facts.get("checks", ()), *warnings]
+
+
+def _pictures(shown: Mapping[View, Sequence[Section]], names: Sequence[Label]) -> dict[str, list[dict[str, str]]]:
+    """Each view's slices as pictures for an `img`, and where they lie."""
+    return {
+        view: [
+            {
+                "grey": _inline("image/jpeg", jpeg(s.grey)),
+                "marks": _inline("image/png", png(overlay(s.labels, names))),
+                "at": s.position,
+            }
+            for s in shown[view]
+        ]
+        for view in VIEWS
+    }
+
+
+def _inline(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _structures(
+    card: ModelCard, facts: Mapping[str, Any], shown: Mapping[View, Sequence[Section]], grid: Grid
+) -> list[dict[str, Any]]:
+    """The record's structures with what the table shows beside: colour, range, confidence, flags, nearest slices."""
+    colours = {x.id: x.colour for x in card.labels}
+    confidence = {int(k): float(v) for k, v in (facts.get("confidence") or {}).items()}
+    flags: dict[str, list[tuple[str, str]]] = {}
+    for finding in facts.get("checks", ()):
+        for name in str(finding["structure"] or "").split(", "):
+            flags.setdefault(name, []).append((finding["severity"], finding["code"]))
+    rows = []
+    for s in facts["structures"]:
+        colour = colours.get(s["label"], _GREY)
+        raised = list(dict.fromkeys(flags.get(s["name"], [])))
+        if s["truncated"] and ("review", "truncated") not in raised:
+            raised.append(("", "at border"))
+        row = {
+            "words": words(s["name"]),
+            "colour": colour,
+            "paper": css_colour(colour),
+            "ink": _ink(colour),
+            "range": card.volumes_ml.get(s["name"]),
+            "confidence": confidence.get(s["label"]),
+            "flags": raised,
+            "go": _nearest(shown, grid, s["centroid_mm"]) if s["centroid_mm"] else None,
+        }
+        rows.append({**s, **row})
+    return rows
+
+
+def _ink(colour: tuple[int, int, int]) -> str:
+    """Black or white, by what reads better on a colour."""
+    return "#000" if 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2] > 140 else "#fff"
+
+
+def _nearest(shown: Mapping[View, Sequence[Section]], grid: Grid, centre_mm: Sequence[float]) -> dict[str, int]:
+    """For each view the number of the slice that is nearest to a point in LPS mm; `grid` runs along S, P, L."""
+    at = grid.index(centre_mm)
+    return {
+        view: min(range(len(shown[view])), key=lambda k: abs(shown[view][k].index - at[axis]))
+        for axis, view in enumerate(VIEWS)
+    }
+
+
+def _grid(grid: Mapping[str, Any]) -> dict[str, str]:
+    lines = dict(grid)
+    for name in ("shape", "spacing_mm"):
+        lines[name] = " x ".join(f"{v:g}" for v in grid.get(name, ()))
+    lines["affine_lps"] = "; ".join(" ".join(f"{v:.6g}" for v in row) for row in grid.get("affine_lps", ()))
+    return {name: plain(value) for name, value in lines.items() if not is_empty(value)}
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, str]:
+    names = ("model", "input", "labels", "engine", "source", "options", "versions")
+    return {name: plain(facts[name]) for name in names if not is_empty(facts.get(name))}
+
+
+# ---- what the interactive viewer is given ----------------------------------------------------------------------------
+
+
+def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> dict[str, Any]:
+    """Both volumes as NIfTI in base64, every n-th voxel where there are many, and NiiVue's table of labels."""
+    low, high = window(scan)
+    step = [max(1, math.ceil(n / _VIEWER_EDGE)) for n in scan.grid.shape]
+    every = tuple(slice(None, None, s) for s in step)
+    level = (np.nan_to_num(scan.data[0][every].astype(np.float32), nan=low) - low) / max(high - low, 1e-9)
+    grey, marks = np.clip(level, 0, 1) * 255, labels.data[0][every]
+    affine = np.array(scan.grid.affine)
+    affine[:3, :3] *= step
+    grid = Grid(grey.shape, affine)
+    known = sorted(names, key=lambda x: x.id)
+    return {
+        "image": _packed(Volume(grey.astype(np.uint8)[None], grid)),
+        "labels": _packed(Volume(marks.astype(np.uint8 if known[-1].id < 256 else np.int16)[None], grid)),
+        "colours": {
+            **{c: [x.colour[i] for x in known] for i, c in enumerate("RGB")},
+            "A": [0 if x.id == 0 else 255 for x in known],
+            "I": [x.id for x in known],
+            "labels": [words(x.name) for x in known],
+        },
+    }
+
+
+def _packed(volume: Volume) -> str:
+    """A gzipped NIfTI file in base64, the same for the same volume."""
+    return base64.b64encode(gzip.compress(nifti.packed(volume), mtime=0)).decode()

@@ -1,0 +1,38 @@
+"""The page of an evaluation: the mean of each structure, the difference of two models, every case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from segcli.results.evaluate import RULE
+from segcli.results.page.parts import page
+
+_SCORES = {  # heading and format of each metric
+    "dice": ("Dice", ".3f"),
+    "iou": ("IoU", ".3f"),
+    "nsd": ("NSD", ".3f"),
+    "hd95_mm": ("HD95 mm", ".2f"),
+    "assd_mm": ("ASSD mm", ".2f"),
+    "volume_error": ("volume error", ".3f"),
+}
+
+
+def evaluation_page(document: Mapping[str, Any]) -> bytes:
+    """The page of an evaluation.
+
+    document   tolerance_mm, scores (`evaluate.rows`), summary (`evaluate.summarise`), and with a second model
+               difference (`evaluate.compare`)
+    """
+    return page(
+        "evaluation.html",
+        title="Evaluation",
+        cases=len({s["case"] for s in document["scores"]}),
+        rule=RULE,
+        tolerance=f"NSD at {document['tolerance_mm']:g} mm",
+        scores=_SCORES,
+        metrics=[(heading, True) for heading, _ in _SCORES.values()],
+        summary=document["summary"],
+        difference=document.get("difference"),
+        detail=document["scores"],
+    )
