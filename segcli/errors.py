@@ -5,6 +5,7 @@ SegcliError
 ├── InputError       65   not one readable volume
 │   └── InputMissing 66   nothing there, or nothing to do
 ├── EngineError      69   engine or device not available
+├── DownloadFailed   69   a file of a network that does not come, or other bytes than stated
 ├── OutOfMemory      71   every way to need less memory failed
 ├── OutputError      74   cannot write, disk full
 │   ├── OutputExists 73   would overwrite a file that is not a verified earlier result
@@ -70,6 +71,10 @@ class InputMissing(InputError):
 
 
 class EngineError(SegcliError):
+    exit_code = 69
+
+
+class DownloadFailed(SegcliError):
     exit_code = 69
 
 

@@ -21,7 +21,7 @@ DOORS = {
     "highdicom": {"formats"},
     "nibabel": set(),  # of the tests
     "scipy": {"space", "inference", "results"},
-    "psutil": {"engines", "formats", "batch", "commands"},
+    "psutil": {"memory", "engines", "formats", "batch", "commands"},
     "yaml": {"models"},
     "PIL": {"results"},
     "safetensors": {"models", "bench"},
@@ -29,6 +29,8 @@ DOORS = {
     "typer": {"commands"},
     "rich": {"commands"},
     "distributed": {"batch"},
+    "httpx": {"models"},
+    "truststore": {"models"},
 }
 HEAVY = ["torch", "onnxruntime", "openvino", "SimpleITK", "pydicom", "nibabel", "numpy", "rich", "scipy"]
 

@@ -21,7 +21,7 @@ from segcli.parallel import cores
 LIBRARIES = (
     "torch", "numpy", "scipy", "SimpleITK", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
     "pyjpegls", "highdicom", "onnx", "protobuf", "onnxruntime", "openvino", "safetensors", "pyyaml", "typer", "rich",
-    "psutil", "pillow", "distributed",
+    "psutil", "pillow", "httpx", "truststore", "distributed",
 )  # fmt: skip
 SIZE = 24  # edge of the convolved cube, voxels
 

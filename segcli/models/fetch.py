@@ -1,0 +1,340 @@
+"""One file from a network, whole or absent: mirrors, going on where a download broke off, checksums, locks.
+
+Nothing here is called but by `segcli models get`. The library under it is httpx with the system's certificates
+(truststore); proxies come from the environment as every program has them, SSL_CERT_FILE is honoured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from segcli.errors import DownloadFailed, OutputError, UsageError
+from segcli.formats.atomic import translated, write_bytes
+
+if TYPE_CHECKING:
+    import httpx
+
+Progress = Callable[[int, int | None], None]  # bytes that are there, bytes in all where the server says so
+_TRIES = 4  # of one address, each going on where the last one ended
+_WAIT = 1.0  # seconds before the second try, twice as many before each later one
+_STALE = 60.0  # seconds after which a lock that nobody renews, of another machine, is taken over
+_HUB = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?")
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that is there now.
+
+    address  where its bytes came from
+    sha256   of its bytes
+    known    whether that sum had been stated beforehand, by the catalogue or by an earlier download
+    """
+
+    path: Path
+    address: str
+    sha256: str
+    known: bool
+
+
+def offline() -> str | None:
+    """The variable that forbids to use a network, if one does: SEGCLI_OFFLINE or HF_HUB_OFFLINE."""
+    names = ("SEGCLI_OFFLINE", "HF_HUB_OFFLINE")
+    return next((n for n in names if os.environ.get(n, "").lower() not in ("", "0", "false", "no", "off")), None)
+
+
+def addresses(stated: Sequence[str]) -> list[str]:
+    """The addresses to try in their order: the user's mirror first, hf:OWNER/REPO@REVISION:FILE spelt out.
+
+    $SEGCLI_MIRROR is a folder on a server that holds the files by their names; $HF_ENDPOINT takes the Hub's place.
+    """
+    plain = [_spelt(address) for address in stated]
+    mirror = os.environ.get("SEGCLI_MIRROR", "").rstrip("/")
+    named = [f"{mirror}/{file_name(plain[0])}"] if mirror and plain else []
+    return list(dict.fromkeys([*named, *plain]))
+
+
+def _spelt(address: str) -> str:
+    if match := _HUB.fullmatch(address):
+        if match["file"] is None:
+            raise UsageError(
+                f"{address}: names no file", hint="write hf:OWNER/REPO:FILE, or hf:OWNER/REPO@REVISION:FILE"
+            )
+        end = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        return f"{end}/{match['repo']}/resolve/{match['revision'] or 'main'}/{match['file']}"
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise UsageError(
+            f"{address}: not an address that segcli fetches from", hint="https://..., or hf:OWNER/REPO:FILE"
+        )
+    return address
+
+
+def file_name(address: str) -> str:
+    """The last part of an address's path, as a name that any file system takes."""
+    last = unquote(urlsplit(address).path).rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", last).lstrip(".") or "download"
+
+
+def fetch(
+    stated: Sequence[str], folder: Path, *, sha256: str | None = None, progress: Progress = lambda done, total: None
+) -> Download:
+    """The file of the first address that gives it, in `folder`, whole and with the sum that was stated.
+
+    sha256   as the catalogue states it; without one, the sum of an earlier download of the same address counts
+    errors   DownloadFailed (69): offline, no address answers, or other bytes than stated; OutputError: no room
+
+    A download that breaks off is gone on with, also by a later run. While one process fetches a file, another waits.
+    """
+    todo = addresses(stated)
+    name = file_name(todo[-1])
+    if forbidden := offline():
+        raise DownloadFailed(f"{name}: {forbidden} is set, so nothing is fetched", hint=_by_hand(todo, name))
+    with translated(folder / name):
+        folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{hashlib.sha256(todo[-1].encode()).hexdigest()[:12]}-{name}.part"
+    wanted = sha256 or _sums(folder).get(todo[-1])
+    failures: list[str] = []
+    with _locked(part.with_suffix(".lock")) as renew:
+
+        def alive(done: int, total: int | None) -> None:
+            renew()
+            progress(done, total)
+
+        for address in todo:
+            try:
+                total = _complete(address, part, alive)
+            except DownloadFailed as error:
+                failures.append(error.message)
+                continue
+            found = _sum(part)
+            if wanted is not None and found != wanted:
+                _dropped(part)
+                failures.append(f"{address} gave {total:,} bytes with the SHA-256 {found}, not {wanted}")
+                continue
+            with translated(folder / name):
+                part.replace(folder / name)
+            _note(part).unlink(missing_ok=True)
+            _remember(folder, todo[-1], found)
+            return Download(folder / name, address, found, wanted is not None)
+    raise DownloadFailed(f"{name} could not be fetched: {'; '.join(failures)}{_proxy(todo)}", hint=_by_hand(todo, name))
+
+
+def _complete(address: str, part: Path, progress: Progress) -> int:
+    """Bytes of the part file once it holds all that the address has; goes on where it ends.
+
+    errors   DownloadFailed with the last cause, after several tries
+    """
+    import httpx
+
+    cause = ""
+    for number in range(_TRIES):
+        if number:
+            time.sleep(_WAIT * 2 ** (number - 1))
+        try:
+            with _client(address) as client:
+                return _once(client, address, part, progress)
+        except (_Refused, httpx.InvalidURL) as error:
+            raise DownloadFailed(f"{address}: {error}") from error
+        except (httpx.HTTPError, _BrokeOff) as error:
+            cause = str(error) or type(error).__name__
+    raise DownloadFailed(f"{address}: {cause}")
+
+
+class _Refused(Exception):
+    """The server's answer will not change by asking again."""
+
+
+class _BrokeOff(Exception):
+    """Not all bytes came, or the server is busy: worth another try."""
+
+
+def _once(client: httpx.Client, address: str, part: Path, progress: Progress) -> int:
+    """One request, for what the part file lacks; the bytes that it holds then."""
+    have, mark = _begun(part, address)
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-", "If-Range": mark} if have else {})}
+    with client.stream("GET", address, headers=headers) as answer:
+        if answer.status_code == 416:  # what is there is not a beginning of the file
+            _dropped(part)
+            return _once(client, address, part, progress) if have else _unwilling(answer)
+        if answer.status_code not in (200, 206):
+            return _unwilling(answer)
+        if answer.status_code == 200 or not _goes_on(answer, have):
+            if answer.status_code == 206:
+                raise _Refused("the server sent another part of the file than it was asked for")
+            have = 0
+        announced = answer.headers.get("Content-Length", "")
+        total = have + int(announced) if announced.isdigit() else None
+        _room(part, None if total is None else total - have)
+        _begin(part, address, answer)
+        with translated(part), part.open("r+b" if have else "wb") as file:
+            file.seek(have)
+            for chunk in answer.iter_raw():
+                file.write(chunk)
+                have += len(chunk)
+                progress(have, total)
+            file.truncate()
+    if total is not None and have != total:
+        raise _BrokeOff(f"{have:,} of {total:,} bytes came")
+    return have
+
+
+def _unwilling(answer: httpx.Response) -> int:
+    told = f"the server answers {answer.status_code} {answer.reason_phrase}".strip()
+    if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
+        raise _BrokeOff(told)
+    raise _Refused(told)
+
+
+def _goes_on(answer: httpx.Response, have: int) -> bool:
+    """Whether a partial answer begins where the part file ends."""
+    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    return match is not None and int(match[1]) == have
+
+
+def _client(address: str) -> httpx.Client:
+    import ssl
+
+    import httpx
+    import truststore
+
+    token = os.environ.get("HF_TOKEN", "")
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).netloc
+    own = {"Authorization": f"Bearer {token}"} if token and urlsplit(address).netloc == hub else {}
+    return httpx.Client(
+        verify=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        follow_redirects=True,  # to another host without the token
+        timeout=httpx.Timeout(30.0),
+        headers={"User-Agent": "segcli", **own},
+    )
+
+
+# ---- what is kept beside a download that is not whole
+
+
+def _note(part: Path) -> Path:
+    return part.with_suffix(".json")
+
+
+def _begun(part: Path, address: str) -> tuple[int, str]:
+    """Bytes that are there, and the mark by which the server knows whether they are of the same file; 0 without one."""
+    try:
+        note = json.loads(_note(part).read_bytes())
+        mark = str(note["mark"]) if note["address"] == address else ""
+        return (part.stat().st_size, mark) if mark else (0, "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+def _begin(part: Path, address: str, answer: httpx.Response) -> None:
+    """Note which file of the server the part belongs to; a weak mark does not say that bytes are equal."""
+    mark = answer.headers.get("ETag", "")
+    if not mark or mark.startswith("W/"):
+        mark = answer.headers.get("Last-Modified", "")
+    write_bytes(_note(part), json.dumps({"address": address, "mark": mark}).encode())
+
+
+def _dropped(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _note(part).unlink(missing_ok=True)
+
+
+def _room(part: Path, size: int | None) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if size is not None and size > free:
+        raise OutputError(
+            f"{part.parent}: {size:,} bytes are needed, {free:,} are free", hint="free some space, or set SEGCLI_HOME"
+        )
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sums(folder: Path) -> Mapping[str, str]:
+    """Address -> sum of the files that were fetched before."""
+    try:
+        known = json.loads((folder / "sums.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}
+
+
+def _remember(folder: Path, address: str, found: str) -> None:
+    write_bytes(folder / "sums.json", json.dumps({**_sums(folder), address: found}, indent=1).encode())
+
+
+# ---- one process at a time
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[Callable[[], None]]:
+    """Held by one process; yields what renews it. A lock of a dead process, or one not renewed, is taken over."""
+    own: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+    while True:
+        try:
+            with translated(path):
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            break
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+        if _abandoned(path):
+            path.unlink(missing_ok=True)
+        else:
+            time.sleep(0.2)
+    with os.fdopen(handle, "w") as file:
+        json.dump(own, file)
+    try:
+        yield lambda: os.utime(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _abandoned(path: Path) -> bool:
+    try:
+        text, age = path.read_text(), time.time() - path.stat().st_mtime
+    except OSError:
+        return False
+    try:
+        owner = json.loads(text)
+        if owner["host"] == socket.gethostname():
+            os.kill(int(owner["pid"]), 0)
+            return False
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        return age > 2  # being written, or not ours
+    return age > _STALE
+
+
+# ---- what to say
+
+
+def _proxy(todo: Sequence[str]) -> str:
+    """The proxy that the environment names for these addresses; words for the end of a sentence."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(todo[-1])
+    named = getproxies().get(parts.scheme)
+    if not named or proxy_bypass(parts.hostname or ""):
+        return ""
+    shown = urlsplit(named)
+    return f" (by the proxy {shown.scheme}://{shown.hostname}:{shown.port})"  # without a password
+
+
+def _by_hand(todo: Sequence[str], name: str) -> str:
+    return f"fetch {todo[-1]} on a machine with a network, then `segcli models import {name}`"

@@ -1,0 +1,347 @@
+"""Downloads against a real server on loopback that does what servers do."""
+
+import hashlib
+import http.server
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from segcli.errors import DownloadFailed, OutputError, UsageError
+from segcli.models import fetch as room
+from segcli.models.fetch import addresses, fetch, file_name
+
+BODY = bytes(range(256)) * 4096  # 1 MiB
+SUM = hashlib.sha256(BODY).hexdigest()
+
+
+@dataclass
+class Server:
+    """A file server. `plan` has an entry for each request to come; when it is empty, the server behaves."""
+
+    address: str = ""
+    plan: list[str] = field(default_factory=list)
+    seen: list[dict[str, str]] = field(default_factory=list)
+    etag: str = '"one"'
+    body: bytes = BODY
+
+
+def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            step = server.plan.pop(0) if server.plan else ""
+            server.seen.append({"path": self.path, "step": step, **dict(self.headers.items())})
+            if step.isdigit():
+                self.send_response(int(step))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            if step == "redirect":
+                self.send_response(302)
+                self.send_header("Location", "/elsewhere/model.zip")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = server.body if step != "other bytes" else bytes(len(server.body))
+            first = 0
+            asked = self.headers.get("Range")
+            if asked and self.headers.get("If-Range") == server.etag and step != "no ranges":
+                first = int(asked.removeprefix("bytes=").rstrip("-"))
+                if first >= len(body):
+                    self.send_response(416)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+            else:
+                self.send_response(200)
+            self.send_header("ETag", server.etag)
+            rest = body[first:]
+            if step == "no length":
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(rest)
+                self.close_connection = True
+                return
+            self.send_header("Content-Length", str(len(rest) + (1000 if step == "lies" else 0)))
+            self.end_headers()
+            if step.startswith("break"):
+                self.wfile.write(rest[: len(rest) // 3])
+                self.wfile.flush()
+                self.close_connection = True
+                return
+            if step == "slow":
+                for i in range(0, len(rest), 1 << 15):
+                    self.wfile.write(rest[i : i + (1 << 15)])
+                    time.sleep(0.02)
+                return
+            self.wfile.write(rest)
+            if step == "lies":
+                self.close_connection = True
+
+    return Handler
+
+
+class Quiet(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is no news."""
+
+
+def serving(server: Server, context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    listening = Quiet(("127.0.0.1", 0), handler(server))
+    if context is not None:
+        listening.socket = context.wrap_socket(listening.socket, server_side=True)
+    scheme = "https" if context else "http"
+    server.address = f"{scheme}://127.0.0.1:{listening.server_address[1]}/models/model.zip"
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(room, "_WAIT", 0.01)
+    for name in ("SEGCLI_OFFLINE", "HF_HUB_OFFLINE", "SEGCLI_MIRROR", "HF_ENDPOINT", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield from serving(Server())
+
+
+def leftovers(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"sums.json"}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [],
+        ["break"],
+        ["break", "break", "break"],
+        ["500", "break", "503"],
+        ["redirect"],
+        ["no length"],
+        ["lies"],
+        ["break", "no ranges"],
+        ["429", ""],
+    ],
+    ids=" ".join,
+)
+def test_whatever_a_server_does_the_file_is_whole(server: Server, tmp_path: Path, plan: list[str]) -> None:
+    server.plan = list(plan)
+    got = fetch([server.address], tmp_path, sha256=SUM)
+    assert (got.path.read_bytes(), got.sha256, got.known) == (BODY, SUM, True)
+    assert leftovers(tmp_path) == {"model.zip"}
+
+
+def test_a_download_that_broke_off_goes_on_where_it_ended(server: Server, tmp_path: Path) -> None:
+    server.plan = ["break"]
+    fetch([server.address], tmp_path)
+    first, second = server.seen
+    assert "Range" not in first
+    assert second["Range"] == f"bytes={len(BODY) // 3}-"
+    assert second["If-Range"] == server.etag
+
+
+def test_a_later_run_goes_on_too(server: Server, tmp_path: Path) -> None:
+    server.plan = ["break", "404"]
+    with pytest.raises(DownloadFailed, match="the server answers 404"):
+        fetch([server.address], tmp_path)
+    assert fetch([server.address], tmp_path).path.read_bytes() == BODY
+    assert server.seen[-1]["Range"] == f"bytes={len(BODY) // 3}-"
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(server: Server, tmp_path: Path) -> None:
+    server.plan = ["break", "404"]
+    with pytest.raises(DownloadFailed):
+        fetch([server.address], tmp_path)
+    server.etag, server.body = '"two"', BODY[::-1]
+    assert fetch([server.address], tmp_path).path.read_bytes() == BODY[::-1]
+
+
+def test_what_is_there_is_no_beginning_of_a_file_that_became_shorter(server: Server, tmp_path: Path) -> None:
+    server.plan = ["break", "404"]
+    with pytest.raises(DownloadFailed):
+        fetch([server.address], tmp_path)
+    server.body = BODY[:1000]  # under the same mark: the range lies beyond its end
+    assert fetch([server.address], tmp_path).path.read_bytes() == BODY[:1000]
+
+
+@pytest.mark.parametrize("code", ["404", "403", "410"])
+def test_an_answer_that_will_not_change_is_not_asked_for_again(server: Server, tmp_path: Path, code: str) -> None:
+    server.plan = [code]
+    with pytest.raises(DownloadFailed, match=code) as error:
+        fetch([server.address], tmp_path)
+    assert len(server.seen) == 1
+    assert server.address in str(error.value.message)
+    assert "segcli models import model.zip" in str(error.value.hint)
+
+
+def test_a_server_that_is_always_busy_is_asked_four_times(server: Server, tmp_path: Path) -> None:
+    server.plan = ["500"] * 9
+    with pytest.raises(DownloadFailed, match="500"):
+        fetch([server.address], tmp_path)
+    assert len(server.seen) == 4
+
+
+def test_other_bytes_than_stated_are_dropped_and_both_sums_are_named(server: Server, tmp_path: Path) -> None:
+    server.plan = ["other bytes"]
+    with pytest.raises(DownloadFailed, match=SUM) as error:
+        fetch([server.address], tmp_path, sha256=SUM)
+    assert hashlib.sha256(bytes(len(BODY))).hexdigest() in error.value.message
+    assert leftovers(tmp_path) == set()
+
+
+def test_the_next_mirror_is_asked_where_one_has_other_bytes(server: Server, tmp_path: Path) -> None:
+    server.plan = ["other bytes"]
+    other = server.address.replace("/models/", "/mirror/")
+    got = fetch([other, server.address], tmp_path, sha256=SUM)
+    assert (got.address, got.path.read_bytes()) == (server.address, BODY)
+
+
+def test_a_sum_that_nobody_stated_is_remembered_and_compared_next_time(server: Server, tmp_path: Path) -> None:
+    first = fetch([server.address], tmp_path)
+    assert (first.sha256, first.known) == (SUM, False)
+    assert fetch([server.address], tmp_path).known
+    server.body = BODY[::-1]
+    with pytest.raises(DownloadFailed, match=f"not {SUM}"):
+        fetch([server.address], tmp_path)
+
+
+def test_the_users_mirror_is_asked_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGCLI_MIRROR", server.address.rpartition("/models/")[0] + "/near/")
+    got = fetch(["http://127.0.0.1:9/far/model.zip"], tmp_path)
+    assert got.address.endswith("/near/model.zip")
+
+
+@pytest.mark.parametrize("name", ["SEGCLI_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_refuses_at_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(DownloadFailed, match=name):
+        fetch([server.address], tmp_path)
+    assert server.seen == []
+
+
+def test_a_file_of_the_hub_is_fetched_with_the_token_which_stays_there(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.address.rpartition("/models/")[0])
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    fetch(["hf:owner/repo@v1:sub/model.zip"], tmp_path)
+    assert server.seen[0]["path"] == "/owner/repo/resolve/v1/sub/model.zip"
+    assert server.seen[0]["Authorization"] == "Bearer secret"
+    other = server.address.replace("127.0.0.1", "localhost")
+    fetch([other], tmp_path)
+    assert "Authorization" not in server.seen[1]
+
+
+def test_a_disk_that_is_too_small_is_said_before_a_byte_is_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OutputError, match="1,048,576 bytes are needed, 1,000 are free"):
+        fetch([server.address], tmp_path)
+    assert leftovers(tmp_path) == set()
+
+
+def test_a_proxy_is_used_and_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_WAIT", 0.01)
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(DownloadFailed, match=r"by the proxy http://127\.0\.0\.1:9") as error:
+        fetch(["http://example.invalid/model.zip"], tmp_path)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["ftp://host/file", "file:///etc/passwd", "model.zip", "hf:owner/repo"])
+def test_only_the_web_and_the_hub_are_fetched_from(address: str) -> None:
+    with pytest.raises(UsageError):
+        addresses([address])
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://zenodo.org/records/1/files/a%20b.zip?download=1", "a_b.zip"),
+        ("https://host/..%2f..%2fetc", "etc"),
+        ("https://host/", "download"),
+        ("https://host/.hidden", "hidden"),
+    ],
+)
+def test_a_file_is_called_by_a_harmless_name(address: str, name: str) -> None:
+    assert file_name(address) == name
+
+
+def test_a_private_certificate_is_trusted_where_the_system_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trustme = pytest.importorskip("trustme")
+    monkeypatch.setattr(room, "_WAIT", 0.01)
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for served in serving(Server(), context):
+        with pytest.raises(DownloadFailed, match="CERTIFICATE_VERIFY_FAILED"):
+            fetch([served.address], tmp_path / "out")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert fetch([served.address], tmp_path / "out").path.read_bytes() == BODY
+
+
+def test_of_two_processes_one_waits_and_a_dead_ones_lock_is_taken_over(server: Server, tmp_path: Path) -> None:
+    part = room.hashlib.sha256(server.address.encode()).hexdigest()[:12]
+    lock = tmp_path / f".{part}-model.zip.lock"
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    lock.write_text(json.dumps({"host": room.socket.gethostname(), "pid": int(done.stdout)}))
+    assert fetch([server.address], tmp_path).path.read_bytes() == BODY
+    lock.write_text(json.dumps({"host": room.socket.gethostname(), "pid": os.getpid()}))
+    waiting = threading.Thread(target=fetch, args=([server.address], tmp_path))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    lock.unlink()
+    waiting.join(20)
+    assert not waiting.is_alive()
+
+
+def test_killed_at_twenty_moments_it_goes_on_to_the_same_bytes(server: Server, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from segcli.models.fetch import fetch; "
+        "fetch([sys.argv[1]], Path(sys.argv[2]), progress=lambda *_: print('.', flush=True))"
+    )
+    begun: list[str | None] = []
+    for moment in range(20):
+        server.plan = ["slow"]
+        before = len(server.seen)
+        run = subprocess.Popen([sys.executable, "-c", code, server.address, tmp_path], stdout=subprocess.PIPE)
+        assert run.stdout is not None
+        for _ in range(1 + moment % 3):
+            if not run.stdout.readline():
+                break
+        run.kill()
+        run.wait()
+        run.stdout.close()
+        begun += [seen.get("Range") for seen in server.seen[before:]]
+        assert "model.zip" not in leftovers(tmp_path) or (tmp_path / "model.zip").read_bytes() == BODY
+    server.plan = []
+    assert fetch([server.address], tmp_path).path.read_bytes() == BODY
+    assert any(begun)
+    assert leftovers(tmp_path) == {"model.zip"}
