@@ -65,7 +65,7 @@ def segment(
     if not isinstance(scan, Volume):
         paths = [scan] if isinstance(scan, str | PathLike) else list(scan)
         scan = formats.read([Path(p) for p in paths], channels=len(card.channels))
-    details = label(scan, card, opened.engine)
+    details = label(scan, card.procedure, opened.engine)
     return Result(details.labels, card.labels, measure(details.labels, card.labels, scan), details)
 
 

@@ -17,7 +17,7 @@ DATA = Path(__file__).parent / "data" / "brain_t1"
 def labels() -> dict[str, np.ndarray]:
     card, scan = find("uxnet"), formats.read([DATA / "subB_t1_brain.nii.gz"])
     return {
-        name: segment(scan, card, open_engine(card, engine=name).engine).labels.data[0]
+        name: segment(scan, card.procedure, open_engine(card, engine=name).engine).labels.data[0]
         for name in ("openvino", "onnx", "torch")
     }
 

@@ -118,12 +118,12 @@ def plan_case(
     start = time.perf_counter()
     scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))
     read = time.perf_counter() - start
-    check_channels(scan, card)
+    check_channels(scan, card.procedure)
     itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
     limit, needs, on_disk = opening.max_ram, list[Budget](), False
     parts: list[Grid] = []
     for (own, engine), rate in zip(models, rates, strict=True):
-        prepared = prepare(scan, own)
+        prepared = prepare(scan, own.procedure)
         parts.append(prepared.image.grid)
         rate = tried(scan.grid, prepared, own, engine, rate)
         room = available() if limit is None else limit - psutil.Process().memory_info().rss

@@ -372,7 +372,8 @@ class _Job:
 
     def _member(self, card: ModelCard, engine: Engine) -> Member:
         plan = at_overlap(card.window, self.options.overlap)
-        return Member(card, engine, replace(plan, skip=plan.skip or self.options.skip))
+        window = replace(plan, skip=plan.skip or self.options.skip)
+        return Member(replace(card.procedure, window=window), engine)
 
     def _kept(self, result: Segmentation) -> tuple[Segmentation, list[dict[str, Any]]]:
         """The labels on slices that were scanned, after --classes and the post-processing that was asked for.

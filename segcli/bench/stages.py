@@ -215,7 +215,7 @@ def without_network(folder: Path, shape: tuple[int, int, int], classes: int, thr
     rng = np.random.default_rng(0)
     scan = Volume(rng.uniform(-200, 300, (1, *shape)).astype(np.float32), Grid(shape, np.diag([2.0, 1.5, 1.5, 1])))
     engine = Copies(classes, threads)
-    return best(lambda: segment(scan, card, engine), 1)
+    return best(lambda: segment(scan, card.procedure, engine), 1)
 
 
 def run(words: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def info(
         "model_grid": record.grid_facts(wanted),
     }
     if read.data.shape[0] == len(card.channels):
-        image = prepare(whole, card).image
+        image = prepare(whole, card.procedure).image
         facts["cropped_to"] = list(image.grid.shape)
         facts["windows"] = window_count(image.grid, card.window)
     if as_json:

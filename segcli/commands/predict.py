@@ -57,7 +57,7 @@ class Opening:
 
         others = [find(model) for model in self.model[1:]]
         for other in others:
-            alike(card, other)
+            alike(card.procedure, other.procedure)
         if self.votes and not others and not card.ensemble and len(card.weights) < 2:
             raise UsageError(
                 f"--write disagreement: {card.name} is one network, which agrees with itself",

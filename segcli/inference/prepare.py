@@ -10,11 +10,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError
-from segcli.inference.intensity import Crop, Resample, Step, foreground, normalise
-from segcli.models.card import ModelCard
-from segcli.space.grids import model_grid
-from segcli.space.resample import onto
+from segcli.inference.decide import Decision
+from segcli.inference.intensity import Crop, Preparation, Resample, Step, foreground, normalise
+from segcli.inference.windows import WindowPlan
+from segcli.space.grids import GridSpec, model_grid
+from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a model sees a scan and what its answers mean: all that inference knows of a model.
+
+    name           for messages
+    channels       names of the image's channels, in order
+    labels         what the values of `decide` stand for, background first
+    grid           orientation and spacing that the network is shown
+    interpolation  onto that grid and back
+    steps          of the intensities in order, with the crop and the one resampling at their place
+    outside        value of what lies beyond the image, before the steps
+    slice_axis     with a 2-D network: the array axis of `grid` along which slices are taken; else None
+    slices         neighbouring slices that a 2-D network sees at once as channels
+    window         how the image is cut into windows and put together again
+    decide         how logits become labels
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    labels: tuple[Label, ...]
+    grid: GridSpec
+    interpolation: Interpolation
+    steps: tuple[Preparation, ...]
+    outside: float
+    slice_axis: int | None
+    slices: int
+    window: WindowPlan
+    decide: Decision
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of the network: the image's, once for each slice that it sees."""
+        return len(self.channels) * self.slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +69,15 @@ class Prepared:
     seconds: Mapping[str, float]
 
 
-def prepare(scan: Volume, card: ModelCard) -> Prepared:
-    """The scan on the model's grid with the model's intensities: the card's steps in their order."""
+def prepare(scan: Volume, procedure: Procedure) -> Prepared:
+    """The scan on the model's grid with the model's intensities: the procedure's steps in their order."""
     seconds = {"resample": 0.0, "normalise": 0.0}
     began = time.perf_counter()
-    image, outside = scan, card.outside
+    image, outside = scan, procedure.outside
     wanted: Grid | None = None
     cropped_first = False
     pending: list[Step] = []
-    for step in (*card.prepare, None):
+    for step in (*procedure.steps, None):
         if step is not None and not isinstance(step, Resample | Crop):
             pending.append(step)
             continue
@@ -53,16 +90,16 @@ def prepare(scan: Volume, card: ModelCard) -> Prepared:
             outside = outside if step.outside is None else step.outside
         elif isinstance(step, Resample):
             start = time.perf_counter()
-            wanted = model_grid(image.grid, card.grid)
-            image = onto(image, wanted, card.interpolation)
+            wanted = model_grid(image.grid, procedure.grid)
+            image = onto(image, wanted, procedure.interpolation)
             seconds["resample"] += time.perf_counter() - start
-    assert wanted is not None  # every card has one resampling
+    assert wanted is not None  # every procedure has one resampling
     if image.data.dtype != np.float32:
         image = Volume(image.data.astype(np.float32), image.grid, image.source)
     if cropped_first:
         wanted = _endless(image.grid)
-    if card.slice_axis is not None and card.slices > 1:
-        image = neighbours(image, card.slice_axis, card.slices)
+    if procedure.slice_axis is not None and procedure.slices > 1:
+        image = neighbours(image, procedure.slice_axis, procedure.slices)
     seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
     return Prepared(image, wanted, outside, seconds)
 
@@ -104,13 +141,13 @@ def finite(scan: Volume) -> tuple[Volume, NDArray[np.bool_] | None, list[str]]:
     return Volume(data, scan.grid, scan.source), bad.any(axis=0), [sentence]
 
 
-def check_channels(scan: Volume, card: ModelCard) -> None:
+def check_channels(scan: Volume, procedure: Procedure) -> None:
     """Refuse a scan with other channels than the model's."""
-    have, want = scan.data.shape[0], len(card.channels)
+    have, want = scan.data.shape[0], len(procedure.channels)
     if have != want:
         raise InputError(
-            f"the scan has {have} channel{'s' * (have != 1)}, the model {card.name} wants {want}: "
-            f"{', '.join(card.channels)}",
+            f"the scan has {have} channel{'s' * (have != 1)}, the model {procedure.name} wants {want}: "
+            f"{', '.join(procedure.channels)}",
             hint="name them with --channel NAME=FILE",
         )
 

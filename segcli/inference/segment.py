@@ -11,9 +11,8 @@ import numpy as np
 from segcli.inference.certainty import Means
 from segcli.inference.decide import Decision, Shares, Spread, as_shares, labels_on
 from segcli.inference.engine import Engine
-from segcli.inference.prepare import Prepared, at_least, check_channels, finite, prepare
+from segcli.inference.prepare import Prepared, Procedure, at_least, check_channels, finite, prepare
 from segcli.inference.windows import Tick, WindowPlan, quiet, slide, windows
-from segcli.models.card import ModelCard
 from segcli.space.resample import Interpolation
 from segcli.space.volume import Grid, Volume
 
@@ -55,28 +54,22 @@ class Wishes:
 
 
 def segment(
-    scan: Volume,
-    card: ModelCard,
-    engine: Engine,
-    tick: Tick = quiet,
-    plan: WindowPlan | None = None,
-    wishes: Wishes = Wishes(),
+    scan: Volume, procedure: Procedure, engine: Engine, tick: Tick = quiet, wishes: Wishes = Wishes()
 ) -> Segmentation:
     """Label every voxel of the scan, on the scan's own grid.
 
     scan     (C, D, H, W), intensities as in the file
-    plan     the card's windows, or the user's change of them
     errors   InputError: other channels than the model's, or no finite voxel; ModelError: logits not finite
     """
-    plan = plan or card.window
-    check_channels(scan, card)
+    check_channels(scan, procedure)
     scan, holes, warnings = finite(scan)
-    prepared = prepare(scan, card)
-    slabs = slide(prepared.image, engine, plan, tick, prepared.outside)
-    found = decided(scan, prepared, slabs, card.decide, card.interpolation, wishes)
+    prepared = prepare(scan, procedure)
+    slabs = slide(prepared.image, engine, procedure.window, tick, prepared.outside)
+    found = decided(scan, prepared, slabs, procedure.decide, procedure.interpolation, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
-    return replace(found, windows=window_count(prepared.image.grid, plan), warnings=tuple(warnings))
+    count = window_count(prepared.image.grid, procedure.window)
+    return replace(found, windows=count, warnings=tuple(warnings))
 
 
 def decided(

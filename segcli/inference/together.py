@@ -13,11 +13,10 @@ from segcli.errors import ModelError
 from segcli.inference.certainty import winners
 from segcli.inference.decide import Decision, Spread, shares
 from segcli.inference.engine import Engine
-from segcli.inference.prepare import Prepared, check_channels, finite, prepare
+from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, segment, window_count
-from segcli.inference.windows import Tick, WindowPlan, quiet, slide
+from segcli.inference.windows import Tick, quiet, slide
 from segcli.memory import OnDisk, mapped
-from segcli.models.card import ModelCard
 from segcli.space.volume import Volume
 
 UNSEEN = -20.0  # logit of a structure where a member did not look, beside 0 for background
@@ -25,14 +24,13 @@ UNSEEN = -20.0  # logit of a structure where a member did not look, beside 0 for
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One model, its engine, and the windows it is run with."""
+    """One model and the engine that it is loaded into."""
 
-    card: ModelCard
+    procedure: Procedure
     engine: Engine
-    plan: WindowPlan
 
 
-def alike(first: ModelCard, other: ModelCard) -> None:
+def alike(first: Procedure, other: Procedure) -> None:
     """Refuse a model that does not answer the same question as the first: other channels, labels or decision.
 
     errors   ModelError with the first difference
@@ -40,10 +38,10 @@ def alike(first: ModelCard, other: ModelCard) -> None:
     both = f"{first.name} and {other.name} are no ensemble"
     if first.channels != other.channels:
         raise ModelError(f"{both}: one sees {', '.join(first.channels)}, the other {', '.join(other.channels)}")
-    ours, theirs = ({label.name: label.id for label in card.labels} for card in (first, other))
+    ours, theirs = ({label.name: label.id for label in one.labels} for one in (first, other))
     for name in (*ours, *theirs):
         if ours.get(name) != theirs.get(name):
-            told = [f"{card.name} {_says(names, name)}" for card, names in ((first, ours), (other, theirs))]
+            told = [f"{one.name} {_says(names, name)}" for one, names in ((first, ours), (other, theirs))]
             raise ModelError(f"{both}: {name} {', '.join(told)}", hint="members need equal names and numbers of labels")
     if first.decide.rule != other.decide.rule or set(first.decide.values) != set(other.decide.values):
         raise ModelError(f"{both}: one has nested regions, the other has not, or has others")
@@ -70,26 +68,28 @@ def segment_together(
     errors   as `segment`
     """
     first, *others = members
+    own = first.procedure
     if not others:
-        return segment(scan, first.card, first.engine, tick, first.plan, wishes)
-    check_channels(scan, first.card)
+        return segment(scan, own, first.engine, tick, wishes)
+    check_channels(scan, own)
     scan, holes, warnings = finite(scan)
-    decide = replace(first.card.decide, shares=any(member.card.decide.shares for member in members))
-    prepared = prepare(scan, first.card)
+    decide = replace(own.decide, shares=any(member.procedure.decide.shares for member in members))
+    prepared = prepare(scan, own)
     answers, count = [], 0
     seconds = {**prepared.seconds, "network": 0.0}
     for i, member in enumerate(others):
-        answer, own, seen = _answer(scan, member, prepared, decide, _later(tick, i, len(members)))
+        answer, stages, seen = _answer(scan, member, prepared, decide, _later(tick, i, len(members)))
         answers.append(answer)
         count += seen
-        seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in own.items()}
-    slabs = slide(prepared.image, first.engine, first.plan, _later(tick, len(others), len(members)), prepared.outside)
-    mean = _mean(slabs, prepared, answers, first.card.decide, decide)
-    found = decided(scan, prepared, mean, decide, first.card.interpolation, wishes)
+        seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in stages.items()}
+    last = _later(tick, len(others), len(members))
+    slabs = slide(prepared.image, first.engine, own.window, last, prepared.outside)
+    mean = _mean(slabs, prepared, answers, own.decide, decide)
+    found = decided(scan, prepared, mean, decide, own.interpolation, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
     seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
-    count += window_count(prepared.image.grid, first.plan)
+    count += window_count(prepared.image.grid, own.window)
     return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
 
 
@@ -102,19 +102,19 @@ def _answer(
     scan: Volume, member: Member, common: Prepared, decide: Decision, tick: Tick
 ) -> tuple[OnDisk, dict[str, float], int]:
     """A member's answer (K, d, h, w) on the common image's grid, mapped from a file; stage times; windows."""
-    card, on = member.card, common.image.grid
-    prepared = prepare(scan, card)
+    procedure, on = member.procedure, common.image.grid
+    prepared = prepare(scan, procedure)
     began = time.perf_counter()
     answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
     for channel, value in enumerate(decide.values):
         answer[channel] = float(value == 0) if decide.shares else 0.0 if value == 0 else UNSEEN
-    spread = Spread(on, prepared.image.grid, prepared.wanted, card.interpolation)
-    order = [card.decide.values.index(value) for value in decide.values]
-    for slab in slide(prepared.image, member.engine, member.plan, tick, prepared.outside):
-        spread.put(slab.grid, _channels(slab.data[order], card.decide, decide), np.asarray(answer))
+    spread = Spread(on, prepared.image.grid, prepared.wanted, procedure.interpolation)
+    order = [procedure.decide.values.index(value) for value in decide.values]
+    for slab in slide(prepared.image, member.engine, procedure.window, tick, prepared.outside):
+        spread.put(slab.grid, _channels(slab.data[order], procedure.decide, decide), np.asarray(answer))
         answer.release()
     seconds = {**prepared.seconds, "network": time.perf_counter() - began}
-    return answer, seconds, window_count(prepared.image.grid, member.plan)
+    return answer, seconds, window_count(prepared.image.grid, procedure.window)
 
 
 def _channels(own: NDArray[np.float32], have: Decision, want: Decision) -> NDArray[np.float32]:

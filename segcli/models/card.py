@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from segcli.errors import ModelError, near
 from segcli.inference.decide import Decision
 from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Preparation, Resample, Scale, Standardise
+from segcli.inference.prepare import Procedure
 from segcli.inference.windows import WindowPlan
 from segcli.space.grids import Anchor, GridSpec, Spacing
 from segcli.space.resample import How, Interpolation
@@ -97,7 +98,24 @@ class ModelCard:
     @property
     def inputs(self) -> int:
         """Input channels of the network: the image's, once for each slice that it sees."""
-        return len(self.channels) * self.slices
+        return self.procedure.inputs
+
+    @property
+    def procedure(self) -> Procedure:
+        """What inference knows of the model."""
+        return Procedure(
+            name=self.name,
+            channels=self.channels,
+            labels=self.labels,
+            grid=self.grid,
+            interpolation=self.interpolation,
+            steps=self.prepare,
+            outside=self.outside,
+            slice_axis=self.slice_axis,
+            slices=self.slices,
+            window=self.window,
+            decide=self.decide,
+        )
 
     def file(self, name: str) -> Path:
         """A part of the model: a plain name inside its folder (reliability.md 5.2).

@@ -84,7 +84,7 @@ def test_windows_that_are_tried_lie_in_the_scan_and_take_time(tmp_path: Path) ->
     model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
     turned = Grid((90, 40, 30), np.array([[0, 1.0, 0, 3], [0.8, 0, 0, -9], [0, 0, -2.0, 5], [0, 0, 0, 1]]))
     scan = Volume(np.zeros((1, *turned.shape), np.float32), turned)
-    found = tried(turned, prepare(scan, model), model, open_engine(model, threads=1).engine, RATES)
+    found = tried(turned, prepare(scan, model.procedure), model, open_engine(model, threads=1).engine, RATES)
     assert found.decide > 0
     assert found.write > 0
     assert found.packed > 0
@@ -185,7 +185,7 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 21)
     monkeypatch.setattr(host, "RESERVE", 1 << 20)
     many = card(**MANY, patch_size=[16, 16, 16], overlap=0.0, intensity=[])
-    segment(scan, many, engine)  # warm
+    segment(scan, many.procedure, engine)  # warm
     most, done = [0], threading.Event()
 
     def watch() -> None:
@@ -197,14 +197,14 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     engine.max_ram = start + 14_000_000
     watching = threading.Thread(target=watch)
     watching.start()
-    bounded = segment(scan, many, engine)
+    bounded = segment(scan, many.procedure, engine)
     done.set()
     watching.join()
     assert len(engine.steps) == 1
     assert most[0] <= start + 14_000_000
     engine.max_ram = None
     monkeypatch.setattr(host, "available", lambda: 1 << 40)
-    np.testing.assert_array_equal(bounded.labels.data, segment(scan, many, engine).labels.data)
+    np.testing.assert_array_equal(bounded.labels.data, segment(scan, many.procedure, engine).labels.data)
     assert len(engine.steps) == 1
 
 
@@ -214,7 +214,9 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     nibabel.Nifti1Image(data, np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii.gz")
     opening = SimpleNamespace(max_ram=None, open=lambda c: open_engine(c, threads=1))
     found = plan_case([tmp_path / "scan.nii.gz"], model, opening)
-    result = segment(Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model, opening.open(model).engine)
+    result = segment(
+        Volume(data[None], Grid(data.shape, np.diag([2.0, 2, 2, 1]))), model.procedure, opening.open(model).engine
+    )
     assert found["windows"] == result.windows
     assert found["engine"] == "openvino cpu"
 

@@ -52,15 +52,15 @@ CARD_3MM = parse(CARD)
 @settings(deadline=None, max_examples=48)
 @given(code=st.sampled_from(AXES_CODES))
 def test_7_2_labels_stay_at_the_same_place_in_all_48_orders_of_axes(code: str) -> None:
-    plain = segment(SCAN, CARD_3MM, Organs()).labels
-    other = segment(onto(SCAN, turned(SCAN.grid, code)), CARD_3MM, Organs()).labels
+    plain = segment(SCAN, CARD_3MM.procedure, Organs()).labels
+    other = segment(onto(SCAN, turned(SCAN.grid, code)), CARD_3MM.procedure, Organs()).labels
     assert np.array_equal(onto(other, SCAN.grid).data, plain.data)
 
 
 @pytest.mark.parametrize(("tilt", "shear"), [((0, 0, 0), 0), ((20, -10, 35), 0), ((0, 0, 0), 0.25), ((8, 0, 3), 0.2)])
 def test_the_spleen_stays_on_the_left_and_the_body_has_its_millilitres(tilt: tuple, shear: float) -> None:
     scan = phantom(grid((30, 70, 66), (2.5, 1.1, 1.2), tilt, shear))
-    labels = segment(scan, CARD_3MM, Organs()).labels
+    labels = segment(scan, CARD_3MM.procedure, Organs()).labels
     assert labels.grid is scan.grid
     found = labels.data[0] == 3
     centre = scan.grid.world(np.argwhere(found)).mean(0)
@@ -70,7 +70,7 @@ def test_the_spleen_stays_on_the_left_and_the_body_has_its_millilitres(tilt: tup
 
 
 def test_7_3_the_network_sees_the_spacing_the_axes_and_the_range_of_its_card() -> None:
-    image = prepare(SCAN, CARD_3MM).image
+    image = prepare(SCAN, CARD_3MM.procedure).image
     assert image.grid.axes == "RAS"
     assert image.grid.spacing == pytest.approx((3, 3, 3), rel=0.05)
     assert (image.data.min(), image.data.max()) == (0.0, pytest.approx(0.65, abs=0.01))
@@ -79,30 +79,30 @@ def test_7_3_the_network_sees_the_spacing_the_axes_and_the_range_of_its_card() -
 def test_3_6_voxels_that_are_not_finite_are_background_and_counted() -> None:
     data = SCAN.data.copy()
     data[0, 13, 20:24, 18:22] = np.nan
-    result = segment(Volume(data, SCAN.grid), CARD_3MM, Organs())
+    result = segment(Volume(data, SCAN.grid), CARD_3MM.procedure, Organs())
     assert "16 of" in result.warnings[0]
     assert (result.labels.data[0, 13, 20:24, 18:22] == 0).all()
     away = np.ones(SCAN.grid.shape, bool)
     away[10:17, 16:28, 14:26] = False
-    plain = segment(SCAN, CARD_3MM, Organs()).labels.data[0]
+    plain = segment(SCAN, CARD_3MM.procedure, Organs()).labels.data[0]
     assert np.array_equal(result.labels.data[0][away], plain[away])
 
 
 def test_3_6_a_scan_without_a_finite_voxel_is_refused() -> None:
     with pytest.raises(InputError, match="finite"):
-        segment(Volume(np.full((1, 4, 4, 4), np.nan, np.float32), grid((4, 4, 4))), CARD_3MM, Organs())
+        segment(Volume(np.full((1, 4, 4, 4), np.nan, np.float32), grid((4, 4, 4))), CARD_3MM.procedure, Organs())
 
 
 def test_a_scan_with_other_channels_than_the_models_is_refused_with_their_names() -> None:
     two = Volume(np.zeros((2, 4, 4, 4), np.float32), grid((4, 4, 4)))
     with pytest.raises(InputError, match="2 channels, the model organs wants 1: CT"):
-        segment(two, CARD_3MM, Organs())
+        segment(two, CARD_3MM.procedure, Organs())
 
 
 def test_a_crop_before_the_resampling_leaves_the_rest_background() -> None:
     steps = [{"step": "crop", "above": -900}, {"step": "resample"}, *CARD["intensity"]]
     card = parse({**CARD, "intensity": steps})
-    labels = segment(SCAN, card, Organs()).labels.data[0]
+    labels = segment(SCAN, card.procedure, Organs()).labels.data[0]
     body = SCAN.data[0] > -900
     box = tuple(slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(body))
     outside = np.ones(body.shape, bool)
@@ -112,7 +112,7 @@ def test_a_crop_before_the_resampling_leaves_the_rest_background() -> None:
 
 
 def test_confidence_is_the_mean_margin_between_the_best_two_shares() -> None:
-    result = segment(SCAN, CARD_3MM, Organs())
+    result = segment(SCAN, CARD_3MM.procedure, Organs())
     assert set(result.confidence) <= {0, 1, 2, 3, 4, 5}
     assert all(0 <= v <= 1 for v in result.confidence.values())
     assert result.confidence[0] > 0.99  # air is 500 HU away from any threshold
@@ -121,4 +121,4 @@ def test_confidence_is_the_mean_margin_between_the_best_two_shares() -> None:
 @pytest.mark.parametrize("shape", [(1, 12, 12), (3, 1, 1), (1, 1, 1)])
 def test_3_16_any_size_from_one_voxel_on_works(shape: tuple[int, int, int]) -> None:
     scan = Volume(np.full((1, *shape), 40, np.int16), grid(shape))
-    assert (segment(scan, CARD_3MM, Organs()).labels.data == 1).all()
+    assert (segment(scan, CARD_3MM.procedure, Organs()).labels.data == 1).all()

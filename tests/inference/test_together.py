@@ -56,7 +56,7 @@ def card(**changes: Any) -> ModelCard:
 
 def member(later_hu: float = 0, engine: Any = None, **changes: Any) -> Member:
     own = card(**changes)
-    return Member(own, engine or Linear(later_hu, own.average == "probabilities"), own.window)
+    return Member(own.procedure, engine or Linear(later_hu, own.average == "probabilities"))
 
 
 def row(*hu: float) -> Volume:
@@ -107,7 +107,7 @@ def test_8_channels_are_matched_by_their_labels_and_not_by_their_place() -> None
             return super().run(patches)[:, [0, 5, 4, 3, 2, 1]]
 
     together = segment_together(body(), [member(), member(engine=Turned(), labels=turned)])
-    assert np.array_equal(together.labels.data, segment(body(), card(), Linear()).labels.data)
+    assert np.array_equal(together.labels.data, segment(body(), card().procedure, Linear()).labels.data)
     assert not any(together.disagreement.values())
 
 
@@ -123,7 +123,7 @@ def test_8_channels_are_matched_by_their_labels_and_not_by_their_place() -> None
     ids=["turned", "turned, other windows", "other spacing", "cropped", "cropped before it is resampled"],
 )
 def test_8_a_model_and_the_same_model_on_another_grid_agree(changes: dict[str, Any]) -> None:
-    plain = segment(body(), card(), Linear()).labels.data
+    plain = segment(body(), card().procedure, Linear()).labels.data
     together = segment_together(body(), [member(), member(**changes)]).labels.data
     allowed = 0 if "spacing" not in changes and "intensity" not in changes else 0.03 * (plain > 0).sum()
     assert (together != plain).sum() <= allowed
@@ -175,7 +175,7 @@ def test_8_models_with_other_labels_or_channels_are_refused_with_the_first_diffe
     changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelError, match=words):
-        alike(card(), card(**{"name": "other", "codes": {}, **changes}))
+        alike(card().procedure, card(**{"name": "other", "codes": {}, **changes}).procedure)
 
 
 # ---- folds
@@ -295,13 +295,13 @@ def test_8_a_model_of_two_folds_tells_where_they_differ_by_torch_alone(tmp_path:
     opening = Opening((str(folder),), votes=True)
     engine = opening.open(own).engine
     assert engine.name == "torch cpu"
-    found = segment(row(0, 150, 300), own, engine, wishes=Wishes(votes=True))
+    found = segment(row(0, 150, 300), own.procedure, engine, wishes=Wishes(votes=True))
     assert found.labels.data.ravel().tolist() == [1, 1, 3]
     assert found.votes is not None
     assert found.votes.data.ravel().tolist() == [0, 128, 0]
     assert found.disagreement == {1: 0.25, 3: 0}
     plain = open_engine(own, engine="torch").engine
-    assert np.array_equal(segment(row(0, 150, 300), own, plain).labels.data, found.labels.data)
+    assert np.array_equal(segment(row(0, 150, 300), own.procedure, plain).labels.data, found.labels.data)
     with pytest.raises(UsageError, match="onnx runs the folds"):
         replace(opening, engine="onnx").open(own)
 
@@ -316,6 +316,6 @@ def test_8_windows_that_were_skipped_have_no_votes() -> None:
     plan = WindowPlan((1, 1, 3), 0, "constant", skip=True)
     folds = Ensemble([Fixed([0, 0, 0], [1, 1, 1]), Fixed([0, 0, 0], [-3, -3, -3])], Decision((0, 1)), votes=True)
     own = card(labels={"background": 0, "liver": 1}, codes={}, intensity=[], patch_size=[1, 1, 3], **OWN)
-    found = segment(row(0, 0, 0, 9, 9, 9), own, folds, plan=plan, wishes=Wishes(votes=True))
+    found = segment(row(0, 0, 0, 9, 9, 9), replace(own.procedure, window=plan), folds, wishes=Wishes(votes=True))
     assert found.votes is not None
     assert found.votes.data.ravel().tolist() == [0, 0, 0, 128, 128, 128]

@@ -57,14 +57,14 @@ def test_3_an_nnunet_of_slices_labels_them_as_the_original_does(tmp_path: Path, 
         "nnunet_plain_2d", tmp_path, axis, channels="T1,T2,FLAIR", labels="background,liver,spleen,heart"
     )
     scan = volume(golden.input.numpy().swapaxes(0, 1), axis, thickness)
-    labels = segment(scan, card, open_engine(card, engine="torch", device="cpu").engine).labels
+    labels = segment(scan, card.procedure, open_engine(card, engine="torch", device="cpu").engine).labels
     assert np.array_equal(thinned(labels, axis, golden.stride), golden.outputs[0].numpy().argmax(1))
 
 
 def test_3_a_gated_unet3plus_leaves_slices_that_it_judges_empty_background(tmp_path: Path) -> None:
     golden, card = imported("unet3plus_cgm_a", tmp_path, labels="background,liver,spleen")
     scan = volume(golden.input.numpy().swapaxes(0, 1), 0, 3.0)
-    labels = thinned(segment(scan, card, open_engine(card, engine="torch").engine).labels, 0, golden.stride)
+    labels = thinned(segment(scan, card.procedure, open_engine(card, engine="torch").engine).labels, 0, golden.stride)
     shares = golden.outputs[0].numpy()
     empty = (shares == 0.5).all((1, 2, 3))
     assert empty.any()
@@ -79,7 +79,7 @@ def test_3_a_unet3plus_that_sees_three_slices_labels_the_middle_one(tmp_path: Pa
     golden, card = imported("unet3plus_base_a", tmp_path, axis, slices=3, labels="background,liver")
     engine = open_engine(card, engine="torch").engine
     for picture, official in zip(golden.input.numpy(), golden.outputs[0].numpy(), strict=True):
-        labels = segment(volume(picture[None], axis, 4.0), card, engine).labels
+        labels = segment(volume(picture[None], axis, 4.0), card.procedure, engine).labels
         assert np.array_equal(thinned(labels, axis, golden.stride)[1], official[0] > 0.5)
 
 
@@ -94,7 +94,7 @@ def test_3_slices_of_a_unet3plus_that_are_smaller_than_its_windows_repeat_their_
         shares = net(pad(picture, (left, columns - left, above, rows - above), mode="replicate"))
     expected = shares[0, 0, above : above + 21, left : left + 18].numpy() > 0.5
     assert 0 < expected.mean() < 1
-    labels = segment(volume(picture.numpy(), 0, 4.0), card, open_engine(card, engine="torch").engine).labels
+    labels = segment(volume(picture.numpy(), 0, 4.0), card.procedure, open_engine(card, engine="torch").engine).labels
     assert np.array_equal(labels.data[0, 1], expected)
 
 
@@ -132,9 +132,9 @@ def test_3_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_ano
     engine = open_engine(card, engine="torch").engine
     rng = np.random.default_rng(0)
     pictures = rng.normal(size=(len(card.channels), 21, 50, 45)).astype(np.float32)
-    whole = segment(volume(pictures, 0, 5.0), card, engine)
+    whole = segment(volume(pictures, 0, 5.0), card.procedure, engine)
     assert whole.windows == 21 * 3 * 2
-    part = segment(volume(pictures[:, 9:14], 0, 5.0), card, engine)
+    part = segment(volume(pictures[:, 9:14], 0, 5.0), card.procedure, engine)
     inner = slice(slices // 2, 5 - slices // 2)
     assert np.array_equal(part.labels.data[0][inner], whole.labels.data[0][9:14][inner])
     assert 0 < (whole.labels.data > 0).mean() < 1

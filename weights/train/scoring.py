@@ -38,7 +38,7 @@ class Model:
 
     def label(self, scan: Volume) -> np.ndarray:
         """(D, H, W) labels on the scan's grid."""
-        return np.asarray(segment(scan, self.card, self.engine).labels.data[0])
+        return np.asarray(segment(scan, self.card.procedure, self.engine).labels.data[0])
 
 
 def options(description: str | None) -> argparse.ArgumentParser:

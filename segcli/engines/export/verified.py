@@ -57,8 +57,8 @@ def export_onnx(
 def scan_windows(card: ModelCard, path: Path, affine: Form | None = None) -> Mapping[str, NDArray[np.float32]]:
     """The brightest of a scan's windows, (1, C, d, h, w) each, prepared as the card says."""
     scan = formats.read([path], affine=affine, channels=len(card.channels))
-    check_channels(scan, card)
-    prepared = prepare(finite(scan)[0], card)
+    check_channels(scan, card.procedure)
+    prepared = prepare(finite(scan)[0], card.procedure)
     image: Volume
     image, _ = padded(prepared.image, card.window, prepared.outside)
     places = windows(image.grid.shape, card.window)

@@ -52,7 +52,7 @@ def test_a_bundle_becomes_a_card_without_a_question(tmp_path: Path) -> None:
 def test_labels_of_a_scan_are_those_of_monai(tmp_path: Path) -> None:
     made = library.read_card(imports.adopt(BUNDLE, to=tmp_path))
     scan = formats.read([CONTAINERS / "nnunetv2_tinyct" / "caseB_0000.nii.gz"])
-    labels = segment(scan, made, open_engine(made, engine="torch", device="cpu").engine).labels.data[0]
+    labels = segment(scan, made.procedure, open_engine(made, engine="torch", device="cpu").engine).labels.data[0]
     expected = load_file(BUNDLE / "expected_caseB.safetensors")["labels"]
     labelled = (labels > 0) | (expected > 0)
     assert 0.1 < labelled.mean() < 0.9
@@ -195,7 +195,8 @@ def test_without_an_orientation_the_network_sees_the_file_in_monais_order(tmp_pa
     scan = Volume(values, Grid((18, 20, 22), k_j_i))
     assert scan.grid.axes == "SAR"
     ours, theirs = (
-        segment(scan, one, open_engine(one, engine="torch", device="cpu").engine).labels.data for one in (made, turning)
+        segment(scan, one.procedure, open_engine(one, engine="torch", device="cpu").engine).labels.data
+        for one in (made, turning)
     )
     assert 0.1 < (theirs > 0).mean() < 0.9
     assert (ours == theirs).all()

@@ -122,7 +122,7 @@ def golden(name: str, file: str) -> Path:
 def test_a_scan_is_prepared_as_nnunet_does(tmp_path: Path, name: str, case: str, folds: tuple[int, ...]) -> None:
     expected = load_file(golden(name, f"expected_{case}_folds0_mirror.safetensors"))["preprocessed"]
     made = library.read_card(imports.adopt(golden(name, "model"), to=tmp_path))
-    image = prepare(formats.read([golden(name, f"{case}_0000.nii.gz")]), made)
+    image = prepare(formats.read([golden(name, f"{case}_0000.nii.gz")]), made.procedure)
     assert image.outside == 0
     assert np.abs(image.image.data - expected).max() < 1e-5
 
@@ -135,7 +135,7 @@ def test_labels_are_those_of_nnunet(tmp_path: Path, name: str, case: str, folds:
     expected = load_file(golden(name, f"expected_{which}.safetensors"))["segmentation"]
     made = chosen(library.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
     engine = open_engine(made, engine="torch", device="cpu", mirror=mirror).engine
-    labels = segment(formats.read([golden(name, f"{case}_0000.nii.gz")]), made, engine).labels.data[0]
+    labels = segment(formats.read([golden(name, f"{case}_0000.nii.gz")]), made.procedure, engine).labels.data[0]
     assert (labels == expected).mean() > 0.998
 
 
@@ -146,7 +146,7 @@ def test_with_sums_in_float16_logits_are_those_of_nnunet(
     expected = load_file(golden(name, f"expected_{case}_folds{''.join(map(str, folds))}_nomirror.safetensors"))
     made = chosen(library.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
     scan = formats.read([golden(name, f"{case}_0000.nii.gz")])
-    prepared = prepare(scan, made)
+    prepared = prepare(scan, made.procedure)
     full, inner = padded(prepared.image, made.window, prepared.outside)
     part = (
         in_half(open_engine(made, engine="torch", device="cpu").engine, full, made.window)[(slice(None), *inner)]
@@ -322,8 +322,8 @@ def test_a_2d_configuration_keeps_the_distance_of_slices(tmp_path: Path) -> None
     assert (made.slice_axis, made.window.size, made.mirror) == (0, (1, 40, 40), (1, 2))
     assert made.grid.spacing == (None, 1, 1)
     scan = formats.read([CONTAINERS / "nnunetv2_tinyct" / "caseB_0000.nii.gz"])
-    assert prepare(scan, made).wanted.spacing[0] == pytest.approx(3.5)
-    labels = segment(scan, made, open_engine(made, engine="torch", device="cpu").engine).labels
+    assert prepare(scan, made.procedure).wanted.spacing[0] == pytest.approx(3.5)
+    labels = segment(scan, made.procedure, open_engine(made, engine="torch", device="cpu").engine).labels
     assert labels.data.shape == (1, 11, 44, 30)
 
 
