@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from segcli.errors import DownloadFailed, OutputError, UsageError
+from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
 from segcli.formats.atomic import translated, write_bytes
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def _spelt(address: str) -> str:
             )
         end = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         return f"{end}/{match['repo']}/resolve/{match['revision'] or 'main'}/{match['file']}"
+    if address.startswith("gdrive:"):
+        return address
     if urlsplit(address).scheme not in ("http", "https"):
         raise UsageError(
             f"{address}: not an address that segcli fetches from", hint="https://..., or hf:OWNER/REPO:FILE"
@@ -82,16 +84,19 @@ def _spelt(address: str) -> str:
 
 def file_name(address: str) -> str:
     """The last part of an address's path, as a name that any file system takes."""
+    if address.startswith("gdrive:"):
+        return f"{address.removeprefix('gdrive:')}.download"
     last = unquote(urlsplit(address).path).rstrip("/").rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]", "_", last).lstrip(".") or "download"
 
 
 def fetch(
-    stated: Sequence[str], folder: Path, *, sha256: str | None = None, progress: Progress = lambda done, total: None
+    stated: Sequence[str], folder: Path, *, wanted: str | None = None, progress: Progress = lambda done, total: None
 ) -> Download:
     """The file of the first address that gives it, in `folder`, whole and with the sum that was stated.
 
-    sha256   as the catalogue states it; without one, the sum of an earlier download of the same address counts
+    wanted   "sha256:..." or "sha1:..." as the catalogue states it; without one, the sum of an earlier download of the
+             same address counts
     errors   DownloadFailed (69): offline, no address answers, or other bytes than stated; OutputError: no room
 
     A download that breaks off is gone on with, also by a later run. While one process fetches a file, another waits.
@@ -103,7 +108,7 @@ def fetch(
     with translated(folder / name):
         folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{hashlib.sha256(todo[-1].encode()).hexdigest()[:12]}-{name}.part"
-    wanted = sha256 or _sums(folder).get(todo[-1])
+    wanted = wanted or _sums(folder).get(todo[-1])
     failures: list[str] = []
     with _locked(part.with_suffix(".lock")) as renew:
 
@@ -117,16 +122,18 @@ def fetch(
             except DownloadFailed as error:
                 failures.append(error.message)
                 continue
-            found = _sum(part)
+            algorithm = (wanted or "sha256:").partition(":")[0]
+            found = f"{algorithm}:{_sum(part, algorithm)}"
             if wanted is not None and found != wanted:
                 _dropped(part)
-                failures.append(f"{address} gave {total:,} bytes with the SHA-256 {found}, not {wanted}")
+                failures.append(f"{address} gave {total:,} bytes with the sum {found}, not {wanted}")
                 continue
             with translated(folder / name):
                 part.replace(folder / name)
             _note(part).unlink(missing_ok=True)
-            _remember(folder, todo[-1], found)
-            return Download(folder / name, address, found, wanted is not None)
+            sha256 = _sum(folder / name, "sha256")
+            _remember(folder, todo[-1], f"sha256:{sha256}")
+            return Download(folder / name, address, sha256, wanted is not None)
     raise DownloadFailed(f"{name} could not be fetched: {'; '.join(failures)}{_proxy(todo)}", hint=_by_hand(todo, name))
 
 
@@ -137,6 +144,8 @@ def _complete(address: str, part: Path, progress: Progress) -> int:
     """
     import httpx
 
+    if address.startswith("gdrive:"):
+        return _from_drive(address.removeprefix("gdrive:"), part)
     cause = ""
     for number in range(_TRIES):
         if number:
@@ -149,6 +158,23 @@ def _complete(address: str, part: Path, progress: Progress) -> int:
         except (httpx.HTTPError, _BrokeOff) as error:
             cause = str(error) or type(error).__name__
     raise DownloadFailed(f"{address}: {cause}")
+
+
+def _from_drive(number: str, part: Path) -> int:
+    """A file of Google Drive, past the page that asks whether one means it; gdown goes on by itself."""
+    try:
+        import gdown
+    except ImportError as error:
+        raise DownloadFailed(
+            f"gdrive:{number}: lies on Google Drive, which gdown fetches from: pip install 'segcli[gdrive]'"
+        ) from error
+    try:
+        gdown.download(id=number, output=str(part), quiet=True, resume=True)
+    except Exception as error:  # gdown's own errors have no common class
+        raise DownloadFailed(f"gdrive:{number}: {cause_of(error)}") from error
+    if not part.exists():
+        raise DownloadFailed(f"gdrive:{number}: gdown brought no file")
+    return part.stat().st_size
 
 
 class _Refused(Exception):
@@ -257,9 +283,9 @@ def _room(part: Path, size: int | None) -> None:
         )
 
 
-def _sum(path: Path) -> str:
+def _sum(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _sums(folder: Path) -> Mapping[str, str]:
@@ -337,4 +363,5 @@ def _proxy(todo: Sequence[str]) -> str:
 
 
 def _by_hand(todo: Sequence[str], name: str) -> str:
-    return f"fetch {todo[-1]} on a machine with a network, then `segcli models import {name}`"
+    where = todo[-1].replace("gdrive:", "https://drive.google.com/uc?id=")
+    return f"fetch {where} on a machine with a network, then `segcli models import {name}`"

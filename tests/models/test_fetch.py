@@ -146,7 +146,7 @@ def leftovers(folder: Path) -> set[str]:
 )
 def test_whatever_a_server_does_the_file_is_whole(server: Server, tmp_path: Path, plan: list[str]) -> None:
     server.plan = list(plan)
-    got = fetch([server.address], tmp_path, sha256=SUM)
+    got = fetch([server.address], tmp_path, wanted=f"sha256:{SUM}")
     assert (got.path.read_bytes(), got.sha256, got.known) == (BODY, SUM, True)
     assert leftovers(tmp_path) == {"model.zip"}
 
@@ -204,15 +204,38 @@ def test_a_server_that_is_always_busy_is_asked_four_times(server: Server, tmp_pa
 def test_other_bytes_than_stated_are_dropped_and_both_sums_are_named(server: Server, tmp_path: Path) -> None:
     server.plan = ["other bytes"]
     with pytest.raises(DownloadFailed, match=SUM) as error:
-        fetch([server.address], tmp_path, sha256=SUM)
+        fetch([server.address], tmp_path, wanted=f"sha256:{SUM}")
     assert hashlib.sha256(bytes(len(BODY))).hexdigest() in error.value.message
     assert leftovers(tmp_path) == set()
+
+
+def test_a_sum_of_another_kind_is_compared_too(server: Server, tmp_path: Path) -> None:
+    good = f"sha1:{hashlib.sha1(BODY).hexdigest()}"
+    assert fetch([server.address], tmp_path, wanted=good).sha256 == SUM
+    with pytest.raises(DownloadFailed, match=good):
+        fetch([server.address], tmp_path, wanted=f"sha1:{'0' * 40}")
+
+
+def test_google_drive_needs_gdown_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEGCLI_OFFLINE", raising=False)
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    with pytest.raises(DownloadFailed, match=r"pip install 'segcli\[gdrive\]'") as error:
+        fetch(["gdrive:abc"], tmp_path)
+    assert "https://drive.google.com/uc?id=abc" in str(error.value.hint)
+
+
+def test_google_drive_is_fetched_from_by_gdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(id: str, output: str, **_: object) -> None:
+        Path(output).write_bytes(id.encode())
+
+    monkeypatch.setitem(sys.modules, "gdown", type("gdown", (), {"download": staticmethod(download)}))
+    assert fetch(["gdrive:abc"], tmp_path).path.read_bytes() == b"abc"
 
 
 def test_the_next_mirror_is_asked_where_one_has_other_bytes(server: Server, tmp_path: Path) -> None:
     server.plan = ["other bytes"]
     other = server.address.replace("/models/", "/mirror/")
-    got = fetch([other, server.address], tmp_path, sha256=SUM)
+    got = fetch([other, server.address], tmp_path, wanted=f"sha256:{SUM}")
     assert (got.address, got.path.read_bytes()) == (server.address, BODY)
 
 
@@ -221,7 +244,7 @@ def test_a_sum_that_nobody_stated_is_remembered_and_compared_next_time(server: S
     assert (first.sha256, first.known) == (SUM, False)
     assert fetch([server.address], tmp_path).known
     server.body = BODY[::-1]
-    with pytest.raises(DownloadFailed, match=f"not {SUM}"):
+    with pytest.raises(DownloadFailed, match=f"not sha256:{SUM}"):
         fetch([server.address], tmp_path)
 
 

@@ -1,0 +1,89 @@
+"""Public models by name: what they label, their licence, and where their authors say that they lie.
+
+The lists are data (`catalogue/*.json` in each place where models are looked for). Nothing in them was tried against the
+servers that they name: an address is a claim of its source, and what comes from it is checked when it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from segcli.errors import ModelError, near
+from segcli.models.library import places
+
+# Licences that ask for nothing but to be named; every other one is accepted by the user or not at all.
+OPEN = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0", "CC BY 3.0", "CC BY 4.0")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a model.
+
+    addresses  mirrors of the same bytes, in the order in which they are tried
+    sum        "sha256:..." or "sha1:..." as the source states it; None where it states none
+    """
+
+    addresses: tuple[str, ...]
+    sum: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A public model.
+
+    structures  names of its labels without the background; empty where the source does not list them
+    options     of `segcli models import`, as it needs them for this file
+    by_hand     how to get it where segcli cannot fetch it
+    lacks       what it needs that segcli does not run; empty for a model that can be used
+    """
+
+    id: str
+    title: str
+    modality: str
+    structures: tuple[str, ...]
+    licence: str
+    citation: str
+    source: str
+    files: tuple[File, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    spacing_mm: tuple[float, ...] = ()
+    by_hand: str = ""
+    lacks: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the licence asks for nothing but to be named."""
+        return self.licence in OPEN
+
+
+@cache
+def entries() -> Mapping[str, Entry]:
+    """Every model of the catalogue by its id; a list in an earlier place wins over a later one's."""
+    found: dict[str, Entry] = {}
+    for place in places():
+        for path in sorted((place / "catalogue").glob("*.json")):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            for raw in document["models"]:
+                entry = _entry(raw, document["source"])
+                found.setdefault(entry.id, entry)
+    return found
+
+
+def entry(name: str) -> Entry:
+    """The entry of a name; errors: ModelError (78) with the nearest one."""
+    known = entries()
+    if name not in known:
+        raise ModelError(
+            f"no model {name!r} in the catalogue{near(name, known)}", hint="`segcli models --available` lists them"
+        )
+    return known[name]
+
+
+def _entry(raw: Mapping[str, Any], source: str) -> Entry:
+    lists = {key: tuple(raw[key]) for key in ("structures", "spacing_mm") if key in raw}
+    files = tuple(File(tuple(f["addresses"]), f.get("sum")) for f in raw.get("files", ()))
+    return Entry(**{**raw, **lists, "files": files, "source": source})

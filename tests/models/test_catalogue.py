@@ -1,0 +1,49 @@
+"""The lists of public models are whole, and say of each model how it is got."""
+
+import re
+
+import pytest
+
+from segcli.errors import ModelError
+from segcli.models.catalogue import Entry, entries, entry
+from segcli.models.fetch import addresses
+from segcli.models.imports import recipes
+
+
+def test_the_papers_and_the_field_are_in_it() -> None:
+    wanted = {
+        "totalsegmentator", "totalsegmentator-fast", "totalsegmentator-fastest", "totalsegmentator-total_mr",
+        "totalsegmentator-body", "totalsegmentator-lung_vessels", "totalsegmentator-liver_segments",
+        "totalsegmentator-vertebrae_mr", "mrsegmentator", "hd-bet", "totalvibesegmentator", "monai-spleen",
+        "monai-wholebody", "monai-brats", "monai-swin-unetr-btcv", "monai-prostate", "swinunetr-btcv", "unetr-btcv",
+        "fdg-neurosegmenter", "uxnet-flare", "uxnet-amos", "uxnet-feta", "unetrpp-synapse", "unetrpp-acdc",
+        "unetrpp-brats", "deformuxnet",
+    }  # fmt: skip
+    assert wanted <= entries().keys()
+    assert sum(name.startswith("moose-") for name in entries()) == 25
+    assert len(entry("totalsegmentator").structures) == 117
+
+
+@pytest.mark.parametrize("model", entries().values(), ids=lambda e: e.id)
+def test_a_model_has_files_or_says_how_it_is_got(model: Entry) -> None:
+    assert model.files or model.by_hand
+    assert model.licence
+    assert model.source
+    assert re.fullmatch(r"[a-z0-9][A-Za-z0-9._-]*", model.id)
+    for file in model.files:
+        assert file.addresses
+        assert file.sum is None or re.fullmatch(r"sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}", file.sum)
+        assert addresses([a for a in file.addresses if not a.startswith("gdrive:")]) is not None
+    assert model.options.get("recipe", "uxnet-amos") in recipes()
+    assert len(set(model.structures)) == len(model.structures)
+
+
+def test_a_name_that_is_not_there_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ModelError, match="did you mean 'hd-bet'"):
+        entry("hdbet")
+
+
+def test_only_licences_that_ask_for_nothing_but_a_name_are_open() -> None:
+    assert entry("totalsegmentator").open
+    assert not entry("totalsegmentator-brain_aneurysm").open
+    assert not entry("uxnet-amos").open
