@@ -43,7 +43,7 @@ class Result:
         return {s.name: s.volume_ml for s in self.report.structures}
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the label map, .nii.gz or another of `segcli.formats.ENDINGS`, on the scan's grid."""
+        """Write the label map, .nii.gz or another of `segcli.formats.written()`, on the scan's grid."""
         return formats.write(self.labels, self.names, Path(path), self.labels.source)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from segcli.batch.outputs import is_own
 from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
 from segcli.formats.streams import reading, walk
+from segcli.formats.table import endings
+from segcli.formats.table import stem as stem
 from segcli.results.record import SEG, is_masks
 
-# Known double endings are one ending; .img comes in by its header.
-ENDINGS = (".nii.gz", ".nii", ".hdr", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd")
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
 _DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
@@ -40,13 +40,6 @@ class Case:
     series: str | None = None
     volume: int | None = None
     fault: SegcliError | None = None
-
-
-def stem(path: Path) -> str:
-    """The file's name without its known ending; any other name as it is."""
-    low = path.name.lower()
-    ending = next((e for e in ENDINGS if low.endswith(e) and len(low) > len(e)), "")
-    return path.name[: len(path.name) - len(ending)] if ending else path.name
 
 
 def cases(
@@ -239,13 +232,14 @@ def _images(folder: Path, output: Path | None) -> list[Path]:
     derivatives = folder / "derivatives" if bids else None
     skipped = {os.path.realpath(p) for p in (output, derivatives) if p is not None}
     skipped.discard(os.path.realpath(folder))
+    known = endings()
     for root, folders, names in walk(folder, refuse):
         folders[:] = [f for f in folders if os.path.realpath(root / f) not in skipped]
         for name in names:
             path = root / name
             low = name.lower()
             if (
-                low.endswith(ENDINGS)
+                low.endswith(known)
                 and not name.startswith(".")
                 and not os.path.isdir(path)  # noqa: PTH112 - where it may not be asked, reading refuses it
                 and not is_own(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from segcli import formats
 from segcli.batch import cases as naming
 from segcli.batch.cases import Case
 from segcli.batch.outputs import Destination
@@ -316,9 +317,9 @@ def piped(
             data = sys.stdin.buffer.read()
             if not data:
                 raise InputMissing("stdin: no bytes came in")
-            scan = folder / f"stdin{_ending(data)}"
+            scan = folder / "stdin"
             scan.write_bytes(data)
-            inputs = (str(scan),)
+            inputs = (str(scan.rename(f"{scan}{formats.ending_of(scan)}")),)
         card = find(opening.model[0])
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
         if place.folder is None:
@@ -353,15 +354,6 @@ def _stream(data: bytes) -> None:
         pass
     except OSError as error:
         raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error
-
-
-def _ending(data: bytes) -> str:
-    """The ending of a format by its first bytes, so that readers that go by names are content."""
-    if data[:2] == b"\x1f\x8b":
-        return ".nii.gz"
-    if data[:4] == b"NRRD":
-        return ".nrrd"
-    return ".mha" if data[:10].startswith((b"ObjectType", b"NDims")) else ".nii"
 
 
 def waited(work: Callable[[], Item], show: Show) -> Item:

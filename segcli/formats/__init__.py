@@ -1,27 +1,30 @@
-"""read() and write(): pick a room by looking at what is there.
+"""read() and write(): pick a format by looking at what is there.
 
-The content decides, not the ending alone (reliability.md 3.14); the rooms are imported when a file needs them.
+The content decides how a file is read, not its ending alone; `table` knows the formats, and the rooms of those that
+need large libraries are imported when a file needs them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError, UsageError
-from segcli.formats.streams import Seen, unseen
+from segcli.formats import streams
+from segcli.formats.table import Form as Form
+from segcli.formats.table import Format, Meaning, Seen, Wanted, known, unseen, written
 from segcli.space.volume import Grid, Source, Volume
 
 if TYPE_CHECKING:
     from segcli.structures import Label
 
-Form = Literal["pixdim", "sform", "qform"]
-LABELS, NO_INTENT = 1002, 0  # NIfTI intent codes
-_READ = "NIfTI, .mgz, NRRD, MetaImage and DICOM"
+LABELS = 1002  # NIfTI's intent code
+_HEAD = 540  # bytes by which a format is recognised: a header of NIfTI-2
 _OTHERS = {  # first bytes of what people hand in by mistake
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"PK\x05\x06": "an empty zip archive",
@@ -40,7 +43,6 @@ _OTHERS = {  # first bytes of what people hand in by mistake
     b"<?xml": "XML (GIFTI, perhaps)",
     b"\x93NUMPY": "a NumPy array",
 }
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mgz", ".mgh")  # that write() knows
 
 
 def read(
@@ -69,16 +71,17 @@ def read(
     if not paths:
         raise InputError("no scan was named")
     for option, value in (("--series", series), ("--volume", volume)):
-        if value is not None and all(_kind(Path(p)) != "dicom" for p in paths):
+        if value is not None and not any(format_of(Path(p)).series for p in paths):
             raise UsageError(
                 f"{option} {value}: {Path(paths[0]).name} is not DICOM, there is none to choose",
                 hint="leave it away for such input",
             )
-    if len(paths) > 1:
-        first, *others = (Path(p) for p in paths)
-        told = [_read_one(first, affine, series, volume, 1, fill_gaps, seen)]
-        return _joined([*told, *(_read_one(p, affine, series, volume, 1, fill_gaps) for p in others)])
-    return _read_one(Path(paths[0]), affine, series, volume, channels, fill_gaps, seen)
+    wanted = Wanted(affine, series, volume, channels, fill_gaps, seen)
+    if len(paths) == 1:
+        return _read_one(Path(paths[0]), wanted)
+    first, *others = (Path(p) for p in paths)
+    told = [_read_one(first, replace(wanted, channels=1))]
+    return _joined([*told, *(_read_one(p, replace(wanted, channels=1, seen=unseen)) for p in others)])
 
 
 def write(
@@ -88,7 +91,7 @@ def write(
 
     labels       (1, D, H, W) integers
     names        the label table that goes into the file where its format has a place for one
-    path         its ending chooses the format: one of ENDINGS
+    path         its ending chooses the format: one of `table.written()`
     like         where the scan came from: a NIfTI lends its forms, codes and units
     description  tool and model, for the format's description field; nothing else of that kind is written
     """
@@ -98,7 +101,7 @@ def write(
 
     small = Volume(_label_type(labels), labels.grid)
     table = tables.caret(names) if names else b""
-    return _write(small, path, like, description, intent=LABELS, extension=table, slope=1)
+    return _write(small, path, Meaning(like, description, LABELS, table))
 
 
 def write_image(
@@ -108,29 +111,18 @@ def write_image(
 
     slope   what the stored numbers are multiplied with when they are read (1 / 255 for probabilities in uint8)
     """
-    return _write(volume, path, like, description, intent=NO_INTENT, extension=b"", slope=slope)
+    return _write(volume, path, Meaning(like, description, slope=slope))
 
 
-def _write(
-    volume: Volume, path: Path, like: Source | None, description: str, *, intent: int, extension: bytes, slope: float
-) -> Path:
+def _write(volume: Volume, path: Path, meaning: Meaning) -> Path:
     name = path.name.lower()
-    ending = next((e for e in ENDINGS if name.endswith(e)), None)
-    if ending in (".nii", ".nii.gz"):
-        from segcli.formats import nifti
-
-        return nifti.write(volume, path, like, description=description, intent=intent, extension=extension, slope=slope)
-    if slope != 1:
+    found = next((f for f in known() if name.endswith(f.written)), None)
+    if found is None or found.write is None:
+        possible = ", ".join(written())
+        raise UsageError(f"{path.name}: no format of that ending can be written", hint=f"use one of {possible}")
+    if meaning.slope != 1 and not found.scales:
         raise UsageError(f"{path.name}: scaled values can only be written as NIfTI", hint="use .nii.gz")
-    if ending in (".mgz", ".mgh"):
-        from segcli.formats import mgh
-
-        return mgh.write(volume, path)
-    if ending in (".nrrd", ".mha"):
-        from segcli.formats import itk
-
-        return itk.write(volume, path)
-    raise UsageError(f"{path.name}: no format of that ending can be written", hint="use one of " + ", ".join(ENDINGS))
+    return found.write(volume, path, meaning)
 
 
 def _label_type(labels: Volume) -> NDArray[Any]:
@@ -144,31 +136,8 @@ def _label_type(labels: Volume) -> NDArray[Any]:
     raise ValueError(f"labels from {low} to {high} fit no label type")
 
 
-def _read_one(
-    path: Path,
-    affine: Form | None,
-    series: str | None,
-    volume: int | None,
-    channels: int,
-    fill_gaps: bool,
-    seen: Seen = unseen,
-) -> Volume:
-    kind = _kind(path)
-    if kind == "nifti":
-        from segcli.formats import nifti
-
-        return nifti.read(path, affine=affine, channels=channels, seen=seen)
-    if kind == "mgh":
-        from segcli.formats import mgh
-
-        return mgh.read(path, channels=channels, seen=seen)
-    if kind == "itk":
-        from segcli.formats import itk
-
-        return itk.read(path, seen=seen)
-    from segcli.formats.dicom import series as dicom
-
-    return dicom.read(path, series=series, volume=volume, fill_gaps=fill_gaps, seen=seen)
+def _read_one(path: Path, wanted: Wanted) -> Volume:
+    return format_of(path).read(path, wanted)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -176,39 +145,39 @@ def files_of(path: Path) -> list[Path]:
 
     errors   InputError: not a format that is read, or its other half is not there
     """
-    kind = _kind(path)
-    if kind == "nifti":
-        from segcli.formats import nifti
-
-        return nifti.files_of(path)
-    if kind == "itk":
-        from segcli.formats import itk
-
-        return itk.files_of(path)
-    return [path]
+    return format_of(path).files_of(path)
 
 
-def _kind(path: Path) -> str:
-    """ "nifti", "mgh", "itk" or "dicom", by the first bytes; a folder is DICOM."""
-    from segcli.formats import itk, mgh, nifti, streams
+def ending_of(path: Path) -> str:
+    """What a file with such bytes is called, for a scan that came without a name; "" where no format has an ending."""
+    try:
+        endings = format_of(path).endings
+    except InputError:
+        return ""
+    packed = streams.is_gzip(path)
+    return next((e for e in endings if e.endswith("z") == packed), "")
 
+
+def format_of(path: Path) -> Format:
+    """The format of a file, by its first bytes, or of a folder.
+
+    errors   InputError: none that is read, and what the file seems to be; InputMissing: nothing is there
+    """
     if streams.is_folder(path):
-        return "dicom"
+        return next(f for f in known() if f.series and f.looks_like(path, b""))
     if streams.regular_size(path) == 0:
         raise InputError(f"{path.name}: truncated: the file is empty (0 bytes)", hint="copy or export it again")
-    head = streams.head(path, nifti.HEAD)
+    head = streams.head(path, _HEAD)
     if not head:
         raise InputError(f"{path.name}: truncated: unpacked, the file is empty", hint="copy or export it again")
-    if path.name.lower().endswith((".img", ".img.gz")) and nifti.has_header_beside(path):
-        return "nifti"  # voxels; what they begin with means nothing
-    for kind, room in (("nifti", nifti), ("itk", itk), ("mgh", mgh)):
-        if room.looks_like(head):
-            return kind
-    from segcli.formats.dicom import series as dicom
-
-    if dicom.looks_like(path):
-        return "dicom"
-    raise InputError(f"{path.name}: not a format that segcli reads; {_seems(head)}", hint=f"segcli reads {_READ}")
+    found = next((f for f in known() if f.looks_like(path, head)), None)
+    if found is None:
+        *names, last = (f.name for f in known())
+        raise InputError(
+            f"{path.name}: not a format that segcli reads; {_seems(head)}",
+            hint=f"segcli reads {', '.join(names)} and {last}",
+        )
+    return found
 
 
 def _seems(head: bytes) -> str:

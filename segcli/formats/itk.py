@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
+from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
 _HEADER_LIMIT = 1 << 20  # bytes; no header of one image is longer
@@ -79,12 +80,7 @@ class _Voxels:
     inter: float = 0.0
 
 
-def looks_like(head: bytes) -> bool:
-    """Whether the first bytes are those of an NRRD or a MetaImage header."""
-    return _is_nrrd(head) or re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=", head) is not None
-
-
-def read(path: Path, *, seen: streams.Seen = streams.unseen) -> Volume:
+def read(path: Path, *, seen: Seen = unseen) -> Volume:
     """The voxels of a file on their grid: (1, D, H, W). `seen` is told the grid before."""
     grid, source, voxels = examine(path)
     seen(grid)
@@ -140,6 +136,10 @@ def files_of(path: Path) -> list[Path]:
 
 def _is_nrrd(head: bytes) -> bool:
     return head.startswith(b"NRRD000")
+
+
+def _is_meta(head: bytes) -> bool:
+    return re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=", head) is not None
 
 
 # NRRD ---------------------------------------------------------------------------------------------------------------
@@ -438,3 +438,23 @@ def _text_voxels(voxels: _Voxels, grid: Grid) -> NDArray[Any]:
         return np.array(words[: grid.size]).astype(voxels.dtype).reshape(1, *grid.shape)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{voxels.path.name}: its voxels are not numbers of its type: {error}") from error
+
+
+NRRD = Format(
+    "NRRD",
+    (".nrrd", ".nhdr"),
+    lambda _, head: _is_nrrd(head),
+    lambda path, wanted: read(path, seen=wanted.seen),
+    files_of,
+    lambda volume, path, _: write(volume, path),
+    (".nrrd",),
+)
+META = Format(
+    "MetaImage",
+    (".mha", ".mhd"),
+    lambda _, head: _is_meta(head),
+    lambda path, wanted: read(path, seen=wanted.seen),
+    files_of,
+    lambda volume, path, _: write(volume, path),
+    (".mha",),
+)

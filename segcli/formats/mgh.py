@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
+from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
 HEAD = 284
@@ -24,15 +25,15 @@ _CODES = {"uint8": 0, "int32": 1, "float32": 3, "int16": 4, "int8": 4, "uint16":
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def looks_like(head: bytes) -> bool:
+def looks_like(_: Path, head: bytes) -> bool:
     """Whether the unpacked first bytes are those of an MGH header: version 1 and a known voxel type."""
     if len(head) < HEAD:
         return False
-    version, *_, code, _ = struct.unpack_from(">7i", head)
-    return version == 1 and code in (*_TYPES, 2, 5, 6, 7, 8, 9)
+    fields = struct.unpack_from(">7i", head)
+    return fields[0] == 1 and fields[5] in (*_TYPES, 2, 5, 6, 7, 8, 9)
 
 
-def read(path: Path, *, channels: int = 1, seen: streams.Seen = streams.unseen) -> Volume:
+def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
     """The voxels of a file on their grid; (C, D, H, W), the file's own type. `seen` is told the grid before."""
     grid, count, source = examine(path)
     if count not in (1, channels):
@@ -54,7 +55,7 @@ def read(path: Path, *, channels: int = 1, seen: streams.Seen = streams.unseen) 
 def examine(path: Path) -> tuple[Grid, int, Source]:
     """The grid, the number of volumes and facts, from a checked header."""
     head = streams.head(path, HEAD)
-    if not looks_like(head):
+    if not looks_like(path, head):
         raise InputError(f"{path.name}: not a whole MGH header: truncated, or not of version 1 ({len(head)} bytes)")
     _, width, height, depth, count, code, _, good, *numbers = struct.unpack_from(_FIELDS, head)
     sizes = (width, height, depth, count)
@@ -102,3 +103,13 @@ def write(volume: Volume, path: Path) -> Path:
     return streams.write_whole(
         path, b"" if gzip else head, head if gzip else b"", data, wrap="gzip" if gzip else None, check=check
     )
+
+
+FORMAT = Format(
+    "MGH",
+    (".mgz", ".mgh"),
+    looks_like,
+    lambda path, wanted: read(path, channels=wanted.channels, seen=wanted.seen),
+    write=lambda volume, path, _: write(volume, path),
+    written=(".mgz", ".mgh"),
+)

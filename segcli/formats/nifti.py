@@ -12,16 +12,16 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams
+from segcli.formats.table import FIRST, Form, Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
-Form = Literal["pixdim", "sform", "qform"]
 HEAD = 540  # bytes that hold a header of either version
 
 _TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
@@ -83,12 +83,14 @@ class Header:
         return self.dim[3], self.dim[2], self.dim[1]
 
 
-def looks_like(head: bytes) -> bool:
-    """Whether the unpacked first bytes are those of a NIfTI (or Analyze 7.5) header."""
+def looks_like(path: Path, head: bytes) -> bool:
+    """Whether the unpacked first bytes are those of a NIfTI (or Analyze 7.5) header, or its voxels lie beside one."""
+    if path.name.lower().endswith((".img", ".img.gz")) and has_header_beside(path):
+        return True  # what voxels begin with means nothing
     return len(head) >= 4 and any(struct.unpack(f"{o}i", head[:4])[0] in (348, 540) for o in "<>")
 
 
-def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: streams.Seen = streams.unseen) -> Volume:
+def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: Seen = unseen) -> Volume:
     """The voxels of a file on their grid, scaled as the header says.
 
     affine    which of the header's statements counts, where they contradict each other or none is valid
@@ -611,3 +613,18 @@ def _mm(steps: ArrayLike) -> str:
 
 def _times(sizes: tuple[int, ...]) -> str:
     return " x ".join(str(s) for s in sizes)
+
+
+FORMAT = Format(
+    "NIfTI",
+    (".nii.gz", ".nii", ".hdr"),
+    looks_like,
+    lambda path, wanted: read(path, affine=wanted.affine, channels=wanted.channels, seen=wanted.seen),
+    files_of,
+    lambda volume, path, m: write(
+        volume, path, m.like, description=m.description, intent=m.intent, extension=m.extension, slope=m.slope
+    ),
+    (".nii.gz", ".nii"),
+    scales=True,
+    asked=FIRST,
+)

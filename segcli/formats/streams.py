@@ -25,16 +25,11 @@ from segcli.formats.atomic import whole_file
 from segcli.space.volume import Grid
 
 Wrap = Literal["gzip", "zlib"]
-Seen = Callable[[Grid], None]  # is told a scan's grid before its voxels are read; what it raises ends the reading
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _SURPLUS = 1_000_000  # bytes beyond the announced ones that are forgiven (reliability.md 3.3)
 _DEFLATE_RATIO = 1032  # no deflate stream unpacks to more times its size than this
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-
-
-def unseen(grid: Grid) -> None:
-    """Nobody who wants to know a grid beforehand."""
 
 
 def walk(

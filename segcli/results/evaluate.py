@@ -24,6 +24,7 @@ from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
 from segcli.errors import InputError, InputMissing
+from segcli.formats.table import endings, stem
 from segcli.results.record import is_masks
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Box, Grid, Volume, turned, turning
@@ -348,7 +349,6 @@ def _loops(inside: Mapping[tuple[int, ...], bool]) -> list[NDArray[np.float64]]:
 
 # ---- many cases ---------------------------------------------------------------------------------------------------
 
-_ENDINGS = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.mgz|\.mgh|\.img\.gz|\.img|\.hdr)$", re.I)
 _ROLES = re.compile(r"(_0000|[_-](d?seg|labels?|mask|gt|pred|ref|reference|groundtruth))+$", re.I)
 
 
@@ -379,12 +379,12 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
 def _label_maps(folder: Path, deep: bool) -> list[Path]:
     """Files below the folder, or in it, that may be label maps: no hidden ones, voxels beside a header or masks."""
     found = sorted(folder.rglob("*") if deep else folder.iterdir()) if folder.is_dir() else []
+    known = endings()
     return [
         path
         for path in found
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and _ENDINGS.search(path.name)
-        and path.suffix.lower() != ".img"
+        and path.name.lower().endswith(known)
         and not is_masks(path.parent)
         and path.is_file()
     ]
@@ -394,7 +394,7 @@ def _by_name(folder: Path, deep: bool) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in _label_maps(folder, deep):
         inside = path.relative_to(folder)
-        name = (inside.parent / (_ROLES.sub("", _ENDINGS.sub("", path.name)) or path.name)).as_posix()
+        name = (inside.parent / (_ROLES.sub("", stem(path)) or path.name)).as_posix()
         if name in found:
             raise InputError(f"{folder.name}: {found[name].name} and {path.name} would both be the case {name!r}")
         found[name] = path

@@ -108,11 +108,3 @@ def test_a_result_that_is_waited_for_is_returned_and_an_error_raised(show):
     assert predict.waited(lambda: 3, show) == 3
     with pytest.raises(InputError):
         predict.waited(lambda: (_ for _ in ()).throw(InputError("no")), show)
-
-
-@pytest.mark.parametrize(
-    ("data", "ending"),
-    [(b"\x1f\x8b\x08", ".nii.gz"), (b"NRRD0004", ".nrrd"), (b"ObjectType = Image", ".mha"), (b"\x5c\x01", ".nii")],
-)
-def test_a_scan_from_stdin_gets_the_ending_of_its_first_bytes(data, ending):
-    assert predict._ending(data) == ending

@@ -142,8 +142,9 @@ def test_an_ending_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> No
         formats.write_image(Volume(labels.data.astype(complex), labels.grid), tmp_path / "a.nii")
 
 
-def test_importing_the_formats_loads_no_reading_library() -> None:
+@pytest.mark.parametrize("use", ["", "segcli.formats.table.stem(pathlib.Path('a.nii'));"])
+def test_importing_the_formats_loads_no_reading_library(use: str) -> None:
     heavy = ["SimpleITK", "nibabel", "pydicom", "torch"]
-    code = f"import sys, segcli.formats; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import pathlib, sys, segcli.formats; {use} print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -19,7 +19,6 @@ import numpy as np
 import pydicom.config
 
 from segcli.errors import Denied, InputError, InputMissing
-from segcli.formats import streams
 from segcli.formats.dicom.files import (
     LOSSY,
     DicomFile,
@@ -36,6 +35,7 @@ from segcli.formats.dicom.files import (
 )
 from segcli.formats.dicom.frames import Frame, is_colour, is_mosaic
 from segcli.formats.dicom.stack import Stack, stack_grid, stacks_of, values_of
+from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
 _CLASS = "1.2.840.10008.5.1.4.1.1."
@@ -159,7 +159,7 @@ def read(
     series: str | None = None,
     volume: int | None = None,
     fill_gaps: bool = False,
-    seen: streams.Seen = streams.unseen,
+    seen: Seen = unseen,
 ) -> Volume:
     """The one volume of a folder, or of a multi-frame file, on the grid that its slices' positions give.
 
@@ -180,7 +180,7 @@ def read_series(
     fill_gaps: bool = False,
     unused: Sequence[Unused] = (),
     name: str | None = None,
-    seen: streams.Seen = streams.unseen,
+    seen: Seen = unseen,
 ) -> Volume:
     """The volume of one series that `find` found; see `read`."""
     grid, planes, source = _planned(series, volume, fill_gaps, unused, name or series.name)
