@@ -8,13 +8,13 @@ import zlib
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from segcli.engines.choose import Opened
+from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory
 from segcli.inference.decide import BLOCK
 from segcli.inference.engine import Engine
@@ -81,15 +81,6 @@ class Budget:
     ram_bytes: int
     vram_bytes: int
     disk_bytes: int
-
-
-class Opening(Protocol):
-    """The options of a run that concern its engine."""
-
-    @property
-    def max_ram(self) -> int | None: ...
-
-    def open(self, card: ModelCard) -> Opened: ...
 
 
 def plan_case(

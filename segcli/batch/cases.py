@@ -6,11 +6,12 @@ import codecs
 import glob
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from segcli.batch.outputs import is_own
+from segcli.batch.outputs import Destination, is_own
 from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
 from segcli.formats.streams import reading, walk
 from segcli.formats.table import endings
@@ -40,6 +41,50 @@ class Case:
     series: str | None = None
     volume: int | None = None
     fault: SegcliError | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a person named: inputs and lists of them, channels, one of several series, a part of all.
+
+    channels    channel -> file, for one case of several channels
+    files_from  a file with a list of further inputs, "-" for stdin; null: its names stand between NULs
+    shard       as `shard` takes it
+    """
+
+    inputs: tuple[str, ...]
+    channels: Mapping[str, str]
+    files_from: str | None = None
+    null: bool = False
+    series: str | None = None
+    volume: int | None = None
+    shard: str | None = None
+
+    def cases(self, channels: Sequence[str], to: Destination, tell: Callable[[str], object] = str) -> list[Case]:
+        """The scans, for a model of these channels; errors and `tell` as in `cases`."""
+        inputs = list(self.inputs)
+        if self.files_from is not None:
+            inputs += listed(_list(self.files_from), self.null)
+        found = cases(
+            inputs,
+            channels,
+            named=self.channels,
+            series=self.series,
+            volume=self.volume,
+            output=to.folder,
+            bids=to.layout == "bids",
+            tell=tell,
+        )
+        return shard(found, self.shard) if self.shard else found
+
+
+def _list(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InputMissing(f"{name}: the list cannot be read: {error.strerror}") from error
 
 
 def cases(

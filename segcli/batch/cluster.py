@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from segcli.batch.cases import Case
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import Options, Outcome, Watch, run_case
+from segcli.engines.opening import Opening
 from segcli.errors import EngineError, SegcliError, UsageError
 from segcli.formats.atomic import sweep
 from segcli.models.card import CARD_FILE, ModelCard
@@ -27,20 +28,8 @@ if TYPE_CHECKING:
 TIMEOUT = "30s"  # within which a scheduler answers
 
 
-class Opens(Protocol):
-    """How a worker gets its engine; equal ones share it."""
-
-    @property
-    def model(self) -> tuple[str, ...]: ...
-
-    @property
-    def device(self) -> str: ...
-
-    def open(self, card: ModelCard) -> Opened: ...
-
-
 def predict_on(
-    scheduler: str, cases: Sequence[Case], opening: Opens, to: Destination, options: Options, watch: Watch
+    scheduler: str, cases: Sequence[Case], opening: Opening, to: Destination, options: Options, watch: Watch
 ) -> Iterator[Outcome]:
     """Segment the cases on a cluster; outcomes come as they are done, the files are those of a local run.
 
@@ -113,7 +102,7 @@ _lock = threading.Lock()
 _open: dict[Any, tuple[ModelCard, Opened]] = {}  # in a worker: the model that it has loaded
 
 
-def _work(case: Case, opening: Opens, to: Destination, options: Options) -> Outcome:
+def _work(case: Case, opening: Opening, to: Destination, options: Options) -> Outcome:
     """One case in a worker. A refusal is an outcome, so that Dask retries lost workers and nothing else."""
     with _lock:
         try:

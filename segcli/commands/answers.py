@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segcli.batch import cases as naming
+from segcli.batch.cases import Given
 from segcli.batch.outputs import Destination
-from segcli.commands.predict import Given, Opening
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.errors import EngineError, InputError, InputMissing, ModelError, UsageError
 from segcli.formats import atomic
@@ -22,6 +22,7 @@ from segcli.space.volume import Volume
 from segcli.structures import Label, chosen
 
 if TYPE_CHECKING:
+    from segcli.engines.opening import Opening
     from segcli.formats import Form
 
 
@@ -118,7 +119,7 @@ def plan(given: Given, opening: Opening, *, affine: Form | None, as_json: bool) 
     from segcli.batch.budget import plan_case
 
     card = find(opening.model[0])
-    found = given.cases(card, Destination())
+    found = given.cases(card.channels, Destination(), say)
     if len(found) != 1:
         raise UsageError(f"plan takes one scan, not {len(found)}: the first are {found[0].name} and {found[1].name}")
     (case,) = found

@@ -150,9 +150,11 @@ def predict(
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail.")] = 0,
 ) -> None:
     """Label every voxel of each scan; write label map, record and what else is asked for."""
+    from segcli.batch.cases import Given
     from segcli.batch.outputs import FORMS, REPORTS, TABLES, Destination
     from segcli.batch.pipeline import Options
     from segcli.commands import predict as run
+    from segcli.engines.opening import Opening
 
     streamed = output is not None and str(output) == "-"
     to = Destination(
@@ -187,7 +189,7 @@ def predict(
         min_size_ml=min_size,
         fill_holes=_several([fill_holes]),
     )
-    opening = run.Opening(
+    opening = Opening(
         model=tuple(map(str, model)),
         engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
         device=device,
@@ -208,7 +210,7 @@ def predict(
         fail_on_review=_choice("--fail-on", fail_on, ("", "review")) == "review",
     )
     named = _channels(channel)
-    given = run.Given(tuple(inputs or ()), named, files_from, null, series, volume, shard)
+    given = Given(tuple(inputs or ()), named, files_from, null, series, volume, shard)
     if "-" in given.inputs and (len(given.inputs) > 1 or named or files_from is not None):
         raise UsageError("- is one scan on stdin, alone", hint="a list of names on stdin is --files-from -")
     if streamed or given.inputs == ("-",):
@@ -250,10 +252,11 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Windows, time, memory and disk that predict would need, before anything runs."""
+    from segcli.batch.cases import Given
     from segcli.commands import answers
-    from segcli.commands import predict as run
+    from segcli.engines.opening import Opening
 
-    opening = run.Opening(
+    opening = Opening(
         model=tuple(map(str, model)),
         engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
         device=device,
@@ -261,7 +264,7 @@ def plan(
         max_ram=_bytes("--max-ram", max_ram),
         max_vram=_bytes("--max-vram", max_vram),
     )
-    given = run.Given(() if scan is None else (scan,), _channels(channel), series=series, volume=volume)
+    given = Given(() if scan is None else (scan,), _channels(channel), series=series, volume=volume)
     answers.plan(given, opening, affine=_form(affine), as_json=json_)
 
 

@@ -7,92 +7,28 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from segcli import formats
-from segcli.batch import cases as naming
-from segcli.batch.cases import Case
+from segcli.batch.cases import Given
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import Options, Outcome, apart, cohort, predict, written_for
 from segcli.commands.terminal import SCHEMA, Show, print_json, print_line, say, show_error, structure_rows, table
-from segcli.errors import CasesFailed, InputMissing, ModelError, OutputError, SegcliError, UsageError
+from segcli.errors import CasesFailed, InputMissing, OutputError, SegcliError, UsageError
 from segcli.formats import atomic
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 
 if TYPE_CHECKING:
-    from segcli.engines.choose import Kind, Opened
+    from segcli.engines.choose import Opened
+    from segcli.engines.opening import Opening
 
 Item = TypeVar("Item")
 STILL = 300.0  # seconds without an event after which the watchdog speaks
-
-
-@dataclass(frozen=True)
-class Opening:
-    """Which model on which engine; several models are an ensemble of equal labels.
-
-    votes   whether folds and members of a model say where they would decide otherwise
-    """
-
-    model: tuple[str, ...]
-    engine: Kind = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    batch: int | None = None
-    mirror: bool = False
-    half: bool = False
-    max_ram: int | None = None
-    max_vram: int | None = None
-    votes: bool = False
-
-    def open(self, card: ModelCard) -> Opened:
-        """The card's engine; with several models its `others` too.
-
-        errors   ModelError: models that are no ensemble; UsageError: votes of one network
-        """
-        from segcli.inference.together import alike
-
-        others = [find(model) for model in self.model[1:]]
-        for other in others:
-            alike(card.procedure, other.procedure)
-        if self.votes and not others and not card.ensemble and len(card.weights) < 2:
-            raise UsageError(
-                f"--write disagreement: {card.name} is one network, which agrees with itself",
-                hint="name several models, --model A --model B, or one with folds",
-            )
-        return replace(self._one(card), others=tuple((other, self._one(other)) for other in others))
-
-    def _one(self, card: ModelCard) -> Opened:
-        from segcli.engines.choose import open_engine
-
-        votes = self.votes and len(self.model) == 1
-        engine = self.engine
-        if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
-            if engine not in ("auto", "torch"):
-                raise UsageError(f"--write disagreement: {engine} runs the folds of {card.name} as one network")
-            engine = "torch"
-        try:
-            return open_engine(
-                card,
-                engine=engine,
-                device=self.device,
-                threads=self.threads,
-                batch=self.batch,
-                mirror=self.mirror,
-                half=self.half,
-                max_vram=self.max_vram,
-                max_ram=self.max_ram,
-                votes=votes,
-            )
-        except ModelError as error:
-            named = card.folder.name if card.folder else card.name
-            if named in error.message:
-                raise
-            raise ModelError(f"{named}: {error.message}", hint=error.hint) from error
 
 
 @dataclass(frozen=True)
@@ -107,44 +43,6 @@ class Manners:
     fail_on_review: bool = False
 
 
-@dataclass(frozen=True)
-class Given:
-    """What the user named."""
-
-    inputs: tuple[str, ...]
-    channels: Mapping[str, str]
-    files_from: str | None = None
-    null: bool = False
-    series: str | None = None
-    volume: int | None = None
-    shard: str | None = None
-
-    def cases(self, card: ModelCard, to: Destination, *, quiet: bool = False) -> list[Case]:
-        inputs = list(self.inputs)
-        if self.files_from is not None:
-            inputs += naming.listed(_list(self.files_from), self.null)
-        found = naming.cases(
-            inputs,
-            card.channels,
-            named=self.channels,
-            series=self.series,
-            volume=self.volume,
-            output=to.folder,
-            bids=to.layout == "bids",
-            tell=str if quiet else say,
-        )
-        return naming.shard(found, self.shard) if self.shard else found
-
-
-def _list(name: str) -> bytes:
-    if name == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise InputMissing(f"{name}: the list cannot be read: {error.strerror}") from error
-
-
 # ---- predict
 
 
@@ -156,7 +54,7 @@ def batch(
     stdout gets the path of each label map as it is done, or one JSON document at the end.
     """
     card = find(opening.model[0])
-    found = given.cases(card, to, quiet=manners.quiet)
+    found = given.cases(card.channels, to, str if manners.quiet else say)
     apart(found, card, to)
     began = time.perf_counter()
     with _events(manners.events) as events:
@@ -324,7 +222,7 @@ def piped(
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
         if place.folder is None:
             raise UsageError("a scan from stdin needs -o: a folder, or - for stdout")
-        found = replace(given, inputs=inputs).cases(card, place, quiet=manners.quiet)
+        found = replace(given, inputs=inputs).cases(card.channels, place, str if manners.quiet else say)
         if len(found) != 1:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
         began = time.perf_counter()

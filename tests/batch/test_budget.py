@@ -31,10 +31,10 @@ from segcli.batch.budget import (
 from segcli.batch.cases import cases
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
-from segcli.commands.predict import Opening
 from segcli.engines import host
 from segcli.engines.choose import open_engine
 from segcli.engines.host import HostSums
+from segcli.engines.opening import Opening
 from segcli.errors import InputError, OutOfMemory
 from segcli.inference import windows
 from segcli.inference.prepare import prepare

@@ -117,7 +117,7 @@ def test_a_scheduler_that_is_not_there_is_refused_with_69(tmp_path):
     from segcli.batch.cluster import predict_on
     from segcli.batch.outputs import Destination
     from segcli.batch.pipeline import Options, unwatched
-    from segcli.commands.predict import Opening
+    from segcli.engines.opening import Opening
     from segcli.errors import EngineError, UsageError
 
     rest = ([], Opening(("organs",)), Destination(tmp_path), Options(), unwatched)
@@ -149,7 +149,7 @@ def test_a_worker_resource_gpu_is_taken_one_a_case_unless_the_run_is_on_the_cpu(
     from segcli.batch.cases import Case
     from segcli.batch.outputs import Destination
     from segcli.batch.pipeline import Options, Outcome, unwatched
-    from segcli.commands.predict import Opening
+    from segcli.engines.opening import Opening
 
     asked: list[object] = []
 

@@ -13,11 +13,11 @@ from models import CARD, affine, organs
 from runs import command, scan
 from shapes import distances, grid
 
-from segcli.commands.predict import Opening
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.host import HostSums
 from segcli.engines.mirrored import mirrored
+from segcli.engines.opening import Opening
 from segcli.errors import ModelError, UsageError
 from segcli.inference import windows
 from segcli.inference.decide import Decision

@@ -1,0 +1,71 @@
+"""Opening: which model on which engine, as plain values that cross between processes; opened where it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from segcli.engines.choose import Kind, Opened, open_engine
+from segcli.errors import ModelError, UsageError
+from segcli.inference.together import alike
+from segcli.models.card import ModelCard
+from segcli.models.library import find
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Which model on which engine; several models are an ensemble of equal labels.
+
+    votes   whether folds and members of a model say where they would decide otherwise
+    """
+
+    model: tuple[str, ...]
+    engine: Kind = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    batch: int | None = None
+    mirror: bool = False
+    half: bool = False
+    max_ram: int | None = None
+    max_vram: int | None = None
+    votes: bool = False
+
+    def open(self, card: ModelCard) -> Opened:
+        """The card's engine; with several models its `others` too.
+
+        errors   ModelError: models that are no ensemble; UsageError: votes of one network
+        """
+        others = [find(model) for model in self.model[1:]]
+        for other in others:
+            alike(card.procedure, other.procedure)
+        if self.votes and not others and not card.ensemble and len(card.weights) < 2:
+            raise UsageError(
+                f"--write disagreement: {card.name} is one network, which agrees with itself",
+                hint="name several models, --model A --model B, or one with folds",
+            )
+        return replace(self._one(card), others=tuple((other, self._one(other)) for other in others))
+
+    def _one(self, card: ModelCard) -> Opened:
+        votes = self.votes and len(self.model) == 1
+        engine = self.engine
+        if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
+            if engine not in ("auto", "torch"):
+                raise UsageError(f"--write disagreement: {engine} runs the folds of {card.name} as one network")
+            engine = "torch"
+        try:
+            return open_engine(
+                card,
+                engine=engine,
+                device=self.device,
+                threads=self.threads,
+                batch=self.batch,
+                mirror=self.mirror,
+                half=self.half,
+                max_vram=self.max_vram,
+                max_ram=self.max_ram,
+                votes=votes,
+            )
+        except ModelError as error:
+            named = card.folder.name if card.folder else card.name
+            if named in error.message:
+                raise
+            raise ModelError(f"{named}: {error.message}", hint=error.hint) from error
