@@ -21,7 +21,7 @@ from scipy.ndimage import find_objects
 from segcli.errors import InputError, InputMissing
 from segcli.formats.table import endings, stem
 from segcli.results.record import is_masks
-from segcli.results.surfaces import Surfaces, distances
+from segcli.results.surfaces import SAME_LENGTH, Surfaces, distances
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Box, Grid, Volume, turned, turning
 from segcli.structures import Label
@@ -124,7 +124,7 @@ def _moved(pred: Volume, grid: Grid) -> Volume:
     matrix = grid.to(pred.grid)
     for plane in range(d):
         at = plane * matrix[:3, 0] + row @ matrix[:3, 1:3].T + matrix[:3, 3]
-        outside = (at < -0.5) | (at > np.array(pred.grid.shape) - 0.5)
+        outside = (at < -0.5 - SAME_LENGTH) | (at > np.array(pred.grid.shape) - 0.5 + SAME_LENGTH)
         data[0, plane][outside.any(axis=-1)] = 0
     return Volume(data, grid, pred.source)
 
@@ -134,8 +134,14 @@ def _sizes(shape: tuple[int, int, int]) -> str:
 
 
 def _boxes(data: NDArray[np.integer]) -> dict[int, Box]:
-    """The box of each value but 0."""
-    return {i + 1: box for i, box in enumerate(find_objects(data)) if box is not None}
+    """The box of each value but 0, in the order of the values."""
+    if data.min() < 0 or data.max() >= 1 << 16:  # find_objects passes over values below 0 and lists all up to the most
+        values, codes = np.unique(data, return_inverse=True)
+        data = codes.reshape(data.shape) + 1
+    else:
+        values = np.arange(1, int(data.max()) + 1)
+    boxes = zip(values.tolist(), find_objects(data), strict=True)
+    return {value: box for value, box in boxes if value != 0 and box is not None}
 
 
 class _Pair:

@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from segcli.space.volume import Box, Grid
 
+SAME_LENGTH = 1e-6  # part by which two lengths may differ through rounding alone; a grid's spacing may be float32
 _CUBE = tuple(itertools.product((0, 1), repeat=3))  # corner of bit 0, 1, ...: the last axis runs fastest
 
 
@@ -74,7 +75,8 @@ def distances(a: Surface, b: Surface, tolerance_mm: float) -> tuple[float, float
     area = a.areas.sum() + b.areas.sum()
     hd95 = max(_percentile(far_a, a.areas, 0.95), _percentile(far_b, b.areas, 0.95))
     assd = float((far_a @ a.areas + far_b @ b.areas) / area)
-    within = a.areas[far_a <= tolerance_mm].sum() + b.areas[far_b <= tolerance_mm].sum()
+    near = tolerance_mm * (1 + SAME_LENGTH)
+    within = a.areas[far_a <= near].sum() + b.areas[far_b <= near].sum()
     return hd95, assd, float(within / area)
 
 

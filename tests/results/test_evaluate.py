@@ -98,6 +98,31 @@ def test_a_sheared_ball_has_the_distances_and_area_of_a_straight_one() -> None:
     assert score.assd_mm == pytest.approx(5, abs=0.6)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_hd95_is_the_larger_of_both_directions(swapped: bool) -> None:
+    one, two = np.zeros((8, 8, 30)), np.zeros((8, 8, 30))
+    one[2:6, 2:6, 2:6] = two[2:6, 2:6, 2:6] = two[2:6, 2:6, 22:26] = 1
+    # The second cube's far face, a twelfth of the surface of both, lies 20 mm beyond the first one's; back it is 0 mm.
+    pair = [volume(one), volume(two)]
+    (score,) = evaluate(*(reversed(pair) if swapped else pair), ONE)
+    assert score.hd95_mm == 20.0
+
+
+def test_a_tolerance_of_a_voxel_holds_on_a_grid_whose_spacing_was_rounded() -> None:
+    a, b = np.zeros((12, 12, 12)), np.zeros((12, 12, 12))
+    a[2:9, 3:9, 3:9], b[3:10, 3:9, 3:9] = 1, 1
+    c, s = np.cos(0.3), np.sin(0.3)
+    turn = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    tilt = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
+    upright = grid((12, 12, 12), (0.9, 0.9, 0.9))
+    oblique = Grid(upright.shape, (turn @ tilt @ upright.affine).astype(np.float32).astype(np.float64))
+    scores = [
+        evaluate(Volume(a[None].astype(np.uint8), g), Volume(b[None].astype(np.uint8), g), ONE, 0.9)[0]
+        for g in (upright, oblique)
+    ]
+    assert scores[0].nsd == scores[1].nsd == 1.0
+
+
 def test_a_shifted_ball_has_the_overlap_of_two_caps() -> None:
     a, b = ball(20, 64, (1, 1, 1)), ball(20, 64, (1, 1, 1), shift_mm=8)
     (score,) = evaluate(a, b, ONE)
@@ -224,6 +249,18 @@ def test_without_names_every_value_is_scored_and_with_names_the_others_are_told(
     ref[0, 0, 0], ref[3, 3, 3] = 1, 9
     assert [s.name for s in evaluate(volume(ref), volume(ref))] == ["label_1", "label_9"]
     assert unscored(volume(ref), volume(ref), ONE) == [9]
+
+
+@pytest.mark.parametrize("value", [-3, -(2**15), 2**31 - 1])
+def test_values_below_zero_and_vast_ones_have_a_row_too(value: int) -> None:
+    ref, pred = np.zeros((1, 4, 4, 4), np.int32), np.zeros((1, 4, 4, 4), np.int32)
+    ref[0, 1, 1, :2], ref[0, 3, 3, 3] = value, 2
+    pred[0, 1, 1, 1:3] = value
+    there, here = Volume(pred, grid((4, 4, 4))), Volume(ref, grid((4, 4, 4)))
+    found = {s.label: s for s in evaluate(there, here)}
+    assert (found[value].name, found[value].dice, found[value].status) == (f"label_{value}", 0.5, "both")
+    assert found[2].status == "missed"
+    assert unscored(there, here, TWO) == [value]
 
 
 def score(name: str, dice: float | None, status: str = "both") -> Score:
