@@ -1,4 +1,4 @@
-"""The default model on a real scan: the engines agree, and the labels are where FreeSurfer has them."""
+"""The default model on a real scan: the engines agree, and the labels are where independent tissue maps have them."""
 
 from pathlib import Path
 
@@ -9,17 +9,30 @@ from segcli import formats
 from segcli.engines.choose import open_engine
 from segcli.inference.segment import segment
 from segcli.models.library import find
+from segcli.results.measure import measure
+from segcli.space.volume import Volume
 
-DATA = Path(__file__).parent / "data" / "brain_t1"
+DATA = Path(__file__).parent / "data" / "mni_icbm152"
+CORTEX, WHITE = (3, 42), (2, 41, 7, 46)
+GREY = (*CORTEX, 8, 47, 10, 49, 11, 50, 12, 51, 17, 53, 18, 54, 26, 58)  # with cerebellum and deep grey matter
 
 
 @pytest.fixture(scope="module")
 def labels() -> dict[str, np.ndarray]:
-    card, scan = find("uxnet"), formats.read([DATA / "subB_t1_brain.nii.gz"])
+    card, scan = find("uxnet"), formats.read([DATA / "mni_icbm152_t1.nii.gz"])
     return {
         name: segment(scan, card.procedure, open_engine(card, engine=name).engine).labels.data[0]
         for name in ("openvino", "onnx", "torch")
     }
+
+
+def tissue(name: str) -> np.ndarray:
+    """The probability of a tissue in each voxel, from the makers of the template."""
+    return formats.read([DATA / f"mni_icbm152_{name}.nii.gz"]).data[0] / 255
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
 @pytest.mark.parametrize("other", ["onnx", "torch"])
@@ -30,8 +43,19 @@ def test_6_7_engines_agree_on_999_of_1000_labelled_voxels(labels: dict[str, np.n
     assert (one == two)[labelled].mean() >= 0.999
 
 
-def test_white_matter_and_cortex_lie_where_freesurfer_has_them_left_and_right(labels: dict[str, np.ndarray]) -> None:
-    reference = formats.read([DATA / "subB_aseg.nii.gz"]).data[0]
-    for value in (2, 41, 3, 42, 8, 47):
-        guess, truth = labels["openvino"] == value, reference == value
-        assert 2 * (guess & truth).sum() / (guess.sum() + truth.sum()) > 0.7, value
+def test_white_and_grey_matter_lie_where_the_tissue_maps_have_them(labels: dict[str, np.ndarray]) -> None:
+    """Measured with the weights of 2026-11: 0.892 and 0.887, and 0.754 and 0.831 inside; the maps are averages."""
+    found, grey, white = labels["openvino"], tissue("gm"), tissue("wm")
+    assert dice(np.isin(found, WHITE), white > 0.5) > 0.87
+    assert dice(np.isin(found, GREY), grey > 0.5) > 0.87
+    assert grey[np.isin(found, CORTEX)].mean() > 0.73
+    assert white[np.isin(found, WHITE)].mean() > 0.8
+
+
+def test_left_structures_are_on_the_left_and_as_large_as_the_right_ones(labels: dict[str, np.ndarray]) -> None:
+    """The template is symmetric; its columns run from right to left (RAS), the middle plane is column 98."""
+    card, scan = find("uxnet"), formats.read([DATA / "mni_icbm152_t1.nii.gz"])
+    report = {s.label: s for s in measure(Volume(labels["openvino"][None], scan.grid), card.labels).structures}
+    for left, right in ((2, 41), (3, 42), (8, 47), (10, 49), (12, 51), (17, 53)):
+        assert report[left].centroid_mm[0] > 5 > -5 > report[right].centroid_mm[0]  # LPS: left is positive
+        assert report[left].volume_ml == pytest.approx(report[right].volume_ml, rel=0.1)

@@ -23,7 +23,7 @@ from segcli.engines.export.verified import export_onnx
 from segcli.models.library import read_card
 
 REPOSITORY = Path(__file__).parent.parent.parent
-SCAN = REPOSITORY / "tests" / "data" / "brain_t1" / "subB_t1_brain.nii.gz"  # the ONNX file is compared on it too
+SCAN = REPOSITORY / "tests" / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"  # the ONNX file is compared on it too
 PRIOR = 0.7
 BIAS = "out.conv.conv.bias"
 
