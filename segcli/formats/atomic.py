@@ -1,20 +1,26 @@
-"""Files that are whole or absent: a hidden temporary name in the same folder, flushed, checked, renamed."""
+"""Files that are whole or absent: a hidden temporary name in the same folder, flushed, checked, renamed.
+
+Others may write in that folder too. A temporary file is made anew under a name that nobody can guess, is written
+through its descriptor and never by its name, and gets its final name only as the plain file that was written.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import filecmp
-import itertools
 import os
 import re
+import secrets
 import shutil
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import BinaryIO
 
 from segcli.errors import Denied, OutputError, OutputExists
 
@@ -23,17 +29,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# .NAME.HOST-PID-N.partial: the next run removes those of dead processes on this host and never a live one's.
-_PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-\d+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
+# .NAME.HOST-PID-RANDOM.partial: the next run removes those of dead processes on this host and never a live one's.
+_PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
 _ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ANOTHER = "name another file, or take this one away"
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
-_count = itertools.count()
 _naming = threading.Lock()  # held while files get their names, and when the process is about to end
 _ended = False
-_live: set[Path] = set()  # temporary files of this process
+_live: dict[Path, os.stat_result | None] = {}  # temporary files of this process, as they were when written whole
 _staged: ContextVar[dict[Path, Path] | None] = ContextVar("staged", default=None)
 
 
@@ -66,25 +71,27 @@ def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], boo
 
 
 @contextmanager
-def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that gets the final name only when the block and `check` succeed.
+def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+    """Yield a new file beside `path` that gets the final name only when the block and `check` succeed.
 
-    check    reads the temporary file back and raises OutputError when it is not what was meant
+    check    reads the temporary file back, by its name, and raises OutputError when it is not what was meant
     errors   OutputError (74) with the cause when the disk is full or writing fails; Denied (77)
 
-    The temporary name keeps the ending of the final one, because image writers choose the format by it. Inside
+    The temporary name keeps the ending of the final one, because readers may choose the format by it. Inside
     `together` the file waits for the others.
     """
     temporary = path.with_name(partial_name(path.name))
     staged = _staged.get()
     waits = False
-    _live.add(temporary)
+    _live[temporary] = None
     try:
         with translated(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with temporary.open("rb") as file:
+            with open(temporary, "x+b", opener=_anew) as file:
+                yield file
+                file.flush()
                 os.fsync(file.fileno())
+                _live[temporary] = os.fstat(file.fileno())
             if check is not None:
                 check(temporary)
             if staged is not None:
@@ -92,18 +99,35 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
                 waits = True
             else:
                 with _names():
-                    temporary.replace(path)
+                    _rename(temporary, path)
                 _flush_folder(path.parent)
     finally:
         if not waits:
             discard([temporary])
 
 
+def _anew(name: str, flags: int) -> int:
+    """A descriptor of a file that was not there; what is there already, a link too, is an error."""
+    return os.open(name, flags | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Give a file its final name; refused where another one than was written stands under its temporary name."""
+    written, now = _live.get(temporary), temporary.lstat()
+    alike = written is not None and (now.st_size, now.st_uid) == (written.st_size, written.st_uid)
+    if not alike or not stat.S_ISREG(now.st_mode):
+        raise OutputError(
+            f"{path.name}: somebody else has put another file where it was being written, in {path.parent}",
+            hint="choose a folder that only you can write to with -o",
+        )
+    temporary.replace(path)
+
+
 @contextmanager
 def together(first: Path, last: Path, given_up: Callable[[], bool] = lambda: False) -> Iterator[dict[Path, Path]]:
     """Files written in the block get their names together when it succeeds: `first`, the others, `last`.
 
-    yields    final path -> temporary path, of the files that are written so far
+    yields    final path -> temporary path, of those that are written so far
     given_up  asked when no other process gives names in the folder of `last`; True: the files are dropped
 
     A file that is there already with the same bytes is left untouched. When one name cannot be given, files that
@@ -124,7 +148,7 @@ def together(first: Path, last: Path, given_up: Callable[[], bool] = lambda: Fal
                         continue
                     if not os.path.lexists(path):
                         made.append(path)
-                    staged[path].replace(path)
+                    _rename(staged[path], path)
             made = []
             for folder in {path.parent for path in order}:
                 _flush_folder(folder)
@@ -146,7 +170,7 @@ def discard(files: Iterable[Path]) -> None:
     for temporary in list(files):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        _live.discard(temporary)
+        _live.pop(temporary, None)
 
 
 def abandon() -> None:
@@ -167,14 +191,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         if temporary.read_bytes() != data:
             raise OutputError(f"{path.name}: what was read back differs from what was written")
 
-    with whole_file(path, check) as temporary:
-        temporary.write_bytes(data)
+    with whole_file(path, check) as file:
+        file.write(data)
 
 
 def partial_name(name: str) -> str:
-    """A hidden temporary name of this process for a final name, another one each time, at most 255 bytes."""
+    """A hidden temporary name of this process for a final name, one that nobody can guess, at most 255 bytes."""
     ending = _ENDING.search(name)
-    tail = f".{_HOST}-{os.getpid()}-{next(_count)}.partial{ending[0] if ending else ''}"
+    tail = f".{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.partial{ending[0] if ending else ''}"
     room = 254 - len(tail)
     return f".{os.fsencode(name)[:room].decode('utf-8', 'ignore')}{tail}"
 

@@ -315,7 +315,7 @@ def write_whole(
         except InputError as error:
             raise OutputError(f"{path.name}: what was written cannot be read again: {error.message}") from error
 
-    with whole_file(path, same) as temporary, temporary.open("wb") as file:
+    with whole_file(path, same) as file:
         file.write(plain)
         for chunk in _chunks(pieces, wrap):
             file.write(chunk)

@@ -2,8 +2,11 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 
 from segcli import formats
 from segcli.errors import Denied, OutputError
-from segcli.formats import atomic
+from segcli.formats import atomic, tables
 from segcli.space.volume import Grid, Volume
 
 
@@ -31,52 +34,42 @@ def labels() -> Volume:
 
 
 def test_2_1_a_file_has_its_name_only_after_the_block(tmp_path):
-    with atomic.whole_file(tmp_path / "a.nii.gz") as temporary:
-        temporary.write_bytes(b"half")
-        assert names(tmp_path) == [temporary.name]
-        assert temporary.name.startswith(".")
-        assert temporary.name.endswith(".nii.gz")
+    with atomic.whole_file(tmp_path / "a.nii.gz") as file:
+        file.write(b"half")
+        (name,) = names(tmp_path)
+        assert name.startswith(".")
+        assert name.endswith(".nii.gz")
+        assert atomic.is_partial(name)
     assert names(tmp_path) == ["a.nii.gz"]
 
 
 def test_2_1_an_error_in_the_block_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), atomic.whole_file(tmp_path / "a.json") as temporary:  # noqa: PT012
-        temporary.write_bytes(b"half")
+    with pytest.raises(ZeroDivisionError), atomic.whole_file(tmp_path / "a.json") as file:  # noqa: PT012
+        file.write(b"half")
         raise ZeroDivisionError
     assert names(tmp_path) == []
 
 
-def test_2_1_bytes_that_reach_the_disk_cut_are_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: os.truncate(atomic.at_present(written[0]), 3))
-    written: list[Path] = []
-    real = Path.write_bytes
-
-    def write(path: Path, data: bytes) -> int:
-        written.append(path)
-        return real(path, data)
-
-    monkeypatch.setattr(Path, "write_bytes", write)
-    with pytest.raises(OutputError, match="read back"):
-        atomic.write_bytes(tmp_path / "a.json", b"whole")
-    assert names(tmp_path) == []
-
-
-def test_2_1_a_label_map_that_reaches_the_disk_cut_is_noticed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["a.json", "a_seg.nii.gz"])
+def test_2_1_what_reaches_the_disk_cut_is_noticed(tmp_path, monkeypatch, name):
     def cut(handle: int) -> None:
         (partial,) = (p for p in tmp_path.iterdir() if atomic.is_partial(p.name))
         os.truncate(partial, partial.stat().st_size // 2)
 
     monkeypatch.setattr(os, "fsync", cut)
+    write = {"a.json": lambda path: atomic.write_bytes(path, b"whole")}.get(
+        name, lambda p: formats.write(labels(), (), p)
+    )
     with pytest.raises((OutputError, formats.InputError)):
-        formats.write(labels(), (), tmp_path / "a_seg.nii.gz", None, description="")
+        write(tmp_path / name)
     assert names(tmp_path) == []
 
 
 def test_2_1_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
-    with atomic.whole_file(path) as temporary:
-        temporary.write_bytes(b"new")
+    with atomic.whole_file(path) as file:
+        file.write(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
 
@@ -111,10 +104,10 @@ def test_2_3_temporary_files_of_dead_processes_go_and_of_live_ones_stay(tmp_path
     for path in (live, dead, elsewhere, left_by_a_namesake):
         path.write_bytes(b"half")
     (tmp_path / ".hidden").write_bytes(b"the user's")
-    with atomic.whole_file(tmp_path / "b.json") as writing:
-        writing.write_bytes(b"{}")
+    with atomic.whole_file(tmp_path / "b.json"):
+        (writing,) = (p.name for p in tmp_path.glob(".b.json.*"))
         atomic.sweep(tmp_path)
-        assert set(names(tmp_path)) == {live.name, elsewhere.name, ".hidden", writing.name}
+        assert set(names(tmp_path)) == {live.name, elsewhere.name, ".hidden", writing}
 
 
 def test_2_4_the_record_gets_its_name_first_and_the_label_map_last(tmp_path, monkeypatch):
@@ -151,9 +144,9 @@ def test_2_10_a_file_too_large_for_the_disk_says_how_much_was_needed(tmp_path):
 
 
 def test_2_11_nothing_is_written_outside_the_folder_of_the_file(tmp_path):
-    with atomic.whole_file(tmp_path / "a" / "b.json") as temporary:
-        temporary.write_bytes(b"")
-        assert temporary.parent == tmp_path / "a"
+    with atomic.whole_file(tmp_path / "a" / "b.json"):
+        assert names(tmp_path) == ["a"]
+        assert len(names(tmp_path / "a")) == 1
 
 
 def test_2_13_a_result_of_another_process_is_kept_and_ours_dropped(tmp_path):
@@ -184,14 +177,91 @@ def test_3_15_any_name_has_a_temporary_one_that_is_known_again(name):
 def test_6_4_once_the_run_is_abandoned_no_file_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "_ended", False)
     stopped = pytest.raises(OutputError, match="stopped")
-    with stopped, atomic.whole_file(tmp_path / "a.json") as temporary:
-        temporary.write_bytes(b"half")
+    with stopped, atomic.whole_file(tmp_path / "a.json") as file:
+        file.write(b"half")
         atomic.abandon()
         assert names(tmp_path) == []
-        temporary.write_bytes(b"whole, but too late")
+        file.write(b"whole, but too late")
     assert names(tmp_path) == []
 
 
 def test_1_1_what_may_not_be_written_is_denied(tmp_path):
     with pytest.raises(Denied, match=r"a\.json: permission denied"), atomic.translated(tmp_path / "a.json"):
         raise PermissionError(13, "Permission denied")
+
+
+NOBODY = 65534  # another user
+needs_two_users = pytest.mark.skipif(os.geteuid() != 0, reason="only root can write as two users")
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder in which everybody may write, and take away what others wrote."""
+    folder = Path(tempfile.mkdtemp(prefix="segcli-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_another(code: str) -> None:
+    """Run Python as the other user."""
+    subprocess.run([sys.executable, "-I", "-S", "-c", f"import os, pathlib; os.setuid({NOBODY}); {code}"], check=True)
+
+
+def writers() -> dict[str, Callable[[Path], object]]:
+    """What makes files, by the ending of what it makes."""
+    grid = Volume(np.zeros((1, 8, 32, 32), np.float32), labels().grid)
+    endings = formats.table.written()
+    return {
+        ".json": lambda path: atomic.write_bytes(path, b"record"),
+        ".label": lambda path: tables.write([], "itksnap", path),
+        "_probseg.nii.gz": lambda path: formats.write_image(grid, path),
+        **{ending: lambda path: formats.write(labels(), [], path) for ending in endings},
+    }
+
+
+@pytest.mark.parametrize("name", writers())
+def test_2_11_a_planted_link_under_the_temporary_name_is_not_followed(tmp_path, monkeypatch, name):
+    victim = tmp_path / "thesis.txt"
+    victim.write_bytes(b"three years")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda size: "0" * 16)  # as if it could be guessed
+    (folder / atomic.partial_name(f"a{name}")).symlink_to(victim)
+    with pytest.raises(OutputError, match="File exists"):
+        writers()[name](folder / f"a{name}")
+    assert victim.read_bytes() == b"three years"
+    assert not (folder / f"a{name}").exists()
+
+
+@needs_two_users
+@pytest.mark.parametrize("put", ["os.symlink(victim, partial)", "pathlib.Path(partial).write_text('half')"])
+def test_2_11_what_another_user_puts_in_the_place_of_a_temporary_file_becomes_no_output(tmp_path, shared, put):
+    victim = tmp_path / "thesis.txt"
+    victim.write_bytes(b"three years")
+    refused = pytest.raises(OutputError, match=r"a\.json: somebody else has put another file")
+    with refused, atomic.whole_file(shared / "a.json") as file:
+        (partial,) = shared.iterdir()
+        as_another(f"partial, victim = {str(partial)!r}, {str(victim)!r}; os.unlink(partial); {put}")
+        file.write(b"record")
+    assert victim.read_bytes() == b"three years"
+    assert not (shared / "a.json").exists()
+
+
+@needs_two_users
+def test_2_11_of_files_that_get_their_names_together_a_changed_one_takes_the_others_with_it(shared):
+    refused = pytest.raises(OutputError, match="somebody else")
+    with refused, atomic.together(shared / "a.json", shared / "a.csv") as got:
+        atomic.write_bytes(shared / "a.csv", b"table")
+        atomic.write_bytes(shared / "a.json", b"record")
+        partial = str(got[shared / "a.csv"])
+        as_another(f"os.unlink({partial!r}); os.symlink('/etc/passwd', {partial!r})")
+    assert names(shared) == []
+
+
+@needs_two_users
+def test_2_3_the_temporary_files_of_another_user_s_dead_process_are_swept(shared):
+    left = shared / atomic.partial_name("a.nii.gz").replace(f"-{os.getpid()}-", f"-{dead_pid()}-")
+    as_another(f"pathlib.Path({str(left)!r}).write_text('half')")
+    atomic.sweep(shared)
+    assert names(shared) == []

@@ -24,8 +24,8 @@ def exported(card: ModelCard) -> bytes:
     from segcli.engines.export.graph import certified
 
     data = certified(card, {}, count=1)
-    with contextlib.suppress(OutputError, OSError), whole_file(path) as temporary:
-        temporary.write_bytes(data)
+    with contextlib.suppress(OutputError, OSError), whole_file(path) as file:
+        file.write(data)
     return data
 
 

@@ -48,8 +48,8 @@ def export_onnx(
 
     shown = scan_windows(card, verify, affine) if verify else {}
     data = certified(card, shown, opset=opset, half=half)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(data)
+    with whole_file(path) as file:
+        file.write(data)
     certificate: dict[str, Any] = json.loads(props(parsed(data, path.name))[CERTIFICATE_KEY])
     return certificate
 

@@ -65,8 +65,8 @@ def write(
             if number != label.id or not np.array_equal(voxels[scan.numbers], stored == label.id):
                 raise OutputError(f"{path.name}: {label.name} as read back differs from what was written")
 
-    with whole_file(path, check) as temporary:
-        ds.save_as(temporary, enforce_file_format=True)
+    with whole_file(path, check) as file:
+        ds.save_as(file, enforce_file_format=True)
     return unmapped(names)
 
 

@@ -59,8 +59,8 @@ def write(
         if not _holds(temporary, labels.grid, scan, stored, kind):
             raise OutputError(f"{path.name}: what was read back differs from what was written")
 
-    with whole_file(path, check) as temporary:
-        segmentation.save_as(temporary, enforce_file_format=True)
+    with whole_file(path, check) as file:
+        segmentation.save_as(file, enforce_file_format=True)
     return unmapped(names)
 
 

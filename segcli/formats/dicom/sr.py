@@ -59,8 +59,8 @@ def write(
         if read(temporary) != [(n.name, volumes[n]) for n in wanted]:
             raise OutputError(f"{path.name}: what was read back differs from what was written")
 
-    with whole_file(path, check) as temporary:
-        report.save_as(temporary, enforce_file_format=True)
+    with whole_file(path, check) as file:
+        report.save_as(file, enforce_file_format=True)
     return unmapped(names)
 
 
