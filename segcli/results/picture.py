@@ -2,7 +2,8 @@
 
 Views are radiological: the patient's left is on the right of axial and coronal slices, and sagittal ones look to the
 left. Slices run along the scan's own axes, turned to the nearest anatomical ones; nothing is interpolated between
-slices. Colour is never alone: every structure has a number, and neighbouring numbers have other lines.
+slices. Colour is never alone: every structure that has room for it has a number, and neighbouring numbers have other
+lines, the two sides of a pair the same one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 
 from segcli.formats.atomic import write_bytes
+from segcli.results.islands import islands
 from segcli.results.measure import measure
 from segcli.space.volume import Volume, turned, turning
-from segcli.structures import Label
+from segcli.structures import Label, words_of
 
 View = Literal["axial", "coronal", "sagittal"]
 VIEWS: tuple[View, ...] = ("axial", "coronal", "sagittal")
@@ -35,11 +38,23 @@ _LAYOUT: dict[View, tuple[int, bool, str]] = {
 }
 _WORLD = {"axial": (2, "S", "I"), "coronal": (1, "P", "A"), "sagittal": (0, "L", "R")}  # LPS coordinate, its two sides
 _SOFT_TISSUE = (-160.0, 240.0)  # HU
+_CT_WINDOWS: tuple[tuple[frozenset[str], tuple[float, float]], ...] = (  # words of a region's structures, HU
+    (frozenset({"lung", "lungs", "lobe", "bronchus", "bronchi", "trachea", "airway", "nodule"}), (-1350.0, 150.0)),
+    (frozenset({"brain", "cerebral", "cerebellum", "ventricle", "thalamus", "putamen", "hemorrhage"}), (0.0, 80.0)),
+    (frozenset({"vertebra", "vertebrae", "rib", "ribs", "bone", "femur", "hip", "sacrum", "skull", "sternum",
+                "humerus", "scapula", "clavicula", "tibia", "mandible", "teeth"}), (-450.0, 1050.0)),
+)  # fmt: skip
 _FILL = 0.35  # opacity of a structure's area
+_FAINT_FILL = 0.12  # of one whose own colour is a grey, as those of white matter and csf are
+_GREYISH = 40  # least difference of the channels of a colour that is told from the scan
+_TINT = (70, 170, 255)  # what a grey colour is mixed with
 _NUMBERED = 60  # pixels that a structure must have to be given its number
+_ROOM = 4.0  # pixels from a number's middle to the structure's edge: less is a shell, on which no number can stand
+_EDGES = (0.02, 0.98)  # of the voxels of the main piece, between which the montage's slices lie
 _COLUMNS = 3  # slices of each view in the montage
 _TILE = 300  # pixels of the longer side in the montage
 _PAPER, _INK, _FAINT = (16, 18, 22), (238, 238, 238), (170, 176, 186)
+_VERDICTS = {"fail": (255, 150, 140), "review": (255, 214, 120), "pass": (140, 225, 190)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,24 +75,33 @@ class Section:
     letters: str
 
 
-def sections(image: Volume, labels: Volume, count: int, size: int = _TILE) -> dict[View, list[Section]]:
-    """At most `count` slices for each view, spread evenly over where the labels are (over the scan without any).
+def sections(
+    image: Volume,
+    labels: Volume,
+    count: int,
+    size: int = _TILE,
+    *,
+    names: Sequence[Label] = (),
+    whole: bool = False,
+) -> dict[View, list[Section]]:
+    """At most `count` slices for each view, spread evenly over the main piece of what is labelled.
 
     image   (C, D, H, W), its first channel is drawn; labels (1, D, H, W) on the same grid
     size    pixels of the longest side of the scan; all views have one scale
+    names   what the labels are, which chooses the window of a CT
+    whole   spread them over everything that is labelled, small pieces far away included
     """
-    grey = _upright(image, 0)
-    marks = _upright(labels, 0)
+    grey, marks = _upright(image, 0), _upright(labels, 0)
     grid = turned(labels.grid, "SPL")
     spacing = np.array(grid.spacing)
     scale = size / float(max(np.array(grid.shape) * spacing))  # pixels in a millimetre
-    low, high = window(image)
+    low, high = window(image, names)
+    within = dict(zip(VIEWS, extent(labels, (0.0, 1.0) if whole else _EDGES, main=not whole), strict=True))
     out: dict[View, list[Section]] = {}
     for view, (axis, upwards, letters) in _LAYOUT.items():
         rest = [i for i in range(3) if i != axis]
         shape = [max(1, round(grid.shape[i] * spacing[i] * scale)) for i in rest]
-        here = np.flatnonzero(marks.any(axis=tuple(rest)))
-        first, last = (int(here[0]), int(here[-1])) if len(here) else (0, grid.shape[axis] - 1)
+        first, last = within[view]
         steps = min(count, last - first + 1)
         indices = sorted({round(first + (last - first) * (k + 0.5) / steps) for k in range(steps)})
         out[view] = []
@@ -96,6 +120,35 @@ def sections(image: Volume, labels: Volume, count: int, size: int = _TILE) -> di
                 drawn, marked = drawn[::-1], marked[::-1]
             out[view].append(Section(view, index, drawn, marked, _position(view, grid.world(at)), letters))
     return out
+
+
+def extent(labels: Volume, parts: tuple[float, float], *, main: bool = True) -> list[tuple[int, int]]:
+    """For each view, the planes below which `parts` of the labelled voxels lie; all planes of an empty map.
+
+    main   count the largest connected piece of what is labelled alone
+    """
+    pieces = islands(Volume((labels.data != 0).astype(np.uint8), labels.grid))
+    chosen = np.full(len(pieces.island), True) if not main else pieces.island == next(iter(pieces.of(1)), -1)
+    starts, length = pieces.starts[chosen].astype(np.int64), pieces.length[chosen]
+    d, h, w = labels.grid.shape
+    steps = np.bincount(starts % w, minlength=w + 1) - np.bincount(starts % w + length, minlength=w + 1)
+    counts = [
+        np.bincount(starts // (h * w), length, d),
+        np.bincount(starts // w % h, length, h),
+        np.cumsum(steps)[:w].astype(float),
+    ]
+    order, flips = turning(labels.grid.axes, "SPL")
+    found = []
+    for axis, flip in zip(order, flips, strict=True):
+        count = counts[axis][::-1] if flip else counts[axis]
+        there = np.flatnonzero(count)
+        if len(there) == 0:
+            found.append((0, len(count) - 1))
+            continue
+        reached = np.cumsum(count) / count.sum()
+        first, last = (int(np.searchsorted(reached, part - 1e-9)) for part in parts)
+        found.append((max(first, int(there[0])), min(last, int(there[-1]))))
+    return found
 
 
 def _upright(volume: Volume, channel: int) -> NDArray[Any]:
@@ -117,19 +170,31 @@ def _position(view: View, world: NDArray[np.float64]) -> str:
     return f"{abs(value):.1f} mm {above if value >= 0 else below}"
 
 
-def window(image: Volume) -> tuple[float, float]:
-    """The values drawn black and white: soft tissue where there is air in Hounsfield units, else 1 to 99.5 percent."""
+def window(image: Volume, names: Sequence[Label] = ()) -> tuple[float, float]:
+    """The values drawn black and white: in Hounsfield units those for the region, else 1 to 99.5 percent.
+
+    names   what is labelled, which tells the region: lungs, head or bones; any other is drawn as soft tissue
+    """
     step = max(1, math.ceil((image.data[0].size / 1e6) ** (1 / 3)))
     values = image.data[0, ::step, ::step, ::step]
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(values, (1, 99.5)))
-    return _SOFT_TISSUE if low < -300 else (low, high)
+    if low >= -300:  # no air of a CT
+        return low, high
+    spoken = [set(words_of(label.name)) for label in names if label.id != 0]
+    for region, values_shown in _CT_WINDOWS:
+        if 2 * sum(bool(words & region) for words in spoken) > len(spoken):
+            return values_shown
+    return _SOFT_TISSUE
 
 
 def overlay(labels: NDArray[np.integer], names: Sequence[Label]) -> Image.Image:
-    """A slice's structures as an RGBA picture: area, contour in the structure's kind of line, and number."""
+    """A slice's structures as an RGBA picture: area, contour in the structure's kind of line, and number.
+
+    Both sides of a pair have one kind of line. No two numbers overlap; one that has no room is left out.
+    """
     h, w = labels.shape
     rgba = np.zeros((h, w, 4), np.uint8)
     edge = np.zeros((h, w), bool)
@@ -141,30 +206,77 @@ def overlay(labels: NDArray[np.integer], names: Sequence[Label]) -> Image.Image:
     # Solid, dashed, dotted or long-dashed, in turn.
     lines = (edge, edge & (along % 6 < 3), edge & (along % 3 == 0), edge & (along % 9 < 7))
     here = set(np.unique(labels).tolist())
-    spots: dict[int, tuple[int, int]] = {}
     unknown = [Label(i, f"label_{i}") for i in sorted(here - {x.id for x in names} - {0})]
-    for order, label in enumerate([*(x for x in names if x.id != 0), *unknown]):
+    every = [*(x for x in names if x.id != 0), *unknown]
+    kinds = _kinds_of_line(every)
+    areas: dict[int, NDArray[np.bool_]] = {}
+    for label in every:
         if label.id not in here:
             continue
         area = labels == label.id
-        rgba[area] = (*bright(label.colour), round(255 * _FILL))
-        rgba[area & lines[order % 4], 3] = 255
-        if np.count_nonzero(area) >= _NUMBERED:
-            spots[label.id] = _inside(area)
+        weak = is_grey(label.colour) and label.name not in (x.name for x in unknown)
+        rgba[area] = (*drawn_colour(label.colour), round(255 * (_FAINT_FILL if weak else _FILL)))
+        rgba[area & lines[kinds[label.name]], 3] = 255
+        areas[label.id] = area
     drawn = Image.fromarray(rgba)
     pen = ImageDraw.Draw(drawn)
-    font = _font(10)
-    for label_id, (y, x) in spots.items():
-        pen.text((x, y), str(label_id), font=font, anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
+    for label_id, (y, x) in number_places(areas).items():
+        pen.text((x, y), str(label_id), font=_font(10), anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
                  stroke_fill=(0, 0, 0, 220))  # fmt: skip
     return drawn
 
 
-def _inside(area: NDArray[np.bool_]) -> tuple[int, int]:
-    """The pixel of an area nearest to its centre, so that a number lies on a ring too."""
-    at = np.argwhere(area)
-    nearest = np.argmin(((at - at.mean(axis=0)) ** 2).sum(axis=1))
-    return int(at[nearest][0]), int(at[nearest][1])
+def _kinds_of_line(names: Sequence[Label]) -> dict[str, int]:
+    """One of four kinds for each structure, in turn; a structure and its partner have one."""
+    kinds: dict[str, int] = {}
+    pairs = 0
+    for label in names:
+        if label.name not in kinds:
+            kinds[label.name] = kinds[label.pair or label.name] = pairs % 4
+            pairs += 1
+    return kinds
+
+
+def number_places(areas: Mapping[int, NDArray[np.bool_]]) -> dict[int, tuple[int, int]]:
+    """Where each structure's number stands, (row, column): well inside, the roomiest first, none over another."""
+    depth = {i: distance_transform_edt(np.pad(area, 1))[1:-1, 1:-1] for i, area in areas.items()
+             if np.count_nonzero(area) >= _NUMBERED}  # fmt: skip
+    taken: list[tuple[int, int, int, int]] = []
+    found: dict[int, tuple[int, int]] = {}
+    for label_id in sorted(depth, key=lambda i: -float(depth[i].max())):
+        inside = np.argwhere(depth[label_id] >= _ROOM)
+        best = inside[np.argsort(-depth[label_id][tuple(inside.T)], kind="stable")]
+        for y, x in best[:: max(1, len(best) // 40)].tolist():
+            box = _number_box(label_id, y, x)
+            if not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                found[label_id] = (y, x)
+                break
+    return found
+
+
+def _number_box(label_id: int, y: int, x: int) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of a number that is written around a pixel, its rim included."""
+    wide = 3 * len(str(label_id)) + 2
+    return y - 6, y + 6, x - wide, x + wide
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+
+
+def is_grey(colour: tuple[int, int, int]) -> bool:
+    """Whether a colour cannot be told from the scan itself."""
+    return max(colour) - min(colour) < _GREYISH
+
+
+def drawn_colour(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A structure's colour as pictures and tables show it: light enough on black, and never a grey."""
+    if is_grey(colour):
+        level = 0.35 + 0.65 * max(colour) / 255
+        r, g, b = (round(level * (0.35 * 255 + 0.65 * tint)) for tint in _TINT)
+        colour = (r, g, b)
+    return bright(colour)
 
 
 def bright(colour: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -193,37 +305,85 @@ def jpeg(grey: NDArray[np.uint8]) -> bytes:
 # ---- the montage -------------------------------------------------------------------------------------------------
 
 
-def montage(image: Volume, labels: Volume, names: Sequence[Label], path: Path) -> None:
-    """Write a PNG with three slices of each of three views, labels over them, and a legend with volumes."""
-    write_bytes(path, png(montage_picture(image, labels, names)))
+def montage(
+    image: Volume, labels: Volume, names: Sequence[Label], path: Path, facts: Mapping[str, Any] | None = None
+) -> None:
+    """Write a PNG with three slices of each of three views, with and without labels, and a legend with volumes.
+
+    facts   the record, of which the head of the picture tells case, model, verdict, voxel size and doubts
+    """
+    write_bytes(path, png(montage_picture(image, labels, names, facts)))
 
 
-def montage_picture(image: Volume, labels: Volume, names: Sequence[Label]) -> Image.Image:
-    shown = sections(image, labels, _COLUMNS)
+def montage_picture(
+    image: Volume,
+    labels: Volume,
+    names: Sequence[Label],
+    facts: Mapping[str, Any] | None = None,
+    columns: int = _COLUMNS,
+) -> Image.Image:
+    """The montage; with more than four slices a view, the copies without labels stand below and not beside."""
+    shown = sections(image, labels, columns, names=names)
+    head = _head(facts or {}, labels)
+    beside = columns <= 4
     heights = {view: max(s.grey.shape[0] for s in shown[view]) for view in VIEWS}
     wide = max(s.grey.shape[1] for view in VIEWS for s in shown[view])
     gap, foot, legend = 8, 16, 300
-    report = measure(labels, names)
-    there = [s for s in report.structures if s.voxels]
-    high = gap + sum(heights[view] + foot + gap for view in VIEWS)
-    high = max(high, 40 + 17 * min(len(there), 60))
-    sheet = Image.new("RGB", (gap + _COLUMNS * (wide + gap) + legend, high), _PAPER)
+    there = [s for s in measure(labels, names).structures if s.voxels]
+    right = gap + columns * (2 if beside else 1) * (wide + gap)
+    top = gap + 20 * len(head)
+    rows = sum((1 if beside else 2) * (heights[view] + gap) + foot for view in VIEWS)
+    high = top + max(rows, 40 + 17 * min(len(there), 60))
+    sheet = Image.new("RGB", (right + legend, high), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    top = gap
+    for k, (words, ink) in enumerate(head):
+        pen.text((gap, gap + 20 * k), _fitting(words, right + legend - 2 * gap), font=_font(14), fill=ink)
+    at = top
     for view in VIEWS:
         for k, section in enumerate(shown[view]):
-            tile = _tile(section, names)
-            left = gap + k * (wide + gap)
-            sheet.paste(tile, (left + (wide - tile.width) // 2, top + (heights[view] - tile.height) // 2))
-            pen.text((left, top + heights[view] + 2), f"{view}  {section.position}", font=_font(11), fill=_FAINT)
-        top += heights[view] + foot + gap
-    _legend(pen, there, names, gap + _COLUMNS * (wide + gap) + gap, gap, high)
+            left = gap + k * (2 if beside else 1) * (wide + gap)
+            plain_at = (left + wide + gap, at) if beside else (left, at + heights[view] + gap)
+            for marked, (x, y) in ((True, (left, at)), (False, plain_at)):
+                tile = _tile(section, names if marked else None)
+                sheet.paste(tile, (x + (wide - tile.width) // 2, y + (heights[view] - tile.height) // 2))
+            below = at + heights[view] + (0 if beside else gap + heights[view])
+            pen.text((left, below + 2), f"{view}  {section.position}", font=_font(11), fill=_FAINT)
+        at += (1 if beside else 2) * (heights[view] + gap) + foot
+    _legend(pen, there, names, right + gap, top, high)
     return sheet
 
 
-def _tile(section: Section, names: Sequence[Label]) -> Image.Image:
+def _head(facts: Mapping[str, Any], labels: Volume) -> list[tuple[str, tuple[int, int, int]]]:
+    """Lines above the slices and their colours: the case; model, verdict and voxel size; doubts and warnings."""
+    if not facts:
+        return []
+    model, verdict = facts.get("model") or {}, str(facts.get("verdict", ""))
+    size = " x ".join(f"{s:.3g}" for s in labels.grid.spacing)
+    said = [f"model {model.get('name', 'unknown')}", f"voxels {size} mm", "research use only"]
+    doubts = [(str(f["sentence"]), str(f["severity"])) for f in facts.get("checks", ())]
+    doubts += [(str(text), "review") for text in facts.get("warnings", ())]
+    more = [(f"and {len(doubts) - 4} more", "review")] if len(doubts) > 4 else []
+    return [
+        (str(facts.get("case", "")), _INK),
+        (", ".join([*([f"verdict: {verdict}"] if verdict else []), *said]), _VERDICTS.get(verdict, _FAINT)),
+        *((text, _VERDICTS.get(severity, _FAINT)) for text, severity in [*doubts[:4], *more]),
+    ]
+
+
+def _fitting(text: str, wide: int) -> str:
+    """A text, cut where it would go beyond so many pixels."""
+    if _font(14).getlength(text) <= wide:
+        return text
+    while text and _font(14).getlength(text + "...") > wide:
+        text = text[: -max(1, len(text) // 50)]
+    return text + "..."
+
+
+def _tile(section: Section, names: Sequence[Label] | None) -> Image.Image:
+    """A slice with its letters, and with its labels unless `names` is None."""
     tile = Image.fromarray(np.ascontiguousarray(section.grey)).convert("RGBA")
-    tile.alpha_composite(overlay(section.labels, names))
+    if names is not None:
+        tile.alpha_composite(overlay(section.labels, names))
     pen = ImageDraw.Draw(tile)
     w, h = tile.size
     spots = (((3, h // 2), "lm"), ((w - 3, h // 2), "rm"), ((w // 2, 3), "ma"), ((w // 2, h - 3), "md"))
@@ -241,12 +401,20 @@ def _legend(
     rows = (high - top - 24) // 17
     for k, s in enumerate(there[:rows]):
         y = top + 18 + 17 * k
-        pen.rectangle((left, y + 1, left + 11, y + 12), fill=bright(colours.get(s.label, (128, 128, 128))))
+        pen.rectangle((left, y + 1, left + 11, y + 12), fill=drawn_colour(colours.get(s.label, (128, 128, 128))))
         name = f"{s.label}  {s.name.replace('_', ' ')}"
         pen.text((left + 18, y), name if len(name) < 36 else name[:34] + "...", font=_font(12), fill=_INK)
-        pen.text((left + 280, y), f"{s.volume_ml:.2f}", font=_font(12), fill=_INK, anchor="ra")
+        pen.text((left + 280, y), significant(s.volume_ml), font=_font(12), fill=_INK, anchor="ra")
     if len(there) > rows:
         pen.text((left, high - 16), f"and {len(there) - rows} more", font=_font(11), fill=_FAINT)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, none before the point lost: 0.204, 11.6, 1548."""
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    return f"{value:.{max(0, decimals)}f}"
 
 
 @cache

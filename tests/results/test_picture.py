@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from segcli.results.picture import VIEWS, bright, montage, montage_picture, overlay, sections, window
+from segcli.results.picture import (
+    VIEWS,
+    bright,
+    drawn_colour,
+    extent,
+    is_grey,
+    montage,
+    montage_picture,
+    number_places,
+    overlay,
+    sections,
+    significant,
+    window,
+)
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
 
@@ -133,3 +147,112 @@ def test_voxels_that_are_not_finite_are_black() -> None:
     image.data[0, 0] = np.nan
     image.data[0, 1] = np.inf
     assert sections(image, labels, 3)["coronal"][0].grey.dtype == np.uint8
+
+
+def test_slices_lie_within_the_main_piece_and_a_far_island_moves_none() -> None:
+    image, labels = scan((2.0, 2.0, 2.0))
+    alone = sections(image, labels, 3)
+    labels.data[0, 0, 39, 0] = 2  # one voxel at the other end
+    again = sections(image, labels, 3)
+    assert [[s.index for s in again[view]] for view in VIEWS] == [[s.index for s in alone[view]] for view in VIEWS]
+    assert sections(image, labels, 40, whole=True)["axial"][0].index == 0
+    assert extent(labels, (0.02, 0.98))[0] == (30, 39)  # ten planes of equal area hold 10 % each
+    assert extent(labels, (0.12, 0.88))[0] == (31, 38)
+
+
+def test_no_two_numbers_overlap_and_a_shell_has_none() -> None:
+    rows, columns = np.ogrid[:80, :80]
+    r = np.hypot(rows - 40, columns - 40)
+    areas = {1: (r > 30) & (r < 36), 2: r < 9, 3: (r >= 9) & (r < 20), 444: (r >= 20) & (r < 30)}  # 1: a shell of 6
+    found = number_places(areas)
+    assert found.keys() == {2, 3, 444}
+    boxes = [(y - 6, y + 6, x - 3 * len(str(i)) - 2, x + 3 * len(str(i)) + 2) for i, (y, x) in found.items()]
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] or b[3] <= a[2]
+
+
+def test_a_number_without_room_is_left_out() -> None:
+    areas = {1: np.zeros((20, 20), bool), 2: np.zeros((20, 20), bool)}
+    areas[1][2:18, 1:10], areas[2][2:18, 10:19] = True, True
+    assert len(number_places(areas)) == 2
+    narrow = {i: area[:, 3:16] for i, area in areas.items()}
+    assert len(number_places(narrow)) == 1
+
+
+def test_both_sides_of_a_pair_have_one_kind_of_line() -> None:
+    pair = (
+        Label(1, "a_left", colour=(200, 0, 0), pair="a_right"),
+        Label(2, "middle", colour=(0, 200, 0)),
+        Label(3, "a_right", colour=(200, 0, 0), pair="a_left"),
+    )
+    labels = np.zeros((40, 90), np.uint8)
+    labels[5:35, 5:25], labels[5:35, 35:55], labels[5:35, 65:85] = 1, 2, 3
+    solid = np.asarray(overlay(labels, pair))[..., 3] == 255
+    assert solid[5:35, 5].all()
+    assert solid[5:35, 65].all()
+    assert not solid[5:35, 35].all()
+
+
+def test_a_grey_structure_is_drawn_in_a_colour_and_filled_weakly() -> None:
+    for grey in ((245, 245, 245), (196, 196, 196), (60, 60, 60)):
+        assert not is_grey(drawn_colour(grey))
+    assert drawn_colour((200, 90, 0)) == (200, 90, 0)
+    labels = np.zeros((40, 40), np.uint8)
+    labels[5:35, 5:35] = 1
+    alpha = np.asarray(overlay(labels, (Label(1, "white_matter", colour=(245, 245, 245)),)))[..., 3]
+    assert alpha[8, 8] == round(255 * 0.12)
+    assert (alpha[5, 5:35] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("lung_upper_lobe_left", "lung_lower_lobe_left", "aorta"), (-1350.0, 150.0)),
+        (("left_cerebral_white_matter", "third_ventricle", "brain"), (0.0, 80.0)),
+        (("rib_left_1", "vertebrae_l1", "liver"), (-450.0, 1050.0)),
+        (("liver", "spleen", "vertebrae_l1"), (-160.0, 240.0)),
+    ],
+)
+def test_a_ct_is_windowed_by_what_is_labelled(names: tuple[str, ...], shown: tuple[float, float]) -> None:
+    image, _ = scan()
+    ct = Volume(np.where(image.data > 500, 60, -1000).astype(np.float32), image.grid)
+    assert window(ct, [Label(i, name) for i, name in enumerate(names, 1)]) == shown
+
+
+def test_each_slice_has_a_copy_without_labels_beside_it() -> None:
+    image, labels = scan()
+    sheet = np.asarray(montage_picture(image, labels, NAMES)).astype(int)
+    coloured = np.ptp(sheet[8:308, :-310], axis=2) > 20  # of the first row of pictures
+    tiles = [coloured[:, 8 + k * 308 : 308 + k * 308].any() for k in range(6)]
+    assert tiles == [True, False] * 3
+
+
+def test_the_head_of_the_montage_tells_case_verdict_and_doubts() -> None:
+    image, labels = scan()
+    plain = montage_picture(image, labels, NAMES)
+    facts = {
+        "case": "sub-01",
+        "model": {"name": "toy"},
+        "verdict": "review",
+        "checks": [{"code": "volume", "severity": "fail", "sentence": "too large " * 60}],
+        "warnings": ["a", "b", "c", "d", "e"],
+    }
+    told = montage_picture(image, labels, NAMES, facts)
+    assert told.height == plain.height + 20 * 7  # case, verdict, four doubts, and how many more
+    assert told.width == plain.width
+    inks = {p for _, p in told.crop((0, 0, told.width, 140)).getcolors(1 << 20) or ()}
+    assert {(255, 214, 120), (255, 150, 140)} <= inks
+
+
+def test_the_large_form_has_seven_slices_of_each_view() -> None:
+    image, labels = scan((2.0, 2.0, 2.0))
+    labels.data[0, 5:35, 5:35, 5:35] = 2
+    assert montage_picture(image, labels, NAMES, columns=7).width == 8 + 7 * 308 + 300
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.2036, "0.204"), (11.55, "11.6"), (277.53, "278"), (1548.2, "1548"), (9.996, "10.0"), (0, "0")],
+)
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
+    assert significant(value) == text
