@@ -23,6 +23,7 @@ DOORS = {
     "scipy": {"space", "inference", "results"},
     "psutil": {"memory", "engines", "formats", "batch", "commands"},
     "yaml": {"models"},
+    "msgspec": {"models", "results"},
     "PIL": {"results"},
     "safetensors": {"models", "bench"},
     "google": {"engines"},
@@ -32,7 +33,7 @@ DOORS = {
     "httpx": {"models"},
     "truststore": {"models"},
 }
-HEAVY = ["torch", "onnxruntime", "openvino", "SimpleITK", "pydicom", "nibabel", "numpy", "rich", "scipy"]
+HEAVY = ["torch", "onnxruntime", "openvino", "SimpleITK", "pydicom", "nibabel", "numpy", "rich", "scipy", "msgspec"]
 
 
 def rooms() -> list[tuple[str, Path]]:

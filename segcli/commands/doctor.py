@@ -20,8 +20,8 @@ from segcli.parallel import cores
 
 LIBRARIES = (
     "torch", "numpy", "scipy", "SimpleITK", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
-    "pyjpegls", "highdicom", "onnx", "protobuf", "onnxruntime", "openvino", "safetensors", "pyyaml", "typer", "rich",
-    "psutil", "pillow", "httpx", "truststore", "distributed",
+    "pyjpegls", "highdicom", "onnx", "protobuf", "onnxruntime", "openvino", "safetensors", "pyyaml", "msgspec",
+    "typer", "rich", "psutil", "pillow", "jinja2", "httpx", "truststore", "distributed",
 )  # fmt: skip
 SIZE = 24  # edge of the convolved cube, voxels
 

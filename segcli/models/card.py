@@ -1,4 +1,4 @@
-"""ModelCard: what a model promises and needs; and finding one by name or path.
+"""ModelCard: what a model promises and needs, made of a document whose fields agree with each other.
 
 The same JSON document stands in a folder's model.json and, under the key "segcli", in the metadata of exported ONNX
 and safetensors files.
@@ -6,35 +6,32 @@ and safetensors files.
 
 from __future__ import annotations
 
+import colorsys
+import math
 import re
-import sys
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any, Literal, cast
 
-from segcli.errors import ModelError, near
+from msgspec.structs import asdict
+
+from segcli.errors import ModelError
 from segcli.inference.decide import Decision
 from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Preparation, Resample, Scale, Standardise
 from segcli.inference.prepare import Procedure
 from segcli.inference.windows import WindowPlan
-from segcli.space.grids import Anchor, GridSpec, Spacing
-from segcli.space.resample import How, Interpolation
-from segcli.space.volume import AXES_CODES
+from segcli.models import document as documents
+from segcli.models.document import CardDocument, IntensityStep, Line, Smooth, Sum, Text, fits, read, shown, wrong
+from segcli.space.grids import GridSpec
+from segcli.space.resample import Interpolation
 from segcli.structures import Label, named_pairs
 
-FORMAT = 1
 CARD_FILE = "model.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
-_KEYS = {
-    "format", "name", "licence", "source", "architecture", "weights", "sha256", "onnx", "onnx_sha256", "channels",
-    "modality", "orientation", "transpose", "spacing", "anchor", "interpolation", "smooth", "coarse", "intensity",
-    "crop", "outside", "patch_size", "overlap", "blend", "sigma", "centre", "floor", "steps", "padding", "skip",
-    "slice_axis", "slices", "mirror", "half", "average", "back", "labels", "regions", "codes", "colours", "pairs",
-    "volumes_ml", "volumes_source", "centroids_mm", "ensemble", "notes",
-}  # fmt: skip
-_NEEDED = {"format", "name", "architecture", "channels", "labels", "patch_size"}
 
 
 @dataclass(frozen=True)
@@ -143,256 +140,246 @@ def part(folder: Path, name: str) -> Path:
     return path
 
 
-# ---- finding a model --------------------------------------------------------------------------------------------
+# ---- from a document to a card -----------------------------------------------------------------------------------
 
-
-# ---- checking a card --------------------------------------------------------------------------------------------
+Refuse = Callable[[str, str], ModelError]  # of a field, and what is wrong with it
 
 
 def parse(document: Any, folder: Path | None = None) -> ModelCard:
-    """Check a card's document field by field.
+    """The card of a document, checked field by field and the fields against each other.
 
     errors   ModelError that names the field, its value and what it should be; unknown fields with the nearest known
     """
     where = f"{folder.name}/{CARD_FILE}" if folder else CARD_FILE
-    if not isinstance(document, dict):
-        raise ModelError(f"{where}: a card is a JSON object with fields, not {type(document).__name__}")
-    read = _Reader(where, document)
-    read.known(_KEYS)
-    for key in sorted(_NEEDED - document.keys()):
-        raise read.wrong(key, "is missing")
-    if document["format"] != FORMAT:
-        raise read.wrong("format", f"is not {FORMAT}, the only one this version of segcli knows")
-
-    weights = document.get("weights", [])
-    weights = [weights] if isinstance(weights, str) else weights
-    sums = document.get("sha256") or []
-    sums = [sums] if isinstance(sums, str) else sums
-    if not _texts(weights) or not _texts(sums) or (sums and len(sums) != len(weights)):
-        raise read.wrong("weights", "and sha256 are a file name and its sum, or lists of equal length")
-    onnx, onnx_sum = read.optional("onnx", str), read.optional("onnx_sha256", str)
-    if len(weights) == 1 and weights[0].endswith(".onnx"):  # a model that is an ONNX file and nothing else
-        onnx, onnx_sum, weights, sums = weights[0], (sums or [None])[0], [], []
-    labels, decision = _labels(read)
-    patch = _patch(read)
-    slice_axis = read.optional("slice_axis", int)
-    if slice_axis is not None and (slice_axis not in (0, 1, 2) or patch[slice_axis] != 1):
-        raise read.wrong("slice_axis", "is 0, 1 or 2, and patch_size is 1 there")
-    slices = read.optional("slices", int)
-    slices = 1 if slices is None else slices
-    if slices < 1 or slices % 2 == 0 or (slices > 1 and slice_axis is None):
-        raise read.wrong("slices", "is an odd number, above 1 only with a slice_axis")
-    overlap = read.number("overlap", 0.5)
-    if not 0 <= overlap < 1:
-        raise read.wrong("overlap", "is at least 0 and below 1")
-    spacing = _spacing(read)
-    axes = document.get("orientation")
-    if axes is not None and axes not in AXES_CODES:
-        raise read.wrong("orientation", 'is null or an axes code such as "RAS"')
-    transpose = document.get("transpose", [0, 1, 2])
-    if not _wholes(transpose) or sorted(transpose) != [0, 1, 2]:
-        raise read.wrong("transpose", "is an order of 0, 1, 2")
-    mirror = document.get("mirror", [])
-    if not _wholes(mirror) or not set(mirror) <= {0, 1, 2}:
-        raise read.wrong("mirror", "lists array axes 0, 1, 2")
-    smooth = document.get("smooth") or {}
-    if (
-        not isinstance(smooth, dict)
-        or not smooth.keys() <= {"sigma", "finer"}
-        or not all(map(_finite, smooth.values()))
-    ):
-        raise read.wrong("smooth", 'is {"sigma": voxels of the model\'s grid, "finer": ratio}')
-    how = cast("How", read.choice("interpolation", ("linear", "cubic", "nearest"), "linear"))
-    blend = read.choice("blend", ("gaussian", "constant"), "gaussian")
-    steps = read.choice("steps", ("regular", "even"), "regular")
-    centre = read.choice("centre", ("middle", "voxel"), "middle")
-    padding = read.choice("padding", ("constant", "edge"), "constant")
-    average = read.choice("average", ("logits", "probabilities"), "logits")
-    plan = WindowPlan(
-        size=patch,
-        overlap=overlap,
-        blend="gaussian" if blend == "gaussian" else "constant",
-        sigma=read.number("sigma", 0.125, positive=True),
-        centre="voxel" if centre == "voxel" else "middle",
-        floor=read.number("floor", 1e-3, positive=True),
-        steps="regular" if steps == "regular" else "even",
-        padding="edge" if padding == "edge" else "constant",
-        skip=bool(document.get("skip", False)),
+    given = read(document, where)
+    refuse = partial(wrong, document, where)
+    for key, broken, what in _RULES:
+        if broken(given):
+            raise refuse(key, what)
+    weights, sums, onnx, onnx_sum = _files(given)
+    architecture = Architecture(
+        given.architecture.name, {k: v for k, v in document["architecture"].items() if k != "name"}
     )
-    architecture = document["architecture"]
-    if not isinstance(architecture, dict) or not isinstance(architecture.get("name"), str):
-        raise read.wrong("architecture", 'has a "name" and the constructor\'s arguments')
-    channels = document["channels"]
-    if not isinstance(channels, list) or not channels or not all(isinstance(c, str) for c in channels):
-        raise read.wrong("channels", "is a list of names, one for each input channel")
-    usual = document.get("volumes_ml") or {}
-    if not all(isinstance(v, list) and len(v) == 2 and all(map(_finite, v)) for v in usual.values()):
-        raise read.wrong("volumes_ml", "gives labels two numbers, the least and the greatest usual volume")
-    volumes = {str(k): (float(v[0]), float(v[1])) for k, v in usual.items()}
-    places = document.get("centroids_mm") or {}
-    if not all(isinstance(v, list) and len(v) == 3 and all(map(_finite, v)) for v in places.values()):
-        raise read.wrong("centroids_mm", "gives labels three numbers: left, posterior, superior")
-    ensemble = document.get("ensemble", [])
-    if not _texts(ensemble):
-        raise read.wrong("ensemble", "is a list of models")
-    name = read.text("name")
-    if not NAME.fullmatch(name):
-        raise read.wrong("name", "is made of letters, digits, spaces and . _ + -, for outputs are named by it")
+    if (said := _no_argument(architecture.arguments)) is not None:
+        raise refuse("architecture", said)
+    smooth = given.smooth or Smooth()
     return ModelCard(
-        name=name,
-        licence=read.text("licence", "unknown"),
-        source=read.text("source", "unknown"),
-        architecture=Architecture(architecture["name"], {k: v for k, v in architecture.items() if k != "name"}),
-        weights=tuple(weights),
-        sha256=tuple(sums),
+        name=given.name,
+        licence=given.licence,
+        source=given.source,
+        architecture=architecture,
+        weights=weights,
+        sha256=sums,
         onnx=onnx,
         onnx_sha256=onnx_sum,
-        channels=tuple(channels),
-        modality=read.optional("modality", str) or ("CT" if channels == ["CT"] else None),
-        grid=GridSpec(
-            axes=axes,
-            spacing=spacing,
-            anchor=cast("Anchor", read.choice("anchor", ("edges", "stored", "oriented", "within"), "edges")),
-            transpose=(transpose[0], transpose[1], transpose[2]),
+        channels=given.channels,
+        modality=given.modality or ("CT" if given.channels == ("CT",) else None),
+        grid=GridSpec(given.orientation, given.spacing, given.anchor, given.transpose),
+        interpolation=Interpolation(given.interpolation, smooth.sigma, smooth.finer, given.coarse or None),
+        prepare=_preparation(given, refuse),
+        outside=given.outside or 0.0,
+        window=_windows(given),
+        slice_axis=given.slice_axis,
+        slices=given.slices or 1,
+        mirror=given.mirror,
+        half=given.half,
+        average=given.average,
+        labels=_labels(given, refuse),
+        decide=Decision(
+            values=tuple(given.labels.values()) if given.regions is None else given.regions,
+            rule="argmax" if given.regions is None else "regions",
+            back=given.back,
+            shares=given.average == "probabilities",
         ),
-        interpolation=Interpolation(
-            how,
-            smooth=float(smooth.get("sigma", 0.0)),
-            finer=float(smooth.get("finer", 0.75)),
-            coarse=read.number("coarse", 0.0) or None,
-        ),
-        prepare=_preparation(read, len(channels)),
-        outside=read.number("outside", 0.0),
-        window=plan,
-        slice_axis=slice_axis,
-        slices=slices,
-        mirror=tuple(mirror),
-        half=bool(document.get("half", False)),
-        average="probabilities" if average == "probabilities" else "logits",
-        labels=labels,
-        decide=replace(decision, shares=average == "probabilities"),
-        volumes_ml=volumes,
-        volumes_source=read.text("volumes_source", ""),
-        centroids_mm={str(k): (float(v[0]), float(v[1]), float(v[2])) for k, v in places.items()},
-        ensemble=tuple(ensemble),
+        volumes_ml=given.volumes_ml or {},
+        volumes_source=given.volumes_source,
+        centroids_mm=given.centroids_mm or {},
+        ensemble=given.ensemble,
         folder=folder,
         document=document,
     )
 
 
-def _patch(read: _Reader) -> tuple[int, int, int]:
-    """Voxels of a window."""
-    given = read.document["patch_size"]
-    if not _wholes(given) or len(given) != 3 or not all(map(_finite, given)):
-        raise read.wrong("patch_size", "is not a list of 3 whole numbers")
-    if min(given) < 1:
-        raise read.wrong("patch_size", "has values that are not above 0")
-    d, h, w = given
-    return d, h, w
+def _listed(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """One text as a list of one, nothing as a list of none."""
+    return (value,) if isinstance(value, str) and value else value if isinstance(value, tuple) else ()
 
 
-def _spacing(read: _Reader) -> Spacing | None:
-    """Three steps in mm; null for an axis that keeps the scan's own (between the slices of a 2-D model)."""
-    given = read.document.get("spacing")
-    if given is None:
+# What fields say together: the field that is named, whether its rule is broken, and the sentence about it.
+_RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
+    ("weights", lambda c: not fits(_listed(c.weights), tuple[Line, ...]), "is not a file's name, or a list of names"),
+    ("sha256", lambda c: not fits(_listed(c.sha256), tuple[Sum, ...]), "is not 64 hexadecimal digits, or a list of it"),
+    ("notes", lambda c: not fits(_listed(c.notes), tuple[Text, ...]), "is not a text, or a list of texts"),
+    (
+        "weights",
+        lambda c: len(_listed(c.sha256)) not in (0, len(_listed(c.weights))),
+        "and sha256 are a file name and its sum, or lists of equal length",
+    ),
+    ("channels", lambda c: len(set(c.channels)) < len(c.channels), "names two channels alike"),
+    ("transpose", lambda c: sorted(c.transpose) != [0, 1, 2], "is not an order of 0, 1, 2"),
+    (
+        "spacing",
+        lambda c: c.spacing is None and c.smooth is not None and c.smooth.sigma > 0,
+        "is null, but the card smooths scans that are finer: give the steps in mm",
+    ),
+    ("coarse", lambda c: 0 < (c.coarse or 0) < 1, "is not null, 0 for never, or a ratio from 1 to 1000"),
+    ("patch_size", lambda c: math.prod(c.patch_size) > 2**27, "has more than 2^27 voxels in all"),
+    (
+        "slice_axis",
+        lambda c: c.slice_axis is not None and c.patch_size[c.slice_axis] != 1,
+        "is 0, 1 or 2, and patch_size is 1 there",
+    ),
+    (
+        "slices",
+        lambda c: (c.slices or 1) % 2 == 0 or ((c.slices or 1) > 1 and c.slice_axis is None),
+        "is an odd number, above 1 only with a slice_axis",
+    ),
+    ("mirror", lambda c: len(set(c.mirror)) < len(c.mirror), "names an array axis twice"),
+    (
+        "labels",
+        lambda c: next(iter(c.labels.values())) != 0 or list(c.labels.values()).count(0) != 1,
+        "begins with background, the only label with the value 0",
+    ),
+    (
+        "regions",
+        lambda c: not set(c.regions or ()) <= set(c.labels.values()),
+        "lists the label value of each output channel, in the order of writing",
+    ),
+    (
+        "ensemble",
+        lambda c: len(set(c.ensemble)) < len(c.ensemble),
+        "names a model twice",
+    ),
+)
+
+
+def _files(card: CardDocument) -> tuple[tuple[str, ...], tuple[str, ...], str | None, str | None]:
+    """Names and sums of the weights, and of the ONNX file: a model may be an ONNX file and nothing else."""
+    weights, sums = _listed(card.weights), _listed(card.sha256)
+    if len(weights) == 1 and weights[0].endswith(".onnx"):
+        return (), (), weights[0], sums[0] if sums else None
+    return weights, sums, card.onnx, card.onnx_sha256
+
+
+_ARGUMENT = 1_000_000  # no network has a size beyond it
+_DEPTH = 8  # of lists and objects inside one another
+
+
+def _no_argument(value: Any, depth: int = 0) -> str | None:
+    """Why a value can be no argument of a network; None where it can."""
+    if isinstance(value, bool | str) or value is None:
         return None
-    if not isinstance(given, list) or len(given) != 3:
-        raise read.wrong("spacing", "is a list of 3 numbers")
-    for step in given:
-        if step is not None and (not _finite(step) or step <= 0):
-            raise read.wrong("spacing", "has values that are not finite numbers above 0")
-    d, h, w = (None if step is None else float(step) for step in given)
-    return d, h, w
+    if isinstance(value, int | float):
+        fits = -_ARGUMENT <= value <= _ARGUMENT  # NaN is not within
+        return None if fits else f"has the number {shown(value)}, not one from -{_ARGUMENT} to {_ARGUMENT}"
+    if depth == _DEPTH:
+        return f"has lists and objects more than {_DEPTH} deep"
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
+    if inside is None:
+        return f"has {shown(value, repr)}, which JSON does not have"
+    return next((said for own in inside if (said := _no_argument(own, depth + 1))), None)
 
 
-def _labels(read: _Reader) -> tuple[tuple[Label, ...], Decision]:
-    """Labels in channel order, background first, and the rule that decides among them."""
-    table = read.document["labels"]
-    if not isinstance(table, dict) or not table:
-        raise read.wrong("labels", "maps names to numbers")
-    for name, value in table.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-            raise read.wrong("labels", f"gives {name!r} the value {value!r}, which is not a whole number")
-    if list(table.values()).count(0) != 1 or next(iter(table.values())) != 0:
-        raise read.wrong("labels", "begins with background, the only label with the value 0")
-    values = list(table.values())
-    for value in values:
-        if values.count(value) > 1:
-            both = [n for n, v in table.items() if v == value]
-            raise read.wrong("labels", f"gives the value {value} to {' and '.join(both)}")
-    for key in ("codes", "colours", "volumes_ml", "centroids_mm"):
-        named = read.document.get(key) or {}
-        if not isinstance(named, dict):
-            raise read.wrong(key, "maps names of labels to what it says of them")
-        if extra := named.keys() - table.keys():
-            raise read.wrong(key, f"names {min(extra)!r}, which is not among the labels")
-    pairs: dict[str, str] = {}
-    given_pairs = read.document.get("pairs")
-    if given_pairs is None and read.document.get("orientation") is not None:
-        given_pairs = [list(pair) for pair in named_pairs(list(table))]
-    given_pairs = given_pairs or []
-    if not isinstance(given_pairs, list):
-        raise read.wrong("pairs", "is a list of pairs of labels")
-    for pair in given_pairs:
-        if not _texts(pair) or len(pair) != 2 or not set(pair) <= table.keys():
-            raise read.wrong("pairs", f"holds {pair!r}, which is not two names of labels")
-        pairs[pair[0]], pairs[pair[1]] = pair[1], pair[0]
-    codes, colours = read.document.get("codes") or {}, read.document.get("colours") or {}
-    labels = tuple(
-        Label(v, n, codes.get(n), _colour(read, n, colours.get(n), v), pairs.get(n)) for n, v in table.items()
+def _windows(card: CardDocument) -> WindowPlan:
+    def number(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return WindowPlan(
+        size=card.patch_size,
+        overlap=number(card.overlap, 0.5),
+        blend=card.blend,
+        sigma=number(card.sigma, 0.125),
+        centre=card.centre,
+        floor=number(card.floor, 1e-3),
+        steps=card.steps,
+        padding=card.padding,
+        skip=card.skip,
     )
-    regions = read.document.get("regions")
-    given = read.choice("back", ("logits", "probabilities"), "logits")
-    back: Literal["logits", "probabilities"] = "probabilities" if given == "probabilities" else "logits"
-    if regions is None:
-        return labels, Decision(tuple(values), back=back)
-    if not _wholes(regions) or not set(regions) <= set(values):
-        raise read.wrong("regions", "lists the label value of each output channel, in the order of writing")
-    return labels, Decision(tuple(regions), "regions", back)
 
 
-def _colour(read: _Reader, name: str, text: Any, value: int) -> tuple[int, int, int]:
+def _labels(card: CardDocument, refuse: Refuse) -> tuple[Label, ...]:
+    """Labels in channel order, background first."""
+    _apart(card.labels, refuse)
+    for key in ("codes", "colours", "volumes_ml", "centroids_mm"):
+        if extra := (getattr(card, key) or {}).keys() - card.labels.keys():
+            raise refuse(key, f"names {min(extra)!r}, which is not among the labels")
+    for name, (low, high) in (card.volumes_ml or {}).items():
+        if low >= high:
+            raise refuse("volumes_ml", f"gives {name!r} the range {low:g} to {high:g}: the first is not below")
+    pairs = _pairs(card, refuse)
+    codes, colours = card.codes or {}, card.colours or {}
+    return tuple(Label(v, n, codes.get(n), _colour(colours.get(n), v), pairs.get(n)) for n, v in card.labels.items())
+
+
+def _apart(labels: Mapping[str, int], refuse: Refuse) -> None:
+    """Refuse labels that one cannot tell apart: by value, by name as it is read, by a name that is another's value."""
+    values: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for name, value in labels.items():
+        if value in values:
+            raise refuse("labels", f"gives the value {value} to {values[value]} and {name}")
+        values[value] = name
+        read_as = unicodedata.normalize("NFC", name)
+        if read_as in names:
+            raise refuse("labels", f"has {name!r} twice, written with other characters")
+        names[read_as] = name
+    for name, value in labels.items():
+        if re.fullmatch("[0-9]+", name) and int(name) in values and int(name) != value:
+            other = values[int(name)]
+            raise refuse("labels", f"calls the label {value} {name!r}, which is the number of {other!r}")
+
+
+def _pairs(card: CardDocument, refuse: Refuse) -> dict[str, str]:
+    """The other side of each label that has one; from the names where the card says nothing and has an orientation."""
+    pairs: dict[str, str] = {}
+    given = card.pairs
+    if given is None:
+        given = tuple(named_pairs(list(card.labels))) if card.orientation is not None else ()
+    for left, right in given:
+        if left == right or not {left, right} <= card.labels.keys() or 0 in (card.labels[left], card.labels[right]):
+            raise refuse("pairs", f"holds {[left, right]!r}, which is not two names of labels")
+        for own, other in ((left, right), (right, left)):
+            if pairs.setdefault(own, other) != other:
+                raise refuse("pairs", f"gives {own!r} two partners, {pairs[own]!r} and {other!r}")
+    return pairs
+
+
+def _colour(text: str | None, value: int) -> tuple[int, int, int]:
     """The card's colour, else one of a fixed wheel: neighbours in number differ by the golden angle in hue."""
-    if text is None:
-        if value == 0:
-            return (0, 0, 0)
-        import colorsys
-
-        r, g, b = colorsys.hsv_to_rgb(value * 0.61803398875 % 1, 0.65, 0.6 + 0.35 * (value % 3) / 2)
-        return round(r * 255), round(g * 255), round(b * 255)
-    if not isinstance(text, str) or not re.fullmatch("#[0-9a-fA-F]{6}", text):
-        raise read.wrong("colours", f'gives {name!r} {text!r}, not "#rrggbb"')
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+    if text is not None:
+        return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+    if value == 0:
+        return (0, 0, 0)
+    r, g, b = colorsys.hsv_to_rgb(value * 0.61803398875 % 1, 0.65, 0.6 + 0.35 * (value % 3) / 2)
+    return round(r * 255), round(g * 255), round(b * 255)
 
 
-# What each step may say, and what makes it.
-_STEPS: dict[str, tuple[type[Any], dict[str, str]]] = {
-    "clip": (Clip, {"low": "low", "high": "high"}),
-    "scale": (Scale, {"low": "low", "high": "high", "from": "source"}),
-    "percentiles": (Percentiles, {"low": "low", "high": "high", "epsilon": "epsilon"}),
-    "standardise": (Standardise, {"mean": "mean", "sd": "sd", "where": "where", "epsilon": "epsilon"}),
-    "crop": (Crop, {"above": "above", "margin": "margin", "outside": "outside"}),
-    "outside": (Outside, {"value": "value"}),
-    "resample": (Resample, {}),
+# The step that each entry of "intensity" makes; their fields have the same names.
+_MADE: dict[type[IntensityStep], type[Any]] = {
+    documents.ClipStep: Clip,
+    documents.ScaleStep: Scale,
+    documents.PercentilesStep: Percentiles,
+    documents.StandardiseStep: Standardise,
+    documents.CropStep: Crop,
+    documents.OutsideStep: Outside,
+    documents.ResampleStep: Resample,
 }
 
 
-def _preparation(read: _Reader, channels: int) -> tuple[Preparation, ...]:
+def _preparation(card: CardDocument, refuse: Refuse) -> tuple[Preparation, ...]:
     """The steps of "intensity", with the resampling first and the crop last where they are not among them."""
-    given = read.document.get("intensity") or []
-    if not isinstance(given, list):
-        raise read.wrong("intensity", "is a list of steps")
     steps: list[Preparation] = []
-    for item in given:
-        kind = item.get("step") if isinstance(item, dict) else None
-        if not isinstance(kind, str) or kind not in _STEPS:
-            raise read.wrong("intensity", f"has the step {kind!r}, not one of {', '.join(_STEPS)}")
-        steps.append(_step(read, kind, {k: v for k, v in item.items() if k != "step"}, channels))
-    if not any(isinstance(s, Resample) for s in steps):
+    for step in card.intensity or ():
+        if (said := _contradiction(step, len(card.channels))) is not None:
+            raise refuse("intensity", said)
+        steps.append(cast("Preparation", _MADE[type(step)](**asdict(step))))
+    resamplings = sum(isinstance(s, Resample) for s in steps)
+    if resamplings > 1:
+        raise refuse("intensity", "has the step resample twice")
+    if not resamplings:
         steps.insert(0, Resample())
-    crop = read.choice("crop", ("positive", "nonzero", "none"), "none")
-    if crop != "none":
-        steps.append(Crop(above=0.0 if crop == "positive" else None))
+    if card.crop != "none":
+        steps.append(Crop(above=0.0 if card.crop == "positive" else None))
     for i, (a, b) in enumerate(pairwise(steps), 1):
         if isinstance(a, Clip) and isinstance(b, Scale) and b.source is None and a.channels == b.channels:
             # The scale after a clip refers to the window that was clipped to, not to what this scan reached.
@@ -400,95 +387,18 @@ def _preparation(read: _Reader, channels: int) -> tuple[Preparation, ...]:
     return tuple(steps)
 
 
-def _step(read: _Reader, kind: str, item: dict[str, Any], channels: int) -> Preparation:
-    make, names = _STEPS[kind]
-    unknown = set(item) - names.keys() - {"channels"}
-    if unknown:
-        raise read.wrong("intensity", f"the step {kind} knows no {min(unknown)!r}, only {', '.join(names)}")
-    for key, value in item.items():
-        if key in ("low", "high", "mean", "sd", "epsilon", "margin", "value") and not _finite(value):
-            raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, not a number")
-        if key in ("above", "outside") and value is not None and not _finite(value):
-            raise read.wrong("intensity", f"the step {kind} has {key} = {value!r}, neither null nor a number")
-    if kind in ("clip", "scale", "percentiles"):
-        if not {"low", "high"} <= item.keys():
-            raise read.wrong("intensity", f"the step {kind} needs the values low and high")
-        if item["low"] >= item["high"]:
-            raise read.wrong("intensity", f"the step {kind} has low {item['low']} not below high {item['high']}")
-    if kind == "outside" and "value" not in item:
-        raise read.wrong("intensity", "the step outside needs a value")
-    if item.get("where", "image") not in ("image", "nonzero", "inside"):
-        raise read.wrong("intensity", f"the step {kind} has where = {item['where']!r}, not image, nonzero or inside")
-    if kind == "standardise" and item.get("sd") is not None and item["sd"] <= 0:
-        raise read.wrong("intensity", f"the step standardise has the deviation {item['sd']}, not above 0")
-    values: dict[str, Any] = {names[k]: v for k, v in item.items() if k in names}
-    if values.get("source") is not None:
-        source = values["source"]
-        if not isinstance(source, list) or len(source) != 2 or not all(map(_finite, source)):
-            raise read.wrong("intensity", f"the step {kind} has from = {source!r}, not two numbers")
-        values["source"] = tuple(source)
-    if item.get("channels") is not None:
-        if not _wholes(item["channels"]):
-            raise read.wrong("intensity", f"the step {kind} has channels = {item['channels']!r}, not a list of numbers")
-        values["channels"] = tuple(item["channels"])
-        if not all(0 <= c < channels for c in values["channels"]):
-            raise read.wrong("intensity", f"the step {kind} names a channel beyond the {channels} there are")
-    return cast("Preparation", make(**values))
-
-
-def _finite(value: Any) -> bool:
-    """A number that a float can hold; JSON has larger ones, and calls true what Python calls 1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) for v in value)
-
-
-def _wholes(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-
-
-class _Reader:
-    """Takes fields out of a card's document and refuses, by name, those that are not what they should be."""
-
-    def __init__(self, where: str, document: dict[str, Any]) -> None:
-        self.where, self.document = where, document
-
-    def wrong(self, key: str, what: str) -> ModelError:
-        value = self.document.get(key)
-        shown = "" if key not in self.document else f" ({str(value)[:60]})"
-        return ModelError(f"{self.where}: the field {key}{shown} {what}")
-
-    def known(self, keys: set[str]) -> None:
-        for key in self.document:
-            if key not in keys:
-                raise ModelError(f"{self.where}: unknown field {key!r}" + near(str(key), keys))
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.document.get(key, default)
-        if not isinstance(value, str):
-            raise self.wrong(key, "is not a text")
-        return value
-
-    def optional(self, key: str, kind: type[Any]) -> Any:
-        value = self.document.get(key)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise self.wrong(key, f"is not {'a text' if kind is str else 'a whole number'}")
-        return value
-
-    def choice(self, key: str, choices: Sequence[str], default: str) -> str:
-        value = self.document.get(key, default)
-        if value not in choices:
-            raise self.wrong(key, f"is not one of {', '.join(choices)}")
-        return str(value)
-
-    def number(self, key: str, default: float, positive: bool = False) -> float:
-        value = self.document.get(key)
-        if value is None:
-            return default
-        if not _finite(value):
-            raise self.wrong(key, "is not a number")
-        if positive and value <= 0:
-            raise self.wrong(key, "is not above 0")
-        return float(value)
+def _contradiction(step: IntensityStep, channels: int) -> str | None:
+    """What the values of a step say against each other; None where they agree."""
+    kind = step.__struct_config__.tag
+    if isinstance(step, documents.ClipStep | documents.ScaleStep | documents.PercentilesStep) and step.low >= step.high:
+        return f"has a step {kind} with low {step.low:g} not below high {step.high:g}"
+    if isinstance(step, documents.ScaleStep) and step.source is not None and step.source[0] >= step.source[1]:
+        return f"has a step {kind} with from = {list(step.source)}, whose first number is not below the second"
+    if isinstance(step, documents.StandardiseStep) and (step.mean is None) != (step.sd is None):
+        return f"has a step {kind} with {'sd' if step.mean is None else 'mean'} alone: both are given, or neither"
+    named = () if isinstance(step, documents.CropStep | documents.ResampleStep) else step.channels or ()
+    if len(set(named)) < len(named):
+        return f"has a step {kind} that names a channel twice"
+    if any(c >= channels for c in named):
+        return f"has a step {kind} that names a channel beyond the {channels} there are"
+    return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segcli.errors import ModelError
+from segcli.models.document import loads
 
 METADATA_KEY = "segcli"
 
@@ -17,10 +18,7 @@ def card_inside(text: str, path: Path) -> dict[str, Any]:
 
     errors   ModelError (78): no JSON object
     """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name}: the card inside is not JSON: {error}") from error
+    document = loads(text, f"{path.name}: the card inside")
     if not isinstance(document, dict):
         raise ModelError(f"{path.name}: the card inside is a JSON {type(document).__name__}, not an object with fields")
     return document

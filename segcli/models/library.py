@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from segcli.errors import ModelError, near
 from segcli.models.card import CARD_FILE, ModelCard, parse
+from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
 
 
@@ -113,10 +113,10 @@ def read_card(folder: Path) -> ModelCard:
             hint="a model folder holds model.json and its weights; `segcli models import` makes one",
         )
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
         raise ModelError(f"{folder.name}/{CARD_FILE} is not JSON: {error}") from error
-    return parse(document, folder)
+    return parse(loads(text, f"{folder.name}/{CARD_FILE}"), folder)
 
 
 def _embedded(path: Path) -> ModelCard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ ORGANS = {
     "right_adrenal": (6, (0, 44, -24), (7, 7, 7)),
     "stomach": (7, (12, -30, 34), (20, 22, 24)),
 }
-RANGES = {name: [4.19 * np.prod(r) / 2500, 4.19 * np.prod(r) / 400] for name, (_, _, r) in ORGANS.items()}
+RANGES = {name: [4.19 * math.prod(r) / 2500, 4.19 * math.prod(r) / 400] for name, (_, _, r) in ORGANS.items()}
 
 
 def card(modality: str = "CT") -> ModelCard:

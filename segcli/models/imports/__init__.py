@@ -22,7 +22,8 @@ import safetensors.torch
 from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.formats.atomic import partial_name, translated, write_bytes
 from segcli.models import card, embedded, library, weights
-from segcli.models.card import CARD_FILE, FORMAT, ModelCard
+from segcli.models.card import CARD_FILE, ModelCard
+from segcli.models.document import FORMAT
 from segcli.models.embedded import METADATA_KEY
 from segcli.models.imports import bundle, files, nnunet
 from segcli.models.imports.draft import NEEDED, SIZES, Draft, answers, resized, shapes_of, slug, unpacked
