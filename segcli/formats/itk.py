@@ -7,6 +7,7 @@ Formats: teem.sourceforge.net/nrrd/format.html; ITK's MetaIO documentation. Both
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ _SPACES = {
     "left-anterior-superior": (1, -1, 1),
     "las": (1, -1, 1),
 }
+# What an axis beside the three of space may be: a number of its own for each channel, and no colour or tensor.
+_CHANNEL_KINDS = re.compile(r"list|vector|\d-vector|covariant-vector|time|none|\?\?\?|domain")
 _MILLIMETRES = {"mm": 1.0, "millimetre": 1.0, "millimeter": 1.0, "um": 1e-3, "cm": 10.0, "m": 1e3}
 
 
@@ -66,6 +69,7 @@ class _Voxels:
     """Where and how the voxels are stored.
 
     path     the header's own file or the one beside it
+    channels how many values each voxel has, and at which axis (0 .. 3, as an array's) they lie in the file
     start    bytes before the voxels, or before the packed stream that holds them
     skip     bytes in the stream before the voxels
     """
@@ -78,26 +82,39 @@ class _Voxels:
     text: bool = False
     slope: float = 1.0
     inter: float = 0.0
+    channels: int = 1
+    axis: int = 0
 
 
-def read(path: Path, *, seen: Seen = unseen) -> Volume:
-    """The voxels of a file on their grid: (1, D, H, W). `seen` is told the grid before."""
+def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
+    """The voxels of a file on their grid: (C, D, H, W). `seen` is told the grid before.
+
+    channels  how many values for each voxel are taken for the channels of one scan
+    """
     grid, source, voxels = examine(path)
+    if voxels.channels not in (1, channels):
+        raise InputError(
+            f"{path.name}: {voxels.channels} values for each voxel, where one is expected"
+            + (f" or {channels} channels" if channels > 1 else ""),
+            hint="take one of them out first",
+        )
     seen(grid)
     warnings: list[str] = []
+    shape = [*grid.shape]
+    shape.insert(voxels.axis, voxels.channels)
     if voxels.text:
-        data = _text_voxels(voxels, grid)
+        data = _text_voxels(voxels, shape)
     else:
         data = streams.read_voxels(
             voxels.path,
             voxels.dtype,
-            (1, *grid.shape),
+            tuple(shape),
             offset=voxels.skip if voxels.packed else voxels.start,
             start=voxels.start,
             packed=voxels.packed,
             warnings=warnings,
         )
-    data = streams.scale(data, voxels.slope, voxels.inter)
+    data = streams.scale(np.ascontiguousarray(np.moveaxis(data, voxels.axis, 0)), voxels.slope, voxels.inter)
     return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
 
 
@@ -155,7 +172,8 @@ def _nrrd(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     kind = fields.get("type", "").lower()
     if kind not in _NRRD_DTYPES:
         raise InputError(f"{path.name}: data type {kind!r} is not one real number per voxel")
-    grid = _nrrd_grid(path, fields, sizes)
+    grid, axis = _nrrd_grid(path, fields, sizes)
+    count = int(np.prod(sizes, dtype=object)) // grid.size
     dtype = np.dtype(_NRRD_DTYPES[kind])
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz", "txt", "text", "ascii"):
@@ -177,7 +195,8 @@ def _nrrd(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
         skip = 0
     if skip < 0:
         raise InputError(f"{path.name}: 'byte skip' of {skip} bytes")
-    return grid, _Voxels(file, dtype, start + (0 if packed else skip), skip, packed, text), "NRRD", []
+    start += 0 if packed else skip
+    return grid, _Voxels(file, dtype, start, skip, packed, text, channels=count, axis=axis), "NRRD", []
 
 
 def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
@@ -197,7 +216,8 @@ def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
     return fields, end.end() if end else len(head)
 
 
-def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> Grid:
+def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Grid, int]:
+    """The grid, and the axis of the array that channels lie along."""
     space = fields.get("space", "").lower()
     if space not in _SPACES:
         raise InputError(
@@ -207,18 +227,20 @@ def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> Grid:
     directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
     if len(directions) != len(sizes):
         raise InputError(f"{path.name}: {len(sizes)} dimensions but {len(directions)} space directions")
-    extra = [n for n, d in zip(sizes, directions, strict=True) if d == "none"]
-    if len(sizes) - len(extra) != 3 or any(n > 1 for n in extra):
-        kinds = fields.get("kinds", "not stated")
+    kinds = fields.get("kinds", "").lower().split()
+    extra = [n for n, d in enumerate(directions) if d == "none" and sizes[n] > 1]
+    plain = all(n >= len(kinds) or _CHANNEL_KINDS.fullmatch(kinds[n]) for n in extra)
+    if len(directions) - directions.count("none") != 3 or len(extra) > 1 or not plain:
         raise InputError(
-            f"{path.name}: a {len(sizes)}-D image of {' x '.join(map(str, sizes))} (kinds: {kinds}); "
-            "a 3-D volume of one value per voxel is expected"
+            f"{path.name}: a {len(sizes)}-D image of {' x '.join(map(str, sizes))} "
+            f"(kinds: {fields.get('kinds', 'not stated')}); a 3-D volume of plain numbers is expected"
         )
+    axis = sum(d != "none" for d in directions[extra[0] :]) if extra else 0  # the file's first axis is the array's last
     factor = _nrrd_unit(path, fields)
     matrix = np.array([_vector(path, d) for d in directions if d != "none"]).T * factor
     origin = np.array(_vector(path, fields.get("space origin", ""))) * factor
     i, j, k = (n for n, d in zip(sizes, directions, strict=True) if d != "none")
-    return _grid(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin)
+    return _grid(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin), axis
 
 
 def _nrrd_unit(path: Path, fields: dict[str, str]) -> float:
@@ -269,10 +291,11 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     if dims != len(sizes) or min(sizes, default=0) < 1:
         raise InputError(f"{path.name}: {dims} dimensions with sizes {fields.get('dimsize', 'missing')}")
     components = _integer(path, "ElementNumberOfChannels", fields.get("elementnumberofchannels", "1"))
-    if dims < 3 or any(n > 1 for n in sizes[3:]) or components != 1:
+    lists = [n for n in (components, *sizes[3:]) if n != 1]
+    if dims < 3 or len(lists) > 1 or components < 1:
         raise InputError(
             f"{path.name}: a {dims}-D image of {' x '.join(map(str, sizes))} with {components} components per voxel; "
-            "a 3-D volume of one value per voxel is expected"
+            "a 3-D volume is expected"
         )
     kind = fields.get("elementtype", "").upper()
     if kind not in _META_DTYPES:
@@ -289,7 +312,7 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     packed = _flag(fields, "compresseddata", False)
     skip = _integer(path, "HeaderSize", fields.get("headersize", "0"))
     if skip == -1 and not packed:
-        start = max(streams.regular_size(file) - dtype.itemsize * grid.size, start)
+        start = max(streams.regular_size(file) - dtype.itemsize * grid.size * math.prod(lists), start)
     elif skip < 0:
         raise InputError(f"{path.name}: a HeaderSize of {skip} bytes")
     else:
@@ -303,6 +326,8 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
         packed,
         slope=_numbers(path, scaling, "elementtointensityfunctionslope", 1)[0],
         inter=_numbers(path, scaling, "elementtointensityfunctionoffset", 1)[0],
+        channels=math.prod(lists),
+        axis=3 if components > 1 else 0,
     )
     return grid, voxels, "MetaImage", warnings
 
@@ -422,20 +447,21 @@ def _grid(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], 
         raise InputError(f"{path.name}: directions or spacing are singular or not finite: {matrix.tolist()}") from error
 
 
-def _text_voxels(voxels: _Voxels, grid: Grid) -> NDArray[Any]:
+def _text_voxels(voxels: _Voxels, shape: list[int]) -> NDArray[Any]:
     room = streams.regular_size(voxels.path) - voxels.start
+    count = math.prod(shape)
     words: list[bytes] = []
-    if room >= 2 * grid.size - 1:  # a digit and a space for each
+    if room >= 2 * count - 1:  # a digit and a space for each
         with streams.opened(voxels.path) as file:
             file.seek(voxels.start)
             words = file.read().split()
-    if len(words) < grid.size:
+    if len(words) < count:
         raise InputError(
-            f"{voxels.path.name}: truncated: the header announces {grid.size:,} voxels, {max(room, 0):,} bytes of "
+            f"{voxels.path.name}: truncated: the header announces {count:,} voxels, {max(room, 0):,} bytes of "
             f"text with {len(words):,} are there"
         )
     try:
-        return np.array(words[: grid.size]).astype(voxels.dtype).reshape(1, *grid.shape)
+        return np.array(words[:count]).astype(voxels.dtype).reshape(shape)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{voxels.path.name}: its voxels are not numbers of its type: {error}") from error
 
@@ -444,7 +470,7 @@ NRRD = Format(
     "NRRD",
     (".nrrd", ".nhdr"),
     lambda _, head: _is_nrrd(head),
-    lambda path, wanted: read(path, seen=wanted.seen),
+    lambda path, wanted: read(path, channels=wanted.channels, seen=wanted.seen),
     files_of,
     lambda volume, path, _: write(volume, path),
     (".nrrd",),
@@ -453,7 +479,7 @@ META = Format(
     "MetaImage",
     (".mha", ".mhd"),
     lambda _, head: _is_meta(head),
-    lambda path, wanted: read(path, seen=wanted.seen),
+    lambda path, wanted: read(path, channels=wanted.channels, seen=wanted.seen),
     files_of,
     lambda volume, path, _: write(volume, path),
     (".mha",),

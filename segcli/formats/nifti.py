@@ -94,15 +94,16 @@ def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: See
     """The voxels of a file on their grid, scaled as the header says.
 
     affine    which of the header's statements counts, where they contradict each other or none is valid
-    channels  how many volumes a 4-D file must have to be taken for the channels of one scan
+    channels  how many volumes, or values for each voxel, a file must have to be taken for the channels of one scan
     seen      is told the grid before the voxels are read
     returns   (C, D, H, W); the file's own integer type when it has at most 32 bits and no scaling, else float32
     """
     header, grid, source = examine(path, affine=affine)
     count = volumes(header)
     if count not in (1, channels):
+        many = "volumes" if header.dim[0] == 4 else f"values for each voxel (intent {header.intent})"
         raise InputError(
-            f"{path.name}: a 4-D image with {count} volumes, where one 3-D image is expected"
+            f"{path.name}: a {header.dim[0]}-D image with {count} {many}, where one 3-D image is expected"
             + (f" or {channels} channels" if channels > 1 else ""),
             hint="take one volume out of the series first",
         )
@@ -324,10 +325,10 @@ def _check(path: Path, header: Header) -> None:
         raise InputError(f"{path.name}: data type {header.datatype} is not one of NIfTI's")
     if axes < 3:
         raise InputError(f"{path.name}: a {axes}-D image of {_times(sizes)} pixels; a 3-D volume is expected")
-    if axes > 4 and max(sizes[4:]) > 1:
+    if sum(size > 1 for size in sizes[3:]) > 1:
         raise InputError(
-            f"{path.name}: a {axes}-D image of {_times(sizes)} voxels (several components per voxel, intent "
-            f"{header.intent}); a 3-D volume is expected"
+            f"{path.name}: a {axes}-D image of {_times(sizes)} voxels (intent {header.intent}), "
+            "where one 3-D image is expected"
         )
     if max(abs(header.sform_code), abs(header.qform_code)) > 32767:  # NIfTI-1 has 16 bits for them
         raise InputError(

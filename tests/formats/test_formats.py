@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from dicom_phantom import series
 from scan_files import RAS, counting, nifti, nifti_bytes
 
@@ -125,6 +126,50 @@ def test_a_series_or_volume_can_be_chosen_of_dicom_only(tmp_path: Path, choice: 
     grid = formats.read([folder]).grid
     other = formats.write_image(Volume(np.zeros((1, *grid.shape), np.float32), grid), tmp_path / "pet.nii")
     assert formats.read([other, folder], series="3").data.shape[0] == 2
+
+
+def of_two_channels() -> tuple[np.ndarray, sitk.Image]:
+    """(C, D, H, W) and the same as ITK's image of vectors, 2 x 3 x 4 mm."""
+    data = np.arange(120, dtype=np.int16).reshape(2, 3, 4, 5)
+    image = sitk.GetImageFromArray(np.moveaxis(data, 0, -1), isVector=True)
+    image.SetSpacing((2, 3, 4))
+    return data, image
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_several_values_for_each_voxel_are_channels_in_every_format(tmp_path: Path, ending: str, packed: bool) -> None:
+    data, image = of_two_channels()
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(image, str(path), useCompression=packed)  # NIfTI: 5-D; NRRD: an axis of vectors, first
+    scan = formats.read([path], channels=2)
+    assert scan.data.dtype == np.int16
+    assert np.array_equal(scan.data, data)
+    assert scan.grid.spacing == (4, 3, 2)
+    for channels in (1, 3):
+        with pytest.raises(InputError, match=rf"a\{ending}: .*2 values for each voxel.*, where one .*expected"):
+            formats.read([path], channels=channels)
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_the_axis_of_channels_may_be_any_of_an_NRRD(tmp_path: Path, place: int) -> None:
+    data, _ = of_two_channels()
+    sizes, kinds, directions = ["5", "4", "3"], ["space"] * 3, ["(2,0,0)", "(0,3,0)", "(0,0,4)"]
+    for told, extra in ((sizes, "2"), (kinds, "list"), (directions, "none")):
+        told.insert(place, extra)
+    header = (
+        f"NRRD0005\ntype: short\ndimension: 4\nspace: LPS\nsizes: {' '.join(sizes)}\nkinds: {' '.join(kinds)}\n"
+        f"space directions: {' '.join(directions)}\nspace origin: (0,0,0)\nendian: little\nencoding: raw\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + np.moveaxis(data, 0, 3 - place).tobytes())
+    assert np.array_equal(formats.read([tmp_path / "a.nrrd"], channels=2).data, data)
+
+
+def test_the_volumes_of_a_4D_MetaImage_are_channels(tmp_path: Path) -> None:
+    data, _ = of_two_channels()
+    image = sitk.JoinSeries([sitk.GetImageFromArray(volume) for volume in data])
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    assert np.array_equal(formats.read([tmp_path / "a.mha"], channels=2).data, data)
 
 
 def test_no_path_is_no_scan() -> None:

@@ -383,7 +383,11 @@ def test_3_1_a_longer_file_is_read_with_a_warning(tmp_path: Path) -> None:
         ({"datatype": 128}, r"data type 128 \(RGB"),
         ({"dim": (2, 10, 6, 1, 1, 1, 1, 1)}, "a 2-D image of 10 x 6 pixels"),
         ({"dim": (4, 5, 4, 1, 3, 1, 1, 1)}, "a 4-D image with 3 volumes"),
-        ({"dim": (5, 5, 4, 1, 1, 3, 1, 1), "intent_code": 1007}, "5-D image of 5 x 4 x 1 x 1 x 3 .*intent 1007"),
+        (
+            {"dim": (5, 5, 4, 1, 1, 3, 1, 1), "intent_code": 1007},
+            r"5-D image with 3 values for each voxel \(intent 1007\), where one",
+        ),
+        ({"dim": (5, 5, 2, 1, 2, 3, 1, 1)}, "5-D image of 5 x 2 x 1 x 2 x 3 voxels"),
         ({"vox_offset": 348}, "begin at byte 348"),
         ({"vox_offset": 352.5}, "begin at byte 352.5"),
         ({"vox_offset": np.nan}, "begin at byte nan"),
