@@ -42,6 +42,8 @@ _META_DTYPES = {
     "MET_UCHAR": "u1",
     "MET_SHORT": "i2",
     "MET_USHORT": "u2",
+    "MET_LONG": "i4",  # four bytes on every machine, says MetaIO
+    "MET_ULONG": "u4",
     "MET_INT": "i4",
     "MET_UINT": "u4",
     "MET_LONG_LONG": "i8",

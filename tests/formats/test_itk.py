@@ -249,6 +249,15 @@ def test_a_MetaImage_may_be_packed_big_endian_scaled_or_skip_a_header(tmp_path: 
     as_expected(read(meta(tmp_path / "f.mha", DistanceUnits="mm")))
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("MET_LONG", "<i4"), ("MET_ULONG", "<u4")])
+def test_the_long_numbers_of_a_MetaImage_have_four_bytes(tmp_path: Path, kind: str, dtype: str) -> None:
+    scan = read(meta(tmp_path / "a.mha", np.arange(60).astype(dtype).tobytes(), ElementType=kind))
+    as_expected(scan)
+    assert scan.data.dtype == np.int32
+    itks = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.mha")))
+    assert np.array_equal(itks, scan.data[0])
+
+
 def test_a_MetaImage_without_matrix_or_offset_is_read_with_a_warning(tmp_path: Path) -> None:
     scan = read(meta(tmp_path / "a.mha", TransformMatrix=None, Offset=None))
     assert scan.grid.affine[:3, 3].tolist() == [0, 0, 0]
