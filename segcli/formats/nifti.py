@@ -126,6 +126,7 @@ def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, So
     """What the header says, checked: no voxel is read and nothing is allocated."""
     header = _parse(path, streams.head(_header_file(path), HEAD))
     _check(path, header)
+    header, repaired = _offset(path, header)
     header, grid, warnings, apart = _grid(path, header, affine)
     facts = {
         "format": f"NIfTI-{header.version}" + (" pair" if header.pair else ""),
@@ -136,7 +137,7 @@ def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, So
         "qform_code": header.qform_code,
         "forms_differ_mm": apart,
     }
-    return header, grid, Source((path,), "nifti", header, tuple(warnings), facts)
+    return header, grid, Source((path,), "nifti", header, (*repaired, *warnings), facts)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -340,13 +341,33 @@ def _check(path: Path, header: Header) -> None:
             f"{path.name}: its values are said to be the stored ones times {header.slope:g} plus {header.inter:g}",
             hint="repair scl_inter",
         )
+
+
+def _offset(path: Path, header: Header) -> tuple[Header, tuple[str, ...]]:
+    """The header with a possible place of its voxels, and a warning where that had to be found.
+
+    Some programs write 0 for "right behind the header": believed where exactly the voxels follow there.
+    """
     lowest = 0 if header.pair else (352 if header.version == 1 else 544)
     offset = header.vox_offset
-    if not np.isfinite(offset) or offset != int(offset) or offset < lowest:
-        raise InputError(
-            f"{path.name}: not a whole NIfTI file: its voxels are said to begin at byte {offset:g}, "
-            f"the first possible one is {lowest}"
-        )
+    if np.isfinite(offset) and offset == int(offset) and offset >= lowest:
+        return header, ()
+    hint = None
+    if offset == 0:
+        whole = lowest + int(np.prod(header.dim[1 : header.dim[0] + 1], dtype=object)) * _itemsize(header)
+        if streams.unpacked_size(path, whole + 1) == whole:
+            told = f"{path.name}: vox_offset is 0; its voxels are read from byte {lowest} on, which they fill exactly"
+            return replace(header, vox_offset=lowest), (told,)
+        hint = "if you know where they begin, write it into vox_offset"
+    raise InputError(
+        f"{path.name}: not a whole NIfTI file: its voxels are said to begin at byte {offset:g}, "
+        f"the first possible one is {lowest}",
+        hint=hint,
+    )
+
+
+def _itemsize(header: Header) -> int:
+    return np.dtype(_TYPES[header.datatype]).itemsize
 
 
 def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid, list[str], float | None]:

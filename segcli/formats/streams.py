@@ -126,6 +126,18 @@ def head(path: Path, size: int) -> bytes:
     return out[:size]
 
 
+def unpacked_size(path: Path, most: int) -> int:
+    """How many bytes a file has, unpacked if it is gzip; not counted much beyond `most`."""
+    if not is_gzip(path):
+        return regular_size(path)
+    size = 0
+    for chunk in _unpacked(path, 0, []):
+        size += len(chunk)
+        if size >= most:
+            break
+    return size
+
+
 def is_gzip(path: Path) -> bool:
     with opened(path) as file:
         return file.read(2) == GZIP_MAGIC

@@ -389,6 +389,8 @@ def test_3_1_a_longer_file_is_read_with_a_warning(tmp_path: Path) -> None:
         ),
         ({"dim": (5, 5, 2, 1, 2, 3, 1, 1)}, "5-D image of 5 x 2 x 1 x 2 x 3 voxels"),
         ({"vox_offset": 348}, "begin at byte 348"),
+        ({"vox_offset": 0, "dim": (3, 5, 4, 2, 1, 1, 1, 1)}, "begin at byte 0, the first possible one is 352"),
+        ({"vox_offset": 0, "dim": (3, 5, 4, 9, 1, 1, 1, 1)}, "begin at byte 0"),
         ({"vox_offset": 352.5}, "begin at byte 352.5"),
         ({"vox_offset": np.nan}, "begin at byte nan"),
         ({"vox_offset": 1e30}, "truncated"),
@@ -507,6 +509,24 @@ def test_7_1_the_label_map_has_the_scans_own_forms_codes_sizes_and_units(tmp_pat
     assert struct.unpack("<3f", field(path, 108, 12)) == (352, 1, 0)
     assert field(path, 148, 80).rstrip(b"\0") == b"segcli uxnet"
     assert read(path).grid.same_as(scan.grid)
+
+
+@pytest.mark.parametrize(("version", "first"), [(1, 352), (2, 544)])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_3_2_a_vox_offset_of_0_is_right_behind_the_header_where_exactly_the_voxels_follow(
+    tmp_path: Path, name: str, version: int, first: int
+) -> None:
+    path = nifti(tmp_path / name, version=version, vox_offset=0)
+    scan = read(path)
+    assert np.array_equal(scan.data[0].ravel(), np.arange(60))
+    assert f"vox_offset is 0; its voxels are read from byte {first} on" in scan.source.warnings[0]
+    content = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+    for spoilt in (content + b"x", content[:-1]):
+        path.write_bytes(gzip.compress(spoilt) if name.endswith(".gz") else spoilt)
+        with pytest.raises(InputError, match=f"said to begin at byte 0, the first possible one is {first}") as told:
+            read(path)
+        assert told.value.hint is not None
+        assert "vox_offset" in told.value.hint
 
 
 @pytest.mark.parametrize("put", [{"order": ">"}, {"version": 2}, {"xyzt_units": 1}, {"xyzt_units": 3}])
