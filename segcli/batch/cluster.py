@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from segcli.batch.cases import Case
+from segcli.batch.events import Event, Watch
 from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import Options, Outcome, Watch, run_case
+from segcli.batch.pipeline import run_case
+from segcli.batch.stages import Options, Outcome
 from segcli.engines.opening import Opening
 from segcli.errors import EngineError, SegcliError, UsageError
 from segcli.formats.atomic import sweep
@@ -67,7 +69,7 @@ def predict_on(
                     resources={"GPU": 1} if gpu else None,
                 )
                 futures[future] = case
-                watch("queued", case, {})
+                watch(Event("queued", case))
             for future in as_completed(list(futures), loop=client.loop):
                 case = futures.pop(future)
                 try:
@@ -79,8 +81,7 @@ def predict_on(
                     told = f"{case.name}: the cluster could not run it: {type(error).__name__}: {error}"
                     hint = "workers need the same segcli, and the scheduler must stay up"
                     outcome = Outcome(case, "failed", error=EngineError(told, hint=hint))
-                facts: dict[str, Any] = {"error": outcome.error.message} if outcome.error else {}
-                watch(outcome.status, case, facts)
+                watch(Event(outcome.status, case, error=outcome.error.message if outcome.error else None))
                 future.release()
                 yield replace(outcome, case=case)
 

@@ -1,47 +1,67 @@
-"""What is written beside label map and record when it is asked for: tables, reports, masks, DICOM objects."""
+"""What is written beside label map and record when it is asked for: one table of kinds, and where each file goes.
+
+A further kind comes from an installed package: an entry point of the group `segcli.outputs` that names an `Output`. Its
+`write` gets a path in a folder of its own and may use it in any way.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from segcli import __version__, formats
+from segcli.batch.bids import name_of
 from segcli.errors import ModelError, UsageError
-from segcli.formats import atomic
-from segcli.formats.atomic import is_partial
-from segcli.inference.segment import Segmentation
-from segcli.models.card import ModelCard
-from segcli.results.measure import Report, csv_text, rows, stats_totalseg
-from segcli.results.record import has_record, is_masks, to_json
-from segcli.space.volume import Volume
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Case
+    from segcli.inference.segment import Segmentation
+    from segcli.models.card import ModelCard
+    from segcli.results.measure import Report
+    from segcli.space.volume import Volume
 
-REPORTS = ("csv", "tsv", "html", "png")
-TABLE_ENDINGS = {"slicer": ".ctbl", "itksnap": ".label", "freesurfer": "_lut.txt", "bids": "_dseg.tsv"}
-DICOM_FORMS = ("dicom-seg", "rtstruct", "dicom-sr")
-ENDINGS = {
-    "dicom-seg": "_seg.dcm",
-    "rtstruct": "_rtstruct.dcm",
-    "dicom-sr": "_sr.dcm",
-    "probabilities": "_probseg.nii.gz",
-    "disagreement": "_disagreement.nii.gz",
-}
-TABLES = tuple(TABLE_ENDINGS)
-FORMS = ("nifti", *ENDINGS)
-# Of the entities of a BIDS name, those that stand after seg-, in the order of the specification (schema, entities).
-_AFTER_SEG = re.compile(r"_(?:scale|res|den|label|prov|desc)-")
+ENTRY_POINTS = "segcli.outputs"
+LABELS = {"flat": "_seg.nii.gz", "bids": "_dseg.nii.gz"}  # what the name of a case gets in each layout
+RECORD = {"flat": "_seg.json", "bids": "_dseg.json"}
+MASKS = "_seg"  # the folder of masks
+
+Option = Literal["--write", "--report", "--tables", "--split", "--layout", "--stats-format"]
+Need = Literal["dicom", "probabilities", "votes"]
+Writer = Callable[[Path, "Finished"], Sequence[str]]
 
 
-def beside(base: Path, ending: str) -> Path:
-    """`base` with an ending added to its name, whatever dots the name has."""
-    return base.with_name(base.name + ending)
+@dataclass(frozen=True)
+class Output:
+    """One kind of file that segcli makes of a case.
+
+    kind     its name, which the user gives to `option`
+    ending   what the name of the case gets, unique; with `inside` that of a folder
+    says     what the file is, in a few words
+    write    writes it at a path; returns sentences for the user and the record
+    needs    what there has to be: a scan that is DICOM, probabilities, the votes of an ensemble
+    also     whether something else that was asked for brings it along
+    inside   names of the files in the folder, where there are several
+    own      whether a file that begins with these bytes is an earlier one, which `segcli report` may replace
+    """
+
+    kind: str
+    ending: str
+    says: str
+    write: Writer
+    option: Option = "--write"
+    needs: tuple[Need, ...] = ()
+    also: Callable[[Destination], bool] = lambda to: False
+    inside: Callable[[ModelCard], Iterable[str]] | None = None
+    own: Callable[[bytes], bool] | None = None
+
+    @property
+    def asked(self) -> str:
+        """How it is asked for."""
+        return self.option if self.option == "--split" else f"{self.option} {self.kind}"
 
 
 @dataclass(frozen=True)
@@ -64,48 +84,77 @@ class Destination:
     identifiers: bool = False
 
     @property
+    def outputs(self) -> list[Output]:
+        """The kinds that are made: reports and tables as they were named, then the others."""
+        known = {(output.option, output.kind): output for output in outputs()}
+        named = [known["--report", kind] for kind in self.reports] + [known["--tables", kind] for kind in self.tables]
+        forms = [known["--write", kind] for kind in self.forms if kind != "nifti"]
+        return [*named, *(o for o in outputs() if o not in named and (o in forms or o.also(self)))]
+
+    @property
     def shares(self) -> bool:
         """Whether something that is written needs probabilities."""
-        return "probabilities" in self.forms or (self.seg_type == "fractional" and "dicom-seg" in self.forms)
+        made = self.outputs
+        fractions = self.seg_type == "fractional" and any(o.kind == "dicom-seg" for o in made)
+        return fractions or any("probabilities" in o.needs for o in made)
+
+    @property
+    def votes(self) -> bool:
+        """Whether something that is written needs the votes of an ensemble."""
+        return any("votes" in o.needs for o in self.outputs)
 
     def base(self, case: Case, model: str) -> Path:
         """Outputs of a case are this path with something added to its name."""
         path = (self.folder or case.beside) / case.name
         if self.layout == "bids":
-            return path.with_name(bids_name(path.name, "".join(c for c in model if c.isalnum())))
+            return path.with_name(name_of(path.name, "".join(c for c in model if c.isalnum())))
         return path
 
     def labels(self, case: Case, model: str) -> Path:
-        ending = "_dseg.nii.gz" if self.layout == "bids" else "_seg.nii.gz"
-        return beside(self.base(case, model), ending)
+        return beside(self.base(case, model), LABELS[self.layout])
 
     def record(self, case: Case, model: str) -> Path:
-        return beside(self.base(case, model), "_dseg.json" if self.layout == "bids" else "_seg.json")
+        return beside(self.base(case, model), RECORD[self.layout])
+
+    def files(self, case: Case, card: ModelCard) -> list[Path]:
+        """Label map, record, and what else is made of a case."""
+        name = card.name
+        return [self.labels(case, name), self.record(case, name), *planned(self.base(case, name), card, self)]
 
 
-def bids_name(scan: str, model: str) -> str:
-    """The name of a BIDS derivative, as far as the suffix (_dseg, _probseg): sub-01_T1w -> sub-01_seg-MODEL.
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """What a writer may use of a case.
 
-    The scan's own suffix is left out when it is T1w. Any other becomes desc-, the last of the entities, so that a FLAIR
-    of the same subject is told apart: sub-01_FLAIR -> sub-01_seg-MODEL_desc-FLAIR. It is added to a desc- that is there
-    already. The scan alone decides, so one has the same name in every run. What follows the last "_" and is not
-    letters and digits only is no suffix: it stays.
+    base    outputs are this path with an ending
+    scan    (C, D, H, W), as in the file; the labels of `result` are on its grid
+    card    the model, with no other structures than those that are written
+    facts   the record, as JSON has it
     """
-    source, _, suffix = scan.rpartition("_")
-    if not source or not (suffix.isascii() and suffix.isalnum()):
-        source, suffix = scan, ""
-    later = _AFTER_SEG.search(source)
-    place = later.start() if later else len(source)
-    entities = source[place:]
-    if suffix not in ("", "T1w"):
-        entities += suffix if "_desc-" in entities else f"_desc-{suffix}"
-    return f"{source[:place]}_seg-{model}{entities}"
+
+    base: Path
+    scan: Volume
+    result: Segmentation
+    card: ModelCard
+    to: Destination
+    report: Report
+    facts: Mapping[str, Any]
+
+    @property
+    def signed(self) -> dict[str, str]:
+        """Who made it, for a DICOM object."""
+        return {"algorithm": self.card.name, "version": str(self.facts["model"]["sha256"])}
+
+
+def beside(base: Path, ending: str) -> Path:
+    """`base` with an ending added to its name, whatever dots the name has."""
+    return base.with_name(base.name + ending)
 
 
 def mask_names(card: ModelCard) -> dict[str, int]:
     """File name of each structure's mask -> its number; of a name only letters, digits, ".", "_" and "-" are left.
 
-    errors   ModelError for a name that is no file name, and for two that are one (reliability.md 2.11)
+    errors   ModelError for a name that is no file name, and for two that are one
     """
     found: dict[str, int] = {}
     for label in card.structures:
@@ -120,143 +169,283 @@ def mask_names(card: ModelCard) -> dict[str, int]:
     return found
 
 
-def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, str]:
+def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
     """Every file that `write` makes for these wishes, and what it is, in the order of writing."""
-    found = {beside(base, f"_seg.{form}"): form for form in to.reports}
-    tables = [*to.tables, *(["bids"] if to.layout == "bids" else [])]
-    found |= {beside(base, TABLE_ENDINGS[form]): form for form in tables}
-    # The report refers to the segmentation that it was measured on, so that one is written too.
-    wanted = {*to.forms, *(["dicom-seg"] if "dicom-sr" in to.forms else [])}
-    found |= {beside(base, ending): form for form, ending in ENDINGS.items() if form in wanted}
-    if to.layout == "bids" and "probabilities" in to.forms:
-        found[beside(base, "_probseg.json")] = "label map"
-    if to.stats == "totalseg":
-        found[beside(base, "_statistics.json")] = "totalseg"
-    if to.split:
-        found |= {beside(base, "_seg") / f"{name}.nii.gz": f"mask {id}" for name, id in mask_names(card).items()}
+    found: dict[Path, Output] = {}
+    for output in to.outputs:
+        path = beside(base, output.ending)
+        names = output.inside(card) if output.inside is not None else None
+        found |= {path: output} if names is None else {path / name: output for name in names}
     return found
-
-
-def describe(folder: Path) -> None:
-    """Say at the root of a BIDS derivatives tree what it is, unless that is said already."""
-    path = folder / "dataset_description.json"
-    if not path.exists():
-        document = {
-            "Name": "segcli",
-            "BIDSVersion": "1.10.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "segcli", "Version": __version__}],
-        }
-        atomic.write_bytes(path, to_json(document))
 
 
 def check(scan: Volume, to: Destination) -> None:
     """UsageError, before anything is computed, for a DICOM object of a scan that is not DICOM."""
+    dicom = [output.kind for output in outputs() if "dicom" in output.needs]
     for kind in to.forms:
-        if kind in DICOM_FORMS and (scan.source is None or scan.source.kind != "dicom"):
+        if kind in dicom and (scan.source is None or scan.source.kind != "dicom"):
             raise UsageError(
                 f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none",
                 hint="leave it away for such input",
             )
 
 
-def write(
-    base: Path,
-    scan: Volume,
-    result: Segmentation,
-    card: ModelCard,
-    to: Destination,
-    report: Report,
-    facts: Mapping[str, Any],
-) -> tuple[list[Path], list[str]]:
-    """Write what was asked for beside `base`; returns the paths, and sentences for the user and the record."""
-    wanted = planned(base, card, to)
-    said: list[str] = []
-    for path, kind in wanted.items():
-        said += _write_one(path, kind, scan, result, card, to, report, facts)
+def write(case: Finished) -> tuple[list[Path], list[str]]:
+    """Write what was asked for; returns the paths, and sentences for the user and the record."""
+    wanted = planned(case.base, case.card, case.to)
+    said = [sentence for path, output in wanted.items() for sentence in output.write(path, case)]
     return list(wanted), list(dict.fromkeys(said))
 
 
-def _write_one(
-    path: Path,
-    kind: str,
-    scan: Volume,
-    result: Segmentation,
-    card: ModelCard,
-    to: Destination,
-    report: Report,
-    facts: Mapping[str, Any],
-) -> tuple[str, ...]:
-    labels, described = result.labels, f"segcli {card.name}"
-    signed = {"algorithm": card.name, "version": str(facts["model"]["sha256"])}
-    if kind in ("csv", "tsv"):
-        atomic.write_bytes(path, csv_text(rows(report), "\t" if kind == "tsv" else ",").encode())
-    elif kind == "png":
-        from segcli.results.picture import montage
+def is_own(path: Path) -> bool:
+    """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
+    from segcli.formats.atomic import is_partial
+    from segcli.results.record import has_record, is_masks
 
-        montage(scan, labels, card.labels, path)
-    elif kind == "html":
-        from segcli.results.page import case_page
+    if is_partial(path.name) or is_masks(path.parent):
+        return True
+    bases = (path.name.removesuffix(ending) for ending in _endings() if path.name.endswith(ending))
+    return any(base and has_record(path.with_name(base)) for base in bases)
 
-        atomic.write_bytes(path, case_page(scan, labels, card, facts))
-    elif kind == "totalseg":
-        atomic.write_bytes(path, to_json(stats_totalseg(report)))
-    elif kind in TABLE_ENDINGS:
-        from segcli.formats import tables
 
-        tables.write(card.labels, kind, path)
-    elif kind == "probabilities" and result.probabilities is not None:
-        formats.write_image(result.probabilities, path, scan.source, description=described, slope=1 / 255)
-    elif kind == "label map":
-        from segcli.formats import tables
+@cache
+def _endings() -> tuple[str, ...]:
+    """Of every file that segcli writes of a case."""
+    return (*LABELS.values(), *RECORD.values(), *(o.ending for o in outputs() if o.inside is None))
 
-        atomic.write_bytes(path, to_json(tables.bids_volumes(described, card.labels, card.decide.values)))
-    elif kind == "disagreement" and result.votes is not None:
-        formats.write_image(result.votes, path, scan.source, description=described, slope=1 / 255)
-    elif kind == "dicom-seg":
-        from segcli.formats.dicom import seg
 
-        shown = _fractions(result, card) if to.seg_type == "fractional" else labels
-        return seg.write(shown, card.structures, path, scan.source, kind=to.seg_type, **signed)
-    elif kind == "rtstruct":
-        from segcli.formats.dicom import rtstruct
+# ---- what writes each kind -----------------------------------------------------------------------------------------
 
-        return rtstruct.write(labels, card.structures, path, scan.source, **signed)
-    elif kind == "dicom-sr":
-        from segcli.formats.dicom import sr
 
-        measured = path.with_name(path.name.removesuffix(ENDINGS[kind]) + ENDINGS["dicom-seg"])
-        there = atomic.at_present(measured)
-        return sr.write(labels, card.structures, path, scan.source, segmentation=there, **signed)
-    else:
-        mask = Volume((labels.data == int(kind.removeprefix("mask "))).astype(np.uint8), labels.grid)
-        formats.write(mask, (), path, scan.source, description=described)
+def _csv(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.formats import atomic
+    from segcli.results.measure import csv_text, rows
+
+    atomic.write_bytes(path, csv_text(rows(case.report), "\t" if path.suffix == ".tsv" else ",").encode())
     return ()
+
+
+def _page(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.formats import atomic
+    from segcli.results.page import case_page
+
+    atomic.write_bytes(path, case_page(case.scan, case.result.labels, case.card, case.facts))
+    return ()
+
+
+def _is_page(head: bytes) -> bool:
+    from segcli.results.page.parts import is_page
+
+    return is_page(head)
+
+
+def _montage(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.results.picture import montage
+
+    montage(case.scan, case.result.labels, case.card.labels, path)
+    return ()
+
+
+def _table(form: str, path: Path, case: Finished) -> Sequence[str]:
+    from segcli.formats import tables
+
+    tables.write(case.card.labels, form, path)
+    return ()
+
+
+def _dicom_seg(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.formats.dicom import seg
+
+    kind = case.to.seg_type
+    shown = _fractions(case.result, case.card) if kind == "fractional" else case.result.labels
+    return seg.write(shown, case.card.structures, path, case.scan.source, kind=kind, **case.signed)
 
 
 def _fractions(result: Segmentation, card: ModelCard) -> Volume:
     """Probabilities of the card's structures in the order of their values, (K, D, H, W) float32 from 0 to 1."""
+    import numpy as np
+
+    from segcli.space.volume import Volume
+
     if result.probabilities is None:
         raise UsageError("--seg-type fractional: there are no probabilities for a label map that exists already")
     channels = [card.decide.values.index(value) for value in sorted(label.id for label in card.structures)]
     return Volume(result.probabilities.data[channels].astype(np.float32) / 255, result.labels.grid)
 
 
-# What segcli writes of a case, by the endings of the names; masks lie in a folder NAME_seg.
-_OWN = re.compile(
-    r"^(?P<base>.+)_(?:seg\.(?:nii\.gz|json|csv|tsv|html|png|dcm)|dseg\.(?:nii\.gz|json|tsv)"
-    r"|probseg\.(?:nii\.gz|json)|disagreement\.nii\.gz|rtstruct\.dcm|sr\.dcm|statistics\.json|lut\.txt)$"
-    r"|^(?P<table>.+)\.(?:ctbl|label)$",
-    re.DOTALL,
+def _rtstruct(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.formats.dicom import rtstruct
+
+    return rtstruct.write(case.result.labels, case.card.structures, path, case.scan.source, **case.signed)
+
+
+def _dicom_sr(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.formats import atomic
+    from segcli.formats.dicom import sr
+
+    there, labels = atomic.at_present(beside(case.base, DICOM_SEG)), case.result.labels
+    return sr.write(labels, case.card.structures, path, case.scan.source, segmentation=there, **case.signed)
+
+
+def _image(path: Path, case: Finished, values: Volume | None) -> Sequence[str]:
+    from segcli import formats
+
+    if values is None:
+        raise UsageError(f"{path.name}: cannot be made of a label map that exists already")
+    formats.write_image(values, path, case.scan.source, description=f"segcli {case.card.name}", slope=1 / 255)
+    return ()
+
+
+def _volume_names(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.formats import tables
+
+    return _json(path, tables.bids_volumes(f"segcli {case.card.name}", case.card.labels, case.card.decide.values))
+
+
+def _statistics(path: Path, case: Finished) -> Sequence[str]:
+    from segcli.results.measure import stats_totalseg
+
+    return _json(path, stats_totalseg(case.report))
+
+
+def _json(path: Path, document: Mapping[str, Any]) -> Sequence[str]:
+    from segcli.formats import atomic
+    from segcli.results.record import to_json
+
+    atomic.write_bytes(path, to_json(document))
+    return ()
+
+
+def _mask(path: Path, case: Finished) -> Sequence[str]:
+    import numpy as np
+
+    from segcli import formats
+    from segcli.space.volume import Volume
+
+    labels, value = case.result.labels, mask_names(case.card)[path.name.removesuffix(".nii.gz")]
+    mask = Volume((labels.data == value).astype(np.uint8), labels.grid)
+    formats.write(mask, (), path, case.scan.source, description=f"segcli {case.card.name}")
+    return ()
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+
+DICOM_SEG = "_seg.dcm"
+
+BUILT_IN = (
+    Output("csv", "_seg.csv", "the structures as a table", _csv, "--report"),
+    Output("tsv", "_seg.tsv", "the same with tabs between", _csv, "--report"),
+    Output("html", "_seg.html", "a page: slices, volumes and doubts in one file", _page, "--report", own=_is_page),
+    Output("png", "_seg.png", "slices with the labels over them", _montage, "--report"),
+    Output("slicer", ".ctbl", "names and colours for 3D Slicer", partial(_table, "slicer"), "--tables"),
+    Output("itksnap", ".label", "the same for ITK-SNAP", partial(_table, "itksnap"), "--tables"),
+    Output("freesurfer", "_lut.txt", "the same for FreeSurfer", partial(_table, "freesurfer"), "--tables"),
+    Output(
+        "bids",
+        "_dseg.tsv",
+        "the same as BIDS has it; always with `--layout bids`",
+        partial(_table, "bids"),
+        "--tables",
+        also=lambda to: to.layout == "bids",
+    ),
+    Output(
+        "dicom-seg",
+        DICOM_SEG,
+        "a DICOM Segmentation of the source series; `--seg-type` chooses its kind",
+        _dicom_seg,
+        needs=("dicom",),
+        also=lambda to: "dicom-sr" in to.forms,  # which refers to the segmentation that it was measured on
+    ),
+    Output("rtstruct", "_rtstruct.dcm", "contours as an RT Structure Set", _rtstruct, needs=("dicom",)),
+    Output("dicom-sr", "_sr.dcm", "the volumes as a DICOM Structured Report", _dicom_sr, needs=("dicom",)),
+    Output(
+        "probabilities",
+        "_probseg.nii.gz",
+        "of each label, as uint8 with a slope",
+        lambda path, case: _image(path, case, case.result.probabilities),
+        needs=("probabilities",),
+    ),
+    Output(
+        "disagreement",
+        "_disagreement.nii.gz",
+        "where the members of an ensemble differ",
+        lambda path, case: _image(path, case, case.result.votes),
+        needs=("votes",),
+    ),
+    Output(
+        "bids",
+        "_probseg.json",
+        "with probabilities: which volume is which structure",
+        _volume_names,
+        "--layout",
+        also=lambda to: to.layout == "bids" and "probabilities" in to.forms,
+    ),
+    Output(
+        "totalseg",
+        "_statistics.json",
+        "volumes in TotalSegmentator's shape",
+        _statistics,
+        "--stats-format",
+        also=lambda to: to.stats == "totalseg",
+    ),
+    Output(
+        "masks",
+        MASKS,
+        "a folder with a mask of each structure",
+        _mask,
+        "--split",
+        also=lambda to: to.split,
+        inside=lambda card: [f"{name}.nii.gz" for name in mask_names(card)],
+    ),
 )
 
 
-def is_own(path: Path) -> bool:
-    """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
-    if is_partial(path.name):
-        return True
-    if is_masks(path.parent):
-        return True
-    found = _OWN.match(path.name)
-    base = found and (found["base"] or found["table"])
-    return base is not None and has_record(path.with_name(base))
+@cache
+def outputs() -> tuple[Output, ...]:
+    """Every kind that this installation knows: the built-in ones, then those of other packages.
+
+    errors   ModelError (78) for a package whose kind cannot be loaded, or has the name or ending of another one
+    """
+    from importlib.metadata import entry_points
+
+    known = list(BUILT_IN)
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        try:
+            output = entry.load()
+        except Exception as error:
+            raise ModelError(f"the output {entry.name} of {entry.value} cannot be loaded: {error}") from error
+        if not isinstance(output, Output):
+            raise ModelError(f"the output {entry.name}: {entry.value} is no segcli.batch.outputs.Output")
+        if any(output.ending == o.ending or (output.option, output.kind) == (o.option, o.kind) for o in known):
+            raise ModelError(f"the output {entry.name} of {entry.value} has the name or ending of another one")
+        known.append(replace(output, write=_whole(output.write)))
+    return tuple(known)
+
+
+def _whole(write: Writer) -> Writer:
+    """A writer whose file is whole or absent, however it is written."""
+
+    def written(path: Path, case: Finished) -> Sequence[str]:
+        from segcli.formats import atomic
+
+        with TemporaryDirectory(prefix="segcli-") as folder:
+            said = write(Path(folder, path.name), case)
+            atomic.write_bytes(path, Path(folder, path.name).read_bytes())
+        return said
+
+    return written
+
+
+def choices(option: Option) -> tuple[str, ...]:
+    """What an option of the command line can name; "nifti" is the label map, which is always written."""
+    return _named(option, outputs())
+
+
+def offered(option: Option) -> str:
+    """What the help says of an option: the built-in kinds, so that no package is looked for."""
+    return ", ".join(_named(option, BUILT_IN))
+
+
+def _named(option: Option, known: Iterable[Output]) -> tuple[str, ...]:
+    kinds = tuple(output.kind for output in known if output.option == option)
+    return ("nifti", *kinds) if option == "--write" else kinds

@@ -392,7 +392,6 @@ def report(
     from segcli.inference.segment import Segmentation
     from segcli.results import checks
     from segcli.results.measure import measure, to_json
-    from segcli.results.page.parts import is_page
 
     card = find(model)
     labels = _whole_numbers(formats.read([labelmap], affine=affine))
@@ -433,10 +432,10 @@ def report(
         "versions": record.versions(),
     }
     base = (to.folder or labelmap.parent) / naming.stem(labelmap).removesuffix("_seg")
-    for path, kind in extras.planned(base, card, to).items():
-        atomic.unclaimed(path, overwrite=to.overwrite, own=is_page if kind == "html" else None)
+    for path, output in extras.planned(base, card, to).items():
+        atomic.unclaimed(path, overwrite=to.overwrite, own=output.own)
     result = Segmentation(labels, {}, 0, {})
-    paths, said = extras.write(base, scan or _blank(labels), result, card, to, found, facts)
+    paths, said = extras.write(extras.Finished(base, scan or _blank(labels), result, card, to, found, facts))
     if as_json:
         print_json({"schema": SCHEMA, "files": [str(p) for p in paths], "record": facts})
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segcli import __version__
+from segcli.batch.outputs import offered
 from segcli.errors import ModelError, UsageError, near
 
 if TYPE_CHECKING:
@@ -115,11 +116,11 @@ def predict(
     fill_gaps: Annotated[bool, typer.Option("--fill-gaps", help="Interpolate missing DICOM slices; marked.")] = False,
     write: Annotated[
         list[str] | None,
-        typer.Option("--write", help="nifti, dicom-seg, rtstruct, dicom-sr, probabilities, disagreement; repeatable."),
+        typer.Option("--write", help=f"{offered('--write')}; repeatable."),
     ] = None,
     seg_type: Annotated[str, typer.Option("--seg-type", help="binary, fractional or labelmap.")] = "binary",
-    report: Annotated[list[str] | None, typer.Option("--report", help="csv, tsv, html, png; repeatable.")] = None,
-    tables: Annotated[str, typer.Option("--tables", help="slicer,itksnap,freesurfer,bids.")] = "",
+    report: Annotated[list[str] | None, typer.Option("--report", help=f"{offered('--report')}; repeatable.")] = None,
+    tables: Annotated[str, typer.Option("--tables", help=f"{offered('--tables')}; with commas between.")] = "",
     split: Annotated[bool, typer.Option("--split", help="One mask per structure as well.")] = False,
     layout: Annotated[str, typer.Option("--layout", help="flat or bids.")] = "flat",
     stats_format: Annotated[str, typer.Option("--stats-format", help="segcli or totalseg.")] = "segcli",
@@ -151,8 +152,8 @@ def predict(
 ) -> None:
     """Label every voxel of each scan; write label map, record and what else is asked for."""
     from segcli.batch.cases import Given
-    from segcli.batch.outputs import FORMS, REPORTS, TABLES, Destination
-    from segcli.batch.pipeline import Options
+    from segcli.batch.outputs import Destination, choices
+    from segcli.batch.stages import Options
     from segcli.commands import predict as run
     from segcli.engines.opening import Opening
 
@@ -160,9 +161,9 @@ def predict(
     to = Destination(
         folder=None if streamed else output,
         overwrite=overwrite,
-        forms=_each("--write", _several(write) or ("nifti",), FORMS),
-        reports=_each("--report", _several(report), REPORTS),
-        tables=_each("--tables", _several([tables]), TABLES),
+        forms=_each("--write", _several(write) or ("nifti",), choices("--write")),
+        reports=_each("--report", _several(report), choices("--report")),
+        tables=_each("--tables", _several([tables]), choices("--tables")),
         split=split,
         layout=_choice("--layout", layout, ("flat", "bids")),
         stats=_choice("--stats-format", stats_format, ("segcli", "totalseg")),
@@ -199,7 +200,7 @@ def predict(
         half=half,
         max_ram=_bytes("--max-ram", max_ram),
         max_vram=_bytes("--max-vram", max_vram),
-        votes="disagreement" in to.forms,
+        votes=to.votes,
     )
     manners = run.Manners(
         json=json_,
@@ -324,21 +325,21 @@ def report(
     image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
     affine: Affine = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default beside the label map.")] = None,
-    forms: Annotated[list[str] | None, typer.Option("--report", help="csv, tsv, html, png; repeatable.")] = None,
-    tables: Annotated[str, typer.Option("--tables", help="slicer,itksnap,freesurfer,bids.")] = "",
+    forms: Annotated[list[str] | None, typer.Option("--report", help=f"{offered('--report')}; repeatable.")] = None,
+    tables: Annotated[str, typer.Option("--tables", help=f"{offered('--tables')}; with commas between.")] = "",
     split: Annotated[bool, typer.Option("--split", help="One mask per structure as well.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     json_: Json = False,
 ) -> None:
     """Volumes, checks, tables and pages for a label map that exists already."""
-    from segcli.batch.outputs import REPORTS, TABLES, Destination
+    from segcli.batch.outputs import Destination, choices
     from segcli.commands import answers
 
     to = Destination(
         folder=output,
         overwrite=overwrite,
-        reports=_each("--report", _several(forms) or ("html",), REPORTS),
-        tables=_each("--tables", _several([tables]), TABLES),
+        reports=_each("--report", _several(forms) or ("html",), choices("--report")),
+        tables=_each("--tables", _several([tables]), choices("--tables")),
         split=split,
     )
     answers.report(labelmap, model, image, to, affine=_form(affine), as_json=json_)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from segcli import formats
 from segcli.batch.cases import Given
 from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import Options, Outcome, apart, cohort, predict, written_for
+from segcli.batch.pipeline import apart, cohort, predict
+from segcli.batch.stages import Options, Outcome
 from segcli.commands.terminal import SCHEMA, Show, print_json, print_line, say, show_error, structure_rows, table
 from segcli.errors import CasesFailed, InputMissing, OutputError, SegcliError, UsageError
 from segcli.formats import atomic
@@ -77,7 +78,7 @@ def batch(
             if scheduler is not None:
                 from segcli.batch.cluster import end_workers
 
-                end_workers({path.parent for case in found for path in written_for(case, card, to)})
+                end_workers({path.parent for case in found for path in to.files(case, card)})
             if ended or not isinstance(error, SegcliError):
                 say(_summary(ended, len(found), time.perf_counter() - began, "stopped"))
             raise

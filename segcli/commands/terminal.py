@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from segcli.batch.cases import Case
+from segcli.batch.events import Event
 from segcli.errors import SegcliError
 
 SCHEMA = 1  # of the JSON documents on stdout
@@ -76,28 +76,29 @@ class Show:
             )
             self.progress.start()
 
-    def watch(self, event: str, case: Case, facts: Mapping[str, Any]) -> None:
+    def watch(self, event: Event) -> None:
         """Takes the events of predict()."""
-        self.last = f"{event} of {case.name}"
+        name, case, facts = event.name, event.case, event.facts
+        self.last = f"{name} of {case.name}"
         self.beat()
         if self.events is not None:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"schema": SCHEMA, "event": event, "time": now, "case": case.name, **facts}, default=str)
+            line = json.dumps({"schema": SCHEMA, "event": name, "time": now, "case": case.name, **facts}, default=str)
             try:
                 with self._writing:
                     self.events.write(line + "\n")
                     self.events.flush()
             except (OSError, ValueError):
                 self.events = None
-        if self.verbose and event in ("read", "segment", "write", "done", "skipped"):
-            self.line(f"{case.name}: {event}" + (f" {dict(facts)}" if self.verbose > 1 and facts else ""))
+        if self.verbose and name in ("read", "segment", "write", "done", "skipped"):
+            self.line(f"{case.name}: {name}" + (f" {facts}" if self.verbose > 1 and facts else ""))
         if self.progress is None:
             return
-        if event == "segment":
+        if name == "segment":
             self.task = self.progress.add_task(plain(case.name), total=None)
-        elif event == "window" and self.task is not None:
-            self.progress.update(self.task, completed=facts["done"], total=facts["total"])
-            if facts["done"] == facts["total"]:
+        elif name == "window" and self.task is not None:
+            self.progress.update(self.task, completed=event.done, total=event.total)
+            if event.done == event.total:
                 self.progress.remove_task(self.task)
                 self.task = None
 

@@ -183,6 +183,7 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     scan = Volume(data, grid(16, 160, 160))
     engine = Many(threads=1)
     monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 21)
+    monkeypatch.setattr(memory, "RESERVE", 1 << 20)
     monkeypatch.setattr(host, "RESERVE", 1 << 20)
     many = card(**MANY, patch_size=[16, 16, 16], overlap=0.0, intensity=[])
     segment(scan, many.procedure, engine)  # warm
@@ -203,7 +204,7 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     assert len(engine.steps) == 1
     assert most[0] <= start + 14_000_000
     engine.max_ram = None
-    monkeypatch.setattr(host, "available", lambda: 1 << 40)
+    monkeypatch.setattr(memory, "available", lambda: 1 << 40)
     np.testing.assert_array_equal(bounded.labels.data, segment(scan, many.procedure, engine).labels.data)
     assert len(engine.steps) == 1
 

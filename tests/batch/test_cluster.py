@@ -115,8 +115,9 @@ def test_a_killed_worker_costs_its_case_another_try_and_the_files_are_those_of_a
 
 def test_a_scheduler_that_is_not_there_is_refused_with_69(tmp_path):
     from segcli.batch.cluster import predict_on
+    from segcli.batch.events import unwatched
     from segcli.batch.outputs import Destination
-    from segcli.batch.pipeline import Options, unwatched
+    from segcli.batch.stages import Options
     from segcli.engines.opening import Opening
     from segcli.errors import EngineError, UsageError
 
@@ -147,8 +148,9 @@ def test_a_worker_resource_gpu_is_taken_one_a_case_unless_the_run_is_on_the_cpu(
 
     from segcli.batch import cluster
     from segcli.batch.cases import Case
+    from segcli.batch.events import unwatched
     from segcli.batch.outputs import Destination
-    from segcli.batch.pipeline import Options, Outcome, unwatched
+    from segcli.batch.stages import Options, Outcome
     from segcli.engines.opening import Opening
 
     asked: list[object] = []

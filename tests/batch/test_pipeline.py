@@ -15,10 +15,13 @@ from models import CARD
 from runs import Pointwise, card, files, opened, quick, scan, scans
 
 from segcli import formats
-from segcli.batch import pipeline
+from segcli.batch import pipeline, stages
+from segcli.batch.bids import name_of
 from segcli.batch.cases import Case, cases
-from segcli.batch.outputs import Destination, bids_name, is_own, mask_names
-from segcli.batch.pipeline import Options, Outcome, apart, cohort
+from segcli.batch.events import unwatched
+from segcli.batch.outputs import Destination, is_own, mask_names
+from segcli.batch.pipeline import apart, cohort
+from segcli.batch.stages import Options, Outcome
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.formats import atomic
 from segcli.models.card import ModelCard, parse
@@ -37,7 +40,7 @@ def _no_hang() -> Iterator[None]:
     timer.cancel()
 
 
-def run(model, inputs, out, engine=None, options=None, watch=pipeline.unwatched, **to) -> list[Outcome]:
+def run(model, inputs, out, engine=None, options=None, watch=unwatched, **to) -> list[Outcome]:
     found = cases([str(p) for p in inputs], output=out)
     return list(pipeline.predict(found, model, opened(engine), Destination(out, **to), options or Options(), watch))
 
@@ -148,7 +151,12 @@ def test_the_first_outcome_is_there_before_the_last_scan_is_read(model, tmp_path
     read = []
     found = cases([str(tmp_path / "in")])
     stream = pipeline.predict(
-        found, model, opened(), Destination(tmp_path / "out"), None, lambda e, c, f: e == "read" and read.append(c.name)
+        found,
+        model,
+        opened(),
+        Destination(tmp_path / "out"),
+        None,
+        lambda e: e.name == "read" and read.append(e.case.name),
     )
     next(stream)
     assert len(read) <= 4  # one written, one computed, one read ahead: no queue grows with the batch
@@ -160,7 +168,9 @@ def test_the_engine_rests_once_between_the_last_scan_and_its_writing(model, tmp_
     story = []
     engine = Pointwise()
     engine.rest = lambda: story.append("rest")
-    ended = run(model, [tmp_path / "in"], tmp_path / "out", engine, watch=lambda e, c, f: story.append(f"{e} {c.name}"))
+    ended = run(
+        model, [tmp_path / "in"], tmp_path / "out", engine, watch=lambda e: story.append(f"{e.name} {e.case.name}")
+    )
     assert codes(ended) == [0, 0, 0]
     assert story.count("rest") == 1
     at = story.index("rest")
@@ -244,13 +254,13 @@ def test_2_7_an_output_that_is_not_a_verified_result_is_kept_and_the_case_refuse
         case "input":
             scan(path, 1)
         case "model":
-            engine = pipeline.replace(engine, hashes={"weights.safetensors": "1" * 64})
+            engine = replace(engine, hashes={"weights.safetensors": "1" * 64})
         case "options":
             options = Options(overlap=0.25)
         case "labels":
             (tmp_path / "out" / "a_seg.nii.gz").write_bytes(b"edited by hand")
         case "volume":
-            found = pipeline.replace(found, volume=2)
+            found = replace(found, volume=2)
     was = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     (ended,) = pipeline.predict([found], model, engine, Destination(tmp_path / "out"), options)
     assert ended.error.exit_code == 73
@@ -344,12 +354,12 @@ def test_2_8_scans_of_one_subject_have_names_of_their_own_in_a_bids_tree(model, 
     ],
 )
 def test_a_bids_name_has_seg_and_desc_where_the_specification_puts_them(name, expected):
-    assert bids_name(name, "m") == expected
+    assert name_of(name, "m") == expected
 
 
 def test_2_10_free_space_is_checked_before_the_network_runs(model, tmp_path, monkeypatch):
     scan(tmp_path / "a.nii.gz")
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda folder: Free())
+    monkeypatch.setattr(stages.shutil, "disk_usage", lambda folder: Free())
     asked: list[int] = []
     (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(lambda x: asked.append(1) or x))
     assert ended.error.exit_code == 74
@@ -663,8 +673,8 @@ def test_a_record_is_json_that_others_read_too(model, tmp_path):
 
 @pytest.mark.parametrize("names", [["../../evil"], [".hidden"], ["///"], ["a", "A"], ["a b", "a_b"]])
 def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_start(model, tmp_path, names):
-    labels = (model.labels[0], *(pipeline.replace(model.labels[1], id=i, name=n) for i, n in enumerate(names, 1)))
-    named = pipeline.replace(model, labels=labels)
+    labels = (model.labels[0], *(replace(model.labels[1], id=i, name=n) for i, n in enumerate(names, 1)))
+    named = replace(model, labels=labels)
     scan(tmp_path / "a.nii.gz")
     found = cases([str(tmp_path / "a.nii.gz")])
     with pytest.raises(ModelError, match="no mask can be called"):
@@ -673,7 +683,7 @@ def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_sta
 
 
 def test_2_11_of_a_name_from_a_model_only_harmless_characters_become_a_file_name(model):
-    named = pipeline.replace(model, labels=(model.labels[0], pipeline.replace(model.labels[1], name="a/b\n$(c) é")))
+    named = replace(model, labels=(model.labels[0], replace(model.labels[1], name="a/b\n$(c) é")))
     assert list(mask_names(named)) == ["a_b___c___"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segcli.batch.cases import Case
+from segcli.batch.events import Event
 from segcli.commands.process import Harmless
 from segcli.commands.terminal import Show, plain, say, table
 
@@ -47,8 +48,8 @@ def test_a_table_without_colours_has_no_escapes_on_a_terminal(capsys, monkeypatc
 def test_events_are_json_lines_with_schema_event_time_and_case():
     stream = io.StringIO()
     show = Show(1, quiet=True, verbose=0, events=stream)
-    show.watch("window", CASE, {"done": 1, "total": 2})
-    show.watch("done", CASE, {})
+    show.watch(Event("window", CASE, done=1, total=2))
+    show.watch(Event("done", CASE))
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert {k: first[k] for k in ("schema", "event", "case", "done", "total")} == {
         "schema": 1,
@@ -67,7 +68,7 @@ def test_6_5_events_to_a_stream_that_fails_stop_and_do_no_harm():
             raise BrokenPipeError
 
     show = Show(1, quiet=True, verbose=0, events=Broken())
-    show.watch("done", CASE, {})
+    show.watch(Event("done", CASE))
     assert show.events is None
 
 
@@ -87,8 +88,8 @@ def test_6_5_a_harmless_stream_loses_what_it_cannot_write_and_remembers_why(monk
 def test_no_bar_where_there_is_no_terminal_whatever_colours_are_forced(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     show = Show(1, quiet=False, verbose=0, events=None)
-    show.watch("segment", CASE, {})
-    show.watch("window", CASE, {"done": 1, "total": 2})
+    show.watch(Event("segment", CASE))
+    show.watch(Event("window", CASE, done=1, total=2))
     show.close()
     assert show.progress is None
     assert capsys.readouterr().err == ""
@@ -96,6 +97,6 @@ def test_no_bar_where_there_is_no_terminal_whatever_colours_are_forced(capsys, m
 
 def test_the_watchdog_knows_the_stage_and_the_case():
     show = Show(1, quiet=True, verbose=0, events=None)
-    show.watch("segment", CASE, {})
+    show.watch(Event("segment", CASE))
     assert show.last == "segment of a"
     assert show.still_for() < 60

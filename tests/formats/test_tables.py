@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segcli import formats
-from segcli.batch.outputs import TABLES
+from segcli.batch.outputs import choices
 from segcli.formats import tables
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
@@ -57,7 +57,7 @@ def test_the_BIDS_table_is_tab_separated_with_hexadecimal_colours() -> None:
     )
 
 
-@pytest.mark.parametrize("form", TABLES)
+@pytest.mark.parametrize("form", choices("--tables"))
 def test_a_table_of_each_format_is_written_as_its_text(tmp_path: Path, form: str) -> None:
     path = tables.write(NAMES, form, tmp_path / "table")
     assert path.read_text() == tables.FORMATS[form](NAMES)

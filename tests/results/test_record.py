@@ -152,7 +152,7 @@ def test_1_7_a_pipe_is_not_opened(tmp_path):
 
 
 def test_6_6_versions_do_not_depend_on_what_else_is_loaded():
-    told = "from segcli import record; print(sorted(record.versions('onnxruntime cpu')))"
+    told = "from segcli.results import record; print(sorted(record.versions('onnxruntime cpu')))"
     alone, among = (
         subprocess.run([sys.executable, "-c", first + told], capture_output=True, check=True).stdout
         for first in ("", "import pydicom, torch, openvino; ")

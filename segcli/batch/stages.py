@@ -1,0 +1,441 @@
+"""The stages of a case: read its files, label its voxels, write what was asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from segcli import formats, memory
+from segcli.batch import bids, budget, outputs
+from segcli.batch.cases import Case
+from segcli.batch.events import Event, Watch, unwatched
+from segcli.batch.outputs import Destination, Finished, is_own
+from segcli.errors import Denied, InputError, ModelError, OutputError, OutputExists, SegcliError
+from segcli.formats import atomic, tables
+from segcli.inference.engine import Engine
+from segcli.inference.segment import Segmentation, Wishes
+from segcli.inference.together import Member, segment_together
+from segcli.inference.windows import at_overlap
+from segcli.models.card import ModelCard
+from segcli.models.library import file_sha256
+from segcli.results import checks, record
+from segcli.results.measure import Report, Tally, summed, tallied, to_json
+from segcli.space.volume import Volume
+from segcli.structures import chosen
+
+if TYPE_CHECKING:
+    from segcli.engines.choose import Opened
+
+_LONGEST = 255  # bytes of a file's name
+Status = Literal["done", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user changed of how a scan is segmented; part of what "done" means.
+
+    overlap   of windows, instead of the card's
+    classes   names of the structures to keep; the rest becomes background. Empty: all
+    affine    which statement of a NIfTI header counts
+    skip      windows that hold nothing but the value beyond the image are not computed
+    mirror    logits averaged over the card's mirror axes
+    largest   structures of which only the largest component is kept ("all" for every one); likewise the next two
+    """
+
+    overlap: float | None = None
+    classes: tuple[str, ...] = ()
+    affine: formats.Form | None = None
+    skip: bool = False
+    mirror: bool = False
+    half: bool = False
+    fill_gaps: bool = False
+    largest: tuple[str, ...] = ()
+    min_size_ml: float = 0.0
+    fill_holes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How one case ended.
+
+    paths    the files that were written (or found done), the label map first
+    record   the record, also of a skipped case; None when it failed
+    error    why it failed
+    details  a traceback, where the error was a fault of segcli itself
+    """
+
+    case: Case
+    status: Status
+    paths: tuple[Path, ...] = ()
+    record: Mapping[str, Any] | None = None
+    error: SegcliError | None = None
+    details: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What all stages of a run know.
+
+    options  with structures by their names, as `named` gives them
+    swept    folders that hold no leftovers of dead processes any more
+    """
+
+    card: ModelCard
+    opened: Opened
+    to: Destination
+    options: Options
+    watch: Watch = unwatched
+    swept: set[Path] = field(default_factory=set)
+
+    @cached_property
+    def shown(self) -> ModelCard:
+        """The card without the structures that were not asked for: their volume is not 0, it is not known."""
+        kept = self.options.classes
+        return replace(self.card, labels=tuple(x for x in self.card.labels if not kept or x.id == 0 or x.name in kept))
+
+    @cached_property
+    def models(self) -> list[tuple[ModelCard, Opened]]:
+        """The model, and those that are averaged with it."""
+        return [(self.card, self.opened), *self.opened.others]
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """The model's part of the record."""
+        return record.model_facts([(card, opened.hashes) for card, opened in self.models])
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What else the files beside a label map depend on."""
+        return {"seg_type": self.to.seg_type, "identifiers": self.to.identifiers}
+
+    def rest(self) -> None:
+        """Give back the memory that only the networks need."""
+        for _, opened in self.models:
+            opened.engine.rest()
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A case that was read.
+
+    key      what its record must say to be about the same: case, input, model, options
+    """
+
+    case: Case
+    scan: Volume
+    key: dict[str, Any]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A case with its labels.
+
+    steps    down, for want of memory: they change no result, so they stand in the "run" part of the record
+    changed  by post-processing, structure by structure
+    """
+
+    loaded: Loaded
+    result: Segmentation
+    engine: Engine
+    warnings: tuple[str, ...]
+    steps: tuple[str, ...]
+    changed: list[dict[str, Any]]
+
+
+def named(options: Options, card: ModelCard) -> Options:
+    """The options with structures by their names, however the user called them."""
+
+    def names(wanted: Sequence[str], flag: str) -> tuple[str, ...]:
+        return tuple(label.name for label in chosen(card.structures, wanted, flag))
+
+    def some(wanted: Sequence[str], flag: str) -> tuple[str, ...]:
+        return ("all",) if "all" in wanted else names(wanted, flag)
+
+    return replace(
+        options,
+        classes=names(options.classes, "--classes"),
+        largest=some(options.largest, "--largest-component"),
+        fill_holes=some(options.fill_holes, "--fill-holes"),
+    )
+
+
+# ---- read
+
+
+def read(job: Job, case: Case) -> Loaded | Outcome:
+    """The scan of a case, or its outcome where a run before this one has done it.
+
+    errors   InputError, OutputExists, Denied, ...: what is wrong with the case, before anything is computed
+    """
+    job.watch(Event("read", case))
+    if case.fault is not None:
+        raise case.fault
+    paths = job.to.files(case, job.shown)
+    _nameable(case, paths)
+    for folder in {path.parent for path in paths} - job.swept:
+        atomic.sweep(folder)
+        job.swept.add(folder)
+    start = time.perf_counter()
+    inputs = record.hash_inputs(case.paths, is_own)
+    key = {
+        "case": case.name,
+        "input": {"files": list(inputs.files), "sha256": inputs.sha256, "series": case.series, "volume": case.volume},
+        "model": job.model,
+        "options": asdict(job.options),
+    }
+    if _finished(job, case, key):
+        job.watch(Event("skipped", case, labels=str(paths[0])))
+        return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
+    limit = getattr(job.opened.engine, "max_ram", None)
+    scan = formats.read(
+        case.paths,
+        affine=job.options.affine,
+        series=case.series,
+        volume=case.volume,
+        channels=len(job.card.channels),
+        fill_gaps=job.options.fill_gaps,
+        seen=lambda grid: budget.check(grid, 4, job.card, limit=limit),
+    )
+    _check_room(paths[0], scan)
+    outputs.check(scan, job.to)
+    return Loaded(case, scan, key, {"read": time.perf_counter() - start})
+
+
+def _nameable(case: Case, paths: Iterable[Path]) -> None:
+    """Refuse a case whose outputs would have longer names than a file system takes."""
+    size, longest = max((len(os.fsencode(part)), part) for path in paths for part in path.parts)
+    if size > _LONGEST:
+        raise InputError(
+            f"{shown(case)}: its output ...{longest[-24:]} would have a name of {size} bytes, {_LONGEST} are possible",
+            hint="give the scan a shorter name",
+        )
+
+
+def _finished(job: Job, case: Case, key: Mapping[str, Any]) -> bool:
+    """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
+
+    Files beside a record of this case are results of an earlier run of it. A label map counts as one only
+    when the record is about it, its input, model and options.
+    """
+    labels, written, *wanted = job.to.files(case, job.shown)
+    done = record.is_done(written, labels, key)
+    if done and record.has_extras(written, wanted, job.choices):
+        return True
+    mine = (record.read_record(written) or {}).get("case") == case.name
+    for path in (labels, written, *wanted):
+        if path.is_dir():
+            raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
+        allowed = done if path == labels else mine
+        if not job.to.overwrite and not allowed and os.path.lexists(path):
+            raise OutputExists(
+                f"{path.name}: exists already and is not a verified result of this run",
+                hint="--overwrite replaces it, -o chooses another folder",
+            )
+    return False
+
+
+def _check_room(labels: Path, scan: Volume) -> None:
+    """Refuse before the inference when the folder cannot be written to, or cannot hold even a small label map."""
+    folder = labels.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputExists(f"{folder.name}: is a file, not a folder for outputs", hint="choose another folder with -o")
+    if not os.access(folder, os.W_OK):
+        raise Denied(f"{labels.name}: permission denied in {folder}", hint="choose a folder you may write to with -o")
+    need = scan.grid.size // 100 + 65536  # label maps compress by a hundred and more
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OutputError(
+            f"{labels.name}: no space left: {need / 1e6:.2f} MB are needed, {free / 1e6:.2f} MB are free in {folder}",
+            hint="free some space or choose another folder with -o",
+        )
+
+
+# ---- label
+
+
+def label(job: Job, loaded: Loaded) -> Labelled:
+    """The labels of a scan, as the options want them.
+
+    errors   ModelError: logits that are not finite; OutOfMemory
+    """
+    case, warnings = loaded.case, tuple[str, ...]()
+    members = [_member(job, card, opened.engine) for card, opened in job.models]
+
+    def tick(done: int, total: int) -> None:
+        job.watch(Event("window", case, done=done, total=total))
+
+    wishes = Wishes(shares=job.to.shares, votes=job.to.votes)
+    job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
+    before = len(_steps(members))
+    try:
+        result = segment_together(loaded.scan, members, tick, wishes)
+    except ModelError:
+        if not job.options.half:
+            raise
+        members = [replace(m, engine=m.engine.full_precision()) for m in members]  # type: ignore[attr-defined]
+        warnings = ("half precision gave values that are not finite: the case was repeated in float32",)
+        result = segment_together(loaded.scan, members, tick, wishes)
+    labels, changed = _postprocessed(job, _wanted(job, _scanned(result.labels)))
+    kept = replace(result, labels=labels)
+    return Labelled(loaded, kept, members[0].engine, warnings, _steps(members)[before:], changed)
+
+
+def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
+    plan = at_overlap(card.window, job.options.overlap)
+    window = replace(plan, skip=plan.skip or job.options.skip)
+    return Member(replace(card.procedure, window=window), engine)
+
+
+def _steps(members: Sequence[Member]) -> tuple[str, ...]:
+    """The steps down for want of memory that engines have taken so far."""
+    return tuple(step for member in members for step in getattr(member.engine, "steps", ()))
+
+
+def _scanned(labels: Volume) -> Volume:
+    """The labels without those on slices that only fill a gap."""
+    if labels.source is None or not (labels.source.facts or {}).get("filled_slices"):
+        return labels
+    from segcli.formats.dicom import series
+
+    scanned = np.zeros(labels.grid.shape[0], bool)
+    scanned[series.real_slices(labels)] = True
+    return Volume(labels.data * scanned[:, None, None], labels.grid, labels.source)
+
+
+def _wanted(job: Job, labels: Volume) -> Volume:
+    """The labels of the structures that were asked for; the others become background."""
+    if not job.options.classes:
+        return labels
+    keep = np.zeros(max(label.id for label in job.card.labels) + 1, labels.data.dtype)
+    for structure in job.shown.structures:
+        keep[structure.id] = structure.id
+    return Volume(keep[labels.data], labels.grid, labels.source)
+
+
+def _postprocessed(job: Job, labels: Volume) -> tuple[Volume, list[dict[str, Any]]]:
+    """The labels after the post-processing that was asked for, and what it changed, structure by structure."""
+    options, names = job.options, job.card.structures
+    if not (options.largest or options.min_size_ml or options.fill_holes):
+        return labels, []
+    from segcli.results.islands import changes, postprocess
+
+    after = postprocess(
+        labels, names, largest=options.largest, min_size_ml=options.min_size_ml, fill_holes=options.fill_holes
+    )
+    return after, [asdict(change) for change in changes(labels, after, names)]
+
+
+# ---- write
+
+
+def write(job: Job, labelled: Labelled) -> Outcome:
+    """The files of a case: label map, record, and what else was asked for, all of them or none.
+
+    errors   OutputError: no space; OutputExists: somebody else's file came there meanwhile
+    """
+    loaded, result, case = labelled.loaded, labelled.result, labelled.loaded.case
+    job.watch(Event("write", case))
+    labels_path, record_path = job.to.labels(case, job.card.name), job.to.record(case, job.card.name)
+    start = time.perf_counter()
+    counted = tallied(result.labels, loaded.scan)
+    report = summed(counted, job.shown.labels, result.labels.grid, with_image=True)
+    facts = _facts(job, labelled, report, _checked(job, labelled, counted))
+    base = job.to.base(case, job.card.name)
+    if job.to.layout == "bids" and job.to.folder is not None:
+        bids.describe(job.to.folder)
+    with atomic.together(record_path, labels_path, lambda: _finished(job, case, loaded.key)) as staged:
+        source, described = loaded.scan.source, f"segcli {job.card.name}"
+        formats.write(result.labels, job.shown.labels, labels_path, source, description=described)
+        facts["labels"] = {"file": labels_path.name, "sha256": file_sha256(staged[labels_path])}
+        extra, said = outputs.write(Finished(base, loaded.scan, result, job.shown, job.to, report, facts))
+        facts["warnings"] += said
+        sums = {path.relative_to(base.parent).as_posix(): file_sha256(staged[path]) for path in extra}
+        facts["extras"] = {**job.choices, "files": sums}
+        seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
+        facts["run"] = {
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "peak_memory_mb": round(memory.peak_memory() / 1e6),
+            "steps": list(labelled.steps),
+        }
+        atomic.write_bytes(record_path, record.to_json(facts))
+    job.watch(Event("done", case, labels=str(labels_path), seconds=facts["run"]["seconds"]))
+    return Outcome(case, "done", (labels_path, record_path, *extra), facts)
+
+
+def _checked(job: Job, labelled: Labelled, counted: Mapping[int, Tally]) -> list[checks.Finding]:
+    """What the checks have to say about a case."""
+    loaded, result = labelled.loaded, labelled.result
+    source = loaded.scan.source
+    return checks.run(
+        result.labels,
+        loaded.scan,
+        job.card,
+        result.confidence,
+        (source.facts if source else None) or {},
+        job.options.classes,
+        result.disagreement,
+        counted,
+    )
+
+
+def _facts(job: Job, labelled: Labelled, report: Report, findings: Sequence[checks.Finding]) -> dict[str, Any]:
+    """The record as far as it is known before anything is written."""
+    loaded, result = labelled.loaded, labelled.result
+    source = loaded.scan.source
+    warnings = (
+        *(source.warnings if source else ()),
+        *(warning for _, opened in job.models for warning in opened.warnings),
+        *result.warnings,
+        *labelled.warnings,
+    )
+    facts = {
+        "segcli_record": record.SCHEMA,
+        **loaded.key,
+        "labels": {},
+        "engine": {
+            "name": labelled.engine.name,
+            "reason": job.opened.reason,
+            "precision": getattr(labelled.engine, "precision", "float32"),
+        },
+        "grid": record.grid_facts(loaded.scan.grid),
+        "source": source.facts if source else None,
+        "windows": result.windows,
+        "structures": to_json(report),
+        "confidence": {str(k): round(v, 4) for k, v in result.confidence.items()},
+        **_differing(result),
+        "postprocessing": labelled.changed,
+        "verdict": checks.verdict(findings),
+        "checks": [asdict(finding) for finding in findings],
+        "warnings": list(warnings),
+        "note": "Research use only; not a medical device.",
+        "versions": record.versions(labelled.engine.name),
+    }
+    if job.to.identifiers:
+        from segcli.formats.dicom.identifiers import identifiers
+
+        facts["identifiers"] = identifiers(source)
+    if job.to.layout == "bids":
+        facts |= tables.bids_sidecar(f"segcli {job.card.name}")
+    return facts
+
+
+def _differing(result: Segmentation) -> dict[str, Any]:
+    """The record's "disagreement", of ensembles only."""
+    found = {str(k): round(v, 4) for k, v in result.disagreement.items()}
+    return {"disagreement": found} if found else {}
+
+
+def shown(case: Case) -> str:
+    """A case as sentences call it: by its first file."""
+    return case.paths[0].name or case.name

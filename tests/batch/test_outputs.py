@@ -1,0 +1,140 @@
+"""One table of what segcli writes of a case: the plan, what is recognised, the help and the README follow it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from runs import command, scan
+
+from segcli.batch import outputs
+from segcli.batch.outputs import LABELS, RECORD, Destination, Output, choices, is_own, offered, planned
+from segcli.errors import ModelError
+from segcli.models.card import ModelCard
+from segcli.models.library import find
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    from models import organs
+
+    return find(str(organs(tmp_path_factory.mktemp("model") / "organs")))
+
+
+EVERYTHING = Destination(
+    forms=choices("--write"),
+    reports=choices("--report"),
+    tables=choices("--tables"),
+    split=True,
+    layout="bids",
+    stats="totalseg",
+)
+
+
+def test_each_kind_of_the_table_is_planned_and_then_recognised_beside_a_record(model, tmp_path):
+    base = tmp_path / "a.b"
+    found = planned(base, model, EVERYTHING)
+    assert set(found.values()) == set(outputs.outputs())
+    (tmp_path / "a.b_seg.json").write_text('{"segcli_record": 1}')
+    for path in (*found, *(tmp_path / f"a.b{end}" for end in (*LABELS.values(), *RECORD.values()))):
+        assert is_own(path), path.name
+        alone = tmp_path / "elsewhere" / path.name
+        assert not is_own(alone)
+
+
+def test_no_two_kinds_have_one_name_or_one_ending():
+    kinds = [(o.option, o.kind) for o in outputs.BUILT_IN]
+    endings = [o.ending for o in outputs.BUILT_IN]
+    assert len(set(kinds)) == len(set(endings)) == len(outputs.BUILT_IN)
+
+
+def test_the_readme_lists_each_kind_as_the_table_has_it():
+    rows = [f"| `{{stem}}{o.ending}{'/' if o.inside else ''}` | `{o.asked}` | {o.says} |" for o in outputs.BUILT_IN]
+    section = README.partition("## What is written")[2].partition("\n## ")[0]
+    assert [row for row in section.splitlines() if "` | `--" in row] == rows
+
+
+@pytest.mark.parametrize("option", ["--write", "--report", "--tables"])
+def test_the_help_offers_what_the_option_takes(option):
+    shown = command("predict", "--help", env={"COLUMNS": "300"}).stdout.decode()
+    assert offered(option) in re.sub(r"\s+", " ", shown)
+    assert offered(option) == ", ".join(choices(option))
+
+
+PACKAGE = """
+from segcli.batch.outputs import Output
+
+def write(path, case):
+    path.write_text(f"{case.facts['case']}: {len(case.report.structures)} structures\\n")
+    return ["the notes are short"]
+
+NOTES = Output("notes", "_notes.txt", "a few words", write)
+"""
+
+
+def installed(home: Path, name: str = "NOTES", text: str = PACKAGE) -> dict[str, str]:
+    """The environment of a process in which a package with one more kind of output is installed."""
+    info = home / "notes-1.0.dist-info"
+    info.mkdir(parents=True)
+    (home / "notes_of_segcli.py").write_text(text)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: notes\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[segcli.outputs]\nnotes = notes_of_segcli:{name}\n")
+    return {"PYTHONPATH": str(home)}
+
+
+def test_a_kind_from_an_installed_package_is_written_recorded_and_done_the_second_time(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    env = installed(tmp_path / "site")
+    words = ["predict", "a.nii.gz", "-o", "out", "--model", model.folder, "--engine", "onnx", "--write", "notes"]
+    done = command(*words, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "a_notes.txt").read_text() == "a: 5 structures\n"
+    assert b"out/a_notes.txt" in done.stdout
+    assert b"the notes are short" in done.stderr
+    again = command(*words, cwd=tmp_path, env=env)
+    assert b"already done" in again.stderr, again.stderr
+    without = command(*words, cwd=tmp_path)
+    assert without.returncode == 2
+    assert b"--write notes: is not one of nifti, dicom-seg" in without.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "NOTES",
+            "import nothing_of_that_name",
+            "the output notes of notes_of_segcli:NOTES cannot be loaded: No module",
+        ),
+        ("NOTES", "NOTES = 3", "is no segcli.batch.outputs.Output"),
+        ("NOTES", PACKAGE.replace("_notes.txt", "_seg.csv"), "has the name or ending of another one"),
+        ("NOTES", PACKAGE.replace('"notes"', '"rtstruct"'), "has the name or ending of another one"),
+    ],
+)
+def test_a_package_whose_output_cannot_be_used_is_named(tmp_path, monkeypatch, name, text, said):
+    import sys
+
+    installed(tmp_path, name, text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "notes_of_segcli", raising=False)
+    outputs.outputs.cache_clear()
+    with pytest.raises(ModelError, match=re.escape(said)):
+        outputs.outputs()
+    monkeypatch.undo()
+    outputs.outputs.cache_clear()
+
+
+def test_what_needs_probabilities_or_votes_says_so():
+    assert Destination(forms=("probabilities",)).shares
+    assert Destination(forms=("dicom-sr",), seg_type="fractional").shares  # which brings the segmentation along
+    assert not Destination(forms=("dicom-seg",)).shares
+    assert Destination(forms=("disagreement",)).votes
+    assert not Destination().votes
+
+
+def test_reports_and_tables_come_in_the_order_that_they_were_named(model):
+    to = Destination(forms=("rtstruct",), reports=("png", "csv"), tables=("itksnap", "slicer"), split=True)
+    endings = [path.name for path, output in planned(Path("a"), model, to).items() if output.inside is None]
+    assert endings == ["a_seg.png", "a_seg.csv", "a.label", "a.ctbl", "a_rtstruct.dcm"]
+    assert isinstance(next(iter(to.outputs)), Output)
