@@ -13,6 +13,7 @@ import numpy as np
 from models import affine, organs
 
 from segcli.engines.choose import Opened
+from segcli.engines.host import HostEngine
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 
@@ -37,31 +38,17 @@ def scans(folder: Path, count: int) -> list[Path]:
     return [scan(folder / f"case{i}.nii.gz", i) for i in range(count)]
 
 
-class Pointwise:
+class Pointwise(HostEngine):
     """The small model in NumPy. `trouble` is called with each batch of windows and may raise or change the logits."""
 
     name = "numpy"
-    precision = "float32"
-    batch = 1
 
     def __init__(self, trouble: Callable[[np.ndarray], np.ndarray] = lambda logits: logits) -> None:
+        super().__init__()
         self.trouble = trouble
-        self.steps: list[str] = []
 
     def run(self, patches: np.ndarray) -> np.ndarray:
         return self.trouble(patches * WEIGHT[:, 0] + BIAS.reshape(6, 1, 1, 1))
-
-    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.zeros(shape, np.float32)
-
-    def add(self, total: np.ndarray, at: Any, logits: np.ndarray, weight: np.ndarray) -> None:
-        total[(slice(None), *at)] += logits * weight
-
-    def get(self, total: np.ndarray) -> np.ndarray:
-        return np.array(total)
-
-    def rest(self) -> None:
-        """It has nothing to give back."""
 
 
 def opened(engine: Any = None) -> Opened:

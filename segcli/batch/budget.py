@@ -232,26 +232,24 @@ def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = Non
 def measured(card: ModelCard, engine: Engine) -> Rates:
     """The cost of one window among as many as the engine takes at a time, over a second or two after one warm run."""
     rng = np.random.default_rng(0)
-    patches = rng.standard_normal((engine.batch, card.inputs, *card.window.size), np.float32)
-    weight = np.ones(card.window.size, np.float32)
     d, h, w = card.window.size
-    total: Any = None
-    count, start, first, ram = 0, time.perf_counter(), 0.0, 0
-    while count <= 1 or time.perf_counter() - start < _LEARNING:
-        if count == 1:
-            first = time.perf_counter() - start
-            start = time.perf_counter()
-        answers = engine.run(patches)
-        ram = ram or peak_memory()
-        for logits in answers:
-            total = engine.zeros((len(logits), d, h, w)) if total is None else total
-            engine.add(total, (slice(0, d), slice(0, h), slice(0, w)), logits, weight)
-        engine.get(total[:, :1])  # waits for a device
+    image = rng.standard_normal((card.inputs, engine.batch * d, h, w), np.float32)
+    at = [(slice(i * d, (i + 1) * d), slice(0, h), slice(0, w)) for i in range(engine.batch)]
+    start = time.perf_counter()
+    engine.run(np.stack([image[:, along] for along, _, _ in at]))
+    first, ram = time.perf_counter() - start, peak_memory()
+    sums = engine.sums(image, (engine.batch * d + 1, h, w), 0, np.ones(card.window.size, np.float32))
+    sums.add(at)  # in memory of their own
+    count, start = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() - start < _LEARNING:
+        sums.add(at)
+        sums.finished((slice(0, 1), slice(0, h), slice(0, w)))  # waits for a device
         count += 1
-    seconds = (time.perf_counter() - start) / ((count - 1) * engine.batch)
+    seconds = (time.perf_counter() - start) / (count * engine.batch)
     more = max(0.0, first - seconds * engine.batch)
     vram = _vram(engine.name)
-    own = peak_memory() - (0 if vram else 4 * len(card.decide.values) * d * h * w)  # the sums count with the scan's
+    held = 4 * (len(card.decide.values) + 1) * (engine.batch * d + 1) * h * w  # the sums count with the scan's
+    own = peak_memory() - (0 if vram else held)
     return Rates(seconds, _pace(), ram, max(0, own - ram), more, batch=engine.batch, vram=vram)
 
 
@@ -268,7 +266,7 @@ def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates
     for i in range(count):
         chosen = (2 * i + 1) * len(places) // (2 * count)
         at = places[chosen].at
-        logits = engine.get(engine.run(np.ascontiguousarray(image.data[(slice(None), *at)], np.float32)[None])[0])
+        logits = engine.run(np.ascontiguousarray(image.data[(slice(None), *at)], np.float32)[None])[0]
         cell = [
             (max(own.start, real.start), min(own.stop, real.stop))
             for own, real in zip(parts[chosen], inner, strict=True)
@@ -340,6 +338,6 @@ def _vram(name: str) -> int:
     """Bytes that torch holds on a CUDA device at most; other engines do not say."""
     if not name.startswith("torch cuda"):
         return 0
-    from segcli.engines.torch_engine import device_peak
+    from segcli.engines.torch_devices import device_peak
 
     return device_peak(name.removeprefix("torch "))

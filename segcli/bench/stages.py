@@ -22,7 +22,8 @@ from segcli.bench import material
 from segcli.bench.sgemm import peak
 from segcli.engines.choose import open_engine
 from segcli.engines.export.certificate import relative_error
-from segcli.engines.host import HostSums
+from segcli.engines.host import HostEngine
+from segcli.inference.engine import Engine
 from segcli.inference.segment import segment
 from segcli.models.card import ModelCard
 from segcli.space.volume import Grid, Volume
@@ -173,10 +174,10 @@ def peer(name: str, scan: Path, card: ModelCard, threads: int) -> Row:
     }
 
 
-class Copies(HostSums):
+class Copies(HostEngine):
     """An engine without a network: each class is the image times a number, so that all but the network is timed."""
 
-    name, batch, precision = "copies", 1, "float32"
+    name = "copies"
 
     def __init__(self, classes: int, threads: int) -> None:
         super().__init__(threads)
@@ -204,7 +205,7 @@ def scaling(folder: Path, threads: int, full: bool = False) -> dict[str, list[tu
     return curves
 
 
-def several(engine: Any, patch: np.ndarray, count: int) -> None:
+def several(engine: Engine, patch: np.ndarray, count: int) -> None:
     """The same window, several times."""
     for _ in range(count):
         engine.run(patch)

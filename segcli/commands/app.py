@@ -39,7 +39,9 @@ Models = Annotated[  # paths, so that a variable with several is cut at ":" and 
 Channels = Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE, once for each channel.")]
 MaxRAM = Annotated[str | None, typer.Option("--max-ram", help="Such as 4G.", envvar="SEGCLI_MAX_RAM")]
 MaxVRAM = Annotated[str | None, typer.Option("--max-vram", help="Such as 6G.", envvar="SEGCLI_MAX_VRAM")]
-Engine = Annotated[str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx or openvino.")]
+Engine = Annotated[
+    str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx, openvino, or that of a package.")
+]
 Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Threads = Annotated[int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, help="CPU threads.")]
@@ -192,7 +194,7 @@ def predict(
     )
     opening = Opening(
         model=tuple(map(str, model)),
-        engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
+        engine=_engine(engine),
         device=device,
         threads=threads,
         batch=batch,
@@ -259,7 +261,7 @@ def plan(
 
     opening = Opening(
         model=tuple(map(str, model)),
-        engine=_choice("--engine", engine, ("auto", "torch", "onnx", "openvino")),
+        engine=_engine(engine),
         device=device,
         threads=threads,
         max_ram=_bytes("--max-ram", max_ram),
@@ -462,6 +464,12 @@ def doctor(json_: Json = False) -> None:
 
 def _several(values: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+
+
+def _engine(name: str) -> str:
+    from segcli.engines.table import engines
+
+    return str(_choice("--engine", name, ("auto", *engines())))
 
 
 def _choice(option: str, value: Any, choices: tuple[Any, ...]) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from segcli.engines.blended import Axes, Blending
 from segcli.engines.wrapped import Wrapped
 from segcli.inference.decide import Decision
-from segcli.space.volume import Array
+from segcli.space.volume import Array, Box
 
 
 class Ensemble(Wrapped):
@@ -20,27 +19,28 @@ class Ensemble(Wrapped):
             another than that of the mean. It is blended over windows and mirror images as logits are
     """
 
-    def __init__(self, members: Sequence[Any], decide: Decision, votes: bool) -> None:
+    def __init__(self, members: Sequence[Blending], decide: Decision, votes: bool) -> None:
         super().__init__(members[0])
         self.members, self.decide, self.votes = list(members), decide, votes
 
     @property
     def batch(self) -> int:
-        return min(int(member.batch) for member in self.members)
+        return min(member.batch for member in self.members)
 
     @property
-    def steps(self) -> list[str]:
-        return [step for member in self.members for step in member.steps]
+    def fallbacks(self) -> Sequence[str]:
+        return [sentence for member in self.members for sentence in member.fallbacks]
 
-    def full_precision(self) -> Ensemble:
-        return Ensemble([member.full_precision() for member in self.members], self.decide, self.votes)
+    @property
+    def repeated(self) -> int:
+        return sum(member.repeated for member in self.members)
 
-    def run(self, patches: NDArray[np.float32]) -> Array:
+    def answer(self, held: Array, at: Sequence[Box], flip: Axes = ()) -> Array:
         first, *others = self.members
-        total = first.owned(first.run(patches))
+        total = first.owned(first.answer(held, at, flip))
         own = [self._decided(total)] if self.votes else []
         for member in others:
-            logits = member.run(patches)
+            logits = member.answer(held, at, flip)
             if self.votes:
                 own.append(self._decided(logits))
             total += logits
@@ -56,10 +56,6 @@ class Ensemble(Wrapped):
     def rest(self) -> None:
         for member in self.members:
             member.rest()
-
-    def turned(self, logits: Array, axes: Sequence[int], order: Sequence[int] | None) -> Array:
-        order = (*order, len(order)) if order is not None and self.votes else order
-        return self.inner.turned(logits, axes, order)
 
     def _decided(self, logits: Array) -> Array:
         """The winning channel (N, d, h, w); with regions, one more than the last channel above one half."""

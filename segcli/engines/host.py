@@ -1,14 +1,15 @@
-"""Sums of logits in the host's memory, for engines that answer with numpy arrays."""
+"""Engines whose network takes and gives NumPy's arrays, with sums in the host's memory."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.engines.blended import Axes, Blending, cut
 from segcli.memory import RESERVE, OnDisk, zeros
 from segcli.space.volume import Box
 
@@ -16,22 +17,40 @@ from segcli.space.volume import Box
 _PIECE = 1 << 16
 
 
-class HostSums:
-    """The half of an engine that adds up: zeros, add, get, and the flips that mirrored inference needs.
+class HostEngine(Blending):
+    """An engine by its `run` alone.
 
-    max_ram  bytes that the process may have resident; what there is when None
-    steps    sentences, one for each step down for want of memory: sums in a temporary file
+    max_ram    bytes that the process may have resident; what there is when None
+    fallbacks  a sentence for each time that sums did not fit into memory and went into a temporary file
     """
 
-    max_ram: int | None = None
+    name: str = "numpy cpu"
+    precision: str = "float32"
+    batch: int = 1
+    repeated: int = 0
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.steps: list[str] = []
+    def __init__(self, threads: int = 1, max_ram: int | None = None) -> None:
+        self.threads, self.max_ram = threads, max_ram
+        self._taken: list[str] = []
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
+    @property
+    def fallbacks(self) -> Sequence[str]:
+        return self._taken
+
+    @abstractmethod
+    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (N, K, d, h, w) of windows (N, C, d, h, w); they may be overwritten by the next run."""
+
+    def answer(self, held: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> NDArray[np.float32]:
+        logits = self.run(cut(held, at, flip))
+        return np.flip(logits, tuple(axis + 2 for axis in flip)) if flip else logits
+
+    def owned(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.array(logits)
+
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        return zeros(shape, self.max_ram, self.steps)
+        return zeros(shape, self.max_ram, self._taken)
 
     def add(
         self, total: NDArray[np.float32], at: Box, logits: NDArray[np.float32], weight: NDArray[np.float32]
@@ -66,19 +85,3 @@ class HostSums:
             if isinstance(total, OnDisk):
                 total.release()
         return copied
-
-    def turned(self, logits: NDArray[np.float32], axes: Sequence[int], order: Sequence[int] | None) -> NDArray[Any]:
-        """Logits (N, K, d, h, w) flipped along spatial axes, with their channels in another order."""
-        flipped = np.flip(logits, tuple(axis + 2 for axis in axes))
-        return flipped if order is None else flipped[:, list(order)]
-
-    def owned(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits that the next run does not overwrite."""
-        return np.array(logits)
-
-    def full_precision(self) -> Self:
-        """This engine: it computes in float32."""
-        return self
-
-    def rest(self) -> None:
-        """Nothing to give back, unless an engine says otherwise."""

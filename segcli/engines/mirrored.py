@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from segcli.engines.blended import Axes, Blending
 from segcli.engines.wrapped import Wrapped
 from segcli.errors import ModelError
 from segcli.models.card import ModelCard
-from segcli.space.volume import Array
+from segcli.space.volume import Array, Box
 from segcli.structures import side_of
 
 
@@ -23,24 +21,26 @@ class Mirrored(Wrapped):
     order  for each channel the one it is exchanged with
     """
 
-    def __init__(self, inner: Any, axes: tuple[int, ...], sided: int | None, order: tuple[int, ...]) -> None:
+    def __init__(self, inner: Blending, axes: tuple[int, ...], sided: int | None, order: tuple[int, ...]) -> None:
         super().__init__(inner)
         self.axes, self.sided, self.order = axes, sided, order
 
-    def full_precision(self) -> Mirrored:
-        return Mirrored(self.inner.full_precision(), self.axes, self.sided, self.order)
-
-    def run(self, patches: NDArray[np.float32]) -> Array:
-        total = self.inner.owned(self.inner.run(patches))
-        flips = [flip for n in range(1, len(self.axes) + 1) for flip in combinations(self.axes, n)]
-        for flip in flips:
-            flipped = np.ascontiguousarray(np.flip(patches, tuple(axis + 2 for axis in flip)))
-            total += self.inner.turned(self.inner.run(flipped), flip, self.order if self.sided in flip else None)
+    def answer(self, held: Array, at: Sequence[Box], flip: Axes = ()) -> Array:
+        total = self.inner.owned(self.inner.answer(held, at, flip))
+        flips = [more for n in range(1, len(self.axes) + 1) for more in combinations(self.axes, n)]
+        for more in flips:
+            logits = self.inner.answer(held, at, tuple(sorted({*flip} ^ {*more})))
+            total += self._exchanged(logits) if self.sided in more else logits
         total /= len(flips) + 1
         return total
 
+    def _exchanged(self, logits: Array) -> Array:
+        """Logits with the channels of left and right exchanged; what is behind the labels' channels stays."""
+        behind = range(len(self.order), logits.shape[1])
+        return logits[:, [*self.order, *behind]]
 
-def mirrored(inner: Any, card: ModelCard) -> Mirrored:
+
+def mirrored(inner: Blending, card: ModelCard) -> Mirrored:
     """An engine mirrored along the card's axes.
 
     errors   ModelError for a card without mirror axes, and where left and right would be mixed: the orientation is

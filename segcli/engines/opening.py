@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from segcli.engines.choose import Kind, Opened, open_engine
+from segcli.engines.table import engines
 from segcli.errors import ModelError, UsageError
 from segcli.inference.together import alike
 from segcli.models.card import ModelCard
@@ -48,9 +49,9 @@ class Opening:
         votes = self.votes and len(self.model) == 1
         engine = self.engine
         if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
-            if engine not in ("auto", "torch"):
+            if engine != "auto" and engines()[engine].reads == "graph":
                 raise UsageError(f"--write disagreement: {engine} runs the folds of {card.name} as one network")
-            engine = "torch"
+            engine = "torch" if engine == "auto" else engine
         try:
             return open_engine(
                 card,

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
-from segcli.engines.export.onnx_file import OnnxFile, answered
-from segcli.engines.host import HostSums
+from segcli.engines.host import HostEngine
+from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.errors import ModelError
 
+if TYPE_CHECKING:
+    from segcli.engines.export.onnx_file import OnnxFile
+    from segcli.models.card import ModelCard
 
-class OpenVINOEngine(HostSums):
+_VOXELS_AT_A_TIME = 64**3  # as for ONNX Runtime
+
+
+class OpenVINOEngine(HostEngine):
     """A graph compiled for one number of windows at a time, in float32.
 
     Logits are a view of the request's own memory until the next run.
     """
 
     name = "openvino cpu"
-    precision = "float32"
 
-    def __init__(self, file: OnnxFile, *, threads: int, batch: int) -> None:
-        super().__init__(threads)
+    def __init__(self, file: OnnxFile, *, threads: int, batch: int, max_ram: int | None = None) -> None:
+        import openvino
+
+        super().__init__(threads, max_ram)
         self.batch = batch
         self._file = file
         self._core = openvino.Core()
@@ -48,6 +55,8 @@ class OpenVINOEngine(HostSums):
 
     def _request(self, count: int) -> Any:
         """A request for `count` windows; fixed sizes let OpenVINO plan its memory and choose its kernels."""
+        from segcli.engines.export.onnx_file import answered
+
         if count not in self._requests:
             try:
                 model = self._core.read_model(self._file.data)
@@ -68,3 +77,33 @@ class OpenVINOEngine(HostSums):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
+
+
+def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mapping[str, str]]:
+    from segcli.engines.choose import checked, cpu_batch
+
+    file = checked(card, chosen)
+    batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
+    return OpenVINOEngine(file, threads=run.threads, batch=batch, max_ram=run.max_ram), file.hashes
+
+
+def _convolved(cube: NDArray[np.float32]) -> NDArray[np.float32]:
+    import openvino
+
+    from segcli.engines.export.onnx_file import convolution
+
+    core = openvino.Core()
+    out: NDArray[np.float32] = core.compile_model(core.read_model(convolution(cube.shape)), "CPU")([cube])[0]
+    return out
+
+
+ENGINE = EngineSpec(
+    name="openvino",
+    title="OpenVINO",
+    library="openvino",
+    reads="graph",
+    devices=("cpu",),
+    open=_open,
+    prefers={"cpu": Preference(1, "the fastest engine here without a GPU")},
+    trials={"openvino": _convolved},
+)

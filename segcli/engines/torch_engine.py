@@ -1,224 +1,86 @@
-"""Network and weights -> logits, by torch on the CPU or a CUDA device."""
+"""torch: the model's weights in the network that segcli builds, on the CPU or a CUDA device."""
 
 from __future__ import annotations
 
-import copy
-import weakref
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from segcli.engines.quicker import channels_last, quicker
-from segcli.errors import OutOfMemory, cause_of
-from segcli.memory import zeros as host_zeros
-from segcli.space.volume import Box
+from segcli.engines.table import Choice, EngineSpec, Preference, Run
+from segcli.models.library import file_sha256
 
-T = TypeVar("T")
-_MOST = 16  # windows at a time on a device; more gain nothing
+if TYPE_CHECKING:
+    from segcli.engines.blended import Blending
+    from segcli.models.card import ModelCard
 
-
-class _Tensors:
-    """What torch has alike on all its devices: flips, and logits that no later run overwrites."""
-
-    max_ram: int | None = None
-
-    def turned(self, logits: Tensor, axes: Sequence[int], order: Sequence[int] | None) -> Tensor:
-        flipped = logits.flip([axis + 2 for axis in axes])
-        return flipped if order is None else flipped[:, list(order)]
-
-    def owned(self, logits: Tensor) -> Tensor:
-        return logits
+# Smaller windows go to a processor several at a time: torch has slow kernels for small layers of a single window.
+_VOXELS_AT_A_TIME = 96**3
 
 
-class TorchCPU(_Tensors):
-    """A network on the CPU, rewritten for speed (quicker.py).
+def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[str, str]]:
+    from segcli.engines.averaged import Ensemble
+    from segcli.engines.choose import cpu_batch
+    from segcli.engines.torch_devices import TorchCPU, TorchCUDA
+    from segcli.models.weights import network_of
 
-    max_ram, steps  as in HostSums
-    """
-
-    name = "torch cpu"
-    precision = "float32"
-
-    def __init__(self, network: nn.Module, *, threads: int, batch: int) -> None:
-        torch.set_num_threads(threads)
-        self.batch, self.steps = batch, list[str]()
-        self._network = quicker(network)
-
-    @torch.no_grad()
-    def run(self, patches: NDArray[np.float32]) -> Tensor:
-        x = torch.from_numpy(patches).contiguous(memory_format=torch.channels_last_3d)
-        logits: Tensor = self._network(x)
-        return logits.contiguous(memory_format=torch.contiguous_format)
-
-    def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(host_zeros(shape, self.max_ram, self.steps))
-
-    def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
-        total[(slice(None), *at)].addcmul_(logits, torch.from_numpy(weight))
-
-    def get(self, total: Tensor) -> NDArray[np.float32]:
-        return total.clone(memory_format=torch.contiguous_format).numpy()
-
-    def full_precision(self) -> TorchCPU:
-        return self
-
-    def rest(self) -> None:
-        """Torch keeps no activations on the CPU."""
-
-
-class TorchCUDA(_Tensors):
-    """A network on a CUDA device, and the steps down when its memory does not suffice.
-
-    steps   sentences, one for each step that was taken
-    half    autocast to float16; logits and their sums are float32 all the same
-
-    max_ram  as in HostSums, for sums that moved to the host
-
-    The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
-    device. None of them changes the size of a window or the precision.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        device: str,
-        shape: tuple[int, ...],
-        *,
-        threads: int,
-        batch: int | None,
-        half: bool,
-        max_vram: int | None,
-        may_leave: bool,
-    ) -> None:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        self.threads, self.half, self.steps = threads, half, list[str]()
-        self._device = torch.device(device)
-        if max_vram is not None:
-            room = torch.cuda.get_device_properties(self._device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, max_vram / room), self._device)
-        self._may_leave = may_leave
-        self._sums_on_host = False
-        self._sums: weakref.WeakSet[Tensor] = weakref.WeakSet()
-        self._weights: dict[int, Tensor] = {}
-        self.batch = batch or 1
-        self._network = network
-        self._on_host: TorchCPU | None = None
-        self._try(lambda: channels_last(self._network.to(self._device)))
-        if batch is None and self._on_host is None:
-            self.batch = self._fitting(shape, max_vram)
-
-    @property
-    def name(self) -> str:
-        return f"torch {self._device}"
-
-    @property
-    def precision(self) -> str:
-        return "float16" if self.half else "float32"
-
-    def full_precision(self) -> TorchCUDA:
-        """An engine on the same network in float32: the weights are so already, only autocast is left out."""
-        full = copy.copy(self)
-        full.half, full._sums = False, weakref.WeakSet()
-        return full
-
-    def rest(self) -> None:
-        torch.cuda.empty_cache()
-
-    @torch.no_grad()
-    def run(self, patches: NDArray[np.float32]) -> Tensor:
-        while self._on_host is None:
-            try:
-                parts = [self._forward(patches[i : i + self.batch]) for i in range(0, len(patches), self.batch)]
-                return parts[0] if len(parts) == 1 else torch.cat(parts)
-            except torch.OutOfMemoryError as error:
-                self._step_down(error, len(patches))
-        return self._on_host.run(patches)
-
-    def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        total = self._try(lambda: self._zeros(shape))
-        self._sums.add(total)
-        return total
-
-    def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
-        def added() -> None:
-            key = id(weight)
-            if key not in self._weights or self._weights[key].device != total.device:
-                self._weights = {key: torch.from_numpy(weight).to(total.device)}
-            total[(slice(None), *at)].addcmul_(logits.to(total.device), self._weights[key])
-
-        self._try(added)
-
-    def get(self, total: Tensor) -> NDArray[np.float32]:
-        return total.to("cpu", copy=True).contiguous().numpy()
-
-    def _forward(self, patches: NDArray[np.float32]) -> Tensor:
-        x = torch.from_numpy(patches).pin_memory().to(self._device, non_blocking=True)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cuda", torch.float16, enabled=self.half):
-            logits: Tensor = self._network(x)
-        return logits.float()
-
-    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
-        if self._sums_on_host or self._on_host is not None:
-            return torch.from_numpy(host_zeros(shape, self.max_ram, self.steps))
-        return torch.zeros(shape, device=self._device)
-
-    def _try(self, work: Callable[[], T]) -> T:
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError as error:
-                self._step_down(error, 1)
-
-    def _step_down(self, error: torch.OutOfMemoryError, count: int) -> None:
-        """Need less memory than now; errors: OutOfMemory (71) when there is no way left."""
-        torch.cuda.empty_cache()
-        if min(self.batch, count) > 1:
-            self.batch = min(self.batch, count) // 2
-            self.steps.append(f"out of GPU memory: {self.batch} windows at a time")
-        elif not self._sums_on_host:
-            self._sums_on_host = True
-            for total in self._sums:
-                total.data = total.data.cpu()  # as nn.Module.to() moves parameters
-            self.steps.append("out of GPU memory: logits are added up in the computer's memory")
-        elif self._may_leave and self._on_host is None:
-            self._on_host = TorchCPU(self._network.cpu(), threads=self.threads, batch=1)
-            self._device, self.batch, self.half = torch.device("cpu"), 1, False
-            self.steps.append("out of GPU memory: the CPU goes on")
+    folds: list[Blending] = []
+    hashes: dict[str, str] = {}
+    for fold, name in enumerate(card.weights):
+        network = network_of(card, fold)
+        # network_of checked this sum on the bytes that it loaded; a card without sums is hashed here.
+        hashes[name] = card.sha256[fold] if card.sha256 else file_sha256(card.file(name))
+        if chosen.device == "cpu":
+            batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
+            folds.append(TorchCPU(network, threads=run.threads, batch=batch, max_ram=run.max_ram))
         else:
-            raise OutOfMemory(
-                f"one window does not fit into the memory of {self._device}: {cause_of(error)}",
-                hint="use --device cpu",
-            ) from error
-
-    @torch.no_grad()
-    def _fitting(self, shape: tuple[int, ...], max_vram: int | None) -> int:
-        """Windows at a time for which the device has room beside the sums, from the need of one."""
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        logits = self.run(np.zeros((1, *shape), np.float32))
-        if self._on_host is not None:
-            return 1
-        need = torch.cuda.max_memory_allocated(self._device) - before
-        free = torch.cuda.mem_get_info(self._device)[0]
-        if max_vram is not None:
-            free = min(free, max_vram - before)
-        sums = 8 * logits.numel() * logits.element_size()  # a slab twice as high and as wide as the window
-        return max(1, min(_MOST, int(0.8 * (free - sums) // max(need, 1))))
+            folds.append(
+                TorchCUDA(
+                    network,
+                    chosen.device,
+                    (card.inputs, *card.window.size),
+                    threads=run.threads,
+                    batch=run.batch,
+                    half=run.half,
+                    max_vram=run.max_vram,
+                    max_ram=run.max_ram,
+                    may_leave=not chosen.named,
+                )
+            )
+    return (folds[0] if len(folds) == 1 else Ensemble(folds, card.decide, run.votes)), hashes
 
 
-def device_count() -> int:
-    """CUDA devices that this torch can use; 0 also when it was built without CUDA."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+def _unusable(device: str) -> tuple[str, str] | None:
+    from segcli.engines.torch_devices import device_count
+
+    if device_count() > int(device.partition(":")[2] or 0):
+        return None
+    return "this torch cannot use CUDA", "install a build of torch with CUDA"
 
 
-def device_peak(device: str) -> int:
-    """Bytes that torch has held on a device at most."""
-    return torch.cuda.max_memory_reserved(device)
+def _convolved(cube: NDArray[np.float32], device: str) -> NDArray[np.float32]:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("no CUDA device")
+    weight = torch.ones((1, 1, 3, 3, 3), device=device)
+    found = torch.nn.functional.conv3d(torch.from_numpy(cube).to(device), weight, padding=1)
+    out: NDArray[np.float32] = found.cpu().numpy()
+    return out
+
+
+ENGINE = EngineSpec(
+    name="torch",
+    title="torch",
+    library="torch",
+    reads="weights",
+    devices=("cpu", "cuda"),
+    open=_open,
+    prefers={"cuda": Preference(0, "a CUDA device is there"), "cpu": Preference(3, "nothing else is there")},
+    unusable=_unusable,
+    trials={
+        "torch cpu": lambda cube: _convolved(cube, "cpu"),
+        "torch cuda": lambda cube: _convolved(cube, "cuda"),
+    },
+)

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.engines.blended import Blending
 from segcli.space.volume import Array, Box
 
 
-class Wrapped:
-    """An engine that leaves all but `run` to another one."""
+class Wrapped(Blending):
+    """An engine that leaves all but `answer` to another one."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Blending) -> None:
         self.inner = inner
 
     @property
     def name(self) -> str:
-        return str(self.inner.name)
-
-    @property
-    def batch(self) -> int:
-        return int(self.inner.batch)
+        return self.inner.name
 
     @property
     def precision(self) -> str:
-        return str(self.inner.precision)
+        return self.inner.precision
 
     @property
-    def steps(self) -> list[str]:
-        """The steps down that the inner engine took for want of memory."""
-        return list(self.inner.steps)
+    def batch(self) -> int:
+        return self.inner.batch
 
     @property
-    def max_ram(self) -> int | None:
-        limit: int | None = self.inner.max_ram
-        return limit
+    def fallbacks(self) -> Sequence[str]:
+        return self.inner.fallbacks
 
-    @max_ram.setter
-    def max_ram(self, limit: int | None) -> None:
-        self.inner.max_ram = limit
+    @property
+    def repeated(self) -> int:
+        return self.inner.repeated
+
+    def hold(self, image: NDArray[np.float32]) -> Array:
+        return self.inner.hold(image)
+
+    def owned(self, logits: Array) -> Array:
+        return self.inner.owned(logits)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self.inner.zeros(shape)
@@ -50,11 +50,7 @@ class Wrapped:
         self.inner.add(total, at, logits, weight)
 
     def get(self, total: Array) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self.inner.get(total)
-        return found
+        return self.inner.get(total)
 
     def rest(self) -> None:
         self.inner.rest()
-
-    def turned(self, logits: Array, axes: Sequence[int], order: Sequence[int] | None) -> Array:
-        return self.inner.turned(logits, axes, order)

@@ -1,44 +1,99 @@
-"""What inference asks of whatever runs a network."""
+"""What inference asks of whatever runs a network: the whole protocol, in NumPy's arrays and boxes alone.
+
+What an engine keeps on its device, the image and the sums, is behind `Sums`: a window's logits never cross.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.space.volume import Array, Box
+from segcli.errors import ModelError
+from segcli.space.volume import Box
 
 
+class Sums(Protocol):
+    """Logits of an image's windows, added up over the planes that further windows may still change.
+
+    The planes move along one axis of the image: the first of them is at first the one before the image.
+    """
+
+    @property
+    def classes(self) -> int:
+        """Channels of the answers; 0 before the first window."""
+        ...
+
+    def add(self, windows: Sequence[Box]) -> None:
+        """Run the network on windows of the image, and add their weighted logits where they lie.
+
+        errors   `not_finite`, here or at the latest when `finished` is asked
+        """
+        ...
+
+    def finished(self, box: Box) -> NDArray[np.float32]:
+        """The weighted mean (K, d, h, w) in a box of the image, a copy; background by 20 where no window was."""
+        ...
+
+    def advance(self, planes: int) -> None:
+        """Forget the first planes, and cover as many further ones."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
-    """Runs a network on windows, and owns the memory that logits are summed in."""
+    """Runs a network on windows, and owns the memory that their logits are added up in."""
 
     @property
     def name(self) -> str:
-        """For the record: "torch cuda:0", "openvino cpu"."""
+        """For the record, its library first: "torch cuda:0", "openvino cpu"."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of the network's arithmetic, for the record: "float32", "float16"."""
         ...
 
     @property
     def batch(self) -> int:
-        """Windows per call it likes."""
+        """Windows at a time that it likes."""
         ...
 
-    def run(self, patches: NDArray[np.float32]) -> Array:
-        """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
+    @property
+    def fallbacks(self) -> Sequence[str]:
+        """A sentence for each way to need less memory that was taken so far; none of them changes a result."""
         ...
 
-    def zeros(self, shape: tuple[int, ...]) -> Array:
-        """Where sums of this size should live."""
+    @property
+    def repeated(self) -> int:
+        """Windows so far that were computed again in float32, for less precision gave values that are not finite."""
         ...
 
-    def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
-        """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
+    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (N, K, d, h, w) of windows (N, C, d, h, w) on the host, as comparisons and measurements want them."""
         ...
 
-    def get(self, total: Array) -> NDArray[np.float32]:
-        """The sums as numpy, on the host."""
+    def sums(
+        self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: NDArray[np.float32]
+    ) -> Sums:
+        """Empty sums for the windows of an image (C, D, H, W).
+
+        shape    of the planes that are summed at a time; `axis` is the one they move along
+        weight   (d, h, w) of each voxel of a window
+        """
         ...
 
     def rest(self) -> None:
-        """Give back what only `run` needs of memory; the next run takes it again."""
+        """Give back what only the network needs of memory; the next window takes it again."""
         ...
+
+
+def not_finite(at: Box) -> ModelError:
+    """The refusal of a window's logits: they are never turned into background."""
+    place = ", ".join(f"{s.start}..{s.stop - 1}" for s in at)
+    return ModelError(
+        f"the network gave values that are not finite in the window at voxels {place}",
+        hint="the model's weights or its intensity steps do not suit this scan",
+    )

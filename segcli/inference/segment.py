@@ -64,12 +64,19 @@ def segment(
     check_channels(scan, procedure)
     scan, holes, warnings = finite(scan)
     prepared = prepare(scan, procedure)
+    before = engine.repeated
     slabs = slide(prepared.image, engine, procedure.window, tick, prepared.outside)
     found = decided(scan, prepared, slabs, procedure.decide, procedure.interpolation, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
     count = window_count(prepared.image.grid, procedure.window)
-    return replace(found, windows=count, warnings=tuple(warnings))
+    return replace(found, windows=count, warnings=(*warnings, *said_of(engine.repeated - before)))
+
+
+def said_of(repeated: int) -> tuple[str, ...]:
+    """A warning about windows that were computed again, if there were any."""
+    sentence = "half precision gave values that are not finite in {} window{}: computed again in float32"
+    return (sentence.format(repeated, "s" * (repeated != 1)),) if repeated else ()
 
 
 def decided(

@@ -14,7 +14,7 @@ from segcli.inference.certainty import winners
 from segcli.inference.decide import Decision, Spread, shares
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
-from segcli.inference.segment import Segmentation, Wishes, decided, segment, window_count
+from segcli.inference.segment import Segmentation, Wishes, decided, said_of, segment, window_count
 from segcli.inference.windows import Tick, quiet, slide
 from segcli.memory import OnDisk, mapped
 from segcli.space.volume import Volume
@@ -75,6 +75,7 @@ def segment_together(
     scan, holes, warnings = finite(scan)
     decide = replace(own.decide, shares=any(member.procedure.decide.shares for member in members))
     prepared = prepare(scan, own)
+    before = sum(member.engine.repeated for member in members)
     answers, count = [], 0
     seconds = {**prepared.seconds, "network": 0.0}
     for i, member in enumerate(others):
@@ -90,6 +91,7 @@ def segment_together(
         found.labels.data[:, holes] = 0
     seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
     count += window_count(prepared.image.grid, own.window)
+    warnings += said_of(sum(member.engine.repeated for member in members) - before)
     return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
 
 

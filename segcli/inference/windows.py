@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.errors import ModelError
 from segcli.inference.engine import Engine
-from segcli.space.volume import Array, Box, Volume
+from segcli.space.volume import Box, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
@@ -139,41 +139,30 @@ def slide(
     """
     full, inner = padded(image, plan, outside)
     axis = stream_axis(full.grid.shape, plan)
-    weight = weights(plan)
-    plan_windows = windows(full.grid.shape, plan)
-    parts = _parts(plan_windows, axis, engine.batch if plan.size[axis] == 1 else None)
+    every = windows(full.grid.shape, plan)
+    parts = _parts(every, axis, engine.batch if plan.size[axis] == 1 else None)
     keep = [*full.grid.shape]
     keep[axis] = _held(parts, axis)
-    norm = np.zeros(keep, np.float32)
-    total: Array | None = None
+    plane = math.prod(keep) // keep[axis]
+    sums = engine.sums(full.data, (keep[0], keep[1], keep[2]), axis, weights(plan))
     done = 0
     for position, part in enumerate(parts):
         start = part[0].at[axis].start
         for batch in _batches(part, engine.batch):
-            shown = [w for w in batch if not (plan.skip and _is_constant(full, w, outside))]
-            for window, logits in _run(engine, full, shown):
-                if total is None:
-                    total = engine.zeros((int(logits.shape[0]), *keep))
-                engine.add(total, _shifted(window.at, axis, start - 1), logits, weight)
-            for window in shown:
-                norm[_shifted(window.at, axis, start - 1)] += weight
+            shown = [w.at for w in batch if not (plan.skip and _is_constant(full, w, outside))]
+            if shown:
+                sums.add(shown)
             done += len(batch)
-            tick(done, len(plan_windows))
+            tick(done, len(every))
         final = position == len(parts) - 1
         step = (part[-1].at[axis].stop if final else parts[position + 1][0].at[axis].start) - start
-        if total is None:  # nothing seen yet: every window so far was background
-            continue
-        for low, high in _slabs(0 if position else 1, step + 1, 4 * len(total) * norm.size // keep[axis]):
-            cut = _inside(inner, axis, start - 1 + low, start - 1 + high)
-            if cut is not None:
-                planes = _shifted(cut, axis, start - 1)
-                slab = engine.get(total[(slice(None), *planes)])
-                slab /= np.maximum(norm[planes], np.finfo(np.float32).tiny)
-                if plan.skip:
-                    _fill_unseen(slab, norm[planes])
-                yield Volume(slab, full.grid.crop(cut))
+        if sums.classes:  # else every window so far was background, unseen
+            for low, high in _slabs(0 if position else 1, step + 1, 4 * sums.classes * plane):
+                cut = _inside(inner, axis, start - 1 + low, start - 1 + high)
+                if cut is not None:
+                    yield Volume(sums.finished(cut), full.grid.crop(cut))
         if not final:
-            _advance(total, norm, axis, step, keep[axis])
+            sums.advance(step)
 
 
 def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
@@ -205,53 +194,9 @@ def _held(parts: list[list[Window]], axis: int) -> int:
     return 1 + max(int(part[-1].at[axis].stop - part[0].at[axis].start) for part in parts)
 
 
-def _run(engine: Engine, full: Volume, batch: list[Window]) -> Iterator[tuple[Window, Array]]:
-    if not batch:
-        return
-    patches = np.stack([full.data[(slice(None), *w.at)] for w in batch])
-    logits = engine.run(np.ascontiguousarray(patches, np.float32))
-    for window, item in zip(batch, logits, strict=True):
-        if not _finite(item):
-            place = ", ".join(f"{s.start}..{s.stop - 1}" for s in window.at)
-            raise ModelError(
-                f"the network gave values that are not finite in the window at voxels {place}",
-                hint="the model's weights or its intensity steps do not suit this scan",
-            )
-        yield window, item
-
-
-def _finite(item: Array) -> bool:
-    """Whether a window's logits hold no NaN and no infinity: their sum would carry it."""
-    with np.errstate(invalid="ignore"):  # infinities of both signs: the answer is no, not a warning
-        return bool(np.isfinite(float(item.sum())))
-
-
 def _is_constant(full: Volume, window: Window, value: float) -> bool:
     patch = full.data[(slice(None), *window.at)]
     return bool((patch == np.float32(value)).all())
-
-
-def _fill_unseen(slab: NDArray[np.float32], norm: NDArray[np.float32]) -> None:
-    """Voxels that only skipped windows cover become background with a margin of 20."""
-    unseen = norm == 0
-    slab[:, unseen] = -20.0
-    slab[0, unseen] = 0.0
-
-
-def _advance(total: Array, norm: NDArray[np.float32], axis: int, step: int, size: int) -> None:
-    """Move the sums `step` planes towards the start and clear the rest, in pieces that never overlap.
-
-    Channel by channel: sums that are mapped from a file then never are in memory all at once.
-    """
-    for array in (norm, *(total[k : k + 1] for k in range(len(total)))):
-        lead = (slice(None),) * (array.ndim - 3)
-        for a in range(0, size, step):
-            b = min(a + step, size)
-            room = max(0, min(b, size - step) - a)
-            if room:
-                array[(*lead, *_planes(axis, a, a + room))] = array[(*lead, *_planes(axis, a + step, a + step + room))]
-            if a + room < b:
-                array[(*lead, *_planes(axis, a + room, b))] = 0
 
 
 def _inside(inner: Box, axis: int, first: int, stop: int) -> Box | None:
@@ -262,18 +207,6 @@ def _inside(inner: Box, axis: int, first: int, stop: int) -> Box | None:
     cut = list(inner)
     cut[axis] = slice(low, high)
     return cut[0], cut[1], cut[2]
-
-
-def _planes(axis: int, start: int, stop: int) -> Box:
-    box: list[Any] = [slice(None)] * 3
-    box[axis] = slice(start, stop)
-    return box[0], box[1], box[2]
-
-
-def _shifted(at: Box, axis: int, start: int) -> Box:
-    box = list(at)
-    box[axis] = slice(at[axis].start - start, at[axis].stop - start)
-    return box[0], box[1], box[2]
 
 
 def _batches(items: list[Window], size: int) -> Iterator[list[Window]]:

@@ -33,7 +33,7 @@ from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
 from segcli.engines import host
 from segcli.engines.choose import open_engine
-from segcli.engines.host import HostSums
+from segcli.engines.host import HostEngine
 from segcli.engines.opening import Opening
 from segcli.errors import InputError, OutOfMemory
 from segcli.inference import windows
@@ -167,7 +167,7 @@ def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatc
     assert memory.available() == 2_000_000
 
 
-class Many(HostSums):
+class Many(HostEngine):
     """A hundred classes, each a multiple of the image."""
 
     name, batch, precision = "many", 1, "float32"
@@ -201,12 +201,12 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     bounded = segment(scan, many.procedure, engine)
     done.set()
     watching.join()
-    assert len(engine.steps) == 1
+    assert len(engine.fallbacks) == 1
     assert most[0] <= start + 14_000_000
     engine.max_ram = None
     monkeypatch.setattr(memory, "available", lambda: 1 << 40)
     np.testing.assert_array_equal(bounded.labels.data, segment(scan, many.procedure, engine).labels.data)
-    assert len(engine.steps) == 1
+    assert len(engine.fallbacks) == 1
 
 
 def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_t
 
 
 def test_a_window_is_measured_among_as_many_as_the_engine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Three(HostSums):
+    class Three(HostEngine):
         name, batch, precision, shown = "three", 3, "float32", list[int]()
 
         def run(self, patches: np.ndarray) -> np.ndarray:
@@ -264,14 +264,14 @@ def test_a_window_is_measured_among_as_many_as_the_engine_takes(monkeypatch: pyt
     monkeypatch.setattr(budget, "_LEARNING", 0.0)
     engine = Three(threads=1)
     found = measured(card(), engine)
-    assert engine.shown == [3, 3]
+    assert engine.shown == [3, 3, 3]
     assert (found.batch, found.vram) == (3, 0)
 
 
 def test_max_ram_reaches_the_engine(tmp_path: Path) -> None:
     folder = organs(tmp_path / "organs")
     opened = Opening(model=(str(folder),), engine="onnx", max_ram=123_456_789).open(read_card(folder))
-    assert opened.engine.max_ram == 123_456_789
+    assert opened.max_ram == opened.engine.max_ram == 123_456_789
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="getrusage inherits on Linux")

@@ -444,26 +444,40 @@ def test_5_8_logits_that_are_not_finite_end_the_case_and_name_the_window(model, 
     assert not (tmp_path / "out").exists() or not files(tmp_path / "out")
 
 
-def test_5_8_in_half_precision_the_case_is_repeated_in_float32_with_a_warning(model, tmp_path):
+def test_5_8_windows_that_were_computed_again_in_float32_are_a_warning_of_their_case(model, tmp_path):
     class Half(Pointwise):
+        """Each of its windows overflows, and is computed again."""
+
         name, precision = "numpy half", "float16"
 
-        def full_precision(self) -> Pointwise:
-            return Pointwise()
-
-    def overflow(logits: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return (np.abs(logits) * 1e5).astype(np.float16).astype(np.float32)
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            self.repeated += len(patches)
+            return super().run(patches)
 
     scan(tmp_path / "a.nii.gz")
+    scan(tmp_path / "b.nii.gz")
     (plain,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "plain")
-    (half,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "half", Half(overflow), Options(half=True))
+    engine = Half()
+    half, again = run(model, [tmp_path / f"{x}.nii.gz" for x in "ab"], tmp_path / "half", engine, Options(half=True))
     assert half.status == "done"
-    assert half.record["warnings"] == [
-        "half precision gave values that are not finite: the case was repeated in float32"
-    ]
-    assert half.record["engine"]["precision"] == "float32"
+    sentence = "half precision gave values that are not finite in 1 window: computed again in float32"
+    assert half.record["windows"] == 1
+    assert half.record["warnings"] == again.record["warnings"] == [sentence]
+    assert half.record["engine"]["precision"] == "float16"
     assert half.paths[0].read_bytes() == plain.paths[0].read_bytes()
+
+
+def test_5_8_another_error_of_the_model_ends_the_case_in_half_precision_too(model, tmp_path):
+    asked = []
+
+    def broken(logits: np.ndarray) -> np.ndarray:
+        asked.append(1)
+        raise ModelError("model.onnx: ONNX Runtime cannot run it")
+
+    scan(tmp_path / "a.nii.gz")
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(broken), Options(half=True))
+    assert ended.error.exit_code == 78
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -487,8 +501,8 @@ def test_6_2_steps_down_for_want_of_memory_change_no_result_and_are_recorded_for
     engine = Pointwise()
 
     def step(logits: np.ndarray) -> np.ndarray:
-        if not engine.steps:
-            engine.steps.append("out of GPU memory: 1 windows at a time")
+        if not engine.fallbacks:
+            engine._taken.append("out of GPU memory: 1 windows at a time")
         return logits
 
     engine.trouble = step
@@ -502,18 +516,18 @@ def test_6_2_steps_down_for_want_of_memory_change_no_result_and_are_recorded_for
 
 def test_6_2_the_ladder_on_a_gpu_smaller_batches_then_sums_on_the_host_then_the_cpu(tmp_path):
     torch = pytest.importorskip("torch")
-    from segcli.engines.torch_engine import TorchCPU, TorchCUDA
+    from segcli.engines.torch_devices import TorchCPU, TorchCUDA
 
     class Small(TorchCUDA):
         """A device with room for `room` windows and no sums; its arithmetic is the CPU's."""
 
         def __init__(self, network: "torch.nn.Module", room: int, may_leave: bool) -> None:
             self._network, self._device, self.room, self._may_leave = network, torch.device("cpu"), room, may_leave
-            self.batch, self.steps, self.threads, self.half = 4, [], 1, False
+            self.batch, self._taken, self.threads, self.half = 4, [], 1, False
             self._sums_on_host, self._on_host, self._weights = False, None, {}
             self._sums = set()
 
-        def _forward(self, patches: np.ndarray) -> "torch.Tensor":
+        def _forward(self, patches: np.ndarray, *, half: bool = True) -> "torch.Tensor":
             if len(patches) > self.room:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return self._network(torch.from_numpy(patches))
@@ -524,11 +538,11 @@ def test_6_2_the_ladder_on_a_gpu_smaller_batches_then_sums_on_the_host_then_the_
         wanted = network(torch.from_numpy(patches)).numpy()
     for room, steps in ((4, 0), (2, 1), (1, 2)):
         engine = Small(network, room, may_leave=False)
-        np.testing.assert_allclose(engine.run(patches).numpy(), wanted, rtol=1e-5, atol=1e-6)
-        assert len(engine.steps) == steps
+        np.testing.assert_allclose(engine.run(patches), wanted, rtol=1e-5, atol=1e-6)
+        assert len(engine.fallbacks) == steps
     engine = Small(network, 0, may_leave=True)
-    np.testing.assert_allclose(engine.run(patches).numpy(), wanted, rtol=1e-5, atol=1e-6)
-    assert [s.split(": ")[1] for s in engine.steps] == [
+    np.testing.assert_allclose(engine.run(patches), wanted, rtol=1e-5, atol=1e-6)
+    assert [s.split(": ")[1] for s in engine.fallbacks] == [
         "2 windows at a time",
         "1 windows at a time",
         "logits are added up in the computer's memory",
@@ -710,8 +724,6 @@ def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
     assert anat == [f"{stem}.json", f"{stem}.nii.gz", f"{stem}.tsv"]
     sidecar = json.loads((tmp_path / "out" / "sub-01" / "anat" / f"{stem}.json").read_text())
     assert (sidecar["Manual"], sidecar["SpatialReference"]) == (False, "orig")
-    assert sidecar.keys() == {"segcli", "Description", "Manual", "SpatialReference", "code"}
-    assert sidecar["segcli"]["case"] == "sub-01/anat/sub-01_T1w"
     assert "SNOMED CT" in sidecar["code"]["Description"]  # of the column in the .tsv
 
 

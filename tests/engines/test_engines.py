@@ -11,15 +11,19 @@ import pytest
 from models import organs
 from small import model
 
-from segcli.engines import choose
+from segcli.engines import choose, table, torch_devices
+from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.export.verified import export_onnx
+from segcli.engines.mirrored import Mirrored
 from segcli.errors import EngineError, ModelError
+from segcli.inference.engine import Engine
 from segcli.memory import OnDisk, zeros
 from segcli.models.card import ModelCard
 from segcli.models.library import read_card
 
 KINDS = ("torch", "onnx", "openvino")
+WINDOW = (slice(0, 32),) * 3
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,18 @@ def test_engines_answer_as_torch_for_one_window_and_for_three(card: ModelCard, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_every_engine_keeps_the_whole_protocol_also_mirrored_and_in_an_ensemble(card: ModelCard, kind: Any) -> None:
+    own = open_engine(card, engine=kind).engine
+    for engine in (own, Mirrored(own, (2,), None, ()), Ensemble([own, own], card.decide, votes=True)):
+        assert isinstance(engine, Engine)
+        assert (engine.precision, engine.repeated, list(engine.fallbacks)) == ("float32", 0, [])
+        logits = engine.run(patches(2))
+        sums = engine.sums(patches(1)[0], (33, 32, 32), 0, np.ones((32, 32, 32), np.float32))
+        sums.add([WINDOW])
+        np.testing.assert_allclose(sums.finished(WINDOW), logits[0], rtol=1e-3, atol=1e-3 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_after_a_rest_the_answer_is_the_same(card: ModelCard, kind: Any) -> None:
     engine = open_engine(card, engine=kind, threads=2).engine
     before = np.asarray(engine.run(patches(1))).copy()
@@ -62,8 +78,8 @@ def test_after_a_rest_the_answer_is_the_same(card: ModelCard, kind: Any) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_gather_weighted_logits_at_their_place(card: ModelCard, kind: Any) -> None:
     engine = open_engine(card, engine=kind, threads=2).engine
-    logits = engine.run(patches(1))[0]
-    plain = np.asarray(logits)
+    (logits,) = engine.answer(patches(1)[0], [WINDOW])
+    plain = np.asarray(logits).copy()
     weight = np.linspace(0, 1, 32**3, dtype=np.float32).reshape(32, 32, 32)
     total = engine.zeros((3, 40, 32, 48))
     at = (slice(8, 40), slice(0, 32), slice(16, 48))
@@ -80,8 +96,8 @@ def test_sums_beyond_the_limit_live_in_a_file_and_are_the_same(card: ModelCard, 
     engine.max_ram = 1000
     total = engine.zeros((3, 32, 32, 32))
     assert isinstance(zeros((3, 32, 32, 32), 1000, []), OnDisk)
-    assert "sums of 0.0 GB are kept in a temporary file" in engine.steps[0]
-    logits = engine.run(patches(1))[0]
+    assert "sums of 0.0 GB are kept in a temporary file" in engine.fallbacks[0]
+    (logits,) = engine.answer(patches(1)[0], [WINDOW])
     engine.add(total, (slice(0, 32),) * 3, logits, np.ones((32, 32, 32), np.float32))
     np.testing.assert_array_equal(engine.get(total), np.asarray(logits))
 
@@ -128,7 +144,8 @@ def test_without_any_runtime_auto_takes_torch(card: ModelCard, monkeypatch: pyte
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
-    monkeypatch.setattr(choose, "find_spec", lambda name: None if name in libraries else True)
+    for room in (choose, table):
+        monkeypatch.setattr(room, "find_spec", lambda name: None if name in libraries else True)
 
 
 def test_a_model_with_weights_alone_is_exported_once_into_the_cache(home: Path, tmp_path: Path) -> None:
@@ -178,7 +195,7 @@ def test_6_8_a_torch_without_cuda_is_refused_for_a_named_device(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choose, "driver_devices", lambda: 1)
-    monkeypatch.setattr(choose, "_torch_sees", lambda index: False)
+    monkeypatch.setattr(torch_devices, "device_count", lambda: 0)
     with pytest.raises(EngineError, match="torch cannot use CUDA"):
         open_engine(card, engine="torch", device="cuda:0")
     opened = open_engine(card)

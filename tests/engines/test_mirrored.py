@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from models import CARD
 
-from segcli.engines.host import HostSums
+from segcli.engines.host import HostEngine
 from segcli.engines.mirrored import mirrored
 from segcli.errors import ModelError
 from segcli.models.card import ModelCard, parse
@@ -12,7 +12,7 @@ from segcli.models.card import ModelCard, parse
 SIDED = {"background": 0, "kidney_left": 1, "kidney_right": 2}
 
 
-class Halves(HostSums):
+class Halves(HostEngine):
     """Calls what lies in the first half of axis 0 channel 1, in the second half channel 2, whatever it is."""
 
     name, batch, precision = "halves", 1, "float32"

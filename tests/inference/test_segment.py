@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from models import CARD, affine
 from shapes import distances, grid
 
+from segcli.engines.host import HostEngine
 from segcli.errors import InputError
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
@@ -15,26 +16,18 @@ from segcli.space.resample import onto
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
 
 
-class Organs:
+class Organs(HostEngine):
     """The test model in numpy."""
 
     name, batch = "numpy", 2
 
     def __init__(self) -> None:
+        super().__init__()
         weight, bias = affine()
         self.weight, self.bias = weight.reshape(1, -1, 1, 1, 1), bias.reshape(1, -1, 1, 1, 1)
 
     def run(self, patches):
         return patches * self.weight + self.bias
-
-    def zeros(self, shape):
-        return np.zeros(shape, np.float32)
-
-    def add(self, total, at, logits, weight):
-        total[(slice(None), *at)] += logits * weight
-
-    def get(self, total):
-        return np.array(total)
 
 
 def phantom(on: Grid) -> Volume:

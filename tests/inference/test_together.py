@@ -15,7 +15,7 @@ from shapes import distances, grid
 
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
-from segcli.engines.host import HostSums
+from segcli.engines.host import HostEngine
 from segcli.engines.mirrored import mirrored
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError, UsageError
@@ -32,7 +32,7 @@ WEIGHT, BIAS = (part.reshape(1, -1, 1, 1, 1) for part in affine())
 OWN = {"spacing": None, "orientation": None}  # the scan's own grid
 
 
-class Linear(HostSums):
+class Linear(HostEngine):
     """The pointwise model of models.py with its threshold from body to liver moved by some HU."""
 
     name, batch, precision = "linear", 1, "float32"
@@ -143,7 +143,7 @@ def test_8_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyP
     long = Volume(np.zeros((1, 300, 16, 16), np.int16), grid((300, 16, 16)))
     whole = 60 * long.grid.size * 4
 
-    class Many(HostSums):
+    class Many(HostEngine):
         name, batch = "many", 1
 
         def run(self, patches: np.ndarray) -> np.ndarray:
@@ -181,7 +181,7 @@ def test_8_models_with_other_labels_or_channels_are_refused_with_the_first_diffe
 # ---- folds
 
 
-class Fixed(HostSums):
+class Fixed(HostEngine):
     """Answers with the same logits (K, 1, 1, n) whatever it is shown."""
 
     name, batch, precision = "fixed", 1, "float32"
@@ -195,6 +195,7 @@ class Fixed(HostSums):
 
 
 PATCH = np.zeros((1, 1, 1, 1, 3), np.float32)
+WHOLE = (slice(0, 1), slice(0, 1), slice(0, 3))
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
@@ -206,7 +207,7 @@ def test_8_folds_that_decide_otherwise_than_their_mean_are_counted(library: str)
         for fold in folds:
             fold.logits = torch.from_numpy(fold.logits)
             fold.owned = torch.clone
-    answer = np.asarray(Ensemble(folds, Decision((0, 1)), votes=True).run(PATCH))
+    answer = np.asarray(Ensemble(folds, Decision((0, 1)), votes=True).answer(PATCH[0], [WHOLE]))
     np.testing.assert_allclose(answer[0, :, 0, 0], [[0, 0, 0], [1, -1, -1], [0, 1 / 3, 0]], atol=1e-6)
 
 

@@ -9,31 +9,24 @@ from hypothesis import strategies as st
 from shapes import grid
 
 import segcli.inference.windows as windows_room
+from segcli.engines.host import HostEngine
 from segcli.errors import ModelError
 from segcli.inference.windows import WindowPlan, slide, starts, weights, windows
 from segcli.space.volume import Volume
 
 
-class Numpy:
+class Numpy(HostEngine):
     """An engine of a few lines: its network is a function on (N, C, d, h, w)."""
 
     name = "numpy"
 
     def __init__(self, network=lambda x: x, batch: int = 1) -> None:
+        super().__init__()
         self.network, self.batch, self.seen = network, batch, 0
 
     def run(self, patches):
         self.seen += len(patches)
         return self.network(patches)
-
-    def zeros(self, shape):
-        return np.zeros(shape, np.float32)
-
-    def add(self, total, at, logits, weight):
-        total[(slice(None), *at)] += logits * weight
-
-    def get(self, total):
-        return np.array(total)
 
 
 def joined(slabs: list[Volume], on) -> np.ndarray:

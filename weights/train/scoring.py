@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from segcli.engines.mirrored import mirrored
-from segcli.engines.torch_engine import TorchCPU
+from segcli.engines.torch_devices import TorchCPU
 from segcli.inference.segment import segment
 from segcli.models.card import ModelCard
 from segcli.models.library import read_card

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from segcli import __version__
-from segcli.engines.export.onnx_file import props, read
+from segcli.engines.export.onnx_file import props
+from segcli.engines.table import Choice, Graph, Run, installed, libraries
 from segcli.models.card import ModelCard
 
 DIGEST_KEY = "segcli_digest"
@@ -34,21 +35,15 @@ def seeded(card: ModelCard, seed: int) -> NDArray[np.float32]:
 
 
 def runtimes() -> list[str]:
-    """The CPU engines for ONNX files that are installed."""
-    return [name for name in ("onnxruntime", "openvino") if find_spec(name)]
+    """The libraries of the engines for ONNX files on a CPU that are installed."""
+    return [spec.library for spec in installed() if spec.reads == "graph"]
 
 
 def answer(card: ModelCard, data: bytes, runtime: str, windows: Windows) -> dict[str, NDArray[np.float32]]:
     """Logits of windows by a runtime, through the very engine that predicts; one thread, so that they repeat."""
-    file = read(data, f"{card.name}.onnx", card)
-    if runtime == "openvino":
-        from segcli.engines.openvino_engine import OpenVINOEngine
-
-        engine: Any = OpenVINOEngine(file, threads=1, batch=1)
-    else:
-        from segcli.engines.onnx_engine import OnnxEngine
-
-        engine = OnnxEngine(file, device="cpu", threads=1, batch=1, max_vram=None)
+    spec = next(spec for spec in installed() if spec.library == runtime)
+    chosen = Choice(spec, "cpu", "", Graph(f"{card.name}.onnx", data))
+    engine, _ = spec.open(card, chosen, Run(threads=1, batch=1))
     return {name: np.array(engine.run(x)) for name, x in windows.items()}
 
 
@@ -73,7 +68,7 @@ def digest(model: Any) -> str:
 def versions() -> dict[str, str]:
     """Of what an export depends on, as far as it is installed."""
     return {"segcli": __version__} | {
-        name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino") if find_spec(name)
+        name: version(name) for name in dict.fromkeys(("torch", "onnx", *libraries())) if find_spec(name)
     }
 
 

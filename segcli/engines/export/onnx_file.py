@@ -84,6 +84,19 @@ def props(model: Any) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
+def convolution(shape: tuple[int, ...]) -> bytes:
+    """An ONNX file that convolves "x" (1, 1, n, n, n) with 3 x 3 x 3 ones, padded with zeros."""
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    ones = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 3, 3, 3), [1.0] * 27)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 6)
+    graph = helper.make_graph([node], "ones", values[:1], values[1:], [ones])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def answered(file: OnnxFile, shape: tuple[int, ...], count: int) -> None:
     """Refuse logits of another shape than (count, channels, d, h, w)."""
     wanted = (count, file.channels, *file.shape[1:])

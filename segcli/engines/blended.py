@@ -1,0 +1,160 @@
+"""Blended logits of an image's windows, in the arrays of whatever library runs the network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.inference.engine import not_finite
+from segcli.space.volume import Array, Box
+
+Axes = tuple[int, ...]
+UNSEEN = -20.0  # logit of a structure where no window was, beside 0 for background
+
+
+class Blending(ABC):
+    """An engine by what its library does with its own arrays: the rest of `inference.engine.Engine` follows.
+
+    Engines that are made of engines (averaged.py, mirrored.py) ask these things of the ones inside.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def precision(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def batch(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def fallbacks(self) -> Sequence[str]: ...
+
+    @property
+    @abstractmethod
+    def repeated(self) -> int: ...
+
+    def hold(self, image: NDArray[np.float32]) -> Array:
+        """The image (C, D, H, W) where `answer` cuts windows out of it: on a device, it is sent there once."""
+        return image
+
+    @abstractmethod
+    def answer(self, held: Array, at: Sequence[Box], flip: Axes = ()) -> Array:
+        """Logits (N, K, d, h, w) of windows, which the network sees flipped along array axes; flipped back."""
+
+    @abstractmethod
+    def owned(self, logits: Array) -> Array:
+        """Logits that the next answer does not overwrite."""
+
+    @abstractmethod
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Where sums of this size should live."""
+
+    @abstractmethod
+    def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
+        """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
+
+    @abstractmethod
+    def get(self, total: Array) -> NDArray[np.float32]:
+        """A copy of sums (K, d, h, w) on the host."""
+
+    def rest(self) -> None:  # noqa: B027 - most engines have nothing
+        """Nothing to give back, unless an engine says otherwise."""
+
+    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of windows, shown as those of one long image."""
+        n, _, d, h, w = patches.shape
+        at = [(slice(i * d, (i + 1) * d), slice(0, h), slice(0, w)) for i in range(n)]
+        held = self.hold(np.concatenate(list(patches), axis=1))
+        return np.stack([self.get(item) for item in self.answer(held, at)])
+
+    def sums(
+        self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: NDArray[np.float32]
+    ) -> BlendedSums:
+        return BlendedSums(self, image, shape, axis, weight)
+
+
+class BlendedSums:
+    """Sums of logits in an engine's own memory; those of the weights, of one channel, in NumPy's."""
+
+    def __init__(
+        self,
+        engine: Blending,
+        image: NDArray[np.float32],
+        shape: tuple[int, int, int],
+        axis: int,
+        weight: NDArray[np.float32],
+    ) -> None:
+        self._engine, self._held = engine, engine.hold(image)
+        self._axis, self._weight, self._first = axis, weight, -1
+        self._norm = np.zeros(shape, np.float32)
+        self._total: Array | None = None
+
+    @property
+    def classes(self) -> int:
+        return 0 if self._total is None else len(self._total)
+
+    def add(self, windows: Sequence[Box]) -> None:
+        for at, logits in zip(windows, self._engine.answer(self._held, windows), strict=True):
+            if not finite(logits):
+                raise not_finite(at)
+            if self._total is None:
+                self._total = self._engine.zeros((len(logits), *self._norm.shape))
+            place = self._place(at)
+            self._engine.add(self._total, place, logits, self._weight)
+            self._norm[place] += self._weight
+
+    def finished(self, box: Box) -> NDArray[np.float32]:
+        place = self._place(box)
+        assert self._total is not None  # nobody asks before a window was added
+        slab, norm = self._engine.get(self._total[(slice(None), *place)]), self._norm[place]
+        slab /= np.maximum(norm, np.finfo(np.float32).tiny)
+        unseen = norm == 0
+        if unseen.any():
+            slab[:, unseen] = UNSEEN
+            slab[0, unseen] = 0.0
+        return slab
+
+    def advance(self, planes: int) -> None:
+        """In pieces that never overlap, channel by channel: sums in a file then never are in memory all at once."""
+        self._first += planes
+        if self._total is None:
+            return
+        size = self._norm.shape[self._axis]
+        for array in (self._norm, *(self._total[k : k + 1] for k in range(len(self._total)))):
+            lead = (slice(None),) * (array.ndim - 3 + self._axis)
+            for a in range(0, size, planes):
+                b = min(a + planes, size)
+                room = max(0, min(b, size - planes) - a)
+                if room:
+                    array[(*lead, slice(a, a + room))] = array[(*lead, slice(a + planes, a + planes + room))]
+                if a + room < b:
+                    array[(*lead, slice(a + room, b))] = 0
+
+    def _place(self, at: Box) -> Box:
+        """A box of the image among the planes that are summed."""
+        box = list(at)
+        along = at[self._axis]
+        box[self._axis] = slice(along.start - self._first, along.stop - self._first)
+        return box[0], box[1], box[2]
+
+
+def cut(image: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> NDArray[np.float32]:
+    """Windows (N, C, d, h, w) of an image on the host, flipped along array axes."""
+    patches = np.stack([image[(slice(None), *box)] for box in at])
+    if flip:
+        patches = np.flip(patches, tuple(axis + 2 for axis in flip))
+    return np.ascontiguousarray(patches, np.float32)
+
+
+def finite(logits: Array) -> bool:
+    """Whether a window's logits hold no NaN and no infinity: their sum would carry it."""
+    with np.errstate(invalid="ignore"):  # infinities of both signs: the answer is no, not a warning
+        return bool(np.isfinite(float(logits.sum())))

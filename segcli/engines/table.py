@@ -1,0 +1,139 @@
+"""The engines there are, each declared in a file of its own: `*_engine.py` here, or in an installed package.
+
+Such a file has `ENGINE = EngineSpec(...)`, and imports its library only when a function of the spec is called. A
+package offers one through the entry points "segcli.engines". All that lists engines reads this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import EngineError, cause_of
+
+if TYPE_CHECKING:
+    from segcli.engines.blended import Blending
+    from segcli.models.card import ModelCard
+
+GROUP = "segcli.engines"
+Trial = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An ONNX file, read once: these very bytes are hashed, checked and loaded."""
+
+    name: str
+    data: bytes = field(repr=False)
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which engine runs a card where, and why.
+
+    device   "cpu" or "cuda:N"
+    graph    of the card, where the engine reads one
+    named    whether the user named the device
+    """
+
+    spec: EngineSpec
+    device: str
+    reason: str
+    graph: Graph | None = None
+    named: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run wants of every engine it opens; limits in bytes, None where the engine decides."""
+
+    threads: int = 1
+    batch: int | None = None
+    half: bool = False
+    max_vram: int | None = None
+    max_ram: int | None = None
+    votes: bool = False  # of a model's folds, as one channel more
+
+
+@dataclass(frozen=True)
+class Preference:
+    """When `auto` takes an engine on a kind of device: the lowest rank first, and what is said of it."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One engine.
+
+    name      what --engine calls it
+    title     what people call it
+    library   the module that it needs, also its package's name, and the first word of the engine's own name
+    reads     the model's "weights", or an ONNX "graph" of it
+    devices   kinds that --device may name: "cpu", "cuda"
+    open      the engine with a model loaded, and file name -> sha256 of the bytes that were loaded
+    prefers   kinds of device on which `auto` may take it
+    unusable  a sentence and a hint where the library cannot use a device that the driver shows
+    trials    name -> convolves a cube (1, 1, n, n, n) with 3 x 3 x 3 ones, for `segcli doctor`
+    """
+
+    name: str
+    title: str
+    library: str
+    reads: Literal["weights", "graph"]
+    devices: tuple[str, ...]
+    open: Callable[[ModelCard, Choice, Run], tuple[Blending, Mapping[str, str]]]
+    prefers: Mapping[str, Preference] = field(default_factory=dict)
+    unusable: Callable[[str], tuple[str, str] | None] = lambda device: None
+    trials: Mapping[str, Trial] = field(default_factory=dict)
+
+    @property
+    def installed(self) -> bool:
+        return find_spec(self.library) is not None
+
+
+@cache
+def engines() -> Mapping[str, EngineSpec]:
+    """Every engine by name, installed or not, the one that `auto` prefers first; those of installed packages behind.
+
+    errors   EngineError (69) for a package's engine that cannot be loaded, or has the name of another one
+    """
+    rooms = (found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name.endswith("_engine"))
+    own: list[EngineSpec] = [import_module(f"{__package__}.{room}").ENGINE for room in rooms]
+    own.sort(key=lambda spec: min(preference.rank for preference in spec.prefers.values()))
+    found = {spec.name: spec for spec in own}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            added = point.load()
+        except Exception as error:  # whatever a package raises when it is imported
+            raise EngineError(
+                f"the engine {point.name} ({point.value}) cannot be loaded: {cause_of(error)}",
+                hint="uninstall its package, or mend it",
+            ) from error
+        if not isinstance(added, EngineSpec) or added.name in found:
+            raise EngineError(f"{point.value}: is no EngineSpec with a name of its own", hint="uninstall its package")
+        found[added.name] = added
+    return found
+
+
+def installed() -> list[EngineSpec]:
+    """The engines whose library is there."""
+    return [spec for spec in engines().values() if spec.installed]
+
+
+def libraries() -> list[str]:
+    """The libraries that engines run on, installed or not."""
+    return list(dict.fromkeys(spec.library for spec in engines().values()))
