@@ -51,8 +51,9 @@ class Pointwise(HostEngine):
         return self.trouble(patches * WEIGHT[:, 0] + BIAS.reshape(6, 1, 1, 1))
 
 
-def opened(engine: Any = None) -> Opened:
-    return Opened(engine or Pointwise(), "for a test", (), {"weights.safetensors": "0" * 64})
+def opened(engine: HostEngine | None = None) -> Opened:
+    own = engine or Pointwise()
+    return Opened(own, "for a test", (), {"weights.safetensors": "0" * 64}, max_ram=own.max_ram)
 
 
 def card(folder: Path) -> ModelCard:

@@ -1,4 +1,8 @@
-"""Networks, one a file: build one by name, or tell from tensor names and shapes which one it is."""
+"""Networks, one a file: build one by name, or tell from tensor names and shapes which one it is.
+
+A package offers a module of the same kind through the entry points "segcli.networks": FAMILIES (name -> what makes the
+network), and as far as there is something to say `infer`, INERT and SMALL.
+"""
 
 import inspect
 import re
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
@@ -15,7 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from segcli.errors import ModelError
+from segcli.errors import EngineError, ModelError, cause_of
+
+GROUP = "segcli.networks"
 
 Shapes = Mapping[str, tuple[int, ...]]
 Differences = dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
@@ -189,11 +196,11 @@ def _maker(family: str) -> Callable[..., nn.Module]:
 
 
 def _named_class(room: str, name: str) -> Callable[..., nn.Module]:
-    rooms = list(_rooms())
+    rooms = _rooms()
     if room not in rooms:
         raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(room, rooms, "modules:"))
-    module = import_module(f"{__package__}.{room}")
-    networks = {_class(make).__name__: _class(make) for make in getattr(module, "FAMILIES", {}).values()}
+    makers = getattr(rooms[room](), "FAMILIES", {}).values()
+    networks = {_class(make).__name__: _class(make) for make in makers}
     if name not in networks:
         raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(name, networks, f"{room} has"))
     return networks[name]
@@ -204,13 +211,26 @@ def _class(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def _modules() -> Iterator[ModuleType]:
-    for room in _rooms():
-        yield import_module(f"{__package__}.{room}")
+    for load in _rooms().values():
+        yield load()
 
 
-def _rooms() -> Iterator[str]:
-    """The modules beside this one."""
-    return (found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name != "registry")
+@cache
+def _rooms() -> Mapping[str, Callable[[], ModuleType]]:
+    """The modules beside this one, and those of installed packages: name -> what loads it."""
+    own = (found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name != "registry")
+    rooms = {name: partial(import_module, f"{__package__}.{name}") for name in own}
+    return {point.name: partial(_added, point) for point in entry_points(group=GROUP)} | rooms
+
+
+def _added(point: EntryPoint) -> ModuleType:
+    try:
+        module: ModuleType = point.load()
+    except Exception as error:  # whatever a package raises when it is imported
+        raise EngineError(
+            f"the networks of {point.value} cannot be loaded: {cause_of(error)}", hint="uninstall the package"
+        ) from error
+    return module
 
 
 def _nearest(name: str, known: Iterable[str], introduction: str) -> str:
