@@ -444,7 +444,8 @@ def report(
     for warning in said:
         say(f"warning: {warning}")
     for finding in findings:
-        say(f"{finding.severity}: {finding.sentence}")
+        if finding.severity != "note":  # which the record and the page hold
+            say(f"{finding.severity}: {finding.sentence}")
 
 
 def _blank(labels: Volume) -> Volume:

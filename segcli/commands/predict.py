@@ -133,7 +133,7 @@ def _tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
     if not manners.quiet:
         for warning in facts.get("warnings", ()):
             show.line(f"warning: {outcome.case.name}: {warning}")
-        doubts = facts.get("checks", ())
+        doubts = [c for c in facts.get("checks", ()) if manners.verbose or c["severity"] != "note"]
         shown = len(doubts) if total == 1 or manners.verbose else 1  # of a batch, the gravest; all are in the record
         for check in doubts[:shown]:
             more = f" (and {len(doubts) - shown} more)" if len(doubts) > shown else ""

@@ -25,7 +25,19 @@ from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Prepara
 from segcli.inference.prepare import Procedure
 from segcli.inference.windows import WindowPlan
 from segcli.models import document as documents
-from segcli.models.document import CardDocument, IntensityStep, Line, Smooth, Sum, Text, fits, read, shown, wrong
+from segcli.models.document import (
+    CardDocument,
+    IntensityStep,
+    Limits,
+    Line,
+    Smooth,
+    Sum,
+    Text,
+    fits,
+    read,
+    shown,
+    wrong,
+)
 from segcli.space.grids import GridSpec
 from segcli.space.resample import Interpolation
 from segcli.structures import Label, named_pairs
@@ -56,6 +68,7 @@ class ModelCard:
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     volumes_ml  plausible volume of a structure: (low, high)
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
+    limits      of the checks of a result, as far as they were calibrated for this model
     """
 
     name: str
@@ -83,6 +96,7 @@ class ModelCard:
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_source: str
     centroids_mm: Mapping[str, tuple[float, float, float]]
+    limits: Limits
     ensemble: tuple[str, ...]
     folder: Path | None
     document: Mapping[str, Any] = field(repr=False)
@@ -194,6 +208,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         volumes_ml=given.volumes_ml or {},
         volumes_source=given.volumes_source,
         centroids_mm=given.centroids_mm or {},
+        limits=given.checks or Limits(),
         ensemble=given.ensemble,
         folder=folder,
         document=document,

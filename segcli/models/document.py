@@ -74,6 +74,9 @@ LabelValue = Annotated[int, Meta(ge=0, lt=2**31, description="a whole number fro
 Step = Annotated[float, Meta(ge=0.001, le=100, description="a number from 0.001 to 100")]
 Side = Annotated[int, Meta(ge=1, le=8192, description="a whole number from 1 to 8192")]
 Millilitres = Annotated[float, Meta(ge=0, le=1e6, description="a number from 0 to 1e6")]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Distance = Annotated[float, Meta(gt=0, le=1000)]
+_Ratio = Annotated[float, Meta(gt=1, le=10)]
 Millimetres = Annotated[float, Meta(ge=-10_000, le=10_000, description="a number from -10000 to 10000")]
 
 
@@ -140,6 +143,26 @@ STEPS: dict[str, type[IntensityStep]] = {str(kind.__struct_config__.tag): kind f
 class Smooth(_Kept, frozen=True, kw_only=True):
     sigma: Annotated[float, Meta(ge=0, le=10, description="a number of voxels from 0 to 10")] = 0.0
     finer: Annotated[float, Meta(ge=0.01, le=1, description="a ratio from 0.01 to 1")] = 0.75
+
+
+class Limits(_Kept, frozen=True, kw_only=True):
+    """Limits of the checks of a result, measured on what the model is made for; null is not calibrated.
+
+    confidence         mean softmax margin of a structure below which the network was unsure of it
+    confidence_of_all  the same over all structures, below which the scan is not what the model was made for
+    misplaced_mm       a structure's distance from its partner's mirror image, also `misplaced_times` the usual one
+    exchanged_mm       distance of two structures from their own places when each lies where the other belongs
+    proportion         one axis longer or shorter against the others
+    scale_sd           mean distance of all volumes from the middle of their ranges, a sixth of a range each
+    """
+
+    confidence: Annotated[_Share | None, Meta(description="null or a number from 0 to 1")] = None
+    confidence_of_all: Annotated[_Share | None, Meta(description="null or a number from 0 to 1")] = None
+    misplaced_mm: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
+    misplaced_times: Annotated[float, Meta(ge=1, le=100, description="a number from 1 to 100")] = 4.0
+    exchanged_mm: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
+    proportion: Annotated[_Ratio | None, Meta(description="null or a number above 1, 10 at most")] = None
+    scale_sd: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
 
 
 class ArchitectureDocument(Struct, frozen=True, kw_only=True):
@@ -251,6 +274,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     centroids_mm: Annotated[
         dict[str, tuple[Millimetres, Millimetres, Millimetres]] | None,
         Meta(description="an object that maps labels to three numbers from -10000 to 10000: left, posterior, superior"),
+    ] = None
+    checks: Annotated[
+        Limits | None,
+        Meta(description=f"an object with limits of the checks, each a number: {', '.join(Limits.__struct_fields__)}"),
     ] = None
     ensemble: Annotated[tuple[Line, ...], Meta(description="a list of models")] = ()
     notes: Annotated[_LONE | tuple[Text, ...] | None, Meta(description="a text, or a list of texts")] = None

@@ -1,7 +1,7 @@
 """Is a result plausible: side, size, pieces, border, brightness, confidence; each doubt is a sentence with numbers.
 
-Every limit stands once, at the top, and was set so that the label maps of 20 adults and real scans pass without a
-word (tests/results/test_checks.py); none of them is a diagnosis.
+Limits of anatomy at large stand at the top. Those that were measured on what one model is made for stand in its card
+(`checks`); what a card does not state is not checked, and that is said. None of them is a diagnosis.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +18,20 @@ from numpy.typing import NDArray
 from segcli.models.card import ModelCard
 from segcli.results.islands import Islands, islands
 from segcli.results.measure import Structure, Tally, summed, tallied
+from segcli.results.scan_checks import Finding as Finding
+from segcli.results.scan_checks import Severity, of_grid, of_intensity, of_modality
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label, side_of, words_of
 
 WRONG_SIDE_MM = 2.0  # a left structure may lie this far to the right of its right one
 STRAY_SHARE = 0.1  # part of a structure that may lie on the other side of the midline
 ASYMMETRY = 3.0  # larger over smaller of a pair, where the card has no range; see `_asymmetry`
-MISPLACED = 4.0  # times the usual distance of a structure from its partner's mirror image, and
-MISPLACED_MM = 18.0  # at least this far
-EXCHANGED_MM = 5.0  # two structures that are each where the other one belongs, off their own places
 PLACES = 8  # structures whose usual places are known, at least
-PROPORTION = 1.18  # one axis longer or shorter against the others; 1.16 is the most among 20 adults, 1.14 in real scans
 CUT_SHARE = 0.05  # cross-section at the border over the largest one
 ISLAND_SHARE = 0.7  # of a structure in its largest piece (in the two largest, without a pair)
-MARGIN = 1.2  # times beyond the reference range that is no surprise: ranges come from few people
+NEAR = 1.2  # times beyond the reference range that is told, but no doubt: ranges come from few people
 EXPLODED = 3.0  # times beyond the reference range that cannot be anatomy
-SCALE_SD = 2.2  # mean distance of all volumes from the middle of their ranges, standard deviations
-# Mean softmax margins: the default model has 0.34 to 0.95 in its structures on T1 and FLAIR heads (0.6 on average), and
-# 0.17 to 0.37 (0.27) when it is shown an abdomen.
-CONFIDENCE = 0.33
-CONFIDENCE_OF_ALL = 0.4  # mean over the structures
 DISAGREEMENT = 0.2  # part of a structure's voxels on which the members of an ensemble differ
-NOISE = 0.2  # correlation of neighbouring voxels
 SMALL_MM3 = 100.0  # structures below this are too small to be judged by their pieces
 # Rows of equal labels whose pieces are looked for in one go, about 100 bytes each; a structure with more of them is
 # not judged by its pieces, unless the rows are as short as those of noise.
@@ -54,6 +46,15 @@ _LONG = {
     "humerus", "scapula", "clavicula", "hip", "skull", "muscle", "autochthon", "gluteus", "iliopsoas", "iliac", "fat",
     "skin", "body", "bowel", "colon", "csf", "fluid", "airway", "lymph", "thrombus", "tissue",
 }  # fmt: skip
+# The limits of a card, and what is not checked without them.
+_CALIBRATED = {
+    "confidence": "confidence of structures",
+    "confidence_of_all": "confidence of the scan",
+    "misplaced_mm": "mirrored places",
+    "exchanged_mm": "exchanged places",
+    "proportion": "proportions",
+    "scale_sd": "scale",
+}
 _DIFFUSE = {"csf", "fluid", "fat", "tissue"}  # whose edges nobody is sure of
 _PIECES = {"csf", "fluid", "vessel", "vessels", "ventricle", "lesion", "lesions", "bowel", "colon", "rib", "ribs"}
 # Unpaired organs by side: the first lies to the right of the second in all but 1 of 10,000 people.
@@ -62,28 +63,10 @@ _SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "I": "in
 _OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One doubt.
-
-    code       "laterality", "asymmetry", "misplaced", "truncated", "intensity", "modality", "noise", "empty",
-               "missing", "volume", "scale", "islands", "confidence", "disagreement" or "grid"
-    severity   "fail": wrong in all likelihood; "review": look before using it
-    structure  its name, several of them with ", " between, or None for the whole scan
-    sentence   for a person, with the numbers
-    """
-
-    code: str
-    severity: Literal["review", "fail"]
-    structure: str | None
-    sentence: str
-
-
 def verdict(findings: Sequence[Finding]) -> Literal["pass", "review", "fail"]:
-    """The worst of the findings; "pass" without any."""
-    if any(f.severity == "fail" for f in findings):
-        return "fail"
-    return "review" if findings else "pass"
+    """The worst of the findings; "pass" without any but notes."""
+    severities = {f.severity for f in findings}
+    return "fail" if "fail" in severities else "review" if "review" in severities else "pass"
 
 
 def run(
@@ -108,11 +91,11 @@ def run(
     structures = [x for x in card.structures if not classes or x.name in classes]
     counted = tallied(labels) if counted is None else counted
     report = summed(counted, structures, labels.grid)
-    found = list(_grid(labels.grid))
+    found = list(of_grid(labels.grid))
     if image is not None:
-        found += _modality(card, facts or {})
+        found += of_modality(card, facts or {})
         for channel, name in zip(image.data, card.channels, strict=False):
-            found += _intensity(channel, name, card.modality)
+            found += of_intensity(channel, name, card.modality)
     if not any(s.voxels for s in report.structures):
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)
@@ -125,7 +108,7 @@ def run(
         if s.voxels and part > DISAGREEMENT:
             sentence = f"{s.name}: the models of the ensemble differ on {part:.0%} of its voxels"
             found.append(Finding("disagreement", "review", s.name, sentence))
-    return _ordered(_gathered(found))
+    return _ordered(_gathered([*found, *_uncalibrated(card)]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +132,12 @@ class _Scene:
 
 
 def _ordered(found: Sequence[Finding]) -> list[Finding]:
-    return sorted(found, key=lambda f: f.severity != "fail")
+    return sorted(found, key=lambda f: get_args(Severity).index(f.severity))
 
 
 def _gathered(found: Sequence[Finding]) -> list[Finding]:
     """One finding instead of many that say the same of one structure each."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    groups: dict[tuple[str, Severity], list[Finding]] = {}
     for f in found:
         groups.setdefault((f.code, f.severity), []).append(f)
     out = []
@@ -164,112 +147,36 @@ def _gathered(found: Sequence[Finding]) -> list[Finding]:
             out += group
             continue
         out += [f for f in group if f.structure is None]
-        severe: Literal["review", "fail"] = "fail" if severity == "fail" else "review"
         rest = f"{len(named)} structures ({code}), the first: {named[0].sentence}"
-        out.append(Finding(code, severe, ", ".join(f.structure or "" for f in named), rest))
+        out.append(Finding(code, severity, ", ".join(f.structure or "" for f in named), rest))
     return out
 
 
-# ---- the scan ----------------------------------------------------------------------------------------------------
-
-
-def _grid(grid: Grid) -> Iterator[Finding]:
-    size = [n * s for n, s in zip(grid.shape, grid.spacing, strict=True)]
-    if max(size) > 2200 or max(size) < 20:
-        shown = " x ".join(f"{v:.4g}" for v in size)
-        yield Finding("grid", "review", None, f"the scan measures {shown} mm: is its voxel spacing right?")
-    if max(grid.spacing) > 20 or min(grid.spacing) < 0.05:
-        shown = " x ".join(f"{v:.4g}" for v in grid.spacing)
-        yield Finding("grid", "review", None, f"voxels of {shown} mm: outside 0.05 to 20 mm")
-
-
-def _modality(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[Finding]:
-    stated = facts.get("modality")
-    if card.modality and stated and str(stated) != card.modality:
-        yield Finding("modality", "review", None, f"the scan says {stated}, {card.name} was made for {card.modality}")
-
-
-def _intensity(channel: NDArray[Any], name: str, modality: str | None) -> Iterator[Finding]:
-    """What a channel's brightness says against the modality that the model wants.
-
-    channel   (D, H, W); every n-th voxel is looked at, two million in all
-    """
-    step = max(1, math.ceil((channel.size / 2e6) ** (1 / 3)))
-    values = channel[::step, ::step, ::step].astype(np.float64)
-    values = np.where(np.isfinite(values), values, np.nanmin(values) if np.isfinite(values).any() else 0.0)
-    low, tenth, high = (float(v) for v in np.percentile(values, (0.5, 10, 99.5)))
-    if values.min() == values.max():
-        yield Finding("intensity", "fail", None, f"{name}: every voxel is {low:g}: there is no picture")
-        return
-    faces = [np.take(values, i, axis).ravel() for axis in range(3) for i in (0, -1)]
-    border = float(np.median(np.concatenate(faces)))
-    middle = float(np.median(values[tuple(slice(n // 3, n - n // 3) for n in values.shape)]))
-    if modality == "CT":
-        sentence = _not_hounsfield(values, low, tenth, high, border, middle)
-        if sentence:
-            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
-    else:
-        air = float(np.mean((values > -1100) & (values < -900)))
-        if modality == "MR" and air > 0.05 and low > -5000:
-            sentence = f"{air:.0%} of the voxels lie around -1000, as air in Hounsfield units: a CT?"
-            yield Finding("modality", "fail", None, f"{name}: {sentence}")
-        elif modality == "MR" and high > low and (border - low) / (high - low) > 0.7 and border > middle:
-            sentence = f"the surroundings ({border:.4g}) are brighter than the middle ({middle:.4g}): inverted?"
-            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
-    like = _likeness(channel)
-    if like is not None and like < NOISE:
-        sentence = f"neighbouring voxels hardly resemble each other (correlation {like:.2f}): noise, not a picture?"
-        yield Finding("noise", "review", None, f"{name}: {sentence}")
-
-
-def _not_hounsfield(
-    values: NDArray[np.float64], low: float, tenth: float, high: float, border: float, middle: float
-) -> str | None:
-    """Why these are not the Hounsfield units of a body with air around it or in it; None when they may be."""
-    soft = float(np.mean((values >= -250) & (values <= 250)))
-    dense = float(np.mean((values >= 800) & (values <= 1250)))
-    if border > 300 and border - middle > 500:
-        return f"the surroundings ({border:.4g}) are denser than the middle ({middle:.4g}): inverted?"
-    if border > -400 and border <= tenth + 0.05 * (high - low) and middle > border + 0.05 * (high - low) and low > -400:
-        shift = f", shifted by {border + 1000:.4g}?" if 600 < border + 1000 < 1400 and high - low > 500 else ""
-        return f"the surroundings of the patient are at {border:.4g}; air is at -1000 HU: not Hounsfield units{shift}"
-    if dense > 0.1 and low > -200:
-        return f"{dense:.0%} of the voxels lie between 800 and 1250 HU, as dense as bone: shifted by 1000?"
-    if soft < 0.03:
-        return f"only {soft:.1%} of the voxels lie between -250 and 250 HU, where soft tissue is: not Hounsfield units"
-    return None
-
-
-def _likeness(channel: NDArray[Any]) -> float | None:
-    """Largest of the correlations between neighbours along the axes, in the middle of a scan."""
-    size = 96
-    part = channel[tuple(slice(max(0, (n - size) // 2), (n + size) // 2) for n in channel.shape)].astype(np.float64)
-    part = np.nan_to_num(part - np.nanmean(part))
-    power = float(np.mean(part * part))
-    if power == 0 or part.size < 1000:
-        return None
-    alike = []
-    for axis in range(3):
-        if part.shape[axis] > 1:
-            a = np.take(part, range(part.shape[axis] - 1), axis)
-            b = np.take(part, range(1, part.shape[axis]), axis)
-            alike.append(float(np.mean(a * b)) / power)
-    return max(alike)
+# ---- the network's own doubt -----------------------------------------------------------------------------------------
 
 
 def _confidence(scene: _Scene, confidence: Mapping[int, float]) -> Iterator[Finding]:
     """Structures that the network was unsure of, and scans on which it was unsure of nearly all of them."""
+    limits = scene.card.limits
     there = [(s, confidence[s.label]) for s in scene.by_id.values() if s.voxels and s.label in confidence]
     mean = sum(value for _, value in there) / len(there) if there else 1.0
-    if len(there) >= 3 and mean < CONFIDENCE_OF_ALL:
+    if limits.confidence_of_all is not None and len(there) >= 3 and mean < limits.confidence_of_all:
         sentence = f"the network was unsure everywhere: a mean margin of {mean:.2f} over {len(there)} structures; "
         sentence += f"is this what {scene.card.name} was made for?"
         yield Finding("confidence", "fail", None, sentence)
         return
     for s, value in there:
-        if value < CONFIDENCE and not _DIFFUSE.intersection(words_of(s.name)):
+        if limits.confidence is not None and value < limits.confidence and not _DIFFUSE & set(words_of(s.name)):
             sentence = f"{s.name}: the network was unsure: a mean margin of {value:.2f} between its first two"
             yield Finding("confidence", "review", s.name, sentence)
+
+
+def _uncalibrated(card: ModelCard) -> Iterator[Finding]:
+    """What is not checked since the card states no limit for it."""
+    lacking = [words for name, words in _CALIBRATED.items() if getattr(card.limits, name) is None]
+    if lacking:
+        sentence = f"{', '.join(lacking)}: not calibrated for this model, and not checked"
+        yield Finding("calibration", "note", None, sentence)
 
 
 # ---- the structures ----------------------------------------------------------------------------------------------
@@ -321,8 +228,8 @@ def _asymmetry(scene: _Scene) -> Iterator[Finding]:
 
 def _misplaced(scene: _Scene) -> Iterator[Finding]:
     """Pairs that are not each other's mirror image while the others are: one of them has another's label."""
-    plane = _midplane(scene)
-    if plane is None:
+    plane, limits = _midplane(scene), scene.card.limits
+    if plane is None or limits.misplaced_mm is None:
         return
     point, left_of = plane
     apart = {}
@@ -336,7 +243,7 @@ def _misplaced(scene: _Scene) -> Iterator[Finding]:
         return
     usual = float(np.median(list(apart.values())))
     for (left, right), gap in apart.items():
-        if gap > max(MISPLACED * usual, MISPLACED_MM) and not _PIECES.intersection(words_of(left)):
+        if gap > max(limits.misplaced_times * usual, limits.misplaced_mm) and not _PIECES.intersection(words_of(left)):
             sentence = f"{left} and {right} are {gap:.0f} mm from mirroring each other, {usual:.0f} mm is usual here: "
             yield Finding("misplaced", "review", f"{left}, {right}", sentence + "has one of them another's label?")
 
@@ -349,22 +256,29 @@ def _places(scene: _Scene) -> Iterator[Finding]:
         return
     places = np.array([s.centroid_mm for s in there])
     matrix, expected = fitted(np.array([usual[s.name] for s in there]), places)
-    gaps = np.linalg.norm(places[:, None] - expected, axis=2)  # of each structure from the place of each
-    for i, j in itertools.combinations(range(len(there)), 2):
-        a, b, own, other = there[i].name, there[j].name, min(gaps[i, i], gaps[j, j]), max(gaps[i, j], gaps[j, i])
-        if own > EXCHANGED_MM and other < own / 2 and (a, b) not in scene.pairs() and (b, a) not in scene.pairs():
-            sentence = f"{a} lies where {b} belongs and the other way round, {own:.0f} mm from their own places: "
-            yield Finding("misplaced", "review", f"{a}, {b}", sentence + "have they each other's label?")
-    grid = scene.labels.grid
+    yield from _exchanged(scene, there, np.linalg.norm(places[:, None] - expected, axis=2))
+    most, grid = scene.card.limits.proportion, scene.labels.grid
     ratios = stretches(matrix, grid)
     axis = int(np.argmax(np.abs(np.log(ratios))))
-    if not 1 / PROPORTION < ratios[axis] < PROPORTION:
+    if most is not None and not 1 / most < ratios[axis] < most:
         end = grid.axes[axis]
         ways = f"{_SIDES[_OPPOSITE[end]]}-{_SIDES[end]}"
         sentence = (
             f"the structures lie {ratios[axis]:.2f} times as far apart {ways} as the other directions let expect: "
         )
         yield Finding("scale", "review", None, sentence + f"is the voxel spacing of {grid.spacing[axis]:.4g} mm right?")
+
+
+def _exchanged(scene: _Scene, there: Sequence[Structure], gaps: NDArray[np.float64]) -> Iterator[Finding]:
+    """Two structures that are each where the other one belongs; `gaps` (n, n) mm of each from the place of each."""
+    least = scene.card.limits.exchanged_mm
+    if least is None:
+        return
+    for i, j in itertools.combinations(range(len(there)), 2):
+        a, b, own, other = there[i].name, there[j].name, min(gaps[i, i], gaps[j, j]), max(gaps[i, j], gaps[j, i])
+        if own > least and other < own / 2 and (a, b) not in scene.pairs() and (b, a) not in scene.pairs():
+            sentence = f"{a} lies where {b} belongs and the other way round, {own:.0f} mm from their own places: "
+            yield Finding("misplaced", "review", f"{a}, {b}", sentence + "have they each other's label?")
 
 
 def fitted(usual: NDArray[np.float64], places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -441,23 +355,24 @@ def _volumes(scene: _Scene) -> Iterator[Finding]:
                 yield Finding("volume", "review", s.name, f"{s.name} fills {part:.0%} of the scan")
             continue
         low, high = scene.card.volumes_ml[s.name]
-        if low / MARGIN <= s.volume_ml <= high * MARGIN or (s.truncated and s.volume_ml < low):
+        if low <= s.volume_ml <= high or (s.truncated and s.volume_ml < low):
             continue  # of a structure that is cut off less than usual is no surprise
         far = s.volume_ml > high * EXPLODED or s.volume_ml < low / EXPLODED
-        sentence = f"{s.name}: {s.volume_ml:g} mL, outside {low:g} to {high:g} mL"
+        near = low / NEAR <= s.volume_ml <= high * NEAR
+        sentence = f"{s.name}: {s.volume_ml:g} mL, {'just ' * near}outside {low:g} to {high:g} mL"
         source = f" ({scene.card.volumes_source.split(' (')[0]})" if scene.card.volumes_source else ""
-        yield Finding("volume", "fail" if far else "review", s.name, sentence + source)
+        yield Finding("volume", "fail" if far else "note" if near else "review", s.name, sentence + source)
 
 
 def _scale(scene: _Scene) -> Iterator[Finding]:
     """All volumes together too large or too small: then the spacing is wrong rather than the patient."""
-    apart, ratios = [], []
+    apart, ratios, most = [], [], scene.card.limits.scale_sd
     for s in scene.by_id.values():
         low, high = scene.card.volumes_ml.get(s.name, (0.0, 0.0))
         if s.voxels and not s.truncated and 0 < low < high:
             ratios.append(math.log(s.volume_ml) - math.log(low * high) / 2 if s.volume_ml else 0.0)
             apart.append(ratios[-1] / (math.log(high / low) / 6))
-    if len(apart) >= 5 and abs(float(np.median(apart))) > SCALE_SD:
+    if most is not None and len(apart) >= 5 and abs(float(np.median(apart))) > most:
         ratio = math.exp(float(np.median(ratios)))
         spacing = " x ".join(f"{v:.4g}" for v in scene.labels.grid.spacing)
         sentence = f"the structures together have {ratio:.2f} times the usual volumes: is the voxel spacing of "

@@ -15,6 +15,7 @@ from segcli.models.card import ModelCard, parse
 from segcli.models.library import find
 from segcli.results import checks
 from segcli.results.checks import Finding, run, verdict
+from segcli.results.scan_checks import of_intensity
 from segcli.space.volume import Grid, Volume
 
 SHAPE = (48, 56, 52)  # slices, rows, columns
@@ -31,6 +32,10 @@ ORGANS = {
     "stomach": (7, (12, -30, 34), (20, 22, 24)),
 }
 RANGES = {name: [4.19 * math.prod(r) / 2500, 4.19 * math.prod(r) / 400] for name, (_, _, r) in ORGANS.items()}
+LIMITS = {
+    "confidence": 0.33, "confidence_of_all": 0.4, "misplaced_mm": 18, "exchanged_mm": 5, "proportion": 1.18,
+    "scale_sd": 2.2,
+}  # fmt: skip
 
 
 def card(modality: str = "CT") -> ModelCard:
@@ -44,6 +49,7 @@ def card(modality: str = "CT") -> ModelCard:
             "labels": {"background": 0} | {name: value for name, (value, _, _) in ORGANS.items()},
             "pairs": [["left_kidney", "right_kidney"], ["left_adrenal", "right_adrenal"]],
             "volumes_ml": RANGES,
+            "checks": LIMITS,
             "patch_size": [16, 16, 16],
         }
     )
@@ -203,7 +209,7 @@ def test_a_structure_of_more_rows_than_fit_is_told_by_their_length_alone(monkeyp
 
 def test_a_crop_inside_the_body_is_no_alarm() -> None:
     inside = IMAGE.crop((slice(14, 34), slice(20, 38), slice(18, 36)))
-    assert list(checks._intensity(inside.data[0], "CT", "CT")) == []
+    assert list(of_intensity(inside.data[0], "CT", "CT")) == []
 
 
 def test_the_header_of_another_modality_is_told() -> None:
@@ -270,6 +276,80 @@ def test_a_structure_that_is_not_its_partners_mirror_image_is_told() -> None:
     ]
 
 
+# ---- the range of a structure, and the limits of a card ------------------------------------------------------------
+
+
+def found_at(ml: float, **limits: object) -> list[Finding]:
+    """Findings about a block of one structure of `ml` millilitres, whose usual range is 10 to 20 mL."""
+    inner = np.zeros(40**3, np.uint8)
+    inner[: round(ml * 1000)] = 1
+    block = np.pad(inner.reshape(1, 40, 40, 40), [(0, 0), (1, 1), (1, 1), (1, 1)])
+    usual = {"labels": {"background": 0, "organ": 1}, "pairs": [], "volumes_ml": {"organ": [10, 20]}, "checks": LIMITS}
+    return run(Volume(block, Grid((42, 42, 42), np.eye(4))), None, parse(card().document | usual | limits))
+
+
+@pytest.mark.parametrize(
+    ("ml", "severity"),
+    [
+        (10, None), (20, None), (15, None),
+        (9.999, "note"), (20.001, "note"), (8.334, "note"), (24, "note"),
+        (8.333, "review"), (24.001, "review"), (3.334, "review"), (60, "review"),
+        (3.333, "fail"), (60.001, "fail"),
+    ],
+)  # fmt: skip
+def test_one_range_is_tested_and_told_and_just_outside_is_no_doubt(ml: float, severity: str | None) -> None:
+    found = [f for f in found_at(ml) if f.code == "volume"]
+    assert [f.severity for f in found] == ([severity] if severity else [])
+    assert all("outside 10 to 20 mL" in f.sentence for f in found)
+    assert all(("just outside" in f.sentence) == (f.severity == "note") for f in found)
+
+
+def test_notes_leave_the_verdict_at_pass_and_come_last() -> None:
+    note, doubt = Finding("volume", "note", "a", "a"), Finding("volume", "review", "b", "b")
+    assert verdict([note]) == "pass"
+    assert verdict([note, doubt]) == "review"
+    assert checks._ordered([note, doubt, Finding("grid", "fail", None, "c")])[-1] == note
+
+
+def test_what_a_card_does_not_calibrate_is_not_checked_and_that_is_told() -> None:
+    unsure = dict.fromkeys(range(1, 8), 0.05)
+    bare = parse({k: v for k, v in card().document.items() if k != "checks"})
+    (told,) = run(CT, IMAGE, bare, unsure)
+    assert (told.code, told.severity, told.structure) == ("calibration", "note", None)
+    assert told.sentence == (
+        "confidence of structures, confidence of the scan, mirrored places, exchanged places, proportions, scale: "
+        "not calibrated for this model, and not checked"
+    )
+    part = parse(card().document | {"checks": LIMITS | {"confidence_of_all": None}})
+    found = run(CT, IMAGE, part, unsure)
+    assert {f.code for f in found} == {"confidence", "calibration"}
+    assert found[-1].sentence == "confidence of the scan: not calibrated for this model, and not checked"
+
+
+def test_places_proportions_and_scale_are_checked_by_the_cards_limits_alone() -> None:
+    labels, model = balls()
+    ids = {x.name: x.id for x in model.labels}
+    one = with_values(labels, {ids["left_front"]: ids["left_inner"], ids["left_inner"]: ids["left_front"]})
+    loose = LIMITS | {"misplaced_mm": 1000, "exchanged_mm": 1000, "proportion": 10}
+    assert [f.code for f in run(one, None, model)] == ["misplaced"] * 3
+    assert run(one, None, parse(model.document | {"checks": loose})) == []
+    stretched = labels.grid.affine.copy()
+    stretched[:3, 0] *= 1.3
+    wide = Volume(labels.data, Grid(labels.grid.shape, stretched))
+    assert [f.code for f in run(wide, None, model)] == ["scale"]
+    assert run(wide, None, parse(model.document | {"checks": loose})) == []
+    large = Volume(CT.data, grid(6.0))
+    assert "scale" in {f.code for f in run(large, None, card())}
+    assert "scale" not in {
+        f.code for f in run(large, None, parse(card().document | {"checks": LIMITS | {"scale_sd": 9}}))
+    }
+
+
+def test_the_default_model_states_every_limit() -> None:
+    limits = find("uxnet").limits
+    assert None not in (getattr(limits, name) for name in checks._CALIBRATED)
+
+
 # ---- the shared real maps, where that folder is there --------------------------------------------------------------
 
 SHARED = os.environ.get("SEGCLI_SHARED")
@@ -289,10 +369,10 @@ def test_a_real_map_raises_no_alarm_and_its_mirror_image_does(number: int) -> No
     data = lookup[np.asarray(image.dataobj).astype(int)][None]
     lps = np.diag([-1.0, -1, 1, 1]) @ image.affine
     uxnet = find("uxnet")
-    assert run(Volume(data, Grid(data.shape[1:], lps)), None, uxnet) == []
+    assert verdict(run(Volume(data, Grid(data.shape[1:], lps)), None, uxnet)) == "pass"
     lps[0] *= -1
     mirror = run(Volume(data, Grid(data.shape[1:], lps)), None, uxnet)
-    assert [(f.code, f.severity) for f in mirror] == [("laterality", "fail")]
+    assert [(f.code, f.severity) for f in mirror if f.severity != "note"] == [("laterality", "fail")]
 
 
 # Twelve balls about a middle line, and a card that knows where they lie.

@@ -1,0 +1,119 @@
+"""Is a scan what the model was made for: its grid, modality and brightness; each doubt is a sentence with numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.models.card import ModelCard
+from segcli.space.volume import Grid
+
+NOISE = 0.2  # correlation of neighbouring voxels
+
+Severity = Literal["fail", "review", "note"]  # the gravest first
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One doubt.
+
+    code       "laterality", "asymmetry", "misplaced", "truncated", "intensity", "modality", "noise", "empty",
+               "missing", "volume", "scale", "islands", "confidence", "disagreement", "grid" or "calibration"
+    severity   "fail": wrong in all likelihood; "review": look before using it; "note": to know, not a doubt
+    structure  its name, several of them with ", " between, or None for the whole scan
+    sentence   for a person, with the numbers
+    """
+
+    code: str
+    severity: Severity
+    structure: str | None
+    sentence: str
+
+
+def of_grid(grid: Grid) -> Iterator[Finding]:
+    size = [n * s for n, s in zip(grid.shape, grid.spacing, strict=True)]
+    if max(size) > 2200 or max(size) < 20:
+        shown = " x ".join(f"{v:.4g}" for v in size)
+        yield Finding("grid", "review", None, f"the scan measures {shown} mm: is its voxel spacing right?")
+    if max(grid.spacing) > 20 or min(grid.spacing) < 0.05:
+        shown = " x ".join(f"{v:.4g}" for v in grid.spacing)
+        yield Finding("grid", "review", None, f"voxels of {shown} mm: outside 0.05 to 20 mm")
+
+
+def of_modality(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    stated = facts.get("modality")
+    if card.modality and stated and str(stated) != card.modality:
+        yield Finding("modality", "review", None, f"the scan says {stated}, {card.name} was made for {card.modality}")
+
+
+def of_intensity(channel: NDArray[Any], name: str, modality: str | None) -> Iterator[Finding]:
+    """What a channel's brightness says against the modality that the model wants.
+
+    channel   (D, H, W); every n-th voxel is looked at, two million in all
+    """
+    step = max(1, math.ceil((channel.size / 2e6) ** (1 / 3)))
+    values = channel[::step, ::step, ::step].astype(np.float64)
+    values = np.where(np.isfinite(values), values, np.nanmin(values) if np.isfinite(values).any() else 0.0)
+    low, tenth, high = (float(v) for v in np.percentile(values, (0.5, 10, 99.5)))
+    if values.min() == values.max():
+        yield Finding("intensity", "fail", None, f"{name}: every voxel is {low:g}: there is no picture")
+        return
+    faces = [np.take(values, i, axis).ravel() for axis in range(3) for i in (0, -1)]
+    border = float(np.median(np.concatenate(faces)))
+    middle = float(np.median(values[tuple(slice(n // 3, n - n // 3) for n in values.shape)]))
+    if modality == "CT":
+        sentence = _not_hounsfield(values, low, tenth, high, border, middle)
+        if sentence:
+            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
+    else:
+        air = float(np.mean((values > -1100) & (values < -900)))
+        if modality == "MR" and air > 0.05 and low > -5000:
+            sentence = f"{air:.0%} of the voxels lie around -1000, as air in Hounsfield units: a CT?"
+            yield Finding("modality", "fail", None, f"{name}: {sentence}")
+        elif modality == "MR" and high > low and (border - low) / (high - low) > 0.7 and border > middle:
+            sentence = f"the surroundings ({border:.4g}) are brighter than the middle ({middle:.4g}): inverted?"
+            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
+    like = _likeness(channel)
+    if like is not None and like < NOISE:
+        sentence = f"neighbouring voxels hardly resemble each other (correlation {like:.2f}): noise, not a picture?"
+        yield Finding("noise", "review", None, f"{name}: {sentence}")
+
+
+def _not_hounsfield(
+    values: NDArray[np.float64], low: float, tenth: float, high: float, border: float, middle: float
+) -> str | None:
+    """Why these are not the Hounsfield units of a body with air around it or in it; None when they may be."""
+    soft = float(np.mean((values >= -250) & (values <= 250)))
+    dense = float(np.mean((values >= 800) & (values <= 1250)))
+    if border > 300 and border - middle > 500:
+        return f"the surroundings ({border:.4g}) are denser than the middle ({middle:.4g}): inverted?"
+    if border > -400 and border <= tenth + 0.05 * (high - low) and middle > border + 0.05 * (high - low) and low > -400:
+        shift = f", shifted by {border + 1000:.4g}?" if 600 < border + 1000 < 1400 and high - low > 500 else ""
+        return f"the surroundings of the patient are at {border:.4g}; air is at -1000 HU: not Hounsfield units{shift}"
+    if dense > 0.1 and low > -200:
+        return f"{dense:.0%} of the voxels lie between 800 and 1250 HU, as dense as bone: shifted by 1000?"
+    if soft < 0.03:
+        return f"only {soft:.1%} of the voxels lie between -250 and 250 HU, where soft tissue is: not Hounsfield units"
+    return None
+
+
+def _likeness(channel: NDArray[Any]) -> float | None:
+    """Largest of the correlations between neighbours along the axes, in the middle of a scan."""
+    size = 96
+    part = channel[tuple(slice(max(0, (n - size) // 2), (n + size) // 2) for n in channel.shape)].astype(np.float64)
+    part = np.nan_to_num(part - np.nanmean(part))
+    power = float(np.mean(part * part))
+    if power == 0 or part.size < 1000:
+        return None
+    alike = []
+    for axis in range(3):
+        if part.shape[axis] > 1:
+            a = np.take(part, range(part.shape[axis] - 1), axis)
+            b = np.take(part, range(1, part.shape[axis]), axis)
+            alike.append(float(np.mean(a * b)) / power)
+    return max(alike)
