@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from msgspec import UNSET
+from msgspec.structs import replace as with_
 
 from segcli import formats, memory
 from segcli.batch import bids, budget, outputs
@@ -27,7 +29,9 @@ from segcli.inference.windows import at_overlap
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
 from segcli.results import checks, record
-from segcli.results.measure import Report, Tally, summed, tallied, to_json
+from segcli.results.islands import Change
+from segcli.results.measure import Tally, summed, tallied
+from segcli.results.record import EngineFacts, ExtrasFacts, LabelsFacts, Measured, ModelFacts, Record, RunFacts
 from segcli.space.volume import Volume
 from segcli.structures import chosen
 
@@ -107,7 +111,7 @@ class Job:
         return [(self.card, self.opened), *self.opened.others]
 
     @cached_property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> ModelFacts:
         """The model's part of the record."""
         return record.model_facts([(card, opened.hashes) for card, opened in self.models])
 
@@ -147,7 +151,7 @@ class Labelled:
     result: Segmentation
     engine: Engine
     steps: tuple[str, ...]
-    changed: list[dict[str, Any]]
+    changed: list[Change]
 
 
 def named(options: Options, card: ModelCard) -> Options:
@@ -315,7 +319,7 @@ def _wanted(job: Job, labels: Volume) -> Volume:
     return Volume(keep[labels.data], labels.grid, labels.source)
 
 
-def _postprocessed(job: Job, labels: Volume) -> tuple[Volume, list[dict[str, Any]]]:
+def _postprocessed(job: Job, labels: Volume) -> tuple[Volume, list[Change]]:
     """The labels after the post-processing that was asked for, and what it changed, structure by structure."""
     options, names = job.options, job.card.structures
     if not (options.largest or options.min_size_ml or options.fill_holes):
@@ -325,7 +329,7 @@ def _postprocessed(job: Job, labels: Volume) -> tuple[Volume, list[dict[str, Any
     after = postprocess(
         labels, names, largest=options.largest, min_size_ml=options.min_size_ml, fill_holes=options.fill_holes
     )
-    return after, [asdict(change) for change in changes(labels, after, names)]
+    return after, changes(labels, after, names)
 
 
 # ---- write
@@ -342,27 +346,31 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     start = time.perf_counter()
     counted = tallied(result.labels, loaded.scan)
     report = summed(counted, job.shown.labels, result.labels.grid, with_image=True)
-    facts = _facts(job, labelled, report, _checked(job, labelled, counted))
-    base = job.to.base(case, job.card.name)
+    measured = Measured(loaded.scan.grid, report, _checked(job, labelled, counted))
+    base, described = job.to.base(case, job.card.name), f"segcli {job.card.name}"
     if job.to.layout == "bids" and job.to.folder is not None:
         bids.describe(job.to.folder)
     with atomic.together(record_path, labels_path, lambda: _finished(job, case, loaded.key)) as staged:
-        source, described = loaded.scan.source, f"segcli {job.card.name}"
-        formats.write(result.labels, job.shown.labels, labels_path, source, description=described)
-        facts["labels"] = {"file": labels_path.name, "sha256": file_sha256(staged[labels_path])}
-        extra, said = outputs.write(Finished(base, loaded.scan, result, job.shown, job.to, report, facts))
-        facts["warnings"] += said
+        formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=described)
+        made = LabelsFacts(file=labels_path.name, sha256=file_sha256(staged[labels_path]))
+        found = _record(job, labelled, made, measured)
+        extra, said = outputs.write(Finished(base, loaded.scan, result, job.shown, job.to, report, found.document))
         sums = {path.relative_to(base.parent).as_posix(): file_sha256(staged[path]) for path in extra}
-        facts["extras"] = {**job.choices, "files": sums}
         seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
-        facts["run"] = {
-            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-            "peak_memory_mb": round(memory.peak_memory() / 1e6),
-            "steps": list(labelled.steps),
-        }
-        atomic.write_bytes(record_path, record.to_json(facts))
-    job.watch(Event("done", case, labels=str(labels_path), seconds=facts["run"]["seconds"]))
-    return Outcome(case, "done", (labels_path, record_path, *extra), facts)
+        whole = with_(
+            found,
+            warnings=[*found.warnings, *said],
+            extras=ExtrasFacts(seg_type=job.to.seg_type, identifiers=job.to.identifiers, files=sums),
+            run=RunFacts(
+                seconds={stage: round(value, 3) for stage, value in seconds.items()},
+                peak_memory_mb=round(memory.peak_memory() / 1e6),
+                steps=list(labelled.steps),
+            ),
+        ).document
+        written = {record.IN_SIDECAR: whole, **tables.bids_sidecar(described)} if job.to.layout == "bids" else whole
+        atomic.write_bytes(record_path, record.to_json(written))
+    job.watch(Event("done", case, labels=str(labels_path), seconds=whole["run"]["seconds"]))
+    return Outcome(case, "done", (labels_path, record_path, *extra), whole)
 
 
 def _checked(job: Job, labelled: Labelled, counted: Mapping[int, Tally]) -> list[checks.Finding]:
@@ -381,50 +389,40 @@ def _checked(job: Job, labelled: Labelled, counted: Mapping[int, Tally]) -> list
     )
 
 
-def _facts(job: Job, labelled: Labelled, report: Report, findings: Sequence[checks.Finding]) -> dict[str, Any]:
-    """The record as far as it is known before anything is written."""
-    loaded, result = labelled.loaded, labelled.result
-    source = loaded.scan.source
+def _record(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measured) -> Record:
+    """The record as far as it is known when the label map is written."""
+    loaded, result, source = labelled.loaded, labelled.result, labelled.loaded.scan.source
     warnings = (
         *(source.warnings if source else ()),
         *(warning for _, opened in job.models for warning in opened.warnings),
         *result.warnings,
     )
-    facts = {
-        "segcli_record": record.SCHEMA,
-        **loaded.key,
-        "labels": {},
-        "engine": {
-            "name": labelled.engine.name,
-            "reason": job.opened.reason,
-            "precision": labelled.engine.precision,
-        },
-        "grid": record.grid_facts(loaded.scan.grid),
-        "source": source.facts if source else None,
-        "windows": result.windows,
-        "structures": to_json(report),
-        "confidence": {str(k): round(v, 4) for k, v in result.confidence.items()},
-        **_differing(result),
-        "postprocessing": labelled.changed,
-        "verdict": checks.verdict(findings),
-        "checks": [asdict(finding) for finding in findings],
-        "warnings": list(warnings),
-        "note": "Research use only; not a medical device.",
-        "versions": record.versions(labelled.engine.name),
-    }
+    made = with_(
+        record.about(loaded.case.name, job.model, labels, measured, warnings),
+        input=loaded.key["input"],
+        options=loaded.key["options"],
+        engine=EngineFacts(
+            name=labelled.engine.name,
+            reason=job.opened.reason,
+            precision=labelled.engine.precision,
+        ),
+        source=dict(source.facts) if source and source.facts is not None else None,
+        windows=result.windows,
+        confidence=_rounded(result.confidence),
+        disagreement=_rounded(result.disagreement) or UNSET,
+        postprocessing=labelled.changed,
+        versions=record.versions(labelled.engine.name),
+    )
     if job.to.identifiers:
         from segcli.formats.dicom.identifiers import identifiers
 
-        facts["identifiers"] = identifiers(source)
-    if job.to.layout == "bids":
-        facts |= tables.bids_sidecar(f"segcli {job.card.name}")
-    return facts
+        made = with_(made, identifiers=identifiers(source))
+    return made
 
 
-def _differing(result: Segmentation) -> dict[str, Any]:
-    """The record's "disagreement", of ensembles only."""
-    found = {str(k): round(v, 4) for k, v in result.disagreement.items()}
-    return {"disagreement": found} if found else {}
+def _rounded(shares: Mapping[int, float]) -> dict[str, float]:
+    """Label -> share, as the record has it."""
+    return {str(label): round(value, 4) for label, value in shares.items()}
 
 
 def shown(case: Case) -> str:

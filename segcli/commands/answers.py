@@ -391,12 +391,12 @@ def report(
     from segcli.batch import outputs as extras
     from segcli.inference.segment import Segmentation
     from segcli.results import checks
-    from segcli.results.measure import measure, to_json
+    from segcli.results.measure import measure
 
     card = find(model)
     labels = _whole_numbers(formats.read([labelmap], affine=affine))
-    made = (record.read_record(labelmap.with_name(f"{naming.stem(labelmap)}.json")) or {}).get("model")
-    maker = str(made.get("name")) if isinstance(made, dict) else card.name
+    made = record.maker(labelmap.with_name(f"{naming.stem(labelmap)}.json"))
+    maker = made["name"] if made else card.name
     if card.name not in maker.split("+"):
         raise InputError(
             f"{labelmap.name}: its record says that {maker} made it, not {card.name}",
@@ -417,20 +417,14 @@ def report(
             raise InputError(f"{labelmap.name} and {image.name} are not on one grid")
     found = measure(labels, card.labels, scan)
     findings = checks.run(labels, scan, card, None, (scan.source.facts if scan and scan.source else None) or {})
-    facts = {
-        "segcli_record": record.SCHEMA,
-        "case": naming.stem(labelmap),
+    facts = record.about(
+        naming.stem(labelmap),
         # Without a record of segcli nobody knows what made the label map: the model gives its table of labels alone.
-        "model": made if isinstance(made, dict) else {"name": card.name, "sha256": None, "licence": card.licence},
-        "labels": {"file": labelmap.name, "sha256": file_sha256(labelmap)},
-        "grid": record.grid_facts(labels.grid),
-        "structures": to_json(found),
-        "verdict": checks.verdict(findings),
-        "checks": [asdict(f) for f in findings],
-        "warnings": list(labels.source.warnings) if labels.source else [],
-        "note": "Research use only; not a medical device.",
-        "versions": record.versions(),
-    }
+        made or {"name": card.name, "sha256": None, "licence": card.licence},
+        {"file": labelmap.name, "sha256": file_sha256(labelmap)},
+        record.Measured(labels.grid, found, findings),
+        labels.source.warnings if labels.source else (),
+    ).document
     base = (to.folder or labelmap.parent) / naming.stem(labelmap).removesuffix("_seg")
     for path, output in extras.planned(base, card, to).items():
         atomic.unclaimed(path, overwrite=to.overwrite, own=output.own)

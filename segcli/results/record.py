@@ -1,7 +1,16 @@
 """What is written about a run: hashes, engine, grid, timings; and whether a case is done.
 
-A record is `{stem}_seg.json` beside the label map. All but its "run" part (times, memory) is the same, byte for
-byte, whenever the same input meets the same model, options and versions.
+A record is `{stem}_seg.json` beside the label map; in a BIDS tree it stands in the label map's sidecar, under the key
+`segcli`. All but its "run" part (times, memory) is the same, byte for byte, whenever the same input meets the same
+model, options and versions.
+
+The JSON Schema that follows from `Record` is stored in segcli/schemas/record.schema.json, for other programs:
+
+    python -m segcli.results.record > segcli/schemas/record.schema.json
+
+The number `segcli_record` follows one rule. A new key is optional, and a record without it means what it meant: the
+number stays. A key that goes, or changes its meaning or its type, raises the number, and records of every earlier
+number are still read. Readers leave alone what they do not know.
 """
 
 from __future__ import annotations
@@ -13,17 +22,155 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from segcli import __version__, formats
 from segcli.engines.table import libraries
 from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
+from segcli.results import checks
+from segcli.results.islands import Change
+from segcli.results.measure import Report, Structure
 from segcli.space.volume import Grid
 
 SCHEMA = 1
+IN_SIDECAR = "segcli"  # the key of a record in the sidecar of a BIDS label map: no entity of BIDS
+NOTE = "Research use only; not a medical device."
 _LIBRARIES = ("numpy", "SimpleITK", "pydicom")
+
+
+class InputFacts(TypedDict):
+    """The files by name, one hash over their bytes, and which series and volume of a DICOM folder."""
+
+    files: list[str]
+    sha256: str
+    series: str | None
+    volume: int | None
+
+
+class Member(TypedDict):
+    """A model of several that label together."""
+
+    name: str
+    sha256: str
+    licence: str
+
+
+class ModelFacts(TypedDict):
+    """The model; its hash is null where nobody knows which weights made the label map."""
+
+    name: str
+    sha256: str | None
+    licence: str
+    members: NotRequired[list[Member]]
+
+
+class LabelsFacts(TypedDict):
+    """The label map: its name without folders, and the hash of its bytes."""
+
+    file: str
+    sha256: str
+
+
+class EngineFacts(TypedDict):
+    """What ran the network, why it was taken, and the precision of its numbers."""
+
+    name: str
+    reason: str
+    precision: str
+
+
+class GridFacts(TypedDict):
+    """A grid: array order D, H, W; the affine to LPS mm."""
+
+    shape: list[int]
+    spacing_mm: list[float]
+    axes: str
+    affine_lps: list[list[float]]
+    sheared: bool
+
+
+class ExtrasFacts(TypedDict):
+    """What lies beside the label map: name -> hash of its bytes, and what else these files depend on."""
+
+    seg_type: str
+    identifiers: bool
+    files: dict[str, str]
+
+
+class RunFacts(TypedDict):
+    """Seconds of each stage, the peak of memory, and steps down for want of it."""
+
+    seconds: dict[str, float]
+    peak_memory_mb: int
+    steps: list[str]
+
+
+class Record(Struct, kw_only=True, frozen=True):
+    """What is known of a label map and of how it was made; keys that are UNSET are left out.
+
+    input .. windows   of a label map that `predict` made
+    confidence         label -> mean softmax margin; disagreement: of ensembles, share of members that decide otherwise
+    postprocessing     structures that it changed
+    identifiers        of patient and study, where the user let them in
+    """
+
+    segcli_record: int = SCHEMA
+    case: str
+    input: InputFacts | UnsetType = UNSET
+    model: ModelFacts
+    options: dict[str, Any] | UnsetType = UNSET
+    labels: LabelsFacts
+    engine: EngineFacts | UnsetType = UNSET
+    grid: GridFacts
+    source: dict[str, Any] | UnsetType | None = UNSET
+    windows: int | UnsetType = UNSET
+    structures: list[Structure]
+    confidence: dict[str, float] | UnsetType = UNSET
+    disagreement: dict[str, float] | UnsetType = UNSET
+    postprocessing: list[Change] | UnsetType = UNSET
+    verdict: Literal["pass", "review", "fail"]
+    checks: list[checks.Finding]
+    warnings: list[str]
+    note: str = NOTE
+    versions: dict[str, str]
+    identifiers: dict[str, Any] | UnsetType = UNSET
+    extras: ExtrasFacts | UnsetType = UNSET
+    run: RunFacts | UnsetType = UNSET
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The record as JSON has it."""
+        made: dict[str, Any] = msgspec.to_builtins(self)
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a label map holds: its grid, its structures, and the doubts about them."""
+
+    grid: Grid
+    report: Report
+    findings: Sequence[checks.Finding]
+
+
+def about(case: str, model: ModelFacts, labels: LabelsFacts, measured: Measured, warnings: Sequence[str]) -> Record:
+    """The record of a label map, as far as it does not matter how it was made."""
+    return Record(
+        case=case,
+        model=model,
+        labels=labels,
+        grid=grid_facts(measured.grid),
+        structures=list(measured.report.structures),
+        verdict=checks.verdict(measured.findings),
+        checks=list(measured.findings),
+        warnings=list(warnings),
+        versions=versions(),
+    )
 
 
 @dataclass(frozen=True)
@@ -75,30 +222,28 @@ def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]]) -> dict[str, Any]:
+def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]]) -> ModelFacts:
     """Name, hash and licence of a model; of several as one, with each of them under "members"."""
-    each = [{"name": c.name, "sha256": model_hash(c, hashes), "licence": c.licence} for c, hashes in members]
+    each = [Member(name=c.name, sha256=model_hash(c, hashes), licence=c.licence) for c, hashes in members]
     if len(each) == 1:
-        return each[0]
-    whole = hashlib.sha256("".join(facts["sha256"] for facts in each).encode()).hexdigest()
-    names, licences = ([facts[key] for facts in each] for key in ("name", "licence"))
-    return {
-        "name": "+".join(names),
-        "sha256": whole,
-        "licence": " + ".join(dict.fromkeys(licences)),
-        "members": each,
-    }
+        return ModelFacts(name=each[0]["name"], sha256=each[0]["sha256"], licence=each[0]["licence"])
+    return ModelFacts(
+        name="+".join(facts["name"] for facts in each),
+        sha256=hashlib.sha256("".join(facts["sha256"] for facts in each).encode()).hexdigest(),
+        licence=" + ".join(dict.fromkeys(facts["licence"] for facts in each)),
+        members=each,
+    )
 
 
-def grid_facts(grid: Grid) -> dict[str, Any]:
+def grid_facts(grid: Grid) -> GridFacts:
     """A grid for the record: array order D, H, W; LPS mm."""
-    return {
-        "shape": list(grid.shape),
-        "spacing_mm": [round(s, 6) for s in grid.spacing],
-        "axes": grid.axes,
-        "affine_lps": [[round(float(v), 9) for v in row] for row in grid.affine],
-        "sheared": grid.sheared,
-    }
+    return GridFacts(
+        shape=list(grid.shape),
+        spacing_mm=[round(s, 6) for s in grid.spacing],
+        axes=grid.axes,
+        affine_lps=[[round(float(v), 9) for v in row] for row in grid.affine],
+        sheared=grid.sheared,
+    )
 
 
 def versions(engine: str = "") -> dict[str, str]:
@@ -117,12 +262,22 @@ def to_json(record: Mapping[str, Any]) -> bytes:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A record of segcli, or None when the file is absent or something else."""
+    """A record of segcli as JSON has it, also out of a sidecar; None when the file is absent or something else."""
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+    if isinstance(document, dict) and isinstance(document.get(IN_SIDECAR), dict):
+        document = document[IN_SIDECAR]
     return document if isinstance(document, dict) and "segcli_record" in document else None
+
+
+def maker(record: Path) -> ModelFacts | None:
+    """The model that made a label map, as the record beside it says; None without a record."""
+    made = (read_record(record) or {}).get("model")
+    if not isinstance(made, dict) or not isinstance(made.get("name"), str):
+        return None
+    return cast("ModelFacts", {"sha256": None, "licence": "", **made})
 
 
 def is_done(record: Path, labels: Path, key: Mapping[str, Any]) -> bool:
@@ -171,3 +326,18 @@ def _is_record(path: Path) -> bool:
             return b'"segcli_record"' in file.read(64)
     except OSError:
         return False
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a record."""
+    rule = str(__doc__).partition("follows one rule. ")[2]
+    told = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"record of segcli, number {SCHEMA}",
+        "$comment": " ".join(rule.split()),
+    }
+    return {**told, **msgspec.json.schema(Record)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(schema(), indent=1) + "\n")

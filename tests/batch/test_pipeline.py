@@ -724,6 +724,8 @@ def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
     assert anat == [f"{stem}.json", f"{stem}.nii.gz", f"{stem}.tsv"]
     sidecar = json.loads((tmp_path / "out" / "sub-01" / "anat" / f"{stem}.json").read_text())
     assert (sidecar["Manual"], sidecar["SpatialReference"]) == (False, "orig")
+    assert sidecar.keys() == {"segcli", "Description", "Manual", "SpatialReference", "code"}
+    assert sidecar["segcli"]["case"] == "sub-01/anat/sub-01_T1w"
     assert "SNOMED CT" in sidecar["code"]["Description"]  # of the column in the .tsv
 
 

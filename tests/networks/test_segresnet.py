@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.models.imports.draft import recognised
+from segcli.models.imports.recognise import recognised
 from segcli.networks.blocks import PixelShuffle
 from segcli.networks.registry import build, infer, live
 

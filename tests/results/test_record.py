@@ -168,3 +168,91 @@ def test_6_6_the_hash_of_a_model_does_not_depend_on_the_order_of_its_files(tmp_p
     found = card(tmp_path)
     assert record.model_hash(found, {"a": "1", "b": "2"}) == record.model_hash(found, {"b": "2", "a": "1"})
     assert record.model_hash(found, {"a": "1"}) != record.model_hash(found, {"a": "2"})
+
+
+# ---- the schema, and records of before
+
+STORED = Path(record.__file__).parents[1] / "schemas" / "record.schema.json"
+# As the first version that numbered its records wrote it.
+EARLIER = """
+{"segcli_record": 1, "case": "dcm",
+ "input": {"files": ["dcm"], "sha256": "b3e5", "series": null, "volume": null},
+ "model": {"name": "organs", "sha256": "ef07", "licence": "Apache-2.0"},
+ "options": {"overlap": null, "classes": [], "affine": null, "skip": false, "mirror": false, "half": false,
+  "fill_gaps": false, "largest": [], "min_size_ml": 0.0, "fill_holes": []},
+ "labels": {"file": "dcm_seg.nii.gz", "sha256": "SUM"},
+ "engine": {"name": "numpy", "reason": "for a test", "precision": "float32"},
+ "grid": {"shape": [6, 7, 5], "spacing_mm": [3.0, 2.0, 1.5], "axes": "SPL",
+  "affine_lps": [[0.0, 0.0, 1.5, -10.0], [0.0, 2.0, 0.0, -20.0], [3.0, 0.0, 0.0, -30.0], [0.0, 0.0, 0.0, 1.0]],
+  "sheared": false},
+ "source": {"modality": "CT", "series": "series-003", "files": 6, "used": 6, "unused": [], "filled_slices": []},
+ "windows": 1,
+ "structures": [
+  {"name": "body", "label": 1, "voxels": 100, "volume_mm3": 900.0, "volume_ml": 0.9, "mean": -51.5, "sd": 86.5982,
+   "centroid_mm": [-7.0, -14.3, -27.15], "bbox_mm": [[-10.75, -21.0, -31.5], [-3.25, -7.0, -22.5]],
+   "truncated": true},
+  {"name": "liver", "label": 2, "voxels": 0, "volume_mm3": 0.0, "volume_ml": 0.0, "mean": null, "sd": null,
+   "centroid_mm": null, "bbox_mm": null, "truncated": false}],
+ "confidence": {"1": 0.9}, "postprocessing": [], "verdict": "review",
+ "checks": [{"code": "truncated", "severity": "review", "structure": "body", "sentence": "body is cut off"}],
+ "warnings": [], "note": "Research use only; not a medical device.",
+ "versions": {"segcli": "0.1.0", "python": "3.12.3"},
+ "identifiers": {"PatientID": "1"},
+ "Description": "segcli organs", "Manual": false, "SpatialReference": "orig", "code": {"Description": "terminology"},
+ "extras": {"seg_type": "binary", "identifiers": false, "files": {}},
+ "run": {"seconds": {"read": 0.1}, "peak_memory_mb": 100, "steps": []}}
+"""
+
+
+def test_the_stored_schema_is_the_one_of_this_version():
+    assert json.loads(STORED.read_text()) == record.schema(), (
+        "python -m segcli.results.record > segcli/schemas/record.schema.json"
+    )
+
+
+def strict(schema: object) -> object:
+    """The schema with no key allowed that it does not name."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    return {**made, "additionalProperties": False} if "properties" in made else made
+
+
+def test_a_record_of_an_earlier_version_is_read_and_still_done(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    written, labels = tmp_path / "dcm_dseg.json", tmp_path / "dcm_dseg.nii.gz"
+    labels.write_bytes(b"labels")
+    written.write_text(EARLIER.replace("SUM", file_sha256(labels)))
+    found = record.read_record(written)
+    jsonschema.validate(found, record.schema())
+    key = {name: found[name] for name in ("case", "input", "model", "options")}
+    assert record.is_done(written, labels, key)
+    assert record.maker(written) == {"name": "organs", "sha256": "ef07", "licence": "Apache-2.0"}
+    assert record.has_record(tmp_path / "dcm")
+
+
+def test_every_record_is_as_the_schema_says_and_has_no_key_beside_it(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    from runs import card, opened
+
+    from segcli.batch.cases import cases
+    from segcli.batch.outputs import Destination
+    from segcli.batch.pipeline import predict
+    from segcli.batch.stages import Options
+
+    scan(tmp_path / "a.nii.gz")
+    model, found = card(tmp_path / "model"), cases([str(tmp_path / "a.nii.gz")])
+    wishes = Options(classes=("liver",), largest=("all",), overlap=0.25)
+    for to, options in (
+        (Destination(tmp_path / "plain"), Options()),
+        (Destination(tmp_path / "rich", reports=("csv",), split=True, identifiers=True), wishes),
+        (Destination(tmp_path / "tree", layout="bids"), Options()),
+    ):
+        (done,) = predict(found, model, opened(), to, options)
+        written = record.read_record(done.paths[1])
+        assert written == json.loads(json.dumps(done.record))
+        jsonschema.validate(written, strict(record.schema()))
+    (again,) = predict(found, model, opened(), to, Options())
+    assert again.status == "skipped"

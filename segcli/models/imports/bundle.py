@@ -1,23 +1,27 @@
-"""MONAI bundles (a folder with configs/ and models/) as drafts of a card: literals are read, nothing is evaluated.
+"""What a MONAI bundle (a folder with configs/ and models/) states: literals are read, nothing is evaluated.
 
-Configurations are JSON or YAML. Values that begin with "$" are Python. Of those only references are followed
-("$@network_def", "$@bundle_root + '/models/model.pt'"), and one way to make labels of regions is read by its pattern
-(`_writing`); the rest is left alone and, where it was needed, named as missing.
+Of the Python in a configuration references are followed (`bundle_config`), and one way to make labels of regions is
+read by its pattern (`_writing`); the rest is left alone and, where it was needed, named as missing.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segcli.errors import ModelError
 from segcli.models import weights as checkpoint
-from segcli.models.imports.draft import Draft, distinct, legible, recognised, shapes_of
-from segcli.networks import registry
+from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
+from segcli.models.imports.source import Named, Source, Stated, distinct, legible
+from segcli.models.weights import Tensors
 from segcli.networks.registry import Inferred
+
+if TYPE_CHECKING:
+    from segcli.models.imports.recognise import Recognised
 
 _FAMILIES = {
     "UNet": "monai_unet",
@@ -47,217 +51,52 @@ _LITTLE = (  # transforms that change neither voxels nor places in a way that ma
 )
 _PADS = ("SpatialPad", "DivisiblePad", "BorderPad")
 _WEIGHTS = ("model.pt", "model.pth", "model.safetensors")
-_ENDINGS = (".json", ".yaml", ".yml")
-# What inference is run with; where there is no file for that, evaluation is training with some entries changed.
-_CONFIGS = (("inference",), ("train", "evaluate"))
-_DEPTH = 20  # of references to references
-_MOST = 100_000  # values that a configuration may unfold to; the largest of MONAI's has a few hundred
 
 
-def is_bundle(folder: Path) -> bool:
-    """Whether a folder has the configuration of a bundle, or says in its metadata that it is one."""
-    return any(_files(folder / "configs", (name,)) for names in (*_CONFIGS, ("metadata",)) for name in names)
+def folder(path: Path) -> Source:
+    """A bundle's folder.
 
-
-def folder(path: Path) -> Draft:
-    """The draft of a bundle's folder.
-
-    errors   ModelError when there is no readable configuration or no weights, and when the weights are not those of
-             the network that the configuration names
+    errors   ModelError when there is no readable configuration or no weights
     """
-    metadata = _merged(_files(path / "configs", ("metadata",)))
-    config = _config(path / "configs")
+    metadata = merged(files(path / "configs", ("metadata",)))
+    config = configuration(path / "configs")
     weights = _weights(path / "models")
-    stored = checkpoint.read(weights)
-    tensors = checkpoint.table(stored)
     notes: list[str] = []
-    guess = _network(config, shapes_of(tensors), notes)
-    draft = Draft(f"MONAI bundle, {weights.name}", guess.family, dict(guess.config), [tensors], notes=notes)
-    draft.card["source"] = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
+    named = _network(config, notes)
+    origin = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
+    return Source(
+        f"MONAI bundle, {weights.name}",
+        where="models/model.pt",
+        folds=[checkpoint.table(checkpoint.read(weights))],
+        states=partial(_stated, config, metadata, origin),
+        named=named,
+        notes=notes,
+    )
+
+
+def _stated(config: References, metadata: Mapping[str, Any], origin: str, network: Recognised) -> Stated:
+    """What the configuration states of a card, for a network of these inputs and outputs."""
+    said = _Said(network, {"source": origin})
     with legible("the bundle's configuration"):
-        names = _formats(metadata, draft)
+        names = _formats(metadata, said)
         # The names of inference.json, then those of train.json.
-        _transforms(
-            _list(config, ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing"), notes), draft
-        )
-        _inferer(config.get("inferer", "validate::inferer"), draft)
-        after = _list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), notes)
-        _back(after, draft)
-        _labels(names, after, draft)
-    return draft
+        keys = ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing")
+        _transforms(_list(config, keys, said.notes), said)
+        _inferer(config.get("inferer", "validate::inferer"), said)
+        after = _list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), said.notes)
+        _back(after, said)
+        _labels(names, after, said)
+    return Stated(said.card, said.notes, said.replaced)
 
 
-# ---- configurations -------------------------------------------------------------------------------------------------
+@dataclass
+class _Said:
+    """What is gathered from a configuration, entry by entry (see `Stated`)."""
 
-
-class _Unknown:
-    """A value that only running Python would tell."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-class References:
-    """A configuration whose references are followed; what would have to be evaluated becomes _Unknown.
-
-    Understood: "@id", "@id::sub" and "@id#sub", the same with "%" (MONAI's copies), "$@id", "$@id + 'text'",
-    "$A if @id else B" with literals, and "$[...]" or numbers that are JSON.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = config
-        self._left = _MOST
-
-    def get(self, *names: str) -> Any:
-        """The entry of the first of several ids that is there, None without one."""
-        for name in names:
-            if not isinstance(found := self._followed(name, _DEPTH), _Unknown) or name in self.config:
-                return found
-        return None
-
-    def resolve(self, value: Any, depth: int = _DEPTH) -> Any:
-        """A value with its references followed.
-
-        errors   ModelError where references to references unfold without end
-        """
-        self._left -= 1
-        if self._left < 0:
-            raise ModelError(f"the bundle's references unfold to more than {_MOST} values: not allowed")
-        if depth == 0:
-            return _Unknown("references that go round in a circle")
-        if isinstance(value, dict):
-            return {k: self.resolve(v, depth - 1) for k, v in value.items()}
-        if isinstance(value, list):
-            return [self.resolve(v, depth - 1) for v in value]
-        if not isinstance(value, str):
-            return value
-        if value.startswith(("@", "%")):
-            return self._followed(value[1:], depth - 1)
-        if not value.startswith("$"):
-            return value
-        return self._pattern(" ".join(value[1:].split()), depth)
-
-    def _pattern(self, text: str, depth: int) -> Any:
-        """What a "$" text says by one of a few patterns; it is never evaluated."""
-        if match := re.fullmatch(rf"({_ID})\.to\([^()]*\)", text):  # a network moved to a device
-            return self._followed(match[1][1:], depth - 1)
-        if match := re.fullmatch(rf"({_ID})\s*\+\s*('[^']*'|\"[^\"]*\")", text):
-            first = self._followed(match[1][1:], depth - 1)
-            return first + match[2][1:-1] if isinstance(first, str) else _Unknown(text)
-        if match := re.fullmatch(rf"(.+?)\s+if\s+({_ID})\s+else\s+(.+)", text):
-            condition = self._followed(match[2][1:], depth - 1)
-            if isinstance(condition, bool):
-                return self._literal(match[1] if condition else match[3], depth)
-            return _Unknown(text)
-        return self._literal(text, depth)
-
-    def _literal(self, text: str, depth: int) -> Any:
-        if re.fullmatch(_ID, text):
-            return self._followed(text[1:], depth - 1)
-        plain = {"True": True, "False": False, "None": None}
-        if text in plain:
-            return plain[text]
-        if re.fullmatch(r"'[^']*'", text):
-            return text[1:-1]
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return _Unknown(text)
-
-    def _followed(self, name: str, depth: int) -> Any:
-        place: Any = self.config
-        for part in re.split(r"#|::", name):
-            if isinstance(place, str):  # an entry that is itself a reference
-                place = self.resolve(place, depth)
-            if isinstance(place, dict) and part in place:
-                place = place[part]
-            elif isinstance(place, list) and part.isdecimal() and int(part) < len(place):
-                place = place[int(part)]
-            else:
-                return _Unknown(f"@{name}")
-        return self.resolve(place, depth)
-
-
-_ID = r"@[A-Za-z_][\w#:]*"
-
-
-def _config(folder: Path) -> References:
-    """The configuration that inference is run with, of one file or of several laid over each other."""
-    for names in _CONFIGS:
-        if files := _files(folder, names):
-            return References(_merged(files))
-    raise ModelError(f"{folder.parent.name}: has no configs/inference.json (or .yaml)")
-
-
-def _files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The files of these names, JSON before YAML where there are both."""
-    found = [[folder / f"{name}{ending}" for ending in _ENDINGS] for name in names]
-    return [next(p for p in paths if p.is_file()) for paths in found if any(p.is_file() for p in paths)]
-
-
-def _merged(files: Sequence[Path]) -> dict[str, Any]:
-    """Entries of several files: a later one replaces an earlier one, at "a::b" in a; "+a" adds to a (as MONAI has it).
-
-    errors   ModelError for a file that cannot be read
-    """
-    merged: dict[str, Any] = {}
-    for path in files:
-        with legible(path.name):
-            for key, value in _document(path).items():
-                *places, last = re.split(r"#|::", key.removeprefix("+"))
-                inside: Any = merged
-                for part in places:
-                    inside = inside[int(part)] if isinstance(inside, list) else inside.setdefault(part, {})
-                at: Any = int(last) if isinstance(inside, list) else last
-                old = inside[at] if isinstance(inside, list) else inside.get(at)
-                if key.startswith("+") and isinstance(old, dict) and isinstance(value, dict):
-                    inside[at] = {**old, **value}
-                elif key.startswith("+") and isinstance(old, list) and isinstance(value, list):
-                    inside[at] = [*old, *value]
-                else:
-                    inside[at] = value
-    return merged
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else _yaml(text)
-    except (OSError, ValueError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise ModelError(f"{path.name}: cannot be read as {kind}: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path.name}: is not an object with fields")
-    return found
-
-
-def _yaml(text: str) -> Any:
-    """The JSON that a YAML document says, as MONAI reads it: yes, no, on and off are booleans.
-
-    errors   ValueError: not YAML, or with a tag that would make a Python object
-    """
-    import yaml
-
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    left = _MOST
-
-    def plain(value: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f"its aliases unfold to more than {_MOST} values: not allowed")
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}  # YAML's 0: is JSON's "0":
-        if isinstance(value, list):
-            return [plain(v) for v in value]
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-            return float(value)  # YAML 1.1 takes 1e-5 for a text
-        return value if value is None or isinstance(value, str | int | float) else str(value)  # a date, a set
-
-    return plain(found)
+    network: Recognised
+    card: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    replaced: Tensors = field(default_factory=dict)
 
 
 def _weights(folder: Path) -> Path:
@@ -290,7 +129,7 @@ def _kind(item: Any) -> str:
 def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[dict[str, Any]]:
     """The transforms of the first of several entries that is there."""
     found = config.get(*keys)
-    if isinstance(found, _Unknown):
+    if isinstance(found, Unknown):
         notes.append(f"{keys[0]} is Python and was not evaluated: {found.text[:80]}")
     if isinstance(found, dict):
         found = found.get("transforms", [])
@@ -299,8 +138,8 @@ def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[dic
     return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
 
 
-def _network(config: References, shapes: Mapping[str, tuple[int, ...]], notes: list[str]) -> Inferred:
-    """The network that the configuration names, checked against the tensors; else the one they tell."""
+def _network(config: References, notes: list[str]) -> Named | None:
+    """The network that the configuration names; None where the tensors have to tell it."""
     for key in ("network_def", "network", "net", "model"):
         found = config.get(key)
         if not isinstance(found, dict) or "_target_" not in found:
@@ -308,22 +147,14 @@ def _network(config: References, shapes: Mapping[str, tuple[int, ...]], notes: l
         kind = str(found["_target_"]).rpartition(".")[2]
         if kind not in _FAMILIES:
             notes.append(f"the network {kind} is not known by that name; the tensors tell which it is")
-            break
+            return None
         arguments = {k: v for k, v in found.items() if not k.startswith("_")}
         unknown = sorted(k for k, v in arguments.items() if _has_unknown(v))
         if unknown:
             notes.append(f"arguments of {kind} are Python and were not evaluated: {', '.join(unknown)}")
-            break
-        guess = Inferred(_FAMILIES[kind], _renamed(kind, arguments))
-        differences = registry.differences(guess, shapes)
-        if differences:
-            name, (ours, theirs) = next(iter(differences.items()))
-            raise ModelError(
-                f"the weights are not those of the bundle's {kind}: {len(differences)} tensors differ, "
-                f"{name} has the shape {theirs}, not {ours}"
-            )
-        return guess
-    return recognised(shapes, None, "models/model.pt")
+            return None
+        return Named(f"the bundle's {kind}", Inferred(_FAMILIES[kind], _renamed(kind, arguments)))
+    return None
 
 
 def _renamed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -343,10 +174,10 @@ def _has_unknown(value: Any) -> bool:
         return any(_has_unknown(v) for v in value.values())
     if isinstance(value, list):
         return any(_has_unknown(v) for v in value)
-    return isinstance(value, _Unknown)
+    return isinstance(value, Unknown)
 
 
-def _formats(metadata: Mapping[str, Any], draft: Draft) -> list[str]:
+def _formats(metadata: Mapping[str, Any], said: _Said) -> list[str]:
     """Channels from metadata.json; the names of the outputs are returned."""
     formats = metadata.get("network_data_format", {})
     image: dict[str, Any] = next(iter(formats.get("inputs", {}).values()), {})
@@ -354,9 +185,9 @@ def _formats(metadata: Mapping[str, Any], draft: Draft) -> list[str]:
     modality = str(image.get("modality", ""))
     short = {"ct": "CT", "mr": "MR", "mri": "MR"}.get(modality.lower())
     if names:
-        draft.card["channels"] = [modality] if names == ["image"] and modality else names
+        said.card["channels"] = [modality] if names == ["image"] and modality else names
     if short:
-        draft.card["modality"] = short
+        said.card["modality"] = short
     outputs: dict[str, Any] = next(iter(formats.get("outputs", {}).values()), {})
     return distinct(_definition(outputs.get("channel_def")))
 
@@ -367,7 +198,7 @@ def _definition(found: Any) -> list[str]:
     return [str(found[k]) for k in sorted(found, key=int)]
 
 
-def _transforms(items: Sequence[dict[str, Any]], draft: Draft) -> None:
+def _transforms(items: Sequence[dict[str, Any]], said: _Said) -> None:
     """Grid and intensity steps, in their order; what they leave open is left out of the card."""
     steps: list[dict[str, Any]] = []
     order: list[str] = []
@@ -379,37 +210,37 @@ def _transforms(items: Sequence[dict[str, Any]], draft: Draft) -> None:
         if kind in ("Orientation", "Spacing"):
             order.append(kind)
         if any(_has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
-            draft.notes.append(f"{kind} has values that are Python and were not evaluated")
+            said.notes.append(f"{kind} has values that are Python and were not evaluated")
             known = False
         elif kind == "Orientation":
             axes = "RAS" if item.get("as_closest_canonical") else item["axcodes"]
-            draft.card["orientation"] = "".join(axes)
+            said.card["orientation"] = "".join(axes)
         elif kind == "Spacing":
-            draft.card |= _spacing(item, draft.notes)
+            said.card |= _spacing(item, said.notes)
             steps.append({"step": "resample"})
         elif kind == "CropForeground":
             margins = _listed(item.get("margin", 0))
             if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
-                draft.notes.append("the crop's margin is another on each side; segcli takes the largest")
+                said.notes.append("the crop's margin is another on each side; segcli takes the largest")
             steps.append({"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)})
         elif kind in _PADS:
-            draft.notes.append(f"the padding of {kind} is left to the windows")
+            said.notes.append(f"the padding of {kind} is left to the windows")
         else:
-            found = _intensity(kind, item, draft.inputs or 1)
+            found = _intensity(kind, item, said.network.inputs or 1)
             if found is None:
-                draft.notes.append(f"the transform {kind} is not one that segcli has, or not with these options")
+                said.notes.append(f"the transform {kind} is not one that segcli has, or not with these options")
                 known = False
             steps += found or []
     if items and "Orientation" not in order:
-        draft.card["orientation"] = None
-    if draft.card.get("orientation") is None:
-        draft.card["transpose"] = [2, 1, 0]  # MONAI's arrays are i, j, k of the file, segcli's k, j, i
+        said.card["orientation"] = None
+    if said.card.get("orientation") is None:
+        said.card["transpose"] = [2, 1, 0]  # MONAI's arrays are i, j, k of the file, segcli's k, j, i
     if items and "Spacing" not in order:
-        draft.card["spacing"] = None
+        said.card["spacing"] = None
     if order:
-        draft.card["anchor"] = "stored" if order[0] == "Spacing" and len(order) > 1 else "oriented"
+        said.card["anchor"] = "stored" if order[0] == "Spacing" and len(order) > 1 else "oriented"
     if items and known:
-        draft.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
+        said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
 
 
 def _spacing(item: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -465,49 +296,49 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _inferer(item: Any, draft: Draft) -> None:
+def _inferer(item: Any, said: _Said) -> None:
     """Windows as the sliding-window inferer has them."""
     if not isinstance(item, dict):
         return
     kind, roi = _kind(item), item.get("roi_size")
     if kind not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
-        draft.notes.append(f"the bundle shows the network whole images ({kind}), segcli windows: give --patch")
+        said.notes.append(f"the bundle shows the network whole images ({kind}), segcli windows: give --patch")
         return
     if kind == "SliceInferer":
         axis = item.get("spatial_dim", 0)
-        draft.card["slice_axis"] = axis
+        said.card["slice_axis"] = axis
         roi = [*roi[:axis], 1, *roi[axis:]] if isinstance(roi, list) and len(roi) == 2 else None
     roi = [roi] * 3 if isinstance(roi, int) else roi
     if isinstance(roi, list) and len(roi) == 3 and all(isinstance(n, int) and n > 0 for n in roi):
-        draft.card["patch_size"] = roi
+        said.card["patch_size"] = roi
     overlap, sigma, mode = item.get("overlap", 0.25), item.get("sigma_scale", 0.125), item.get("mode", "constant")
     if all(isinstance(v, int | float) for v in (overlap, sigma)) and mode in ("constant", "gaussian"):
-        draft.card |= {"overlap": overlap, "blend": mode, "sigma": sigma}
+        said.card |= {"overlap": overlap, "blend": mode, "sigma": sigma}
     else:
-        draft.notes.append(f"overlap, sigma_scale or mode of the {kind} is not one that segcli has: its own are taken")
+        said.notes.append(f"overlap, sigma_scale or mode of the {kind} is not one that segcli has: its own are taken")
     padding = item.get("padding_mode", "constant")
     if padding == "replicate":
-        draft.card["padding"] = "edge"
+        said.card["padding"] = "edge"
     elif padding != "constant":
-        draft.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
+        said.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
 
 
-def _back(items: Sequence[dict[str, Any]], draft: Draft) -> None:
+def _back(items: Sequence[dict[str, Any]], said: _Said) -> None:
     """What is interpolated on the way back to the scan; what is done after the network and not here."""
     kinds = [_kind(item) for item in items]
     before = kinds[: kinds.index("Invert")] if "Invert" in kinds else []
     if "AsDiscrete" in before:
-        draft.notes.append("the bundle brings finished labels back by the nearest voxel; segcli brings logits back")
+        said.notes.append("the bundle brings finished labels back by the nearest voxel; segcli brings logits back")
     elif "Activations" in before:
-        draft.card["back"] = "probabilities"
+        said.card["back"] = "probabilities"
     for item in items:
         if _kind(item) not in (*_LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage") and not _writing(item):
-            draft.notes.append(f"the bundle's {_kind(item)} after the network is left out")
+            said.notes.append(f"the bundle's {_kind(item)} after the network is left out")
         if item.get("threshold", 0.5) != 0.5:
-            draft.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
+            said.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
 
 
-def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft: Draft) -> None:
+def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], said: _Said) -> None:
     """Fields `labels` and `regions`, of the outputs' names and of what is done with the outputs.
 
     Where the largest output wins, the first one is the background, whatever it is called. Outputs through a sigmoid
@@ -522,22 +353,22 @@ def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft: Draft)
     largest, sigmoid = done("AsDiscrete", "argmax") or done("Activations", "softmax"), done("Activations", "sigmoid")
     begins = names[0] == "background"
     if largest or (begins and not sigmoid):
-        every = names if begins or len(names) == draft.outputs else ["background", *names]
-        draft.card["labels"] = {name: value for value, name in enumerate(every)}
+        every = names if begins or len(names) == said.network.outputs else ["background", *names]
+        said.card["labels"] = {name: value for value, name in enumerate(every)}
     elif sigmoid and any(_kind(item) == "Lambda" for item in items):
-        _merged_labels(names, items, draft)
+        _merged_labels(names, items, said)
     elif sigmoid:
         structures = [name for name in names if name != "background"]
         labels = {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
-        draft.card["labels"] = labels
-        if len(names) == draft.outputs:
-            draft.card["regions"] = [labels[name] for name in names]
-        draft.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")
+        said.card["labels"] = labels
+        if len(names) == said.network.outputs:
+            said.card["regions"] = [labels[name] for name in names]
+        said.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")
     else:
-        draft.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")
+        said.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")
 
 
-def _merged_labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft: Draft) -> None:
+def _merged_labels(names: Sequence[str], items: Sequence[dict[str, Any]], said: _Said) -> None:
     """Fields `labels` and `regions` where a Lambda makes labels of regions; left out for one that is not understood.
 
     A card's regions are written in the order of the outputs, so the network's last layer is put in the Lambda's order.
@@ -546,17 +377,17 @@ def _merged_labels(names: Sequence[str], items: Sequence[dict[str, Any]], draft:
     written = _writing(steps[-1])
     order = [channel for channel, _ in written]
     known = [_kind(item) for item in steps] == ["AsDiscrete", "Lambda"] and "background" not in names
-    whole = len(names) == draft.outputs and sorted(order) == list(range(len(names)))
+    whole = len(names) == said.network.outputs and sorted(order) == list(range(len(names)))
     last = [f"conv_final.2.conv.{part}" for part in ("weight", "bias")]  # of a SegResNet
-    tensors = draft.folds[0]
+    tensors = said.network.folds[0]
     if not (known and whole and tensors.keys() >= set(last)):
-        draft.notes.append("the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)")
+        said.notes.append("the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)")
         return
-    draft.card["labels"] = {"background": 0, **{names[channel]: value for channel, value in written}}
-    draft.card["regions"] = [value for _, value in written]
-    tensors |= {name: tensors[name][order] for name in last}
+    said.card["labels"] = {"background": 0, **{names[channel]: value for channel, value in written}}
+    said.card["regions"] = [value for _, value in written]
+    said.replaced |= {name: tensors[name][order] for name in last}
     told = ", ".join(names[channel] for channel in order)
-    draft.notes.append(f"the network's outputs are put in the order in which the bundle writes them: {told}")
+    said.notes.append(f"the network's outputs are put in the order in which the bundle writes them: {told}")
 
 
 def _writing(item: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -566,7 +397,7 @@ def _writing(item: Mapping[str, Any]) -> list[tuple[int, int]]:
     output 2 does. Empty for anything else.
     """
     text = item.get("func")
-    match = re.fullmatch(r"lambda(\w):(.+)", "".join(text.text.split())) if isinstance(text, _Unknown) else None
+    match = re.fullmatch(r"lambda(\w):(.+)", "".join(text.text.split())) if isinstance(text, Unknown) else None
     if match is None:
         return []
     variable, rest = match.groups()

@@ -1,65 +1,64 @@
-"""One checkpoint file, or one ONNX graph, as the draft of a card."""
+"""What one file states: a checkpoint, or an ONNX graph, perhaps with a card inside."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from segcli.errors import ModelError
 from segcli.models import embedded, weights
-from segcli.models.imports import nnunet
-from segcli.models.imports.draft import Draft, network_in, shapes_of
-from segcli.networks import registry
+from segcli.models.imports import nnunet, nnunet_v1
+from segcli.models.imports.source import Named, Source, Stated
 from segcli.networks.registry import Inferred
 
-# Fields of the card inside a file that the new card gets from the draft, or anew.
+# Fields of the card inside a file that the new card gets anew.
 _OWN = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
 
 
-def checkpoint_file(path: Path, arch: str | None, expected: Inferred | None) -> Draft:
-    """The draft of a file of tensors.
+def file(path: Path, *, told: bool) -> Source:
+    """A file of any kind.
 
-    arch      the user's choice among networks that fit
-    expected  a recipe's network, which the tensors must then be exactly
+    told     whether the user says what network it holds, so that plans inside it are not asked
+    errors   ModelError: not a regular file; unsafe, damaged, or of no kind that segcli knows
     """
+    if not path.is_file():
+        raise ModelError(f"{path.name}: not a regular file")
+    if path.suffix == ".onnx":
+        return _graph(path)
+    if path.suffix == ".model" and Path(f"{path}.pkl").is_file():
+        return nnunet_v1.file(path)
     stored = weights.read(path)
-    if _is_nnunet_v2(stored.content) and arch is None and expected is None:
-        return nnunet.v2_file(stored)
-    whole = nnunet.renamed(weights.table(stored))
-    tensors, notes = _part(whole, expected)
-    shapes = shapes_of(tensors)
-    guess = network_in(shapes, arch, expected, path.name)
-    draft = Draft(_container(stored), guess.family, dict(guess.config), [tensors], notes=notes, open=guess.open)
-    draft.notes += guess.unsure
+    if nnunet.is_checkpoint(stored.content) and not told:
+        return nnunet.file(stored)
+    return _checkpoint(path, stored)
+
+
+def _checkpoint(path: Path, stored: weights.Stored) -> Source:
+    inside = None
     if stored.container == "safetensors":
         inside = embedded.safetensors_metadata(path).get(embedded.METADATA_KEY)
-        if inside is not None:
-            draft.card = {k: v for k, v in embedded.card_inside(inside, path).items() if k not in _OWN}
-    return draft
+    card = embedded.card_inside(inside, path) if inside is not None else {}
+    fields = {k: v for k, v in card.items() if k not in _OWN}
+    return Source(_container(stored), path.name, [weights.table(stored)], states=lambda _: Stated(fields))
 
 
-def graph_file(path: Path) -> Draft:
-    """The draft of an ONNX file: what the card inside it says, or nothing but the file."""
+def _graph(path: Path) -> Source:
+    """An ONNX file: what the card inside it says, or nothing but the file."""
     inside = embedded.onnx_metadata(path).get(embedded.METADATA_KEY)
-    draft = Draft("ONNX graph", "onnx", {}, [], onnx=path)
-    if inside is not None:
-        document = embedded.card_inside(inside, path)
-        architecture = document.get("architecture", {})
-        if not isinstance(architecture, dict):
-            raise ModelError(f"{path.name}: the card inside has an architecture that is no object with fields")
-        draft.family = str(architecture.get("name", "onnx"))
-        draft.arguments = {k: v for k, v in architecture.items() if k != "name"}
-        draft.card = {k: v for k, v in document.items() if k not in _OWN}
-        draft.container = "ONNX graph with a card inside"
-    return draft
-
-
-def _is_nnunet_v2(content: Any) -> bool:
-    init = content.get("init_args") if isinstance(content, dict) else None
-    return isinstance(init, dict) and {"plans", "dataset_json"} <= init.keys() and "network_weights" in content
+    document = embedded.card_inside(inside, path) if inside is not None else {}
+    architecture = document.get("architecture", {})
+    if not isinstance(architecture, dict):
+        raise ModelError(f"{path.name}: the card inside has an architecture that is no object with fields")
+    fields = {k: v for k, v in document.items() if k not in _OWN}
+    arguments = {k: v for k, v in architecture.items() if k != "name"}
+    return Source(
+        "ONNX graph" if inside is None else "ONNX graph with a card inside",
+        path.name,
+        folds=[],
+        states=lambda _: Stated(fields),
+        named=Named("the graph", Inferred(str(architecture.get("name", "onnx")), arguments)),
+        onnx=path,
+    )
 
 
 def _container(stored: weights.Stored) -> str:
@@ -72,52 +71,3 @@ def _container(stored: weights.Stored) -> str:
         return f"Lightning checkpoint ({kind})"
     named = next((key for key in weights.TABLES if isinstance(content.get(key), Mapping)), None)
     return f"{kind}, tensors under {named!r}" if named else f"{kind}, tensors alone"
-
-
-def _part(whole: Mapping[str, Tensor], expected: Inferred | None) -> tuple[dict[str, Tensor], list[str]]:
-    """The network's own tensors: those under the prefix with which they make a network, the prefix taken off.
-
-    Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`).
-    """
-    parts = [
-        (prefix, {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)})
-        for prefix in _prefixes(whole)
-    ]
-    for prefix, part in parts:
-        shapes = shapes_of(part)
-        guesses = [guess.family for guess in registry.infer(shapes)]
-        # Most networks end in a convolution of 1x1x1, which alone is a pointwise network.
-        if guesses == ["pointwise"] and 2 * len(part) < len(whole):
-            continue
-        if (expected and not registry.differences(expected, shapes)) or guesses:
-            return part, _said(whole, part, prefix)
-    for prefix, part in parts:
-        shapes = shapes_of(part)
-        if expected:
-            foreign = registry.beside(shapes, registry.differences(expected, shapes))
-        else:
-            foreign = registry.within(shapes)
-        if foreign:
-            own = {name: tensor for name, tensor in part.items() if name not in foreign}
-            return own, _said(whole, own, prefix)
-    return dict(whole), []
-
-
-def _prefixes(names: Mapping[str, Any]) -> list[str]:
-    """The empty prefix, then those that names share, the commonest first ("net.", "model.backbone.")."""
-    counts: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")
-        for depth in range(1, min(len(parts), 5)):
-            prefix = ".".join(parts[:depth]) + "."
-            counts[prefix] = counts.get(prefix, 0) + 1
-    shared = [p for p, n in counts.items() if n >= max(2, len(names) // 10)]
-    return ["", *sorted(shared, key=lambda p: (-counts[p], len(p)))[:12]]
-
-
-def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str) -> list[str]:
-    notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
-    foreign = sorted(whole.keys() - {prefix + name for name in part})
-    if foreign:
-        notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
-    return notes

@@ -1,4 +1,4 @@
-"""nnU-Net's model folders, version 2 (plans.json) and 1 (plans.pkl), as drafts of a card.
+"""nnU-Net v2's model folders and checkpoints, and what version 1 has in common with them.
 
 Array order is z, y, x there as it is here. What the two versions do before and after the network is in networks.md
 sections 8.3 and 13: non-zero crop, cubic resampling with the through-plane axis apart, even steps, Gaussian weights.
@@ -12,18 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from segcli.errors import ModelError
-from segcli.models import unpickle, weights
-from segcli.models.imports.draft import Draft, distinct, legible, network_in, recognised, resized, shapes_of, slug
-from segcli.models.weights import Tensors
-from segcli.networks import registry
+from segcli.models import weights
+from segcli.models.imports.source import Named, Source, Stated, distinct, legible, slug
 from segcli.networks.registry import Inferred
 
-_FINAL_V2 = ("checkpoint_final.pth", "checkpoint_best.pth")
-_FINAL_V1 = ("model_final_checkpoint.model", "model_best.model")
+_FINAL = ("checkpoint_final.pth", "checkpoint_best.pth")
 _CLASSES = {
     "PlainConvUNet": "nnunet_plain",
     "ResidualEncoderUNet": "nnunet_resenc",
@@ -36,82 +30,122 @@ _READERS = {
     "NibabelIOWithReorient": "SAR",
 }
 # Version 1 normalises after resampling, version 2 before. Padding comes last, with 0 whatever air has become by then.
-_CROP: dict[str, Any] = {"step": "crop", "above": None}
-_RESAMPLE: dict[str, Any] = {"step": "resample"}
-_PAD: dict[str, Any] = {"step": "outside", "value": 0}
+CROP: dict[str, Any] = {"step": "crop", "above": None}
+RESAMPLE: dict[str, Any] = {"step": "resample"}
+PAD: dict[str, Any] = {"step": "outside", "value": 0}
 
 
 # ---- version 2 ------------------------------------------------------------------------------------------------------
 
 
-def v2_folder(folder: Path) -> Draft:
-    """The draft of a folder with plans.json, dataset.json and fold_X/checkpoint_final.pth."""
-    plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
-    files = _fold_files(folder, _FINAL_V2)
-    stored = [weights.read(path) for path in files]
-    with legible("plans.json and dataset.json"):
-        draft = v2(plans, dataset, stored, folder.name.rpartition("__")[2])
-    draft.container = f"nnU-Net v2 folder, {_folds(files)}"
-    draft.card["source"] = f"nnU-Net v2, {plans.get('dataset_name', folder.name)}, plans.json"
-    return draft
+def folder(path: Path) -> Source:
+    """A folder with plans.json, dataset.json and fold_X/checkpoint_final.pth."""
+    plans, dataset = _json(path / "plans.json"), _json(path / "dataset.json")
+    files = fold_files(path, _FINAL)
+    return _source(
+        f"nnU-Net v2 folder, {folds_in_words(files)}",
+        f"nnU-Net v2, {plans.get('dataset_name', path.name)}, plans.json",
+        "plans.json and dataset.json",
+        (plans, dataset, path.name.rpartition("__")[2]),
+        [weights.read(file) for file in files],
+    )
 
 
-def v2_file(stored: weights.Stored) -> Draft:
-    """The draft of a checkpoint alone, which carries plans and dataset.json in itself."""
+def is_checkpoint(content: Any) -> bool:
+    """Whether what a file holds is a checkpoint of version 2, which carries plans and dataset.json in itself."""
+    init = content.get("init_args") if isinstance(content, dict) else None
+    return isinstance(init, dict) and {"plans", "dataset_json"} <= init.keys() and "network_weights" in content
+
+
+def file(stored: weights.Stored) -> Source:
+    """A checkpoint alone."""
     init = stored.content["init_args"]
-    with legible(f"{stored.name}: its plans and dataset.json"):
-        draft = v2(init["plans"], init["dataset_json"], [stored], "")
-    draft.container = "nnU-Net v2 checkpoint"
-    draft.card["source"] = f"nnU-Net v2, {init['plans'].get('dataset_name', stored.name)}, plans in the checkpoint"
-    return draft
+    return _source(
+        "nnU-Net v2 checkpoint",
+        f"nnU-Net v2, {init['plans'].get('dataset_name', stored.name)}, plans in the checkpoint",
+        f"{stored.name}: its plans and dataset.json",
+        (init["plans"], init["dataset_json"], ""),
+        [stored],
+    )
 
 
-def v2(
-    plans: Mapping[str, Any], dataset: Mapping[str, Any], stored: Sequence[weights.Stored], configuration: str
-) -> Draft:
-    """The draft that plans, dataset.json and the checkpoints of some folds make."""
-    content = stored[0].content
-    init = content.get("init_args", {}) if isinstance(content, dict) else {}
-    name = str(init.get("configuration") or configuration)
-    chosen = _configuration(plans, name)
-    if chosen.get("previous_stage"):
-        raise ModelError(
-            f"the configuration {name} is the second stage of a cascade, which needs the labels of the first",
-            hint="import the folder of its 3d_fullres or 3d_lowres configuration",
-        )
-    folds = [weights.table(one) for one in stored]
+def _source(
+    container: str,
+    origin: str,
+    said_in: str,
+    plan: tuple[Mapping[str, Any], Mapping[str, Any], str],
+    stored: Sequence[weights.Stored],
+) -> Source:
+    """What plans, dataset.json and the checkpoints of some folds state.
+
+    origin   the card's field "source"
+    said_in  how refusals call the plans
+    plan     plans, dataset.json and the configuration that the folder's name says
+    """
+    plans, dataset, configuration = plan
+    content = stored[0].content if isinstance(stored[0].content, dict) else {}
+    with legible(said_in):
+        chosen = _configuration(plans, str(content.get("init_args", {}).get("configuration") or configuration))
+        channels = _channels(dataset)
+        labels, outputs = _labels(dataset)
+        kind, named = _architecture(chosen, len(channels), outputs)
+        notes: list[str] = []
+        fields = {
+            **_fields(plans, chosen, channels, labels, notes),
+            **_mirrored(content, chosen),
+            "source": origin,
+        }
+    return Source(
+        container,
+        where=f"a network of the class {kind}",
+        folds=[weights.table(one) for one in stored],
+        states=lambda _: Stated(fields, notes),
+        named=Named(f"the plans' {kind}", named) if named else None,
+    )
+
+
+def _channels(dataset: Mapping[str, Any]) -> list[str]:
     named = dataset.get("channel_names") or dataset["modality"]
     channels = [str(named[number]) for number in sorted(named, key=int)]
     if len(set(channels)) < len(channels):
-        channels = [f"{name}_{number}" for number, name in enumerate(channels)]
-    fields, outputs = _labels(dataset)
-    family, arguments = _architecture(chosen, len(channels), outputs, shapes_of(folds[0]))
-    draft = Draft("nnU-Net v2", family, arguments, folds)
-    draft.card = {
-        **_common(plans, channels, chosen["spacing"], chosen["patch_size"]),
-        **_resampling(chosen, draft.notes),
-        **fields,
+        return [f"{name}_{number}" for number, name in enumerate(channels)]
+    return channels
+
+
+def _fields(
+    plans: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    channels: list[str],
+    labels: Mapping[str, Any],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Fields of the card about grid, intensities and labels."""
+    fields = {
+        **common_fields(plans, channels, chosen["spacing"], chosen["patch_size"]),
+        **_resampling(chosen, notes),
+        **labels,
         "floor": 6e-9,  # the smallest number above 0 of float16, in which the weights up to 10 are kept there
         "average": "logits",
     }
     reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
     if reader in _READERS:
-        draft.card |= _turned(_READERS[reader], draft.card["transpose"])
+        fields |= _turned(_READERS[reader], fields["transpose"])
     else:
-        draft.notes.append(f"the orientation that the reader {reader} hands over is not known")
-    steps = _normalisation(
+        notes.append(f"the orientation that the reader {reader} hands over is not known")
+    steps = normalisation(
         len(channels),
         chosen["normalization_schemes"],
         chosen.get("use_mask_for_norm", []),
         plans.get("foreground_intensity_properties_per_channel", {}),
-        draft.notes,
+        notes,
     )
-    if steps is not None:
-        draft.card["intensity"] = [_CROP, *steps, _RESAMPLE, _PAD]
-    axes = content.get("inference_allowed_mirroring_axes") if isinstance(content, dict) else None
-    if axes:
-        draft.card["mirror"] = [int(a) + 3 - len(chosen["patch_size"]) for a in axes]
-    return draft
+    return fields | ({"intensity": [CROP, *steps, RESAMPLE, PAD]} if steps is not None else {})
+
+
+def _mirrored(content: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Field `mirror`; a checkpoint counts the axes of a slice from 0."""
+    axes = content.get("inference_allowed_mirroring_axes")
+    return {"mirror": [int(a) + 3 - len(chosen["patch_size"]) for a in axes]} if axes else {}
 
 
 def _turned(axes: str | None, transpose: Sequence[int]) -> dict[str, Any]:
@@ -134,48 +168,58 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
             )
     chosen: dict[str, Any] = {}
     seen: list[str] = []
-    while name:
-        if name in seen or name not in table:
-            raise ModelError(f"plans.json: the configuration {name!r} inherits from itself or from none that is there")
-        seen.append(name)
-        chosen = {**table[name], **chosen}
-        name = table[name].get("inherits_from", "")
+    ancestor = name
+    while ancestor:
+        if ancestor in seen or ancestor not in table:
+            raise ModelError(
+                f"plans.json: the configuration {ancestor!r} inherits from itself or from none that is there"
+            )
+        seen.append(ancestor)
+        chosen = {**table[ancestor], **chosen}
+        ancestor = table[ancestor].get("inherits_from", "")
+    if chosen.get("previous_stage"):
+        raise ModelError(
+            f"the configuration {name} is the second stage of a cascade, which needs the labels of the first",
+            hint="import the folder of its 3d_fullres or 3d_lowres configuration",
+        )
     return chosen
 
 
-def _architecture(
-    chosen: Mapping[str, Any], inputs: int, outputs: int, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str, dict[str, Any]]:
-    """The family and arguments of a configuration, before version 2.4 rebuilt from the plans' own fields."""
+def _architecture(chosen: Mapping[str, Any], inputs: int, outputs: int) -> tuple[str, Inferred | None]:
+    """The class of a configuration's network, and the network; None for a class that is told by its tensors."""
     described = chosen.get("architecture")
     if described is not None:
-        given = str(described["network_class_name"]).rpartition(".")[2]
+        kind = str(described["network_class_name"]).rpartition(".")[2]
         arguments = dict(described["arch_kwargs"])
     else:
-        given = str(chosen.get("UNet_class_name", "PlainConvUNet"))
-        strides = chosen["pool_op_kernel_sizes"]
-        base, most = int(chosen["UNet_base_num_features"]), int(chosen["unet_max_num_features"])
-        units = "n_blocks_per_stage" if given == "ResidualEncoderUNet" else "n_conv_per_stage"
-        arguments = {
-            "n_stages": len(strides),
-            "features_per_stage": [min(base * 2**i, most) for i in range(len(strides))],
-            "conv_op": f"torch.nn.Conv{len(strides[0])}d",
-            "kernel_sizes": chosen["conv_kernel_sizes"],
-            "strides": strides,
-            units: chosen["n_conv_per_stage_encoder"],
-            "n_conv_per_stage_decoder": chosen["n_conv_per_stage_decoder"],
-            "conv_bias": True,
-            "norm_op": f"torch.nn.InstanceNorm{len(strides[0])}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        }
-    if given not in _CLASSES:
-        guess = recognised(shapes, None, f"a network of the class {given}")
-        return guess.family, guess.config
+        kind = str(chosen.get("UNet_class_name", "PlainConvUNet"))
+        arguments = _before_2_4(chosen, kind)
+    if kind not in _CLASSES:
+        return kind, None
     arguments.pop("dropout_op_kwargs", None)
     arguments.pop("dropout_op", None)
-    return _CLASSES[given], {**arguments, "input_channels": inputs, "num_classes": outputs}
+    return kind, Inferred(_CLASSES[kind], {**arguments, "input_channels": inputs, "num_classes": outputs})
+
+
+def _before_2_4(chosen: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The constructor's arguments rebuilt from the plans' own fields, which had none before version 2.4."""
+    strides = chosen["pool_op_kernel_sizes"]
+    base, most = int(chosen["UNet_base_num_features"]), int(chosen["unet_max_num_features"])
+    units = "n_blocks_per_stage" if kind == "ResidualEncoderUNet" else "n_conv_per_stage"
+    return {
+        "n_stages": len(strides),
+        "features_per_stage": [min(base * 2**i, most) for i in range(len(strides))],
+        "conv_op": f"torch.nn.Conv{len(strides[0])}d",
+        "kernel_sizes": chosen["conv_kernel_sizes"],
+        "strides": strides,
+        units: chosen["n_conv_per_stage_encoder"],
+        "n_conv_per_stage_decoder": chosen["n_conv_per_stage_decoder"],
+        "conv_bias": True,
+        "norm_op": f"torch.nn.InstanceNorm{len(strides[0])}d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
 
 
 def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -214,7 +258,7 @@ def _resampling(chosen: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _normalisation(
+def normalisation(
     channels: int, schemes: Sequence[str], masks: Sequence[bool], properties: Mapping[Any, Any], notes: list[str]
 ) -> list[dict[str, Any]] | None:
     """Intensity steps, one channel after the other; None where a scheme is not known."""
@@ -247,146 +291,10 @@ def _normalisation(
     return steps
 
 
-# ---- version 1 ------------------------------------------------------------------------------------------------------
+# ---- both versions --------------------------------------------------------------------------------------------------
 
 
-def v1_folder(folder: Path, expected: Inferred | None = None) -> Draft:
-    """The draft of a folder with plans.pkl and fold_X/NAME.model (UNETR++, nnFormer)."""
-    files = _fold_files(folder, _FINAL_V1)
-    beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
-    plans, stage = _plans(beside if beside.is_file() else folder / "plans.pkl")
-    with legible("the plans"):
-        draft = _v1(plans, stage, files, expected)
-    draft.container = f"nnU-Net v1 folder, {_folds(files)}"
-    return draft
-
-
-def v1_file(path: Path, expected: Inferred | None = None) -> Draft:
-    """The draft of a .model file with its .model.pkl beside it."""
-    with legible(f"{path.name}.pkl"):
-        draft = _v1(*_plans(Path(f"{path}.pkl")), [path], expected)
-    draft.container = "nnU-Net v1 checkpoint with its plans"
-    return draft
-
-
-def _v1(plans: Mapping[str, Any], number: int, files: Sequence[Path], expected: Inferred | None) -> Draft:
-    folds = [renamed(weights.table(weights.read(path))) for path in files]
-    stage = plans["plans_per_stage"][number]
-    shapes = shapes_of(folds[0])
-    guess = network_in(shapes, None, expected, files[0].name)
-    planned = [int(n) for n in stage["patch_size"]]
-    guess, patch = _sized(guess, planned, shapes)
-    draft = Draft("nnU-Net v1", guess.family, guess.config, folds)
-    if patch != planned:
-        draft.notes.append(f"the plans' patch {planned} is not the network's {patch}: its trainer has its own")
-    modalities = plans.get("modalities") or plans["dataset_properties"]["modalities"]
-    channels = [str(modalities[c]) for c in sorted(modalities)]
-    draft.card = {
-        **_common(plans, channels, stage["current_spacing"], patch),
-        "source": f"nnU-Net v1, {plans.get('data_identifier', 'plans.pkl')}",
-        "orientation": None,
-        "interpolation": "cubic",
-        "coarse": 3,
-        "mirror": [1, 2] if len(patch) == 2 else [0, 1, 2],
-        # Each window, mirror image and fold goes through softmax there before the mean is taken.
-        "average": "probabilities",
-        "floor": 1e-11,  # less than the product of three Gaussians at a corner: there is none
-    }
-    schemes = plans["normalization_schemes"]
-    masks = plans.get("use_mask_for_norm") or {}
-    if any(masks.values()):
-        draft.notes.append(
-            "the mask of the normalisation is made after resampling, nnU-Net v1 resamples the mask itself"
-        )
-    steps = _normalisation(
-        len(channels),
-        [schemes[c] for c in sorted(schemes)],
-        [bool(masks.get(c, False)) for c in sorted(schemes)],
-        plans["dataset_properties"].get("intensityproperties") or {},
-        draft.notes,
-    )
-    if steps is not None:
-        draft.card["intensity"] = [_CROP, _RESAMPLE, *steps, _PAD]
-    return draft
-
-
-def _sized(guess: Inferred, planned: list[int], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Inferred, list[int]]:
-    """The network with the plans' patch where its tensors allow that, else with the one that its tensors tell."""
-    own = Draft("", guess.family, guess.config, []).size()
-    if own is None:
-        return guess, planned
-    with_plans = resized(guess, planned, shapes)
-    return (with_plans, planned) if with_plans else (guess, own)
-
-
-def renamed(tensors: Tensors) -> Tensors:
-    """Tensors of nnU-Net v1's own network under the names of v2's PlainConvUNet; those of other networks as they are.
-
-    The two compute the same but for two things, both made good without loss: v1 has no bias where it transposes and
-    where it ends, so there it is 0; and its decoder has the kernel of the level below, so that smaller kernels of the
-    encoder are laid into larger ones that are 0 around them.
-    """
-    if "conv_blocks_context.0.blocks.0.conv.weight" not in tensors or "tu.0.weight" not in tensors:
-        return tensors
-    levels = registry.length(tensors, "tu.") + 1
-    out: Tensors = {}
-    for i in range(levels):
-        rows = [f"conv_blocks_context.{i}."] if i < levels - 1 else [f"conv_blocks_context.{i}.{k}." for k in (0, 1)]
-        _units(tensors, rows, f"encoder.stages.{i}.0.convs.", out)
-    for s in range(levels - 1):
-        _units(tensors, [f"conv_blocks_localization.{s}.{k}." for k in (0, 1)], f"decoder.stages.{s}.convs.", out)
-        for old, new in ((f"tu.{s}", f"decoder.transpconvs.{s}"), (f"seg_outputs.{s}", f"decoder.seg_layers.{s}")):
-            weight = tensors[f"{old}.weight"]
-            width = weight.shape[1] if old.startswith("tu") else weight.shape[0]
-            out[f"{new}.weight"] = weight
-            out[f"{new}.bias"] = tensors.get(f"{old}.bias", weight.new_zeros(width))
-        level = levels - 2 - s
-        both = (f"encoder.stages.{level}.", f"decoder.stages.{s}.")
-        convolutions = [n for n in out if n.startswith(both) and n.endswith("conv.weight")]
-        kernel = [max(out[n].shape[2 + axis] for n in convolutions) for axis in range(out[convolutions[0]].ndim - 2)]
-        for name in convolutions:
-            out[name] = _grown(out[name], kernel)
-    return out
-
-
-def _units(tensors: Tensors, rows: Sequence[str], new: str, out: Tensors) -> None:
-    """Convolution and norm of the units in some rows, numbered on from row to row."""
-    count = 0
-    for row in rows:
-        for j in range(registry.length(tensors, f"{row}blocks.")):
-            for old, name in (("conv", "conv"), ("instnorm", "norm")):
-                prefix = f"{row}blocks.{j}.{old}."
-                for key in [n for n in tensors if n.startswith(prefix)]:
-                    out[f"{new}{count}.{name}.{key.removeprefix(prefix)}"] = tensors[key]
-            count += 1
-
-
-def _grown(weight: Tensor, kernel: Sequence[int]) -> Tensor:
-    """A kernel with zeros around it; both have odd edges."""
-    missing = [(k - n) // 2 for k, n in zip(kernel, weight.shape[2:], strict=True)]
-    return torch.nn.functional.pad(weight, [m for side in reversed(missing) for m in (side, side)])
-
-
-def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
-    """The plans and the number of the stage: the file's own where it says, else the last."""
-    if not path.is_file():
-        raise ModelError(
-            f"{path.name}: not found beside the checkpoint",
-            hint="without its plans give a recipe: --recipe NAME",
-        )
-    found = unpickle.plain_pickle(path.read_bytes(), path.name)
-    plans = found.get("plans", found) if isinstance(found, dict) else None
-    if not isinstance(plans, dict) or "plans_per_stage" not in plans:
-        raise ModelError(f"{path.name}: holds no plans of nnU-Net v1")
-    numbers = sorted(plans["plans_per_stage"])
-    init = found.get("init", ())  # plans file, fold, two folders, batch_dice, stage, ...
-    return plans, init[5] if len(init) > 5 and init[5] in numbers else numbers[-1]
-
-
-# ---- both -----------------------------------------------------------------------------------------------------------
-
-
-def _fold_files(folder: Path, names: Sequence[str]) -> list[Path]:
+def fold_files(folder: Path, names: Sequence[str]) -> list[Path]:
     """The checkpoint of each fold, the final one where there is one; all folds alone when there is no other."""
     found: dict[str, Path] = {}
     for place in _fold_folders(folder):
@@ -409,11 +317,11 @@ def _fold_folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and re.fullmatch(r"fold_\d+|fold_all|all", p.name))
 
 
-def _folds(files: Sequence[Path]) -> str:
+def folds_in_words(files: Sequence[Path]) -> str:
     return f"{len(files)} folds" if len(files) > 1 else files[0].parent.name
 
 
-def _common(
+def common_fields(
     plans: Mapping[str, Any], channels: Sequence[str], spacing: Sequence[Any], patch: Sequence[Any]
 ) -> dict[str, Any]:
     """Fields of the card that both versions have; in 2-D the slices are the first axis, and keep their distance."""

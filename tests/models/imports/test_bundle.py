@@ -17,7 +17,8 @@ from segcli.engines.choose import open_engine
 from segcli.errors import ModelError
 from segcli.inference.segment import segment
 from segcli.models import imports, library, weights
-from segcli.models.imports.bundle import References, _intensity, _merged, _Unknown
+from segcli.models.imports.bundle import _intensity
+from segcli.models.imports.bundle_config import References, Unknown, merged
 from segcli.networks import registry
 from segcli.space.volume import Grid, Volume
 
@@ -403,7 +404,7 @@ def test_references_are_followed_by_pattern(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize("text", ["$1 + 1", "@nowhere", "@round", "$__import__('os')", "$@a.to(@b) + 1"])
 def test_what_would_have_to_be_evaluated_stays_unknown(text: str) -> None:
-    assert isinstance(References({"round": "@round", "a": 1}).resolve(text), _Unknown)
+    assert isinstance(References({"round": "@round", "a": 1}).resolve(text), Unknown)
 
 
 def test_references_that_unfold_without_end_are_refused() -> None:
@@ -453,7 +454,7 @@ def test_numbers_keys_and_switches_of_yaml_are_those_of_json(tmp_path: Path) -> 
     path = tmp_path / "c.yaml"
     path.write_text("eps: 1e-5\nclip: yes\n0: first\nname: 1.5e\nday: 2024-02-01\nnone: ~\n")
     expected = {"eps": 1e-5, "clip": True, "0": "first", "name": "1.5e", "day": "2024-02-01", "none": None}
-    assert _merged([path]) == expected
+    assert merged([path]) == expected
 
 
 # ---- several files --------------------------------------------------------------------------------------------------
@@ -475,14 +476,14 @@ def test_a_plus_adds_to_an_entry_of_the_file_before(tmp_path: Path) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
     first.write_text(json.dumps({"list": [1], "table": {"a": 1, "b": 2}, "kept": 3}))
     second.write_text(json.dumps({"+list": [2], "+table": {"b": 5}, "+new": 4}))
-    assert _merged([first, second]) == {"list": [1, 2], "table": {"a": 1, "b": 5}, "kept": 3, "new": 4}
+    assert merged([first, second]) == {"list": [1, 2], "table": {"a": 1, "b": 5}, "kept": 3, "new": 4}
 
 
 def test_a_later_file_reaches_into_objects_and_lists_and_nowhere_else(tmp_path: Path) -> None:
     first, second, third = (tmp_path / f"{name}.json" for name in "abc")
     first.write_text(json.dumps({"a": {"list": [{"b": 1}, 2]}}))
     second.write_text(json.dumps({"a#list#0#b": 3, "a::list::1": 4, "new#c": 5}))
-    assert _merged([first, second]) == {"a": {"list": [{"b": 3}, 4]}, "new": {"c": 5}}
+    assert merged([first, second]) == {"a": {"list": [{"b": 3}, 4]}, "new": {"c": 5}}
     third.write_text(json.dumps({"a#list#7": 3}))
     with pytest.raises(ModelError, match=r"c\.json: a field is of an unexpected kind"):
-        _merged([first, third])
+        merged([first, third])

@@ -26,6 +26,7 @@ from segcli.inference.windows import WindowPlan, padded, weights, windows
 from segcli.models import card, imports, library
 from segcli.models import weights as checkpoint
 from segcli.models.imports import nnunet
+from segcli.models.imports.recognise import Recognised
 from segcli.networks import registry
 from segcli.space.grids import model_grid
 from segcli.space.resample import Interpolation, onto
@@ -245,12 +246,19 @@ def test_channels_are_in_the_order_of_their_numbers_and_told_apart() -> None:
     plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
     chosen = plans["configurations"]["3d_fullres"]
     chosen |= {"normalization_schemes": ["NoNormalization"] * 3, "use_mask_for_norm": [True] * 3}
-    stored = checkpoint.Stored("a.pth", "torch", {"conv.weight": torch.zeros(1)}, "")
     names: dict[str, str] = {"2": "T2", "0": "noNorm", "1": "T1"}
     dataset = {"channel_names": names, "labels": {"background": 0, "organ": 1}}
-    assert nnunet.v2(plans, dataset, [stored], "3d_fullres").card["channels"] == ["noNorm", "T1", "T2"]
+    init = {"plans": plans, "dataset_json": dataset, "configuration": "3d_fullres"}
+
+    def channels() -> list[str]:
+        content = {"network_weights": {"conv.weight": torch.zeros(1)}, "init_args": init}
+        source = nnunet.file(checkpoint.Stored("a.pth", "torch", content, ""))
+        found: list[str] = source.states(Recognised("nnunet_plain", {})).fields["channels"]
+        return found
+
+    assert channels() == ["noNorm", "T1", "T2"]
     names["2"] = "T1"
-    assert nnunet.v2(plans, dataset, [stored], "3d_fullres").card["channels"] == ["noNorm_0", "T1_1", "T1_2"]
+    assert channels() == ["noNorm_0", "T1_1", "T1_2"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from segcli.errors import ModelError
 from segcli.models import card, imports, library, weights
-from segcli.models.imports.draft import Draft, network_in
+from segcli.models.imports.recognise import Recognised, network_in
 from segcli.networks import registry
 from segcli.networks.registry import Inferred
 
@@ -54,10 +54,10 @@ def test_a_recipe_is_a_card_of_its_network(name: str) -> None:
         net = registry.build(guess.family, guess.config)
     if PARAMETERS[name] is not None:
         assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
-    draft = Draft("", guess.family, guess.config, [])
-    assert draft.outputs == len(found.labels)
-    assert draft.inputs == len(found.channels)
-    assert draft.size() in (None, list(found.window.size))
+    made = Recognised(guess.family, guess.config)
+    assert made.outputs == len(found.labels)
+    assert made.inputs == len(found.channels)
+    assert made.size() in (None, list(found.window.size))
     assert found.name == name
     assert found.weights == ()
     assert found.source != "unknown"

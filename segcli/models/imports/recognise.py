@@ -1,15 +1,10 @@
-"""A model on its way from a foreign file to a card: what its container states, and what is still missing."""
+"""Which network a source's tensors are, and of which sizes: told by the tensors and by what the container states."""
 
 from __future__ import annotations
 
 import json
-import re
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +12,8 @@ from torch import Tensor
 
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
+from segcli.models.imports.nnunet_v1 import renamed
+from segcli.models.imports.source import Source
 from segcli.models.weights import Tensors
 from segcli.networks import registry
 from segcli.networks.registry import Inferred, Shapes
@@ -25,38 +22,22 @@ from segcli.networks.registry import Inferred, Shapes
 _INPUTS = ("in_chans", "in_channels", "input_channels", "input_dim", "n_channels")
 SIZES = ("img_size", "img_shape", "crop_size")
 
-# Facts that no tensor tells: the card's field, and the options that give it.
-NEEDED = {
-    "channels": "--channels CT",
-    "orientation": '--orientation RAS, or "file" for the order of the file',
-    "spacing": '--spacing 1.5,1.5,2.0 in mm, or "keep"',
-    "intensity": "--window LOW,HIGH (to 0..1), --normalise zscore, nonzero, none or LOW,HIGH,MEAN,SD, or --recipe NAME",
-    "patch_size": "--patch 96,96,96",
-    "labels": "--labels background,liver,spleen in the order of the network's outputs",
-}
 
+@dataclass(frozen=True)
+class Recognised:
+    """A network with its sizes and weights.
 
-@dataclass
-class Draft:
-    """What a container says.
-
-    container  in words, for the user
-    family     of the network, with its constructor's `arguments`; "onnx" for a graph
-    folds      the tensors of each fold, under the network's own names
-    card       fields of the card as far as the container states them
-    notes      what was dropped, taken or not understood, a sentence each
+    family     with the constructor's `arguments`; "onnx" for a graph without a card inside
+    folds      the tensors of each fold, under the network's own names; empty for a graph
+    notes      what was left out, taken off or taken for granted, a sentence each
     open       arguments that neither tensors nor container tell
-    onnx       the graph's file, where there are no tensors
     """
 
-    container: str
     family: str
-    arguments: dict[str, Any]
-    folds: list[Tensors]
-    card: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    open: tuple[str, ...] = ()
-    onnx: Path | None = None
+    arguments: Mapping[str, Any]
+    folds: Sequence[Tensors] = ()
+    notes: Sequence[str] = ()
+    open: Sequence[str] = ()
 
     @property
     def inputs(self) -> int | None:
@@ -80,12 +61,67 @@ class Draft:
         found = self.arguments[key]
         return [int(found)] * 3 if isinstance(found, int) else [int(n) for n in found]
 
-    def missing(self, card: Mapping[str, Any]) -> dict[str, str]:
-        """Facts that neither the container nor `card` gives, with the option for each."""
-        lacking = {fact: option for fact, option in NEEDED.items() if fact not in card}
-        if self.dims == 2 and "slice_axis" not in card:
-            lacking["slice_axis"] = "--slice-axis 0, 1 or 2: the array axis along which slices are taken"
-        return lacking
+    def sized(self, size: Sequence[int]) -> Recognised | None:
+        """The same network for windows of another size; None when these tensors are not those of that size."""
+        network = Inferred(self.family, dict(self.arguments), tuple(self.notes), tuple(self.open))
+        found = network if size == self.size() else resized(network, size, shapes_of(self.folds[0]))
+        if found is None:
+            return None
+        return replace(self, arguments=found.config, notes=found.unsure, open=found.open)
+
+    def with_tensors(self, replaced: Mapping[str, Tensor]) -> Recognised:
+        """The same with some tensors of the first fold in another form."""
+        return replace(self, folds=[{**self.folds[0], **replaced}, *self.folds[1:]]) if replaced else self
+
+    def live(self) -> list[str]:
+        """The names of the first fold's tensors that have an effect on the output."""
+        return registry.live(self.family, self.folds[0]) if self.folds else []
+
+
+def recognise(source: Source, arch: str | None, recipe: Inferred | None) -> Recognised:
+    """The network of a source.
+
+    arch     the user's choice among networks that fit (see `recognised`)
+    recipe   a recipe's network, which the tensors must then be exactly
+    errors   ModelError: of no network, of several and no choice, of another than the container or the recipe names
+    """
+    named = source.named.network if source.named else None
+    if not source.folds:
+        assert named is not None  # a graph's reader always names one
+        return Recognised(named.family, named.config)
+    first, notes = own_part(source.folds[0], named or recipe)
+    shapes = shapes_of(first)
+    network = _as_named(source, shapes) or network_in(shapes, arch, recipe, source.where)
+    if source.size is not None:
+        network = _planned(network, source.size, shapes)
+    folds = [first, *(own_part(fold, network)[0] for fold in source.folds[1:])]
+    return Recognised(network.family, dict(network.config), folds, (*notes, *network.unsure), network.open)
+
+
+def _as_named(source: Source, shapes: Shapes) -> Inferred | None:
+    """The network that the container names, None where it names none.
+
+    errors   ModelError for tensors that are not its
+    """
+    if source.named is None:
+        return None
+    differences = registry.differences(source.named.network, shapes)
+    if differences:
+        name, (ours, theirs) = next(iter(differences.items()))
+        raise ModelError(
+            f"the weights are not those of {source.named.kind}: {len(differences)} tensors differ, "
+            f"{name} has the shape {theirs}, not {ours}"
+        )
+    return source.named.network
+
+
+def _planned(network: Inferred, planned: Sequence[int], shapes: Shapes) -> Inferred:
+    """The network for the stated windows where its tensors allow that, else for those that its tensors tell."""
+    fitting = resized(network, planned, shapes)
+    return replace(fitting or network, open=())
+
+
+# ---- from tensors to a network --------------------------------------------------------------------------------------
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -150,7 +186,7 @@ def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, wher
     if not registry.differences(expected, shapes):
         return expected
     for guess in registry.infer(shapes):
-        forms = [Draft("", one.family, one.config, []) for one in (guess, expected)]
+        forms = [Recognised(one.family, one.config) for one in (guess, expected)]
         same_kind = guess.family.partition("_")[0] == expected.family.partition("_")[0]
         if same_kind and forms[0].outputs == forms[1].outputs and forms[0].inputs == forms[1].inputs:
             note = f"another form of the recipe's network: {guess.family}"
@@ -222,55 +258,57 @@ def _encoder_only(shapes: Shapes) -> str | None:
     return None
 
 
-@contextmanager
-def legible(what: str) -> Iterator[None]:
-    """Refuse a description in which a field is missing or of another kind than those who write it give it."""
-    try:
-        yield
-    except KeyError as error:
-        raise ModelError(f"{what}: the field {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ModelError(f"{what}: a field is of an unexpected kind: {error}") from error
+# ---- the network's own tensors among a file's -----------------------------------------------------------------------
 
 
-def slug(text: str) -> str:
-    """A name in ASCII snake_case."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
+def own_part(tensors: Tensors, expected: Inferred | None) -> tuple[Tensors, list[str]]:
+    """The network's own tensors: those under the prefix with which they make a network, the prefix taken off.
 
+    expected   the network that the container or a recipe names
+    returns    the tensors, and a sentence each about what was taken off or left out
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """Names as slugs, made different with a number where they clash."""
-    out: list[str] = []
-    for name in map(slug, names):
-        count = 2
-        unique = name
-        while unique in out:
-            unique = f"{name}_{count}"
-            count += 1
-        out.append(unique)
-    return out
-
-
-@contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
-    """The members of a zip archive as files in a temporary folder, which is removed afterwards.
-
-    errors   ModelError for members that climb out, for links, and for archives that unpack to over ten times their
-             size
+    Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`).
     """
-    with TemporaryDirectory(prefix="segcli-") as folder:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if not m.is_dir()]
-                for member in members:
-                    name = PurePosixPath(member.filename.replace("\\", "/"))
-                    link = (member.external_attr >> 16) & 0o170000 == 0o120000
-                    if name.is_absolute() or ".." in name.parts or ":" in member.filename or link:
-                        raise ModelError(f"{path.name}: {member.filename!r} leads outside the archive: not allowed")
-                if sum(m.file_size for m in members) > 10 * path.stat().st_size + 10_000_000:
-                    raise ModelError(f"{path.name}: unpacks to far more than its size: not allowed")
-                for member in members:
-                    archive.extract(member, folder)
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-            raise ModelError(f"{path.name}: a truncated or corrupt archive: {error}") from error
-        yield Path(folder)
+    whole = renamed(tensors)
+    parts = [
+        (prefix, {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)})
+        for prefix in _prefixes(whole)
+    ]
+    for prefix, part in parts:
+        shapes = shapes_of(part)
+        if expected and not registry.differences(expected, shapes):
+            return part, _said(whole, part, prefix)
+        guesses = [guess.family for guess in registry.infer(shapes)]
+        # Most networks end in a convolution of 1x1x1, which alone is a pointwise network.
+        if guesses and not (guesses == ["pointwise"] and 2 * len(part) < len(whole)):
+            return part, _said(whole, part, prefix)
+    for prefix, part in parts:
+        shapes = shapes_of(part)
+        if expected:
+            foreign = registry.beside(shapes, registry.differences(expected, shapes))
+        else:
+            foreign = registry.within(shapes)
+        if foreign:
+            own = {name: tensor for name, tensor in part.items() if name not in foreign}
+            return own, _said(whole, own, prefix)
+    return dict(whole), []
+
+
+def _prefixes(names: Mapping[str, Any]) -> list[str]:
+    """The empty prefix, then those that names share, the commonest first ("net.", "model.backbone.")."""
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, min(len(parts), 5)):
+            prefix = ".".join(parts[:depth]) + "."
+            counts[prefix] = counts.get(prefix, 0) + 1
+    shared = [p for p, n in counts.items() if n >= max(2, len(names) // 10)]
+    return ["", *sorted(shared, key=lambda p: (-counts[p], len(p)))[:12]]
+
+
+def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str) -> list[str]:
+    notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
+    foreign = sorted(whole.keys() - {prefix + name for name in part})
+    if foreign:
+        notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
+    return notes

@@ -1,0 +1,197 @@
+"""The configuration of a MONAI bundle, JSON or YAML: literals are read, references followed, nothing is evaluated.
+
+Values that begin with "$" are Python. Of those only references are followed ("$@network_def",
+"$@bundle_root + '/models/model.pt'"); the rest is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segcli.errors import ModelError
+from segcli.models.imports.source import legible
+
+_ENDINGS = (".json", ".yaml", ".yml")
+# What inference is run with; where there is no file for that, evaluation is training with some entries changed.
+_CONFIGS = (("inference",), ("train", "evaluate"))
+_DEPTH = 20  # of references to references
+_MOST = 100_000  # values that a configuration may unfold to; the largest of MONAI's has a few hundred
+
+
+class Unknown:
+    """A value that only running Python would tell."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class References:
+    """A configuration whose references are followed; what would have to be evaluated becomes Unknown.
+
+    Understood: "@id", "@id::sub" and "@id#sub", the same with "%" (MONAI's copies), "$@id", "$@id + 'text'",
+    "$A if @id else B" with literals, and "$[...]" or numbers that are JSON.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self._left = _MOST
+
+    def get(self, *names: str) -> Any:
+        """The entry of the first of several ids that is there, None without one."""
+        for name in names:
+            if not isinstance(found := self._followed(name, _DEPTH), Unknown) or name in self.config:
+                return found
+        return None
+
+    def resolve(self, value: Any, depth: int = _DEPTH) -> Any:
+        """A value with its references followed.
+
+        errors   ModelError where references to references unfold without end
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise ModelError(f"the bundle's references unfold to more than {_MOST} values: not allowed")
+        if depth == 0:
+            return Unknown("references that go round in a circle")
+        if isinstance(value, dict):
+            return {k: self.resolve(v, depth - 1) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(v, depth - 1) for v in value]
+        if not isinstance(value, str):
+            return value
+        if value.startswith(("@", "%")):
+            return self._followed(value[1:], depth - 1)
+        if not value.startswith("$"):
+            return value
+        return self._pattern(" ".join(value[1:].split()), depth)
+
+    def _pattern(self, text: str, depth: int) -> Any:
+        """What a "$" text says by one of a few patterns; it is never evaluated."""
+        if match := re.fullmatch(rf"({_ID})\.to\([^()]*\)", text):  # a network moved to a device
+            return self._followed(match[1][1:], depth - 1)
+        if match := re.fullmatch(rf"({_ID})\s*\+\s*('[^']*'|\"[^\"]*\")", text):
+            first = self._followed(match[1][1:], depth - 1)
+            return first + match[2][1:-1] if isinstance(first, str) else Unknown(text)
+        if match := re.fullmatch(rf"(.+?)\s+if\s+({_ID})\s+else\s+(.+)", text):
+            condition = self._followed(match[2][1:], depth - 1)
+            if isinstance(condition, bool):
+                return self._literal(match[1] if condition else match[3], depth)
+            return Unknown(text)
+        return self._literal(text, depth)
+
+    def _literal(self, text: str, depth: int) -> Any:
+        if re.fullmatch(_ID, text):
+            return self._followed(text[1:], depth - 1)
+        plain = {"True": True, "False": False, "None": None}
+        if text in plain:
+            return plain[text]
+        if re.fullmatch(r"'[^']*'", text):
+            return text[1:-1]
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return Unknown(text)
+
+    def _followed(self, name: str, depth: int) -> Any:
+        place: Any = self.config
+        for part in re.split(r"#|::", name):
+            if isinstance(place, str):  # an entry that is itself a reference
+                place = self.resolve(place, depth)
+            if isinstance(place, dict) and part in place:
+                place = place[part]
+            elif isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+                place = place[int(part)]
+            else:
+                return Unknown(f"@{name}")
+        return self.resolve(place, depth)
+
+
+_ID = r"@[A-Za-z_][\w#:]*"
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder has the configuration of a bundle, or says in its metadata that it is one."""
+    return any(files(folder / "configs", (name,)) for names in (*_CONFIGS, ("metadata",)) for name in names)
+
+
+def configuration(folder: Path) -> References:
+    """The configuration that inference is run with, of one file or of several laid over each other."""
+    for names in _CONFIGS:
+        if found := files(folder, names):
+            return References(merged(found))
+    raise ModelError(f"{folder.parent.name}: has no configs/inference.json (or .yaml)")
+
+
+def files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of these names, JSON before YAML where there are both."""
+    found = [[folder / f"{name}{ending}" for ending in _ENDINGS] for name in names]
+    return [next(p for p in paths if p.is_file()) for paths in found if any(p.is_file() for p in paths)]
+
+
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """Entries of several files: a later one replaces an earlier one, at "a::b" in a; "+a" adds to a (as MONAI has it).
+
+    errors   ModelError for a file that cannot be read
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        with legible(path.name):
+            for key, value in _document(path).items():
+                *places, last = re.split(r"#|::", key.removeprefix("+"))
+                inside: Any = merged
+                for part in places:
+                    inside = inside[int(part)] if isinstance(inside, list) else inside.setdefault(part, {})
+                at: Any = int(last) if isinstance(inside, list) else last
+                old = inside[at] if isinstance(inside, list) else inside.get(at)
+                if key.startswith("+") and isinstance(old, dict) and isinstance(value, dict):
+                    inside[at] = {**old, **value}
+                elif key.startswith("+") and isinstance(old, list) and isinstance(value, list):
+                    inside[at] = [*old, *value]
+                else:
+                    inside[at] = value
+    return merged
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else _yaml(text)
+    except (OSError, ValueError, RecursionError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ModelError(f"{path.name}: cannot be read as {kind}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name}: is not an object with fields")
+    return found
+
+
+def _yaml(text: str) -> Any:
+    """The JSON that a YAML document says, as MONAI reads it: yes, no, on and off are booleans.
+
+    errors   ValueError: not YAML, or with a tag that would make a Python object
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    left = _MOST
+
+    def plain(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"its aliases unfold to more than {_MOST} values: not allowed")
+        if isinstance(value, dict):
+            return {str(k): plain(v) for k, v in value.items()}  # YAML's 0: is JSON's "0":
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+            return float(value)  # YAML 1.1 takes 1e-5 for a text
+        return value if value is None or isinstance(value, str | int | float) else str(value)  # a date, a set
+
+    return plain(found)

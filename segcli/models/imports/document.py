@@ -1,0 +1,157 @@
+"""The card's document: what container, recipe and user state, completed by what the network tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segcli.errors import ModelError, UsageError
+from segcli.models.card import NAME, ModelCard
+from segcli.models.document import FORMAT
+from segcli.models.imports.recognise import SIZES, Recognised, answers
+from segcli.models.imports.source import NEEDED, Source, Stated, slug
+from segcli.models.imports.written import json_able
+from segcli.networks.registry import Inferred
+
+
+def fields(stated: Stated, network: Recognised, recipe: ModelCard | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the card: the user's win over the container's, those over the recipe's.
+
+    The recipe says better where its own numbers are from.
+    """
+    known = recipe.document if recipe else {}
+    origin = {"source": recipe.source} if recipe else {}
+    found: dict[str, Any] = {**known, **stated.fields, **origin, **given}
+    size = network.size()
+    if size is not None:
+        found.setdefault("patch_size", size)
+    if network.family.startswith("unet3plus") and found.get("slice_axis") is not None:
+        found.setdefault("padding", "edge")  # its slices are made multiples of 16 that way
+    return found
+
+
+def missing(found: Mapping[str, Any], network: Recognised) -> dict[str, str]:
+    """Facts that no field gives, with the option for each."""
+    lacking = {fact: option for fact, option in NEEDED.items() if fact not in found}
+    if network.dims == 2 and "slice_axis" not in found:
+        lacking["slice_axis"] = "--slice-axis 0, 1 or 2: the array axis along which slices are taken"
+    return lacking
+
+
+def complete(found: dict[str, Any], source: Source, network: Recognised, path: Path) -> None:
+    """Refuse fields that lack facts, or whose labels and channels are not as many as the network's.
+
+    The facts that are missing are named all at once, each with its option.
+    """
+    lacking = missing(found, network)
+    if lacking:
+        raise ModelError(
+            f"{path.name}: {source.container}; does not state {', '.join(lacking)}",
+            hint="give " + "; ".join(lacking.values()),
+        )
+    inputs = len(found["channels"]) * found.get("slices", 1)
+    if network.inputs is not None and inputs != network.inputs:
+        neighbours = ", or --slices N where a slice is shown with its neighbours" if network.dims == 2 else ""
+        raise ModelError(
+            f"{path.name}: the network has {network.inputs} input channels, not {inputs} "
+            f"({', '.join(found['channels'])})",
+            hint=f"give {NEEDED['channels']}{neighbours}",
+        )
+    count, labels = network.outputs, found["labels"]
+    if count is None or found.get("regions") is not None:
+        return
+    if count == len(labels) - 1:
+        # One output fewer than labels: each stands for itself, and background is where none is above one half.
+        found["regions"] = [value for value in labels.values() if value != 0]
+    elif count != len(labels):
+        raise ModelError(
+            f"{path.name}: the network has {count} outputs, not {len(labels)} ({', '.join(labels)[:200]})",
+            hint=f"give {NEEDED['labels']}",
+        )
+
+
+def title(name: str | None, path: Path) -> str:
+    """The model's name: a stated one, else the path's last part.
+
+    errors   UsageError for a text that is no name
+    """
+    found = str(name or slug(_stem(path)).replace("_", "-"))
+    if not NAME.fullmatch(found):
+        raise UsageError(f"{found!r} is no name for a model", hint="letters, digits, dots and dashes")
+    return found
+
+
+def _stem(path: Path) -> str:
+    name = path.resolve().name
+    for ending in (".tar", ".pth", ".pt", ".ckpt", ".model", ".safetensors", ".onnx", ".zip"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def windowed(network: Recognised, checked: ModelCard, path: Path) -> Recognised:
+    """The network for windows of the card's size.
+
+    errors   ModelError where the tensors are those of another size, or the network gives no answer of that size, with
+             sizes for which it does
+    """
+
+    def at(size: Sequence[int]) -> Recognised | None:
+        found = network.sized(size)
+        channels = len(checked.channels) * checked.slices
+        fits = found and answers(Inferred(found.family, dict(found.arguments)), channels, size, checked.slice_axis)
+        return found if fits else None
+
+    size = list(checked.window.size)
+    found = at(size)
+    if found is not None:
+        return found
+    likely = [network.size(), *_near(size, checked.slice_axis)]
+    near = [one for i, one in enumerate(likely) if one and one not in likely[:i] and at(one)][:2]
+    told = [note for note in network.notes if note.startswith(SIZES)]
+    raise ModelError(
+        f"{path.name}: the network {network.family} does not take windows of {'×'.join(map(str, size))} voxels"
+        + "".join(f" ({note})" for note in told),
+        hint=" or ".join(f"--patch {','.join(map(str, one))}" for one in near) + " would do"
+        if near
+        else "give --patch with the size of its training",
+    )
+
+
+def _near(size: Sequence[int], slice_axis: int | None) -> Iterator[list[int]]:
+    """Sizes near one, each side a multiple of a power of two, nearest first; a slice stays one voxel thick."""
+    for step in (2, 4, 8, 16, 32, 64):
+        for round_up in (0, step - 1):
+            sides = [max(step, (n + round_up) // step * step) for n in size]
+            yield [1 if axis == slice_axis else n for axis, n in enumerate(sides)]
+
+
+def notes(source: Source, network: Recognised, stated: Stated) -> list[str]:
+    """What was left out, taken for granted or not understood, a sentence each."""
+    return [*source.notes, *network.notes, *stated.notes, *_inert(network)]
+
+
+def _inert(network: Recognised) -> list[str]:
+    """A sentence about tensors that have no effect on the output."""
+    inert = sorted(set(network.folds[0]) - set(network.live())) if network.folds else []
+    if not inert:
+        return []
+    return [f"{len(inert)} tensors without effect on the output are left out: {', '.join(inert[:3])}"]
+
+
+def of(found: Mapping[str, Any], source: Source, network: Recognised, stated: Stated, name: str) -> dict[str, Any]:
+    """The card's document without weights, its keys in the order of the format."""
+    first = {
+        "format": FORMAT,
+        "name": name,
+        "licence": found.get("licence", "unknown"),
+        "source": found.get("source", source.container),
+        "architecture": {"name": network.family, **network.arguments},
+        "weights": [],
+        "sha256": [],
+    }
+    rest = {k: v for k, v in found.items() if k not in first and k != "notes"}
+    said = [str(found["notes"])] if found.get("notes") else []
+    said += notes(source, network, stated)
+    document: dict[str, Any] = json_able({**first, **rest, **({"notes": ". ".join(said)} if said else {})})
+    return document

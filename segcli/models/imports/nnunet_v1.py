@@ -1,0 +1,160 @@
+"""nnU-Net v1's model folders (plans.pkl; UNETR++, nnFormer), and its own network under the names of version 2's.
+
+Array order is z, y, x there as it is here. Version 1 normalises after resampling, version 2 before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from segcli.errors import ModelError
+from segcli.models import unpickle, weights
+from segcli.models.imports.nnunet import CROP, PAD, RESAMPLE, common_fields, fold_files, folds_in_words, normalisation
+from segcli.models.imports.source import Source, Stated, legible
+from segcli.models.weights import Tensors
+from segcli.networks import registry
+
+if TYPE_CHECKING:
+    from segcli.models.imports.recognise import Recognised
+
+_FINAL = ("model_final_checkpoint.model", "model_best.model")
+
+
+def folder(path: Path) -> Source:
+    """A folder with plans.pkl and fold_X/NAME.model."""
+    files = fold_files(path, _FINAL)
+    beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
+    plans, stage = _plans(beside if beside.is_file() else path / "plans.pkl")
+    with legible("the plans"):
+        return _source(f"nnU-Net v1 folder, {folds_in_words(files)}", "the plans", plans, stage, files)
+
+
+def file(path: Path) -> Source:
+    """A .model file with its .model.pkl beside it."""
+    name = f"{path.name}.pkl"
+    with legible(name):
+        return _source("nnU-Net v1 checkpoint with its plans", name, *_plans(Path(f"{path}.pkl")), [path])
+
+
+def _source(container: str, said_in: str, plans: Mapping[str, Any], number: int, files: Sequence[Path]) -> Source:
+    stage = plans["plans_per_stage"][number]
+    return Source(
+        container,
+        where=files[0].name,
+        folds=[weights.table(weights.read(path)) for path in files],
+        states=partial(_stated, said_in, plans, stage),
+        size=[int(n) for n in stage["patch_size"]],
+    )
+
+
+def _stated(said_in: str, plans: Mapping[str, Any], stage: Mapping[str, Any], network: Recognised) -> Stated:
+    """What the plans state of a network whose size they may not know: trainers have their own."""
+    notes: list[str] = []
+    with legible(said_in):
+        planned = [int(n) for n in stage["patch_size"]]
+        patch = network.size() or planned
+        if patch != planned:
+            notes.append(f"the plans' patch {planned} is not the network's {patch}: its trainer has its own")
+        modalities = plans.get("modalities") or plans["dataset_properties"]["modalities"]
+        channels = [str(modalities[c]) for c in sorted(modalities)]
+        fields = {
+            **common_fields(plans, channels, stage["current_spacing"], patch),
+            "source": f"nnU-Net v1, {plans.get('data_identifier', 'plans.pkl')}",
+            "orientation": None,
+            "interpolation": "cubic",
+            "coarse": 3,
+            "mirror": [1, 2] if len(patch) == 2 else [0, 1, 2],
+            # Each window, mirror image and fold goes through softmax there before the mean is taken.
+            "average": "probabilities",
+            "floor": 1e-11,  # less than the product of three Gaussians at a corner: there is none
+        }
+        steps = _intensity(plans, len(channels), notes)
+        return Stated(fields | ({"intensity": steps} if steps is not None else {}), notes)
+
+
+def _intensity(plans: Mapping[str, Any], channels: int, notes: list[str]) -> list[dict[str, Any]] | None:
+    schemes = plans["normalization_schemes"]
+    masks = plans.get("use_mask_for_norm") or {}
+    if any(masks.values()):
+        notes.append("the mask of the normalisation is made after resampling, nnU-Net v1 resamples the mask itself")
+    steps = normalisation(
+        channels,
+        [schemes[c] for c in sorted(schemes)],
+        [bool(masks.get(c, False)) for c in sorted(schemes)],
+        plans["dataset_properties"].get("intensityproperties") or {},
+        notes,
+    )
+    return None if steps is None else [CROP, RESAMPLE, *steps, PAD]
+
+
+def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
+    """The plans and the number of the stage: the file's own where it says, else the last."""
+    if not path.is_file():
+        raise ModelError(
+            f"{path.name}: not found beside the checkpoint",
+            hint="without its plans give a recipe: --recipe NAME",
+        )
+    found = unpickle.plain_pickle(path.read_bytes(), path.name)
+    plans = found.get("plans", found) if isinstance(found, dict) else None
+    if not isinstance(plans, dict) or "plans_per_stage" not in plans:
+        raise ModelError(f"{path.name}: holds no plans of nnU-Net v1")
+    numbers = sorted(plans["plans_per_stage"])
+    init = found.get("init", ())  # plans file, fold, two folders, batch_dice, stage, ...
+    return plans, init[5] if len(init) > 5 and init[5] in numbers else numbers[-1]
+
+
+# ---- its own network ------------------------------------------------------------------------------------------------
+
+
+def renamed(tensors: Tensors) -> Tensors:
+    """Tensors of nnU-Net v1's own network under the names of v2's PlainConvUNet; those of other networks as they are.
+
+    The two compute the same but for two things, both made good without loss: v1 has no bias where it transposes and
+    where it ends, so there it is 0; and its decoder has the kernel of the level below, so that smaller kernels of the
+    encoder are laid into larger ones that are 0 around them.
+    """
+    if "conv_blocks_context.0.blocks.0.conv.weight" not in tensors or "tu.0.weight" not in tensors:
+        return tensors
+    levels = registry.length(tensors, "tu.") + 1
+    out: Tensors = {}
+    for i in range(levels):
+        rows = [f"conv_blocks_context.{i}."] if i < levels - 1 else [f"conv_blocks_context.{i}.{k}." for k in (0, 1)]
+        _units(tensors, rows, f"encoder.stages.{i}.0.convs.", out)
+    for s in range(levels - 1):
+        _units(tensors, [f"conv_blocks_localization.{s}.{k}." for k in (0, 1)], f"decoder.stages.{s}.convs.", out)
+        for old, new in ((f"tu.{s}", f"decoder.transpconvs.{s}"), (f"seg_outputs.{s}", f"decoder.seg_layers.{s}")):
+            weight = tensors[f"{old}.weight"]
+            width = weight.shape[1] if old.startswith("tu") else weight.shape[0]
+            out[f"{new}.weight"] = weight
+            out[f"{new}.bias"] = tensors.get(f"{old}.bias", weight.new_zeros(width))
+        level = levels - 2 - s
+        both = (f"encoder.stages.{level}.", f"decoder.stages.{s}.")
+        convolutions = [n for n in out if n.startswith(both) and n.endswith("conv.weight")]
+        kernel = [max(out[n].shape[2 + axis] for n in convolutions) for axis in range(out[convolutions[0]].ndim - 2)]
+        for name in convolutions:
+            out[name] = _grown(out[name], kernel)
+    return out
+
+
+def _units(tensors: Tensors, rows: Sequence[str], new: str, out: Tensors) -> None:
+    """Convolution and norm of the units in some rows, numbered on from row to row."""
+    count = 0
+    for row in rows:
+        for j in range(registry.length(tensors, f"{row}blocks.")):
+            for old, name in (("conv", "conv"), ("instnorm", "norm")):
+                prefix = f"{row}blocks.{j}.{old}."
+                for key in [n for n in tensors if n.startswith(prefix)]:
+                    out[f"{new}{count}.{name}.{key.removeprefix(prefix)}"] = tensors[key]
+            count += 1
+
+
+def _grown(weight: Tensor, kernel: Sequence[int]) -> Tensor:
+    """A kernel with zeros around it; both have odd edges."""
+    missing = [(k - n) // 2 for k, n in zip(kernel, weight.shape[2:], strict=True)]
+    return torch.nn.functional.pad(weight, [m for side in reversed(missing) for m in (side, side)])

@@ -1,0 +1,108 @@
+"""What a reader finds at a path: tensors and statements, nothing decided yet; and how statements are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from segcli.errors import ModelError
+from segcli.models.weights import Tensors
+
+if TYPE_CHECKING:
+    from segcli.models.imports.recognise import Recognised
+    from segcli.networks.registry import Inferred
+
+# Facts that no tensor tells: the card's field, and the options that give it.
+NEEDED = {
+    "channels": "--channels CT",
+    "orientation": '--orientation RAS, or "file" for the order of the file',
+    "spacing": '--spacing 1.5,1.5,2.0 in mm, or "keep"',
+    "intensity": "--window LOW,HIGH (to 0..1), --normalise zscore, nonzero, none or LOW,HIGH,MEAN,SD, or --recipe NAME",
+    "patch_size": "--patch 96,96,96",
+    "labels": "--labels background,liver,spleen in the order of the network's outputs",
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """The network that a container names.
+
+    kind     as refusals call it: "the bundle's UNet"
+    network  as it is built here
+    """
+
+    kind: str
+    network: Inferred
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a container states of a card.
+
+    fields    of the card, as far as they are stated
+    notes     what was dropped, taken or not understood, a sentence each
+    replaced  tensors of the first fold in another form than the file's
+    """
+
+    fields: Mapping[str, Any]
+    notes: Sequence[str] = ()
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader found.
+
+    container  in words, for the user
+    where      how refusals call the tensors
+    folds      the tensors of each fold under the file's own names; empty for a graph
+    states     what the container states of a card whose network is the recognised one
+    named      the network that the container names; None where its tensors alone tell
+    size       the windows of its training, for a network that is built for one size
+    notes      what was not understood while it was read, a sentence each
+    onnx       the graph's file, where there are no tensors
+    """
+
+    container: str
+    where: str
+    folds: Sequence[Tensors]
+    states: Callable[[Recognised], Stated]
+    named: Named | None = None
+    size: Sequence[int] | None = None
+    notes: Sequence[str] = ()
+    onnx: Path | None = None
+
+
+@contextmanager
+def legible(what: str) -> Iterator[None]:
+    """Refuse a description in which a field is missing or of another kind than those who write it give it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelError(f"{what}: the field {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(f"{what}: a field is of an unexpected kind: {error}") from error
+
+
+def slug(text: str) -> str:
+    """A name in ASCII snake_case."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names as slugs, made different with a number where they clash."""
+    out: list[str] = []
+    for name in map(slug, names):
+        count = 2
+        unique = name
+        while unique in out:
+            unique = f"{name}_{count}"
+            count += 1
+        out.append(unique)
+    return out
