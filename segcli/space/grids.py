@@ -52,7 +52,9 @@ def model_grid(scan: Grid, spec: GridSpec) -> Grid:
 def straightened(scan: Grid) -> Grid:
     """A right-angled grid with the scan's rows, columns and slice normal whose voxels cover the scan's.
 
-    The step along the normal is the distance between the slices, not the slanted one between their origins.
+    The step along the normal is the distance between the slices, not the slanted one between their origins. The grid
+    has the scan's middle and its number of voxels, and as many more at both ends of an axis as reach the scan's
+    corners: so its voxels are as near to the scan's as the scan is to being right-angled.
     """
     d, h, w = (scan.directions[:, i] for i in range(3))
     h = _unit(h - (h @ w) * w)
@@ -62,7 +64,9 @@ def straightened(scan: Grid) -> Grid:
     steps = np.array([abs(scan.affine[:3, 0] @ normal), scan.spacing[1], scan.spacing[2]])
     along = scan.corners() @ axes
     low, high = along.min(0), along.max(0)
-    shape = np.ceil((high - low) / steps - 1e-6).astype(int) + 1
+    have = np.array(scan.shape)
+    beyond = ((high - low) / steps - (have - 1)) / 2  # voxels from the outermost centre to the corner's
+    shape = have + 2 * np.ceil(np.maximum(beyond - 0.5 - 1e-6, 0)).astype(int)
     middle = (low + high) / 2 - (shape - 1) / 2 * steps
     return Grid(_shape(shape), _affine(axes * steps, axes @ middle))
 

@@ -76,3 +76,21 @@ def test_a_sheared_scan_gets_a_right_angled_grid_around_all_of_it() -> None:
     assert (inside > -0.51).all()
     assert (inside < np.array(straight.shape) - 0.49).all()
     assert straight.spacing[0] == pytest.approx(5.0)  # along the normal, not along the slope
+
+
+@pytest.mark.parametrize("shear", [0.0, 9e-4, 1.1e-3, 2e-3, 5e-3, 1e-2, 0.05, 0.25])
+@pytest.mark.parametrize("code", ["SPL", "RAS", "LIA"])
+def test_the_right_angled_grid_is_as_near_to_the_scan_s_as_the_scan_is_to_being_right_angled(
+    shear: float, code: str
+) -> None:
+    scan = turned(grid((36, 44, 40), (3.0, 3.0, 3.0), (5, -7, 9), shear=shear), code)
+    straight = straightened(scan)
+    more = np.array(straight.shape) - scan.shape
+    assert (more % 2 == 0).all()  # as many at both ends
+    apart = straight.index(scan.corners()) - scan.index(scan.corners()) - more / 2
+    assert np.abs(apart).max() <= 1.1 * shear * 44 / 2 + 1e-9
+
+
+def test_a_grid_that_is_nearly_right_angled_has_as_many_voxels_as_the_scan() -> None:
+    for shear in (1e-3, 1.1e-3, 1e-2, 0.02):
+        assert straightened(grid((40, 44, 36), (3.0, 3.0, 3.0), shear=shear)).shape == (40, 44, 36)

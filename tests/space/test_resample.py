@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import grid
 
+from segcli.space.grids import straightened
 from segcli.space.resample import Interpolation, apply, onto, taps_for
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
 
@@ -99,3 +100,14 @@ def test_smoothing_is_a_normalised_gaussian_cut_at_three_sigma() -> None:
         spike[:] = 0
         spike[10 + offset] = 1
         assert apply(spike, taps, 0)[0, 0, 0] == pytest.approx(weight, abs=1e-6)
+
+
+@pytest.mark.parametrize("shear", [1.1e-3, 2e-3, 5e-3, 1e-2])
+def test_a_scan_whose_axes_are_nearly_right_angled_changes_by_as_little_as_its_shear(shear: float) -> None:
+    data = np.zeros((1, 20, 24, 28), np.float32)
+    data[:, 5:15, 6:18, 7:21] = 1
+    scan = Volume(data, grid((20, 24, 28), (3.0, 3.0, 3.0), shear=shear))
+    assert scan.grid.sheared
+    moved = onto(scan, straightened(scan.grid))
+    assert moved.data.shape == data.shape
+    assert np.abs(moved.data - data).max() <= 1.1 * shear * 28 / 2  # edges of height 1, moved by so many voxels
