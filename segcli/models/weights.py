@@ -34,6 +34,7 @@ MODULE = "module."  # DataParallel's prefix
 # Where training scripts keep the table of tensors, the likeliest first.
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
 _SHOWN = 10
+_UNFOLDED = 2**30  # bytes by which tensors may exceed their file: values that are stored once and repeated
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,11 @@ def fitted(tensors: Mapping[str, Tensor], family: str, arguments: Mapping[str, A
     own = {name for name, tensor in net.state_dict().items() if not tensor.is_floating_point()} - set(names)
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items() if name not in own}
     compare(wanted, {name: tuple(tensors[name].shape) for name in names}, family, where)
+    numbers = {name for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
+    for name in names:
+        if name in numbers and not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise ModelError(f"{where}: the tensor {name} holds values of the type {kind}, not weights")
     # The real build follows the comparison, so that a file of another network costs no memory.
     net = registry.build(family, arguments)
     net.load_state_dict({name: plain(tensors[name]) for name in names}, strict=not own)
@@ -195,12 +201,30 @@ def table(stored: Stored) -> Tensors:
     found = _find(stored.content, 4, set())
     if found is None:
         raise ModelError(f"{stored.name}: holds no table of tensors, but {_described(stored.content)}", hint=SAVE_AGAIN)
-    bare = next((name for name, tensor in found.items() if tensor.is_meta), None)
-    if bare is not None:
-        raise ModelError(f"{stored.name}: the tensor {bare} has a shape and no values", hint=SAVE_AGAIN)
+    _whole(found, stored.name)
     while found and all(name.startswith(MODULE) for name in found):
         found = {name.removeprefix(MODULE): tensor for name, tensor in found.items()}
     return found
+
+
+def _whole(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors without values, and those that are far larger than what the file holds of them."""
+    stored: dict[int, int] = {}
+    unfolded = 0
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ModelError(f"{where}: the tensor {name} has a shape and no values", hint=SAVE_AGAIN)
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise ModelError(f"{where}: the tensor {name} is sparse or quantised, not a plain one", hint=SAVE_AGAIN)
+        storage = tensor.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+        unfolded += tensor.numel() * tensor.element_size()
+        if unfolded > sum(stored.values()) + _UNFOLDED:
+            raise ModelError(
+                f"{where}: the tensor {name} claims {tensor.numel()} values, the file holds {storage.nbytes()} bytes "
+                "of them",
+                hint=SAVE_AGAIN,
+            )
 
 
 def _find(content: Any, depth: int, seen: set[int]) -> Tensors | None:

@@ -308,6 +308,31 @@ def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
         checkpoint.table(checkpoint.read(tmp_path / "a.pth"))
 
 
+def test_a_tensor_far_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    """One stored value, repeated without end, is a file of a few kB; so is a header that claims too much."""
+    vast = torch.zeros(1).expand(10**11)
+    torch.save({"conv.weight": vast}, tmp_path / "vast.pt")
+    with pytest.raises(ModelError, match=r"conv\.weight claims 100000000000 values, the file holds 4 bytes of them"):
+        checkpoint.table(checkpoint.read(tmp_path / "vast.pt"))
+    head = json.dumps({"conv.weight": {"dtype": "F32", "shape": [10**11], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "vast.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    with pytest.raises(ModelError, match="not a safetensors file, or a truncated one"):
+        checkpoint.read(tmp_path / "vast.safetensors")
+
+
+def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(3, 3).to_sparse()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"conv\.weight is sparse or quantised"):
+        checkpoint.table(checkpoint.read(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_weights_that_are_whole_numbers_or_complex_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    torch.save({name: tensor.to(kind) for name, tensor in tensors().items()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"conv\.(bias|weight) holds values of the type .*, not weights"):
+        checkpoint.network_of(model(tmp_path, "w.pt"))
+
+
 def test_a_pickle_that_the_safe_loader_does_not_read_is_not_called_damaged(tmp_path: Path) -> None:
     torch.save(tensors(), tmp_path / "a.pth", pickle_protocol=4)
     with pytest.raises(ModelError, match="a pickle of protocol 4 or later") as refusal:
