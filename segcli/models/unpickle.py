@@ -8,7 +8,8 @@ import pickletools
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import islice
 from typing import Any
 
@@ -222,11 +223,11 @@ def unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
     more = {"collections.defaultdict": _default, "collections.deque": _queue}
     known = [(make, g) for g, make in (NUMPY | _CONTAINERS | more | dict.fromkeys(_SETTINGS, OrderedDict)).items()]
     harmless = [(_inert, g) for g in _HARMLESS]
-    with torch.serialization.safe_globals([*arrays, *stand_ins, *known, *harmless]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # torch warns of pickle protocols and of its own old storages, which is no news to a user.
         warnings.simplefilter("ignore")
         try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return _loaded(data, [*arrays, *stand_ins, *known, *harmless])
         except _Called as error:
             raise _unsafe(name, str(error), strange) from None
         except ModelError as error:
@@ -245,6 +246,28 @@ def unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
             ) from error
         except (EOFError, AttributeError, AssertionError, OverflowError, RecursionError, MemoryError) as error:
             raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes)") from error
+
+
+def _loaded(data: bytes, known: Sequence[tuple[Any, str]]) -> Any:
+    """What torch's weights-only loader makes of a file, with more globals allowed for this file alone.
+
+    The loader's list of allowed globals is one for the whole process. A copy of its module has a list of its own, so
+    that meanwhile other threads may load no more than ever.
+    """
+    spec = spec_from_file_location("segcli_weights_only", torch._weights_only_unpickler.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    loader: Any = module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    loader._add_safe_globals(known)
+    file = io.BytesIO(data)
+    load: Any = torch.serialization
+    if data[:4] != b"PK\x03\x04":
+        return load._legacy_load(file, "cpu", loader, encoding="utf-8")
+    with load._open_zipfile_reader(file) as archive:
+        if load._is_torchscript_zip(archive):
+            raise RuntimeError("a TorchScript program")
+        return load._load(archive, "cpu", loader, encoding="utf-8")
 
 
 def _default(*args: Any) -> dict[Any, Any]:

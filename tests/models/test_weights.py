@@ -333,6 +333,23 @@ def test_weights_that_are_whole_numbers_or_complex_are_refused(tmp_path: Path, k
         checkpoint.network_of(model(tmp_path, "w.pt"))
 
 
+def test_a_load_allows_other_threads_no_more_than_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a file is read, torch's own list of what any load may call stays as it is."""
+    seen: list[set[Any]] = []
+    read: Any = torch.serialization
+    before = set(torch.serialization.get_safe_globals())
+
+    def watched(*args: Any, **more: Any) -> Any:
+        seen.append(set(torch.serialization.get_safe_globals()))
+        return load(*args, **more)
+
+    load = read._load
+    monkeypatch.setattr(torch.serialization, "_load", watched)
+    torch.save({"state_dict": tensors(), "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pt")
+    checkpoint.table(checkpoint.read(tmp_path / "w.pt"))
+    assert seen == [before]
+
+
 def test_a_pickle_that_the_safe_loader_does_not_read_is_not_called_damaged(tmp_path: Path) -> None:
     torch.save(tensors(), tmp_path / "a.pth", pickle_protocol=4)
     with pytest.raises(ModelError, match="a pickle of protocol 4 or later") as refusal:
