@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory, libraries, and whether each engine really convolves."""
+"""segcli doctor: what this machine has, and whether each engine really convolves."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import importlib.metadata
 import importlib.util
 import platform
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import psutil
+import typer
 
 from segcli import __version__
-from segcli.engines.table import Trial, engines
-from segcli.errors import cause_of
-from segcli.models.library import cache_home, places
-from segcli.parallel import cores
+from segcli.commands.options import Commands, Json
+from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, table
+from segcli.errors import EngineError, cause_of
+
+if TYPE_CHECKING:
+    from segcli.engines.table import Trial
+
+commands = Commands("doctor")
 
 LIBRARIES = (
     "torch", "numpy", "scipy", "SimpleITK", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
@@ -25,8 +28,29 @@ LIBRARIES = (
 SIZE = 24  # edge of the convolved cube, voxels
 
 
+@commands.command()
+def doctor(json: Json = False) -> None:
+    """Run a small 3-D convolution on each engine; versions, cores, memory, where models are looked for."""
+    found = examine()
+    if json:
+        print_json({"schema": SCHEMA, **found})
+    else:
+        for name, value in found["machine"].items():
+            print_line(f"{name:10} {plain(str(value))}")
+        table("engines", found["engines"])
+        table("libraries", [{"name": k, "version": v} for k, v in found["libraries"].items()])
+    if not any(e["works"] for e in found["engines"]):
+        raise typer.Exit(EngineError.exit_code)
+
+
 def examine() -> dict[str, Any]:
     """machine: facts; engines: one row each with `works` and why not; libraries: versions or None."""
+    import psutil
+
+    from segcli.engines.table import engines
+    from segcli.models.library import cache_home, places
+    from segcli.parallel import cores
+
     return {
         "machine": {
             "segcli": __version__,
@@ -54,6 +78,8 @@ def _version(name: str) -> str | None:
 
 def _tried(name: str, library: str, convolve: Trial) -> dict[str, Any]:
     """A 3 x 3 x 3 convolution of ones over a cube of ones: 27 inside, 8 at a corner."""
+    import numpy as np
+
     row = {"engine": name, "works": False, "seconds": 0.0, "note": ""}
     if importlib.util.find_spec(library) is None:
         return {**row, "note": f"{library} is not installed"}

@@ -1,64 +1,259 @@
-"""What `segcli predict` does once its options are plain values: open, run, print, and say how it ended."""
+"""segcli predict: label every voxel of each scan; write label map, record and what else is asked for.
+
+Each group of options is a frozen dataclass, and makes the value of one stage. An option more is a field here with its
+line in the group's method, and a field in the value of its stage.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import math
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, Full, Queue
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
-from segcli import formats
-from segcli.batch.cases import Given
-from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import apart, cohort, predict
-from segcli.batch.stages import Options, Outcome
-from segcli.commands.terminal import SCHEMA, Show, print_json, print_line, say, show_error, structure_rows, table
-from segcli.errors import CasesFailed, InputMissing, OutputError, SegcliError, UsageError
-from segcli.formats import atomic
-from segcli.models.card import ModelCard
-from segcli.models.library import find
+import typer
+
+from segcli.batch.outputs import offered
+from segcli.commands.options import (
+    Affine,
+    Channels,
+    Commands,
+    Device,
+    Engine,
+    Json,
+    MaxRAM,
+    MaxVRAM,
+    Models,
+    Reports,
+    Series,
+    Split,
+    Tables,
+    Threads,
+    VolumeNumber,
+    choice,
+    each,
+    engine_named,
+    form,
+    from_groups,
+    named_channels,
+    several,
+    size,
+)
+from segcli.commands.outcomes import Manners, checked, cohort_files, document, exit_code, summary, tell
+from segcli.commands.process import interruptible, waited
+from segcli.commands.terminal import Show, events_to, print_json, say, show_error
+from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
+    from segcli.batch.cases import Given
+    from segcli.batch.outputs import Destination
+    from segcli.batch.stages import Options, Outcome
     from segcli.engines.choose import Opened
     from segcli.engines.opening import Opening
+    from segcli.models.card import ModelCard
 
-Item = TypeVar("Item")
-STILL = 300.0  # seconds without an event after which the watchdog speaks
+commands = Commands("predict")
+
+
+# ---- options
 
 
 @dataclass(frozen=True)
-class Manners:
-    """How a run talks."""
+class Scans:
+    """Which scans"""
 
-    json: bool = False
-    quiet: bool = False
-    verbose: int = 0
-    events: str | None = None
-    debug: bool = False
-    fail_on_review: bool = False
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Scans: files, folders, `-`.")] = None
+    channel: Channels = None
+    series: Series = None
+    volume: VolumeNumber = None
+    files_from: Annotated[str | None, typer.Option("--files-from", help="A list of inputs; `-` is stdin.")] = None
+    null: Annotated[bool, typer.Option("-0", help="The list is separated by NUL.")] = False
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n, or slurm for job arrays.")] = None
+
+    def given(self) -> Given:
+        from segcli.batch.cases import Given
+
+        inputs, named = tuple(self.inputs or ()), named_channels(self.channel)
+        if "-" in inputs and (len(inputs) > 1 or named or self.files_from is not None):
+            raise UsageError("- is one scan on stdin, alone", hint="a list of names on stdin is --files-from -")
+        return Given(inputs, named, self.files_from, self.null, self.series, self.volume, self.shard)
 
 
-# ---- predict
+@dataclass(frozen=True)
+class Outputs:
+    """What is written"""
+
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for the outputs; `-`: label map to stdout.")
+    ] = None
+    write: Annotated[
+        list[str] | None,
+        typer.Option("--write", help=f"{offered('--write')}; repeatable."),
+    ] = None
+    seg_type: Annotated[str, typer.Option("--seg-type", help="binary, fractional or labelmap.")] = "binary"
+    report: Reports = None
+    tables: Tables = ""
+    split: Split = False
+    layout: Annotated[str, typer.Option("--layout", help="flat or bids.")] = "flat"
+    stats_format: Annotated[str, typer.Option("--stats-format", help="segcli or totalseg.")] = "segcli"
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are not verified.")] = False
+    identifiers: Annotated[
+        bool, typer.Option("--include-identifiers", help="Let identifiers of patient and study into outputs.")
+    ] = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the label map goes to stdout."""
+        return self.output is not None and str(self.output) == "-"
+
+    def destination(self) -> Destination:
+        from segcli.batch.outputs import Destination, choices
+
+        to = Destination(
+            folder=None if self.streamed else self.output,
+            overwrite=self.overwrite,
+            forms=each("--write", several(*self.write or ()) or ("nifti",), choices("--write")),
+            reports=each("--report", several(*self.report or ()), choices("--report")),
+            tables=each("--tables", several(self.tables), choices("--tables")),
+            split=self.split,
+            layout=choice("--layout", self.layout, ("flat", "bids")),
+            stats=choice("--stats-format", self.stats_format, ("segcli", "totalseg")),
+            seg_type=choice("--seg-type", self.seg_type, ("binary", "fractional", "labelmap")),
+            identifiers=self.identifiers,
+        )
+        alone = Destination(overwrite=to.overwrite, seg_type=to.seg_type, identifiers=to.identifiers)
+        if self.streamed and to != alone:
+            raise UsageError(
+                "-o - gives the label map alone", hint="name a folder with -o for what is written beside it"
+            )
+        return to
 
 
-def batch(
+@dataclass(frozen=True)
+class Labelling:
+    """How a scan is read and labelled"""
+
+    overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows, 0 to below 1.")] = None
+    classes: Annotated[str, typer.Option("--classes", help="Only these structures: names, numbers or codes.")] = ""
+    affine: Affine = None
+    fill_gaps: Annotated[bool, typer.Option("--fill-gaps", help="Interpolate missing DICOM slices; marked.")] = False
+    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False
+    half: Annotated[bool, typer.Option("--half", help="float16 on CUDA.")] = False
+    skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Windows of pure background are not run.")] = False
+    largest_component: Annotated[str, typer.Option("--largest-component", help="Structures, or all.")] = ""
+    min_size: Annotated[float, typer.Option("--min-size", help="mL; smaller islands become background.")] = 0.0
+    fill_holes: Annotated[str, typer.Option("--fill-holes", help="Structures, or all.")] = ""
+
+    def options(self) -> Options:
+        from segcli.batch.stages import Options
+
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise UsageError(f"--overlap {self.overlap}: is at least 0 and below 1")
+        if not 0 <= self.min_size < math.inf:
+            raise UsageError(f"--min-size {self.min_size}: is a number of mL, at least 0")
+        return Options(
+            overlap=self.overlap,
+            classes=several(self.classes),
+            affine=form(self.affine),
+            skip=self.skip_empty,
+            mirror=self.tta,
+            half=self.half,
+            fill_gaps=self.fill_gaps,
+            largest=several(self.largest_component),
+            min_size_ml=self.min_size,
+            fill_holes=several(self.fill_holes),
+        )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Model, engine and memory"""
+
+    model: Models = (Path("uxnet"),)  # type: ignore[assignment]  # typer makes it a list
+    engine: Engine = "auto"
+    device: Device = "auto"
+    threads: Threads = None
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows at a time.")] = None
+    max_ram: MaxRAM = None
+    max_vram: MaxVRAM = None
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Dask: tcp://host:8786, or local:N.", envvar="SEGCLI_SCHEDULER")
+    ] = None
+
+    def opening(self, options: Options, to: Destination) -> Opening:
+        from segcli.engines.opening import Opening
+
+        return Opening(
+            model=tuple(map(str, self.model)),
+            engine=engine_named(self.engine),
+            device=self.device,
+            threads=self.threads,
+            batch=self.batch,
+            mirror=options.mirror,
+            half=options.half,
+            max_ram=size("--max-ram", self.max_ram),
+            max_vram=size("--max-vram", self.max_vram),
+            votes=to.votes,
+        )
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What is told"""
+
+    fail_on: Annotated[str, typer.Option("--fail-on", help="review: a case that needs a look counts as failed.")] = ""
+    events: Annotated[str | None, typer.Option("--events", help="JSON lines to a file, stderr or stdout.")] = None
+    json: Json = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail.")] = 0
+
+    def manners(self, debug: bool) -> Manners:
+        if self.json and self.events in ("stdout", "-"):
+            raise UsageError("--json and --events stdout: one of them can have stdout", hint="give --events a file")
+        return Manners(
+            json=self.json,
+            quiet=self.quiet,
+            verbose=self.verbose,
+            events=self.events,
+            debug=debug,
+            fail_on_review=choice("--fail-on", self.fail_on, ("", "review")) == "review",
+        )
+
+
+@commands.command()
+@from_groups("output", "model", "classes", "write", "report", "device", "tta", "overwrite", "json", "quiet")
+def predict(
+    context: typer.Context, scans: Scans, outputs: Outputs, labelling: Labelling, machine: Machine, talk: Talk
+) -> None:
+    """Label every voxel of each scan; write label map, record and what else is asked for."""
+    to, options = outputs.destination(), labelling.options()
+    opening, manners, given = machine.opening(options, to), talk.manners(context.obj["debug"]), scans.given()
+    if outputs.streamed or given.inputs == ("-",):
+        raise typer.Exit(_piped(given, opening, to, options, manners, to_stdout=outputs.streamed))
+    raise typer.Exit(_batch(given, opening, to, options, manners, machine.scheduler))
+
+
+# ---- a run
+
+
+def _batch(
     given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, scheduler: str | None
 ) -> int:
     """Segment everything that was named; the exit code.
 
     stdout gets the path of each label map as it is done, or one JSON document at the end.
     """
+    from segcli.batch.pipeline import apart, predict
+    from segcli.models.library import find
+
     card = find(opening.model[0])
     found = given.cases(card.channels, to, str if manners.quiet else say)
     apart(found, card, to)
     began = time.perf_counter()
-    with _events(manners.events) as events:
+    with events_to(manners.events) as events:
         show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
         ended: list[Outcome] = []
         try:
@@ -71,8 +266,8 @@ def batch(
                 opened = _opened(opening, card, show, manners)
                 stream = predict(found, card, opened, to, options, show.watch)
             for outcome in interruptible(stream, show):
-                ended.append(_checked(outcome, manners))
-                _tell(ended[-1], show, manners, len(found))
+                ended.append(checked(outcome, manners))
+                tell(ended[-1], show, manners, len(found))
         except BaseException as error:
             show.close()
             if scheduler is not None:
@@ -80,21 +275,21 @@ def batch(
 
                 end_workers({path.parent for case in found for path in to.files(case, card)})
             if ended or not isinstance(error, SegcliError):
-                say(_summary(ended, len(found), time.perf_counter() - began, "stopped"))
+                say(summary(ended, len(found), time.perf_counter() - began, "stopped"))
             raise
         show.close()
         place = {case: i for i, case in enumerate(found)}
         ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
         code, extra = exit_code(ended), list[Path]()
         try:
-            extra = [] if given.shard else _cohort(ended, to)  # a part's table would take the place of another's
+            extra = [] if given.shard else cohort_files(ended, to)  # a part's table would take the place of another's
         except SegcliError as error:
             show_error(error)
             code = code or error.exit_code
         if manners.json:
-            print_json(_document(ended, time.perf_counter() - began))
+            print_json(document(ended, time.perf_counter() - began))
         if len(found) > 1 and not manners.quiet:
-            say(_summary(ended, len(found), time.perf_counter() - began, ""))
+            say(summary(ended, len(found), time.perf_counter() - began, ""))
             for path in extra:
                 say(f"{path}: one row for each case and structure")
     return code
@@ -112,99 +307,16 @@ def _opened(opening: Opening, card: ModelCard, show: Show, manners: Manners) -> 
     return opened
 
 
-def _checked(outcome: Outcome, manners: Manners) -> Outcome:
-    """A case whose verdict asks for a look counts as failed where the user wishes so; its files stay."""
-    verdict = (outcome.record or {}).get("verdict", "pass")
-    if not manners.fail_on_review or outcome.status == "failed" or verdict == "pass":
-        return outcome
-    first = next((c["sentence"] for c in (outcome.record or {}).get("checks", ())), "")
-    return replace(outcome, status="failed", error=CasesFailed(f"{outcome.case.name}: verdict {verdict}: {first}"))
-
-
-def _tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
-    if outcome.error is not None:
-        if manners.debug and outcome.details:
-            show.line(outcome.details)
-        show.line(f"error: {outcome.error.message}")
-        if outcome.error.hint:
-            show.line(f"  {outcome.error.hint}")
-        return
-    facts = outcome.record or {}
-    if not manners.quiet:
-        for warning in facts.get("warnings", ()):
-            show.line(f"warning: {outcome.case.name}: {warning}")
-        doubts = [c for c in facts.get("checks", ()) if manners.verbose or c["severity"] != "note"]
-        shown = len(doubts) if total == 1 or manners.verbose else 1  # of a batch, the gravest; all are in the record
-        for check in doubts[:shown]:
-            more = f" (and {len(doubts) - shown} more)" if len(doubts) > shown else ""
-            show.line(f"{check['severity']}: {outcome.case.name}: {check['sentence']}{more}")
-        if outcome.status == "skipped":
-            show.line(f"{outcome.case.name}: already done, verified")
-        elif total == 1 and not manners.json:
-            table(f"{outcome.case.name}", structure_rows(facts["structures"]), stderr=True)
-    if not manners.json and manners.events not in ("stdout", "-"):  # whose "done" names the label map
-        for path in outcome.paths:
-            print_line(str(path))
-
-
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """One case: its own code. Several: 1 if any failed, unless all failed for one and the same reason."""
-    codes = [o.error.exit_code for o in outcomes if o.error is not None]
-    if not codes:
-        return 0
-    return codes[0] if len(codes) == len(outcomes) and len(set(codes)) == 1 else 1
-
-
-def _summary(outcomes: Sequence[Outcome], total: int, seconds: float, word: str) -> str:
-    count = {s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")}
-    parts = [f"{count['done']} of {total} scans segmented"]
-    parts += [f"{count['skipped']} already done"] if count["skipped"] else []
-    parts += [f"{count['failed']} failed"] if count["failed"] else []
-    parts += [word] if word else []
-    return ", ".join(parts) + f" ({seconds:.0f} s)"
-
-
-def _document(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "cases": [
-            {
-                "case": o.case.name,
-                "status": o.status,
-                "files": [str(p) for p in o.paths],
-                **({"error": o.error.message, "hint": o.error.hint, "exit_code": o.error.exit_code} if o.error else {}),
-                **({"record": o.record} if o.record else {}),
-            }
-            for o in outcomes
-        ],
-        "summary": {
-            **{s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")},
-            "seconds": round(seconds, 2),
-        },
-    }
-
-
-def _cohort(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
-    """The cohort's table and page, for a batch with an output folder; CSV unless another table was asked for."""
-    if len(outcomes) < 2 or to.folder is None or not any(o.record for o in outcomes):
-        return []
-    forms = [f for f in to.reports if f in ("csv", "tsv")] or ["csv"]
-    written = cohort(outcomes, to.folder, forms, overwrite=to.overwrite)
-    if "html" in to.reports:
-        from segcli.results.page import cohort_page
-        from segcli.results.page.parts import is_page
-
-        path = to.folder / "cohort.html"
-        atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
-        atomic.write_bytes(path, cohort_page([o.record for o in outcomes if o.record is not None]))
-        written.append(path)
-    return written
-
-
-def piped(
+def _piped(
     given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, *, to_stdout: bool
 ) -> int:
     """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
+    import tempfile
+
+    from segcli import formats
+    from segcli.batch.pipeline import predict
+    from segcli.models.library import find
+
     if to_stdout and sys.stdout.isatty():
         raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
     if to_stdout and (manners.json or manners.events in ("stdout", "-")):
@@ -227,20 +339,20 @@ def piped(
         if len(found) != 1:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
         began = time.perf_counter()
-        with _events(manners.events) as events:
+        with events_to(manners.events) as events:
             show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
             try:
                 opened = _opened(opening, card, show, manners)
                 made = interruptible(predict(found, card, opened, place, options, show.watch), show)
-                ended = [_checked(outcome, manners) for outcome in made]
+                ended = [checked(outcome, manners) for outcome in made]
             finally:
                 show.close()
         for outcome in ended:
-            _tell(outcome, show, replace(manners, json=manners.json or to_stdout), 1)
+            tell(outcome, show, replace(manners, json=manners.json or to_stdout), 1)
             if to_stdout and outcome.error is None:
                 _stream(outcome.paths[0].read_bytes())
         if manners.json:
-            print_json(_document(ended, time.perf_counter() - began))
+            print_json(document(ended, time.perf_counter() - began))
     return exit_code(ended)
 
 
@@ -253,66 +365,3 @@ def _stream(data: bytes) -> None:
         pass
     except OSError as error:
         raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error
-
-
-def waited(work: Callable[[], Item], show: Show) -> Item:
-    """What `work` returns, computed in another thread so that signals are answered at once."""
-    return next(interruptible((work() for _ in range(1)), show))
-
-
-def interruptible(stream: Iterable[Item], show: Show) -> Iterator[Item]:
-    """The stream's items, computed in another thread so that signals are answered at once.
-
-    A watchdog names the stage and the case when nothing has happened for five minutes.
-    """
-    passed: Queue[Item | BaseException | None] = Queue(maxsize=2)
-    stop = threading.Event()
-
-    def put(item: Item | BaseException | None) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(Full):
-                passed.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in stream:
-                put(item)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="segcli-work", daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                item = passed.get(timeout=0.1)
-            except Empty:
-                if show.still_for() > STILL:
-                    show.line(f"warning: no progress for {show.still_for():.0f} s in {show.last}")
-                    show.beat()
-                continue
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-
-
-@contextlib.contextmanager
-def _events(target: str | None) -> Iterator[TextIO | None]:
-    if target is None:
-        yield None
-    elif target in ("stderr", "stdout", "-"):
-        yield sys.stderr if target == "stderr" else sys.stdout
-    else:
-        path = Path(target)
-        if path.is_file():  # events are added to earlier ones, and to nothing else
-            atomic.unclaimed(path, own=lambda head: not head or head.startswith(b'{"'))
-        with atomic.translated(path), path.open("a", encoding="utf-8") as file:
-            yield file

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
+import threading
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import Empty, Full, Queue
+from typing import Any, TypeVar
 
 import typer
 
+from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import ModelError, OutputError, SegcliError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-from segcli.commands.app import app
+Item = TypeVar("Item")
+STILL = 300.0  # seconds without an event after which the watchdog speaks
 
 
 def main() -> None:
@@ -29,6 +33,8 @@ def main() -> None:
         words = ["--debug", *words]
     else:
         warnings.simplefilter("ignore")  # of libraries; what matters to a user is said in our own words
+    from segcli.commands.app import app
+
     try:
         code = app(words, standalone_mode=False) or 0
     except SegcliError as error:
@@ -139,8 +145,6 @@ def _standard_streams() -> Harmless:
 
 
 def _refused(error: SegcliError, debug: bool) -> int:
-    from segcli.commands.terminal import show_error
-
     if debug:
         import traceback
 
@@ -173,8 +177,58 @@ def _unforeseen(error: Exception, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    from segcli.commands.terminal import say
-
     say(f"error: an internal error of segcli: {type(error).__name__}: {error}")
     say("  please report it; --debug shows where it happened")
     return 70
+
+
+# ---- work that signals can end
+
+
+def waited(work: Callable[[], Item], show: Show) -> Item:
+    """What `work` returns, computed in another thread so that signals are answered at once."""
+    return next(interruptible((work() for _ in range(1)), show))
+
+
+def interruptible(stream: Iterable[Item], show: Show) -> Iterator[Item]:
+    """The stream's items, computed in another thread so that signals are answered at once.
+
+    A watchdog names the stage and the case when nothing has happened for five minutes.
+    """
+    passed: Queue[Item | BaseException | None] = Queue(maxsize=2)
+    stop = threading.Event()
+
+    def put(item: Item | BaseException | None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(Full):
+                passed.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in stream:
+                put(item)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="segcli-work", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = passed.get(timeout=0.1)
+            except Empty:
+                if show.still_for() > STILL:
+                    show.line(f"warning: no progress for {show.still_for():.0f} s in {show.last}")
+                    show.beat()
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()

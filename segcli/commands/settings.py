@@ -83,3 +83,9 @@ def origins(command: str, options: Mapping[str, Any], variables: Mapping[str, st
         else:
             found.append({"option": name, "value": default, "from": "default"})
     return found
+
+
+def flag(parameter: Any) -> str:
+    """The long flag of an option without dashes, with underscores; nothing for an argument."""
+    long = next((flag for flag in parameter.opts if flag.startswith("--")), "")
+    return str(long[2:].replace("-", "_"))

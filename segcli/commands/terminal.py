@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
-
-from segcli.batch.events import Event
 from segcli.errors import SegcliError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from segcli.batch.events import Event
 
 SCHEMA = 1  # of the JSON documents on stdout
 
@@ -28,6 +28,8 @@ def plain(text: str) -> str:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout."""
+    import json
+
     print_line(json.dumps(document, indent=1, default=str))
 
 
@@ -58,6 +60,8 @@ class Show:
 
     def __init__(self, total: int, *, quiet: bool, verbose: int, events: TextIO | None) -> None:
         self.total, self.quiet, self.verbose, self.events = total, quiet, verbose, events
+        from rich.console import Console
+
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.progress: Progress | None = None
         self.task: Any = None
@@ -65,6 +69,8 @@ class Show:
         self._writing = threading.Lock()  # stages of several cases report at once
         self.beat()
         if sys.stderr.isatty() and not quiet and not self.console.is_dumb_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
             self.progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -82,6 +88,8 @@ class Show:
         self.last = f"{name} of {case.name}"
         self.beat()
         if self.events is not None:
+            import json
+
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             line = json.dumps({"schema": SCHEMA, "event": name, "time": now, "case": case.name, **facts}, default=str)
             try:
@@ -113,6 +121,8 @@ class Show:
     def line(self, text: str) -> None:
         """A line on stderr that does not tear the bar."""
         if self.progress is not None:
+            from rich.text import Text
+
             self.console.print(Text(plain(text)))
         else:
             say(text)
@@ -124,6 +134,10 @@ class Show:
 
 def table(title: str, rows: Sequence[Mapping[str, Any]], *, stderr: bool = False) -> None:
     """Rows of equal keys as a table, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(stderr=stderr, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 400  # a pipe has no width to cut names at
@@ -160,3 +174,24 @@ def structure_rows(structures: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         for s in structures
         if s["voxels"]
     ]
+
+
+def times(values: Sequence[float] | None) -> str:
+    """Sizes along the axes: 16 x 14 x 12."""
+    return " x ".join(f"{v:g}" for v in values or ())
+
+
+@contextlib.contextmanager
+def events_to(target: str | None) -> Iterator[TextIO | None]:
+    if target is None:
+        yield None
+    elif target in ("stderr", "stdout", "-"):
+        yield sys.stderr if target == "stderr" else sys.stdout
+    else:
+        from segcli.formats import atomic
+
+        path = Path(target)
+        if path.is_file():  # events are added to earlier ones, and to nothing else
+            atomic.unclaimed(path, own=lambda head: not head or head.startswith(b'{"'))
+        with atomic.translated(path), path.open("a", encoding="utf-8") as file:
+            yield file

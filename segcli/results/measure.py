@@ -9,12 +9,13 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.errors import InputError
 from segcli.parallel import each
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
@@ -281,3 +282,14 @@ def _cell(value: Any) -> Any:
 def stats_totalseg(report: Report) -> dict[str, dict[str, float | None]]:
     """The shape of TotalSegmentator's statistics.json: volume in mm3 and mean intensity, null where unknown."""
     return {s.name: {"volume": s.volume_mm3, "intensity": s.mean} for s in report.structures}
+
+
+def whole_numbers(labels: Volume) -> Volume:
+    """A label map in an integer type; refused when it holds anything else."""
+    if labels.data.dtype.kind in "iu":
+        return labels
+    rounded = np.round(labels.data)
+    if not np.array_equal(rounded, labels.data):
+        name = labels.source.paths[0].name if labels.source else "a volume"
+        raise InputError(f"{name}: not a label map: it holds values that are not whole numbers")
+    return replace(labels, data=rounded.astype(np.int32))

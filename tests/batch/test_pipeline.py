@@ -74,7 +74,7 @@ def test_6_1_one_bad_case_of_eight_costs_that_case_only(model, tmp_path):
 
 
 def test_1_2_all_failing_alike_end_with_that_code_and_others_with_1():
-    from segcli.commands.predict import exit_code
+    from segcli.commands.outcomes import exit_code
 
     def ended(*codes: int) -> list[Outcome]:
         case = Case("a", (), Path())

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from segcli.commands import answers
+from segcli.commands import models as answer
 from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.models import embedded, imports, library, weights
 from segcli.networks import registry
@@ -154,9 +154,7 @@ def test_import_says_what_it_guessed(tmp_path: Path, capsys: pytest.CaptureFixtu
     def imported(*, as_json: bool) -> str:
         path = CONTAINERS / "tiny_segresnet_lightning.ckpt"
         given = {**texts, "patch": "16,16,16"}
-        answers.import_model(
-            path, arch=None, recipe=None, name="m", output=tmp_path, replace=True, given=given, as_json=as_json
-        )
+        answer.import_model(path, name="m", output=tmp_path, overwrite=True, **given, json=as_json)
         said = capsys.readouterr()
         assert said.err == "" or not as_json
         return said.out if as_json else said.err
@@ -287,11 +285,11 @@ def test_a_graph_keeps_the_card_inside_it(tmp_path: Path) -> None:
     assert (made.onnx, made.weights) == ("model.onnx", ())
     assert made.labels[1].name == "body"
     # It holds no certificate of ours, but the card has its checksum.
-    answers.verify(tmp_path / "models" / "dots", as_json=False)
+    answer.verify(tmp_path / "models" / "dots")
     model.graph.node[0].name = "other"
     onnx.save(model, tmp_path / "models" / "dots" / "model.onnx")
     with pytest.raises(ModelError, match=r"checksum .* does not match"):
-        answers.verify(tmp_path / "models" / "dots", as_json=False)
+        answer.verify(tmp_path / "models" / "dots")
 
 
 def test_a_folder_with_two_models_asks_for_one(tmp_path: Path) -> None:

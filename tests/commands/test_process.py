@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from runs import quick
 
-from segcli.commands import predict
+from segcli.commands import process
 from segcli.commands.terminal import Show
 from segcli.errors import InputError
 
@@ -25,7 +25,7 @@ def _no_hang() -> Iterator[None]:
 
 
 def test_items_come_in_order(show):
-    assert list(predict.interruptible(iter(range(50)), show)) == list(range(50))
+    assert list(process.interruptible(iter(range(50)), show)) == list(range(50))
 
 
 def test_p4_an_exception_in_the_working_thread_is_raised_where_the_items_are_taken(show):
@@ -33,7 +33,7 @@ def test_p4_an_exception_in_the_working_thread_is_raised_where_the_items_are_tak
         yield 1
         raise InputError("a.nii: broken", hint="mend it")
 
-    items = predict.interruptible(stream(), show)
+    items = process.interruptible(stream(), show)
     assert next(items) == 1
     with pytest.raises(InputError, match=r"a\.nii: broken"):
         next(items)
@@ -47,7 +47,7 @@ def test_p4_the_queue_is_bounded(show):
             made.append(i)
             yield i
 
-    items = predict.interruptible(stream(), show)
+    items = process.interruptible(stream(), show)
     next(items)
     time.sleep(0.3)
     assert len(made) <= 5
@@ -63,14 +63,14 @@ def test_p4_a_consumer_that_stops_lets_the_working_thread_end(show):
         finally:
             closed.set()
 
-    items = predict.interruptible(stream(), show)
+    items = process.interruptible(stream(), show)
     next(items)
     items.close()
     assert closed.wait(10)
 
 
 def test_p4_the_watchdog_names_stage_and_case_when_nothing_happens(show, monkeypatch, capsys):
-    monkeypatch.setattr(predict, "STILL", 0.2)
+    monkeypatch.setattr(process, "STILL", 0.2)
     show.last = "segment of liver_07"
     release = threading.Event()
 
@@ -80,7 +80,7 @@ def test_p4_the_watchdog_names_stage_and_case_when_nothing_happens(show, monkeyp
 
     timer = threading.Timer(0.7, release.set)
     timer.start()
-    assert list(predict.interruptible(stream(), show)) == [1]
+    assert list(process.interruptible(stream(), show)) == [1]
     assert "no progress for" in (told := capsys.readouterr().err)
     assert "in segment of liver_07" in told
 
@@ -99,12 +99,12 @@ def test_6_4_the_taker_is_free_to_answer_signals_while_the_work_hangs(show):
     show.still_for = lambda: stopped() if raised else raised.append(1) or real()  # type: ignore[method-assign]
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        list(predict.interruptible(stream(), show))
+        list(process.interruptible(stream(), show))
     assert time.monotonic() - started < 5
     hung.set()
 
 
 def test_a_result_that_is_waited_for_is_returned_and_an_error_raised(show):
-    assert predict.waited(lambda: 3, show) == 3
+    assert process.waited(lambda: 3, show) == 3
     with pytest.raises(InputError):
-        predict.waited(lambda: (_ for _ in ()).throw(InputError("no")), show)
+        process.waited(lambda: (_ for _ in ()).throw(InputError("no")), show)

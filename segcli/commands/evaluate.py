@@ -1,0 +1,120 @@
+"""segcli evaluate: how well label maps agree with their references."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segcli.commands.options import Affine, Commands, Json, form, several
+from segcli.commands.terminal import SCHEMA, print_json, say, table
+from segcli.errors import InputError, InputMissing, UsageError
+
+if TYPE_CHECKING:
+    from segcli.formats import Form
+    from segcli.structures import Label
+
+commands = Commands("evaluate")
+
+
+@commands.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
+    reference: Annotated[Path, typer.Argument(help="The reference label map, or a folder with the same names.")],
+    model: Annotated[str | None, typer.Option("--model", help="Names the labels; else they are numbers.")] = None,
+    labels: Annotated[str, typer.Option("--labels", help="Only these names or numbers, comma-separated.")] = "",
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, mm.")] = 1.0,
+    resample: Annotated[bool, typer.Option("--resample", help="Bring the prediction onto another grid.")] = False,
+    affine: Affine = None,
+    against: Annotated[Path | None, typer.Option("--against", help="A second prediction, compared pairwise.")] = None,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page as well.")] = None,
+) -> None:
+    """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
+    from segcli.models.library import find
+    from segcli.results import evaluate as scoring
+
+    if not tolerance < math.inf:
+        raise UsageError(f"--tolerance {tolerance}: is a number of mm")
+    counts = form(affine)
+    names = _wanted(find(model).labels if model else (), several(labels))
+    scores = _scores(prediction, reference, names, tolerance, resample, counts)
+    document: dict[str, Any] = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
+    document["summary"] = scoring.summarise(scores)
+    if against is not None:
+        others = _scores(against, reference, names, tolerance, resample, counts)
+        document["difference"] = scoring.compare(scores, others)
+    if html is not None:
+        _page(html, document)
+    if json:
+        print_json(document)
+    elif csv:
+        from segcli.results.measure import csv_text
+
+        sys.stdout.write(csv_text(document["difference" if against is not None else "scores"]))
+    else:
+        shown = ("name", "cases", "missed", "invented", "dice", "iou", "hd95_mm", "assd_mm", "nsd", "bias_ml")
+        key = "difference" if against is not None else "summary"
+        table(key, [{k: row[k] for k in shown if k in row} for row in document[key]])
+
+
+def _page(path: Path, document: dict[str, Any]) -> None:
+    from segcli.formats import atomic
+    from segcli.results.page import evaluation_page
+    from segcli.results.page.parts import is_page
+
+    atomic.unclaimed(path, own=is_page)
+    atomic.write_bytes(path, evaluation_page(document))
+
+
+def _scores(
+    prediction: Path, reference: Path, names: Sequence[Any], tolerance: float, resample: bool, affine: Form | None
+) -> dict[str, Any]:
+    from segcli import formats
+    from segcli.formats.table import stem
+    from segcli.results import evaluate as scoring
+    from segcli.results.measure import whole_numbers
+
+    for path in (prediction, reference):
+        if not path.exists():
+            raise InputMissing(f"{path}: no such file or folder")
+    if prediction.is_dir() != reference.is_dir():
+        raise UsageError(f"{prediction} and {reference}: one is a folder, the other a file")
+    if not prediction.is_dir():
+        pairs = [(stem(prediction), prediction, reference)]
+    else:
+        pairs, alone = scoring.pair_folders(prediction, reference)
+        for name in alone:
+            say(f"warning: {name}")
+        if not pairs:
+            raise InputMissing(f"{prediction.name} and {reference.name}: no two files have the same name")
+    out = {}
+    for name, mine, truth in pairs:
+        pred, ref = (whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth))
+        try:
+            out[name] = scoring.evaluate(pred, ref, names, tolerance, resample=resample)
+        except InputError as error:
+            raise InputError(f"{mine.name} and {truth.name}: {error.message}", hint=error.hint) from error
+        if names and (left := scoring.unscored(pred, ref, names)):
+            say(f"warning: {name}: values without a name are not scored: {', '.join(map(str, left[:10]))}")
+    return out
+
+
+def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
+    """Labels by name, number or code; all that are known when none is wanted; only by number when none is known."""
+    from segcli.structures import Label, chosen
+
+    if not wanted:
+        return list(known)
+    if known:
+        return chosen(known, wanted, "--labels")
+    for word in wanted:
+        if not re.fullmatch("[0-9]+", word):
+            raise UsageError(f"--labels {word}: is no number: give --model for names")
+    return [Label(int(word), f"label_{word}") for word in wanted]

@@ -1,0 +1,126 @@
+"""segcli info: what a scan is, and what predict would do with it; of a DICOM folder, its series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segcli.commands.options import Affine, Commands, Json, Model, Series, VolumeNumber, form
+from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table, times
+from segcli.errors import InputError
+
+if TYPE_CHECKING:
+    from segcli.models.card import ModelCard
+    from segcli.space.volume import Grid, Volume
+
+commands = Commands("info")
+
+
+@commands.command()
+def info(
+    scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM.")],
+    model: Model = "uxnet",
+    series: Series = None,
+    volume: VolumeNumber = None,
+    affine: Affine = None,
+    json: Json = False,
+) -> None:
+    """Grid, orientation, spacing and range of a scan, and what predict would do with it."""
+    from segcli import formats
+    from segcli.models.library import find
+
+    counts = form(affine)
+    if scan.is_dir() and series is None and (rows := _series(scan)) and (len(rows) > 1 or rows[0]["problem"]):
+        if json:
+            print_json({"schema": SCHEMA, "series": rows})
+        else:
+            table(f"{scan.name}: DICOM series", rows)
+        return
+    card = find(model)
+    read = formats.read([scan], affine=counts, series=series, volume=volume, channels=len(card.channels))
+    try:
+        facts = _facts(scan.name, read, card)
+    except InputError as error:
+        raise InputError(f"{scan.name}: {error.message}", hint=error.hint) from error
+    if json:
+        print_json({"schema": SCHEMA, **facts})
+        return
+    for name, text in _lines(facts, read.grid, card).items():
+        print_line(f"{name:8} {plain(text)}")
+    for warning in facts["warnings"]:
+        say(f"warning: {warning}")
+
+
+def _facts(name: str, read: Volume, card: ModelCard) -> dict[str, Any]:
+    """What the JSON document says of a scan.
+
+    errors   InputError: not one voxel is finite
+    """
+    from segcli.inference.prepare import finite, prepare
+    from segcli.inference.segment import window_count
+    from segcli.results import record
+    from segcli.space.grids import model_grid
+
+    source = read.source
+    whole, _, doubts = finite(read)
+    facts: dict[str, Any] = {
+        "file": name,
+        "grid": record.grid_facts(read.grid),
+        "channels": read.data.shape[0],
+        "dtype": str(read.data.dtype),
+        "range": [float(whole.data.min()), float(whole.data.max())],
+        "source": source.facts if source else None,
+        "warnings": [*(source.warnings if source else ()), *doubts],
+        "model": card.name,
+        "model_grid": record.grid_facts(model_grid(read.grid, card.grid)),
+    }
+    if read.data.shape[0] == len(card.channels):
+        image = prepare(whole, card.procedure).image
+        facts["cropped_to"] = list(image.grid.shape)
+        facts["windows"] = window_count(image.grid, card.window)
+    return facts
+
+
+def _lines(facts: dict[str, Any], grid: Grid, card: ModelCard) -> dict[str, str]:
+    """What is printed of a scan, by the word at the beginning of the line."""
+    from segcli.space.grids import model_grid
+
+    wanted = model_grid(grid, card.grid)
+    lines = {
+        "file": facts["file"],
+        "voxels": f"{times(grid.shape)} (D x H x W), {facts['dtype']}, {facts['channels']} channel(s)",
+        "spacing": f"{times(grid.spacing)} mm",
+        "axes": f"{grid.axes} (where D, H, W point)" + (", sheared" if grid.sheared else ""),
+        "range": f"{facts['range'][0]:g} to {facts['range'][1]:g}",
+        "predict": f"{card.name}: to {times(wanted.shape)} voxels of {times(wanted.spacing)} mm, axes {wanted.axes}",
+    }
+    if "windows" in facts:
+        lines["windows"] = (
+            f"{facts['windows']} of {times(card.window.size)}, after a crop to {times(facts['cropped_to'])}"
+        )
+    else:
+        lines["refused"] = f"{card.name} wants {len(card.channels)} channel(s): {', '.join(card.channels)}"
+    return lines
+
+
+def _series(folder: Path) -> list[dict[str, Any]]:
+    """The DICOM series of a folder, one row each."""
+    from segcli.formats.dicom import series as dicom
+
+    return [
+        {
+            "series": s.name,
+            "number": s.number,
+            "modality": s.modality,
+            "description": s.description,
+            "files": len(s.files),
+            "slices": s.summary.frames,
+            "volumes": s.summary.volumes,
+            "shape": times(s.summary.shape) if s.summary.shape else None,
+            "spacing": times(s.summary.spacing) if s.summary.spacing else None,
+            "problem": s.summary.problem,
+        }
+        for s in dicom.find(folder, lambda _, error: say(f"warning: {error.message}"))
+    ]

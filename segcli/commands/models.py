@@ -1,0 +1,161 @@
+"""segcli models: list, import, inspect, verify."""
+
+from __future__ import annotations
+
+import json as text
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segcli.commands.options import Commands, Json
+from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
+from segcli.errors import ModelError
+
+commands = Commands("models", help="Models: list, import, inspect, verify.", invoke_without_command=True)
+
+
+@commands.callback()
+def models(context: typer.Context, json: Json = False) -> None:
+    """What models there are, what they lack, and where segcli looked."""
+    if context.invoked_subcommand is None:
+        show(json)
+
+
+@commands.command("list")
+def show(json: Json = False) -> None:
+    """The same as `segcli models` alone."""
+    from segcli.models.library import installed, places
+
+    rows = [
+        {
+            "name": f.name,
+            "channels": ", ".join(f.card.channels) if f.card else None,
+            "structures": len(f.card.structures) if f.card else None,
+            "licence": f.card.licence if f.card else None,
+            "folder": str(f.folder),
+            "problem": f.problem,
+        }
+        for f in installed()
+    ]
+    looked = [str(p) for p in places()]
+    if json:
+        print_json({"schema": SCHEMA, "models": rows, "looked_in": looked})
+        return
+    table("", rows)
+    say("looked in: " + ", ".join(looked))
+
+
+@commands.command("import")
+def import_model(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file, an nnU-Net folder or a MONAI bundle.")],
+    arch: Annotated[str | None, typer.Option("--arch", help="The network, where the tensors fit several.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="A published checkpoint's card: uxnet-amos, ...")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="liver=1,spleen=2, background,liver in the outputs' order, or JSON.")
+    ] = None,
+    spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2; or keep.")] = None,
+    orientation: Annotated[str | None, typer.Option("--orientation", help="RAS, or file to keep it.")] = None,
+    window: Annotated[str | None, typer.Option("--window", help="Intensities low,high, mapped to 0..1.")] = None,
+    normalise: Annotated[
+        str | None, typer.Option("--normalise", help="zscore, nonzero, none or LOW,HIGH,MEAN,SD.")
+    ] = None,
+    patch: Annotated[str | None, typer.Option("--patch", help="Voxels: 96,96,96.")] = None,
+    slice_axis: Annotated[int | None, typer.Option("--slice-axis", min=0, max=2, help="Of a 2-D network.")] = None,
+    slices: Annotated[
+        int | None, typer.Option("--slices", min=1, help="Neighbouring slices that a 2-D network sees as channels.")
+    ] = None,
+    channels: Annotated[str | None, typer.Option("--channels", help="CT, or T1,T2.")] = None,
+    overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows.")] = None,
+    blend: Annotated[str | None, typer.Option("--blend", help="gaussian or constant.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
+    json: Json = False,
+) -> None:
+    """Turn a checkpoint into a model folder, without running code from it."""
+    from segcli.models import imports
+    from segcli.models.library import data_home
+
+    facts: dict[str, Any] = {
+        "labels": labels,
+        "spacing": spacing,
+        "orientation": orientation,
+        "window": window,
+        "normalise": normalise,
+        "patch": patch,
+        "slice_axis": slice_axis,
+        "slices": slices,
+        "channels": channels,
+        "overlap": overlap,
+        "blend": blend,
+    }
+    notes: list[str] = []
+    folder = imports.adopt(
+        checkpoint,
+        arch=arch,
+        recipe=recipe,
+        name=name,
+        to=output or data_home() / "models",
+        given=imports.options(**{k: v for k, v in facts.items() if v is not None}),
+        replace=overwrite,
+        tell=notes.append,
+    )
+    if json:
+        document = text.loads((folder / "model.json").read_text())
+        print_json({"schema": SCHEMA, "folder": str(folder), "notes": notes, "card": document})
+        return
+    print_line(str(folder))
+    for note in notes:
+        say(f"note: {note}")
+
+
+@commands.command()
+def inspect(file: Annotated[Path, typer.Argument(help="Any model file or folder.")], json: Json = False) -> None:
+    """Say what a file is, without running code from it."""
+    from segcli.models import imports
+
+    found = {**asdict(imports.inspect(file)), "path": file.name}
+    if json:
+        print_json({"schema": SCHEMA, **found})
+        return
+    for key, value in found.items():
+        if value not in (None, [], {}):
+            print_line(f"{key:11} {plain(str(value))}")
+
+
+@commands.command()
+def verify(file: Annotated[Path, typer.Argument(help="A model folder or an ONNX file.")], json: Json = False) -> None:
+    """Find a model that was tampered with or an export that drifts: exit 78."""
+    certificate = _verified(file)
+    if json:
+        print_json({"schema": SCHEMA, "file": str(file), "certificate": certificate})
+    else:
+        print_line(f"{file.name}: verified")
+
+
+def _verified(file: Path) -> dict[str, Any]:
+    """The certificate of the export, empty where there is none; ModelError when something is not what it says it is."""
+    from segcli.engines.export.certificate import DIGEST_KEY
+    from segcli.engines.export.verified import verify as compare
+    from segcli.models import imports
+    from segcli.models.embedded import onnx_metadata
+
+    if not file.exists():
+        raise ModelError(f"{file}: no such file or folder")
+    if not file.is_dir():
+        return compare(file)
+    card = imports.verify(file)
+    if card.onnx is None:
+        return {}
+    from segcli.engines.export.onnx_file import read
+
+    graph = file / card.onnx
+    read(graph.read_bytes(), graph.name, card)
+    # A file of somebody else's is what the card's checksum says, which has been compared, and holds no certificate.
+    if card.onnx_sha256 and DIGEST_KEY not in onnx_metadata(graph):
+        return {}
+    return compare(graph)

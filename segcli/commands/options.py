@@ -1,0 +1,196 @@
+"""What the commands share: how one is declared, options that several have, and how words become values."""
+
+from __future__ import annotations
+
+import inspect
+from copy import copy
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.models import OptionInfo
+
+from segcli.batch.outputs import offered
+from segcli.errors import UsageError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from segcli.formats import Form
+
+Run = TypeVar("Run", bound="Callable[..., Any]")
+
+# ---- how a command is declared
+
+
+class Group(TyperGroup):
+    """Commands with their summaries, which are never cut."""
+
+    def summaries(self) -> list[tuple[str, str]]:
+        return [(name, command.help or "") for name, command in self.commands.items()]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(text.split())) for name, text in self.summaries()])
+
+
+class Command(TyperCommand):
+    """A command whose options stand in the help below the name of their panel; those of no panel first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            panel = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if (shown := parameter.get_help_record(ctx)) is not None:
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or panel, []).append(shown)
+        for panel, shown_ones in panels.items():
+            if shown_ones:
+                with formatter.section(panel):
+                    formatter.write_dl(shown_ones)
+
+
+class Commands(typer.Typer):
+    """What a module of this folder declares, under the name `commands`: one command, or a group of them.
+
+    app.py finds it there. Without `help` it is the one command of its name.
+    """
+
+    def __init__(self, name: str, **how: Any) -> None:
+        plain: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+        super().__init__(name=name, cls=Group, **plain, **how)
+        self.name = name
+
+    def command(self, name: str | None = None, **how: Any) -> Callable[[Run], Run]:
+        return super().command(name, cls=Command, **how)
+
+    @property
+    def summary(self) -> str:
+        """The line of the list of commands, without making the command."""
+        return str(self.info.help if isinstance(self.info.help, str) else self.registered_commands[0].callback.__doc__)
+
+
+def from_groups(*usual: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose parameters are frozen dataclasses of options; Typer sees each field as an option of its own.
+
+    In the help the fields named in `usual` stand first, and then those of each dataclass below its docstring.
+    """
+
+    def flat(run: Callable[..., None]) -> Callable[..., None]:
+        whole = inspect.signature(run, eval_str=True).parameters
+        groups: dict[str, Any] = {name: p.annotation for name, p in whole.items() if is_dataclass(p.annotation)}
+
+        def call(**values: Any) -> None:
+            made = {
+                name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()
+            }
+            run(**values, **made)
+
+        options = [p.replace(kind=p.KEYWORD_ONLY) for name, p in whole.items() if name not in groups]
+        for group in groups.values():
+            hints = get_type_hints(group, include_extras=True)
+            options += [_option(f.name, hints[f.name], f.default, group, usual) for f in fields(group)]
+        places = {name: i for i, name in enumerate(usual)}
+        options.sort(key=lambda p: places.get(p.name, len(places)))
+        call.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in options}
+        call.__name__, call.__doc__ = run.__name__, run.__doc__
+        return call
+
+    return flat
+
+
+def _option(name: str, hint: Any, default: Any, group: Any, usual: Sequence[str]) -> inspect.Parameter:
+    """A field as the parameter of a function; its panel in the help is the dataclass, unless it is a usual one."""
+    kind, declared = get_args(hint)
+    if name not in usual and isinstance(declared, OptionInfo):
+        declared = copy(declared)
+        declared.rich_help_panel = group.__doc__
+        hint = Annotated[kind, declared]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+# ---- options that several commands have
+
+Model = Annotated[str, typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file of a model.")]
+Models = Annotated[  # paths, so that a variable with several is cut at ":" and not at spaces
+    list[Path],
+    typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file; several: an ensemble."),
+]
+Channels = Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE, once for each channel.")]
+MaxRAM = Annotated[str | None, typer.Option("--max-ram", help="Such as 4G.", envvar="SEGCLI_MAX_RAM")]
+MaxVRAM = Annotated[str | None, typer.Option("--max-vram", help="Such as 6G.", envvar="SEGCLI_MAX_VRAM")]
+Engine = Annotated[
+    str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx, openvino, or that of a package.")
+]
+Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, help="CPU threads.")]
+Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a NIfTI header: sform, qform or pixdim.")]
+Series = Annotated[str | None, typer.Option("--series", help="Number or name of the DICOM series to take.")]
+VolumeNumber = Annotated[int | None, typer.Option("--volume", min=1, help="Which volume of a 4-D DICOM series.")]
+Reports = Annotated[list[str] | None, typer.Option("--report", help=f"{offered('--report')}; repeatable.")]
+Tables = Annotated[str, typer.Option("--tables", help=f"{offered('--tables')}; with commas between.")]
+Split = Annotated[bool, typer.Option("--split", help="One mask per structure as well.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+# ---- values of options
+
+
+def several(*values: str) -> tuple[str, ...]:
+    """The parts between commas, without spaces around them."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def choice(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """The value, which is one of the choices; UsageError with the nearest one otherwise."""
+    if value not in choices:
+        words = [word for word in choices if word]
+        raise UsageError(f"{option} {value}: is not one of {', '.join(words)}{near(str(value), words)}")
+    return value
+
+
+def engine_named(name: str) -> str:
+    """auto, or the name of an engine that there is."""
+    from segcli.engines.table import engines
+
+    return str(choice("--engine", name, ("auto", *engines())))
+
+
+def each(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The values, each of which is one of the choices."""
+    for value in values:
+        choice(option, value, choices)
+    return values
+
+
+def form(affine: str | None) -> Form | None:
+    """What counts in a NIfTI header."""
+    found: Form | None = choice("--affine", affine, (None, "sform", "qform", "pixdim"))
+    return found
+
+
+def named_channels(texts: Sequence[str] | None) -> dict[str, str]:
+    """Channel -> file."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"--channel {text}: is not of the form NAME=FILE")
+        if name.lower() in map(str.lower, found):
+            raise UsageError(f"--channel {name}: is given twice", hint="several scans of one channel are inputs")
+        found[name] = value
+    return found
+
+
+def size(option: str, text: str | None) -> int | None:
+    """4G, 500M, 4GiB: powers of 1024."""
+    if text is None:
+        return None
+    import re
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"{option} {text}: is not a size such as 4G or 500M")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))

@@ -1,0 +1,119 @@
+"""What a run's outcomes become: what is said, the JSON document, the cohort's files, the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segcli.commands.terminal import SCHEMA, Show, print_line, structure_rows, table
+from segcli.errors import CasesFailed
+
+if TYPE_CHECKING:
+    from segcli.batch.outputs import Destination
+    from segcli.batch.stages import Outcome
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a run talks."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    events: str | None = None
+    debug: bool = False
+    fail_on_review: bool = False
+
+
+def checked(outcome: Outcome, manners: Manners) -> Outcome:
+    """A case whose verdict asks for a look counts as failed where the user wishes so; its files stay."""
+    verdict = (outcome.record or {}).get("verdict", "pass")
+    if not manners.fail_on_review or outcome.status == "failed" or verdict == "pass":
+        return outcome
+    first = next((c["sentence"] for c in (outcome.record or {}).get("checks", ())), "")
+    return replace(outcome, status="failed", error=CasesFailed(f"{outcome.case.name}: verdict {verdict}: {first}"))
+
+
+def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
+    if outcome.error is not None:
+        if manners.debug and outcome.details:
+            show.line(outcome.details)
+        show.line(f"error: {outcome.error.message}")
+        if outcome.error.hint:
+            show.line(f"  {outcome.error.hint}")
+        return
+    facts = outcome.record or {}
+    if not manners.quiet:
+        for warning in facts.get("warnings", ()):
+            show.line(f"warning: {outcome.case.name}: {warning}")
+        doubts = [c for c in facts.get("checks", ()) if manners.verbose or c["severity"] != "note"]
+        shown = len(doubts) if total == 1 or manners.verbose else 1  # of a batch, the gravest; all are in the record
+        for check in doubts[:shown]:
+            more = f" (and {len(doubts) - shown} more)" if len(doubts) > shown else ""
+            show.line(f"{check['severity']}: {outcome.case.name}: {check['sentence']}{more}")
+        if outcome.status == "skipped":
+            show.line(f"{outcome.case.name}: already done, verified")
+        elif total == 1 and not manners.json:
+            table(f"{outcome.case.name}", structure_rows(facts["structures"]), stderr=True)
+    if not manners.json and manners.events not in ("stdout", "-"):  # whose "done" names the label map
+        for path in outcome.paths:
+            print_line(str(path))
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """One case: its own code. Several: 1 if any failed, unless all failed for one and the same reason."""
+    codes = [o.error.exit_code for o in outcomes if o.error is not None]
+    if not codes:
+        return 0
+    return codes[0] if len(codes) == len(outcomes) and len(set(codes)) == 1 else 1
+
+
+def summary(outcomes: Sequence[Outcome], total: int, seconds: float, word: str) -> str:
+    count = {s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")}
+    parts = [f"{count['done']} of {total} scans segmented"]
+    parts += [f"{count['skipped']} already done"] if count["skipped"] else []
+    parts += [f"{count['failed']} failed"] if count["failed"] else []
+    parts += [word] if word else []
+    return ", ".join(parts) + f" ({seconds:.0f} s)"
+
+
+def document(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "cases": [
+            {
+                "case": o.case.name,
+                "status": o.status,
+                "files": [str(p) for p in o.paths],
+                **({"error": o.error.message, "hint": o.error.hint, "exit_code": o.error.exit_code} if o.error else {}),
+                **({"record": o.record} if o.record else {}),
+            }
+            for o in outcomes
+        ],
+        "summary": {
+            **{s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")},
+            "seconds": round(seconds, 2),
+        },
+    }
+
+
+def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
+    """The cohort's table and page, for a batch with an output folder; CSV unless another table was asked for."""
+    if len(outcomes) < 2 or to.folder is None or not any(o.record for o in outcomes):
+        return []
+    forms = [f for f in to.reports if f in ("csv", "tsv")] or ["csv"]
+    from segcli.batch.pipeline import cohort
+    from segcli.formats import atomic
+
+    written = cohort(outcomes, to.folder, forms, overwrite=to.overwrite)
+    if "html" in to.reports:
+        from segcli.results.page import cohort_page
+        from segcli.results.page.parts import is_page
+
+        path = to.folder / "cohort.html"
+        atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
+        atomic.write_bytes(path, cohort_page([o.record for o in outcomes if o.record is not None]))
+        written.append(path)
+    return written

@@ -1,0 +1,154 @@
+"""segcli report: volumes, checks, tables and pages for a label map that exists already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segcli.commands.options import Affine, Commands, Json, Model, Reports, Split, Tables, each, form, several
+from segcli.commands.terminal import SCHEMA, print_json, print_line, say
+from segcli.errors import InputError
+
+if TYPE_CHECKING:
+    from segcli.batch.outputs import Destination
+    from segcli.formats import Form
+    from segcli.models.card import ModelCard
+    from segcli.results.measure import Report
+    from segcli.space.volume import Volume
+
+commands = Commands("report")
+
+
+@commands.command()
+def report(
+    labelmap: Annotated[Path, typer.Argument(help="A label map that exists already.")],
+    model: Model = "uxnet",
+    image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
+    affine: Affine = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default beside the label map.")] = None,
+    forms: Reports = None,
+    tables: Tables = "",
+    split: Split = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    json: Json = False,
+) -> None:
+    """Volumes, checks, tables and pages for a label map that exists already."""
+    from segcli.batch.outputs import Destination, choices
+    from segcli.models.library import find
+    from segcli.results.measure import measure
+
+    to = Destination(
+        folder=output,
+        overwrite=overwrite,
+        reports=each("--report", several(*forms or ()) or ("html",), choices("--report")),
+        tables=each("--tables", several(tables), choices("--tables")),
+        split=split,
+    )
+    counts = form(affine)
+    card = find(model)
+    labels, made = _label_map(labelmap, card, counts)
+    scan = _scan(image, labelmap, labels, card, counts) if image is not None else None
+    found = measure(labels, card.labels, scan)
+    facts = _facts(labelmap, labels, made, scan, card, found)
+    paths, said = _written(labelmap, labels, scan, card, to, found, facts)
+    if json:
+        print_json({"schema": SCHEMA, "files": [str(p) for p in paths], "record": facts})
+        return
+    for path in paths:
+        print_line(str(path))
+    for warning in said:
+        say(f"warning: {warning}")
+    for finding in facts["checks"]:
+        if finding["severity"] != "note":  # which the record and the page hold
+            say(f"{finding['severity']}: {finding['sentence']}")
+
+
+def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume, Mapping[str, Any] | None]:
+    """A label map of the card's model, and what its record says of the model that made it.
+
+    errors   InputError: another model made it, or it holds what this one never writes
+    """
+    from segcli import formats
+    from segcli.formats.table import stem
+    from segcli.results import record
+    from segcli.results.measure import whole_numbers
+
+    labels = whole_numbers(formats.read([path], affine=counts))
+    made = record.maker(path.with_name(f"{stem(path)}.json"))
+    maker = made["name"] if made else card.name
+    if card.name not in maker.split("+"):
+        raise InputError(
+            f"{path.name}: its record says that {maker} made it, not {card.name}", hint="name its model with --model"
+        )
+    if labels.data.shape[0] != 1:
+        raise InputError(f"{path.name}: not a label map: it has {labels.data.shape[0]} channels")
+    low, high, most = int(labels.data.min()), int(labels.data.max()), max(label.id for label in card.labels)
+    if low < 0 or high > most:
+        raise InputError(
+            f"{path.name}: not a label map of {card.name}: it holds {low} to {high}, the labels are 0 to {most}",
+            hint="name its model with --model",
+        )
+    return labels, made
+
+
+def _scan(image: Path, labelmap: Path, labels: Volume, card: ModelCard, counts: Form | None) -> Volume:
+    """The scan of a label map; InputError where they are not on one grid."""
+    from segcli import formats
+
+    scan = formats.read([image], affine=counts, channels=len(card.channels))
+    if not scan.grid.same_as(labels.grid):
+        raise InputError(f"{labelmap.name} and {image.name} are not on one grid")
+    return scan
+
+
+def _facts(
+    path: Path, labels: Volume, made: Mapping[str, Any] | None, scan: Volume | None, card: ModelCard, found: Report
+) -> Mapping[str, Any]:
+    """The record of a label map that exists: of no run of segcli, but of what can be said of it now."""
+    from segcli.formats.table import stem
+    from segcli.models.library import file_sha256
+    from segcli.results import checks, record
+
+    findings = checks.run(labels, scan, card, None, (scan.source.facts if scan and scan.source else None) or {})
+    return record.about(
+        stem(path),
+        # Without a record of segcli nobody knows what made the label map: the model gives its table of labels alone.
+        made or {"name": card.name, "sha256": None, "licence": card.licence},
+        {"file": path.name, "sha256": file_sha256(path)},
+        record.Measured(labels.grid, found, findings),
+        labels.source.warnings if labels.source else (),
+    ).document
+
+
+def _written(
+    path: Path,
+    labels: Volume,
+    scan: Volume | None,
+    card: ModelCard,
+    to: Destination,
+    found: Report,
+    facts: Mapping[str, Any],
+) -> tuple[list[Path], list[str]]:
+    """The files that were asked for, beside the label map or in the folder, and sentences for the user."""
+    from segcli.batch import outputs
+    from segcli.formats import atomic
+    from segcli.formats.table import stem
+    from segcli.inference.segment import Segmentation
+
+    base = (to.folder or path.parent) / stem(path).removesuffix("_seg")
+    for planned, output in outputs.planned(base, card, to).items():
+        atomic.unclaimed(planned, overwrite=to.overwrite, own=output.own)
+    result = Segmentation(labels, {}, 0, {})
+    return outputs.write(outputs.Finished(base, scan or _blank(labels), result, card, to, found, facts))
+
+
+def _blank(labels: Volume) -> Volume:
+    """A black image under a label map, where the scan itself was not given."""
+    import numpy as np
+
+    from segcli.space.volume import Volume
+
+    return Volume(np.zeros(labels.data.shape, np.uint8), labels.grid, labels.source)

@@ -1,0 +1,94 @@
+"""How a command is declared: found without a list, made when it is called, its options in groups."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from segcli import commands
+from segcli.commands.app import Found, app
+from segcli.commands.options import Commands, from_groups
+
+MODULE = '''
+from segcli.commands.options import Commands
+
+commands = Commands("weigh")
+
+
+@commands.command()
+def weigh(grams: int = 7) -> None:
+    """Say what something weighs."""
+    print(f"{grams} g")
+'''
+
+
+@pytest.fixture
+def weigh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file with a command beside the others."""
+    (tmp_path / "weigh.py").write_text(MODULE)
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    yield
+    monkeypatch.delitem(__import__("sys").modules, "segcli.commands.weigh")
+    del commands.weigh
+
+
+@pytest.mark.usefixtures("weigh")
+def test_a_file_that_declares_a_command_is_all_that_it_needs():
+    runner = CliRunner()
+    done = runner.invoke(app, ["weigh", "--grams", "3"])
+    assert (done.exit_code, done.stdout) == (0, "3 g\n")
+    assert "weigh        Say what something weighs." in runner.invoke(app, ["--help"]).stdout
+
+
+def test_the_help_makes_no_command(monkeypatch):
+    def made(*_: object) -> None:
+        raise AssertionError("a command was made")
+
+    monkeypatch.setattr(Found, "__getitem__", made)
+    done = CliRunner().invoke(app, ["--help"])
+    assert done.exit_code == 0
+    assert "predict      Label every voxel of each scan; write label map, record" in done.stdout
+
+
+def test_no_summary_is_cut():
+    told = " ".join(CliRunner().invoke(app, ["--help"]).stdout.partition("Commands:")[2].split())
+    for declared in Found().declared.values():
+        assert " ".join(declared.summary.split()) in told
+    assert "..." not in told
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How heavy"""
+
+    grams: Annotated[int, typer.Option("--grams", help="Of it.")] = 7
+    pounds: Annotated[int, typer.Option("--pounds", help="Of them.")] = 0
+
+
+@dataclass(frozen=True)
+class Colour:
+    """How bright"""
+
+    red: Annotated[bool, typer.Option("--red", help="Or blue.")] = False
+
+
+def test_groups_of_options_are_options_for_typer_and_values_for_the_command():
+    group = Commands("thing")
+    seen = []
+
+    @group.command()
+    @from_groups("red")
+    def thing(context: typer.Context, weight: Weight, colour: Colour) -> None:
+        """A thing."""
+        seen.append((context.info_name, weight, colour))
+
+    runner = CliRunner()
+    assert runner.invoke(group, ["--pounds", "2", "--red"]).exit_code == 0
+    assert seen == [("thing", Weight(7, 2), Colour(True))]
+    told = runner.invoke(group, ["--help"]).stdout
+    assert told.index("Options:") < told.index("--red") < told.index("How heavy:") < told.index("--grams")
+    assert "How bright:" not in told

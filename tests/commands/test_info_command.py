@@ -1,0 +1,49 @@
+"""What `segcli info` says of a scan."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import organs
+from runs import scan
+
+from segcli.commands import info as answer
+from segcli.errors import InputError
+
+from scan_files import nifti  # isort: skip - runs makes its folder known
+
+
+def looked_at(path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> dict:
+    answer.info(path, model, json=True)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_range_of_a_scan_is_that_of_its_finite_voxels(model, tmp_path, capsys):
+    data = np.full((4, 4, 4), -5, "f4")
+    data[0, 0], data[1, 1, 1] = np.nan, 7
+    found = looked_at(nifti(tmp_path / "a.nii.gz", data), str(model), capsys)
+    assert found["range"] == [-5.0, 7.0]
+    assert "4 of 64 voxels are NaN or infinite" in found["warnings"][0]
+
+
+def test_a_scan_without_a_finite_voxel_is_refused_by_name(model, tmp_path, capsys):
+    path = nifti(tmp_path / "a.nii.gz", np.full((4, 4, 4), np.nan, "f4"))
+    with pytest.raises(InputError, match=r"a.nii.gz: not one voxel"):
+        looked_at(path, str(model), capsys)
+
+
+def test_a_label_map_of_segcli_can_be_looked_at(model, tmp_path, capsys):
+    scan(tmp_path / "a_seg.nii.gz")
+    (tmp_path / "a_seg.json").write_text('{"segcli_record": 1}')
+    assert looked_at(tmp_path / "a_seg.nii.gz", str(model), capsys)["file"] == "a_seg.nii.gz"
+
+
+def test_a_4_d_file_with_the_channels_of_the_model_is_one_scan(tmp_path, capsys):
+    two = organs(tmp_path / "two", onnx=False, channels=["T1", "T2"])
+    card = json.loads((two / "model.json").read_text())
+    card["architecture"]["in_chans"] = 2
+    (two / "model.json").write_text(json.dumps(card))
+    found = looked_at(nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4, 2), "i2")), str(two), capsys)
+    assert found["channels"] == 2
+    assert "windows" in found

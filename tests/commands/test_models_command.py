@@ -1,0 +1,27 @@
+"""What `segcli models` says of a folder."""
+
+import json
+
+import pytest
+from models import organs
+
+from segcli.commands import models as answer
+from segcli.engines.export.verified import export_onnx
+from segcli.errors import ModelError
+from segcli.models.library import file_sha256, read_card
+
+
+def test_an_export_of_other_weights_than_the_folders_is_not_verified(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = organs(tmp_path / "organs", onnx=False)
+    card = json.loads((folder / "model.json").read_text())
+    export_onnx(read_card(folder), folder / "model.onnx")
+    card |= {"onnx": "model.onnx", "onnx_sha256": file_sha256(folder / "model.onnx")}
+    (folder / "model.json").write_text(json.dumps(card))
+    answer.verify(folder, json=True)
+    weights = folder / "weights.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    (folder / "model.json").write_text(json.dumps(card | {"sha256": file_sha256(weights)}))
+    with pytest.raises(ModelError, match=r"model.onnx: was exported from weights with sha256"):
+        answer.verify(folder, json=True)
