@@ -23,7 +23,7 @@ DOORS = {
     "scipy": {"space", "inference", "results"},
     "psutil": {"memory", "engines", "formats", "batch", "commands"},
     "yaml": {"models"},
-    "msgspec": {"models", "results"},
+    "msgspec": {"models", "results", "batch"},
     "PIL": {"results"},
     "safetensors": {"models", "bench"},
     "google": {"engines"},

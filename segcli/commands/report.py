@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segcli.formats import Form
     from segcli.models.card import ModelCard
     from segcli.results.measure import Report
+    from segcli.results.record import ModelFacts
     from segcli.space.volume import Volume
 
 commands = Commands("report")
@@ -66,7 +67,7 @@ def report(
             say(f"{finding['severity']}: {finding['sentence']}")
 
 
-def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume, Mapping[str, Any] | None]:
+def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume, ModelFacts | None]:
     """A label map of the card's model, and what its record says of the model that made it.
 
     errors   InputError: another model made it, or it holds what this one never writes
@@ -105,7 +106,7 @@ def _scan(image: Path, labelmap: Path, labels: Volume, card: ModelCard, counts: 
 
 
 def _facts(
-    path: Path, labels: Volume, made: Mapping[str, Any] | None, scan: Volume | None, card: ModelCard, found: Report
+    path: Path, labels: Volume, made: ModelFacts | None, scan: Volume | None, card: ModelCard, found: Report
 ) -> Mapping[str, Any]:
     """The record of a label map that exists: of no run of segcli, but of what can be said of it now."""
     from segcli.formats.table import stem
