@@ -162,14 +162,16 @@ def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
 
 
 def _nameable(case: Case) -> Case:
-    """The case, refused where its name is no text (reliability.md 3.15)."""
+    """The case, refused where its name is no text, or nothing."""
     if case.fault is not None:
         return case
-    try:
-        for name in (case.name, *(path.name for path in case.paths)):
-            name.encode()
-    except UnicodeEncodeError:
-        told = f"{case.paths[0].name}: the name is not UTF-8, so tables and records cannot hold it"
+    for name in (*(path.name for path in case.paths), case.name):
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")  # caf\xe9.nii.gz
+        if shown != name:
+            told = f"{shown}: the name is not UTF-8, so tables and records cannot hold it"
+            return replace(case, fault=InputError(told, hint="rename it"))
+    if case.paths[0].name.lower() in endings():
+        told = f"{case.paths[0].name}: the name is all ending, so its outputs would be hidden files without a name"
         return replace(case, fault=InputError(told, hint="rename it"))
     return case
 

@@ -153,7 +153,17 @@ def test_3_15_a_scan_whose_name_is_no_text_is_refused_and_costs_no_other(tmp_pat
         touch(tmp_path, os.fsdecode(name))
     found = cases([str(tmp_path)])
     assert [c.fault is None for c in found] == [True, False, False]
-    assert "the name is not UTF-8" in found[1].fault.message
+    told = [r"caf\xe9.nii: the name is not UTF-8", r"\xe9/b: the name is not UTF-8"]
+    assert [c.fault.message.split(",")[0] for c in found[1:]] == told
+
+
+@pytest.mark.parametrize("name", [".nii.gz", ".MHA"])
+def test_3_15_a_scan_whose_name_is_all_ending_is_refused(tmp_path, name):
+    touch(tmp_path, name, "a.nii")
+    (first, other) = cases([str(tmp_path / name), str(tmp_path / "a.nii")], output=tmp_path / "out")
+    assert f"{name}: the name is all ending" in first.fault.message
+    assert first.fault.exit_code == 65
+    assert other.fault is None
 
 
 def test_1_2_a_folder_without_images_is_missing_input_and_says_what_was_seen(tmp_path):
