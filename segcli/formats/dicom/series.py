@@ -34,7 +34,7 @@ from segcli.formats.dicom.files import (
     walk,
 )
 from segcli.formats.dicom.frames import Frame, is_colour, is_mosaic
-from segcli.formats.dicom.stack import Stack, stack_grid, stacks_of, values_of
+from segcli.formats.dicom.stack import Stack, Uneven, stack_grid, stacks_of, values_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
@@ -197,7 +197,10 @@ def _planned(
     if series.reason is not None:
         raise InputError(f"{name}: {series.reason}: not a volume")
     stack, others = _pick(series, volume, name)
-    grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
+    try:
+        grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
+    except Uneven as error:
+        raise _emptied(error, unused, name) from error
     files = tuple(dict.fromkeys(plane.file for plane in planes if plane is not None))
     unused = [*unused, *_left_out(series, files, others)]
     facts = {
@@ -212,6 +215,16 @@ def _planned(
     }
     warnings = _warnings(series, stack, grid, planes, unused, len(files))
     return grid, planes, Source(tuple(f.path for f in files), "dicom", Slices(planes), warnings, facts)
+
+
+def _emptied(error: InputError, unused: Sequence[Unused], name: str) -> InputError:
+    """The refusal of a gap, which names the files of no bytes that may have been its slices."""
+    empty = [u.file for u in unused if u.reason == "empty"]
+    if not empty:
+        return error
+    shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+    told = error.message.removeprefix(f"{name}: ")
+    return InputError(f"{name}: empty files (0 bytes): {shown}; {told}", hint="copy the empty files again")
 
 
 def _left_out(series: Series, used: Sequence[DicomFile], others: Sequence[Stack]) -> list[Unused]:

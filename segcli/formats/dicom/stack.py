@@ -25,6 +25,10 @@ POSITION_TOLERANCE = 0.01  # of the slice spacing, or that many mm, whichever is
 ALIKE = 1e-3  # largest difference of direction cosines, and of pixel spacings relative to them, within a series
 
 
+class Uneven(InputError):
+    """The slices are not evenly spaced."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stack:
     """The slices of one volume, and what tells it apart from the others of its series."""
@@ -71,7 +75,11 @@ def _once(files: Sequence[DicomFile]) -> list[DicomFile]:
         uid = file.text("SOPInstanceUID") or str(file.path)
         other = kept.setdefault(uid, file)
         if other is not file and not _same(file, other):
-            raise InputError(f"{file.name} and {other.name} claim to be the same instance, with other content")
+            unsafe = "" if re.fullmatch(r"[0-9.]+", uid) else f"; its UID {uid!r} is unsafe: not of digits and dots"
+            raise InputError(
+                f"{file.name} and {other.name} claim to be the same instance, with other content{unsafe}",
+                hint="export the series again",
+            )
     return list(kept.values())
 
 
@@ -215,10 +223,10 @@ def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -
         off = np.abs(gaps - steps * usual)
         tolerance = max(POSITION_TOLERANCE * usual, POSITION_TOLERANCE)
         if off.max() > tolerance:
-            raise InputError(_uneven(name, gaps, usual, tolerance), hint=_UNEVEN_HINT)
+            raise Uneven(_uneven(name, gaps, usual, tolerance), hint=_UNEVEN_HINT)
         at = np.concatenate([[0], np.cumsum(steps)])
         if at[-1] + 1 > 2 * len(frames):
-            raise InputError(_uneven(name, gaps, usual, tolerance), hint="more slices are missing than are there")
+            raise Uneven(_uneven(name, gaps, usual, tolerance), hint="more slices are missing than are there")
         step = (positions[-1] - positions[0]) / at[-1]
         astray = np.linalg.norm(positions - positions[0] - at[:, None] * step, axis=1)
         if astray.max() > tolerance:

@@ -297,6 +297,22 @@ def test_4_6_one_instance_with_two_contents_is_refused(tmp_path: Path) -> None:
         dicom.read(folder)
 
 
+def test_4_6_a_claimed_UID_that_is_a_path_is_called_unsafe(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    with pydicom.config.disable_value_validation():
+        series(folder, first=100, each=lambda ds, k: k in (2, 3), SOPInstanceUID="1.2.3/../../x")
+    with pytest.raises(InputError, match=r"claim to be the same instance.*its UID '1\.2\.3/\.\./\.\./x' is unsafe"):
+        dicom.read(folder)
+
+
+def test_4_11_a_slice_of_no_bytes_is_called_empty_and_not_only_a_gap(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    (folder / "a-002.dcm").write_bytes(b"")
+    with pytest.raises(InputError, match=r"ct: empty files \(0 bytes\): a-002\.dcm; 5 slices unevenly spaced") as told:
+        dicom.read(folder)
+    assert told.value.hint == "copy the empty files again"
+
+
 def test_4_6_one_position_twice_with_other_content_is_refused(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     series(folder, phantom() + 1, first=100, each=lambda ds, k: k == 2 and fresh(ds, k) is None)
