@@ -1,0 +1,137 @@
+"""An engine and a network that an installed package adds, each in one file, used through the command line."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from models import affine, organs
+from runs import command, scan
+from safetensors.numpy import save
+
+ENGINE = """
+import hashlib
+
+import numpy as np
+from safetensors.numpy import load
+
+from segcli.engines.host import HostEngine
+from segcli.engines.table import EngineSpec
+
+
+class Lines(HostEngine):
+    name = "numpy cpu"
+
+    def run(self, patches):
+        return np.einsum("kc,ncdhw->nkdhw", self.weight, patches) + self.bias.reshape(-1, 1, 1, 1)
+
+
+def opened(card, chosen, run):
+    data = card.file(card.weights[0]).read_bytes()
+    engine = Lines(run.threads, run.max_ram)
+    engine.weight, engine.bias = load(data)["conv.weight"][:, :, 0, 0, 0], load(data)["conv.bias"]
+    return engine, {card.weights[0]: hashlib.sha256(data).hexdigest()}
+
+
+ENGINE = EngineSpec(
+    name="lines", title="Lines", library="numpy", reads="weights", devices=("cpu",), open=opened,
+    trials={"lines": lambda cube: np.pad(cube, ((0, 0), (0, 0), (1, 1), (1, 1), (1, 1)))[:, :, 1:-1, 1:-1, 1:-1]},
+)
+"""
+
+NETWORK = """
+from torch import nn
+
+from segcli.networks.registry import Inferred
+
+
+class OneLayer(nn.Module):
+    def __init__(self, channels=1, classes=2):
+        super().__init__()
+        self.layer = nn.Conv3d(channels, classes, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+FAMILIES = {"one_layer": OneLayer}
+
+
+def infer(shapes):
+    if set(shapes) != {"layer.weight", "layer.bias"}:
+        return None
+    return Inferred("one_layer", {"channels": shapes["layer.weight"][1], "classes": shapes["layer.weight"][0]})
+"""
+
+
+@pytest.fixture
+def added(tmp_path: Path) -> dict[str, str | None]:
+    """The environment of a process that has the package."""
+    site = tmp_path / "site"
+    (site / "added-1.0.dist-info").mkdir(parents=True)
+    (site / "added_engine.py").write_text(ENGINE)
+    (site / "added_network.py").write_text(NETWORK)
+    (site / "added-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: added\nVersion: 1.0\n")
+    (site / "added-1.0.dist-info" / "entry_points.txt").write_text(
+        "[segcli.engines]\nlines = added_engine:ENGINE\n[segcli.networks]\none_layer = added_network\n"
+    )
+    return {"PYTHONPATH": str(site)}
+
+
+def labels(folder: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(folder / "t1_seg.nii.gz").dataobj)
+
+
+def test_an_engine_of_a_package_labels_as_segclis_own_and_mirrors_too(
+    tmp_path: Path, added: dict[str, str | None]
+) -> None:
+    model = organs(tmp_path / "organs", mirror=[0, 1])
+    words = ["predict", scan(tmp_path / "t1.nii.gz"), "--model", model, "--threads", "1"]
+    assert command(*words, "-o", tmp_path / "own", "--engine", "onnx").returncode == 0
+    done = command(*words, "-o", tmp_path / "out", "--engine", "lines", env=added)
+    assert done.returncode == 0, done.stderr.decode()
+    assert np.array_equal(labels(tmp_path / "out"), labels(tmp_path / "own"))
+    record = json.loads((tmp_path / "out" / "t1_seg.json").read_text())
+    assert record["engine"]["name"] == "numpy cpu"
+    assert record["versions"]["numpy"] == np.__version__
+    done = command(*words, "-o", tmp_path / "tta", "--engine", "lines", "--tta", env=added)
+    assert done.returncode == 0, done.stderr.decode()
+    assert np.array_equal(labels(tmp_path / "tta"), labels(tmp_path / "own"))
+
+
+def test_what_lists_engines_lists_that_of_a_package(tmp_path: Path, added: dict[str, str | None]) -> None:
+    rows = json.loads(command("doctor", "--json", env=added).stdout)["engines"]
+    assert [row["engine"] for row in rows] == ["torch cpu", "torch cuda", "openvino", "onnx", "lines"]
+    assert "wrong convolution" in rows[-1]["note"]  # that one gives the cube back
+    refused = command("predict", scan(tmp_path / "t1.nii.gz"), "--engine", "line", env=added)
+    assert refused.returncode == 2
+    assert b"did you mean 'lines'?" in refused.stderr
+
+
+def test_an_engine_that_cannot_be_loaded_is_named_and_ends_with_69(
+    tmp_path: Path, added: dict[str, str | None]
+) -> None:
+    (Path(str(added["PYTHONPATH"])) / "added_engine.py").write_text("import a_library_that_is_not_there\n")
+    given = scan(tmp_path / "t1.nii.gz")
+    done = command("predict", given, "--model", organs(tmp_path / "organs"), "-o", tmp_path / "out", env=added)
+    assert done.returncode == 69
+    assert b"added_engine:ENGINE" in done.stderr
+    assert b"No module named 'a_library_that_is_not_there'" in done.stderr
+
+
+def test_a_network_of_a_package_is_run_and_recognised(tmp_path: Path, added: dict[str, str | None]) -> None:
+    weight, bias = affine()
+    data = save({"layer.weight": weight, "layer.bias": bias})
+    network = {"name": "one_layer", "channels": 1, "classes": 6}
+    model = organs(tmp_path / "new", onnx=False, architecture=network, sha256=hashlib.sha256(data).hexdigest())
+    (model / "weights.safetensors").write_bytes(data)
+    words = ["predict", scan(tmp_path / "t1.nii.gz"), "--threads", "1"]
+    own = command(*words, "-o", tmp_path / "own", "--engine", "onnx", "--model", organs(tmp_path / "organs"))
+    assert own.returncode == 0, own.stderr.decode()
+    done = command(*words, "-o", tmp_path / "out", "--engine", "torch", "--model", model, env=added)
+    assert done.returncode == 0, done.stderr.decode()
+    assert np.array_equal(labels(tmp_path / "out"), labels(tmp_path / "own"))
+    told = command("models", "inspect", model / "weights.safetensors", "--json", env=added)
+    assert b"one_layer" in told.stdout, told.stderr.decode()
