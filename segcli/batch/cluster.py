@@ -87,18 +87,19 @@ def predict_on(
 
 
 def end_workers(folders: Iterable[Path]) -> None:
-    """End the worker processes that this process started, and remove what they were writing (reliability.md 2.2)."""
+    """End the worker processes of this process's own clusters, and no other child; remove what they were writing."""
     workers = []
-    for child in psutil.Process().children():
+    for nanny in [nanny for local in _clusters for nanny in list(local.workers.values())]:
         with suppress(psutil.Error):
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
-                workers.append(child)
+            if nanny.pid is not None:
+                workers.append(psutil.Process(nanny.pid))
+                workers[-1].kill()
     psutil.wait_procs(workers, timeout=2)
     for folder in folders:
         sweep(folder)
 
 
+_clusters: list[Any] = []  # the local ones that this process has started
 _lock = threading.Lock()
 _open: dict[Any, tuple[ModelCard, Opened]] = {}  # in a worker: the model that it has loaded
 
@@ -134,13 +135,18 @@ def _cluster(scheduler: str) -> Iterator[str]:
     # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.
     os.environ["PYTHONWARNINGS"] = "ignore"
     with LocalCluster(
-        n_workers=workers,
+        n_workers=0,
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
         silence_logs="ERROR",
     ) as local:
-        yield local.scheduler_address
+        _clusters.append(local)  # before there is a worker, so that each can be ended
+        try:
+            local.scale(workers)
+            yield local.scheduler_address
+        finally:
+            _clusters.remove(local)
 
 
 def anywhere(model: str) -> str:

@@ -277,7 +277,7 @@ def maker(record: Path) -> ModelFacts | None:
     made = (read_record(record) or {}).get("model")
     if not isinstance(made, dict) or not isinstance(made.get("name"), str):
         return None
-    return cast("ModelFacts", {"sha256": None, "licence": "", **made})
+    return cast("ModelFacts", {"name": "", "sha256": None, "licence": "", **made})
 
 
 def is_done(record: Path, labels: Path, key: Mapping[str, Any]) -> bool:

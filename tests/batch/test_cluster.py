@@ -228,3 +228,36 @@ def test_2_2_a_local_cluster_that_is_stopped_leaves_whole_cases_and_no_worker(tm
     left = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
     assert not [p.name for p in left if p.name.startswith(".")]
     assert all(p.with_name(p.name.replace(".nii.gz", ".json")).exists() for p in left if "_seg.nii.gz" in p.name)
+
+
+def _waits(path: str) -> None:
+    """What the caller's own child does: it says that it is there, and goes on."""
+    Path(path).touch()
+    time.sleep(120)
+
+
+@pytest.mark.filterwarnings("ignore:Port 8787")  # of the local cluster: another one may run here
+def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path):
+    import multiprocessing
+
+    import psutil
+
+    from segcli.batch import cluster
+
+    child = multiprocessing.get_context("spawn").Process(target=_waits, args=(str(tmp_path / "there"),), daemon=True)
+    child.start()
+    try:
+        with cluster._cluster("local:1") as address:
+            from distributed import Client
+
+            with Client(address, set_as_default=False) as client:
+                pid = client.submit(os.getpid).result()
+                while not (tmp_path / "there").exists():
+                    time.sleep(0.1)
+                cluster.end_workers([tmp_path])
+                assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+                assert child.is_alive()
+    finally:
+        child.kill()
+        child.join()
+    assert cluster._clusters == []
