@@ -115,6 +115,11 @@ class Job:
         """The model's part of the record."""
         return record.model_facts([(card, opened.hashes) for card, opened in self.models])
 
+    @cached_property
+    def model_before(self) -> ModelFacts:
+        """The same as earlier versions recorded it."""
+        return record.model_facts([(card, opened.hashes) for card, opened in self.models], record.earlier_hash)
+
     @property
     def choices(self) -> dict[str, Any]:
         """What else the files beside a label map depend on."""
@@ -230,7 +235,10 @@ def _finished(job: Job, case: Case, key: Mapping[str, Any]) -> bool:
     when the record is about it, its input, model and options.
     """
     labels, written, *wanted = job.to.files(case, job.shown)
-    done = record.is_done(written, labels, key)
+    done = any(
+        record.is_done(written, labels, {**key, "model": model}, asdict(Options()))
+        for model in (job.model, job.model_before)
+    )
     if done and record.has_extras(written, wanted, job.choices):
         return True
     mine = (record.read_record(written) or {}).get("case") == case.name

@@ -41,6 +41,12 @@ SCHEMA = 1
 IN_SIDECAR = "segcli"  # the key of a record in the sidecar of a BIDS label map: no entity of BIDS
 NOTE = "Research use only; not a medical device."
 _LIBRARIES = ("numpy", "SimpleITK", "pydicom")
+# Fields of a card that change no label: names and texts, what the checks compare with, and the names of the weights'
+# files, whose bytes are hashed.
+_DESCRIBES = {
+    "format", "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "modality", "codes", "colours",
+    "volumes_ml", "volumes_source", "centroids_mm", "checks", "notes",
+}  # fmt: skip
 
 
 class InputFacts(TypedDict):
@@ -217,14 +223,28 @@ def _sum(path: Path) -> str:
 
 
 def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
-    """One hash of the card and of the weights that were loaded (reported by the engine)."""
-    text = json.dumps([card.document, sorted(hashes.values())])
+    """One hash of what decides the labels: the weights that were loaded (reported by the engine), and the card.
+
+    Fields of the card that only describe do not count, nor does the order of its keys, but for that of the labels:
+    they are the network's outputs in their order.
+    """
+    decides = {key: value for key, value in card.document.items() if key not in _DESCRIBES}
+    decides["labels"] = list(decides["labels"].items())
+    text = json.dumps([decides, sorted(hashes.values())], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]]) -> ModelFacts:
+def earlier_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
+    """The hash of a model as versions up to 0.1 recorded it, over the whole card as it was written."""
+    return hashlib.sha256(json.dumps([card.document, sorted(hashes.values())]).encode()).hexdigest()
+
+
+def model_facts(
+    members: Sequence[tuple[ModelCard, Mapping[str, str]]],
+    hash_of: Callable[[ModelCard, Mapping[str, str]], str] = model_hash,
+) -> ModelFacts:
     """Name, hash and licence of a model; of several as one, with each of them under "members"."""
-    each = [Member(name=c.name, sha256=model_hash(c, hashes), licence=c.licence) for c, hashes in members]
+    each = [Member(name=c.name, sha256=hash_of(c, hashes), licence=c.licence) for c, hashes in members]
     if len(each) == 1:
         return ModelFacts(name=each[0]["name"], sha256=each[0]["sha256"], licence=each[0]["licence"])
     return ModelFacts(
@@ -280,14 +300,16 @@ def maker(record: Path) -> ModelFacts | None:
     return cast("ModelFacts", {"name": "", "sha256": None, "licence": "", **made})
 
 
-def is_done(record: Path, labels: Path, key: Mapping[str, Any]) -> bool:
+def is_done(record: Path, labels: Path, key: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> bool:
     """Whether both files are there and the record matches input, model, options and the label map's own bytes.
 
-    Existence alone is never taken for done (reliability.md 2.4).
+    Existence alone is never taken for done. An option that the record does not know yet had its default then.
     """
     found = read_record(record)
     if found is None or not labels.is_file():
         return False
+    if isinstance(found.get("options"), dict):
+        found["options"] = json.loads(json.dumps(defaults or {})) | found["options"]
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in key.items())
     stated = found.get("labels")
     return same and isinstance(stated, dict) and stated.get("sha256") == file_sha256(labels)

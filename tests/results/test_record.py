@@ -170,6 +170,48 @@ def test_6_6_the_hash_of_a_model_does_not_depend_on_the_order_of_its_files(tmp_p
     assert record.model_hash(found, {"a": "1"}) != record.model_hash(found, {"a": "2"})
 
 
+def test_the_hash_of_a_model_is_that_of_what_decides_its_labels(tmp_path):
+    from models import organs
+
+    from segcli.models.card import parse
+
+    document = json.loads((organs(tmp_path / "organs") / "model.json").read_text())
+
+    def sha(**changes: object) -> str:
+        return record.model_hash(parse({**document, **changes}), {"a": "1"})
+
+    same = record.model_hash(parse(dict(reversed(document.items()))), {"a": "1"})
+    assert same == sha() == sha(notes="looked at again") == sha(volumes_ml={"liver": [900, 2000]}, licence="MIT")
+    assert sha(overlap=0.25) != sha()
+    turned = dict(reversed(document["labels"].items()))
+    other = {**document, "labels": {"background": 0, **{k: v for k, v in turned.items() if v}}}
+    assert record.model_hash(parse(other), {"a": "1"}) != sha()  # the outputs of the network mean something else
+
+
+def test_a_case_of_an_earlier_version_is_done_and_so_is_one_without_a_newer_option(tmp_path):
+    from dataclasses import asdict
+
+    from runs import card, opened
+
+    from segcli.batch.cases import cases
+    from segcli.batch.outputs import Destination
+    from segcli.batch.pipeline import predict
+    from segcli.batch.stages import Options
+
+    scan(tmp_path / "a.nii.gz")
+    model, found = card(tmp_path / "model"), cases([str(tmp_path / "a.nii.gz")])
+    to, engine = Destination(tmp_path / "out"), opened()
+    (done,) = predict(found, model, engine, to)
+    facts = json.loads(done.paths[1].read_text())
+    facts["model"]["sha256"] = record.earlier_hash(model, engine.hashes)
+    assert facts["options"].pop("min_size_ml") == asdict(Options())["min_size_ml"]
+    done.paths[1].write_text(json.dumps(facts))
+    (again,) = predict(found, model, engine, to)
+    assert again.status == "skipped"
+    (other,) = predict(found, model, engine, to, Options(min_size_ml=2.0))
+    assert other.error.exit_code == 73
+
+
 # ---- the schema, and records of before
 
 STORED = Path(record.__file__).parents[1] / "schemas" / "record.schema.json"
