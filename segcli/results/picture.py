@@ -239,17 +239,23 @@ def _kinds_of_line(names: Sequence[Label]) -> dict[str, int]:
 
 def number_places(areas: Mapping[int, NDArray[np.bool_]]) -> dict[int, tuple[int, int]]:
     """Where each structure's number stands, (row, column): well inside, the roomiest first, none over another."""
-    depth = {i: distance_transform_edt(np.pad(area, 1))[1:-1, 1:-1] for i, area in areas.items()
-             if np.count_nonzero(area) >= _NUMBERED}  # fmt: skip
+    depth: dict[int, NDArray[np.float64]] = {}
+    corner: dict[int, tuple[int, int]] = {}
+    for label_id, area in areas.items():
+        rows, columns = np.flatnonzero(area.any(axis=1)), np.flatnonzero(area.any(axis=0))
+        box = area[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if min(box.shape) >= 2 * _ROOM - 1 and np.count_nonzero(box) >= _NUMBERED:
+            depth[label_id] = distance_transform_edt(np.pad(box, 1))[1:-1, 1:-1]
+            corner[label_id] = int(rows[0]), int(columns[0])
     taken: list[tuple[int, int, int, int]] = []
     found: dict[int, tuple[int, int]] = {}
     for label_id in sorted(depth, key=lambda i: -float(depth[i].max())):
         inside = np.argwhere(depth[label_id] >= _ROOM)
         best = inside[np.argsort(-depth[label_id][tuple(inside.T)], kind="stable")]
-        for y, x in best[:: max(1, len(best) // 40)].tolist():
-            box = _number_box(label_id, y, x)
-            if not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+        for y, x in (best[:: max(1, len(best) // 40)] + corner[label_id]).tolist():
+            place = _number_box(label_id, y, x)
+            if not any(_overlap(place, other) for other in taken):
+                taken.append(place)
                 found[label_id] = (y, x)
                 break
     return found
