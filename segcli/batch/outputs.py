@@ -239,10 +239,10 @@ def _is_page(head: bytes) -> bool:
     return is_page(head)
 
 
-def _montage(path: Path, case: Finished) -> Sequence[str]:
+def _montage(columns: int, path: Path, case: Finished) -> Sequence[str]:
     from segcli.results.picture import montage
 
-    montage(case.scan, case.result.labels, case.card.labels, path)
+    montage(case.scan, case.result.labels, case.card.labels, path, case.facts, columns)
     return ()
 
 
@@ -336,7 +336,8 @@ BUILT_IN = (
     Output("csv", "_seg.csv", "the structures as a table", _csv, "--report"),
     Output("tsv", "_seg.tsv", "the same with tabs between", _csv, "--report"),
     Output("html", "_seg.html", "a page: slices, volumes and doubts in one file", _page, "--report", own=_is_page),
-    Output("png", "_seg.png", "slices with the labels over them", _montage, "--report"),
+    Output("png", "_seg.png", "slices with the labels over them", partial(_montage, 3), "--report"),
+    Output("png-large", "_seg_large.png", "the same, seven slices of each view", partial(_montage, 7), "--report"),
     Output("slicer", ".ctbl", "names and colours for 3D Slicer", partial(_table, "slicer"), "--tables"),
     Output("itksnap", ".label", "the same for ITK-SNAP", partial(_table, "itksnap"), "--tables"),
     Output("freesurfer", "_lut.txt", "the same for FreeSurfer", partial(_table, "freesurfer"), "--tables"),

@@ -312,13 +312,19 @@ def jpeg(grey: NDArray[np.uint8]) -> bytes:
 
 
 def montage(
-    image: Volume, labels: Volume, names: Sequence[Label], path: Path, facts: Mapping[str, Any] | None = None
+    image: Volume,
+    labels: Volume,
+    names: Sequence[Label],
+    path: Path,
+    facts: Mapping[str, Any] | None = None,
+    columns: int = _COLUMNS,
 ) -> None:
-    """Write a PNG with three slices of each of three views, with and without labels, and a legend with volumes.
+    """Write a PNG with slices of each of three views, with and without labels, and a legend with volumes.
 
-    facts   the record, of which the head of the picture tells case, model, verdict, voxel size and doubts
+    facts     the record, of which the head of the picture tells case, model, verdict, voxel size and doubts
+    columns   slices of each view
     """
-    write_bytes(path, png(montage_picture(image, labels, names, facts)))
+    write_bytes(path, png(montage_picture(image, labels, names, facts, columns)))
 
 
 def montage_picture(

@@ -23,6 +23,7 @@ from segcli.models.card import ModelCard, parse
 from segcli.results.evaluate import compare, evaluate, rows, summarise
 from segcli.results.measure import measure, to_json
 from segcli.results.page import case_page, cohort_page, evaluation_page, niivue_bundle
+from segcli.results.tissues import tissues
 from segcli.space.volume import Grid, Volume
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -107,16 +108,36 @@ def test_warnings_come_before_pictures_and_tables() -> None:
 
 def test_the_pictures_are_there_without_scripts() -> None:
     html = re.sub(r"<script.*?</script>", "", case(), flags=re.DOTALL)
-    assert html.count('src="data:image/jpeg') == html.count('src="data:image/png') == 3
+    assert html.count('src="data:image/png') == 3
+    assert html.count('src="data:image/jpeg') == 6  # each slice with labels over it, and without
 
 
-def test_the_table_has_volumes_ranges_confidence_and_flags() -> None:
-    row = next(r for r in case().split("<tr") if "right box" in r and "<td" in r)
-    plain = re.sub(r"<[^>]*>", " ", row)
-    assert "4.80" in plain  # 10 x 10 x 6 voxels of 8 mm3
-    assert "1 to 20" in plain
-    assert "0.35" in plain
+def test_a_pair_is_one_row_with_both_sides_and_its_asymmetry() -> None:
+    row = next(r for r in case().split("<tr") if ">box<" in r)
+    plain = re.sub(r"<[^>]*>", " ", row).split()
+    assert [plain[i + 1] for i, word in enumerate(plain) if word in ("1", "2")] == ["left", "right"]
+    assert plain.index("6.40") == plain.index("4.80") - 1  # 10 x 10 x 8 and x 6 voxels of 8 mm3
+    assert "+28.6" in plain  # 1.6 mL over the mean of 5.6
+    assert "1.00 to 20.0" in " ".join(plain)
+    assert plain.index("0.81") == plain.index("0.35") - 1
     assert "confidence" in plain
+
+
+def test_a_brain_has_the_sums_of_its_tissues_and_a_box_has_none() -> None:
+    ml = {"left_cerebral_cortex": 200.0, "right_cerebral_cortex": 210.0, "left_cerebral_white_matter": 190.0,
+          "brain_stem": 20.0, "left_ventral_dc": 5.0, "third_ventricle": 1.0, "csf": 2.0}  # fmt: skip
+    assert tissues(ml) == {"total brain": 625.0, "grey matter": 410.0, "white matter": 190.0, "fluid": 3.0}
+    assert tissues({"left_renal_cortex": 100.0, "liver": 1500.0}) == {}
+    assert "total brain" not in case()
+
+
+def test_the_slices_begin_in_the_middle_of_the_organ_and_reach_what_lies_far_away() -> None:
+    image, labels = scan()
+    labels.data[0, 0, 23, 0] = 3
+    html = case_page(image, labels, CARD, facts()).decode()
+    assert re.findall(r"<output>([^<]*)</output>", html)[0] == "18.0 mm S"  # plane 9 of 5 to 14, 2 mm each
+    (_, text), *_ = [found for found in scripts(html) if found[0].get("id") == "slices"]
+    assert json.loads(text)["axial"][0]["at"] == "0.0 mm S"
 
 
 def test_names_from_outside_stay_text() -> None:
@@ -165,12 +186,13 @@ def test_the_same_record_gives_the_same_bytes_whatever_the_run_took() -> None:
 
 
 def test_structures_absent_from_the_map_are_listed() -> None:
-    assert any("absent" in r and "0.00" in r for r in case().split("<tr"))
+    assert any('class="absent"' in r and ">absent<" in r and "<div>0</div>" in r for r in case().split("<tr"))
 
 
 def test_a_cohort_lists_what_to_look_at_first_and_links_to_the_cases() -> None:
     html = cohort_page([facts("a") | {"verdict": "pass"}, facts("sub/b c"), facts("d") | {"verdict": "fail"}]).decode()
-    assert re.findall(r'href="(\./[^"]*)"', html) == ["./d_seg.html", "./sub/b%20c_seg.html", "./a_seg.html"]
+    links = ["./d_seg.html", "./sub/b%20c_seg.html", "./a_seg.html"]
+    assert re.findall(r'href="(\./[^"]*)"', html) == links * 2  # the verdicts, and the volumes of each case
     assert "3 of 3" in html
 
 
@@ -386,7 +408,7 @@ def test_a_slider_moves_by_key_and_changes_the_slice(opened: Browser) -> None:
 
 
 def test_every_control_is_reached_by_tab(opened: Browser) -> None:
-    want = opened.run("document.querySelectorAll('input:not([disabled]), button, summary').length")
+    want = opened.run("document.querySelectorAll('input:not([disabled]), button, summary, .scroll').length")
     opened.run("window.seen = new Set(); addEventListener('focusin', (e) => seen.add(e.target)); document.body.focus()")
     for _ in range(want + 5):
         opened.press("Tab", 9)
@@ -396,14 +418,14 @@ def test_every_control_is_reached_by_tab(opened: Browser) -> None:
 def test_a_heading_sorts_by_number_and_says_so(opened: Browser) -> None:
     opened.run("[...document.querySelectorAll('th button')].find((b) => b.textContent === 'mL').click()")
     first = "document.querySelector('tbody tr').textContent"
-    assert "left box" in opened.run(first)  # 6.40 mL, the most
+    assert "left" in opened.run(first)  # 6.40 mL, the most
     assert opened.run("document.querySelectorAll('th[aria-sort=descending]').length") == 1
     opened.run("[...document.querySelectorAll('th button')].find((b) => b.textContent === 'mL').click()")
     assert "absent" in opened.run(first)
 
 
 def test_a_structures_name_goes_to_its_slice(opened: Browser) -> None:
-    opened.run("[...document.querySelectorAll('td button')].find((b) => b.textContent === 'left box').click()")
+    opened.run("[...document.querySelectorAll('td button')].find((b) => b.textContent === '1').click()")
     assert (
         opened.run("document.querySelectorAll('figure')[2].querySelector('output').textContent") == "38.0 mm L"
     )  # its middle is at 39
@@ -426,19 +448,66 @@ def test_print_shows_pictures_and_tables_without_controls(opened: Browser) -> No
     opened.call("Emulation.setEmulatedMedia", media="")
 
 
-def test_cohort_and_evaluation_do_not_complain_either(browser: Browser, tmp_path: Path) -> None:
+def pages() -> dict[str, bytes]:
+    """A page of each kind."""
     _, ref = scan()
     scores = {"a": evaluate(ref, ref, CARD.structures)}
-    pages = {
+    return {
+        "case": case_page(*scan(), CARD, facts()),
         "cohort": cohort_page([facts("a"), facts("b")]),
         "evaluation": evaluation_page({"tolerance_mm": 1.0, "scores": rows(scores), "summary": summarise(scores)}),
     }
-    for name, data in pages.items():
+
+
+def test_cohort_and_evaluation_do_not_complain_either(browser: Browser, tmp_path: Path) -> None:
+    for name, data in pages().items():
         (tmp_path / f"{name}.html").write_bytes(data)
         browser.open(tmp_path / f"{name}.html")
         browser.run("document.querySelector('th button').click()")
         assert browser.fetched() == []
         assert browser.complaints == []
+
+
+def test_a_cohort_is_filtered_by_words_and_by_verdict(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "cohort.html").write_bytes(cohort_page([facts("a") | {"verdict": "pass"}, facts("b"), facts("c")]))
+    browser.open(tmp_path / "cohort.html")
+    shown = (
+        "[...document.querySelectorAll('tr[data-verdict]')].filter((r) => !r.hidden).map((r) => r.cells[0].innerText)"
+    )
+    enter = "(() => { const at = document.querySelector('%s'); at.value = '%s'; "
+    enter += "at.dispatchEvent(new Event('input', { bubbles: true })); })()"
+    assert browser.run(shown) == ["b", "c", "a"] * 2
+    browser.run(enter % ("#only", "review"))
+    assert browser.run(shown) == ["b", "c"] * 2
+    browser.run(enter % ("#find", "C"))
+    assert browser.run(shown) == ["c"] * 2
+    assert browser.run("document.querySelector('.filter output').textContent") == "1 of 3 cases"
+
+
+def test_a_phone_scrolls_tables_and_never_the_page(browser: Browser, tmp_path: Path) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    for name, data in pages().items():
+        (tmp_path / f"{name}.html").write_bytes(data)
+        browser.open(tmp_path / f"{name}.html")
+        assert browser.run("document.documentElement.scrollWidth") == 390, name
+    browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+AXE = Path(os.environ.get("SEGCLI_TEST_AXE", "node_modules/axe-core/axe.min.js"))
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core here: npm install axe-core, or SEGCLI_TEST_AXE=axe.min.js")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_hinders_anybody(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    for name, data in pages().items():
+        (tmp_path / f"{name}.html").write_bytes(data)
+        browser.open(tmp_path / f"{name}.html")
+        browser.run("for (const part of document.querySelectorAll('details')) part.open = true")
+        browser.run(AXE.read_text())
+        found = browser.run("axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes[0].html]))")
+        assert found == [], name
+    browser.call("Emulation.setEmulatedMedia", features=[])
 
 
 @pytest.mark.skipif("SEGCLI_TEST_NIIVUE" not in os.environ, reason="SEGCLI_TEST_NIIVUE does not name a NiiVue bundle")

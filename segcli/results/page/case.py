@@ -18,9 +18,10 @@ from segcli.models.card import ModelCard
 from segcli.models.library import cache_home
 from segcli.results.page import charts
 from segcli.results.page.parts import css_colour, is_empty, page, plain, words
-from segcli.results.picture import VIEWS, Section, View, jpeg, overlay, png, sections, window
+from segcli.results.picture import VIEWS, Section, View, drawn_colour, extent, jpeg, overlay, png, sections, window
+from segcli.results.tissues import SAYS, tissues
 from segcli.space.volume import Grid, Volume, turned
-from segcli.structures import Label
+from segcli.structures import Label, side_of
 
 SLICES = 24  # for each view
 _SIZE = 320  # pixels of the longest side
@@ -37,12 +38,15 @@ def case_page(
     facts    the record: case, structures, verdict, checks, warnings, grid, model, input, ...
     niivue   a NiiVue bundle (niivue.umd.js); None: the one that `niivue_bundle` finds, if any
     """
-    shown = sections(scan, labels, SLICES, _SIZE)
+    shown = sections(scan, labels, SLICES, _SIZE, names=card.labels, whole=True)
     structures = _structures(card, facts, shown, turned(labels.grid, "SPL"))
+    rows = _rows(structures, card.labels)
     case, verdict = str(facts.get("case", "case")), str(facts.get("verdict", ""))
     bundle = niivue or niivue_bundle()
     bright, confident = any(s["mean"] is not None for s in structures), bool(facts.get("confidence"))
-    heads = [("structure", False), ("mL", True), ("reference mL", True)]
+    paired = any(len(row["sides"]) > 1 for row in rows)
+    heads = [("structure", False), *([("side", False)] if paired else []), ("mL", True)]
+    heads += [*([("asymmetry %", True)] if paired else []), ("reference mL", True)]
     heads += [("mean", True), ("sd", True)] if bright else []
     heads += [("confidence", True)] if confident else []
     return page(
@@ -53,15 +57,25 @@ def case_page(
         model=facts.get("model", {}).get("name", card.name),
         findings=_findings(facts),
         pictures=_pictures(shown, card.labels),
+        first=_first(shown, labels),
         letters={view: shown[view][0].letters for view in VIEWS},
         heads=[*heads, ("flags", False)],
-        structures=structures,
+        rows=rows,
+        paired=paired,
+        sums=tissues({s["name"]: s["volume_ml"] for s in structures}),
+        sums_say=SAYS,
         bright=bright,
         confident=confident,
         volumes=charts.bars(
-            [(s["words"], s["volume_ml"], s["colour"], s["range"]) for s in structures if s["voxels"] or s["range"]],
+            [
+                (s["words"], s["volume_ml"], s["colour"], s["range"])
+                for row in rows
+                for s in row["sides"]
+                if s["voxels"] or s["range"]
+            ],
             card.volumes_source if card.volumes_ml else "",
         ),
+        spacing=" x ".join(f"{v:.3g}" for v in labels.grid.spacing),
         grid=_grid(facts.get("grid") or {}),
         known=_known(facts),
         # Times and memory differ from run to run.
@@ -117,7 +131,7 @@ def _structures(
             flags.setdefault(name, []).append((finding["severity"], finding["code"]))
     rows = []
     for s in facts["structures"]:
-        colour = colours.get(s["label"], _GREY)
+        colour = drawn_colour(colours.get(s["label"], _GREY))
         raised = list(dict.fromkeys(flags.get(s["name"], [])))
         if s["truncated"] and ("review", "truncated") not in raised:
             raised.append(("", "at border"))
@@ -135,9 +149,52 @@ def _structures(
     return rows
 
 
-def _ink(colour: tuple[int, int, int]) -> str:
-    """Black or white, by what reads better on a colour."""
-    return "#000" if 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2] > 140 else "#fff"
+def _rows(structures: Sequence[Mapping[str, Any]], names: Sequence[Label]) -> list[dict[str, Any]]:
+    """The table's rows: a pair in one, left before right, with its asymmetry; every other structure in its own.
+
+    asymmetry   percent of the mean of both sides by which the left one is larger; None where one is missing
+    """
+    partner = {x.name: x.pair for x in names}
+    by_name = {s["name"]: s for s in structures}
+    rows, done = [], set()
+    for s in structures:
+        if s["name"] in done:
+            continue
+        other = by_name.get(partner.get(s["name"]) or "")
+        sides = [s] if other is None else sorted((s, other), key=lambda x: side_of(x["name"]) or "")
+        done |= {x["name"] for x in sides}
+        ml = [x["volume_ml"] for x in sides]
+        rows.append(
+            {
+                "words": without_side(s["name"]) if other is not None else s["words"],
+                "sides": [{**x, "side": side_of(x["name"]) or ""} for x in sides],
+                "asymmetry": 200 * (ml[0] - ml[1]) / sum(ml) if len(ml) == 2 and min(ml) > 0 else None,
+                "absent": not any(x["voxels"] for x in sides),
+            }
+        )
+    return rows
+
+
+def without_side(name: str) -> str:
+    """A structure's name as it is read, without the word for its side."""
+    sides = ("left", "right", "l", "r", "lh", "rh")
+    return " ".join(word for word in words(name).split() if word.lower() not in sides) or words(name)
+
+
+def _first(shown: Mapping[View, Sequence[Section]], labels: Volume) -> dict[str, int]:
+    """For each view the number of the slice that is nearest to the middle of the main piece of what is labelled."""
+    middles = [middle for middle, _ in extent(labels, (0.5, 0.5))]
+    return {
+        view: min(range(len(shown[view])), key=lambda k: abs(shown[view][k].index - middle))
+        for view, middle in zip(VIEWS, middles, strict=True)
+    }
+
+
+def _ink(paper: tuple[int, int, int]) -> str:
+    """Black or white, whichever has more contrast with a colour: at least 4.5 to 1 (WCAG 2)."""
+    r, g, b = (v / 3294.6 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in paper)
+    light = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    return "#000" if (light + 0.05) / 0.05 > 1.05 / (light + 0.05) else "#fff"
 
 
 def _nearest(shown: Mapping[View, Sequence[Section]], grid: Grid, centre_mm: Sequence[float]) -> dict[str, int]:
@@ -167,7 +224,7 @@ def _known(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> dict[str, Any]:
     """Both volumes as NIfTI in base64, every n-th voxel where there are many, and NiiVue's table of labels."""
-    low, high = window(scan)
+    low, high = window(scan, names)
     step = [max(1, math.ceil(n / _VIEWER_EDGE)) for n in scan.grid.shape]
     every = tuple(slice(None, None, s) for s in step)
     level = (np.nan_to_num(scan.data[0][every].astype(np.float32), nan=low) - low) / max(high - low, 1e-9)
@@ -180,7 +237,7 @@ def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> dict[str, 
         "image": _packed(Volume(grey.astype(np.uint8)[None], grid)),
         "labels": _packed(Volume(marks.astype(np.uint8 if known[-1].id < 256 else np.int16)[None], grid)),
         "colours": {
-            **{c: [x.colour[i] for x in known] for i, c in enumerate("RGB")},
+            **{c: [drawn_colour(x.colour)[i] for x in known] for i, c in enumerate("RGB")},
             "A": [0 if x.id == 0 else 255 for x in known],
             "I": [x.id for x in known],
             "labels": [words(x.name) for x in known],

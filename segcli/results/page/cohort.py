@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from segcli.results.page import charts
 from segcli.results.page.parts import page, words
+from segcli.results.tissues import tissues
 
 _ORDER = {"fail": 0, "review": 1}
 
@@ -19,11 +20,15 @@ def cohort_page(records: Sequence[Mapping[str, Any]]) -> bytes:
 
     records   those of the cases, whose own pages lie where their label maps do
     """
+    names = list(dict.fromkeys(str(s["name"]) for r in records for s in r["structures"]))
     cases = sorted((_case(r) for r in records), key=lambda c: (c["order"], c["name"]))
     return page(
         "cohort.html",
         title=f"{len(cases)} cases",
         cases=cases,
+        names=names,
+        words=[words(name) for name in names],
+        sums=list(dict.fromkeys(kind for c in cases for kind in c["sums"])),
         counts={v: sum(c["verdict"] == v for c in cases) for v in ("fail", "review", "pass")},
         models=sorted({str(r.get("model", {}).get("name", "")) for r in records}),
         structures=_spread(sorted(records, key=lambda r: (_order(r), str(r["case"])))),
@@ -32,7 +37,10 @@ def cohort_page(records: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _case(record: Mapping[str, Any]) -> dict[str, Any]:
     found = list(record.get("checks", ()))
+    volumes = {str(s["name"]): float(s["volume_ml"]) if s["voxels"] else None for s in record["structures"]}
     return {
+        "volumes": volumes,
+        "sums": tissues({name: ml for name, ml in volumes.items() if ml is not None}),
         "name": str(record["case"]),
         "page": _page_of(record),
         "verdict": str(record.get("verdict", "")),

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from segcli import __version__
+from segcli.results.picture import significant
 
 
 def page(template: str, **values: Any) -> bytes:
@@ -33,6 +34,7 @@ def _templates() -> Environment:
     )
     found.policies["json.dumps_kwargs"] = {"sort_keys": False}
     found.filters["code"] = _code
+    found.filters["significant"] = significant
     return found
 
 

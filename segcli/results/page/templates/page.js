@@ -22,6 +22,25 @@
       });
     });
   }
+  // A cohort: rows of cases by their words and verdict.
+  const filter = document.querySelector("form.filter");
+  if (filter) {
+    const [find, only, output] = [...filter.elements];
+    const rows = [...document.querySelectorAll("tr[data-verdict]")];
+    const choose = () => {
+      const words = find.value.toLowerCase();
+      for (const row of rows) {
+        const fits = row.dataset.words.toLowerCase().includes(words) && (!only.value || row.dataset.verdict === only.value);
+        row.hidden = !fits;
+      }
+      const cases = rows.filter((row) => row.closest("table") === rows[0].closest("table"));
+      output.textContent = `${cases.filter((row) => !row.hidden).length} of ${cases.length} cases`;
+    };
+    filter.addEventListener("input", choose);
+    filter.addEventListener("submit", (event) => event.preventDefault());
+    filter.hidden = false;
+    choose();
+  }
   // Slices: one slider for each view.
   const data = document.getElementById("slices");
   if (!data) return;
@@ -29,13 +48,13 @@
   const show = {};
   for (const figure of document.querySelectorAll("figure[data-view]")) {
     const view = slices[figure.dataset.view];
-    const [grey, marks] = figure.querySelectorAll("img");
+    const [grey, marks, plain] = figure.querySelectorAll("img");
     const slider = figure.querySelector("input");
     const output = figure.querySelector("output");
     const name = figure.dataset.view;
     show[name] = (k) => {
       slider.value = k;
-      grey.src = view[k].grey;
+      grey.src = plain.src = view[k].grey;
       marks.src = view[k].marks;
       grey.alt = `${name} slice at ${view[k].at}`;
       output.textContent = view[k].at;

@@ -1,0 +1,39 @@
+"""Sums over the structures of a brain: grey matter, white matter, fluid, and all of it but the fluid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from segcli.structures import words_of
+
+_GREY = {"cortex", "thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens"}
+_FLUID = {"csf", "ventricle"}
+_REST = {"stem", "dc", "callosum"}  # grey and white at once, or a part of the white that has its own number
+SAYS = (
+    "Total brain: grey and white matter, brain stem and ventral diencephalon. Grey matter: cortex and deep nuclei, the "
+    "cerebellum's too. Fluid: ventricles and csf, as far as they are labelled."
+)
+
+
+def tissues(volumes: Mapping[str, float]) -> dict[str, float]:
+    """Sums of the volumes of structures by their names, in the same unit; empty unless grey and white matter are there.
+
+    The intracranial volume is not among them: no structure holds the fluid around the brain.
+    """
+    found = {"total brain": 0.0, "grey matter": 0.0, "white matter": 0.0, "fluid": 0.0}
+    for name, volume in volumes.items():
+        words = set(words_of(name))
+        kind = (
+            "white matter"
+            if {"white", "matter"} <= words
+            else "grey matter"
+            if words & _GREY
+            else "fluid"
+            if words & _FLUID
+            else ""
+        )
+        if kind:
+            found[kind] += volume
+        if kind in ("grey matter", "white matter") or words & _REST:
+            found["total brain"] += volume
+    return found if found["grey matter"] and found["white matter"] else {}
