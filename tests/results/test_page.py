@@ -196,6 +196,13 @@ def test_a_cohort_lists_what_to_look_at_first_and_links_to_the_cases() -> None:
     assert "3 of 3" in html
 
 
+def test_a_note_is_shown_and_is_no_doubt() -> None:
+    note = {"code": "volume", "severity": "note", "structure": "left_box", "sentence": "a little more than usual"}
+    assert '<li class="note"><b>note: volume</b>a little more than usual</li>' in case(checks=[note])
+    html = cohort_page([facts("a") | {"checks": [note]}, facts("b")]).decode()
+    assert "a little more than usual" not in html
+
+
 def test_a_cohort_has_a_dot_for_each_case() -> None:
     html = cohort_page([facts("a"), facts("b")]).decode()
     assert html.count("<circle") == 4  # two cases, two structures that are there

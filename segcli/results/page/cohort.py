@@ -36,7 +36,7 @@ def cohort_page(records: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _case(record: Mapping[str, Any]) -> dict[str, Any]:
-    found = list(record.get("checks", ()))
+    found = [finding for finding in record.get("checks", ()) if finding["severity"] != "note"]
     volumes = {str(s["name"]): float(s["volume_ml"]) if s["voxels"] else None for s in record["structures"]}
     return {
         "volumes": volumes,
