@@ -23,6 +23,7 @@ DOORS = {
     "scipy": {"space", "inference", "results"},
     "psutil": {"memory", "engines", "formats", "batch", "commands"},
     "yaml": {"models"},
+    "platformdirs": {"folders"},
     "msgspec": {"models", "results", "batch"},
     "PIL": {"results"},
     "safetensors": {"models", "bench"},

@@ -23,7 +23,7 @@ commands = Commands("doctor")
 LIBRARIES = (
     "torch", "numpy", "scipy", "SimpleITK", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg",
     "pyjpegls", "highdicom", "onnx", "protobuf", "onnxruntime", "openvino", "safetensors", "pyyaml", "msgspec",
-    "typer", "rich", "psutil", "pillow", "jinja2", "httpx", "truststore", "distributed",
+    "platformdirs", "typer", "rich", "psutil", "pillow", "jinja2", "httpx", "truststore", "distributed",
 )  # fmt: skip
 SIZE = 24  # edge of the convolved cube, voxels
 

@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from segcli.errors import ModelError, near
+from segcli.folders import user_folder
 
 FILE = "segcli.toml"
 
 
 def files() -> list[Path]:
     """Settings files that exist, the nearest first: segcli.toml here, then the user's."""
-    if own := os.environ.get("SEGCLI_HOME"):
-        user = Path(own) / FILE
-    else:
-        user = (
-            Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/")) / ".config") / "segcli" / FILE
-        )
+    user = user_folder("config") / FILE
     return [p for p in (Path(FILE), user) if os.path.isfile(p)]  # noqa: PTH113 - False also where one may not look
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcli.errors import ModelError, near
+from segcli.folders import user_folder
 from segcli.models.card import CARD_FILE, ModelCard, parse
 from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
@@ -32,23 +33,13 @@ def places() -> list[Path]:
 
 
 def data_home() -> Path:
-    """The user's folder for models: $SEGCLI_HOME, else the platform's habit (XDG_DATA_HOME on Linux)."""
-    return _home("XDG_DATA_HOME", ".local/share", "data")
+    """The user's folder for models."""
+    return user_folder("data")
 
 
 def cache_home() -> Path:
-    """The user's folder for what can be made again: $SEGCLI_HOME, else the platform's habit (XDG_CACHE_HOME)."""
-    return _home("XDG_CACHE_HOME", ".cache", "cache")
-
-
-def _home(variable: str, unix: str, kind: str) -> Path:
-    if own := os.environ.get("SEGCLI_HOME"):
-        return Path(own) / kind
-    if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "segcli" / kind
-    if xdg := os.environ.get(variable):
-        return Path(xdg) / "segcli"
-    return Path(os.environ.get("HOME") or os.path.expanduser("~")) / unix / "segcli"  # noqa: PTH111
+    """The user's folder for what can be made again."""
+    return user_folder("cache")
 
 
 @dataclass(frozen=True)

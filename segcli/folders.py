@@ -1,0 +1,29 @@
+"""The user's own folders: $SEGCLI_HOME, else $XDG_..._HOME, else where the platform keeps such things."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["config", "data", "cache"]
+
+
+def user_folder(kind: Kind) -> Path:
+    """Where settings ("config"), models ("data"), or what can be made again ("cache") lie; it need not be there.
+
+    Below $SEGCLI_HOME settings lie directly, the others in folders of their own. The XDG variables count on every
+    platform.
+    """
+    if own := os.environ.get("SEGCLI_HOME"):
+        return Path(own) if kind == "config" else Path(own) / kind
+    if xdg := os.environ.get(f"XDG_{kind.upper()}_HOME"):
+        return Path(xdg) / "segcli"
+    import platformdirs  # not where a variable says it
+
+    folders = {
+        "config": platformdirs.user_config_path,
+        "data": platformdirs.user_data_path,
+        "cache": platformdirs.user_cache_path,
+    }
+    return folders[kind]("segcli", appauthor=False)

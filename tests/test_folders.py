@@ -1,0 +1,54 @@
+"""The user's folders: what names them, the nearest first."""
+
+import sys
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from segcli.folders import user_folder
+from segcli.models import library
+
+KINDS = ("config", "data", "cache")
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SEGCLI_HOME", *(f"XDG_{kind.upper()}_HOME" for kind in KINDS)):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(("kind", "below"), [("config", ""), ("data", "data"), ("cache", "cache")])
+def test_segcli_home_holds_them_all(kind, below, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGCLI_HOME", str(tmp_path))
+    monkeypatch.setenv(f"XDG_{kind.upper()}_HOME", "/elsewhere")
+    assert user_folder(kind) == tmp_path / below
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_xdg_variable_names_its_own_on_every_platform(
+    kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"XDG_{kind.upper()}_HOME", str(tmp_path))
+    assert user_folder(kind) == tmp_path / "segcli"
+    for other in set(KINDS) - {kind}:
+        assert not user_folder(other).is_relative_to(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+@pytest.mark.parametrize(("kind", "usual"), [("config", ".config"), ("data", ".local/share"), ("cache", ".cache")])
+def test_without_them_the_platforms_habit_counts(kind, usual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_folder(kind) == tmp_path / usual / "segcli"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_the_platform_that_is_asked(kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platformdirs, f"user_{kind}_path", lambda name, appauthor: tmp_path / name)
+    assert user_folder(kind) == tmp_path / "segcli"
+
+
+def test_models_and_caches_lie_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGCLI_HOME", str(tmp_path))
+    assert library.places()[-1] == tmp_path / "data" / "models"
+    assert library.cache_home() == tmp_path / "cache"
