@@ -109,7 +109,7 @@ def adopt(
     known = _recipe(recipe) if recipe else None
     with _read(path, arch, known) as (source, network, stated):
         fields = document.fields(stated, network, known, given or {})
-        document.complete(fields, source, network, path)
+        document.complete(fields, source, network, stated, path)
         title = document.title(name or fields.get("name"), path)
         draft = document.of(fields, source, network, stated, title)
         nothing: dict[str, Any] = {"weights": [], "sha256": [], "onnx": None, "onnx_sha256": None}

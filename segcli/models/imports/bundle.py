@@ -86,7 +86,7 @@ def _stated(config: References, metadata: Mapping[str, Any], origin: str, networ
         after = _list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), said.notes)
         _back(after, said)
         _labels(names, after, said)
-    return Stated(said.card, said.notes, said.replaced)
+    return Stated(said.card, said.notes, said.lacks, said.replaced)
 
 
 @dataclass
@@ -96,7 +96,13 @@ class _Said:
     network: Recognised
     card: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    lacks: dict[str, str] = field(default_factory=dict)
     replaced: Tensors = field(default_factory=dict)
+
+    def lack(self, kind: str, sentence: str) -> None:
+        """Say why the intensity steps are not known, and the field of the transform itself where it has one."""
+        for name in {"intensity", kind} & {"intensity", "orientation", "spacing"}:
+            self.lacks[name] = "; ".join(filter(None, [self.lacks.get(name), sentence]))
 
 
 def _weights(folder: Path) -> Path:
@@ -210,7 +216,7 @@ def _transforms(items: Sequence[dict[str, Any]], said: _Said) -> None:
         if kind in ("Orientation", "Spacing"):
             order.append(kind)
         if any(_has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
-            said.notes.append(f"{kind} has values that are Python and were not evaluated")
+            said.lack(kind.lower(), f"{kind} has values that are Python and were not evaluated")
             known = False
         elif kind == "Orientation":
             axes = "RAS" if item.get("as_closest_canonical") else item["axcodes"]
@@ -228,7 +234,7 @@ def _transforms(items: Sequence[dict[str, Any]], said: _Said) -> None:
         else:
             found = _intensity(kind, item, said.network.inputs or 1)
             if found is None:
-                said.notes.append(f"the transform {kind} is not one that segcli has, or not with these options")
+                said.lack("", f"the transform {kind} is not one that segcli has, or not with these options")
                 known = False
             steps += found or []
     if items and "Orientation" not in order:
@@ -302,7 +308,7 @@ def _inferer(item: Any, said: _Said) -> None:
         return
     kind, roi = _kind(item), item.get("roi_size")
     if kind not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
-        said.notes.append(f"the bundle shows the network whole images ({kind}), segcli windows: give --patch")
+        said.lacks["patch_size"] = f"the bundle shows the network whole images ({kind}), segcli windows: give --patch"
         return
     if kind == "SliceInferer":
         axis = item.get("spatial_dim", 0)
@@ -381,7 +387,9 @@ def _merged_labels(names: Sequence[str], items: Sequence[dict[str, Any]], said: 
     last = [f"conv_final.2.conv.{part}" for part in ("weight", "bias")]  # of a SegResNet
     tensors = said.network.folds[0]
     if not (known and whole and tensors.keys() >= set(last)):
-        said.notes.append("the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)")
+        said.lacks["labels"] = (
+            "the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)"
+        )
         return
     said.card["labels"] = {"background": 0, **{names[channel]: value for channel, value in written}}
     said.card["regions"] = [value for _, value in written]

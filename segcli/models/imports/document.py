@@ -39,15 +39,18 @@ def missing(found: Mapping[str, Any], network: Recognised) -> dict[str, str]:
     return lacking
 
 
-def complete(found: dict[str, Any], source: Source, network: Recognised, path: Path) -> None:
+def complete(found: dict[str, Any], source: Source, network: Recognised, stated: Stated, path: Path) -> None:
     """Refuse fields that lack facts, or whose labels and channels are not as many as the network's.
 
     The facts that are missing are named all at once, each with its option.
     """
     lacking = missing(found, network)
     if lacking:
+        unstated = [fact for fact in lacking if fact not in stated.lacks]
+        said = [stated.lacks[fact] for fact in lacking if fact in stated.lacks]
+        said += [f"does not state {', '.join(unstated)}"] if unstated else []
         raise ModelError(
-            f"{path.name}: {source.container}; does not state {', '.join(lacking)}",
+            f"{path.name}: {source.container}; {'; '.join(dict.fromkeys(said))}",
             hint="give " + "; ".join(lacking.values()),
         )
     inputs = len(found["channels"]) * found.get("slices", 1)
@@ -128,7 +131,8 @@ def _near(size: Sequence[int], slice_axis: int | None) -> Iterator[list[int]]:
 
 def notes(source: Source, network: Recognised, stated: Stated) -> list[str]:
     """What was left out, taken for granted or not understood, a sentence each."""
-    return [*source.notes, *network.notes, *stated.notes, *_inert(network)]
+    said = [*source.notes, *network.notes, *stated.notes, *dict.fromkeys(stated.lacks.values())]
+    return [*said, *_inert(network)]
 
 
 def _inert(network: Recognised) -> list[str]:

@@ -89,9 +89,9 @@ def _source(
         channels = _channels(dataset)
         labels, outputs = _labels(dataset)
         kind, named = _architecture(chosen, len(channels), outputs)
-        notes: list[str] = []
+        lacks: dict[str, str] = {}
         fields = {
-            **_fields(plans, chosen, channels, labels, notes),
+            **_fields(plans, chosen, channels, labels, lacks),
             **_mirrored(content, chosen),
             "source": origin,
         }
@@ -99,7 +99,7 @@ def _source(
         container,
         where=f"a network of the class {kind}",
         folds=[weights.table(one) for one in stored],
-        states=lambda _: Stated(fields, notes),
+        states=lambda _: Stated(fields, lacks=lacks),
         named=Named(f"the plans' {kind}", named) if named else None,
     )
 
@@ -117,12 +117,12 @@ def _fields(
     chosen: Mapping[str, Any],
     channels: list[str],
     labels: Mapping[str, Any],
-    notes: list[str],
+    lacks: dict[str, str],
 ) -> dict[str, Any]:
-    """Fields of the card about grid, intensities and labels."""
+    """Fields of the card about grid, intensities and labels; what segcli lacks for a field goes into `lacks`."""
     fields = {
         **common_fields(plans, channels, chosen["spacing"], chosen["patch_size"]),
-        **_resampling(chosen, notes),
+        **_resampling(chosen),
         **labels,
         "floor": 6e-9,  # the smallest number above 0 of float16, in which the weights up to 10 are kept there
         "average": "logits",
@@ -131,13 +131,13 @@ def _fields(
     if reader in _READERS:
         fields |= _turned(_READERS[reader], fields["transpose"])
     else:
-        notes.append(f"the orientation that the reader {reader} hands over is not known")
+        lacks["orientation"] = f"the reader {reader} is not one that segcli knows: its orientation is not known"
     steps = normalisation(
         len(channels),
         chosen["normalization_schemes"],
         chosen.get("use_mask_for_norm", []),
         plans.get("foreground_intensity_properties_per_channel", {}),
-        notes,
+        lacks,
     )
     return fields | ({"intensity": [CROP, *steps, RESAMPLE, PAD]} if steps is not None else {})
 
@@ -242,24 +242,60 @@ def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     return {"labels": {"background": 0, **values}, "regions": order}, len(order)
 
 
-def _resampling(chosen: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Fields `interpolation` and `coarse`: order 3 in plane, order 0 through thick slices."""
-    function = str(chosen.get("resampling_fn_data", "resample_data_or_seg_to_shape"))
-    options = chosen.get("resampling_fn_data_kwargs", {})
-    how = {0: "nearest", 1: "linear", 3: "cubic"}.get(options.get("order", 3))
-    if function != "resample_data_or_seg_to_shape" or how is None or options.get("force_separate_z") is True:
-        notes.append(f"the resampling {function} with {options} is not one that segcli has: cubic is taken")
-        how = "cubic"
-    fields: dict[str, Any] = {"interpolation": how}
-    if options.get("force_separate_z") is not False:
-        if options.get("order_z", 0) != 0:
-            notes.append(f"slices apart are resampled with order {options['order_z']}; segcli takes the nearest")
-        fields["coarse"] = 3
-    return fields
+def _resampling(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields `interpolation` and `coarse` of the card, and `spacing` where scans stay on their own grid.
+
+    errors   ModelError for functions or options that segcli has no equal of
+    """
+    image = _resampler(chosen, "resampling_fn_data")
+    if "resampling_fn_probabilities" not in chosen:
+        return image
+    logits = _resampler(chosen, "resampling_fn_probabilities")
+    # segcli brings logits back linearly, slices apart as they were apart for the image.
+    wanted = {**image, "interpolation": "linear"} if "interpolation" in image else image
+    if logits != wanted:
+        raise ModelError(
+            "the plans resample the network's output in a way that segcli lacks: "
+            f"{_described(chosen, 'resampling_fn_probabilities')}, the image by "
+            f"{_described(chosen, 'resampling_fn_data')}"
+        )
+    return image
+
+
+def _resampler(chosen: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """What one of nnU-Net's resampling functions does, in fields of the card.
+
+    errors   ModelError for what segcli lacks
+    """
+    function = str(chosen.get(field, "resample_data_or_seg_to_shape"))
+    stated = chosen.get(f"{field}_kwargs", {"force_separate_z": None})  # what the planner writes, and then the defaults
+    options = {"order": 3, "force_separate_z": None if "torch" in function else False, **stated}
+    if function in ("no_resampling_data_or_seg_to_shape", "no_resampling_data_or_seg_to_spacing"):
+        return {"spacing": None}
+    if function in ("resample_data_or_seg_to_shape", "resample_data_or_seg_to_spacing"):
+        how = {0: "nearest", 1: "linear", 3: "cubic"}.get(options["order"])
+        apart = options.get("order_z", 0) == 0
+    elif function in ("resample_torch_fornnunet", "resample_torch_simple"):
+        how = "linear" if options.get("mode", "linear") == "linear" else None
+        apart = options.get("aniso_axis_mode", "nearest-exact") == "nearest-exact"
+        if function == "resample_torch_simple":
+            options["force_separate_z"] = False
+    else:
+        how, apart = None, False
+    separate = options["force_separate_z"]
+    if how is None or separate not in (None, False) or (separate is None and not apart):
+        raise ModelError(f"the plans resample in a way that segcli lacks: {_described(chosen, field)}")
+    coarse = {"coarse": options.get("separate_z_anisotropy_threshold", 3)} if separate is None else {}
+    return {"interpolation": how, **coarse}
+
+
+def _described(chosen: Mapping[str, Any], field: str) -> str:
+    options = ", ".join(f"{k}={v}" for k, v in (chosen.get(f"{field}_kwargs") or {}).items())
+    return f"{chosen.get(field, 'resample_data_or_seg_to_shape')}({options})"
 
 
 def normalisation(
-    channels: int, schemes: Sequence[str], masks: Sequence[bool], properties: Mapping[Any, Any], notes: list[str]
+    channels: int, schemes: Sequence[str], masks: Sequence[bool], properties: Mapping[Any, Any], lacks: dict[str, str]
 ) -> list[dict[str, Any]] | None:
     """Intensity steps, one channel after the other; None where a scheme is not known."""
     if len(schemes) != channels:
@@ -286,7 +322,7 @@ def normalisation(
         elif scheme == "RGBTo01Normalization":
             steps.append({"step": "scale", "from": [0, 255], "low": 0, "high": 1, **one})
         elif scheme not in ("NoNormalization", "noNorm"):
-            notes.append(f"the normalisation {scheme} of channel {c} is not one that segcli has")
+            lacks["intensity"] = f"the normalisation {scheme} of channel {c} is not one that segcli has"
             return None
     return steps
 

@@ -56,6 +56,7 @@ def _source(container: str, said_in: str, plans: Mapping[str, Any], number: int,
 def _stated(said_in: str, plans: Mapping[str, Any], stage: Mapping[str, Any], network: Recognised) -> Stated:
     """What the plans state of a network whose size they may not know: trainers have their own."""
     notes: list[str] = []
+    lacks: dict[str, str] = {}
     with legible(said_in):
         planned = [int(n) for n in stage["patch_size"]]
         patch = network.size() or planned
@@ -74,11 +75,13 @@ def _stated(said_in: str, plans: Mapping[str, Any], stage: Mapping[str, Any], ne
             "average": "probabilities",
             "floor": 1e-11,  # less than the product of three Gaussians at a corner: there is none
         }
-        steps = _intensity(plans, len(channels), notes)
-        return Stated(fields | ({"intensity": steps} if steps is not None else {}), notes)
+        steps = _intensity(plans, len(channels), notes, lacks)
+        return Stated(fields | ({"intensity": steps} if steps is not None else {}), notes, lacks)
 
 
-def _intensity(plans: Mapping[str, Any], channels: int, notes: list[str]) -> list[dict[str, Any]] | None:
+def _intensity(
+    plans: Mapping[str, Any], channels: int, notes: list[str], lacks: dict[str, str]
+) -> list[dict[str, Any]] | None:
     schemes = plans["normalization_schemes"]
     masks = plans.get("use_mask_for_norm") or {}
     if any(masks.values()):
@@ -88,7 +91,7 @@ def _intensity(plans: Mapping[str, Any], channels: int, notes: list[str]) -> lis
         [schemes[c] for c in sorted(schemes)],
         [bool(masks.get(c, False)) for c in sorted(schemes)],
         plans["dataset_properties"].get("intensityproperties") or {},
-        notes,
+        lacks,
     )
     return None if steps is None else [CROP, RESAMPLE, *steps, PAD]
 

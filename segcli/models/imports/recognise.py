@@ -13,7 +13,7 @@ from torch import Tensor
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
 from segcli.models.imports.nnunet_v1 import renamed
-from segcli.models.imports.source import Source
+from segcli.models.imports.source import Named, Source
 from segcli.models.weights import Tensors
 from segcli.networks import registry
 from segcli.networks.registry import Inferred, Shapes
@@ -91,28 +91,51 @@ def recognise(source: Source, arch: str | None, recipe: Inferred | None) -> Reco
         return Recognised(named.family, named.config)
     first, notes = own_part(source.folds[0], named or recipe)
     shapes = shapes_of(first)
-    network = _as_named(source, shapes) or network_in(shapes, arch, recipe, source.where)
+    network = _as_named(source.named, shapes) if source.named else network_in(shapes, arch, recipe, source.where)
     if source.size is not None:
         network = _planned(network, source.size, shapes)
     folds = [first, *(own_part(fold, network)[0] for fold in source.folds[1:])]
     return Recognised(network.family, dict(network.config), folds, (*notes, *network.unsure), network.open)
 
 
-def _as_named(source: Source, shapes: Shapes) -> Inferred | None:
-    """The network that the container names, None where it names none.
+def _as_named(named: Named, shapes: Shapes) -> Inferred:
+    """The network that the container names, in what its tensors tell better as they tell it.
 
     errors   ModelError for tensors that are not its
     """
-    if source.named is None:
+    differences = registry.differences(named.network, shapes)
+    if not differences:
+        return named.network
+    for guess in registry.infer(shapes):
+        told = _with_layers_of(guess, named)
+        if told is not None and not registry.differences(told, shapes):
+            return told
+    name, (ours, theirs) = next(iter(differences.items()))
+    raise ModelError(
+        f"the weights are not those of {named.kind}: {len(differences)} tensors differ, "
+        f"{name} has the shape {theirs}, not {ours}"
+    )
+
+
+def _with_layers_of(guess: Inferred, named: Named) -> Inferred | None:
+    """The named network with the norm and the bias that tensors tell: some trainers change them and not the plans.
+
+    returns  None for a guess of another family, or one that says nothing about them
+    """
+    stated = named.network
+    if guess.family != stated.family or "norm_op" not in guess.config:
         return None
-    differences = registry.differences(source.named.network, shapes)
-    if differences:
-        name, (ours, theirs) = next(iter(differences.items()))
-        raise ModelError(
-            f"the weights are not those of {source.named.kind}: {len(differences)} tensors differ, "
-            f"{name} has the shape {theirs}, not {ours}"
-        )
-    return source.named.network
+    config, said = dict(stated.config), []
+    norms = [str(network.config.get("norm_op")).rpartition(".")[2] for network in (stated, guess)]
+    if norms[0] != norms[1]:
+        config["norm_op"] = guess.config["norm_op"]
+        said.append(f"the norm is {norms[1]}, not the {norms[0]} of the plans")
+    affine = {"affine": guess.config["norm_op_kwargs"]["affine"]}
+    config["norm_op_kwargs"] = {**(stated.config.get("norm_op_kwargs") or {"eps": 1e-5}), **affine}
+    if stated.config.get("conv_bias", True) != guess.config["conv_bias"]:
+        config["conv_bias"] = guess.config["conv_bias"]
+        said.append(f"its convolutions have {'a' if config['conv_bias'] else 'no'} bias, other than the plans say")
+    return Inferred(stated.family, config, (f"as its tensors tell: {'; '.join(said)}",) if said else ())
 
 
 def _planned(network: Inferred, planned: Sequence[int], shapes: Shapes) -> Inferred:

@@ -47,11 +47,13 @@ class Stated:
 
     fields    of the card, as far as they are stated
     notes     what was dropped, taken or not understood, a sentence each
+    lacks     fields that are stated in a way that segcli has no equal of: name -> the sentence that says so
     replaced  tensors of the first fold in another form than the file's
     """
 
     fields: Mapping[str, Any]
     notes: Sequence[str] = ()
+    lacks: Mapping[str, str] = field(default_factory=dict)
     replaced: Mapping[str, Tensor] = field(default_factory=dict)
 
 

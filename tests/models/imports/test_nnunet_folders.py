@@ -212,6 +212,122 @@ def edited(tmp_path: Path, dataset: dict[str, Any] | None = None, plans: dict[st
     return folder
 
 
+def resampling(tmp_path: Path, function: str, back: str | None = None, **options: Any) -> Path:
+    """A folder of version 2 whose plans resample with another function, the network's output perhaps with its own."""
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    for name, used in (("data", function), ("probabilities", back or function)):
+        plans["configurations"]["3d_fullres"][f"resampling_fn_{name}"] = used
+        plans["configurations"]["3d_fullres"][f"resampling_fn_{name}_kwargs"] = dict(options)
+    return edited(tmp_path, plans=plans)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "how", "coarse"),
+    [
+        ("resample_data_or_seg_to_shape", {"order": 1, "order_z": 0, "force_separate_z": None}, "linear", 3),
+        ("resample_data_or_seg_to_shape", {"order": 1, "order_z": 1, "force_separate_z": False}, "linear", None),
+        ("resample_data_or_seg_to_shape", {"order": 1}, "linear", None),  # its own default is not to separate
+        ("resample_torch_fornnunet", {"force_separate_z": False}, "linear", None),
+        ("resample_torch_fornnunet", {}, "linear", 3),
+        ("resample_torch_fornnunet", {"separate_z_anisotropy_threshold": 4}, "linear", 4),
+        ("resample_torch_simple", {"is_seg": False, "memefficient_seg_resampling": False}, "linear", None),
+    ],
+)
+def test_each_of_nnunets_resampling_functions_becomes_what_it_does(
+    tmp_path: Path, function: str, options: dict[str, Any], how: str, coarse: float | None
+) -> None:
+    made = library.read_card(imports.adopt(resampling(tmp_path, function, **options), to=tmp_path, name="m"))
+    assert (made.interpolation.how, made.interpolation.coarse) == (how, coarse)
+    assert made.grid.spacing == (2, 1, 1)
+
+
+def test_plans_that_resample_nothing_leave_scans_on_their_grid(tmp_path: Path) -> None:
+    folder = resampling(tmp_path, "no_resampling_data_or_seg_to_shape")
+    assert library.read_card(imports.adopt(folder, to=tmp_path, name="m")).grid.spacing is None
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        ("resample_data_or_seg_to_shape", {"order": 2}),
+        ("resample_data_or_seg_to_shape", {"order": 1, "order_z": 1, "force_separate_z": None}),
+        ("resample_data_or_seg_to_shape", {"order": 1, "force_separate_z": True}),
+        ("resample_torch_fornnunet", {"force_separate_z": False, "mode": "nearest-exact"}),
+        ("resample_torch_fornnunet", {"aniso_axis_mode": "linear"}),
+        ("resample_of_my_own", {}),
+    ],
+)
+def test_a_resampling_that_segcli_lacks_is_refused_by_name(
+    tmp_path: Path, function: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelError, match=f"resample in a way that segcli lacks: {function}"):
+        imports.adopt(resampling(tmp_path, function, **options), to=tmp_path, name="m")
+
+
+def test_outputs_that_come_back_in_another_way_than_segclis_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="resample the network's output in a way that segcli lacks"):
+        imports.inspect(resampling(tmp_path, "resample_data_or_seg_to_shape", order=3, force_separate_z=False))
+
+
+def trained(folder: Path, **sizes: Any) -> torch.nn.Module:
+    """Weights of the plans' network built with other arguments, as a trainer of its own makes them, put in place."""
+    plans = json.loads((folder / "plans.json").read_text())
+    described = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    known = {k: v for k, v in described.items() if not k.startswith("dropout")}
+    torch.manual_seed(0)
+    net = registry.build("nnunet_plain", {**known, "input_channels": 1, "num_classes": 3, **sizes})
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    torch.save({**content, "network_weights": net.state_dict()}, path)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"norm_op": "torch.nn.BatchNorm3d"}, "the norm is BatchNorm3d, not the InstanceNorm3d of the plans"),
+        ({"conv_bias": False}, "its convolutions have no bias, other than the plans say"),
+    ],
+)
+def test_where_a_trainer_changes_the_network_its_tensors_tell_and_not_the_plans(
+    tmp_path: Path, sizes: dict[str, Any], said: str
+) -> None:
+    folder = edited(tmp_path)
+    net = trained(folder, **sizes)
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    assert said in made.document["notes"]
+    x = torch.randn(1, 1, 12, 24, 24)
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.network_of(made)(x), net(x))
+
+
+def test_weights_of_another_size_than_the_plans_are_refused(tmp_path: Path) -> None:
+    folder = edited(tmp_path)
+    trained(folder, num_classes=4)
+    with pytest.raises(ModelError, match="the weights are not those of the plans' PlainConvUNet"):
+        imports.inspect(folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"image_reader_writer": "Tiff3DIO"}, "the reader Tiff3DIO is not one that segcli knows: its orientation"),
+        ({}, "the normalisation PercentileNormalization of channel 0 is not one that segcli has"),
+    ],
+)
+def test_a_refusal_names_what_the_plans_state_and_segcli_lacks(
+    tmp_path: Path, entry: dict[str, str], sentence: str
+) -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    if not entry:
+        plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["PercentileNormalization"]
+    folder = edited(tmp_path, plans={**plans, **entry})
+    with pytest.raises(ModelError, match=sentence) as caught:
+        imports.adopt(folder, to=tmp_path, name="m")
+    assert "does not state" not in caught.value.message
+    assert sentence in " ".join(imports.inspect(folder).notes)
+
+
 def test_regions_are_written_in_the_order_of_their_classes(tmp_path: Path) -> None:
     labels = {"background": 0, "Whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
     folder = edited(tmp_path, {"labels": labels, "regions_class_order": [1, 2, 3]})
