@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from segcli.parallel import each
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
+_FORMULA = ("=", "+", "-", "@")  # what spreadsheets compute, where a cell begins with it
 _CHUNK = 1 << 20  # voxels looked at in one go
 _AT_ONCE = 8  # of them, before their tallies are added up
 
@@ -263,12 +265,15 @@ def _flat(structure: Structure) -> dict[str, Any]:
 
 
 def csv_text(table: Iterable[Mapping[str, Any]], delimiter: str = ",") -> str:
-    """Rows of equal keys as CSV, or as TSV with a tab; what is unknown is `n/a`, as BIDS has it."""
+    """Rows of equal keys as CSV, or as TSV with a tab; what is unknown is `n/a`, as BIDS has it.
+
+    Control characters of a text become spaces; one that a spreadsheet would take for a formula gets an apostrophe.
+    """
     out = io.StringIO()
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
     for i, row in enumerate(table):
         if i == 0:
-            writer.writerow(row.keys())
+            writer.writerow([_cell(key) for key in row])
         writer.writerow([_cell(value) for value in row.values()])
     return out.getvalue()
 
@@ -276,6 +281,9 @@ def csv_text(table: Iterable[Mapping[str, Any]], delimiter: str = ",") -> str:
 def _cell(value: Any) -> Any:
     if value is None:
         return "n/a"
+    if isinstance(value, str):
+        line = re.sub(r"[\x00-\x1f\x7f]", " ", value)
+        return f"'{line}" if line.lstrip().startswith(_FORMULA) else line
     return str(value).lower() if isinstance(value, bool) else value
 
 

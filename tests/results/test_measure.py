@@ -138,3 +138,18 @@ def test_a_voxel_that_is_not_finite_leaves_the_mean_unknown() -> None:
     report = measure(planted(), NAMES, image)
     assert (report["rod"].mean, report["rod"].sd) == (None, None)
     assert report["cube"].mean == 1.0
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", " =", "\t=", "\r=", "\n="])
+def test_a_name_that_a_spreadsheet_would_compute_is_written_as_text(begin):
+    import csv
+    import io
+    import re
+
+    name = f"{begin}HYPERLINK(0)"
+    for tab in (",", "\t"):
+        text = csv_text([{"case": "a", "name": name, name: -1.5}], tab)
+        head, row = csv.reader(io.StringIO(text, newline=""), delimiter=tab)
+        shown = "'" + re.sub(r"\s", " ", name)
+        assert head == ["case", "name", shown]
+        assert row == ["a", shown, "-1.5"]  # a number is none
