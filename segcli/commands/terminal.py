@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 from segcli.errors import SegcliError
 
@@ -181,6 +181,23 @@ def times(values: Sequence[float] | None) -> str:
     return " x ".join(f"{v:g}" for v in values or ())
 
 
+def are_events(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is empty, or holds events by what its first line says."""
+    import json
+
+    from segcli.batch.events import EventName
+
+    if not head:
+        return True
+    try:
+        first = json.loads(head.split(b"\n")[0])
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(first, dict) or not isinstance(first.get("schema"), int):
+        return False
+    return list(first)[:4] == ["schema", "event", "time", "case"] and first["event"] in get_args(EventName)
+
+
 @contextlib.contextmanager
 def events_to(target: str | None) -> Iterator[TextIO | None]:
     if target is None:
@@ -192,6 +209,6 @@ def events_to(target: str | None) -> Iterator[TextIO | None]:
 
         path = Path(target)
         if path.is_file():  # events are added to earlier ones, and to nothing else
-            atomic.unclaimed(path, own=lambda head: not head or head.startswith(b'{"'))
+            atomic.unclaimed(path, own=are_events)
         with atomic.translated(path), path.open("a", encoding="utf-8") as file:
             yield file

@@ -10,7 +10,8 @@ import pytest
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
 from segcli.commands.process import Harmless
-from segcli.commands.terminal import Show, plain, say, table
+from segcli.commands.terminal import Show, events_to, plain, say, table
+from segcli.errors import OutputExists
 
 CASE = Case("a", (Path("a.nii"),), Path())
 
@@ -100,3 +101,25 @@ def test_the_watchdog_knows_the_stage_and_the_case():
     show.watch(Event("segment", CASE))
     assert show.last == "segment of a"
     assert show.still_for() < 60
+
+
+def test_2_7_events_are_added_to_events_and_to_nothing_else_that_begins_like_them(tmp_path):
+    path = tmp_path / "events"
+    for _ in range(2):
+        with events_to(str(path)) as stream:
+            Show(1, quiet=True, verbose=0, events=stream).watch(Event("read", CASE))
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["read", "read"]
+    others = [
+        '{"name": "somebody else\'s"}\n',
+        '{"schema": 1, "event": "read"}\n',
+        '{"schema": 1, "event": "lunch", "time": "12:00", "case": "a"}\n',
+        '{"schema": 1, "event": "read", "ti',
+        '{"\n',
+        "[1]\n",
+        "[" * 4000,
+    ]
+    for text in others:
+        path.write_text(text)
+        with pytest.raises(OutputExists), events_to(str(path)):
+            pass
+        assert path.read_text() == text
