@@ -29,6 +29,12 @@ def evaluate(
     model: Annotated[str | None, typer.Option("--model", help="Names the labels; else they are numbers.")] = None,
     labels: Annotated[str, typer.Option("--labels", help="Only these names or numbers, comma-separated.")] = "",
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, mm.")] = 1.0,
+    reference_labels: Annotated[
+        str | None,
+        typer.Option(
+            "--reference-labels", help="freesurfer: parcels of the references count as the whole they are of."
+        ),
+    ] = None,
     resample: Annotated[bool, typer.Option("--resample", help="Bring the prediction onto another grid.")] = False,
     affine: Affine = None,
     against: Annotated[Path | None, typer.Option("--against", help="A second prediction, compared pairwise.")] = None,
@@ -39,16 +45,19 @@ def evaluate(
     """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
     from segcli.models.library import find
     from segcli.results import evaluate as scoring
+    from segcli.results.reference_labels import SETS
 
     if not tolerance < math.inf:
         raise UsageError(f"--tolerance {tolerance}: is a number of mm")
+    if reference_labels is not None and reference_labels not in SETS:
+        raise UsageError(f"--reference-labels {reference_labels}: is not one of {', '.join(SETS)}")
     counts = form(affine)
     names = _wanted(find(model).labels if model else (), several(labels))
-    scores = _scores(prediction, reference, names, tolerance, resample, counts)
+    scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels)
     document: dict[str, Any] = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
     document["summary"] = scoring.summarise(scores)
     if against is not None:
-        others = _scores(against, reference, names, tolerance, resample, counts)
+        others = _scores(against, reference, names, tolerance, resample, counts, reference_labels)
         document["difference"] = scoring.compare(scores, others)
     if html is not None:
         _page(html, document)
@@ -74,12 +83,19 @@ def _page(path: Path, document: dict[str, Any]) -> None:
 
 
 def _scores(
-    prediction: Path, reference: Path, names: Sequence[Any], tolerance: float, resample: bool, affine: Form | None
+    prediction: Path,
+    reference: Path,
+    names: Sequence[Any],
+    tolerance: float,
+    resample: bool,
+    affine: Form | None,
+    numbers: str | None,
 ) -> dict[str, Any]:
     from segcli import formats
     from segcli.formats.table import stem
     from segcli.results import evaluate as scoring
     from segcli.results.measure import whole_numbers
+    from segcli.results.reference_labels import merged
 
     for path in (prediction, reference):
         if not path.exists():
@@ -97,12 +113,15 @@ def _scores(
     out = {}
     for name, mine, truth in pairs:
         pred, ref = (whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth))
+        if numbers is not None:
+            ref = merged(ref, numbers)
         try:
             out[name] = scoring.evaluate(pred, ref, names, tolerance, resample=resample)
         except InputError as error:
             raise InputError(f"{mine.name} and {truth.name}: {error.message}", hint=error.hint) from error
-        if names and (left := scoring.unscored(pred, ref, names)):
-            say(f"warning: {name}: values without a name are not scored: {', '.join(map(str, left[:10]))}")
+        for whose, left in zip(("prediction", "reference"), scoring.unscored(pred, ref, names), strict=True):
+            if names and left:
+                say(f"warning: {name}: values of the {whose} that are not scored: {', '.join(map(str, left))}")
     return out
 
 

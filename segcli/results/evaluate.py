@@ -89,10 +89,10 @@ def evaluate(
     return [pair.score(label, a, b, boxes_a.get(label.id), boxes_b.get(label.id)) for label in names if label.id != 0]
 
 
-def unscored(pred: Volume, ref: Volume, names: Sequence[Label]) -> list[int]:
-    """Values that either map holds and `names` does not, which `evaluate` leaves out."""
-    found = _boxes(pred.data[0]).keys() | _boxes(ref.data[0]).keys()
-    return sorted(found - {label.id for label in names})
+def unscored(pred: Volume, ref: Volume, names: Sequence[Label]) -> tuple[list[int], list[int]]:
+    """Values that the prediction holds, and those that the reference holds, which `names` has not: not evaluated."""
+    known = {label.id for label in names}
+    return sorted(_boxes(pred.data[0]).keys() - known), sorted(_boxes(ref.data[0]).keys() - known)
 
 
 def aligned(pred: Volume, ref: Volume, *, resample: bool = False) -> Volume:

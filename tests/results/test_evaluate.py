@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from segcli.errors import InputError, InputMissing
 from segcli.results.evaluate import METRICS, Score, compare, evaluate, pair_folders, rows, summarise, unscored
+from segcli.results.reference_labels import merged
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
 
@@ -248,7 +249,7 @@ def test_without_names_every_value_is_scored_and_with_names_the_others_are_told(
     ref = np.zeros((4, 4, 4))
     ref[0, 0, 0], ref[3, 3, 3] = 1, 9
     assert [s.name for s in evaluate(volume(ref), volume(ref))] == ["label_1", "label_9"]
-    assert unscored(volume(ref), volume(ref), ONE) == [9]
+    assert unscored(volume(ref * (ref < 9)), volume(ref), ONE) == ([], [9])
 
 
 @pytest.mark.parametrize("value", [-3, -(2**15), 2**31 - 1])
@@ -260,7 +261,16 @@ def test_values_below_zero_and_vast_ones_have_a_row_too(value: int) -> None:
     found = {s.label: s for s in evaluate(there, here)}
     assert (found[value].name, found[value].dice, found[value].status) == (f"label_{value}", 0.5, "both")
     assert found[2].status == "missed"
-    assert unscored(there, here, TWO) == [value]
+    assert unscored(there, here, TWO) == ([value], [value])
+
+
+@pytest.mark.parametrize(
+    ("value", "becomes"),
+    [(1001, 3), (2035, 42), (11175, 3), (12101, 42), (3001, 2), (4035, 41), (253, 2), (17, 17), (999, 999)],
+)
+def test_parcels_of_freesurfer_are_the_structure_that_they_are_parts_of(value: int, becomes: int) -> None:
+    labels = Volume(np.full((1, 2, 2, 2), value, np.int32), grid((2, 2, 2)))
+    assert np.unique(merged(labels, "freesurfer").data).tolist() == [becomes]
 
 
 def score(name: str, dice: float | None, status: str = "both") -> Score:
