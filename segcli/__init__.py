@@ -2,10 +2,10 @@
 
 import segcli
 result = segcli.segment("scan.nii.gz", model="uxnet")
+
+Importing it changes nothing in the process: what a library under it needs is done by the engine that uses it.
 """
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "__version__", "segment"]
 __version__ = "0.1.0"
-
-# segcli calls nobody, so neither do the libraries under it: ONNX Runtime is told so, and OpenVINO is loaded without its
-# converter, which asks Google Analytics to count each import (and takes longer than all the rest of it).
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 """segcli from Python does what the command does."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -43,3 +45,24 @@ def test_a_volume_in_memory_gives_the_same_labels_as_its_file(tmp_path: Path) ->
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         _ = segcli.segmnt
+
+
+def test_importing_segcli_changes_nothing_and_what_an_engine_needs_is_undone(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, types
+before, modules = dict(os.environ), {{name for name, module in sys.modules.items() if module is None}}
+import segcli
+assert dict(os.environ) == before
+for engine in ("openvino", "onnx"):
+    segcli.segment({str(scan(tmp_path))!r}, {str(organs(tmp_path / "organs"))!r}, engine=engine)
+assert dict(os.environ) == before
+assert {{name for name, module in sys.modules.items() if module is None}} == modules
+assert "openvino.tools.ovc" not in sys.modules
+sys.modules["openvino.tools.ovc"] = types.SimpleNamespace(convert_model="the converter")
+import openvino
+from openvino import convert_model
+assert openvino.convert_model == convert_model == "the converter"
+assert not hasattr(openvino, "convert_modle")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr

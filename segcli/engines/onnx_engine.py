@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +37,17 @@ class OnnxEngine(HostEngine):
         max_vram: int | None = None,
         max_ram: int | None = None,
     ) -> None:
-        import onnxruntime
-
         super().__init__(threads, max_ram)
         self.name = f"onnxruntime {device}"
         self.batch = batch
         self._file = file
+        with silent() as onnxruntime:
+            self._session = self._opened(onnxruntime, device, max_vram)
+
+    def _opened(self, onnxruntime: Any, device: str, max_vram: int | None) -> Any:
+        file = self._file
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         asked, provider = provider_for(device, max_vram)
@@ -51,14 +57,15 @@ class OnnxEngine(HostEngine):
                 hint="install onnxruntime-gpu, or use --device cpu",
             )
         try:
-            self._session = onnxruntime.InferenceSession(file.data, options, providers=[provider], enable_fallback=0)
+            session = onnxruntime.InferenceSession(file.data, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # its exceptions share no class but this one
             raise ModelError(f"{file.name}: ONNX Runtime cannot load it: {cause_of(error)}") from error
-        if self._session.get_providers()[0] != asked:
+        if session.get_providers()[0] != asked:
             raise EngineError(
-                f"ONNX Runtime took {self._session.get_providers()[0]} instead of {asked}",
+                f"ONNX Runtime took {session.get_providers()[0]} instead of {asked}",
                 hint="the CUDA libraries it needs are not all there; or use --device cpu",
             )
+        return session
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
@@ -71,6 +78,19 @@ class OnnxEngine(HostEngine):
             raise ModelError(f"{self._file.name}: ONNX Runtime cannot run it: {cause_of(error)}") from error
         answered(self._file, logits.shape, len(patches))
         return logits
+
+
+@contextmanager
+def silent() -> Iterator[Any]:
+    """ONNX Runtime, which meanwhile is told by the environment to report to nobody, as it reads it when it starts."""
+    name = "ORT_DISABLE_TELEMETRY"
+    given = os.environ.get(name)
+    os.environ[name] = given or "1"
+    try:
+        yield importlib.import_module("onnxruntime")
+    finally:
+        if given is None:
+            del os.environ[name]
 
 
 def provider_for(device: str, max_vram: int | None) -> tuple[str, tuple[str, dict[str, str]]]:
@@ -95,11 +115,10 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mappin
 
 
 def _convolved(cube: NDArray[np.float32]) -> NDArray[np.float32]:
-    import onnxruntime
-
     from segcli.engines.export.onnx_file import convolution
 
-    session = onnxruntime.InferenceSession(convolution(cube.shape), providers=["CPUExecutionProvider"])
+    with silent() as onnxruntime:
+        session = onnxruntime.InferenceSession(convolution(cube.shape), providers=["CPUExecutionProvider"])
     out: NDArray[np.float32] = session.run(None, {"x": cube})[0]
     return out
 

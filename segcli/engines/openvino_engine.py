@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,12 +31,10 @@ class OpenVINOEngine(HostEngine):
     name = "openvino cpu"
 
     def __init__(self, file: OnnxFile, *, threads: int, batch: int, max_ram: int | None = None) -> None:
-        import openvino
-
         super().__init__(threads, max_ram)
         self.batch = batch
         self._file = file
-        self._core = openvino.Core()
+        self._core = library().Core()
         self._requests: dict[int, Any] = {}
         self._request(batch)
         if batch == 1:  # no other request will be made, and the bytes are inside this one
@@ -79,6 +79,29 @@ class OpenVINOEngine(HostEngine):
         }
 
 
+def library() -> Any:
+    """OpenVINO without its converter, which asks Google Analytics to count each import and takes longer than the rest.
+
+    Whoever else wants `openvino.convert_model` in this process gets it, loaded then.
+    """
+    converter = "openvino.tools.ovc"
+    if "openvino" in sys.modules or converter in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[converter] = None  # type: ignore[assignment]  # so that importing it fails, which OpenVINO forgives
+    try:
+        loaded: Any = importlib.import_module("openvino")
+    finally:
+        del sys.modules[converter]
+    loaded.__getattr__ = _converted
+    return loaded
+
+
+def _converted(name: str) -> Any:
+    if name == "convert_model":
+        return importlib.import_module("openvino.tools.ovc").convert_model
+    raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+
+
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mapping[str, str]]:
     from segcli.engines.choose import checked, cpu_batch
 
@@ -88,11 +111,9 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mappin
 
 
 def _convolved(cube: NDArray[np.float32]) -> NDArray[np.float32]:
-    import openvino
-
     from segcli.engines.export.onnx_file import convolution
 
-    core = openvino.Core()
+    core = library().Core()
     out: NDArray[np.float32] = core.compile_model(core.read_model(convolution(cube.shape)), "CPU")([cube])[0]
     return out
 

@@ -30,7 +30,7 @@ def slowly(real):
     return run
 OnnxEngine.{where} = slowly(OnnxEngine.{where})
 {more}
-from segcli.cli import main
+from segcli.commands.process import main
 main()
 """
 
