@@ -70,8 +70,11 @@ def _torch(n: int, threads: int) -> Callable[[], Any]:
 
 def _openvino(n: int, threads: int) -> Callable[[], Any]:
     import numpy as np
-    import openvino
-    from openvino import opset13 as ops
+
+    from segcli.engines.openvino_engine import library
+
+    openvino = library()
+    ops = openvino.opset13
 
     a, b = np.random.default_rng(0).random((2, n, n), np.float32)
     left = ops.parameter([n, n], np.float32)

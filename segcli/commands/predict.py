@@ -304,6 +304,8 @@ def _opened(opening: Opening, card: ModelCard, show: Show, manners: Manners) -> 
         for warning in own.warnings:
             show.line(f"warning: {warning}")
         show.line(f"{member.name} on {own.engine.name}: {own.reason}")
+        if own.note and manners.verbose:
+            show.line(own.note)
     return opened
 
 

@@ -35,6 +35,7 @@ class Opened:
     hashes    file name -> sha256 of the bytes that were loaded
     others    further models whose answers are averaged with this one's
     max_ram   bytes that the process may have resident, where the user said so
+    note      a word on the file that was loaded, for those who want more detail
     """
 
     engine: Engine
@@ -43,6 +44,7 @@ class Opened:
     hashes: Mapping[str, str]
     others: tuple[tuple[ModelCard, Opened], ...] = ()
     max_ram: int | None = None
+    note: str = ""
 
 
 def open_engine(
@@ -89,7 +91,9 @@ def open_engine(
     opened = loaded[0] if len(loaded) == 1 else Ensemble(loaded, card.decide, votes)
     if mirror:
         opened = mirrored(opened, card)
-    return Opened(opened, chosen.reason, tuple(warnings), hashes, max_ram=max_ram)
+    return Opened(
+        opened, chosen.reason, tuple(warnings), hashes, max_ram=max_ram, note=chosen.graph.note if chosen.graph else ""
+    )
 
 
 def choose(card: ModelCard, engine: Kind, device: str) -> Choice:
@@ -191,7 +195,8 @@ def graph_of(card: ModelCard) -> Graph:
     _weights_there(card)
     from segcli.engines.export.cached import exported
 
-    return Graph(f"{card.name}.onnx", exported(card))
+    data, note = exported(card)
+    return Graph(f"{card.name}.onnx", data, note=note)
 
 
 def checked(card: ModelCard, chosen: Choice) -> OnnxFile:

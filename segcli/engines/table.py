@@ -31,11 +31,12 @@ Trial = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """An ONNX file, read once: these very bytes are hashed, checked and loaded."""
+    """An ONNX file, read once: these very bytes are hashed, checked and loaded; and a word on where they come from."""
 
     name: str
     data: bytes = field(repr=False)
     sha256: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -152,10 +152,28 @@ def test_a_model_with_weights_alone_is_exported_once_into_the_cache(home: Path, 
     card = model(tmp_path / "bare")
     first = open_engine(card)
     assert first.engine.name == "openvino cpu"
-    (file,) = (home / "onnx").iterdir()
+    (file,) = (home / "onnx").glob("*.onnx")
     stamp = file.stat().st_mtime_ns
     assert open_engine(card).hashes == first.hashes
     assert file.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "changed", "without its sum"])
+def test_a_damaged_file_in_the_cache_is_made_anew_and_said(home: Path, tmp_path: Path, damage: str) -> None:
+    card = model(tmp_path / "bare")
+    first = open_engine(card)
+    (file,) = (home / "onnx").glob("*.onnx")
+    whole = file.read_bytes()
+    if damage == "without its sum":
+        file.with_suffix(".sha256").unlink()
+    else:
+        other = bytes([whole[-1] ^ 1])
+        file.write_bytes({"truncated": whole[:-9], "empty": b"", "changed": whole[:-1] + other}[damage])
+    again = open_engine(card)
+    assert again.hashes == first.hashes
+    assert file.read_bytes() == whole
+    assert again.note == f"{file}: " + ("made for this model" if "sum" in damage else "was damaged and made anew")
+    assert open_engine(card).note == ""
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

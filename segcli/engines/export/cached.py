@@ -6,27 +6,35 @@ import contextlib
 import hashlib
 import json
 
-from segcli.errors import OutputError
+from segcli.errors import SegcliError
 from segcli.formats.atomic import whole_file
 from segcli.models.card import ModelCard
 from segcli.models.library import cache_home, file_sha256
 
 
-def exported(card: ModelCard) -> bytes:
-    """The cached ONNX file of a card's weights; made, and compared with torch, where it is not there yet.
+def exported(card: ModelCard) -> tuple[bytes, str]:
+    """The cached ONNX file of a card's weights, and a word on it for those who want more detail.
 
-    Runs that make it at the same time write the same bytes under names of their own, and the last rename wins. A
-    cache that cannot be written to changes nothing but the time of the next run.
+    Made, and compared with torch, where it is not there yet, and again where its bytes are not those that were made:
+    their sha256 stands in a file beside it. Runs that make it at the same time write the same bytes under names of
+    their own, and the last rename wins. A cache that cannot be written to changes nothing but the time of the next run.
     """
     path = cache_home() / "onnx" / f"{_key(card)}.onnx"
+    known = path.with_suffix(".sha256")
+    damaged = False
     with contextlib.suppress(OSError):
-        return path.read_bytes()
+        data, wanted = path.read_bytes(), known.read_text(encoding="ascii", errors="replace").strip()
+        damaged = hashlib.sha256(data).hexdigest() != wanted
+        if not damaged:
+            return data, ""
     from segcli.engines.export.graph import certified
 
     data = certified(card, {}, count=1)
-    with contextlib.suppress(OutputError, OSError), whole_file(path) as file:
-        file.write(data)
-    return data
+    with contextlib.suppress(SegcliError, OSError):
+        for place, content in ((path, data), (known, hashlib.sha256(data).hexdigest().encode())):
+            with whole_file(place) as file:
+                file.write(content)
+    return data, f"{path}: was damaged and made anew" if damaged else f"{path}: made for this model"
 
 
 def _key(card: ModelCard) -> str:
