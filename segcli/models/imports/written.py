@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +24,15 @@ DIGEST_KEY = "tensors_sha256"
 
 
 def write(document: dict[str, Any], network: Recognised, onnx: Path | None, folder: Path, *, replace: bool) -> Path:
-    """Write card and weights in a hidden folder beside the final one, check that they load, and rename it."""
-    if folder.exists() and not replace:
-        raise OutputExists(f"{folder} is there already", hint="choose another --name, or remove it first")
+    """Write card and weights in a hidden folder beside the final one, check that they load, and rename it.
+
+    replace  whether a model of that name gives way: it keeps its name until the new one is whole, is then renamed, and
+             removed last
+    errors   OutputExists (73) for a folder that is there, with `replace` for one that holds more than a model
+    """
+    _unclaimed(folder, replace=replace)
     temporary = folder.with_name(partial_name(folder.name))
+    former = folder.with_name(partial_name(folder.name))
     try:
         with translated(folder):
             temporary.mkdir(parents=True)
@@ -40,12 +46,51 @@ def write(document: dict[str, Any], network: Recognised, onnx: Path | None, fold
             made = card.parse(document, temporary)
             for fold in range(len(made.weights)):
                 weights.network_of(made, fold)
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.rename(folder)
+            _swap(temporary, folder, former, replace=replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(former, ignore_errors=True)
     return folder
+
+
+def _swap(new: Path, folder: Path, former: Path, *, replace: bool) -> None:
+    """Give a folder its final name; what had it is called `former` then, or has it again where that fails."""
+    _unclaimed(folder, replace=replace)  # again: writing took its time
+    there = folder.exists()
+    if there:
+        folder.rename(former)
+    try:
+        new.rename(folder)
+    except OSError:
+        if there:
+            former.rename(folder)
+        raise
+
+
+def _unclaimed(folder: Path, *, replace: bool) -> None:
+    """Refuse a name that is taken, unless a model of segcli has it and nothing else lies in that folder."""
+    if not os.path.lexists(folder):
+        return
+    if not replace:
+        raise OutputExists(f"{folder} is there already", hint="choose another --name, or remove it first")
+    if foreign := _foreign(folder):
+        raise OutputExists(f"{folder} is there already, and {foreign}", hint="choose another --name, or move it away")
+
+
+def _foreign(folder: Path) -> str | None:
+    """Why a folder is no model of segcli and nothing else; None for one that is."""
+    if folder.is_symlink() or not folder.is_dir():
+        return "is no folder"
+    try:
+        found = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return f"has no {CARD_FILE} of segcli's"
+    if not isinstance(found, dict) or not {"format", "architecture"} <= found.keys():
+        return f"its {CARD_FILE} is no card of a model"
+    named = [found.get("onnx"), *(w if isinstance(w := found.get("weights"), list) else [w])]
+    known = {CARD_FILE, "model.onnx", *(name for name in named if isinstance(name, str))}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in known or not path.is_file())
+    return f"holds {others[0]}, which is no part of the model" if others else None
 
 
 def _write_weights(document: dict[str, Any], network: Recognised, folder: Path) -> None:

@@ -1,6 +1,11 @@
 """A checkpoint file alone: told by its tensors, asked only for what no tensor tells."""
 
 import json
+import os
+import shutil
+import signal
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from segcli.commands import models as answer
-from segcli.errors import ModelError, OutputExists, UsageError
+from segcli.errors import ModelError, OutputError, OutputExists, UsageError
 from segcli.models import embedded, imports, library, weights
 from segcli.networks import registry
 
@@ -202,6 +207,111 @@ def test_a_model_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert imports.adopt(path, to=tmp_path, given={**FACTS, "overlap": 0.25}, replace=True) == folder
     assert library.read_card(folder).window.overlap == 0.25
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"thesis.txt": "years"}, r"has no model\.json of segcli's"),
+        ({"model.json": "{}", "thesis.txt": "years"}, r"its model\.json is no card of a model"),
+        ({"model.json": "not JSON"}, r"has no model\.json of segcli's"),
+    ],
+)
+def test_overwrite_never_takes_a_folder_that_is_no_model(tmp_path: Path, files: dict[str, str], why: str) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    before = left(tmp_path)
+    with pytest.raises(OutputExists, match=why):
+        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, name="m", given=FACTS, replace=True)
+    assert left(tmp_path) == before
+
+
+def test_overwrite_never_takes_what_lies_in_a_models_folder_beside_it(tmp_path: Path) -> None:
+    path = CONTAINERS / "tiny_segresnet_raw.pth"
+    folder = imports.adopt(path, to=tmp_path, name="m", given=FACTS)
+    (folder / "thesis.txt").write_text("years")
+    before = left(tmp_path)
+    with pytest.raises(OutputExists, match=r"holds thesis\.txt, which is no part of the model"):
+        imports.adopt(path, to=tmp_path, name="m", given=FACTS, replace=True)
+    assert left(tmp_path) == before
+
+
+def test_overwrite_follows_no_link(tmp_path: Path) -> None:
+    path = CONTAINERS / "tiny_segresnet_raw.pth"
+    own = imports.adopt(path, to=tmp_path, name="own", given=FACTS)
+    (tmp_path / "m").symlink_to(own)
+    with pytest.raises(OutputExists, match="is no folder"):
+        imports.adopt(path, to=tmp_path, name="m", given=FACTS, replace=True)
+    assert imports.verify(own).name == "own"
+
+
+def test_the_old_model_stays_when_the_new_one_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = CONTAINERS / "tiny_segresnet_raw.pth"
+    folder = imports.adopt(path, to=tmp_path, name="m", given=FACTS)
+    before = left(tmp_path)
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if target == folder and not full_once:
+            full_once.append(True)
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    full_once: list[bool] = []
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OutputError):
+        imports.adopt(path, to=tmp_path, name="m", given={**FACTS, "overlap": 0.25}, replace=True)
+    assert left(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new_one_whole(tmp_path: Path) -> None:
+    """Each step of the import that touches a name may be its last; under the name is a whole model, or for the moment
+    between the two renames none."""
+    path = CONTAINERS / "tiny_segresnet_raw.pth"
+    folder = imports.adopt(path, to=tmp_path, name="m", given=FACTS)
+    seen = set()
+    for step in range(1, 60):
+        pid = os.fork()
+        if pid == 0:
+            sys.addaudithook(partial(_end_at, [step]))
+            imports.adopt(path, to=tmp_path, name="m", given={**FACTS, "overlap": 0.25}, replace=True)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if folder.exists():
+            seen.add(imports.verify(folder).window.overlap)
+        else:
+            (whole,) = [p for p in tmp_path.iterdir() if (p / "model.json").exists() and _overlap(p) == 0.5]
+            seen.add("none")
+            whole.rename(folder)
+        if code == 0:
+            break
+        for rest in set(tmp_path.iterdir()) - {folder}:
+            shutil.rmtree(rest)
+        if seen & {0.25}:
+            imports.adopt(path, to=tmp_path, name="m", given=FACTS, replace=True)
+    assert code == 0
+    assert {0.25, 0.5} <= seen
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def _end_at(left_steps: list[int], event: str, _: Any) -> None:
+    """An audit hook: the process is gone at the N-th name that is made, renamed or removed."""
+    if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+        left_steps[0] -= 1
+        if left_steps[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _overlap(folder: Path) -> float:
+    found: float = json.loads((folder / "model.json").read_text()).get("overlap", 0.5)
+    return found
 
 
 def test_a_name_that_is_a_path_is_refused(tmp_path: Path) -> None:
