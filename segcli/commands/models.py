@@ -15,6 +15,10 @@ from segcli.errors import ModelError
 
 commands = Commands("models", help="Models: list, import, inspect, verify.", invoke_without_command=True)
 
+TableKey = Annotated[
+    str | None, typer.Option("--table", help="Which tensors, where a file holds several networks: ema, teacher, ...")
+]
+
 
 @commands.callback()
 def models(context: typer.Context, json: Json = False) -> None:
@@ -54,6 +58,7 @@ def import_model(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="A published checkpoint's card: uxnet-amos, ...")
     ] = None,
+    tensors: TableKey = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
     labels: Annotated[
@@ -98,6 +103,7 @@ def import_model(
         checkpoint,
         arch=arch,
         recipe=recipe,
+        table=tensors,
         name=name,
         to=output or data_home() / "models",
         given=imports.options(**{k: v for k, v in facts.items() if v is not None}),
@@ -114,11 +120,15 @@ def import_model(
 
 
 @commands.command()
-def inspect(file: Annotated[Path, typer.Argument(help="Any model file or folder.")], json: Json = False) -> None:
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Any model file or folder.")],
+    tensors: TableKey = None,
+    json: Json = False,
+) -> None:
     """Say what a file is, without running code from it."""
     from segcli.models import imports
 
-    found = {**asdict(imports.inspect(file)), "path": file.name}
+    found = {**asdict(imports.inspect(file, table=tensors)), "path": file.name}
     if json:
         print_json({"schema": SCHEMA, **found})
         return

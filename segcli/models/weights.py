@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -193,18 +194,77 @@ def _size(shape: tuple[int, ...]) -> str:
 # ---- the table of tensors in a checkpoint ---------------------------------------------------------------------------
 
 
-def table(stored: Stored) -> Tensors:
+def table(stored: Stored, name: str | None = None) -> Tensors:
     """The innermost table of tensors of a checkpoint; `module.` is taken off when every name begins with it.
 
+    name     the key of the wanted table, or a prefix of names ("ema" takes "ema.conv.weight"), where there are several
     errors   ModelError when there is none, with what there is instead
     """
-    found = _find(stored.content, 4, set())
+    content = stored.content if name is None else _named(stored, name)
+    found = _find(content, 4, set())
     if found is None:
         raise ModelError(f"{stored.name}: holds no table of tensors, but {_described(stored.content)}", hint=SAVE_AGAIN)
     _whole(found, stored.name)
-    while found and all(name.startswith(MODULE) for name in found):
-        found = {name.removeprefix(MODULE): tensor for name, tensor in found.items()}
-    return found
+    return _bare(found)
+
+
+def _bare(tensors: Tensors) -> Tensors:
+    while tensors and all(name.startswith(MODULE) for name in tensors):
+        tensors = {name.removeprefix(MODULE): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def alike(stored: Stored) -> tuple[list[str], list[str]]:
+    """The keys of the tables that hold a network of one kind with the table that is taken, the taken one first.
+
+    returns  those of networks, and those of averages over their training (EMA, SWA)
+    """
+    taken = table(stored)
+    shapes = {name: tensor.shape for name, tensor in taken.items()}
+    keys = []
+    for key, tensors in _tables(stored.content, "", 4, set()):
+        others = _bare(tensors)
+        if {name: tensor.shape for name, tensor in others.items()} == shapes:
+            first = all(others[name].data_ptr() == tensor.data_ptr() for name, tensor in taken.items())
+            keys.append((not first, key))
+    keys.sort(key=lambda one: one[0])
+    averages = [key for _, key in keys if is_average(key)]
+    return [key for _, key in keys if key not in averages], averages
+
+
+def is_average(key: str) -> bool:
+    """Whether a table's or prefix's name says that it is an average over training."""
+    return bool({"ema", "swa", "averaged", "average", "shadow"} & set(re.split(r"[^a-z]+", key.lower())))
+
+
+def _tables(content: Any, key: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensors]]:
+    """Every table of nothing but tensors with its key ("state_dict.ema"), an optimiser's left out."""
+    if id(content) in seen or depth < 0 or "optim" in key.lower():
+        return
+    seen.add(id(content))
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    if not isinstance(content, dict):
+        return
+    if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        yield key, dict(content)
+        return
+    for name, value in content.items():
+        yield from _tables(value, f"{key}.{name}" if key else str(name), depth - 1, seen)
+
+
+def _named(stored: Stored, name: str) -> Any:
+    """The part of a checkpoint under a key of its tables, or its tensors whose names begin so."""
+    tables = dict(_tables(stored.content, "", 4, set()))
+    chosen = [key for key in tables if key == name] or [key for key in tables if name in key.split(".")]
+    if len(chosen) == 1:
+        return tables[chosen[0]]
+    whole = _find(stored.content, 4, set()) or {}
+    prefix = f"{name}."
+    if not chosen and (part := {k: v for k, v in _bare(whole).items() if k.startswith(prefix)}):
+        return {k.removeprefix(prefix): v for k, v in part.items()}
+    known = ", ".join(filter(None, chosen or tables)) or "none that has a name"
+    raise ModelError(f"{stored.name}: no table of tensors is called {name!r}", hint=f"--table takes one of: {known}")
 
 
 def _whole(tensors: Mapping[str, Tensor], where: str) -> None:

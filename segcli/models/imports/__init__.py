@@ -60,12 +60,12 @@ class Inspection:
     notes: list[str]
 
 
-def inspect(path: Path, *, arch: str | None = None) -> Inspection:
+def inspect(path: Path, *, arch: str | None = None, table: str | None = None) -> Inspection:
     """Say what a checkpoint, folder, archive or graph is; no code from it is run.
 
     errors   ModelError (78): unsafe, damaged, or of no kind that segcli knows
     """
-    with _read(path, arch, None) as (source, network, stated):
+    with _read(path, arch, None, table) as (source, network, stated):
         tensors = network.folds[0] if network.folds else {}
         return Inspection(
             path=str(path),
@@ -90,6 +90,7 @@ def adopt(
     to: Path,
     arch: str | None = None,
     recipe: str | None = None,
+    table: str | None = None,
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     replace: bool = False,
@@ -100,6 +101,7 @@ def adopt(
     arch     chooses among networks that fit the tensors equally; a JSON object after the name states arguments that
              no tensor tells: 'segresnet {"norm": ["GROUP", {"num_groups": 2}]}'
     recipe   the name of a card without weights, or a path to one; its network must be the file's exactly
+    table    the key of the table of tensors that is wanted, in a checkpoint with several networks
     given    fields of the card that the user states (see `options`); they win over the container, it over the recipe
     replace  whether a folder of that name is replaced
     tell     takes a sentence each about what was guessed, dropped or not understood, once the folder is made
@@ -107,7 +109,7 @@ def adopt(
              OutputExists (73)
     """
     known = _recipe(recipe) if recipe else None
-    with _read(path, arch, known) as (source, network, stated):
+    with _read(path, arch, known, table) as (source, network, stated):
         fields = document.fields(stated, network, known, given or {})
         document.complete(fields, source, network, stated, path)
         title = document.title(name or fields.get("name"), path)
@@ -156,10 +158,12 @@ def recipes() -> dict[str, Path]:
 
 
 @contextmanager
-def _read(path: Path, arch: str | None, recipe: ModelCard | None) -> Iterator[tuple[Source, Recognised, Stated]]:
+def _read(
+    path: Path, arch: str | None, recipe: ModelCard | None, table: str | None
+) -> Iterator[tuple[Source, Recognised, Stated]]:
     """What lies at a path, its network, and what it states of the network's card."""
     expected = Inferred(recipe.architecture.name, dict(recipe.architecture.arguments)) if recipe else None
-    with opened(path, told=arch is not None or recipe is not None) as source:
+    with opened(path, told=arch is not None or recipe is not None, table=table) as source:
         network = recognise(source, arch, expected)
         stated = source.states(network)
         yield source, network.with_tensors(stated.replaced), stated

@@ -15,10 +15,11 @@ from segcli.networks.registry import Inferred
 _OWN = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
 
 
-def file(path: Path, *, told: bool) -> Source:
+def file(path: Path, *, told: bool, table: str | None = None) -> Source:
     """A file of any kind.
 
     told     whether the user says what network it holds, so that plans inside it are not asked
+    table    the key of the table of tensors that is wanted
     errors   ModelError: not a regular file; unsafe, damaged, or of no kind that segcli knows
     """
     if not path.is_file():
@@ -30,16 +31,34 @@ def file(path: Path, *, told: bool) -> Source:
     stored = weights.read(path)
     if nnunet.is_checkpoint(stored.content) and not told:
         return nnunet.file(stored)
-    return _checkpoint(path, stored)
+    return _checkpoint(path, stored, table)
 
 
-def _checkpoint(path: Path, stored: weights.Stored) -> Source:
+def _checkpoint(path: Path, stored: weights.Stored, table: str | None) -> Source:
     inside = None
     if stored.container == "safetensors":
         inside = embedded.safetensors_metadata(path).get(embedded.METADATA_KEY)
     card = embedded.card_inside(inside, path) if inside is not None else {}
     fields = {k: v for k, v in card.items() if k not in _OWN}
-    return Source(_container(stored), path.name, [weights.table(stored)], states=lambda _: Stated(fields))
+    table, notes = (table, []) if table else _taken(stored)
+    return Source(_container(stored), path.name, [weights.table(stored, table)], lambda _: Stated(fields), notes=notes)
+
+
+def _taken(stored: weights.Stored) -> tuple[str | None, list[str]]:
+    """The key of the network that is taken, None where there is no choice, and a sentence about its average.
+
+    errors   ModelError where several networks are equals: a student and a teacher, a list of folds
+    """
+    networks, averages = weights.alike(stored)
+    if len(networks) > 1 or (not networks and len(averages) > 1):
+        equals = networks or averages
+        raise ModelError(
+            f"{stored.name}: holds {len(equals)} whole networks of one kind: {', '.join(equals)}",
+            hint=f"choose one with --table {equals[0]}",
+        )
+    if not networks or not averages:
+        return None, []
+    return networks[0], [f"the network {networks[0]} is taken, not its average: --table {averages[0]} takes that"]
 
 
 def _graph(path: Path) -> Source:

@@ -17,23 +17,24 @@ from segcli.models.imports.source import Source
 
 
 @contextmanager
-def opened(path: Path, *, told: bool) -> Iterator[Source]:
+def opened(path: Path, *, told: bool, table: str | None = None) -> Iterator[Source]:
     """The source at a path; archives are unpacked as long as it is in use.
 
-    told   whether the user says what network it is
+    told    whether the user says what network it is
+    table   the key of the wanted table of tensors, in a checkpoint with several
     """
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder")
     if path.is_file() and path.suffix.lower() == ".zip":
         with unpacked(path) as folder:
-            yield _folder(folder, path.name, told=told)
+            yield _folder(folder, path.name, told=told, table=table)
     elif path.is_dir():
-        yield _folder(path, path.name, told=told)
+        yield _folder(path, path.name, told=told, table=table)
     else:
-        yield file(path, told=told)
+        yield file(path, told=told, table=table)
 
 
-def _folder(folder: Path, name: str, *, told: bool) -> Source:
+def _folder(folder: Path, name: str, *, told: bool, table: str | None) -> Source:
     """The one model in a folder or below it."""
     if (folder / CARD_FILE).is_file():
         raise ModelError(f"{name}: is a model folder of segcli already", hint=f"use it as it is: --model {folder}")
@@ -52,7 +53,7 @@ def _folder(folder: Path, name: str, *, told: bool) -> Source:
     endings = (".pt", ".pth", ".ckpt", ".tar", ".model", ".safetensors", ".onnx")
     alone = [p for p in sorted(folder.rglob("*")) if p.suffix in endings and p.is_file()]
     if len(alone) == 1:
-        return file(alone[0], told=told)
+        return file(alone[0], told=told, table=table)
     raise ModelError(
         f"{name}: neither an nnU-Net folder nor a MONAI bundle, and {len(alone)} checkpoints in it",
         hint="give one checkpoint",

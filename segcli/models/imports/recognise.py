@@ -20,6 +20,8 @@ from segcli.networks.registry import Inferred, Shapes
 
 # How official constructors call the number of input channels, and the size that is baked in.
 _INPUTS = ("in_chans", "in_channels", "input_channels", "input_dim", "n_channels")
+# What torch.compile, activation checkpoints, FSDP and DDP put before the names of what they wrap, at any depth.
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module")
 SIZES = ("img_size", "img_shape", "crop_size")
 
 
@@ -89,12 +91,12 @@ def recognise(source: Source, arch: str | None, recipe: Inferred | None) -> Reco
     if not source.folds:
         assert named is not None  # a graph's reader always names one
         return Recognised(named.family, named.config)
-    first, notes = own_part(source.folds[0], named or recipe)
+    first, notes = own_part(source.folds[0], named or recipe, source.where)
     shapes = shapes_of(first)
     network = _as_named(source.named, shapes) if source.named else network_in(shapes, arch, recipe, source.where)
     if source.size is not None:
         network = _planned(network, source.size, shapes)
-    folds = [first, *(own_part(fold, network)[0] for fold in source.folds[1:])]
+    folds = [first, *(own_part(fold, network, source.where)[0] for fold in source.folds[1:])]
     return Recognised(network.family, dict(network.config), folds, (*notes, *network.unsure), network.open)
 
 
@@ -284,28 +286,25 @@ def _encoder_only(shapes: Shapes) -> str | None:
 # ---- the network's own tensors among a file's -----------------------------------------------------------------------
 
 
-def own_part(tensors: Tensors, expected: Inferred | None) -> tuple[Tensors, list[str]]:
+def own_part(tensors: Tensors, expected: Inferred | None, where: str) -> tuple[Tensors, list[str]]:
     """The network's own tensors: those under the prefix with which they make a network, the prefix taken off.
 
     expected   the network that the container or a recipe names
     returns    the tensors, and a sentence each about what was taken off or left out
+    errors     ModelError for several networks that are equals
 
-    Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`).
+    Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`), and then names of
+    wrappers in the middle of the tensors' names.
     """
     whole = renamed(tensors)
-    parts = [
-        (prefix, {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)})
+    parts = {
+        prefix: {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
         for prefix in _prefixes(whole)
-    ]
-    for prefix, part in parts:
-        shapes = shapes_of(part)
-        if expected and not registry.differences(expected, shapes):
-            return part, _said(whole, part, prefix)
-        guesses = [guess.family for guess in registry.infer(shapes)]
-        # Most networks end in a convolution of 1x1x1, which alone is a pointwise network.
-        if guesses and not (guesses == ["pointwise"] and 2 * len(part) < len(whole)):
-            return part, _said(whole, part, prefix)
-    for prefix, part in parts:
+    }
+    for prefix, part in parts.items():
+        if _is_network(part, expected, len(whole)):
+            return _alone(whole, parts, prefix, where)
+    for prefix, part in parts.items():
         shapes = shapes_of(part)
         if expected:
             foreign = registry.beside(shapes, registry.differences(expected, shapes))
@@ -314,7 +313,49 @@ def own_part(tensors: Tensors, expected: Inferred | None) -> tuple[Tensors, list
         if foreign:
             own = {name: tensor for name, tensor in part.items() if name not in foreign}
             return own, _said(whole, own, prefix)
-    return dict(whole), []
+    bare = {_unwrapped(name): tensor for name, tensor in whole.items()}
+    if bare.keys() == whole.keys() or len(bare) < len(whole):
+        return dict(whole), []
+    part, said = own_part(bare, expected, where)
+    wrappers = sorted({word for name in whole for word in name.split(".") if word in _WRAPPERS})
+    return part, [f"the wrappers' names were taken out: {', '.join(wrappers)}", *said]
+
+
+def _is_network(part: Tensors, expected: Inferred | None, whole: int) -> bool:
+    """Whether tensors are exactly the expected network, or any that segcli knows."""
+    shapes = shapes_of(part)
+    if expected and not registry.differences(expected, shapes):
+        return True
+    guesses = [guess.family for guess in registry.infer(shapes)]
+    # Most networks end in a convolution of 1x1x1, which alone is a pointwise network.
+    return bool(guesses) and not (guesses == ["pointwise"] and 2 * len(part) < whole)
+
+
+def _alone(whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str) -> tuple[Tensors, list[str]]:
+    """The network under a prefix, or that whose average lies there; what was taken off or left out.
+
+    errors   ModelError where the same network stands under several prefixes that are equals (student, teacher)
+    """
+    shapes = shapes_of(parts[prefix])
+    alike = [other for other, part in parts.items() if prefix and other and shapes_of(part) == shapes] or [prefix]
+    plain = [other for other in alike if not weights.is_average(other)]
+    if len(plain or alike) > 1:
+        names = [other.rstrip(".") for other in plain or alike]
+        raise ModelError(
+            f"{where}: holds {len(names)} whole networks of one kind: {', '.join(names)}",
+            hint=f"choose one with --table {names[0]}",
+        )
+    taken = (plain or alike)[0]
+    said = [
+        f"the network {taken.rstrip('.')} is taken, not its average: --table {other.rstrip('.')} takes that"
+        for other in alike
+        if other != taken
+    ]
+    return parts[taken], [*said, *_said(whole, parts[taken], taken)]
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(word for word in name.split(".") if word not in _WRAPPERS)
 
 
 def _prefixes(names: Mapping[str, Any]) -> list[str]:

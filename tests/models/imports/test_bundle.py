@@ -69,6 +69,14 @@ def test_weights_of_another_name_are_taken_when_there_are_no_others(tmp_path: Pa
         imports.inspect(tmp_path / "b")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
+def test_wrapped_names_are_understood_as_bare_ones(tmp_path: Path, prefix: str) -> None:
+    path = edited(tmp_path / "b") / "models" / "model.pt"
+    torch.save({prefix + name: tensor for name, tensor in torch.load(path).items()}, path)
+    wrapped, bare = imports.inspect(tmp_path / "b"), imports.inspect(BUNDLE)
+    assert (wrapped.network, wrapped.arguments, wrapped.found) == (bare.network, bare.arguments, bare.found)
+
+
 def test_a_zip_archive_is_the_folder_in_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         for path in sorted(p for p in BUNDLE.rglob("*") if p.is_file()):

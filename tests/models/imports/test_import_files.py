@@ -182,6 +182,88 @@ def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
     assert "the prefix '_orig_mod.model.' was taken off" in found.notes
 
 
+def two_networks() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    return tensors, {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("layout", "plain", "average"),
+    [
+        (lambda a, b: {"model": a, "ema": b, "epoch": 3}, "model", "ema"),
+        (lambda a, b: {"ema": b, "weights_of_mine": a}, "weights_of_mine", "ema"),
+        (
+            lambda a, b: {"state_dict": under("module", a), "state_dict_ema": under("module", b)},
+            "state_dict",
+            "state_dict_ema",
+        ),
+        (lambda a, b: {"state_dict": {**under("net", a), **under("net_ema", b)}}, "net", "net_ema"),
+    ],
+)
+def test_of_a_network_and_its_average_the_network_is_taken_and_that_is_said(
+    tmp_path: Path, layout: Any, plain: str, average: str
+) -> None:
+    own, other = two_networks()
+    torch.save(layout(own, other), tmp_path / "w.pt")
+    told: list[str] = []
+    made = imports.adopt(tmp_path / "w.pt", to=tmp_path, name="m", given=FACTS, tell=told.append)
+    assert f"the network {plain} is taken, not its average: --table {average} takes that" in told
+    name = "convInit.conv.weight"
+    assert torch.equal(load_file(made / "weights.safetensors")[name], own[name])
+    made = imports.adopt(tmp_path / "w.pt", to=tmp_path, name="ema", given=FACTS, table=average)
+    assert torch.equal(load_file(made / "weights.safetensors")[name], other[name])
+
+
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        (lambda a, b: {"student": a, "teacher": b}, "student, teacher"),
+        (lambda a, b: {"teacher": b, "student": a}, "teacher, student"),
+        (lambda a, b: [a, b], "0, 1"),
+        (lambda a, b: {**under("student", a), **under("teacher", b)}, "student, teacher"),
+    ],
+)
+def test_of_networks_that_are_equals_none_is_taken(tmp_path: Path, layout: Any, names: str) -> None:
+    own, other = two_networks()
+    torch.save(layout(own, other), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=f"holds 2 whole networks of one kind: {names}") as caught:
+        imports.inspect(tmp_path / "w.pt")
+    chosen = names.split(", ")[0]
+    assert caught.value.hint == f"choose one with --table {chosen}"
+    assert imports.inspect(tmp_path / "w.pt", table=chosen).network == "segresnet"
+
+
+def test_a_table_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    own, other = two_networks()
+    torch.save({"model": own, "ema": other}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="no table of tensors is called 'teacher'") as caught:
+        imports.inspect(tmp_path / "w.pt", table="teacher")
+    assert caught.value.hint == "--table takes one of: model, ema"
+
+
+def test_an_optimisers_tables_are_no_second_network(tmp_path: Path) -> None:
+    own, other = two_networks()
+    torch.save({"model": own, "optimizer": {"exp_avg": other}}, tmp_path / "w.pt")
+    assert imports.inspect(tmp_path / "w.pt").network == "segresnet"
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"])
+def test_names_of_wrappers_in_the_middle_are_taken_out(tmp_path: Path, wrapper: str) -> None:
+    own, _ = two_networks()
+    wrapped = {
+        name.replace("up_layers.", f"up_layers.{wrapper}.").replace("conv_final.", f"conv_final.{wrapper}."): tensor
+        for name, tensor in own.items()
+    }
+    torch.save({f"net.{name}": tensor for name, tensor in wrapped.items()}, tmp_path / "w.pt")
+    found = imports.inspect(tmp_path / "w.pt")
+    assert (found.network, found.tensors) == ("segresnet", len(own))
+    assert f"the wrappers' names were taken out: {wrapper}" in found.notes
+
+
 def test_labels_that_are_not_as_many_as_outputs_are_refused(tmp_path: Path) -> None:
     given = {**FACTS, **imports.options(labels="background,a,b,c,d")}
     with pytest.raises(ModelError, match=r"has 3 outputs, not 5 \(background, a, b, c, d\)"):

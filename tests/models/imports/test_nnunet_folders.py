@@ -301,6 +301,20 @@ def test_where_a_trainer_changes_the_network_its_tensors_tell_and_not_the_plans(
         assert torch.equal(checkpoint.network_of(made)(x), net(x))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
+def test_wrapped_names_are_understood_as_bare_ones(tmp_path: Path, prefix: str) -> None:
+    folder = edited(tmp_path)
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    names = content["network_weights"]
+    torch.save({**content, "network_weights": {prefix + name: tensor for name, tensor in names.items()}}, path)
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    bare = library.read_card(imports.adopt(edited(tmp_path / "bare"), to=tmp_path, name="plain"))
+    x = torch.randn(1, 1, 12, 24, 24)
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.network_of(made)(x), checkpoint.network_of(bare)(x))
+
+
 def test_weights_of_another_size_than_the_plans_are_refused(tmp_path: Path) -> None:
     folder = edited(tmp_path)
     trained(folder, num_classes=4)
