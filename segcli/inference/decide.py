@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segcli.memory import mapped
 from segcli.parallel import each
-from segcli.space.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, taps_for
+from segcli.space.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, positions, taps_for
 from segcli.space.volume import Box, Grid, Volume
 
 BLOCK = 1 << 18  # voxels of the scan that are decided in one go
@@ -205,7 +205,8 @@ class _Place:
             return
         box, coordinates = [slice(0)] * 3, []
         for axis, i in enumerate(self.axes):
-            along = self.matrix[axis, 3] + self.matrix[axis, i] * np.arange(self.shape[i])
+            start, scale = float(self.matrix[axis, 3]), float(self.matrix[axis, i])
+            along = positions(start, scale, self.shape[i], self.hows[axis])
             inside, clipped = self._inside(along, axis)
             here = np.flatnonzero(inside & (clipped >= first[axis]) & (clipped <= last[axis]))
             if len(here) == 0:

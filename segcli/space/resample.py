@@ -9,6 +9,7 @@ images hold no shear and its transforms do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from segcli.parallel import each
 from segcli.space.volume import Grid, Volume
 
 How = Literal["nearest", "linear", "cubic"]
+_MOST_VOXELS = 4096  # along an axis; ratios of such numbers are 6e-8 apart or more
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR) -> Volume:
         cut = tuple(_steps(a, b, n) for a, b, n in zip(first, step, grid.shape, strict=True))
         return Volume(np.ascontiguousarray(turned[(slice(None), *cut)]), grid, volume.source)
     hows = axis_rules(volume.grid, grid, rule)
-    coordinates = [start[i] + scale[i] * np.arange(n, dtype=np.float64) for i, n in enumerate(grid.shape)]
+    coordinates = [positions(start[i], scale[i], n, hows[i]) for i, n in enumerate(grid.shape)]
     fine = [abs(scale[i]) > 1 / rule.finer for i in range(3)]
     out = turned
     for i in sorted(range(3), key=lambda i: -round(abs(scale[i]), 6)):  # what shrinks most goes first
@@ -107,6 +109,22 @@ def parallel(matrix: NDArray[np.float64]) -> list[int] | None:
     rest = m.copy()
     rest[order, range(3)] = 0
     return order if sorted(order) == [0, 1, 2] and rest.max() < 1e-6 else None
+
+
+def positions(start: float, scale: float, count: int, how: How) -> NDArray[np.float64]:
+    """Where the samples 0, 1, ... of an axis lie in the input: start + scale * i.
+
+    A sample half-way between two voxels belongs to the upper one, and which sample is half-way must not be left to the
+    rounding of two affines. So for "nearest", where grids share a face and their steps are as their numbers of voxels,
+    n / m, the positions are n / m * (i + 0.5) - 0.5 in this very order, as nnU-Net and scikit-image compute them.
+    """
+    index = np.arange(count, dtype=np.float64)
+    if how == "nearest" and scale > 0:
+        ratio = Fraction(scale).limit_denominator(_MOST_VOXELS)
+        first = (start + 0.5) / scale - 0.5  # of the samples counted from the shared face
+        if abs(float(ratio) / scale - 1) < 1e-9 and abs(first - round(first)) < 1e-6:
+            return float(ratio) * (index + round(first) + 0.5) - 0.5
+    return start + scale * index
 
 
 def axis_rules(have: Grid, want: Grid, rule: Interpolation) -> list[How]:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 from shapes import grid
 
-from segcli.space.grids import straightened
-from segcli.space.resample import Interpolation, apply, onto, taps_for
+from segcli.space.grids import GridSpec, model_grid, straightened
+from segcli.space.resample import Interpolation, apply, onto, positions, taps_for
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
 
 
@@ -111,3 +112,48 @@ def test_a_scan_whose_axes_are_nearly_right_angled_changes_by_as_little_as_its_s
     moved = onto(scan, straightened(scan.grid))
     assert moved.data.shape == data.shape
     assert np.abs(moved.data - data).max() <= 1.1 * shear * 28 / 2  # edges of height 1, moved by so many voxels
+
+
+def axis_of(have: float, want: float, n: int) -> tuple[int, float, float]:
+    """Voxels along the coarse axis of a model's grid; where its first lies in the scan, and its step, in voxels."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([have, 0.9, 0.9]).astype(np.float32)
+    affine[:3, 3] = [-71.3, -101.7, 33.3]
+    scan = Grid((n, 60, 60), affine)
+    wanted = model_grid(scan, GridSpec(None, (want, 0.9, 0.9), "edges"))
+    matrix = wanted.to(scan)
+    return wanted.shape[0], float(matrix[0, 3]), float(matrix[0, 0])
+
+
+@pytest.mark.parametrize("want", [3.0, 4.0, 5.0, 6.0, 7.5])
+def test_a_sample_half_way_between_two_slices_is_the_one_that_the_original_takes(want: float) -> None:
+    ties = 0
+    for have in (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.75):
+        for n in range(20, 140, 7):
+            m, start, step = axis_of(have, want, n)
+            theirs = n / m * (np.arange(m) + 0.5) - 0.5  # nnU-Net, resample_data_or_seg
+            ours = positions(start, step, m, "nearest")
+            taken = map_coordinates(np.arange(n, dtype=float), [theirs], order=0, mode="nearest").astype(int)
+            assert taps_for(ours, n, "nearest").index[0].tolist() == taken.tolist(), (have, n)
+            ties += int((np.abs(theirs % 1 - 0.5) < 1e-9).sum())
+            back = m / n * (np.arange(n) + 0.5) - 0.5
+            assert np.array_equal(positions((1 / step - 1) / 2, 1 / step, n, "nearest"), back)
+    assert ties > 50
+
+
+def test_half_way_is_the_upper_slice_also_in_a_part_of_the_grid() -> None:
+    # 24 slices become 12: the samples lie at 0.5, 2.5, ..., each of them half-way
+    whole = positions(0.5 - 1e-15, 2.0 + 1e-15, 12, "nearest")
+    assert whole.tolist() == [0.5 + 2 * i for i in range(12)]
+    assert taps_for(whole, 24, "nearest").index[0].tolist() == [1 + 2 * i for i in range(12)]
+    part = positions(8.5 - 2e-15, 2.0 + 1e-15, 8, "nearest")  # without the first four samples
+    assert part.tolist() == whole[4:].tolist()
+    thirds = positions(-1 / 3 - 1e-15, 1 / 3 + 1e-16, 9, "nearest")
+    assert thirds.tolist() == (3 / 9 * (np.arange(9) + 0.5) - 0.5).tolist()
+
+
+@pytest.mark.parametrize("how", ["linear", "cubic"])
+def test_other_interpolations_and_other_grids_keep_their_positions(how: str) -> None:
+    assert positions(0.5 - 1e-13, 2.0, 3, how)[0] == 0.5 - 1e-13  # type: ignore[arg-type]
+    assert positions(0.2, 1.7, 3, "nearest").tolist() == [0.2, 0.2 + 1.7, 0.2 + 3.4]
+    assert positions(9.0, -1.0, 3, "nearest").tolist() == [9, 8, 7]
