@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json as text
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segcli.commands.options import Commands, Json
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.errors import ModelError
+
+if TYPE_CHECKING:
+    from segcli.models.card import ModelCard
 
 commands = Commands("models", help="Models: list, import, inspect, verify.", invoke_without_command=True)
 
@@ -109,6 +113,7 @@ def import_model(
         given=imports.options(**{k: v for k, v in facts.items() if v is not None}),
         replace=overwrite,
         tell=notes.append,
+        tried=gives_logits,
     )
     if json:
         document = text.loads((folder / "model.json").read_text())
@@ -117,6 +122,25 @@ def import_model(
     print_line(str(folder))
     for note in notes:
         say(f"note: {note}")
+
+
+def gives_logits(card: ModelCard) -> None:
+    """Run a model's graph on one window.
+
+    errors   ModelError: it does not fit the card, cannot be run, or answers with NaN or infinity
+    """
+    import numpy as np
+
+    from segcli.engines.choose import open_engine
+
+    engine = open_engine(card, engine="onnx", device="cpu").engine
+    window = np.linspace(-1, 1, card.inputs * math.prod(card.window.size), dtype=np.float32)
+    logits = engine.run(window.reshape(1, card.inputs, *card.window.size))
+    if not np.isfinite(np.asarray(logits)).all():
+        raise ModelError(
+            f"{card.onnx}: answers an image of values between -1 and 1 with NaN or infinity",
+            hint="the training diverged, or the export is not of float32",
+        )
 
 
 @commands.command()

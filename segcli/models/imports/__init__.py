@@ -95,6 +95,7 @@ def adopt(
     given: Mapping[str, Any] | None = None,
     replace: bool = False,
     tell: Callable[[str], None] = lambda _: None,
+    tried: Callable[[ModelCard], None] = lambda _: None,
 ) -> Path:
     """Make the model folder `to`/NAME, whole or not at all.
 
@@ -105,6 +106,7 @@ def adopt(
     given    fields of the card that the user states (see `options`); they win over the container, it over the recipe
     replace  whether a folder of that name is replaced
     tell     takes a sentence each about what was guessed, dropped or not understood, once the folder is made
+    tried    runs a graph once before its folder gets its name; it raises ModelError for one that gives no logits
     errors   ModelError (78): unsafe, damaged, not of the network; facts that are missing, each with its option;
              OutputExists (73)
     """
@@ -119,7 +121,7 @@ def adopt(
         if network.folds:
             network = document.windowed(network, checked, path)
             draft = document.of(fields, source, network, stated, title)
-        folder = write(draft, network, source.onnx, to / title, replace=replace)
+        folder = write(draft, network, source.onnx, to / title, replace=replace, tried=tried)
         for note in document.notes(source, network, stated):
             tell(note)
         return folder

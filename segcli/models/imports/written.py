@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import safetensors.torch
 from segcli.errors import OutputExists
 from segcli.formats.atomic import partial_name, translated, write_bytes
 from segcli.models import card, weights
-from segcli.models.card import CARD_FILE
+from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.embedded import METADATA_KEY
+from segcli.models.imports.graph import whole
 from segcli.models.imports.recognise import Recognised
 from segcli.models.library import file_sha256
 from segcli.networks import registry
@@ -23,11 +24,20 @@ from segcli.networks import registry
 DIGEST_KEY = "tensors_sha256"
 
 
-def write(document: dict[str, Any], network: Recognised, onnx: Path | None, folder: Path, *, replace: bool) -> Path:
+def write(
+    document: dict[str, Any],
+    network: Recognised,
+    onnx: Path | None,
+    folder: Path,
+    *,
+    replace: bool,
+    tried: Callable[[ModelCard], None],
+) -> Path:
     """Write card and weights in a hidden folder beside the final one, check that they load, and rename it.
 
     replace  whether a model of that name gives way: it keeps its name until the new one is whole, is then renamed, and
              removed last
+    tried    runs a graph once, or raises ModelError
     errors   OutputExists (73) for a folder that is there, with `replace` for one that holds more than a model
     """
     _unclaimed(folder, replace=replace)
@@ -37,7 +47,7 @@ def write(document: dict[str, Any], network: Recognised, onnx: Path | None, fold
         with translated(folder):
             temporary.mkdir(parents=True)
             if onnx is not None:
-                shutil.copyfile(onnx, temporary / "model.onnx")
+                write_bytes(temporary / "model.onnx", whole(onnx))
                 document |= {"onnx": "model.onnx", "onnx_sha256": file_sha256(temporary / "model.onnx")}
                 del document["weights"], document["sha256"]
             else:
@@ -46,6 +56,8 @@ def write(document: dict[str, Any], network: Recognised, onnx: Path | None, fold
             made = card.parse(document, temporary)
             for fold in range(len(made.weights)):
                 weights.network_of(made, fold)
+            if made.onnx is not None:
+                tried(made)
             _swap(temporary, folder, former, replace=replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

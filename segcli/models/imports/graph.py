@@ -1,0 +1,49 @@
+"""An ONNX file with its weights inside, wherever they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import Any
+
+from segcli.errors import ModelError, cause_of
+
+
+def whole(path: Path) -> bytes:
+    """The bytes of an ONNX file; weights that lie in files beside it are taken in.
+
+    errors   ModelError: not ONNX; a file beside it that is missing, too short, elsewhere or a link; over 2 GB in all
+    """
+    import onnx
+    from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+    from onnx import external_data_helper as external
+
+    data = path.read_bytes()
+    try:
+        model: Any = onnx.load_model_from_string(data)
+        outside = [t for t in external._get_all_tensors(model) if external.uses_external_data(t)]
+        for name in sorted({external.ExternalDataInfo(tensor).location for tensor in outside}):
+            _beside(path, name)
+        if not outside:
+            return data
+        external.load_external_data_for_model(model, str(path.parent))
+        found: bytes = model.SerializeToString()
+    except DecodeError as error:
+        raise ModelError(f"{path.name}: not an ONNX file, or truncated") from error
+    except (EncodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{path.name}: its weights in files beside it cannot be taken in: {cause_of(error)}",
+            hint="copy the files again; over 2 GB import the checkpoint that it was exported from",
+        ) from error
+    return found
+
+
+def _beside(path: Path, name: str) -> None:
+    """Refuse a name that is not that of a plain file in the graph's folder."""
+    if PurePath(name).name != name or name in ("", ".", ".."):
+        raise ModelError(f"{path.name}: its weights lie in {name!r}, outside its folder: not allowed")
+    beside = path.with_name(name)
+    if beside.is_symlink() or not beside.is_file():
+        raise ModelError(
+            f"{path.name}: its weights lie in {name}, which is not beside it",
+            hint="copy both files into one folder and import again",
+        )

@@ -1,0 +1,133 @@
+"""An ONNX file becomes a model only when it answers a window as its card says, alone in its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models import LABELS, affine, onnx_file
+from onnx import TensorProto, helper, numpy_helper
+
+from segcli.commands import models as command
+from segcli.engines.choose import open_engine
+from segcli.errors import ModelError
+from segcli.models import imports, library
+
+SIZE = [32, 32, 32]
+FACTS = imports.options(
+    labels=",".join(LABELS), spacing="3,3,3", orientation="RAS", window="-1000,1000", patch="32,32,32", channels="CT"
+)
+
+
+def imported(path: Path, to: Path) -> Path:
+    return imports.adopt(path, to=to, name="m", given=FACTS, tried=command.gives_logits)
+
+
+def graph(path: Path, nodes: list[Any], ends: list[Any], kind: int = TensorProto.FLOAT, bias: float = 0) -> Path:
+    """A graph of one convolution and more nodes."""
+    number = np.float16 if kind == TensorProto.FLOAT16 else np.float32
+    weight, shift = (array.astype(number) for array in affine())
+    inside = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(shift + number(bias), "b")]
+    start = helper.make_tensor_value_info("x", kind, ["n", 1, *SIZE])
+    convolution = helper.make_node("Conv", ["x", "w", "b"], ["y"])
+    made = helper.make_graph([convolution, *nodes], "g", [start], ends, inside)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def end(name: str, kind: int, shape: list[Any]) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def apart(folder: Path, location: str = "net.onnx.data") -> Path:
+    """A graph whose weights lie in a file beside it, as exporters write it by default."""
+    folder.mkdir()
+    model = onnx.load_model_from_string(onnx_file(*affine(), (32, 32, 32)))
+    onnx.save(model, folder / "net.onnx", save_as_external_data=True, location=location, size_threshold=0)
+    return folder / "net.onnx"
+
+
+def test_weights_beside_a_graph_come_along(tmp_path: Path) -> None:
+    made = imported(apart(tmp_path / "net"), tmp_path / "models")
+    assert sorted(path.name for path in made.iterdir()) == ["model.json", "model.onnx"]
+    for path in (tmp_path / "net").iterdir():
+        path.unlink()
+    card = imports.verify(made)
+    engine = open_engine(card, engine="onnx", device="cpu").engine
+    x = np.linspace(0, 1, 32**3, dtype=np.float32).reshape(1, 1, 32, 32, 32)
+    weight, bias = affine()
+    expected = x * weight.reshape(1, 6, 1, 1, 1) + bias.reshape(1, 6, 1, 1, 1)
+    assert np.abs(np.asarray(engine.run(x)) - expected).max() < 1e-3
+
+
+def test_a_graph_without_the_file_beside_it_is_refused(tmp_path: Path) -> None:
+    path = apart(tmp_path / "net")
+    (tmp_path / "net" / "net.onnx.data").unlink()
+    with pytest.raises(ModelError, match=r"its weights lie in net\.onnx\.data, which is not beside it"):
+        imported(path, tmp_path / "models")
+    assert not (tmp_path / "models" / "m").exists()
+
+
+def test_weights_that_are_a_link_or_elsewhere_are_refused(tmp_path: Path) -> None:
+    path = apart(tmp_path / "net")
+    data = tmp_path / "net" / "net.onnx.data"
+    data.rename(tmp_path / "secret")
+    data.symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match="which is not beside it"):
+        imported(path, tmp_path / "models")
+    path.write_bytes(path.read_bytes().replace(b"net.onnx.data", b"../a/net.data"))
+    with pytest.raises(ModelError, match="outside its folder: not allowed"):
+        imported(path, tmp_path / "models")
+
+
+def test_weights_that_end_too_early_are_refused(tmp_path: Path) -> None:
+    path = apart(tmp_path / "net")
+    data = tmp_path / "net" / "net.onnx.data"
+    data.write_bytes(data.read_bytes()[:8])
+    with pytest.raises(ModelError, match="cannot be taken in"):
+        imported(path, tmp_path / "models")
+
+
+LOGITS = end("y", TensorProto.FLOAT, ["n", 6, *SIZE])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ends", "kind", "bias", "words"),
+    [
+        (
+            [],
+            [end("y", TensorProto.FLOAT16, ["n", 6, *SIZE])],
+            TensorProto.FLOAT16,
+            0,
+            "the input 'x' is float16, not float32",
+        ),
+        (
+            [helper.make_node("Relu", ["y"], ["z"])],
+            [LOGITS, end("z", TensorProto.FLOAT, ["n", 6, *SIZE])],
+            TensorProto.FLOAT,
+            0,
+            "has 1 inputs and 2 outputs",
+        ),
+        (
+            [helper.make_node("ArgMax", ["y"], ["am"], axis=1, keepdims=0)],
+            [end("am", TensorProto.INT64, ["n", *SIZE])],
+            TensorProto.FLOAT,
+            0,
+            "the output 'am' is int64, not float32",
+        ),
+        ([], [LOGITS], TensorProto.FLOAT, np.nan, "with NaN or infinity"),
+    ],
+)
+def test_a_graph_that_can_never_run_with_its_card_is_refused_at_import(
+    tmp_path: Path, nodes: list[Any], ends: list[Any], kind: int, bias: float, words: str
+) -> None:
+    path = graph(tmp_path / "net.onnx", nodes, ends, kind, bias)
+    with pytest.raises(ModelError, match=words):
+        imported(path, tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_graph_that_answers_is_imported(tmp_path: Path) -> None:
+    made = imported(graph(tmp_path / "net.onnx", [], [LOGITS]), tmp_path / "models")
+    assert library.read_card(made).onnx == "model.onnx"
