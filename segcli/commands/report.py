@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,13 @@ commands = Commands("report")
 def report(
     labelmap: Annotated[Path, typer.Argument(help="A label map that exists already.")],
     model: Model = "uxnet",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            help="In place of a model: a table of names (FreeSurfer, Slicer, ITK-SNAP, csv, tsv), or totalsegmentator.",
+        ),
+    ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
     affine: Affine = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default beside the label map.")] = None,
@@ -49,12 +57,16 @@ def report(
         split=split,
     )
     counts = form(affine)
-    card = find(model)
-    labels, made = _label_map(labelmap, card, counts)
-    scan = _scan(image, labelmap, labels, card, counts) if image is not None else None
-    found = measure(labels, card.labels, scan)
-    facts = _facts(labelmap, labels, made, scan, card, found)
-    paths, said = _written(labelmap, labels, scan, card, to, found, facts)
+    if labels is None:
+        card = find(model)
+        mapped, made = _label_map(labelmap, card, counts)
+    else:
+        mapped, made = _one_channel(labelmap, counts), None
+        card = _named(labels, mapped)
+    scan = _scan(image, labelmap, mapped, card, counts) if image is not None else None
+    found = measure(mapped, card.labels, scan)
+    facts = _facts(labelmap, mapped, made, scan, card, found)
+    paths, said = _written(labelmap, mapped, scan, card, to, found, facts)
     if json:
         print_json({"schema": SCHEMA, "files": [str(p) for p in paths], "record": facts})
         return
@@ -72,20 +84,16 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
 
     errors   InputError: another model made it, or it holds what this one never writes
     """
-    from segcli import formats
     from segcli.formats.table import stem
     from segcli.results import record
-    from segcli.results.measure import whole_numbers
 
-    labels = whole_numbers(formats.read([path], affine=counts))
+    labels = _one_channel(path, counts)
     made = record.maker(path.with_name(f"{stem(path)}.json"))
     maker = made["name"] if made else card.name
     if card.name not in maker.split("+"):
         raise InputError(
             f"{path.name}: its record says that {maker} made it, not {card.name}", hint="name its model with --model"
         )
-    if labels.data.shape[0] != 1:
-        raise InputError(f"{path.name}: not a label map: it has {labels.data.shape[0]} channels")
     low, high, most = int(labels.data.min()), int(labels.data.max()), max(label.id for label in card.labels)
     if low < 0 or high > most:
         raise InputError(
@@ -93,6 +101,51 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
             hint="name its model with --model",
         )
     return labels, made
+
+
+def _one_channel(path: Path, counts: Form | None) -> Volume:
+    """A file's whole numbers; InputError where it holds others, or several channels."""
+    from segcli import formats
+    from segcli.results.measure import whole_numbers
+
+    labels = whole_numbers(formats.read([path], affine=counts))
+    if labels.data.shape[0] != 1:
+        raise InputError(f"{path.name}: not a label map: it has {labels.data.shape[0]} channels")
+    return labels
+
+
+def _named(table: str, labels: Volume) -> ModelCard:
+    """A card that gives the values of a label map the names of a table, and no more; what has none is told."""
+    import numpy as np
+
+    from segcli.formats import label_table
+    from segcli.models import card, catalogue
+    from segcli.structures import Label
+
+    if table == "totalsegmentator":
+        known = label_table.labels(dict(enumerate(catalogue.entry(table).structures, 1)))
+    else:
+        known = label_table.read(Path(table))
+    there = set(np.unique(labels.data).tolist()) - {0}
+    if min(there, default=0) < 0:
+        raise InputError(f"{table}: names no values below 0, and the label map holds {min(there)}")
+    if unknown := sorted(there - {x.id for x in known}):
+        shown = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
+        say(f"warning: {Path(table).name} has no name for {shown}")
+    names = [x for x in known if x.id in there] + [Label(value, f"label_{value}") for value in unknown] or known[:1]
+    grey = (128, 128, 128)
+    return card.parse(
+        {
+            "format": 1,
+            "name": re.sub(r"[^A-Za-z0-9._ +-]", "_", Path(table).name.lstrip("._- +") or "table"),
+            "architecture": {"name": "none"},
+            "channels": ["scan"],
+            "orientation": "RAS",
+            "labels": {"background": 0, **{x.name: x.id for x in names}},
+            "colours": {x.name: "#{:02x}{:02x}{:02x}".format(*x.colour) for x in names if x.colour != grey},
+            "patch_size": [16, 16, 16],
+        }
+    )
 
 
 def _scan(image: Path, labelmap: Path, labels: Volume, card: ModelCard, counts: Form | None) -> Volume:

@@ -371,7 +371,11 @@ def _head(facts: Mapping[str, Any], labels: Volume) -> list[tuple[str, tuple[int
         return []
     model, verdict = facts.get("model") or {}, str(facts.get("verdict", ""))
     size = " x ".join(f"{s:.3g}" for s in labels.grid.spacing)
-    said = [f"model {model.get('name', 'unknown')}", f"voxels {size} mm", "research use only"]
+    said = [
+        f"{'model' if model.get('sha256') else 'labels named by'} {model.get('name', 'unknown')}",
+        f"voxels {size} mm",
+        "research use only",
+    ]
     doubts = [(str(f["sentence"]), str(f["severity"])) for f in facts.get("checks", ())]
     doubts += [(str(text), "review") for text in facts.get("warnings", ())]
     more = [(f"and {len(doubts) - 4} more", "review")] if len(doubts) > 4 else []

@@ -7,8 +7,14 @@ from collections.abc import Mapping
 from segcli.structures import words_of
 
 _GREY = {"cortex", "thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens"}
-_FLUID = {"csf", "ventricle"}
-_REST = {"stem", "dc", "callosum"}  # grey and white at once, or a part of the white that has its own number
+_FLUID = {"csf", "ventricle", "vent"}
+_REST = {
+    "stem",
+    "dc",
+    "ventraldc",
+    "callosum",
+    "cc",
+}  # grey and white at once, or a part of the white that has its own number
 SAYS = (
     "Total brain: grey and white matter, brain stem and ventral diencephalon. Grey matter: cortex and deep nuclei, the "
     "cerebellum's too. Fluid: ventricles and csf, as far as they are labelled."

@@ -1,4 +1,6 @@
-"""What `segcli report` refuses."""
+"""What `segcli report` refuses, and what it says of label maps that others made."""
+
+import json
 
 import numpy as np
 import pytest
@@ -15,3 +17,28 @@ def test_a_label_map_of_another_model_is_not_reported_under_wrong_names(model, t
     (tmp_path / "a_seg.json").write_text('{"segcli_record": 1, "model": {"name": "uxnet"}}')
     with pytest.raises(InputError, match=r"a_seg.nii.gz: its record says that uxnet made it, not organs"):
         answer.report(path, str(model), output=tmp_path)
+
+
+def test_a_label_map_of_any_program_is_reported_by_a_table_of_names(tmp_path, capsys):
+    data = np.zeros((6, 6, 6), "i2")
+    data[1, 1:3, 1:3], data[4, 1:3, 1:3], data[0, 0, 0] = 1001, 2001, 7
+    path = nifti(tmp_path / "aparc.nii.gz", data)
+    (tmp_path / "lut.txt").write_text("1001 ctx-lh-cuneus 1 2 3 0\n2001 ctx-rh-cuneus 1 2 3 0\n9 other 1 2 3 0\n")
+    answer.report(path, labels=str(tmp_path / "lut.txt"), output=tmp_path, json=True)
+    out, told = capsys.readouterr()
+    document = json.loads(out)
+    found = {s["name"]: s["voxels"] for s in document["record"]["structures"]}
+    assert found == {"ctx_lh_cuneus": 4, "ctx_rh_cuneus": 4, "label_7": 1}
+    assert document["record"]["model"] == {"name": "lut.txt", "sha256": None, "licence": "unknown"}
+    assert "warning: lut.txt has no name for 7" in told
+    page = (tmp_path / "aparc_seg.html").read_text()
+    assert "labels named by lut.txt" in page
+    assert "ctx cuneus" in page
+
+
+def test_totalsegmentators_numbers_are_known(tmp_path, capsys):
+    data = np.zeros((6, 6, 6), "u1")
+    data[1], data[3], data[5] = 5, 2, 3
+    answer.report(nifti(tmp_path / "total.nii.gz", data), labels="totalsegmentator", output=tmp_path, json=True)
+    structures = json.loads(capsys.readouterr().out)["record"]["structures"]
+    assert [s["name"] for s in structures] == ["kidney_right", "kidney_left", "liver"]

@@ -46,7 +46,8 @@ def case_page(
     bright, confident = any(s["mean"] is not None for s in structures), bool(facts.get("confidence"))
     paired = any(len(row["sides"]) > 1 for row in rows)
     heads = [("structure", False), *([("side", False)] if paired else []), ("mL", True)]
-    heads += [*([("asymmetry %", True)] if paired else []), ("reference mL", True)]
+    heads += [*([("asymmetry %", True)] if paired else [])]
+    heads += [("reference mL", True)] if card.volumes_ml else []
     heads += [("mean", True), ("sd", True)] if bright else []
     heads += [("confidence", True)] if confident else []
     return page(
@@ -55,6 +56,7 @@ def case_page(
         case=case,
         verdict=verdict,
         model=facts.get("model", {}).get("name", card.name),
+        made=bool(facts.get("model", {}).get("sha256")),
         findings=_findings(facts),
         pictures=_pictures(shown, card.labels),
         first=_first(shown, labels),
@@ -64,6 +66,7 @@ def case_page(
         paired=paired,
         sums=tissues({s["name"]: s["volume_ml"] for s in structures}),
         sums_say=SAYS,
+        ranged=bool(card.volumes_ml),
         bright=bright,
         confident=confident,
         volumes=charts.bars(
