@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from segcli.batch.cases import Case
 
-EventName = Literal["queued", "read", "segment", "window", "write", "done", "skipped", "failed"]
+EventName = Literal["queued", "read", "doubt", "segment", "window", "write", "done", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
 class Event:
     """What has just happened to a case; the fields that are not None are its facts.
 
+    sentence   of what speaks against the scan, before the network runs: with "doubt"
     shape      of the scan, D, H, W: with "segment"
     done       windows of `total` that the network has seen: with "window"
     labels     path of the label map: with "done" and "skipped"
@@ -25,6 +26,7 @@ class Event:
 
     name: EventName
     case: Case
+    sentence: str | None = None
     shape: tuple[int, ...] | None = None
     done: int | None = None
     total: int | None = None
@@ -40,7 +42,7 @@ class Event:
         return {key: value for key, value in named.items() if value is not None}
 
 
-_FACTS = ("shape", "done", "total", "labels", "seconds", "error", "exit_code")
+_FACTS = ("sentence", "shape", "done", "total", "labels", "seconds", "error", "exit_code")
 Watch = Callable[[Event], object]
 
 

@@ -28,7 +28,7 @@ from segcli.inference.together import Member, segment_together
 from segcli.inference.windows import at_overlap
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
-from segcli.results import checks, record
+from segcli.results import checks, record, scan_checks
 from segcli.results.islands import Change
 from segcli.results.measure import Tally, summed, tallied
 from segcli.results.record import EngineFacts, ExtrasFacts, LabelsFacts, Measured, ModelFacts, Record, RunFacts
@@ -51,6 +51,7 @@ class Options:
     affine    which statement of a NIfTI header counts
     skip      windows that hold nothing but the value beyond the image are not computed
     mirror    logits averaged over the card's mirror axes
+    label_map  whether what looks like a label map is taken for a scan
     largest   structures of which only the largest component is kept ("all" for every one); likewise the next two
     """
 
@@ -64,6 +65,7 @@ class Options:
     largest: tuple[str, ...] = ()
     min_size_ml: float = 0.0
     fill_holes: tuple[str, ...] = ()
+    label_map: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +217,8 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     )
     _check_room(paths[0], scan)
     outputs.check(scan, job.to)
+    for sentence in scan_checks.beforehand(scan, job.card, shown(case), label_map=job.options.label_map):
+        job.watch(Event("doubt", case, sentence=sentence))
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
 

@@ -140,6 +140,9 @@ class Labelling:
     classes: Annotated[str, typer.Option("--classes", help="Only these structures: names, numbers or codes.")] = ""
     affine: Affine = None
     fill_gaps: Annotated[bool, typer.Option("--fill-gaps", help="Interpolate missing DICOM slices; marked.")] = False
+    allow_label_map: Annotated[
+        bool, typer.Option("--allow-label-map", help="Take what looks like a label map for a scan.")
+    ] = False
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False
     half: Annotated[bool, typer.Option("--half", help="float16 on CUDA.")] = False
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Windows of pure background are not run.")] = False
@@ -165,6 +168,7 @@ class Labelling:
             largest=several(self.largest_component),
             min_size_ml=self.min_size,
             fill_holes=several(self.fill_holes),
+            label_map=self.allow_label_map,
         )
 
 

@@ -98,6 +98,8 @@ class Show:
                     self.events.flush()
             except (OSError, ValueError):
                 self.events = None
+        if name == "doubt" and not self.quiet:
+            self.line(f"warning: {case.name}: {event.sentence}")
         if self.verbose and name in ("read", "segment", "write", "done", "skipped"):
             self.line(f"{case.name}: {name}" + (f" {facts}" if self.verbose > 1 and facts else ""))
         if self.progress is None:

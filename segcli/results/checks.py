@@ -19,7 +19,7 @@ from segcli.models.card import ModelCard
 from segcli.results.islands import Islands, islands
 from segcli.results.measure import Structure, Tally, summed, tallied
 from segcli.results.scan_checks import Finding as Finding
-from segcli.results.scan_checks import Severity, of_grid, of_intensity, of_modality
+from segcli.results.scan_checks import Severity, blank, of_grid, of_scan
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label, side_of, words_of
 
@@ -93,9 +93,9 @@ def run(
     report = summed(counted, structures, labels.grid)
     found = list(of_grid(labels.grid))
     if image is not None:
-        found += of_modality(card, facts or {})
-        for channel, name in zip(image.data, card.channels, strict=False):
-            found += of_intensity(channel, name, card.modality)
+        if (nothing := blank(image)) is not None:
+            return [nothing]
+        found += of_scan(image, card, facts or {})
     if not any(s.voxels for s in report.structures):
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from models import CARD
 from runs import Pointwise, card, files, opened, quick, scan, scans
+from scan_files import nifti
 
 from segcli import formats
 from segcli.batch import pipeline, stages
@@ -792,3 +793,31 @@ def test_slices_that_filled_a_gap_get_no_labels(model, tmp_path, monkeypatch):
     assert not filled[:, :, 5].any()
     assert np.array_equal(np.delete(filled, 5, 2), np.delete(whole, 5, 2))
     assert sum(s["voxels"] for s in ended.record["structures"]) == (filled > 0).sum()
+
+
+def test_what_speaks_against_a_scan_is_told_before_its_segmentation(model, tmp_path):
+    mr = replace(model, modality="MR")
+    story = []
+    (done,) = run(
+        mr,
+        [scan(tmp_path / "a.nii.gz")],
+        tmp_path / "out",
+        watch=lambda e: story.append((e.name, e.facts.get("sentence"))),
+    )
+    names = [name for name, _ in story]
+    assert names.index("doubt") < names.index("segment")
+    assert "as air in Hounsfield units: a CT?" in dict(story)["doubt"]
+    assert done.status == "done"
+    assert done.record["verdict"] == "fail"
+
+
+def test_a_label_map_in_place_of_a_scan_is_refused_unless_it_is_meant(model, tmp_path):
+    data = np.zeros((16, 14, 12), "u1")
+    data[2:-2, 2:-2, 2:-2] = 1
+    path = nifti(tmp_path / "t1.nii.gz", data)
+    (refused,) = run(model, [path], tmp_path / "out")
+    assert refused.error.exit_code == 65
+    assert "t1.nii.gz: is a label map by its looks: 2 whole numbers" in refused.error.message
+    assert not list((tmp_path / "out").rglob("*seg*"))
+    (meant,) = run(model, [path], tmp_path / "out", options=Options(label_map=True))
+    assert meant.record["options"]["label_map"] is True
