@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Of the entities of a BIDS name, those that stand after seg-, in the order of the specification (schema, entities).
 _AFTER_SEG = re.compile(r"_(?:scale|res|den|label|prov|desc)-")
@@ -28,18 +32,53 @@ def name_of(scan: str, model: str) -> str:
     return f"{source[:place]}_seg-{model}{entities}"
 
 
-def describe(folder: Path) -> None:
-    """Say at the root of a BIDS derivatives tree what it is, unless that is said already."""
+def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
+    """Say at the root of a derivatives tree what it is, and which files in it are no part of BIDS.
+
+    source    the root of the dataset that the scans come from
+    strange   endings of the names of files and folders that BIDS does not know
+
+    What is there already stays, unless segcli wrote it.
+    """
     from segcli import __version__
     from segcli.formats import atomic
     from segcli.results.record import to_json
 
     path = folder / "dataset_description.json"
     if not path.exists():
-        document = {
+        document: dict[str, Any] = {
             "Name": "segcli",
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "segcli", "Version": __version__}],
         }
+        if where := _address(folder, source):
+            document["SourceDatasets"] = [where]
         atomic.write_bytes(path, to_json(document))
+    ignored = "\n".join([_IGNORED, "/cohort.*", *(f"*{ending}" for ending in strange)]).encode() + b"\n"
+    path = folder / ".bidsignore"
+    there = path.read_bytes() if path.exists() else None
+    if there is None or (there.startswith(_IGNORED.encode()) and there != ignored):
+        atomic.write_bytes(path, ignored)
+
+
+_IGNORED = "# written by segcli: what it makes beside the files that BIDS knows"
+
+
+def _address(folder: Path, source: Path) -> dict[str, str] | None:
+    """Where the source dataset is: by its DOI, or by the way up where the tree lies in it.
+
+    Any other path would tell names of folders, which are nobody's business.
+    """
+    try:
+        said = json.loads((source / "dataset_description.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    doi = said.get("DatasetDOI") if isinstance(said, dict) else None
+    if isinstance(doi, str) and doi:
+        plain = re.sub(r"^(?:doi:|https?://(?:dx\.)?doi\.org/)", "", doi)
+        return {"URL": f"https://doi.org/{plain}", "DOI": f"doi:{plain}"}
+    inside = os.path.relpath(folder.resolve(), source.resolve())
+    if inside == "." or inside.startswith(".."):
+        return None
+    return {"URL": "/".join([".."] * len(Path(inside).parts))}

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from segcli.results.measure import Report
     from segcli.space.volume import Volume
 
-ENTRY_POINTS = "segcli.outputs"
 LABELS = {"flat": "_seg.nii.gz", "bids": "_dseg.nii.gz"}  # what the name of a case gets in each layout
 RECORD = {"flat": "_seg.json", "bids": "_dseg.json"}
-MASKS = "_seg"  # the folder of masks
 
 Option = Literal["--write", "--report", "--tables", "--split", "--layout", "--stats-format"]
 Need = Literal["dicom", "probabilities", "votes"]
@@ -45,6 +43,7 @@ class Output:
     needs    what there has to be: a scan that is DICOM, probabilities, the votes of an ensemble
     also     whether something else that was asked for brings it along
     inside   names of the files in the folder, where there are several
+    bids     whether a BIDS derivative may have such files
     own      whether a file that begins with these bytes is an earlier one, which `segcli report` may replace
     """
 
@@ -56,6 +55,7 @@ class Output:
     needs: tuple[Need, ...] = ()
     also: Callable[[Destination], bool] = lambda to: False
     inside: Callable[[ModelCard], Iterable[str]] | None = None
+    bids: bool = False
     own: Callable[[bytes], bool] | None = None
 
     @property
@@ -94,9 +94,8 @@ class Destination:
     @property
     def shares(self) -> bool:
         """Whether something that is written needs probabilities."""
-        made = self.outputs
-        fractions = self.seg_type == "fractional" and any(o.kind == "dicom-seg" for o in made)
-        return fractions or any("probabilities" in o.needs for o in made)
+        kinds = ("dicom-seg",) if self.seg_type == "fractional" else ()
+        return any("probabilities" in o.needs or o.kind in kinds for o in self.outputs)
 
     @property
     def votes(self) -> bool:
@@ -118,8 +117,8 @@ class Destination:
 
     def files(self, case: Case, card: ModelCard) -> list[Path]:
         """Label map, record, and what else is made of a case."""
-        name = card.name
-        return [self.labels(case, name), self.record(case, name), *planned(self.base(case, name), card, self)]
+        first = [self.labels(case, card.name), self.record(case, card.name)]
+        return first + list(planned(self.base(case, card.name), card, self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +159,9 @@ def mask_names(card: ModelCard) -> dict[str, int]:
     for label in card.structures:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", label.name)
         if name.startswith(".") or not name.strip("_") or name.lower() in map(str.lower, found):
-            raise ModelError(
-                f"{card.name}: no mask can be called {label.name!r}: it begins with a dot, is empty, or another one "
-                "has that name",
-                hint="leave --split away, or give the structure another name in model.json",
-            )
+            told = f"no mask can be called {label.name!r}: it begins with a dot, is empty, or another one has that name"
+            hint = "leave --split away, or give the structure another name in model.json"
+            raise ModelError(f"{card.name}: {told}", hint=hint)
         found[name] = label.id
     return found
 
@@ -184,10 +181,8 @@ def check(scan: Volume, to: Destination) -> None:
     dicom = [output.kind for output in outputs() if "dicom" in output.needs]
     for kind in to.forms:
         if kind in dicom and (scan.source is None or scan.source.kind != "dicom"):
-            raise UsageError(
-                f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none",
-                hint="leave it away for such input",
-            )
+            told = f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none"
+            raise UsageError(told, hint="leave it away for such input")
 
 
 def write(case: Finished) -> tuple[list[Path], list[str]]:
@@ -348,6 +343,7 @@ BUILT_IN = (
         partial(_table, "bids"),
         "--tables",
         also=lambda to: to.layout == "bids",
+        bids=True,
     ),
     Output(
         "dicom-seg",
@@ -365,6 +361,7 @@ BUILT_IN = (
         "of each label, as uint8 with a slope",
         lambda path, case: _image(path, case, case.result.probabilities),
         needs=("probabilities",),
+        bids=True,
     ),
     Output(
         "disagreement",
@@ -380,6 +377,7 @@ BUILT_IN = (
         _volume_names,
         "--layout",
         also=lambda to: to.layout == "bids" and "probabilities" in to.forms,
+        bids=True,
     ),
     Output(
         "totalseg",
@@ -391,7 +389,7 @@ BUILT_IN = (
     ),
     Output(
         "masks",
-        MASKS,
+        "_seg",
         "a folder with a mask of each structure",
         _mask,
         "--split",
@@ -410,7 +408,7 @@ def outputs() -> tuple[Output, ...]:
     from importlib.metadata import entry_points
 
     known = list(BUILT_IN)
-    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+    for entry in sorted(entry_points(group="segcli.outputs"), key=lambda entry: entry.name):
         try:
             output = entry.load()
         except Exception as error:

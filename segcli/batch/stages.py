@@ -361,7 +361,8 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     measured = Measured(loaded.scan.grid, report, _checked(job, labelled, counted))
     base, described = job.to.base(case, job.card.name), f"segcli {job.card.name}"
     if job.to.layout == "bids" and job.to.folder is not None:
-        bids.describe(job.to.folder)
+        strange = [o.ending for o in outputs.outputs() if not o.bids]
+        bids.describe(job.to.folder, case.beside, strange)
     with atomic.together(record_path, labels_path, lambda: _finished(job, case, loaded.key)) as staged:
         formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=described)
         made = LabelsFacts(file=labels_path.name, sha256=file_sha256(staged[labels_path]))
