@@ -39,7 +39,7 @@ class OnnxEngine(HostEngine):
     ) -> None:
         super().__init__(threads, max_ram)
         self.name = f"onnxruntime {device}"
-        self.batch = batch
+        self.batch = file.batch or batch
         self._file = file
         with silent() as onnxruntime:
             self._session = self._opened(onnxruntime, device, max_vram)
@@ -72,6 +72,13 @@ class OnnxEngine(HostEngine):
 
         from segcli.engines.export.onnx_file import answered
 
+        fixed = self._file.batch
+        if fixed is not None and len(patches) != fixed:  # in pieces of that many, the last one filled up
+            missing = -len(patches) % fixed
+            filled = np.concatenate([patches, *[patches[-1:]] * missing])
+            return np.concatenate([self.run(filled[i : i + fixed]) for i in range(0, len(filled), fixed)])[
+                : len(patches)
+            ]
         try:
             logits: NDArray[np.float32] = self._session.run(None, {self._file.input: patches})[0]
         except (Fail, InvalidArgument) as error:

@@ -120,6 +120,38 @@ def test_5_2_external_data_outside_the_folder_is_refused(tmp_path: Path, locatio
         open_engine(read_card(folder))
 
 
+@pytest.mark.parametrize("damage", ["short", "empty", "offset", "length"])
+def test_5_2_external_data_beyond_the_end_of_its_file_is_refused(tmp_path: Path, damage: str) -> None:
+    folder = organs(tmp_path / "organs", onnx_sha256=None)
+    moved(folder, "weights.bin")
+    data = (folder / "weights.bin").read_bytes()
+    if damage in ("short", "empty"):
+        (folder / "weights.bin").write_bytes(data[:-3] if damage == "short" else b"")
+    else:
+        model = onnx.load(folder / "model.onnx", load_external_data=False)
+        for entry in model.graph.initializer[0].external_data:
+            if entry.key == damage:
+                entry.value = str(10**9)
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"model\.onnx: .* weights\.bin"):
+        open_engine(read_card(folder))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_17_a_graph_with_a_fixed_number_of_windows_runs_any_number(tmp_path: Path, kind: Any, batch: int) -> None:
+    folder = organs(tmp_path / "organs", onnx_sha256=None)
+    patches = np.random.default_rng(0).normal(size=(5, 1, 32, 32, 32)).astype(np.float32)
+    wanted = open_engine(read_card(folder), engine=kind).engine.run(patches).copy()
+    model = onnx.load_model_from_string((folder / "model.onnx").read_bytes())
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    engine = open_engine(read_card(folder), engine=kind, batch=4).engine
+    np.testing.assert_allclose(engine.run(patches), wanted, rtol=1e-6, atol=1e-5)
+    assert engine.run(patches[:1]).shape == (1, 6, 32, 32, 32)
+
+
 def moved(folder: Path, name: str) -> None:
     """Move the weights of a folder's ONNX file into a file of their own."""
     model = onnx.load(folder / "model.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,17 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import load_external_data_for_model
 
-from segcli.errors import ModelError
+from segcli.errors import ModelError, cause_of
 from segcli.models.card import ModelCard, part
 from segcli.models.library import file_sha256
 
 CERTIFICATE_KEY = "segcli_certificate"  # in the metadata of segcli's exports
 OPSETS = range(9, 24)
 _STANDARD = ("", "ai.onnx")
+_KINDS = {"FLOAT": 4, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2} | {
+    "INT32": 4, "UINT32": 4, "INT64": 8, "UINT64": 8, "BOOL": 1
+}  # fmt: skip
+_SIZES = {onnx.TensorProto.DataType.Value(kind): size for kind, size in _KINDS.items()}  # bytes of one number
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +34,7 @@ class OnnxFile:
     hashes    sha256 of each file that they come from
     shape     (C, d, h, w) of one window
     channels  of the output
+    batch     windows at a time that the graph is made for; None for any number
     """
 
     name: str
@@ -37,6 +43,7 @@ class OnnxFile:
     shape: tuple[int, int, int, int]
     channels: int
     input: str
+    batch: int | None = None
 
 
 def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> OnnxFile:
@@ -65,7 +72,13 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     _fits(inputs[0], shape, f"{name}: the input {inputs[0].name!r}")
     channels = len(card.decide.values)
     _fits(outputs[0], (channels, *card.window.size), f"{name}: the output {outputs[0].name!r}")
-    return OnnxFile(name, data, hashes, shape, channels, inputs[0].name)
+    return OnnxFile(name, data, hashes, shape, channels, inputs[0].name, _batch(inputs[0]))
+
+
+def _batch(value: Any) -> int | None:
+    """The first size of a tensor, where it is stated."""
+    sizes = value.type.tensor_type.shape.dim
+    return sizes[0].dim_value or None if sizes else None
 
 
 def parsed(data: bytes, name: str) -> Any:
@@ -163,12 +176,33 @@ def _whole(model: Any, locations: list[str], hashes: dict[str, str], card: Model
         raise ModelError(f"{name}: its weights lie in {locations[0]!r}, and the model has no folder")
     for location in locations:
         hashes[location] = file_sha256(part(card.folder, location))
-    load_external_data_for_model(model, str(card.folder))
+    try:
+        load_external_data_for_model(model, str(card.folder))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:  # an offset beyond the end, a wrong length
+        raise ModelError(
+            f"{name}: its weights in {locations[0]} cannot be read: {cause_of(error)}",
+            hint="the file beside it is damaged, or from another version of the model",
+        ) from error
+    _complete(model, name, locations[0])
     try:
         data: bytes = model.SerializeToString()
     except ValueError as error:
         raise ModelError(f"{name}: over 2 GB with its external data", hint="use --engine torch") from error
     return data
+
+
+def _complete(model: Any, name: str, location: str) -> None:
+    """Refuse tensors that have other bytes than their shapes ask for: their file ended before."""
+    for tensor in _tensors(model.graph):
+        size = _SIZES.get(tensor.data_type)
+        if size is None or not tensor.HasField("raw_data"):
+            continue
+        wanted = size * math.prod(tensor.dims)
+        if len(tensor.raw_data) != wanted:
+            raise ModelError(
+                f"{name}: {tensor.name or 'a tensor'} has {len(tensor.raw_data)} of {wanted} bytes in {location}",
+                hint="the file beside it is damaged, or from another version of the model",
+            )
 
 
 def _fits(value: Any, shape: tuple[int, ...], what: str) -> None:

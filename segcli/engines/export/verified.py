@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from segcli import formats
 from segcli.engines.export.certificate import DIGEST_KEY, current_samples, digest, relative_error, runtimes, versions
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, parsed, props
-from segcli.errors import ModelError
+from segcli.errors import EngineError, ModelError
 from segcli.formats.atomic import whole_file
 from segcli.inference.prepare import check_channels, finite, prepare
 from segcli.inference.windows import padded, windows
@@ -44,6 +45,8 @@ def export_onnx(
     returns  the certificate that the file holds
     errors   ModelError (78): not exportable, or the answers differ; OutputError: cannot write
     """
+    if find_spec("torch") is None:
+        raise EngineError("torch is not installed: exporting a network needs it", hint="pip install torch")
     from segcli.engines.export.graph import certified
 
     shown = scan_windows(card, verify, affine) if verify else {}
