@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import typer
 
 from segcli.commands.terminal import Show, say, show_error
-from segcli.errors import ModelError, OutputError, SegcliError
+from segcli.errors import EngineError, ModelError, OutputError, SegcliError
 
 Item = TypeVar("Item")
 STILL = 300.0  # seconds without an event after which the watchdog speaks
@@ -162,6 +162,8 @@ def _from_a_file(error: Exception) -> bool:
 
 def _unforeseen(error: Exception, debug: bool) -> int:
     """Click's own refusals keep their code; anything else is a bug of segcli."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":  # a machine for ONNX files alone
+        return _refused(EngineError("torch is not installed: this command needs it", hint="pip install torch"), debug)
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
         if _from_a_file(error):
