@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from segcli.errors import ModelError
 from segcli.models import weights as checkpoint
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
-from segcli.models.imports.source import Named, Source, Stated, distinct, legible
+from segcli.models.imports.source import Named, Source, Stated, label_names, legible
 from segcli.models.weights import Tensors
 from segcli.networks.registry import Inferred
 
@@ -195,7 +195,9 @@ def _formats(metadata: Mapping[str, Any], said: _Said) -> list[str]:
     if short:
         said.card["modality"] = short
     outputs: dict[str, Any] = next(iter(formats.get("outputs", {}).values()), {})
-    return distinct(_definition(outputs.get("channel_def")))
+    names, changed = label_names(_definition(outputs.get("channel_def")))
+    said.notes += changed
+    return names
 
 
 def _definition(found: Any) -> list[str]:

@@ -136,8 +136,12 @@ def notes(source: Source, network: Recognised, stated: Stated) -> list[str]:
 
 
 def _inert(network: Recognised) -> list[str]:
-    """A sentence about tensors that have no effect on the output."""
-    inert = sorted(set(network.folds[0]) - set(network.live())) if network.folds else []
+    """A sentence about tensors that have no effect on the output; second names of those that have are no news."""
+    if not network.folds:
+        return []
+    tensors, live = network.folds[0], network.live()
+    places = {tensors[name].data_ptr() for name in live}
+    inert = sorted(name for name in tensors.keys() - set(live) if tensors[name].data_ptr() not in places)
     if not inert:
         return []
     return [f"{len(inert)} tensors without effect on the output are left out: {', '.join(inert[:3])}"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from segcli.errors import ModelError
 from segcli.models import weights
-from segcli.models.imports.source import Named, Source, Stated, distinct, legible, slug
+from segcli.models.imports.source import Named, Source, Stated, label_names, legible, slug
 from segcli.networks.registry import Inferred
 
 _FINAL = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -87,7 +87,7 @@ def _source(
     with legible(said_in):
         chosen = _configuration(plans, str(content.get("init_args", {}).get("configuration") or configuration))
         channels = _channels(dataset)
-        labels, outputs = _labels(dataset)
+        labels, outputs, notes = _labels(dataset)
         kind, named = _architecture(chosen, len(channels), outputs)
         lacks: dict[str, str] = {}
         fields = {
@@ -99,7 +99,7 @@ def _source(
         container,
         where=f"a network of the class {kind}",
         folds=[weights.table(one) for one in stored],
-        states=lambda _: Stated(fields, lacks=lacks),
+        states=lambda _: Stated(fields, notes, lacks),
         named=Named(f"the plans' {kind}", named) if named else None,
     )
 
@@ -222,24 +222,24 @@ def _before_2_4(chosen: Mapping[str, Any], kind: str) -> dict[str, Any]:
     }
 
 
-def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Fields `labels` and `regions` of the card, and how many outputs the network has."""
+def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[str]]:
+    """Fields `labels` and `regions` of the card, how many outputs the network has, and what names were changed."""
     table = {str(k): v for k, v in dataset["labels"].items()}
     if all(k.isdecimal() and isinstance(v, str) for k, v in table.items()):
         table = {v: int(k) for k, v in table.items()}  # version 1's order
     table = {k: v for k, v in table.items() if k != "ignore"}
-    names = distinct(list(table))
+    names, said = label_names(list(table))
     # A list of one value is that value, until some list has more.
     sets = [v if isinstance(v, list | tuple) else [v] for v in table.values()]
     if all(len(values) == 1 for values in sets):
         pairs = sorted(zip(names, (int(values[0]) for values in sets), strict=True), key=lambda pair: pair[1])
-        return {"labels": dict(pairs)}, len(pairs)
+        return {"labels": dict(pairs)}, len(pairs), said
     structures = [(n, v) for n, v in zip(names, sets, strict=True) if set(v) != {0}]
     order = [int(v) for v in dataset["regions_class_order"]]
     if len(order) != len(structures):
         raise ModelError(f"dataset.json: {len(structures)} regions and {len(order)} values in regions_class_order")
     values = {n: value for (n, _), value in zip(structures, order, strict=True)}
-    return {"labels": {"background": 0, **values}, "regions": order}, len(order)
+    return {"labels": {"background": 0, **values}, "regions": order}, len(order), said
 
 
 def _resampling(chosen: Mapping[str, Any]) -> dict[str, Any]:

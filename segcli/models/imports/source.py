@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,14 +99,30 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """Names as slugs, made different with a number where they clash."""
+# Signs that tell two names apart which are alike without them: "tumour+" and "tumour-".
+_SIGNS = {"+": "plus", "<": "below", ">": "above", "=": "equal", "&": "and", "%": "percent", "*": "star", "#": "number"}
+
+
+def label_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of labels in snake_case, letters of any script kept, no two alike; a sentence about those that changed."""
+    plain = [_snake(name) for name in names]
+    alike = {name for name in plain if plain.count(name) > 1}
+    spelt = [_snake(_spelt(name)) if snake in alike else snake for name, snake in zip(names, plain, strict=True)]
     out: list[str] = []
-    for name in map(slug, names):
-        count = 2
-        unique = name
-        while unique in out:
-            unique = f"{name}_{count}"
-            count += 1
-        out.append(unique)
-    return out
+    for name in spelt:
+        numbered = (f"{name}_{count}" for count in itertools.count(2))
+        out.append(name if name not in out else next(other for other in numbered if other not in {*out, *spelt}))
+    changed = [f"{old!r} {new}" for old, new in zip(names, out, strict=True) if old != new]
+    return out, [f"labels are called in another way: {', '.join(changed)}"] if changed else []
+
+
+def _snake(name: str) -> str:
+    """Letters, digits and their accents, small, with one "_" in place of what lies between them."""
+    kept = (c if unicodedata.category(c)[0] in "LMN" else "_" for c in unicodedata.normalize("NFKC", name).lower())
+    return re.sub("_+", "_", "".join(kept)).strip("_") or "unnamed"
+
+
+def _spelt(name: str) -> str:
+    """A name with its signs as words; a "-" at its end is a minus, between words it joins them."""
+    name = re.sub(r"[-\u2212]$", " minus", name.strip())
+    return "".join(f" {_SIGNS[c]} " if c in _SIGNS else c for c in name)

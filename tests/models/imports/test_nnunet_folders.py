@@ -27,6 +27,7 @@ from segcli.models import card, imports, library
 from segcli.models import weights as checkpoint
 from segcli.models.imports import nnunet
 from segcli.models.imports.recognise import Recognised
+from segcli.models.imports.source import label_names
 from segcli.networks import registry
 from segcli.space.grids import model_grid
 from segcli.space.resample import Interpolation, onto
@@ -188,6 +189,18 @@ def test_a_checkpoint_of_version_2_carries_its_own_plans(tmp_path: Path) -> None
         folder, name="", source="", document={}, weights=(), sha256=(), folder=None
     )
     assert len(folder.weights) == 2
+
+
+def test_second_names_of_the_networks_tensors_are_no_news(tmp_path: Path) -> None:
+    """nnU-Net stores its encoder once more under the decoder's name, and each layer in a list."""
+    folder = edited(tmp_path)
+    assert imports.inspect(folder).notes == []
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    name = "decoder.encoder.stages.0.0.convs.0.conv.weight"
+    content["network_weights"][name] = content["network_weights"][name].clone()
+    torch.save(content, path)
+    assert imports.inspect(folder).notes == [f"1 tensors without effect on the output are left out: {name}"]
 
 
 def test_what_plans_say_becomes_the_card(tmp_path: Path) -> None:
@@ -370,6 +383,29 @@ def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
     made = library.read_card(imports.adopt(folder, to=tmp_path))
     assert [(label.name, label.id) for label in made.labels] == [("background", 0), ("organ", 1), ("lesion", 2)]
     assert made.decide.rule == "argmax"
+
+
+def test_label_names_of_any_script_are_kept_and_each_change_is_said(tmp_path: Path) -> None:
+    folder = edited(tmp_path, {"labels": {"background": 0, "左肺": 1, "Œsophage (abdominal)": 2}})
+    told: list[str] = []
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m", tell=told.append))
+    assert [label.name for label in made.labels] == ["background", "左肺", "œsophage_abdominal"]
+    assert told == ["labels are called in another way: 'Œsophage (abdominal)' œsophage_abdominal"]
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (["Tumour+", "tumour-"], ["tumour_plus", "tumour_minus"]),
+        (["node <1cm", "node >1cm"], ["node_below_1cm", "node_above_1cm"]),
+        (["a b", "a-b", "A_B"], ["a_b", "a_b_2", "a_b_3"]),
+        (["a b", "a-b", "a_b_2"], ["a_b", "a_b_3", "a_b_2"]),
+        (["हृदय", "Почка левая", "腎臓 (右)"], ["हृदय", "почка_левая", "腎臓_右"]),
+        (["!", "?"], ["unnamed", "unnamed_2"]),
+    ],
+)
+def test_names_that_fall_together_are_told_apart_legibly(names: list[str], called: list[str]) -> None:
+    assert label_names(names)[0] == called
 
 
 def test_channels_are_in_the_order_of_their_numbers_and_told_apart() -> None:
