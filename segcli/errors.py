@@ -8,10 +8,14 @@ SegcliError
 ├── DownloadFailed   69   a file of a network that does not come, or other bytes than stated
 ├── OutOfMemory      71   every way to need less memory failed
 ├── OutputError      74   cannot write, disk full
-│   ├── OutputExists 73   would overwrite a file that is not a verified earlier result
-│   └── Denied       77   not permitted
+│   └── OutputExists 73   would overwrite a file that is not a verified earlier result
+├── Denied           77   not permitted, to read or to write
 ├── ModelError       78   no such model, a wrong card, weights that do not fit
 └── CasesFailed       1   some of several cases failed, the others are done
+
+Each is also the built-in error that it is (ValueError, OSError, FileNotFoundError, FileExistsError, PermissionError,
+MemoryError), for programs that do not know segcli. So where a refusal can arise within segcli, a handler of one of
+those stands below one that lets SegcliError pass.
 """
 
 from __future__ import annotations
@@ -58,15 +62,15 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-class UsageError(SegcliError):
+class UsageError(SegcliError, ValueError):
     exit_code = 2
 
 
-class InputError(SegcliError):
+class InputError(SegcliError, ValueError):
     exit_code = 65
 
 
-class InputMissing(InputError):
+class InputMissing(InputError, FileNotFoundError):
     exit_code = 66
 
 
@@ -78,23 +82,23 @@ class DownloadFailed(SegcliError):
     exit_code = 69
 
 
-class OutOfMemory(SegcliError):
+class OutOfMemory(SegcliError, MemoryError):
     exit_code = 71
 
 
-class OutputError(SegcliError):
+class OutputError(SegcliError, OSError):
     exit_code = 74
 
 
-class OutputExists(OutputError):
+class OutputExists(OutputError, FileExistsError):
     exit_code = 73
 
 
-class Denied(OutputError):
+class Denied(SegcliError, PermissionError):
     exit_code = 77
 
 
-class ModelError(SegcliError):
+class ModelError(SegcliError, ValueError):
     exit_code = 78
 
 

@@ -1,8 +1,41 @@
-"""What is said of other libraries' errors."""
+"""What a refusal is to a program, and what is said of other libraries' errors."""
+
+import pickle
 
 import pytest
 
+from segcli import errors
 from segcli.errors import cause_of
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin", "code"),
+    [
+        (errors.UsageError, ValueError, 2),
+        (errors.InputError, ValueError, 65),
+        (errors.InputMissing, FileNotFoundError, 66),
+        (errors.OutOfMemory, MemoryError, 71),
+        (errors.OutputExists, FileExistsError, 73),
+        (errors.OutputError, OSError, 74),
+        (errors.Denied, PermissionError, 77),
+        (errors.ModelError, ValueError, 78),
+    ],
+)
+def test_a_refusal_is_also_the_built_in_error_that_it_is(kind, builtin, code):
+    refusal = kind("a.nii: broken", hint="mend it")
+    for one in (refusal, pickle.loads(pickle.dumps(refusal))):
+        assert isinstance(one, builtin)
+        assert (type(one), one.message, one.hint, str(one)) == (
+            kind,
+            "a.nii: broken",
+            "mend it",
+            "a.nii: broken (mend it)",
+        )
+        assert one.exit_code == code
+
+
+def test_what_is_not_permitted_is_no_failure_of_an_output():
+    assert not issubclass(errors.Denied, errors.OutputError)
 
 
 @pytest.mark.parametrize(

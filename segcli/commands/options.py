@@ -37,7 +37,17 @@ class Group(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose options stand in the help below the name of their panel; those of no panel first."""
+    """A command whose options stand in the help below the name of their panel; those of no panel first.
+
+    Typer looks at no file itself: its refusals have other codes than those of the room that reads the file.
+    """
+
+    def __init__(self, *words: Any, params: Any = None, **how: Any) -> None:
+        super().__init__(*words, params=params, **how)
+        for parameter in self.params:
+            known: Any = parameter
+            declared = getattr(known, "type_descriptor", None)  # an older typer has click's type
+            (declared.parameter_info if declared else known.type).readable = False
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}

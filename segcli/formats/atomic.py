@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
-from segcli.errors import Denied, OutputError, OutputExists
+from segcli.errors import Denied, OutputError, OutputExists, SegcliError
 
 try:
     import fcntl
@@ -224,6 +224,8 @@ def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turn the system's errors about an output into OutputError or Denied that name the file."""
     try:
         yield
+    except SegcliError:
+        raise
     except OSError as error:
         if error.errno in _SHUT:
             raise Denied(

@@ -78,6 +78,8 @@ def reading(path: Path) -> Iterator[None]:
     """Turn the system's errors about an input into the refusal that names it."""
     try:
         yield
+    except SegcliError:
+        raise
     except OSError as error:
         raise refusal(error, path) from error
 
@@ -106,6 +108,8 @@ def _status(path: Path) -> os.stat_result:
         if path.is_symlink():
             raise InputMissing(f"{path.name}: broken link, its target does not exist") from None
         raise InputMissing(f"{path.name}: no such file or folder", hint="check the path") from None
+    except PermissionError as error:
+        raise refusal(error, path) from error
     except OSError as error:
         raise InputError(f"{path.name}: cannot be opened: {error.strerror}") from error
     except ValueError as error:
@@ -145,15 +149,10 @@ def is_gzip(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, open for reading; the system's errors become InputError with the file's name."""
+    """A regular file, open for reading; the system's errors become a refusal with the file's name."""
     regular_size(path)
-    try:
-        with path.open("rb") as file:
-            yield file
-    except PermissionError as error:
-        raise InputError(f"{path.name}: permission denied", hint="make the file readable for you") from error
-    except OSError as error:
-        raise InputError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        yield file
 
 
 def read_voxels(

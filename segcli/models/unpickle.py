@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segcli.errors import ModelError, cause_of
+from segcli.errors import ModelError, SegcliError, cause_of
 
 SAVE_AGAIN = "save the tensors alone, torch.save(model.state_dict(), FILE), where the checkpoint was made"
 
@@ -62,6 +62,8 @@ def globals_in(data: bytes, name: str) -> list[str]:
                     memo[int(arg or 0)] = texts[-1] if texts else None
                 elif op.name in ("GET", "BINGET", "LONG_BINGET"):
                     texts.append(memo.get(int(arg or 0)))
+        except SegcliError:
+            raise
         except (ValueError, EOFError, UnicodeDecodeError) as error:
             if number == 4:  # the storages follow; torch says whether they are whole
                 break

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from segcli.errors import ModelError
+from segcli.errors import Denied, ModelError, SegcliError
 from segcli.models.card import ModelCard
 from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_old_torch, unpickled
 from segcli.networks import registry
@@ -340,6 +340,8 @@ def read(path: Path, sha256: str = "") -> Stored:
     """
     try:
         data = path.read_bytes()
+    except PermissionError as error:
+        raise Denied(f"{path.name}: cannot be read: permission denied", hint="make it readable for you") from error
     except OSError as error:
         raise ModelError(f"{path.name}: cannot be read: {error.strerror or error}") from error
     found = hashlib.sha256(data).hexdigest()
@@ -400,6 +402,8 @@ def _zip(data: bytes, name: str) -> tuple[str, Any]:
                     hint="unpack it; a MONAI bundle or an nnU-Net folder can be imported as a folder",
                 )
             names = globals_in(archive.read(pickles[0]), name)
+    except SegcliError:
+        raise
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
         # The last four: names that are no text, versions and encryption that zipfile does not know, odd extra fields.
         raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {error}") from error

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segcli.errors import EngineError, ModelError, cause_of
+from segcli.errors import EngineError, ModelError, SegcliError, cause_of
 
 GROUP = "segcli.networks"
 
@@ -61,6 +61,8 @@ def build(family: str, config: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"{family} needs {', '.join(needed)}", hint="add it to the card's architecture")
     try:
         return make(**config).eval()
+    except SegcliError:
+        raise
     except (
         TypeError,
         ValueError,

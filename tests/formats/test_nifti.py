@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scan_files import IJK, RAS, counting, grids, nifti, nifti_bytes
 
 from segcli import formats
-from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError, SegcliError
+from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats import nifti as room
 from segcli.formats import streams
 from segcli.space.volume import Grid, Volume
@@ -446,7 +446,7 @@ def test_an_unreadable_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", shut)
-    with pytest.raises(InputError, match=r"a\.nii: permission denied"):
+    with pytest.raises(Denied, match=r"a\.nii: cannot be read: permission denied"):
         read(path)
 
 

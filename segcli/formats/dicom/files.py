@@ -160,6 +160,8 @@ def _reachable(path: Path) -> Iterator[None]:
     """Turn the system's errors about a file into Denied or InputError that name it."""
     try:
         yield
+    except SegcliError:
+        raise
     except PermissionError as error:
         raise Denied(f"{printable(path.name)}: permission denied", hint="make the file readable for you") from error
     except OSError as error:

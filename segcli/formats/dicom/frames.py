@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from segcli.errors import InputError
+from segcli.errors import InputError, SegcliError
 from segcli.formats.dicom.files import DicomFile, text_of
 
 # What may tell the volumes of one series apart, in the order in which it is tried.
@@ -86,6 +86,8 @@ def frames_of(file: DicomFile) -> list[Frame]:
     """All slices of a whole file; InputError names the file, the frame and what its header lacks."""
     try:
         return _frames(file)
+    except SegcliError:
+        raise
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         raise InputError(f"{file.name}: corrupt: its header makes no sense ({type(error).__name__})") from error
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segcli.errors import ModelError
+from segcli.errors import ModelError, SegcliError
 from segcli.models import card, embedded, library, weights
 from segcli.models.card import ModelCard
 from segcli.models.imports import document
@@ -178,6 +178,8 @@ def _recipe(recipe: str) -> ModelCard:
         raise ModelError(f"no recipe {recipe!r} found", hint=f"there are: {known}")
     try:
         return card.parse(json.loads(path.read_text(encoding="utf-8")))
+    except SegcliError:
+        raise
     except (ValueError, OSError) as error:
         raise ModelError(f"{path.name}: not JSON: {error}") from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from segcli.errors import ModelError
+from segcli.errors import ModelError, SegcliError
 from segcli.models.weights import Tensors
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def legible(what: str) -> Iterator[None]:
     """Refuse a description in which a field is missing or of another kind than those who write it give it."""
     try:
         yield
+    except SegcliError:
+        raise
     except KeyError as error:
         raise ModelError(f"{what}: the field {error} is missing") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
