@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_SHORT, _ENDLESS = 160, 600  # characters of what a library says: of some sentences, of one without an end
+
+
 class SegcliError(Exception):
     """A refusal: one sentence with file and value, and a hint that says what to do next."""
 
@@ -49,9 +52,21 @@ def _again(kind: type[SegcliError], message: str, hint: str | None) -> SegcliErr
 
 
 def cause_of(error: BaseException) -> str:
-    """The first line of what a library says of an error, 120 characters at most; its class where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+    """What a library says of an error, in one line: its first sentence, and more whole ones as far as they are short.
+
+    Only a sentence without an end is cut, between words and visibly. The error's class where it says nothing.
+    """
+    import re  # for refusals alone
+
+    first, *more = re.split(r"(?<=[.!?])\s+(?=[A-Z\[])", " ".join(str(error).split("\n\n")[0].split()))
+    said = first or type(error).__name__
+    if len(said) > _ENDLESS:
+        return said[:_ENDLESS].rpartition(" ")[0] + " ..."
+    for sentence in more:
+        if len(said) + len(sentence) >= _SHORT:
+            break
+        said += f" {sentence}"
+    return said
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -41,8 +41,13 @@ def test_what_is_not_permitted_is_no_failure_of_an_output():
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (ValueError("\n one\ntwo"), "one"),
-        (ValueError("x" * 500), "x" * 120),
+        (ValueError("\n one\ntwo\n\nthree"), "one two"),
+        (ValueError("a word " * 100), "a word " * 85 + "a ..."),
+        (
+            ValueError("It has shape (3,\n 4). Use 5. " + "This is long, " * 20 + "isn't it?"),
+            "It has shape (3, 4). Use 5.",
+        ),
+        (ValueError("x" * 500 + ". Y"), "x" * 500 + "."),
         (RuntimeError(" \n"), "RuntimeError"),
         (IndexError(), "IndexError"),
     ],

@@ -25,7 +25,7 @@ from segcli.batch.stages import (
     shown,
     write,
 )
-from segcli.errors import InputError, OutOfMemory, OutputError, SegcliError, UsageError
+from segcli.errors import InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
 from segcli.formats import atomic
 from segcli.models.card import ModelCard
 from segcli.results.measure import cohort_rows, csv_text, from_json
@@ -117,7 +117,7 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
         return _failed(job, case, kind(f"{shown(case)}: {error.strerror or error}"))
     except Exception as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            said = str(error).partition("\n")[0]
+            said = cause_of(error)
             hint = "try --max-ram, or a machine with more"
             return _failed(job, case, OutOfMemory(f"{shown(case)}: not enough memory: {said}", hint=hint))
         fault = SegcliError(
