@@ -154,6 +154,7 @@ class Limits(_Kept, frozen=True, kw_only=True):
     exchanged_mm       distance of two structures from their own places when each lies where the other belongs
     proportion         one axis longer or shorter against the others
     scale_sd           mean distance of all volumes from the middle of their ranges, a sixth of a range each
+    stray_ml           of all pieces apart from the main body, where all structures together are one
     """
 
     confidence: Annotated[_Share | None, Meta(description="null or a number from 0 to 1")] = None
@@ -163,6 +164,7 @@ class Limits(_Kept, frozen=True, kw_only=True):
     exchanged_mm: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
     proportion: Annotated[_Ratio | None, Meta(description="null or a number above 1, 10 at most")] = None
     scale_sd: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
+    stray_ml: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
 
 
 class ArchitectureDocument(Struct, frozen=True, kw_only=True):

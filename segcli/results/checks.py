@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from segcli.models.card import ModelCard
 from segcli.results.islands import Islands, islands
 from segcli.results.measure import Structure, Tally, summed, tallied
+from segcli.results.places import fitted, stretches
 from segcli.results.scan_checks import Finding as Finding
 from segcli.results.scan_checks import Severity, blank, of_grid, of_scan
 from segcli.space.volume import Grid, Volume
@@ -54,6 +55,7 @@ _CALIBRATED = {
     "exchanged_mm": "exchanged places",
     "proportion": "proportions",
     "scale_sd": "scale",
+    "stray_ml": "pieces apart",
 }
 _DIFFUSE = {"csf", "fluid", "fat", "tissue"}  # whose edges nobody is sure of
 _PIECES = {"csf", "fluid", "vessel", "vessels", "ventricle", "lesion", "lesions", "bowel", "colon", "rib", "ribs"}
@@ -100,7 +102,18 @@ def run(
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)
     scene = _Scene(labels, structures, {s.label: s for s in report.structures}, counted, card)
-    for check in (_laterality, _asymmetry, _misplaced, _places, _truncated, _missing, _volumes, _scale, _pieces):
+    for check in (
+        _laterality,
+        _asymmetry,
+        _misplaced,
+        _places,
+        _truncated,
+        _missing,
+        _volumes,
+        _scale,
+        _pieces,
+        _strays,
+    ):
         found += check(scene)
     found += _confidence(scene, confidence or {})
     for s in scene.by_id.values():
@@ -281,33 +294,6 @@ def _exchanged(scene: _Scene, there: Sequence[Structure], gaps: NDArray[np.float
             yield Finding("misplaced", "review", f"{a}, {b}", sentence + "have they each other's label?")
 
 
-def fitted(usual: NDArray[np.float64], places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The affine map that takes usual places, (n, 3) mm, to those of a scan, and where it takes each of them.
-
-    returns  its matrix (3, 3), and the expected places (n, 3) mm
-
-    Least squares with weights that fall with a structure's distance (Geman and McClure), so that one that lies
-    elsewhere does not draw the others with it.
-    """
-    rows = np.hstack([usual, np.ones((len(usual), 1))])
-    weight = np.ones(len(usual))
-    for _ in range(10):
-        root = np.sqrt(weight)[:, None]
-        solution = np.linalg.lstsq(rows * root, places * root, rcond=None)[0]
-        expected = rows @ solution
-        off = np.linalg.norm(expected - places, axis=1)
-        weight = 1 / (1 + (off / (1.5 * np.median(off) + 0.3)) ** 2) ** 2
-    return solution[:3].T, expected
-
-
-def stretches(matrix: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
-    """How much longer things became along each array axis of a grid than along the other two, by a matrix (3, 3)."""
-    axes = grid.affine[:3, :3] / grid.spacing
-    along = np.maximum(np.sqrt(np.einsum("ia,ij,ja->a", axes, matrix @ matrix.T, axes)), 1e-3)  # not 0, in one plane
-    ratios: NDArray[np.float64] = (along**3 / along.prod()) ** 0.5
-    return ratios
-
-
 def _truncated(scene: _Scene) -> Iterator[Finding]:
     """Structures that the border of the scan cuts, other than those that go on beyond most scans."""
     letters = scene.labels.grid.axes
@@ -360,8 +346,7 @@ def _volumes(scene: _Scene) -> Iterator[Finding]:
         far = s.volume_ml > high * EXPLODED or s.volume_ml < low / EXPLODED
         near = low / NEAR <= s.volume_ml <= high * NEAR
         sentence = f"{s.name}: {s.volume_ml:g} mL, {'just ' * near}outside {low:g} to {high:g} mL"
-        source = f" ({scene.card.volumes_source.split(' (')[0]})" if scene.card.volumes_source else ""
-        yield Finding("volume", "fail" if far else "note" if near else "review", s.name, sentence + source)
+        yield Finding("volume", "fail" if far else "note" if near else "review", s.name, sentence)
 
 
 def _scale(scene: _Scene) -> Iterator[Finding]:
@@ -425,6 +410,21 @@ def _pieces_of(
         if body < ISLAND_SHARE and not _PIECES.intersection(words_of(s.name)):
             sentence = f"{s.name} lies in {len(mine)} pieces, the largest with {share[0]:.0%} of its {s.volume_ml:g} mL"
             yield Finding("islands", "review", s.name, sentence)
+
+
+def _strays(scene: _Scene) -> Iterator[Finding]:
+    """Pieces of whatever structure that lie apart from the main body of all, where the card says that there is one."""
+    most, kept = scene.card.limits.stray_ml, {label.id for label in scene.structures}
+    rows = sum(int(tally.first.sum()) for label, tally in scene.counted.items() if label in kept)
+    if most is None or rows > ROWS_AT_ONCE or kept != {label.id for label in scene.card.structures}:
+        return
+    body = Volume((scene.labels.data != 0).astype(np.uint8), scene.labels.grid)
+    pieces = islands(body, [1])
+    sizes = np.sort(pieces.size) * body.grid.voxel_mm3 / 1000
+    if (apart := float(sizes[:-1].sum())) > most:
+        count = "1 piece" if len(sizes) == 2 else f"{len(sizes) - 1} pieces"
+        sentence = f"{count} with {apart:.3g} mL in all, apart from the main body of {sizes[-1]:.4g} mL: another organ?"
+        yield Finding("islands", "review", None, sentence)
 
 
 def _centres(pieces: Islands, grid: Grid) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ ORGANS = {
 RANGES = {name: [4.19 * math.prod(r) / 2500, 4.19 * math.prod(r) / 400] for name, (_, _, r) in ORGANS.items()}
 LIMITS = {
     "confidence": 0.33, "confidence_of_all": 0.4, "misplaced_mm": 18, "exchanged_mm": 5, "proportion": 1.18,
-    "scale_sd": 2.2,
+    "scale_sd": 2.2, "stray_ml": 1000,
 }  # fmt: skip
 
 
@@ -317,8 +317,8 @@ def test_what_a_card_does_not_calibrate_is_not_checked_and_that_is_told() -> Non
     (told,) = run(CT, IMAGE, bare, unsure)
     assert (told.code, told.severity, told.structure) == ("calibration", "note", None)
     assert told.sentence == (
-        "confidence of structures, confidence of the scan, mirrored places, exchanged places, proportions, scale: "
-        "not calibrated for this model, and not checked"
+        "confidence of structures, confidence of the scan, mirrored places, exchanged places, proportions, scale, "
+        "pieces apart: not calibrated for this model, and not checked"
     )
     part = parse(card().document | {"checks": LIMITS | {"confidence_of_all": None}})
     found = run(CT, IMAGE, part, unsure)
@@ -343,6 +343,27 @@ def test_places_proportions_and_scale_are_checked_by_the_cards_limits_alone() ->
     assert "scale" not in {
         f.code for f in run(large, None, parse(card().document | {"checks": LIMITS | {"scale_sd": 9}}))
     }
+
+
+def with_pieces(ml: float) -> Volume:
+    """The clean phantom with its organs made one body by the stomach's label, and a piece of the liver's apart."""
+    data = np.where(ellipsoid((0, 0, 0), BODY) & (CT.data == 0), 7, CT.data).astype(np.uint8)
+    data[0, 0].reshape(-1)[: round(ml * 1000 / 64)] = 1  # voxels of 4 mm
+    return Volume(data, CT.grid)
+
+
+@pytest.mark.parametrize(
+    ("ml", "limit", "told"), [(0.96, 1, False), (1.088, 1, True), (40.0, None, False), (0.0, 1, False)]
+)
+def test_pieces_apart_from_the_main_body_are_told_above_the_cards_limit(ml: float, limit: object, told: bool) -> None:
+    model = parse(card().document | {"checks": LIMITS | {"stray_ml": limit}})
+    found = [f for f in run(with_pieces(ml), None, model) if "main body" in f.sentence]
+    assert bool(found) == told
+    if told:
+        assert (found[0].code, found[0].severity) == ("islands", "review")
+        assert found[0].sentence.startswith(f"1 piece with {ml:.3g} mL in all")
+    some = run(with_pieces(ml), None, model, classes=("liver", "stomach"))  # the body is not all there
+    assert not [f for f in some if "main body" in f.sentence]
 
 
 def test_the_default_model_states_every_limit() -> None:

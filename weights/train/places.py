@@ -3,7 +3,7 @@
     python places.py MAPS places.json
 
 LPS millimetres about their mean, of the shape that is left when each map has been moved, turned and stretched onto
-the mean of all (segcli.results.checks.fitted), at the mean size. Fluid outside the ventricles has no place. Then each
+the mean of all (segcli.results.places.fitted), at the mean size. Fluid outside the ventricles has no place. Then each
 map is compared with the mean of the others, as segcli's checks compare a result with the card.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 from volumes import outputs
 
 from segcli import formats
-from segcli.results.checks import fitted, stretches
 from segcli.results.measure import measure
+from segcli.results.places import fitted, stretches
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
