@@ -55,7 +55,7 @@ def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
         if where := _address(folder, source):
             document["SourceDatasets"] = [where]
         atomic.write_bytes(path, to_json(document))
-    ignored = "\n".join([_IGNORED, "/cohort.*", *(f"*{ending}" for ending in strange)]).encode() + b"\n"
+    ignored = "\n".join([_IGNORED, "/cohort*", *(f"*{ending}" for ending in strange)]).encode() + b"\n"
     path = folder / ".bidsignore"
     there = path.read_bytes() if path.exists() else None
     if there is None or (there.startswith(_IGNORED.encode()) and there != ignored):

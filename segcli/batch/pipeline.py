@@ -26,9 +26,7 @@ from segcli.batch.stages import (
     write,
 )
 from segcli.errors import InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
-from segcli.formats import atomic
 from segcli.models.card import ModelCard
-from segcli.results.measure import cohort_rows, csv_text, from_json
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
@@ -170,21 +168,3 @@ def _identity(path: Path) -> object:
     except OSError:
         return Path(os.path.abspath(path))  # noqa: PTH100
     return found.st_dev, found.st_ino
-
-
-def cohort(outcomes: Sequence[Outcome], folder: Path, forms: Sequence[str], *, overwrite: bool = False) -> list[Path]:
-    """One row per case and structure over all finished cases, as cohort.csv or cohort.tsv in the output folder.
-
-    errors   OutputExists (73) for a table of that name that has other columns, unless `overwrite`
-    """
-    done = {o.case.name: from_json(o.record["structures"]) for o in outcomes if o.record is not None}
-    written = []
-    for form in forms:
-        if form in ("csv", "tsv"):
-            path = folder / f"cohort.{form}"
-            text = csv_text(cohort_rows(done), "\t" if form == "tsv" else ",")
-            columns = text.partition("\n")[0].encode() + b"\n"
-            atomic.unclaimed(path, overwrite=overwrite, own=lambda head, line=columns: head.startswith(line))  # type: ignore[misc]
-            atomic.write_bytes(path, text.encode())
-            written.append(path)
-    return written

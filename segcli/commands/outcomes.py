@@ -100,20 +100,21 @@ def document(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
 
 
 def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
-    """The cohort's table and page, for a batch with an output folder; CSV unless another table was asked for."""
+    """The cohort's tables and page, for a batch with an output folder; CSV unless another table was asked for."""
     if len(outcomes) < 2 or to.folder is None or not any(o.record for o in outcomes):
         return []
     forms = [f for f in to.reports if f in ("csv", "tsv")] or ["csv"]
-    from segcli.batch.pipeline import cohort
+    from segcli.batch.cohort import cohort, gathered
     from segcli.formats import atomic
 
-    written = cohort(outcomes, to.folder, forms, overwrite=to.overwrite)
+    records = gathered(outcomes, to.folder)
+    written = cohort(records, to.folder, forms, overwrite=to.overwrite)
     if "html" in to.reports:
         from segcli.results.page import cohort_page
         from segcli.results.page.parts import is_page
 
         path = to.folder / "cohort.html"
         atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
-        atomic.write_bytes(path, cohort_page([o.record for o in outcomes if o.record is not None]))
+        atomic.write_bytes(path, cohort_page(records))
         written.append(path)
     return written

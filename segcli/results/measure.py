@@ -254,6 +254,12 @@ def cohort_rows(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
     return [{"case": case, **row} for case, report in reports.items() for row in rows(report)]
 
 
+def wide_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the columns of all of them, in the order of their first appearance; unknown ones are None."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return [{key: row.get(key) for key in columns} for row in rows]
+
+
 def _flat(structure: Structure) -> dict[str, Any]:
     row = asdict(structure)
     centre = row.pop("centroid_mm") or (None,) * 3

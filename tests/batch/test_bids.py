@@ -10,8 +10,9 @@ from runs import card, opened, scan
 
 from segcli.batch.bids import describe
 from segcli.batch.cases import cases
+from segcli.batch.cohort import cohort, gathered
 from segcli.batch.outputs import BUILT_IN, Destination, choices
-from segcli.batch.pipeline import cohort, predict
+from segcli.batch.pipeline import predict
 
 SCANS = (
     "sub-01/anat/sub-01_run-1_T1w",
@@ -42,7 +43,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
                      tables=choices("--tables"))  # fmt: skip
     ended = list(predict(cases([str(root)], output=out, bids=True), model, opened(), to))
     assert [o.error for o in ended] == [None] * 4
-    cohort(ended, out, ["csv", "tsv"])
+    cohort(gathered(ended, out), out, ["csv", "tsv"])
     return root
 
 
@@ -68,7 +69,7 @@ def test_the_validator_finds_no_error(tree, where):
 
 def test_what_bids_does_not_know_is_ignored_by_the_table_of_outputs(tree):
     ignored = (tree / "derivatives/segcli/.bidsignore").read_text().splitlines()
-    assert ignored[1:] == ["/cohort.*", *(f"*{o.ending}" for o in BUILT_IN if not o.bids)]
+    assert ignored[1:] == ["/cohort*", *(f"*{o.ending}" for o in BUILT_IN if not o.bids)]
     assert "*_dseg.tsv" not in ignored
 
 

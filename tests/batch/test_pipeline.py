@@ -21,7 +21,7 @@ from segcli.batch.bids import name_of
 from segcli.batch.cases import Case, cases
 from segcli.batch.events import unwatched
 from segcli.batch.outputs import Destination, is_own, mask_names
-from segcli.batch.pipeline import apart, cohort
+from segcli.batch.pipeline import apart
 from segcli.batch.stages import Options, Outcome
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.formats import atomic
@@ -576,16 +576,6 @@ def test_8_1_free_text_of_headers_and_paths_reach_no_output(model, tmp_path):
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         for word in (b"Mustermann", b"4711", b"mm.txt", os.fsencode(tmp_path)):
             assert word not in content, path.name
-
-
-def test_the_cohort_has_every_finished_case_and_no_other(model, tmp_path):
-    scans(tmp_path / "in", 3)
-    run(model, [tmp_path / "in" / "case0.nii.gz"], tmp_path / "out")
-    (tmp_path / "in" / "case1.nii.gz").write_bytes(b"no scan")
-    ended = run(model, [tmp_path / "in"], tmp_path / "out")
-    assert [o.status for o in ended] == ["skipped", "failed", "done"]
-    (path,) = cohort(ended, tmp_path / "out", ["csv"])
-    assert {line.split(",")[0] for line in path.read_text().splitlines()[1:]} == {"case0", "case2"}
 
 
 def test_2_6_the_input_is_never_written_to(model, tmp_path):

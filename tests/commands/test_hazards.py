@@ -92,7 +92,7 @@ def test_9_1_each_hazard_ends_as_it_should(ended, name):
 def test_6_1_the_good_one_is_whole_and_nothing_else_is_left(ended):
     home, _, said, code = ended
     assert code == 1
-    assert sorted(files(home / "out")) == ["cohort.csv", "good_seg.json", "good_seg.nii.gz"]
+    assert sorted(files(home / "out")) == ["cohort.csv", "cohort_wide.csv", "good_seg.json", "good_seg.nii.gz"]
     assert b"1 of 17 scans segmented, 16 failed" in said
 
 

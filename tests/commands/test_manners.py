@@ -116,7 +116,13 @@ def test_a_bids_tree_is_made_of_single_scans_too_and_resumed_from_the_whole_data
     done = command("predict", "in/sub-*/anat/*_T1w.nii.gz", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     made = [f"{s}/anat/{s}_seg-organs_dseg.{end}" for s in ("sub-01", "sub-02") for end in ("json", "nii.gz", "tsv")]
-    assert list(files(tmp_path / "out")) == ["cohort.csv", "dataset_description.json", *made]
+    assert list(files(tmp_path / "out")) == [
+        ".bidsignore",
+        "cohort.csv",
+        "cohort_wide.csv",
+        "dataset_description.json",
+        *made,
+    ]
     again = command("predict", "in", *words, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert b"2 already done" in again.stderr
