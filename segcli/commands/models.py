@@ -1,4 +1,4 @@
-"""segcli models: list, import, inspect, verify."""
+"""segcli models: list, get, info, import, inspect, verify."""
 
 from __future__ import annotations
 
@@ -17,25 +17,31 @@ from segcli.errors import ModelError
 if TYPE_CHECKING:
     from segcli.models.card import ModelCard
 
-commands = Commands("models", help="Models: list, import, inspect, verify.", invoke_without_command=True)
+commands = Commands("models", help="Models: list, get, info, import, inspect, verify.", invoke_without_command=True)
 
 TableKey = Annotated[
     str | None, typer.Option("--table", help="Which tensors, where a file holds several networks: ema, teacher, ...")
 ]
 
 
+Available = Annotated[bool, typer.Option("--available", help="Public models that `get` knows, instead.")]
+
+
 @commands.callback()
-def models(context: typer.Context, json: Json = False) -> None:
+def models(context: typer.Context, available: Available = False, json: Json = False) -> None:
     """What models there are, what they lack, and where segcli looked."""
     if context.invoked_subcommand is None:
-        show(json)
+        show(available, json)
 
 
 @commands.command("list")
-def show(json: Json = False) -> None:
+def show(available: Available = False, json: Json = False) -> None:
     """The same as `segcli models` alone."""
     from segcli.models.library import installed, places
 
+    if available:
+        _available(json)
+        return
     rows = [
         {
             "name": f.name,
@@ -53,6 +59,98 @@ def show(json: Json = False) -> None:
         return
     table("", rows)
     say("looked in: " + ", ".join(looked))
+
+
+def _available(json: bool) -> None:
+    """Print the catalogue: what can be got, or why not."""
+    from segcli.models.catalogue import entries
+    from segcli.models.library import installed
+
+    have = {f.name for f in installed()}
+    rows = [
+        {
+            "name": e.id,
+            "title": e.title,
+            "modality": e.modality,
+            "structures": len(e.structures) or None,
+            "licence": e.licence,
+            "installed": e.id in have,
+            "note": (e.lacks and f"not yet: {e.lacks}") or e.by_hand,
+        }
+        for e in entries().values()
+    ]
+    if json:
+        print_json({"schema": SCHEMA, "models": rows})
+        return
+    table("", [{k: str(v)[:60] if k in ("title", "licence") else v for k, v in row.items()} for row in rows])
+    say("`segcli models get NAME` fetches and imports one; nothing is downloaded without it")
+
+
+@commands.command()
+def get(
+    model: Annotated[str, typer.Argument(help="A name of --available, https://..., hf:OWNER/REPO:FILE, or a file.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the catalogue's.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept-licence", help="Of a licence that asks for more than to be named.")
+    ] = False,
+    print_urls: Annotated[bool, typer.Option("--print-urls", help="Print the addresses; fetch nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
+    json: Json = False,
+) -> None:
+    """Fetch a public model, check it and import it."""
+    from segcli.commands.terminal import downloading
+    from segcli.models.library import data_home
+    from segcli.models.obtain import Wishes, urls
+    from segcli.models.obtain import get as obtain
+
+    if print_urls:
+        for address in urls(model):
+            print_line(address)
+        return
+    notes: list[str] = []
+    with downloading() as progress:
+        folder = obtain(
+            model,
+            output or data_home() / "models",
+            Wishes(name, accept, overwrite),
+            tell=notes.append if json else lambda note: say(f"note: {note}"),
+            progress=progress,
+            tried=gives_logits,
+        )
+    if json:
+        document = text.loads((folder / "model.json").read_text())
+        print_json({"schema": SCHEMA, "folder": str(folder), "notes": notes, "card": document})
+        return
+    print_line(str(folder))
+
+
+@commands.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A model that is here, or a name of --available.")], json: Json = False
+) -> None:
+    """The card in words: structures, spacing, licence, source, citation."""
+    from segcli.models.catalogue import entries
+    from segcli.models.library import find, installed
+
+    known = entries().get(model)
+    here = known is None or any(f.name == model for f in installed())
+    facts: dict[str, Any] = {"name": model, "title": known.title if known else None}
+    if here:
+        card = find(model)
+        facts |= {"modality": card.modality, "channels": list(card.channels), "spacing_mm": card.grid.spacing}
+        facts |= {"structures": [s.name for s in card.structures], "licence": card.licence, "source": card.source}
+    elif known is not None:
+        facts |= {"modality": known.modality, "spacing_mm": known.spacing_mm, "structures": list(known.structures)}
+        facts |= {"licence": known.licence, "source": known.source}
+    facts |= {"citation": known.citation if known else None, "here": here}
+    if json:
+        print_json({"schema": SCHEMA, **facts})
+        return
+    for key, value in facts.items():
+        if value not in (None, "", [], ()):
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            print_line(f"{key:11} {plain(shown)}")
 
 
 @commands.command("import")

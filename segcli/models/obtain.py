@@ -1,0 +1,133 @@
+"""From a name of the catalogue, an address or a file to a model folder: licence, download, import."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from segcli.errors import ModelError, UsageError
+from segcli.models import imports
+from segcli.models.card import ModelCard
+from segcli.models.catalogue import Entry, File, entries, entry
+from segcli.models.fetch import Progress, addresses, fetch, file_name
+from segcli.models.library import cache_home
+
+_ADDRESS = re.compile(r"https?://|hf:|gdrive:")
+_UNSTATED = "not stated"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user decides of a model that is fetched.
+
+    name            of the model's folder; the catalogue's id where none is given
+    accept_licence  whether a licence that asks for more than to be named is accepted
+    replace         a model of that name that is there already
+    """
+
+    name: str | None = None
+    accept_licence: bool = False
+    replace: bool = False
+
+
+def wanted(text: str) -> Entry:
+    """What a name, or an address that no list names, stands for; errors: ModelError (78) with the nearest name."""
+    if _ADDRESS.match(text) is None:
+        return entry(text)
+    known = next((e for e in entries().values() if any(text in f.addresses for f in e.files)), None)
+    if known is not None:
+        return known
+    stem = file_name(addresses([text])[0]).partition(".")[0]
+    return Entry(stem, stem, "", (), _UNSTATED, "", f"the address {text}", (File((text,)),))
+
+
+def get(
+    text: str,
+    to: Path,
+    wishes: Wishes = Wishes(),
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda done, total: None,
+    tried: Callable[[ModelCard], None] = lambda _: None,
+) -> Path:
+    """Fetch and import a model; its folder in `to`.
+
+    text     a name of the catalogue, https://..., hf:OWNER/REPO@REVISION:FILE, or a file or folder on this machine
+    tried    is shown the card before the model gets its name, and may refuse it, as in `imports.adopt`
+    tell     gets a sentence for the licence, the sum of what was fetched, and each note of the import
+    errors   ModelError (78): no such model, or one that cannot be used; UsageError (2): a licence to accept;
+             DownloadFailed (69); OutputExists (73): a model of that name is there
+    """
+    make = Import(to, wishes, tell, tried)
+    if _ADDRESS.match(text) is None and Path(text).exists():
+        return make(Path(text))
+    model = wanted(text)
+    if model.lacks:
+        raise ModelError(f"{model.id}: {model.lacks}, which segcli does not run yet")
+    tell(f"{model.id}: licence {model.licence}" + (f"; please cite {model.citation}" if model.citation else ""))
+    if not model.open and not wishes.accept_licence:
+        raise UsageError(
+            f"{model.id}: its licence ({model.licence}) asks for more than to be named, or is unknown",
+            hint="read it, then add --accept-licence",
+        )
+    there = next(_installed(model), None)
+    if there is not None:
+        tell(f"{model.id}: taken from {there}, nothing is fetched")
+        return make(there, model, "an installation of TotalSegmentator")
+    if not model.files:
+        raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
+    (file,) = model.files
+    got = fetch(file.addresses, cache_home() / "downloads", wanted=file.sum, progress=progress)
+    tell(f"{model.id}: SHA-256 {got.sha256}" + ("" if got.known else "; no list states it: it is compared next time"))
+    folder = make(got.path, model, f"{got.address}, SHA-256 {got.sha256}")
+    got.path.unlink(missing_ok=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Import:
+    """Imports files into `to` as the user wishes."""
+
+    to: Path
+    wishes: Wishes
+    tell: Callable[[str], None]
+    tried: Callable[[ModelCard], None]
+
+    def __call__(self, path: Path, model: Entry | None = None, origin: str = "") -> Path:
+        """The folder of the model that a file or folder holds; the catalogue's entry says what the file does not."""
+        options = model.options if model else {}
+        given = imports.options(**{k: v for k, v in options.items() if k != "recipe"})
+        if model and "recipe" not in options:  # a recipe states these itself
+            facts = (model.title, model.citation, origin)
+            given = {**given, "licence": model.licence, "source": "; ".join(fact for fact in facts if fact)}
+        return imports.adopt(
+            path,
+            name=self.wishes.name or (model.id if model else None),
+            to=self.to,
+            recipe=options.get("recipe"),
+            given=given,
+            replace=self.wishes.replace,
+            tell=self.tell,
+            tried=self.tried,
+        )
+
+
+def urls(text: str) -> list[str]:
+    """Every address of a model's files, for a machine with a network."""
+    model = wanted(text)
+    if not model.files:
+        raise ModelError(f"{model.id}: has no address: {model.by_hand}")
+    return [address for file in model.files for address in addresses(file.addresses)]
+
+
+def _installed(model: Entry) -> Iterator[Path]:
+    """A model's folder in an installation of TotalSegmentator, which is used as it lies and never written to."""
+    home = os.environ.get("TOTALSEG_HOME_DIR") or Path.home() / ".totalsegmentator"
+    place = Path(os.environ.get("TOTALSEG_WEIGHTS_PATH") or Path(home) / "nnunet" / "results")
+    for file in model.files:
+        folder = place / file_name(addresses(file.addresses)[-1]).removesuffix(".zip")
+        if model.id.startswith("totalsegmentator") and folder.is_dir():
+            yield folder

@@ -1,0 +1,39 @@
+"""The texts of `segcli help` show commands and options that exist, and are all listed."""
+
+import re
+from importlib.resources import files
+
+import pytest
+import typer
+
+from segcli.commands.app import app
+from segcli.errors import SegcliError
+
+TEXTS = {p.name.removesuffix(".md"): p.read_text(encoding="utf-8") for p in (files("segcli") / "help").iterdir()}
+
+
+@pytest.mark.parametrize("topic", TEXTS)
+def test_every_command_and_option_that_a_text_shows_exists(topic: str) -> None:
+    lines = re.findall(r"^(?:    )?(segcli .*)$", TEXTS[topic], re.MULTILINE)
+    for line in lines:
+        command, words = typer.main.get_command(app), line.split()[1:]
+        while words and hasattr(command, "commands") and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        assert {w.split("=")[0] for w in words if w.startswith("-") and w != "-"} <= known, line
+
+
+def test_the_topics_are_listed_with_their_titles(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["help"], standalone_mode=False)
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert listed == {topic: text.partition("\n")[0].lstrip("# ") for topic, text in TEXTS.items()}
+
+
+def test_a_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["help", "exit-codes"], standalone_mode=False)
+    assert capsys.readouterr().out == TEXTS["exit-codes"]
+
+
+def test_a_topic_that_is_not_there_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SegcliError, match="did you mean 'geometry'"):
+        app(["help", "geometri"], standalone_mode=False)

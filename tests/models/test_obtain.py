@@ -1,0 +1,167 @@
+"""A public model is got by its name: licence first, then the file, then the import."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import Server, serving
+
+from segcli.errors import DownloadFailed, ModelError, OutputExists, UsageError
+from segcli.models import catalogue
+from segcli.models.library import read_card
+from segcli.models.obtain import Wishes, get, urls, wanted
+
+NNUNET = Path(__file__).parents[1] / "data" / "containers" / "nnunetv2_tinyct" / "model"
+
+
+def packed() -> bytes:
+    """The small nnU-Net folder as its authors would publish it."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for path in sorted(NNUNET.rglob("*")):
+            if path.is_file():
+                inner = Path("Dataset001_tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres", path.relative_to(NNUNET))
+                archive.writestr(zipfile.ZipInfo(str(inner)), path.read_bytes())
+    return out.getvalue()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Server]]:
+    """(folder for models, server): a catalogue of four models whose addresses lead to the server."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "SEGCLI_OFFLINE", "HF_HUB_OFFLINE", "SEGCLI_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path / "lists"))
+    monkeypatch.setattr("segcli.models.fetch._WAIT", 0.01)
+    for server in serving(Server(body=packed())):
+        files = [{"addresses": [server.address]}]
+        common = {"modality": "CT", "structures": ["organ"], "citation": "Somebody 2026", "files": files}
+        models = [
+            {"id": "tiny", "title": "A tiny model", "licence": "Apache-2.0", "options": {"overlap": 0.25}, **common},
+            {"id": "tiny-nc", "title": "Another", "licence": "CC BY-NC 4.0", **common},
+            {"id": "parted", "title": "Parts", "licence": "MIT", "lacks": "it is made of 5 models", **common},
+            {
+                "id": "by-hand",
+                "title": "By hand",
+                "licence": "MIT",
+                "by_hand": "ask its authors",
+                **common,
+                "files": [],
+            },
+        ]
+        (tmp_path / "lists" / "catalogue").mkdir(parents=True)
+        (tmp_path / "lists" / "catalogue" / "a.json").write_text(json.dumps({"source": "a test", "models": models}))
+        catalogue.entries.cache_clear()
+        yield tmp_path / "models", server
+    catalogue.entries.cache_clear()
+
+
+def test_a_model_of_the_catalogue_is_got_by_its_name(home: tuple[Path, Server]) -> None:
+    to, server = home
+    told: list[str] = []
+    folder = get("tiny", to, tell=told.append)
+    card = read_card(folder)
+    assert folder == to / "tiny"
+    assert (card.name, card.licence, card.window.overlap) == ("tiny", "Apache-2.0", 0.25)
+    assert card.source.startswith("A tiny model; Somebody 2026; http://127.0.0.1")
+    assert told[0] == "tiny: licence Apache-2.0; please cite Somebody 2026"
+    assert "no list states it" in told[1]
+    assert [p.name for p in (to.parent / "home" / "cache" / "downloads").iterdir()] == ["sums.json"]
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("text", ["tiny-nc", "address"])
+def test_a_licence_that_asks_for_more_or_is_unknown_is_accepted_or_nothing_is_fetched(
+    home: tuple[Path, Server], text: str
+) -> None:
+    to, server = home
+    text = server.address.replace("model.zip", "other.zip") if text == "address" else text
+    with pytest.raises(UsageError, match="licence"):
+        get(text, to)
+    assert server.seen == []
+    assert read_card(get(text, to, Wishes(accept_licence=True))).licence in ("CC BY-NC 4.0", "not stated")
+
+
+def test_an_address_of_the_catalogue_is_that_model(home: tuple[Path, Server]) -> None:
+    assert wanted(home[1].address).id == "tiny"
+
+
+def test_a_model_that_is_there_is_not_replaced_unless_told(home: tuple[Path, Server]) -> None:
+    to, _ = home
+    get("tiny", to)
+    with pytest.raises(OutputExists):
+        get("tiny", to)
+    assert get("tiny", to, Wishes(replace=True)).is_dir()
+
+
+def test_a_model_that_cannot_be_run_or_fetched_says_why(home: tuple[Path, Server]) -> None:
+    to, server = home
+    with pytest.raises(ModelError, match="parted: it is made of 5 models, which segcli does not run yet"):
+        get("parted", to)
+    with pytest.raises(ModelError, match="by-hand: cannot be fetched: ask its authors"):
+        get("by-hand", to)
+    with pytest.raises(ModelError, match="did you mean 'tiny"):
+        get("tinny", to)
+    assert server.seen == []
+
+
+def test_a_file_on_this_machine_goes_the_same_way(home: tuple[Path, Server], tmp_path: Path) -> None:
+    (tmp_path / "own.zip").write_bytes(packed())
+    assert read_card(get(str(tmp_path / "own.zip"), home[0], Wishes(name="own"))).name == "own"
+    assert home[1].seen == []
+
+
+def test_an_installation_of_totalsegmentator_is_used_without_a_download(
+    home: tuple[Path, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "results" / "Dataset297_TotalSegmentator_total_3mm_1559subj"
+    inner = place / "nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
+    for path in NNUNET.rglob("*"):
+        if path.is_file():
+            target = inner / path.relative_to(NNUNET)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    before = {p: p.stat().st_mtime_ns for p in place.rglob("*")}
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "results"))
+    told: list[str] = []
+    card = read_card(get("totalsegmentator-fast", home[0], tell=told.append))
+    assert (card.grid.axes, card.window.overlap) == ("SAR", 0.2)
+    assert any("nothing is fetched" in text for text in told)
+    assert {p: p.stat().st_mtime_ns for p in place.rglob("*")} == before
+    assert home[1].seen == []
+
+
+def test_urls_are_told_for_another_machine(home: tuple[Path, Server]) -> None:
+    assert urls("tiny") == [home[1].address]
+    with pytest.raises(ModelError, match="ask its authors"):
+        urls("by-hand")
+
+
+def test_a_download_that_fails_leaves_no_model(home: tuple[Path, Server]) -> None:
+    to, server = home
+    server.plan = ["404"]
+    with pytest.raises(DownloadFailed):
+        get("tiny", to)
+    assert not to.exists()
+
+
+def test_the_command_says_the_licence_then_fetches_imports_and_names_the_folder(
+    home: tuple[Path, Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from segcli.commands.app import app
+
+    app(["models", "--available"], standalone_mode=False)
+    assert "tiny-nc" in capsys.readouterr().out
+    app(["models", "get", "tiny", "--print-urls"], standalone_mode=False)
+    assert capsys.readouterr().out == home[1].address + "\n"
+    app(["models", "info", "tiny"], standalone_mode=False)
+    assert "here        False" in capsys.readouterr().out
+    app(["models", "get", "tiny", "-o", str(home[0])], standalone_mode=False)
+    out, err = capsys.readouterr()
+    assert out == f"{home[0] / 'tiny'}\n"
+    assert err.startswith("note: tiny: licence Apache-2.0")
