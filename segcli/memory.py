@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def zeros(shape: tuple[int, ...], max_ram: int | None, steps: list[str]) -> NDAr
     errors   OutOfMemory (71) when the disk cannot hold them either
     """
     size = 4 * int(np.prod(shape, dtype=np.int64))
-    room = available() if max_ram is None else max_ram - psutil.Process().memory_info().rss
+    room = available() if max_ram is None else max_ram - resident()
     if size + RESERVE <= room:
         return np.zeros(shape, np.float32)
     steps.append(
@@ -69,19 +71,57 @@ def zeros(shape: tuple[int, ...], max_ram: int | None, steps: list[str]) -> NDAr
 
 
 def available() -> int:
-    """Bytes that the machine, and the process's control group, still have to give."""
+    """Bytes that the machine, and every control group that the process is in, still have to give."""
     free = int(psutil.virtual_memory().available)
-    for most, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    return max(0, min([free, *(limit - used for limit, used in _groups())]))
+
+
+def total() -> int:
+    """Bytes that the machine, and every control group that the process is in, have at most."""
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _groups())])
+
+
+def resident() -> int:
+    """Bytes that this process has resident now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def _groups() -> Iterator[tuple[int, int]]:
+    """The limit of each control group (v2, v1) that has one, and what is in use of it.
+
+    Files that were read and are not in use count as free, as the machine's own figures have it.
+    """
+    for root, at_most, current, idle in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        try:
-            limit, current = Path(most).read_text().strip(), int(Path(used).read_text())
-        except (OSError, ValueError):
-            continue
-        if limit.isdigit():
-            free = min(free, max(0, int(limit) - current))
-    return free
+        own = root / _place("memory" if root.name == "memory" else "")
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(root):
+                break
+            try:
+                limit, used = (folder / at_most).read_text().strip(), int((folder / current).read_text())
+            except (OSError, ValueError):
+                continue
+            if limit.isdigit():
+                yield int(limit), used - _stated(folder / "memory.stat", idle)
+
+
+def _place(controller: str) -> str:
+    """The process's group within a hierarchy of control groups; "" for its root, or where nobody says."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controller in controllers.split(","):
+                return place.strip("/")
+    return ""
+
+
+def _stated(path: Path, key: str) -> int:
+    """A number in a file of keys and numbers; 0 where it is not."""
+    with contextlib.suppress(OSError, ValueError):
+        return next((int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[:1] == [key]), 0)
+    return 0
 
 
 def peak_memory() -> int:

@@ -21,7 +21,7 @@ DOORS = {
     "highdicom": {"formats"},
     "nibabel": set(),  # of the tests
     "scipy": {"space", "inference", "results"},
-    "psutil": {"memory", "engines", "formats", "batch", "commands"},
+    "psutil": {"memory", "batch"},  # batch: the processes of its workers
     "yaml": {"models"},
     "platformdirs": {"folders"},
     "msgspec": {"models", "results", "batch"},

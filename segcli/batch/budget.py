@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from segcli.engines.opening import Opening
@@ -21,7 +20,7 @@ from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
 from segcli.inference.windows import SLAB_BYTES, WindowPlan, held, padded, starts, stream_axis, windows
-from segcli.memory import RESERVE, available, peak_memory
+from segcli.memory import RESERVE, available, peak_memory, resident
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
 from segcli.results.islands import islands
@@ -117,7 +116,7 @@ def plan_case(
         prepared = prepare(scan, own.procedure)
         parts.append(prepared.image.grid)
         rate = tried(scan.grid, prepared, own, engine, rate)
-        room = available() if limit is None else limit - psutil.Process().memory_info().rss
+        room = available() if limit is None else limit - resident()
         on_file = sums_bytes(own, parts[-1], rate.batch) + RESERVE > room
         before = sum(prepared.seconds.values())
         needs.append(plan(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
@@ -218,7 +217,7 @@ def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = Non
     limit    bytes that the process may have resident; what there is when None
     errors   OutOfMemory (71) with the need and what there is
     """
-    used = psutil.Process().memory_info().rss
+    used = resident()
     room = used + available() if limit is None else limit
     part = model_grid(scan, card.grid)
     need = used + host_bytes(scan, itemsize, card, part, on_disk=True)

@@ -45,9 +45,8 @@ def doctor(json: Json = False) -> None:
 
 def examine() -> dict[str, Any]:
     """machine: facts; engines: one row each with `works` and why not; libraries: versions or None."""
-    import psutil
-
     from segcli.engines.table import engines
+    from segcli.memory import available, total
     from segcli.models.library import cache_home, places
     from segcli.parallel import cores
 
@@ -57,8 +56,7 @@ def examine() -> dict[str, Any]:
             "python": platform.python_version(),
             "system": platform.platform(terse=True),
             "cores": cores(),
-            "memory": f"{psutil.virtual_memory().available / 2**30:.1f} of "
-            f"{psutil.virtual_memory().total / 2**30:.1f} GiB free",
+            "memory": f"{available() / 2**30:.1f} of {total() / 2**30:.1f} GiB free",
             "models": ", ".join(str(p) for p in places()),
             "cache": str(cache_home()),
         },

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
+from segcli import memory
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats.atomic import whole_file
 from segcli.space.volume import Grid
@@ -385,7 +385,7 @@ def _truncated(path: Path, want: int, have: int) -> InputError:
 
 def _room(path: Path, count: int) -> NDArray[np.uint8]:
     """Memory for the voxels; refused before it is taken when the machine has less."""
-    free = psutil.virtual_memory().available
+    free = memory.available()
     if count > free:
         raise OutOfMemory(
             f"{path.name}: too large: its voxels need {count / 2**20:,.0f} MiB of memory, {free / 2**20:,.0f} are free",

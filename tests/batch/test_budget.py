@@ -165,6 +165,26 @@ def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Path, "read_text", text)
     assert memory.available() == 2_000_000
+    assert memory.total() == 3_000_000
+
+
+def test_24_every_group_around_the_process_counts_and_files_that_were_read_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = "/sys/fs/cgroup/user.slice/one"
+    texts = {"/proc/self/cgroup": "1:cpu:/elsewhere\n0::/user.slice/one\n"}
+    texts |= {f"{group}/memory.max": "max", f"{group}/memory.current": "1000000"}
+    texts |= {"/sys/fs/cgroup/user.slice/memory.max": "5000000", "/sys/fs/cgroup/user.slice/memory.current": "4000000"}
+    texts["/sys/fs/cgroup/user.slice/memory.stat"] = "anon 9\ninactive_file 1500000\nactive_file 7\n"
+
+    def text(self: Path) -> str:
+        if str(self) not in texts:
+            raise FileNotFoundError
+        return texts[str(self)]
+
+    monkeypatch.setattr(Path, "read_text", text)
+    assert memory.available() == 2_500_000
+    assert memory.total() == 5_000_000
 
 
 class Many(HostEngine):

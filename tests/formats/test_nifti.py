@@ -5,7 +5,6 @@ import gzip
 import os
 import struct
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scan_files import IJK, RAS, counting, grids, nifti, nifti_bytes
 
-from segcli import formats
+from segcli import formats, memory
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats import nifti as room
 from segcli.formats import streams
@@ -419,7 +418,7 @@ def test_3_3_voxels_that_do_not_fit_into_memory_are_refused_with_both_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = nifti(tmp_path / "a.nii.gz", counting((512, 64, 64), "u1"))
-    monkeypatch.setattr(streams.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(memory, "available", lambda: 2**20)
     with pytest.raises(OutOfMemory, match=r"its voxels need 2 MiB of memory, 1 are free"):
         read(path)
 
