@@ -161,6 +161,12 @@ def import_model(
         str | None, typer.Option("--recipe", help="A published checkpoint's card: uxnet-amos, ...")
     ] = None,
     tensors: TableKey = None,
+    configuration: Annotated[
+        str | None, typer.Option("--configuration", help="Of several in nnU-Net's folder: 3d_fullres, 2d, ...")
+    ] = None,
+    trainer: Annotated[str | None, typer.Option("--trainer", help="Of several: nnUNetTrainer, ...")] = None,
+    plans: Annotated[str | None, typer.Option("--plans", help="Of several: nnUNetPlans, ...")] = None,
+    folds: Annotated[str | None, typer.Option("--folds", help="Of nnU-Net: 0,1,2 or all; default every one.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
     labels: Annotated[
@@ -205,7 +211,9 @@ def import_model(
         checkpoint,
         arch=arch,
         recipe=recipe,
-        table=tensors,
+        wanted=imports.Wanted(
+            tensors, configuration, trainer, plans, tuple(part.strip() for part in folds.split(",")) if folds else ()
+        ),
         name=name,
         to=output or data_home() / "models",
         given=imports.options(**{k: v for k, v in facts.items() if v is not None}),
@@ -250,7 +258,7 @@ def inspect(
     """Say what a file is, without running code from it."""
     from segcli.models import imports
 
-    found = {**asdict(imports.inspect(file, table=tensors)), "path": file.name}
+    found = {**asdict(imports.inspect(file, wanted=imports.Wanted(tensors))), "path": file.name}
     if json:
         print_json({"schema": SCHEMA, **found})
         return

@@ -27,10 +27,12 @@ from segcli.models.imports import document
 from segcli.models.imports.folder import opened
 from segcli.models.imports.options import options
 from segcli.models.imports.recognise import Recognised, recognise
-from segcli.models.imports.source import Source, Stated
+from segcli.models.imports.source import Source, Stated, Wanted
 from segcli.models.imports.written import DIGEST_KEY, json_able, write
 from segcli.models.library import file_sha256
 from segcli.networks.registry import Inferred
+
+ANY = Wanted()
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ class Inspection:
     notes: list[str]
 
 
-def inspect(path: Path, *, arch: str | None = None, table: str | None = None) -> Inspection:
+def inspect(path: Path, *, arch: str | None = None, wanted: Wanted = ANY) -> Inspection:
     """Say what a checkpoint, folder, archive or graph is; no code from it is run.
 
     errors   ModelError (78): unsafe, damaged, or of no kind that segcli knows
     """
-    with _read(path, arch, None, table) as (source, network, stated):
+    with _read(path, arch, None, wanted) as (source, network, stated):
         tensors = network.folds[0] if network.folds else {}
         return Inspection(
             path=str(path),
@@ -90,7 +92,7 @@ def adopt(
     to: Path,
     arch: str | None = None,
     recipe: str | None = None,
-    table: str | None = None,
+    wanted: Wanted = ANY,
     name: str | None = None,
     given: Mapping[str, Any] | None = None,
     replace: bool = False,
@@ -102,7 +104,7 @@ def adopt(
     arch     chooses among networks that fit the tensors equally; a JSON object after the name states arguments that
              no tensor tells: 'segresnet {"norm": ["GROUP", {"num_groups": 2}]}'
     recipe   the name of a card without weights, or a path to one; its network must be the file's exactly
-    table    the key of the table of tensors that is wanted, in a checkpoint with several networks
+    wanted   which of several models at the path: a table of tensors, a configuration of nnU-Net and its folds
     given    fields of the card that the user states (see `options`); they win over the container, it over the recipe
     replace  whether a folder of that name is replaced
     tell     takes a sentence each about what was guessed, dropped or not understood, once the folder is made
@@ -111,7 +113,7 @@ def adopt(
              OutputExists (73)
     """
     known = _recipe(recipe) if recipe else None
-    with _read(path, arch, known, table) as (source, network, stated):
+    with _read(path, arch, known, wanted) as (source, network, stated):
         fields = document.fields(stated, network, known, given or {})
         document.complete(fields, source, network, stated, path)
         title = document.title(name or fields.get("name"), path)
@@ -161,11 +163,11 @@ def recipes() -> dict[str, Path]:
 
 @contextmanager
 def _read(
-    path: Path, arch: str | None, recipe: ModelCard | None, table: str | None
+    path: Path, arch: str | None, recipe: ModelCard | None, wanted: Wanted
 ) -> Iterator[tuple[Source, Recognised, Stated]]:
     """What lies at a path, its network, and what it states of the network's card."""
     expected = Inferred(recipe.architecture.name, dict(recipe.architecture.arguments)) if recipe else None
-    with opened(path, told=arch is not None or recipe is not None, table=table) as source:
+    with opened(path, told=arch is not None or recipe is not None, wanted=wanted) as source:
         network = recognise(source, arch, expected)
         stated = source.states(network)
         yield source, network.with_tensors(stated.replaced), stated
@@ -184,4 +186,4 @@ def _recipe(recipe: str) -> ModelCard:
         raise ModelError(f"{path.name}: not JSON: {error}") from error
 
 
-__all__ = ["Inspection", "adopt", "inspect", "options", "recipes", "verify"]
+__all__ = ["Inspection", "Wanted", "adopt", "inspect", "options", "recipes", "verify"]

@@ -3,61 +3,110 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from segcli.errors import ModelError
+from segcli.errors import ModelError, UsageError
 from segcli.models.card import CARD_FILE
 from segcli.models.imports import bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
-from segcli.models.imports.source import Source
+from segcli.models.imports.source import Source, Wanted
+
+# Of nnU-Net's folders in one place the first of each row is taken; a cascade's second stage needs the first.
+_DEFAULTS = (("nnUNetTrainer",), ("nnUNetPlans",), ("3d_fullres", "3d_lowres", "2d"))
 
 
 @contextmanager
-def opened(path: Path, *, told: bool, table: str | None = None) -> Iterator[Source]:
+def opened(path: Path, *, told: bool, wanted: Wanted) -> Iterator[Source]:
     """The source at a path; archives are unpacked as long as it is in use.
 
-    told    whether the user says what network it is
-    table   the key of the wanted table of tensors, in a checkpoint with several
+    told   whether the user says what network it is
     """
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder")
     if path.is_file() and path.suffix.lower() == ".zip":
         with unpacked(path) as folder:
-            yield _folder(folder, path.name, told=told, table=table)
+            yield _folder(folder, path.name, told=told, wanted=wanted)
     elif path.is_dir():
-        yield _folder(path, path.name, told=told, table=table)
+        yield _folder(path, path.name, told=told, wanted=wanted)
     else:
-        yield file(path, told=told, table=table)
+        yield _file(path, told=told, wanted=wanted)
 
 
-def _folder(folder: Path, name: str, *, told: bool, table: str | None) -> Source:
+def _folder(folder: Path, name: str, *, told: bool, wanted: Wanted) -> Source:
     """The one model in a folder or below it."""
     if (folder / CARD_FILE).is_file():
         raise ModelError(f"{name}: is a model folder of segcli already", hint=f"use it as it is: --model {folder}")
-    kinds = {"plans.json": nnunet.folder, "plans.pkl": nnunet_v1.folder}
-    found = [(path.parent, read) for marker, read in kinds.items() for path in sorted(folder.rglob(marker))]
+    plans = {path.parent: nnunet.folder for path in sorted(folder.rglob("plans.json"))}
+    plans |= {path.parent: nnunet_v1.folder for path in sorted(folder.rglob("plans.pkl"))}
     # Cross-validation and prediction leave copies of the plans, without folds beside them.
-    found = [(place, read) for place, read in found if nnunet.has_folds(place)] or found
+    plans = {place: read for place, read in plans.items() if nnunet.has_folds(place)} or plans
     bundles = [path.parent for path in sorted(folder.rglob("configs")) if is_bundle(path.parent)]
-    found += [(place, bundle.folder) for place in bundles]
-    if len(found) == 1:
-        place, read = found[0]
-        return read(place)
-    if found:
-        places = ", ".join(str(place.relative_to(folder)) for place, _ in found[:5])
-        raise ModelError(f"{name}: holds {len(found)} models: {places}", hint="give the folder of one of them")
+    if plans and not bundles:
+        place, notes = _chosen(list(plans), folder, name, wanted)
+        source = plans[place](place, wanted.folds)
+        return replace(source, notes=[*notes, *source.notes])
+    _only_of_nnunet(wanted, name)
+    if len(bundles) == 1 and not plans:
+        return bundle.folder(bundles[0])
+    if bundles:
+        raise _several([*plans, *bundles], folder, name, "give the folder of one of them")
     endings = (".pt", ".pth", ".ckpt", ".tar", ".model", ".safetensors", ".onnx")
     alone = [p for p in sorted(folder.rglob("*")) if p.suffix in endings and p.is_file()]
     if len(alone) == 1:
-        return file(alone[0], told=told, table=table)
+        return _file(alone[0], told=told, wanted=wanted)
     raise ModelError(
         f"{name}: neither an nnU-Net folder nor a MONAI bundle, and {len(alone)} checkpoints in it",
         hint="give one checkpoint",
     )
+
+
+def _file(path: Path, *, told: bool, wanted: Wanted) -> Source:
+    _only_of_nnunet(wanted, path.name)
+    return file(path, told=told, table=wanted.table)
+
+
+def _only_of_nnunet(wanted: Wanted, name: str) -> None:
+    """Refuse to choose among configurations or folds where there are none."""
+    options = [*wanted.of_nnunet, *(["--folds"] if wanted.folds else [])]
+    if options:
+        raise UsageError(f"{options[0]} chooses in nnU-Net's folders, and {name} is none")
+
+
+def _chosen(places: Sequence[Path], folder: Path, name: str, wanted: Wanted) -> tuple[Path, list[str]]:
+    """The nnU-Net folder that is wanted, and a sentence about one that was taken by default.
+
+    errors   ModelError where none is as wanted, or several are and none is the usual one
+    """
+
+    def words(place: Path) -> set[str]:
+        parts = (folder.name, *place.relative_to(folder).parts)
+        return {word for part in parts for word in part.split("__")}
+
+    choose = "choose with --configuration, --trainer or --plans, or give the folder of one of them"
+    fitting = [place for place in places if set(wanted.of_nnunet.values()) <= words(place)]
+    if not fitting:
+        options = " and ".join(f"{option} {value}" for option, value in wanted.of_nnunet.items())
+        raise _several(places, folder, name, choose, f"none of {options}: ")
+    usual = fitting
+    for row in _DEFAULTS:
+        first = next((word for word in row if any(word in words(place) for place in usual)), None)
+        usual = [place for place in usual if first is None or first in words(place)]
+    if len(usual) > 1 or len({place.parent for place in fitting}) > 1:
+        raise _several(fitting, folder, name, choose)
+    if len(fitting) == 1:
+        return fitting[0], []
+    others = ", ".join(place.name for place in fitting if place != usual[0])
+    return usual[0], [f"{usual[0].name} is taken; there is also {others} (--configuration, --trainer, --plans)"]
+
+
+def _several(places: Sequence[Path], folder: Path, name: str, hint: str, why: str = "") -> ModelError:
+    listed = ", ".join(str(place.relative_to(folder)) for place in places[:5])
+    return ModelError(f"{name}: {why}holds {len(places)} models: {listed}", hint=hint)
 
 
 @contextmanager

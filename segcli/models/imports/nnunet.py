@@ -38,10 +38,10 @@ PAD: dict[str, Any] = {"step": "outside", "value": 0}
 # ---- version 2 ------------------------------------------------------------------------------------------------------
 
 
-def folder(path: Path) -> Source:
-    """A folder with plans.json, dataset.json and fold_X/checkpoint_final.pth."""
+def folder(path: Path, folds: Sequence[str] = ()) -> Source:
+    """A folder with plans.json, dataset.json and fold_X/checkpoint_final.pth; `folds` takes some of several."""
     plans, dataset = _json(path / "plans.json"), _json(path / "dataset.json")
-    files = fold_files(path, _FINAL)
+    files = fold_files(path, _FINAL, folds)
     return _source(
         f"nnU-Net v2 folder, {folds_in_words(files)}",
         f"nnU-Net v2, {plans.get('dataset_name', path.name)}, plans.json",
@@ -330,15 +330,22 @@ def normalisation(
 # ---- both versions --------------------------------------------------------------------------------------------------
 
 
-def fold_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The checkpoint of each fold, the final one where there is one; all folds alone when there is no other."""
+def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str]) -> list[Path]:
+    """The checkpoint of each fold, the final one where there is one.
+
+    folds    those that are wanted ("0", "all"); empty for the numbered ones, or all alone when there is no other
+    errors   ModelError for folds that are not there
+    """
     found: dict[str, Path] = {}
     for place in _fold_folders(folder):
         path = next((place / name for name in names if (place / name).is_file()), None)
         if path is not None:
-            found[place.name] = path
-    numbered = [path for name, path in found.items() if name not in ("fold_all", "all")]
-    chosen = numbered or list(found.values())
+            found[place.name.removeprefix("fold_")] = path
+    if lacking := [fold for fold in folds if fold not in found]:
+        known = ", ".join(found) or "none"
+        raise ModelError(f"{folder.name}: has no fold {lacking[0]}", hint=f"--folds takes some of: {known}")
+    numbered = [path for fold, path in found.items() if fold != "all"]
+    chosen = [found[fold] for fold in dict.fromkeys(folds)] or numbered or list(found.values())
     if not chosen:
         raise ModelError(f"{folder.name}: has no fold_X/{names[0]}", hint="give the folder that holds the folds")
     return chosen

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _FINAL = ("model_final_checkpoint.model", "model_best.model")
 
 
-def folder(path: Path) -> Source:
-    """A folder with plans.pkl and fold_X/NAME.model."""
-    files = fold_files(path, _FINAL)
+def folder(path: Path, folds: Sequence[str] = ()) -> Source:
+    """A folder with plans.pkl and fold_X/NAME.model; `folds` takes some of several."""
+    files = fold_files(path, _FINAL, folds)
     beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
     plans, stage = _plans(beside if beside.is_file() else path / "plans.pkl")
     with legible("the plans"):

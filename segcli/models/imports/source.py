@@ -32,6 +32,30 @@ NEEDED = {
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Which of several models at a path is wanted; None where the user leaves it open.
+
+    table          the key of a table of tensors, in a checkpoint with several networks
+    configuration  of nnU-Net ("3d_fullres"), as its folders are called, and likewise the next two
+    trainer        "nnUNetTrainer"
+    plans          "nnUNetPlans"
+    folds          of nnU-Net, "0" to "4" or "all"; empty for all that are there
+    """
+
+    table: str | None = None
+    configuration: str | None = None
+    trainer: str | None = None
+    plans: str | None = None
+    folds: tuple[str, ...] = ()
+
+    @property
+    def of_nnunet(self) -> dict[str, str]:
+        """What is wanted of nnU-Net's folders, by option."""
+        named = {"--configuration": self.configuration, "--trainer": self.trainer, "--plans": self.plans}
+        return {option: value for option, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Named:
     """The network that a container names.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import combinations
@@ -189,6 +190,52 @@ def test_a_checkpoint_of_version_2_carries_its_own_plans(tmp_path: Path) -> None
         folder, name="", source="", document={}, weights=(), sha256=(), folder=None
     )
     assert len(folder.weights) == 2
+
+
+def results(tmp_path: Path, *names: str) -> Path:
+    """nnU-Net's folder of results for one data set, with copies of the small model under these names."""
+    place = tmp_path / "nnUNet_results" / "Dataset001_Tiny"
+    for name in names:
+        shutil.copytree(CONTAINERS / "nnunetv2_tinyct" / "model", place / name)
+    return place
+
+
+def test_of_several_configurations_the_usual_one_is_taken_and_that_is_said(tmp_path: Path) -> None:
+    names = [f"nnUNetTrainer__nnUNetPlans__{name}" for name in ("2d", "3d_cascade_fullres", "3d_fullres", "3d_lowres")]
+    found = imports.inspect(results(tmp_path, *names))
+    assert found.notes == [
+        "nnUNetTrainer__nnUNetPlans__3d_fullres is taken; there is also nnUNetTrainer__nnUNetPlans__2d, "
+        "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres, nnUNetTrainer__nnUNetPlans__3d_lowres "
+        "(--configuration, --trainer, --plans)"
+    ]
+
+
+def test_options_choose_among_trainers_plans_configurations_and_folds(tmp_path: Path) -> None:
+    place = results(
+        tmp_path,
+        "nnUNetTrainer__nnUNetPlans__3d_fullres",
+        "nnUNetTrainerBN__nnUNetPlans__3d_fullres",
+        "nnUNetTrainer__nnUNetResEncUNetLPlans__3d_fullres",
+    )
+    usual = imports.inspect(place)
+    assert "nnUNetTrainer__nnUNetPlans__3d_fullres is taken" in usual.notes[0]
+    assert imports.inspect(place, wanted=imports.Wanted(trainer="nnUNetTrainerBN")).notes == []
+    assert imports.inspect(place, wanted=imports.Wanted(plans="nnUNetResEncUNetLPlans")).notes == []
+    with pytest.raises(ModelError, match="none of --configuration 2d: holds 3 models") as caught:
+        imports.inspect(place, wanted=imports.Wanted(configuration="2d"))
+    assert "--trainer" in str(caught.value.hint)
+    assert (usual.folds, imports.inspect(place, wanted=imports.Wanted(folds=("1",))).folds) == (2, 1)
+    with pytest.raises(ModelError, match="has no fold 7") as caught:
+        imports.inspect(place, wanted=imports.Wanted(folds=("0", "7")))
+    assert caught.value.hint == "--folds takes some of: 0, 1"
+
+
+def test_where_none_of_several_is_the_usual_one_a_choice_is_asked_for(tmp_path: Path) -> None:
+    place = results(tmp_path, "nnUNetTrainerA__nnUNetPlans__3d_fullres", "nnUNetTrainerB__nnUNetPlans__3d_fullres")
+    with pytest.raises(ModelError, match="holds 2 models: nnUNetTrainerA__nnUNetPlans__3d_fullres, "):
+        imports.inspect(place)
+    chosen = imports.Wanted(trainer="nnUNetTrainerB")
+    assert imports.inspect(place, wanted=chosen).container == "nnU-Net v2 folder, 2 folds"
 
 
 def test_second_names_of_the_networks_tensors_are_no_news(tmp_path: Path) -> None:

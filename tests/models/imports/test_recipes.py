@@ -95,6 +95,21 @@ def test_an_older_form_of_the_recipes_network_is_told_from_its_tensors() -> None
     assert found.unsure == ("another form of the recipe's network: uxnet3d",)
 
 
+@pytest.mark.parametrize("kernel", [3, 5, 13])
+def test_the_legacy_dense_revision_is_told_with_any_depthwise_kernel(kernel: int) -> None:
+    sizes = {**network("uxnet-amos").config, "pointwise": "dense", "kernel_size": kernel}
+    with torch.device("meta"):
+        tensors = registry.build("uxnet3d", sizes).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for found in (
+        network_in(shapes, None, None, "w.pt"),
+        network_in(shapes, "uxnet3d_legacy_dense", None, "w.pt"),
+        network_in(shapes, None, network("uxnet-amos"), "w.pt"),
+    ):
+        assert (found.config["pointwise"], found.config["kernel_size"]) == ("dense", kernel)
+        assert not registry.differences(found, shapes)
+
+
 def test_tensors_of_another_network_than_the_recipes_are_refused() -> None:
     path = KEYS / "uxnet3d_feta.json"
     shapes = {k: tuple(v) for k, v in json.loads(path.read_text())["keys"].items()}
