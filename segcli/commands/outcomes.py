@@ -24,13 +24,17 @@ class Manners:
     verbose: int = 0
     events: str | None = None
     debug: bool = False
-    fail_on_review: bool = False
+    fail_on: str = ""
+
+
+# What --fail-on names, and the verdicts by which a case then counts as failed.
+FAIL_ON: dict[str, tuple[str, ...]] = {"": (), "review": ("review", "fail"), "fail": ("fail",)}
 
 
 def checked(outcome: Outcome, manners: Manners) -> Outcome:
-    """A case whose verdict asks for a look counts as failed where the user wishes so; its files stay."""
+    """A case whose verdict the user does not want counts as failed; its files stay."""
     verdict = (outcome.record or {}).get("verdict", "pass")
-    if not manners.fail_on_review or outcome.status == "failed" or verdict == "pass":
+    if outcome.status == "failed" or verdict not in FAIL_ON[manners.fail_on]:
         return outcome
     first = next((c["sentence"] for c in (outcome.record or {}).get("checks", ())), "")
     return replace(outcome, status="failed", error=CasesFailed(f"{outcome.case.name}: verdict {verdict}: {first}"))
@@ -68,6 +72,15 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     if not codes:
         return 0
     return codes[0] if len(codes) == len(outcomes) and len(set(codes)) == 1 else 1
+
+
+def unshown(outcomes: Sequence[Outcome]) -> str:
+    """How many cases end well by the exit code though their verdict is "fail"; nothing where there is none."""
+    count = sum(o.status != "failed" and (o.record or {}).get("verdict") == "fail" for o in outcomes)
+    if not count:
+        return ""
+    cases = "1 case has" if count == 1 else f"{count} cases have"
+    return f"{cases} the verdict fail, which the exit code does not show (--fail-on fail lets it)"
 
 
 def summary(outcomes: Sequence[Outcome], total: int, seconds: float, word: str) -> str:

@@ -42,7 +42,17 @@ from segcli.commands.options import (
     several,
     size,
 )
-from segcli.commands.outcomes import Manners, checked, cohort_files, document, exit_code, summary, tell
+from segcli.commands.outcomes import (
+    FAIL_ON,
+    Manners,
+    checked,
+    cohort_files,
+    document,
+    exit_code,
+    summary,
+    tell,
+    unshown,
+)
 from segcli.commands.process import interruptible, waited
 from segcli.commands.terminal import Show, events_to, print_json, say, show_error
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
@@ -208,7 +218,9 @@ class Machine:
 class Talk:
     """What is told"""
 
-    fail_on: Annotated[str, typer.Option("--fail-on", help="review: a case that needs a look counts as failed.")] = ""
+    fail_on: Annotated[
+        str, typer.Option("--fail-on", help="review or fail: a case of that verdict counts as failed.")
+    ] = ""
     events: Annotated[str | None, typer.Option("--events", help="JSON lines to a file, stderr or stdout.")] = None
     json: Json = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
@@ -223,7 +235,7 @@ class Talk:
             verbose=self.verbose,
             events=self.events,
             debug=debug,
-            fail_on_review=choice("--fail-on", self.fail_on, ("", "review")) == "review",
+            fail_on=choice("--fail-on", self.fail_on, tuple(FAIL_ON)),
         )
 
 
@@ -296,6 +308,8 @@ def _batch(
             say(summary(ended, len(found), time.perf_counter() - began, ""))
             for path in extra:
                 say(f"{path}: one row for each case and structure")
+        if not manners.quiet and (said := unshown(ended)):
+            say(f"warning: {said}")
     return code
 
 

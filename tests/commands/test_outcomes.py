@@ -1,0 +1,54 @@
+"""What the verdicts of a run's cases become: counted as failed where the user wishes so, and said where not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import organs
+from runs import command, scan
+from scan_files import nifti
+
+from segcli.batch.cases import Case
+from segcli.batch.stages import Outcome
+from segcli.commands.outcomes import Manners, checked, exit_code, unshown
+
+
+def ended(verdict: str, status: str = "done") -> Outcome:
+    doubts = [{"code": "grid", "severity": verdict, "sentence": "look here"}] if verdict != "pass" else []
+    return Outcome(Case("a", (Path("a.nii"),), Path()), status, (), {"verdict": verdict, "checks": doubts})
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "failing"), [("", set()), ("review", {"review", "fail"}), ("fail", {"fail"})], ids=str
+)
+@pytest.mark.parametrize("status", ["done", "skipped"])
+def test_a_verdict_counts_as_failed_where_the_user_wishes_so_also_on_a_rerun(fail_on, failing, status):
+    for verdict in ("pass", "review", "fail"):
+        outcome = checked(ended(verdict, status), Manners(fail_on=fail_on))
+        assert (outcome.status == "failed") == (verdict in failing)
+        assert exit_code([outcome]) == (verdict in failing)
+        assert exit_code([outcome, ended("pass")]) == (verdict in failing)
+
+
+def test_verdicts_that_the_exit_code_does_not_show_are_counted():
+    assert unshown([ended("pass"), ended("review")]) == ""
+    assert unshown([ended("fail"), ended("pass")]).startswith(
+        "1 case has the verdict fail, which the exit code does not"
+    )
+    assert unshown([ended("fail"), ended("fail", "skipped")]).startswith("2 cases have the verdict fail")
+    assert unshown([checked(ended("fail"), Manners(fail_on="fail"))]) == ""
+
+
+def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
+    organs(tmp_path / "organs")
+    nifti(tmp_path / "zeros.nii.gz", np.zeros((16, 14, 12), "i2"))
+    scan(tmp_path / "a.nii.gz")
+    given = ["predict", "zeros.nii.gz", "a.nii.gz", "--model", "organs", "-o", "out"]
+    done = command(*given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    last = done.stderr.decode().strip().splitlines()[-1]
+    assert last == "warning: 1 case has the verdict fail, which the exit code does not show (--fail-on fail lets it)"
+    again = command(*given, "--fail-on", "fail", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "zeros: verdict fail: every voxel of the scan is 0: there is no picture" in again.stderr.decode()
+    assert {p.name for p in (tmp_path / "out").glob("*_seg.nii.gz")} == {"zeros_seg.nii.gz", "a_seg.nii.gz"}
