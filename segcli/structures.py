@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from segcli.errors import UsageError, near
@@ -31,18 +32,28 @@ class Label:
 def chosen(labels: Sequence[Label], wanted: Iterable[str], option: str) -> list[Label]:
     """The labels that a user names by name, number or code ("SCT 10200004", or its last part), in their order.
 
+    A name without a side means both: "hippocampus" is hippocampus_left and hippocampus_right. A pattern means all that
+    it fits: "*ventricle*".
+
     option   of the command line, for the sentence
     errors   UsageError for what none has, with the nearest name
     """
-    found = []
+    found: list[Label] = []
     for word in wanted:
-        own = [label for label in labels if word in (label.name, str(label.id))]
-        own = own or [label for label in labels if label.code and word in (label.code, label.code.split()[-1])]
+        own = [label for label in labels if word in (label.name, str(label.id))][:1]
+        own = own or [label for label in labels if label.code and word in (label.code, label.code.split()[-1])][:1]
+        own = own or [label for label in structures(labels) if fnmatchcase(label.name, word)]
+        own = own or [label for label in structures(labels) if _sideless(label.name) == words_of(word)]
         if not own:
             names = [label.name for label in labels]
             raise UsageError(f"{option} {word}: no structure has that name, number or code" + near(word, names))
-        found += [label for label in own[:1] if label not in found]
+        found += [label for label in own if label not in found]
     return found
+
+
+def _sideless(name: str) -> list[str]:
+    """The words of a name that states a side, without it; none where it states none."""
+    return [word for word in words_of(name) if side_of(word) is None] if side_of(name) else []
 
 
 def words_of(name: str) -> list[str]:

@@ -147,7 +147,7 @@ class Labelling:
     """How a scan is read and labelled"""
 
     overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows, 0 to below 1.")] = None
-    classes: Annotated[str, typer.Option("--classes", help="Only these structures: names, numbers or codes.")] = ""
+    classes: Annotated[str, typer.Option("--classes", help="Only these structures: names, numbers, codes, *.")] = ""
     affine: Affine = None
     fill_gaps: Annotated[bool, typer.Option("--fill-gaps", help="Interpolate missing DICOM slices; marked.")] = False
     allow_label_map: Annotated[
