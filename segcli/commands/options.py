@@ -16,7 +16,7 @@ from segcli.batch.outputs import offered
 from segcli.errors import UsageError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from segcli.formats import Form
 
@@ -48,6 +48,16 @@ class Command(TyperCommand):
             known: Any = parameter
             declared = getattr(known, "type_descriptor", None)  # an older typer has click's type
             (declared.parameter_info if declared else known.type).readable = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What the words mean; UsageError where an option that takes one value is given two."""
+        if not ctx.resilient_parsing:
+            given: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+            once = [p for p in given if p.param_type_name == "option" and not (p.multiple or p.is_flag or p.count)]
+            for parameter in once:
+                if once.count(parameter) > 1:
+                    raise UsageError(f"{parameter.opts[-1]}: is given twice, and takes one value")
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
@@ -143,6 +153,40 @@ Reports = Annotated[list[str] | None, typer.Option("--report", help=f"{offered('
 Tables = Annotated[str, typer.Option("--tables", help=f"{offered('--tables')}; with commas between.")]
 Split = Annotated[bool, typer.Option("--split", help="One mask per structure as well.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+# What other programs call an option, by what it is called here.
+_MEANT = {
+    "--device cuda": "--gpu --gpus --cuda --use-gpu",
+    "--device cpu": "--cpu --no-gpu",
+    "--output": "--out --out-dir --outdir --output-dir --output-folder --output-file --save-dir --dest",
+    "--classes": "--labels --label --roi --rois --roi-subset --structures --organs --class",
+    "--model": "--task --weights --checkpoint --ckpt --network --net --dataset",
+    "--overwrite": "--force --clobber --yes",
+    "--tta": "--mirror --mirroring --flip --augment",
+    "--half": "--fp16 --amp --mixed-precision --float16",
+    "--threads": "--jobs --workers --num-workers --nproc --cores --n-threads --num-threads",
+    "--batch": "--batch-size --sw-batch-size",
+    "--overlap": "--step-size --tile-step-size --stride",
+    "--max-ram": "--memory --ram",
+    "--max-vram": "--vram --gpu-memory",
+    "--report html": "--html --preview",
+    "--report csv": "--csv --statistics --stats --volumes --save-csv",
+    "--report png": "--png --picture --screenshot",
+    "--write": "--format --output-type --output-format --save",
+    "--write probabilities": "--probs --probabilities --save-probabilities --softmax",
+    "--split": "--separate --per-class --masks --no-ml",
+    "--largest-component": "--keep-largest --lcc --postprocess --remove-small-blobs",
+    "--files-from": "--list --input-list --filelist",
+    "--quiet": "--silent --no-progress",
+    "--verbose": "--log-level --info",
+    "--image": "--scan --reference-image",
+}
+
+
+def meant(word: str, known: Collection[str]) -> str | None:
+    """The option of a command that other programs call by this word, with its value where one is meant."""
+    return next((ours for ours, words in _MEANT.items() if word in words.split() and ours.split()[0] in known), None)
 
 
 # ---- values of options

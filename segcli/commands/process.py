@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from segcli.commands.options import meant
 from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import EngineError, ModelError, OutputError, SegcliError
 
@@ -170,9 +171,7 @@ def _unforeseen(error: Exception, debug: bool) -> int:
             from segcli.commands.settings import FILE
 
             return _refused(ModelError(f"{FILE}: {error.format_message().rstrip('.')}"), debug)  # type: ignore[attr-defined]
-        if options := getattr(error, "possibilities", None):  # Click lists them without a question
-            error.message += f"; did you mean {options[0]}?"  # type: ignore[attr-defined]
-            error.possibilities = None  # type: ignore[attr-defined]
+        _ask(error)
         show()
         return int(error.exit_code)
     if debug:
@@ -182,6 +181,16 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     say(f"error: an internal error of segcli: {type(error).__name__}: {error}")
     say("  please report it; --debug shows where it happened")
     return 70
+
+
+def _ask(error: Any) -> None:
+    """Let a refusal of an option that does not exist end in a question; Click lists what is spelt alike."""
+    if not hasattr(error, "possibilities"):
+        return
+    known = {flag for parameter in error.ctx.command.params for flag in parameter.opts} if error.ctx else set()
+    if found := meant(getattr(error, "option_name", ""), known) or next(iter(error.possibilities or ()), None):
+        error.message += f"; did you mean {found}?"
+    error.possibilities = None
 
 
 # ---- work that signals can end

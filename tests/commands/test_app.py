@@ -10,8 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from segcli import commands
+from segcli.commands import options
 from segcli.commands.app import Found, app
 from segcli.commands.options import Commands, from_groups
+from segcli.errors import InputMissing, UsageError
 
 MODULE = '''
 from segcli.commands.options import Commands
@@ -92,3 +94,49 @@ def test_groups_of_options_are_options_for_typer_and_values_for_the_command():
     told = runner.invoke(group, ["--help"]).stdout
     assert told.index("Options:") < told.index("--red") < told.index("How heavy:") < told.index("--grams")
     assert "How bright:" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["predict", "a.nii", "--series", "1", "--series", "2"], "--series"),
+        (["predict", "a.nii", "--classes", "liver", "--classes=spleen"], "--classes"),
+        (["predict", "a.nii", "-o", "x", "--output", "x"], "--output"),
+        (["info", "a.nii", "--model", "a", "-m", "b"], "-m"),
+        (["models", "import", "a.pth", "--patch", "1,2,3", "--patch", "4,5,6"], "--patch"),
+    ],
+)
+def test_the_last_of_two_values_is_never_silently_the_only_one(words, option):
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message == f"{option}: is given twice, and takes one value"
+
+
+def test_what_takes_several_values_and_switches_may_be_repeated():
+    words = ["predict", "--report", "csv", "--report", "html", "-v", "-v", "--tta", "--tta", "no-such.nii"]
+    assert isinstance(CliRunner().invoke(app, words).exception, InputMissing)
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "ours"),
+    [("predict", "--gpu", "--device cuda"), ("predict", "--force", "--overwrite"), ("report", "--scan", "--image")],
+)
+def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, word, ours):
+    from runs import command as run
+
+    done = run(command, "a.nii", word)
+    assert done.returncode == 2
+    assert f"No such option: {word}; did you mean {ours}?" in done.stderr.decode()
+
+
+def test_each_option_that_is_meant_exists():
+    flags = {
+        flag
+        for declared in Found().declared.values()
+        for command in [typer.main.get_command(declared)]
+        for one in getattr(command, "commands", {"": command}).values()
+        for parameter in one.params
+        for flag in parameter.opts
+    }
+    assert {ours.split()[0] for ours in options._MEANT} <= flags
+    assert not {word for words in options._MEANT.values() for word in words.split()} & {"--json", "--device"}
