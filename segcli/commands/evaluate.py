@@ -26,7 +26,7 @@ commands = Commands("evaluate")
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
     reference: Annotated[Path, typer.Argument(help="The reference label map, or a folder with the same names.")],
-    model: Annotated[str | None, typer.Option("--model", help="Names the labels; else they are numbers.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Names the labels; else they are numbers.")] = None,
     labels: Annotated[str, typer.Option("--labels", help="Only these names or numbers, comma-separated.")] = "",
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, mm.")] = 1.0,
     reference_labels: Annotated[

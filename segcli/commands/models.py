@@ -268,8 +268,15 @@ def inspect(
 
 
 @commands.command()
-def verify(file: Annotated[Path, typer.Argument(help="A model folder or an ONNX file.")], json: Json = False) -> None:
+def verify(
+    file: Annotated[Path, typer.Argument(help="A model folder, an ONNX file, or the name of a model.")],
+    json: Json = False,
+) -> None:
     """Find a model that was tampered with or an export that drifts: exit 78."""
+    from segcli.models.library import find
+
+    if not file.exists() and (folder := find(str(file)).folder) is not None:
+        file = folder
     certificate = _verified(file)
     if json:
         print_json({"schema": SCHEMA, "file": str(file), "certificate": certificate})
@@ -284,8 +291,6 @@ def _verified(file: Path) -> dict[str, Any]:
     from segcli.models import imports
     from segcli.models.embedded import onnx_metadata
 
-    if not file.exists():
-        raise ModelError(f"{file}: no such file or folder")
     if not file.is_dir():
         return compare(file)
     card = imports.verify(file)

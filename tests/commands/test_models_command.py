@@ -1,6 +1,7 @@
 """What `segcli models` says of a folder."""
 
 import json
+from pathlib import Path
 
 import pytest
 from models import organs
@@ -25,3 +26,13 @@ def test_an_export_of_other_weights_than_the_folders_is_not_verified(tmp_path):
     (folder / "model.json").write_text(json.dumps(card | {"sha256": file_sha256(weights)}))
     with pytest.raises(ModelError, match=r"model.onnx: was exported from weights with sha256"):
         answer.verify(folder, json=True)
+
+
+def test_a_model_is_verified_by_its_name(tmp_path, monkeypatch, capsys):
+    organs(tmp_path / "models" / "organs")
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path / "models"))
+    monkeypatch.chdir(tmp_path)
+    answer.verify(Path("organs"))
+    assert capsys.readouterr().out == "organs: verified\n"
+    with pytest.raises(ModelError, match="organz"):
+        answer.verify(Path("organz"))
