@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from segcli.commands.options import Commands, Json
@@ -22,9 +24,23 @@ def show(json: Json = False) -> None:
     """Each setting of predict with its value and where it comes from."""
     options = [p for p in typer.main.get_command(predict).params if flag(p)]
     variables = {flag(p): str(p.envvar) for p in options if p.envvar}
-    known = {flag(p): p.default for p in options if not callable(p.default)}
+    known = {flag(p): _plain(p.default) for p in options if not callable(p.default)}
     rows = origins("predict", known, variables)
     if json:
         print_json({"schema": SCHEMA, "settings": rows})
     else:
-        table("", [{k: str(v) for k, v in row.items()} for row in rows])
+        table("", [{k: _typed(v) for k, v in row.items()} for row in rows])
+
+
+def _plain(value: Any) -> Any:
+    """A default as a settings file would have it."""
+    return [str(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _typed(value: Any) -> str:
+    """A value as it would be typed; what is not set is nothing."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)

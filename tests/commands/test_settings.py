@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from segcli.commands import settings
+from segcli.commands import config, settings
 from segcli.errors import ModelError
 
 
@@ -76,3 +76,14 @@ def test_an_option_has_the_name_of_its_flag():
 def test_what_is_misspelt_is_refused_with_the_nearest_word(found, message):
     with pytest.raises(ModelError, match=message):
         settings.for_parameters(found, FLAGS)
+
+
+def test_config_show_prints_values_as_they_would_be_typed(user, capsys):
+    user.write_text('[predict]\nreport = ["csv", "html"]\ntta = true\n')
+    config.show()
+    told = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert told["model"] == ["uxnet", "default"]
+    assert told["output"] == ["default"]
+    assert told["report"] == ["csv,html", str(user)]
+    assert told["tta"] == ["true", str(user)]
+    assert told["half"] == ["false", "default"]
