@@ -68,6 +68,7 @@ def _facts(name: str, read: Volume, card: ModelCard) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "file": name,
         "grid": record.grid_facts(read.grid),
+        "axes_ijk": read.grid.axes[::-1],
         "channels": read.data.shape[0],
         "dtype": str(read.data.dtype),
         "range": [float(whole.data.min()), float(whole.data.max())],
@@ -92,7 +93,8 @@ def _lines(facts: dict[str, Any], grid: Grid, card: ModelCard) -> dict[str, str]
         "file": facts["file"],
         "voxels": f"{times(grid.shape)} (D x H x W), {facts['dtype']}, {facts['channels']} channel(s)",
         "spacing": f"{times(grid.spacing)} mm",
-        "axes": f"{grid.axes} (where D, H, W point)" + (", sheared" if grid.sheared else ""),
+        "axes": f"{facts['axes_ijk']} (where i, j, k point, as nibabel says it); as arrays, k, j, i: {grid.axes}"
+        + (", sheared" if grid.sheared else ""),
         "range": f"{facts['range'][0]:g} to {facts['range'][1]:g}",
         "predict": f"{card.name}: to {times(wanted.shape)} voxels of {times(wanted.spacing)} mm, axes {wanted.axes}",
     }

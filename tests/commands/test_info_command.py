@@ -47,3 +47,13 @@ def test_a_4_d_file_with_the_channels_of_the_model_is_one_scan(tmp_path, capsys)
     found = looked_at(nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4, 2), "i2")), str(two), capsys)
     assert found["channels"] == 2
     assert "windows" in found
+
+
+def test_axes_are_those_of_nibabel_and_those_of_arrays(model, tmp_path, capsys):
+    import nibabel
+
+    path = nifti(tmp_path / "a.nii.gz", np.zeros((4, 5, 6), "i2"))
+    wanted = "".join(nibabel.aff2axcodes(nibabel.load(path).affine))
+    assert looked_at(path, model, capsys)["axes_ijk"] == wanted
+    answer.info(path, model)
+    assert f"axes     {wanted} (where i, j, k point, as nibabel says it)" in capsys.readouterr().out
