@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segcli.batch.events import Event
 
 SCHEMA = 1  # of the JSON documents on stdout
+EVERY = 10.0  # seconds between lines about progress, where there is no bar
 
 
 def plain(text: str) -> str:
@@ -66,6 +67,7 @@ class Show:
         self.progress: Progress | None = None
         self.task: Any = None
         self.last = "opening the model"
+        self._told = time.monotonic()
         self._writing = threading.Lock()  # stages of several cases report at once
         self.beat()
         if sys.stderr.isatty() and not quiet and not self.console.is_dumb_terminal:
@@ -109,6 +111,7 @@ class Show:
         if self.verbose and name in ("read", "segment", "write", "done", "skipped"):
             self.line(f"{case.name}: {name}" + (f" {facts}" if self.verbose > 1 and facts else ""))
         if self.progress is None:
+            self._tell_now_and_then(event)
             return
         if name == "segment":
             self.task = self.progress.add_task(plain(case.name), total=None)
@@ -117,6 +120,12 @@ class Show:
             if event.done == event.total:
                 self.progress.remove_task(self.task)
                 self.task = None
+
+    def _tell_now_and_then(self, event: Event) -> None:
+        """Where there is no bar, a line every ten seconds says how far a case is."""
+        if event.name == "window" and not self.quiet and time.monotonic() - self._told >= EVERY:
+            self._told = time.monotonic()
+            self.line(f"{event.case.name}: {event.done} of {event.total} windows")
 
     def beat(self) -> None:
         """Something happened just now."""

@@ -9,6 +9,7 @@ import pytest
 
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
+from segcli.commands import terminal
 from segcli.commands.process import Harmless
 from segcli.commands.terminal import Show, events_to, plain, say, table
 from segcli.errors import OutputExists
@@ -123,3 +124,16 @@ def test_2_7_events_are_added_to_events_and_to_nothing_else_that_begins_like_the
         with pytest.raises(OutputExists), events_to(str(path)):
             pass
         assert path.read_text() == text
+
+
+def test_where_there_is_no_bar_a_line_says_how_far_a_case_is_now_and_then(capsys, monkeypatch):
+    for every, quiet, lines in (
+        (0.0, False, ["a: 1 of 2 windows", "a: 2 of 2 windows"]),
+        (9.0, False, []),
+        (0.0, True, []),
+    ):
+        monkeypatch.setattr(terminal, "EVERY", every)
+        show = Show(1, quiet=quiet, verbose=0, events=None)
+        show.watch(Event("window", CASE, done=1, total=2))
+        show.watch(Event("window", CASE, done=2, total=2))
+        assert capsys.readouterr().err.splitlines() == lines
