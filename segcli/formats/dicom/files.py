@@ -258,8 +258,11 @@ def _examined(path: Path, header: Any, file: BinaryIO, size: int) -> DicomFile:
     """What the header says of the file, and whether its pixels are all there."""
     syntax = _syntax(header)
     if not text_of(header, "SOPClassUID") or not text_of(header, "SeriesInstanceUID"):
-        whole = syntax == "" or _class(header) == DICOMDIR_CLASS
-        return DicomFile(path, syntax, None if whole else "incomplete: its header ends early")
+        if syntax == "" or _class(header) == DICOMDIR_CLASS:
+            return DicomFile(path, syntax, None)
+        complete = file.read(2) in (b"\xe0\x7f", b"\x7f\xe0")  # the pixels follow
+        what = "its SeriesInstanceUID or SOPClassUID is missing" if complete else "incomplete: its header ends early"
+        return DicomFile(path, syntax, what)
     if syntax == DEFLATED:
         there = "PixelData" in pydicom.dcmread(path)
         return DicomFile(path, syntax, None if there else "incomplete: it has no pixels")

@@ -34,7 +34,7 @@ from segcli.formats.dicom.files import (
     walk,
 )
 from segcli.formats.dicom.frames import Frame, is_colour, is_mosaic
-from segcli.formats.dicom.stack import Stack, Uneven, stack_grid, stacks_of, values_of
+from segcli.formats.dicom.stack import Stack, Uneven, names_of, stack_grid, stacks_of, values_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
@@ -230,14 +230,15 @@ def _emptied(error: InputError, unused: Sequence[Unused], name: str) -> InputErr
 def _left_out(series: Series, used: Sequence[DicomFile], others: Sequence[Stack]) -> list[Unused]:
     """The files of the series that are not in the volume."""
     elsewhere = {f.file for stack in others for f in stack.frames}
-    return [
-        Unused(
-            f.name,
-            _no_slice(f) or ("another volume of the series" if f in elsewhere else "the same instance again"),
-        )
-        for f in series.files
-        if f not in used
-    ]
+    instances = {f.text("SOPInstanceUID") for f in (*used, *elsewhere)}
+
+    def reason(file: DicomFile) -> str:
+        if file in elsewhere:
+            return "another volume of the series"
+        again = file.text("SOPInstanceUID") in instances
+        return _no_slice(file) or ("the same instance again" if again else "the same slice again, under another UID")
+
+    return [Unused(f.name, reason(f)) for f in series.files if f not in used]
 
 
 def real_slices(volume: Volume) -> list[int]:
@@ -289,6 +290,8 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
                 groups.setdefault(uid, []).append(file)
             elif is_dicomdir(file):
                 unused.append(Unused(file.name, "an index (DICOMDIR)"))
+            elif file.fault is not None and (other := _no_slice(file)) is not None:
+                unused.append(Unused(file.name, f"{other}, of no series"))
             elif file.fault is not None:
                 told = InputError(
                     f"{file.name}: {file.fault}: it cannot be told which series it belongs to",
@@ -422,11 +425,14 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
         named = error.message.startswith((f"{name}:", f"{name},"))
         raise InputError(error.message if named else f"{name}: {error.message}", hint=error.hint) from error
     if volume is None and len(stacks) > 1:
-        lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks, 1))
+        lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks[:10], 1))
+        more = f"; and {len(stacks) - 10} more" if len(stacks) > 10 else ""
         slices = sum(len(s.frames) for s in stacks)
+        where = "all" if slices == len(stacks) else "several"
         raise InputError(
-            f"{name}: {slices} slices, several at the same position: there seem to be {len(stacks)} volumes",
-            hint=f"choose one: {lines}",
+            f"{name}: {slices} slices, {where} at the same position: there seem to be {len(stacks)} volumes"
+            + (" of one slice" if slices == len(stacks) else ""),
+            hint=f"choose one: {lines}{more}",
         )
     chosen = 1 if volume is None else volume
     if not 1 <= chosen <= len(stacks):
@@ -458,6 +464,16 @@ def _warnings(
     if filled:
         numbers = ", ".join(map(str, filled))
         said.append(f"{len(filled)} of {len(planes)} slices are missing and were interpolated: number {numbers}")
+    there = [(k, plane) for k, plane in enumerate(planes) if plane is not None]
+    if not np.array_equal(grid.affine[:3, 3], there[0][1].position):  # the line was fitted
+        off = max(float(np.linalg.norm(grid.world([k, 0, 0]) - plane.position)) for k, plane in there)
+        said.append(f"the slice positions are rounded: they lie up to {off:.2g} mm off an even line, which is taken")
+    numbered = [plane.key("AcquisitionNumber") for _, plane in there]
+    several = len(set(numbered))
+    if 1 < several <= len(numbered) / 2 and numbered[several:] == numbered[:-several]:
+        said.append(f"its slices are of {several} acquisitions that lie between each other")
+    if len(names_of([f.file for f in frames])) > 1:
+        said.append("the patient's name is spelt in several ways under one patient ID and one study")
     if series.modality == "CT" and not all(f.rescaled for f in frames):
         said.append("CT without rescale slope and intercept: the stored values are taken for HU")
     if not frames[0].file.text("FrameOfReferenceUID"):

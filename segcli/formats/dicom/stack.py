@@ -22,6 +22,7 @@ from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of
 from segcli.space.volume import Grid
 
 POSITION_TOLERANCE = 0.01  # of the slice spacing, or that many mm, whichever is more
+ROUNDING_LIMIT = 0.05  # of the slice spacing: no rounding of positions is believed beyond it
 ALIKE = 1e-3  # largest difference of direction cosines, and of pixel spacings relative to them, within a series
 
 
@@ -53,19 +54,27 @@ def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
 
 def _one_patient(files: Sequence[DicomFile]) -> None:
     """Two patients or two frames of reference under one series are refused; the values are not told."""
-    for keyword, what in (
-        ("PatientID", "patients"),
-        ("PatientName", "patients"),
-        ("StudyInstanceUID", "studies"),
-    ):
+    for keyword, what in (("PatientID", "patients"), ("StudyInstanceUID", "studies")):
         if len({f.text(keyword) for f in files}) > 1:
             raise InputError(f"its slices are of several {what}", hint="export the series again")
+    if len(names_of(files)) > 1 and not files[0].text("PatientID"):
+        raise InputError("its slices are of several patients", hint="export the series again")
     frames = {f.text("FrameOfReferenceUID") for f in files}
     if "" in frames and len(frames) > 1:
         missing = next(f.name for f in files if not f.text("FrameOfReferenceUID"))
         raise InputError(f"{missing}: the frame of reference is missing: no geometry")
     if len(frames) > 1:
         raise InputError(f"its slices are in {len(frames)} frames of reference: no common geometry")
+
+
+def names_of(files: Sequence[DicomFile]) -> set[str]:
+    """The patients' names, as the standard compares them: padding and delimiters at the end of a part do not count."""
+
+    def plain(group: str) -> str:
+        return "^".join(part.strip() for part in group.split("^")).rstrip("^")
+
+    names = {file.text("PatientName") for file in files}
+    return {"=".join(map(plain, name.split("="))).rstrip("=") for name in names}
 
 
 def _once(files: Sequence[DicomFile]) -> list[DicomFile]:
@@ -139,14 +148,30 @@ def _split(frames: list[Frame]) -> list[Stack]:
     telling = {  # keys with no more values than there are volumes; more is a slice's own
         key: values for key, values in said_of.items() if len(set(values)) <= most and _differ(values, spot)
     }
-    for keys in (*((key,) for key in telling), tuple(telling)):
+    direction, value = "DiffusionGradientOrientation", "DiffusionBValue"
+    alone = [(value, key) if key == direction and value in telling else (key,) for key in telling]
+    for keys in (*alone, tuple(telling)):
         said = list(zip(*(telling[key] for key in keys), strict=True))
         kinds = sorted(set(said), key=lambda kind: [(v is None, isinstance(v, str), v or 0) for v in kind])
         groups = [[i for i, kind in enumerate(said) if kind == one] for one in kinds]
         if len(kinds) == most and all(len({spot[i] for i in g}) == len(g) for g in groups):
             words = [", ".join(map(_words, keys, kind)) for kind in kinds]
             return [Stack(tuple(frames[i] for i in g), w) for g, w in zip(groups, words, strict=True)]
+    once = _without_copies(frames, spot)
+    if len(once) < len(frames):
+        return _split(once)
     return _by_number(frames, spot, most, telling)
+
+
+def _without_copies(frames: list[Frame], spot: NDArray[np.int64]) -> list[Frame]:
+    """One of each slice that is there several times, equal in place and voxels, under other identifiers."""
+    kept: dict[int, list[Frame]] = {}
+    for frame, at in zip(frames, spot.tolist(), strict=True):
+        others = kept.setdefault(at, [])
+        alone = not frame.tile and frame.file.count("NumberOfFrames") == 1
+        if not (alone and any(o.shape == frame.shape and _same(o.file, frame.file) for o in others)):
+            others.append(frame)
+    return [frame for at in sorted(kept) for frame in kept[at]]
 
 
 def _dimensions(frames: Sequence[Frame]) -> dict[str, list[Any]]:
@@ -163,11 +188,18 @@ def _differ(values: Sequence[Any], spot: NDArray[np.int64]) -> bool:
     return len(set(zip(spot.tolist(), values, strict=True))) > len(set(spot.tolist()))
 
 
+def _words_of(key: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+
+
 def _words(key: str, value: Any) -> str:
-    what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+    what = _words_of(key)
     if value is None:
         return f"without {what}"
-    return f"{what} {value:g}" if isinstance(value, float) else f"{what} {printable(str(value))}"
+    if isinstance(value, float):
+        return f"{what} {value:g}"
+    numbers = re.fullmatch(r"[-+0-9.eE\\]+", value) and value.split("\\")
+    return f"{what} {' '.join(f'{round(float(n), 3) + 0:g}' for n in numbers) if numbers else printable(str(value))}"
 
 
 def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling: dict[str, list[Any]]) -> list[Stack]:
@@ -186,13 +218,26 @@ def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling:
     mixed = any(len({values[i] for i in rank}) > 1 for values in telling.values() for rank in ranks)
     unnumbered = len({(f.file, s) for f, s in zip(frames, spot.tolist(), strict=True)}) < len(frames)
     in_runs = any(_in_runs([[numbers[i] for i in group] for group in groups]) for groups in (ranks, places))
+    if len(counts) == 1 and len(frames) > 1:
+        raise InputError(
+            f"{len(frames)} slices, all at one position: not a volume",
+            hint="name a series whose slices lie side by side",
+        )
     if counts.min() != most or len(set(numbers)) != len(numbers) or mixed or unnumbered or not in_runs:
         raise InputError(
             f"{len(frames)} slices at {len(counts)} positions, up to {most} with other content at the same position: "
-            f"there seem to be {most} volumes, and nothing tells them apart",
+            f"there seem to be {most} volumes, and {_contradicting(telling)}",
             hint="export the series again, one volume in each",
         )
     return [Stack(tuple(frames[i] for i in r), f"number {k} at each position") for k, r in enumerate(ranks, 1)]
+
+
+def _contradicting(telling: dict[str, list[Any]]) -> str:
+    """Why the attributes of the slices tell no volumes apart, with those that differ at one position."""
+    if not telling:
+        return "nothing tells them apart"
+    shown = ", ".join(f"{_words_of(key)} ({len(set(values))} values)" for key, values in list(telling.items())[:5])
+    return f"what differs between them fits no whole volumes: {shown}"
 
 
 def _in_runs(groups: Sequence[Sequence[tuple[int, int]]]) -> bool:
@@ -215,26 +260,15 @@ def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -
     if len(frames) == 1:
         if not first.thickness or not np.isfinite(first.thickness) or first.thickness <= 0:
             raise InputError(f"{name}: one slice without a thickness: no spacing")
-        step = normal * first.thickness
+        origin, step = positions[0], normal * first.thickness
     else:
         gaps = np.diff(along[order])
         usual = float(np.median(gaps)) if not fill_gaps else float(gaps.min())
         steps = np.round(gaps / usual).astype(int) if fill_gaps else np.ones(len(gaps), int)
-        off = np.abs(gaps - steps * usual)
-        tolerance = max(POSITION_TOLERANCE * usual, POSITION_TOLERANCE)
-        if off.max() > tolerance:
-            raise Uneven(_uneven(name, gaps, usual, tolerance), hint=_UNEVEN_HINT)
         at = np.concatenate([[0], np.cumsum(steps)])
         if at[-1] + 1 > 2 * len(frames):
-            raise Uneven(_uneven(name, gaps, usual, tolerance), hint="more slices are missing than are there")
-        step = (positions[-1] - positions[0]) / at[-1]
-        astray = np.linalg.norm(positions - positions[0] - at[:, None] * step, axis=1)
-        if astray.max() > tolerance:
-            k = int(astray.argmax())
-            raise InputError(
-                f"{name}: slice {k + 1} of {len(frames)} lies {astray[k]:.3g} mm off the even line of positions",
-                hint="its position cannot be right: export the series again",
-            )
+            raise Uneven(_uneven(name, gaps, usual)[0], hint="more slices are missing than are there")
+        origin, step = _line(name, positions, at, gaps, usual)
         filled: list[Frame | None] = [None] * (int(at[-1]) + 1)
         for k, frame in zip(at, planes, strict=True):
             filled[k] = frame
@@ -243,21 +277,77 @@ def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -
     affine[:3, 0] = step
     affine[:3, 1] = np.array(first.column) * first.spacing[0]
     affine[:3, 2] = np.array(first.row) * first.spacing[1]
-    affine[:3, 3] = positions[0]
+    affine[:3, 3] = origin
     return Grid((len(planes), *first.shape), affine), tuple(planes)
 
 
-_UNEVEN_HINT = "add the missing slices or export the series again; --fill-gaps interpolates whole missing slices"
+def _tolerance(spacing: float) -> float:
+    """How far, in mm, a slice may lie off the even line of positions without a word."""
+    return max(POSITION_TOLERANCE * spacing, POSITION_TOLERANCE)
 
 
-def _uneven(name: str, gaps: NDArray[np.float64], usual: float, tolerance: float) -> str:
-    """Which gaps differ from the usual one, with slice numbers (from 1, along the normal) and distances."""
-    wrong = np.flatnonzero(np.abs(gaps - usual) > tolerance)
+def _line(
+    name: str, positions: NDArray[np.float64], at: NDArray[np.int64], gaps: NDArray[np.float64], usual: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The first position and the step of the even line that the slices (n, 3), at whole numbers of steps, lie on.
+
+    From the first slice to the last where all lie on it; else the fitted line, where no slice is farther from it than
+    the rounding of its position explains.
+    """
+    tolerance = _tolerance(usual)
+    step = (positions[-1] - positions[0]) / at[-1]
+    astray = np.linalg.norm(positions - positions[0] - at[:, None] * step, axis=1)
+    uneven = np.abs(gaps - np.diff(at) * usual).max() > tolerance
+    if not uneven and astray.max() <= tolerance:
+        return positions[0], step
+    (origin, fitted), *_ = np.linalg.lstsq(np.column_stack([np.ones(len(at)), at]), positions, rcond=None)
+    off = np.abs(positions - origin - at[:, None] * fitted)
+    if (off <= _rounding(positions) + 1e-6).all() and np.linalg.norm(off, axis=1).max() <= ROUNDING_LIMIT * usual:
+        return origin, fitted
+    if uneven:
+        told, hint = _uneven(name, gaps, usual)
+        raise Uneven(told, hint=hint)
+    k = int(astray.argmax())
+    raise InputError(
+        f"{name}: slice {k + 1} of {len(positions)} lies {astray[k]:.3g} mm off the even line of positions",
+        hint="its position cannot be right: export the series again",
+    )
+
+
+def _rounding(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3,) mm: the coarsest of 1, 0.5, 0.1, 0.05, 0.01 that all differences of x, of y and of z are multiples of.
+
+    The numbers themselves may have more decimals: a whole series may be shifted after it was rounded.
+    """
+    apart = positions - positions[0]
+
+    def coarsest(values: NDArray[np.float64]) -> float:
+        return next((q for q in (1, 0.5, 0.1, 0.05, 0.01) if np.abs(values / q - np.round(values / q)).max() < 0.01), 0)
+
+    return np.array([coarsest(apart[:, axis]) for axis in range(3)])
+
+
+def _uneven(name: str, gaps: NDArray[np.float64], usual: float) -> tuple[str, str]:
+    """Which gaps differ from the usual one, with slice numbers (from 1, along the normal) and distances; and a hint.
+
+    Slices are missing where each wrong gap is as long as several; else they lie unevenly.
+    """
+    off = np.abs(gaps - usual)
+    far = bool((off > ROUNDING_LIMIT * usual).any())  # then what rounding may have done is no news
+    wrong = np.flatnonzero(off > (ROUNDING_LIMIT * usual if far else _tolerance(usual)))
     shown = ", ".join(f"{gaps[k]:.4g} mm after slice {k + 1}" for k in wrong[:5])
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    told = f"{name}: {len(gaps) + 1} slices unevenly spaced: {shown}{more}, while the usual gap is {usual:.4g} mm: "
+    times = gaps[wrong] / usual
+    if far and (np.abs(times - np.round(times)) <= ROUNDING_LIMIT).all() and times.min() > 1.5:
+        lost = int((np.round(times) - 1).sum())
+        return (
+            f"{told}{'a slice is' if lost == 1 else f'{lost} slices are'} missing",
+            "add the missing slices or export the series again; --fill-gaps interpolates whole missing slices",
+        )
     return (
-        f"{name}: {len(gaps) + 1} slices unevenly spaced: {shown}{more}, while the usual gap is {usual:.4g} mm: "
-        "a slice is missing or was acquired at another position"
+        f"{told}the slices were acquired at uneven positions, or their positions are wrong",
+        "export the series with even spacing; --fill-gaps cannot help, for the gaps are no whole number of slices",
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +307,7 @@ def test_4_6_a_claimed_UID_that_is_a_path_is_called_unsafe(tmp_path: Path) -> No
         dicom.read(folder)
 
 
-def test_4_11_a_slice_of_no_bytes_is_called_empty_and_not_only_a_gap(tmp_path: Path) -> None:
+def test_4_1_a_slice_of_no_bytes_is_called_empty_and_not_only_a_gap(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     (folder / "a-002.dcm").write_bytes(b"")
     with pytest.raises(InputError, match=r"ct: empty files \(0 bytes\): a-002\.dcm; 5 slices unevenly spaced") as told:
@@ -405,8 +407,96 @@ def test_numbers_that_run_across_what_tells_volumes_apart_are_not_trusted(tmp_pa
             ds.EchoTime = 5.0 + (n == 2)
 
         series(folder, phantom() + n, modality="MR", first=100 * n, each=each)
-    with pytest.raises(InputError, match=r"18 slices at 6 positions, .* nothing tells them apart"):
+    with pytest.raises(InputError, match=r"18 slices at 6 positions, .* whole volumes: echo time \(2 values\)"):
         dicom.read(folder)
+
+
+def directions(folder: Path, odd: bool = False) -> Path:
+    """Seven volumes of three slices as a Philips scanner writes them: b 0, five directions of b 2, one of b 2000.
+
+    The numbers run position by position. odd: two directions of one slice are one and the same.
+    """
+    ways = [(0, (1, 0, 0)), (2000, (0.04, -0.975, 0.219)), *((2, (np.cos(a), np.sin(a), 0)) for a in (1, 2, 3, 4, 5))]
+    for n, (b, way) in enumerate(ways):
+
+        def each(ds: Dataset, k: int, n: int = n, b: int = b, way: tuple[float, ...] = way) -> None:
+            ds.SOPInstanceUID, ds.InstanceNumber, ds.DiffusionBValue = f"1.2.{n}.{k}", 300 + 7 * k + n, float(b)
+            ds.DiffusionGradientOrientation = [float(v) for v in (ways[2][1] if odd and (n, k) == (3, 1) else way)]
+            ds.AcquisitionNumber = 19 if (n, k) == (5, 1) else 23  # as one slice of that scanner had
+
+        series(folder, phantom((3, 7, 5)) + n, modality="MR", first=100 * n, each=each)
+    return folder
+
+
+def test_4_6_directions_of_diffusion_tell_volumes_apart(tmp_path: Path) -> None:
+    folder = directions(tmp_path / "mr")
+    with pytest.raises(InputError, match="there seem to be 7 volumes") as told:
+        dicom.read(folder)
+    assert "--volume 1: diffusion bvalue 0, diffusion gradient orientation 1 0 0, 3 slices" in str(told.value.hint)
+    last = dicom.read(folder, volume=7)  # by their b-values
+    np.testing.assert_array_equal(last.data[0], phantom((3, 7, 5)) + 1)
+    assert last.source is not None
+    assert last.source.facts is not None
+    assert last.source.facts["volume"] == "diffusion bvalue 2000, diffusion gradient orientation 0.04 -0.975 0.219"
+
+
+def test_4_6_what_contradicts_is_named_where_volumes_cannot_be_told_apart(tmp_path: Path) -> None:
+    folder = directions(tmp_path / "mr", odd=True)
+    with pytest.raises(InputError, match=r"fits no whole volumes: .*diffusion gradient orientation \(7 values\)"):
+        dicom.read(folder)
+
+
+def test_4_6_equal_slices_under_new_identifiers_are_used_once(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+
+    def again(ds: Dataset, k: int) -> None:
+        ds.SOPInstanceUID = f"1.2.3.{k}"
+
+    series(folder, first=100, each=again)
+    scan = dicom.read(folder)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert set(unused(scan).values()) == {"the same slice again, under another UID"}
+    assert len(unused(scan)) == 6
+
+
+def test_4_6_one_slice_of_such_copies_that_differs_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+
+    def again(ds: Dataset, k: int) -> None:
+        ds.SOPInstanceUID = f"1.2.3.{k}"
+
+    other = phantom()
+    other[2, 0, 0] += 1
+    series(folder, other, first=100, each=again)
+    with pytest.raises(InputError, match="there seem to be 2 volumes, and nothing tells them apart"):
+        dicom.read(folder)
+
+
+def test_slices_that_all_lie_at_one_position_are_called_that(tmp_path: Path) -> None:
+    def here(ds: Dataset, k: int) -> None:
+        ds.ImagePositionPatient = [0, 0, 0]
+
+    with pytest.raises(InputError, match=r"6 slices, all at (one|the same) position"):
+        dicom.read(series(tmp_path / "ct", each=here))
+
+    def nothing_else(ds: Dataset, k: int) -> None:
+        ds.ImagePositionPatient, ds.InstanceNumber = [0, 0, 0], 1
+
+    with pytest.raises(InputError, match=r"6 slices, all at one position: not a volume"):
+        dicom.read(series(tmp_path / "other", each=nothing_else))
+
+
+def test_the_list_of_volumes_names_ten_and_how_many_more(tmp_path: Path) -> None:
+    for n in range(13):
+
+        def each(ds: Dataset, k: int, n: int = n) -> None:
+            ds.SOPInstanceUID, ds.TemporalPositionIdentifier = f"1.2.{n}.{k}", n + 1
+
+        series(tmp_path, phantom() + n, modality="MR", first=100 * n, each=each)
+    with pytest.raises(InputError, match="there seem to be 13 volumes") as told:
+        dicom.read(tmp_path)
+    assert str(told.value.hint).count("--volume") == 10
+    assert str(told.value.hint).endswith("; and 3 more")
 
 
 # ---- 4.7: several series
@@ -635,3 +725,112 @@ def test_7_2_the_same_voxels_as_dicom_and_as_nifti_are_the_same_volume(tmp_path:
     by_nifti = formats.read([tmp_path / "ct.nii.gz"])
     np.testing.assert_array_equal(by_dicom.data, by_nifti.data)
     assert by_dicom.grid.same_as(by_nifti.grid, tolerance=1e-4)
+
+
+# ---- one patient, and what is no slice
+
+
+def test_a_name_is_one_whatever_delimiters_and_padding_end_it(tmp_path: Path) -> None:
+    names = ("Test^Flat", "Test^Flat^^", "Test^Flat^^=", " Test^Flat ", "Test^Flat", "Test^Flat")
+    scan = dicom.read(series(tmp_path / "ct", each=lambda ds, k: setattr(ds, "PatientName", names[k])))
+    assert "spelt" not in warnings(scan)
+
+
+def test_a_name_spelt_in_two_ways_under_one_number_is_one_patient_with_a_warning(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.PatientName = "CANARY^Jurgen" if k else "CANARY^Juergen"
+
+    scan = dicom.read(series(tmp_path / "ct", each=each))
+    assert "the patient's name is spelt in several ways under one patient ID and one study" in warnings(scan)
+    assert "CANARY" not in warnings(scan)
+
+
+def test_two_names_without_a_patient_s_number_are_two_patients(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.PatientName, ds.PatientID = ("A", "B")[k % 2], ""
+
+    with pytest.raises(InputError, match="several patients"):
+        dicom.read(series(tmp_path / "ct", each=each))
+
+
+def test_an_object_of_no_series_is_unused_unless_it_may_be_a_slice(tmp_path: Path) -> None:
+    def stray(ds: Dataset, k: int) -> bool:
+        ds.SOPInstanceUID, ds.SOPClassUID, ds.Modality = "1.2.3", SecondaryCaptureImageStorage, "OT"
+        del ds.SeriesInstanceUID
+        return k == 0
+
+    folder = series(tmp_path / "ct")
+    series(folder, first=100, each=stray)
+    scan = dicom.read(folder)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert unused(scan) == {"a-100.dcm": "Secondary Capture Image, not a CT, MR or PET image, of no series"}
+    assert [s.name for s in dicom.find(folder)] == [scan.source.facts["series"]]  # type: ignore[union-attr, index]
+
+    def lost(ds: Dataset, k: int) -> None:
+        if k == 2:
+            del ds.SeriesInstanceUID
+
+    with pytest.raises(InputError, match=r"a-002\.dcm: its SeriesInstanceUID or SOPClassUID is missing: it cannot be"):
+        dicom.read(series(tmp_path / "lost", each=lost))
+
+
+# ---- 4.3: positions that were rounded
+
+
+def rounded(step: float, shift: float = 0.0, **moved: float) -> Callable[[Dataset, int], None]:
+    """Positions at an oblique angle, rounded to a step and shifted afterwards; `moved` by so many mm, s3=0.2."""
+    normal = np.array([0.0, -0.134158, 0.990960])
+
+    def each(ds: Dataset, k: int) -> None:
+        place = np.round((np.array([-110.5, -78.3, -72.8]) + normal * 6.97 * k) / step) * step
+        place[2] += moved.get(f"s{k}", 0.0) + shift
+        ds.ImagePositionPatient = [f"{v:.6g}" for v in place]
+        ds.ImageOrientationPatient = [1, 0, 0, 0, 0.990960, 0.134158]
+
+    return each
+
+
+def test_4_3_positions_that_were_rounded_to_a_tenth_of_a_mm_make_a_volume_with_a_warning(tmp_path: Path) -> None:
+    hu = phantom((20, 7, 5))
+    scan = dicom.read(series(tmp_path / "mr", hu, each=rounded(0.1, shift=0.0425), modality="MR"))
+    np.testing.assert_array_equal(scan.data[0], hu)
+    assert scan.grid.spacing[0] == pytest.approx(6.97, abs=0.005)
+    assert re.search(r"slice positions are rounded: they lie up to 0\.0\d+ mm off an even line", warnings(scan))
+    exact = dicom.read(series(tmp_path / "exact", hu, each=rounded(1e-6), modality="MR"))
+    assert "rounded" not in warnings(exact)
+    assert np.abs(scan.grid.world([[0, 0, 0], [19, 0, 0]]) - exact.grid.world([[0, 0, 0], [19, 0, 0]])).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("how", "told", "hint"),
+    [
+        (rounded(0.1, s7=0.3), "uneven positions, or their positions are wrong", "--fill-gaps cannot help"),
+        (rounded(1e-6, s7=0.3), "uneven positions, or their positions are wrong", "--fill-gaps cannot help"),
+        (rounded(1.0), "uneven positions, or their positions are wrong", "--fill-gaps cannot help"),  # 7 % of a step
+        (rounded(0.1), "a slice is missing", "--fill-gaps interpolates"),
+    ],
+)
+def test_4_3_what_rounding_does_not_explain_is_refused_for_its_cause(
+    tmp_path: Path, how: Callable[[Dataset, int], None], told: str, hint: str
+) -> None:
+    lost = 9 if "missing" in told else -1
+
+    def each(ds: Dataset, k: int) -> bool:
+        how(ds, k)
+        return k != lost
+
+    folder = series(tmp_path / "mr", phantom((20, 7, 5)), each=each, modality="MR")
+    with pytest.raises(InputError, match=told) as refused:
+        dicom.read(folder)
+    assert hint in str(refused.value.hint)
+    if lost >= 0:
+        assert dicom.read(folder, fill_gaps=True).grid.shape[0] == 20
+
+
+def test_acquisitions_that_lie_between_each_other_are_said(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.AcquisitionNumber = 1 + k % 2
+
+    scan = dicom.read(series(tmp_path / "mr", each=each, modality="MR"))
+    assert "its slices are of 2 acquisitions that lie between each other" in warnings(scan)
+    assert "acquisitions" not in warnings(dicom.read(series(tmp_path / "one", modality="MR")))

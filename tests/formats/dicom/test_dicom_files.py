@@ -254,7 +254,15 @@ APART: dict[str, tuple[Any, Any]] = {
     "EchoNumbers": (1, 2),
     "EffectiveEchoTime": (2.5, 12.5),
     "EchoTime": (2.5, 12.5),
+    "InversionTime": (150.0, 900.0),
+    "InversionTimes": (150.0, 900.0),
     "DiffusionBValue": (0.0, 1000.0),
+    "DiffusionGradientOrientation": ([0.0, 1.0, 0.0], [0.6, 0.0, 0.8]),
+    "ASLContext": ("CONTROL", "LABEL"),
+    "ComplexImageComponent": ("MAGNITUDE", "PHASE"),
+    "ContrastBolusAgentPhase": ("IMMEDIATE", "PRE_CONTRAST"),
+    "NominalPercentageOfRespiratoryPhase": (0.0, 40.0),
+    "NominalRespiratoryTriggerDelayTime": (0.0, 412.5),
     "NominalPercentageOfCardiacPhase": (0.0, 40.0),
     "NominalCardiacTriggerDelayTime": (0.0, 412.5),
     "TriggerTime": (0, 412.5),
@@ -282,5 +290,10 @@ def test_4_6_what_tells_volumes_apart_is_read_alike_in_every_native_syntax(
         np.testing.assert_array_equal(scan.data[0], phantom() + n)
         assert scan.source is not None
         assert scan.source.facts is not None
-        said = "\\".join(value) if isinstance(value, list) else f"{float(value):g}"
-        assert scan.source.facts["volume"] == f"{words} {said}"
+        assert scan.source.facts["volume"] == f"{words} {in_words(value)}"
+
+
+def in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return "\\".join(value) if isinstance(value[0], str) else " ".join(f"{v:g}" for v in value)
+    return value if isinstance(value, str) and not value.isdecimal() else f"{float(value):g}"
