@@ -33,26 +33,11 @@ from segcli.formats.dicom.files import (
     uid_name,
     walk,
 )
-from segcli.formats.dicom.frames import Frame, is_colour, is_mosaic
+from segcli.formats.dicom.frames import Frame, is_mosaic
+from segcli.formats.dicom.kinds import VOLUME_CLASSES, no_slice, no_volume
 from segcli.formats.dicom.stack import Stack, Uneven, names_of, stack_grid, stacks_of, values_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
-
-_CLASS = "1.2.840.10008.5.1.4.1.1."
-VOLUME_CLASSES = {  # CT, MR, PET: classic, enhanced, and enhanced as converted from classic
-    *(_CLASS + n for n in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")),
-}
-_KINDS = {
-    "SEG": "a segmentation",
-    "RTSTRUCT": "a structure set",
-    "RTDOSE": "a dose",
-    "RTPLAN": "a plan",
-    "SR": "a report",
-    "PR": "a presentation state",
-    "KO": "a key object note",
-    "REG": "a registration",
-    "DOC": "a document",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +65,7 @@ class Series:
     def stacks(self) -> tuple[Stack, ...]:
         """The volumes that the series holds; InputError says why it holds none."""
         with _reading():
-            images = [f for f in self.files if _no_slice(f) is None]
+            images = [f for f in self.files if no_slice(f) is None]
             for file in images:
                 if file.fault is None and file.text("SOPClassUID") not in VOLUME_CLASSES:
                     raise InputError(f"{file.name}: corrupt: what kind of image it is cannot be read")
@@ -236,7 +221,7 @@ def _left_out(series: Series, used: Sequence[DicomFile], others: Sequence[Stack]
         if file in elsewhere:
             return "another volume of the series"
         again = file.text("SOPInstanceUID") in instances
-        return _no_slice(file) or ("the same instance again" if again else "the same slice again, under another UID")
+        return no_slice(file) or ("the same instance again" if again else "the same slice again, under another UID")
 
     return [Unused(f.name, reason(f)) for f in series.files if f not in used]
 
@@ -290,7 +275,7 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
                 groups.setdefault(uid, []).append(file)
             elif is_dicomdir(file):
                 unused.append(Unused(file.name, "an index (DICOMDIR)"))
-            elif file.fault is not None and (other := _no_slice(file)) is not None:
+            elif file.fault is not None and (other := no_slice(file)) is not None:
                 unused.append(Unused(file.name, f"{other}, of no series"))
             elif file.fault is not None:
                 told = InputError(
@@ -334,53 +319,8 @@ def _series(uid: str, files: list[DicomFile]) -> Series:
         modality=first.text("Modality"),
         description=first.text("SeriesDescription"),
         files=tuple(files),
-        reason=_reason(files),
+        reason=no_volume(files),
     )
-
-
-def _reason(files: list[DicomFile]) -> str | None:
-    """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few directions."""
-    reasons = [_no_slice(f) or ("a colour image" if is_colour(f) and f.fault is None else None) for f in files]
-    if None not in reasons:
-        return Counter(reasons).most_common(1)[0][0]
-    ways = _directions([f for f, r in zip(files, reasons, strict=True) if r is None])
-    if len(ways) > 1 and max(ways) * 2 <= sum(ways):
-        return f"a scout (slices in {len(ways)} directions)"
-    return None
-
-
-def _directions(files: Sequence[DicomFile]) -> list[int]:
-    """How many slices lie in each direction; directions differ when a cosine does by more than 0.1."""
-    found: list[tuple[list[float], int]] = []
-    for file in files:
-        try:
-            cosines = [float(v) for v in file.text("ImageOrientationPatient").split("\\")]
-        except ValueError:
-            continue  # missing or spoilt: the reading refuses it by name
-        for k, (known, count) in enumerate(found):
-            if max(map(abs, map(float.__sub__, known, cosines))) <= 0.1:
-                found[k] = (known, count + 1)
-                break
-        else:
-            found.append((cosines, 1))
-    return [count for _, count in found]
-
-
-def _no_slice(file: DicomFile) -> str | None:
-    """Why a file is no slice of a volume, None when it is one or should be."""
-    sop_class = file.text("SOPClassUID")
-    if _spoilt(sop_class) and (file.fault is not None or file.text("Modality") in ("CT", "MR", "PT")):
-        return None  # it claims to be of the series, and what is wrong with it is told when that is read
-    if sop_class not in VOLUME_CLASSES:
-        kind = _KINDS.get(file.text("Modality"))
-        return kind or f"{uid_name(sop_class).removesuffix(' Storage')}, not a CT, MR or PET image"
-    return "a scout (localizer)" if "LOCALIZER" in file.text("ImageType").split("\\") else None
-
-
-def _spoilt(sop_class: str) -> bool:
-    """Whether a class is none of the standard's, and not one of a maker's own either."""
-    own = re.fullmatch(r"[0-9.]+", sop_class) and not sop_class.startswith("1.2.840.10008.")
-    return not own and uid_name(sop_class) == sop_class
 
 
 def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, name: str) -> Series:

@@ -1,0 +1,71 @@
+"""Which DICOM files are slices of a volume, and why the others are none."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from segcli.formats.dicom.files import DicomFile, uid_name
+from segcli.formats.dicom.frames import is_colour
+
+_CLASS = "1.2.840.10008.5.1.4.1.1."
+VOLUME_CLASSES = {  # CT, MR, PET: classic, enhanced, and enhanced as converted from classic
+    *(_CLASS + n for n in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")),
+}
+_KINDS = {
+    "SEG": "a segmentation",
+    "RTSTRUCT": "a structure set",
+    "RTDOSE": "a dose",
+    "RTPLAN": "a plan",
+    "SR": "a report",
+    "PR": "a presentation state",
+    "KO": "a key object note",
+    "REG": "a registration",
+    "DOC": "a document",
+}
+
+
+def no_volume(files: list[DicomFile]) -> str | None:
+    """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few directions."""
+    reasons = [no_slice(f) or ("a colour image" if is_colour(f) and f.fault is None else None) for f in files]
+    if None not in reasons:
+        return Counter(reasons).most_common(1)[0][0]
+    ways = _directions([f for f, r in zip(files, reasons, strict=True) if r is None])
+    if len(ways) > 1 and max(ways) * 2 <= sum(ways):
+        return f"a scout (slices in {len(ways)} directions)"
+    return None
+
+
+def _directions(files: Sequence[DicomFile]) -> list[int]:
+    """How many slices lie in each direction; directions differ when a cosine does by more than 0.1."""
+    found: list[tuple[list[float], int]] = []
+    for file in files:
+        try:
+            cosines = [float(v) for v in file.text("ImageOrientationPatient").split("\\")]
+        except ValueError:
+            continue  # missing or spoilt: the reading refuses it by name
+        for k, (known, count) in enumerate(found):
+            if max(map(abs, map(float.__sub__, known, cosines))) <= 0.1:
+                found[k] = (known, count + 1)
+                break
+        else:
+            found.append((cosines, 1))
+    return [count for _, count in found]
+
+
+def no_slice(file: DicomFile) -> str | None:
+    """Why a file is no slice of a volume, None when it is one or should be."""
+    sop_class = file.text("SOPClassUID")
+    if _spoilt(sop_class) and (file.fault is not None or file.text("Modality") in ("CT", "MR", "PT")):
+        return None  # it claims to be of the series, and what is wrong with it is told when that is read
+    if sop_class not in VOLUME_CLASSES:
+        kind = _KINDS.get(file.text("Modality"))
+        return kind or f"{uid_name(sop_class).removesuffix(' Storage')}, not a CT, MR or PET image"
+    return "a scout (localizer)" if "LOCALIZER" in file.text("ImageType").split("\\") else None
+
+
+def _spoilt(sop_class: str) -> bool:
+    """Whether a class is none of the standard's, and not one of a maker's own either."""
+    own = re.fullmatch(r"[0-9.]+", sop_class) and not sop_class.startswith("1.2.840.10008.")
+    return not own and uid_name(sop_class) == sop_class
