@@ -129,7 +129,7 @@ class ModelCard:
         )
 
     def file(self, name: str) -> Path:
-        """A part of the model: a plain name inside its folder (reliability.md 5.2).
+        """A part of the model: a plain name inside its folder, which is closed.
 
         errors   ModelError for absolute paths, `..`, links that lead out, or a missing file
         """
