@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segcli.space.volume import Box, Volume
 
 Values = NDArray[np.float32]
+Beyond = float | NDArray[np.float32]  # the value beyond an image: one, or (C,) one for each channel
 Map = Callable[[Values], Values]
 Mask = NDArray[np.bool_]
 Inside = Callable[[], Mask]  # of the whole image, made when a step asks for it
@@ -139,26 +140,33 @@ class Crop:
     outside: float | None = None
 
 
-def normalise(image: Volume, steps: Sequence[Step], outside: float = 0.0) -> tuple[Volume, float]:
-    """The image after the steps, and what `outside` (a value beyond the image) has become of them.
+def normalise(image: Volume, steps: Sequence[Step], outside: Beyond = 0.0) -> tuple[Volume, NDArray[np.float32]]:
+    """The image after the steps, and what the values beyond the image have become of them.
 
     image    (C, D, H, W), any dtype
-    returns  float32
+    outside  of each channel, or one for all
+    returns  float32, and (C,) float32
     """
     data = np.array(image.data, np.float32)  # a copy: the steps work in place
-    beyond = np.full((1, 1, 1), outside, np.float32)
+    values = beyond(outside, len(data))
     inside = cache(lambda: _enclosed(image.data))
     for c, channel in enumerate(data):
+        own = values[c].reshape(1, 1, 1).copy()
         for step in steps:
             if step.channels is None or c in step.channels:
                 change = step.fit(channel, inside)
                 channel = change(channel)
                 if isinstance(step, Outside):
-                    beyond[:] = step.value
-                elif c == 0:
-                    beyond = change(beyond)
-        data[c] = channel
-    return Volume(data, image.grid, image.source), float(beyond[0, 0, 0])
+                    own[:] = step.value
+                else:
+                    own = change(own)
+        data[c], values[c] = channel, own[0, 0, 0]
+    return Volume(data, image.grid, image.source), values
+
+
+def beyond(outside: Beyond, channels: int) -> NDArray[np.float32]:
+    """The value beyond the image of each of its channels, (C,)."""
+    return np.array(np.broadcast_to(outside, channels), np.float32)
 
 
 def foreground(image: Volume, rule: Crop) -> Box:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError
 from segcli.inference.decide import Decision
-from segcli.inference.intensity import Crop, Preparation, Resample, Step, foreground, normalise
+from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, foreground, normalise
 from segcli.inference.windows import WindowPlan
 from segcli.space.grids import GridSpec, model_grid
 from segcli.space.resample import Interpolation, onto
@@ -60,12 +60,12 @@ class Prepared:
 
     image    (C, d, h, w) float32, normalised, cropped
     wanted   the grid before the crop
-    outside  the value that lies beyond the image
+    outside  (C,) of each channel, the value that lies beyond the image
     """
 
     image: Volume
     wanted: Grid
-    outside: float
+    outside: NDArray[np.float32]
     seconds: Mapping[str, float]
 
 
@@ -73,7 +73,7 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
     """The scan on the model's grid with the model's intensities: the procedure's steps in their order."""
     seconds = {"resample": 0.0, "normalise": 0.0}
     began = time.perf_counter()
-    image, outside = scan, procedure.outside
+    image, outside = scan, beyond(procedure.outside, len(scan.data))
     wanted: Grid | None = None
     cropped_first = False
     pending: list[Step] = []
@@ -87,7 +87,7 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
         if isinstance(step, Crop):
             cropped_first |= wanted is None
             image = image.crop(foreground(image, step))
-            outside = outside if step.outside is None else step.outside
+            outside = outside if step.outside is None else beyond(step.outside, len(image.data))
         elif isinstance(step, Resample):
             start = time.perf_counter()
             wanted = model_grid(image.grid, procedure.grid)
@@ -100,6 +100,7 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
         wanted = _endless(image.grid)
     if procedure.slice_axis is not None and procedure.slices > 1:
         image = neighbours(image, procedure.slice_axis, procedure.slices)
+        outside = np.tile(outside, procedure.slices)
     seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
     return Prepared(image, wanted, outside, seconds)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.inference.engine import Engine
+from segcli.inference.intensity import Beyond, beyond
 from segcli.space.volume import Box, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
@@ -92,17 +93,24 @@ def weights(plan: WindowPlan) -> NDArray[np.float32]:
     return blended
 
 
-def padded(image: Volume, plan: WindowPlan, value: float) -> tuple[Volume, Box]:
-    """The image made at least as large as a window, equally on both sides, and the box in it that is the image."""
+def padded(image: Volume, plan: WindowPlan, outside: Beyond) -> tuple[Volume, Box]:
+    """The image made at least as large as a window, equally on both sides, and the box in it that is the image.
+
+    outside  the value of each channel beyond the image, or one for all
+    """
     missing = [max(0, s - n) for s, n in zip(plan.size, image.grid.shape, strict=True)]
     before = [m // 2 for m in missing]
     ends = [b + n for b, n in zip(before, image.grid.shape, strict=True)]
     inner = (slice(before[0], ends[0]), slice(before[1], ends[1]), slice(before[2], ends[2]))
     if not any(missing):
         return image, inner
-    pad = [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))]
-    edge = plan.padding == "edge"
-    data = np.pad(image.data, pad, "edge") if edge else np.pad(image.data, pad, constant_values=value)
+    if plan.padding == "edge":
+        data = np.pad(image.data, [(0, 0), *((b, m - b) for b, m in zip(before, missing, strict=True))], "edge")
+    else:
+        shape = (len(image.data), *(n + m for n, m in zip(image.grid.shape, missing, strict=True)))
+        data = np.empty(shape, image.data.dtype)
+        data[:] = beyond(outside, len(data))[:, None, None, None]
+        data[(slice(None), *inner)] = image.data
     grid = image.grid.crop(
         tuple(slice(-b, n + m - b) for b, m, n in zip(before, missing, image.grid.shape, strict=True))  # type: ignore[arg-type]
     )
@@ -124,12 +132,12 @@ def held(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tuple[int
 
 
 def slide(
-    image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = quiet, outside: float = 0.0
+    image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = quiet, outside: Beyond = 0.0
 ) -> Iterator[Volume]:
     """Blended logits of the whole image as finished slabs, in order along one axis.
 
     image    (C, D, H, W) float32
-    outside  value of what lies beyond the image, where it is smaller than a window and its edge is not repeated
+    outside  value of each channel beyond the image, or one for all; not used where its edge is repeated
     yields   (K, d, h, w) float32; each slab begins with the plane that the one before ended with, so that what lies
              between them can be interpolated from one slab
     errors   ModelError when logits are not finite: they are never turned into background
@@ -194,9 +202,9 @@ def _held(parts: list[list[Window]], axis: int) -> int:
     return 1 + max(int(part[-1].at[axis].stop - part[0].at[axis].start) for part in parts)
 
 
-def _is_constant(full: Volume, window: Window, value: float) -> bool:
+def _is_constant(full: Volume, window: Window, outside: Beyond) -> bool:
     patch = full.data[(slice(None), *window.at)]
-    return bool((patch == np.float32(value)).all())
+    return bool((patch == beyond(outside, len(patch))[:, None, None, None]).all())
 
 
 def _inside(inner: Box, axis: int, first: int, stop: int) -> Box | None:

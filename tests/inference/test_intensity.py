@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segcli.inference.intensity import Clip, Crop, Percentiles, Scale, Standardise, foreground, normalise
+from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Scale, Standardise, foreground, normalise
 from segcli.space.volume import Grid, Volume
 
 
@@ -61,3 +61,13 @@ def test_the_foreground_is_the_smallest_box_with_any_channel_above() -> None:
 def test_without_foreground_nothing_is_cropped() -> None:
     box = foreground(Volume(np.zeros((1, 2, 3, 4)), Grid((2, 3, 4), np.eye(4))), Crop(0.0))
     assert box == (slice(0, 2), slice(0, 3), slice(0, 4))
+
+
+def test_24_the_value_beyond_the_image_is_each_channels_own() -> None:
+    steps = [Standardise(), Scale(0, 10, (0, 1), channels=(1,))]
+    _, outside = normalise(volume([0, 10], [10, 30]), steps, outside=0.0)
+    assert outside.tolist() == [-1, -20]
+    _, outside = normalise(volume([0, 10], [10, 30]), steps, outside=np.array([5, 20], np.float32))
+    assert outside.tolist() == [0, 0]
+    _, outside = normalise(volume([0, 10], [10, 30]), [*steps, Outside(3, channels=(0,))], outside=0.0)
+    assert outside.tolist() == [3, -20]

@@ -115,3 +115,19 @@ def test_confidence_is_the_mean_margin_between_the_best_two_shares() -> None:
 def test_3_16_any_size_from_one_voxel_on_works(shape: tuple[int, int, int]) -> None:
     scan = Volume(np.full((1, *shape), 40, np.int16), grid(shape))
     assert (segment(scan, CARD_3MM.procedure, Organs()).labels.data == 1).all()
+
+
+def test_24_a_crop_and_neighbouring_slices_keep_the_value_beyond_each_channel() -> None:
+    two = Volume(np.stack([np.full((4, 3, 3), v, np.float32) for v in (1, 5)]), grid((4, 3, 3)))
+    two.data[:, 0] = 0
+    steps = [
+        {"step": "clip", "low": 0, "high": 3, "channels": [0]},
+        {"step": "clip", "low": 2, "high": 9, "channels": [1]},
+    ]
+    sliced = {"slice_axis": 0, "slices": 3, "patch_size": [1, 8, 8]}
+    own = parse({**CARD, "channels": ["T1", "T2"], "spacing": None, "orientation": None, "intensity": steps, **sliced})
+    prepared = prepare(two, own.procedure)
+    assert prepared.image.data.shape == (6, 4, 3, 3)
+    assert prepared.outside.tolist() == [0, 2] * 3
+    cropped = parse({**own.document, "intensity": [*steps, {"step": "crop", "above": None, "outside": -4}]})
+    assert prepare(two, cropped.procedure).outside.tolist() == [-4] * 6

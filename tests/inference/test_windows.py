@@ -139,6 +139,19 @@ def test_a_small_image_is_padded_with_the_value_beyond_it() -> None:
     assert (seen[0] == -7).sum() == 64 - 8
 
 
+def test_24_each_channel_of_a_small_image_is_padded_with_its_own_value_and_windows_of_them_are_skipped() -> None:
+    seen = []
+    image = Volume(np.ones((2, 2, 2, 2), np.float32), grid((2, 2, 2)))
+    engine = Numpy(lambda x: (seen.append(x.copy()), x)[1])
+    beyond = np.array([-7, 3], np.float32)
+    list(slide(image, engine, WindowPlan((4, 4, 4)), outside=beyond))
+    assert [(seen[0][0, c] == value).sum() for c, value in enumerate(beyond)] == [64 - 8, 64 - 8]
+    air = Volume(np.broadcast_to(beyond[:, None, None, None], (2, 4, 4, 4)).copy(), grid((4, 4, 4)))
+    assert list(slide(air, engine, WindowPlan((4, 4, 4), skip=True), outside=beyond)) == []
+    air.data[1, 0, 0, 0] = -7  # what lies beyond the other channel
+    assert len(list(slide(air, engine, WindowPlan((4, 4, 4), skip=True), outside=beyond))) == 1
+
+
 def test_the_edge_of_a_small_image_is_repeated_where_the_plan_says_so() -> None:
     seen = []
     image = Volume(np.array([1, 2, 3], np.float32).reshape(1, 1, 1, 3), grid((1, 1, 3)))

@@ -157,3 +157,17 @@ def test_other_interpolations_and_other_grids_keep_their_positions(how: str) -> 
     assert positions(0.5 - 1e-13, 2.0, 3, how)[0] == 0.5 - 1e-13  # type: ignore[arg-type]
     assert positions(0.2, 1.7, 3, "nearest").tolist() == [0.2, 0.2 + 1.7, 0.2 + 3.4]
     assert positions(9.0, -1.0, 3, "nearest").tolist() == [9, 8, 7]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_26_only_axes_along_which_the_scan_is_finer_are_smoothed(axis: int) -> None:
+    """Steps of 1, 1.6 and 2 mm onto 2 mm: only the first is below 0.75 of the wanted one."""
+    steps = [1.0, 1.6, 2.0]
+    shape = tuple(round(32 / step) for step in steps)
+    along = np.random.default_rng(0).normal(size=shape[axis]).astype(np.float32)
+    data = np.zeros((1, *shape), np.float32) + along.reshape([-1 if i == axis else 1 for i in range(3)])
+    scan, wanted = Volume(data, Grid(shape, np.diag([*steps, 1]))), Grid((16, 16, 16), np.diag([2.0, 2, 2, 1]))
+    plain, smooth = (onto(scan, wanted, Interpolation(smooth=sigma)).data for sigma in (0.0, 0.5))
+    assert np.allclose(plain, smooth, atol=1e-5) == (axis > 0)
+    wider = onto(scan, wanted, Interpolation(smooth=0.5, finer=0.9)).data
+    assert np.allclose(plain, wider, atol=1e-5) == (axis > 1)

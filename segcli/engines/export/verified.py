@@ -66,7 +66,7 @@ def scan_windows(card: ModelCard, path: Path, affine: Form | None = None) -> Map
     image, _ = padded(prepared.image, card.window, prepared.outside)
     places = windows(image.grid.shape, card.window)
     cut = [np.ascontiguousarray(image.data[(slice(None), *w.at)], np.float32) for w in places]
-    order = sorted(range(len(cut)), key=lambda i: -float(np.abs(cut[i] - prepared.outside).mean()))
+    order = sorted(range(len(cut)), key=lambda i: -float(np.abs(cut[i] - prepared.outside[:, None, None, None]).mean()))
     return {f"scan {i}": cut[i][None] for i in order[:_SCAN_WINDOWS]}
 
 
