@@ -32,11 +32,12 @@ def info(
     from segcli.models.library import find
 
     counts = form(affine)
-    if scan.is_dir() and series is None and (rows := _series(scan)) and (len(rows) > 1 or rows[0]["problem"]):
+    rows = _series(scan) if scan.is_dir() and series is None else []
+    if len(rows) > 1 or (rows and (rows[0]["problem"] or (volume is None and rows[0]["volumes"] > 1))):
         if json:
             print_json({"schema": SCHEMA, "series": rows})
         else:
-            table(f"{scan.name}: DICOM series", rows)
+            table(f"{scan.name}: DICOM series", [{k: v for k, v in row.items() if k != "which"} for row in rows])
         return
     card = find(model)
     read = formats.read([scan], affine=counts, series=series, volume=volume, channels=len(card.channels))
@@ -120,6 +121,7 @@ def _series(folder: Path) -> list[dict[str, Any]]:
             "files": len(s.files),
             "slices": s.summary.frames,
             "volumes": s.summary.volumes,
+            "which": [{"volume": k, "what": what, "slices": n} for k, (what, n) in enumerate(s.summary.which, 1)],
             "shape": times(s.summary.shape) if s.summary.shape else None,
             "spacing": times(s.summary.spacing) if s.summary.spacing else None,
             "problem": s.summary.problem,

@@ -78,9 +78,10 @@ class Series:
             if self.reason is not None:
                 raise InputError(self.reason)
             grids = [stack_grid(stack.frames, self.name)[0] for stack in self.stacks]
-            return Summary(self.frames, len(grids), grids[0].shape, grids[0].spacing, None)
+            which = tuple((stack.what, len(stack.frames)) for stack in self.stacks)
+            return Summary(self.frames, which, grids[0].shape, grids[0].spacing, None)
         except InputError as error:
-            return Summary(self.frames, 0, None, None, error.message)
+            return Summary(self.frames, (), None, None, error.message)
         finally:
             self.__dict__.pop("stacks", None)
             for file in self.files:
@@ -96,14 +97,19 @@ class Series:
 class Summary:
     """What a series holds.
 
+    which     what tells each of its volumes apart, and its slices: the first is --volume 1
     problem   why it is not a volume, or refused as one; None when it can be read
     """
 
     frames: int
-    volumes: int
+    which: tuple[tuple[str, int], ...]
     shape: tuple[int, int, int] | None
     spacing: tuple[float, float, float] | None
     problem: str | None
+
+    @property
+    def volumes(self) -> int:
+        return len(self.which)
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,7 +372,7 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
         raise InputError(error.message if named else f"{name}: {error.message}", hint=error.hint) from error
     if volume is None and len(stacks) > 1:
         lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks[:10], 1))
-        more = f"; and {len(stacks) - 10} more" if len(stacks) > 10 else ""
+        more = f"; and {len(stacks) - 10} more, which `segcli info --json` lists" if len(stacks) > 10 else ""
         slices = sum(len(s.frames) for s in stacks)
         where = "all" if slices == len(stacks) else "several"
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import OBLIQUE, PATIENT, affine, header, phantom, pixels, save, series
+from models import organs
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -21,6 +23,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
+from runs import command
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing
@@ -496,7 +499,11 @@ def test_the_list_of_volumes_names_ten_and_how_many_more(tmp_path: Path) -> None
     with pytest.raises(InputError, match="there seem to be 13 volumes") as told:
         dicom.read(tmp_path)
     assert str(told.value.hint).count("--volume") == 10
-    assert str(told.value.hint).endswith("; and 3 more")
+    assert str(told.value.hint).endswith("; and 3 more, which `segcli info --json` lists")
+    done = command("info", tmp_path, "--model", organs(tmp_path.parent / "model"), "--json")
+    (row,) = json.loads(done.stdout)["series"]
+    assert [which["volume"] for which in row["which"]] == list(range(1, 14))
+    assert row["which"][12] == {"volume": 13, "what": "temporal position identifier 13", "slices": 6}
 
 
 # ---- 4.7: several series
@@ -700,7 +707,7 @@ def test_a_tree_lists_what_could_be_a_volume_and_why_the_rest_is_not(tmp_path: P
     )
     plain, gap, scout = dicom.find(tmp_path)
     assert (plain.number, plain.modality, plain.description) == (3, "CT", "phantom")
-    assert plain.summary == dicom.Summary(6, 1, (6, 7, 5), (3.0, 2.0, 1.5), None)
+    assert plain.summary == dicom.Summary(6, (("the only one", 6),), (6, 7, 5), (3.0, 2.0, 1.5), None)
     assert gap.reason is None
     assert "unevenly spaced" in str(gap.summary.problem)
     assert scout.reason == "a scout (localizer)"
