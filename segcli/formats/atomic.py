@@ -108,7 +108,12 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
 
 def _anew(name: str, flags: int) -> int:
     """A descriptor of a file that was not there; what is there already, a link too, is an error."""
-    return os.open(name, flags | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    return no_link(name, flags | os.O_EXCL)
+
+
+def no_link(name: str, flags: int) -> int:
+    """What `open` takes as its opener: a descriptor of the file itself; a link under its name is an error."""
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _rename(temporary: Path, path: Path) -> None:

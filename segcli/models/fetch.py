@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
-from segcli.formats.atomic import translated, write_bytes
+from segcli.formats.atomic import no_link, translated, write_bytes
 
 if TYPE_CHECKING:
     import httpx
@@ -203,7 +203,7 @@ def _once(client: httpx.Client, address: str, part: Path, progress: Progress) ->
         total = have + int(announced) if announced.isdigit() else None
         _room(part, None if total is None else total - have)
         _begin(part, address, answer)
-        with translated(part), part.open("r+b" if have else "wb") as file:
+        with translated(part), open(part, "r+b" if have else "wb", opener=no_link) as file:
             file.seek(have)
             for chunk in answer.iter_raw():
                 file.write(chunk)

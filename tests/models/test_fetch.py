@@ -232,6 +232,18 @@ def test_a_private_certificate_is_trusted_where_the_system_is_told_so(
         assert fetch([served.address], tmp_path / "out").path.read_bytes() == BODY
 
 
+def test_a_link_that_was_planted_under_the_name_of_a_download_is_not_followed(server: Server, tmp_path: Path) -> None:
+    victim = tmp_path / "thesis.txt"
+    victim.write_bytes(b"three years")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / f".{room.hashlib.sha256(server.address.encode()).hexdigest()[:12]}-model.zip.part").symlink_to(victim)
+    with pytest.raises(OutputError, match="cannot write"):
+        fetch([server.address], folder)
+    assert victim.read_bytes() == b"three years"
+    assert not (folder / "model.zip").exists()
+
+
 def test_of_two_processes_one_waits_and_a_dead_ones_lock_is_taken_over(server: Server, tmp_path: Path) -> None:
     part = room.hashlib.sha256(server.address.encode()).hexdigest()[:12]
     lock = tmp_path / f".{part}-model.zip.lock"
