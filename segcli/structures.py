@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from segcli.errors import UsageError, near
+from segcli.errors import ModelError, UsageError, near
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,20 @@ def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
             other = "".join(_RIGHT.get(word, word) for word in words)
             if other in names:
                 found.append((name, other))
+    return found
+
+
+def file_names(model: str, structures: Iterable[Label]) -> dict[str, int]:
+    """Name of a file for each structure -> its number; only letters, digits, ".", "_" and "-" of a name are left.
+
+    errors   ModelError for a name that is no file name, and for two that are one
+    """
+    found: dict[str, int] = {}
+    for label in structures:
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", label.name)
+        if name.startswith(".") or not name.strip("_") or name.lower() in map(str.lower, found):
+            told = f"no mask can be called {label.name!r}: it begins with a dot, is empty, or another one has that name"
+            hint = "leave --split away, or give the structure another name in model.json"
+            raise ModelError(f"{model}: {told}", hint=hint)
+        found[name] = label.id
     return found

@@ -45,7 +45,7 @@ def predict_on(
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
         raise EngineError("--scheduler needs Dask", hint="pip install 'segcli[cluster]'") from error
-    to = replace(to, folder=_absolute(to.folder)) if to.folder else to
+    to = replace(to, folder=to.folder and _absolute(to.folder), file=to.file and _absolute(to.file))
     with _cluster(scheduler) as address:
         try:
             client = Client(address, timeout=TIMEOUT, set_as_default=False)

@@ -6,7 +6,6 @@ A further kind comes from an installed package: an entry point of the group `seg
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segcli.batch.bids import name_of
 from segcli.errors import ModelError, UsageError
+from segcli.structures import file_names
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Case
@@ -69,10 +69,12 @@ class Destination:
     """Where outputs go and which of them are made.
 
     folder    None: beside each input
+    file      of the label map of one scan, instead of a folder; the other files have its name before their endings
     layout    "flat", or "bids" for a derivatives tree
     """
 
     folder: Path | None = None
+    file: Path | None = None
     overwrite: bool = False
     forms: tuple[str, ...] = ("nifti",)
     reports: tuple[str, ...] = ()
@@ -104,15 +106,25 @@ class Destination:
 
     def base(self, case: Case, model: str) -> Path:
         """Outputs of a case are this path with something added to its name."""
+        if self.file is not None:
+            return self.file.with_name(self._stem.removesuffix("_seg"))
         path = (self.folder or case.beside) / case.name
         if self.layout == "bids":
             return path.with_name(name_of(path.name, "".join(c for c in model if c.isalnum())))
         return path
 
+    @property
+    def _stem(self) -> str:
+        from segcli.formats.table import stem
+
+        return stem(self.file) if self.file is not None else ""
+
     def labels(self, case: Case, model: str) -> Path:
-        return beside(self.base(case, model), LABELS[self.layout])
+        return self.file or beside(self.base(case, model), LABELS[self.layout])
 
     def record(self, case: Case, model: str) -> Path:
+        if self.file is not None:
+            return self.file.with_name(f"{self._stem}.json")
         return beside(self.base(case, model), RECORD[self.layout])
 
     def files(self, case: Case, card: ModelCard) -> list[Path]:
@@ -150,22 +162,6 @@ def beside(base: Path, ending: str) -> Path:
     return base.with_name(base.name + ending)
 
 
-def mask_names(card: ModelCard) -> dict[str, int]:
-    """File name of each structure's mask -> its number; of a name only letters, digits, ".", "_" and "-" are left.
-
-    errors   ModelError for a name that is no file name, and for two that are one
-    """
-    found: dict[str, int] = {}
-    for label in card.structures:
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", label.name)
-        if name.startswith(".") or not name.strip("_") or name.lower() in map(str.lower, found):
-            told = f"no mask can be called {label.name!r}: it begins with a dot, is empty, or another one has that name"
-            hint = "leave --split away, or give the structure another name in model.json"
-            raise ModelError(f"{card.name}: {told}", hint=hint)
-        found[name] = label.id
-    return found
-
-
 def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
     """Every file that `write` makes for these wishes, and what it is, in the order of writing."""
     found: dict[Path, Output] = {}
@@ -195,9 +191,9 @@ def write(case: Finished) -> tuple[list[Path], list[str]]:
 def is_own(path: Path) -> bool:
     """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
     from segcli.formats.atomic import is_partial
-    from segcli.results.record import has_record, is_masks
+    from segcli.results.record import has_record, is_masks, is_named
 
-    if is_partial(path.name) or is_masks(path.parent):
+    if is_partial(path.name) or is_masks(path.parent) or is_named(path):
         return True
     bases = (path.name.removesuffix(ending) for ending in _endings() if path.name.endswith(ending))
     return any(base and has_record(path.with_name(base)) for base in bases)
@@ -317,8 +313,8 @@ def _mask(path: Path, case: Finished) -> Sequence[str]:
     from segcli import formats
     from segcli.space.volume import Volume
 
-    labels, value = case.result.labels, mask_names(case.card)[path.name.removesuffix(".nii.gz")]
-    mask = Volume((labels.data == value).astype(np.uint8), labels.grid)
+    values, labels = file_names(case.card.name, case.card.structures), case.result.labels
+    mask = Volume((labels.data == values[path.name.removesuffix(".nii.gz")]).astype(np.uint8), labels.grid)
     formats.write(mask, (), path, case.scan.source, description=f"segcli {case.card.name}")
     return ()
 
@@ -394,7 +390,7 @@ BUILT_IN = (
         _mask,
         "--split",
         also=lambda to: to.split,
-        inside=lambda card: [f"{name}.nii.gz" for name in mask_names(card)],
+        inside=lambda card: [f"{name}.nii.gz" for name in file_names(card.name, card.structures)],
     ),
 )
 

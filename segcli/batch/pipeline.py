@@ -142,6 +142,10 @@ def _naming(error: SegcliError, case: Case) -> SegcliError:
 
 def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
     """Refuse, before anything runs, outputs that would be each other's or an input."""
+    if to.file is not None and len(cases) > 1:
+        raise UsageError(
+            f"-o {to.file} is one label map, and there are {len(cases)} scans", hint="name a folder with -o"
+        )
     inputs = {_identity(path): case for case in cases for path in case.paths if not path.is_dir()}
     owners: dict[Path, Case] = {}
     for case in cases:

@@ -97,7 +97,8 @@ class Outputs:
     """What is written"""
 
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the outputs; `-`: label map to stdout.")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder, default beside each scan; a file for one; `-`: to stdout."),
     ] = None
     write: Annotated[
         list[str] | None,
@@ -119,11 +120,20 @@ class Outputs:
         """Whether the label map goes to stdout."""
         return self.output is not None and str(self.output) == "-"
 
+    @property
+    def file(self) -> Path | None:
+        """The label map of one scan, where a file was named and no folder."""
+        from segcli.formats.table import written
+
+        path = self.output
+        return path if path is not None and path.name.lower().endswith(written()) and not path.is_dir() else None
+
     def destination(self) -> Destination:
         from segcli.batch.outputs import Destination, choices
 
         to = Destination(
-            folder=None if self.streamed else self.output,
+            folder=None if self.streamed or self.file else self.output,
+            file=self.file,
             overwrite=self.overwrite,
             forms=each("--write", several(*self.write or ()) or ("nifti",), choices("--write")),
             reports=each("--report", several(*self.report or ()), choices("--report")),
@@ -138,6 +148,10 @@ class Outputs:
         if self.streamed and to != alone:
             raise UsageError(
                 "-o - gives the label map alone", hint="name a folder with -o for what is written beside it"
+            )
+        if to.file is not None and to.layout == "bids":
+            raise UsageError(
+                f"-o {to.file}: a BIDS tree needs a folder", hint="leave --layout bids away, or the ending"
             )
         return to
 
@@ -353,8 +367,8 @@ def _piped(
             inputs = (str(scan.rename(f"{scan}{formats.ending_of(scan)}")),)
         card = find(opening.model[0])
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
-        if place.folder is None:
-            raise UsageError("a scan from stdin needs -o: a folder, or - for stdout")
+        if place.folder is None and place.file is None:
+            raise UsageError("a scan from stdin needs -o: a folder, a file, or - for stdout")
         found = replace(given, inputs=inputs).cases(card.channels, place, str if manners.quiet else say)
         if len(found) != 1:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")

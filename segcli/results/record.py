@@ -30,6 +30,7 @@ from msgspec import UNSET, Struct, UnsetType
 from segcli import __version__, formats
 from segcli.engines.table import libraries
 from segcli.formats.streams import is_folder, reading, refusal, walk
+from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
 from segcli.results import checks
@@ -337,8 +338,15 @@ def is_masks(folder: Path) -> bool:
 
 
 def has_record(base: Path) -> bool:
-    """Whether the record of a case lies beside its outputs, in the flat layout or in that of BIDS."""
-    return any(_is_record(base.with_name(f"{base.name}{end}.json")) for end in (SEG, "_dseg"))
+    """Whether the record of a case lies beside its outputs: in the flat layout, in that of BIDS, or of a named file."""
+    return any(_is_record(base.with_name(f"{base.name}{end}.json")) for end in (SEG, "_dseg", ""))
+
+
+def is_named(path: Path) -> bool:
+    """Whether a file is a label map that the user gave a name of its own, or the record beside one."""
+    record = path if path.suffix == ".json" else path.with_name(f"{stem(path)}.json")
+    labels = (read_record(record) or {}).get("labels") if _is_record(record) else None
+    return isinstance(labels, dict) and (path == record or labels.get("file") == path.name)
 
 
 def _is_record(path: Path) -> bool:

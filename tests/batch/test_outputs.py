@@ -138,3 +138,65 @@ def test_reports_and_tables_come_in_the_order_that_they_were_named(model):
     endings = [path.name for path, output in planned(Path("a"), model, to).items() if output.inside is None]
     assert endings == ["a_seg.png", "a_seg.csv", "a.label", "a.ctbl", "a_rtstruct.dcm"]
     assert isinstance(next(iter(to.outputs)), Output)
+
+
+# ---- a label map with a name of its own
+
+
+@pytest.mark.parametrize(
+    ("file", "rest"),
+    [
+        ("out/mine.nii.gz", {"mine.json", "mine_seg.csv", "mine.ctbl", "mine_seg/body.nii.gz"}),
+        ("out/a_seg.nrrd", {"a_seg.json", "a_seg.csv", "a.ctbl", "a_seg/body.nii.gz"}),
+    ],
+)
+def test_a_label_map_gets_the_name_that_the_user_gave_and_the_rest_lies_beside_it(model, tmp_path, file, rest):
+    from segcli.formats import read
+
+    scan(tmp_path / "a.nii.gz")
+    words = ("predict", "a.nii.gz", "-o", file, "--model", model.folder, "--engine", "onnx")
+    extra = ("--report", "csv", "--tables", "slicer", "--split")
+    done = command(*words, *extra, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines()[0] == file
+    made = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert made >= {file.removeprefix("out/"), *rest}
+    assert all(is_own(tmp_path / "out" / name) for name in made)
+    again = command(*words, *extra, cwd=tmp_path)
+    assert b"already done" in again.stderr, again.stderr
+    command("predict", "a.nii.gz", "-o", "flat", "--model", model.folder, "--engine", "onnx", cwd=tmp_path)
+    one, other = (read([tmp_path / name]).data for name in (file, "flat/a_seg.nii.gz"))
+    assert (one == other).all()
+    # What was written is no scan of a later batch, beside the scan itself.
+    (tmp_path / "out" / "b.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes())
+    batch = command("predict", "out", "-o", "later", "--model", model.folder, "--engine", "onnx", cwd=tmp_path)
+    assert b"later/b_seg.nii.gz" in batch.stdout
+    assert sorted(p.name for p in (tmp_path / "later").glob("*.json")) == ["b_seg.json"]
+
+
+def test_2_7_a_named_file_of_somebody_else_is_kept(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    words = ("predict", "a.nii.gz", "--model", model.folder, "--engine", "onnx", "-o")
+    for name in ("mine.nii.gz", "mine.json"):
+        (tmp_path / name).write_text("{}")
+        done = command(*words, "mine.nii.gz", cwd=tmp_path)
+        assert done.returncode == 73, done.stderr
+        assert (tmp_path / name).read_text() == "{}"
+        (tmp_path / name).unlink()
+    done = command(*words, "a.nii.gz", cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"would overwrite the input" in done.stderr
+
+
+def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):
+    for name in ("a", "b"):
+        scan(tmp_path / f"{name}.nii.gz")
+    words = ("--model", model.folder, "--engine", "onnx", "-o", "mine.nii.gz")
+    two = command("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
+    assert (two.returncode, b"is one label map, and there are 2 scans" in two.stderr) == (2, True)
+    tree = command("predict", "a.nii.gz", *words, "--layout", "bids", cwd=tmp_path)
+    assert (tree.returncode, b"a BIDS tree needs a folder" in tree.stderr) == (2, True)
+    (tmp_path / "mine.nii.gz").mkdir()
+    folder = command("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
+    assert folder.returncode == 0
+    assert (tmp_path / "mine.nii.gz" / "a_seg.nii.gz").is_file()

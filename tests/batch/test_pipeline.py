@@ -20,13 +20,14 @@ from segcli.batch import pipeline, stages
 from segcli.batch.bids import name_of
 from segcli.batch.cases import Case, cases
 from segcli.batch.events import unwatched
-from segcli.batch.outputs import Destination, is_own, mask_names
+from segcli.batch.outputs import Destination, is_own
 from segcli.batch.pipeline import apart
 from segcli.batch.stages import Options, Outcome
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.formats import atomic
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import file_sha256
+from segcli.structures import file_names
 
 
 @pytest.fixture(scope="module")
@@ -689,7 +690,7 @@ def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_sta
 
 def test_2_11_of_a_name_from_a_model_only_harmless_characters_become_a_file_name(model):
     named = replace(model, labels=(model.labels[0], replace(model.labels[1], name="a/b\n$(c) é")))
-    assert list(mask_names(named)) == ["a_b___c___"]
+    assert list(file_names(named.name, named.structures)) == ["a_b___c___"]
 
 
 def test_what_post_processing_took_away_is_recorded(model, tmp_path):
