@@ -1,4 +1,4 @@
-"""Kill the command at random moments, run it again, and compare with an undisturbed run (reliability.md 9.2).
+"""Kill the command at random moments, run it again, and compare with an undisturbed run (PROMISES.md 9.2).
 
     python tests/kill.py [TIMES] [SEED]
 

@@ -123,7 +123,7 @@ def _endless(part: Grid) -> Grid:
 
 
 def finite(scan: Volume) -> tuple[Volume, NDArray[np.bool_] | None, list[str]]:
-    """The scan without NaN and infinity, where they were, and a sentence about them (reliability.md 3.6).
+    """The scan without NaN and infinity, where they were, and a sentence about them.
 
     They become the lowest finite value of their channel: air in a CT, nothing in an MR.
     """

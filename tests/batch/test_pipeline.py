@@ -1,4 +1,4 @@
-"""A batch: one bad case costs itself, everything is whole, and faults of a run are met (reliability.md 2 and 6)."""
+"""A batch: one bad case costs itself, everything is whole, and faults of a run are met (PROMISES.md 2 and 6)."""
 
 import json
 import os
@@ -671,7 +671,7 @@ def test_a_record_is_json_that_others_read_too(model, tmp_path):
     found = json.loads(done.paths[1].read_text(), parse_constant=no_nan)
     assert found["labels"]["sha256"] == file_sha256(done.paths[0])
     assert found["case"] == "a"
-    assert "Research use only" in found["note"]  # reliability.md 7.8
+    assert "Research use only" in found["note"]  # PROMISES.md 7.8
 
 
 # ---- 2.11: names from inside files

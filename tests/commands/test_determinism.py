@@ -1,4 +1,4 @@
-"""The same bytes whatever surrounds the run (reliability.md 6.6), and no word to the network (8.2)."""
+"""The same bytes whatever surrounds the run (PROMISES.md 6.6), and no word to the network (8.2)."""
 
 import os
 import pty

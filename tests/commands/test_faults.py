@@ -1,4 +1,4 @@
-"""Signals, kills, a full disk and several processes on one folder (reliability.md 2, 6.4, 9)."""
+"""Signals, kills, a full disk and several processes on one folder (PROMISES.md 2, 6.4, 9)."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A dozen hostile inputs through the command in one batch (reliability.md 9.1); the whole corpus: hazards.py."""
+"""A dozen hostile inputs through the command in one batch (PROMISES.md 9.1); the whole corpus: hazards.py."""
 
 import gzip
 import json

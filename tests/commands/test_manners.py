@@ -1,4 +1,4 @@
-"""The command's streams, codes and outputs, as another program sees them (reliability.md 1, 2, 6.5)."""
+"""The command's streams, codes and outputs, as another program sees them (PROMISES.md 1, 2, 6.5)."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Signals, the watchdog and errors between threads (reliability.md 1.7, 6.4; conventions.md P4)."""
+"""Signals, the watchdog and errors between threads (PROMISES.md 1.7, 6.4)."""
 
 import threading
 import time

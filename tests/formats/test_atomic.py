@@ -1,4 +1,4 @@
-"""Files are whole or absent (reliability.md, section 2)."""
+"""Files are whole or absent (PROMISES.md, section 2)."""
 
 import os
 import resource
