@@ -12,6 +12,8 @@ from segcli.inference.decide import Decision, Spread, planes, put
 from segcli.parallel import each
 from segcli.space.volume import Grid, Volume
 
+_CACHED = 1 << 20  # values of all channels that are worked on at a time
+
 
 def winners(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.integer]:
     """The winning channel of each voxel, of (K, ...); with regions 1 + the last channel above one half, 0 for none."""
@@ -22,6 +24,14 @@ def winners(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.integ
     for k, channel in enumerate(channels, 1):
         last[channel > decide.half] = k
     return last
+
+
+def _rows(channels: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Views (K, rows, w) that make (K, d, h, w) together: work for each core, however few planes there are."""
+    for plane in planes(channels):
+        step = max(1, _CACHED // (len(plane) * plane.shape[2]))
+        for i in range(0, plane.shape[1], step):
+            yield plane[:, i : i + step]
 
 
 class Means:
@@ -72,7 +82,7 @@ class Means:
                 np.bincount(flat, plane[k].ravel(), n) if len(plane) > k else np.zeros(n),
             )
 
-        for counts, margins, votes in each(means, planes(channels)):  # each stays near the cache
+        for counts, margins, votes in each(means, _rows(channels)):
             self._counts += counts
             self._margins += margins
             self._votes += votes

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.memory import mapped
-from segcli.parallel import each
+from segcli.parallel import cores, each
 from segcli.space.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, positions, taps_for
 from segcli.space.volume import Box, Grid, Volume
 
@@ -260,7 +260,7 @@ def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, 
     extents = [abs(along[-1] - along[0]) for along in piece.coordinates[:2]]
     axis = int(np.argmax(extents))
     i, along = piece.axes[axis], piece.coordinates[axis]
-    count = max(1, min(round(extents[axis] / _THIN), 2 * round(size / (2 * BLOCK))))
+    count = max(1, min(round(extents[axis] / _THIN), max(cores(), 2 * round(size / (2 * BLOCK)))))
     for cut in np.array_split(np.arange(len(along)), count):
         if len(cut) == 0:
             continue

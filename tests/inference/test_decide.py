@@ -1,11 +1,15 @@
 """Logits become labels in place: slab by slab as for the whole, on any grid."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import distances, grid
 
+from segcli.inference import certainty, decide
 from segcli.inference.decide import Decision, Shares, _winning_boxes, labels_on
 from segcli.space.resample import onto
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
@@ -149,3 +153,36 @@ def test_26_between_voxels_of_two_others_a_class_wins_that_is_the_largest_at_nei
     model, scan = Grid((2, 1, 1), np.diag([2.0, 1, 1, 1])), Grid((3, 1, 1), np.eye(4))
     labels = labels_on(scan, [Volume(rows, model)], THREE, model, model)
     assert labels.data.ravel().tolist() == [0, 7, 300]
+
+
+def test_many_classes_give_each_core_a_block_and_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slabs of two planes, as they are of a hundred classes: cut along the other axis, for 1 core and for 16."""
+    shared: list[int] = []
+
+    def each(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        todo = list(items)
+        shared.append(len(todo))
+        return [work(item) for item in todo]
+
+    model = grid((3, 80, 90), (2.0, 2.0, 2.0))
+    logits = Volume(np.random.default_rng(0).normal(size=(9, *model.shape)).astype(np.float32), model)
+    scan, found = grid((5, 150, 170), (1.1, 1.1, 1.1)), {}
+    monkeypatch.setattr(decide, "each", each)
+    for many in (1, 16):
+        monkeypatch.setattr(decide, "cores", lambda many=many: many)
+        shared.clear()
+        found[many] = labels_on(scan, cut(logits, [2]), Decision(tuple(range(9))), model, model).data
+        assert min(shared) == many
+    assert np.array_equal(found[1], found[16])
+
+
+def test_margins_of_a_plane_are_gathered_in_parts_and_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = Volume(np.random.default_rng(0).normal(size=(9, 2, 40, 30)).astype(np.float32), grid((2, 40, 30)))
+    found = []
+    for values in (1 << 20, 9 * 30 * 4):
+        monkeypatch.setattr(certainty, "_CACHED", values)
+        means = certainty.Means(Decision(tuple(range(9))))
+        list(means.watch([logits], None, None))
+        assert len(list(certainty._rows(logits.data))) == (2 if values == 1 << 20 else 20)
+        found.append(means.margins())
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
