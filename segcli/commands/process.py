@@ -165,6 +165,10 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     """Click's own refusals keep their code; anything else is a bug of segcli."""
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":  # a machine for ONNX files alone
         return _refused(EngineError("torch is not installed: this command needs it", hint="pip install torch"), debug)
+    if isinstance(error, OSError) and error.filename is not None:  # a name that no file can have, a disk that is gone
+        from segcli.formats.streams import refusal
+
+        return _refused(refusal(error, Path(os.fsdecode(error.filename))), debug)
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
         if _from_a_file(error):

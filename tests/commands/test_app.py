@@ -140,3 +140,25 @@ def test_each_option_that_is_meant_exists():
     }
     assert {ours.split()[0] for ours in options._MEANT} <= flags
     assert not {word for words in options._MEANT.values() for word in words.split()} & {"--json", "--device"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("info", "a" * 300), 65),
+        (("info", "a.nii", "-m", "a" * 5000), 65),
+        (("evaluate", "a" * 300, "b.nii"), 65),
+        (("models", "import", "weights.pth", "--recipe", "deep.json"), 78),
+    ],
+    ids=["scan", "model", "labels", "recipe"],
+)
+def test_1_4_a_name_that_no_file_can_have_and_a_bottomless_document_are_no_internal_errors(tmp_path, words, code):
+    from runs import command as run
+    from runs import scan
+
+    scan(tmp_path / "a.nii")
+    (tmp_path / "weights.pth").write_bytes(b"none")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert b"internal error" not in done.stderr

@@ -182,7 +182,7 @@ def _recipe(recipe: str) -> ModelCard:
         return card.parse(json.loads(path.read_text(encoding="utf-8")))
     except SegcliError:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ModelError(f"{path.name}: not JSON: {error}") from error
 
 
