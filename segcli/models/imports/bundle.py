@@ -62,7 +62,7 @@ def folder(path: Path) -> Source:
     config = configuration(path / "configs")
     weights = _weights(path / "models")
     notes: list[str] = []
-    named = _network(config, notes)
+    named = _network(config, metadata.get("monai_version"), notes)
     origin = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
     return Source(
         f"MONAI bundle, {weights.name}",
@@ -144,8 +144,11 @@ def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[dic
     return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
 
 
-def _network(config: References, notes: list[str]) -> Named | None:
-    """The network that the configuration names; None where the tensors have to tell it."""
+def _network(config: References, version: Any, notes: list[str]) -> Named | None:
+    """The network that the configuration names; None where the tensors have to tell it.
+
+    version   of MONAI, as the bundle states it
+    """
     for key in ("network_def", "network", "net", "model"):
         found = config.get(key)
         if not isinstance(found, dict) or "_target_" not in found:
@@ -159,8 +162,20 @@ def _network(config: References, notes: list[str]) -> Named | None:
         if unknown:
             notes.append(f"arguments of {kind} are Python and were not evaluated: {', '.join(unknown)}")
             return None
-        return Named(f"the bundle's {kind}", Inferred(_FAMILIES[kind], _renamed(kind, arguments)))
+        arguments = _renamed(kind, arguments)
+        if kind == "SwinUNETR" and arguments.get("downsample", "merging") == "merging":
+            arguments |= _merging(version, notes)
+        return Named(f"the bundle's {kind}", Inferred(_FAMILIES[kind], arguments))
     return None
+
+
+def _merging(version: Any, notes: list[str]) -> dict[str, bool]:
+    """The order of a SwinUNETR's patch merging, which MONAI 1.5 changed and no tensor tells."""
+    found = re.match(r"(\d+)\.(\d+)", str(version))
+    if found is None:
+        notes.append("the order of patch merging: that of MONAI 0.9 to 1.4, since the bundle states no version")
+        return {}
+    return {} if (int(found[1]), int(found[2])) < (1, 5) else {"legacy_merging": False}
 
 
 def _renamed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:

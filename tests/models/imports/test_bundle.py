@@ -376,6 +376,30 @@ def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path
     assert library.read_card(folder).grid.anchor == "stored"
 
 
+@pytest.mark.parametrize(
+    ("version", "legacy", "noted"),
+    [("1.4.0", True, False), ("1.5.1", False, False), ("2.0", False, False), (None, True, True)],
+)
+def test_a_bundles_version_of_monai_says_how_a_swinunetr_merges_patches(
+    tmp_path: Path, version: str | None, legacy: bool, noted: bool
+) -> None:
+    sizes = {"in_channels": 1, "out_channels": 2, "feature_size": 12, "num_heads": [1, 2, 2, 4]}
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": 64}
+    folder = edited(tmp_path / "b", network_def={"_target_": "SwinUNETR", **sizes}, inferer=inferer)
+    torch.manual_seed(0)
+    net = registry.build("swinunetr", {**sizes, "legacy_merging": legacy})
+    torch.save(net.state_dict(), folder / "models" / "model.pt")
+    path = folder / "configs" / "metadata.json"
+    metadata = {k: v for k, v in json.loads(path.read_text()).items() if k != "monai_version"}
+    path.write_text(json.dumps(metadata | ({"monai_version": version} if version else {})))
+    told: list[str] = []
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m", tell=told.append))
+    assert any("the order of patch merging" in note for note in told) == noted
+    x = torch.randn(1, 1, 64, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(weights.network_of(made)(x), net(x))
+
+
 def test_weights_of_another_network_than_the_configuration_names_are_refused(tmp_path: Path) -> None:
     network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"]
     other = edited(tmp_path / "b", network_def={**network, "channels": [4, 8, 16]})
