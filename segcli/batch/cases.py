@@ -145,7 +145,7 @@ def _in_dataset(case: Case) -> Case:
 
 
 def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
-    """The cases, the same input once; refused when two inputs would make one output (reliability.md 2.8)."""
+    """The cases, the same input once; refused when two inputs would make one output."""
     owners: dict[Path, Case] = {}
     for case in map(_nameable, found):
         target = (output or case.beside) / f"{case.name}{SEG}.nii.gz"
