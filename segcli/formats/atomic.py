@@ -54,7 +54,7 @@ _HOST = _host()
 
 
 def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], bool] | None = None) -> None:
-    """Refuse to write over what somebody else made (reliability.md 2.7).
+    """Refuse to write over what somebody else made.
 
     own      whether a file that begins with these bytes is an earlier one of the same kind, which may be replaced
     errors   OutputExists (73)

@@ -407,7 +407,7 @@ def _flag(fields: dict[str, str], key: str, default: bool) -> bool:
 
 
 def _beside(path: Path, target: str) -> Path:
-    """The data file that a header names: a plain file in the header's own folder (reliability.md 3.13)."""
+    """The data file that a header names: a plain file in the header's own folder."""
     unsafe = "/" in target.removeprefix("./") or "\\" in target or target in ("", ".", "..")
     listed = target.upper().startswith("LIST") or "%" in target
     if not unsafe and not listed:

@@ -41,7 +41,7 @@ _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _FAR = 1e9  # mm; no voxel is there, and no number of a form is larger
 _VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
 _TURNED = 0.999  # cosine between an axis of the one and of the other, and
-_CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner (reliability.md 3.8)
+_CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,7 +374,7 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
     """The header with what counts, the grid in LPS mm, warnings, and how far the two forms are apart in mm.
 
     Refused: no statement at all, one that is not an affine, and two that contradict each other in axes, handedness
-    or voxel volume, unless `affine` decides (reliability.md 3.7 to 3.9).
+    or voxel volume, unless `affine` decides.
     """
     name, warnings = path.name, []
     sizes = header.pixdim[1:4]
@@ -499,7 +499,7 @@ def _header_for(volume: Volume, like: Source | None) -> Header:
     """The source's own header when it is a NIfTI on this very grid; else one made from the affine.
 
     Where the user chose what counts and the forms that are set do not say the same, one that states the choice in both
-    forms: other programs would go by the form that was rejected (reliability.md 7.1).
+    forms: other programs would go by the form that was rejected.
     """
     if like is not None and isinstance(like.header, Header):
         header = like.header

@@ -27,7 +27,7 @@ from segcli.space.volume import Grid
 Wrap = Literal["gzip", "zlib"]
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
-_SURPLUS = 1_000_000  # bytes beyond the announced ones that are forgiven (reliability.md 3.3)
+_SURPLUS = 1_000_000  # bytes beyond the announced ones that are forgiven
 _DEFLATE_RATIO = 1032  # no deflate stream unpacks to more times its size than this
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = Any  # an array of numpy or of an engine's own library; said once, here
 Box = tuple[slice, slice, slice]  # part of a grid, in voxels of its D, H, W axes, both ends given
 
-# A dot product of two unit axes beyond this is shear (reliability.md 3.10); below it is rounding in the file.
+# A dot product of two unit axes beyond this is shear, which is processed in full; below it is rounding in the file.
 SHEAR_TOLERANCE = 1e-3
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative, positive direction of LPS x, y, z
 

@@ -1,7 +1,7 @@
 """DICOM series to one volume: right, or refused.
 
 Files are grouped by series, slices ordered by their position along the normal, and no voxel is touched before the whole
-series is known to be a volume. The promises are those of reliability.md section 4, whose numbers the tests carry.
+series is known to be a volume; what is promised of it stands in tests/PROMISES.md, section 4.
 """
 
 from __future__ import annotations
