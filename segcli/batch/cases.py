@@ -168,7 +168,7 @@ def _nameable(case: Case) -> Case:
     for name in (*(path.name for path in case.paths), case.name):
         shown = os.fsencode(name).decode("utf-8", "backslashreplace")  # caf\xe9.nii.gz
         if shown != name:
-            told = f"{shown}: the name is not UTF-8, so tables and records cannot hold it"
+            told = f"{case.paths[0].name}: the name is not UTF-8 ({shown}), so tables and records cannot hold it"
             return replace(case, fault=InputError(told, hint="rename it"))
     if case.paths[0].name.lower() in endings():
         told = f"{case.paths[0].name}: the name is all ending, so its outputs would be hidden files without a name"
