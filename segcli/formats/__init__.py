@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from segcli.structures import Label
 
 LABELS = 1002  # NIfTI's intent code
-_WIDEST = 250.0  # mm between two voxels; what is wider was given in another unit, or measured on no body
 _HEAD = 540  # bytes by which a format is recognised: a header of NIfTI-2
 _OTHERS = {  # first bytes of what people hand in by mistake
     b"PK\x03\x04": "a zip archive: unpack it first",
@@ -138,15 +137,7 @@ def _label_type(labels: Volume) -> NDArray[Any]:
 
 
 def _read_one(path: Path, wanted: Wanted) -> Volume:
-    def seen(grid: Grid) -> None:
-        if max(grid.spacing) > _WIDEST:
-            raise InputError(
-                f"{path.name}: voxels of {' x '.join(f'{s:g}' for s in grid.spacing[::-1])} mm: no scan has such",
-                hint="correct the voxel size, or its unit of length, in the header",
-            )
-        wanted.seen(grid)
-
-    return format_of(path).read(path, replace(wanted, seen=seen))
+    return format_of(path).read(path, wanted)
 
 
 def files_of(path: Path) -> list[Path]:

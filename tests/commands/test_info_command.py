@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import organs
-from runs import scan
+from runs import command, scan
 
 from segcli.commands import info as answer
 from segcli.errors import InputError
@@ -57,3 +57,11 @@ def test_axes_are_those_of_nibabel_and_those_of_arrays(model, tmp_path, capsys):
     assert looked_at(path, model, capsys)["axes_ijk"] == wanted
     answer.info(path, model)
     assert f"axes     {wanted} (where i, j, k point, as nibabel says it)" in capsys.readouterr().out
+
+
+def test_a_scan_whose_millimetres_are_called_metres_is_refused_as_geometry_by_every_command(tmp_path: Path) -> None:
+    path, model = scan(tmp_path / "a.nii.gz", xyzt_units=1), organs(tmp_path / "model")
+    for words in (("info", path), ("plan", path), ("predict", path, "-o", tmp_path / "out")):
+        done = command(*words, "--model", model)
+        assert done.returncode == 65
+        assert b"voxels of 2000 x 3000 x 4000 mm: no scan has such" in done.stderr

@@ -172,27 +172,6 @@ def test_the_volumes_of_a_4D_MetaImage_are_channels(tmp_path: Path) -> None:
     assert np.array_equal(formats.read([tmp_path / "a.mha"], channels=2).data, data)
 
 
-@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha", "a.mgz"])
-def test_voxels_of_1000_mm_are_no_scan_s_whatever_the_format(tmp_path: Path, name: str) -> None:
-    grid = Grid((3, 4, 5), np.diag([4000.0, 1000, 2000, 1]))
-    path = formats.write(Volume(np.zeros((1, 3, 4, 5), np.uint8), grid), [], tmp_path / name)
-    with pytest.raises(InputError, match=rf"{name}: voxels of 2000 x 1000 x 4000 mm: no scan has such"):
-        formats.read([path])
-
-
-def test_a_file_whose_unit_is_the_metre_is_read_where_its_numbers_are_metres(tmp_path: Path) -> None:
-    metres = np.diag([-0.002, -0.003, 0.004])
-    srow = np.column_stack([metres, [0, 0, 0]]).ravel()
-    right = nifti(
-        tmp_path / "a.nii", xyzt_units=1, srow=srow, qform_code=0, pixdim=(1, 0.002, 0.003, 0.004, 1, 1, 1, 1)
-    )
-    assert formats.read([right]).grid.spacing == pytest.approx((4, 3, 2))
-    with pytest.raises(InputError, match="voxels of 2000 x 3000 x 4000 mm") as told:
-        formats.read([nifti(tmp_path / "b.nii", xyzt_units=1)])  # millimetres, said to be metres
-    assert told.value.exit_code == 65
-    assert "unit of length" in str(told.value.hint)
-
-
 def test_no_path_is_no_scan() -> None:
     with pytest.raises(InputError, match="no scan was named"):
         formats.read([])
