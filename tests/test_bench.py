@@ -7,12 +7,13 @@ from pkgutil import iter_modules
 import pytest
 from models import organs
 
+from segcli import networks
 from segcli.bench import __main__ as bench
 from segcli.bench import certificates, material, stages
 from segcli.bench.sgemm import unsteered
 from segcli.formats import read
 from segcli.models.library import read_card
-from segcli.networks import registry, small
+from segcli.networks import small
 
 
 def test_floating_point_operations_are_those_of_the_convolution(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_the_matrix_product_is_measured_without_what_steers_its_library() -> Non
 
 
 def test_the_table_of_certificates_has_every_network() -> None:
-    rooms = [import_module(f"{registry.__name__}.{found.name}") for found in iter_modules(registry.__path__)]
+    rooms = [import_module(f"{networks.__name__}.{found.name}") for found in iter_modules(networks.__path__)]
     makers = {name: make for room in rooms for name, make in getattr(room, "FAMILIES", {}).items()}
     there = {str(makers[name]) for name in small.NETWORKS}  # equal partials are not equal, their texts are
     assert len(there) >= 15
