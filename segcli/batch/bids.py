@@ -7,7 +7,8 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from segcli.documents import Document
 
 # Of the entities of a BIDS name, those that stand after seg-, in the order of the specification (schema, entities).
 _AFTER_SEG = re.compile(r"_(?:scale|res|den|label|prov|desc)-")
@@ -46,7 +47,7 @@ def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
 
     path = folder / "dataset_description.json"
     if not path.exists():
-        document: dict[str, Any] = {
+        document: Document = {
             "Name": "segcli",
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",

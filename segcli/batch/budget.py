@@ -8,11 +8,12 @@ import zlib
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.documents import Document
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory
 from segcli.inference.decide import BLOCK
@@ -90,7 +91,7 @@ def plan_case(
     affine: Form | None = None,
     series: str | None = None,
     volume: int | None = None,
-) -> dict[str, Any]:
+) -> Document:
     """What predicting a scan would need: read and prepared as then, some windows run to learn what one costs.
 
     A few of the scan's windows go all the way to labels: how long that takes, and how well the labels compress,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from segcli.batch.outputs import RECORD
 from segcli.batch.stages import Outcome
+from segcli.documents import Document, Facts
 from segcli.formats import atomic
 from segcli.formats.streams import walk
 from segcli.results.measure import cohort_rows, csv_text, from_json, wide_rows
 from segcli.results.record import is_masks, read_record
 from segcli.results.tissues import tissues
 
-Document = Mapping[str, Any]
 
-
-def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Document]:
+def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
     """The records of a batch's finished cases and of those that lie in its folder from earlier batches, by case.
 
     Only records of the batch's own model count, and only where their label map is there. A case that this batch has
@@ -30,9 +28,9 @@ def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Document]:
     return sorted((*mine, *earlier), key=lambda record: str(record["case"]))
 
 
-def _lying(folder: Path) -> list[Document]:
+def _lying(folder: Path) -> list[Facts]:
     """The records below a folder whose label maps lie beside them."""
-    found: list[Document] = []
+    found: list[Facts] = []
     for here, folders, names in walk(folder):
         folders[:] = [name for name in folders if not is_masks(here / name)]
         for name in names:
@@ -42,7 +40,7 @@ def _lying(folder: Path) -> list[Document]:
     return found
 
 
-def _is_whole(record: Document) -> bool:
+def _is_whole(record: Facts) -> bool:
     """Whether a file that says that it is a record has what a table needs."""
     try:
         from_json(record["structures"])
@@ -51,7 +49,7 @@ def _is_whole(record: Document) -> bool:
         return False
 
 
-def cohort(records: Sequence[Document], folder: Path, forms: Sequence[str], *, overwrite: bool = False) -> list[Path]:
+def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, overwrite: bool = False) -> list[Path]:
     """cohort.csv, one row for each case and structure, and cohort_wide.csv, one row for each case; or as .tsv.
 
     forms    "csv" and "tsv"
@@ -74,7 +72,7 @@ def cohort(records: Sequence[Document], folder: Path, forms: Sequence[str], *, o
 FIXED = ("case", "verdict", "sum_ml")
 
 
-def _sums(record: Document) -> dict[str, Any]:
+def _sums(record: Facts) -> Document:
     """The row of a case: verdict, the volume of all structures, sums of tissues of a brain, each structure, in mL."""
     volumes = {str(s["name"]): float(s["volume_ml"]) for s in record["structures"]}
     sums = {f"sum_{kind.replace(' ', '_')}_ml": round(ml, 3) for kind, ml in tissues(volumes).items()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from segcli.documents import Document
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Case
@@ -36,7 +38,7 @@ class Event:
     exit_code: int | None = None
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Document:
         """What is known beside the name and the case, in the order of the fields."""
         named = {key: getattr(self, key) for key in _FACTS}
         return {key: value for key, value in named.items() if value is not None}

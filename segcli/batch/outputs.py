@@ -6,14 +6,15 @@ A further kind comes from an installed package: an entry point of the group `seg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from segcli.batch.bids import name_of
+from segcli.documents import Facts
 from segcli.errors import ModelError, UsageError
 from segcli.structures import file_names
 
@@ -149,7 +150,7 @@ class Finished:
     card: ModelCard
     to: Destination
     report: Report
-    facts: Mapping[str, Any]
+    facts: Facts
 
     @property
     def signed(self) -> dict[str, str]:
@@ -299,7 +300,7 @@ def _statistics(path: Path, case: Finished) -> Sequence[str]:
     return _json(path, stats_totalseg(case.report))
 
 
-def _json(path: Path, document: Mapping[str, Any]) -> Sequence[str]:
+def _json(path: Path, document: Facts) -> Sequence[str]:
     from segcli.formats import atomic
     from segcli.results.record import to_json
 

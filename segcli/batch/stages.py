@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from msgspec import UNSET
@@ -20,6 +20,7 @@ from segcli.batch import bids, budget, outputs
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.outputs import Destination, Finished, is_own
+from segcli.documents import Document, Facts
 from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError
 from segcli.formats import atomic, tables
 from segcli.inference.engine import Engine
@@ -81,7 +82,7 @@ class Outcome:
     case: Case
     status: Status
     paths: tuple[Path, ...] = ()
-    record: Mapping[str, Any] | None = None
+    record: Facts | None = None
     error: SegcliError | None = None
     details: str = ""
 
@@ -123,7 +124,7 @@ class Job:
         return record.model_facts([(card, opened.hashes) for card, opened in self.models], record.earlier_hash)
 
     @property
-    def choices(self) -> dict[str, Any]:
+    def choices(self) -> Document:
         """What else the files beside a label map depend on."""
         return {"seg_type": self.to.seg_type, "identifiers": self.to.identifiers}
 
@@ -142,7 +143,7 @@ class Loaded:
 
     case: Case
     scan: Volume
-    key: dict[str, Any]
+    key: Document
     seconds: dict[str, float]
 
 
@@ -232,7 +233,7 @@ def _nameable(case: Case, paths: Iterable[Path]) -> None:
         )
 
 
-def _finished(job: Job, case: Case, key: Mapping[str, Any]) -> bool:
+def _finished(job: Job, case: Case, key: Facts) -> bool:
     """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
 
     Files beside a record of this case are results of an earlier run of it. A label map counts as one only

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -11,12 +11,13 @@ import typer
 
 from segcli import __version__, commands
 from segcli.commands.options import Commands, Group
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 
 FIRST = ("predict", "info", "plan", "report", "evaluate")  # in the help, before the others
 
 
-class Found(Mapping[str, Any]):
+class Found(Facts):
     """The commands by their names; one is made when it is asked for, which takes as long as all the help does."""
 
     def __init__(self) -> None:
@@ -24,7 +25,7 @@ class Found(Mapping[str, Any]):
         declared = {c.name: c for m in modules if isinstance(c := getattr(m, "commands", None), Commands)}
         order = [name for name in FIRST if name in declared] + sorted(declared.keys() - {*FIRST})
         self.declared = {name: declared[name] for name in order}
-        self._made: dict[str, Any] = {}
+        self._made: Document = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
@@ -79,7 +80,7 @@ def settings(
 
     context.obj = {"debug": debug}
     if files():
-        found: Mapping[str, Any] = context.command.commands  # type: ignore[attr-defined]
+        found: Facts = context.command.commands  # type: ignore[attr-defined]
         options = {name: {flag(p): p for p in c.params if flag(p)} for name, c in found.items()}
         flags = {name: {flag: p.name for flag, p in own.items()} for name, own in options.items()}
         by_name = {name: {p.name: p for p in own.values()} for name, own in options.items()}

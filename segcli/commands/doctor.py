@@ -6,13 +6,14 @@ import importlib.metadata
 import importlib.util
 import platform
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from segcli import __version__
 from segcli.commands.options import Commands, Json
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, table
+from segcli.documents import Document
 from segcli.errors import EngineError, cause_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(EngineError.exit_code)
 
 
-def examine() -> dict[str, Any]:
+def examine() -> Document:
     """machine: facts; engines: one row each with `works` and why not; libraries: versions or None."""
     from segcli.engines.table import engines
     from segcli.memory import available, total
@@ -74,7 +75,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _tried(name: str, library: str, convolve: Trial) -> dict[str, Any]:
+def _tried(name: str, library: str, convolve: Trial) -> Document:
     """A 3 x 3 x 3 convolution of ones over a cube of ones: 27 inside, 8 at a corner."""
     import numpy as np
 

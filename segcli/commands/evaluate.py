@@ -13,6 +13,7 @@ import typer
 
 from segcli.commands.options import Affine, Commands, Json, form, several
 from segcli.commands.terminal import SCHEMA, print_json, say, table
+from segcli.documents import Document
 from segcli.errors import InputError, InputMissing, UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def evaluate(
     counts = form(affine)
     names = _wanted(find(model).labels if model else (), several(labels))
     scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels)
-    document: dict[str, Any] = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
+    document: Document = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
     document["summary"] = scoring.summarise(scores)
     if against is not None:
         others = _scores(against, reference, names, tolerance, resample, counts, reference_labels)
@@ -73,7 +74,7 @@ def evaluate(
         table(key, [{k: row[k] for k in shown if k in row} for row in document[key]])
 
 
-def _page(path: Path, document: dict[str, Any]) -> None:
+def _page(path: Path, document: Document) -> None:
     from segcli.formats import atomic
     from segcli.results.page import evaluation_page
     from segcli.results.page.parts import is_page
@@ -90,7 +91,7 @@ def _scores(
     resample: bool,
     affine: Form | None,
     numbers: str | None,
-) -> dict[str, Any]:
+) -> Document:
     from segcli import formats
     from segcli.formats.table import stem
     from segcli.results import evaluate as scoring

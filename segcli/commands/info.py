@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segcli.commands.options import Affine, Commands, Json, Model, Series, VolumeNumber, form
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table, times
+from segcli.documents import Document
 from segcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def info(
         say(f"warning: {warning}")
 
 
-def _facts(name: str, read: Volume, card: ModelCard) -> dict[str, Any]:
+def _facts(name: str, read: Volume, card: ModelCard) -> Document:
     """What the JSON document says of a scan.
 
     errors   InputError: not one voxel is finite
@@ -66,7 +67,7 @@ def _facts(name: str, read: Volume, card: ModelCard) -> dict[str, Any]:
 
     source = read.source
     whole, _, doubts = finite(read)
-    facts: dict[str, Any] = {
+    facts: Document = {
         "file": name,
         "grid": record.grid_facts(read.grid),
         "axes_ijk": read.grid.axes[::-1],
@@ -85,7 +86,7 @@ def _facts(name: str, read: Volume, card: ModelCard) -> dict[str, Any]:
     return facts
 
 
-def _lines(facts: dict[str, Any], grid: Grid, card: ModelCard) -> dict[str, str]:
+def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
     """What is printed of a scan, by the word at the beginning of the line."""
     from segcli.space.grids import model_grid
 
@@ -108,7 +109,7 @@ def _lines(facts: dict[str, Any], grid: Grid, card: ModelCard) -> dict[str, str]
     return lines
 
 
-def _series(folder: Path) -> list[dict[str, Any]]:
+def _series(folder: Path) -> list[Document]:
     """The DICOM series of a folder, one row each."""
     from segcli.formats.dicom import series as dicom
 

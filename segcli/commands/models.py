@@ -6,12 +6,13 @@ import json as text
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segcli.commands.options import Commands, Json
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
+from segcli.documents import Document
 from segcli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def info(
 
     known = entries().get(model)
     here = known is None or any(f.name == model for f in installed())
-    facts: dict[str, Any] = {"name": model, "title": known.title if known else None}
+    facts: Document = {"name": model, "title": known.title if known else None}
     if here:
         card = find(model)
         facts |= {"modality": card.modality, "channels": list(card.channels), "spacing_mm": card.grid.spacing}
@@ -193,7 +194,7 @@ def import_model(
     from segcli.models import imports
     from segcli.models.library import data_home
 
-    facts: dict[str, Any] = {
+    facts: Document = {
         "labels": labels,
         "spacing": spacing,
         "orientation": orientation,
@@ -284,7 +285,7 @@ def verify(
         print_line(f"{file.name}: verified")
 
 
-def _verified(file: Path) -> dict[str, Any]:
+def _verified(file: Path) -> Document:
     """The certificate of the export, empty where there is none; ModelError when something is not what it says it is."""
     from segcli.engines.export.certificate import DIGEST_KEY
     from segcli.engines.export.verified import verify as compare

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 from segcli.batch.outputs import offered
+from segcli.documents import Document
 from segcli.errors import UsageError, near
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Commands(typer.Typer):
     """
 
     def __init__(self, name: str, **how: Any) -> None:
-        plain: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+        plain: Document = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
         super().__init__(name=name, cls=Group, **plain, **how)
         self.name = name
 
@@ -99,7 +100,7 @@ def from_groups(*usual: str) -> Callable[[Callable[..., None]], Callable[..., No
 
     def flat(run: Callable[..., None]) -> Callable[..., None]:
         whole = inspect.signature(run, eval_str=True).parameters
-        groups: dict[str, Any] = {name: p.annotation for name, p in whole.items() if is_dataclass(p.annotation)}
+        groups: Document = {name: p.annotation for name, p in whole.items() if is_dataclass(p.annotation)}
 
         def call(**values: Any) -> None:
             made = {

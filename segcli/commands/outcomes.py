@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segcli.commands.terminal import SCHEMA, Show, print_line, structure_rows, table
+from segcli.documents import Document
 from segcli.errors import CasesFailed
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def summary(outcomes: Sequence[Outcome], total: int, seconds: float, word: str) 
     return ", ".join(parts) + f" ({seconds:.0f} s)"
 
 
-def document(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+def document(outcomes: Sequence[Outcome], seconds: float) -> Document:
     return {
         "schema": SCHEMA,
         "cases": [

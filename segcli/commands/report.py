@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segcli.commands.options import Affine, Commands, Json, Model, Reports, Split, Tables, each, form, several
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
+from segcli.documents import Facts
 from segcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _scan(image: Path, labelmap: Path, labels: Volume, card: ModelCard, counts: 
 
 def _facts(
     path: Path, labels: Volume, made: ModelFacts | None, scan: Volume | None, card: ModelCard, found: Report
-) -> Mapping[str, Any]:
+) -> Facts:
     """The record of a label map that exists: of no run of segcli, but of what can be said of it now."""
     from segcli.formats.table import stem
     from segcli.models.library import file_sha256
@@ -184,7 +184,7 @@ def _written(
     card: ModelCard,
     to: Destination,
     found: Report,
-    facts: Mapping[str, Any],
+    facts: Facts,
 ) -> tuple[list[Path], list[str]]:
     """The files that were asked for, beside the label map or in the folder, and sentences for the user."""
     from segcli.batch import outputs

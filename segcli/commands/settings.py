@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError, near
 from segcli.folders import user_folder
 
@@ -19,7 +20,7 @@ def files() -> list[Path]:
     return [p for p in (Path(FILE), user) if os.path.isfile(p)]  # noqa: PTH113 - False also where one may not look
 
 
-def defaults() -> dict[str, dict[str, Any]]:
+def defaults() -> dict[str, Document]:
     """command -> option -> value, from the settings files.
 
     A file has a table for each command: [predict] model = "uxnet". An option's name is the long flag's, with
@@ -27,7 +28,7 @@ def defaults() -> dict[str, dict[str, Any]]:
     """
     import tomllib  # not before there is a file to read
 
-    out: dict[str, dict[str, Any]] = {}
+    out: dict[str, Document] = {}
     for path in reversed(files()):
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -40,9 +41,7 @@ def defaults() -> dict[str, dict[str, Any]]:
     return out
 
 
-def for_parameters(
-    found: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Mapping[str, str]]
-) -> dict[str, dict[str, Any]]:
+def for_parameters(found: Mapping[str, Facts], flags: Mapping[str, Mapping[str, str]]) -> dict[str, Document]:
     """The settings by the names of the commands' parameters; what is misspelt, and would do nothing, is refused (78).
 
     flags  command -> long flag without dashes, with underscores -> parameter
@@ -56,7 +55,7 @@ def for_parameters(
     return {command: {flags[command][o]: v for o, v in options.items()} for command, options in found.items()}
 
 
-def origins(command: str, options: Mapping[str, Any], variables: Mapping[str, str]) -> list[dict[str, Any]]:
+def origins(command: str, options: Facts, variables: Mapping[str, str]) -> list[Document]:
     """For each option of a command: its value and where that comes from.
 
     options    name -> default

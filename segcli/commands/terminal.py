@@ -6,11 +6,12 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
+from segcli.documents import Document, Facts
 from segcli.errors import SegcliError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.encode("utf-8", "replace").decode())
 
 
-def print_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Facts) -> None:
     """One JSON document on stdout."""
     import json
 
@@ -165,7 +166,7 @@ def downloading() -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], *, stderr: bool = False) -> None:
+def table(title: str, rows: Sequence[Facts], *, stderr: bool = False) -> None:
     """Rows of equal keys as a table, numbers to the right."""
     from rich.console import Console
     from rich.table import Table
@@ -193,7 +194,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def structure_rows(structures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def structure_rows(structures: Sequence[Facts]) -> list[Document]:
     """What the terminal shows of a report: structures that were found."""
     return [
         {

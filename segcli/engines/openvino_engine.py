@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.documents import Document
 from segcli.engines.host import HostEngine
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.errors import ModelError
@@ -69,7 +70,7 @@ class OpenVINOEngine(HostEngine):
             self._requests[count] = compiled.create_infer_request()
         return self._requests[count]
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Document:
         # Without the hint newer processors compute in bfloat16 by default.
         return {
             "INFERENCE_PRECISION_HINT": "f32",

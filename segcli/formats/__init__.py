@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segcli.errors import InputError, UsageError
 from segcli.formats import streams
 from segcli.formats.table import Form as Form
 from segcli.formats.table import Format, Meaning, Seen, Wanted, known, unseen, written
-from segcli.space.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume, Voxels
 
 if TYPE_CHECKING:
     from segcli.structures import Label
@@ -125,7 +124,7 @@ def _write(volume: Volume, path: Path, meaning: Meaning) -> Path:
     return found.write(volume, path, meaning)
 
 
-def _label_type(labels: Volume) -> NDArray[Any]:
+def _label_type(labels: Volume) -> Voxels:
     """The labels as they are in uint8, uint16 or int32; others in the first of these that holds them all."""
     if labels.data.dtype in (np.uint8, np.uint16, np.int32):
         return labels.data

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
 from segcli.formats.table import Format, Seen, unseen
-from segcli.space.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume, Voxels
 
 _HEADER_LIMIT = 1 << 20  # bytes; no header of one image is longer
 
@@ -449,7 +449,7 @@ def _grid(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], 
         raise InputError(f"{path.name}: directions or spacing are singular or not finite: {matrix.tolist()}") from error
 
 
-def _text_voxels(voxels: _Voxels, shape: list[int]) -> NDArray[Any]:
+def _text_voxels(voxels: _Voxels, shape: list[int]) -> Voxels:
     room = streams.regular_size(voxels.path) - voxels.start
     count = math.prod(shape)
     words: list[bytes] = []

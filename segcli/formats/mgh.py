@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
 from segcli.formats.table import Format, Seen, unseen
-from segcli.space.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume, Voxels
 
 HEAD = 284
 _FIELDS = ">7ih15f"
@@ -90,7 +88,7 @@ def write(volume: Volume, path: Path) -> Path:
     ras = _LPS_OF_RAS @ volume.grid.affine[:, [2, 1, 0, 3]]
     spacing = np.linalg.norm(ras[:3, :3], axis=0)
     centre = ras[:3, 3] + ras[:3, :3] @ (np.array([width, height, depth]) / 2)
-    cosines: NDArray[Any] = ras[:3, :3] / spacing
+    cosines: Voxels = ras[:3, :3] / spacing
     head = struct.pack(_FIELDS, 1, width, height, depth, count, code, 0, 1, *spacing, *cosines.T.ravel(), *centre)
     head = head.ljust(HEAD, b"\0")
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from segcli import memory
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats.atomic import whole_file
-from segcli.space.volume import Grid
+from segcli.space.volume import Grid, Voxels
 
 Wrap = Literal["gzip", "zlib"]
 GZIP_MAGIC = b"\x1f\x8b"
@@ -165,7 +165,7 @@ def read_voxels(
     packed: bool,
     warnings: list[str],
     trailer: bool = False,
-) -> NDArray[Any]:
+) -> Voxels:
     """All voxels of a file, in the machine's byte order.
 
     dtype     with the file's byte order
@@ -183,7 +183,7 @@ def read_voxels(
     return data
 
 
-def scale(data: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
+def scale(data: Voxels, slope: float, inter: float) -> Voxels:
     """slope * data + inter as float32; a slope of 0 or NaN means unscaled, and then the intercept counts no more.
 
     Unscaled integers stay what they are up to 32 bits; wider ones become int32 when their values fit, else float32.
@@ -299,7 +299,7 @@ def write_whole(
     path: Path,
     plain: bytes,
     packed: bytes,
-    data: NDArray[Any],
+    data: Voxels,
     *,
     wrap: Wrap | None,
     check: Callable[[Path], None],
@@ -333,7 +333,7 @@ def write_whole(
     return path
 
 
-def packed_size(data: NDArray[Any], wrap: Wrap) -> int:
+def packed_size(data: Voxels, wrap: Wrap) -> int:
     """How many bytes `write_whole` makes of voxels alone."""
     return sum(len(chunk) for chunk in _chunks([np.ascontiguousarray(data).reshape(-1).view(np.uint8)], wrap))
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
+from segcli.documents import Document
 from segcli.formats.atomic import write_bytes
 from segcli.structures import Label, structures
 
@@ -70,13 +70,13 @@ def write(names: Sequence[Label], form: str, path: Path) -> Path:
     return path
 
 
-def bids_sidecar(description: str) -> dict[str, Any]:
+def bids_sidecar(description: str) -> Document:
     """What the dseg.json says: a label map made by a program, in the scan's own space; what the column `code` is."""
     code = "terminology and code of the structure, such as SCT (SNOMED CT)"
     return {"Description": description, "Manual": False, "SpatialReference": "orig", "code": {"Description": code}}
 
 
-def bids_volumes(description: str, names: Sequence[Label], values: Sequence[int]) -> dict[str, Any]:
+def bids_volumes(description: str, names: Sequence[Label], values: Sequence[int]) -> Document:
     """What the probseg.json says: the structure of each volume of the file, n/a for one without a name.
 
     values   the label value of each volume, in their order

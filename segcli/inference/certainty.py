@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.inference.decide import Decision, Spread, planes, put
 from segcli.parallel import each
-from segcli.space.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume, Voxels
 
 _CACHED = 1 << 20  # values of all channels that are worked on at a time
 
@@ -73,7 +72,7 @@ class Means:
         if not sure and len(channels) == k:
             return
 
-        def means(plane: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        def means(plane: NDArray[np.float32]) -> tuple[Voxels, Voxels, Voxels]:
             order, margin = self._margin(plane[:k]) if sure else (winners(plane[:k], self.decide), None)
             flat = order.ravel()
             return (

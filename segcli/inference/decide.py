@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segcli.memory import mapped
 from segcli.parallel import cores, each
 from segcli.space.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, positions, taps_for
-from segcli.space.volume import Box, Grid, Volume
+from segcli.space.volume import Box, Grid, Volume, Voxels
 
 BLOCK = 1 << 18  # voxels of the scan that are decided in one go
 _THIN = 4  # planes of the model's grid that such a block has at least
@@ -86,7 +86,7 @@ class Spread:
     def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
         self._part, self._place = part, _Place(grid, part, wanted, rule)
 
-    def put(self, slab: Grid, channels: NDArray[np.float32], into: NDArray[Any]) -> None:
+    def put(self, slab: Grid, channels: NDArray[np.float32], into: Voxels) -> None:
         """Write channels (K, d, h, w) of a slab into (K, D, H, W), where that lies in the slab.
 
         into     float32, or uint8 for shares: 255 for 1
@@ -149,7 +149,7 @@ def as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
         yield Volume(data, slab.grid)
 
 
-def planes(data: NDArray[Any]) -> NDArray[Any]:
+def planes(data: Voxels) -> Voxels:
     """A view of (K, d, h, w) as its planes across the shortest of the three axes: (n, K, ...)."""
     return np.moveaxis(data, 1 + int(np.argmin(data.shape[1:])), 0)
 
@@ -173,7 +173,7 @@ class _Piece:
     matrix: NDArray[np.float64]
     mask: NDArray[np.bool_] | None
 
-    def of(self, whole: NDArray[Any]) -> NDArray[Any]:
+    def of(self, whole: Voxels) -> Voxels:
         """A view of what this box has of an array on the scan's grid, in the order of the model's axes."""
         return whole[self.box].transpose(self.axes)
 

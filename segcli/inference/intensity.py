@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.space.volume import Box, Volume
+from segcli.space.volume import Box, Volume, Voxels
 
 Values = NDArray[np.float32]
 Beyond = float | NDArray[np.float32]  # the value beyond an image: one, or (C,) one for each channel
@@ -185,7 +185,7 @@ def foreground(image: Volume, rule: Crop) -> Box:
     return spans[0], spans[1], spans[2]
 
 
-def _enclosed(channels: NDArray[Any]) -> Mask:
+def _enclosed(channels: Voxels) -> Mask:
     """Voxels of (C, D, H, W) that are not 0 in one channel or another, and the holes that they enclose: (D, H, W)."""
     from scipy.ndimage import binary_fill_holes
 

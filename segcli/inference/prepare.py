@@ -139,7 +139,7 @@ def finite(scan: Volume) -> tuple[Volume, NDArray[np.bool_] | None, list[str]]:
             raise InputError("not one voxel has a finite value", hint="the scan holds only NaN or infinity")
         channel[here] = channel[~here].min()
     sentence = f"{count} of {bad.size} voxels are NaN or infinite; they are labelled background"
-    return Volume(data, scan.grid, scan.source), bad.any(axis=0), [sentence]
+    return Volume(data, scan.grid, scan.source), np.logical_or.reduce(bad), [sentence]
 
 
 def check_channels(scan: Volume, procedure: Procedure) -> None:

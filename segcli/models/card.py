@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 
 from msgspec.structs import asdict
 
+from segcli.documents import Facts
 from segcli.errors import ModelError
 from segcli.inference.decide import Decision
 from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Preparation, Resample, Scale, Standardise
@@ -51,7 +52,7 @@ class Architecture:
     """The network by its module and class (or family), and the constructor's arguments."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Facts
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class ModelCard:
     limits: Limits
     ensemble: tuple[str, ...]
     folder: Path | None
-    document: Mapping[str, Any] = field(repr=False)
+    document: Facts = field(repr=False)
 
     @property
     def structures(self) -> tuple[Label, ...]:

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
+from segcli.documents import Facts
 from segcli.errors import ModelError, near
 from segcli.models.library import places
 
@@ -49,7 +49,7 @@ class Entry:
     citation: str
     source: str
     files: tuple[File, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Facts = field(default_factory=dict)
     spacing_mm: tuple[float, ...] = ()
     by_hand: str = ""
     lacks: str = ""
@@ -83,7 +83,7 @@ def entry(name: str) -> Entry:
     return known[name]
 
 
-def _entry(raw: Mapping[str, Any], source: str) -> Entry:
+def _entry(raw: Facts, source: str) -> Entry:
     lists = {key: tuple(raw[key]) for key in ("structures", "spacing_mm") if key in raw}
     files = tuple(File(tuple(f["addresses"]), f.get("sum")) for f in raw.get("files", ()))
     return Entry(**{**raw, **lists, "files": files, "source": source})

@@ -12,7 +12,7 @@ and the new version of segcli still reads the older number.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct, ValidationError, field
 from msgspec.structs import FieldInfo
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError, near
 from segcli.space.volume import AXES_CODES
 
@@ -292,7 +293,7 @@ def loads(text: str, where: str) -> Any:
     errors   ModelError (78): no JSON, or an object that says two things under one name
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> Document:
         made = dict(pairs)
         if len(made) < len(pairs):
             names = [name for name, _ in pairs]
@@ -332,7 +333,7 @@ def read(document: Any, where: str) -> CardDocument:
         raise
 
 
-def wrong(document: Mapping[str, Any], where: str, key: str, what: str) -> ModelError:
+def wrong(document: Facts, where: str, key: str, what: str) -> ModelError:
     """The refusal of a field: file, field, its value, and what is wrong or possible."""
     value = f" ({shown(document[key])})" if key in document else ""
     return ModelError(f"{where}: the field {key}{value} {what}")
@@ -403,7 +404,7 @@ def _map_of(kind: Any) -> tuple[Any, Any]:
     return get_args(kind) if get_origin(kind) is dict else (None, None)
 
 
-def schema() -> dict[str, Any]:
+def schema() -> Document:
     """The JSON Schema (2020-12) of a card."""
     made = msgspec.json.schema(CardDocument)
     rule = str(__doc__).partition("follows one rule. ")[2]

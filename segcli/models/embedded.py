@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from segcli.documents import Document
 from segcli.errors import ModelError
 from segcli.models.document import loads
 
 METADATA_KEY = "segcli"
 
 
-def card_inside(text: str, path: Path) -> dict[str, Any]:
+def card_inside(text: str, path: Path) -> Document:
     """The card that a file carries as JSON, not yet checked field by field.
 
     errors   ModelError (78): no JSON object

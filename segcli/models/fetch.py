@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from segcli.documents import Document
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
 from segcli.formats.atomic import no_link, translated, write_bytes
 
@@ -307,7 +308,7 @@ def _remember(folder: Path, address: str, found: str) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[Callable[[], None]]:
     """Held by one process; yields what renews it. A lock of a dead process, or one not renewed, is taken over."""
-    own: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+    own: Document = {"host": socket.gethostname(), "pid": os.getpid()}
     while True:
         try:
             with translated(path):

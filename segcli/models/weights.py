@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from segcli.documents import Facts
 from segcli.errors import Denied, ModelError, SegcliError
 from segcli.models.card import ModelCard
 from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_old_torch, unpickled
@@ -103,7 +104,7 @@ class Slices(nn.Module):
         return logits
 
 
-def fitted(tensors: Mapping[str, Tensor], family: str, arguments: Mapping[str, Any], where: str) -> nn.Module:
+def fitted(tensors: Mapping[str, Tensor], family: str, arguments: Facts, where: str) -> nn.Module:
     """A network built and filled with exactly these tensors, float32 whatever they are stored in.
 
     errors   ModelError for tensors that hold NaN or infinity, that are missing, left over, or of another shape

@@ -10,11 +10,12 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.documents import Facts
 from segcli.models.card import ModelCard
 from segcli.results.islands import Islands, islands
 from segcli.results.measure import Structure, Tally, summed, tallied
@@ -76,7 +77,7 @@ def run(
     image: Volume | None,
     card: ModelCard,
     confidence: Mapping[int, float] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Facts | None = None,
     classes: Collection[str] = (),
     disagreement: Mapping[int, float] | None = None,
     counted: Mapping[int, Tally] | None = None,

@@ -12,12 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
+from segcli.documents import Document
 from segcli.errors import InputError, InputMissing
 from segcli.formats.table import endings, stem
 from segcli.results.record import is_masks
@@ -261,12 +262,12 @@ def _by_name(folder: Path, deep: bool) -> dict[str, Path]:
     return found
 
 
-def rows(cases: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
+def rows(cases: Mapping[str, Sequence[Score]]) -> list[Document]:
     """One row for each case and structure."""
     return [{"case": case, **asdict(score)} for case, scores in cases.items() for score in scores]
 
 
-def summarise(cases: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
+def summarise(cases: Mapping[str, Sequence[Score]]) -> list[Document]:
     """Mean and 95 % interval over cases, for each structure and for the mean of all ("all", first).
 
     The interval is the percentile bootstrap over cases (2000 draws, seeded: the same scores give the same interval);
@@ -276,7 +277,7 @@ def summarise(cases: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
     out = []
     for name in ["all", *names]:
         chosen = [[s for s in scores if name in ("all", s.name)] for scores in cases.values()]
-        row: dict[str, Any] = {"name": name}
+        row: Document = {"name": name}
         row["cases"] = sum(any(s.status != "absent" for s in scores) for scores in chosen)
         for status in ("missed", "invented"):
             row[status] = sum(s.status == status for scores in chosen for s in scores)
@@ -290,7 +291,7 @@ def summarise(cases: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
     return out
 
 
-def compare(first: Mapping[str, Sequence[Score]], second: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
+def compare(first: Mapping[str, Sequence[Score]], second: Mapping[str, Sequence[Score]]) -> list[Document]:
     """The second model minus the first, case by case: mean, 95 % interval and p of a sign-flip test.
 
     A structure that the reference has not counts as right for the model that leaves it out (Dice 1, distance 0), so
@@ -308,7 +309,7 @@ def compare(first: Mapping[str, Sequence[Score]], second: Mapping[str, Sequence[
     names = list(dict.fromkeys(score.name for scores in first.values() for score in scores))
     out = []
     for name in ["all", *names]:
-        row: dict[str, Any] = {"name": name, "cases": 0}
+        row: Document = {"name": name, "cases": 0}
         for metric in METRICS:
             gaps = []
             for case, scores in first.items():

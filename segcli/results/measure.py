@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.documents import Document, Facts
 from segcli.errors import InputError
 from segcli.parallel import each
-from segcli.space.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume, Voxels
 from segcli.structures import Label
 
 _FORMULA = ("=", "+", "-", "@")  # what spreadsheets compute, where a cell begins with it
@@ -137,7 +138,7 @@ class Tally:
         self.square += part.square
 
 
-def _count(part: NDArray[np.integer], image: NDArray[Any] | None) -> dict[int, Tally]:
+def _count(part: NDArray[np.integer], image: Voxels | None) -> dict[int, Tally]:
     """The tallies of a few planes, (d, h, w)."""
     d, h, w = part.shape
     starts, length, found = runs(part)
@@ -178,7 +179,7 @@ def runs(part: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _brightness(
-    image: NDArray[Any] | None,
+    image: Voxels | None,
     part: NDArray[np.integer],
     length: NDArray[np.int64],
     code: NDArray[np.int64],
@@ -234,33 +235,33 @@ def _point(world: NDArray[np.float64]) -> tuple[float, float, float]:
 # ---- the report as other programs and people read it -------------------------------------------------------------
 
 
-def to_json(report: Report) -> list[dict[str, Any]]:
+def to_json(report: Report) -> list[Document]:
     """The structures as the record holds them."""
     return [asdict(structure) for structure in report.structures]
 
 
-def from_json(structures: Sequence[Mapping[str, Any]]) -> Report:
+def from_json(structures: Sequence[Facts]) -> Report:
     """The report that `to_json` wrote into a record."""
     return Report(tuple(Structure(**structure) for structure in structures))
 
 
-def rows(report: Report) -> list[dict[str, Any]]:
+def rows(report: Report) -> list[Document]:
     """One flat row for each structure: points and boxes become columns x, y, z, what is unknown stays None."""
     return [_flat(structure) for structure in report.structures]
 
 
-def cohort_rows(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
+def cohort_rows(reports: Mapping[str, Report]) -> list[Document]:
     """One row for each case and structure, case first."""
     return [{"case": case, **row} for case, report in reports.items() for row in rows(report)]
 
 
-def wide_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def wide_rows(rows: Sequence[Facts]) -> list[Document]:
     """The rows with the columns of all of them, in the order of their first appearance; unknown ones are None."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key) for key in columns} for row in rows]
 
 
-def _flat(structure: Structure) -> dict[str, Any]:
+def _flat(structure: Structure) -> Document:
     row = asdict(structure)
     centre = row.pop("centroid_mm") or (None,) * 3
     low, high = row.pop("bbox_mm") or ((None,) * 3, (None,) * 3)
@@ -270,7 +271,7 @@ def _flat(structure: Structure) -> dict[str, Any]:
     return {**row, "truncated": truncated}
 
 
-def csv_text(table: Iterable[Mapping[str, Any]], delimiter: str = ",") -> str:
+def csv_text(table: Iterable[Facts], delimiter: str = ",") -> str:
     """Rows of equal keys as CSV, or as TSV with a tab; what is unknown is `n/a`, as BIDS has it.
 
     Control characters of a text become spaces; one that a spreadsheet would take for a formula gets an apostrophe.

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
+from segcli.documents import Facts
 from segcli.formats.atomic import write_bytes
 from segcli.results.islands import islands
 from segcli.results.measure import measure
-from segcli.space.volume import Volume, turned, turning
+from segcli.space.volume import Volume, Voxels, turned, turning
 from segcli.structures import Label, words_of
 
 View = Literal["axial", "coronal", "sagittal"]
@@ -151,16 +152,16 @@ def extent(labels: Volume, parts: tuple[float, float], *, main: bool = True) -> 
     return found
 
 
-def _upright(volume: Volume, channel: int) -> NDArray[Any]:
+def _upright(volume: Volume, channel: int) -> Voxels:
     """A channel with its axes permuted and reversed, as a view, to point along S, P, L."""
     order, flips = turning(volume.grid.axes, "SPL")
     data = np.transpose(volume.data[channel], order)
     return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 
-def _plane(data: NDArray[Any], index: int, axis: int) -> NDArray[Any]:
+def _plane(data: Voxels, index: int, axis: int) -> Voxels:
     """One plane of a turned array; `np.take` would copy all of it first."""
-    plane: NDArray[Any] = np.moveaxis(data, axis, 0)[index]
+    plane: Voxels = np.moveaxis(data, axis, 0)[index]
     return plane
 
 
@@ -316,7 +317,7 @@ def montage(
     labels: Volume,
     names: Sequence[Label],
     path: Path,
-    facts: Mapping[str, Any] | None = None,
+    facts: Facts | None = None,
     columns: int = _COLUMNS,
 ) -> None:
     """Write a PNG with slices of each of three views, with and without labels, and a legend with volumes.
@@ -331,7 +332,7 @@ def montage_picture(
     image: Volume,
     labels: Volume,
     names: Sequence[Label],
-    facts: Mapping[str, Any] | None = None,
+    facts: Facts | None = None,
     columns: int = _COLUMNS,
 ) -> Image.Image:
     """The montage; with more than four slices a view, the copies without labels stand below and not beside."""
@@ -365,7 +366,7 @@ def montage_picture(
     return sheet
 
 
-def _head(facts: Mapping[str, Any], labels: Volume) -> list[tuple[str, tuple[int, int, int]]]:
+def _head(facts: Facts, labels: Volume) -> list[tuple[str, tuple[int, int, int]]]:
     """Lines above the slices and their colours: the case; model, verdict and voxel size; doubts and warnings."""
     if not facts:
         return []

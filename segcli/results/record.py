@@ -22,12 +22,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from segcli import __version__, formats
+from segcli.documents import Document, Facts
 from segcli.engines.table import libraries
 from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.formats.table import stem
@@ -130,11 +131,11 @@ class Record(Struct, kw_only=True, frozen=True):
     case: str
     input: InputFacts | UnsetType = UNSET
     model: ModelFacts
-    options: dict[str, Any] | UnsetType = UNSET
+    options: Document | UnsetType = UNSET
     labels: LabelsFacts
     engine: EngineFacts | UnsetType = UNSET
     grid: GridFacts
-    source: dict[str, Any] | UnsetType | None = UNSET
+    source: Document | UnsetType | None = UNSET
     windows: int | UnsetType = UNSET
     structures: list[Structure]
     confidence: dict[str, float] | UnsetType = UNSET
@@ -145,14 +146,14 @@ class Record(Struct, kw_only=True, frozen=True):
     warnings: list[str]
     note: str = NOTE
     versions: dict[str, str]
-    identifiers: dict[str, Any] | UnsetType = UNSET
+    identifiers: Document | UnsetType = UNSET
     extras: ExtrasFacts | UnsetType = UNSET
     run: RunFacts | UnsetType = UNSET
 
     @property
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Document:
         """The record as JSON has it."""
-        made: dict[str, Any] = msgspec.to_builtins(self)
+        made: Document = msgspec.to_builtins(self)
         return made
 
 
@@ -278,11 +279,11 @@ def versions(engine: str = "") -> dict[str, str]:
     return found
 
 
-def to_json(record: Mapping[str, Any]) -> bytes:
+def to_json(record: Facts) -> bytes:
     return (json.dumps(record, indent=1, ensure_ascii=True) + "\n").encode()
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> Document | None:
     """A record of segcli as JSON has it, also out of a sidecar; None when the file is absent or something else."""
     try:
         document = json.loads(path.read_bytes())
@@ -301,7 +302,7 @@ def maker(record: Path) -> ModelFacts | None:
     return cast("ModelFacts", {"name": "", "sha256": None, "licence": "", **made})
 
 
-def is_done(record: Path, labels: Path, key: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> bool:
+def is_done(record: Path, labels: Path, key: Facts, defaults: Facts | None = None) -> bool:
     """Whether both files are there and the record matches input, model, options and the label map's own bytes.
 
     Existence alone is never taken for done. An option that the record does not know yet had its default then.
@@ -316,7 +317,7 @@ def is_done(record: Path, labels: Path, key: Mapping[str, Any], defaults: Mappin
     return same and isinstance(stated, dict) and stated.get("sha256") == file_sha256(labels)
 
 
-def has_extras(record: Path, files: Sequence[Path], choices: Mapping[str, Any]) -> bool:
+def has_extras(record: Path, files: Sequence[Path], choices: Facts) -> bool:
     """Whether the files beside a record are those that it states, made with the same choices."""
     if not files:
         return True
@@ -358,7 +359,7 @@ def _is_record(path: Path) -> bool:
         return False
 
 
-def schema() -> dict[str, Any]:
+def schema() -> Document:
     """The JSON Schema (2020-12) of a record."""
     rule = str(__doc__).partition("follows one rule. ")[2]
     told = {

@@ -6,16 +6,17 @@ All of it is known before the network runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.documents import Facts
 from segcli.errors import InputError
 from segcli.models.card import ModelCard
-from segcli.space.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume, Voxels
 
 NOISE = 0.2  # correlation of neighbouring voxels
 # Neighbours within a structure that are equal: 0.87 to 1 in label maps of 2 to 189 values, at most 0.37 in scans.
@@ -62,7 +63,7 @@ def beforehand(scan: Volume, card: ModelCard, name: str, *, label_map: bool = Fa
     return [f.sentence for f in found if f.severity == "fail" or f.code == "modality"]
 
 
-def of_scan(scan: Volume, card: ModelCard, facts: Mapping[str, Any]) -> list[Finding]:
+def of_scan(scan: Volume, card: ModelCard, facts: Facts) -> list[Finding]:
     """Every doubt about modality and brightness of a scan, (C, D, H, W).
 
     facts   what the file says of itself; "modality" is compared with the card's
@@ -90,7 +91,7 @@ def label_values(scan: Volume) -> int | None:
     return None if None in counts else max(count for count in counts if count is not None)
 
 
-def _label_values(channel: NDArray[Any]) -> int | None:
+def _label_values(channel: Voxels) -> int | None:
     values: set[float] = set()
     pairs = equal = 0
     for i in np.unique(np.linspace(0, len(channel) - 1, _PLANES).astype(int)):
@@ -118,13 +119,13 @@ def of_grid(grid: Grid) -> Iterator[Finding]:
         yield Finding("grid", "review", None, f"voxels of {shown} mm: outside 0.05 to 20 mm")
 
 
-def of_modality(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[Finding]:
+def of_modality(card: ModelCard, facts: Facts) -> Iterator[Finding]:
     stated = facts.get("modality")
     if card.modality and stated and str(stated) != card.modality:
         yield Finding("modality", "review", None, f"the scan says {stated}, {card.name} was made for {card.modality}")
 
 
-def of_intensity(channel: NDArray[Any], name: str, modality: str | None) -> Iterator[Finding]:
+def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[Finding]:
     """What a channel's brightness says against the modality that the model wants.
 
     channel   (D, H, W); every n-th voxel is looked at, two million in all
@@ -179,7 +180,7 @@ def _not_hounsfield(
     return None
 
 
-def _likeness(channel: NDArray[Any]) -> float | None:
+def _likeness(channel: Voxels) -> float | None:
     """Largest of the correlations between neighbours along the axes, in the middle of a scan."""
     size = 96
     part = channel[tuple(slice(max(0, (n - size) // 2), (n + size) // 2) for n in channel.shape)].astype(np.float64)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from segcli.parallel import each
-from segcli.space.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume, Voxels
 
 How = Literal["nearest", "linear", "cubic"]
 _MOST_VOXELS = 4096  # along an axis; ratios of such numbers are 6e-8 apart or more
@@ -168,7 +168,7 @@ def taps_for(coordinates: NDArray[np.float64], n: int, how: How = "linear", sigm
     return Taps(np.clip(index, 0, n - 1), weights.astype(np.float32))
 
 
-def apply(data: NDArray[Any], taps: Taps, axis: int) -> NDArray[np.float32]:
+def apply(data: Voxels, taps: Taps, axis: int) -> NDArray[np.float32]:
     """`data` with one axis sampled by `taps`; float32 whatever comes in.
 
     The first spatial axis that is not sampled is cut into pieces for two or more threads; each voxel's sum stays
@@ -187,7 +187,7 @@ def apply(data: NDArray[Any], taps: Taps, axis: int) -> NDArray[np.float32]:
     return out
 
 
-def _sum(data: NDArray[Any], taps: Taps, axis: int, out: NDArray[np.float32]) -> None:
+def _sum(data: Voxels, taps: Taps, axis: int, out: NDArray[np.float32]) -> None:
     row = [1] * data.ndim
     row[axis] = -1
     scratch = np.empty(out.shape, np.float32)  # written again by each tap: fresh memory costs more than the sums
@@ -206,7 +206,7 @@ def _pieces(n: int, size: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
-def _spline(data: NDArray[Any], coordinates: NDArray[np.float64], axis: int) -> tuple[NDArray[np.float32], Taps]:
+def _spline(data: Voxels, coordinates: NDArray[np.float64], axis: int) -> tuple[NDArray[np.float32], Taps]:
     """B-spline coefficients along an axis, and the taps that evaluate them.
 
     scipy's `zoom(order=3, mode="nearest")` repeats the border 12 times before it filters; so do we, since nnU-Net's
@@ -235,7 +235,7 @@ def _spline(data: NDArray[Any], coordinates: NDArray[np.float64], axis: int) -> 
 
 
 def _kept(
-    out: NDArray[np.float32], source: NDArray[Any], coordinates: list[NDArray[np.float64]], hows: list[How]
+    out: NDArray[np.float32], source: Voxels, coordinates: list[NDArray[np.float64]], hows: list[How]
 ) -> NDArray[np.float32]:
     """Values within the range of the channel they come from, or of its slice where slices are resampled one by one.
 
@@ -251,7 +251,7 @@ def _kept(
     return clipped
 
 
-def oblique(channel: NDArray[Any], matrix: NDArray[np.float64], shape: tuple[int, int, int], how: How) -> NDArray[Any]:
+def oblique(channel: Voxels, matrix: NDArray[np.float64], shape: tuple[int, int, int], how: How) -> Voxels:
     """Sample (D, H, W) at output index @ matrix, through SimpleITK in index coordinates."""
     image = sitk.GetImageFromArray(channel if how == "nearest" else channel.astype(np.float32, copy=False))
     reverse = matrix[:3, :3][::-1, ::-1]  # SimpleITK counts i, j, k: our W, H, D
@@ -263,7 +263,7 @@ def oblique(channel: NDArray[Any], matrix: NDArray[np.float64], shape: tuple[int
     resampler.SetInterpolator(
         {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline}[how]
     )
-    out: NDArray[Any] = sitk.GetArrayFromImage(resampler.Execute(image))
+    out: Voxels = sitk.GetArrayFromImage(resampler.Execute(image))
     return out
 
 

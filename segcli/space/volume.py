@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from segcli.documents import Document
+
 Array = Any  # an array of numpy or of an engine's own library; said once, here
 Box = tuple[slice, slice, slice]  # part of a grid, in voxels of its D, H, W axes, both ends given
 
 # A dot product of two unit axes beyond this is shear, which is processed in full; below it is rounding in the file.
 SHEAR_TOLERANCE = 1e-3
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative, positive direction of LPS x, y, z
+
+
+Voxels = NDArray[Any]  # of any number type
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +146,7 @@ class Source:
     kind: str
     header: Any = None
     warnings: tuple[str, ...] = ()
-    facts: dict[str, Any] | None = None
+    facts: Document | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +156,7 @@ class Volume:
     data    (C, D, H, W), also when C is 1
     """
 
-    data: NDArray[Any]
+    data: Voxels
     grid: Grid
     source: Source | None = None
 

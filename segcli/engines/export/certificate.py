@@ -18,6 +18,7 @@ from segcli import __version__
 from segcli.engines.export.onnx_file import props
 from segcli.engines.table import Choice, Graph, Run, installed, libraries
 from segcli.models.card import ModelCard
+from segcli.space.volume import Voxels
 
 DIGEST_KEY = "segcli_digest"
 SAMPLES = 1024  # logits of the first window that the certificate keeps, to find a drifting runtime without torch
@@ -104,7 +105,7 @@ def compare(card: ModelCard, data: bytes, shown: Windows, wanted: Windows, runti
     }
 
 
-def _decided(card: ModelCard, logits: NDArray[np.float32]) -> NDArray[Any]:
+def _decided(card: ModelCard, logits: NDArray[np.float32]) -> Voxels:
     return logits > 0 if card.decide.rule == "regions" else logits.argmax(1)
 
 

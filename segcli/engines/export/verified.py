@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli import formats
+from segcli.documents import Document
 from segcli.engines.export.certificate import DIGEST_KEY, current_samples, digest, relative_error, runtimes, versions
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, parsed, props
 from segcli.errors import EngineError, ModelError
@@ -38,7 +39,7 @@ def export_onnx(
     half: bool = False,
     verify: Path | None = None,
     affine: Form | None = None,
-) -> dict[str, Any]:
+) -> Document:
     """Write a card's network as ONNX, compared with torch in every CPU engine before the file gets its name.
 
     verify   a scan on whose windows it is compared too, beside seeded noise; affine: what counts in its NIfTI header
@@ -53,7 +54,7 @@ def export_onnx(
     data = certified(card, shown, opset=opset, half=half)
     with whole_file(path) as file:
         file.write(data)
-    certificate: dict[str, Any] = json.loads(props(parsed(data, path.name))[CERTIFICATE_KEY])
+    certificate: Document = json.loads(props(parsed(data, path.name))[CERTIFICATE_KEY])
     return certificate
 
 
@@ -70,7 +71,7 @@ def scan_windows(card: ModelCard, path: Path, affine: Form | None = None) -> Map
     return {f"scan {i}": cut[i][None] for i in order[:_SCAN_WINDOWS]}
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Path) -> Document:
     """The certificate of an exported file, once its digest fits and every engine here still answers as it says.
 
     errors   ModelError (78): no export of segcli, changed since, or an engine that drifted from the certificate
@@ -90,7 +91,7 @@ def verify(path: Path) -> dict[str, Any]:
             f"{path.name}: was changed after its export: its digest is {found}, the file says {notes[DIGEST_KEY]}",
             hint="export the model again",
         )
-    certificate: dict[str, Any] = json.loads(notes[CERTIFICATE_KEY])
+    certificate: Document = json.loads(notes[CERTIFICATE_KEY])
     card = parse({**json.loads(notes[METADATA_KEY]), "onnx": path.name, "weights": []}, path.resolve().parent)
     wanted = np.frombuffer(base64.b64decode(certificate["samples"]), "<f4")
     for runtime in runtimes():

@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
@@ -32,6 +31,7 @@ from pydicom.uid import UID
 from segcli.errors import Denied, EngineError, InputError, OutOfMemory, SegcliError
 from segcli.formats import streams
 from segcli.formats.atomic import is_partial
+from segcli.space.volume import Voxels
 
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -358,7 +358,7 @@ def _unpacks(path: Path) -> bool:
     return total <= _UNPACKED_LIMIT
 
 
-def voxels(file: DicomFile) -> NDArray[Any]:
+def voxels(file: DicomFile) -> Voxels:
     """(frames, rows, columns) as stored: bits beyond BitsStored masked away, sign respected, not rescaled."""
     rows, columns = file.count("Rows", 0), file.count("Columns", 0)
     allocated, signed = file.count("BitsAllocated", 0), file.count("PixelRepresentation", 0) == 1
@@ -386,7 +386,7 @@ def voxels(file: DicomFile) -> NDArray[Any]:
     return data
 
 
-def _decoded(file: DicomFile) -> NDArray[Any]:
+def _decoded(file: DicomFile) -> Voxels:
     """All frames of a compressed file, by pydicom's decoders."""
     decoder = get_decoder(UID(file.syntax))
     plugin, package = _DECODERS.get(file.syntax, ("", ""))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -23,7 +22,7 @@ from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.files import quiet, text_of
 from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, fingerprint, term, uid, unmapped
-from segcli.space.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
 
 _CONTOUR_DATA = Tag("ContourData")
@@ -174,7 +173,7 @@ def _corners(loop: list[Vertex]) -> list[Vertex]:
 
 
 def _object(
-    scan: Scan, stored: NDArray[Any], wanted: Sequence[Label], identity: str, algorithm: str, version: str
+    scan: Scan, stored: Voxels, wanted: Sequence[Label], identity: str, algorithm: str, version: str
 ) -> Dataset:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import highdicom as hd
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -22,7 +21,7 @@ from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.files import quiet
 from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, concept, fingerprint, term, uid, unmapped
-from segcli.space.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
 
 Kind = Literal["binary", "fractional", "labelmap"]
@@ -64,7 +63,7 @@ def write(
     return unmapped(names)
 
 
-def read(path: Path, grid: Grid) -> NDArray[Any]:
+def read(path: Path, grid: Grid) -> Voxels:
     """What a Segmentation object says on the planes of a grid, other planes 0.
 
     returns  (D, H, W) segment numbers for binary and labelmap, (K, D, H, W) 0..1 for fractional
@@ -83,7 +82,7 @@ def read(path: Path, grid: Grid) -> NDArray[Any]:
     return out
 
 
-def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, NDArray[Any]]]]:
+def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, Voxels]]]:
     """The kind of a Segmentation, how many segments it has, and of each frame its segment, plane and pixels.
 
     Segments count from 1 and are 0 in a label map; fractions are parts of 1.
@@ -106,7 +105,7 @@ def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, 
     return str(ds.SegmentationType), len(ds.SegmentSequence), zip(segments, planes.tolist(), images, strict=True)
 
 
-def _holds(path: Path, grid: Grid, scan: Scan, stored: NDArray[Any], kind: Kind) -> bool:
+def _holds(path: Path, grid: Grid, scan: Scan, stored: Voxels, kind: Kind) -> bool:
     """Whether each frame of a file is what was to be stored, and no other plane had anything; one frame at a time."""
     at = {k: i for i, k in enumerate(scan.numbers)}
     found = 0
@@ -136,7 +135,7 @@ def _segment(frame: Dataset, shared: Dataset) -> int:
     return 0
 
 
-def _pixels(ds: Dataset) -> NDArray[Any]:
+def _pixels(ds: Dataset) -> Voxels:
     """(frames, rows, columns); single bits are unpacked, the first pixel in the lowest one."""
     shape = (int(ds.NumberOfFrames), int(ds.Rows), int(ds.Columns))
     if ds.BitsAllocated == 1:
@@ -146,24 +145,24 @@ def _pixels(ds: Dataset) -> NDArray[Any]:
     return np.frombuffer(ds.PixelData, kind, count=int(np.prod(shape))).reshape(shape)
 
 
-def _segments(data: NDArray[Any], wanted: Sequence[Label], scan: Scan, kind: Kind) -> NDArray[Any]:
+def _segments(data: Voxels, wanted: Sequence[Label], scan: Scan, kind: Kind) -> Voxels:
     """The real planes as highdicom wants them: (planes, H, W) numbers, or (planes, H, W, K) parts of 1."""
-    real: NDArray[Any] = data[:, scan.numbers]
+    real: Voxels = data[:, scan.numbers]
     if data.dtype.kind == "f":
         return np.moveaxis(real, 0, -1)
     if kind == "labelmap":
-        values: NDArray[Any] = real[0].astype(np.uint16 if max(n.id for n in wanted) > 255 else np.uint8)
+        values: Voxels = real[0].astype(np.uint16 if max(n.id for n in wanted) > 255 else np.uint8)
         return values
-    table: NDArray[Any] = np.zeros(max(n.id for n in wanted) + 1, np.uint16 if len(wanted) > 255 else np.uint8)
+    table: Voxels = np.zeros(max(n.id for n in wanted) + 1, np.uint16 if len(wanted) > 255 else np.uint8)
     for number, label in enumerate(wanted, 1):
         table[label.id] = number
-    numbers: NDArray[Any] = table[real[0]]
+    numbers: Voxels = table[real[0]]
     return numbers
 
 
 def _object(
     scan: Scan,
-    stored: NDArray[Any],
+    stored: Voxels,
     wanted: Sequence[Label],
     identity: str,
     algorithm: str,

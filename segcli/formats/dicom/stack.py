@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segcli.errors import InputError, OutOfMemory
 from segcli.formats.dicom.files import DicomFile, printable, voxels
 from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of
-from segcli.space.volume import Grid
+from segcli.space.volume import Grid, Voxels
 
 POSITION_TOLERANCE = 0.01  # of the slice spacing, or that many mm, whichever is more
 ROUNDING_LIMIT = 0.05  # of the slice spacing: no rounding of positions is believed beyond it
@@ -351,11 +351,11 @@ def _uneven(name: str, gaps: NDArray[np.float64], usual: float) -> tuple[str, st
     )
 
 
-def values_of(planes: Sequence[Frame | None], shape: tuple[int, int, int]) -> NDArray[Any]:
+def values_of(planes: Sequence[Frame | None], shape: tuple[int, int, int]) -> Voxels:
     """(D, H, W) rescaled slice by slice: int16 as long as all values fit, float32 otherwise."""
-    data: NDArray[Any] = _room(shape, np.int16)
+    data: Voxels = _room(shape, np.int16)
     file: DicomFile | None = None
-    stored: NDArray[Any] = np.empty(0)
+    stored: Voxels = np.empty(0)
     for k, plane in enumerate(planes):
         if plane is None:
             continue
@@ -373,7 +373,7 @@ def values_of(planes: Sequence[Frame | None], shape: tuple[int, int, int]) -> ND
     return _filled(data, planes)
 
 
-def _room(shape: tuple[int, int, int], dtype: type[np.generic]) -> NDArray[Any]:
+def _room(shape: tuple[int, int, int], dtype: type[np.generic]) -> Voxels:
     try:
         return np.empty(shape, dtype)
     except MemoryError as error:
@@ -381,14 +381,14 @@ def _room(shape: tuple[int, int, int], dtype: type[np.generic]) -> NDArray[Any]:
         raise OutOfMemory(f"a series of {' x '.join(map(str, shape))} voxels needs {need:,.1f} GiB") from error
 
 
-def _tile(stored: NDArray[Any], plane: Frame) -> NDArray[Any]:
+def _tile(stored: Voxels, plane: Frame) -> Voxels:
     top, left = plane.tile or (0, 0)
     index = 0 if plane.tile else plane.index
-    tile: NDArray[Any] = stored[index, top : top + plane.shape[0], left : left + plane.shape[1]]
+    tile: Voxels = stored[index, top : top + plane.shape[0], left : left + plane.shape[1]]
     return tile
 
 
-def _fits(image: NDArray[Any], plane: Frame) -> bool:
+def _fits(image: Voxels, plane: Frame) -> bool:
     """Whether the rescaled values are whole numbers within int16."""
     if not (plane.slope.is_integer() and plane.intercept.is_integer()):
         return False
@@ -403,7 +403,7 @@ def _ends(low: int, high: int, plane: Frame) -> bool:
     return min(values) >= -32768 and max(values) <= 32767
 
 
-def _filled(data: NDArray[Any], planes: Sequence[Frame | None]) -> NDArray[Any]:
+def _filled(data: Voxels, planes: Sequence[Frame | None]) -> Voxels:
     """Planes without a file become the linear mix of their neighbours."""
     real = [k for k, plane in enumerate(planes) if plane is not None]
     if len(real) == len(planes):

@@ -14,12 +14,12 @@ card's document follows (document.py); card and weights are written whole or not
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError, SegcliError
 from segcli.models import card, embedded, library, weights
 from segcli.models.card import ModelCard
@@ -50,14 +50,14 @@ class Inspection:
     path: str
     container: str
     network: str
-    arguments: dict[str, Any]
+    arguments: Document
     inputs: int | None
     outputs: int | None
     folds: int
     tensors: int
     parameters: int
     types: list[str]
-    found: dict[str, Any]
+    found: Document
     missing: dict[str, str]
     notes: list[str]
 
@@ -94,7 +94,7 @@ def adopt(
     recipe: str | None = None,
     wanted: Wanted = ANY,
     name: str | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Facts | None = None,
     replace: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     tried: Callable[[ModelCard], None] = lambda _: None,
@@ -118,7 +118,7 @@ def adopt(
         document.complete(fields, source, network, stated, path)
         title = document.title(name or fields.get("name"), path)
         draft = document.of(fields, source, network, stated, title)
-        nothing: dict[str, Any] = {"weights": [], "sha256": [], "onnx": None, "onnx_sha256": None}
+        nothing: Document = {"weights": [], "sha256": [], "onnx": None, "onnx_sha256": None}
         checked = card.parse({**draft, **nothing})  # before any writing
         if network.folds:
             network = document.windowed(network, checked, path)

@@ -7,12 +7,13 @@ read by its pattern (`_writing`); the rest is left alone and, where it was neede
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights as checkpoint
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
@@ -74,7 +75,7 @@ def folder(path: Path) -> Source:
     )
 
 
-def _stated(config: References, metadata: Mapping[str, Any], origin: str, network: Recognised) -> Stated:
+def _stated(config: References, metadata: Facts, origin: str, network: Recognised) -> Stated:
     """What the configuration states of a card, for a network of these inputs and outputs."""
     said = _Said(network, {"source": origin})
     with legible("the bundle's configuration"):
@@ -94,7 +95,7 @@ class _Said:
     """What is gathered from a configuration, entry by entry (see `Stated`)."""
 
     network: Recognised
-    card: dict[str, Any]
+    card: Document
     notes: list[str] = field(default_factory=list)
     lacks: dict[str, str] = field(default_factory=dict)
     replaced: Tensors = field(default_factory=dict)
@@ -132,7 +133,7 @@ def _kind(item: Any) -> str:
     return name if name in _PADS else name.removesuffix("d")  # SpatialPad ends with a "d" of its own
 
 
-def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[dict[str, Any]]:
+def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[Document]:
     """The transforms of the first of several entries that is there."""
     found = config.get(*keys)
     if isinstance(found, Unknown):
@@ -178,7 +179,7 @@ def _merging(version: Any, notes: list[str]) -> dict[str, bool]:
     return {} if (int(found[1]), int(found[2])) < (1, 5) else {"legacy_merging": False}
 
 
-def _renamed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _renamed(kind: str, arguments: Document) -> Document:
     """Arguments in the terms of today's MONAI: some had other names once, some say nothing about the output."""
     for name in ("save_attn", "preprocess", "norm_name"):
         if name == "save_attn" or not arguments.get(name):
@@ -198,10 +199,10 @@ def _has_unknown(value: Any) -> bool:
     return isinstance(value, Unknown)
 
 
-def _formats(metadata: Mapping[str, Any], said: _Said) -> list[str]:
+def _formats(metadata: Facts, said: _Said) -> list[str]:
     """Channels from metadata.json; the names of the outputs are returned."""
     formats = metadata.get("network_data_format", {})
-    image: dict[str, Any] = next(iter(formats.get("inputs", {}).values()), {})
+    image: Document = next(iter(formats.get("inputs", {}).values()), {})
     names = _definition(image.get("channel_def"))
     modality = str(image.get("modality", ""))
     short = {"ct": "CT", "mr": "MR", "mri": "MR"}.get(modality.lower())
@@ -209,7 +210,7 @@ def _formats(metadata: Mapping[str, Any], said: _Said) -> list[str]:
         said.card["channels"] = [modality] if names == ["image"] and modality else names
     if short:
         said.card["modality"] = short
-    outputs: dict[str, Any] = next(iter(formats.get("outputs", {}).values()), {})
+    outputs: Document = next(iter(formats.get("outputs", {}).values()), {})
     names, changed = label_names(_definition(outputs.get("channel_def")))
     said.notes += changed
     return names
@@ -221,9 +222,9 @@ def _definition(found: Any) -> list[str]:
     return [str(found[k]) for k in sorted(found, key=int)]
 
 
-def _transforms(items: Sequence[dict[str, Any]], said: _Said) -> None:
+def _transforms(items: Sequence[Document], said: _Said) -> None:
     """Grid and intensity steps, in their order; what they leave open is left out of the card."""
-    steps: list[dict[str, Any]] = []
+    steps: list[Document] = []
     order: list[str] = []
     known = True
     for item in items:
@@ -266,7 +267,7 @@ def _transforms(items: Sequence[dict[str, Any]], said: _Said) -> None:
         said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
 
 
-def _spacing(item: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def _spacing(item: Facts, notes: list[str]) -> Document:
     """Fields `spacing` and `interpolation`: 0 and below keep an axis, the last number stands for those that lack."""
     steps = [float(p) if p > 0 else None for p in _listed(item["pixdim"])]
     mode = _listed(item.get("mode", "bilinear"))[0]
@@ -276,7 +277,7 @@ def _spacing(item: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     return {"spacing": (steps + steps[-1:] * 3)[:3], "interpolation": how or "linear"}
 
 
-def _intensity(kind: str, item: Mapping[str, Any], channels: int) -> list[dict[str, Any]] | None:
+def _intensity(kind: str, item: Facts, channels: int) -> list[Document] | None:
     """One of MONAI's intensity transforms as steps of a card; None for one that segcli has not."""
     clip = bool(item.get("clip", False))
     if kind == "ScaleIntensityRange":
@@ -310,7 +311,7 @@ def _intensity(kind: str, item: Mapping[str, Any], channels: int) -> list[dict[s
     return None
 
 
-def _each(item: Mapping[str, Any], channels: int) -> bool:
+def _each(item: Facts, channels: int) -> bool:
     """Whether a transform looks at one channel at a time, as segcli's steps do."""
     return channels == 1 or bool(item.get("channel_wise", False))
 
@@ -346,7 +347,7 @@ def _inferer(item: Any, said: _Said) -> None:
         said.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
 
 
-def _back(items: Sequence[dict[str, Any]], said: _Said) -> None:
+def _back(items: Sequence[Document], said: _Said) -> None:
     """What is interpolated on the way back to the scan; what is done after the network and not here."""
     kinds = [_kind(item) for item in items]
     before = kinds[: kinds.index("Invert")] if "Invert" in kinds else []
@@ -361,7 +362,7 @@ def _back(items: Sequence[dict[str, Any]], said: _Said) -> None:
             said.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
 
 
-def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], said: _Said) -> None:
+def _labels(names: Sequence[str], items: Sequence[Document], said: _Said) -> None:
     """Fields `labels` and `regions`, of the outputs' names and of what is done with the outputs.
 
     Where the largest output wins, the first one is the background, whatever it is called. Outputs through a sigmoid
@@ -391,7 +392,7 @@ def _labels(names: Sequence[str], items: Sequence[dict[str, Any]], said: _Said) 
         said.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")
 
 
-def _merged_labels(names: Sequence[str], items: Sequence[dict[str, Any]], said: _Said) -> None:
+def _merged_labels(names: Sequence[str], items: Sequence[Document], said: _Said) -> None:
     """Fields `labels` and `regions` where a Lambda makes labels of regions; left out for one that is not understood.
 
     A card's regions are written in the order of the outputs, so the network's last layer is put in the Lambda's order.
@@ -415,7 +416,7 @@ def _merged_labels(names: Sequence[str], items: Sequence[dict[str, Any]], said: 
     said.notes.append(f"the network's outputs are put in the order in which the bundle writes them: {told}")
 
 
-def _writing(item: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _writing(item: Facts) -> list[tuple[int, int]]:
     """Channel and value in the order of writing, of a Lambda that makes labels of outputs by nested `torch.where`.
 
     "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))" writes 1 where output 0 says so, then 4 where

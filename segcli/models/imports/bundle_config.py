@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models.imports.source import legible
 
@@ -36,7 +37,7 @@ class References:
     "$A if @id else B" with literals, and "$[...]" or numbers that are JSON.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Facts) -> None:
         self.config = config
         self._left = _MOST
 
@@ -132,12 +133,12 @@ def files(folder: Path, names: Sequence[str]) -> list[Path]:
     return [next(p for p in paths if p.is_file()) for paths in found if any(p.is_file() for p in paths)]
 
 
-def merged(paths: Sequence[Path]) -> dict[str, Any]:
+def merged(paths: Sequence[Path]) -> Document:
     """Entries of several files: a later one replaces an earlier one, at "a::b" in a; "+a" adds to a (as MONAI has it).
 
     errors   ModelError for a file that cannot be read
     """
-    merged: dict[str, Any] = {}
+    merged: Document = {}
     for path in paths:
         with legible(path.name):
             for key, value in _document(path).items():
@@ -156,7 +157,7 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
     return merged
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else _yaml(text)

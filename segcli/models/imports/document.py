@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models.card import NAME, ModelCard
 from segcli.models.document import FORMAT
@@ -15,14 +15,14 @@ from segcli.models.imports.written import json_able
 from segcli.networks.registry import Inferred
 
 
-def fields(stated: Stated, network: Recognised, recipe: ModelCard | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def fields(stated: Stated, network: Recognised, recipe: ModelCard | None, given: Facts) -> Document:
     """Fields of the card: the user's win over the container's, those over the recipe's.
 
     The recipe says better where its own numbers are from.
     """
     known = recipe.document if recipe else {}
     origin = {"source": recipe.source} if recipe else {}
-    found: dict[str, Any] = {**known, **stated.fields, **origin, **given}
+    found: Document = {**known, **stated.fields, **origin, **given}
     size = network.size()
     if size is not None:
         found.setdefault("patch_size", size)
@@ -31,7 +31,7 @@ def fields(stated: Stated, network: Recognised, recipe: ModelCard | None, given:
     return found
 
 
-def missing(found: Mapping[str, Any], network: Recognised) -> dict[str, str]:
+def missing(found: Facts, network: Recognised) -> dict[str, str]:
     """Facts that no field gives, with the option for each."""
     lacking = {fact: option for fact, option in NEEDED.items() if fact not in found}
     if network.dims == 2 and "slice_axis" not in found:
@@ -39,7 +39,7 @@ def missing(found: Mapping[str, Any], network: Recognised) -> dict[str, str]:
     return lacking
 
 
-def complete(found: dict[str, Any], source: Source, network: Recognised, stated: Stated, path: Path) -> None:
+def complete(found: Document, source: Source, network: Recognised, stated: Stated, path: Path) -> None:
     """Refuse fields that lack facts, or whose labels and channels are not as many as the network's.
 
     The facts that are missing are named all at once, each with its option.
@@ -147,7 +147,7 @@ def _inert(network: Recognised) -> list[str]:
     return [f"{len(inert)} tensors without effect on the output are left out: {', '.join(inert[:3])}"]
 
 
-def of(found: Mapping[str, Any], source: Source, network: Recognised, stated: Stated, name: str) -> dict[str, Any]:
+def of(found: Facts, source: Source, network: Recognised, stated: Stated, name: str) -> Document:
     """The card's document without weights, its keys in the order of the format."""
     first = {
         "format": FORMAT,
@@ -161,5 +161,5 @@ def of(found: Mapping[str, Any], source: Source, network: Recognised, stated: St
     rest = {k: v for k, v in found.items() if k not in first and k != "notes"}
     said = [str(found["notes"])] if found.get("notes") else []
     said += notes(source, network, stated)
-    document: dict[str, Any] = json_able({**first, **rest, **({"notes": ". ".join(said)} if said else {})})
+    document: Document = json_able({**first, **rest, **({"notes": ". ".join(said)} if said else {})})
     return document

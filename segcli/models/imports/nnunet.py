@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights
 from segcli.models.imports.source import Named, Source, Stated, label_names, legible, slug
@@ -30,9 +31,9 @@ _READERS = {
     "NibabelIOWithReorient": "SAR",
 }
 # Version 1 normalises after resampling, version 2 before. Padding comes last, with 0 whatever air has become by then.
-CROP: dict[str, Any] = {"step": "crop", "above": None}
-RESAMPLE: dict[str, Any] = {"step": "resample"}
-PAD: dict[str, Any] = {"step": "outside", "value": 0}
+CROP: Document = {"step": "crop", "above": None}
+RESAMPLE: Document = {"step": "resample"}
+PAD: Document = {"step": "outside", "value": 0}
 
 
 # ---- version 2 ------------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def _source(
     container: str,
     origin: str,
     said_in: str,
-    plan: tuple[Mapping[str, Any], Mapping[str, Any], str],
+    plan: tuple[Facts, Facts, str],
     stored: Sequence[weights.Stored],
 ) -> Source:
     """What plans, dataset.json and the checkpoints of some folds state.
@@ -104,7 +105,7 @@ def _source(
     )
 
 
-def _channels(dataset: Mapping[str, Any]) -> list[str]:
+def _channels(dataset: Facts) -> list[str]:
     named = dataset.get("channel_names") or dataset["modality"]
     channels = [str(named[number]) for number in sorted(named, key=int)]
     if len(set(channels)) < len(channels):
@@ -113,12 +114,12 @@ def _channels(dataset: Mapping[str, Any]) -> list[str]:
 
 
 def _fields(
-    plans: Mapping[str, Any],
-    chosen: Mapping[str, Any],
+    plans: Facts,
+    chosen: Facts,
     channels: list[str],
-    labels: Mapping[str, Any],
+    labels: Facts,
     lacks: dict[str, str],
-) -> dict[str, Any]:
+) -> Document:
     """Fields of the card about grid, intensities and labels; what segcli lacks for a field goes into `lacks`."""
     fields = {
         **common_fields(plans, channels, chosen["spacing"], chosen["patch_size"]),
@@ -142,20 +143,20 @@ def _fields(
     return fields | ({"intensity": [CROP, *steps, RESAMPLE, PAD]} if steps is not None else {})
 
 
-def _mirrored(content: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _mirrored(content: Facts, chosen: Facts) -> Document:
     """Field `mirror`; a checkpoint counts the axes of a slice from 0."""
     axes = content.get("inference_allowed_mirroring_axes")
     return {"mirror": [int(a) + 3 - len(chosen["patch_size"]) for a in axes]} if axes else {}
 
 
-def _turned(axes: str | None, transpose: Sequence[int]) -> dict[str, Any]:
+def _turned(axes: str | None, transpose: Sequence[int]) -> Document:
     """Fields `orientation` and `transpose`; the axes code of a reader that turns scans says the order after both."""
     if axes is None:
         return {"orientation": None}
     return {"orientation": "".join(axes[a] for a in transpose), "transpose": [0, 1, 2]}
 
 
-def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _configuration(plans: Facts, name: str) -> Document:
     """One configuration with what it inherits."""
     table = plans.get("configurations", {})
     if name not in table:
@@ -166,7 +167,7 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
                 f"plans.json has the configurations {', '.join(table) or 'none'}, and {name!r} is not among them",
                 hint="a folder is called TRAINER__PLANS__CONFIGURATION",
             )
-    chosen: dict[str, Any] = {}
+    chosen: Document = {}
     seen: list[str] = []
     ancestor = name
     while ancestor:
@@ -185,7 +186,7 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     return chosen
 
 
-def _architecture(chosen: Mapping[str, Any], inputs: int, outputs: int) -> tuple[str, Inferred | None]:
+def _architecture(chosen: Facts, inputs: int, outputs: int) -> tuple[str, Inferred | None]:
     """The class of a configuration's network, and the network; None for a class that is told by its tensors."""
     described = chosen.get("architecture")
     if described is not None:
@@ -201,7 +202,7 @@ def _architecture(chosen: Mapping[str, Any], inputs: int, outputs: int) -> tuple
     return kind, Inferred(_CLASSES[kind], {**arguments, "input_channels": inputs, "num_classes": outputs})
 
 
-def _before_2_4(chosen: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _before_2_4(chosen: Facts, kind: str) -> Document:
     """The constructor's arguments rebuilt from the plans' own fields, which had none before version 2.4."""
     strides = chosen["pool_op_kernel_sizes"]
     base, most = int(chosen["UNet_base_num_features"]), int(chosen["unet_max_num_features"])
@@ -222,7 +223,7 @@ def _before_2_4(chosen: Mapping[str, Any], kind: str) -> dict[str, Any]:
     }
 
 
-def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[str]]:
+def _labels(dataset: Facts) -> tuple[Document, int, list[str]]:
     """Fields `labels` and `regions` of the card, how many outputs the network has, and what names were changed."""
     table = {str(k): v for k, v in dataset["labels"].items()}
     if all(k.isdecimal() and isinstance(v, str) for k, v in table.items()):
@@ -242,7 +243,7 @@ def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[str]]
     return {"labels": {"background": 0, **values}, "regions": order}, len(order), said
 
 
-def _resampling(chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _resampling(chosen: Facts) -> Document:
     """Fields `interpolation` and `coarse` of the card, and `spacing` where scans stay on their own grid.
 
     errors   ModelError for functions or options that segcli has no equal of
@@ -262,7 +263,7 @@ def _resampling(chosen: Mapping[str, Any]) -> dict[str, Any]:
     return image
 
 
-def _resampler(chosen: Mapping[str, Any], field: str) -> dict[str, Any]:
+def _resampler(chosen: Facts, field: str) -> Document:
     """What one of nnU-Net's resampling functions does, in fields of the card.
 
     errors   ModelError for what segcli lacks
@@ -289,18 +290,18 @@ def _resampler(chosen: Mapping[str, Any], field: str) -> dict[str, Any]:
     return {"interpolation": how, **coarse}
 
 
-def _described(chosen: Mapping[str, Any], field: str) -> str:
+def _described(chosen: Facts, field: str) -> str:
     options = ", ".join(f"{k}={v}" for k, v in (chosen.get(f"{field}_kwargs") or {}).items())
     return f"{chosen.get(field, 'resample_data_or_seg_to_shape')}({options})"
 
 
 def normalisation(
     channels: int, schemes: Sequence[str], masks: Sequence[bool], properties: Mapping[Any, Any], lacks: dict[str, str]
-) -> list[dict[str, Any]] | None:
+) -> list[Document] | None:
     """Intensity steps, one channel after the other; None where a scheme is not known."""
     if len(schemes) != channels:
         raise ModelError(f"the plans have {len(schemes)} normalisations for {channels} channels")
-    steps: list[dict[str, Any]] = []
+    steps: list[Document] = []
     for c, scheme in enumerate(schemes):
         masked = bool(masks[c]) if c < len(masks) else False
         where = {"where": "inside"} if masked else {}
@@ -364,9 +365,7 @@ def folds_in_words(files: Sequence[Path]) -> str:
     return f"{len(files)} folds" if len(files) > 1 else files[0].parent.name
 
 
-def common_fields(
-    plans: Mapping[str, Any], channels: Sequence[str], spacing: Sequence[Any], patch: Sequence[Any]
-) -> dict[str, Any]:
+def common_fields(plans: Facts, channels: Sequence[str], spacing: Sequence[Any], patch: Sequence[Any]) -> Document:
     """Fields of the card that both versions have; in 2-D the slices are the first axis, and keep their distance."""
     flat = len(patch) == 2
     steps = [float(s) for s in spacing]
@@ -394,7 +393,7 @@ def _modality(channels: Sequence[str]) -> dict[str, str]:
     return {"modality": "MR"} if names & {"mr", "mri", "t1", "t2", "flair", "t1w", "t2w"} else {}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Document:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -5,14 +5,15 @@ Array order is z, y, x there as it is here. Version 1 normalises after resamplin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import unpickle, weights
 from segcli.models.imports.nnunet import CROP, PAD, RESAMPLE, common_fields, fold_files, folds_in_words, normalisation
@@ -42,7 +43,7 @@ def file(path: Path) -> Source:
         return _source("nnU-Net v1 checkpoint with its plans", name, *_plans(Path(f"{path}.pkl")), [path])
 
 
-def _source(container: str, said_in: str, plans: Mapping[str, Any], number: int, files: Sequence[Path]) -> Source:
+def _source(container: str, said_in: str, plans: Facts, number: int, files: Sequence[Path]) -> Source:
     stage = plans["plans_per_stage"][number]
     return Source(
         container,
@@ -53,7 +54,7 @@ def _source(container: str, said_in: str, plans: Mapping[str, Any], number: int,
     )
 
 
-def _stated(said_in: str, plans: Mapping[str, Any], stage: Mapping[str, Any], network: Recognised) -> Stated:
+def _stated(said_in: str, plans: Facts, stage: Facts, network: Recognised) -> Stated:
     """What the plans state of a network whose size they may not know: trainers have their own."""
     notes: list[str] = []
     lacks: dict[str, str] = {}
@@ -79,9 +80,7 @@ def _stated(said_in: str, plans: Mapping[str, Any], stage: Mapping[str, Any], ne
         return Stated(fields | ({"intensity": steps} if steps is not None else {}), notes, lacks)
 
 
-def _intensity(
-    plans: Mapping[str, Any], channels: int, notes: list[str], lacks: dict[str, str]
-) -> list[dict[str, Any]] | None:
+def _intensity(plans: Facts, channels: int, notes: list[str], lacks: dict[str, str]) -> list[Document] | None:
     schemes = plans["normalization_schemes"]
     masks = plans.get("use_mask_for_norm") or {}
     if any(masks.values()):
@@ -96,7 +95,7 @@ def _intensity(
     return None if steps is None else [CROP, RESAMPLE, *steps, PAD]
 
 
-def _plans(path: Path) -> tuple[Mapping[str, Any], int]:
+def _plans(path: Path) -> tuple[Facts, int]:
     """The plans and the number of the stage: the file's own where it says, else the last."""
     if not path.is_file():
         raise ModelError(

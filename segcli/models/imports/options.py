@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from segcli.documents import Document
 from segcli.errors import UsageError
 
 
@@ -22,7 +22,7 @@ def options(
     slices: int | None = None,
     overlap: float | None = None,
     blend: str | None = None,
-) -> dict[str, Any]:
+) -> Document:
     """Fields of a card from the texts of a command line.
 
     labels       "background,liver,spleen" in the order of the outputs, "background=0,liver=6", or a JSON file
@@ -36,7 +36,7 @@ def options(
     channels     "CT" or "FLAIR,T1,T1c,T2"
     errors       UsageError (2)
     """
-    fields: dict[str, Any] = {}
+    fields: Document = {}
     if labels is not None:
         fields["labels"] = _labels(labels)
     if spacing is not None:
@@ -60,13 +60,13 @@ def options(
     return fields
 
 
-def _intensity(window: str | None, normalise: str | None) -> list[dict[str, Any]]:
+def _intensity(window: str | None, normalise: str | None) -> list[Document]:
     if window is not None and normalise is not None:
         raise UsageError("--window and --normalise say two things about intensities", hint="give one of them")
     if window is not None:
         low, high = _numbers(window, "--window", (2,))
         return [{"step": "clip", "low": low, "high": high}, {"step": "scale", "low": 0, "high": 1}]
-    kinds: dict[str, list[dict[str, Any]]] = {
+    kinds: dict[str, list[Document]] = {
         "zscore": [{"step": "standardise"}],
         "nonzero": [{"step": "standardise", "where": "nonzero"}],
         "none": [],

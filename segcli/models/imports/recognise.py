@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
 from segcli.models.imports.nnunet_v1 import renamed
@@ -36,7 +36,7 @@ class Recognised:
     """
 
     family: str
-    arguments: Mapping[str, Any]
+    arguments: Facts
     folds: Sequence[Tensors] = ()
     notes: Sequence[str] = ()
     open: Sequence[str] = ()
@@ -169,7 +169,7 @@ def recognised(shapes: Shapes, arch: str | None, where: str) -> Inferred:
     return Inferred(guess.family, {**guess.config, **stated}, unsure, tuple(k for k in guess.open if k not in stated))
 
 
-def size_argument(family: str, arguments: Mapping[str, Any]) -> str | None:
+def size_argument(family: str, arguments: Facts) -> str | None:
     """The argument that bakes the input size into a network; None when any size will do."""
     if family.startswith("swinunetr"):  # there img_size has no effect
         return None
@@ -228,7 +228,7 @@ def _differing(network: Inferred, shapes: Shapes, where: str) -> None:
     weights.compare(shapes_of(net.state_dict()), live, network.family, where)
 
 
-def _stated(arch: str) -> tuple[str, dict[str, Any]]:
+def _stated(arch: str) -> tuple[str, Document]:
     family, _, text = arch.partition(" ")
     try:
         stated = json.loads(text) if text.strip() else {}
@@ -239,7 +239,7 @@ def _stated(arch: str) -> tuple[str, dict[str, Any]]:
     return family, stated
 
 
-def _tells(stated: Mapping[str, Any], sentence: str) -> bool:
+def _tells(stated: Facts, sentence: str) -> bool:
     """Whether an argument that the user states settles what a sentence calls unsure."""
     words = {"act": "activation", "norm": "norm", "strides": "stride", "num_heads": "heads"}
     return any(words.get(name, name) in sentence for name in stated)
@@ -358,7 +358,7 @@ def _unwrapped(name: str) -> str:
     return ".".join(word for word in name.split(".") if word not in _WRAPPERS)
 
 
-def _prefixes(names: Mapping[str, Any]) -> list[str]:
+def _prefixes(names: Facts) -> list[str]:
     """The empty prefix, then those that names share, the commonest first ("net.", "model.backbone.")."""
     counts: dict[str, int] = {}
     for name in names:

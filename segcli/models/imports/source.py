@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from segcli.documents import Facts
 from segcli.errors import ModelError, SegcliError
 from segcli.models.weights import Tensors
 
@@ -77,7 +78,7 @@ class Stated:
     replaced  tensors of the first fold in another form than the file's
     """
 
-    fields: Mapping[str, Any]
+    fields: Facts
     notes: Sequence[str] = ()
     lacks: Mapping[str, str] = field(default_factory=dict)
     replaced: Mapping[str, Tensor] = field(default_factory=dict)

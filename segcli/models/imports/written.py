@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors.torch
 
+from segcli.documents import Document
 from segcli.errors import OutputExists
 from segcli.formats.atomic import partial_name, translated, write_bytes
 from segcli.models import card, weights
@@ -25,7 +26,7 @@ DIGEST_KEY = "tensors_sha256"
 
 
 def write(
-    document: dict[str, Any],
+    document: Document,
     network: Recognised,
     onnx: Path | None,
     folder: Path,
@@ -105,7 +106,7 @@ def _foreign(folder: Path) -> str | None:
     return f"holds {others[0]}, which is no part of the model" if others else None
 
 
-def _write_weights(document: dict[str, Any], network: Recognised, folder: Path) -> None:
+def _write_weights(document: Document, network: Recognised, folder: Path) -> None:
     """One safetensors file for each fold, the card and the tensors' digest inside; names and sums into the card."""
     several = len(network.folds) > 1
     names = [f"fold_{i}.safetensors" for i in range(len(network.folds))] if several else ["weights.safetensors"]

@@ -9,10 +9,10 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from segcli.documents import Document, Facts
 from segcli.formats import nifti
 from segcli.models.card import ModelCard
 from segcli.models.library import cache_home
@@ -29,9 +29,7 @@ _VIEWER_EDGE = 200  # voxels along each axis that the interactive viewer gets at
 _GREY = (128, 128, 128)  # of a structure that the card does not name
 
 
-def case_page(
-    scan: Volume, labels: Volume, card: ModelCard, facts: Mapping[str, Any], niivue: Path | None = None
-) -> bytes:
+def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivue: Path | None = None) -> bytes:
     """The page of one case.
 
     scan     (C, D, H, W), its first channel is shown; labels (1, D, H, W) on the same grid
@@ -97,7 +95,7 @@ def niivue_bundle() -> Path | None:
     return path if path.is_file() else None
 
 
-def _findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _findings(facts: Facts) -> list[Document]:
     """What to look at first: failed checks, doubtful ones, warnings of the run."""
     warnings = [{"severity": "review", "code": "warning", "sentence": text} for text in facts.get("warnings", ())]
     return [*facts.get("checks", ()), *warnings]
@@ -122,9 +120,7 @@ def _inline(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _structures(
-    card: ModelCard, facts: Mapping[str, Any], shown: Mapping[View, Sequence[Section]], grid: Grid
-) -> list[dict[str, Any]]:
+def _structures(card: ModelCard, facts: Facts, shown: Mapping[View, Sequence[Section]], grid: Grid) -> list[Document]:
     """The record's structures with what the table shows beside: colour, range, confidence, flags, nearest slices."""
     colours = {x.id: x.colour for x in card.labels}
     confidence = {int(k): float(v) for k, v in (facts.get("confidence") or {}).items()}
@@ -152,7 +148,7 @@ def _structures(
     return rows
 
 
-def _rows(structures: Sequence[Mapping[str, Any]], names: Sequence[Label]) -> list[dict[str, Any]]:
+def _rows(structures: Sequence[Facts], names: Sequence[Label]) -> list[Document]:
     """The table's rows: a pair in one, left before right, with its asymmetry; every other structure in its own.
 
     asymmetry   percent of the mean of both sides by which the left one is larger; None where one is missing
@@ -209,7 +205,7 @@ def _nearest(shown: Mapping[View, Sequence[Section]], grid: Grid, centre_mm: Seq
     }
 
 
-def _grid(grid: Mapping[str, Any]) -> dict[str, str]:
+def _grid(grid: Facts) -> dict[str, str]:
     lines = dict(grid)
     for name in ("shape", "spacing_mm"):
         lines[name] = " x ".join(f"{v:g}" for v in grid.get(name, ()))
@@ -217,7 +213,7 @@ def _grid(grid: Mapping[str, Any]) -> dict[str, str]:
     return {name: plain(value) for name, value in lines.items() if not is_empty(value)}
 
 
-def _known(facts: Mapping[str, Any]) -> dict[str, str]:
+def _known(facts: Facts) -> dict[str, str]:
     names = ("model", "input", "labels", "engine", "source", "options", "versions")
     return {name: plain(facts[name]) for name in names if not is_empty(facts.get(name))}
 
@@ -225,7 +221,7 @@ def _known(facts: Mapping[str, Any]) -> dict[str, str]:
 # ---- what the interactive viewer is given ----------------------------------------------------------------------------
 
 
-def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> dict[str, Any]:
+def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> Document:
     """Both volumes as NIfTI in base64, every n-th voxel where there are many, and NiiVue's table of labels."""
     low, high = window(scan, names)
     step = [max(1, math.ceil(n / _VIEWER_EDGE)) for n in scan.grid.shape]

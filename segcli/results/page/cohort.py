@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from statistics import fmean, stdev
-from typing import Any
 from urllib.parse import quote
 
+from segcli.documents import Document, Facts
 from segcli.results.page import charts
 from segcli.results.page.parts import page, words
 from segcli.results.tissues import tissues
@@ -15,7 +15,7 @@ from segcli.results.tissues import tissues
 _ORDER = {"fail": 0, "review": 1}
 
 
-def cohort_page(records: Sequence[Mapping[str, Any]]) -> bytes:
+def cohort_page(records: Sequence[Facts]) -> bytes:
     """The page of many cases.
 
     records   those of the cases, whose own pages lie where their label maps do
@@ -35,7 +35,7 @@ def cohort_page(records: Sequence[Mapping[str, Any]]) -> bytes:
     )
 
 
-def _case(record: Mapping[str, Any]) -> dict[str, Any]:
+def _case(record: Facts) -> Document:
     found = [finding for finding in record.get("checks", ()) if finding["severity"] != "note"]
     volumes = {str(s["name"]): float(s["volume_ml"]) if s["voxels"] else None for s in record["structures"]}
     return {
@@ -52,18 +52,18 @@ def _case(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _order(record: Mapping[str, Any]) -> int:
+def _order(record: Facts) -> int:
     return _ORDER.get(str(record.get("verdict")), 2)
 
 
-def _page_of(record: Mapping[str, Any]) -> str:
+def _page_of(record: Facts) -> str:
     """The case's own page, seen from the cohort's folder; a URL with every odd letter as %XX."""
     file = str(record.get("labels", {}).get("file", "")) or f"{PurePosixPath(str(record['case'])).name}_seg.nii.gz"
     stem = file.removesuffix(".nii.gz").removesuffix("_dseg").removesuffix("_seg")
     return "./" + quote(str(PurePosixPath(str(record["case"])).parent / f"{stem}_seg.html"))
 
 
-def _spread(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _spread(records: Sequence[Facts]) -> list[Document]:
     """Mean, deviation, range and a dot for each case; absent structures are counted apart, not as 0 mL."""
     volumes: dict[str, list[tuple[str, float]]] = {}
     for r in records:

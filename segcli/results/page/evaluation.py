@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from segcli.documents import Facts
 from segcli.results.evaluate import RULE
 from segcli.results.page.parts import page
 
@@ -18,7 +16,7 @@ _SCORES = {  # heading and format of each metric
 }
 
 
-def evaluation_page(document: Mapping[str, Any]) -> bytes:
+def evaluation_page(document: Facts) -> bytes:
     """The page of an evaluation.
 
     document   tolerance_mm, scores (`evaluate.rows`), summary (`evaluate.summarise`), and with a second model
