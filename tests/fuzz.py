@@ -11,6 +11,7 @@ printed once, with kind, seed and traceback; `--from SEED` begins with that seed
 
 import copy
 import gzip
+import importlib
 import io
 import json
 import multiprocessing
@@ -540,6 +541,7 @@ def read(kind: str, files: Files, folder: Path) -> str:
         old.unlink()
     for name, content in files.items():
         (folder / name).write_bytes(content)
+    _loaded()
     with _limited(), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -547,6 +549,13 @@ def read(kind: str, files: Files, folder: Path) -> str:
         except SegcliError:
             return "refused"
     return "read"
+
+
+@cache
+def _loaded() -> None:
+    """The libraries are there: the seconds that they take on a busy machine are no file's."""
+    for name in ("segcli.models.imports", "segcli.engines.onnx_engine", "onnxruntime", "pydicom", "nibabel"):
+        importlib.import_module(name)
 
 
 @contextmanager

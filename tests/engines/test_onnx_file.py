@@ -152,6 +152,13 @@ def test_17_a_graph_with_a_fixed_number_of_windows_runs_any_number(tmp_path: Pat
     assert engine.run(patches[:1]).shape == (1, 6, 32, 32, 32)
 
 
+@pytest.mark.parametrize("batch", [-1, 65, 32767, 2**40])
+def test_17_a_graph_that_is_made_for_no_usual_number_of_windows_is_refused(card: ModelCard, batch: int) -> None:
+    model = graph(card)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    assert f"is made for {batch} windows at a time, not for 1 to 64" in refused(card, model)
+
+
 def moved(folder: Path, name: str) -> None:
     """Move the weights of a folder's ONNX file into a file of their own."""
     model = onnx.load(folder / "model.onnx")

@@ -19,6 +19,7 @@ from segcli.models.library import file_sha256
 
 CERTIFICATE_KEY = "segcli_certificate"  # in the metadata of segcli's exports
 OPSETS = range(9, 24)
+_MOST_WINDOWS = 64  # of a graph with a fixed batch: each run fills it up, whatever the number of windows
 _STANDARD = ("", "ai.onnx")
 _KINDS = {"FLOAT": 4, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2} | {
     "INT32": 4, "UINT32": 4, "INT64": 8, "UINT64": 8, "BOOL": 1
@@ -72,13 +73,21 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     _fits(inputs[0], shape, f"{name}: the input {inputs[0].name!r}")
     channels = len(card.decide.values)
     _fits(outputs[0], (channels, *card.window.size), f"{name}: the output {outputs[0].name!r}")
-    return OnnxFile(name, data, hashes, shape, channels, inputs[0].name, _batch(inputs[0]))
+    return OnnxFile(name, data, hashes, shape, channels, inputs[0].name, _batch(inputs[0], name))
 
 
-def _batch(value: Any) -> int | None:
-    """The first size of a tensor, where it is stated."""
+def _batch(value: Any, name: str) -> int | None:
+    """The first size of a tensor, where it is stated; ModelError where it is no number of windows to run at a time."""
     sizes = value.type.tensor_type.shape.dim
-    return sizes[0].dim_value or None if sizes else None
+    if not sizes or not sizes[0].dim_value:
+        return None
+    batch: int = sizes[0].dim_value
+    if not 0 < batch <= _MOST_WINDOWS:
+        raise ModelError(
+            f"{name}: is made for {batch} windows at a time, not for 1 to {_MOST_WINDOWS}",
+            hint="export the model with a batch of 1, or of any size",
+        )
+    return batch
 
 
 def parsed(data: bytes, name: str) -> Any:
