@@ -289,10 +289,12 @@ def _verified(file: Path) -> Document:
     """The certificate of the export, empty where there is none; ModelError when something is not what it says it is."""
     from segcli.engines.export.certificate import DIGEST_KEY
     from segcli.engines.export.verified import verify as compare
+    from segcli.formats.streams import regular_size
     from segcli.models import imports
     from segcli.models.embedded import onnx_metadata
 
     if not file.is_dir():
+        regular_size(file)  # a pipe is never opened
         return compare(file)
     card = imports.verify(file)
     if card.onnx is None:

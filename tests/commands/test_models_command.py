@@ -1,6 +1,7 @@
 """What `segcli models` says of a folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from models import organs
 
 from segcli.commands import models as answer
 from segcli.engines.export.verified import export_onnx
-from segcli.errors import ModelError
+from segcli.errors import InputError, ModelError
 from segcli.models.library import file_sha256, read_card
 
 
@@ -36,3 +37,9 @@ def test_a_model_is_verified_by_its_name(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "organs: verified\n"
     with pytest.raises(ModelError, match="organz"):
         answer.verify(Path("organz"))
+
+
+def test_1_7_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(InputError, match=r"pipe\.onnx: not a regular file"):
+        answer.verify(tmp_path / "pipe.onnx")
