@@ -17,13 +17,12 @@ from segcli.engines.export.graph import certified
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, props
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.library import read_card
-from segcli.networks.registry import build
-from segcli.networks.small import CLASSES, NETWORKS
+from segcli.networks.registry import CLASSES, build, small_networks
 
 
 def card_of(family: str, folder: Path) -> ModelCard:
     """The card of a new model folder with a small network of a family, its weights drawn."""
-    small = NETWORKS[family]
+    small = small_networks()[family]
     torch.manual_seed(1)
     network = build(family, small.all_arguments)
     for parameter in network.parameters():  # norms begin as identities, some heads as zeros
@@ -47,11 +46,11 @@ def card_of(family: str, folder: Path) -> ModelCard:
 
 
 def certificates(folder: Path) -> Iterator[dict[str, Any]]:
-    """For each network its window, and how far each engine's logits and labels are from torch's.
+    """For each network with a small size its window, and how far each engine's logits and labels are from torch's.
 
     errors   ModelError (78) of the first network that has no graph, or whose graph answers otherwise
     """
-    for family, small in NETWORKS.items():
+    for family, small in small_networks().items():
         own = folder / family
         own.mkdir(exist_ok=True)
         began = time.perf_counter()

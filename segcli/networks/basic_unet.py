@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
-from segcli.networks.registry import Inferred, Shapes
+from segcli.networks.registry import Inferred, Shapes, Small
 
 
 class BasicUNet(nn.Module):
@@ -59,6 +59,8 @@ class BasicUNet(nn.Module):
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"basicunet": BasicUNet, "monai_basicunet": BasicUNet}
+
+SMALL = {"basicunet": Small({"features": [8, 8, 16, 16, 32, 8]})}
 
 
 def infer(shapes: Shapes) -> Inferred | None:

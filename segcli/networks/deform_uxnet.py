@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import Spec
-from segcli.networks.registry import Inferred, Shapes
+from segcli.networks.registry import Inferred, Shapes, Small
 from segcli.networks.uxnet3d import PointwiseMLP, UXDecoder, UXEncoder, infer_sizes, is_dense
 
 # How offsets are made. The flat forms are the repository's: a 1x1x1 convolution with padding 1, whose output, two
@@ -177,6 +177,11 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "deformuxnet_amos_conv1offset_dense": _DENSE,
     "deformuxnet_amos_conv3offset": _CONV3,
 }
+
+SMALL = dict.fromkeys(
+    ("deformuxnet", "deformuxnet_conv1offset_dense", "deformuxnet_conv3offset"),
+    Small({"feat_size": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "hidden_size": 48}, counted=("in_chans", "out_chans")),
+)
 
 # MONAI before 0.9 stored, and never applied, a shortcut convolution where widths are equal.
 INERT: tuple[str, ...] = (r"decoder1\.layer\.conv3\.conv\.weight",)

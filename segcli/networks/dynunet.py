@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcli.networks.blocks import BasicBlock, ResidualBlock, Size, Spec, UpBlock, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 
 class DynUNet(nn.Module):
@@ -83,6 +83,13 @@ class DynUNet(nn.Module):
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"dynunet": DynUNet}
+
+SMALL = {
+    "dynunet": Small(
+        {"spatial_dims": 3, "kernel_size": [3, 3, 3, 3], "strides": [1, 2, 2, 2], "upsample_kernel_size": [2, 2, 2]}
+        | {"filters": [8, 12, 16, 24], "res_block": True}
+    )
+}
 
 INERT = [
     r"skip_layers\..*",  # every block a second time

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segcli.networks.blocks import CONVOLUTIONS, Size, Spec, conv_unit, each_axis, norm_spec
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 
 class ResidualUnit(nn.Module):
@@ -112,6 +112,12 @@ class UNet(nn.Module):
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"monai_unet": UNet, "unet": UNet}
+
+SMALL = {
+    "monai_unet": Small(
+        {"spatial_dims": 3, "channels": [8, 12, 16, 24], "strides": [2, 2, 2], "num_res_units": 2, "act": "PRELU"}
+    )
+}
 
 
 def infer(shapes: Shapes) -> Inferred | None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import each_axis
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 Triple = tuple[int, int, int]
 
@@ -501,6 +501,22 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "nnformer_synapse": NNFormer,
     "nnformer_acdc": partial(NNFormer, variant="acdc"),
     "nnformer_tumor": partial(NNFormer, variant="tumor"),
+}
+
+_SMALL: dict[str, Any] = {"embedding_dim": 12, "num_heads": [1, 2, 3, 4]}
+_COUNTED = ("input_channels", "num_classes")
+SMALL = {
+    "nnformer_synapse": Small(
+        {**_SMALL, "crop_size": [32, 64, 64], "window_size": [[4, 4, 4], [4, 4, 4], [2, 4, 4], [2, 2, 2]]},
+        (32, 64, 64),
+        _COUNTED,
+    ),
+    "nnformer_acdc": Small(
+        {**_SMALL, "crop_size": [14, 64, 64], "window_size": [[3, 4, 4], [3, 4, 4], [7, 4, 4], [3, 2, 2]]},
+        (14, 64, 64),
+        _COUNTED,
+    ),
+    "nnformer_tumor": Small({**_SMALL, "crop_size": [32, 64, 32], "window_size": [4, 4, 4, 2]}, (32, 64, 32), _COUNTED),
 }
 
 

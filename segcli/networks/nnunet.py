@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segcli.networks.blocks import CONVOLUTIONS, TRANSPOSED, each_axis
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 # That library registers the parts of a unit twice (`conv`, `norm`, and again in the list `all_modules`),
 # and the encoder a second time inside the decoder. The copies are the same tensors.
@@ -390,6 +390,17 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "nnunet_plainconv": PlainConvUNet,
     "nnunet_resenc": ResidualEncoderUNet,
     "nnunet_resencL": ResidualEncoderUNet,
+}
+_SMALL: dict[str, Any] = {
+    "n_stages": 4,
+    "features_per_stage": [8, 12, 16, 24],
+    "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
+    "n_conv_per_stage_decoder": [2, 2, 2],
+}
+SMALL = {
+    "nnunet_plain": Small({**_SMALL, "n_conv_per_stage": [2, 2, 2, 2]}, counted=("input_channels", "num_classes")),
+    "nnunet_resenc": Small({**_SMALL, "n_blocks_per_stage": [1, 2, 2, 2]}, counted=("input_channels", "num_classes")),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from segcli.networks.registry import Inferred, Shapes
+from segcli.networks.registry import Inferred, Shapes, Small
 
 
 class Pointwise(nn.Module):
@@ -24,6 +24,8 @@ class Pointwise(nn.Module):
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"pointwise": Pointwise}
+
+SMALL = {"pointwise": Small({}, counted=("in_chans", "out_chans"))}
 
 
 def infer(shapes: Shapes) -> Inferred | None:

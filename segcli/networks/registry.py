@@ -1,7 +1,7 @@
 """Networks, one a file: build one by name, or tell from tensor names and shapes which one it is.
 
 A package offers a module of the same kind through the entry points "segcli.networks": FAMILIES (name -> what makes the
-network), and as far as there is something to say `infer`, INERT and SMALL.
+network), and as far as there is something to say `infer`, INERT and SMALL (name -> Small).
 """
 
 import inspect
@@ -23,6 +23,7 @@ from torch import nn
 from segcli.errors import EngineError, ModelError, SegcliError, cause_of
 
 GROUP = "segcli.networks"
+CLASSES = 3  # of every small network
 
 Shapes = Mapping[str, tuple[int, ...]]
 Differences = dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
@@ -40,6 +41,26 @@ class Inferred:
     config: dict[str, Any]
     unsure: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Small:
+    """Arguments that make a network small, and its window, for benchmarks and tests.
+
+    size      voxels per axis of the window; one voxel deep for a network of slices
+    counted   what the family calls its channels and its classes
+    channels  how many it is given; its classes are CLASSES
+    """
+
+    arguments: Mapping[str, Any]
+    size: tuple[int, int, int] = (32, 32, 32)
+    counted: tuple[str, str] = ("in_channels", "out_channels")
+    channels: int = 1
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        channels, classes = self.counted
+        return {**self.arguments, channels: self.channels, classes: CLASSES}
 
 
 def build(family: str, config: Mapping[str, Any]) -> nn.Module:
@@ -133,6 +154,14 @@ def _default_names(family: str) -> frozenset[str] | None:
             return frozenset(build(family, {}).state_dict())
     except ModelError:
         return None
+
+
+def small_networks() -> dict[str, Small]:
+    """Every family whose module has a small size for it, in the order of their names."""
+    found: dict[str, Small] = {}
+    for module in _modules():
+        found |= getattr(module, "SMALL", {})
+    return dict(sorted(found.items()))
 
 
 def outputs(family: str, config: Mapping[str, Any]) -> int | None:

@@ -26,7 +26,7 @@ from segcli.networks.blocks import (
     upsampling,
 )
 from segcli.networks.blocks import norm as normalisation
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
 
@@ -252,6 +252,8 @@ def _plain_conv(in_chans: int, out_chans: int, kernel: Size, stride: Size = 1, d
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"segresnet": SegResNet, "segresnetds": SegResNetDS}
+
+SMALL = dict.fromkeys(("segresnet", "segresnetds"), Small({"init_filters": 8}))
 
 INERT = [r"act_mod\.weight"]  # SegResNet: the slope of the last PReLU, which is stored below conv_final as well
 

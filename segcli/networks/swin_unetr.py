@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import MLP, Spec, UpBlock, channels_first, channels_last, layer, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 # The eight voxels (of D, H, W) that merge into one, in the order of their channels. MONAI 0.9 to 1.4 takes
 # two of them twice and leaves two out; every published checkpoint was trained so, and another order spoils
@@ -296,6 +296,11 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "swinunetr_new_merging": partial(SwinUNETR, legacy_merging=False),
     "swinunetr_v2_new_merging": partial(SwinUNETR, use_v2=True, legacy_merging=False),
 }
+
+SMALL = dict.fromkeys(
+    ("swinunetr", "swinunetr_new_merging", "swinunetr_v2_new_merging"),
+    Small({"feature_size": 12, "num_heads": [1, 2, 3, 4], "window_size": 4}, (64, 64, 64)),
+)
 
 # MONAI before 0.9 stored, and never applied, a shortcut convolution where widths are equal.
 INERT = [r"encoder(2|3|4|10)\.layer\.conv3\.conv\.weight"]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import BATCH_NORMS, CONVOLUTIONS
-from segcli.networks.registry import Inferred, Shapes
+from segcli.networks.registry import Inferred, Shapes, Small
 
 VARIANTS = ("base", "ds", "cgm")
 
@@ -168,6 +168,12 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unet3plus_deepsup": partial(UNet3Plus, variant="ds"),
     "unet3plus_cgm": partial(UNet3Plus, variant="cgm"),
     "unet3plus_3d": partial(UNet3Plus, spatial_dims=3),
+}
+
+_SMALL_SLICE = Small({"filters": [4, 6, 8, 10, 12]}, (1, 64, 64), ("in_channels", "n_classes"))
+SMALL = {
+    "unet3plus_3d": Small({"filters": [4, 6, 8, 10, 12]}, counted=("in_channels", "n_classes")),
+    **dict.fromkeys(("unet3plus", "unet3plus_deepsup", "unet3plus_cgm"), _SMALL_SLICE),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
-from segcli.networks.registry import Inferred, Shapes
+from segcli.networks.registry import Inferred, Shapes, Small
 
 
 class BasicUNetPlusPlus(nn.Module):
@@ -70,6 +70,8 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "basicunetplusplus": BasicUNetPlusPlus,
     "unetpp_monai": BasicUNetPlusPlus,
 }
+
+SMALL = {"basicunetplusplus": Small({"features": [8, 8, 16, 16, 32, 8]})}
 
 
 def infer(shapes: Shapes) -> Inferred | None:

@@ -26,7 +26,7 @@ from segcli.networks.blocks import (
     norm_spec,
     output_block,
 )
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 PATCH = 16
 
@@ -398,6 +398,16 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unetr_monai": UNETR,
     "unetr_tamasino_article": TamasinoUNETR,
     "unetr_tamasino_upstream": partial(TamasinoUNETR, decoder9_upsampler_convs=3),
+}
+
+_SMALL_TAMASINO = Small(
+    {"img_shape": [32, 32, 32], "embed_dim": 24, "num_heads": 3, "mlp_hidden": 48, "decoder_widths": [32, 16, 8, 8, 8]},
+    counted=("input_dim", "output_dim"),
+)
+SMALL = {
+    "unetr": Small({"img_size": [32, 32, 32], "feature_size": 8, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}),
+    "unetr_tamasino_article": _SMALL_TAMASINO,
+    "unetr_tamasino_upstream": _SMALL_TAMASINO,
 }
 
 INERT = [

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import ResidualBlock, Spec, conv, conv_transposed, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,23 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unetrpp_acdc": partial(UNETRPP, variant="acdc", out_channels=4),
     "unetrpp_lung": partial(UNETRPP, variant="lung", out_channels=2),
     "unetrpp_tumor": partial(UNETRPP, variant="tumor", in_channels=4, out_channels=4),
+}
+
+_SMALL: dict[str, Any] = {
+    "feature_size": 4,
+    "num_heads": 2,
+    "dims": [8, 16, 32, 64],
+    "depths": [1, 2, 1, 1],
+    "proj_size": [8, 8, 4, 2],
+    "decoder_proj_size": 4,
+    "decoder_depth": 2,
+    "decoder_num_heads": 2,
+}
+SMALL = {
+    "unetrpp_synapse": Small({**_SMALL, "img_size": [32, 64, 64]}, (32, 64, 64)),
+    "unetrpp_acdc": Small({**_SMALL, "img_size": [8, 32, 32]}, (8, 32, 32)),
+    "unetrpp_lung": Small({**_SMALL, "img_size": [8, 32, 32]}, (8, 32, 32)),
+    "unetrpp_tumor": Small({**_SMALL, "img_size": [32, 32, 32]}, channels=4),
 }
 
 

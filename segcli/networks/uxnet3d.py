@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import ChannelNorm, Spec, UpBlock, layer, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, length
+from segcli.networks.registry import Inferred, Shapes, Small, length
 
 
 class PointwiseMLP(nn.Module):
@@ -143,6 +143,11 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "uxnet3d": UXNet3D,
     "uxnet3d_legacy_dense": partial(UXNet3D, pointwise="dense"),
 }
+
+SMALL = dict.fromkeys(
+    ("uxnet3d", "uxnet3d_legacy_dense"),
+    Small({"feat_size": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "hidden_size": 48}, counted=("in_chans", "out_chans")),
+)
 
 # MONAI before 0.9 stored, and never applied, a shortcut convolution where widths are equal.
 INERT = [r"decoder1\.layer\.conv3\.conv\.weight"]

@@ -44,7 +44,7 @@ ENGINE = EngineSpec(
 NETWORK = """
 from torch import nn
 
-from segcli.networks.registry import Inferred
+from segcli.networks.registry import Inferred, Small
 
 
 class OneLayer(nn.Module):
@@ -57,12 +57,23 @@ class OneLayer(nn.Module):
 
 
 FAMILIES = {"one_layer": OneLayer}
+SMALL = {"one_layer": Small({}, counted=("channels", "classes"))}
 
 
 def infer(shapes):
     if set(shapes) != {"layer.weight", "layer.bias"}:
         return None
     return Inferred("one_layer", {"channels": shapes["layer.weight"][1], "classes": shapes["layer.weight"][0]})
+"""
+
+CERTIFIED = """
+import json
+import sys
+from pathlib import Path
+
+from segcli.bench.certificates import card_of, certificate
+
+print(json.dumps(certificate(card_of("one_layer", Path(sys.argv[1])))))
 """
 
 
@@ -135,3 +146,9 @@ def test_a_network_of_a_package_is_run_and_recognised(tmp_path: Path, added: dic
     assert np.array_equal(labels(tmp_path / "out"), labels(tmp_path / "own"))
     told = command("models", "inspect", model / "weights.safetensors", "--json", env=added)
     assert b"one_layer" in told.stdout, told.stderr.decode()
+
+
+def test_a_network_of_a_package_is_certified_at_its_small_size(tmp_path: Path, added: dict[str, str | None]) -> None:
+    done = command(tmp_path, before=("-c", CERTIFIED), env=added)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["agreement"] >= 0.999
