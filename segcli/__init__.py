@@ -6,7 +6,7 @@ result = segcli.segment("scan.nii.gz", model="uxnet")
 Importing it changes nothing in the process: what a library under it needs is done by the engine that uses it.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segcli.api import Result, segment
@@ -15,7 +15,7 @@ __all__ = ["Result", "__version__", "segment"]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """`segment` and `Result` come in when they are first used: importing segcli costs nothing."""
     if name in ("segment", "Result"):
         from segcli import api

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import typer
 
 from segcli.commands.options import Commands, Json
@@ -32,12 +30,12 @@ def show(json: Json = False) -> None:
         table("", [{k: _typed(v) for k, v in row.items()} for row in rows])
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A default as a settings file would have it."""
     return [str(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _typed(value: Any) -> str:
+def _typed(value: object) -> str:
     """A value as it would be typed; what is not set is nothing."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -4,10 +4,10 @@ Facts: MONAI 0.9 to 1.6, `networks.nets.BasicUNet`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
 from segcli.networks.registry import Inferred, Shapes, Small
 
@@ -69,7 +69,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     if not all(name in shapes for name in (first, out, "down_4.convs.conv_0.conv.weight")):
         return None
     down = [shapes[f"down_{i}.convs.conv_0.conv.weight"][0] for i in (1, 2, 3, 4)]
-    config: dict[str, Any] = {
+    config: Document = {
         "spatial_dims": len(shapes[first]) - 2,
         "in_channels": shapes[first][1],
         "out_channels": shapes[out][0],

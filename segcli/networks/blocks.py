@@ -5,16 +5,18 @@ public state dicts and documentation of MONAI 0.6 to 1.6.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.documents import Document, Facts
+
 Size = int | Sequence[int]
 Spec = (
-    str | tuple[str, dict[str, Any]] | list[Any]
+    str | tuple[str, Document] | list[Any]
 )  # "batch", or ("instance", {"affine": True}) as the official constructors take it
 
 CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -395,7 +397,7 @@ def activation(spec: Spec) -> nn.Module:
     return kinds[name](**options)
 
 
-def named(spec: Spec) -> tuple[str, dict[str, Any]]:
+def named(spec: Spec) -> tuple[str, Document]:
     """The lower-case name and the options of a specification such as ("GROUP", {"num_groups": 8})."""
     if isinstance(spec, str):
         return spec.lower(), {}
@@ -403,20 +405,20 @@ def named(spec: Spec) -> tuple[str, dict[str, Any]]:
     return str(name).lower(), dict(options)
 
 
-def norm_of(shapes: Mapping[str, Any], name: str) -> Literal["instance", "batch", "affine"]:
+def norm_of(shapes: Facts, name: str) -> Literal["instance", "batch", "affine"]:
     """What the tensors under the name of a norm say: none, running statistics, or a scale alone."""
     if f"{name}.running_mean" in shapes:
         return "batch"
     return "affine" if f"{name}.weight" in shapes else "instance"
 
 
-def norm_spec(shapes: Mapping[str, Any], name: str) -> Spec:
+def norm_spec(shapes: Facts, name: str) -> Spec:
     """The norm under a name as a constructor takes it; a scale alone is read as instance norm's."""
     kind = norm_of(shapes, name)
     return ["instance", {"affine": True}] if kind == "affine" else kind
 
 
-def upsampling(shapes: Mapping[str, Any], name: str) -> str:
+def upsampling(shapes: Facts, name: str) -> str:
     """The mode of the up-sampling under a name."""
     if f"{name}.pixelshuffle.conv_block.weight" in shapes:
         return "pixelshuffle"

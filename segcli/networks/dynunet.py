@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import BasicBlock, ResidualBlock, Size, Spec, UpBlock, norm_spec, output_block
 from segcli.networks.registry import Inferred, Shapes, Small, length
 
@@ -107,7 +108,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     ups = [list(shapes[f"upsamples.{i}.transp_conv.conv.weight"][2:]) for i in range(length(shapes, "upsamples."))][
         ::-1
     ]
-    config: dict[str, Any] = {
+    config: Document = {
         "spatial_dims": len(weights[0]) - 2,
         "in_channels": weights[0][1],
         "out_channels": shapes[out][0],

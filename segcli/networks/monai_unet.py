@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import CONVOLUTIONS, Size, Spec, conv_unit, each_axis, norm_spec
 from segcli.networks.registry import Inferred, Shapes, Small, length
 
@@ -141,7 +142,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     channels.append(shapes[bottom][0])
     prelu = f"{first}adn.A.weight" in shapes
     enlarge = "model.2.0.conv.weight" if units else "model.2.conv.weight"
-    config: dict[str, Any] = {
+    config: Document = {
         "spatial_dims": len(shapes[bottom]) - 2,
         "in_channels": shapes[f"{first}conv.weight"][1],
         "out_channels": shapes[last][0 if units else 1],

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import each_axis
 from segcli.networks.registry import Inferred, Shapes, Small, length
 
@@ -503,7 +503,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "nnformer_tumor": partial(NNFormer, variant="tumor"),
 }
 
-_SMALL: dict[str, Any] = {"embedding_dim": 12, "num_heads": [1, 2, 3, 4]}
+_SMALL: Document = {"embedding_dim": 12, "num_heads": [1, 2, 3, 4]}
 _COUNTED = ("input_channels", "num_classes")
 SMALL = {
     "nnformer_synapse": Small(
@@ -544,7 +544,7 @@ def infer(shapes: Shapes) -> Inferred | None:
         for i, count in enumerate(offsets)
     ]
     crop = _crop(patch, windows, kind)
-    config: dict[str, Any] = {
+    config: Document = {
         "crop_size": crop,
         "embedding_dim": head[0],
         "input_channels": stem[1],

@@ -1,11 +1,11 @@
 """nnU-Net's U-Nets as dynamic-network-architectures 0.4.4 builds them: plain and with a residual encoder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from segcli.documents import Document, Facts
 from segcli.networks.blocks import CONVOLUTIONS, TRANSPOSED, each_axis
 from segcli.networks.registry import Inferred, Shapes, Small, length
 
@@ -40,9 +40,9 @@ class _Recipe:
         dims: int,
         conv_bias: bool,
         norm_op: str | None,
-        norm_op_kwargs: Mapping[str, Any] | None,
+        norm_op_kwargs: Facts | None,
         nonlin: str | None,
-        nonlin_kwargs: Mapping[str, Any] | None,
+        nonlin_kwargs: Facts | None,
         nonlin_first: bool,
     ) -> None:
         self.dims = dims
@@ -256,11 +256,11 @@ class PlainConvUNet(_UNet):
         conv_op: str | None = None,
         conv_bias: bool = True,
         norm_op: str | None = "InstanceNorm",
-        norm_op_kwargs: Mapping[str, Any] | None = None,
+        norm_op_kwargs: Facts | None = None,
         dropout_op: str | None = None,
-        dropout_op_kwargs: Mapping[str, Any] | None = None,
+        dropout_op_kwargs: Facts | None = None,
         nonlin: str | None = "LeakyReLU",
-        nonlin_kwargs: Mapping[str, Any] | None = None,
+        nonlin_kwargs: Facts | None = None,
         deep_supervision: bool = False,
         nonlin_first: bool = False,
         network_class_name: str | None = None,
@@ -303,11 +303,11 @@ class ResidualEncoderUNet(_UNet):
         conv_op: str | None = None,
         conv_bias: bool = True,
         norm_op: str | None = "InstanceNorm",
-        norm_op_kwargs: Mapping[str, Any] | None = None,
+        norm_op_kwargs: Facts | None = None,
         dropout_op: str | None = None,
-        dropout_op_kwargs: Mapping[str, Any] | None = None,
+        dropout_op_kwargs: Facts | None = None,
         nonlin: str | None = "LeakyReLU",
-        nonlin_kwargs: Mapping[str, Any] | None = None,
+        nonlin_kwargs: Facts | None = None,
         deep_supervision: bool = False,
         stem_channels: int | None = None,
         network_class_name: str | None = None,
@@ -358,9 +358,9 @@ def _recipe(
     dims: int,
     conv_bias: bool,
     norm_op: str | None,
-    norm_op_kwargs: Mapping[str, Any] | None,
+    norm_op_kwargs: Facts | None,
     nonlin: str | None,
-    nonlin_kwargs: Mapping[str, Any] | None,
+    nonlin_kwargs: Facts | None,
     nonlin_first: bool,
 ) -> _Recipe:
     if norm_op == "InstanceNorm":
@@ -391,7 +391,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "nnunet_resenc": ResidualEncoderUNet,
     "nnunet_resencL": ResidualEncoderUNet,
 }
-_SMALL: dict[str, Any] = {
+_SMALL: Document = {
     "n_stages": 4,
     "features_per_stage": [8, 12, 16, 24],
     "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
@@ -422,7 +422,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     affine = f"{unit.format(0)}.norm.weight" in shapes
     norm = "BatchNorm" if batch else "InstanceNorm"
     row = "blocks." if residual else "0.convs."
-    config: dict[str, Any] = {
+    config: Document = {
         "input_channels": stem[1],
         "n_stages": n_stages,
         "features_per_stage": [weight[0] for weight in weights if weight],

@@ -15,11 +15,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import nn
 
+from segcli.documents import Document, Facts
 from segcli.errors import EngineError, ModelError, SegcliError, cause_of
 
 GROUP = "segcli.networks"
@@ -38,7 +38,7 @@ class Inferred:
     """
 
     family: str
-    config: dict[str, Any]
+    config: Document
     unsure: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
 
@@ -52,18 +52,18 @@ class Small:
     channels  how many it is given; its classes are CLASSES
     """
 
-    arguments: Mapping[str, Any]
+    arguments: Facts
     size: tuple[int, int, int] = (32, 32, 32)
     counted: tuple[str, str] = ("in_channels", "out_channels")
     channels: int = 1
 
     @property
-    def all_arguments(self) -> dict[str, Any]:
+    def all_arguments(self) -> Document:
         channels, classes = self.counted
         return {**self.arguments, channels: self.channels, classes: CLASSES}
 
 
-def build(family: str, config: Mapping[str, Any]) -> nn.Module:
+def build(family: str, config: Facts) -> nn.Module:
     """A network of a family, in evaluation mode, with the weights it is initialised with.
 
     family  a name in some module's FAMILIES, with or without a variant ("uxnet3d_amos"), or a class
@@ -164,7 +164,7 @@ def small_networks() -> dict[str, Small]:
     return dict(sorted(found.items()))
 
 
-def outputs(family: str, config: Mapping[str, Any]) -> int | None:
+def outputs(family: str, config: Facts) -> int | None:
     """How many channels a network gives; None where its arguments do not say."""
     known = inspect.signature(_maker(family)).parameters
     for name in ("out_chans", "out_channels", "num_classes", "output_dim", "n_classes"):

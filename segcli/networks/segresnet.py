@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import (
     CONVOLUTIONS,
     INSTANCE,
@@ -278,7 +279,7 @@ def _infer_plain(shapes: Shapes) -> Inferred:
         unsure = ("the norm: instance norm with scales, not groups",)
         if first[0] % 8 == 0:
             kind, unsure = ["GROUP", {"num_groups": 8}], ("the norm: groups of 8, not instance norm with scales",)
-    config: dict[str, Any] = {
+    config: Document = {
         "spatial_dims": len(first) - 2,
         "init_filters": first[0],
         "in_channels": first[1],
@@ -302,7 +303,7 @@ def _infer_ds(shapes: Shapes) -> Inferred | None:
     # Instance norm has scales by default here; groups are always given a number of their own.
     norms: dict[str, Spec] = {"affine": "instance", "instance": ["instance", {"affine": False}]}
     unsure = ("the norm: instance norm with scales, not groups",) if kind == "affine" else ()
-    config: dict[str, Any] = {
+    config: Document = {
         "spatial_dims": len(first) - 2,
         "init_filters": first[0],
         "in_channels": first[1],

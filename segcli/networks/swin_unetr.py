@@ -6,12 +6,12 @@ Facts: MONAI 0.9 to 1.6, `networks.nets.SwinUNETR`.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import MLP, Spec, UpBlock, channels_first, channels_last, layer, norm_spec, output_block
 from segcli.networks.registry import Inferred, Shapes, Small, length
 
@@ -345,7 +345,7 @@ def infer(shapes: Shapes) -> Inferred | None:
         return None
     feature_size, in_channels, patch_size = shapes[stem][:3]
     window = (round(shapes[table.format(1)][0] ** (1 / 3)) + 1) // 2
-    config: dict[str, Any] = {
+    config: Document = {
         "in_channels": in_channels,
         "out_channels": shapes["out.conv.conv.weight"][0],
         "patch_size": patch_size,

@@ -9,12 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import (
     MLP,
     BasicBlock,
@@ -435,7 +435,7 @@ def _infer_monai(shapes: Shapes) -> Inferred | None:
         return None
     shape, heads, unsure = _unknown("img_size", tokens, hidden)
     conv_block = "encoder2.blocks.0.0.conv.weight" in shapes
-    config: dict[str, Any] = {
+    config: Document = {
         "in_channels": shapes["encoder1.layer.conv1.conv.weight"][1],
         "out_channels": shapes["out.conv.conv.weight"][0],
         "img_size": shape,
@@ -460,7 +460,7 @@ def _infer_tamasino(shapes: Shapes) -> Inferred:
     widths += [shapes[f"decoder0.{i}.block.1.weight"][0] for i in (1, 0)]
     layers = length(shapes, "transformer.layer.")
     article = "decoder9_upsampler.2.block.weight" in shapes
-    config: dict[str, Any] = {
+    config: Document = {
         "img_shape": shape,
         "input_dim": patches[1],
         "output_dim": shapes["decoder0_header.2.block.weight"][0],

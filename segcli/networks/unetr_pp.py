@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import ResidualBlock, Spec, conv, conv_transposed, norm_spec, output_block
 from segcli.networks.registry import Inferred, Shapes, Small, length
 
@@ -252,7 +252,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unetrpp_tumor": partial(UNETRPP, variant="tumor", in_channels=4, out_channels=4),
 }
 
-_SMALL: dict[str, Any] = {
+_SMALL: Document = {
     "feature_size": 4,
     "num_heads": 2,
     "dims": [8, 16, 32, 64],
@@ -302,7 +302,7 @@ def infer(shapes: Shapes) -> Inferred | None:
         matrix = shapes.get(f"{block}.epa_block.EF")
         return matrix[1] if matrix else shapes[f"{block}.epa_block.E.weight"][0]
 
-    config: dict[str, Any] = {
+    config: Document = {
         "in_channels": entry[1],
         "out_channels": out[0],
         "img_size": img_size,

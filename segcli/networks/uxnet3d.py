@@ -6,12 +6,12 @@ Facts: MASILab/3DUX-Net at 14ea46b, and its first revisions for the dense form.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.documents import Document
 from segcli.networks.blocks import ChannelNorm, Spec, UpBlock, layer, norm_spec, output_block
 from segcli.networks.registry import Inferred, Shapes, Small, length
 
@@ -162,7 +162,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     return Inferred("uxnet3d", config)
 
 
-def infer_sizes(shapes: Shapes, encoder: str) -> dict[str, Any] | None:
+def infer_sizes(shapes: Shapes, encoder: str) -> Document | None:
     """The arguments that every network with this decoder has; None when this `encoder` is not there."""
     stem = f"{encoder}.downsample_layers.0.0.weight"
     telling = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,12 +65,12 @@ class Frame:
     groups: tuple[Dataset, ...] = field(repr=False)  # patient data, not to be shown
     tile: tuple[int, int] | None = None
 
-    def key(self, keyword: str) -> Any:
+    def key(self, keyword: str) -> object:
         """A value that can be compared and sorted: a number or text, None where there is none."""
         return _comparable(_first(self.groups, keyword))
 
     @property
-    def dimensions(self) -> tuple[Any, ...]:
+    def dimensions(self) -> tuple[object, ...]:
         """Where it stands in each of the dimensions that a multi-frame file names; () where it says nothing."""
         text = _first(self.groups, "DimensionIndexValues")
         return tuple(map(_comparable, text.split("\\"))) if text else ()
@@ -83,7 +82,7 @@ class Frame:
         return f"{self.file.name}, frame {self.index + 1}" if many else self.file.name
 
 
-def _comparable(text: str) -> Any:
+def _comparable(text: str) -> object:
     try:
         return float(text) if text else None
     except ValueError:

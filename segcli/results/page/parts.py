@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,7 +12,7 @@ from segcli import __version__
 from segcli.results.picture import significant
 
 
-def page(template: str, **values: Any) -> bytes:
+def page(template: str, **values: object) -> bytes:
     """A whole page: `template` filled with `values`, each of them escaped unless it is Markup."""
     return (_templates().get_template(template).render(version=__version__, **values) + "\n").encode()
 
@@ -52,7 +51,7 @@ def css_colour(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value of a record in one line; what is nested is joined, what is empty left out."""
     if isinstance(value, Mapping):
         return ", ".join(f"{k}: {plain(v)}" for k, v in value.items() if not is_empty(v))
@@ -61,5 +60,5 @@ def plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def is_empty(value: Any) -> bool:
+def is_empty(value: object) -> bool:
     return value in (None, "", [], {}, ())
