@@ -21,6 +21,8 @@ from segcli.errors import ModelError, SegcliError, cause_of
 SAVE_AGAIN = "save the tensors alone, torch.save(model.state_dict(), FILE), where the checkpoint was made"
 
 
+Content = Any  # what a pickle holds or hands over: looked at where it is used
+Maker = Callable[..., Any]  # what a pickle calls by a name: it may take and make anything
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of PyTorch before 1.6
 
 
@@ -74,7 +76,7 @@ def globals_in(data: bytes, name: str) -> list[str]:
 class _Uncallable(type):
     """Of a stand-in: pickle may make one, but calling the class, as REDUCE does, is refused by name."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, *args: object, **kwargs: object) -> Content:
         raise _Called(cls.__name__)
 
 
@@ -88,14 +90,14 @@ class StandIn(metaclass=_Uncallable):
     Its class bears the global's dotted name.
     """
 
-    def __new__(cls, *args: Any) -> StandIn:
+    def __new__(cls, *args: object) -> StandIn:
         return object.__new__(cls)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Content) -> None:
         """What the object was is dropped."""
 
 
-def _inert(*args: Any) -> None:
+def _inert(*args: object) -> None:
     """What a harmless value that is made by a call (a date, a path) becomes."""
 
 
@@ -105,12 +107,12 @@ class _Kind:
     The rest of it would say where objects lie in an array's bytes, and what lies there would be followed.
     """
 
-    def __init__(self, code: Any, *how: Any) -> None:
+    def __init__(self, code: Content, *how: object) -> None:
         if not isinstance(code, str):
             raise ModelError(f"a NumPy type that is given as {type(code).__name__}: not allowed")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Content) -> None:
         if state[1] in ("<", ">"):
             self.dtype = self.dtype.newbyteorder(state[1])
 
@@ -118,13 +120,13 @@ class _Kind:
 class _Values(np.ndarray[Any, Any]):
     """A NumPy array that is filled with the values of a type; rows of several types are dropped."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Content) -> None:
         version, shape, kind, order, values = state
         if isinstance(values, list) == (kind.dtype.kind == "O"):
             super().__setstate__((version, shape, kind.dtype, order, values))
 
 
-def _scalar(kind: _Kind, data: bytes | str) -> Any:
+def _scalar(kind: _Kind, data: bytes | str) -> Content:
     """A NumPy scalar: a number, a text, a date."""
     if kind.dtype.kind not in "biufcSUMmV":
         raise ModelError(f"a NumPy scalar of the type {kind.dtype}: not allowed")
@@ -132,14 +134,14 @@ def _scalar(kind: _Kind, data: bytes | str) -> Any:
     return np.frombuffer(raw, kind.dtype, 1)[0] if kind.dtype.itemsize else kind.dtype.type()
 
 
-def _array(kind: Any, shape: tuple[int, ...], code: Any) -> Any:
+def _array(kind: Content, shape: tuple[int, ...], code: Content) -> Content:
     """An empty NumPy array, which pickle fills afterwards."""
     if kind is not np.ndarray:
         raise ModelError(f"an array of the class {kind}: not allowed")
     return _Values((0,), "b")
 
 
-def _buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], order: Any) -> Any:
+def _buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], order: Content) -> Content:
     """A NumPy array as pickle protocol 5 writes it."""
     return np.frombuffer(data, kind.dtype).reshape(shape, order="F" if order == "F" else "C").copy()
 
@@ -152,7 +154,7 @@ def _text(text: str, encoding: str = "latin1") -> bytes:
 
 
 # Reviewed: each makes a plain value and touches nothing else. Both spellings of NumPy's private module are in files.
-NUMPY: dict[str, Callable[..., Any]] = {
+NUMPY: dict[str, Maker] = {
     "numpy.dtype": _Kind,
     "numpy.ndarray": np.ndarray,
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
@@ -161,7 +163,7 @@ NUMPY: dict[str, Callable[..., Any]] = {
 }
 
 
-_CONTAINERS: dict[str, Callable[..., Any]] = {
+_CONTAINERS: dict[str, Maker] = {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _text,
     "builtins.set": set,
@@ -212,7 +214,7 @@ def allowed() -> set[str]:
     return {*own, *NUMPY, *_CONTAINERS, *_SETTINGS, *_HARMLESS, "collections.defaultdict", "collections.deque"}
 
 
-def unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
+def unpickled(data: bytes, name: str, names: Iterable[str]) -> Content:
     """What torch's weights-only loader makes of a file whose globals have been listed."""
     strange = [g for g in names if g not in allowed()]
     if unreadable := next((g for g in strange if not g.isprintable()), None):
@@ -250,7 +252,7 @@ def unpickled(data: bytes, name: str, names: Iterable[str]) -> Any:
             raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes)") from error
 
 
-def _loaded(data: bytes, known: Sequence[tuple[Any, str]]) -> Any:
+def _loaded(data: bytes, known: Sequence[tuple[Any, str]]) -> Content:
     """What torch's weights-only loader makes of a file, with more globals allowed for this file alone.
 
     The loader's list of allowed globals is one for the whole process. A copy of its module has a list of its own, so
@@ -259,11 +261,11 @@ def _loaded(data: bytes, known: Sequence[tuple[Any, str]]) -> Any:
     spec = spec_from_file_location("segcli_weights_only", torch._weights_only_unpickler.__file__)
     assert spec is not None
     assert spec.loader is not None
-    loader: Any = module_from_spec(spec)
+    loader: Content = module_from_spec(spec)
     spec.loader.exec_module(loader)
     loader._add_safe_globals(known)
     file = io.BytesIO(data)
-    load: Any = torch.serialization
+    load: Content = torch.serialization
     if data[:4] != b"PK\x03\x04":
         return load._legacy_load(file, "cpu", loader, encoding="utf-8")
     with load._open_zipfile_reader(file) as archive:
@@ -272,12 +274,12 @@ def _loaded(data: bytes, known: Sequence[tuple[Any, str]]) -> Any:
         return load._load(archive, "cpu", loader, encoding="utf-8")
 
 
-def _default(*args: Any) -> dict[Any, Any]:
+def _default(*args: object) -> dict[Any, Any]:
     """A defaultdict becomes a dict: what it would call for a missing key is dropped."""
     return {}
 
 
-def _queue(*args: Any) -> list[Any]:
+def _queue(*args: object) -> list[Any]:
     """A deque becomes a list."""
     return []
 
@@ -288,7 +290,7 @@ def _unsafe(name: str, culprit: str, strange: Iterable[str]) -> ModelError:
     return ModelError(f"{name}: {kind}; opening it would call {culprit}: not allowed", hint=SAVE_AGAIN)
 
 
-def plain_pickle(data: bytes, name: str) -> Any:
+def plain_pickle(data: bytes, name: str) -> Content:
     """The dicts, lists, texts, numbers and NumPy arrays of a pickle; anything else in it is refused by name."""
     for g in globals_in(data, name):
         if g not in NUMPY and g not in _CONTAINERS:
@@ -304,7 +306,7 @@ def plain_pickle(data: bytes, name: str) -> Any:
 class _Plain(pickle.Unpickler):
     """Finds only what makes plain values; nothing is imported."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Content:
         found = (NUMPY | _CONTAINERS).get(f"{module}.{name}")
         if found is None:
             raise ModelError(f"an unsafe pickle; opening it would call {module}.{name}: not allowed")

@@ -17,6 +17,7 @@ from segcli.errors import ModelError, cause_of
 from segcli.models.card import ModelCard, part
 from segcli.models.library import file_sha256
 
+Message = Any  # a part of an ONNX file: the library states no types
 CERTIFICATE_KEY = "segcli_certificate"  # in the metadata of segcli's exports
 OPSETS = range(9, 24)
 _MOST_WINDOWS = 64  # of a graph with a fixed batch: each run fills it up, whatever the number of windows
@@ -76,7 +77,7 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     return OnnxFile(name, data, hashes, shape, channels, inputs[0].name, _batch(inputs[0], name))
 
 
-def _batch(value: Any, name: str) -> int | None:
+def _batch(value: Message, name: str) -> int | None:
     """The first size of a tensor, where it is stated; ModelError where it is no number of windows to run at a time."""
     sizes = value.type.tensor_type.shape.dim
     if not sizes or not sizes[0].dim_value:
@@ -90,7 +91,7 @@ def _batch(value: Any, name: str) -> int | None:
     return batch
 
 
-def parsed(data: bytes, name: str) -> Any:
+def parsed(data: bytes, name: str) -> Message:
     """The model proto of an ONNX file's bytes.
 
     errors   ModelError: not ONNX, or truncated
@@ -101,7 +102,7 @@ def parsed(data: bytes, name: str) -> Any:
         raise ModelError(f"{name}: not an ONNX file, or truncated") from error
 
 
-def props(model: Any) -> dict[str, str]:
+def props(model: Message) -> dict[str, str]:
     """The metadata of a model proto."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
@@ -126,7 +127,7 @@ def answered(file: OnnxFile, shape: tuple[int, ...], count: int) -> None:
         raise ModelError(f"{file.name}: the output has the shape {tuple(shape)}, the card says {wanted}")
 
 
-def _standard(model: Any, name: str) -> None:
+def _standard(model: Message, name: str) -> None:
     domains = {entry.domain: entry.version for entry in model.opset_import}
     opset = next((domains[d] for d in _STANDARD if d in domains), 0)
     if opset not in OPSETS:
@@ -141,7 +142,7 @@ def _standard(model: Any, name: str) -> None:
             )
 
 
-def _same_weights(model: Any, name: str, card: ModelCard) -> None:
+def _same_weights(model: Message, name: str, card: ModelCard) -> None:
     """Refuse an export of other weights than the card's: the two would give different labels."""
     try:
         certificate = json.loads(props(model).get(CERTIFICATE_KEY, "{}"))
@@ -157,7 +158,7 @@ def _same_weights(model: Any, name: str, card: ModelCard) -> None:
         )
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def _nodes(graph: Message) -> Iterator[Message]:
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -165,7 +166,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield from _nodes(inner)
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
+def _tensors(graph: Message) -> Iterator[Message]:
     yield from graph.initializer
     for node in _nodes(graph):
         for attribute in node.attribute:
@@ -174,12 +175,12 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from inner.initializer
 
 
-def _external(tensor: Any) -> Iterator[str]:
+def _external(tensor: Message) -> Iterator[str]:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         yield from (entry.value for entry in tensor.external_data if entry.key == "location")
 
 
-def _whole(model: Any, locations: list[str], hashes: dict[str, str], card: ModelCard, name: str) -> bytes:
+def _whole(model: Message, locations: list[str], hashes: dict[str, str], card: ModelCard, name: str) -> bytes:
     """The model with its external data inside; the files are plain names in the model's folder."""
     if card.folder is None:
         raise ModelError(f"{name}: its weights lie in {locations[0]!r}, and the model has no folder")
@@ -200,7 +201,7 @@ def _whole(model: Any, locations: list[str], hashes: dict[str, str], card: Model
     return data
 
 
-def _complete(model: Any, name: str, location: str) -> None:
+def _complete(model: Message, name: str, location: str) -> None:
     """Refuse tensors that have other bytes than their shapes ask for: their file ended before."""
     for tensor in _tensors(model.graph):
         size = _SIZES.get(tensor.data_type)
@@ -214,7 +215,7 @@ def _complete(model: Any, name: str, location: str) -> None:
             )
 
 
-def _fits(value: Any, shape: tuple[int, ...], what: str) -> None:
+def _fits(value: Message, shape: tuple[int, ...], what: str) -> None:
     """Refuse a tensor that is not float32 of rank 5, or whose stated sizes are not (any, *shape)."""
     kind = value.type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
