@@ -242,7 +242,7 @@ def events_to(target: str | None) -> Iterator[TextIO | None]:
         from segcli.formats import atomic
 
         path = Path(target)
-        if path.is_file():  # events are added to earlier ones, and to nothing else
+        if path.is_file() or path.is_symlink():  # events are added to earlier ones, and to nothing else
             atomic.unclaimed(path, own=are_events)
         with atomic.translated(path), path.open("a", encoding="utf-8") as file:
             yield file

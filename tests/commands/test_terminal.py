@@ -126,6 +126,13 @@ def test_2_7_events_are_added_to_events_and_to_nothing_else_that_begins_like_the
         assert path.read_text() == text
 
 
+def test_events_make_no_file_where_a_planted_link_leads(tmp_path):
+    (tmp_path / "events").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputExists), events_to(str(tmp_path / "events")):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_where_there_is_no_bar_a_line_says_how_far_a_case_is_now_and_then(capsys, monkeypatch):
     for every, quiet, lines in (
         (0.0, False, ["a: 1 of 2 windows", "a: 2 of 2 windows"]),
