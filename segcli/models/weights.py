@@ -136,7 +136,7 @@ def plain(tensor: Tensor) -> Tensor:
 def finite(tensors: Mapping[str, Tensor], where: str) -> None:
     """Refuse weights among which there is NaN or infinity, naming the tensor."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(plain(tensor)).all()):
             raise ModelError(
                 f"{where}: the tensor {name} holds values that are not finite (NaN or infinity)",
                 hint="the training diverged or the file is damaged; take an earlier checkpoint",

@@ -326,6 +326,12 @@ def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
         checkpoint.table(checkpoint.read(tmp_path / "w.pt"))
 
 
+def test_5_6_a_nan_among_weights_of_eight_bits_is_found_too() -> None:
+    checkpoint.finite({"a": torch.ones(3).to(torch.float8_e4m3fn)}, "w.pt")
+    with pytest.raises(ModelError, match="the tensor a holds values that are not finite"):
+        checkpoint.finite({"a": torch.full((3,), float("nan")).to(torch.float8_e4m3fn)}, "w.pt")
+
+
 @pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.complex64])
 def test_weights_that_are_whole_numbers_or_complex_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
     torch.save({name: tensor.to(kind) for name, tensor in tensors().items()}, tmp_path / "w.pt")
