@@ -80,6 +80,9 @@ def build(family: str, config: Facts) -> nn.Module:
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in config]
     if needed:
         raise ModelError(f"{family} needs {', '.join(needed)}", hint="add it to the card's architecture")
+    dims = config.get("spatial_dims", 3)
+    if dims not in (2, 3):
+        raise ModelError(f"{family} of spatial_dims {dims!r}: segcli runs networks of 2 and 3 dimensions")
     try:
         return make(**config).eval()
     except SegcliError:

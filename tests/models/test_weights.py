@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import types
+import zipfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -438,3 +439,14 @@ def test_the_digest_of_tensors_does_not_depend_on_the_file(tmp_path: Path) -> No
     changed = tensors()
     changed["conv.bias"][0] += 1e-6
     assert checkpoint.digest(changed) not in sums
+
+
+def test_a_zip_whose_members_are_packed_is_no_checkpoint(tmp_path: Path) -> None:
+    """torch never packs: what is packed was made by others, and may unpack to anything."""
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "torch.pt")
+    with zipfile.ZipFile(tmp_path / "torch.pt") as whole, zipfile.ZipFile(tmp_path / "packed.pt", "w") as packed:
+        for member in whole.namelist():
+            packed.writestr(member, whole.read(member), zipfile.ZIP_DEFLATED)
+    assert checkpoint.read(tmp_path / "torch.pt").container == "torch"
+    with pytest.raises(ModelError, match="a zip archive, but not a checkpoint"):
+        checkpoint.read(tmp_path / "packed.pt")

@@ -74,3 +74,9 @@ def test_inert_tensors_do_not_count() -> None:
 
 def test_a_list_of_blocks_is_counted_up_to_its_first_gap() -> None:
     assert length(["a.0.w", "a.1.w", "a.3.w", "b.2.w", "ca.2.w"], "a.") == 2
+
+
+@pytest.mark.parametrize("dims", [1, 4, "three", [3]])
+def test_a_network_of_other_than_two_or_three_dimensions_is_refused(dims: object) -> None:
+    with pytest.raises(ModelError, match="segcli runs networks of 2 and 3 dimensions"):
+        build("basicunet", {"spatial_dims": dims, "in_channels": 1, "out_channels": 2})
