@@ -50,7 +50,7 @@ def test_6_6_hash_seed_locale_zone_home_threads_and_terminal_change_no_byte(mode
     os.close(leader)
     assert other.wait() == 0, shown.decode(errors="replace")
     assert files(tmp_path / "plain") == files(tmp_path / "other")
-    assert len(files(tmp_path / "plain")) == 2 * 9 + 1
+    assert len(files(tmp_path / "plain")) == 2 * 9 + 2  # dataset_description.json and .bidsignore
 
 
 def _read(leader: int) -> bytes:
