@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from network import build, quicken
+from network import HALF, build, quicken
 from safetensors import safe_open
-from ship import BIAS, PRIOR
+from ship import BIAS, corrected
 from synth import read_maps, read_table, sample
 from train import HELD_OUT
 
@@ -31,7 +31,7 @@ def main() -> None:
             meta = file.metadata()
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         if path.name != "weights.safetensors":
-            tensors[BIAS] -= PRIOR * table.weight.log()
+            tensors[BIAS] = corrected(tensors[BIAS], table, meta)
         net = build(len(table.outputs), int(meta["features"]))
         net.load_state_dict(tensors)
         net = quicken(net.to(memory_format=torch.channels_last_3d).eval())
@@ -41,7 +41,7 @@ def main() -> None:
             counts = np.zeros((3, len(table.outputs)))
             for _ in range(CROPS):
                 image, truth = sample(maps, table, rng, SHAPE, VOX, t1)
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=HALF):
                     guess = net(image.contiguous(memory_format=torch.channels_last_3d)).argmax(1)
                 both = (guess[guess == truth], guess.flatten(), truth.flatten())
                 counts += [np.bincount(v.numpy(), minlength=len(table.outputs)) for v in both]

@@ -154,6 +154,123 @@ std::vector<torch::Tensor> loss(torch::Tensor logits, torch::Tensor target, torc
 }
 
 
+// P at the corners of the cell of a point between voxels: weights and offsets, and the mixture of a point's corners
+struct Cells {
+  long H, W, K, offset[8];
+  float share[8];
+  Cells(long H, long W, long K, const float* shift) : H(H), W(W), K(K) {
+    for (int i = 0; i < 8; i++) {
+      const int a = i >> 2, b = i >> 1 & 1, c = i & 1;
+      offset[i] = ((a * H + b) * W + c) * K;
+      share[i] = (a ? shift[0] : 1 - shift[0]) * (b ? shift[1] : 1 - shift[1]) * (c ? shift[2] : 1 - shift[2]);
+    }
+  }
+  void mix(const float* p, float* q) const {
+    const float *p0 = p + offset[0], *p1 = p + offset[1], *p2 = p + offset[2], *p3 = p + offset[3];
+    const float *p4 = p + offset[4], *p5 = p + offset[5], *p6 = p + offset[6], *p7 = p + offset[7];
+    for (long k = 0; k < K; k++)
+      q[k] = share[0] * p0[k] + share[1] * p1[k] + share[2] * p2[k] + share[3] * p3[k] + share[4] * p4[k] + share[5] * p5[k] +
+             share[6] * p6[k] + share[7] * p7[k];
+  }
+  void spread(const float* d, float* g) const {
+    for (int i = 0; i < 8; i++) {
+      float* gi = g + offset[i];
+      const float s = share[i];
+      for (long k = 0; k < K; k++) gi[k] += s * d[k];
+    }
+  }
+};
+
+// Loss of probabilities brought to points between the voxels, as a scan's voxels lie between the model's.
+// logits (D, H, W, K) float, target (D-1, H-1, W-1) int64, shift (3) from each voxel to its point, 0..1, weight (K)
+// -> cross-entropy + 1 - mean Dice of the sharpened mixture (its third power), gradient by the logits, Dice, voxels
+std::vector<torch::Tensor> loss_between(torch::Tensor logits, torch::Tensor target, torch::Tensor shift, torch::Tensor weight) {
+  const long D = logits.size(0), H = logits.size(1), W = logits.size(2), K = logits.size(3), V = D * H * W;
+  const float *L = raw<float>(logits), *Wt = raw<float>(weight);
+  const long* Y = target.data_ptr<long>();
+  const Cells cells(H, W, K, raw<float>(shift));
+  auto prob = torch::empty_like(logits), grad = torch::zeros_like(logits);
+  auto dice = torch::empty({K}, weight.options()), seen = torch::zeros({K}, weight.options());
+  float *P = raw<float>(prob), *G = raw<float>(grad);
+#pragma omp parallel for schedule(static)
+  for (long v = 0; v < V; v++) {
+    const float* l = L + v * K;
+    float *p = P + v * K, top = -1e30f, sum = 0;
+    for (long k = 0; k < K; k++) top = std::max(top, l[k]);
+    for (long k = 0; k < K; k++) p[k] = expf(l[k] - top), sum += p[k];
+    const float inv = 1 / sum;
+    for (long k = 0; k < K; k++) p[k] *= inv;
+  }
+  std::vector<double> guess(K, 0), both(K, 0), truth(K, 0);
+  double ce = 0, norm = 0;
+#pragma omp parallel
+  {
+    std::vector<float> q(K), tg(K, 0);
+    std::vector<double> dg(K, 0), db(K, 0), dt(K, 0);
+    double tce = 0, tnorm = 0;
+#pragma omp for schedule(static)
+    for (long d = 0; d < D - 1; d++)
+      for (long h = 0; h < H - 1; h++) {
+        for (long w = 0; w < W - 1; w++) {
+          cells.mix(P + ((d * H + h) * W + w) * K, q.data());
+          const long y = Y[(d * (H - 1) + h) * (W - 1) + w];
+          tce -= Wt[y] * logf(q[y] + 1e-6f), tnorm += Wt[y];
+          float sum = 0;
+          for (long k = 0; k < K; k++) q[k] = q[k] * q[k] * q[k], sum += q[k];
+          const float inv = 1 / sum;
+          for (long k = 0; k < K; k++) tg[k] += q[k] * inv;
+          db[y] += q[y] * inv, dt[y] += 1;
+        }
+        for (long k = 0; k < K; k++) dg[k] += tg[k], tg[k] = 0;
+      }
+#pragma omp critical
+    {
+      for (long k = 0; k < K; k++) guess[k] += dg[k], both[k] += db[k], truth[k] += dt[k];
+      ce += tce, norm += tnorm;
+    }
+  }
+  double mean = 0;
+  long here = 0;
+  std::vector<float> a(K, 0), b(K, 0);
+  for (long k = 0; k < K; k++) here += truth[k] > 0;
+  for (long k = 0; k < K; k++) {
+    const double d = (2 * both[k] + 1) / (truth[k] + guess[k] + 1);
+    raw<float>(dice)[k] = d, raw<float>(seen)[k] = truth[k];
+    if (truth[k] == 0) continue;
+    mean += d / here;
+    a[k] = d / (truth[k] + guess[k] + 1) / here;
+    b[k] = -2 / (truth[k] + guess[k] + 1) / here;
+  }
+  for (long parity = 0; parity < 2; parity++) {  // neighbouring slabs share corners
+#pragma omp parallel
+    {
+      std::vector<float> q(K), s(K), e(K);
+#pragma omp for schedule(static)
+      for (long d = parity; d < D - 1; d += 2)
+        for (long h = 0; h < H - 1; h++)
+          for (long w = 0; w < W - 1; w++) {
+            const long at = ((d * H + h) * W + w) * K, y = Y[(d * (H - 1) + h) * (W - 1) + w];
+            cells.mix(P + at, q.data());
+            float sum = 0, dot = 0;
+            for (long k = 0; k < K; k++) s[k] = q[k] * q[k] * q[k], sum += s[k], dot += s[k] * a[k];
+            const float inv = 1 / sum;
+            dot = (dot + s[y] * b[y]) * inv;
+            for (long k = 0; k < K; k++) e[k] = 3 * inv * q[k] * q[k] * (a[k] - dot);
+            e[y] += 3 * inv * q[y] * q[y] * b[y] - Wt[y] / static_cast<float>(norm) / (q[y] + 1e-6f);
+            cells.spread(e.data(), G + at);
+          }
+    }
+  }
+#pragma omp parallel for schedule(static)
+  for (long v = 0; v < V; v++) {
+    const float* p = P + v * K;
+    float *g = G + v * K, dot = 0;
+    for (long k = 0; k < K; k++) dot += p[k] * g[k];
+    for (long k = 0; k < K; k++) g[k] = p[k] * (g[k] - dot);
+  }
+  return {torch::scalar_tensor(ce / norm + 1 - mean, weight.options()), grad, dice, seen};
+}
+
 // ---- instance normalisation of one item, channels last, with residual and leaky ReLU ----
 
 // Few channels fill no vector of bfloat16: m neighbours are taken as one row of m C lanes.
@@ -371,8 +488,59 @@ std::vector<torch::Tensor> mlp_back(torch::Tensor g, torch::Tensor y, torch::Ten
   return mlp_back_typed<float>(g, y, p, stats);
 }
 
-#ifdef __AVX512BF16__
 #include <immintrin.h>
+
+#if defined(__AVX2__) && defined(__FMA__)
+// Weight gradient of a 3x3x3 convolution in float: x (D, H, W, Ci), g (D, H, W, Co), channels in sixteens -> (Co, Ci, 3, 3, 3)
+torch::Tensor conv3_gw_float(torch::Tensor x, torch::Tensor g) {
+  const long D = x.size(0), H = x.size(1), W = x.size(2), Ci = x.size(3), Co = g.size(3);
+  auto out = torch::zeros({Co, Ci, 27}, torch::kFloat);
+  const float *X = raw<float>(x), *G = raw<float>(g);
+  float* O = raw<float>(out);
+  const long nb = (Ci / 16) * (Co / 16), step = std::max(1L, D * nb / 16), parts = (D + step - 1) / step;
+#pragma omp parallel
+  {
+    std::vector<float> acc(27 * 256);
+#pragma omp for schedule(dynamic)
+    for (long task = 0; task < nb * parts; task++) {
+      const long bi = task / parts % (Ci / 16), bo = task / parts / (Ci / 16), d0 = task % parts * step;
+      std::fill(acc.begin(), acc.end(), 0.f);
+      for (long d = d0; d < std::min(D, d0 + step); d++)
+        for (long h = 0; h < H; h++)
+          for (int tap = 0; tap < 27; tap++) {
+            const long kd = d + tap / 9 - 1, kh = h + tap / 3 % 3 - 1, kw = tap % 3 - 1;
+            if (kd < 0 || kd >= D || kh < 0 || kh >= H) continue;
+            const long first = std::max(0L, -kw), last = std::min(W, W - kw);
+            const float* px = X + ((kd * H + kh) * W + kw) * Ci + bi * 16;
+            const float* pg = G + (d * H + h) * W * Co + bo * 16;
+            for (int o = 0; o < 16; o += 4) {
+              float* a = acc.data() + tap * 256 + o * 16;
+              __m256 s[8];
+#pragma GCC unroll 8
+              for (int i = 0; i < 8; i++) s[i] = _mm256_loadu_ps(a + i * 8);
+              for (long w = first; w < last; w++) {
+                const __m256 low = _mm256_loadu_ps(px + w * Ci), high = _mm256_loadu_ps(px + w * Ci + 8);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) {
+                  const __m256 v = _mm256_broadcast_ss(pg + w * Co + o + i);
+                  s[2 * i] = _mm256_fmadd_ps(low, v, s[2 * i]), s[2 * i + 1] = _mm256_fmadd_ps(high, v, s[2 * i + 1]);
+                }
+              }
+#pragma GCC unroll 8
+              for (int i = 0; i < 8; i++) _mm256_storeu_ps(a + i * 8, s[i]);
+            }
+          }
+#pragma omp critical
+      for (int tap = 0; tap < 27; tap++)
+        for (int o = 0; o < 16; o++)
+          for (int i = 0; i < 16; i++) O[((bo * 16 + o) * Ci + bi * 16 + i) * 27 + tap] += acc[tap * 256 + o * 16 + i];
+    }
+  }
+  return out.view({Co, Ci, 3, 3, 3});
+}
+#endif
+
+#ifdef __AVX512BF16__
 
 // (D, H, W, C) bfloat16 -> (C / 16, D, H, J, 16, 2): pairs of neighbours along W; pair j starts at voxel 2 j - odd
 static void pack(const uint16_t* x, uint16_t* p, long rows, long W, long C, long J, int odd) {
@@ -438,10 +606,14 @@ torch::Tensor conv3_gw(torch::Tensor x, torch::Tensor g) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("depthwise_gw", &depthwise_gw);
   m.def("loss", &loss);
+  m.def("loss_between", &loss_between);
   m.def("norm", &norm);
   m.def("norm_back", &norm_back);
   m.def("mlp", &mlp);
   m.def("mlp_back", &mlp_back);
+#if defined(__AVX2__) && defined(__FMA__)
+  m.def("conv3_gw_float", &conv3_gw_float);
+#endif
 #ifdef __AVX512BF16__
   m.def("conv3_gw", &conv3_gw);
 #endif

@@ -1,8 +1,8 @@
 """CPU kernels as differentiable functions: one item, channels last, compiled on first use.
 
 What is here, and not in torch: the weight gradient of a 7x7x7 depth-wise convolution (torch's takes 30 to 100 times
-longer), that of a 3x3x3 convolution in bfloat16, instance norm with residual and leaky ReLU in one pass, and the loss
-with its gradient. `extension()` is None where there is no compiler; training then runs on torch alone.
+longer), that of a 3x3x3 convolution in bfloat16 or float32, instance norm with residual and leaky ReLU in one pass, and
+the loss with its gradient. `extension()` is None where there is no compiler; training then runs on torch alone.
 """
 
 import shutil
@@ -72,6 +72,24 @@ class Conv3(torch.autograd.Function):
         return gx, extension().conv3_gw(rows(x), rows(g))
 
 
+class Conv3Float(torch.autograd.Function):
+    """3x3x3 convolution in float32; channels in sixteens."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return F.conv3d(x, w, padding=1)
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        x, w = ctx.saved_tensors
+        shape = [1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1
+        gx = torch.ops.aten.convolution_backward(g, x, w, None, *shape, [True, False, False])[0]
+        return gx, extension().conv3_gw_float(rows(x), rows(g))
+
+
 class Norm(torch.autograd.Function):
     """leaky(instance norm of x + r): r may be None, a slope of 1 is no activation."""
 
@@ -129,3 +147,19 @@ class Loss(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         _, k, *size = ctx.shape
         return unrows((ctx.grad * g.to(ctx.grad.dtype)).view(*size, k)), None, None
+
+
+class LossBetween(torch.autograd.Function):
+    """What `train.loss_between` computes: logits (1, K, D, H, W), target (1, D-1, H-1, W-1), shift (3,), weight."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, shift: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        value, grad, dice, seen = extension().loss_between(rows(logits.float()), target[0].contiguous(), shift, weight)
+        ctx.grad = grad
+        present = seen > 0
+        ctx.mark_non_differentiable(dice, present)
+        return value, dice, present
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return unrows(ctx.grad * g), None, None, None

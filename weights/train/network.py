@@ -3,11 +3,14 @@
 from types import MethodType
 
 import torch
-from kernels import Conv3, Depthwise7, Norm, PointwiseMLP, extension
+import torch.nn.functional as F
+from kernels import Conv3, Conv3Float, Depthwise7, Norm, PointwiseMLP, extension
 from torch import Tensor, nn
 
 from segcli.networks.blocks import ChannelNorm, ResidualBlock
 from segcli.networks.uxnet3d import UXBlock, UXNet3D
+
+HALF = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # whether bfloat16 is quicker than float32 on this processor
 
 
 def build(outputs: int, features: int = 16) -> UXNet3D:
@@ -21,14 +24,14 @@ def build(outputs: int, features: int = 16) -> UXNet3D:
 
 
 def quicken(net: UXNet3D) -> UXNet3D:
-    """The same network whose blocks train fast on a CPU, one item at a time under bfloat16 autocast."""
-    kernels = extension()
-    if kernels is None or not hasattr(kernels, "conv3_gw"):
+    """The same network whose blocks train fast on a CPU, one item at a time; under bfloat16 autocast where HALF."""
+    if extension() is None:
         return net
     forms = {UXBlock: ux_block, ChannelNorm: channel_norm, ResidualBlock: residual_block}
     for module in net.modules():
         if type(module) in forms:
             module.forward = MethodType(forms[type(module)], module)  # type: ignore[method-assign]
+    net.out.conv.conv.forward = MethodType(pointwise, net.out.conv.conv)
     return net
 
 
@@ -52,11 +55,20 @@ def channel_norm(self: ChannelNorm, x: Tensor) -> Tensor:
 def residual_block(self: ResidualBlock, x: Tensor) -> Tensor:
     """Norm, residual and activation in one kernel."""
     y = Norm.apply(conv3(self.conv1.conv, x), None, 0.01)
-    shortcut = Norm.apply(self.conv3(x), None, 1.0) if self.projects else x
+    shortcut = Norm.apply(pointwise(self.conv3.conv, x), None, 1.0) if self.projects else x
     return Norm.apply(conv3(self.conv2.conv, y), shortcut, 0.01)
 
 
 def conv3(layer: nn.Conv3d, x: Tensor) -> Tensor:
-    """A 3x3x3 convolution by the kernel where it fits."""
-    fits = layer.in_channels % 16 == layer.out_channels % 16 == x.shape[-1] % 2 == 0
-    return Conv3.apply(x, layer.weight) if fits else layer(x)
+    """A 3x3x3 convolution by the kernels where they fit."""
+    if not layer.in_channels % 16 == layer.out_channels % 16 == 0:
+        return layer(x)
+    if HALF:
+        return Conv3.apply(x, layer.weight) if x.shape[-1] % 2 == 0 else layer(x)
+    return Conv3Float.apply(x, layer.weight) if hasattr(extension(), "conv3_gw_float") else layer(x)
+
+
+def pointwise(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """A 1x1x1 convolution as a product of matrices, channels last."""
+    y = F.linear(x.permute(0, 2, 3, 4, 1), layer.weight.flatten(1), layer.bias)
+    return y.permute(0, 4, 1, 2, 3)

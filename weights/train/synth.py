@@ -148,12 +148,30 @@ Shape = tuple[int, int, int]
 def sample(
     maps: list[Head], table: Table, rng: Generator, shape: Shape, vox: float, t1: float
 ) -> tuple[Tensor, Tensor]:
-    """One training pair.
+    """One image with the labels of its voxels.
 
     shape    (X, Y, Z) of the crop, voxels of `vox` mm
     t1       share of images that look like T1; of the others four fifths are like MR, the rest has any contrast
     returns  image (1, 1, X, Y, Z) float32 of mean 0 and deviation 1, give or take; channels (1, X, Y, Z) int64
     """
+    return pair(maps, table, rng, shape, vox, t1, None)
+
+
+def sample_between(
+    maps: list[Head], table: Table, rng: Generator, shape: Shape, vox: float, t1: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One image with the labels of points between its voxels.
+
+    returns  image as `sample`; channels (1, X-1, Y-1, Z-1); the points' shift (3,) from the voxels, 0..1
+    """
+    shift = torch.from_numpy(rng.random(3, dtype=np.float32))
+    return *pair(maps, table, rng, shape, vox, t1, shift), shift
+
+
+def pair(
+    maps: list[Head], table: Table, rng: Generator, shape: Shape, vox: float, t1: float, shift: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """An image and the channels of its voxels, or of the points `shift` of a voxel further on."""
     head = maps[int(rng.integers(len(maps)))]
     points = sample_points(head, shape, vox, rng)
     kind = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
@@ -161,8 +179,11 @@ def sample(
     rows = head.young if rng.random() < 0.3 else head.rows
     image, where = draw(rows, points, strip(contrast, table, rng), rng)
     image = normalised(worsen(image, contrast, rng), rng)
+    flipped = rng.random() < 0.5
+    if shift is not None:
+        where = nearest(rows, between(points, torch.tensor([1 - shift[0], *shift[1:]]) if flipped else shift))
     target = table.target[where]
-    if rng.random() < 0.5:
+    if flipped:
         image, target = image.flip(2), table.mirror[target].flip(0)
     return image, target[None]
 
@@ -271,12 +292,26 @@ def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -
     grid = (2 * points / (size - 1) - 1).flip(-1)[None]
     image = F.grid_sample(fine[None, None], grid, mode="bilinear", padding_mode=beyond, align_corners=True)
 
+    where = nearest(part, points)
+    noise = torch.from_numpy(rng.standard_normal(where.shape, dtype=np.float32))
+    return image + 0.6 * contrast.deviation[where] * noise, where
+
+
+def nearest(rows: np.ndarray, points: Tensor) -> Tensor:
+    """The table's rows (X, Y, Z) at points (X, Y, Z, 3) of a map; 0 beyond it."""
+    size = torch.tensor(rows.shape)
     near = points.round().long()
     inside = ((near >= 0) & (near < size)).all(-1)
     near = torch.minimum(near.clamp_min(0), size - 1)
-    where = torch.from_numpy(part[tuple(near.movedim(-1, 0).numpy())]).long() * inside
-    noise = torch.from_numpy(rng.standard_normal(where.shape, dtype=np.float32))
-    return image + 0.6 * contrast.deviation[where] * noise, where
+    return torch.from_numpy(rows[tuple(near.movedim(-1, 0).numpy())]).long() * inside
+
+
+def between(points: Tensor, shift: Tensor) -> Tensor:
+    """(X-1, Y-1, Z-1, 3): points that lie `shift` (3,) of the way to the next along each axis."""
+    for axis, s in enumerate(shift.tolist()):
+        n = points.shape[axis] - 1
+        points = points.narrow(axis, 0, n) * (1 - s) + points.narrow(axis, 1, n) * s
+    return points
 
 
 def worsen(image: Tensor, contrast: Contrast, rng: Generator) -> Tensor:

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from kernels import Loss, extension
-from network import build, quicken
+from kernels import Loss, LossBetween, extension
+from network import HALF, build, quicken
 from safetensors import safe_open
 from safetensors.torch import save_file
-from synth import Head, Table, read_maps, read_table, sample
+from synth import Head, Table, read_maps, read_table, sample, sample_between
 from torch import Tensor
 
 HELD_OUT = 3  # the last label maps are never trained on
-KEEP = 0.999  # share of the averaged weights that stays at each step
+SAVE = 150  # seconds between two savings
 
 
 def loss_of(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,20 +41,47 @@ def loss_of(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     return loss, dice.detach(), present
 
 
+def loss_between(logits: Tensor, target: Tensor, shift: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy + 1 - mean Dice of probabilities brought linearly to points between the voxels.
+
+    A scan's voxels lie between the model's, and the card brings probabilities there: only shares of a voxel, not its
+    label, say where in it a border runs. The Dice is that of the third power, which is near to that of the decision.
+
+    target   (1, D-1, H-1, W-1), the channel at each voxel's point
+    shift    (3,) from a voxel to its point, 0..1
+    returns  the loss; the Dice of each channel; which are present
+    """
+    q = logits.float().softmax(1)
+    for axis, s in enumerate(shift.tolist(), start=2):
+        n = q.shape[axis] - 1
+        q = q.narrow(axis, 0, n) * (1 - s) + q.narrow(axis, 1, n) * s
+    q = q.flatten(2)[0]  # (K, points)
+    index, k = target.flatten(), len(q)
+    chosen = q.gather(0, index[None])[0]
+    entropy = -(weight[index] * (chosen + 1e-6).log()).sum() / weight[index].sum()
+    p = q**3 / (q**3).sum(0)
+    both = torch.zeros(k, device=p.device).index_add(0, index, p.gather(0, index[None])[0])
+    truth, guess = torch.bincount(index, minlength=k), p.sum(1)
+    present = truth > 0
+    dice = (2 * both + 1) / (truth + guess + 1)
+    return entropy + 1 - dice[present].mean(), dice.detach(), present
+
+
 class Run:
     """Weights, their average and the optimiser, in shared memory, and the file they live in."""
 
-    def __init__(self, path: Path, table: Table, features: int, rate: float, device: str) -> None:
-        self.path, self.table, self.features, self.device = path, table, features, device
+    def __init__(self, args: argparse.Namespace, table: Table, device: str) -> None:
+        self.path, self.table, self.device = args.weights, table, device
+        self.features, self.keep, self.balance = args.features, args.keep, args.balance
         self.steps, self.hours, self.began = mp.Value("l", 0), 0.0, time.time()
-        self.lock, self.stop = mp.Lock(), mp.Value("i", 0)
-        net = build(len(table.outputs), features)
-        if path.exists():
-            with safe_open(path, "pt") as file:
+        self.lock, self.stop, self.saved = mp.Lock(), mp.Value("i", 0), mp.Value("d", time.time())
+        net = build(len(table.outputs), args.features)
+        if self.path.exists():
+            with safe_open(self.path, "pt") as file:
                 net.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
                 self.steps.value, self.hours = int(file.metadata()["steps"]), float(file.metadata()["hours"])
         self.net = net.to(device, memory_format=torch.channels_last_3d).train()
-        self.opt = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4, fused=True)
+        self.opt = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=1e-4, fused=True)
         self.warm = 99  # steps until the full rate, where the optimiser starts anew
         self.ema = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
         if self.state.exists():
@@ -84,6 +111,7 @@ class Run:
             "features": str(self.features),
             "steps": str(self.steps.value),
             "hours": f"{hours:.2f}",
+            "balance": str(self.balance),
             "output_labels": ",".join(map(str, self.table.outputs)),
         }
         new = self.path.with_name(self.path.name + ".new")
@@ -104,9 +132,10 @@ class Run:
                 group["lr"] = rate
             self.opt.step()
             for name, tensor in self.net.state_dict().items():
-                self.ema[name].lerp_(tensor, 1 - KEEP)
-            if self.steps.value % 200 == 0:
+                self.ema[name].lerp_(tensor, 1 - self.keep)
+            if time.time() - self.saved.value > SAVE:
                 self.save()
+                self.saved.value = time.time()
             return self.steps.value
 
 
@@ -116,17 +145,19 @@ def work(run: Run, maps: list[Head], args: argparse.Namespace, rank: int) -> Non
     torch.set_num_threads(1)
     seed = time.time_ns() + rank
     rng = np.random.default_rng(seed)
-    weight = run.table.weight.to(run.device)
+    weight = run.table.weight.to(run.device) ** args.balance
     quick = run.device == "cpu" and extension() is not None
+    draw, plain, kernel = (sample_between, loss_between, LossBetween) if args.between else (sample, loss_of, Loss)
+    loss_to = kernel.apply if quick else plain
     shape = tuple(args.n * 3 if len(args.n) == 1 else args.n)
     losses: list[float] = []
     dices: list[float] = []
     last = time.time()
-    while (part := (time.time() - run.began) / 60 / args.minutes) < 1 and not run.stop.value:
-        image, target = (t.to(run.device) for t in sample(maps, run.table, rng, shape, args.vox, args.t1))
-        with torch.autocast(run.device, torch.bfloat16):
+    while (part := (time.time() - args.begun) / 60 / args.minutes) < 1 and not run.stop.value:
+        image, *truth = (t.to(run.device) for t in draw(maps, run.table, rng, shape, args.vox, args.t1))
+        with torch.autocast(run.device, torch.bfloat16, enabled=run.device == "cuda" or HALF):
             logits = run.net(image.contiguous(memory_format=torch.channels_last_3d))
-        loss, dice, present = (Loss.apply if quick else loss_of)(logits, target, weight)
+        loss, dice, present = loss_to(logits, *truth, weight)
         run.opt.zero_grad(set_to_none=True)
         loss.backward()
         steps = run.step(args.rate * (1 - (1 - args.fall) * part))
@@ -134,7 +165,8 @@ def work(run: Run, maps: list[Head], args: argparse.Namespace, rank: int) -> Non
         dices.append(float(dice[present][1:].mean()))
         if len(losses) == 20:
             pace = (time.time() - last) / 20
-            print(f"{steps} [{rank}] loss {np.mean(losses):.3f} dice {np.mean(dices):.3f}, {pace:.2f} s", flush=True)
+            found = f"loss {np.mean(losses):.4f} dice {np.mean(dices):.4f}, {pace:.2f} s"
+            print(f"{time.strftime('%H:%M:%S')} {steps} [{rank}] {found}", flush=True)
             losses, dices, last = [], [], time.time()
 
 
@@ -143,11 +175,15 @@ def main() -> None:
     parser.add_argument("maps", type=Path, help="folder of training_seg_*.nii.gz with labels.csv")
     parser.add_argument("--weights", type=Path, default=Path("run.safetensors"))
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--begun", type=float, default=time.time(), help="when the minutes began, if not now")
     parser.add_argument("--n", type=int, nargs="+", default=[64], help="edge of the crop, or X Y Z; multiples of 16")
     parser.add_argument("--vox", type=float, default=2.0, help="voxel size in mm")
     parser.add_argument("--t1", type=float, default=0.55, help="share of T1-like images")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--fall", type=float, default=1.0, help="share of the rate that is left at the end")
+    parser.add_argument("--keep", type=float, default=0.999, help="share of the average that stays at each step")
+    parser.add_argument("--balance", type=float, default=1, help="power of the weights of rare structures")
+    parser.add_argument("--between", action="store_true", help="labels of points between the voxels")
     parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="on a CPU")
     args = parser.parse_args()
@@ -156,7 +192,7 @@ def main() -> None:
     paths = sorted(args.maps.glob("training_seg_*.nii.gz"))
     maps = read_maps(paths[:-HELD_OUT] or paths, table)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = Run(args.weights, table, args.features, args.rate, device)
+    run = Run(args, table, device)
     if device == "cuda":
         work(run, maps, args, 0)
     else:
