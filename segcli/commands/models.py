@@ -119,11 +119,7 @@ def get(
             progress=progress,
             tried=gives_logits,
         )
-    if json:
-        document = text.loads((folder / "model.json").read_text())
-        print_json({"schema": SCHEMA, "folder": str(folder), "notes": notes, "card": document})
-        return
-    print_line(str(folder))
+    _print_made(folder, notes, json)
 
 
 @commands.command()
@@ -222,13 +218,18 @@ def import_model(
         tell=notes.append,
         tried=gives_logits,
     )
+    _print_made(folder, notes, json)
+    for note in () if json else notes:
+        say(f"note: {note}")
+
+
+def _print_made(folder: Path, notes: list[str], json: bool) -> None:
+    """Print a model folder that was made: its path, or one document with its card."""
     if json:
         document = text.loads((folder / "model.json").read_text())
         print_json({"schema": SCHEMA, "folder": str(folder), "notes": notes, "card": document})
         return
     print_line(str(folder))
-    for note in notes:
-        say(f"note: {note}")
 
 
 def gives_logits(card: ModelCard) -> None:

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 from segcli.documents import Document
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
 from segcli.formats.atomic import no_link, translated, write_bytes
+from segcli.models.library import file_sha256
 
 if TYPE_CHECKING:
     import httpx
@@ -123,8 +124,10 @@ def fetch(
             except DownloadFailed as error:
                 failures.append(error.message)
                 continue
-            algorithm = (wanted or "sha256:").partition(":")[0]
-            found = f"{algorithm}:{_sum(part, algorithm)}"
+            sha256 = file_sha256(part)
+            found = f"sha256:{sha256}"
+            if wanted is not None and not wanted.startswith("sha256:"):
+                found = _other_sum(part, wanted.partition(":")[0])
             if wanted is not None and found != wanted:
                 _dropped(part)
                 failures.append(f"{address} gave {total:,} bytes with the sum {found}, not {wanted}")
@@ -132,7 +135,6 @@ def fetch(
             with translated(folder / name):
                 part.replace(folder / name)
             _note(part).unlink(missing_ok=True)
-            sha256 = _sum(folder / name, "sha256")
             _remember(folder, todo[-1], f"sha256:{sha256}")
             return Download(folder / name, address, sha256, wanted is not None)
     raise DownloadFailed(f"{name} could not be fetched: {'; '.join(failures)}{_proxy(todo)}", hint=_by_hand(todo, name))
@@ -284,9 +286,10 @@ def _room(part: Path, size: int | None) -> None:
         )
 
 
-def _sum(path: Path, algorithm: str) -> str:
+def _other_sum(path: Path, algorithm: str) -> str:
+    """A sum of another kind than models are known by, as lists state it: "sha1:..."."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def _sums(folder: Path) -> Mapping[str, str]:

@@ -236,14 +236,19 @@ def _waits(path: str) -> None:
     time.sleep(120)
 
 
+def ended(pid: int) -> bool:
+    """Whether a process has gone, or is only waiting to be asked how it ended."""
+    import psutil
+
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.filterwarnings("ignore:Port 8787")  # of the local cluster: another one may run here
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path):
     """Dask leaves sockets open where its workers are killed."""
     import gc
     import multiprocessing
-
-    import psutil
 
     from segcli.batch import cluster
 
@@ -258,13 +263,11 @@ def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path):
                 while not (tmp_path / "there").exists():
                     time.sleep(0.1)
                 cluster.end_workers([tmp_path])
-                gone = [False]
                 for _ in range(100):  # the system takes a moment to end a process that was killed
-                    gone.append(not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-                    if gone[-1]:
+                    if ended(pid):
                         break
                     time.sleep(0.1)
-                assert gone[-1]
+                assert ended(pid)
                 assert child.is_alive()
     finally:
         child.kill()
