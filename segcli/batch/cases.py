@@ -355,7 +355,7 @@ def _dicom(
     if there and not found:
         listed = "; ".join(s.line() for s in there)
         raise InputError(f"{folder.name}: no series called {series}", hint=f"choose one: {listed}")
-    usable = [s for s in found if s.reason is None]
+    usable = [s for s in found if s.reason is None and (s.copy is None or series is not None)]
     if alone and not usable:
         if strays:
             raise next(iter(strays.values()))
@@ -365,8 +365,8 @@ def _dicom(
             )
         raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
     for one in found:
-        if one.reason is not None:
-            tell(f"{folder.name}: the DICOM series {one.name} is left out: {one.reason}")
+        if one not in usable:
+            tell(f"{folder.name}: the DICOM series {one.name} is left out: {one.left_out}")
     out = []
     for one in usable:
         home = Path(os.path.commonpath([f.path.parent for f in one.files]))

@@ -1,4 +1,4 @@
-"""The slices that a DICOM file holds: classic images, enhanced multi-frame objects and Siemens mosaics, seen alike."""
+"""The slices that a DICOM file holds: classic images, enhanced multi-frame objects and mosaics, seen alike."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from segcli.errors import InputError, SegcliError
 from segcli.formats.dicom.files import DicomFile, text_of
+from segcli.space.volume import Voxels
 
 # What may tell the volumes of one series apart, in the order in which it is tried.
 DISTINGUISHING = (
@@ -111,8 +112,9 @@ def _frames(file: DicomFile) -> list[Frame]:
         return _enhanced(file)
     if file.count("NumberOfFrames") > 1:
         raise InputError(f"{file.name}: several frames without a position for each: no geometry")
+    _as_stored(file)
     if is_mosaic(file):
-        return _mosaic(file)
+        return _vframe(file) if _is_vframe(file) else _mosaic(file)
     return [_frame(file, 0, (header,))]
 
 
@@ -122,7 +124,38 @@ def is_colour(file: DicomFile) -> bool:
 
 
 def is_mosaic(file: DicomFile) -> bool:
-    return "MOSAIC" in file.text("ImageType").split("\\") and file.count("NumberOfFrames") == 1
+    """Whether a picture holds several slices side by side: a Siemens mosaic or a United Imaging VFRAME."""
+    named = file.text("ImageType").split("\\")
+    return file.count("NumberOfFrames") == 1 and ("MOSAIC" in named or _is_vframe(file))
+
+
+def _is_vframe(file: DicomFile) -> bool:
+    return "VFRAME" in file.text("ImageType").split("\\") and not file.text("ImagePositionPatient")
+
+
+def _as_stored(file: DicomFile) -> None:
+    """Refuse what GE's research sequence epi_pepolar stores with reversed polarity.
+
+    Its volumes of reversed polarity have their rows in reverse, under the position and orientation of those that have
+    not. The user variable 12 (0019,10B3) says what was acquired: 0 is forward alone, 1 reversed alone, 2 and 3 both in
+    turn; versions differ in which of them are reversed.
+    """
+    header = file.header
+    if not file.text("Manufacturer").upper().startswith("GE") or "epi_pepolar" not in _private(header, 0x0019109C):
+        return
+    if _private(header, 0x001910B3) not in ("0", "0.0", "0.000000"):
+        raise InputError(
+            f"{file.name}: of GE's research sequence epi_pepolar with reversed polarity, whose rows may be stored in "
+            "reverse without a word of it: mirrored or not, it cannot be told",
+            hint="segment a series with forward polarity alone",
+        )
+
+
+def _private(header: Dataset, tag: int) -> str:
+    """A private value as text, "" where there is none; whether its type is in the file or not."""
+    element = header.get_item(tag)
+    value = element.value if element is not None else None
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
 
 
 def _enhanced(file: DicomFile) -> list[Frame]:
@@ -180,6 +213,14 @@ def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
         number=int(number) if number.lstrip("+-").isdecimal() else None,
         groups=groups,
     )
+
+
+def tile_of(stored: Voxels, frame: Frame) -> Voxels:
+    """The stored values of one slice, (rows, columns), of all that its file holds, (frames, rows, columns)."""
+    top, left = frame.tile or (0, 0)
+    index = 0 if frame.tile else frame.index
+    tile: Voxels = stored[index, top : top + frame.shape[0], left : left + frame.shape[1]]
+    return tile
 
 
 def _first(groups: Sequence[Dataset], keyword: str) -> str:
@@ -253,6 +294,34 @@ def _mosaic(file: DicomFile) -> list[Frame]:
             tile=(k // tiles * rows, k % tiles * columns),
         )
         for k in range(int(count[0]))
+    ]
+
+
+def _vframe(file: DicomFile) -> list[Frame]:
+    """The tiles of a United Imaging grid as slices, row by row; each has a position of its own.
+
+    Private elements of the group 0065 ("Image Private Header"): 1050 the number of slices, 1051 an item for each.
+    """
+    try:
+        block = file.header.private_block(0x0065, "Image Private Header")
+        count, items = int(block[0x50].value), block[0x51].value
+    except (KeyError, TypeError, ValueError):
+        count, items = 0, ()
+    if count < 1 or len(items) != count or not all(isinstance(item, Dataset) for item in items):
+        raise InputError(f"{file.name}: a United Imaging grid without the header that gives its slices' positions")
+    across = math.ceil(math.sqrt(count))
+    down = math.ceil(count / across)
+    rows, columns = file.count("Rows") // down, file.count("Columns") // across
+    if rows * down != file.count("Rows") or columns * across != file.count("Columns"):
+        whole = f"{file.count('Rows')} x {file.count('Columns')}"
+        raise InputError(f"{file.name}: a grid of {whole} is not {down} x {across} tiles")
+    return [
+        replace(
+            _frame(file, k, (item, file.header)),
+            shape=(rows, columns),
+            tile=(k // across * rows, k % across * columns),
+        )
+        for k, item in enumerate(items)
     ]
 
 

@@ -13,6 +13,9 @@ _CLASS = "1.2.840.10008.5.1.4.1.1."
 VOLUME_CLASSES = {  # CT, MR, PET: classic, enhanced, and enhanced as converted from classic
     *(_CLASS + n for n in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")),
 }
+DIRECTION = 0.1  # slices whose cosines differ by more lie in another direction
+_SCAN = 5  # slices: a second direction that has as many is another scan under the same identifier, not a scout
+_SURVEY = 30  # of three and more directions, as surveys have them
 _KINDS = {
     "SEG": "a segmentation",
     "RTSTRUCT": "a structure set",
@@ -27,18 +30,23 @@ _KINDS = {
 
 
 def no_volume(files: list[DicomFile]) -> str | None:
-    """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few directions."""
+    """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few in each direction."""
     reasons = [no_slice(f) or ("a colour image" if is_colour(f) and f.fault is None else None) for f in files]
     if None not in reasons:
         return Counter(reasons).most_common(1)[0][0]
     ways = _directions([f for f, r in zip(files, reasons, strict=True) if r is None])
-    if len(ways) > 1 and max(ways) * 2 <= sum(ways):
+    if len(ways) > 1 and max(ways) * 2 <= sum(ways) and not are_scans(ways):
         return f"a scout (slices in {len(ways)} directions)"
     return None
 
 
+def are_scans(ways: Sequence[int]) -> bool:
+    """Whether slices in several directions, so many in each, are a scan in each of them."""
+    return len(ways) > 1 and min(ways) >= (_SCAN if len(ways) == 2 else _SURVEY)
+
+
 def _directions(files: Sequence[DicomFile]) -> list[int]:
-    """How many slices lie in each direction; directions differ when a cosine does by more than 0.1."""
+    """How many slices lie in each direction; directions differ when a cosine does by more than `DIRECTION`."""
     found: list[tuple[list[float], int]] = []
     for file in files:
         try:
@@ -46,7 +54,7 @@ def _directions(files: Sequence[DicomFile]) -> list[int]:
         except ValueError:
             continue  # missing or spoilt: the reading refuses it by name
         for k, (known, count) in enumerate(found):
-            if max(map(abs, map(float.__sub__, known, cosines))) <= 0.1:
+            if max(map(abs, map(float.__sub__, known, cosines))) <= DIRECTION:
                 found[k] = (known, count + 1)
                 break
         else:

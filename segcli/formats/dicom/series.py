@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pydicom.config
 
 from segcli.errors import Denied, InputError, InputMissing
+from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
+from segcli.formats.dicom.doubts import doubts
 from segcli.formats.dicom.files import (
-    LOSSY,
     DicomFile,
     Stray,
     Unused,
@@ -30,12 +29,11 @@ from segcli.formats.dicom.files import (
     open_file,
     printable,
     quiet,
-    uid_name,
     walk,
 )
 from segcli.formats.dicom.frames import Frame, is_mosaic
 from segcli.formats.dicom.kinds import VOLUME_CLASSES, no_slice, no_volume
-from segcli.formats.dicom.stack import Stack, Uneven, names_of, stack_grid, stacks_of, values_of
+from segcli.formats.dicom.stack import Stack, Uneven, stack_grid, stacks_of, values_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
@@ -46,6 +44,7 @@ class Series:
 
     name     for files of its own, and for --series; free of patient data: "series-003-1f2e3d4c"
     reason   why it is no volume at all (a scout, a report, a secondary capture); None for one that could be
+    copy     what it is a copy of; None for one that is not there in another form as well
     """
 
     name: str
@@ -55,6 +54,12 @@ class Series:
     description: str
     files: tuple[DicomFile, ...]
     reason: str | None
+    copy: str | None = None
+
+    @property
+    def left_out(self) -> str | None:
+        """Why it is not taken unless it is named; None for one that is."""
+        return self.reason or self.copy
 
     @cached_property
     def frames(self) -> int:
@@ -69,7 +74,7 @@ class Series:
             for file in images:
                 if file.fault is None and file.text("SOPClassUID") not in VOLUME_CLASSES:
                     raise InputError(f"{file.name}: corrupt: what kind of image it is cannot be read")
-            return stacks_of(images)
+            return stacks_of(without_copies(images))
 
     @cached_property
     def summary(self) -> Summary:
@@ -139,6 +144,7 @@ def find(tree: Path, stray: Stray = at_once) -> tuple[Series, ...]:
     stray    gets each file or folder that may hold slices, of which series cannot be told, and what is wrong with it
     """
     found, _ = _scan(tree, stray)
+    found = _marked(found)
     for series in found:
         _ = series.summary  # while its headers are in memory
     return found
@@ -204,7 +210,7 @@ def _planned(
         "volume": stack.what,
         "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
     }
-    warnings = _warnings(series, stack, grid, planes, unused, len(files))
+    warnings = doubts(series.modality, grid, planes, unused, len(files))
     return grid, planes, Source(tuple(f.path for f in files), "dicom", Slices(planes), warnings, facts)
 
 
@@ -250,6 +256,7 @@ def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
     if not path.is_dir():
         return _single(path), []
     found, unused = _scan(path)
+    found = _marked(found)
     chosen = _choose(found, unused, wanted, _name(path))
     return chosen, [*unused, *_others(found, chosen)]
 
@@ -293,6 +300,19 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
                 unused.append(Unused(file.name, "not DICOM"))
         series = [_series(uid, files) for uid, files in groups.items()]
     return tuple(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
+
+
+def _marked(found: Sequence[Series]) -> tuple[Series, ...]:
+    """The series, those of classic files marked whose slices are there as an enhanced object as well."""
+    could = [s for s in found if s.reason is None]
+    enhanced = [s for s in could if all(map(is_enhanced, s.files))]
+
+    def marked(one: Series) -> Series:
+        with _reading():
+            other = next((s for s in enhanced if one not in enhanced and are_copies(one.files, s.files)), None)
+        return one if other is None else replace(one, copy=f"the same slices as {other.name}, in classic files")
+
+    return tuple(marked(s) if enhanced and s in could else s for s in found)
 
 
 def _single(path: Path) -> Series:
@@ -341,7 +361,7 @@ def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, n
                 f"{name}: {len(match) or 'no'} series called {printable(wanted)}", hint=_listed(match or found)
             )
         return match[0]
-    could = [s for s in found if s.reason is None]
+    could = [s for s in found if s.left_out is None]
     if not could:
         kinds = ", ".join(sorted({str(s.reason) for s in found}))
         raise InputError(f"{name}: {len(found)} series, none of which is a volume: {kinds}")
@@ -356,9 +376,9 @@ def _listed(series: Sequence[Series]) -> str:
 
 def _others(found: Sequence[Series], chosen: Series) -> list[Unused]:
     return [
-        Unused(f.name, f"another series: {s.reason or 'not the one chosen'}")
+        Unused(f.name, f"another series: {s.left_out or 'not the one chosen'}")
         for s in found
-        if s is not chosen
+        if s.uid != chosen.uid
         for f in s.files
     ]
 
@@ -374,9 +394,10 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
         lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks[:10], 1))
         more = f"; and {len(stacks) - 10} more, which `segcli info --json` lists" if len(stacks) > 10 else ""
         slices = sum(len(s.frames) for s in stacks)
-        where = "all" if slices == len(stacks) else "several"
+        where = "all at the same position" if slices == len(stacks) else "several at the same position"
+        where = "in several directions" if len({s.direction for s in stacks}) > 1 else where
         raise InputError(
-            f"{name}: {slices} slices, {where} at the same position: there seem to be {len(stacks)} volumes"
+            f"{name}: {slices} slices, {where}: there seem to be {len(stacks)} volumes"
             + (" of one slice" if slices == len(stacks) else ""),
             hint=f"choose one: {lines}{more}",
         )
@@ -384,47 +405,3 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
     if not 1 <= chosen <= len(stacks):
         raise InputError(f"{name}: there is no volume {chosen}, only 1 to {len(stacks)}")
     return stacks[chosen - 1], stacks[: chosen - 1] + stacks[chosen:]
-
-
-def _warnings(
-    series: Series,
-    stack: Stack,
-    grid: Grid,
-    planes: Sequence[Frame | None],
-    unused: Sequence[Unused],
-    used: int,
-) -> tuple[str, ...]:
-    frames = stack.frames
-    said = []
-    if unused:
-        reasons = Counter(u.reason for u in unused)
-        listed = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-        said.append(f"{used + len(unused)} files, {used} used, {len(unused)} not: {listed}")
-    if len(frames) == 1:
-        said.append(f"one slice only: its thickness of {frames[0].thickness:g} mm is taken as the spacing")
-    if grid.sheared:
-        normal = np.cross(frames[0].row, frames[0].column)
-        angle = np.degrees(np.arccos(np.clip(normal @ grid.directions[:, 0], -1, 1)))
-        said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
-    filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
-    if filled:
-        numbers = ", ".join(map(str, filled))
-        said.append(f"{len(filled)} of {len(planes)} slices are missing and were interpolated: number {numbers}")
-    there = [(k, plane) for k, plane in enumerate(planes) if plane is not None]
-    if not np.array_equal(grid.affine[:3, 3], there[0][1].position):  # the line was fitted
-        off = max(float(np.linalg.norm(grid.world([k, 0, 0]) - plane.position)) for k, plane in there)
-        said.append(f"the slice positions are rounded: they lie up to {off:.2g} mm off an even line, which is taken")
-    numbered = [plane.key("AcquisitionNumber") for _, plane in there]
-    several = len(set(numbered))
-    if 1 < several <= len(numbered) / 2 and numbered[several:] == numbered[:-several]:
-        said.append(f"its slices are of {several} acquisitions that lie between each other")
-    if len(names_of([f.file for f in frames])) > 1:
-        said.append("the patient's name is spelt in several ways under one patient ID and one study")
-    if series.modality == "CT" and not all(f.rescaled for f in frames):
-        said.append("CT without rescale slope and intercept: the stored values are taken for HU")
-    if not frames[0].file.text("FrameOfReferenceUID"):
-        said.append("no frame of reference: its slices are taken to share one")
-    syntaxes = {f.file.syntax for f in frames} & LOSSY
-    said += [f"compressed with loss ({uid_name(s)})" for s in sorted(syntaxes)]
-    said += sorted({note for f in frames for note in f.file.notes})
-    return tuple(said)

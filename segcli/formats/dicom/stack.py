@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutOfMemory
 from segcli.formats.dicom.files import DicomFile, printable, voxels
-from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of
+from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of, tile_of
+from segcli.formats.dicom.kinds import DIRECTION, are_scans
 from segcli.space.volume import Grid, Voxels
 
 POSITION_TOLERANCE = 0.01  # of the slice spacing, or that many mm, whichever is more
 ROUNDING_LIMIT = 0.05  # of the slice spacing: no rounding of positions is believed beyond it
 ALIKE = 1e-3  # largest difference of direction cosines, and of pixel spacings relative to them, within a series
+_ALONE = "the only one"
+_PLANES = ("sagittal slices", "coronal slices", "axial slices")  # by the axis that is nearest to their normal
 
 
 class Uneven(InputError):
@@ -32,10 +35,11 @@ class Uneven(InputError):
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """The slices of one volume, and what tells it apart from the others of its series."""
+    """The slices of one volume, and what tells it apart from the others of its series; its direction, where it does."""
 
     frames: tuple[Frame, ...]
     what: str
+    direction: str = ""
 
 
 def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
@@ -45,11 +49,40 @@ def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
             raise InputError(f"{file.name}: {file.fault}", hint="export or copy the series again")
     _one_patient(files)
     frames = [frame for file in _once(files) for frame in frames_of(file)]
-    _alike(frames)
-    stacks = tuple(_split(frames))
+    stacks = []
+    for what, group in _directions(frames).items():
+        _alike(group)
+        stacks += [Stack(stack.frames, _joined(what, stack.what), what) for stack in _split(group)]
     for stack in stacks:
         _rescaled_alike(stack.frames)
-    return stacks
+    return tuple(stacks)
+
+
+def _directions(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+    """The frames by what is said of their direction: one group, unless there is a whole scan in each of several."""
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        for group in groups:
+            cosines = zip((*frame.row, *frame.column), (*group[0].row, *group[0].column), strict=True)
+            if max(abs(a - b) for a, b in cosines) <= DIRECTION:
+                group.append(frame)
+                break
+        else:
+            groups.append([frame])
+    if not are_scans([len(group) for group in groups]):
+        return {"": list(frames)}
+    named: dict[str, list[Frame]] = {}
+    for group in groups:
+        normal = np.cross(group[0].row, group[0].column)
+        plain = _PLANES[int(np.abs(normal).argmax())]
+        twin = f"{plain}, normal {' '.join(f'{v:.2f}' for v in normal + 0.0)}"
+        named[twin if plain in named else plain] = group
+    return named
+
+
+def _joined(*words: str) -> str:
+    """What is said of a volume: of its direction, and of what else tells it apart."""
+    return ", ".join(word for word in words if word and word != _ALONE) or _ALONE
 
 
 def _one_patient(files: Sequence[DicomFile]) -> None:
@@ -143,7 +176,7 @@ def _split(frames: list[Frame]) -> list[Stack]:
     spot[order] = spots
     most = int(np.bincount(spot).max())
     if most == 1:
-        return [Stack(tuple(frames), "the only one")]
+        return [Stack(tuple(frames), _ALONE)]
     said_of = {key: [f.key(key) for f in frames] for key in DISTINGUISHING} | _dimensions(frames)
     telling = {  # keys with no more values than there are volumes; more is a slice's own
         key: values for key, values in said_of.items() if len(set(values)) <= most and _differ(values, spot)
@@ -361,7 +394,7 @@ def values_of(planes: Sequence[Frame | None], shape: tuple[int, int, int]) -> Vo
             continue
         if plane.file is not file:
             file, stored = plane.file, voxels(plane.file)
-        image = _tile(stored, plane)
+        image = tile_of(stored, plane)
         if data.dtype == np.int16 and not _fits(image, plane):
             whole, data = data, _room(shape, np.float32)
             data[:k] = whole[:k]
@@ -379,13 +412,6 @@ def _room(shape: tuple[int, int, int], dtype: type[np.generic]) -> Voxels:
     except MemoryError as error:
         need = math.prod(shape) * np.dtype(dtype).itemsize / 2**30
         raise OutOfMemory(f"a series of {' x '.join(map(str, shape))} voxels needs {need:,.1f} GiB") from error
-
-
-def _tile(stored: Voxels, plane: Frame) -> Voxels:
-    top, left = plane.tile or (0, 0)
-    index = 0 if plane.tile else plane.index
-    tile: Voxels = stored[index, top : top + plane.shape[0], left : left + plane.shape[1]]
-    return tile
 
 
 def _fits(image: Voxels, plane: Frame) -> bool:

@@ -569,6 +569,21 @@ def test_slices_in_three_directions_are_a_scout_even_if_not_so_called(tmp_path: 
     np.testing.assert_array_equal(dicom.read(folder).data[0], phantom())
 
 
+def test_two_scans_of_different_orientation_under_one_uid_are_two_volumes_and_no_scout(tmp_path: Path) -> None:
+    folder = series(tmp_path / "mr", modality="MR")
+    coronal = affine(((1, 0, 0), (0, 0, -1)))
+    other = phantom((8, 4, 9))
+    series(folder, other, coronal, uid="x", modality="MR", first=10, each=lambda ds, k: fresh(ds, 10 + k))
+    told = "--volume 1: axial slices, 6 slices; --volume 2: coronal slices, 8 slices"
+    with pytest.raises(InputError, match="there seem to be 2 volumes") as refused:
+        dicom.read(folder)
+    assert told in refused.value.hint
+    np.testing.assert_array_equal(dicom.read(folder, volume=1).data[0], phantom())
+    second = dicom.read(folder, volume=2)
+    np.testing.assert_array_equal(second.data[0], other)
+    np.testing.assert_allclose(second.grid.affine, coronal, atol=1e-6)
+
+
 # ---- 4.8, 4.9: values
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import OBLIQUE, affine, enhanced, header, phantom, pixels, save
+from dicom_phantom import series as classic
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, MRImageStorage
@@ -252,3 +253,94 @@ def test_labels_of_a_mosaic_go_to_a_segmentation_in_their_places(tmp_path: Path)
     source = ds.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
     assert source.ReferencedSOPInstanceUID == pydicom.dcmread(tmp_path / "mosaic.dcm").SOPInstanceUID
     assert source.SpatialLocationsPreserved == "NO"  # a tile lies elsewhere in its picture
+
+
+# ---- United Imaging grids, and GE's reversed polarity
+
+
+def vframe(path: Path, world: np.ndarray, count: int = 6, **tags: Any) -> Path:
+    """The phantom's six slices as the tiles of a grid of three across and two down, each with its own position."""
+    spacing = np.linalg.norm(world[:3, :3], axis=0)
+    tiles = np.zeros((2 * 7, 3 * 5), np.int16)
+    items = []
+    for k, image in enumerate(phantom()):
+        tiles[k // 3 * 7 :, k % 3 * 5 :][:7, :5] = image
+        items.append(Dataset())
+        items[-1].ImagePositionPatient = [f"{v:.6f}" for v in world[:3, 3] + world[:3, 0] * k]
+    ds = header(0, "vframe")
+    ds.SOPClassUID, ds.Modality, ds.Manufacturer = MRImageStorage, "MR", "UIH"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "VFRAME"]
+    ds.ImageOrientationPatient = [f"{v:.8f}" for v in (*world[:3, 2] / spacing[2], *world[:3, 1] / spacing[1])]
+    ds.PixelSpacing, ds.SliceThickness = [spacing[1], spacing[2]], 2.5
+    pixels(ds, tiles)
+    block = ds.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(0x50, "DS", str(count))
+    block.add_new(0x51, "SQ", Sequence(items))
+    for tag, value in tags.items():
+        setattr(ds, tag, value)
+    return save(ds, path)
+
+
+def test_the_tiles_of_a_united_imaging_grid_are_slices_in_their_places(tmp_path: Path) -> None:
+    world = affine(OBLIQUE)
+    scan = series.read(vframe(tmp_path / "grid" / "1.dcm", world).parent)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    np.testing.assert_allclose(scan.grid.affine, world, atol=1e-5)
+
+
+def test_a_united_imaging_grid_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a United Imaging grid without the header that gives its slices' positions"):
+        series.read(vframe(tmp_path / "grid.dcm", affine(), count=7))
+    with pytest.raises(InputError, match="15 x 14 is not 2 x 3 tiles"):
+        series.read(vframe(tmp_path / "odd.dcm", affine(), Columns=14, Rows=15))
+
+
+@pytest.mark.parametrize(("scheme", "read"), [("0", True), ("1", False), ("2", False), ("3", False), ("", False)])
+def test_volumes_of_reversed_polarity_are_refused_and_never_mirrored(tmp_path: Path, scheme: str, read: bool) -> None:
+    def polar(ds: Dataset, k: int) -> None:
+        block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x9C, "LO", "research/ABCD/epi_pepolar")
+        block.add_new(0xB3, "DS", scheme)
+
+    folder = classic(tmp_path / "ge", modality="MR", Manufacturer="GE MEDICAL SYSTEMS", each=polar)
+    if read:
+        np.testing.assert_array_equal(series.read(folder).data[0], phantom())
+    else:
+        with pytest.raises(InputError, match="epi_pepolar with reversed polarity"):
+            series.read(folder)
+
+
+# ---- one series in two forms
+
+
+def both(folder: Path, change: int = 0, uid: str = "enhanced") -> Path:
+    """The phantom as six classic files and as an enhanced object, which differ by `change` in one voxel."""
+    classic(folder, modality="MR", uid=uid, each=lambda ds, k: setattr(ds, "SOPInstanceUID", f"1.2.{k}"))
+    other = phantom()
+    other[2, 3, 1] += change
+    enhanced(folder / "whole.dcm", other, affine(), order=SHUFFLED)
+    return folder
+
+
+@pytest.mark.parametrize("uid", ["enhanced", "classic"])  # as scanners give both one identifier, and archives do not
+def test_of_classic_and_enhanced_copies_of_a_series_one_is_taken_and_it_is_said(tmp_path: Path, uid: str) -> None:
+    scan = series.read(both(tmp_path / "mr", uid=uid))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert scan.source is not None
+    assert [p.name for p in scan.source.paths] == ["whole.dcm"]
+    said = {"enhanced": "the same slice again", "classic": "another series: the same slices as series-003-"}[uid]
+    assert any(f"6 {said}" in warning for warning in scan.source.warnings)
+
+
+@pytest.mark.parametrize(("uid", "why"), [("enhanced", "to be 2 volumes"), ("classic", "2 series could be the volume")])
+def test_copies_that_differ_in_one_voxel_are_none(tmp_path: Path, uid: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        series.read(both(tmp_path / "mr", 1, uid))
+
+
+def test_a_classic_copy_is_read_where_it_is_named(tmp_path: Path) -> None:
+    found = {bool(s.copy): s for s in series.find(both(tmp_path / "mr", uid="classic"))}
+    scan = series.read(tmp_path / "mr", series=found[True].name)
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert scan.source is not None
+    assert len(scan.source.paths) == 6

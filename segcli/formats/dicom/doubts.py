@@ -1,0 +1,56 @@
+"""What is to be said of a volume that was read from DICOM files, although it is one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from segcli.formats.dicom.files import LOSSY, Unused, uid_name
+from segcli.formats.dicom.frames import Frame
+from segcli.formats.dicom.stack import names_of
+from segcli.space.volume import Grid
+
+
+def doubts(
+    modality: str, grid: Grid, planes: Sequence[Frame | None], unused: Sequence[Unused], used: int
+) -> tuple[str, ...]:
+    """Sentences on files left out, and on what of the planes was taken for granted or made up.
+
+    planes  the frame of each plane of the grid, None where a gap was filled; used: of how many files they are
+    """
+    frames = [plane for plane in planes if plane is not None]
+    said = []
+    if unused:
+        reasons = Counter(u.reason for u in unused)
+        listed = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        said.append(f"{used + len(unused)} files, {used} used, {len(unused)} not: {listed}")
+    if len(frames) == 1:
+        said.append(f"one slice only: its thickness of {frames[0].thickness:g} mm is taken as the spacing")
+    if grid.sheared:
+        normal = np.cross(frames[0].row, frames[0].column)
+        angle = np.degrees(np.arccos(np.clip(normal @ grid.directions[:, 0], -1, 1)))
+        said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
+    filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
+    if filled:
+        numbers = ", ".join(map(str, filled))
+        said.append(f"{len(filled)} of {len(planes)} slices are missing and were interpolated: number {numbers}")
+    there = [(k, plane) for k, plane in enumerate(planes) if plane is not None]
+    if not np.array_equal(grid.affine[:3, 3], there[0][1].position):  # the line was fitted
+        off = max(float(np.linalg.norm(grid.world([k, 0, 0]) - plane.position)) for k, plane in there)
+        said.append(f"the slice positions are rounded: they lie up to {off:.2g} mm off an even line, which is taken")
+    numbered = [plane.key("AcquisitionNumber") for _, plane in there]
+    several = len(set(numbered))
+    if 1 < several <= len(numbered) / 2 and numbered[several:] == numbered[:-several]:
+        said.append(f"its slices are of {several} acquisitions that lie between each other")
+    if len(names_of([f.file for f in frames])) > 1:
+        said.append("the patient's name is spelt in several ways under one patient ID and one study")
+    if modality == "CT" and not all(f.rescaled for f in frames):
+        said.append("CT without rescale slope and intercept: the stored values are taken for HU")
+    if not frames[0].file.text("FrameOfReferenceUID"):
+        said.append("no frame of reference: its slices are taken to share one")
+    syntaxes = {f.file.syntax for f in frames} & LOSSY
+    said += [f"compressed with loss ({uid_name(s)})" for s in sorted(syntaxes)]
+    said += sorted({note for f in frames for note in f.file.notes})
+    return tuple(said)
