@@ -573,7 +573,7 @@ def test_two_scans_of_different_orientation_under_one_uid_are_two_volumes_and_no
     folder = series(tmp_path / "mr", modality="MR")
     coronal = affine(((1, 0, 0), (0, 0, -1)))
     other = phantom((8, 4, 9))
-    series(folder, other, coronal, uid="x", modality="MR", first=10, each=lambda ds, k: fresh(ds, 10 + k))
+    series(folder, other, coronal, modality="MR", first=10, each=fresh)
     told = "--volume 1: axial slices, 6 slices; --volume 2: coronal slices, 8 slices"
     with pytest.raises(InputError, match="there seem to be 2 volumes") as refused:
         dicom.read(folder)
