@@ -7,16 +7,20 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from segcli.batch.case import Case as Case
+from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
 from segcli.batch.outputs import Destination, is_own
-from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
+from segcli.batch.selection import Selection, without_time_series
+from segcli.errors import Denied, InputError, InputMissing, UsageError
+from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.streams import reading, walk
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
-from segcli.results.record import SEG, is_masks
+from segcli.results.record import SEG
 
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
@@ -26,26 +30,8 @@ _DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?[a-z]+)\Z")
 
 
 @dataclass(frozen=True)
-class Case:
-    """One scan to segment.
-
-    name     stem of the outputs, with the folders below the input folder: "sub-01/anat/sub-01_T1w"
-    paths    its files, one for each channel, or one DICOM folder
-    beside   the folder that `name` is below when no output folder is named
-    fault    why it is refused already, where it is one of several
-    """
-
-    name: str
-    paths: tuple[Path, ...]
-    beside: Path
-    series: str | None = None
-    volume: int | None = None
-    fault: SegcliError | None = None
-
-
-@dataclass(frozen=True)
 class Given:
-    """What a person named: inputs and lists of them, channels, one of several series, a part of all.
+    """What a person named: inputs and lists of them, channels, which of the scans in them, a part of all.
 
     channels    channel -> file, for one case of several channels
     files_from  a file with a list of further inputs, "-" for stdin; null: its names stand between NULs
@@ -56,11 +42,11 @@ class Given:
     channels: Mapping[str, str]
     files_from: str | None = None
     null: bool = False
-    series: str | None = None
+    select: Selection = field(default_factory=Selection)
     volume: int | None = None
     shard: str | None = None
 
-    def cases(self, channels: Sequence[str], to: Destination, tell: Callable[[str], object] = str) -> list[Case]:
+    def cases(self, channels: Sequence[str], to: Destination, tell: Tell = str) -> list[Case]:
         """The scans, for a model of these channels; errors and `tell` as in `cases`."""
         inputs = list(self.inputs)
         if self.files_from is not None:
@@ -69,7 +55,7 @@ class Given:
             inputs,
             channels,
             named=self.channels,
-            series=self.series,
+            select=self.select,
             volume=self.volume,
             output=to.folder,
             bids=to.layout == "bids",
@@ -92,21 +78,22 @@ def cases(
     channels: Sequence[str] = ("image",),
     *,
     named: Mapping[str, str] | None = None,
-    series: str | None = None,
+    select: Selection = Selection(),
     volume: int | None = None,
     output: Path | None = None,
     bids: bool = False,
-    tell: Callable[[str], object] = str,
+    tell: Tell = str,
 ) -> list[Case]:
     """Every scan that the inputs name, in a fixed order.
 
-    inputs    files, folders (searched through), DICOM folders, patterns
+    inputs    files, folders (searched through), DICOM folders, archives and indices, patterns
     channels  the model's; with more than one, files in a folder are grouped by nnU-Net's _0000, _0001, ...
     named     channel -> file, for one case of several channels
+    select    which of the scans in folders and archives are meant
     output    the output folder, so that what lies in it is never taken for input
     bids      whether a name has the folders sub-*/[ses-*/]<datatype> that a scan lies in, however it was named; only
               with an output folder
-    tell      gets a sentence for each DICOM series that is left out
+    tell      gets a sentence for each DICOM series that is left out, and for images of several volumes
     errors    InputMissing (66): nothing there, with what was seen; Denied (77): it may not be read;
               UsageError (2): two inputs, one output name
 
@@ -114,16 +101,16 @@ def cases(
     """
     found: list[Case] = []
     if named:
-        found.append(_from_channels(named, channels, series, volume))
+        found.append(_from_channels(named, channels, select.of_series, volume))
     for text in inputs:
         try:
             with reading(Path(text)):
-                found += _expand(text, channels, series, volume, output, tell)
+                found += _expand(text, channels, select, volume, output, tell)
         except (InputError, Denied) as error:
             if len(inputs) == 1:
                 raise
             path = Path(text)
-            found.append(Case(stem(path) or "input", (path,), path.parent, series, volume, error))
+            found.append(Case(stem(path) or "input", (path,), path.parent, select.of_series, volume, error))
     if not found:
         raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
     if bids and output is not None:
@@ -235,10 +222,10 @@ def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: st
 def _expand(
     text: str,
     channels: Sequence[str],
-    series: str | None,
+    select: Selection,
     volume: int | None,
     output: Path | None,
-    tell: Callable[[str], object],
+    tell: Tell,
 ) -> list[Case]:
     path = Path(text)
     if not os.path.lexists(path) and glob.has_magic(text):
@@ -247,15 +234,46 @@ def _expand(
         if not scans:
             what = "only outputs of segcli match" if matches else "nothing matches"
             raise InputMissing(f"{text}: {what} the pattern", hint="check the pattern")
-        return [case for match in scans for case in _expand(match, channels, series, volume, output, tell)]
+        return [case for match in scans for case in _expand(match, channels, select, volume, output, tell)]
     _exists(path, text)
     if not path.is_dir():
         if is_own(path):
             raise InputError(f"{path.name}: is an output of segcli", hint="name the scan it was made from")
-        return [Case(stem(path), (path,), path.parent, series, volume)]
-    files = _images(path, output)
-    found = [replace(case, series=series, volume=volume) for case in _grouped(path, files, channels)]
-    return found + _dicom(path, series, volume, output, tell, files)
+        if is_collection(path):
+            return in_file(path, select, volume, tell)
+        return [Case(stem(path), (path,), path.parent, select.of_series, volume)]
+    there, packed = _images(path, output), _archives(path, output)
+    files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
+    files = without_time_series(files, tell) if len(channels) == 1 else files
+    found = [replace(case, series=select.of_series, volume=volume) for case in _grouped(path, files, channels)]
+    for file in packed:
+        found += _in_archive(path, file, select, volume, tell)
+    found += in_folder(path, select, volume, output, tell, [*there, *packed])
+    if not found:
+        raise InputMissing(f"{path.name}: none of its {len(there)} images is meant", hint="check what was asked for")
+    return found
+
+
+def _archives(folder: Path, output: Path | None) -> list[Path]:
+    """Archives of DICOM files in a folder tree, and those that are not whole."""
+
+    def could(path: Path) -> bool:
+        try:
+            return is_collection(path)
+        except InputError:
+            return True  # its own reading refuses it
+
+    return [path for path in _images(folder, output, ENDINGS) if could(path)]
+
+
+def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None, tell: Tell) -> list[Case]:
+    """The scans in an archive of a tree, which costs no other case."""
+    where = PurePosixPath(*file.relative_to(folder).parts[:-1])
+    try:
+        found = in_file(file, select, volume, tell)
+    except (InputError, Denied) as error:
+        return [Case(str(where / stem(file)), (file,), folder, None, volume, error)]
+    return [replace(case, name=str(where / case.name), beside=folder) for case in found]
 
 
 def _exists(path: Path, text: str) -> None:
@@ -267,19 +285,22 @@ def _exists(path: Path, text: str) -> None:
         raise InputMissing(f"{text}: a broken link: what it points to does not exist")
 
 
-def _images(folder: Path, output: Path | None) -> list[Path]:
-    """Files in a folder tree that could be scans by their names, sorted; never outputs, reports or temporary files."""
+def _images(folder: Path, output: Path | None, called: tuple[str, ...] = ()) -> list[Path]:
+    """Files in a folder tree that could be scans by their names, sorted; never outputs, reports or temporary files.
+
+    called   what their names end with, instead of the endings of the formats
+    """
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
-        if Path(error.filename) == folder:  # one below it costs no other: `_dicom` makes it a case
+        if Path(error.filename) == folder:  # one below it costs no other: `in_folder` makes it a case
             raise error
 
     bids = os.path.isfile(folder / "dataset_description.json")  # noqa: PTH113 - False where it may not be asked
     derivatives = folder / "derivatives" if bids else None
     skipped = {os.path.realpath(p) for p in (output, derivatives) if p is not None}
     skipped.discard(os.path.realpath(folder))
-    known = endings()
+    known = called or endings()
     for root, folders, names in walk(folder, refuse):
         folders[:] = [f for f in folders if os.path.realpath(root / f) not in skipped]
         for name in names:
@@ -323,75 +344,3 @@ def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> li
 def _below(folder: Path, file: Path) -> str:
     parts = file.relative_to(folder).parts[:-1]
     return str(PurePosixPath(*parts, stem(file)))
-
-
-def _dicom(
-    folder: Path,
-    series: str | None,
-    volume: int | None,
-    output: Path | None,
-    tell: Callable[[str], object],
-    images: Sequence[Path],
-) -> list[Case]:
-    """DICOM below a folder: the folder itself when its files lie in it, else one case for each series in the tree.
-
-    A flat folder with several series stays one case, so that reading refuses it with the list and --series. Series
-    that could be a volume and are not whole are cases too: reading refuses them. Output folders are no part of a tree.
-    Beside `images` that are cases already, and in a tree, what cannot be read costs no other case.
-    """
-    from segcli.formats.dicom import series as dicom
-
-    alone = not images
-    if alone and not any(p.is_dir() and not _is_output(p, output) for p in folder.iterdir()):
-        if not any(folder.iterdir()):
-            raise InputMissing(f"{folder.name}: the folder is empty")
-        if not dicom.looks_like(folder):
-            raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
-        named = folder if folder.name not in ("", "..") else folder.resolve()
-        return [Case(named.name, (folder,), named.parent, series, volume)]
-    strays: dict[Path, SegcliError] = {}
-    there = dicom.find(folder, strays.setdefault)
-    found = [s for s in there if series is None or dicom.matches(s, series)]
-    if there and not found:
-        listed = "; ".join(s.line() for s in there)
-        raise InputError(f"{folder.name}: no series called {series}", hint=f"choose one: {listed}")
-    usable = [s for s in found if s.reason is None and (s.copy is None or series is not None)]
-    if alone and not usable:
-        if strays:
-            raise next(iter(strays.values()))
-        if found:
-            raise InputError(
-                f"{folder.name}: {len(found)} DICOM series, none of which is a volume: {found[0].summary.problem}"
-            )
-        raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
-    for one in found:
-        if one not in usable:
-            tell(f"{folder.name}: the DICOM series {one.name} is left out: {one.left_out}")
-    out = []
-    for one in usable:
-        home = Path(os.path.commonpath([f.path.parent for f in one.files]))
-        if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
-            name = str(PurePosixPath(*home.relative_to(folder).parts, one.name))
-            out.append(Case(name, (home,), folder, one.name, volume))
-    told = {*images, *(home for case in out for home in case.paths)}  # their own reading refuses them
-    for path, error in strays.items():
-        if told.isdisjoint((path, *path.parents)):
-            out.append(Case(_below(folder, path), (path,), folder, fault=error))
-    return out
-
-
-def _is_output(folder: Path, output: Path | None) -> bool:
-    """Whether a folder is the run's output folder, or one of masks that segcli made."""
-    if output is not None and output.exists() and folder.samefile(output):
-        return True
-    return is_masks(folder)
-
-
-def _seen(folder: Path) -> str:
-    """What is in a folder that has no scan: how many files of which endings."""
-    endings: dict[str, int] = {}
-    for _, _, names in walk(folder):
-        for name in names:
-            endings[Path(name).suffix or "no ending"] = endings.get(Path(name).suffix or "no ending", 0) + 1
-    shown: Iterable[str] = (f"{n} x {e}" for e, n in sorted(endings.items(), key=lambda item: -item[1])[:5])
-    return ", ".join(shown) or "nothing"

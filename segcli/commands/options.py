@@ -149,6 +149,9 @@ Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="a
 Threads = Annotated[int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, help="CPU threads.")]
 Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a NIfTI header: sform, qform or pixdim.")]
 Series = Annotated[str | None, typer.Option("--series", help="Number or name of the DICOM series to take.")]
+SeveralSeries = Annotated[
+    list[str] | None, typer.Option("--series", help="Numbers, names or UIDs of DICOM series, or all; repeatable.")
+]
 VolumeNumber = Annotated[int | None, typer.Option("--volume", min=1, help="Which volume of a 4-D DICOM series.")]
 Reports = Annotated[list[str] | None, typer.Option("--report", help=f"{offered('--report')}; repeatable.")]
 Tables = Annotated[str, typer.Option("--tables", help=f"{offered('--tables')}; with commas between.")]

@@ -123,7 +123,7 @@ def head(path: Path, size: int) -> bytes:
     if not start.startswith(GZIP_MAGIC):
         return start
     out = b""
-    for chunk in _unpacked(path, 0, [], size):
+    for chunk in unpacked(path, 0, [], size):
         out += chunk
         if len(out) >= size:
             break
@@ -135,7 +135,7 @@ def unpacked_size(path: Path, most: int) -> int:
     if not is_gzip(path):
         return regular_size(path)
     size = 0
-    for chunk in _unpacked(path, 0, []):
+    for chunk in unpacked(path, 0, []):
         size += len(chunk)
         if size >= most:
             break
@@ -240,7 +240,7 @@ def _packed(path: Path, offset: int, start: int, count: int, warnings: list[str]
         )
     buffer = _room(path, count)
     view, at = buffer.data, -offset  # `at`: bytes of voxels so far, negative in the header
-    for chunk in _unpacked(path, start, warnings):
+    for chunk in unpacked(path, start, warnings):
         if at < count and at + len(chunk) > 0:
             part = memoryview(chunk)[max(-at, 0) : count - at]
             view[max(at, 0) : max(at, 0) + len(part)] = part
@@ -256,7 +256,7 @@ def _packed(path: Path, offset: int, start: int, count: int, warnings: list[str]
     return buffer
 
 
-def _unpacked(path: Path, start: int, warnings: list[str], most: int = _CHUNK) -> Iterator[bytes]:
+def unpacked(path: Path, start: int, warnings: list[str], most: int = _CHUNK) -> Iterator[bytes]:
     """The unpacked bytes of a gzip (also of several members) or zlib stream, in chunks of at most `most` bytes.
 
     zlib checks length and checksum of each member when it reaches the member's end; a stream without its end is
@@ -351,7 +351,7 @@ def _chunks(pieces: list[NDArray[np.uint8]], wrap: Wrap | None) -> Iterator[byte
 
 def _stored(path: Path, start: int, packed: bool) -> Iterator[bytes]:
     if packed:
-        yield from _unpacked(path, start, [])
+        yield from unpacked(path, start, [])
         return
     with path.open("rb") as file:
         file.seek(start)

@@ -10,6 +10,7 @@ from dicom_phantom import SHAPE, series
 from segcli import formats
 from segcli.batch.cases import Case, cases, listed, shard, stem
 from segcli.batch.outputs import is_own
+from segcli.batch.selection import Selection
 from segcli.errors import Denied, InputError, InputMissing, UsageError
 
 RECORD = b'{\n "segcli_record": 1\n}\n'
@@ -215,7 +216,13 @@ def test_channels_are_grouped_by_their_numbers_and_a_missing_one_costs_its_case_
 
 def test_the_series_and_volume_that_were_asked_for_are_every_cases(tmp_path):
     touch(tmp_path, "a.nii", "in/b.nii")
-    asked = cases([str(tmp_path / "in")], named={"CT": str(tmp_path / "a.nii")}, channels=["CT"], series="3", volume=2)
+    asked = cases(
+        [str(tmp_path / "in")],
+        named={"CT": str(tmp_path / "a.nii")},
+        channels=["CT"],
+        select=Selection(series=("3",)),
+        volume=2,
+    )
     assert [(c.name, c.series, c.volume) for c in asked] == [("a", "3", 2), ("b", "3", 2)]
 
 
@@ -308,10 +315,10 @@ def test_4_7_a_series_of_a_tree_is_chosen_as_in_a_flat_folder(tmp_path):
     for number in (3, 4):
         series(tmp_path / f"p{number}", uid=str(number), SeriesNumber=number)
     for wanted in ("3", "003"):
-        (found,) = cases([str(tmp_path)], series=wanted)
+        (found,) = cases([str(tmp_path)], select=Selection(series=(wanted,)))
         assert found.name.startswith("p3/series-003-")
     with pytest.raises(InputError, match="no series called 99") as refused:
-        cases([str(tmp_path)], series="99")
+        cases([str(tmp_path)], select=Selection(series=("99",)))
     assert re.fullmatch("choose one: 3 .*--series series-003-.*; 4 .*--series series-004-.*", refused.value.hint)
 
 

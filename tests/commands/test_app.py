@@ -99,7 +99,7 @@ def test_groups_of_options_are_options_for_typer_and_values_for_the_command():
 @pytest.mark.parametrize(
     ("words", "option"),
     [
-        (["predict", "a.nii", "--series", "1", "--series", "2"], "--series"),
+        (["info", "a.nii", "--series", "1", "--series", "2"], "--series"),
         (["predict", "a.nii", "--classes", "liver", "--classes=spleen"], "--classes"),
         (["predict", "a.nii", "-o", "x", "--output", "x"], "--output"),
         (["info", "a.nii", "--model", "a", "-m", "b"], "-m"),

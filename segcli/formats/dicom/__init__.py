@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segcli.errors import InputError
 from segcli.formats.table import LAST, Format, Wanted
 from segcli.space.volume import Volume
 
 
 def _looks_like(path: Path, head: bytes) -> bool:
-    from segcli.formats.dicom import series
+    from segcli.formats.dicom.places import is_collection, looks_like
 
-    return not head or series.looks_like(path)  # what a folder holds is told when it is read
+    try:
+        return not head or is_collection(path) or looks_like(path)
+    except InputError:  # an archive that cannot be looked into
+        return False  # what a folder holds is told when it is read
 
 
 def _read(path: Path, wanted: Wanted) -> Volume:

@@ -1,21 +1,18 @@
-"""DICOM files one by one: which are there, whether they are whole, their header and their pixels.
+"""DICOM files one by one: whether they are whole, their header and their pixels.
 
-segcli lists folders itself and looks at each file before a library does: a reader that meets a dead link or a pipe in
-a folder may lose the slices behind it, and one that meets a short file may leave that slice out.
+A reader that meets a short file may leave that slice out: here it is told what is wrong with it.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import stat
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -28,9 +25,9 @@ from pydicom.pixels import get_decoder
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
-from segcli.errors import Denied, EngineError, InputError, OutOfMemory, SegcliError
-from segcli.formats import streams
-from segcli.formats.atomic import is_partial
+from segcli.errors import EngineError, InputError, OutOfMemory, SegcliError
+from segcli.formats.dicom.archive import Place, opened
+from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
 from segcli.space.volume import Voxels
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -54,14 +51,10 @@ _TEXTUAL = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH"
 _BINARY = frozenset(
     ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 )
-DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
-_VRS = frozenset(  # two letters each
-    b"AEASATCSDADSDTFDFLISLOLTOBOWPNSHSLSQSSSTTMUIULUNUSUT"[i : i + 2] for i in range(0, 52, 2)
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,7 @@ class DicomFile:
     pixels   (offset, length) of the voxel bytes of an uncompressed file, None otherwise
     """
 
-    path: Path
+    path: Place
     syntax: str
     fault: str | None = None
     pixels: tuple[int, int] | None = None
@@ -89,8 +82,8 @@ class DicomFile:
     @cached_property
     def header(self) -> Dataset:
         """All of the header without the pixels; read again after `forget`."""
-        with quiet(), _reachable(self.path):
-            return pydicom.dcmread(self.path, stop_before_pixels=True, force=True)
+        with quiet(), reachable(self.path), opened(self.path) as file:
+            return pydicom.dcmread(file, stop_before_pixels=True, force=True)
 
     def forget(self) -> None:
         """Free the header's memory: a tree may hold a hundred thousand of them."""
@@ -134,13 +127,6 @@ def _tag(keyword: str) -> BaseTag:
     return Tag(keyword)
 
 
-def printable(text: str) -> str:
-    """The text without control characters and undecodable bytes, so that a terminal shows what is there."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() and not 0xD800 <= ord(c) < 0xE000 else "?" for c in text)
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep pydicom's warnings from the terminal: what matters is checked here, in our words."""
@@ -155,96 +141,23 @@ def uid_name(uid: str) -> str:
         return printable(UID(uid).name)
 
 
-@contextmanager
-def _reachable(path: Path) -> Iterator[None]:
-    """Turn the system's errors about a file into Denied or InputError that name it."""
-    try:
-        yield
-    except SegcliError:
-        raise
-    except PermissionError as error:
-        raise Denied(f"{printable(path.name)}: permission denied", hint="make the file readable for you") from error
-    except OSError as error:
-        raise InputError(
-            f"{printable(path.name)}: cannot be read: {error.strerror or error}",
-            hint="check the disk or the network drive, or copy the file again",
-        ) from error
-
-
-Stray = Callable[[Path, SegcliError], object]  # told of a file or folder that may hold slices and cannot be read
-
-
-def at_once(path: Path, error: SegcliError) -> None:
-    """Refuse all for what cannot be read."""
-    raise error
-
-
-def walk(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
-    """Every entry below a folder that is not a folder, in the order of names; of links to folders see `streams.walk`.
-
-    stray    gets Denied for a folder that cannot be listed: slices might lie there
-    """
-
-    def refuse(error: OSError) -> None:
-        path = Path(error.filename or folder)
-        told = f"{printable(path.name)}: the folder cannot be read: permission denied"
-        stray(path, Denied(told, hint="make the folder readable for you"))
-
-    for here, _, files in streams.walk(folder, refuse):
-        yield from (here / name for name in files)
-
-
-def kind_of(path: Path) -> str | None:
-    """Why a path cannot be a DICOM file, None for one that starts like DICOM; only its first bytes are read."""
-    if is_partial(path.name):
-        return "a temporary file of segcli"
-    try:
-        mode = path.stat().st_mode
-    except PermissionError as error:
-        raise Denied(f"{printable(path.name)}: permission denied", hint="make its folder readable for you") from error
-    except OSError:
-        return "a link that leads nowhere" if path.is_symlink() else "not found"
-    if not stat.S_ISREG(mode):
-        return "a link to a folder" if stat.S_ISDIR(mode) else "not a regular file"
-    with _reachable(path), path.open("rb") as file:
-        head = file.read(140)
-    if not head:
-        return "empty"
-    return None if head[128:132] == b"DICM" or _bare(head) or _spoilt(head) else "not DICOM"
-
-
-def _spoilt(head: bytes) -> bool:
-    """Whether bytes are what a failed copy leaves of a DICOM file: only zeros, or a preamble with a damaged mark."""
-    return not head.strip(b"\0") or head[132:138] == b"\2\0\0\0UL"
-
-
-def _bare(head: bytes) -> bool:
-    """Whether bytes start like a data set without preamble: a first tag of group 0002 or 0008, VR or length sane."""
-    if len(head) < 8:
-        return False
-    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
-    for order in orders:
-        group, element, length = (int.from_bytes(head[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8)))
-        if (group, element) in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 6), (8, 8), (8, 0x16), (8, 0x18)):
-            return head[4:6] in _VRS or (order == "little" and length <= 1024 and length % 2 == 0)
-    return False
-
-
-def open_file(path: Path) -> DicomFile:
+def open_file(path: Place) -> DicomFile:
     """The header of a file that starts like DICOM, and where its pixels are; no voxel is read.
 
     A file that is cut short or of a syntax that cannot be read comes back with its `fault`.
     """
-    with _reachable(path), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with reachable(path), opened(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         head = file.read(1024)
         deflated = DEFLATED.encode() in head
-        file.seek(0)
         try:
-            if not head[:140].strip(b"\0") or (head[128:132] != b"DICM" and not _bare(head)):
+            file.seek(0)
+            if not head[:140].strip(b"\0") or (head[128:132] != b"DICM" and not bare(head)):
                 raise ValueError("there is no header where it should be")
-            if deflated and not _unpacks(path):
+            if deflated and not _unpacks(file.read()):
                 raise ValueError("it unpacks to too much")
+            file.seek(0)
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             found = _examined(path, header, file, size)
         except Exception as error:  # pydicom lets errors of all kinds through for broken files
@@ -254,7 +167,7 @@ def open_file(path: Path) -> DicomFile:
     return found
 
 
-def _examined(path: Path, header: Any, file: BinaryIO, size: int) -> DicomFile:
+def _examined(path: Place, header: Any, file: BinaryIO, size: int) -> DicomFile:
     """What the header says of the file, and whether its pixels are all there."""
     syntax = _syntax(header)
     if not text_of(header, "SOPClassUID") or not text_of(header, "SeriesInstanceUID"):
@@ -264,7 +177,8 @@ def _examined(path: Path, header: Any, file: BinaryIO, size: int) -> DicomFile:
         what = "its SeriesInstanceUID or SOPClassUID is missing" if complete else "incomplete: its header ends early"
         return DicomFile(path, syntax, what)
     if syntax == DEFLATED:
-        there = "PixelData" in pydicom.dcmread(path)
+        file.seek(0)
+        there = "PixelData" in pydicom.dcmread(file)
         return DicomFile(path, syntax, None if there else "incomplete: it has no pixels")
     if syntax not in NATIVE | LOSSLESS | LOSSY:
         return DicomFile(path, syntax, f"unsupported transfer syntax {uid_name(syntax)}")
@@ -292,7 +206,7 @@ def _syntax(header: Any) -> str:
     return BIG_ENDIAN if not little else IMPLICIT if implicit else "1.2.840.10008.1.2.1"
 
 
-def _with_pixels(path: Path, header: Dataset, syntax: str, file: BinaryIO, size: int) -> DicomFile:
+def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size: int) -> DicomFile:
     """Find the pixel data behind the header, and check that all of it is there."""
     order: Literal["little", "big"] = "big" if syntax == BIG_ENDIAN else "little"
     start = file.tell()
@@ -343,9 +257,8 @@ def _fragments(file: BinaryIO, first: int, size: int) -> bool:
     return False
 
 
-def _unpacks(path: Path) -> bool:
+def _unpacks(data: bytes) -> bool:
     """Whether a deflated file stays below the limit; nothing is kept."""
-    data = path.read_bytes()
     meta = 132 + 12 + int.from_bytes(data[140:144], "little")  # preamble, magic, group length and what it announces
     inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     rest = data[meta:]
@@ -371,12 +284,14 @@ def voxels(file: DicomFile) -> Voxels:
         data = _decoded(file).astype(kind)
     else:
         offset, length = file.pixels
-        with _reachable(file.path), file.path.open("rb") as handle:
-            as_stored = kind.newbyteorder(">" if file.syntax == BIG_ENDIAN else "<")
-            data = np.fromfile(handle, as_stored, length // kind.itemsize, offset=offset)
-        if data.nbytes != length:
-            raise InputError(f"{file.name}: truncated: {data.nbytes} of {length} bytes of pixels are there")
-        data = data.astype(kind, copy=False)
+        as_stored = kind.newbyteorder(">" if file.syntax == BIG_ENDIAN else "<")
+        with reachable(file.path), opened(file.path) as handle:
+            handle.seek(offset)
+            buffer = bytearray(length)
+            there = handle.readinto(buffer)  # type: ignore[attr-defined]
+        if there != length:
+            raise InputError(f"{file.name}: truncated: {there} of {length} bytes of pixels are there")
+        data = np.frombuffer(buffer, as_stored).astype(kind, copy=False)
     data = data.reshape(-1, rows, columns)
     if stored < allocated and not signed and high + 1 == stored:
         data &= kind.type((1 << stored) - 1)
@@ -396,8 +311,8 @@ def _decoded(file: DicomFile) -> Voxels:
         )
     with quiet():
         try:
-            with _reachable(file.path):
-                header = pydicom.dcmread(file.path, force=True)
+            with reachable(file.path), opened(file.path) as handle:
+                header = pydicom.dcmread(handle, force=True)
             if file.syntax in CODE_STREAMS:
                 _sizes_agree(file, header.PixelData)
             data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin)

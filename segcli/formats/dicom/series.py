@@ -17,22 +17,14 @@ from pathlib import Path
 import pydicom.config
 
 from segcli.errors import Denied, InputError, InputMissing
+from segcli.formats.dicom.archive import Member
 from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
-from segcli.formats.dicom.files import (
-    DicomFile,
-    Stray,
-    Unused,
-    at_once,
-    is_dicomdir,
-    kind_of,
-    open_file,
-    printable,
-    quiet,
-    walk,
-)
+from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file, quiet
 from segcli.formats.dicom.frames import Frame, is_mosaic
 from segcli.formats.dicom.kinds import VOLUME_CLASSES, no_slice, no_volume
+from segcli.formats.dicom.places import Stray, at_once, entries, is_collection, kind_of, printable
+from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Stack, Uneven, stack_grid, stacks_of, values_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
@@ -131,15 +123,8 @@ def matches(series: Series, wanted: str) -> bool:
     return re.fullmatch(r"\d{1,9}", wanted) is not None and series.number == int(wanted)
 
 
-def looks_like(path: Path) -> bool:
-    """Whether a file starts like DICOM, or a folder holds a file that does."""
-    if path.is_dir():
-        return any(kind_of(p) is None for p in walk(path))
-    return path.exists() and kind_of(path) is None
-
-
 def find(tree: Path, stray: Stray = at_once) -> tuple[Series, ...]:
-    """Every series below a folder, in the order of their numbers, each with its summary.
+    """Every series of a folder, an archive or an index, in the order of their numbers, each with its summary.
 
     stray    gets each file or folder that may hold slices, of which series cannot be told, and what is wrong with it
     """
@@ -158,7 +143,7 @@ def read(
     fill_gaps: bool = False,
     seen: Seen = unseen,
 ) -> Volume:
-    """The one volume of a folder, or of a multi-frame file, on the grid that its slices' positions give.
+    """The one volume of a folder, an archive, an index or a multi-frame file, on the grid of its slices' positions.
 
     series   the number or the name of a series, where a folder has several that could be a volume
     volume   1, 2, ...: which of the volumes of a series (phases, echoes, time points)
@@ -211,7 +196,8 @@ def _planned(
         "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
     }
     warnings = doubts(series.modality, grid, planes, unused, len(files))
-    return grid, planes, Source(tuple(f.path for f in files), "dicom", Slices(planes), warnings, facts)
+    paths = dict.fromkeys(f.path.origin if isinstance(f.path, Member) else f.path for f in files)
+    return grid, planes, Source(tuple(paths), "dicom", Slices(planes), warnings, facts)
 
 
 def _emptied(error: InputError, unused: Sequence[Unused], name: str) -> InputError:
@@ -253,7 +239,7 @@ def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
     """The series of a folder or file that is to be read, and the files that are left out for it."""
     if not path.exists():
         raise InputMissing(f"{_name(path)}: not found")
-    if not path.is_dir():
+    if not path.is_dir() and not is_collection(path):
         return _single(path), []
     found, unused = _scan(path)
     found = _marked(found)
@@ -269,11 +255,11 @@ def _reading() -> Iterator[None]:
 
 
 def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], list[Unused]]:
-    """All series below a folder, and the files that belong to none."""
+    """All series of a folder, an archive or an index, and the files that belong to none."""
     unused: list[Unused] = []
     groups: dict[str, list[DicomFile]] = {}
     with _reading():
-        for path in walk(folder, stray):
+        for path in entries(folder, stray):
             try:
                 reason = kind_of(path)
                 if reason is not None:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutOfMemory
-from segcli.formats.dicom.files import DicomFile, printable, voxels
+from segcli.formats.dicom.files import DicomFile, voxels
 from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of, tile_of
 from segcli.formats.dicom.kinds import DIRECTION, are_scans
+from segcli.formats.dicom.places import printable
 from segcli.space.volume import Grid, Voxels
 
 POSITION_TOLERANCE = 0.01  # of the slice spacing, or that many mm, whichever is more

@@ -1,0 +1,26 @@
+"""One scan to segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from segcli.errors import SegcliError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to segment.
+
+    name     stem of the outputs, with the folders below the input folder: "sub-01/anat/sub-01_T1w"
+    paths    its files, one for each channel, or one DICOM folder or archive
+    beside   the folder that `name` is below when no output folder is named
+    fault    why it is refused already, where it is one of several
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    beside: Path
+    series: str | None = None
+    volume: int | None = None
+    fault: SegcliError | None = None

@@ -1,0 +1,135 @@
+"""The scans in a place of DICOM files: a folder, a tree, an archive, the index of a medium."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from segcli.batch.case import Case
+from segcli.batch.selection import Selection
+from segcli.errors import InputError, InputMissing, SegcliError
+from segcli.formats.streams import walk
+from segcli.formats.table import stem
+from segcli.results.record import is_masks
+
+if TYPE_CHECKING:
+    from segcli.formats.dicom.archive import Place
+    from segcli.formats.dicom.series import Series
+
+Tell = Callable[[str], object]
+
+
+def is_collection(path: Path) -> bool:
+    """Whether a file stands for DICOM files: an archive of some, or the index of a medium."""
+    from segcli.formats.dicom import places
+
+    return places.is_collection(path)
+
+
+def in_folder(
+    folder: Path, select: Selection, volume: int | None, output: Path | None, tell: Tell, images: Sequence[Path]
+) -> list[Case]:
+    """DICOM below a folder: the folder itself when its files lie in it, else one case for each series in the tree.
+
+    A flat folder with several series is a tree too where some were chosen; else it stays one case, so that reading
+    refuses it with the list and --series. Series that could be a volume and are not whole are cases too: reading
+    refuses them. Output folders are no part of a tree. Beside `images` that are cases already, and in a tree, what
+    cannot be read costs no other case.
+    """
+    from segcli.formats.dicom import places
+
+    flat = not any(p.is_dir() and not _is_output(p, output) for p in folder.iterdir())
+    if not images and flat:
+        if not any(folder.iterdir()):
+            raise InputMissing(f"{folder.name}: the folder is empty")
+        if not places.looks_like(folder):
+            raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
+        if select.of_series is None and not select.of_paths:
+            named = folder if folder.name not in ("", "..") else folder.resolve()
+            return [Case(named.name, (folder,), named.parent, None, volume)]
+    usable, strays = _usable(folder, select, tell, alone=not images)
+    out = []
+    for one in usable:
+        home = Path(os.path.commonpath([f.path.parent for f in one.files]))
+        if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
+            name = str(PurePosixPath(*home.relative_to(folder).parts, one.name))
+            out.append(Case(name, (home,), folder, one.name, volume))
+    told = {*images, *(home for case in out for home in case.paths)}  # their own reading refuses them
+    for path, error in strays.items():
+        if isinstance(path, Path) and told.isdisjoint((path, *path.parents)):
+            name = str(PurePosixPath(*path.relative_to(folder).parts[:-1], stem(path)))
+            out.append(Case(name, (path,), folder, fault=error))
+    return out
+
+
+def in_file(path: Path, select: Selection, volume: int | None, tell: Tell) -> list[Case]:
+    """The scans in an archive or on a medium, named by it: alone, or below it by the names of their series.
+
+    Folders inside are not taken into names, for they may be those of patients. An archive without folders and with
+    several series that could be the volume stays one case, which is refused with their list.
+    """
+    from segcli.formats.dicom import archive
+
+    packed = archive.is_archive(path)
+    whole, place = (archive.stem(path), path) if packed else (path.parent.resolve().name, path.parent)
+    beside = path.parent if packed else path.parent.resolve().parent
+    usable, strays = _usable(path, select, tell, alone=True)
+    flat = packed and len({f.path.parent for one in usable for f in one.files}) == 1
+    if select.of_series is None and (len(usable) == 1 or flat):
+        return [Case(whole, (place,), beside, None if packed else usable[0].name, volume)]
+    found = [Case(f"{whole}/{one.name}", (place,), beside, one.name, volume) for one in usable]
+    return found + [Case(f"{whole}/{p.name}", (path,), beside, fault=error) for p, error in strays.items()]
+
+
+def _usable(
+    place: Path, select: Selection, tell: Tell, *, alone: bool
+) -> tuple[list[Series], dict[Place, SegcliError]]:
+    """The series that are meant and could be volumes, and what cannot be read.
+
+    A series is meant whole where one of its files is. The others are told. `alone`: there is no scan but these.
+    """
+    from segcli.formats.dicom import series as dicom
+
+    strays: dict[Place, SegcliError] = {}
+    there = dicom.find(place, strays.setdefault)
+    root = PurePosixPath(place if place.is_dir() else place.parent)
+
+    def below(path: Place) -> PurePosixPath:
+        return PurePosixPath(path).relative_to(root) if isinstance(path, Path) else PurePosixPath(path.inside)
+
+    meant = [s for s in there if not select.of_paths or any(select.takes(below(f.path)) for f in s.files)]
+    found = select.chosen(meant, place.name)
+    usable = [s for s in found if s.reason is None and (s.copy is None or s.name in select.series)]
+    if alone and not usable:
+        if strays:
+            raise next(iter(strays.values()))
+        if found:
+            raise InputError(
+                f"{place.name}: {len(found)} DICOM series, none of which is a volume: {found[0].summary.problem}"
+            )
+        if there:
+            raise InputMissing(f"{place.name}: no DICOM series fits --include and --exclude, of {len(there)}")
+        raise InputMissing(f"{place.name}: no images in the folder: {_seen(place)}")
+    for one in found:
+        if one not in usable:
+            tell(f"{place.name}: the DICOM series {one.name} is left out: {one.left_out}")
+    return usable, strays
+
+
+def _is_output(folder: Path, output: Path | None) -> bool:
+    """Whether a folder is the run's output folder, or one of masks that segcli made."""
+    if output is not None and output.exists() and folder.samefile(output):
+        return True
+    return is_masks(folder)
+
+
+def _seen(folder: Path) -> str:
+    """What is in a folder that has no scan: how many files of which endings."""
+    endings: dict[str, int] = {}
+    for _, _, names in walk(folder):
+        for name in names:
+            endings[Path(name).suffix or "no ending"] = endings.get(Path(name).suffix or "no ending", 0) + 1
+    shown: Iterable[str] = (f"{n} x {e}" for e, n in sorted(endings.items(), key=lambda item: -item[1])[:5])
+    return ", ".join(shown) or "nothing"
