@@ -207,8 +207,8 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Meta(description="null or a list of 3 steps from 0.001 to 100 mm, null for an axis that keeps the scan's"),
     ] = None
     anchor: Annotated[
-        Literal["edges", "stored", "oriented", "within"],
-        Meta(description="one of edges, stored, oriented, within"),
+        Literal["edges", "stored", "oriented", "within", "monai_stored", "monai"],
+        Meta(description="one of edges, stored, oriented, within, monai_stored, monai"),
     ] = "edges"
     interpolation: Annotated[
         Literal["linear", "cubic", "nearest"], Meta(description="one of linear, cubic, nearest")

@@ -13,7 +13,8 @@ from segcli.space.volume import Grid, turned
 
 Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
 WIDEST = 250.0  # mm between two voxels; what is wider was given in another unit, or measured on no body
-Anchor = Literal["edges", "stored", "oriented", "within"]
+Anchor = Literal["edges", "stored", "oriented", "within", "monai_stored", "monai"]
+_AS_IT_IS = 1e-3  # mm, and parts of an affine: what is that near to what is wanted MONAI leaves alone
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class GridSpec:
                            spacing before orientation)
                "oriented"  the first voxel after turning (MONAI's orientation before spacing)
                "within"    as "oriented", but no sample lies beyond the last voxel
+               "monai_stored", "monai"  as "stored" and "oriented", but where rounding in the file or shear leaves axes
+                           off a right angle the middle of the volume stays, as MONAI's Spacing has it
     transpose  with axes None: the order of the file's D, H, W that the network sees (nnU-Net's transpose_forward)
     """
 
@@ -54,8 +57,13 @@ def model_grid(scan: Grid, spec: GridSpec) -> Grid:
     if spec.anchor == "stored" and spec.spacing is not None:
         grid = _spaced(grid, spec.spacing[::-1], spec.anchor)  # the file's i, j, k are our W, H, D
         return turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
+    if spec.anchor == "monai_stored" and spec.spacing is not None:
+        grid = _transposed(_as_monai(_transposed(grid, (2, 1, 0)), spec.spacing), (2, 1, 0))
+        return turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
     grid = turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
-    return _spaced(grid, spec.spacing, spec.anchor) if spec.spacing is not None else grid
+    if spec.spacing is None:
+        return grid
+    return _as_monai(grid, spec.spacing) if spec.anchor == "monai" else _spaced(grid, spec.spacing, spec.anchor)
 
 
 def straightened(scan: Grid) -> Grid:
@@ -93,6 +101,29 @@ def _spaced(grid: Grid, spacing: Spacing, anchor: Anchor) -> Grid:
     steps = (n - 1) * have / want
     shape = np.floor(steps + 1e-6) + 1 if anchor == "within" else np.round(steps + 1)
     return Grid(_shape(np.maximum(1, shape)), _affine(matrix * (want / have), origin))
+
+
+def _as_monai(grid: Grid, spacing: Spacing) -> Grid:
+    """A grid in other steps as MONAI's Spacing makes it, whose array axes are in this order.
+
+    Its axes are made right-angled from the first to the last. It begins at the corner that comes first along
+    each new axis. Where no corner does, by as little as 1e-8 of a voxel, as with nearly every oblique affine in
+    float32, the middles n/2 of both grids fall together: half a step beyond those of the outermost voxels.
+    """
+    n, matrix, origin = np.array(grid.shape, float), grid.affine[:3, :3], grid.affine[:3, 3]
+    steps = np.array(
+        [h if w is None or abs(w - h) <= _AS_IT_IS else w for h, w in zip(grid.spacing, spacing, strict=True)]
+    )
+    upper = np.linalg.cholesky(matrix.T @ matrix).T
+    new = matrix @ np.linalg.inv(upper) * steps
+    corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (n - 1)
+    along = corners @ np.linalg.solve(new, matrix).T  # (8, 3) in the new axes
+    shape = np.maximum(1, np.round(np.ptp(along, axis=0) + 1))
+    if np.array_equal(shape, n) and np.allclose(np.linalg.solve(matrix, new), np.eye(3), atol=_AS_IT_IS):
+        return grid
+    first = [c for c, at in zip(corners, along, strict=True) if np.allclose((along - at).min(0), 0)]
+    start = matrix @ first[0] if first else matrix @ (n / 2) - new @ (shape / 2)
+    return Grid(_shape(shape), _affine(new, origin + start))
 
 
 def _transposed(grid: Grid, order: tuple[int, int, int]) -> Grid:

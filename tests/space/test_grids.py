@@ -1,14 +1,17 @@
 """The grid a model wants, worked out by hand for each anchor."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.linalg import expm
 from shapes import grid
 
 from segcli.errors import InputError
 from segcli.space.grids import GridSpec, model_grid, straightened
-from segcli.space.volume import AXES_CODES, turned
+from segcli.space.volume import AXES_CODES, Grid, turned
 
 
 def faces(g, axis):
@@ -48,6 +51,54 @@ def test_stored_reads_the_spacing_along_the_files_own_axes() -> None:
     # the file's k is the patient's left here, so 2 mm goes there
     assert wanted.axes == "RAS"
     assert wanted.spacing == pytest.approx((2.0, 1.5, 1.5))
+
+
+def test_monai_keeps_the_first_voxel_of_an_upright_scan() -> None:
+    scan = grid((10, 11, 12), (3.0, 1.0, 1.0))
+    for ours, theirs in (("oriented", "monai"), ("stored", "monai_stored")):
+        specs = [GridSpec("RAS", (1.5, 1.5, 2.0), anchor) for anchor in (ours, theirs)]  # type: ignore[arg-type]
+        one, other = (model_grid(scan, spec) for spec in specs)
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one.affine, other.affine, atol=1e-9)
+
+
+def test_monai_keeps_the_middle_where_rounding_leaves_no_corner_first() -> None:
+    c, s = np.cos(0.3), np.sin(0.3)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.diag([1.0, 1.0, 3.0])
+    affine[0, 1] -= 1e-7  # as a file in float32 has it; it tilts the second axis towards the first
+    scan = Grid((12, 11, 10), affine)
+    wanted = model_grid(scan, GridSpec(None, (1.5, 1.5, 2.0), "monai"))
+    assert wanted.shape == (8, 8, 14)
+    np.testing.assert_allclose(wanted.world([4, 4, 7]), scan.world([6, 5.5, 5]), atol=1e-6)  # the middles n/2
+
+
+def test_monai_leaves_a_step_alone_that_is_within_a_micrometre() -> None:
+    scan = grid((10, 11, 12), (3.0, 1.0004, 1.0))
+    assert model_grid(scan, GridSpec("LPS", (1.0, 1.0, 3.0), "monai")).spacing == pytest.approx((1.0, 1.0004, 3.0))
+
+
+@pytest.mark.parametrize("anchor", ["monai", "monai_stored"])
+def test_grids_of_oblique_scans_are_those_of_monais_spacing(anchor: Literal["monai", "monai_stored"]) -> None:
+    transforms = pytest.importorskip("monai.transforms")
+    metatensor = pytest.importorskip("monai.data").MetaTensor
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        x, y, z = rng.uniform(-0.3, 0.3, 3)
+        turn = expm([[0, -z, y], [z, 0, -x], [-y, x, 0]])[:, rng.permutation(3)] * rng.choice([-1, 1], 3)
+        ras = np.eye(4)
+        ras[:3, :3] = (turn * rng.uniform(0.5, 4, 3)).astype(np.float32)
+        ras[:3, 3] = rng.normal(size=3) * 50
+        shape = [int(n) for n in rng.integers(5, 30, 3)]  # i, j, k
+        image = metatensor(np.zeros((1, *shape)), affine=ras)
+        steps = [transforms.Orientation("RAS", labels=None), transforms.Spacing((1.5, 1.2, 2.0))]
+        for step in steps if anchor == "monai" else steps[::-1]:
+            image = step(image)
+        lps = np.diag([-1.0, -1, 1, 1])
+        scan = Grid((shape[2], shape[1], shape[0]), (lps @ ras)[:, [2, 1, 0, 3]])
+        ours = model_grid(scan, GridSpec("RAS", (1.5, 1.2, 2.0), anchor))
+        assert ours.shape == tuple(image.shape[1:])
+        np.testing.assert_allclose(lps @ ours.affine, image.affine.numpy(), atol=1e-5)
 
 
 def test_within_has_no_sample_beyond_the_last_voxel() -> None:

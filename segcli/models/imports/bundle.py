@@ -262,7 +262,7 @@ def _transforms(items: Sequence[Document], said: _Said) -> None:
     if items and "Spacing" not in order:
         said.card["spacing"] = None
     if order:
-        said.card["anchor"] = "stored" if order[0] == "Spacing" and len(order) > 1 else "oriented"
+        said.card["anchor"] = "monai_stored" if order[0] == "Spacing" and len(order) > 1 else "monai"
     if items and known:
         said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
 

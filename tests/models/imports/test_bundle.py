@@ -44,7 +44,7 @@ def edited(folder: Path, **change: Any) -> Path:
 def test_a_bundle_becomes_a_card_without_a_question(tmp_path: Path) -> None:
     made = library.read_card(imports.adopt(BUNDLE, to=tmp_path))
     assert made.channels == ("CT",)
-    assert (made.grid.axes, made.grid.spacing, made.grid.anchor) == ("RAS", (1.5, 1.5, 2.0), "oriented")
+    assert (made.grid.axes, made.grid.spacing, made.grid.anchor) == ("RAS", (1.5, 1.5, 2.0), "monai")
     assert (made.window.size, made.window.overlap, made.window.blend) == ((16, 16, 16), 0.5, "gaussian")
     assert [label.name for label in made.labels] == ["background", "spleen"]
     assert made.decide.back == "probabilities"
@@ -373,7 +373,7 @@ def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path
     steps = preprocessing["transforms"]
     steps[2], steps[3] = steps[3], steps[2]
     folder = imports.adopt(edited(tmp_path / "b", preprocessing=preprocessing), to=tmp_path, name="m")
-    assert library.read_card(folder).grid.anchor == "stored"
+    assert library.read_card(folder).grid.anchor == "monai_stored"
 
 
 @pytest.mark.parametrize(
