@@ -161,6 +161,9 @@ def import_model(
     configuration: Annotated[
         str | None, typer.Option("--configuration", help="Of several in nnU-Net's folder: 3d_fullres, 2d, ...")
     ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Of several in a MONAI bundle: inference_segresnet, ...")
+    ] = None,
     trainer: Annotated[str | None, typer.Option("--trainer", help="Of several: nnUNetTrainer, ...")] = None,
     plans: Annotated[str | None, typer.Option("--plans", help="Of several: nnUNetPlans, ...")] = None,
     folds: Annotated[str | None, typer.Option("--folds", help="Of nnU-Net: 0,1,2 or all; default every one.")] = None,
@@ -209,7 +212,12 @@ def import_model(
         arch=arch,
         recipe=recipe,
         wanted=imports.Wanted(
-            tensors, configuration, trainer, plans, tuple(part.strip() for part in folds.split(",")) if folds else ()
+            table=tensors,
+            configuration=configuration,
+            trainer=trainer,
+            plans=plans,
+            folds=tuple(part.strip() for part in folds.split(",")) if folds else (),
+            config=config,
         ),
         name=name,
         to=output or data_home() / "models",

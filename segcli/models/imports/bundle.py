@@ -14,28 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segcli.documents import Document, Facts
-from segcli.errors import ModelError
 from segcli.models import weights as checkpoint
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
-from segcli.models.imports.source import Named, Source, Stated, label_names, legible
+from segcli.models.imports.bundle_network import has_unknown
+from segcli.models.imports.bundle_network import network as network_of
+from segcli.models.imports.bundle_weights import weights as weights_of
+from segcli.models.imports.source import Source, Stated, label_names, legible
 from segcli.models.weights import Tensors
-from segcli.networks.registry import Inferred
 
 if TYPE_CHECKING:
     from segcli.models.imports.recognise import Recognised
 
-_FAMILIES = {
-    "UNet": "monai_unet",
-    "Unet": "monai_unet",
-    "DynUNet": "dynunet",
-    "DynUnet": "dynunet",
-    "BasicUNet": "basicunet",
-    "BasicUNetPlusPlus": "basicunetplusplus",
-    "SegResNet": "segresnet",
-    "SegResNetDS": "segresnetds",
-    "UNETR": "unetr_monai",
-    "SwinUNETR": "swinunetr",
-}
 _LITTLE = (  # transforms that change neither voxels nor places in a way that matters here
     "LoadImage",
     "EnsureChannelFirst",
@@ -51,23 +40,22 @@ _LITTLE = (  # transforms that change neither voxels nor places in a way that ma
     "CopyItems",
 )
 _PADS = ("SpatialPad", "DivisiblePad", "BorderPad")
-_WEIGHTS = ("model.pt", "model.pth", "model.safetensors")
 
 
-def folder(path: Path) -> Source:
+def folder(path: Path, wanted: str | None = None) -> Source:
     """A bundle's folder.
 
+    wanted   the configuration, where there are several for inference
     errors   ModelError when there is no readable configuration or no weights
     """
     metadata = merged(files(path / "configs", ("metadata",)))
-    config = configuration(path / "configs")
-    weights = _weights(path / "models")
-    notes: list[str] = []
-    named = _network(config, metadata.get("monai_version"), notes)
+    config, notes = configuration(path / "configs", wanted)
+    weights = weights_of(path / "models", config)
+    kind, named = network_of(config, metadata.get("monai_version"), notes)
     origin = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
     return Source(
         f"MONAI bundle, {weights.name}",
-        where="models/model.pt",
+        where=f"models/{weights.name}" + (f" ({kind})" if kind and not named else ""),
         folds=[checkpoint.table(checkpoint.read(weights))],
         states=partial(_stated, config, metadata, origin),
         named=named,
@@ -79,11 +67,11 @@ def _stated(config: References, metadata: Facts, origin: str, network: Recognise
     """What the configuration states of a card, for a network of these inputs and outputs."""
     said = _Said(network, {"source": origin})
     with legible("the bundle's configuration"):
-        names = _formats(metadata, said)
+        names = _formats(metadata, config, said)
         # The names of inference.json, then those of train.json.
         keys = ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing")
         _transforms(_list(config, keys, said.notes), said)
-        _inferer(config.get("inferer", "validate::inferer"), said)
+        _inferer(config.get("inferer", "validate::inferer"), metadata, said)
         after = _list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), said.notes)
         _back(after, said)
         _labels(names, after, said)
@@ -104,22 +92,6 @@ class _Said:
         """Say why the intensity steps are not known, and the field of the transform itself where it has one."""
         for name in {"intensity", kind} & {"intensity", "orientation", "spacing"}:
             self.lacks[name] = "; ".join(filter(None, [self.lacks.get(name), sentence]))
-
-
-def _weights(folder: Path) -> Path:
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    alone = [name for name in there if Path(name).suffix in (".pt", ".pth", ".safetensors")]
-    if len(alone) == 1:
-        return folder / alone[0]
-    if "model.ts" in there:
-        raise ModelError(
-            f"{folder.parent.name}: only TorchScript (models/model.ts), a program that would run as code: not allowed",
-            hint="save its tensors where it was made: torch.save(torch.jit.load('model.ts').state_dict(), 'model.pt')",
-        )
-    raise ModelError(f"{folder.parent.name}: models/ has no {_WEIGHTS[0]}, only {', '.join(there) or 'nothing'}")
 
 
 # ---- what the configuration says ------------------------------------------------------------------------------------
@@ -145,62 +117,8 @@ def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[Doc
     return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
 
 
-def _network(config: References, version: Any, notes: list[str]) -> Named | None:
-    """The network that the configuration names; None where the tensors have to tell it.
-
-    version   of MONAI, as the bundle states it
-    """
-    for key in ("network_def", "network", "net", "model"):
-        found = config.get(key)
-        if not isinstance(found, dict) or "_target_" not in found:
-            continue
-        kind = str(found["_target_"]).rpartition(".")[2]
-        if kind not in _FAMILIES:
-            notes.append(f"the network {kind} is not known by that name; the tensors tell which it is")
-            return None
-        arguments = {k: v for k, v in found.items() if not k.startswith("_")}
-        unknown = sorted(k for k, v in arguments.items() if _has_unknown(v))
-        if unknown:
-            notes.append(f"arguments of {kind} are Python and were not evaluated: {', '.join(unknown)}")
-            return None
-        arguments = _renamed(kind, arguments)
-        if kind == "SwinUNETR" and arguments.get("downsample", "merging") == "merging":
-            arguments |= _merging(version, notes)
-        return Named(f"the bundle's {kind}", Inferred(_FAMILIES[kind], arguments))
-    return None
-
-
-def _merging(version: Any, notes: list[str]) -> dict[str, bool]:
-    """The order of a SwinUNETR's patch merging, which MONAI 1.5 changed and no tensor tells."""
-    found = re.match(r"(\d+)\.(\d+)", str(version))
-    if found is None:
-        notes.append("the order of patch merging: that of MONAI 0.9 to 1.4, since the bundle states no version")
-        return {}
-    return {} if (int(found[1]), int(found[2])) < (1, 5) else {"legacy_merging": False}
-
-
-def _renamed(kind: str, arguments: Document) -> Document:
-    """Arguments in the terms of today's MONAI: some had other names once, some say nothing about the output."""
-    for name in ("save_attn", "preprocess", "norm_name"):
-        if name == "save_attn" or not arguments.get(name):
-            arguments.pop(name, None)
-    if "dimensions" in arguments:
-        arguments["spatial_dims"] = arguments.pop("dimensions")
-    if kind == "UNETR" and "pos_embed" in arguments:
-        arguments["proj_type"] = arguments.pop("pos_embed")
-    return arguments
-
-
-def _has_unknown(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_has_unknown(v) for v in value.values())
-    if isinstance(value, list):
-        return any(_has_unknown(v) for v in value)
-    return isinstance(value, Unknown)
-
-
-def _formats(metadata: Facts, said: _Said) -> list[str]:
-    """Channels from metadata.json; the names of the outputs are returned."""
+def _formats(metadata: Facts, config: References, said: _Said) -> list[str]:
+    """Channels from metadata.json; the names of the outputs are returned, from there or of a mapping with numbers."""
     formats = metadata.get("network_data_format", {})
     image: Document = next(iter(formats.get("inputs", {}).values()), {})
     names = _definition(image.get("channel_def"))
@@ -211,9 +129,17 @@ def _formats(metadata: Facts, said: _Said) -> list[str]:
     if short:
         said.card["modality"] = short
     outputs: Document = next(iter(formats.get("outputs", {}).values()), {})
-    names, changed = label_names(_definition(outputs.get("channel_def")))
+    found = _definition(outputs.get("channel_def")) or _definition(outputs.get("label_def"))
+    names, changed = label_names(found or _numbered(config.get("labels")) or _numbered(config.get("label_names")))
     said.notes += changed
     return names
+
+
+def _numbered(found: Any) -> list[str]:
+    """The names of a mapping to 0, 1, 2, ..., in that order; empty for anything else."""
+    if not isinstance(found, dict) or sorted(map(str, found.values())) != sorted(map(str, range(len(found)))):
+        return []
+    return sorted(found, key=lambda name: int(found[name]))
 
 
 def _definition(found: Any) -> list[str]:
@@ -233,7 +159,7 @@ def _transforms(items: Sequence[Document], said: _Said) -> None:
             continue
         if kind in ("Orientation", "Spacing"):
             order.append(kind)
-        if any(_has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
+        if any(has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
             said.lack(kind.lower(), f"{kind} has values that are Python and were not evaluated")
             known = False
         elif kind == "Orientation":
@@ -247,6 +173,8 @@ def _transforms(items: Sequence[Document], said: _Said) -> None:
             if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
                 said.notes.append("the crop's margin is another on each side; segcli takes the largest")
             steps.append({"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)})
+        elif kind in ("ConcatItems", "ConcatImages"):
+            _concatenated(item, said)
         elif kind in _PADS:
             said.notes.append(f"the padding of {kind} is left to the windows")
         else:
@@ -265,6 +193,13 @@ def _transforms(items: Sequence[Document], said: _Said) -> None:
         said.card["anchor"] = "monai_stored" if order[0] == "Spacing" and len(order) > 1 else "monai"
     if items and known:
         said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
+
+
+def _concatenated(item: Facts, said: _Said) -> None:
+    """Channels of several images that are put together, by the names of these."""
+    keys = _listed(item.get("keys_merge", item.get("keys")))
+    if len(keys) == said.network.inputs and len(said.card.get("channels", ())) != len(keys):
+        said.card["channels"] = [str(key) for key in keys]
 
 
 def _spacing(item: Facts, notes: list[str]) -> Document:
@@ -320,13 +255,25 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _inferer(item: Any, said: _Said) -> None:
+def _whole(kind: str, roi: Any, metadata: Facts, said: _Said) -> None:
+    """Windows in place of a whole image: of a size that the inferer states, else that the metadata does."""
+    image: Document = next(iter(metadata.get("network_data_format", {}).get("inputs", {}).values()), {})
+    shape = [roi] * 3 if isinstance(roi, int) else roi or image.get("spatial_shape")
+    if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape):
+        said.card["patch_size"] = shape
+        size = "×".join(map(str, shape))
+        said.notes.append(f"the bundle shows the network whole images ({kind}), segcli windows of {size}")
+    else:
+        said.lacks["patch_size"] = f"the bundle shows the network whole images ({kind}), segcli windows: give --patch"
+
+
+def _inferer(item: Any, metadata: Facts, said: _Said) -> None:
     """Windows as the sliding-window inferer has them."""
     if not isinstance(item, dict):
         return
     kind, roi = _kind(item), item.get("roi_size")
     if kind not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
-        said.lacks["patch_size"] = f"the bundle shows the network whole images ({kind}), segcli windows: give --patch"
+        _whole(kind, roi, metadata, said)
         return
     if kind == "SliceInferer":
         axis = item.get("spatial_dim", 0)

@@ -1,7 +1,7 @@
 """The configuration of a MONAI bundle, JSON or YAML: literals are read, references followed, nothing is evaluated.
 
-Values that begin with "$" are Python. Of those only references are followed ("$@network_def",
-"$@bundle_root + '/models/model.pt'"); the rest is left alone.
+Values that begin with "$" are Python. Of those references and literals are read ("$@network_def",
+"$@bundle_root + '/models/model.pt'", "$len(@labels)"); the rest is left alone.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
+from segcli.models.imports.bundle_literals import Unsaid, said
 from segcli.models.imports.source import legible
 
 _ENDINGS = (".json", ".yaml", ".yml")
@@ -33,8 +34,8 @@ class Unknown:
 class References:
     """A configuration whose references are followed; what would have to be evaluated becomes Unknown.
 
-    Understood: "@id", "@id::sub" and "@id#sub", the same with "%" (MONAI's copies), "$@id", "$@id + 'text'",
-    "$A if @id else B" with literals, and "$[...]" or numbers that are JSON.
+    Understood: "@id", "@id::sub" and "@id#sub", the same with "%" (MONAI's copies), and "$" with what
+    `bundle_literals` knows: literals, their sums, lengths and choices, and references among them.
     """
 
     def __init__(self, config: Facts) -> None:
@@ -68,33 +69,22 @@ class References:
             return self._followed(value[1:], depth - 1)
         if not value.startswith("$"):
             return value
-        return self._pattern(" ".join(value[1:].split()), depth)
+        return self._said(" ".join(value[1:].split()), depth)
 
-    def _pattern(self, text: str, depth: int) -> Any:
-        """What a "$" text says by one of a few patterns; it is never evaluated."""
-        if match := re.fullmatch(rf"({_ID})\.to\([^()]*\)", text):  # a network moved to a device
-            return self._followed(match[1][1:], depth - 1)
-        if match := re.fullmatch(rf"({_ID})\s*\+\s*('[^']*'|\"[^\"]*\")", text):
-            first = self._followed(match[1][1:], depth - 1)
-            return first + match[2][1:-1] if isinstance(first, str) else Unknown(text)
-        if match := re.fullmatch(rf"(.+?)\s+if\s+({_ID})\s+else\s+(.+)", text):
-            condition = self._followed(match[2][1:], depth - 1)
-            if isinstance(condition, bool):
-                return self._literal(match[1] if condition else match[3], depth)
-            return Unknown(text)
-        return self._literal(text, depth)
+    def _said(self, text: str, depth: int) -> Any:
+        """What a "$" text says by its literals and references; it is never evaluated."""
+        known: dict[str, Any] = {}
 
-    def _literal(self, text: str, depth: int) -> Any:
-        if re.fullmatch(_ID, text):
-            return self._followed(text[1:], depth - 1)
-        plain = {"True": True, "False": False, "None": None}
-        if text in plain:
-            return plain[text]
-        if re.fullmatch(r"'[^']*'", text):
-            return text[1:-1]
+        def name(match: re.Match[str]) -> str:
+            name = f"_{len(known)}"
+            known[name] = self._followed(match[0][1:], depth - 1)
+            return name
+
+        named = re.sub(_ID, name, text)
+        told = {name: value for name, value in known.items() if not isinstance(value, Unknown)}
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
+            return known[named] if named in known else said(named, told)
+        except Unsaid:
             return Unknown(text)
 
     def _followed(self, name: str, depth: int) -> Any:
@@ -111,7 +101,7 @@ class References:
         return self.resolve(place, depth)
 
 
-_ID = r"@[A-Za-z_][\w#:]*"
+_ID = r"@[A-Za-z_]\w*(?:(?:#|::)\w+)*"
 
 
 def is_bundle(folder: Path) -> bool:
@@ -119,11 +109,23 @@ def is_bundle(folder: Path) -> bool:
     return any(files(folder / "configs", (name,)) for names in (*_CONFIGS, ("metadata",)) for name in names)
 
 
-def configuration(folder: Path) -> References:
-    """The configuration that inference is run with, of one file or of several laid over each other."""
+def configuration(folder: Path, wanted: str | None = None) -> tuple[References, list[str]]:
+    """The configuration that inference is run with, of one file or of several laid over each other.
+
+    wanted   the name of one of several files, with or without its ending
+    returns  and a sentence about other files for inference, where none was asked for
+    """
+    others = sorted(p.name for p in folder.glob("inference*") if p.suffix in _ENDINGS)
+    if wanted is not None:
+        name = wanted.removesuffix(next((end for end in _ENDINGS if wanted.endswith(end)), ""))
+        if PurePath(name).name == name and (found := files(folder, (name,))):
+            return References(merged(found)), []
+        raise ModelError(f"{folder.parent.name}: has no configs/{wanted}", hint=f"there are: {', '.join(others)}")
     for names in _CONFIGS:
         if found := files(folder, names):
-            return References(merged(found))
+            also = ", ".join(name for name in others if Path(name).stem != "inference")
+            said = [f"configs/{found[0].name} is taken; there is also {also} (--config)"] if also else []
+            return References(merged(found)), said
     raise ModelError(f"{folder.parent.name}: has no configs/inference.json (or .yaml)")
 
 

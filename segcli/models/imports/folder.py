@@ -46,13 +46,15 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: Wanted) -> Source:
     # Cross-validation and prediction leave copies of the plans, without folds beside them.
     plans = {place: read for place, read in plans.items() if nnunet.has_folds(place)} or plans
     bundles = [path.parent for path in sorted(folder.rglob("configs")) if is_bundle(path.parent)]
+    if wanted.config is not None and not bundles:
+        raise UsageError(f"--config chooses in a MONAI bundle, and {name} is none")
     if plans and not bundles:
         place, notes = _chosen(list(plans), folder, name, wanted)
         source = plans[place](place, wanted.folds)
         return replace(source, notes=[*notes, *source.notes])
     _only_of_nnunet(wanted, name)
     if len(bundles) == 1 and not plans:
-        return bundle.folder(bundles[0])
+        return bundle.folder(bundles[0], wanted.config)
     if bundles:
         raise _several([*plans, *bundles], folder, name, "give the folder of one of them")
     endings = (".pt", ".pth", ".ckpt", ".tar", ".model", ".safetensors", ".onnx")
@@ -67,6 +69,8 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: Wanted) -> Source:
 
 def _file(path: Path, *, told: bool, wanted: Wanted) -> Source:
     _only_of_nnunet(wanted, path.name)
+    if wanted.config is not None:
+        raise UsageError(f"--config chooses in a MONAI bundle, and {path.name} is none")
     return file(path, told=told, table=wanted.table)
 
 

@@ -41,6 +41,7 @@ class Wanted:
     trainer        "nnUNetTrainer"
     plans          "nnUNetPlans"
     folds          of nnU-Net, "0" to "4" or "all"; empty for all that are there
+    config         the file in a MONAI bundle's configs/, "inference_segresnet"
     """
 
     table: str | None = None
@@ -48,6 +49,7 @@ class Wanted:
     trainer: str | None = None
     plans: str | None = None
     folds: tuple[str, ...] = ()
+    config: str | None = None
 
     @property
     def of_nnunet(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from segcli import formats
 from segcli.engines.choose import open_engine
-from segcli.errors import ModelError
+from segcli.errors import ModelError, UsageError
 from segcli.inference.segment import segment
 from segcli.models import imports, library, weights
 from segcli.models.imports.bundle import _intensity
@@ -236,7 +236,9 @@ def test_a_field_of_another_kind_is_refused(tmp_path: Path) -> None:
         ),
         ({"_target_": "SlidingWindowInferer", "roi_size": [96, 96, -1]}, None, ""),
         ({"_target_": "SliceInferer", "roi_size": [64, 32], "spatial_dim": 2}, [64, 32, 1], ""),
-        ({"_target_": "SimpleInferer"}, None, "the bundle shows the network whole images (SimpleInferer)"),
+        ({"_target_": "SimpleInferer"}, [16, 16, 16], "the bundle shows the network whole images (SimpleInferer)"),
+        ({"_target_": "SimpleInferer", "roi_size": [32, 16, 16]}, [32, 16, 16], "the bundle shows the network whole"),
+        ({"_target_": "SimpleInferer", "roi_size": [96, -1, 96]}, None, "the bundle shows the network whole images"),
     ],
 )
 def test_windows_are_those_of_the_inferer_or_missing(
@@ -425,6 +427,14 @@ def test_arguments_of_other_versions_of_monai_are_understood(tmp_path: Path) -> 
         ("$'bilinear' if @flag else 'nearest'", "bilinear"),
         ("$[96, 96, 96]", [96, 96, 96]),
         ("$None", None),
+        ("$len(@list)", 2),
+        ("$len(@list) + @a#b * 2 - 1", 7),
+        ("$@list + ['z']", ["x", "y", "z"]),
+        ("$'a' if @a#b > 2 and not @flag else @list[-1]", "y"),
+        ("$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')", "cpu"),
+        ("$monai.utils.CommonKeys.IMAGE", "image"),
+        ("$@a.to(@nowhere)", {"b": 3}),
+        ("$copy.deepcopy(@list)", ["x", "y"]),
         ("%a::b", 3),
         ("@through::b", 3),
     ],
@@ -434,7 +444,30 @@ def test_references_are_followed_by_pattern(text: str, value: Any) -> None:
     assert References(config).resolve(text) == value
 
 
-@pytest.mark.parametrize("text", ["$1 + 1", "@nowhere", "@round", "$__import__('os')", "$@a.to(@b) + 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@nowhere",
+        "@round",
+        "$__import__('os')",
+        "$@a.to(@b) + 1",
+        "$@a + 'text'",
+        "$@a.real",
+        "$[i for i in [1]]",
+        "$[0] * 10**9",
+        "$'a' * 9",
+        "$2 ** 9",
+        "$9007199254740992 * 2",
+        "$1 / 0",
+        "$len(1)",
+        "$int('" + "9" * 4500 + "')",
+        "$" + "(" * 900 + "1" + ")" * 900,
+        "$open('PWNED', 'w')",
+        "$(lambda: 1)()",
+        "$list.__class__",
+        "$f'{1}'",
+    ],
+)
 def test_what_would_have_to_be_evaluated_stays_unknown(text: str) -> None:
     assert isinstance(References({"round": "@round", "a": 1}).resolve(text), Unknown)
 
@@ -443,6 +476,60 @@ def test_references_that_unfold_without_end_are_refused() -> None:
     config = {f"level{i}": [f"@level{i + 1}"] * 10 for i in range(9)} | {"level9": 1}
     with pytest.raises(ModelError, match="unfold to more than 100000 values: not allowed"):
         References(config).resolve("@level0")
+
+
+def test_the_file_that_the_configuration_loads_is_taken_among_several(tmp_path: Path) -> None:
+    handlers = [{"_target_": "CheckpointLoader", "load_path": "$@bundle_root + '/models/' + @modelname"}]
+    folder = edited(tmp_path / "b", handlers=handlers, modelname="$'fine.pt' if @high else 'low.pt'", high=True)
+    models = folder / "models"
+    shutil.copy(models / "model.pt", models / "low.pt")
+    (models / "model.pt").rename(models / "fine.pt")
+    assert imports.inspect(folder).container == "MONAI bundle, fine.pt"
+    (models / "fine.pt").rename(models / "other.pt")
+    with pytest.raises(ModelError, match=r"models/ has no fine\.pt, only low\.pt, other\.pt"):
+        imports.inspect(folder)
+
+
+def test_one_of_several_configurations_is_chosen_by_its_name(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "b")
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    config["inferer"]["roi_size"] = [32, 32, 32]
+    (folder / "configs" / "inference_large.json").write_text(json.dumps(config))
+    usual = imports.inspect(folder)
+    assert usual.found["patch_size"] == [16, 16, 16]
+    assert "configs/inference.json is taken; there is also inference_large.json (--config)" in usual.notes
+    for name in ("inference_large", "inference_large.json"):
+        found = imports.inspect(folder, wanted=imports.Wanted(config=name))
+        assert found.found["patch_size"] == [32, 32, 32]
+        assert not [note for note in found.notes if "--config" in note]
+    for name in ("inference_small", "../inference_large"):
+        with pytest.raises(ModelError, match="has no configs/"):
+            imports.inspect(folder, wanted=imports.Wanted(config=name))
+    with pytest.raises(UsageError, match="--config chooses in a MONAI bundle"):
+        imports.inspect(folder / "models" / "model.pt", wanted=imports.Wanted(config="x"))
+
+
+@pytest.mark.parametrize("place", ["label_def", "labels", "label_names"])
+def test_names_of_labels_stand_in_one_of_three_places(tmp_path: Path, place: str) -> None:
+    named = {"spleen": 1, "background": 0}
+    folder = edited(tmp_path / "b", **({} if place == "label_def" else {place: named}))
+    path = folder / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    output = next(iter(metadata["network_data_format"]["outputs"].values()))
+    del output["channel_def"]
+    if place == "label_def":
+        output["label_def"] = {"0": "background", "1": "spleen"}
+    path.write_text(json.dumps(metadata))
+    assert imports.inspect(folder).found["labels"] == {"background": 0, "spleen": 1}
+
+
+def test_a_refusal_names_the_class_of_the_network(tmp_path: Path) -> None:
+    for definition in ({"_target_": "scripts.nets.OtherNet"}, "$monai.networks.nets.OtherNet(in_channels=1)"):
+        folder = edited(tmp_path / "b", network_def=definition)
+        torch.save({"odd.weight": torch.zeros(2, 3, 5), "odd.bias": torch.zeros(7)}, folder / "models" / "model.pt")
+        with pytest.raises(ModelError, match=r"models/model\.pt \(OtherNet\): 2 tensors of no network"):
+            imports.inspect(folder)
+        shutil.rmtree(folder)
 
 
 # ---- YAML -----------------------------------------------------------------------------------------------------------
