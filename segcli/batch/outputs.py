@@ -7,13 +7,14 @@ A further kind comes from an installed package: an entry point of the group `seg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from segcli.batch.bids import name_of
+from segcli.batch.objects import Objects, Signed
 from segcli.documents import Facts
 from segcli.errors import ModelError, UsageError
 from segcli.structures import file_names
@@ -85,6 +86,7 @@ class Destination:
     stats: Literal["segcli", "totalseg"] = "segcli"
     seg_type: Literal["binary", "fractional", "labelmap"] = "binary"
     identifiers: bool = False
+    dicom: Objects = field(default_factory=Objects)
 
     @property
     def outputs(self) -> list[Output]:
@@ -153,9 +155,9 @@ class Finished:
     facts: Facts
 
     @property
-    def signed(self) -> dict[str, str]:
-        """Who made it, for a DICOM object."""
-        return {"algorithm": self.card.name, "version": str(self.facts["model"]["sha256"])}
+    def signed(self) -> Signed:
+        """Who made it, and what is to be said of it, for a DICOM object."""
+        return self.to.dicom.signed(self.card.name, str(self.facts["model"]["sha256"]))
 
 
 def beside(base: Path, ending: str) -> Path:

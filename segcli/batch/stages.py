@@ -126,7 +126,8 @@ class Job:
     @property
     def choices(self) -> Document:
         """What else the files beside a label map depend on."""
-        return {"seg_type": self.to.seg_type, "identifiers": self.to.identifiers}
+        to = self.to
+        return {"seg_type": to.seg_type, "identifiers": to.identifiers, "dicom": to.dicom.choices}
 
     def rest(self) -> None:
         """Give back the memory that only the networks need."""
@@ -374,7 +375,9 @@ def write(job: Job, labelled: Labelled) -> Outcome:
         whole = with_(
             found,
             warnings=[*found.warnings, *said],
-            extras=ExtrasFacts(seg_type=job.to.seg_type, identifiers=job.to.identifiers, files=sums),
+            extras=ExtrasFacts(
+                seg_type=job.to.seg_type, identifiers=job.to.identifiers, dicom=job.to.dicom.choices, files=sums
+            ),
             run=RunFacts(
                 seconds={stage: round(value, 3) for stage, value in seconds.items()},
                 peak_memory_mb=round(memory.peak_memory() / 1e6),

@@ -133,6 +133,16 @@ class Outputs:
         typer.Option("--write", help=f"{offered('--write')}; repeatable."),
     ] = None
     seg_type: Annotated[str, typer.Option("--seg-type", help="binary, fractional or labelmap.")] = "binary"
+    series_description: Annotated[
+        str | None, typer.Option("--series-description", help="Of DICOM objects; default: segcli and the model.")
+    ] = None
+    series_number: Annotated[
+        int | None, typer.Option("--series-number", min=1, help="Of a DICOM Segmentation; RTSTRUCT + 1, SR + 2.")
+    ] = None
+    content_date: Annotated[
+        str, typer.Option("--content-date", help="Of DICOM objects: source (equal bytes each time) or now.")
+    ] = "source"
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="DICOM objects without patient and dates.")] = False
     report: Reports = None
     tables: Tables = ""
     split: Split = False
@@ -157,6 +167,7 @@ class Outputs:
         return path if path is not None and path.name.lower().endswith(written()) and not path.is_dir() else None
 
     def destination(self) -> Destination:
+        from segcli.batch.objects import Objects
         from segcli.batch.outputs import Destination, choices
 
         to = Destination(
@@ -171,6 +182,12 @@ class Outputs:
             stats=choice("--stats-format", self.stats_format, ("segcli", "totalseg")),
             seg_type=choice("--seg-type", self.seg_type, ("binary", "fractional", "labelmap")),
             identifiers=self.identifiers,
+            dicom=Objects(
+                self.series_description,
+                self.series_number,
+                choice("--content-date", self.content_date, ("source", "now")),
+                self.anonymous,
+            ),
         )
         alone = Destination(overwrite=to.overwrite, seg_type=to.seg_type, identifiers=to.identifiers)
         if self.streamed and to != alone:

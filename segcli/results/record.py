@@ -108,6 +108,7 @@ class ExtrasFacts(TypedDict):
     seg_type: str
     identifiers: bool
     files: dict[str, str]
+    dicom: NotRequired[dict[str, str | int | bool | None] | None]
 
 
 class RunFacts(TypedDict):

@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
 import highdicom as hd
@@ -40,6 +41,29 @@ _STUDY = (
 )
 _OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "PatientIdentityRemoved")
 _METHOD = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+_UID_SIZE = 64
+
+
+@dataclass(frozen=True)
+class About:
+    """What the user says of an object that is made.
+
+    description  of its series; None: "segcli" and the model
+    number       of the segmentation's series, a structure set having the next and a report the one after; None: from
+                 the source's
+    moment       when it is made, for its dates; None: they are those of the source, so that equal labels make equal
+                 bytes
+    anonymous    whether patient, dates and study numbers stay away; identifiers of instances stay, which tie it to
+                 its slices
+    """
+
+    description: str | None = None
+    number: int | None = None
+    moment: datetime | None = None
+    anonymous: bool = False
+
+
+AS_SOURCE = About()
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,7 @@ class Scan:
     numbers   planes of the volume that come from a file; those that filled a gap get no labels
     """
 
-    def __init__(self, labels: Volume, like: Source | None, what: str) -> None:
+    def __init__(self, labels: Volume, like: Source | None, what: str, about: About = AS_SOURCE) -> None:
         if like is None or like.kind != "dicom":
             raise UsageError(f"{what} needs a DICOM series as its source", hint="write the labels as NIfTI instead")
         planes: Sequence[Frame | None] = like.header.planes
@@ -91,6 +115,7 @@ class Scan:
                 hint="write the labels as NIfTI instead",
             )
         self.grid = grid
+        self.about = about
 
     @property
     def header(self) -> Dataset:
@@ -98,11 +123,20 @@ class Scan:
 
     @property
     def frame_of_reference(self) -> str:
-        return self.files[0].text("FrameOfReferenceUID")
+        return self.uid_of("FrameOfReferenceUID")
+
+    def uid_of(self, keyword: str, file: DicomFile | None = None) -> str:
+        """An identifier of the source; one derived from it where it is longer than the standard allows."""
+        text = (file or self.files[0]).text(keyword)
+        return text if len(text) <= _UID_SIZE else uid("instead of", text)
 
     @cached_property
     def date_time(self) -> tuple[str, str]:
-        """Date and time of the series, of the study where it has none; never those of the clock."""
+        """Date and time of the series, of the study where it has none; those of the clock only where it is wished."""
+        if self.about.moment is not None:
+            return f"{self.about.moment:%Y%m%d}", f"{self.about.moment:%H%M%S}"
+        if self.about.anonymous:
+            return "19000101", "000000"
         for name in ("Series", "Study", "Acquisition", "Content"):
             date, time = self.files[0].text(f"{name}Date"), self.files[0].text(f"{name}Time")
             if re.fullmatch(r"\d{8}", date):
@@ -111,39 +145,70 @@ class Scan:
 
     @property
     def number(self) -> int:
-        """The series number of a new object: the source's, moved to where scanners seldom number."""
-        return self.files[0].count("SeriesNumber", 0) % 100000 + 1000
+        """The series number of a new object: the source's, moved to where scanners seldom number, or as wished."""
+        wished = self.about.number
+        return self.files[0].count("SeriesNumber", 0) % 100000 + 1000 if wished is None else wished
+
+    def description(self, algorithm: str) -> str:
+        """What the series of a new object is called."""
+        return (self.about.description or f"segcli {algorithm}")[:64]
 
     def reference(self, file: DicomFile) -> Dataset:
         out = Dataset()
         out.ReferencedSOPClassUID = file.text("SOPClassUID")
-        out.ReferencedSOPInstanceUID = file.text("SOPInstanceUID")
+        out.ReferencedSOPInstanceUID = self.uid_of("SOPInstanceUID", file)
         return out
 
     def lend(self, target: Dataset) -> None:
-        """Patient and study of the source; those that the standard demands are empty where the source has none."""
-        for keyword in (*_PATIENT, *_STUDY, *_OPTIONAL, *_METHOD):
-            if keyword in self.header:
+        """Patient and study of the source; those that the standard demands are empty where the source has none.
+
+        Text is written as UTF-8 where the source names a character set; else what is not ASCII becomes "?", since
+        nobody knows what it is.
+        """
+        anonymous = self.about.anonymous
+        for keyword in (*_PATIENT, *_STUDY, *(() if anonymous else (*_OPTIONAL, *_METHOD))):
+            if keyword in self.header and not anonymous:
                 target[keyword] = self.header[keyword]
             elif keyword in (*_PATIENT, *_STUDY):
                 setattr(target, keyword, "")
-        if "SpecificCharacterSet" in self.header:
+        target.StudyInstanceUID = self.uid_of("StudyInstanceUID")
+        if anonymous:
+            target.PatientName, target.PatientIdentityRemoved = "Anonymous", "YES"
+            target.DeidentificationMethod = "segcli: no patient, dates or study numbers; UIDs kept"
+            target.LongitudinalTemporalInformationModified = "REMOVED"
+        elif self.files[0].text("SpecificCharacterSet").strip("\\") not in ("", "ISO_IR 6"):
             target.SpecificCharacterSet = "ISO_IR 192"
+        else:
+            target.pop("SpecificCharacterSet", None)
+            for keyword in (*_PATIENT, *_STUDY, *_OPTIONAL, *_METHOD[:1]):
+                text = str(target.get(keyword, ""))
+                if not text.isascii():
+                    setattr(target, keyword, text.encode("ascii", "replace").decode())
+
+    def sign(self, target: Dataset, algorithm: str, version: str) -> None:
+        """What made an object, as a device: name and hash of the model, segcli and its version; for research."""
+        target.Manufacturer, target.ManufacturerModelName = MANUFACTURER, algorithm[:64]
+        target.SoftwareVersions = [segcli.__version__, version[:64]] if version else segcli.__version__
+        target.DeviceSerialNumber = version[:16] or "none"
+        target.DeviceUID = uid("device", MANUFACTURER, algorithm, version)
+        target.ContentQualification = "RESEARCH"
 
     def blank(self) -> Dataset:
         """A stand-in for a source instance, of nobody: the library checks what a scanner wrote more than it should."""
         out = Dataset()
         for keyword in (*_PATIENT, *_STUDY):
             setattr(out, keyword, None)
-        out.StudyInstanceUID = self.files[0].text("StudyInstanceUID")
+        out.StudyInstanceUID = self.uid_of("StudyInstanceUID")
         return out
 
     def date(self, target: Dataset) -> None:
-        """Dates of the source in place of the clock's."""
+        """The dates of the source, or those that are wished, in place of the library's."""
         target.SeriesDate, target.SeriesTime = self.date_time
         target.ContentDate, target.ContentTime = self.date_time
         for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
             target.pop(keyword, None)
+        if self.about.moment is not None:
+            target.InstanceCreationDate, target.InstanceCreationTime = self.date_time
         for item in target.get("ContributingEquipmentSequence", ()):
             item.ContributionDateTime = "".join(self.date_time)
 
@@ -163,6 +228,8 @@ def fingerprint(scan: Scan, voxels: NDArray[np.generic], names: Sequence[Label],
     digest = hashlib.sha256(np.ascontiguousarray(voxels).tobytes())
     for file in scan.files:
         digest.update(file.text("SOPInstanceUID").encode())
+    if scan.about != AS_SOURCE:
+        settings = (*settings, scan.about)
     digest.update(repr((voxels.shape, tuple(names), settings, segcli.__version__)).encode())
     return digest.hexdigest()
 

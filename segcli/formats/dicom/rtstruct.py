@@ -17,11 +17,19 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage
 
-import segcli
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.files import quiet, text_of
-from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, fingerprint, term, uid, unmapped
+from segcli.formats.dicom.objects import (
+    AS_SOURCE,
+    About,
+    Scan,
+    all_named,
+    fingerprint,
+    term,
+    uid,
+    unmapped,
+)
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
 
@@ -39,6 +47,7 @@ def write(
     *,
     algorithm: str,
     version: str,
+    about: About = AS_SOURCE,
 ) -> tuple[str, ...]:
     """Write labels as an RT structure set; the warnings say which structures have no code of their own.
 
@@ -46,7 +55,7 @@ def write(
     algorithm  the model's name; version: its hash
     errors     UsageError for another source than DICOM, InputError without a frame of reference, OutputError
     """
-    scan = Scan(labels, like, "a structure set")
+    scan = Scan(labels, like, "a structure set", about)
     all_named(labels, names)
     wanted = structures(names)
     stored = labels.data[0, scan.numbers]
@@ -182,14 +191,15 @@ def _object(
     ds.SOPClassUID, ds.SOPInstanceUID = RTStructureSetStorage, uid(identity, "instance")
     scan.lend(ds)
     ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "RTSTRUCT", uid(identity, "series"), scan.number + 1
-    ds.SeriesDescription, ds.OperatorsName = f"segcli {algorithm}"[:64], ""
-    ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, algorithm[:64]
-    ds.SoftwareVersions = [segcli.__version__, version[:64]]
+    ds.SeriesDescription, ds.OperatorsName = scan.description(algorithm), ""
+    scan.sign(ds, algorithm, version)
     ds.SeriesDate, ds.SeriesTime = ds.StructureSetDate, ds.StructureSetTime = scan.date_time
+    if scan.about.moment is not None:
+        ds.InstanceCreationDate, ds.InstanceCreationTime = scan.date_time
     ds.StructureSetLabel, ds.InstanceNumber, ds.ApprovalStatus = "SEGCLI", 1, "UNAPPROVED"
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = scan.frame_of_reference, ""
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(scan)]
-    ds.StructureSetROISequence = [_roi(label, scan) for label in wanted]
+    ds.StructureSetROISequence = [_roi(label, scan, f"{algorithm} {version}") for label in wanted]
     ds.ROIContourSequence = [_roi_contours(label, stored == label.id, scan) for label in wanted]
     if _longest(ds) >= 1 << 16:  # an explicit VR has 16 bits for the length of a contour's numbers
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -199,18 +209,19 @@ def _object(
 
 def _frame_of_reference(scan: Scan) -> Dataset:
     series, study, frame = Dataset(), Dataset(), Dataset()
-    series.SeriesInstanceUID = scan.files[0].text("SeriesInstanceUID")
+    series.SeriesInstanceUID = scan.uid_of("SeriesInstanceUID")
     series.ContourImageSequence = [scan.reference(f) for f in scan.files]
     study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # retired, and what planning systems still look for
-    study.ReferencedSOPInstanceUID = scan.files[0].text("StudyInstanceUID")
+    study.ReferencedSOPInstanceUID = scan.uid_of("StudyInstanceUID")
     study.RTReferencedSeriesSequence = [series]
     frame.FrameOfReferenceUID = scan.frame_of_reference
     frame.RTReferencedStudySequence = [study]
     return frame
 
 
-def _roi(label: Label, scan: Scan) -> Dataset:
+def _roi(label: Label, scan: Scan, made_by: str) -> Dataset:
     roi = Dataset()
+    roi.ROIGenerationDescription = made_by[:64]
     roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = label.id, label.name[:64], "AUTOMATIC"
     roi.ReferencedFrameOfReferenceUID = scan.frame_of_reference
     return roi

@@ -14,13 +14,24 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 import segcli
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.files import quiet
-from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, concept, fingerprint, term, uid, unmapped
+from segcli.formats.dicom.objects import (
+    AS_SOURCE,
+    MANUFACTURER,
+    About,
+    Scan,
+    all_named,
+    concept,
+    fingerprint,
+    term,
+    uid,
+    unmapped,
+)
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
 
@@ -36,16 +47,17 @@ def write(
     algorithm: str,
     version: str,
     kind: Kind = "binary",
+    about: About = AS_SOURCE,
 ) -> tuple[str, ...]:
     """Write labels as a Segmentation object; the warnings say which structures have no code of their own.
 
     labels     (1, D, H, W) integers on the grid of `like`; for "fractional" also (K, D, H, W) float32 from 0 to 1,
                one channel for each structure of `names` in the order of their values
     algorithm  the model's name; version: its hash
-    kind       binary and fractional: segments 1, 2, ... in the order of the label values; labelmap: the values
+    kind       binary and fractional: segments 1, 2, ... in the order of the label values; labelmap: the values, packed
     errors     UsageError for another source than DICOM, InputError without a frame of reference, OutputError
     """
-    scan = Scan(labels, like, "a DICOM segmentation")
+    scan = Scan(labels, like, "a DICOM segmentation", about)
     wanted = structures(names)
     if labels.data.dtype.kind != "f":
         all_named(labels, names)
@@ -138,6 +150,8 @@ def _segment(frame: Dataset, shared: Dataset) -> int:
 def _pixels(ds: Dataset) -> Voxels:
     """(frames, rows, columns); single bits are unpacked, the first pixel in the lowest one."""
     shape = (int(ds.NumberOfFrames), int(ds.Rows), int(ds.Columns))
+    if ds.file_meta.TransferSyntaxUID == RLELossless:
+        return np.asarray(ds.pixel_array).reshape(shape)
     if ds.BitsAllocated == 1:
         bits = np.unpackbits(np.frombuffer(ds.PixelData, np.uint8), bitorder="little")
         return bits[: np.prod(shape)].reshape(shape)
@@ -171,7 +185,11 @@ def _object(
 ) -> hd.seg.Segmentation:
     """The object with everything that depends on the clock or on chance replaced by what depends on its content."""
     made_by = hd.AlgorithmIdentificationSequence(
-        name=algorithm[:64], family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence, version=version[:64]
+        name=algorithm[:64],
+        family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence,
+        version=version[:64],
+        source=MANUFACTURER,
+        parameters={"software": f"segcli {segcli.__version__}"},
     )
     slices = _slices(scan)
     empty = not stored.any()  # one plane says so; otherwise each segment would come on all planes
@@ -194,9 +212,10 @@ def _object(
         device_serial_number=version[:16] or "none",
         content_label="SEGMENTATION",
         content_description=f"by {algorithm}"[:64],
-        series_description=f"segcli {algorithm}"[:64],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        series_description=scan.description(algorithm),
+        transfer_syntax_uid=RLELossless if kind == "labelmap" else ExplicitVRLittleEndian,
     )
+    scan.sign(segmentation, algorithm, version)
     scan.lend(segmentation)
     scan.date(segmentation)
     segmentation.ContentCreatorName = ""
@@ -211,9 +230,10 @@ def _slices(scan: Scan) -> list[Dataset]:
     """Each plane as a classic slice, whatever holds it; its number stands for its identity until `_refer`.
 
     Orientation and spacing are those of the first plane: differences in the last digits, which the reader let pass,
-    are refused by the library.
+    are refused by the library. The two axes are at right angles exactly, as the standard asks.
     """
     first = scan.frames[0]
+    axes = orthonormal(first.row, first.column)
     out = []
     for k, frame in enumerate(scan.frames):
         ds = scan.blank()
@@ -222,12 +242,22 @@ def _slices(scan: Scan) -> list[Dataset]:
         ds.PositionReferenceIndicator = scan.files[0].text("PositionReferenceIndicator")
         ds.Modality = scan.files[0].text("Modality")
         ds.Rows, ds.Columns = frame.shape
-        ds.ImageOrientationPatient = [_decimal(v) for v in (*first.row, *first.column)]
+        ds.ImageOrientationPatient = [_decimal(v) for v in axes]
         ds.ImagePositionPatient = [_decimal(v) for v in frame.position]
         ds.PixelSpacing = [_decimal(v) for v in first.spacing]
         ds.SliceThickness = _decimal(frame.thickness or scan.grid.spacing[0])
         out.append(ds)
     return out
+
+
+def orthonormal(row: Sequence[float], column: Sequence[float]) -> list[float]:
+    """The six cosines of two unit vectors, each turned by the same half of what they lack to a right angle."""
+    u, v = np.array(row), np.array(column)
+    lean = float(u @ v) / 2
+    u, v = u - lean * v, v - lean * u
+    u /= np.linalg.norm(u)
+    v -= (u @ v) * u
+    return [float(x) for x in (*u, *(v / np.linalg.norm(v)))]
 
 
 def _decimal(value: float) -> str:
@@ -258,7 +288,7 @@ def _refer(segmentation: Dataset, scan: Scan) -> None:
     references = [scan.reference(f) for f in scan.files]
     segmentation.SourceImageSequence = references
     series = Dataset()
-    series.SeriesInstanceUID = scan.files[0].text("SeriesInstanceUID")
+    series.SeriesInstanceUID = scan.uid_of("SeriesInstanceUID")
     series.ReferencedInstanceSequence = references
     segmentation.ReferencedSeriesSequence = [series]
     items = {  # by identity: the frames of one plane share their item
@@ -270,7 +300,7 @@ def _refer(segmentation: Dataset, scan: Scan) -> None:
     for item in items.values():
         frame = scan.frames[int(item.ReferencedSOPInstanceUID.removeprefix("1."))]
         item.ReferencedSOPClassUID = frame.file.text("SOPClassUID")
-        item.ReferencedSOPInstanceUID = frame.file.text("SOPInstanceUID")
+        item.ReferencedSOPInstanceUID = scan.uid_of("SOPInstanceUID", frame.file)
         if frame.file.count("NumberOfFrames") > 1:
             item.ReferencedFrameNumber = frame.index + 1
         if frame.tile is not None:

@@ -15,7 +15,18 @@ import segcli
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.files import quiet
-from segcli.formats.dicom.objects import MANUFACTURER, Scan, all_named, concept, fingerprint, term, uid, unmapped
+from segcli.formats.dicom.objects import (
+    AS_SOURCE,
+    MANUFACTURER,
+    About,
+    Scan,
+    all_named,
+    concept,
+    fingerprint,
+    term,
+    uid,
+    unmapped,
+)
 from segcli.space.volume import Source, Volume
 from segcli.structures import Label, structures
 
@@ -36,6 +47,7 @@ def write(
     segmentation: Path,
     algorithm: str,
     version: str,
+    about: About = AS_SOURCE,
 ) -> tuple[str, ...]:
     """Write the volume of each structure, in mL, as a report that refers to the segments it was measured on.
 
@@ -44,7 +56,7 @@ def write(
     algorithm     the model's name; version: its hash
     errors        UsageError for another source than DICOM, OutputError
     """
-    scan = Scan(labels, like, "a structured report")
+    scan = Scan(labels, like, "a structured report", about)
     all_named(labels, names)
     wanted = structures(names)
     stored = labels.data[0, scan.numbers]
@@ -84,8 +96,10 @@ def _object(
         serial_number=version[:16] or None,
     )
     observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-    made_by = hd.sr.AlgorithmIdentification(name=algorithm, version=version or segcli.__version__)
-    series = hd.sr.SourceSeriesForSegmentation(scan.files[0].text("SeriesInstanceUID"))
+    made_by = hd.sr.AlgorithmIdentification(
+        name=algorithm, version=version or segcli.__version__, parameters=[f"software: segcli {segcli.__version__}"]
+    )
+    series = hd.sr.SourceSeriesForSegmentation(scan.uid_of("SeriesInstanceUID"))
     measured = []
     for label, volume in volumes.items():
         meant = term(label)
@@ -126,8 +140,9 @@ def _object(
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
-        series_description=f"segcli {algorithm}"[:64],
+        series_description=scan.description(algorithm),
     )
+    scan.sign(document, algorithm, version)
     scan.lend(document)
     scan.date(document)
     return document
@@ -137,6 +152,7 @@ def _evidence(scan: Scan, header: Dataset) -> Dataset:
     """What a report needs to refer to an instance; the patient is lent afterwards, as the source says it."""
     ds = scan.blank()
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
-        setattr(ds, keyword, str(header[keyword].value))
-    ds.StudyInstanceUID = scan.files[0].text("StudyInstanceUID")
+        value = str(header[keyword].value)
+        setattr(ds, keyword, value if len(value) <= 64 else uid("instead of", value))
+    ds.StudyInstanceUID = scan.uid_of("StudyInstanceUID")
     return ds

