@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace as with_
 
 from segcli import formats, memory
 from segcli.batch import bids, budget, outputs
+from segcli.batch.answer import finished
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.outputs import Destination, Finished, is_own
@@ -30,6 +30,7 @@ from segcli.inference.windows import at_overlap
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
 from segcli.results import checks, record, scan_checks
+from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.results.measure import Tally, summed, tallied
 from segcli.results.record import EngineFacts, ExtrasFacts, LabelsFacts, Measured, ModelFacts, Record, RunFacts
@@ -104,9 +105,10 @@ class Job:
 
     @cached_property
     def shown(self) -> ModelCard:
-        """The card without the structures that were not asked for: their volume is not 0, it is not known."""
+        """The card without structures that are no answer or not asked for: their volume is not 0, it is not known."""
         kept = self.options.classes
-        return replace(self.card, labels=tuple(x for x in self.card.labels if not kept or x.id == 0 or x.name in kept))
+        there = [x for x in self.card.structures if not kept or x.name in kept]
+        return replace(self.card, labels=tuple(x for x in self.card.labels if x.id == 0 or x in there))
 
     @cached_property
     def models(self) -> list[tuple[ModelCard, Opened]]:
@@ -153,13 +155,15 @@ class Labelled:
     """A case with its labels.
 
     steps    down, for want of memory: they change no result, so they stand in the "run" part of the record
-    changed  by post-processing, structure by structure
+    effects  of the card's own steps
+    changed  by the post-processing that was asked for, structure by structure
     """
 
     loaded: Loaded
     result: Segmentation
     engine: Engine
     steps: tuple[str, ...]
+    effects: list[Effect]
     changed: list[Change]
 
 
@@ -296,9 +300,9 @@ def label(job: Job, loaded: Loaded) -> Labelled:
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
     before = len(_steps(members))
     result = segment_together(loaded.scan, members, tick, wishes)
-    labels, changed = _postprocessed(job, _wanted(job, _scanned(result.labels)))
+    labels, effects, changed = finished(job, result.labels)
     kept = replace(result, labels=labels)
-    return Labelled(loaded, kept, members[0].engine, _steps(members)[before:], changed)
+    return Labelled(loaded, kept, members[0].engine, _steps(members)[before:], effects, changed)
 
 
 def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
@@ -310,40 +314,6 @@ def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
 def _steps(members: Sequence[Member]) -> tuple[str, ...]:
     """The steps down for want of memory that engines have taken so far."""
     return tuple(step for member in members for step in member.engine.fallbacks)
-
-
-def _scanned(labels: Volume) -> Volume:
-    """The labels without those on slices that only fill a gap."""
-    if labels.source is None or not (labels.source.facts or {}).get("filled_slices"):
-        return labels
-    from segcli.formats.dicom import series
-
-    scanned = np.zeros(labels.grid.shape[0], bool)
-    scanned[series.real_slices(labels)] = True
-    return Volume(labels.data * scanned[:, None, None], labels.grid, labels.source)
-
-
-def _wanted(job: Job, labels: Volume) -> Volume:
-    """The labels of the structures that were asked for; the others become background."""
-    if not job.options.classes:
-        return labels
-    keep = np.zeros(max(label.id for label in job.card.labels) + 1, labels.data.dtype)
-    for structure in job.shown.structures:
-        keep[structure.id] = structure.id
-    return Volume(keep[labels.data], labels.grid, labels.source)
-
-
-def _postprocessed(job: Job, labels: Volume) -> tuple[Volume, list[Change]]:
-    """The labels after the post-processing that was asked for, and what it changed, structure by structure."""
-    options, names = job.options, job.card.structures
-    if not (options.largest or options.min_size_ml or options.fill_holes):
-        return labels, []
-    from segcli.results.islands import changes, postprocess
-
-    after = postprocess(
-        labels, names, largest=options.largest, min_size_ml=options.min_size_ml, fill_holes=options.fill_holes
-    )
-    return after, changes(labels, after, names)
 
 
 # ---- write
@@ -427,6 +397,7 @@ def _record(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measure
         windows=result.windows,
         confidence=_rounded(result.confidence),
         disagreement=_rounded(result.disagreement) or UNSET,
+        after=labelled.effects or UNSET,
         postprocessing=labelled.changed,
         versions=record.versions(labelled.engine.name),
     )

@@ -25,6 +25,7 @@ from segcli.inference.decide import Decision
 from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Preparation, Resample, Scale, Standardise
 from segcli.inference.prepare import Procedure
 from segcli.inference.windows import WindowPlan
+from segcli.models import after
 from segcli.models import document as documents
 from segcli.models.document import (
     CardDocument,
@@ -67,6 +68,7 @@ class ModelCard:
     slices      neighbouring slices that a 2-D network sees at once as channels, the middle one being labelled
     half        whether float16 is known to keep the labels
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
+    after       steps that are done with the labels, in order
     volumes_ml  plausible volume of a structure: (low, high)
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
@@ -94,6 +96,7 @@ class ModelCard:
     average: Literal["logits", "probabilities"]
     labels: tuple[Label, ...]
     decide: Decision
+    after: tuple[after.AfterStep, ...]
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_source: str
     centroids_mm: Mapping[str, tuple[float, float, float]]
@@ -104,8 +107,9 @@ class ModelCard:
 
     @property
     def structures(self) -> tuple[Label, ...]:
-        """All labels but the background."""
-        return tuple(label for label in self.labels if label.id != 0)
+        """All labels but the background and those that are dropped from the result."""
+        gone = after.dropped(self.after)
+        return tuple(label for label in self.labels if label.id != 0 and label.name not in gone)
 
     @property
     def inputs(self) -> int:
@@ -206,6 +210,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
             back=given.back,
             shares=given.average == "probabilities",
         ),
+        after=after.checked(given.after, given.labels, partial(refuse, "after")),
         volumes_ml=given.volumes_ml or {},
         volumes_source=given.volumes_source,
         centroids_mm=given.centroids_mm or {},

@@ -12,7 +12,7 @@ and the new version of segcli still reads the older number.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -22,6 +22,7 @@ from msgspec.structs import FieldInfo
 
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, near
+from segcli.models.after import AFTER, AfterStep
 from segcli.space.volume import AXES_CODES
 
 FORMAT = 1
@@ -139,6 +140,7 @@ class ResampleStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="resa
 
 IntensityStep = ClipStep | ScaleStep | PercentilesStep | StandardiseStep | OutsideStep | CropStep | ResampleStep
 STEPS: dict[str, type[IntensityStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(IntensityStep)}
+_STEPPED: dict[str, Mapping[str, type[Struct]]] = {"intensity": STEPS, "after": AFTER}
 
 
 class Smooth(_Kept, frozen=True, kw_only=True):
@@ -261,6 +263,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Annotated[tuple[LabelValue, ...], Meta(min_length=1)] | None,
         Meta(description="a list of the label value of each output channel, in the order of writing"),
     ] = None
+    after: Annotated[
+        tuple[AfterStep, ...],
+        Meta(max_length=100, description=f"a list of steps, each of {', '.join(AFTER)}"),
+    ] = ()
     codes: Annotated[dict[str, Code] | None, Meta(description="an object that maps names of labels to codes")] = None
     colours: Annotated[
         dict[str, Colour] | None, Meta(description='an object that maps names of labels to "#rrggbb"')
@@ -350,8 +356,9 @@ def shown(value: Any, how: Callable[[Any], str] = str) -> str:
 
 def _about(f: FieldInfo, value: Any) -> str:
     """What is wrong with the value of a field, as far inside it as can be said."""
-    if f.name == "intensity" and isinstance(value, list | tuple):
-        return next((said for item in value if (said := _about_step(item))), f"is not {_possible(f.type)}")
+    if f.name in _STEPPED and isinstance(value, list | tuple):
+        steps = _STEPPED[f.name]
+        return next((said for item in value if (said := _about_step(item, steps))), f"is not {_possible(f.type)}")
     keys_of, values_of = _map_of(f.type)
     if isinstance(value, dict) and value and keys_of is not None:
         for key, own in value.items():
@@ -363,12 +370,12 @@ def _about(f: FieldInfo, value: Any) -> str:
     return f"is not {_possible(f.type)}"
 
 
-def _about_step(item: Any) -> str | None:
-    """What is wrong with a step of `intensity`; None for a step that is right."""
+def _about_step(item: Any, steps: Mapping[str, type[Struct]]) -> str | None:
+    """What is wrong with a step of a list of steps; None for a step that is right."""
     name = item.get("step") if isinstance(item, dict) else None
-    if not isinstance(name, str) or name not in STEPS:
-        return f"has the step {shown(name, repr)}, not one of {', '.join(STEPS)}"
-    fields = {f.encode_name: f for f in msgspec.structs.fields(STEPS[name])}
+    if not isinstance(name, str) or name not in steps:
+        return f"has the step {shown(name, repr)}, not one of {', '.join(steps)}"
+    fields = {f.encode_name: f for f in msgspec.structs.fields(steps[name])}
     for key in item:
         if key != "step" and key not in fields:
             only = f", only {', '.join(fields)}" if fields else ""

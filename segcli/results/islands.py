@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ _VOXELS = 1 << 20  # voxels whose runs are looked for in one go
 
 @dataclass(frozen=True, eq=False)
 class Islands:
-    """The connected pieces of every structure of a label map; voxels that share a corner are connected.
+    """The connected pieces of every structure of a label map.
 
     starts, length, island   each run of equal labels along the last axis: flat index, voxels, number of its island;
                              structure by structure, and in the order of the array within each. int32 where the
@@ -39,12 +40,23 @@ class Islands:
         mine = np.flatnonzero(self.value == structure)
         return mine[np.argsort(-self.size[mine], kind="stable")]
 
+    def clear(self, data: NDArray[np.integer], goes: NDArray[np.bool_]) -> None:
+        """Make background, in place, of the islands that go in a label map of the same shape, in C order.
 
-def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
+        goes     (islands,)
+        """
+        flat = data.reshape(-1)
+        leaves = goes[self.island]
+        for start, length in zip(self.starts[leaves].tolist(), self.length[leaves].tolist(), strict=True):
+            flat[start : start + length] = 0
+
+
+def islands(labels: Volume, only: Collection[int] | None = None, neighbours: Literal[6, 26] = 26) -> Islands:
     """Find the islands by joining runs in neighbouring rows, so time and memory go with the surface, not the scan.
 
     labels   (1, D, H, W), any integer type
     only     values whose islands are wanted; None for all
+    neighbours  26: voxels that share a corner are connected; 6: those that share a face
     """
     _, h, w = labels.grid.shape
     starts, length, value = _runs(labels, only)
@@ -54,7 +66,7 @@ def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
     root = np.zeros_like(starts)
 
     def join(mine: slice) -> None:
-        root[mine] = mine.start + _joined(len(starts[mine]), _neighbours(starts[mine], length[mine], h, w))
+        root[mine] = mine.start + _joined(len(starts[mine]), _neighbours(starts[mine], length[mine], h, w, neighbours))
 
     each(join, sorted((slice(a, b) for a, b in pairwise(edges)), key=lambda mine: mine.start - mine.stop))
     own = root == np.arange(len(root))
@@ -64,18 +76,21 @@ def islands(labels: Volume, only: Collection[int] | None = None) -> Islands:
 
 
 def _neighbours(
-    starts: NDArray[np.signedinteger], length: NDArray[np.signedinteger], h: int, w: int
+    starts: NDArray[np.signedinteger], length: NDArray[np.signedinteger], h: int, w: int, neighbours: Literal[6, 26]
 ) -> NDArray[np.int32]:
     """Pairs (2, any) of one structure's runs, the later one first, that touch in rows side by side of planes h x w."""
     stops, n = starts + length, len(starts)
     begins = np.append(starts, np.iinfo(starts.dtype).max)  # behind the last one nothing touches
     pairs = [np.zeros((2, 0), np.int32)]
+    # The rows before, half of those around; a run reaches one voxel further where corners count.
+    rows_before = ((0, -1), (-1, 0)) if neighbours == 6 else ((0, -1), (-1, -1), (-1, 0), (-1, 1))
+    reach = int(neighbours == 26)
     for i in range(0, n, _CHUNK):
         start, stop = starts[i : i + _CHUNK], stops[i : i + _CHUNK]
         plane, row = np.divmod(start // w, h)
         edge = (plane * h + row) * w
-        low, high = np.maximum(start - 1, edge), np.minimum(stop + 1, edge + w)
-        for planes, rows in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):  # the rows before, half of the eight around
+        low, high = np.maximum(start - reach, edge), np.minimum(stop + reach, edge + w)
+        for planes, rows in rows_before:
             shift = (planes * h + rows) * w
             there = (plane + planes >= 0) & (row + rows >= 0) & (row + rows < h)
             here = np.arange(i, i + len(start))
@@ -148,13 +163,10 @@ def postprocess(
             if x.name in largest or "all" in largest:
                 goes[mine[1:]] = True
             goes[mine[pieces.size[mine] * labels.grid.voxel_mm3 < min_size_ml * 1000 - 1e-6]] = True
-        flat = data.reshape(-1)
-        leaves = goes[pieces.island]
-        for start, length in zip(pieces.starts[leaves].tolist(), pieces.length[leaves].tolist(), strict=True):
-            flat[start : start + length] = 0
+        pieces.clear(data, goes)
     for x in structures:
         if x.name in fill_holes or "all" in fill_holes:
-            _fill(data[0], x.id)
+            filled(data[0], x.id)
     return Volume(data, labels.grid, labels.source)
 
 
@@ -184,7 +196,7 @@ def changes(before: Volume, after: Volume, names: Sequence[Label]) -> list[Chang
     return out
 
 
-def _fill(data: NDArray[np.integer], structure: int) -> None:
+def filled(data: NDArray[np.integer], structure: int) -> None:
     """Give a structure, in place, the background that it encloses."""
     from scipy.ndimage import find_objects, label
 

@@ -35,6 +35,7 @@ from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
 from segcli.results import checks
+from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.results.measure import Report, Structure
 from segcli.space.volume import Grid
@@ -124,7 +125,8 @@ class Record(Struct, kw_only=True, frozen=True):
 
     input .. windows   of a label map that `predict` made
     confidence         label -> mean softmax margin; disagreement: of ensembles, share of members that decide otherwise
-    postprocessing     structures that it changed
+    after              each of the card's steps with the structures that it changed
+    postprocessing     structures that the options' changed
     identifiers        of patient and study, where the user let them in
     """
 
@@ -141,6 +143,7 @@ class Record(Struct, kw_only=True, frozen=True):
     structures: list[Structure]
     confidence: dict[str, float] | UnsetType = UNSET
     disagreement: dict[str, float] | UnsetType = UNSET
+    after: list[Effect] | UnsetType = UNSET
     postprocessing: list[Change] | UnsetType = UNSET
     verdict: Literal["pass", "review", "fail"]
     checks: list[checks.Finding]

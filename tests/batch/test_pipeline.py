@@ -705,6 +705,26 @@ def test_what_post_processing_took_away_is_recorded(model, tmp_path):
     assert gone == {s["name"]: s["voxels"] for s in plain["structures"] if s["voxels"]}
 
 
+def test_the_steps_of_the_card_come_first_and_each_is_in_the_record(tmp_path):
+    steps = [{"step": "small", "mm3": 1e6, "structures": ["liver"]}, {"step": "drop", "structures": ["spleen"]}]
+    stepped = card(tmp_path / "model")
+    stepped = parse({**stepped.document, "after": steps}, stepped.folder)
+    scan(tmp_path / "a.nii.gz")
+    (plain,) = run(card(tmp_path / "plain"), [tmp_path / "a.nii.gz"], tmp_path / "out1")
+    (done,) = run(stepped, [tmp_path / "a.nii.gz"], tmp_path / "out2")
+    was = {s["name"]: s["voxels"] for s in plain.record["structures"]}
+    found = json.loads(done.paths[1].read_text())
+    assert [(e["step"]["step"], e["changed"][0]["removed_voxels"]) for e in found["after"]] == [
+        ("small", was["liver"]),
+        ("drop", was["spleen"]),
+    ]
+    assert "spleen" not in {s["name"] for s in found["structures"]}
+    assert not {2, 3} & set(np.unique(np.asarray(nibabel.load(done.paths[0]).dataobj)).tolist())
+    assert found["model"]["sha256"] != plain.record["model"]["sha256"]
+    with pytest.raises(UsageError, match="spleen: no structure has that name"):
+        run(stepped, [tmp_path / "a.nii.gz"], tmp_path / "out3", options=Options(classes=("spleen",)))
+
+
 def test_a_bids_tree_is_named_and_described_as_a_derivative(model, tmp_path):
     (tmp_path / "in" / "sub-01" / "anat").mkdir(parents=True)
     scan(tmp_path / "in" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")

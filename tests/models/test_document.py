@@ -62,6 +62,7 @@ FULL: dict[str, Any] = {
     "average": "probabilities",
     "back": "probabilities",
     "regions": [1, 2, 3, 4, 5],
+    "after": [{"step": "largest", "neighbours": 6}],
     "colours": {"liver": "#aA5500"},
     "pairs": [["liver", "spleen"]],
     "volumes_ml": {"liver": [800, 2500.5]},

@@ -15,6 +15,7 @@ from typing import Any
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights
+from segcli.models.imports import nnunet_after
 from segcli.models.imports.source import Named, Source, Stated, label_names, legible, slug
 from segcli.networks.registry import Inferred
 
@@ -43,12 +44,14 @@ def folder(path: Path, folds: Sequence[str] = ()) -> Source:
     """A folder with plans.json, dataset.json and fold_X/checkpoint_final.pth; `folds` takes some of several."""
     plans, dataset = _json(path / "plans.json"), _json(path / "dataset.json")
     files = fold_files(path, _FINAL, folds)
+    after = nnunet_after.found(path, [file.parent.name for file in files])
     return _source(
         f"nnU-Net v2 folder, {folds_in_words(files)}",
         f"nnU-Net v2, {plans.get('dataset_name', path.name)}, plans.json",
         "plans.json and dataset.json",
         (plans, dataset, path.name.rpartition("__")[2]),
         [weights.read(file) for file in files],
+        after,
     )
 
 
@@ -76,12 +79,14 @@ def _source(
     said_in: str,
     plan: tuple[Facts, Facts, str],
     stored: Sequence[weights.Stored],
+    after: Path | None = None,
 ) -> Source:
     """What plans, dataset.json and the checkpoints of some folds state.
 
     origin   the card's field "source"
     said_in  how refusals call the plans
     plan     plans, dataset.json and the configuration that the folder's name says
+    after    the file that says what is done with the labels
     """
     plans, dataset, configuration = plan
     content = stored[0].content if isinstance(stored[0].content, dict) else {}
@@ -94,8 +99,10 @@ def _source(
         fields = {
             **_fields(plans, chosen, channels, labels, lacks),
             **_mirrored(content, chosen),
+            **nnunet_after.fields(after, labels["labels"]),
             "source": origin,
         }
+        notes += nnunet_after.notes(after)
     return Source(
         container,
         where=f"a network of the class {kind}",

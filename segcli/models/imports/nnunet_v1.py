@@ -16,6 +16,7 @@ from torch import Tensor
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import unpickle, weights
+from segcli.models.imports import nnunet_after
 from segcli.models.imports.nnunet import CROP, PAD, RESAMPLE, common_fields, fold_files, folds_in_words, normalisation
 from segcli.models.imports.source import Source, Stated, legible
 from segcli.models.weights import Tensors
@@ -32,8 +33,9 @@ def folder(path: Path, folds: Sequence[str] = ()) -> Source:
     files = fold_files(path, _FINAL, folds)
     beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
     plans, stage = _plans(beside if beside.is_file() else path / "plans.pkl")
+    after = nnunet_after.found(path, [file.parent.name for file in files])
     with legible("the plans"):
-        return _source(f"nnU-Net v1 folder, {folds_in_words(files)}", "the plans", plans, stage, files)
+        return _source(f"nnU-Net v1 folder, {folds_in_words(files)}", "the plans", plans, stage, files, after)
 
 
 def file(path: Path) -> Source:
@@ -43,18 +45,21 @@ def file(path: Path) -> Source:
         return _source("nnU-Net v1 checkpoint with its plans", name, *_plans(Path(f"{path}.pkl")), [path])
 
 
-def _source(container: str, said_in: str, plans: Facts, number: int, files: Sequence[Path]) -> Source:
+def _source(
+    container: str, said_in: str, plans: Facts, number: int, files: Sequence[Path], after: Path | None = None
+) -> Source:
     stage = plans["plans_per_stage"][number]
     return Source(
         container,
         where=files[0].name,
         folds=[weights.table(weights.read(path)) for path in files],
-        states=partial(_stated, said_in, plans, stage),
+        states=partial(_stated, said_in, plans, stage, after),
+        notes=nnunet_after.notes(after),
         size=[int(n) for n in stage["patch_size"]],
     )
 
 
-def _stated(said_in: str, plans: Facts, stage: Facts, network: Recognised) -> Stated:
+def _stated(said_in: str, plans: Facts, stage: Facts, after: Path | None, network: Recognised) -> Stated:
     """What the plans state of a network whose size they may not know: trainers have their own."""
     notes: list[str] = []
     lacks: dict[str, str] = {}
@@ -67,6 +72,7 @@ def _stated(said_in: str, plans: Facts, stage: Facts, network: Recognised) -> St
         channels = [str(modalities[c]) for c in sorted(modalities)]
         fields = {
             **common_fields(plans, channels, stage["current_spacing"], patch),
+            **nnunet_after.fields(after, {}),
             "source": f"nnU-Net v1, {plans.get('data_identifier', 'plans.pkl')}",
             "orientation": None,
             "interpolation": "cubic",

@@ -1,0 +1,64 @@
+"""From the labels that the models decide to the answer: the card's steps, the structures wanted, the options' steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segcli.results.after import Effect
+from segcli.results.islands import Change
+from segcli.space.volume import Volume
+
+if TYPE_CHECKING:
+    from segcli.batch.stages import Job
+
+
+def finished(job: Job, labels: Volume) -> tuple[Volume, list[Effect], list[Change]]:
+    """The labels of the answer, the effects of the card's steps, and what the options' post-processing changed."""
+    own, effects = _as_the_card_says(job, _scanned(labels))
+    answer, changed = _postprocessed(job, _wanted(job, own))
+    return answer, effects, changed
+
+
+def _scanned(labels: Volume) -> Volume:
+    """The labels without those on slices that only fill a gap."""
+    if labels.source is None or not (labels.source.facts or {}).get("filled_slices"):
+        return labels
+    from segcli.formats.dicom import series
+
+    scanned = np.zeros(labels.grid.shape[0], bool)
+    scanned[series.real_slices(labels)] = True
+    return Volume(labels.data * scanned[:, None, None], labels.grid, labels.source)
+
+
+def _as_the_card_says(job: Job, labels: Volume) -> tuple[Volume, list[Effect]]:
+    """The labels after the steps that the model's card lists, and what each changed."""
+    if not job.card.after:
+        return labels, []
+    from segcli.results.after import after
+
+    return after(labels, job.card.labels, job.card.after)
+
+
+def _wanted(job: Job, labels: Volume) -> Volume:
+    """The labels of the structures that were asked for; the others become background."""
+    if not job.options.classes:
+        return labels
+    keep = np.zeros(max(label.id for label in job.card.labels) + 1, labels.data.dtype)
+    for structure in job.shown.structures:
+        keep[structure.id] = structure.id
+    return Volume(keep[labels.data], labels.grid, labels.source)
+
+
+def _postprocessed(job: Job, labels: Volume) -> tuple[Volume, list[Change]]:
+    """The labels after the post-processing that was asked for, and what it changed, structure by structure."""
+    options, names = job.options, job.card.structures
+    if not (options.largest or options.min_size_ml or options.fill_holes):
+        return labels, []
+    from segcli.results.islands import changes, postprocess
+
+    after = postprocess(
+        labels, names, largest=options.largest, min_size_ml=options.min_size_ml, fill_holes=options.fill_holes
+    )
+    return after, changes(labels, after, names)

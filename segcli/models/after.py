@@ -1,0 +1,101 @@
+"""The steps of a card's `after`: what is done with the labels of a scan once they stand, in the order of the list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+Names = Annotated[
+    tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
+    Meta(min_length=1, max_length=65_536, description="a list of names of labels"),
+]
+Structures = Annotated[Names | None, Meta(description="null for all, or a list of names of labels")]
+# Voxels are connected that share a face (6), or a corner too (26).
+Neighbours = Annotated[Literal[6, 26], Meta(description="6 or 26")]
+Size = Annotated[float, Meta(ge=0, le=1e9, description="a number of mm3 from 0 to 1e9")]
+
+
+class _After(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step"):
+    """A step that is done with the labels."""
+
+
+class LargestStep(_After, frozen=True, kw_only=True, tag="largest"):
+    """Of each structure, or of several together as if they were one, the largest piece stays; equal ones all do.
+
+    spare   pieces of at least so many mm3 stay too; null for none
+    """
+
+    structures: Structures = None
+    together: Annotated[bool, Meta(description="true or false")] = False
+    neighbours: Neighbours = 26
+    spare: Annotated[Size | None, Meta(description="null or a number of mm3 from 0 to 1e9")] = None
+
+
+class SmallStep(_After, frozen=True, kw_only=True, tag="small"):
+    """Pieces of a structure of `mm3` at most become background."""
+
+    mm3: Size
+    structures: Structures = None
+    neighbours: Neighbours = 26
+
+
+class FillStep(_After, frozen=True, kw_only=True, tag="fill"):
+    """A structure gets the background that it encloses."""
+
+    structures: Structures = None
+
+
+class DropStep(_After, frozen=True, kw_only=True, tag="drop"):
+    """Structures become background: they help the network or other steps, and are no answer."""
+
+    structures: Names
+
+
+class WithinStep(_After, frozen=True, kw_only=True, tag="within"):
+    """What lies outside of the structures `of`, grown by `mm`, becomes background.
+
+    They grow by whole voxels, through faces: as many as the mean of the three steps goes into `mm`.
+    """
+
+    of: Names
+    mm: Annotated[float, Meta(ge=0, le=1000, description="a number of mm from 0 to 1000")]
+    structures: Structures = None
+
+
+AfterStep = LargestStep | SmallStep | FillStep | DropStep | WithinStep
+AFTER: dict[str, type[AfterStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AfterStep)}
+
+
+def checked(
+    steps: Sequence[AfterStep], labels: Mapping[str, int], refuse: Callable[[str], Exception]
+) -> tuple[AfterStep, ...]:
+    """The steps with structures by their names; refused that name none among the labels, or leave none of them.
+
+    A structure may be named by its label value too, for a file may know no names: "2".
+
+    refuse   the error for a sentence that goes on after the field's name
+    """
+    known = {name: name for name, value in labels.items() if value != 0}
+    called = {str(labels[name]): name for name in known} | known
+
+    def names(step: AfterStep, own: tuple[str, ...]) -> tuple[str, ...]:
+        if strange := [name for name in own if name not in called]:
+            kind = step.__struct_config__.tag
+            raise refuse(f"has a step {kind} that names {strange[0][:60]!r}, which is no structure among the labels")
+        return tuple(called[name] for name in own)
+
+    made = []
+    for step in steps:
+        own = step if step.structures is None else replace(step, structures=names(step, step.structures))
+        made.append(replace(own, of=names(step, step.of)) if isinstance(step, WithinStep) else own)
+    if known and known.keys() <= dropped(made):
+        raise refuse("drops every structure")
+    return tuple(made)
+
+
+def dropped(steps: Sequence[AfterStep]) -> set[str]:
+    """The structures that are no answer of the model."""
+    return {name for step in steps if isinstance(step, DropStep) for name in step.structures}

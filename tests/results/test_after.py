@@ -1,0 +1,128 @@
+"""after: the steps of a card, each counted by hand, in their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import CARD
+from scipy.ndimage import generate_binary_structure, label
+
+from segcli.errors import ModelError
+from segcli.models import card
+from segcli.models.after import DropStep, FillStep, LargestStep, SmallStep, WithinStep
+from segcli.results.after import after
+from segcli.results.islands import islands
+from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
+
+NAMES = (Label(0, "background"), Label(1, "one"), Label(2, "two"))
+
+
+def volume(data: np.ndarray, edge_mm: float = 1.0) -> Volume:
+    return Volume(data[None].astype(np.uint8), Grid(data.shape, np.diag([edge_mm] * 3 + [1.0])))
+
+
+def row(*values: int) -> Volume:
+    return volume(np.array(values).reshape(1, 1, -1))
+
+
+def left(labels: Volume, *steps: Any) -> list[int]:
+    return after(labels, NAMES, steps)[0].data.ravel().tolist()
+
+
+def test_the_largest_piece_of_each_structure_or_of_both_as_one_stays() -> None:
+    labels = row(1, 1, 2, 0, 2, 2, 0, 1)
+    assert left(labels, LargestStep()) == [1, 1, 0, 0, 2, 2, 0, 0]
+    assert left(labels, LargestStep(together=True)) == [1, 1, 2, 0, 0, 0, 0, 0]
+    assert left(labels, LargestStep(structures=("two",))) == [1, 1, 0, 0, 2, 2, 0, 1]
+
+
+def test_of_equal_pieces_all_stay_and_those_of_a_size_are_spared() -> None:
+    assert left(row(1, 1, 0, 1, 1, 0, 1), LargestStep()) == [1, 1, 0, 1, 1, 0, 0]
+    assert left(row(1, 1, 1, 0, 1, 1, 0, 1), LargestStep(spare=2)) == [1, 1, 1, 0, 1, 1, 0, 0]
+
+
+def test_pieces_of_at_most_a_volume_go() -> None:
+    assert left(row(1, 1, 0, 1, 0, 2), SmallStep(mm3=1, structures=("one",))) == [1, 1, 0, 0, 0, 2]
+    big = volume(np.array([1, 1, 0, 1]).reshape(1, 1, -1), 2.0)  # voxels of 8 mm3
+    assert left(big, SmallStep(mm3=7.9)) == [1, 1, 0, 1]
+    assert left(big, SmallStep(mm3=8)) == [1, 1, 0, 0]
+
+
+def test_voxels_that_share_a_corner_are_one_piece_or_two() -> None:
+    data = np.zeros((2, 2, 2))
+    data[0, 0, 0] = data[1, 1, 1] = 1
+    assert left(volume(data), SmallStep(mm3=1)) == data.ravel().tolist()
+    assert not any(left(volume(data), SmallStep(mm3=1, neighbours=6)))
+
+
+def test_structures_that_are_dropped_become_background() -> None:
+    assert left(row(1, 2, 0, 1), DropStep(structures=("one",))) == [0, 2, 0, 0]
+
+
+def test_a_hole_is_filled_once_it_is_one() -> None:
+    data = np.ones((3, 3, 3))
+    data[1, 1, 1] = 2
+    assert left(volume(data), FillStep(structures=("one",))) == data.ravel().tolist()
+    assert left(volume(data), SmallStep(mm3=1), FillStep(structures=("one",))) == [1] * 27
+    assert left(volume(data), FillStep(structures=("one",)), SmallStep(mm3=1))[13] == 0
+
+
+def test_what_is_outside_of_a_grown_structure_goes() -> None:
+    labels = row(2, 2, 2, 1, 2, 2)
+    assert left(labels, WithinStep(of=("one",), mm=2.5)) == [0, 2, 2, 1, 2, 2]  # two voxels of 1 mm
+    assert left(labels, WithinStep(of=("one",), mm=0.5)) == [0, 0, 0, 1, 0, 0]
+    assert left(row(2, 1), WithinStep(of=("one",), mm=0, structures=("one",))) == [2, 1]
+
+
+def test_each_step_says_what_it_changed() -> None:
+    _, effects = after(row(1, 1, 0, 1, 2), NAMES, (LargestStep(neighbours=6), DropStep(structures=("two",))))
+    assert [e.step for e in effects] == [
+        {"step": "largest", "structures": None, "together": False, "neighbours": 6, "spare": None},
+        {"step": "drop", "structures": ["two"]},
+    ]
+    assert [[(c.name, c.removed_voxels) for c in e.changed] for e in effects] == [[("one", 1)], [("two", 1)]]
+
+
+@given(seed=st.integers(0, 2**16), shape=st.tuples(*[st.integers(1, 7)] * 3), share=st.floats(0.02, 0.9))
+def test_pieces_through_faces_are_those_of_a_plain_labelling(
+    seed: int, shape: tuple[int, int, int], share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    data = rng.integers(1, 3, shape) * (rng.random(shape) < share)
+    found = islands(volume(data), neighbours=6)
+    for value in (1, 2):
+        plain, n = label(data == value, generate_binary_structure(3, 1))
+        assert sorted(found.size[found.of(value)]) == sorted(np.bincount(plain.ravel())[1 : n + 1])
+
+
+LIES = [
+    ([{"step": "shrink"}], "has the step 'shrink', not one of largest, small, fill, drop, within"),
+    ([{"step": "small"}], "needs mm3"),
+    ([{"step": "small", "mm3": -1}], "mm3 = -1"),
+    ([{"step": "small", "mm3": 1, "neighbours": 18}], "neighbours = 18, not 6 or 26"),
+    ([{"step": "largest", "structures": []}], "structures"),
+    ([{"step": "largest", "structures": ["lung"]}], "names 'lung', which is no structure among the labels"),
+    ([{"step": "drop", "structures": ["background"]}], "names 'background'"),
+    ([{"step": "within", "of": ["lung"], "mm": 10}], "names 'lung'"),
+    ([{"step": "within", "of": ["liver"], "mm": float("nan")}], "mm"),
+    ([{"step": "drop", "structures": ["1", "2", "3", "4", "5"]}], "drops every structure"),
+    ({"step": "fill"}, "is not a list of steps"),
+]
+
+
+@pytest.mark.parametrize(("value", "words"), LIES)
+def test_a_step_that_is_none_is_refused_by_its_field(value: object, words: str) -> None:
+    with pytest.raises(ModelError, match=words) as refusal:
+        card.parse({**CARD, "after": value})
+    assert "the field after" in refusal.value.message
+
+
+def test_a_structure_that_is_dropped_is_no_answer_of_the_model() -> None:
+    made = card.parse({**CARD, "after": [{"step": "drop", "structures": ["body", "5"]}]})
+    assert [x.name for x in made.structures] == ["liver", "spleen", "heart"]
+    assert made.after[0].structures == ("body", "spine")
