@@ -1,15 +1,27 @@
 """segcli from Python does what the command does."""
 
+import doctest
+import json
+import re
+import shutil
 import subprocess
 import sys
+import types
+import warnings
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from models import organs
 
 import segcli
+import segcli.api
+import segcli.api.result
+
+SAMPLE = Path(__file__).parent / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"
+RAS = np.array([[-3.0, 0, 0, 30], [0, 3.0, 0, -20], [0, 0, 3.0, 7], [0, 0, 0, 1]])
 
 
 def scan(folder: Path) -> Path:
@@ -23,23 +35,218 @@ def scan(folder: Path) -> Path:
     return path
 
 
-def test_a_path_becomes_labels_volumes_and_a_file(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> segcli.Model:
+    return segcli.load(organs(tmp_path_factory.mktemp("models") / "organs"), engine="onnx")
+
+
+def cube(*, lopsided: bool = False) -> np.ndarray:
+    """(i, j, k) Hounsfield units: a body in air."""
+    hu = np.full((20, 18, 16), -1000, np.int16)
+    hu[5:15, 4:14, 3:13] = 40
+    if lopsided:
+        hu[5:7, 4:6, 3:5] = 150
+    return hu
+
+
+def test_a_path_becomes_labels_volumes_and_files(tmp_path: Path) -> None:
     result = segcli.segment(scan(tmp_path), model=str(organs(tmp_path / "organs")), engine="onnx")
-    assert result.labels.data.shape == (1, 16, 18, 20)
+    assert result.labels.shape == (20, 18, 16)  # i, j, k, as nibabel has the file
     assert result.volumes_ml["body"] == pytest.approx(27.0)  # 10 x 10 x 10 voxels of 27 mm3
-    saved = nibabel.load(result.save(tmp_path / "labels.nii.gz"))
-    assert np.array_equal(np.asarray(saved.dataobj).transpose(2, 1, 0), result.labels.data[0])
+    labels, record = result.save(tmp_path / "labels.nii.gz")
+    assert np.array_equal(np.asarray(nibabel.load(labels).dataobj), result.labels)
+    assert json.loads(record.read_text())["structures"][0]["volume_ml"] == 27.0
 
 
-def test_a_volume_in_memory_gives_the_same_labels_as_its_file(tmp_path: Path) -> None:
-    from segcli import formats
+def test_one_scan_in_every_form_gives_the_same_labels_in_the_order_of_its_own_axes(
+    tmp_path: Path, model: segcli.Model
+) -> None:
+    hu = cube(lopsided=True)
+    image = nibabel.Nifti1Image(hu, RAS)
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(image, path)
+    expected = model.segment(path).labels
+    assert expected[5, 4, 3] == 2  # the liver's corner
+    lps_kji = (np.diag([-1.0, -1, 1, 1]) @ RAS)[:, [2, 1, 0, 3]]
+    assert np.array_equal(model.segment(image).labels, expected)
+    assert np.array_equal(model.segment(nibabel.load(path)).labels, expected)
+    assert np.array_equal(model.segment(hu, affine=RAS).labels, expected)
+    assert np.array_equal(model.segment(hu.T, affine=lps_kji, space="LPS").labels, expected.T)
+    assert np.array_equal(model.segment(sitk.ReadImage(str(path))).labels, expected.T)
+    assert np.array_equal(model.segment(segcli.read(path)).labels, expected.T)
 
-    model = str(organs(tmp_path / "organs"))
+
+def test_labels_go_back_to_the_library_that_the_scan_came_from_on_its_very_grid(model: segcli.Model) -> None:
+    image = sitk.GetImageFromArray(cube().T)
+    turn = np.linalg.qr(np.array([[1.0, 0.2, 0.1], [0, 1, 0.3], [0.1, 0, 1]]))[0]
+    image.SetSpacing((1.1, 2.3, 3.7))
+    image.SetOrigin((-11.3, 5.7, 0.1))
+    image.SetDirection(turn.reshape(-1).tolist())
+    result = model.segment(image)
+    back = result.to_sitk()
+    geometry = (back.GetSize(), back.GetSpacing(), back.GetOrigin(), back.GetDirection())
+    assert geometry == (image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    assert np.array_equal(sitk.GetArrayFromImage(back), result.labels)
+    given = nibabel.Nifti1Image(cube(), RAS)
+    given.set_sform(RAS, 4)
+    given.set_qform(RAS, 1)
+    labels = model.segment(given)
+    made = labels.to_nibabel()
+    assert np.allclose(made.affine, RAS)
+    assert np.allclose(labels.affine, RAS)
+    assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == (4, 1)
+    assert np.array_equal(np.asarray(made.dataobj), labels.labels)
+    of_file = labels.to_sitk()
+    ijk = (4, 7, 2)
+    ras = RAS @ (*ijk, 1)
+    assert of_file.TransformIndexToPhysicalPoint(ijk) == pytest.approx((-ras[0], -ras[1], ras[2]))
+
+
+def test_a_scaled_image_of_nibabel_is_taken_as_its_file_is_read(tmp_path: Path, model: segcli.Model) -> None:
+    image = nibabel.Nifti1Image(np.random.default_rng(1).normal(0, 300, (20, 18, 16)), RAS)
+    image.set_data_dtype(np.int16)
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(image, path)  # with a slope and an intercept
+    assert np.array_equal(model.segment(nibabel.load(path)).scan.data, model.segment(path).scan.data)
+
+
+def test_the_record_is_that_of_the_command(tmp_path: Path, model: segcli.Model) -> None:
+    from segcli.commands.app import app
+
     path = scan(tmp_path)
-    read = formats.read([path])
-    assert np.array_equal(
-        segcli.segment(read, model, engine="onnx").labels.data, segcli.segment(path, model, engine="onnx").labels.data
+    result = model.segment(path, classes=["liver", "body"], min_size=0.5)
+    command = ["predict", str(path), "-m", str(model.card.folder), "--engine", "onnx", "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        app([*command, "--classes", "liver,body", "--min-size", "0.5", "-q"])
+    written = json.loads((tmp_path / "out" / "scan_seg.json").read_text())
+    for gone in ("labels", "extras", "run"):
+        del written[gone]
+    assert json.loads(json.dumps(result.record)) == written
+    assert set(result.volumes_ml) == {"body", "liver"}
+    assert (result.verdict, [f.sentence for f in result.checks]) == (
+        written["verdict"],
+        [c["sentence"] for c in written["checks"]],
     )
+
+
+def test_masks_rows_probabilities_and_a_picture_of_a_result(model: segcli.Model) -> None:
+    seen: list[tuple[int, int]] = []
+    result = model.segment(
+        cube(lopsided=True), affine=RAS, probabilities=True, progress=lambda done, total: seen.append((done, total))
+    )
+    assert result.mask("liver").sum() == 8
+    assert result.mask("liver", "body").sum() == 1000
+    assert [row["name"] for row in result.rows] == ["body", "liver", "spleen", "heart", "spine"]
+    assert result.probabilities is not None
+    assert result.probabilities.shape == (6, 20, 18, 16)
+    assert np.array_equal(result.probabilities.argmax(axis=0)[result.mask("liver")], np.full(8, 2))
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert result._repr_png_().startswith(b"\x89PNG")
+    assert repr(result) == "<Result scan: organs, 2 of 5 structures, 27 mL, " + result.verdict + ">"
+    assert repr(model) == "<Model organs on onnxruntime cpu: 5 structures>"
+
+
+def test_a_table_is_a_data_frame_where_pandas_is_installed(
+    model: segcli.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = model.segment(cube(), affine=RAS)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(segcli.errors.EngineError, match="pandas"):
+        _ = result.table
+    frame = types.SimpleNamespace(set_index=lambda name: ("indexed", name))
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda rows: frame))
+    assert result.table == ("indexed", "name")
+
+
+def test_one_refused_scan_of_many_costs_no_other(tmp_path: Path, model: segcli.Model) -> None:
+    good = scan(tmp_path)
+    (tmp_path / "bad.nii.gz").write_bytes(b"no scan")
+    refused: list[tuple[object, str]] = []
+    results = model.segment_many(tmp_path, refused=lambda given, error: refused.append((given, str(error))))
+    assert [r.volumes_ml["body"] for r in results] == [27.0]
+    assert [given for given, _ in refused] == [tmp_path / "bad.nii.gz"]
+    with pytest.raises(segcli.SegcliError, match=r"bad\.nii\.gz"):
+        list(model.segment_many([good, tmp_path / "bad.nii.gz"]))
+
+
+def test_saving_never_takes_the_place_of_another_file(tmp_path: Path, model: segcli.Model) -> None:
+    path = scan(tmp_path)
+    result = model.segment(path)
+    with pytest.raises(segcli.SegcliError, match="would overwrite the input"):
+        result.save(path, overwrite=True)
+    (tmp_path / "mine.nrrd").write_bytes(b"mine")
+    with pytest.raises(segcli.errors.OutputExists):
+        result.save(tmp_path / "mine.nrrd")
+    assert (tmp_path / "mine.nrrd").read_bytes() == b"mine"
+    result.save(tmp_path / "mine.nrrd", overwrite=True, report="csv")
+    assert result.save(tmp_path / "mine.nrrd", report="csv")[2].name == "mine_seg.csv"  # its own again
+    with pytest.raises(segcli.SegcliError, match="did you mean 'html'"):
+        result.save(tmp_path / "page", report="htm")
+
+
+@pytest.mark.parametrize(
+    ("given", "how", "told"),
+    [
+        (np.zeros((4, 4, 4)), {}, "does not say where its voxels are"),
+        (np.zeros((4, 4)), {"affine": np.eye(4)}, "three axes are expected"),
+        (np.zeros((4, 4, 4), complex), {"affine": np.eye(4)}, "complex128"),
+        (np.zeros((4, 4, 4)), {"affine": np.zeros((4, 4))}, "the scan's grid"),
+        (np.zeros((4, 4, 4)), {"affine": np.eye(4), "space": "LAS"}, "is RAS or LPS"),
+        (np.zeros((4, 4, 4)), {"affine": "sfrm"}, "sform, qform, pixdim"),
+        (nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), {"affine": "sfrm"}, "sform, qform, pixdim"),
+        (nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), {"affine": np.eye(4)}, "says itself"),
+        (sitk.Image(4, 4, sitk.sitkInt16), {}, "of 2 dimensions"),
+        ([], {}, "no scan was given"),
+        (["a.nii", "b.nii"], {}, "2 paths for a model of 1 channel"),
+        ("nothing.nii", {}, "no such file"),
+    ],
+)
+def test_what_is_no_scan_is_refused_with_a_sentence(
+    model: segcli.Model, given: object, how: dict[str, object], told: str
+) -> None:
+    with pytest.raises(segcli.SegcliError, match=told):
+        model.segment(given, **how)
+
+
+def test_what_speaks_against_a_scan_is_a_warning_before_the_network_runs(tmp_path: Path) -> None:
+    model = segcli.load(organs(tmp_path / "mr", modality="MR", channels=["MR"]), engine="onnx")
+    seen: list[tuple[int, int]] = []
+    noisy = cube() + np.random.default_rng(0).integers(-30, 30, cube().shape).astype(np.int16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=r"organs|Hounsfield"):
+            model.segment(noisy, affine=RAS, progress=lambda done, total: seen.append((done, total)))
+    assert not seen
+
+
+def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(SAMPLE, tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    for module in (segcli.api, segcli.api.result):
+        for test in doctest.DocTestFinder().find(module, globs={"segcli": segcli, "nibabel": nibabel}):
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+            runner.run(test)
+            assert runner.summarize(verbose=False).failed == 0, test.name
+
+
+def test_the_programs_in_the_help_text_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(SAMPLE, tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    text = (Path(segcli.__file__).parent / "help" / "python.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(programs) == 3
+    for program in programs:
+        exec(program, {})
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        f"scan_seg.{e}" for e in ("csv", "html", "json", "nii.gz")
+    ]
+
+
+def test_every_public_name_is_there_documented_and_completed() -> None:
+    assert dir(segcli) == segcli.__all__ == sorted(segcli.__all__, key=lambda n: (not n[0].isupper(), n))
+    assert (Path(segcli.__file__).parent / "py.typed").exists()
+    for name in set(segcli.__all__) - {"__version__"}:
+        assert getattr(segcli, name).__doc__, name
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

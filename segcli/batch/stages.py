@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msgspec import UNSET
 from msgspec.structs import replace as with_
 
 from segcli import formats, memory
-from segcli.batch import bids, budget, outputs
+from segcli.batch import bids, budget, described, outputs
 from segcli.batch.answer import finished
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
@@ -29,11 +28,10 @@ from segcli.inference.together import Member, segment_together
 from segcli.inference.windows import at_overlap
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
-from segcli.results import checks, record, scan_checks
+from segcli.results import record, scan_checks
 from segcli.results.after import Effect
 from segcli.results.islands import Change
-from segcli.results.measure import Tally, summed, tallied
-from segcli.results.record import EngineFacts, ExtrasFacts, LabelsFacts, Measured, ModelFacts, Record, RunFacts
+from segcli.results.record import ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
 from segcli.space.volume import Volume
 from segcli.structures import chosen
 
@@ -202,30 +200,44 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
         job.swept.add(folder)
     start = time.perf_counter()
     inputs = record.hash_inputs(case.paths, is_own)
-    key = {
+    key = key_of(job, case, inputs)
+    if _finished(job, case, key):
+        job.watch(Event("skipped", case, labels=str(paths[0])))
+        return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
+    scan = scan_of(job, case)
+    _check_room(paths[0], scan)
+    outputs.check(scan, job.to)
+    doubt(job, case, scan)
+    return Loaded(case, scan, key, {"read": time.perf_counter() - start})
+
+
+def key_of(job: Job, case: Case, inputs: record.Inputs) -> Document:
+    """What the record of a case says of it, its input, model and options."""
+    return {
         "case": case.name,
         "input": {"files": list(inputs.files), "sha256": inputs.sha256, "series": case.series, "volume": case.volume},
         "model": job.model,
         "options": asdict(job.options),
     }
-    if _finished(job, case, key):
-        job.watch(Event("skipped", case, labels=str(paths[0])))
-        return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
-    limit = job.opened.max_ram
-    scan = formats.read(
+
+
+def scan_of(job: Job, case: Case) -> Volume:
+    """The voxels of a case, refused before they are read where the model could not label so many of them."""
+    return formats.read(
         case.paths,
         affine=job.options.affine,
         series=case.series,
         volume=case.volume,
         channels=len(job.card.channels),
         fill_gaps=job.options.fill_gaps,
-        seen=lambda grid: budget.check(grid, 4, job.card, limit=limit),
+        seen=lambda grid: budget.check(grid, 4, job.card, limit=job.opened.max_ram),
     )
-    _check_room(paths[0], scan)
-    outputs.check(scan, job.to)
+
+
+def doubt(job: Job, case: Case, scan: Volume) -> None:
+    """Tell what speaks against a scan before the network runs; InputError where it looks like a label map."""
     for sentence in scan_checks.beforehand(scan, job.card, shown(case), label_map=job.options.label_map):
         job.watch(Event("doubt", case, sentence=sentence))
-    return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
 
 def _nameable(case: Case, paths: Iterable[Path]) -> None:
@@ -328,18 +340,18 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     job.watch(Event("write", case))
     labels_path, record_path = job.to.labels(case, job.card.name), job.to.record(case, job.card.name)
     start = time.perf_counter()
-    counted = tallied(result.labels, loaded.scan)
-    report = summed(counted, job.shown.labels, result.labels.grid, with_image=True)
-    measured = Measured(loaded.scan.grid, report, _checked(job, labelled, counted))
-    base, described = job.to.base(case, job.card.name), f"segcli {job.card.name}"
+    measured = described.measured(job, labelled)
+    base, maker = job.to.base(case, job.card.name), f"segcli {job.card.name}"
     if job.to.layout == "bids" and job.to.folder is not None:
         strange = [o.ending for o in outputs.outputs() if not o.bids]
         bids.describe(job.to.folder, case.beside, strange)
     with atomic.together(record_path, labels_path, lambda: _finished(job, case, loaded.key)) as staged:
-        formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=described)
+        formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=maker)
         made = LabelsFacts(file=labels_path.name, sha256=file_sha256(staged[labels_path]))
-        found = _record(job, labelled, made, measured)
-        extra, said = outputs.write(Finished(base, loaded.scan, result, job.shown, job.to, report, found.document))
+        found = described.recorded(job, labelled, made, measured)
+        extra, said = outputs.write(
+            Finished(base, loaded.scan, result, job.shown, job.to, measured.report, found.document)
+        )
         sums = {path.relative_to(base.parent).as_posix(): file_sha256(staged[path]) for path in extra}
         seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
         whole = with_(
@@ -354,65 +366,12 @@ def write(job: Job, labelled: Labelled) -> Outcome:
                 steps=list(labelled.steps),
             ),
         ).document
-        written = {record.IN_SIDECAR: whole, **tables.bids_sidecar(described)} if job.to.layout == "bids" else whole
+        written = {record.IN_SIDECAR: whole, **tables.bids_sidecar(maker)} if job.to.layout == "bids" else whole
         atomic.write_bytes(record_path, record.to_json(written))
     job.watch(Event("done", case, labels=str(labels_path), seconds=whole["run"]["seconds"]))
     return Outcome(case, "done", (labels_path, record_path, *extra), whole)
 
 
-def _checked(job: Job, labelled: Labelled, counted: Mapping[int, Tally]) -> list[checks.Finding]:
-    """What the checks have to say about a case."""
-    loaded, result = labelled.loaded, labelled.result
-    source = loaded.scan.source
-    return checks.run(
-        result.labels,
-        loaded.scan,
-        job.card,
-        result.confidence,
-        (source.facts if source else None) or {},
-        job.options.classes,
-        result.disagreement,
-        counted,
-    )
-
-
-def _record(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measured) -> Record:
-    """The record as far as it is known when the label map is written."""
-    loaded, result, source = labelled.loaded, labelled.result, labelled.loaded.scan.source
-    warnings = (
-        *(source.warnings if source else ()),
-        *(warning for _, opened in job.models for warning in opened.warnings),
-        *result.warnings,
-    )
-    made = with_(
-        record.about(loaded.case.name, job.model, labels, measured, warnings),
-        input=loaded.key["input"],
-        options=loaded.key["options"],
-        engine=EngineFacts(
-            name=labelled.engine.name,
-            reason=job.opened.reason,
-            precision=labelled.engine.precision,
-        ),
-        source=dict(source.facts) if source and source.facts is not None else None,
-        windows=result.windows,
-        confidence=_rounded(result.confidence),
-        disagreement=_rounded(result.disagreement) or UNSET,
-        after=labelled.effects or UNSET,
-        postprocessing=labelled.changed,
-        versions=record.versions(labelled.engine.name),
-    )
-    if job.to.identifiers:
-        from segcli.formats.dicom.identifiers import identifiers
-
-        made = with_(made, identifiers=identifiers(source))
-    return made
-
-
-def _rounded(shares: Mapping[int, float]) -> dict[str, float]:
-    """Label -> share, as the record has it."""
-    return {str(label): round(value, 4) for label, value in shares.items()}
-
-
 def shown(case: Case) -> str:
-    """A case as sentences call it: by its first file."""
-    return case.paths[0].name or case.name
+    """A case as sentences call it: by its first file, where it has one."""
+    return (case.paths[0].name if case.paths else "") or case.name

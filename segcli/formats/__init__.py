@@ -80,7 +80,7 @@ def read(
         return _read_one(Path(paths[0]), wanted)
     first, *others = (Path(p) for p in paths)
     told = [_read_one(first, replace(wanted, channels=1))]
-    return _joined([*told, *(_read_one(p, replace(wanted, channels=1, seen=unseen)) for p in others)])
+    return joined([*told, *(_read_one(p, replace(wanted, channels=1, seen=unseen)) for p in others)])
 
 
 def write(
@@ -191,8 +191,8 @@ def _seems(head: bytes) -> str:
     return f"it begins with the bytes {head[:8].hex(' ')}"
 
 
-def _joined(parts: Sequence[Volume]) -> Volume:
-    """Several volumes on one grid as the channels of one."""
+def joined(parts: Sequence[Volume]) -> Volume:
+    """Several volumes on one grid as the channels of one; InputError where the grids differ."""
     first = parts[0]
     for part in parts[1:]:
         if not first.grid.same_as(part.grid):

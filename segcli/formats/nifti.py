@@ -127,6 +127,23 @@ def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, So
     header = _parse(path, streams.head(_header_file(path), HEAD))
     _check(path, header)
     header, repaired = _offset(path, header)
+    return _stated(path, header, affine, repaired)
+
+
+def in_memory(name: str, head: bytes, *, affine: Form | None = None) -> tuple[Grid, Source]:
+    """The grid and the source of a header that a program holds, without a file; checked as `examine` does.
+
+    name   what sentences call it
+    head   the header's bytes, as a file would have them
+    """
+    path = Path(name)
+    header = _parse(path, head)
+    _check(path, header)
+    _, grid, source = _stated(path, header, affine, ())
+    return grid, source
+
+
+def _stated(path: Path, header: Header, affine: Form | None, repaired: tuple[str, ...]) -> tuple[Header, Grid, Source]:
     header, grid, warnings, apart = _grid(path, header, affine)
     facts = {
         "format": f"NIfTI-{header.version}" + (" pair" if header.pair else ""),

@@ -1,0 +1,329 @@
+"""segcli from Python: what `segcli predict` computes, as values.
+
+What is public: the names in `segcli.__all__`, with the attributes and arguments that their docstrings name. A name or a
+meaning among them changes only with a line under "Changed" in CHANGELOG.md, and from 1.0 on only with a new major
+version. Everything else may change at any time.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+from numpy.typing import ArrayLike
+
+from segcli import errors, formats
+from segcli.api.result import Result, names_of
+from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, named
+from segcli.batch import budget, stages
+from segcli.batch.cases import Case
+from segcli.batch.events import Event
+from segcli.batch.outputs import Destination, is_own
+from segcli.batch.stages import Job, Loaded, Options
+from segcli.engines.choose import Kind, Opened
+from segcli.engines.opening import Opening
+from segcli.errors import SegcliError, UsageError
+from segcli.models.card import ModelCard
+from segcli.models.library import find
+from segcli.results.record import Inputs, hash_inputs
+from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
+
+__all__ = ["Grid", "Label", "Model", "Result", "SegcliError", "Volume", "errors", "load", "read", "segment"]
+
+Progress = Callable[[int, int], object]
+
+
+class How(TypedDict, total=False):
+    """The options of `Model.segment`, where they stand with their meaning and their defaults."""
+
+    affine: ArrayLike | Literal["sform", "qform", "pixdim"] | None
+    space: Space
+    series: str | Sequence[str]
+    volume: int | None
+    fill_gaps: bool
+    allow_label_map: bool
+    classes: str | Sequence[str]
+    overlap: float | None
+    skip_empty: bool
+    largest_component: str | Sequence[str]
+    min_size: float
+    fill_holes: str | Sequence[str]
+    probabilities: bool
+    progress: Progress | None
+    name: str | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model:
+    """A model that is loaded into an engine; `segcli.load` makes it.
+
+    name     of the model, or of several that label together
+    labels   its structures, background first
+    engine   what runs it and where: "openvino cpu"; `reason` says why that one was taken
+    """
+
+    card: ModelCard
+    opening: Opening
+    opened: Opened
+
+    @property
+    def name(self) -> str:
+        return "+".join([self.card.name, *(other.name for other, _ in self.opened.others)])
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return self.card.labels
+
+    @property
+    def engine(self) -> str:
+        return self.opened.engine.name
+
+    @property
+    def reason(self) -> str:
+        return self.opened.reason
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name} on {self.engine}: {len(self.card.structures)} structures>"
+
+    def segment(
+        self,
+        scan: Scan,
+        *,
+        affine: ArrayLike | Literal["sform", "qform", "pixdim"] | None = None,
+        space: Space = "RAS",
+        series: str | Sequence[str] = (),
+        volume: int | None = None,
+        fill_gaps: bool = False,
+        allow_label_map: bool = False,
+        classes: str | Sequence[str] = (),
+        overlap: float | None = None,
+        skip_empty: bool = False,
+        largest_component: str | Sequence[str] = (),
+        min_size: float = 0.0,
+        fill_holes: str | Sequence[str] = (),
+        probabilities: bool = False,
+        progress: Progress | None = None,
+        name: str | None = None,
+    ) -> Result:
+        """Label every voxel of a scan; the labels, volumes and record are those of `segcli predict`.
+
+        scan      a file, a DICOM folder, a `segcli.Volume`, a SimpleITK.Image, a nibabel image, or a 3-D array with
+                  `affine`; a list of them, one for each channel of the model; or {channel: path}
+        affine    of an array: (4, 4), from the indices of its axes to mm, in RAS+ as nibabel has it or with
+                  space="LPS" as ITK has it. Of a NIfTI: which statement of its header counts
+        series, volume, fill_gaps             of DICOM, as the options of `segcli predict`
+        classes, largest_component, min_size, fill_holes    structures by name, number or code; mL
+        overlap, skip_empty, allow_label_map  as the options
+        probabilities                         whether `Result.probabilities` is wanted
+        progress  is called with the windows done and their number
+        name      of the scan in records and files, where it has none
+        warns     of what speaks against the scan (a CT for an MR model) before the network runs
+        errors    segcli.SegcliError: a sentence and a hint, that name options as the command has them
+
+        >>> model = segcli.load("uxnet")
+        >>> result = model.segment("scan.nii.gz", classes="hippocampus")
+        >>> sorted(result.volumes_ml)
+        ['left_hippocampus', 'right_hippocampus']
+        >>> result.labels.shape == nibabel.load("scan.nii.gz").shape
+        True
+        >>> result.save("out", report="png")[0].name
+        'scan_seg.nii.gz'
+        """
+        if overlap is not None and not 0 <= overlap < 1:
+            raise UsageError(f"overlap={overlap}: is at least 0 and below 1")
+        if not 0 <= min_size < float("inf"):
+            raise UsageError(f"min_size={min_size}: is a number of mL, at least 0")
+        options = Options(
+            overlap=overlap,
+            classes=names_of(classes),
+            affine=form(affine),
+            skip=skip_empty,
+            mirror=self.opening.mirror,
+            half=self.opening.half,
+            fill_gaps=fill_gaps,
+            largest=names_of(largest_component),
+            min_size_ml=min_size,
+            fill_holes=names_of(fill_holes),
+            label_map=allow_label_map,
+        )
+        job = self._job(options, probabilities, progress)
+        if isinstance(scan, Case):
+            return _of_files(job, scan, scan.paths)
+        if not is_path(scan):
+            return _of_memory(job, scan, held(scan, affine, space), name)
+        found = named(scan, self.card.channels, names_of(series), volume)
+        if len(found) != 1:
+            raise UsageError(f"{scan}: {len(found)} scans", hint="`segment_many` takes them one by one")
+        return _of_files(job, found[0] if name is None else replace(found[0], name=name), scan)
+
+    def segment_many(
+        self,
+        scans: PathName | Iterable[Scan],
+        *,
+        refused: Callable[[Scan, SegcliError], object] | None = None,
+        **how: Unpack[How],
+    ) -> Iterator[Result]:
+        """The results of many scans, in order, each as soon as it is there; options as of `segment`.
+
+        scans     a folder that is searched through, a pattern, or any scans
+        refused   is called with a scan that is refused (its first file, where it was found in a folder), and the
+                  others go on; without it the first refusal is raised
+
+        >>> model = segcli.load("uxnet")
+        >>> for result in model.segment_many(["scan.nii.gz"], classes="thalamus"):
+        ...     print(result.verdict, list(result.volumes_ml))
+        pass ['left_thalamus', 'right_thalamus']
+        """
+        given: Iterable[Scan] = ()
+        if isinstance(scans, str | PathLike):
+            given = named(scans, self.card.channels, names_of(how.get("series", ())), how.get("volume"))
+        else:
+            given = scans
+        for scan in given:
+            try:
+                result = self.segment(scan, **how)
+            except SegcliError as error:
+                if refused is None:
+                    raise
+                refused(scan.paths[0] if isinstance(scan, Case) else scan, error)
+            else:
+                yield result
+
+    def _job(self, options: Options, probabilities: bool, progress: Progress | None) -> Job:
+        def watch(event: Event) -> None:
+            if event.sentence is not None:
+                warnings.warn(event.sentence, stacklevel=6)
+            if progress is not None and event.done is not None and event.total is not None:
+                progress(event.done, event.total)
+
+        wanted = ("probabilities",) * probabilities + ("disagreement",) * self.opening.votes
+        to = Destination(forms=("nifti", *wanted))
+        return Job(self.card, self.opened, to, stages.named(options, self.card), watch)
+
+
+def _of_files(job: Job, case: Case, given: Scan) -> Result:
+    """The result of a case that lies in files."""
+    if case.fault is not None:
+        raise case.fault
+    start = time.perf_counter()
+    key = stages.key_of(job, case, hash_inputs(case.paths, is_own))
+    scan = stages.scan_of(job, case)
+    turned = scan.source is not None and scan.source.kind in ("nifti", "mgh")
+    return _result(job, Loaded(case, scan, key, {"read": time.perf_counter() - start}), given, turned)
+
+
+def _of_memory(job: Job, given: Scan, scan: InMemory, name: str | None) -> Result:
+    """The result of a scan that the caller holds; it lies beside no file, so that what is saved lies where one says."""
+    budget.check(scan.volume.grid, 4, job.card, limit=job.opened.max_ram)
+    case = Case(name or scan.name, (), Path())
+    key = stages.key_of(job, case, Inputs((), scan.sum))
+    return _result(job, Loaded(case, scan.volume, key, {}), given, scan.turned)
+
+
+def _result(job: Job, loaded: Loaded, given: Scan, turned: bool) -> Result:
+    stages.doubt(job, loaded.case, loaded.scan)
+    labelled = stages.label(job, loaded)
+    return Result(loaded.scan, labelled.result.labels, turned, given, job, labelled)
+
+
+def load(
+    model: PathName | Sequence[PathName] = "uxnet",
+    *,
+    engine: Kind = "auto",
+    device: str = "auto",
+    tta: bool = False,
+    half: bool = False,
+    threads: int | None = None,
+    batch: int | None = None,
+    max_ram: int | None = None,
+    max_vram: int | None = None,
+    disagreement: bool = False,
+) -> Model:
+    """A model, loaded once for as many scans as there are.
+
+    model     name, folder or file; several are an ensemble of equal labels
+    engine    "auto", "torch", "onnx", "openvino", or that of a package; device: "auto", "cpu", "cuda" or "cuda:N"
+    tta       whether mirrored copies are averaged, left and right swapped; half: float16 on CUDA
+    threads   of the CPU; batch: windows at a time; max_ram, max_vram: bytes
+    disagreement  whether `Result.disagreement` is wanted, of an ensemble or of folds
+    errors    segcli.errors.ModelError: no such model, or a wrong one; EngineError: engine or device is not there
+
+    >>> segcli.load("uxnet", engine="onnx", device="cpu")
+    <Model uxnet on onnxruntime cpu: 32 structures>
+    """
+    names = (model,) if isinstance(model, str | PathLike) else tuple(model)
+    opening = Opening(
+        model=tuple(map(str, names)),
+        engine=engine,
+        device=device,
+        threads=threads,
+        batch=batch,
+        mirror=tta,
+        half=half,
+        max_ram=max_ram,
+        max_vram=max_vram,
+        votes=disagreement,
+    )
+    card = find(opening.model[0])
+    return Model(card, opening, opening.open(card))
+
+
+def segment(
+    scan: Scan,
+    model: PathName | Sequence[PathName] = "uxnet",
+    *,
+    engine: Kind = "auto",
+    device: str = "auto",
+    tta: bool = False,
+    half: bool = False,
+    threads: int | None = None,
+    **how: Unpack[How],
+) -> Result:
+    """Label every voxel of a scan: `load(model, ...).segment(scan, ...)`, where the last model is kept loaded.
+
+    >>> result = segcli.segment("scan.nii.gz")
+    >>> result
+    <Result scan: uxnet, 32 of 32 structures, 1886 mL, pass>
+    """
+    names = (str(model),) if isinstance(model, str | PathLike) else tuple(map(str, model))
+    return _kept(names, engine, device, tta, half, threads).segment(scan, **how)
+
+
+@lru_cache(maxsize=1)
+def _kept(model: tuple[str, ...], engine: Kind, device: str, tta: bool, half: bool, threads: int | None) -> Model:
+    return load(model, engine=engine, device=device, tta=tta, half=half, threads=threads)
+
+
+def read(
+    scan: PathName | Sequence[PathName],
+    *,
+    affine: Literal["sform", "qform", "pixdim"] | None = None,
+    series: str | None = None,
+    volume: int | None = None,
+    channels: int = 1,
+    fill_gaps: bool = False,
+) -> Volume:
+    """The voxels of a file or a DICOM folder on their grid, or of several files as channels; nothing is resampled.
+
+    channels  how many a 4-D file must have to be taken for those of one scan
+
+    >>> scan = segcli.read("scan.nii.gz")
+    >>> scan.data.shape, scan.grid.axes
+    ((1, 189, 233, 197), 'SAR')
+    """
+    paths = [scan] if isinstance(scan, str | PathLike) else list(scan)
+    return formats.read(
+        [Path(path) for path in paths],
+        affine=affine,
+        series=series,
+        volume=volume,
+        channels=max(channels, len(paths)),
+        fill_gaps=fill_gaps,
+    )

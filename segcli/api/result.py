@@ -1,0 +1,275 @@
+"""Result: the labels of a scan and all that is said of them, for a program, a notebook or files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli import formats
+from segcli.batch import described, outputs, stages
+from segcli.batch.objects import Objects
+from segcli.batch.outputs import Destination
+from segcli.batch.pipeline import apart
+from segcli.batch.stages import Job, Labelled
+from segcli.documents import Document
+from segcli.errors import EngineError, UsageError, near
+from segcli.formats.table import written
+from segcli.results import measure
+from segcli.results.record import LabelsFacts, Measured
+from segcli.results.scan_checks import Finding
+from segcli.space.volume import Volume, Voxels
+from segcli.structures import Label, chosen
+
+if TYPE_CHECKING:
+    from segcli.inference.segment import Segmentation
+    from segcli.results.measure import Report
+
+_RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """Labels of a scan, what they measure, and how far they can be trusted.
+
+    scan     the voxels that were labelled, (C, D, H, W)
+    volume   the labels on the scan's own grid, (1, D, H, W)
+    turned   whether `labels` has the axes i, j, k, as nibabel has them; else k, j, i, as ITK has them
+    given    what the caller gave
+    """
+
+    scan: Volume
+    volume: Volume
+    turned: bool
+    given: Any
+    _job: Job
+    _labelled: Labelled
+
+    def __repr__(self) -> str:
+        found = [s for s in self.report.structures if s.voxels]
+        total = sum(s.volume_ml for s in found)
+        return (
+            f"<Result {self._labelled.loaded.case.name}: {self._job.model['name']}, "
+            f"{len(found)} of {len(self.report.structures)} structures, {total:.4g} mL, {self.verdict}>"
+        )
+
+    def _repr_png_(self) -> bytes:
+        """Slices with the labels over them, for a notebook."""
+        return self._picture
+
+    @cached_property
+    def _picture(self) -> bytes:
+        from segcli.results.picture import montage_picture, png
+
+        return png(montage_picture(self.scan, self.volume, self.structures, self.record))
+
+    # ---- labels
+
+    @cached_property
+    def labels(self) -> Voxels:
+        """Every voxel's label, 3-D, in the orientation and the order of axes of the input's own array.
+
+        (i, j, k) for NIfTI, MGH and nibabel, and for an array in RAS+; (k, j, i) for DICOM, NRRD, MetaImage and
+        SimpleITK, for an array in LPS+ and for a Volume.
+        """
+        data: Voxels = self.volume.data[0]
+        return data.transpose(2, 1, 0) if self.turned else data
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4), from indices of `labels` to RAS+ mm, as nibabel has it."""
+        lps = self.volume.grid.affine
+        ras: NDArray[np.float64] = _RAS_OF_LPS @ (lps[:, [2, 1, 0, 3]] if self.turned else lps)
+        return ras
+
+    @property
+    def structures(self) -> tuple[Label, ...]:
+        """The labels that were looked for, background first."""
+        return self._job.shown.labels
+
+    def mask(self, *structures: str) -> NDArray[np.bool_]:
+        """Where any of the structures is, as `labels`; by name, number or code, "hippocampus" for both sides."""
+        ids = [label.id for label in chosen(self._job.shown.structures, structures, "mask")]
+        found: NDArray[np.bool_] = np.isin(self.labels, ids)
+        return found
+
+    @property
+    def probabilities(self) -> NDArray[np.float32] | None:
+        """Of each label, (K, ...) from 0 to 1 with the axes of `labels`; None unless they were asked for."""
+        found = self.details.probabilities
+        return None if found is None else self._shares(found)
+
+    @property
+    def disagreement(self) -> NDArray[np.float32] | None:
+        """Share of an ensemble's members that decide otherwise, as `labels`; None unless it was asked for."""
+        found = self.details.votes
+        return None if found is None else self._shares(found)[0]
+
+    def _shares(self, volume: Volume) -> NDArray[np.float32]:
+        data = volume.data.transpose(0, 3, 2, 1) if self.turned else volume.data
+        return data.astype(np.float32) / np.float32(255)
+
+    # ---- what is said of them
+
+    @cached_property
+    def _measured(self) -> Measured:
+        return described.measured(self._job, self._labelled)
+
+    @property
+    def report(self) -> Report:
+        """Voxels, mm3, mL, intensity and place of each structure."""
+        return self._measured.report
+
+    @property
+    def volumes_ml(self) -> Mapping[str, float]:
+        """Millilitres of each structure by name; 0 where it was not found."""
+        return {s.name: s.volume_ml for s in self.report.structures}
+
+    @property
+    def rows(self) -> list[Document]:
+        """A flat dict for each structure: the columns of `--report csv`."""
+        return measure.rows(self.report)
+
+    @property
+    def table(self) -> Any:
+        """The rows as a pandas.DataFrame with the structures' names as its index.
+
+        errors   EngineError (69): pandas is not installed; `rows` needs nothing
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise EngineError("a table needs pandas", hint="pip install pandas, or take `rows`") from error
+        return pandas.DataFrame(self.rows).set_index("name")
+
+    @property
+    def checks(self) -> Sequence[Finding]:
+        """Every doubt about the labels, the gravest first: code, severity, structure, sentence."""
+        return self._measured.findings
+
+    @property
+    def verdict(self) -> Literal["pass", "review", "fail"]:
+        """The worst of the doubts; "pass" without any but notes."""
+        found: Literal["pass", "review", "fail"] = self.record["verdict"]
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about the input and the run."""
+        found: list[str] = self.record["warnings"]
+        return found
+
+    @property
+    def details(self) -> Segmentation:
+        """Stage times, windows, confidence."""
+        return self._labelled.result
+
+    @cached_property
+    def record(self) -> Document:
+        """What `segcli predict` writes beside a label map, without what only files have (`labels`, `extras`, `run`)."""
+        nowhere = LabelsFacts(file="", sha256="")
+        made = described.recorded(self._job, self._labelled, nowhere, self._measured).document
+        del made["labels"]
+        return made
+
+    # ---- for others
+
+    def to_sitk(self) -> Any:
+        """The labels as a SimpleITK.Image on the scan's grid; its geometry is to the bit that of a SimpleITK input."""
+        import SimpleITK as sitk
+
+        image = sitk.GetImageFromArray(self.volume.data[0])
+        if isinstance(self.given, sitk.Image):
+            image.SetSpacing(self.given.GetSpacing())
+            image.SetOrigin(self.given.GetOrigin())
+            image.SetDirection(self.given.GetDirection())
+            return image
+        grid = self.volume.grid
+        image.SetSpacing(grid.spacing[::-1])
+        image.SetOrigin(grid.affine[:3, 3].tolist())
+        image.SetDirection(grid.directions[:, ::-1].reshape(-1).tolist())
+        return image
+
+    def to_nibabel(self) -> Any:
+        """The labels as a nibabel.Nifti1Image with the forms, codes and units that `save` writes.
+
+        errors   EngineError (69): nibabel is not installed
+        """
+        try:
+            import nibabel
+        except ImportError as error:
+            raise EngineError("nibabel is not installed", hint="pip install nibabel") from error
+        with tempfile.TemporaryDirectory(prefix="segcli-") as folder:
+            path = Path(folder, "labels.nii")
+            formats.write(self.volume, self.structures, path, self.scan.source)
+            data = path.read_bytes()
+        kind = nibabel.Nifti2Image if data[0] in (28, 0) and b"n+2" in data[:16] else nibabel.Nifti1Image
+        return kind.from_bytes(data)
+
+    def save(
+        self,
+        to: str | PathLike[str],
+        *,
+        write: str | Sequence[str] = (),
+        report: str | Sequence[str] = (),
+        tables: str | Sequence[str] = (),
+        split: bool = False,
+        layout: Literal["flat", "bids"] = "flat",
+        stats_format: Literal["segcli", "totalseg"] = "segcli",
+        seg_type: Literal["binary", "fractional", "labelmap"] = "binary",
+        series_description: str | None = None,
+        series_number: int | None = None,
+        content_date: Literal["source", "now"] = "source",
+        anonymous: bool = False,
+        overwrite: bool = False,
+        include_identifiers: bool = False,
+    ) -> list[Path]:
+        """Write label map and record, and what else is asked for, all or none; the paths, the label map first.
+
+        to       a file whose ending chooses the format (.nii.gz, .nrrd, .mha, .mgz, ...), or a folder
+        others   as the options of `segcli predict` of that name
+        errors   OutputExists: a file is there that is not this result, without `overwrite`; OutputError: no space, ...
+        """
+        path = Path(to)
+        alone = path.name.lower().endswith(written()) and not path.is_dir()
+        place = Destination(
+            folder=None if alone else path,
+            file=path if alone else None,
+            overwrite=overwrite,
+            forms=_kinds("--write", write),
+            reports=_kinds("--report", report),
+            tables=_kinds("--tables", tables),
+            split=split,
+            layout=layout,
+            stats=stats_format,
+            seg_type=seg_type,
+            identifiers=include_identifiers,
+            dicom=Objects(series_description, series_number, content_date, anonymous),
+        )
+        job, case = replace(self._job, to=place), self._labelled.loaded.case
+        outputs.check(self.scan, place)
+        apart([case], self._job.shown, place)
+        (path if not alone else path.parent).mkdir(parents=True, exist_ok=True)
+        return list(stages.write(job, self._labelled).paths)
+
+
+def names_of(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One name, or several."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _kinds(option: outputs.Option, value: str | Sequence[str]) -> tuple[str, ...]:
+    """The kinds of output that an option of the command can name; UsageError with the nearest one otherwise."""
+    known = outputs.choices(option)
+    for kind in names_of(value):
+        if kind not in known:
+            told = f"{option.removeprefix('--')}={kind!r}: is not one of {', '.join(known)}"
+            raise UsageError(told + near(kind, known))
+    return names_of(value)

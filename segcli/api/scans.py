@@ -1,0 +1,203 @@
+"""What a scan may be from Python, and how its voxels come onto their grid without a change."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from segcli import formats
+from segcli.batch.cases import Case, cases
+from segcli.batch.selection import Selection
+from segcli.errors import InputError, UsageError
+from segcli.formats import nifti
+from segcli.formats.streams import scale
+from segcli.formats.table import Form, stem
+from segcli.space.volume import Grid, Source, Volume, Voxels
+
+Space = Literal["RAS", "LPS"]
+PathName = str | PathLike[str]
+# Of one scan: a path (a file, a DICOM folder), a Volume, a SimpleITK.Image, a nibabel image, an array with `affine`; or
+# several of them, one for each channel of the model; or channel -> path.
+Scan = Any
+
+_LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_NAME = "scan"  # of one that has none
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """A scan that a program holds.
+
+    turned   whether its own arrays have the axes i, j, k, where `volume` has k, j, i
+    """
+
+    volume: Volume
+    name: str
+    turned: bool
+
+    @property
+    def sum(self) -> str:
+        """sha256 over voxels and affine, by which a record knows the scan."""
+        found = hashlib.sha256(str((self.volume.data.dtype.str, self.volume.data.shape)).encode())
+        found.update(self.volume.grid.affine.tobytes())
+        for channel in self.volume.data:
+            found.update(np.ascontiguousarray(channel).data)
+        return found.hexdigest()
+
+
+def is_path(scan: Scan) -> bool:
+    """Whether a scan, or each channel of it, is named and not held."""
+    if isinstance(scan, Mapping):
+        return True
+    if isinstance(scan, list | tuple):
+        return bool(scan) and all(isinstance(part, str | PathLike) for part in scan)
+    return isinstance(scan, str | PathLike)
+
+
+def form(affine: ArrayLike | str | None) -> Form | None:
+    """Which statement of a NIfTI header counts, where that was said in place of an array's affine."""
+    if not isinstance(affine, str):
+        return None
+    if affine not in get_args(Form):
+        raise UsageError(f"affine={affine!r}: is sform, qform, pixdim, or of an array a (4, 4) matrix")
+    return cast(Form, affine)
+
+
+def named(scan: Scan, channels: Sequence[str], series: Sequence[str] = (), volume: int | None = None) -> Sequence[Case]:
+    """The cases that a path means: of a file one, of a folder each scan in it; of several paths one with channels.
+
+    errors   as of `batch.cases.cases`
+    """
+    select = Selection(series=tuple(series))
+    if isinstance(scan, Mapping):
+        return cases([], channels, named={key: str(path) for key, path in scan.items()}, select=select, volume=volume)
+    if isinstance(scan, str | PathLike):
+        return cases([str(scan)], channels, select=select, volume=volume)
+    if len(scan) != len(channels):
+        told = f"{len(scan)} paths for a model of {len(channels)} channel{'s' * (len(channels) != 1)}"
+        raise UsageError(told, hint="several scans are for `segment_many`")
+    return cases([], channels, named=dict(zip(channels, map(str, scan), strict=True)), select=select, volume=volume)
+
+
+def held(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:
+    """The voxels of a scan in memory on their grid; several are the channels of one.
+
+    affine   of an array: (4, 4), from indices of its own axes to mm in `space`; of a nibabel image None, or which
+             statement of its header counts
+    errors   InputError: not numbers on a grid, or on different ones; UsageError: an affine where there is one already
+    """
+    if not isinstance(scan, list | tuple):
+        return _one(scan, affine, space)
+    if not scan:
+        raise UsageError("no scan was given")
+    parts = [_one(part, affine, space) for part in scan]
+    return InMemory(formats.joined([part.volume for part in parts]), parts[0].name, parts[0].turned)
+
+
+def _one(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:
+    # Whoever has an object of a library has loaded the library.
+    sitk, nibabel = sys.modules.get("SimpleITK"), sys.modules.get("nibabel")
+    if nibabel is not None and isinstance(scan, nibabel.spatialimages.SpatialImage):
+        return _nibabel(scan, affine)
+    if isinstance(scan, str | PathLike):
+        raise UsageError("paths and scans in memory are the channels of one scan", hint="read them first: segcli.read")
+    array = not isinstance(scan, Volume) and not (sitk is not None and isinstance(scan, sitk.Image))
+    if array:
+        return _array(np.asarray(scan), affine, space)
+    if affine is not None:
+        raise UsageError("affine= is for an array, and this scan says itself where it is")
+    if isinstance(scan, Volume):
+        return InMemory(scan, _NAME, turned=False)
+    return _sitk(scan)
+
+
+def _nibabel(image: Any, affine: ArrayLike | str | None) -> InMemory:
+    """A nibabel image as its file would be read: scaled in float32, with its units, forms and codes."""
+    import nibabel
+
+    if affine is not None and not isinstance(affine, str):
+        raise UsageError("affine= is for an array, and this image says itself where it is")
+    name = image.get_filename()
+    shown = Path(name).name if name else "the nibabel image"
+    if isinstance(image.header, nibabel.Nifti1Header):
+        grid, source = nifti.in_memory(shown, image.header.binaryblock, affine=form(affine))
+    else:
+        grid = _grid(image.affine, image.shape[:3], "RAS", reverse=True)
+        source = Source((), "memory", facts={"format": type(image).__name__})
+    proxy = image.dataobj
+    raw = proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else np.asarray(proxy)
+    slope, inter = (getattr(proxy, key, default) for key, default in (("slope", 1.0), ("inter", 0.0)))
+    channels = np.asarray(raw).reshape((*image.shape[:3], -1), order="F").transpose(3, 2, 1, 0)
+    volume = Volume(scale(_numbers(channels, shown), slope, inter), grid, source)
+    return InMemory(volume, stem(Path(name)) if name else _NAME, turned=True)
+
+
+def _sitk(image: Any) -> InMemory:
+    import SimpleITK as sitk
+
+    if image.GetDimension() != 3:
+        raise InputError(f"a SimpleITK image of {image.GetDimension()} dimensions, where three are expected")
+    ijk = np.eye(4)
+    ijk[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    ijk[:3, 3] = image.GetOrigin()
+    data = sitk.GetArrayFromImage(image)  # (D, H, W), or (D, H, W, C)
+    data = data.transpose(3, 0, 1, 2) if data.ndim == 4 else data[None]
+    grid = _grid(ijk, image.GetSize(), "LPS", reverse=True)
+    facts = {"format": "SimpleITK.Image"}
+    return InMemory(
+        Volume(_plain(data, "the SimpleITK image"), grid, Source((), "memory", facts=facts)), _NAME, turned=False
+    )
+
+
+def _array(array: NDArray[Any], affine: ArrayLike | str | None, space: Space) -> InMemory:
+    """An array on the grid that `affine` states for its own axes.
+
+    One in RAS+ is taken for (i, j, k) as nibabel has it and looked at from behind, so that the network sees what it
+    would see of the file; one in LPS+ is taken for (k, j, i) as ITK has it.
+    """
+    if space not in ("RAS", "LPS"):
+        raise UsageError(f"space={space!r}: is RAS or LPS, the direction of the affine's axes")
+    if array.ndim != 3:
+        told = f"an array of shape {array.shape}, where three axes are expected"
+        raise InputError(told, hint="several channels are a list of arrays")
+    if affine is None or isinstance(affine, str):
+        raise UsageError(
+            "an array does not say where its voxels are",
+            hint="give affine=, (4, 4) from its indices to mm, and space='LPS' if that is not RAS+",
+        )
+    turned = space == "RAS"
+    grid = _grid(affine, array.shape, space, reverse=turned)
+    data = array.transpose(2, 1, 0) if turned else array
+    source = Source((), "memory", facts={"format": "array", "space": space})
+    return InMemory(Volume(_plain(data[None], "the array"), grid, source), _NAME, turned)
+
+
+def _grid(affine: ArrayLike, shape: Sequence[int], space: Space, *, reverse: bool) -> Grid:
+    """The grid of an affine over the axes of `shape`, in LPS; with its axes in reverse order where that is wanted."""
+    try:
+        matrix = np.asarray(affine, np.float64)
+        lps = _LPS_OF_RAS @ matrix if space == "RAS" else matrix
+        order = [2, 1, 0] if reverse else [0, 1, 2]
+        d, h, w = (int(shape[i]) for i in order)
+        return Grid((d, h, w), lps[:, [*order, 3]])
+    except (ValueError, IndexError) as error:
+        raise InputError(f"the scan's grid: {error}") from error
+
+
+def _plain(data: Voxels, name: str) -> Voxels:
+    return scale(_numbers(data, name), 1.0, 0.0)
+
+
+def _numbers(data: Voxels, name: str) -> Voxels:
+    """Real numbers; truth values become 0 and 1."""
+    if data.dtype.kind not in "iufb":
+        raise InputError(f"{name}: voxels of type {data.dtype}; one real number per voxel is expected")
+    return data.astype(np.uint8) if data.dtype.kind == "b" else data
