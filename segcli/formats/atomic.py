@@ -7,6 +7,7 @@ through its descriptor and never by its name, and gets its final name only as th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import filecmp
 import os
@@ -34,6 +35,7 @@ _PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]+\.
 _ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ANOTHER = "name another file, or take this one away"
+_HERE = -100  # AT_FDCWD: paths that are not absolute begin at the working directory
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 _naming = threading.Lock()  # held while files get their names, and when the process is about to end
@@ -144,7 +146,7 @@ def together(first: Path, last: Path, given_up: Callable[[], bool] = lambda: Fal
     try:
         yield staged
         order = sorted(staged, key=lambda path: (path == last) - (path == first))
-        with translated(last), _one_process(last.parent):
+        with translated(last), one_process(last.parent):
             if given_up():
                 return
             with _names():
@@ -213,15 +215,32 @@ def is_partial(name: str) -> bool:
     return _PARTIAL.match(name) is not None
 
 
-def sweep(folder: Path) -> None:
-    """Remove temporary files that dead processes of this host left in a folder."""
+def sweep(folder: Path, *, folders: bool = False) -> None:
+    """Remove temporary files that dead processes of this host left in a folder, and with `folders` those too."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         found = _PARTIAL.match(path.name)
         if found and found["host"] == _HOST and path not in _live and not _alive(int(found["pid"])):
+            if folders and path.is_dir() and not path.is_symlink():
+                if int(found["pid"]) != os.getpid():  # else another thread may be filling it
+                    shutil.rmtree(path, ignore_errors=True)
+                continue
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Whether two paths have each other's names now, given in one step; False where the system cannot do that."""
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):  # Linux
+        failed = library.renameat2(_HERE, names[0], _HERE, names[1], 2)  # RENAME_EXCHANGE
+    elif hasattr(library, "renamex_np"):  # macOS
+        failed = library.renamex_np(*names, 2)  # RENAME_SWAP
+    else:
+        return False
+    return not failed
 
 
 @contextmanager
@@ -265,7 +284,7 @@ def _names() -> Iterator[None]:
 
 
 @contextmanager
-def _one_process(folder: Path) -> Iterator[None]:
+def one_process(folder: Path) -> Iterator[None]:
     """Held by one process at a time on a folder, where its file system can do so."""
     if fcntl is None:
         yield

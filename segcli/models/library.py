@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from segcli.errors import ModelError, near
 from segcli.folders import user_folder
+from segcli.formats.atomic import one_process
 from segcli.models.card import CARD_FILE, ModelCard, parse
 from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
+
+_FORMER = ".former"
 
 
 def file_sha256(path: Path) -> str:
@@ -58,6 +62,8 @@ def installed() -> list[Found]:
     for place in places():
         if not place.is_dir():
             continue
+        for former in place.glob(f".*{_FORMER}"):
+            put_back(place / former.name[1 : -len(_FORMER)])
         for folder in sorted(p for p in place.iterdir() if (p / CARD_FILE).is_file()):
             if folder.name in out:
                 continue
@@ -79,9 +85,11 @@ def find(model: str) -> ModelCard:
     errors   ModelError (78): no such model, with the nearest name; or what is wrong with its card
     """
     path = Path(model)
+    put_back(path)
     named = path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model)
     if named and not (path / CARD_FILE).is_file():  # what else lies here by that name may be an output folder
         for place in places():
+            put_back(place / model)
             if (place / model / CARD_FILE).is_file():
                 return read_card(place / model)
     if path.is_dir():
@@ -93,6 +101,21 @@ def find(model: str) -> ModelCard:
         f"no model {model!r} found" + near(model, names),
         hint="`segcli models` lists what there is; a folder or a file can be given too",
     )
+
+
+def former_name(folder: Path) -> Path:
+    """What a model is called while another one takes its name, on disks that cannot do that in one step."""
+    return folder.with_name(f".{folder.name}{_FORMER}")
+
+
+def put_back(folder: Path) -> None:
+    """A model has its name again that an import took away and was killed before it gave it to another one."""
+    former = former_name(folder) if folder.name else folder
+    if os.path.lexists(folder) or not (former / CARD_FILE).is_file():
+        return
+    with suppress(OSError), one_process(folder.parent):  # waits for an import that is still running
+        if not os.path.lexists(folder):
+            former.rename(folder)
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -13,13 +13,13 @@ import safetensors.torch
 
 from segcli.documents import Document
 from segcli.errors import OutputExists
-from segcli.formats.atomic import partial_name, translated, write_bytes
+from segcli.formats.atomic import exchange, one_process, partial_name, sweep, translated, write_bytes
 from segcli.models import card, weights
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.embedded import METADATA_KEY
 from segcli.models.imports.graph import whole
 from segcli.models.imports.recognise import Recognised
-from segcli.models.library import file_sha256
+from segcli.models.library import file_sha256, former_name, put_back
 from segcli.networks import registry
 
 DIGEST_KEY = "tensors_sha256"
@@ -36,14 +36,15 @@ def write(
 ) -> Path:
     """Write card and weights in a hidden folder beside the final one, check that they load, and rename it.
 
-    replace  whether a model of that name gives way: it keeps its name until the new one is whole, is then renamed, and
-             removed last
+    replace  whether a model of that name gives way: it keeps its name until the new one is whole and takes it, and is
+             removed last; a kill at any moment leaves the one or the other to be found
     tried    runs a graph once, or raises ModelError
     errors   OutputExists (73) for a folder that is there, with `replace` for one that holds more than a model
     """
+    put_back(folder)
     _unclaimed(folder, replace=replace)
+    sweep(folder.parent, folders=True)
     temporary = folder.with_name(partial_name(folder.name))
-    former = folder.with_name(partial_name(folder.name))
     try:
         with translated(folder):
             temporary.mkdir(parents=True)
@@ -59,25 +60,31 @@ def write(
                 weights.network_of(made, fold)
             if made.onnx is not None:
                 tried(made)
-            _swap(temporary, folder, former, replace=replace)
+            with one_process(folder.parent):
+                _named(temporary, folder, replace=replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(former, ignore_errors=True)
     return folder
 
 
-def _swap(new: Path, folder: Path, former: Path, *, replace: bool) -> None:
-    """Give a folder its final name; what had it is called `former` then, or has it again where that fails."""
+def _named(new: Path, folder: Path, *, replace: bool) -> None:
+    """Give a folder its final name; a model that had it is called `new` then, or has it still where that fails."""
     _unclaimed(folder, replace=replace)  # again: writing took its time
-    there = folder.exists()
-    if there:
-        folder.rename(former)
-    try:
+    if not folder.exists():
         new.rename(folder)
-    except OSError:
-        if there:
+    elif not exchange(new, folder):
+        # In two steps; between them the model has a name that `put_back` knows.
+        former = former_name(folder)
+        if former.is_dir() and not _foreign(former):  # an import was killed behind its last step
+            former.rename(left := folder.with_name(partial_name(folder.name)))
+            shutil.rmtree(left)
+        folder.rename(former)
+        try:
+            new.rename(folder)
+        except OSError:
             former.rename(folder)
-        raise
+            raise
+        former.rename(new)
 
 
 def _unclaimed(folder: Path, *, replace: bool) -> None:
