@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segcli.errors import ModelError
 from segcli.models import embedded, weights
-from segcli.models.imports import nnunet, nnunet_v1
+from segcli.models.imports import brainchop, nnunet, nnunet_v1
 from segcli.models.imports.source import Named, Source, Stated
 from segcli.networks.registry import Inferred
 
@@ -31,6 +31,9 @@ def file(path: Path, *, told: bool, table: str | None = None) -> Source:
     stored = weights.read(path)
     if nnunet.is_checkpoint(stored.content) and not told:
         return nnunet.file(stored)
+    described = brainchop.layers(path.parent)
+    if described is not None and not told and table is None:
+        return brainchop.source(path, stored, described)
     return _checkpoint(path, stored, table)
 
 

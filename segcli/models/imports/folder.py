@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from segcli.errors import ModelError, UsageError
 from segcli.models.card import CARD_FILE
-from segcli.models.imports import bundle, nnunet, nnunet_v1
+from segcli.models.imports import brainchop, bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
 from segcli.models.imports.source import Source, Wanted
@@ -39,6 +39,9 @@ def opened(path: Path, *, told: bool, wanted: Wanted) -> Iterator[Source]:
 
 def _folder(folder: Path, name: str, *, told: bool, wanted: Wanted) -> Source:
     """The one model in a folder or below it."""
+    if brainchop.layers(folder) is not None:
+        _only_of_nnunet(wanted, name)
+        return _file(brainchop.weights_beside(folder), told=told, wanted=wanted)
     if (folder / CARD_FILE).is_file():
         raise ModelError(f"{name}: is a model folder of segcli already", hint=f"use it as it is: --model {folder}")
     plans = {path.parent: nnunet.folder for path in sorted(folder.rglob("plans.json"))}
