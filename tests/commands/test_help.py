@@ -1,5 +1,6 @@
 """The texts of `segcli help` show commands and options that exist, and are all listed."""
 
+import json
 import re
 from importlib.resources import files
 
@@ -37,3 +38,23 @@ def test_a_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_topic_that_is_not_there_is_refused_with_the_nearest() -> None:
     with pytest.raises(SegcliError, match="did you mean 'geometry'"):
         app(["help", "geometri"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(("topic", "name"), [("card", "CardDocument"), ("card", "Limits"), ("record", "Record")])
+def test_every_field_of_card_and_record_is_told_and_no_other(topic: str, name: str) -> None:
+    schema = json.loads((files("segcli") / "schemas" / f"{topic}.schema.json").read_text(encoding="utf-8"))
+    known = schema["$defs"][name]["properties"].keys()
+    if name == "Limits":
+        told = re.findall("`([a-z_]+)`", TEXTS[topic].partition("Of `checks`:")[2].partition(". The JSON")[0])
+    else:
+        first = re.findall(r"^\| (`.*?) \|", TEXTS[topic], re.MULTILINE)
+        told = [field for cell in first for field in re.findall("`([a-z0-9_]+)`", cell)]
+    assert sorted(told) == sorted(known)
+
+
+def test_the_card_that_the_text_shows_is_one() -> None:
+    from segcli.models import card
+
+    shown = json.loads(re.findall(r"```json\n(.*?)```", TEXTS["card"], re.DOTALL)[0])
+    made = card.parse(shown)
+    assert [label.name for label in made.structures] == ["kidney_left", "kidney_right"]
