@@ -232,7 +232,9 @@ def sweep(folder: Path, *, folders: bool = False) -> None:
 
 def exchange(one: Path, other: Path) -> bool:
     """Whether two paths have each other's names now, given in one step; False where the system cannot do that."""
-    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if os.name != "posix":
+        return False
+    library = ctypes.CDLL(None)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(library, "renameat2"):  # Linux
         failed = library.renameat2(_HERE, names[0], _HERE, names[1], 2)  # RENAME_EXCHANGE
