@@ -38,7 +38,7 @@ from segcli.models import imports, library
 
 ENOUGH = 0.999
 LARGEST = 64  # voxels of a window along an axis
-SHAPE = (62, 60, 68)  # of the scans, i, j, k: about as large as a window on the bundle's own grid
+SHAPE = (64, 64, 80)  # of the scans, i, j, k: about as large as a window on the bundle's own grid
 STEPS, SHARES = (1.2, 1.1, 1.3), (1.1, 1.05, 0.95)  # mm; of the bundle's steps, where it has some
 WIDTH = 3.0  # standard deviation of the logits
 TURNS = {"upright": (0.0, 0.0), "oblique": (0.3, -0.2)}  # about the first and the last axis
@@ -93,6 +93,7 @@ class Theirs:
         for item in self._transforms("postprocessing"):
             if str(item.get("_target_", "")).startswith("SaveImage"):
                 item["_disabled_"] = True
+        self.parser.config.get("network_def", {}).pop("img_size", None)  # SwinUNETR's, which MONAI 1.5 took away
         torch.manual_seed(0)
         self.network = self.parser.get_parsed_content("network").eval()
         self.before = self.parser.get_parsed_content("preprocessing")
@@ -170,7 +171,12 @@ def row(source: Path, config: Path, home: Path) -> list[str]:
         )
     except SegcliError as error:
         return [name, "no", said(error), ""]
-    return [name, "yes", *(f"{agreement(theirs.labels(f), ours(model, f)):.4%}" for f in files.values())]
+    try:
+        expected = [theirs.labels(f) for f in files.values()]
+    except Exception as error:  # a package that MONAI uses there is missing, say
+        return [name, "yes", f"MONAI: {said(error)}", ""]
+    found = [ours(model, f) for f in files.values()]
+    return [name, "yes", *(f"{agreement(a, b):.4%}" for a, b in zip(expected, found, strict=True))]
 
 
 def _weights(config: Path) -> str:
@@ -191,7 +197,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as home:
                 found = row(source, config, Path(home))
             print(" | ".join(found), flush=True)
-            low |= any(float(share[:-1]) < 100 * ENOUGH for share in found[2:] if found[1] == "yes")
+            low |= any(float(share[:-1]) < 100 * ENOUGH for share in found[2:] if share.endswith("%"))
     return int(low)
 
 
