@@ -147,9 +147,10 @@ class UNet3Plus(nn.Module):
     def _gate(self, deepest: Tensor) -> Tensor:
         """1 for an image that shows the organ, 0 for an empty one: (N, 1, 1, 1).
 
-        Officially the argmax of two sigmoids. In float32 both may saturate; then index 0, empty, wins.
+        Officially the argmax of two sigmoids. In float32 both may saturate; then index 0, empty, wins. In less
+        precision they would be equal far earlier, so the sigmoids are float32's whatever the network's arithmetic.
         """
-        scores = torch.sigmoid(self.cls(deepest).flatten(2).amax(2))  # (N, 2)
+        scores = torch.sigmoid(self.cls(deepest).flatten(2).amax(2).float())  # (N, 2)
         shown = (scores[:, 1] > scores[:, 0]).to(deepest.dtype)
         return shown.reshape(-1, *[1] * (self.dims + 1))
 

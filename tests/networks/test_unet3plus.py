@@ -75,3 +75,11 @@ def test_a_volume_of_equal_slices_fits_the_three_dimensional_network() -> None:
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(ModelError, match="base, ds, cgm"):
         build("unet3plus", {"variant": "deep"})
+
+
+def test_in_bfloat16_the_gate_tells_scores_apart_whose_sigmoids_are_equal_there() -> None:
+    net = build("unet3plus_cgm", SMALL)
+    scores = torch.tensor([[[[7.0]], [[7.5]]]], dtype=torch.bfloat16)  # both sigmoids round to 1
+    assert torch.equal(*torch.sigmoid(scores).unbind(1))
+    net.cls = torch.nn.Identity()
+    assert net._gate(scores).item() == 1
