@@ -104,7 +104,12 @@ def provider_for(device: str, max_vram: int | None) -> tuple[str, tuple[str, dic
     """The provider of a device, "cpu" or "cuda:N", with its options."""
     if device == "cpu":
         return "CPUExecutionProvider", ("CPUExecutionProvider", {})
-    settings = {"device_id": device.partition(":")[2] or "0"}
+    # Its own choices are TF32, which is less than the float32 of the record, and seconds of search for each shape.
+    settings = {
+        "device_id": device.partition(":")[2] or "0",
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
     if max_vram is not None:
         settings |= {"gpu_mem_limit": str(max_vram), "arena_extend_strategy": "kSameAsRequested"}
     return "CUDAExecutionProvider", ("CUDAExecutionProvider", settings)

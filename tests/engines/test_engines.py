@@ -11,7 +11,7 @@ import pytest
 from models import organs
 from small import model
 
-from segcli.engines import choose, table, torch_devices
+from segcli.engines import choose, onnx_engine, table, torch_devices
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.export.verified import export_onnx
@@ -207,6 +207,11 @@ def test_6_8_an_onnx_runtime_without_the_provider_asked_for_is_refused(
     monkeypatch.setattr(choose, "driver_devices", lambda: 1)
     with pytest.raises(EngineError, match="no CUDAExecutionProvider"):
         open_engine(card, engine="onnx", device="cuda")
+
+
+def test_6_8_onnx_runtime_on_cuda_computes_in_the_float32_of_the_record_and_searches_no_kernels() -> None:
+    _, (_, settings) = onnx_engine.provider_for("cuda:1", None)
+    assert settings == {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 def test_6_8_a_torch_without_cuda_is_refused_for_a_named_device(
