@@ -18,6 +18,13 @@ from segcli.memory import zeros as host_zeros
 from segcli.space.volume import Box
 
 T = TypeVar("T")
+# How CUDA and its libraries say, in errors of no class of their own, that the device's memory does not suffice.
+_NO_MEMORY = (
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
 _MOST = 16  # windows at a time on a device; more gain nothing
 
 
@@ -142,8 +149,9 @@ class TorchCUDA(Blending):
             try:
                 parts = [self._forward(patches[i : i + self.batch]) for i in range(0, len(patches), self.batch)]
                 return self._repaired(patches, parts[0] if len(parts) == 1 else torch.cat(parts))
-            except torch.OutOfMemoryError as error:
-                self._step_down(error, len(patches))
+            except RuntimeError as error:
+                cause = _short(error)
+            self._step_down(cause, len(patches))
         return self._on_host.logits(patches)
 
     def _repaired(self, patches: NDArray[np.float32], logits: Tensor) -> Tensor:
@@ -192,11 +200,15 @@ class TorchCUDA(Blending):
         while True:
             try:
                 return work()
-            except torch.OutOfMemoryError as error:
-                self._step_down(error, 1)
+            except RuntimeError as error:
+                cause = _short(error)
+            self._step_down(cause, 1)
 
-    def _step_down(self, error: torch.OutOfMemoryError, count: int) -> None:
-        """Need less memory than now; errors: OutOfMemory (71) when there is no way left."""
+    def _step_down(self, cause: str, count: int) -> None:
+        """Need less memory than now; errors: OutOfMemory (71) when there is no way left.
+
+        Called when the error is gone: its traceback would keep alive whatever the failed pass held.
+        """
         torch.cuda.empty_cache()
         if min(self.batch, count) > 1:
             self.batch = min(self.batch, count) // 2
@@ -204,7 +216,8 @@ class TorchCUDA(Blending):
         elif not self._sums_on_host:
             self._sums_on_host = True
             for total in self._sums:
-                total.data = total.data.cpu()  # as nn.Module.to() moves parameters
+                moved = torch.from_numpy(host_zeros(tuple(total.shape), self.max_ram, self._taken))
+                total.data = moved.copy_(total.data)  # as nn.Module.to() moves parameters
             self._taken.append("out of GPU memory: logits are added up in the computer's memory")
         elif self._may_leave and self._on_host is None:
             self._on_host = TorchCPU(self._network.cpu(), threads=self.threads, batch=1)
@@ -212,9 +225,9 @@ class TorchCUDA(Blending):
             self._taken.append("out of GPU memory: the CPU goes on")
         else:
             raise OutOfMemory(
-                f"one window does not fit into the memory of {self._device}: {cause_of(error)}",
+                f"one window does not fit into the memory of {self._device}: {cause}",
                 hint="use --device cpu",
-            ) from error
+            )
 
     @torch.no_grad()
     def _fitting(self, shape: tuple[int, ...], max_vram: int | None) -> int:
@@ -230,6 +243,14 @@ class TorchCUDA(Blending):
             free = min(free, max_vram - before)
         sums = 8 * logits.numel() * logits.element_size()  # a slab twice as high and as wide as the window
         return max(1, min(_MOST, int(0.8 * (free - sums) // max(need, 1))))
+
+
+def _short(error: RuntimeError) -> str:
+    """What an error says of too little memory on the device; any other error goes on."""
+    said = str(error)
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
+        raise error
+    return cause_of(error)
 
 
 def device_count() -> int:

@@ -1,5 +1,6 @@
 """The steps down for want of GPU memory, on a network whose device is played by the CPU; the rest needs one."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,61 @@ def test_6_2_another_runtime_error_is_no_want_of_memory(engine: Any, monkeypatch
     with pytest.raises(RuntimeError, match="BAD_PARAM"):
         engine.run(patches(1))
     assert engine.fallbacks == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_6_2_every_way_to_say_that_memory_is_short_leads_a_step_down(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    plain = engine._forward
+
+    def forward(patches: np.ndarray, *, half: bool = True) -> torch.Tensor:
+        if len(patches) > 1:
+            raise RuntimeError(said)
+        return plain(patches)
+
+    wanted = engine.run(patches(2))
+    monkeypatch.setattr(engine, "_forward", forward)
+    np.testing.assert_allclose(engine.run(patches(2)), wanted, rtol=1e-5, atol=1e-6)
+    assert engine.fallbacks == ["out of GPU memory: 1 windows at a time"]
+
+
+def test_6_2_what_a_failed_pass_held_is_gone_before_memory_is_given_back(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+    plain = engine._forward
+
+    def forward(patches: np.ndarray, *, half: bool = True) -> torch.Tensor:
+        activation = torch.zeros(1000)
+        if len(patches) > 2:
+            held.append(weakref.ref(activation))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(patches)
+
+    monkeypatch.setattr(engine, "_forward", forward)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
+    engine.run(patches(4))
+    assert alive == [False]
+
+
+def test_6_3_sums_that_move_to_the_host_go_into_a_file_where_max_ram_wants_it(engine: Any) -> None:
+    total = engine.zeros((2, 4, 4, 4))
+    engine.add(total, (slice(0, 4),) * 3, torch.ones(2, 4, 4, 4), np.ones((4, 4, 4), np.float32))
+    engine.room, engine.max_ram = 0, 1
+    with pytest.raises(OutOfMemory):
+        engine.run(patches(1))
+    assert any("temporary file" in sentence for sentence in engine.fallbacks)
+    assert engine.get(total).min() == 1
 
 
 def test_5_8_of_half_precision_only_the_windows_that_overflow_are_computed_again_in_float32(engine: Any) -> None:
