@@ -50,7 +50,7 @@ def predict(
     The next scan is read and the last one written while the network works: one case ahead and one behind, so
     memory holds three scans at most. A case that is refused or fails costs that case only.
     """
-    job = Job(card, opened, to, named(options or Options(), card), watch)
+    job = Job(card, opened, to, named(options or Options(), card, several=bool(opened.others)), watch)
     with (
         ThreadPoolExecutor(1, "segcli-read") as reading,
         ThreadPoolExecutor(1, "segcli-compute") as computing,

@@ -20,11 +20,11 @@ from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.outputs import Destination, Finished, is_own
 from segcli.documents import Document, Facts
-from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError
+from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
 from segcli.inference.engine import Engine
 from segcli.inference.segment import Segmentation, Wishes
-from segcli.inference.together import Member, segment_together
+from segcli.inference.together import Member, segment_at_the_scan, segment_together
 from segcli.inference.windows import at_overlap
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
@@ -52,6 +52,7 @@ class Options:
     skip      windows that hold nothing but the value beyond the image are not computed
     mirror    logits averaged over the card's mirror axes
     label_map  whether what looks like a label map is taken for a scan
+    average   of several models: logits on the first one's grid, or probabilities on the scan's; the card's way for None
     largest   structures of which only the largest component is kept ("all" for every one); likewise the next two
     """
 
@@ -66,6 +67,7 @@ class Options:
     min_size_ml: float = 0.0
     fill_holes: tuple[str, ...] = ()
     label_map: bool = False
+    average: Literal["logits", "probabilities"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +167,13 @@ class Labelled:
     changed: list[Change]
 
 
-def named(options: Options, card: ModelCard) -> Options:
-    """The options with structures by their names, however the user called them."""
+def named(options: Options, card: ModelCard, *, several: bool = False) -> Options:
+    """The options with structures by their names, however the user called them, and the way that models are averaged.
+
+    several  whether other models label with this one
+    """
+    if options.average and not several:
+        raise UsageError(f"--average {options.average}: one model has nothing to average with")
 
     def names(wanted: Sequence[str], flag: str) -> tuple[str, ...]:
         return tuple(label.name for label in chosen(card.structures, wanted, flag))
@@ -179,6 +186,7 @@ def named(options: Options, card: ModelCard) -> Options:
         classes=names(options.classes, "--classes"),
         largest=some(options.largest, "--largest-component"),
         fill_holes=some(options.fill_holes, "--fill-holes"),
+        average=options.average or (card.ensemble_average if several else None),
     )
 
 
@@ -311,7 +319,8 @@ def label(job: Job, loaded: Loaded) -> Labelled:
     wishes = Wishes(shares=job.to.shares, votes=job.to.votes)
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
     before = len(_steps(members))
-    result = segment_together(loaded.scan, members, tick, wishes)
+    joined = segment_at_the_scan if job.options.average == "probabilities" else segment_together
+    result = joined(loaded.scan, members, tick, wishes)
     labels, effects, changed = finished(job, result.labels)
     kept = replace(result, labels=labels)
     return Labelled(loaded, kept, members[0].engine, _steps(members)[before:], effects, changed)

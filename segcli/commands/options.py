@@ -6,7 +6,7 @@ import inspect
 from copy import copy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -148,6 +148,9 @@ Engine = Annotated[
 Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, help="CPU threads.")]
 Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a NIfTI header: sform, qform or pixdim.")]
+Average = Annotated[
+    str | None, typer.Option("--average", help="Of several models: logits, or probabilities on the scan's grid.")
+]
 Series = Annotated[str | None, typer.Option("--series", help="Number or name of the DICOM series to take.")]
 SeveralSeries = Annotated[
     list[str] | None, typer.Option("--series", help="Numbers, names or UIDs of DICOM series, or all; repeatable.")
@@ -221,6 +224,19 @@ def each(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tupl
     for value in values:
         choice(option, value, choices)
     return values
+
+
+_AVERAGES: dict[str, Literal["logits", "probabilities"]] = {"logits": "logits", "probabilities": "probabilities"}
+
+
+def averaged(text: str | None) -> Literal["logits", "probabilities"] | None:
+    """What --average names.
+
+    errors   UsageError for anything else
+    """
+    if text is not None and text not in _AVERAGES:
+        raise UsageError(f"--average {text}: is not one of {', '.join(_AVERAGES)}")
+    return None if text is None else _AVERAGES[text]
 
 
 def form(affine: str | None) -> Form | None:

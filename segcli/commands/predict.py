@@ -19,6 +19,7 @@ import typer
 from segcli.batch.outputs import offered
 from segcli.commands.options import (
     Affine,
+    Average,
     Channels,
     Commands,
     Device,
@@ -33,6 +34,7 @@ from segcli.commands.options import (
     Tables,
     Threads,
     VolumeNumber,
+    averaged,
     choice,
     each,
     engine_named,
@@ -213,6 +215,7 @@ class Labelling:
         bool, typer.Option("--allow-label-map", help="Take what looks like a label map for a scan.")
     ] = False
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False
+    average: Average = None
     half: Annotated[bool, typer.Option("--half", help="float16 on CUDA.")] = False
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Windows of pure background are not run.")] = False
     largest_component: Annotated[str, typer.Option("--largest-component", help="Structures, or all.")] = ""
@@ -227,6 +230,7 @@ class Labelling:
         if not 0 <= self.min_size < math.inf:
             raise UsageError(f"--min-size {self.min_size}: is a number of mL, at least 0")
         return Options(
+            average=averaged(self.average),
             overlap=self.overlap,
             classes=several(self.classes),
             affine=form(self.affine),

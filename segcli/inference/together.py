@@ -1,4 +1,8 @@
-"""Several models label one scan together: each on its own grid, averaged on the first one's, slab by slab."""
+"""Several models label one scan together, each on its own grid.
+
+Their logits are averaged on the first one's grid, slab by slab, or their probabilities at the scan's voxels, which is
+how nnU-Net's ensembles do it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,10 @@ from segcli.inference.prepare import Prepared, Procedure, check_channels, finite
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, segment, window_count
 from segcli.inference.windows import Tick, quiet, slide
 from segcli.memory import OnDisk, mapped
-from segcli.space.volume import Volume
+from segcli.space.resample import LINEAR
+from segcli.space.volume import Box, Grid, Volume
 
+_VALUES = 1 << 24  # of the mean of answers that lie on the disk, at a time
 UNSEEN = -20.0  # logit of a structure where a member did not look, beside 0 for background
 
 
@@ -79,7 +85,7 @@ def segment_together(
     answers, count = [], 0
     seconds = {**prepared.seconds, "network": 0.0}
     for i, member in enumerate(others):
-        answer, stages, seen = _answer(scan, member, prepared, decide, _later(tick, i, len(members)))
+        answer, stages, seen = _answer(scan, member, prepared.image.grid, decide, _later(tick, i, len(members)))
         answers.append(answer)
         count += seen
         seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in stages.items()}
@@ -95,16 +101,52 @@ def segment_together(
     return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
 
 
+def segment_at_the_scan(
+    scan: Volume, members: Sequence[Member], tick: Tick = quiet, wishes: Wishes = Wishes()
+) -> Segmentation:
+    """Label every voxel of the scan by the mean of the members' probabilities there.
+
+    Each member's logits are interpolated to the scan's voxels, and become probabilities there. Beyond its crop a member
+    votes for background. Confidence and disagreement are those of the scan's voxels.
+
+    Memory holds one slab and one image; the answers of all lie in temporary files, 4 bytes for each class and voxel of
+    the scan.
+    errors   as `segment`
+    """
+    own = members[0].procedure
+    check_channels(scan, own)
+    scan, holes, warnings = finite(scan)
+    before = sum(member.engine.repeated for member in members)
+    answers, count = [], 0
+    seconds: dict[str, float] = {}
+    for i, member in enumerate(members):
+        have = replace(own.decide, shares=member.procedure.decide.shares)
+        answer, stages, seen = _answer(scan, member, scan.grid, have, _later(tick, i, len(members)))
+        for plane in range(scan.grid.shape[0]):
+            answer[:, plane] = shares(np.asarray(answer[:, plane]), have)
+        answers.append(answer)
+        count += seen
+        seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in stages.items()}
+    decide = replace(own.decide, shares=True)
+    there = Prepared(scan, scan.grid, np.zeros(len(scan.data), np.float32), {})
+    found = decided(scan, there, _means(scan.grid, answers, decide), decide, LINEAR, wishes)
+    if holes is not None:
+        found.labels.data[:, holes] = 0
+    seconds = {**seconds, "decide": found.seconds["network"] + found.seconds["decide"]}
+    warnings += said_of(sum(member.engine.repeated for member in members) - before)
+    return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
+
+
 def _later(tick: Tick, position: int, members: int) -> Tick:
     """A tick for one of several members: all of them together are as long as this one times their number."""
     return lambda done, total: tick(position * total + done, members * total)
 
 
 def _answer(
-    scan: Volume, member: Member, common: Prepared, decide: Decision, tick: Tick
+    scan: Volume, member: Member, on: Grid, decide: Decision, tick: Tick
 ) -> tuple[OnDisk, dict[str, float], int]:
-    """A member's answer (K, d, h, w) on the common image's grid, mapped from a file; stage times; windows."""
-    procedure, on = member.procedure, common.image.grid
+    """A member's answer (K, d, h, w) on a grid, mapped from a file; stage times; windows."""
+    procedure = member.procedure
     prepared = prepare(scan, procedure)
     began = time.perf_counter()
     answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
@@ -128,19 +170,36 @@ def _mean(
     slabs: Iterator[Volume], common: Prepared, answers: list[OnDisk], have: Decision, decide: Decision
 ) -> Iterator[Volume]:
     """The first member's slabs as the mean of all, with the share of members that decide otherwise behind it."""
-    count = len(decide.values)
     for slab in slabs:
         low = np.round(common.image.grid.index(slab.grid.affine[:3, 3])).astype(int)
-        box = tuple(slice(a, a + n) for a, n in zip(low, slab.grid.shape, strict=True))
-        joined = np.empty((count + 1, *slab.grid.shape), np.float32)
-        joined[:count] = _channels(slab.data[:count], have, decide)
-        own = [winners(joined[:count], decide)]
-        for answer in answers:
-            here = np.asarray(answer[(slice(None), *box)])
-            own.append(winners(here, decide))
-            joined[:count] += here
-            answer.release()
-        joined[:count] /= len(own)
-        together = winners(joined[:count], decide)
-        joined[count] = np.mean([votes != together for votes in own], axis=0)
-        yield Volume(joined, slab.grid)
+        d, h, w = (slice(a, a + n) for a, n in zip(low.tolist(), slab.grid.shape, strict=True))
+        box = (d, h, w)
+        own = _channels(slab.data[: len(decide.values)], have, decide)
+        yield Volume(_joined([own, *(_part(answer, box) for answer in answers)], decide), slab.grid)
+
+
+def _means(grid: Grid, answers: list[OnDisk], decide: Decision) -> Iterator[Volume]:
+    """The mean of answers on a grid, in slabs that each begin with the last plane of the one before."""
+    depth, h, w = grid.shape
+    planes = max(1, _VALUES // (len(decide.values) * h * w))
+    for first in range(0, max(1, depth - 1), planes):
+        box = (slice(first, min(first + planes + 1, depth)), slice(0, h), slice(0, w))
+        yield Volume(_joined([_part(answer, box) for answer in answers], decide), grid.crop(box))
+
+
+def _part(answer: OnDisk, box: Box) -> NDArray[np.float32]:
+    """A copy of what an answer (K, ...) has in a box."""
+    here = np.array(answer[(slice(None), *box)])
+    answer.release()
+    return here
+
+
+def _joined(answers: Sequence[NDArray[np.float32]], decide: Decision) -> NDArray[np.float32]:
+    """The mean (K + 1, d, h, w) of answers, with the share of them that decide otherwise behind it."""
+    count = len(decide.values)
+    joined = np.empty((count + 1, *answers[0].shape[1:]), np.float32)
+    joined[:count] = sum(answers[1:], start=answers[0])
+    joined[:count] /= len(answers)
+    together = winners(joined[:count], decide)
+    joined[count] = np.mean([winners(answer, decide) != together for answer in answers], axis=0)
+    return joined

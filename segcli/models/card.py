@@ -69,6 +69,7 @@ class ModelCard:
     half        whether float16 is known to keep the labels
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     after       steps that are done with the labels, in order
+    ensemble_average  over several models: logits on the first one's grid, or probabilities on the scan's
     volumes_ml  plausible volume of a structure: (low, high)
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
@@ -94,6 +95,7 @@ class ModelCard:
     mirror: tuple[int, ...]
     half: bool
     average: Literal["logits", "probabilities"]
+    ensemble_average: Literal["logits", "probabilities"]
     labels: tuple[Label, ...]
     decide: Decision
     after: tuple[after.AfterStep, ...]
@@ -203,6 +205,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         mirror=given.mirror,
         half=given.half,
         average=given.average,
+        ensemble_average=given.ensemble_average,
         labels=_labels(given, refuse),
         decide=Decision(
             values=tuple(given.labels.values()) if given.regions is None else given.regions,

@@ -254,6 +254,9 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     ] = ()
     half: Annotated[bool, Meta(description="true or false")] = False
     average: Annotated[Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")] = "logits"
+    ensemble_average: Annotated[
+        Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")
+    ] = "logits"
     back: Annotated[Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")] = "logits"
     labels: Annotated[
         dict[LabelName, LabelValue],

@@ -13,6 +13,7 @@ from models import CARD, affine, organs
 from runs import command, scan
 from shapes import distances, grid
 
+from segcli.batch.stages import Options, named
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.host import HostEngine
@@ -22,7 +23,7 @@ from segcli.errors import ModelError, UsageError
 from segcli.inference import windows
 from segcli.inference.decide import Decision
 from segcli.inference.segment import Wishes, segment
-from segcli.inference.together import Member, alike, segment_together
+from segcli.inference.together import Member, alike, segment_at_the_scan, segment_together
 from segcli.inference.windows import WindowPlan
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import find
@@ -135,6 +136,37 @@ def test_8_beyond_its_crop_a_model_votes_for_background() -> None:
     # 0 HU: body by a margin of 25 over background; beside (0, -20) of the other one that is 12.5 - 10 > 0.
     assert found.labels.data.ravel().tolist() == [1, 1, 2, 1]
     assert found.disagreement == {1: 0.5, 2: 0}
+
+
+def test_8_probabilities_are_averaged_at_the_voxels_of_the_scan() -> None:
+    found = segment_at_the_scan(row(110, 200), [member(**OWN), member(40, **OWN)], wishes=Wishes(True, True))
+    x = (np.array([110, 200]) + 1000) / 2000
+    each = []
+    for later in (0, 40):
+        logits = WEIGHT.ravel()[:, None] * x + Linear(later).bias.ravel()[:, None]
+        each.append(np.exp(logits) / np.exp(logits).sum(0))
+    assert found.probabilities is not None
+    np.testing.assert_allclose(found.probabilities.data[:, 0, 0] / 255, np.mean(each, axis=0), atol=0.5 / 255)
+    assert found.labels.data.ravel().tolist() == np.mean(each, axis=0).argmax(0).tolist()
+    assert found.votes is not None
+    assert found.votes.data.ravel().tolist() == [128, 0]
+
+
+def test_8_one_model_twice_is_that_model_at_the_scan_too() -> None:
+    plain = segment(body(), card().procedure, Linear()).labels.data
+    found = segment_at_the_scan(body(), [member(), member(orientation="LPS")])
+    assert np.array_equal(found.labels.data, plain)
+    assert not any(found.disagreement.values())
+
+
+def test_8_the_way_that_models_are_averaged_is_the_first_cards_or_the_options() -> None:
+    own = card(ensemble_average="probabilities")
+    assert named(Options(), own, several=True).average == "probabilities"
+    assert named(Options(average="logits"), own, several=True).average == "logits"
+    assert named(Options(), card(), several=True).average == "logits"
+    assert named(Options(), own).average is None
+    with pytest.raises(UsageError, match="one model has nothing to average with"):
+        named(Options(average="logits"), own)
 
 
 def test_8_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ FULL: dict[str, Any] = {
     "half": True,
     "average": "probabilities",
     "back": "probabilities",
+    "ensemble_average": "probabilities",
     "regions": [1, 2, 3, 4, 5],
     "after": [{"step": "largest", "neighbours": 6}],
     "colours": {"liver": "#aA5500"},
