@@ -240,6 +240,11 @@ _RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         "and sha256 are a file name and its sum, or lists of equal length",
     ),
     ("channels", lambda c: len(set(c.channels)) < len(c.channels), "names two channels alike"),
+    (
+        "channels",  # files of a case are told apart by these names, on some systems without regard to case
+        lambda c: len({name.lower() for name in c.channels}) < len(c.channels),
+        "names two channels that differ only in capital letters",
+    ),
     ("transpose", lambda c: sorted(c.transpose) != [0, 1, 2], "is not an order of 0, 1, 2"),
     (
         "spacing",
