@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from segcli import errors, formats
 from segcli.api.result import Result, names_of
 from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, named
-from segcli.batch import budget, stages
+from segcli.batch import stages
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
 from segcli.batch.outputs import Destination, is_own
@@ -221,7 +221,7 @@ def _of_files(job: Job, case: Case, given: Scan) -> Result:
 
 def _of_memory(job: Job, given: Scan, scan: InMemory, name: str | None) -> Result:
     """The result of a scan that the caller holds; it lies beside no file, so that what is saved lies where one says."""
-    budget.check(scan.volume.grid, 4, job.card, limit=job.opened.max_ram)
+    stages.check_memory(job, scan.volume.grid)
     case = Case(name or scan.name, (), Path())
     key = stages.key_of(job, case, Inputs((), scan.sum))
     return _result(job, Loaded(case, scan.volume, key, {}), given, scan.turned)

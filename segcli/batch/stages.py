@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,7 @@ from segcli.documents import Document, Facts
 from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
 from segcli.inference.engine import Engine
+from segcli.inference.parts import Part, segment_parts
 from segcli.inference.segment import Segmentation, Wishes
 from segcli.inference.together import Member, segment_at_the_scan, segment_together
 from segcli.inference.windows import at_overlap
@@ -32,7 +33,7 @@ from segcli.results import record, scan_checks
 from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.results.record import ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
-from segcli.space.volume import Volume
+from segcli.space.volume import Grid, Volume
 from segcli.structures import chosen
 
 if TYPE_CHECKING:
@@ -112,18 +113,26 @@ class Job:
 
     @cached_property
     def models(self) -> list[tuple[ModelCard, Opened]]:
-        """The model, and those that are averaged with it."""
+        """The models that run: the model, and those that are averaged with it, or its parts."""
+        if self.opened.parts:
+            return list(self.opened.parts)
         return [(self.card, self.opened), *self.opened.others]
 
     @cached_property
     def model(self) -> ModelFacts:
         """The model's part of the record."""
-        return record.model_facts([(card, opened.hashes) for card, opened in self.models])
+        return self._model_facts(record.model_hash)
 
     @cached_property
     def model_before(self) -> ModelFacts:
         """The same as earlier versions recorded it."""
-        return record.model_facts([(card, opened.hashes) for card, opened in self.models], record.earlier_hash)
+        return self._model_facts(record.earlier_hash)
+
+    def _model_facts(self, hash_of: record.HashOf) -> ModelFacts:
+        models = [(card, opened.hashes) for card, opened in self.models]
+        if self.opened.parts:
+            return record.composed_facts(self.card, models, hash_of)
+        return record.model_facts(models, hash_of)
 
     @property
     def choices(self) -> Document:
@@ -215,6 +224,9 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     scan = scan_of(job, case)
     _check_room(paths[0], scan)
     outputs.check(scan, job.to)
+    if job.opened.parts and job.to.shares:
+        said = "is made of parts, whose probabilities have no common sum"
+        raise UsageError(f"--write probabilities: {job.card.name} {said}")
     doubt(job, case, scan)
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
@@ -238,8 +250,14 @@ def scan_of(job: Job, case: Case) -> Volume:
         volume=case.volume,
         channels=len(job.card.channels),
         fill_gaps=job.options.fill_gaps,
-        seen=lambda grid: budget.check(grid, 4, job.card, limit=job.opened.max_ram),
+        seen=partial(check_memory, job),
     )
+
+
+def check_memory(job: Job, grid: Grid) -> None:
+    """Refuse a scan that does not fit with one of the models; OutOfMemory (71)."""
+    for card, _ in job.models:
+        budget.check(grid, 4, card, limit=job.opened.max_ram)
 
 
 def doubt(job: Job, case: Case, scan: Volume) -> None:
@@ -319,8 +337,11 @@ def label(job: Job, loaded: Loaded) -> Labelled:
     wishes = Wishes(shares=job.to.shares, votes=job.to.votes)
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
     before = len(_steps(members))
-    joined = segment_at_the_scan if job.options.average == "probabilities" else segment_together
-    result = joined(loaded.scan, members, tick, wishes)
+    if job.opened.parts:
+        result = segment_parts(loaded.scan, _parts(job, members), job.card.decide.dtype, tick)
+    else:
+        joined = segment_at_the_scan if job.options.average == "probabilities" else segment_together
+        result = joined(loaded.scan, members, tick, wishes)
     labels, effects, changed = finished(job, result.labels)
     kept = replace(result, labels=labels)
     return Labelled(loaded, kept, members[0].engine, _steps(members)[before:], effects, changed)
@@ -330,6 +351,16 @@ def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
     plan = at_overlap(card.window, job.options.overlap)
     window = replace(plan, skip=plan.skip or job.options.skip)
     return Member(replace(card.procedure, window=window), engine)
+
+
+def _parts(job: Job, members: Sequence[Member]) -> list[Part]:
+    """The parts of a model that label something of what is wanted."""
+    wanted = {label.name: label.id for label in job.shown.structures}
+    parts = []
+    for (card, _), member in zip(job.models, members, strict=True):
+        values = {s.id: wanted[s.name] for s in card.structures if s.name in wanted}
+        parts += [Part(member, values)] if values else []
+    return parts
 
 
 def _steps(members: Sequence[Member]) -> tuple[str, ...]:

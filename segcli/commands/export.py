@@ -10,7 +10,7 @@ import typer
 
 from segcli.commands.options import Affine, Commands, Json, Model, form
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
-from segcli.errors import ModelError
+from segcli.errors import ModelError, UsageError
 
 commands = Commands("export-onnx")
 
@@ -32,6 +32,8 @@ def export_onnx(
 
     counts = form(affine)
     card = find(model)
+    if card.parts:
+        raise UsageError(f"{card.name} is made of {', '.join(card.parts)}", hint="export each of them")
     path = output or Path(re.sub(r"[^A-Za-z0-9_-]", "_", card.name) + ".onnx")  # the name comes from a file
     atomic.unclaimed(path, own=lambda _: _is_export(path))
     certificate = export(card, path, opset=opset, half=fp16, verify=verify, affine=counts)

@@ -34,6 +34,7 @@ class Opened:
     reason    why it was chosen
     hashes    file name -> sha256 of the bytes that were loaded
     others    further models whose answers are averaged with this one's
+    parts     models that the model is made of; `engine` is the first one's then
     max_ram   bytes that the process may have resident, where the user said so
     note      a word on the file that was loaded, for those who want more detail
     """
@@ -43,6 +44,7 @@ class Opened:
     warnings: tuple[str, ...]
     hashes: Mapping[str, str]
     others: tuple[tuple[ModelCard, Opened], ...] = ()
+    parts: tuple[tuple[ModelCard, Opened], ...] = ()
     max_ram: int | None = None
     note: str = ""
 

@@ -9,7 +9,7 @@ from segcli.engines.table import engines
 from segcli.errors import ModelError, UsageError
 from segcli.inference.together import alike
 from segcli.models.card import ModelCard
-from segcli.models.library import find
+from segcli.models.library import find, parts_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Opening:
         errors   ModelError: models that are no ensemble; UsageError: votes of one network
         """
         others = [find(model) for model in self.model[1:]]
+        if composed := next((own for own in (card, *others) if own.parts), None):
+            return self._of_parts(composed)
         for other in others:
             alike(card.procedure, other.procedure)
         if self.votes and not others and not card.ensemble and len(card.weights) < 2:
@@ -44,6 +46,16 @@ class Opening:
                 hint="name several models, --model A --model B, or one with folds",
             )
         return replace(self._one(card), others=tuple((other, self._one(other)) for other in others))
+
+    def _of_parts(self, card: ModelCard) -> Opened:
+        """The engines of all models that a model is made of."""
+        if len(self.model) > 1:
+            raise UsageError(f"{card.name} is made of parts: it is no member of an ensemble", hint="name it alone")
+        if self.votes:
+            raise UsageError(f"--write disagreement: {card.name} is made of parts, which label different structures")
+        parts = tuple((own, self._one(own)) for own in parts_of(card))
+        first = parts[0][1]
+        return replace(first, warnings=(), hashes={}, note="", parts=parts)
 
     def _one(self, card: ModelCard) -> Opened:
         votes = self.votes and len(self.model) == 1

@@ -73,6 +73,8 @@ class ModelCard:
     volumes_ml  plausible volume of a structure: (low, high)
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
+    parts       models that this one is made of, in order: each labels the structures that it has in common with this
+                card, by their names, and a later one has the last word
     """
 
     name: str
@@ -104,6 +106,7 @@ class ModelCard:
     centroids_mm: Mapping[str, tuple[float, float, float]]
     limits: Limits
     ensemble: tuple[str, ...]
+    parts: tuple[str, ...]
     folder: Path | None
     document: Facts = field(repr=False)
 
@@ -219,6 +222,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         centroids_mm=given.centroids_mm or {},
         limits=given.checks or Limits(),
         ensemble=given.ensemble,
+        parts=given.parts,
         folder=folder,
         document=document,
     )
@@ -278,6 +282,12 @@ _RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         "ensemble",
         lambda c: len(set(c.ensemble)) < len(c.ensemble),
         "names a model twice",
+    ),
+    ("parts", lambda c: len(set(c.parts)) < len(c.parts), "names a model twice"),
+    (
+        "parts",
+        lambda c: bool(c.parts) and bool(c.weights or c.onnx or c.ensemble or c.regions),
+        "stands beside weights, onnx, ensemble or regions: a model of parts has no network of its own",
     ),
 )
 

@@ -292,6 +292,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Meta(description=f"an object with limits of the checks, each a number: {', '.join(Limits.__struct_fields__)}"),
     ] = None
     ensemble: Annotated[tuple[Line, ...], Meta(description="a list of models")] = ()
+    parts: Annotated[tuple[Line, ...], Meta(max_length=100, description="a list of models")] = ()
     notes: Annotated[_LONE | tuple[Text, ...] | None, Meta(description="a text, or a list of texts")] = None
 
 

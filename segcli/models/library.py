@@ -12,7 +12,7 @@ from pathlib import Path
 from segcli.errors import ModelError, near
 from segcli.folders import user_folder
 from segcli.formats.atomic import one_process
-from segcli.models.card import CARD_FILE, ModelCard, parse
+from segcli.models.card import CARD_FILE, NAME, ModelCard, parse
 from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
 
@@ -116,6 +116,34 @@ def put_back(folder: Path) -> None:
     with suppress(OSError), one_process(folder.parent):  # waits for an import that is still running
         if not os.path.lexists(folder):
             former.rename(folder)
+
+
+def parts_of(card: ModelCard) -> list[ModelCard]:
+    """The models that a model is made of: those that lie beside its folder, else those that are found by name.
+
+    errors   ModelError (78): one is not there, sees other channels, or is made of parts itself
+    """
+    found = []
+    for name in card.parts:
+        beside = card.folder.parent / name if card.folder and re.fullmatch(NAME, name) else None
+        own = read_card(beside) if beside and (beside / CARD_FILE).is_file() else _part(card, name)
+        if own.channels != card.channels:
+            seen = f"it sees {', '.join(own.channels)}, not {', '.join(card.channels)}"
+            raise ModelError(f"{card.name}: {name} is no part of it: {seen}")
+        for what, said in ((own.parts, "is made of parts itself"), (own.after, "has steps after its network")):
+            if what:
+                raise ModelError(f"{card.name}: its part {name} {said}, which a part cannot have")
+        if not {s.name for s in own.structures} & {s.name for s in card.structures}:
+            raise ModelError(f"{card.name}: its part {name} has no structure of the same name")
+        found.append(own)
+    return found
+
+
+def _part(card: ModelCard, name: str) -> ModelCard:
+    try:
+        return find(name)
+    except ModelError as error:
+        raise ModelError(f"{card.name}: its part {name} cannot be used: {error.message}", hint=error.hint) from error
 
 
 def read_card(folder: Path) -> ModelCard:

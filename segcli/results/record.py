@@ -245,10 +245,18 @@ def earlier_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([card.document, sorted(hashes.values())]).encode()).hexdigest()
 
 
-def model_facts(
-    members: Sequence[tuple[ModelCard, Mapping[str, str]]],
-    hash_of: Callable[[ModelCard, Mapping[str, str]], str] = model_hash,
+HashOf = Callable[[ModelCard, Mapping[str, str]], str]
+
+
+def composed_facts(
+    card: ModelCard, parts: Sequence[tuple[ModelCard, Mapping[str, str]]], hash_of: HashOf
 ) -> ModelFacts:
+    """Name, hash and licence of a model that is made of parts, with each of them under "members"."""
+    whole = model_facts([(card, {}), *parts], hash_of)
+    return ModelFacts(name=card.name, sha256=whole["sha256"], licence=whole["licence"], members=whole["members"][1:])
+
+
+def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]], hash_of: HashOf = model_hash) -> ModelFacts:
     """Name, hash and licence of a model; of several as one, with each of them under "members"."""
     each = [Member(name=c.name, sha256=hash_of(c, hashes), licence=c.licence) for c, hashes in members]
     if len(each) == 1:

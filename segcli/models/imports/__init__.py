@@ -135,6 +135,9 @@ def verify(folder: Path) -> ModelCard:
     errors   ModelError (78) naming the first part that is missing or was changed, or that does not fit
     """
     found = library.read_card(folder)
+    for part in library.parts_of(found):
+        if part.folder is not None:
+            verify(part.folder)
     for fold, file in enumerate(found.weights):
         weights.network_of(found, fold)
         path = found.file(file)
