@@ -71,6 +71,7 @@ FULL: dict[str, Any] = {
     "centroids_mm": {"liver": [-40.5, 0, 12]},
     "checks": {"confidence": 0.33, "confidence_of_all": None, "misplaced_mm": 18, "proportion": 1.18},
     "ensemble": ["other", "folder/of another"],
+    "parts": [],
     "notes": "any text: é, 肝, ≥",
 }
 
@@ -208,6 +209,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"sha256": "0123"}, "sha256"),
     ({"onnx": 3}, "onnx"),
     ({"ensemble": ["a", "a"]}, "ensemble"),
+    ({"parts": ["a"]}, "parts"),
     ({"checks": {"confidence": 1.5}}, "confidence"),
     ({"checks": {"scale_sd": -2}}, "scale_sd"),
     ({"checks": {"proportion": 1}}, "proportion"),
