@@ -146,7 +146,9 @@ Engine = Annotated[
     str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx, openvino, or that of a package.")
 ]
 Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, help="CPU threads.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, max=1024, help="CPU threads.")
+]
 Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a NIfTI header: sform, qform or pixdim.")]
 Average = Annotated[
     str | None, typer.Option("--average", help="Of several models: logits, or probabilities on the scan's grid.")

@@ -253,6 +253,13 @@ def test_events_on_stdout_are_alone_there(model, tmp_path):
     assert (events[0], events[-1]) == ("read", "done")
 
 
+def test_more_threads_than_can_be_are_a_usage_error_with_the_bound():
+    done = command("predict", "a.nii.gz", "--threads", 100_000)
+    assert done.returncode == 2
+    assert b"--threads" in done.stderr
+    assert b"less than or equal to 1024" in done.stderr
+
+
 def test_a_misspelt_option_gets_the_nearest_one():
     done = command("predict", "--modle", "x")
     assert (done.returncode, done.stdout) == (2, b"")

@@ -52,11 +52,13 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: Wanted) -> Source:
     if wanted.config is not None and not bundles:
         raise UsageError(f"--config chooses in a MONAI bundle, and {name} is none")
     if plans and not bundles:
+        _no_table(wanted, name)
         place, notes = _chosen(list(plans), folder, name, wanted)
         source = plans[place](place, wanted.folds)
         return replace(source, notes=[*notes, *source.notes])
     _only_of_nnunet(wanted, name)
     if len(bundles) == 1 and not plans:
+        _no_table(wanted, name)
         return bundle.folder(bundles[0], wanted.config)
     if bundles:
         raise _several([*plans, *bundles], folder, name, "give the folder of one of them")
@@ -74,7 +76,15 @@ def _file(path: Path, *, told: bool, wanted: Wanted) -> Source:
     _only_of_nnunet(wanted, path.name)
     if wanted.config is not None:
         raise UsageError(f"--config chooses in a MONAI bundle, and {path.name} is none")
+    if path.suffix == ".onnx":
+        _no_table(wanted, path.name)
     return file(path, told=told, table=wanted.table)
+
+
+def _no_table(wanted: Wanted, name: str) -> None:
+    """Refuse to choose among tables of tensors where they are not asked for."""
+    if wanted.table is not None:
+        raise UsageError(f"--table chooses among the networks of one checkpoint file, and {name} is none")
 
 
 def _only_of_nnunet(wanted: Wanted, name: str) -> None:

@@ -506,6 +506,17 @@ def test_options_of_nnunet_are_for_its_folders_alone(tmp_path: Path) -> None:
         imports.inspect(CONTAINERS / "tiny_segresnet_raw.pth", wanted=imports.Wanted(folds=("0",)))
 
 
+@pytest.mark.parametrize("made", ["plans.json", "configs/metadata.json", "model.onnx"])
+def test_a_table_is_chosen_in_a_checkpoint_file_alone(tmp_path: Path, made: str) -> None:
+    path = tmp_path / "given" / made
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    (path.parent / "inference.json").write_text("{}")
+    name = made if made.endswith(".onnx") else "given"
+    with pytest.raises(UsageError, match=f"--table chooses among .* checkpoint file, and {name} is none"):
+        imports.inspect(tmp_path / "given", wanted=imports.Wanted("ema"))
+
+
 @pytest.mark.parametrize(
     ("texts", "fields"),
     [
