@@ -54,6 +54,7 @@ class Options:
     mirror    logits averaged over the card's mirror axes
     label_map  whether what looks like a label map is taken for a scan
     average   of several models: logits on the first one's grid, or probabilities on the scan's; the card's way for None
+    faithful  labels of a model whose grid is anchored at corners come from the nearest voxel, as its authors have it
     largest   structures of which only the largest component is kept ("all" for every one); likewise the next two
     """
 
@@ -69,6 +70,7 @@ class Options:
     fill_holes: tuple[str, ...] = ()
     label_map: bool = False
     average: Literal["logits", "probabilities"] | None = None
+    faithful: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,7 +352,10 @@ def label(job: Job, loaded: Loaded) -> Labelled:
 def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
     plan = at_overlap(card.window, job.options.overlap)
     window = replace(plan, skip=plan.skip or job.options.skip)
-    return Member(replace(card.procedure, window=window), engine)
+    procedure = replace(card.procedure, window=window)
+    if job.options.faithful and card.grid.anchor == "corners":
+        procedure = replace(procedure, decide=replace(procedure.decide, back="nearest"))
+    return Member(procedure, engine)
 
 
 def _parts(job: Job, members: Sequence[Member]) -> list[Part]:

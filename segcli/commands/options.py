@@ -153,6 +153,9 @@ Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a N
 Average = Annotated[
     str | None, typer.Option("--average", help="Of several models: logits, or probabilities on the scan's grid.")
 ]
+Faithful = Annotated[
+    bool, typer.Option("--faithful", help="Nearest voxels' labels, as TotalSegmentator, where a card is made for it.")
+]
 Series = Annotated[str | None, typer.Option("--series", help="Number or name of the DICOM series to take.")]
 SeveralSeries = Annotated[
     list[str] | None, typer.Option("--series", help="Numbers, names or UIDs of DICOM series, or all; repeatable.")

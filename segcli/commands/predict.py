@@ -24,6 +24,7 @@ from segcli.commands.options import (
     Commands,
     Device,
     Engine,
+    Faithful,
     Json,
     MaxRAM,
     MaxVRAM,
@@ -216,6 +217,7 @@ class Labelling:
     ] = False
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False
     average: Average = None
+    faithful: Faithful = False
     half: Annotated[bool, typer.Option("--half", help="float16 on CUDA.")] = False
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Windows of pure background are not run.")] = False
     largest_component: Annotated[str, typer.Option("--largest-component", help="Structures, or all.")] = ""
@@ -231,6 +233,7 @@ class Labelling:
             raise UsageError(f"--min-size {self.min_size}: is a number of mL, at least 0")
         return Options(
             average=averaged(self.average),
+            faithful=self.faithful,
             overlap=self.overlap,
             classes=several(self.classes),
             affine=form(self.affine),
@@ -342,8 +345,7 @@ def _batch(
                 placed = replace(opening, model=tuple(map(anywhere, opening.model)))
                 stream: Iterable[Outcome] = predict_on(scheduler, found, placed, to, options, show.watch)
             else:
-                opened = _opened(opening, card, show, manners)
-                stream = predict(found, card, opened, to, options, show.watch)
+                stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
             for outcome in interruptible(stream, show):
                 ended.append(checked(outcome, manners))
                 tell(ended[-1], show, manners, len(found))
@@ -411,8 +413,7 @@ def _piped(
             data = sys.stdin.buffer.read()
             if not data:
                 raise InputMissing("stdin: no bytes came in")
-            scan = folder / "stdin"
-            scan.write_bytes(data)
+            (scan := folder / "stdin").write_bytes(data)
             inputs = (str(scan.rename(f"{scan}{formats.ending_of(scan)}")),)
         card = find(opening.model[0])
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
@@ -425,9 +426,8 @@ def _piped(
         with events_to(manners.events) as events:
             show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
             try:
-                opened = _opened(opening, card, show, manners)
-                made = interruptible(predict(found, card, opened, place, options, show.watch), show)
-                ended = [checked(outcome, manners) for outcome in made]
+                made = predict(found, card, _opened(opening, card, show, manners), place, options, show.watch)
+                ended = [checked(outcome, manners) for outcome in interruptible(made, show)]
             finally:
                 show.close()
         for outcome in ended:

@@ -26,13 +26,14 @@ class Decision:
     values   the label value of each channel of logits
     rule     "argmax": the largest channel wins; "regions": channels are taken in order, and each one above 0
              (probability one half) overwrites what came before, so nested regions end up whole (nnU-Net)
-    back     what is interpolated on the way to the scan's grid: "logits" (nnU-Net), or "probabilities" (MONAI)
+    back     what comes to the scan's grid: interpolated "logits" (nnU-Net) or "probabilities" (MONAI), or the label of
+             the "nearest" voxel (TotalSegmentator)
     shares   the channels are probabilities already, not logits
     """
 
     values: tuple[int, ...]
     rule: Literal["argmax", "regions"] = "argmax"
-    back: Literal["logits", "probabilities"] = "logits"
+    back: Literal["logits", "probabilities", "nearest"] = "logits"
     shares: bool = False
 
     @property

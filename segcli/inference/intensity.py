@@ -209,7 +209,12 @@ def _linear(origin: float, factor: float, low: float = 0.0) -> Map:
 
 @dataclass(frozen=True)
 class Resample:
-    """The place of the resampling among the intensity steps, where a card says that it is not the first."""
+    """The place of the resampling among the intensity steps, where a card says that it is not the first.
+
+    whole    its values become whole numbers, the part behind the point left away (TotalSegmentator)
+    """
+
+    whole: bool = False
 
 
 Preparation = Step | Crop | Resample

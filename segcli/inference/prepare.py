@@ -13,6 +13,7 @@ from segcli.errors import InputError
 from segcli.inference.decide import Decision
 from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, foreground, normalise
 from segcli.inference.windows import WindowPlan
+from segcli.space.corners import zoomed
 from segcli.space.grids import GridSpec, model_grid
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Grid, Volume
@@ -91,7 +92,10 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
         elif isinstance(step, Resample):
             start = time.perf_counter()
             wanted = model_grid(image.grid, procedure.grid)
-            image = onto(image, wanted, procedure.interpolation)
+            by_corners = procedure.grid.anchor == "corners" and procedure.interpolation.how == "linear"
+            image = zoomed(image, wanted) if by_corners else onto(image, wanted, procedure.interpolation)
+            if step.whole:
+                image = Volume(np.trunc(image.data), image.grid, image.source)
             seconds["resample"] += time.perf_counter() - start
     assert wanted is not None  # every procedure has one resampling
     if image.data.dtype != np.float32:

@@ -13,6 +13,7 @@ from segcli.inference.decide import Decision, Shares, Spread, as_shares, labels_
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, Procedure, at_least, check_channels, finite, prepare
 from segcli.inference.windows import Tick, WindowPlan, quiet, slide, windows
+from segcli.space.corners import labels_back
 from segcli.space.resample import Interpolation
 from segcli.space.volume import Grid, Volume
 
@@ -97,7 +98,10 @@ def decided(
     probabilities = Shares(grid, decide, part, wanted, rule) if wishes.shares else None
     passing = means.watch(passing, Spread(grid, part, wanted, rule), votes)
     passing = probabilities.watch(passing) if probabilities else passing
-    labels = labels_on(grid, passing, decide, part, wanted, rule)
+    if decide.back == "nearest":
+        labels = labels_back(labels_on(part, passing, decide, part, wanted), wanted, grid)
+    else:
+        labels = labels_on(grid, passing, decide, part, wanted, rule)
     seconds = {
         **prepared.seconds,
         "network": network.seconds,

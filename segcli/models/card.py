@@ -237,6 +237,12 @@ def _listed(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
 _RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
     ("weights", lambda c: not fits(_listed(c.weights), tuple[Line, ...]), "is not a file's name, or a list of names"),
     ("sha256", lambda c: not fits(_listed(c.sha256), tuple[Sum, ...]), "is not 64 hexadecimal digits, or a list of it"),
+    ("back", lambda c: c.back == "nearest" and c.anchor != "corners", "is nearest, for the anchor corners alone"),
+    (
+        "anchor",
+        lambda c: c.anchor == "corners" and any(isinstance(x, documents.ResampleStep) for x in (c.intensity or ())[1:]),
+        "is corners, but the first step of intensity is not resample",
+    ),
     ("notes", lambda c: not fits(_listed(c.notes), tuple[Text, ...]), "is not a text, or a list of texts"),
     (
         "weights",

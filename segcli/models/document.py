@@ -135,7 +135,7 @@ class CropStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="crop"):
 
 
 class ResampleStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="resample"):
-    pass
+    whole: Annotated[bool, Meta(description="true or false")] = False
 
 
 IntensityStep = ClipStep | ScaleStep | PercentilesStep | StandardiseStep | OutsideStep | CropStep | ResampleStep
@@ -209,8 +209,8 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Meta(description="null or a list of 3 steps from 0.001 to 100 mm, null for an axis that keeps the scan's"),
     ] = None
     anchor: Annotated[
-        Literal["edges", "stored", "oriented", "within", "monai_stored", "monai"],
-        Meta(description="one of edges, stored, oriented, within, monai_stored, monai"),
+        Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai"],
+        Meta(description="one of edges, corners, stored, oriented, within, monai_stored, monai"),
     ] = "edges"
     interpolation: Annotated[
         Literal["linear", "cubic", "nearest"], Meta(description="one of linear, cubic, nearest")
@@ -257,7 +257,9 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     ensemble_average: Annotated[
         Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")
     ] = "logits"
-    back: Annotated[Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")] = "logits"
+    back: Annotated[
+        Literal["logits", "probabilities", "nearest"], Meta(description="one of logits, probabilities, nearest")
+    ] = "logits"
     labels: Annotated[
         dict[LabelName, LabelValue],
         Meta(min_length=1, max_length=65_536, description="an object that maps names to whole numbers"),

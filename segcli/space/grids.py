@@ -13,7 +13,7 @@ from segcli.space.volume import Grid, turned
 
 Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
 WIDEST = 250.0  # mm between two voxels; what is wider was given in another unit, or measured on no body
-Anchor = Literal["edges", "stored", "oriented", "within", "monai_stored", "monai"]
+Anchor = Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai"]
 _AS_IT_IS = 1e-3  # mm, and parts of an affine: what is that near to what is wanted MONAI leaves alone
 
 
@@ -26,6 +26,8 @@ class GridSpec:
                None for one axis, keeps the scan's
     anchor     what stays in place when the spacing changes:
                "edges"     the outer faces of the volume (nnU-Net); steps are stretched to fit a whole number
+               "corners"   the centres of the outermost voxels, with as many steps as "edges" has (scipy.ndimage.zoom,
+                           TotalSegmentator)
                "stored"    the file's first voxel, and the spacing is read along the file's axes (MONAI's
                            spacing before orientation)
                "oriented"  the first voxel after turning (MONAI's orientation before spacing)
@@ -98,6 +100,9 @@ def _spaced(grid: Grid, spacing: Spacing, anchor: Anchor) -> Grid:
         shape = np.maximum(1, np.round(have / want * n))
         step = n / shape  # in old voxels, so that the outer faces stay where they are
         return Grid(_shape(shape), _affine(matrix * step, origin + matrix @ (step / 2 - 0.5)))
+    if anchor == "corners":
+        shape = np.maximum(1, np.round(n * (have / want)))
+        return Grid(_shape(shape), _affine(matrix * np.where(shape > 1, (n - 1) / np.maximum(shape - 1, 1), 1), origin))
     steps = (n - 1) * have / want
     shape = np.floor(steps + 1e-6) + 1 if anchor == "within" else np.round(steps + 1)
     return Grid(_shape(np.maximum(1, shape)), _affine(matrix * (want / have), origin))

@@ -832,3 +832,13 @@ def test_a_label_map_in_place_of_a_scan_is_refused_unless_it_is_meant(model, tmp
     assert not list((tmp_path / "out").rglob("*seg*"))
     (meant,) = run(model, [path], tmp_path / "out", options=Options(label_map=True))
     assert meant.record["options"]["label_map"] is True
+
+
+def test_faithful_asks_for_the_nearest_labels_of_cards_that_are_anchored_at_corners_alone(model, tmp_path):
+    def back(anchor: str, *, faithful: bool) -> str:
+        own = parse({**model.document, "anchor": anchor}, model.folder)
+        job = stages.Job(own, opened(), Destination(tmp_path), Options(faithful=faithful))
+        return stages._member(job, own, job.opened.engine).procedure.decide.back
+
+    assert [back("corners", faithful=True), back("corners", faithful=False)] == ["nearest", "logits"]
+    assert back("edges", faithful=True) == "logits"

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import CARD, affine
+from scipy.ndimage import zoom
 from shapes import distances, grid
 
 from segcli.engines.host import HostEngine
@@ -12,7 +13,7 @@ from segcli.errors import InputError
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.models.card import parse
-from segcli.space.resample import onto
+from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
 
 
@@ -131,3 +132,20 @@ def test_24_a_crop_and_neighbouring_slices_keep_the_value_beyond_each_channel() 
     assert prepared.outside.tolist() == [0, 2] * 3
     cropped = parse({**own.document, "intensity": [*steps, {"step": "crop", "above": None, "outside": -4}]})
     assert prepare(two, cropped.procedure).outside.tolist() == [-4] * 6
+
+
+@pytest.mark.parametrize("axes", ["SAR", "LPS"])
+def test_a_card_of_corners_and_nearest_labels_as_totalsegmentator_does(axes: str) -> None:
+    """Turned, zoomed by order 1, cut to whole numbers, labelled, zoomed back by order 0, turned back."""
+    steps = [{"step": "resample", "whole": True}, *CARD["intensity"]]
+    card = parse({**CARD, "orientation": "SAR", "anchor": "corners", "back": "nearest", "intensity": steps})
+    noise = np.random.default_rng(3).integers(-40, 40, SCAN.data.shape)
+    scan = onto(Volume(SCAN.data + noise, SCAN.grid), turned(SCAN.grid, axes))
+    upright = turned(scan.grid, "SAR")
+    data = onto(scan, upright).data[0].astype(float)
+    small = np.trunc(zoom(data, [s / 3 for s in upright.spacing], order=1, mode="nearest"))
+    shares = ((np.clip(small, -1000, 1000) + 1000) / 2000).astype(np.float32)
+    labels = Organs().run(shares[None, None])[0].argmax(0).astype(np.uint8)
+    back = zoom(labels, [n / m for n, m in zip(data.shape, labels.shape, strict=True)], order=0, mode="nearest")
+    expected = onto(Volume(back[None], upright), scan.grid, Interpolation("nearest"))
+    assert np.mean(segment(scan, card.procedure, Organs()).labels.data == expected.data) > 0.9999

@@ -30,6 +30,7 @@ LIES = [
     ("intensity", [{"step": "clip", "low": 0, "high": 1, "hihg": 2}], "hihg"),
     ("orientation", "RAR", "orientation"),
     ("interpolation", "lanczos", "linear"),
+    ("back", "nearest", "anchor corners"),
     ("format", 2, "format"),
     ("channels", [], "channels"),
     ("codes", {"lung": "SCT 1"}, "lung"),
@@ -171,3 +172,11 @@ def test_9_without_an_orientation_no_pair_is_taken_from_names() -> None:
 def test_2_11_a_name_that_could_be_a_path_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="name"):
         cards.parse({**CARD, "name": name})
+
+
+def test_the_anchor_corners_wants_the_resampling_first() -> None:
+    clip = {"step": "clip", "low": -1000, "high": 1000}
+    with pytest.raises(ModelError, match=r"anchor .*resample"):
+        cards.parse({**CARD, "anchor": "corners", "intensity": [clip, {"step": "resample"}]})
+    card = cards.parse({**CARD, "anchor": "corners", "intensity": [{"step": "resample", "whole": True}, clip]})
+    assert card.grid.anchor == "corners"

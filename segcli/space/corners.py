@@ -1,0 +1,66 @@
+"""Grids that share the centres of their outermost voxels: sampled as scipy.ndimage.zoom does, to the last bit.
+
+TotalSegmentator cuts what is behind the point off, where 99.99999 and 100 are not the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segcli.space.resample import Interpolation, onto, parallel
+from segcli.space.volume import Grid, Volume
+
+NEAREST = Interpolation("nearest")
+
+
+def zoomed(volume: Volume, grid: Grid) -> Volume:
+    """A volume on a grid that shares its outermost voxel centres, linearly, in float64.
+
+    volume   (C, D, H, W), any dtype; sampled as by `onto` where the axes of the grids are at an angle
+    """
+    from scipy.ndimage import zoom
+
+    order = parallel(grid.to(volume.grid))
+    if order is None:
+        return onto(volume, grid)
+    turned = onto(volume, turned_to(volume.grid, grid, order), NEAREST)
+    factors = [n / m for n, m in zip(grid.shape, turned.grid.shape, strict=True)]
+    data = np.stack([zoom(channel, factors, np.float64, order=1, mode="nearest") for channel in turned.data])
+    return Volume(data, grid, volume.source)
+
+
+def labels_back(labels: Volume, wanted: Grid, scan: Grid) -> Volume:
+    """Labels of a part of a grid at the voxels of a scan that shares its outermost voxel centres, by the nearest voxel.
+
+    labels   (1, d, h, w) on a part of `wanted`, cut at its voxels; beyond it all is background
+    """
+    from scipy.ndimage import zoom
+
+    whole = np.zeros((1, *wanted.shape), labels.data.dtype)
+    first = np.round(wanted.index(labels.grid.affine[:3, 3])).astype(int)
+    box = tuple(slice(int(a), int(a) + n) for a, n in zip(first, labels.grid.shape, strict=True))
+    whole[(slice(None), *box)] = labels.data
+    order = parallel(wanted.to(scan))
+    if order is None:
+        return onto(Volume(whole, wanted), scan, NEAREST)
+    there = turned_to(scan, wanted, order)
+    factors = [n / m for n, m in zip(there.shape, wanted.shape, strict=True)]
+    sampled = zoom(whole[0], factors, order=0, mode="nearest")
+    return onto(Volume(sampled[None], there), scan, NEAREST)
+
+
+def turned_to(have: Grid, like: Grid, order: list[int]) -> Grid:
+    """The same voxels with their axes in the order and the directions of another grid's.
+
+    order    of `like` in `have`, as `parallel` gives it
+    """
+    affine = np.eye(4)
+    affine[:3, 3] = have.affine[:3, 3]
+    for i, axis in enumerate(order):
+        column = have.affine[:3, axis]
+        if column @ like.affine[:3, i] < 0:
+            affine[:3, 3] += column * (have.shape[axis] - 1)
+            column = -column
+        affine[:3, i] = column
+    d, h, w = (have.shape[axis] for axis in order)
+    return Grid((d, h, w), affine)
