@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segcli.errors import ModelError, UsageError
-from segcli.models import imports
-from segcli.models.card import ModelCard
+from segcli.models import composed, imports
+from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
 from segcli.models.fetch import Progress, addresses, fetch, file_name
-from segcli.models.library import cache_home
+from segcli.models.library import cache_home, read_card
 
 _ADDRESS = re.compile(r"https?://|hf:|gdrive:")
 _UNSTATED = "not stated"
@@ -73,16 +73,33 @@ def get(
             f"{model.id}: its licence ({model.licence}) asks for more than to be named, or is unknown",
             hint="read it, then add --accept-licence",
         )
-    there = next(_installed(model), None)
-    if there is not None:
-        tell(f"{model.id}: taken from {there}, nothing is fetched")
-        return make(there, model, "an installation of TotalSegmentator")
     if not model.files:
         raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
-    (file,) = model.files
+    if len(model.files) == 1:
+        return _one(model, model.files[0], make, wishes.name or model.id, progress)
+    name = wishes.name or model.id
+    composed.unclaimed(to / name, replace=wishes.replace)
+    parts = []
+    for file in model.files:
+        own = _stem(file)
+        if (to / own / CARD_FILE).is_file():
+            tell(f"{model.id}: its part {own} is here already")
+        else:
+            _one(model, file, make, own, progress)
+        parts.append(read_card(to / own))
+    return composed.write(name, model.structures, parts, to, replace=wishes.replace)
+
+
+def _one(model: Entry, file: File, make: Import, name: str, progress: Progress) -> Path:
+    """The folder of what one file of a model holds, taken from an installation where it is there, else fetched."""
+    there = _installed(model, file)
+    if there is not None:
+        make.tell(f"{model.id}: taken from {there}, nothing is fetched")
+        return make(there, model, "an installation of TotalSegmentator", name)
     got = fetch(file.addresses, cache_home() / "downloads", wanted=file.sum, progress=progress)
-    tell(f"{model.id}: SHA-256 {got.sha256}" + ("" if got.known else "; no list states it: it is compared next time"))
-    folder = make(got.path, model, f"{got.address}, SHA-256 {got.sha256}")
+    known = "" if got.known else "; no list states it: it is compared next time"
+    make.tell(f"{model.id}: SHA-256 {got.sha256}{known}")
+    folder = make(got.path, model, f"{got.address}, SHA-256 {got.sha256}", name)
     got.path.unlink(missing_ok=True)
     return folder
 
@@ -96,7 +113,7 @@ class Import:
     tell: Callable[[str], None]
     tried: Callable[[ModelCard], None]
 
-    def __call__(self, path: Path, model: Entry | None = None, origin: str = "") -> Path:
+    def __call__(self, path: Path, model: Entry | None = None, origin: str = "", name: str | None = None) -> Path:
         """The folder of the model that a file or folder holds; the catalogue's entry says what the file does not."""
         options = model.options if model else {}
         given = imports.options(**{k: v for k, v in options.items() if k != "recipe"})
@@ -105,7 +122,7 @@ class Import:
             given = {**given, "licence": model.licence, "source": "; ".join(fact for fact in facts if fact)}
         return imports.adopt(
             path,
-            name=self.wishes.name or (model.id if model else None),
+            name=name or self.wishes.name,
             to=self.to,
             recipe=options.get("recipe"),
             given=given,
@@ -123,11 +140,14 @@ def urls(text: str) -> list[str]:
     return [address for file in model.files for address in addresses(file.addresses)]
 
 
-def _installed(model: Entry) -> Iterator[Path]:
+def _stem(file: File) -> str:
+    """The name of a file without its ending: what TotalSegmentator calls a part's folder."""
+    return file_name(addresses(file.addresses)[-1]).removesuffix(".zip")
+
+
+def _installed(model: Entry, file: File) -> Path | None:
     """A model's folder in an installation of TotalSegmentator, which is used as it lies and never written to."""
     home = os.environ.get("TOTALSEG_HOME_DIR") or Path.home() / ".totalsegmentator"
     place = Path(os.environ.get("TOTALSEG_WEIGHTS_PATH") or Path(home) / "nnunet" / "results")
-    for file in model.files:
-        folder = place / file_name(addresses(file.addresses)[-1]).removesuffix(".zip")
-        if model.id.startswith("totalsegmentator") and folder.is_dir():
-            yield folder
+    folder = place / _stem(file)
+    return folder if model.id.startswith("totalsegmentator") and folder.is_dir() else None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from servers import Server, serving
 
 from segcli.errors import DownloadFailed, ModelError, OutputExists, UsageError
-from segcli.models import catalogue
-from segcli.models.library import read_card
+from segcli.models import catalogue, imports
+from segcli.models.library import parts_of, read_card
 from segcli.models.obtain import Wishes, get, urls, wanted
 
 NNUNET = Path(__file__).parents[1] / "data" / "containers" / "nnunetv2_tinyct" / "model"
@@ -36,6 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("TOTALSEG_WEIGHTS_PATH", raising=False)
     monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path / "lists"))
     monkeypatch.setattr("segcli.models.fetch._WAIT", 0.01)
     for server in serving(Server(body=packed())):
@@ -165,3 +167,38 @@ def test_the_command_says_the_licence_then_fetches_imports_and_names_the_folder(
     out, err = capsys.readouterr()
     assert out == f"{home[0] / 'tiny'}\n"
     assert err.startswith("note: tiny: licence Apache-2.0")
+
+
+def test_a_model_of_several_files_is_made_of_parts(home: tuple[Path, Server], tmp_path: Path) -> None:
+    to, server = home
+    results = tmp_path / "nowhere" / "nnunet" / "results"  # TotalSegmentator's own place, as the fixture names it
+    inner = Path("nnUNetTrainer__nnUNetPlans__3d_fullres")
+    labels = json.loads((NNUNET / "dataset.json").read_text())["labels"]
+    own = [name for name, value in labels.items() if value != 0]
+    for part in ("Dataset001_a", "Dataset002_b"):
+        shutil.copytree(NNUNET, results / part / inner)
+    document = json.loads((results / "Dataset002_b" / inner / "dataset.json").read_text())
+    renamed = {name if value == 0 else f"{name}_b": value for name, value in labels.items()}
+    (results / "Dataset002_b" / inner / "dataset.json").write_text(json.dumps({**document, "labels": renamed}))
+    files = [{"addresses": [f"http://127.0.0.1:9/{part}.zip"]} for part in ("Dataset001_a", "Dataset002_b")]
+    structures = [*(f"{name}_b" for name in own), *own]
+    entry = {"id": "totalsegmentator-two", "title": "Two", "modality": "CT", "structures": structures}
+    entry |= {"licence": "MIT", "citation": "", "files": files, "options": {"overlap": 0.25}}
+    (tmp_path / "lists" / "catalogue" / "b.json").write_text(json.dumps({"source": "a test", "models": [entry]}))
+    catalogue.entries.cache_clear()
+    told: list[str] = []
+    folder = get("totalsegmentator-two", to, tell=told.append)
+    card = read_card(folder)
+    assert [part.name for part in parts_of(card)] == ["Dataset001_a", "Dataset002_b"] == list(card.parts)
+    assert [label.name for label in card.structures] == structures
+    assert [label.id for label in card.structures] == list(range(1, len(structures) + 1))
+    assert imports.verify(folder).name == "totalsegmentator-two"
+    with pytest.raises(OutputExists):
+        get("totalsegmentator-two", to)
+    told.clear()
+    assert get("totalsegmentator-two", to, Wishes(replace=True), tell=told.append) == folder
+    assert sum("is here already" in line for line in told) == 2
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputExists):
+        get("totalsegmentator-two", to, Wishes(replace=True))
+    assert not server.seen, "nothing was fetched"
