@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from segcli.batch.case import Case as Case
 from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
 from segcli.batch.outputs import Destination, is_own
-from segcli.batch.selection import Selection, without_time_series
+from segcli.batch.selection import DATASET, Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, UsageError
 from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.streams import reading, walk
@@ -25,8 +25,6 @@ from segcli.results.record import SEG
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
 _DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
-# The folders of a BIDS dataset that a scan lies in: sub-01/anat, sub-01/ses-1/pet.
-_DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?[a-z]+)\Z")
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def _in_dataset(case: Case) -> Case:
     """The case named from the root of its BIDS dataset, unless its name begins there or above; others as they are."""
     name = PurePosixPath(case.name)
     folder = Path(os.path.abspath(case.beside / name.parent))  # noqa: PTH100 - links are followed nowhere here
-    match = _DATASET.search(folder.as_posix())
+    match = DATASET.search(folder.as_posix())
     if match is None:
         return case
     full = PurePosixPath(match["folders"], name.name)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from segcli.formats.dicom.series import Series
 
 _SEVERAL = ("func", "dwi", "perf")  # the folders of a BIDS dataset whose images are series of volumes
-_SUBJECT = re.compile(r"(?:^|/)sub-[^/]+/(?:ses-[^/]+/)?(?P<type>[a-z]+)\Z")
+# The folders of a BIDS dataset that a scan lies in, the last one called by the type of its data: sub-01/ses-1/pet.
+DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?(?P<type>[a-z]+))\Z")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def without_time_series(found: Sequence[Path], tell: Callable[[str], object]) ->
 
 
 def _is_time_series(path: Path) -> bool:
-    match = _SUBJECT.search(path.parent.absolute().as_posix())
+    match = DATASET.search(path.parent.absolute().as_posix())
     if match is None or match["type"] not in _SEVERAL:
         return False
     try:

@@ -37,7 +37,7 @@ def are_copies(some: Sequence[DicomFile], others: Sequence[DicomFile]) -> bool:
         return False
     if sum(f.count("NumberOfFrames") for f in some) != sum(f.count("NumberOfFrames") for f in others):
         return False
-    if len({f.text(k) for k in ("StudyInstanceUID",) for f in (*some, *others)}) > 1:
+    if len({f.text("StudyInstanceUID") for f in (*some, *others)}) > 1:
         return False
     try:
         return _slices(some, False) == _slices(others, False) and _slices(some, True) == _slices(others, True)
