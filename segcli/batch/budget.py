@@ -104,7 +104,7 @@ def plan_case(
     from segcli import formats
 
     opened = opening.open(card)
-    models = [(own, other.engine) for own, other in opened.parts or ((card, opened), *opened.others)]
+    models = [(own, other.engine) for own, other in opened.models(card)]
     rates = [measured(*model) for model in models]
     start = time.perf_counter()
     scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))

@@ -113,12 +113,10 @@ class Job:
         there = [x for x in self.card.structures if not kept or x.name in kept]
         return replace(self.card, labels=tuple(x for x in self.card.labels if x.id == 0 or x in there))
 
-    @cached_property
-    def models(self) -> list[tuple[ModelCard, Opened]]:
-        """The models that run: the model, and those that are averaged with it, or its parts."""
-        if self.opened.parts:
-            return list(self.opened.parts)
-        return [(self.card, self.opened), *self.opened.others]
+    @property
+    def models(self) -> tuple[tuple[ModelCard, Opened], ...]:
+        """The models that run, as `Opened.models` has them."""
+        return self.opened.models(self.card)
 
     @cached_property
     def model(self) -> ModelFacts:

@@ -383,7 +383,7 @@ def _opened(opening: Opening, card: ModelCard, show: Show, manners: Manners) -> 
     opened = waited(lambda: opening.open(card), show)
     if manners.quiet:
         return opened
-    for member, own in opened.parts or ((card, opened), *opened.others):
+    for member, own in opened.models(card):
         for warning in own.warnings:
             show.line(f"warning: {warning}")
         show.line(f"{member.name} on {own.engine.name}: {own.reason}")

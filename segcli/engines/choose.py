@@ -48,6 +48,10 @@ class Opened:
     max_ram: int | None = None
     note: str = ""
 
+    def models(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
+        """The models that run: that of the card and those that are averaged with it, or the parts it is made of."""
+        return self.parts or ((card, self), *self.others)
+
 
 def open_engine(
     card: ModelCard,

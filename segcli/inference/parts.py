@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, window_count
-from segcli.inference.together import Member
+from segcli.inference.together import Member, later
 from segcli.inference.windows import Tick, quiet, slide
 from segcli.space.volume import Volume
 
@@ -48,7 +47,7 @@ def segment_parts(scan: Volume, parts: Sequence[Part], dtype: DTypeLike, tick: T
             for stage, spent in prepared.seconds.items():
                 seconds[stage] += spent
         before = engine.repeated
-        slabs = slide(prepared.image, engine, own.window, partial(_later, tick, i, len(parts)), prepared.outside)
+        slabs = slide(prepared.image, engine, own.window, later(tick, i, len(parts)), prepared.outside)
         found = decided(scan, prepared, slabs, own.decide, own.interpolation, Wishes())
         table = np.zeros(max(own.decide.values) + 1, dtype)
         for value, final in part.values.items():
@@ -71,8 +70,3 @@ def _view(procedure: Procedure) -> tuple[object, ...]:
     """All that decides what a model is shown of a scan."""
     p = procedure
     return p.grid, p.interpolation, p.steps, p.outside, p.slice_axis, p.slices
-
-
-def _later(tick: Tick, position: int, parts: int, done: int, total: int) -> None:
-    """The progress of one of several parts: all of them are as long as this one times their number."""
-    tick(position * total + done, parts * total)

@@ -85,11 +85,11 @@ def segment_together(
     answers, count = [], 0
     seconds = {**prepared.seconds, "network": 0.0}
     for i, member in enumerate(others):
-        answer, stages, seen = _answer(scan, member, prepared.image.grid, decide, _later(tick, i, len(members)))
+        answer, stages, seen = _answer(scan, member, prepared.image.grid, decide, later(tick, i, len(members)))
         answers.append(answer)
         count += seen
         seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in stages.items()}
-    last = _later(tick, len(others), len(members))
+    last = later(tick, len(others), len(members))
     slabs = slide(prepared.image, first.engine, own.window, last, prepared.outside)
     mean = _mean(slabs, prepared, answers, own.decide, decide)
     found = decided(scan, prepared, mean, decide, own.interpolation, wishes)
@@ -121,7 +121,7 @@ def segment_at_the_scan(
     seconds: dict[str, float] = {}
     for i, member in enumerate(members):
         have = replace(own.decide, shares=member.procedure.decide.shares)
-        answer, stages, seen = _answer(scan, member, scan.grid, have, _later(tick, i, len(members)))
+        answer, stages, seen = _answer(scan, member, scan.grid, have, later(tick, i, len(members)))
         for plane in range(scan.grid.shape[0]):
             answer[:, plane] = shares(np.asarray(answer[:, plane]), have)
         answers.append(answer)
@@ -137,9 +137,9 @@ def segment_at_the_scan(
     return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
 
 
-def _later(tick: Tick, position: int, members: int) -> Tick:
-    """A tick for one of several members: all of them together are as long as this one times their number."""
-    return lambda done, total: tick(position * total + done, members * total)
+def later(tick: Tick, position: int, models: int) -> Tick:
+    """A tick for one of several models: all of them together are as long as this one times their number."""
+    return lambda done, total: tick(position * total + done, models * total)
 
 
 def _answer(
