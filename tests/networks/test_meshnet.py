@@ -101,6 +101,13 @@ def test_weights_in_safetensors_under_the_name_of_a_pickle_are_read(tmp_path: Pa
     assert imports.inspect(folder).network == "meshnet"
 
 
+def test_tensors_in_any_order_of_the_file_are_those_of_their_layers(tmp_path: Path) -> None:
+    folder = brainchop(tmp_path / "b", "gelu")
+    tensors = {name: torch.from_numpy(array) for name, array in part("gelu").items() if name != "logits"}
+    torch.save(dict(reversed(tensors.items())), folder / "model.pth")
+    assert imports.inspect(folder).arguments == imports.inspect(brainchop(tmp_path / "c", "gelu")).arguments
+
+
 def test_layers_that_are_no_meshnets_are_refused(tmp_path: Path) -> None:
     folder = brainchop(tmp_path / "b", "elu", bias=False)
     with pytest.raises(ModelError, match=r"8 tensors, where the layers of model\.json have 5"):

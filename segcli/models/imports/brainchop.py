@@ -109,7 +109,8 @@ def _arguments(described: Facts) -> Document:
 
 def _in_order(tensors: Tensors, arguments: Document) -> Tensors:
     """The tensors under the network's own names, by their order; sizes that model.json leaves open (-1) by theirs."""
-    kernels = [tensor for tensor in tensors.values() if tensor.ndim == 5]
+    ordered = _numbered(tensors)
+    kernels = [tensor for tensor in ordered if tensor.ndim == 5]
     if len(kernels) != len(arguments["dilations"]) + 1:
         raise ModelError(f"{len(kernels)} convolutions, where {LAYERS_FILE} has {len(arguments['dilations']) + 1}")
     arguments["in_channels"], arguments["out_channels"] = int(kernels[0].shape[1]), int(kernels[-1].shape[0])
@@ -122,7 +123,7 @@ def _in_order(tensors: Tensors, arguments: Document) -> Tensors:
     names += [f"{last}.weight", *([f"{last}.bias"] if arguments["last_bias"] else [])]
     if len(names) != len(tensors):
         raise ModelError(f"{len(tensors)} tensors, where the layers of {LAYERS_FILE} have {len(names)}")
-    return dict(zip(names, _numbered(tensors), strict=True))
+    return dict(zip(names, ordered, strict=True))
 
 
 def _numbered(tensors: Tensors) -> list[Any]:
