@@ -183,19 +183,9 @@ class Result:
 
     def to_sitk(self) -> Any:
         """The labels as a SimpleITK.Image on the scan's grid; its geometry is to the bit that of a SimpleITK input."""
-        import SimpleITK as sitk
+        from segcli.space.itk_image import image_of
 
-        image = sitk.GetImageFromArray(self.volume.data[0])
-        if isinstance(self.given, sitk.Image):
-            image.SetSpacing(self.given.GetSpacing())
-            image.SetOrigin(self.given.GetOrigin())
-            image.SetDirection(self.given.GetDirection())
-            return image
-        grid = self.volume.grid
-        image.SetSpacing(grid.spacing[::-1])
-        image.SetOrigin(grid.affine[:3, 3].tolist())
-        image.SetDirection(grid.directions[:, ::-1].reshape(-1).tolist())
-        return image
+        return image_of(self.volume, self.given)
 
     def to_nibabel(self) -> Any:
         """The labels as a nibabel.Nifti1Image with the forms, codes and units that `save` writes.

@@ -141,20 +141,12 @@ def _nibabel(image: Any, affine: ArrayLike | str | None) -> InMemory:
 
 
 def _sitk(image: Any) -> InMemory:
-    import SimpleITK as sitk
+    from segcli.space.itk_image import voxels_of
 
-    if image.GetDimension() != 3:
-        raise InputError(f"a SimpleITK image of {image.GetDimension()} dimensions, where three are expected")
-    ijk = np.eye(4)
-    ijk[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    ijk[:3, 3] = image.GetOrigin()
-    data = sitk.GetArrayFromImage(image)  # (D, H, W), or (D, H, W, C)
-    data = data.transpose(3, 0, 1, 2) if data.ndim == 4 else data[None]
+    data, ijk = voxels_of(image)
     grid = _grid(ijk, image.GetSize(), "LPS", reverse=True)
-    facts = {"format": "SimpleITK.Image"}
-    return InMemory(
-        Volume(_plain(data, "the SimpleITK image"), grid, Source((), "memory", facts=facts)), _NAME, turned=False
-    )
+    source = Source((), "memory", facts={"format": "SimpleITK.Image"})
+    return InMemory(Volume(_plain(data, "the SimpleITK image"), grid, source), _NAME, turned=False)
 
 
 def _array(array: NDArray[Any], affine: ArrayLike | str | None, space: Space) -> InMemory:
