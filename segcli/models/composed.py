@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from segcli.errors import ModelError, OutputExists
-from segcli.formats.atomic import translated, write_bytes
 from segcli.models.card import CARD_FILE, ModelCard, parse
+from segcli.models.imports import written
 from segcli.models.library import parts_of
 
 # Fields of the first part's card that are its own: its files, and what is said of its labels.
@@ -23,12 +22,11 @@ def unclaimed(folder: Path, *, replace: bool) -> None:
 
     errors   OutputExists (73)
     """
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if replace and folder.is_dir() and not folder.is_symlink() and [p.name for p in folder.iterdir()] == [CARD_FILE]:
-        return
-    hint = "choose another --name, or move it away" if replace else "choose another --name, or remove it first"
-    raise OutputExists(f"{folder} is there already", hint=hint)
+    written.unclaimed(folder, replace=replace)
+    if folder.exists() and [path.name for path in folder.iterdir()] != [CARD_FILE]:
+        raise OutputExists(
+            f"{folder} is there already, and has a network of its own", hint="choose another --name, or move it away"
+        )
 
 
 def write(name: str, structures: Sequence[str], parts: Sequence[ModelCard], place: Path, *, replace: bool) -> Path:
@@ -54,7 +52,6 @@ def write(name: str, structures: Sequence[str], parts: Sequence[ModelCard], plac
     folder = place / name
     unclaimed(folder, replace=replace)
     parts_of(parse(document, folder))
-    with translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / CARD_FILE, (json.dumps(document, indent=1) + "\n").encode())
+    with written.whole_folder(folder, replace=replace) as temporary:
+        written.write_card(document, temporary)
     return folder

@@ -11,13 +11,14 @@ from models import CARD, LABELS, organs
 from runs import command, scan
 
 from segcli.engines.opening import Opening
-from segcli.errors import ModelError, UsageError
+from segcli.errors import ModelError, OutputError, UsageError
 from segcli.inference import parts as parts_module
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.segment import segment
 from segcli.inference.together import Member
+from segcli.models import composed as of_parts
 from segcli.models import imports
-from segcli.models.library import find
+from segcli.models.library import find, parts_of
 
 NUMBERS = {"background": 0, "heart": 1, "spine": 2, "spleen": 3, "liver": 4, "body": 5}
 
@@ -134,3 +135,18 @@ def test_verify_looks_into_every_part(tmp_path, whole):
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(ModelError, match="checksum"):
         imports.verify(whole)
+
+
+def test_a_card_that_cannot_be_written_leaves_no_folder_with_its_name(tmp_path, whole, monkeypatch):
+    def full(*_):
+        raise OutputError("no space left")
+
+    parts = parts_of(find(str(whole)))
+    before = {path: sorted(path.iterdir()) for path in tmp_path.iterdir()}
+    monkeypatch.setattr(of_parts.written, "write_card", full)
+    with pytest.raises(OutputError):
+        of_parts.write("new", ["liver", "heart"], parts, tmp_path, replace=False)
+    assert {path: sorted(path.iterdir()) for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    made = of_parts.write("new", ["liver", "heart"], parts, tmp_path, replace=False)
+    assert [label.name for label in find(str(made)).structures] == ["liver", "heart"]

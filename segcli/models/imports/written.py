@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,42 +35,58 @@ def write(
     replace: bool,
     tried: Callable[[ModelCard], None],
 ) -> Path:
-    """Write card and weights in a hidden folder beside the final one, check that they load, and rename it.
+    """Write card and weights in a new folder, check that they load, and give it its name.
 
-    replace  whether a model of that name gives way: it keeps its name until the new one is whole and takes it, and is
-             removed last; a kill at any moment leaves the one or the other to be found
+    replace  whether a model of that name gives way, as in `whole_folder`
     tried    runs a graph once, or raises ModelError
     errors   OutputExists (73) for a folder that is there, with `replace` for one that holds more than a model
     """
+    with whole_folder(folder, replace=replace) as temporary:
+        if onnx is not None:
+            write_bytes(temporary / "model.onnx", whole(onnx))
+            document |= {"onnx": "model.onnx", "onnx_sha256": file_sha256(temporary / "model.onnx")}
+            del document["weights"], document["sha256"]
+        else:
+            _write_weights(document, network, temporary)
+        write_card(document, temporary)
+        made = card.parse(document, temporary)
+        for fold in range(len(made.weights)):
+            weights.network_of(made, fold)
+        if made.onnx is not None:
+            tried(made)
+    return folder
+
+
+@contextmanager
+def whole_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
+    """A hidden folder beside the final one, to be filled; it gets the final name when all went well, else it goes.
+
+    replace  whether a model of that name gives way: it keeps its name until the new one is whole and takes it, and is
+             removed last; a kill at any moment leaves the one or the other to be found
+    errors   as `unclaimed`
+    """
     put_back(folder)
-    _unclaimed(folder, replace=replace)
+    unclaimed(folder, replace=replace)
     sweep(folder.parent, folders=True)
     temporary = folder.with_name(partial_name(folder.name))
     try:
         with translated(folder):
             temporary.mkdir(parents=True)
-            if onnx is not None:
-                write_bytes(temporary / "model.onnx", whole(onnx))
-                document |= {"onnx": "model.onnx", "onnx_sha256": file_sha256(temporary / "model.onnx")}
-                del document["weights"], document["sha256"]
-            else:
-                _write_weights(document, network, temporary)
-            write_bytes(temporary / CARD_FILE, (json.dumps(document, indent=1) + "\n").encode())
-            made = card.parse(document, temporary)
-            for fold in range(len(made.weights)):
-                weights.network_of(made, fold)
-            if made.onnx is not None:
-                tried(made)
+            yield temporary
             with one_process(folder.parent):
                 _named(temporary, folder, replace=replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+
+
+def write_card(document: Document, folder: Path) -> None:
+    """The card's file in a model folder."""
+    write_bytes(folder / CARD_FILE, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def _named(new: Path, folder: Path, *, replace: bool) -> None:
     """Give a folder its final name; a model that had it is called `new` then, or has it still where that fails."""
-    _unclaimed(folder, replace=replace)  # again: writing took its time
+    unclaimed(folder, replace=replace)  # again: writing took its time
     if not folder.exists():
         new.rename(folder)
     elif not exchange(new, folder):
@@ -87,8 +104,11 @@ def _named(new: Path, folder: Path, *, replace: bool) -> None:
         former.rename(new)
 
 
-def _unclaimed(folder: Path, *, replace: bool) -> None:
-    """Refuse a name that is taken, unless a model of segcli has it and nothing else lies in that folder."""
+def unclaimed(folder: Path, *, replace: bool) -> None:
+    """Refuse a name that is taken, unless with `replace` a model of segcli has it and nothing else lies in that folder.
+
+    errors   OutputExists (73)
+    """
     if not os.path.lexists(folder):
         return
     if not replace:
