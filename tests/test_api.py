@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from models import organs
+from runs import command
 
 import segcli
 import segcli.api
@@ -144,6 +145,18 @@ def test_masks_rows_probabilities_and_a_picture_of_a_result(model: segcli.Model)
     assert result._repr_png_().startswith(b"\x89PNG")
     assert repr(result) == "<Result scan: organs, 2 of 5 structures, 27 mL, " + result.verdict + ">"
     assert repr(model) == "<Model organs on onnxruntime cpu: 5 structures>"
+
+
+def test_models_are_averaged_as_the_command_averages_them(tmp_path: Path) -> None:
+    names = [organs(tmp_path / name, name=name, ensemble_average="probabilities") for name in ("a", "b")]
+    words = [word for name in names for word in ("--model", name)]
+    run = command("predict", scan(tmp_path), *words, "--engine", "onnx", "-o", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    (path,) = (tmp_path / "out").glob("*.json")
+    said = json.loads(path.read_text())["options"]
+    options = segcli.load(names, engine="onnx").segment(scan(tmp_path)).record["options"]
+    assert json.loads(json.dumps(options)) == said
+    assert said["average"] == "probabilities"
 
 
 def test_a_table_is_a_data_frame_where_pandas_is_installed(

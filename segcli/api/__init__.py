@@ -205,7 +205,8 @@ class Model:
 
         wanted = ("probabilities",) * probabilities + ("disagreement",) * self.opening.votes
         to = Destination(forms=("nifti", *wanted))
-        return Job(self.card, self.opened, to, stages.named(options, self.card), watch)
+        known = stages.named(options, self.card, several=bool(self.opened.others))
+        return Job(self.card, self.opened, to, known, watch)
 
 
 def _of_files(job: Job, case: Case, given: Scan) -> Result:

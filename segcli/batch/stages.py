@@ -224,9 +224,6 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     scan = scan_of(job, case)
     _check_room(paths[0], scan)
     outputs.check(scan, job.to)
-    if job.opened.parts and job.to.shares:
-        said = "is made of parts, whose probabilities have no common sum"
-        raise UsageError(f"--write probabilities: {job.card.name} {said}")
     doubt(job, case, scan)
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
@@ -326,7 +323,7 @@ def _check_room(labels: Path, scan: Volume) -> None:
 def label(job: Job, loaded: Loaded) -> Labelled:
     """The labels of a scan, as the options want them.
 
-    errors   ModelError: logits that are not finite; OutOfMemory
+    errors   ModelError: logits that are not finite; OutOfMemory; UsageError: probabilities of a model of parts
     """
     case = loaded.case
     members = [_member(job, card, opened.engine) for card, opened in job.models]
@@ -357,7 +354,13 @@ def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
 
 
 def _parts(job: Job, members: Sequence[Member]) -> list[Part]:
-    """The parts of a model that label something of what is wanted."""
+    """The parts of a model that label something of what is wanted.
+
+    errors   UsageError: probabilities were asked for
+    """
+    if job.to.shares:
+        said = "is made of parts, whose probabilities have no common sum"
+        raise UsageError(f"--write probabilities: {job.card.name} {said}")
     wanted = {label.name: label.id for label in job.shown.structures}
     parts = []
     for (card, _), member in zip(job.models, members, strict=True):

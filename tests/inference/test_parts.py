@@ -10,6 +10,7 @@ import pytest
 from models import CARD, LABELS, organs
 from runs import command, scan
 
+import segcli
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError, OutputError, UsageError
 from segcli.inference import parts as parts_module
@@ -126,6 +127,8 @@ def test_what_parts_cannot_do_is_refused(tmp_path, whole):
     run = command(*words)
     assert run.returncode == 2, run.stderr
     assert b"whose probabilities have no common sum" in run.stderr
+    with pytest.raises(UsageError, match="whose probabilities have no common sum"):
+        segcli.load(whole, engine="onnx").segment(tmp_path / "a.nii.gz", probabilities=True)
     assert command("export-onnx", "--model", whole, "-o", tmp_path / "a.onnx").returncode == 2
 
 
