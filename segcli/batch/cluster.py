@@ -89,7 +89,8 @@ def predict_on(
 def end_workers(folders: Iterable[Path]) -> None:
     """End the worker processes of this process's own clusters, and no other child; remove what they were writing."""
     workers = []
-    for nanny in [nanny for local in _clusters for nanny in list(local.workers.values())]:
+    # Dask lists a worker among `workers` only some time after it took its first task, among `_created` from the start.
+    for nanny in [nanny for local in _clusters for nanny in list(local._created)]:
         with suppress(psutil.Error):
             if nanny.pid is not None:
                 workers.append(psutil.Process(nanny.pid))

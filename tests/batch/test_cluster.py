@@ -245,7 +245,7 @@ def ended(pid: int) -> bool:
 
 @pytest.mark.filterwarnings("ignore:Port 8787")  # of the local cluster: another one may run here
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path):
+def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path, monkeypatch):
     """Dask leaves sockets open where its workers are killed."""
     import gc
     import multiprocessing
@@ -262,7 +262,10 @@ def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path):
                 pid = client.submit(os.getpid).result()
                 while not (tmp_path / "there").exists():
                     time.sleep(0.1)
-                cluster.end_workers([tmp_path])
+                local = cluster._clusters[0]
+                with monkeypatch.context() as patched:
+                    patched.setattr(local, "workers", {})  # as it is until Dask has seen that the worker started
+                    cluster.end_workers([tmp_path])
                 for _ in range(100):  # the system takes a moment to end a process that was killed
                     if ended(pid):
                         break
