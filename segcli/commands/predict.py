@@ -7,10 +7,7 @@ line in the group's method, and a field in the value of its stage.
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,29 +42,16 @@ from segcli.commands.options import (
     several,
     size,
 )
-from segcli.commands.outcomes import (
-    FAIL_ON,
-    Manners,
-    checked,
-    cohort_files,
-    document,
-    exit_code,
-    summary,
-    tell,
-    unshown,
-)
-from segcli.commands.process import interruptible, waited
-from segcli.commands.terminal import Show, events_to, print_json, say, show_error
-from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
+from segcli.commands.outcomes import FAIL_ON, Manners
+from segcli.commands.running import batch, piped
+from segcli.errors import UsageError
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Given
     from segcli.batch.outputs import Destination
     from segcli.batch.selection import Selection
-    from segcli.batch.stages import Options, Outcome
-    from segcli.engines.choose import Opened
+    from segcli.batch.stages import Options
     from segcli.engines.opening import Opening
-    from segcli.models.card import ModelCard
 
 commands = Commands("predict")
 
@@ -99,7 +83,8 @@ class Scans:
     def given(self) -> Given:
         from segcli.batch.cases import Given
 
-        inputs, named = tuple(self.inputs or ()), named_channels(self.channel)
+        inputs = tuple(self.inputs or ())
+        named = named_channels(self.channel)
         if "-" in inputs and (len(inputs) > 1 or named or self.files_from is not None):
             raise UsageError("- is one scan on stdin, alone", hint="a list of names on stdin is --files-from -")
         return Given(inputs, named, self.files_from, self.null, self.select(), self.volume, self.shard)
@@ -311,140 +296,11 @@ def predict(
     context: typer.Context, scans: Scans, outputs: Outputs, labelling: Labelling, machine: Machine, talk: Talk
 ) -> None:
     """Label every voxel of each scan; write label map, record and what else is asked for."""
-    to, options = outputs.destination(), labelling.options()
-    opening, manners, given = machine.opening(options, to), talk.manners(context.obj["debug"]), scans.given()
+    to = outputs.destination()
+    options = labelling.options()
+    opening = machine.opening(options, to)
+    manners = talk.manners(context.obj["debug"])
+    given = scans.given()
     if outputs.streamed or given.inputs == ("-",):
-        raise typer.Exit(_piped(given, opening, to, options, manners, to_stdout=outputs.streamed))
-    raise typer.Exit(_batch(given, opening, to, options, manners, machine.scheduler))
-
-
-# ---- a run
-
-
-def _batch(
-    given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, scheduler: str | None
-) -> int:
-    """Segment everything that was named; the exit code.
-
-    stdout gets the path of each label map as it is done, or one JSON document at the end.
-    """
-    from segcli.batch.pipeline import apart, predict
-    from segcli.models.library import find
-
-    card = find(opening.model[0])
-    found = given.cases(card.channels, to, str if manners.quiet else say)
-    apart(found, card, to)
-    began = time.perf_counter()
-    with events_to(manners.events) as events:
-        show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
-        ended: list[Outcome] = []
-        try:
-            if scheduler is not None:
-                from segcli.batch.cluster import anywhere, predict_on
-
-                placed = replace(opening, model=tuple(map(anywhere, opening.model)))
-                stream: Iterable[Outcome] = predict_on(scheduler, found, placed, to, options, show.watch)
-            else:
-                stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
-            for outcome in interruptible(stream, show):
-                ended.append(checked(outcome, manners))
-                tell(ended[-1], show, manners, len(found))
-        except BaseException as error:
-            show.close()
-            if scheduler is not None:
-                from segcli.batch.cluster import end_workers
-
-                end_workers({path.parent for case in found for path in to.files(case, card)})
-            if ended or not isinstance(error, SegcliError):
-                say(summary(ended, len(found), time.perf_counter() - began, "stopped"))
-            raise
-        show.close()
-        place = {case: i for i, case in enumerate(found)}
-        ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
-        code, extra = exit_code(ended), list[Path]()
-        try:
-            extra = [] if given.shard else cohort_files(ended, to)  # a part's table would take the place of another's
-        except SegcliError as error:
-            show_error(error)
-            code = code or error.exit_code
-        if manners.json:
-            print_json(document(ended, time.perf_counter() - began))
-        if len(found) > 1 and not manners.quiet:
-            say(summary(ended, len(found), time.perf_counter() - began, ""))
-            for path in extra:
-                say(f"{path}: one row for each case and structure")
-        if not manners.quiet and (said := unshown(ended)):
-            say(f"warning: {said}")
-    return code
-
-
-def _opened(opening: Opening, card: ModelCard, show: Show, manners: Manners) -> Opened:
-    """The engines of the model, or of all of them, once the user was told which they are and why."""
-    opened = waited(lambda: opening.open(card), show)
-    if manners.quiet:
-        return opened
-    for member, own in opened.models(card):
-        for warning in own.warnings:
-            show.line(f"warning: {warning}")
-        show.line(f"{member.name} on {own.engine.name}: {own.reason}")
-        if own.note and manners.verbose:
-            show.line(own.note)
-    return opened
-
-
-def _piped(
-    given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, *, to_stdout: bool
-) -> int:
-    """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
-    import tempfile
-
-    from segcli import formats
-    from segcli.batch.pipeline import predict
-    from segcli.models.library import find
-
-    if to_stdout and sys.stdout.isatty():
-        raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
-    if to_stdout and (manners.json or manners.events in ("stdout", "-")):
-        raise UsageError("-o - writes a label map to stdout, where nothing else can go", hint="name a folder with -o")
-    with tempfile.TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        inputs = given.inputs
-        if inputs == ("-",):
-            data = sys.stdin.buffer.read()
-            if not data:
-                raise InputMissing("stdin: no bytes came in")
-            (scan := folder / "stdin").write_bytes(data)
-            inputs = (str(scan.rename(f"{scan}{formats.ending_of(scan)}")),)
-        card = find(opening.model[0])
-        place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
-        if place.folder is None and place.file is None:
-            raise UsageError("a scan from stdin needs -o: a folder, a file, or - for stdout")
-        found = replace(given, inputs=inputs).cases(card.channels, place, str if manners.quiet else say)
-        if len(found) != 1:
-            raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
-        began = time.perf_counter()
-        with events_to(manners.events) as events:
-            show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
-            try:
-                made = predict(found, card, _opened(opening, card, show, manners), place, options, show.watch)
-                ended = [checked(outcome, manners) for outcome in interruptible(made, show)]
-            finally:
-                show.close()
-        for outcome in ended:
-            tell(outcome, show, replace(manners, json=manners.json or to_stdout), 1)
-            if to_stdout and outcome.error is None:
-                _stream(outcome.paths[0].read_bytes())
-        if manners.json:
-            print_json(document(ended, time.perf_counter() - began))
-    return exit_code(ended)
-
-
-def _stream(data: bytes) -> None:
-    """Bytes to stdout; a reader that has gone wants no more."""
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        pass
-    except OSError as error:
-        raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error
+        raise typer.Exit(piped(given, opening, to, options, manners, to_stdout=outputs.streamed))
+    raise typer.Exit(batch(given, opening, to, options, manners, machine.scheduler))

@@ -97,7 +97,7 @@ def test_6_4_a_signal_is_answered_while_the_commands_are_imported(tmp_path, numb
 
 def test_6_4_a_second_sigint_ends_the_run_at_once(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
-    hang = "import segcli.commands.predict, time; segcli.commands.predict.summary = lambda *_: time.sleep(60)"
+    hang = "import segcli.commands.running, time; segcli.commands.running.summary = lambda *_: time.sleep(60)"
     source = SLOW.format(first=1, where="__init__", more=hang)
     words = ["predict", "a.nii.gz", "-o", "out", "--model", model, *REAL]
     code, said, seconds = stopped(words, tmp_path, source, signal.SIGINT, signal.SIGINT)

@@ -1,0 +1,158 @@
+"""A run of `segcli predict`: of all scans that were named, or of one through a pipe; what is told meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segcli.commands.outcomes import Manners, checked, cohort_files, document, exit_code, summary, tell, unshown
+from segcli.commands.process import interruptible, waited
+from segcli.commands.terminal import Show, events_to, print_json, say, show_error
+from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
+
+if TYPE_CHECKING:
+    from segcli.batch.cases import Given
+    from segcli.batch.outputs import Destination
+    from segcli.batch.stages import Options, Outcome
+    from segcli.engines.choose import Opened
+    from segcli.engines.opening import Opening
+    from segcli.models.card import ModelCard
+
+
+def batch(
+    given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, scheduler: str | None
+) -> int:
+    """Segment everything that was named; the exit code.
+
+    stdout gets the path of each label map as it is done, or one JSON document at the end.
+    """
+    from segcli.batch.pipeline import apart, predict
+    from segcli.models.library import find
+
+    card = find(opening.model[0])
+    found = given.cases(card.channels, to, str if manners.quiet else say)
+    apart(found, card, to)
+    began = time.perf_counter()
+    with events_to(manners.events) as events:
+        show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
+        ended: list[Outcome] = []
+        stream: Iterable[Outcome]
+        try:
+            if scheduler is not None:
+                from segcli.batch.cluster import anywhere, predict_on
+
+                placed = replace(opening, model=tuple(map(anywhere, opening.model)))
+                stream = predict_on(scheduler, found, placed, to, options, show.watch)
+            else:
+                stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
+            for outcome in interruptible(stream, show):
+                ended.append(checked(outcome, manners))
+                tell(ended[-1], show, manners, len(found))
+        except BaseException as error:
+            show.close()
+            if scheduler is not None:
+                from segcli.batch.cluster import end_workers
+
+                end_workers({path.parent for case in found for path in to.files(case, card)})
+            if ended or not isinstance(error, SegcliError):
+                say(summary(ended, len(found), time.perf_counter() - began, "stopped"))
+            raise
+        show.close()
+        place = {case: i for i, case in enumerate(found)}
+        ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
+        code = exit_code(ended)
+        extra: list[Path] = []
+        try:
+            if not given.shard:  # a part's table would take the place of another's
+                extra = cohort_files(ended, to)
+        except SegcliError as error:
+            show_error(error)
+            code = code or error.exit_code
+        if manners.json:
+            print_json(document(ended, time.perf_counter() - began))
+        if len(found) > 1 and not manners.quiet:
+            say(summary(ended, len(found), time.perf_counter() - began, ""))
+            for path in extra:
+                say(f"{path}: one row for each case and structure")
+        said = unshown(ended)
+        if said and not manners.quiet:
+            say(f"warning: {said}")
+    return code
+
+
+def _opened(opening: Opening, card: ModelCard, show: Show, manners: Manners) -> Opened:
+    """The engines of the model, or of all of them, once the user was told which they are and why."""
+    opened = waited(lambda: opening.open(card), show)
+    if manners.quiet:
+        return opened
+    for member, own in opened.models(card):
+        for warning in own.warnings:
+            show.line(f"warning: {warning}")
+        show.line(f"{member.name} on {own.engine.name}: {own.reason}")
+        if own.note and manners.verbose:
+            show.line(own.note)
+    return opened
+
+
+def piped(
+    given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, *, to_stdout: bool
+) -> int:
+    """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
+    import tempfile
+
+    from segcli import formats
+    from segcli.batch.pipeline import predict
+    from segcli.models.library import find
+
+    if to_stdout and sys.stdout.isatty():
+        raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
+    if to_stdout and (manners.json or manners.events in ("stdout", "-")):
+        raise UsageError("-o - writes a label map to stdout, where nothing else can go", hint="name a folder with -o")
+    with tempfile.TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        inputs = given.inputs
+        if inputs == ("-",):
+            data = sys.stdin.buffer.read()
+            if not data:
+                raise InputMissing("stdin: no bytes came in")
+            scan = folder / "stdin"
+            scan.write_bytes(data)
+            named = scan.rename(f"{scan}{formats.ending_of(scan)}")
+            inputs = (str(named),)
+        card = find(opening.model[0])
+        place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
+        if place.folder is None and place.file is None:
+            raise UsageError("a scan from stdin needs -o: a folder, a file, or - for stdout")
+        found = replace(given, inputs=inputs).cases(card.channels, place, str if manners.quiet else say)
+        if len(found) != 1:
+            raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
+        began = time.perf_counter()
+        with events_to(manners.events) as events:
+            show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
+            try:
+                made = predict(found, card, _opened(opening, card, show, manners), place, options, show.watch)
+                ended = [checked(outcome, manners) for outcome in interruptible(made, show)]
+            finally:
+                show.close()
+        for outcome in ended:
+            tell(outcome, show, replace(manners, json=manners.json or to_stdout), 1)
+            if to_stdout and outcome.error is None:
+                _stream(outcome.paths[0].read_bytes())
+        if manners.json:
+            print_json(document(ended, time.perf_counter() - began))
+    return exit_code(ended)
+
+
+def _stream(data: bytes) -> None:
+    """Bytes to stdout; a reader that has gone wants no more."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error
