@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -16,7 +18,7 @@ class Label:
     """One structure of a label map.
 
     id       its value in the map; 0 is background
-    name     ASCII snake_case
+    name     a text of one line in any script; snake_case in segcli's own models
     code     "SCT 10200004" (SNOMED CT), None when there is none
     colour   red, green, blue, 0..255
     pair     the name of the same structure on the other side, None for midline structures
@@ -95,17 +97,58 @@ def named_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def file_names(model: str, structures: Iterable[Label]) -> dict[str, int]:
-    """Name of a file for each structure -> its number; only letters, digits, ".", "_" and "-" of a name are left.
+_MASK_BYTES = 255 - len(".nii.gz")  # of a file's name; more than most disks take
 
-    errors   ModelError for a name that is no file name, and for two that are one
+
+def file_names(model: str, structures: Iterable[Label]) -> dict[str, int]:
+    """Name of a file for each structure -> its number: letters and digits of any script in NFC, ".", "_" and "-".
+
+    Names that a disk takes for one, without regard to case, end in "_" and the number of their structure.
+
+    errors   ModelError for a name that begins with a dot or has no such character
     """
-    found: dict[str, int] = {}
-    for label in structures:
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", label.name)
-        if name.startswith(".") or not name.strip("_") or name.lower() in map(str.lower, found):
-            told = f"no mask can be called {label.name!r}: it begins with a dot, is empty, or another one has that name"
-            hint = "leave --split away, or give the structure another name in model.json"
-            raise ModelError(f"{model}: {told}", hint=hint)
-        found[name] = label.id
-    return found
+    plain = {label.id: _file_name(model, label) for label in structures}
+    return {name: id for id, name in told_apart(plain, _ended, _as_disks_do).items()}
+
+
+def told_apart(
+    names: Mapping[int, str], ended: Callable[[str, str], str], alike: Callable[[str], str] = str
+) -> dict[int, str]:
+    """Names by their numbers, no two of which are alike: those that would be end in "_" and their number.
+
+    ended    a name with an ending, cut before it where it would be too long
+    alike    what is equal of two names that are taken for one
+    """
+    numbered = set[int]()
+    while True:
+        made = {id: ended(name, f"_{id}" if id in numbered else "") for id, name in names.items()}
+        count = Counter(map(alike, made.values()))
+        more = {id for id, name in made.items() if count[alike(name)] > 1} - numbered
+        if not more:
+            return made
+        numbered |= more
+
+
+def renamed(structures: Iterable[Label], called: Mapping[int, str], told: str) -> tuple[str, ...]:
+    """A sentence that says which structures are called otherwise than in the card; none where all keep their names."""
+    other = [f"{s.name} is {called[s.id]}" for s in structures if called[s.id] != unicodedata.normalize("NFC", s.name)]
+    return (f"{told}: {', '.join(other)}",) if other else ()
+
+
+def _file_name(model: str, label: Label) -> str:
+    kept = unicodedata.normalize("NFC", label.name)
+    name = _ended("".join(c if c in "._-" or unicodedata.category(c)[0] in "LMN" else "_" for c in kept), "")
+    if name.startswith(".") or not name.strip("_"):
+        told = f"no mask can be called {label.name!r}: it begins with a dot, or is empty"
+        hint = "leave --split away, or give the structure another name in model.json"
+        raise ModelError(f"{model}: {told}", hint=hint)
+    return name
+
+
+def _ended(name: str, ending: str) -> str:
+    """A name with an ending, cut before it between characters where it would be too long for a file."""
+    return name.encode()[: _MASK_BYTES - len(ending)].decode(errors="ignore") + ending
+
+
+def _as_disks_do(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())

@@ -17,7 +17,7 @@ from segcli.batch.bids import name_of
 from segcli.batch.objects import Objects, Signed
 from segcli.documents import Facts
 from segcli.errors import ModelError, UsageError
-from segcli.structures import file_names
+from segcli.structures import file_names, renamed
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Case
@@ -244,7 +244,7 @@ def _table(form: str, path: Path, case: Finished) -> Sequence[str]:
     from segcli.formats import tables
 
     tables.write(case.card.labels, form, path)
-    return ()
+    return tables.changes(case.card.labels, form)
 
 
 def _dicom_seg(path: Path, case: Finished) -> Sequence[str]:
@@ -319,7 +319,8 @@ def _mask(path: Path, case: Finished) -> Sequence[str]:
     values, labels = file_names(case.card.name, case.card.structures), case.result.labels
     mask = Volume((labels.data == values[path.name.removesuffix(".nii.gz")]).astype(np.uint8), labels.grid)
     formats.write(mask, (), path, case.scan.source, description=f"segcli {case.card.name}")
-    return ()
+    called = {number: name for name, number in values.items()}
+    return renamed(case.card.structures, called, "masks cannot be called as these structures")
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from xml.sax.saxutils import escape
 
 from segcli.documents import Document
 from segcli.formats.atomic import write_bytes
-from segcli.structures import Label, structures
+from segcli.structures import Label, renamed, structures, told_apart
 
 
 def slicer(names: Sequence[Label]) -> str:
     """3D Slicer's .ctbl: number, name without spaces, red, green, blue, opacity."""
-    rows = [f"{n.id} {_word(n.name)} {_colour(n)} 255" for n in structures(names)]
+    word = _words(names)
+    rows = [f"{n.id} {word[n.id]} {_colour(n)} 255" for n in structures(names)]
     return "\n".join(["# Color table file, written by segcli", "0 Background 0 0 0 0", *rows]) + "\n"
 
 
@@ -42,7 +43,8 @@ def itksnap(names: Sequence[Label]) -> str:
 
 def freesurfer(names: Sequence[Label]) -> str:
     """FreeSurfer's lookup table: number, name without spaces, red, green, blue, transparency (0 is opaque)."""
-    rows = [f"{n.id:<6d} {_word(n.name):<40s} {_colour(n)} 0" for n in structures(names)]
+    word = _words(names)
+    rows = [f"{n.id:<6d} {word[n.id]:<40s} {_colour(n)} 0" for n in structures(names)]
     return (
         "\n".join(["#No.   Label Name:" + " " * 30 + "R   G   B   A", f"0      {'Unknown':<40s} 0 0 0 0", *rows]) + "\n"
     )
@@ -68,6 +70,12 @@ def write(names: Sequence[Label], form: str, path: Path) -> Path:
     """Write the table in one of FORMATS; whole, and read back."""
     write_bytes(path, FORMATS[form](names).encode())
     return path
+
+
+def changes(names: Sequence[Label], form: str) -> tuple[str, ...]:
+    """A sentence where a table cannot have the names as they are."""
+    bare = form in ("slicer", "freesurfer")  # a name ends at a blank there
+    return renamed(structures(names), _words(names), f"names without blanks in the table for {form}") if bare else ()
 
 
 def bids_sidecar(description: str) -> Document:
@@ -103,8 +111,9 @@ def _colour(label: Label) -> str:
     return " ".join(str(c) for c in label.colour)
 
 
-def _word(name: str) -> str:
-    return re.sub(r"\s+", "_", name.strip())
+def _words(names: Sequence[Label]) -> dict[int, str]:
+    """Number of each structure -> its name without blanks, no two alike."""
+    return told_apart({n.id: re.sub(r"\s+", "_", n.name) for n in structures(names)}, str.__add__)
 
 
 def _quoted(name: str) -> str:

@@ -677,10 +677,9 @@ def test_a_record_is_json_that_others_read_too(model, tmp_path):
 # ---- 2.11: names from inside files
 
 
-@pytest.mark.parametrize("names", [["../../evil"], [".hidden"], ["///"], ["a", "A"], ["a b", "a_b"]])
-def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_start(model, tmp_path, names):
-    labels = (model.labels[0], *(replace(model.labels[1], id=i, name=n) for i, n in enumerate(names, 1)))
-    named = replace(model, labels=labels)
+@pytest.mark.parametrize("name", ["../../evil", ".hidden", "///"])
+def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_start(model, tmp_path, name):
+    named = replace(model, labels=(model.labels[0], replace(model.labels[1], name=name)))
     scan(tmp_path / "a.nii.gz")
     found = cases([str(tmp_path / "a.nii.gz")])
     with pytest.raises(ModelError, match="no mask can be called"):
@@ -690,7 +689,40 @@ def test_2_11_a_name_from_a_model_that_is_no_file_name_is_refused_before_the_sta
 
 def test_2_11_of_a_name_from_a_model_only_harmless_characters_become_a_file_name(model):
     named = replace(model, labels=(model.labels[0], replace(model.labels[1], name="a/b\n$(c) é")))
-    assert list(file_names(named.name, named.structures)) == ["a_b___c___"]
+    assert list(file_names(named.name, named.structures)) == ["a_b___c__é"]
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (["a", "A"], ["a_1", "A_2"]),
+        (["a b", "a_b"], ["a_b_1", "a_b_2"]),
+        (["a b", "a_b", "c"], ["a_b_1", "a_b_2", "c"]),
+        (["a b", "a_b", "a_b_1"], ["a_b_1", "a_b_2", "a_b_1_3"]),
+        (["ß", "ss", "SS"], ["ß_1", "ss_2", "SS_3"]),
+        (["肝臓", "печень", "कलेजा"], ["肝臓", "печень", "कलेजा"]),
+        (["e\u0301"], ["\u00e9"]),
+        (["肝" * 200], ["肝" * 82]),
+        (["肝" * 200, "肝" * 199], ["肝" * 82 + "_1", "肝" * 82 + "_2"]),
+    ],
+)
+def test_2_11_masks_are_called_as_their_structures_in_any_script_and_told_apart(model, names, files):
+    labels = (model.labels[0], *(replace(model.labels[1], id=i, name=n) for i, n in enumerate(names, 1)))
+    named = replace(model, labels=labels)
+    assert file_names(named.name, named.structures) == {name: i for i, name in enumerate(files, 1)}
+    assert all(len(f"{name}.nii.gz".encode()) <= 255 for name in files)
+
+
+def test_names_that_change_in_an_output_are_said_in_the_record(model, tmp_path):
+    labels = (model.labels[0], replace(model.labels[1], name="the liver"), *model.labels[2:])
+    scan(tmp_path / "a.nii.gz")
+    (done,) = run(
+        replace(model, labels=labels), [tmp_path / "a.nii.gz"], tmp_path / "out", split=True, tables=("freesurfer",)
+    )
+    said = json.loads(done.paths[1].read_text())["warnings"]
+    assert "masks cannot be called as these structures: the liver is the_liver" in said
+    assert "names without blanks in the table for freesurfer: the liver is the_liver" in said
+    assert (tmp_path / "out" / "a_seg" / "the_liver.nii.gz").is_file()
 
 
 def test_what_post_processing_took_away_is_recorded(model, tmp_path):

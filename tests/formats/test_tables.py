@@ -79,3 +79,21 @@ def test_a_label_map_in_NIfTI_carries_its_table(tmp_path: Path, name: str) -> No
         ("7", "<a & b>"),
     ]
     assert formats.read([path]).data.max() == 1
+
+
+def test_names_without_blanks_are_told_apart_and_said() -> None:
+    names = (Label(0, "background"), Label(1, "a b"), Label(2, "a_b"), Label(3, "肝臓"))
+    assert [line.split()[:2] for line in tables.slicer(names).splitlines()[2:]] == [
+        ["1", "a_b_1"],
+        ["2", "a_b_2"],
+        ["3", "肝臓"],
+    ]
+    assert [line.split()[:2] for line in tables.freesurfer(names).splitlines()[2:]] == [
+        ["1", "a_b_1"],
+        ["2", "a_b_2"],
+        ["3", "肝臓"],
+    ]
+    assert tables.changes(names, "slicer") == (
+        "names without blanks in the table for slicer: a b is a_b_1, a_b is a_b_2",
+    )
+    assert tables.changes(names, "itksnap") == ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from segcli.errors import InputError, UsageError
 from segcli.formats.dicom.files import DicomFile
 from segcli.formats.dicom.frames import Frame
 from segcli.space.volume import Source, Volume
-from segcli.structures import Label, side_of, structures, words_of
+from segcli.structures import Label, renamed, side_of, structures, told_apart, words_of
 
 MANUFACTURER = "segcli"
 PRIVATE = "99SEGCLI"  # coding scheme of classes without a code of their own
@@ -151,7 +152,7 @@ class Scan:
 
     def description(self, algorithm: str) -> str:
         """What the series of a new object is called."""
-        return (self.about.description or f"segcli {algorithm}")[:64]
+        return _one_value(self.about.description or f"segcli {algorithm}")[:64]
 
     def reference(self, file: DicomFile) -> Dataset:
         out = Dataset()
@@ -159,11 +160,11 @@ class Scan:
         out.ReferencedSOPInstanceUID = self.uid_of("SOPInstanceUID", file)
         return out
 
-    def lend(self, target: Dataset) -> None:
+    def lend(self, target: Dataset, names: Sequence[Label]) -> None:
         """Patient and study of the source; those that the standard demands are empty where the source has none.
 
-        Text is written as UTF-8 where the source names a character set; else what is not ASCII becomes "?", since
-        nobody knows what it is.
+        Text is written as UTF-8 where the source names a character set, or the object's own names need it. Where the
+        source names none, what is not ASCII in its text becomes "?", since nobody knows what it is.
         """
         anonymous = self.about.anonymous
         for keyword in (*_PATIENT, *_STUDY, *(() if anonymous else (*_OPTIONAL, *_METHOD))):
@@ -176,10 +177,13 @@ class Scan:
             target.PatientName, target.PatientIdentityRemoved = "Anonymous", "YES"
             target.DeidentificationMethod = "segcli: no patient, dates or study numbers; UIDs kept"
             target.LongitudinalTemporalInformationModified = "REMOVED"
-        elif self.files[0].text("SpecificCharacterSet").strip("\\") not in ("", "ISO_IR 6"):
+        known = self.files[0].text("SpecificCharacterSet").strip("\\") not in ("", "ISO_IR 6")
+        own = (self.about.description or "", *(label.name for label in names))
+        if (known and not anonymous) or not all(map(str.isascii, own)):
             target.SpecificCharacterSet = "ISO_IR 192"
-        else:
+        elif not anonymous:
             target.pop("SpecificCharacterSet", None)
+        if not known and not anonymous:
             for keyword in (*_PATIENT, *_STUDY, *_OPTIONAL, *_METHOD[:1]):
                 text = str(target.get(keyword, ""))
                 if not text.isascii():
@@ -242,10 +246,22 @@ def all_named(labels: Volume, names: Sequence[Label]) -> None:
         raise ValueError("the label map holds values that are not in the label table")
 
 
+def short_names(names: Sequence[Label]) -> dict[int, str]:
+    """Number of each structure -> its name in 64 characters, as DICOM has it: no two are alike, none is two values."""
+    plain = {label.id: _one_value(unicodedata.normalize("NFC", label.name)) for label in structures(names)}
+    return told_apart(plain, lambda name, ending: name[: 64 - len(ending)] + ending)
+
+
+def _one_value(text: str) -> str:
+    """A text without the character that DICOM has between values."""
+    return text.replace("\\", "_")
+
+
 def term(label: Label) -> Term:
     """The SNOMED CT code of a label, with left and right from its name; a private code where it has none."""
     side = side_of(label.name)
     meaning = " ".join(w for w in words_of(label.name) if side is None or side_of(w) != side).capitalize() or label.name
+    meaning = _one_value(meaning)[:64]
     laterality = {"left": Code("7771000", SNOMED, "Left"), "right": Code("24028007", SNOMED, "Right")}
     scheme, _, value = (label.code or "").partition(" ")
     abnormal = value in _ABNORMAL
@@ -255,18 +271,18 @@ def term(label: Label) -> Term:
         else Code("123037004", SNOMED, "Anatomical structure")
     )
     if value:
-        return Term(category, Code(value, scheme, meaning[:64]), laterality[side] if side else None)
+        return Term(category, Code(value, scheme, meaning), laterality[side] if side else None)
     short = (
         label.name
-        if len(label.name) <= 16
-        else f"{label.name[:7]}-{hashlib.sha256(label.name.encode()).hexdigest()[:8]}"
+        if len(label.name) <= 16 and "\\" not in label.name
+        else f"{_one_value(label.name[:7])}-{hashlib.sha256(label.name.encode()).hexdigest()[:8]}"
     )
-    return Term(category, Code(short, PRIVATE, meaning[:64]), laterality[side] if side else None)
+    return Term(category, Code(short, PRIVATE, meaning), laterality[side] if side else None)
 
 
-def unmapped(names: Sequence[Label]) -> tuple[str, ...]:
-    """A warning that names the labels without a code of their own."""
-    without = [n.name for n in structures(names) if not n.code]
-    if not without:
-        return ()
-    return (f"no SNOMED CT code for {', '.join(without)}: a private code ({PRIVATE}) is written",)
+def remarks(names: Sequence[Label]) -> tuple[str, ...]:
+    """Warnings: the structures without a code of their own, and those that DICOM cannot call as they are called."""
+    there = structures(names)
+    other = renamed(there, short_names(names), "DICOM cannot have the names of these structures")
+    without = ", ".join(n.name for n in there if not n.code)
+    return (f"no SNOMED CT code for {without}: a private code ({PRIVATE}) is written", *other) if without else other

@@ -26,9 +26,10 @@ from segcli.formats.dicom.objects import (
     Scan,
     all_named,
     fingerprint,
+    remarks,
+    short_names,
     term,
     uid,
-    unmapped,
 )
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
@@ -75,7 +76,7 @@ def write(
 
     with whole_file(path, check) as file:
         ds.save_as(file, enforce_file_format=True)
-    return unmapped(names)
+    return remarks(names)
 
 
 def read(path: Path, grid: Grid) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -189,7 +190,7 @@ def _object(
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.ImplementationClassUID, ds.file_meta.ImplementationVersionName = _IMPLEMENTATION, "SEGCLI"
     ds.SOPClassUID, ds.SOPInstanceUID = RTStructureSetStorage, uid(identity, "instance")
-    scan.lend(ds)
+    scan.lend(ds, wanted)
     ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "RTSTRUCT", uid(identity, "series"), scan.number + 1
     ds.SeriesDescription, ds.OperatorsName = scan.description(algorithm), ""
     scan.sign(ds, algorithm, version)
@@ -199,7 +200,8 @@ def _object(
     ds.StructureSetLabel, ds.InstanceNumber, ds.ApprovalStatus = "SEGCLI", 1, "UNAPPROVED"
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = scan.frame_of_reference, ""
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(scan)]
-    ds.StructureSetROISequence = [_roi(label, scan, f"{algorithm} {version}") for label in wanted]
+    made_by = f"{algorithm} {version}"
+    ds.StructureSetROISequence = [_roi(number, name, scan, made_by) for number, name in short_names(wanted).items()]
     ds.ROIContourSequence = [_roi_contours(label, stored == label.id, scan) for label in wanted]
     if _longest(ds) >= 1 << 16:  # an explicit VR has 16 bits for the length of a contour's numbers
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -219,10 +221,10 @@ def _frame_of_reference(scan: Scan) -> Dataset:
     return frame
 
 
-def _roi(label: Label, scan: Scan, made_by: str) -> Dataset:
+def _roi(number: int, name: str, scan: Scan, made_by: str) -> Dataset:
     roi = Dataset()
     roi.ROIGenerationDescription = made_by[:64]
-    roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = label.id, label.name[:64], "AUTOMATIC"
+    roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, name, "AUTOMATIC"
     roi.ReferencedFrameOfReferenceUID = scan.frame_of_reference
     return roi
 

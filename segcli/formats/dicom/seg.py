@@ -28,9 +28,10 @@ from segcli.formats.dicom.objects import (
     all_named,
     concept,
     fingerprint,
+    remarks,
+    short_names,
     term,
     uid,
-    unmapped,
 )
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
@@ -72,7 +73,7 @@ def write(
 
     with whole_file(path, check) as file:
         segmentation.save_as(file, enforce_file_format=True)
-    return unmapped(names)
+    return remarks(names)
 
 
 def read(path: Path, grid: Grid) -> Voxels:
@@ -191,7 +192,7 @@ def _object(
         source=MANUFACTURER,
         parameters={"software": f"segcli {segcli.__version__}"},
     )
-    slices = _slices(scan)
+    slices, short = _slices(scan), short_names(wanted)
     empty = not stored.any()  # one plane says so; otherwise each segment would come on all planes
     used = slice(0, 1) if empty else slice(None)
     segmentation = hd.seg.Segmentation(
@@ -199,7 +200,7 @@ def _object(
         pixel_array=stored[used],
         segmentation_type=kind.upper(),
         segment_descriptions=[
-            _described(label, label.id if kind == "labelmap" else number, made_by)
+            _described(label, short[label.id], label.id if kind == "labelmap" else number, made_by)
             for number, label in enumerate(wanted, 1)
         ],
         series_instance_uid=uid(identity, "series"),
@@ -216,7 +217,7 @@ def _object(
         transfer_syntax_uid=RLELossless if kind == "labelmap" else ExplicitVRLittleEndian,
     )
     scan.sign(segmentation, algorithm, version)
-    scan.lend(segmentation)
+    scan.lend(segmentation, wanted)
     scan.date(segmentation)
     segmentation.ContentCreatorName = ""
     organisation = uid(identity, "dimensions")
@@ -265,11 +266,13 @@ def _decimal(value: float) -> str:
     return next(t for digits in range(15, 0, -1) if len(t := f"{value:.{digits}g}") <= 16)
 
 
-def _described(label: Label, number: int, made_by: hd.AlgorithmIdentificationSequence) -> hd.seg.SegmentDescription:
+def _described(
+    label: Label, name: str, number: int, made_by: hd.AlgorithmIdentificationSequence
+) -> hd.seg.SegmentDescription:
     meant = term(label)
     description = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=label.name[:64],
+        segment_label=name,
         segmented_property_category=concept(meant.category),
         segmented_property_type=concept(meant.kind),
         algorithm_type="AUTOMATIC",

@@ -23,9 +23,10 @@ from segcli.formats.dicom.objects import (
     all_named,
     concept,
     fingerprint,
+    remarks,
+    short_names,
     term,
     uid,
-    unmapped,
 )
 from segcli.space.volume import Source, Volume
 from segcli.structures import Label, structures
@@ -73,7 +74,7 @@ def write(
 
     with whole_file(path, check) as file:
         report.save_as(file, enforce_file_format=True)
-    return unmapped(names)
+    return remarks(names)
 
 
 def read(path: Path) -> list[tuple[str, float]]:
@@ -87,6 +88,7 @@ def read(path: Path) -> list[tuple[str, float]]:
 def _object(
     scan: Scan, volumes: dict[Label, float], segments: Dataset, identity: str, algorithm: str, version: str
 ) -> hd.sr.Comprehensive3DSR:
+    short = short_names(list(volumes))
     numbers = {str(s.SegmentLabel): int(s.SegmentNumber) for s in segments.SegmentSequence}
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=uid("device", MANUFACTURER, algorithm, version),
@@ -106,7 +108,7 @@ def _object(
         segment = hd.sr.ReferencedSegment(
             sop_class_uid=str(segments.SOPClassUID),
             sop_instance_uid=str(segments.SOPInstanceUID),
-            segment_number=numbers[label.name[:64]],
+            segment_number=numbers[short[label.id]],
             source_series=series,
         )
         measured.append(
@@ -143,7 +145,7 @@ def _object(
         series_description=scan.description(algorithm),
     )
     scan.sign(document, algorithm, version)
-    scan.lend(document)
+    scan.lend(document, list(volumes))
     scan.date(document)
     return document
 

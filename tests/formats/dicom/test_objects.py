@@ -164,3 +164,35 @@ def test_a_label_map_of_many_structures_is_small(tmp_path: Path) -> None:
     np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), data[0])
     assert (tmp_path / "seg.dcm").stat().st_size < data.size + 60_000
     assert len(pydicom.dcmread(tmp_path / "seg.dcm").PixelData) < data.size / 3
+
+
+@pytest.mark.parametrize("charset", [None, "ISO_IR 6", "ISO_IR 100"])
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [
+        (("肝臓", "печень"), ("肝臓", "печень")),
+        (("a\\b", "c^d"), ("a_b", "c^d")),
+        (("a\\b", "a_b"), ("a_b_1", "a_b_2")),
+        (("x" * 65, "x" * 66), ("x" * 62 + "_1", "x" * 62 + "_2")),
+    ],
+)
+def test_structures_keep_names_of_any_script_one_value_each_and_are_told_apart(
+    tmp_path: Path, charset: str | None, names: tuple[str, str], written: tuple[str, str]
+) -> None:
+    scan = dicom.read(series(tmp_path / "scan", SpecificCharacterSet=charset))
+    data = np.zeros(scan.data.shape, np.uint8)
+    data[0, 1:4, 1:5, 1:3], data[0, 2, 2, 2:5] = 1, 2
+    labels, own = Volume(data, scan.grid), (NAMES[0], Label(1, names[0]), Label(2, names[1]))
+    said = seg.write(labels, own, tmp_path / "seg.dcm", scan.source, **MADE)
+    rtstruct.write(labels, own, tmp_path / "rt.dcm", scan.source, **MADE)
+    sr.write(labels, own, tmp_path / "sr.dcm", scan.source, segmentation=tmp_path / "seg.dcm", **MADE)
+    segments = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    assert tuple(s.SegmentLabel for s in segments) == written
+    assert len({s.SegmentedPropertyTypeCodeSequence[0].CodeValue for s in segments}) == 2
+    assert tuple(r.ROIName for r in pydicom.dcmread(tmp_path / "rt.dcm").StructureSetROISequence) == written
+    assert [name for name, _ in sr.read(tmp_path / "sr.dcm")] == list(names)
+    referred = [
+        e.value for e in pydicom.dcmread(tmp_path / "sr.dcm").iterall() if e.keyword == "ReferencedSegmentNumber"
+    ]
+    assert referred == [1, 2]
+    assert any(line.startswith("DICOM cannot have the names") for line in said) == (names != written)
