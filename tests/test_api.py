@@ -286,3 +286,12 @@ assert not hasattr(openvino, "convert_modle")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_half_is_an_old_word_for_the_precision_that_auto_takes(tmp_path: Path) -> None:
+    folder = organs(tmp_path / "organs")
+    with pytest.warns(DeprecationWarning, match="precision='auto'"):
+        made = segcli.load(folder, engine="onnx", half=True)
+    assert made.opening.precision == "auto"
+    with pytest.raises(segcli.SegcliError, match="tf32 is for GPUs"):
+        segcli.load(folder, engine="onnx", device="cpu", precision="tf32")

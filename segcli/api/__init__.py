@@ -28,6 +28,7 @@ from segcli.batch.outputs import Destination, is_own
 from segcli.batch.stages import Job, Loaded, Options
 from segcli.engines.choose import Kind, Opened
 from segcli.engines.opening import Opening
+from segcli.engines.precision import Precision
 from segcli.errors import SegcliError, UsageError
 from segcli.models.card import ModelCard
 from segcli.models.library import find
@@ -146,7 +147,7 @@ class Model:
             affine=form(affine),
             skip=skip_empty,
             mirror=self.opening.mirror,
-            half=self.opening.half,
+            precision=self.opening.precision,
             fill_gaps=fill_gaps,
             largest=names_of(largest_component),
             min_size_ml=min_size,
@@ -240,6 +241,7 @@ def load(
     engine: Kind = "auto",
     device: str = "auto",
     tta: bool = False,
+    precision: Precision = "auto",
     half: bool = False,
     threads: int | None = None,
     batch: int | None = None,
@@ -251,7 +253,10 @@ def load(
 
     model     name, folder or file; several are an ensemble of equal labels
     engine    "auto", "torch", "onnx", "openvino", or that of a package; device: "auto", "cpu", "cuda" or "cuda:N"
-    tta       whether mirrored copies are averaged, left and right swapped; half: float16 on CUDA
+    tta       whether mirrored copies are averaged, left and right swapped
+    precision  "auto" (half on CUDA unless the model's card forbids it, float32 on a CPU), "float32", "tf32",
+              "bfloat16", "float16", or "fast": bfloat16 also on a processor that has it, and fewer windows;
+              half: an old word for "auto", that goes in the next version
     threads   of the CPU; batch: windows at a time; max_ram, max_vram: bytes
     disagreement  whether `Result.disagreement` is wanted, of an ensemble or of folds
     errors    segcli.errors.ModelError: no such model, or a wrong one; EngineError: engine or device is not there
@@ -259,6 +264,8 @@ def load(
     >>> segcli.load("uxnet", engine="onnx", device="cpu")
     <Model uxnet on onnxruntime cpu: 32 structures>
     """
+    if half:
+        warnings.warn("half=True is precision='auto', the default, and goes", DeprecationWarning, stacklevel=2)
     names = (model,) if isinstance(model, str | PathLike) else tuple(model)
     opening = Opening(
         model=tuple(map(str, names)),
@@ -267,7 +274,7 @@ def load(
         threads=threads,
         batch=batch,
         mirror=tta,
-        half=half,
+        precision=precision,
         max_ram=max_ram,
         max_vram=max_vram,
         votes=disagreement,
@@ -283,7 +290,7 @@ def segment(
     engine: Kind = "auto",
     device: str = "auto",
     tta: bool = False,
-    half: bool = False,
+    precision: Precision = "auto",
     threads: int | None = None,
     **how: Unpack[How],
 ) -> Result:
@@ -294,12 +301,14 @@ def segment(
     <Result scan: uxnet, 32 of 32 structures, 1886 mL, pass>
     """
     names = (str(model),) if isinstance(model, str | PathLike) else tuple(map(str, model))
-    return _kept(names, engine, device, tta, half, threads).segment(scan, **how)
+    return _kept(names, engine, device, tta, precision, threads).segment(scan, **how)
 
 
 @lru_cache(maxsize=1)
-def _kept(model: tuple[str, ...], engine: Kind, device: str, tta: bool, half: bool, threads: int | None) -> Model:
-    return load(model, engine=engine, device=device, tta=tta, half=half, threads=threads)
+def _kept(
+    model: tuple[str, ...], engine: Kind, device: str, tta: bool, precision: Precision, threads: int | None
+) -> Model:
+    return load(model, engine=engine, device=device, tta=tta, precision=precision, threads=threads)
 
 
 def read(

@@ -48,7 +48,7 @@ def recorded(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measur
         engine=EngineFacts(
             name=labelled.engine.name,
             reason=job.opened.reason,
-            precision=labelled.engine.precision,
+            precision=job.precision,
         ),
         source=dict(source.facts) if source and source.facts is not None else None,
         windows=result.windows,

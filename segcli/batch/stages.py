@@ -20,6 +20,7 @@ from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.outputs import Destination, Finished, is_own
 from segcli.documents import Document, Facts
+from segcli.engines.precision import Precision
 from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
 from segcli.inference.engine import Engine
@@ -39,6 +40,7 @@ from segcli.structures import chosen
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
 
+FAST_OVERLAP = 0.25
 _LONGEST = 255  # bytes of a file's name
 Status = Literal["done", "skipped", "failed"]
 
@@ -52,6 +54,7 @@ class Options:
     affine    which statement of a NIfTI header counts
     skip      windows that hold nothing but the value beyond the image are not computed
     mirror    logits averaged over the card's mirror axes
+    precision  of the network's arithmetic, as it was asked for; "fast" also has fewer windows (FAST_OVERLAP)
     label_map  whether what looks like a label map is taken for a scan
     average   of several models: logits on the first one's grid, or probabilities on the scan's; the card's way for None
     faithful  labels of a model whose grid is anchored at corners come from the nearest voxel, as its authors have it
@@ -63,7 +66,7 @@ class Options:
     affine: formats.Form | None = None
     skip: bool = False
     mirror: bool = False
-    half: bool = False
+    precision: Precision = "auto"
     fill_gaps: bool = False
     largest: tuple[str, ...] = ()
     min_size_ml: float = 0.0
@@ -135,6 +138,11 @@ class Job:
         return record.model_facts(models, hash_of)
 
     @property
+    def precision(self) -> str:
+        """What the networks compute in."""
+        return " + ".join(dict.fromkeys(opened.engine.precision for _, opened in self.models))
+
+    @property
     def choices(self) -> Document:
         """What else the files beside a label map depend on."""
         to = self.to
@@ -177,7 +185,9 @@ class Labelled:
 
 
 def named(options: Options, card: ModelCard, *, several: bool = False) -> Options:
-    """The options with structures by their names, however the user called them, and the way that models are averaged.
+    """The options with structures by their names, however the user called them, and what depends on the model.
+
+    That is the way that models are averaged, and the overlap of "fast".
 
     several  whether other models label with this one
     """
@@ -190,12 +200,14 @@ def named(options: Options, card: ModelCard, *, several: bool = False) -> Option
     def some(wanted: Sequence[str], flag: str) -> tuple[str, ...]:
         return ("all",) if "all" in wanted else names(wanted, flag)
 
+    fewer = options.precision == "fast" and options.overlap is None
     return replace(
         options,
         classes=names(options.classes, "--classes"),
         largest=some(options.largest, "--largest-component"),
         fill_holes=some(options.fill_holes, "--fill-holes"),
         average=options.average or (card.ensemble_average if several else None),
+        overlap=min(FAST_OVERLAP, card.window.overlap) if fewer else options.overlap,
     )
 
 
@@ -281,7 +293,7 @@ def _finished(job: Job, case: Case, key: Facts) -> bool:
     """
     labels, written, *wanted = job.to.files(case, job.shown)
     done = any(
-        record.is_done(written, labels, {**key, "model": model}, asdict(Options()))
+        record.is_done(written, labels, {**key, "model": model}, asdict(Options()), job.precision)
         for model in (job.model, job.model_before)
     )
     if done and record.has_extras(written, wanted, job.choices):

@@ -18,7 +18,7 @@ commands = Commands("help")
 def help(
     topic: Annotated[str | None, typer.Argument(help="What it is about; without one, the topics are listed.")] = None,
 ) -> None:
-    """Read about geometry, DICOM, models and their cards, records, clusters, exit codes, Python."""
+    """Read about geometry, DICOM, models and their cards, engines, records, clusters, exit codes, Python."""
     texts = {p.name.removesuffix(".md"): p for p in (files("segcli") / "help").iterdir() if p.name.endswith(".md")}
     if topic is None:
         for name in sorted(texts):

@@ -14,6 +14,7 @@ from typer.models import OptionInfo
 
 from segcli.batch.outputs import offered
 from segcli.documents import Document
+from segcli.engines.precision import PRECISIONS, Precision
 from segcli.errors import UsageError, near
 
 if TYPE_CHECKING:
@@ -146,6 +147,14 @@ Engine = Annotated[
     str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx, openvino, or that of a package.")
 ]
 Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Arithmetic = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        envvar="SEGCLI_PRECISION",
+        help="auto (half on CUDA, float32 on a CPU), float32, tf32, bfloat16 or float16.",
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, max=1024, help="CPU threads.")
 ]
@@ -176,7 +185,9 @@ _MEANT = {
     "--model": "--task --weights --checkpoint --ckpt --network --net --dataset",
     "--overwrite": "--force --clobber --yes",
     "--tta": "--mirror --mirroring --flip --augment",
-    "--half": "--fp16 --amp --mixed-precision --float16",
+    "--precision float16": "--fp16 --float16",
+    "--precision bfloat16": "--bf16 --bfloat16",
+    "--precision": "--amp --mixed-precision --dtype",
     "--threads": "--jobs --workers --num-workers --nproc --cores --n-threads --num-threads",
     "--batch": "--batch-size --sw-batch-size",
     "--overlap": "--step-size --tile-step-size --stride",
@@ -222,6 +233,12 @@ def engine_named(name: str) -> str:
     from segcli.engines.table import engines
 
     return str(choice("--engine", name, ("auto", *engines())))
+
+
+def precision_named(word: str) -> Precision:
+    """What --precision names."""
+    found: Precision = choice("--precision", word, PRECISIONS)
+    return found
 
 
 def each(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:

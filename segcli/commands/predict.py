@@ -16,6 +16,7 @@ import typer
 from segcli.batch.outputs import offered
 from segcli.commands.options import (
     Affine,
+    Arithmetic,
     Average,
     Channels,
     Commands,
@@ -39,11 +40,13 @@ from segcli.commands.options import (
     form,
     from_groups,
     named_channels,
+    precision_named,
     several,
     size,
 )
 from segcli.commands.outcomes import FAIL_ON, Manners
 from segcli.commands.running import batch, piped
+from segcli.commands.terminal import say
 from segcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from segcli.batch.selection import Selection
     from segcli.batch.stages import Options
     from segcli.engines.opening import Opening
+    from segcli.engines.precision import Precision
 
 commands = Commands("predict")
 
@@ -203,11 +207,22 @@ class Labelling:
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False
     average: Average = None
     faithful: Faithful = False
-    half: Annotated[bool, typer.Option("--half", help="float16 on CUDA.")] = False
+    precision: Arithmetic = "auto"
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Quarter overlap, and bfloat16 on a CPU that has it: see `help engines`.")
+    ] = False
+    half: Annotated[bool, typer.Option("--half", help="An old word for --precision auto, that goes.")] = False
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Windows of pure background are not run.")] = False
     largest_component: Annotated[str, typer.Option("--largest-component", help="Structures, or all.")] = ""
     min_size: Annotated[float, typer.Option("--min-size", help="mL; smaller islands become background.")] = 0.0
     fill_holes: Annotated[str, typer.Option("--fill-holes", help="Structures, or all.")] = ""
+
+    @property
+    def asked(self) -> Precision:
+        asked = precision_named(self.precision)
+        if asked != "auto" and (self.half or self.fast):
+            raise UsageError(f"--precision {asked} and --{'half' if self.half else 'fast'}: give one of them")
+        return "fast" if self.fast else asked
 
     def options(self) -> Options:
         from segcli.batch.stages import Options
@@ -224,7 +239,7 @@ class Labelling:
             affine=form(self.affine),
             skip=self.skip_empty,
             mirror=self.tta,
-            half=self.half,
+            precision=self.asked,
             fill_gaps=self.fill_gaps,
             largest=several(self.largest_component),
             min_size_ml=self.min_size,
@@ -258,7 +273,7 @@ class Machine:
             threads=self.threads,
             batch=self.batch,
             mirror=options.mirror,
-            half=options.half,
+            precision=options.precision,
             max_ram=size("--max-ram", self.max_ram),
             max_vram=size("--max-vram", self.max_vram),
             votes=to.votes,
@@ -301,6 +316,8 @@ def predict(
     opening = machine.opening(options, to)
     manners = talk.manners(context.obj["debug"])
     given = scans.given()
+    if labelling.half and not manners.quiet:
+        say("warning: --half is now --precision auto, the default, and goes in the next version")
     if outputs.streamed or given.inputs == ("-",):
         raise typer.Exit(piped(given, opening, to, options, manners, to_stdout=outputs.streamed))
     raise typer.Exit(batch(given, opening, to, options, manners, machine.scheduler))

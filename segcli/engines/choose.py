@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import Blending
 from segcli.engines.mirrored import mirrored
+from segcli.engines.precision import settled
 from segcli.engines.table import Choice, EngineSpec, Graph, Run, engines, installed
 from segcli.errors import EngineError, ModelError
 from segcli.inference.engine import Engine
@@ -61,7 +62,7 @@ def open_engine(
     threads: int | None = None,
     batch: int | None = None,
     mirror: bool = False,
-    half: bool = False,
+    precision: str = "auto",
     max_vram: int | None = None,
     max_ram: int | None = None,
     votes: bool = False,
@@ -71,20 +72,18 @@ def open_engine(
     device    "auto", "cpu", "cuda" or "cuda:N"
     threads   of the CPU; all cores the process may use when None
     batch     windows at a time; None lets the engine choose
-    half      float16 where the device gains from it: CUDA
+    precision  "auto", "float32", "tf32", "bfloat16" or "float16" (precision.py)
     max_vram  bytes; max_ram: of the process; sums that would exceed it live in a temporary file
     votes     folds and members also say where they would decide otherwise: one channel more (averaged.py)
     errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
-              ModelError (78): files that do not match the card
+              nor a precision that it has not; ModelError (78): files that do not match the card
     """
     members = {name: find(name) for name in card.ensemble} or {"": card}
     first = next(iter(members.values()))
     chosen = choose(first, engine, device)
-    warnings = list(chosen.warnings)
-    if half and chosen.device == "cpu":
-        warnings.append("half precision gains nothing on a CPU; the run is in float32")
-        half = False
-    run = Run(threads or cores(), batch, half, max_vram, max_ram, votes and len(members) == 1)
+    refusals = chosen.spec.precisions(chosen.device)
+    numbers = settled(precision, [card, *members.values()], refusals, chosen.spec.title, chosen.device)
+    run = Run(threads or cores(), batch, numbers, max_vram, max_ram, votes and len(members) == 1)
     hashes: dict[str, str] = {}
     loaded: list[Blending] = []
     for reference, member in members.items():
@@ -98,7 +97,7 @@ def open_engine(
     if mirror:
         opened = mirrored(opened, card)
     return Opened(
-        opened, chosen.reason, tuple(warnings), hashes, max_ram=max_ram, note=chosen.graph.note if chosen.graph else ""
+        opened, chosen.reason, chosen.warnings, hashes, max_ram=max_ram, note=chosen.graph.note if chosen.graph else ""
     )
 
 

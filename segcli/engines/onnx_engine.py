@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.engines.host import HostEngine
+from segcli.engines.precision import ON_GPUS
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.errors import EngineError, ModelError, cause_of
 
@@ -36,8 +37,10 @@ class OnnxEngine(HostEngine):
         batch: int,
         max_vram: int | None = None,
         max_ram: int | None = None,
+        precision: str = "float32",
     ) -> None:
         super().__init__(threads, max_ram)
+        self.precision = precision
         self.name = f"onnxruntime {device}"
         self.batch = file.batch or batch
         self._file = file
@@ -50,7 +53,7 @@ class OnnxEngine(HostEngine):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        asked, provider = provider_for(device, max_vram)
+        asked, provider = provider_for(device, max_vram, self.precision)
         if asked not in onnxruntime.get_available_providers():
             raise EngineError(
                 f"this ONNX Runtime has no {asked}: it has {', '.join(onnxruntime.get_available_providers())}",
@@ -100,14 +103,16 @@ def silent() -> Iterator[Any]:
             del os.environ[name]
 
 
-def provider_for(device: str, max_vram: int | None) -> tuple[str, tuple[str, dict[str, str]]]:
+def provider_for(
+    device: str, max_vram: int | None, precision: str = "float32"
+) -> tuple[str, tuple[str, dict[str, str]]]:
     """The provider of a device, "cpu" or "cuda:N", with its options."""
     if device == "cpu":
         return "CPUExecutionProvider", ("CPUExecutionProvider", {})
-    # Its own choices are TF32, which is less than the float32 of the record, and seconds of search for each shape.
+    # Its own choices are TF32, whatever was asked for, and seconds of search for each shape.
     settings = {
         "device_id": device.partition(":")[2] or "0",
-        "use_tf32": "0",
+        "use_tf32": str(int(precision == "tf32")),
         "cudnn_conv_algo_search": "HEURISTIC",
     }
     if max_vram is not None:
@@ -121,7 +126,13 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mappin
     file = checked(card, chosen)
     batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
     engine = OnnxEngine(
-        file, device=chosen.device, threads=run.threads, batch=batch, max_vram=run.max_vram, max_ram=run.max_ram
+        file,
+        device=chosen.device,
+        threads=run.threads,
+        batch=batch,
+        max_vram=run.max_vram,
+        max_ram=run.max_ram,
+        precision=run.precision,
     )
     return engine, file.hashes
 
@@ -143,5 +154,6 @@ ENGINE = EngineSpec(
     devices=("cpu", "cuda"),
     open=_open,
     prefers={"cpu": Preference(2, "the fastest engine here without a GPU")},
+    precisions=lambda device: {"float32": "", "tf32": ON_GPUS if device == "cpu" else ""},
     trials={"onnx": _convolved},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from segcli.engines.choose import Kind, Opened, open_engine
+from segcli.engines.precision import Precision
 from segcli.engines.table import engines
 from segcli.errors import ModelError, UsageError
 from segcli.inference.together import alike
@@ -25,7 +26,7 @@ class Opening:
     threads: int | None = None
     batch: int | None = None
     mirror: bool = False
-    half: bool = False
+    precision: Precision = "auto"
     max_ram: int | None = None
     max_vram: int | None = None
     votes: bool = False
@@ -72,7 +73,7 @@ class Opening:
                 threads=self.threads,
                 batch=self.batch,
                 mirror=self.mirror,
-                half=self.half,
+                precision=self.precision,
                 max_vram=self.max_vram,
                 max_ram=self.max_ram,
                 votes=votes,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from segcli.documents import Document
 from segcli.engines.host import HostEngine
+from segcli.engines.precision import on_cpu
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.errors import ModelError
 
@@ -24,16 +25,20 @@ _VOXELS_AT_A_TIME = 64**3  # as for ONNX Runtime
 
 
 class OpenVINOEngine(HostEngine):
-    """A graph compiled for one number of windows at a time, in float32.
+    """A graph compiled for one number of windows at a time.
+
+    precision  float32, or bfloat16 on a processor that has it
 
     Logits are a view of the request's own memory until the next run.
     """
 
     name = "openvino cpu"
 
-    def __init__(self, file: OnnxFile, *, threads: int, batch: int, max_ram: int | None = None) -> None:
+    def __init__(
+        self, file: OnnxFile, *, threads: int, batch: int, max_ram: int | None = None, precision: str = "float32"
+    ) -> None:
         super().__init__(threads, max_ram)
-        self.batch = batch
+        self.batch, self.precision = batch, precision
         self._file = file
         self._core = library().Core()
         self._requests: dict[int, Any] = {}
@@ -73,7 +78,7 @@ class OpenVINOEngine(HostEngine):
     def _settings(self) -> Document:
         # Without the hint newer processors compute in bfloat16 by default.
         return {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.precision],
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
@@ -108,7 +113,8 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mappin
 
     file = checked(card, chosen)
     batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
-    return OpenVINOEngine(file, threads=run.threads, batch=batch, max_ram=run.max_ram), file.hashes
+    engine = OpenVINOEngine(file, threads=run.threads, batch=batch, max_ram=run.max_ram, precision=run.precision)
+    return engine, file.hashes
 
 
 def _convolved(cube: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,5 +133,6 @@ ENGINE = EngineSpec(
     devices=("cpu",),
     open=_open,
     prefers={"cpu": Preference(1, "the fastest engine here without a GPU")},
+    precisions=lambda device: on_cpu(),
     trials={"openvino": _convolved},
 )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.engines.precision import Refusals
 from segcli.errors import EngineError, cause_of
 
 if TYPE_CHECKING:
@@ -58,11 +59,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run wants of every engine it opens; limits in bytes, None where the engine decides."""
+    """What a run wants of every engine it opens; limits in bytes, None where the engine decides.
+
+    precision  that the engine has on its device: never "auto"
+    """
 
     threads: int = 1
     batch: int | None = None
-    half: bool = False
+    precision: str = "float32"
     max_vram: int | None = None
     max_ram: int | None = None
     votes: bool = False  # of a model's folds, as one channel more
@@ -87,6 +91,7 @@ class EngineSpec:
     devices   kinds that --device may name: "cpu", "cuda"
     open      the engine with a model loaded, and file name -> sha256 of the bytes that were loaded
     prefers   kinds of device on which `auto` may take it
+    precisions  what the engine computes in on a device, and why not in the rest
     unusable  a sentence and a hint where the library cannot use a device that the driver shows
     trials    name -> convolves a cube (1, 1, n, n, n) with 3 x 3 x 3 ones, for `segcli doctor`
     """
@@ -98,6 +103,7 @@ class EngineSpec:
     devices: tuple[str, ...]
     open: Callable[[ModelCard, Choice, Run], tuple[Blending, Mapping[str, str]]]
     prefers: Mapping[str, Preference] = field(default_factory=dict)
+    precisions: Callable[[str], Refusals] = lambda device: {"float32": ""}
     unusable: Callable[[str], tuple[str, str] | None] = lambda device: None
     trials: Mapping[str, Trial] = field(default_factory=dict)
 

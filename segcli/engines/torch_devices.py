@@ -25,6 +25,7 @@ _NO_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
 )
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _MOST = 16  # windows at a time on a device; more gain nothing
 
 
@@ -32,14 +33,18 @@ class TorchCPU(Blending):
     """A network on the CPU, rewritten for speed (quicker.py).
 
     max_ram, fallbacks  as in HostEngine
+    precision           float32, or bfloat16 (autocast); logits and their sums are float32 all the same
     """
 
     name = "torch cpu"
-    precision = "float32"
+    precision: str = "float32"
     batch: int = 1
     repeated = 0
 
-    def __init__(self, network: nn.Module, *, threads: int, batch: int, max_ram: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, *, threads: int, batch: int, max_ram: int | None = None, precision: str = "float32"
+    ) -> None:
+        self.precision = precision
         torch.set_num_threads(threads)
         self.batch, self.max_ram, self._taken = batch, max_ram, list[str]()
         self._network = quicker(network)
@@ -55,8 +60,9 @@ class TorchCPU(Blending):
     def logits(self, patches: NDArray[np.float32]) -> Tensor:
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
         x = torch.from_numpy(patches).contiguous(memory_format=torch.channels_last_3d)
-        logits: Tensor = self._network(x)
-        return logits.contiguous(memory_format=torch.contiguous_format)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits: Tensor = self._network(x)
+        return logits.float().contiguous(memory_format=torch.contiguous_format)
 
     def owned(self, logits: Tensor) -> Tensor:
         return logits
@@ -79,14 +85,15 @@ class TorchCUDA(Blending):
     """A network on a CUDA device, and the steps down when its memory does not suffice.
 
     fallbacks  sentences, one for each step that was taken
-    half       autocast to float16; logits and their sums are float32 all the same, and a window whose logits are not
-               finite is computed again in float32
+    precision  float32, TF32, or autocast to float16 or bfloat16; logits and their sums are float32 all the same, and
+               a window whose logits are not finite then is computed again in float32
     max_ram    as in HostEngine, for sums that moved to the host
 
     The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
     device. None of them changes the size of a window or the precision.
     """
 
+    precision: str = "float32"
     batch: int = 1
     repeated: int = 0
 
@@ -98,7 +105,7 @@ class TorchCUDA(Blending):
         *,
         threads: int,
         batch: int | None,
-        half: bool,
+        precision: str,
         max_vram: int | None,
         may_leave: bool,
         max_ram: int | None = None,
@@ -106,8 +113,8 @@ class TorchCUDA(Blending):
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        self.threads, self.half, self._taken = threads, half, list[str]()
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        self.threads, self.precision, self._taken = threads, precision, list[str]()
         self.max_ram = max_ram
         self._device = torch.device(device)
         if max_vram is not None:
@@ -127,10 +134,6 @@ class TorchCUDA(Blending):
     @property
     def name(self) -> str:
         return f"torch {self._device}"
-
-    @property
-    def precision(self) -> str:
-        return "float16" if self.half else "float32"
 
     @property
     def fallbacks(self) -> Sequence[str]:
@@ -156,10 +159,10 @@ class TorchCUDA(Blending):
 
     def _repaired(self, patches: NDArray[np.float32], logits: Tensor) -> Tensor:
         """The logits with those windows in float32 that half precision overflowed in."""
-        if self.half:
+        if self.precision in _HALVES:
             for i, item in enumerate(logits):
                 if not finite(item):
-                    logits[i] = self._forward(patches[i : i + 1], half=False)[0]
+                    logits[i] = self._forward(patches[i : i + 1], exact=True)[0]
                     self.repeated += 1
         return logits
 
@@ -183,11 +186,12 @@ class TorchCUDA(Blending):
     def get(self, total: Tensor) -> NDArray[np.float32]:
         return total.to("cpu", copy=True).contiguous().numpy()
 
-    def _forward(self, patches: NDArray[np.float32], *, half: bool = True) -> Tensor:
-        """Logits of as many windows as go at a time; half: in the engine's precision, else in float32."""
+    def _forward(self, patches: NDArray[np.float32], *, exact: bool = False) -> Tensor:
+        """Logits of as many windows as go at a time; in the engine's precision, or, if exact, in float32."""
         x = torch.from_numpy(patches).pin_memory().to(self._device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cuda", torch.float16, enabled=self.half and half):
+        half = None if exact else _HALVES.get(self.precision)
+        with torch.autocast("cuda", half or torch.float16, enabled=half is not None):
             logits: Tensor = self._network(x)
         return logits.float()
 
@@ -221,7 +225,7 @@ class TorchCUDA(Blending):
             self._taken.append("out of GPU memory: logits are added up in the computer's memory")
         elif self._may_leave and self._on_host is None:
             self._on_host = TorchCPU(self._network.cpu(), threads=self.threads, batch=1)
-            self._device, self.batch, self.half = torch.device("cpu"), 1, False
+            self._device, self.batch, self.precision = torch.device("cpu"), 1, "float32"
             self._taken.append("out of GPU memory: the CPU goes on")
         else:
             raise OutOfMemory(
@@ -261,3 +265,9 @@ def device_count() -> int:
 def device_peak(device: str) -> int:
     """Bytes that torch has held on a device at most."""
     return torch.cuda.max_memory_reserved(device)
+
+
+def without(precision: str, capability: tuple[int, int]) -> str:
+    """Why a CUDA device of a compute capability does not compute in a precision; "" where it does."""
+    newer = precision in ("tf32", "bfloat16") and capability < (8, 0)
+    return f"has compute capability {capability[0]}.{capability[1]}, and it takes 8.0" if newer else ""

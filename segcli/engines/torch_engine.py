@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.engines.precision import Refusals, on_cpu
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.models.library import file_sha256
 
@@ -33,7 +34,9 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[
         hashes[name] = card.sha256[fold] if card.sha256 else file_sha256(card.file(name))
         if chosen.device == "cpu":
             batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
-            folds.append(TorchCPU(network, threads=run.threads, batch=batch, max_ram=run.max_ram))
+            folds.append(
+                TorchCPU(network, threads=run.threads, batch=batch, max_ram=run.max_ram, precision=run.precision)
+            )
         else:
             folds.append(
                 TorchCUDA(
@@ -42,7 +45,7 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[
                     (card.inputs, *card.window.size),
                     threads=run.threads,
                     batch=run.batch,
-                    half=run.half,
+                    precision=run.precision,
                     max_vram=run.max_vram,
                     max_ram=run.max_ram,
                     may_leave=not chosen.named,
@@ -57,6 +60,17 @@ def _unusable(device: str) -> tuple[str, str] | None:
     if device_count() > int(device.partition(":")[2] or 0):
         return None
     return "this torch cannot use CUDA", "install a build of torch with CUDA"
+
+
+def _precisions(device: str) -> Refusals:
+    if device == "cpu":
+        return on_cpu()
+    import torch
+
+    from segcli.engines.torch_devices import without
+
+    capability = torch.cuda.get_device_capability(device)
+    return {word: without(word, capability) for word in ("float32", "tf32", "bfloat16", "float16")}
 
 
 def _convolved(cube: NDArray[np.float32], device: str) -> NDArray[np.float32]:
@@ -78,6 +92,7 @@ ENGINE = EngineSpec(
     devices=("cpu", "cuda"),
     open=_open,
     prefers={"cuda": Preference(0, "a CUDA device is there"), "cpu": Preference(3, "nothing else is there")},
+    precisions=_precisions,
     unusable=_unusable,
     trials={
         "torch cpu": lambda cube: _convolved(cube, "cpu"),

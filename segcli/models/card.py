@@ -66,7 +66,8 @@ class ModelCard:
     mirror      array axes (of the network's input) that mirrored inference may flip
     slice_axis  with a 2-D network: the array axis of the model's grid along which slices are taken; else None
     slices      neighbouring slices that a 2-D network sees at once as channels, the middle one being labelled
-    half        whether float16 is known to keep the labels
+    half        whether half precision keeps the labels: true for float16 and bfloat16, false for neither, "bfloat16"
+                for that one alone; None where nobody knows
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     after       steps that are done with the labels, in order
     ensemble_average  over several models: logits on the first one's grid, or probabilities on the scan's
@@ -95,7 +96,7 @@ class ModelCard:
     slice_axis: int | None
     slices: int
     mirror: tuple[int, ...]
-    half: bool
+    half: bool | Literal["bfloat16"] | None
     average: Literal["logits", "probabilities"]
     ensemble_average: Literal["logits", "probabilities"]
     labels: tuple[Label, ...]

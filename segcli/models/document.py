@@ -252,7 +252,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     mirror: Annotated[
         tuple[Axis, ...], Meta(max_length=3, description="a list of array axes, 0, 1 or 2, each once at most")
     ] = ()
-    half: Annotated[bool, Meta(description="true or false")] = False
+    half: Annotated[bool | Literal["bfloat16"] | None, Meta(description='true, false or "bfloat16"')] = None
     average: Annotated[Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")] = "logits"
     ensemble_average: Annotated[
         Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")

@@ -314,19 +314,30 @@ def maker(record: Path) -> ModelFacts | None:
     return cast("ModelFacts", {"name": "", "sha256": None, "licence": "", **made})
 
 
-def is_done(record: Path, labels: Path, key: Facts, defaults: Facts | None = None) -> bool:
+def is_done(record: Path, labels: Path, key: Facts, defaults: Facts | None = None, precision: str = "float32") -> bool:
     """Whether both files are there and the record matches input, model, options and the label map's own bytes.
 
-    Existence alone is never taken for done. An option that the record does not know yet had its default then.
+    Existence alone is never taken for done. An option that the record does not know yet had its default then. What
+    the network computed in is the same where the same word asked for it, or where it is `precision`, that of this run.
     """
     found = read_record(record)
     if found is None or not labels.is_file():
         return False
-    if isinstance(found.get("options"), dict):
-        found["options"] = json.loads(json.dumps(defaults or {})) | found["options"]
+    if isinstance(found.get("options"), dict) and "options" in key:
+        found["options"] = _as_today(found, json.loads(json.dumps(defaults or {})), key["options"], precision)
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in key.items())
     stated = found.get("labels")
     return same and isinstance(stated, dict) and stated.get("sha256") == file_sha256(labels)
+
+
+def _as_today(found: Facts, defaults: Facts, asked: Facts, runs: str) -> Document:
+    """The options of a record under the names of today, with those that it does not know at their defaults."""
+    options: Document = {**defaults, **found["options"]}
+    if "precision" in asked:
+        options.pop("half", None)  # of version 0.1, which knew no other word for it
+        ran = (found.get("engine") or {}).get("precision", "float32")
+        options["precision"] = asked["precision"] if ran == runs else found["options"].get("precision", ran)
+    return options
 
 
 def has_extras(record: Path, files: Sequence[Path], choices: Facts) -> bool:

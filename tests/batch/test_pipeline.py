@@ -460,7 +460,9 @@ def test_5_8_windows_that_were_computed_again_in_float32_are_a_warning_of_their_
     scan(tmp_path / "b.nii.gz")
     (plain,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "plain")
     engine = Half()
-    half, again = run(model, [tmp_path / f"{x}.nii.gz" for x in "ab"], tmp_path / "half", engine, Options(half=True))
+    half, again = run(
+        model, [tmp_path / f"{x}.nii.gz" for x in "ab"], tmp_path / "half", engine, Options(precision="float16")
+    )
     assert half.status == "done"
     sentence = "half precision gave values that are not finite in 1 window: computed again in float32"
     assert half.record["windows"] == 1
@@ -477,7 +479,7 @@ def test_5_8_another_error_of_the_model_ends_the_case_in_half_precision_too(mode
         raise ModelError("model.onnx: ONNX Runtime cannot run it")
 
     scan(tmp_path / "a.nii.gz")
-    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(broken), Options(half=True))
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(broken), Options(precision="float16"))
     assert ended.error.exit_code == 78
     assert len(asked) == 1
 
@@ -525,11 +527,11 @@ def test_6_2_the_ladder_on_a_gpu_smaller_batches_then_sums_on_the_host_then_the_
 
         def __init__(self, network: "torch.nn.Module", room: int, may_leave: bool) -> None:
             self._network, self._device, self.room, self._may_leave = network, torch.device("cpu"), room, may_leave
-            self.batch, self._taken, self.threads, self.half = 4, [], 1, False
+            self.batch, self._taken, self.threads, self.precision = 4, [], 1, "float32"
             self._sums_on_host, self._on_host, self._weights = False, None, {}
             self._sums = set()
 
-        def _forward(self, patches: np.ndarray, *, half: bool = True) -> "torch.Tensor":
+        def _forward(self, patches: np.ndarray, *, exact: bool = False) -> "torch.Tensor":
             if len(patches) > self.room:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return self._network(torch.from_numpy(patches))

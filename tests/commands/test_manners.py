@@ -238,7 +238,7 @@ def test_quiet_leaves_errors_alone_on_stderr(model, tmp_path):
     told = command(*words, "-o", "told", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert b"is left out" in told.stderr
-    assert b"half precision gains nothing" in told.stderr
+    assert b"--half is now --precision auto" in told.stderr
     quiet = command(*words, "-o", "quiet", "-q", cwd=tmp_path)
     assert (quiet.returncode, quiet.stderr) == (0, b"")
     failed = command("predict", "in/shot", "--model", model, *REAL, "-q", cwd=tmp_path)
@@ -378,3 +378,17 @@ def test_what_a_refusal_advises_the_command_takes(model, tmp_path):
 
 def test_models_are_listed_by_that_word_as_well(tmp_path):
     assert command("models", "list", "--json").stdout == command("models", "--json").stdout
+
+
+def test_a_precision_is_one_word_and_an_unknown_one_is_a_usage_error(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    for words, code, said in (
+        (("--precision", "float8"), 2, b"did you mean 'float"),
+        (("--precision", "float32", "--fast"), 2, b"give one of them"),
+        (("--precision", "float16", "--device", "cpu"), 69, b"float16 is for GPUs"),
+    ):
+        done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *words, cwd=tmp_path)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--fast", cwd=tmp_path)
+    facts = json.loads((tmp_path / "out" / "a_seg.json").read_text())
+    assert (facts["options"]["precision"], facts["options"]["overlap"]) == ("fast", 0.25)

@@ -86,4 +86,4 @@ def test_config_show_prints_values_as_they_would_be_typed(user, capsys):
     assert told["output"] == ["default"]
     assert told["report"] == ["csv,html", str(user)]
     assert told["tta"] == ["true", str(user)]
-    assert told["half"] == ["false", "default"]
+    assert told["precision"] == ["auto", "default"]

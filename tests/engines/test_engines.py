@@ -226,12 +226,6 @@ def test_6_8_a_torch_without_cuda_is_refused_for_a_named_device(
     assert "torch cannot use it" in opened.warnings[0]
 
 
-def test_half_precision_on_a_cpu_is_left_out_with_a_warning(card: ModelCard) -> None:
-    opened = open_engine(card, half=True)
-    assert opened.engine.precision == "float32"
-    assert "half precision" in opened.warnings[0]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_5_3_other_bytes_than_the_cards_sum_are_refused_with_both_sums(tmp_path: Path, kind: Any) -> None:
     folder = organs(tmp_path / "organs")

@@ -18,14 +18,16 @@ SHAPE = (1, 4, 4, 4)
 def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """An engine with room for `engine.room` windows, and for sums of `engine.sums` numbers."""
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    made = TorchCUDA(nn.Conv3d(1, 2, 1), "cpu", SHAPE, threads=1, batch=8, half=False, max_vram=None, may_leave=False)
+    made = TorchCUDA(
+        nn.Conv3d(1, 2, 1), "cpu", SHAPE, threads=1, batch=8, precision="float32", max_vram=None, may_leave=False
+    )
     made.room = 8
 
-    def forward(patches: np.ndarray, *, half: bool = True) -> torch.Tensor:
+    def forward(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
         if len(patches) > made.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         logits = made._network(torch.from_numpy(patches))
-        if made.half and half:
+        if made.precision == "float16" and not exact:
             logits[(patches > 2).any((1, 2, 3, 4))] = torch.inf
         return logits
 
@@ -67,7 +69,7 @@ def test_6_2_then_the_cpu_goes_on_where_no_device_was_named(engine: Any) -> None
 
 
 def test_6_2_another_runtime_error_is_no_want_of_memory(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(patches: np.ndarray, *, half: bool = True) -> torch.Tensor:
+    def broken(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
         raise RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM")
 
     monkeypatch.setattr(engine, "_forward", broken)
@@ -90,7 +92,7 @@ def test_6_2_every_way_to_say_that_memory_is_short_leads_a_step_down(
 ) -> None:
     plain = engine._forward
 
-    def forward(patches: np.ndarray, *, half: bool = True) -> torch.Tensor:
+    def forward(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
         if len(patches) > 1:
             raise RuntimeError(said)
         return plain(patches)
@@ -108,7 +110,7 @@ def test_6_2_what_a_failed_pass_held_is_gone_before_memory_is_given_back(
     alive: list[bool] = []
     plain = engine._forward
 
-    def forward(patches: np.ndarray, *, half: bool = True) -> torch.Tensor:
+    def forward(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
         activation = torch.zeros(1000)
         if len(patches) > 2:
             held.append(weakref.ref(activation))
@@ -136,22 +138,24 @@ def test_5_8_of_half_precision_only_the_windows_that_overflow_are_computed_again
     over = (shown > 2).any((1, 2, 3, 4))
     assert 0 < over.sum() < 8
     wanted = engine.run(shown)
-    engine.half = True
+    engine.precision = "float16"
     np.testing.assert_array_equal(engine.run(shown), wanted)
     assert (engine.repeated, engine.precision) == (over.sum(), "float16")
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("half", [False, True])
-def test_a_cuda_device_answers_as_the_cpu(half: bool) -> None:
+@pytest.mark.parametrize(
+    ("precision", "most"), [("float32", 1e-4), ("tf32", 1e-2), ("float16", 1e-2), ("bfloat16", 5e-2)]
+)
+def test_a_cuda_device_answers_as_the_cpu(precision: str, most: float) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 2, 1))
     with torch.no_grad():
         wanted = net(torch.from_numpy(patches(3)))
-    engine = TorchCUDA(net, "cuda:0", SHAPE, threads=1, batch=None, half=half, max_vram=None, may_leave=False)
+    engine = TorchCUDA(net, "cuda:0", SHAPE, threads=1, batch=None, precision=precision, max_vram=None, may_leave=False)
     total = engine.zeros((2, 4, 4, 4))
     logits = engine.logits(patches(3))
-    assert (logits.cpu() - wanted).abs().max() <= (1e-2 if half else 1e-4) * wanted.abs().max()
+    assert (logits.cpu() - wanted).abs().max() <= most * wanted.abs().max()
     engine.add(total, (slice(0, 4),) * 3, logits[0], np.ones((4, 4, 4), np.float32))
     np.testing.assert_array_equal(engine.get(total), logits[0].cpu().numpy())
