@@ -17,6 +17,7 @@ from functools import cached_property
 
 import highdicom as hd
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -215,6 +216,17 @@ class Scan:
             target.InstanceCreationDate, target.InstanceCreationTime = self.date_time
         for item in target.get("ContributingEquipmentSequence", ()):
             item.ContributionDateTime = "".join(self.date_time)
+
+
+def identification(algorithm: str, version: str) -> hd.AlgorithmIdentificationSequence:
+    """The algorithm as segmentations and structure sets name it: the model, its hash, segcli and its version."""
+    return hd.AlgorithmIdentificationSequence(
+        name=algorithm[:64],
+        family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence,
+        version=version[:64],
+        source=MANUFACTURER,
+        parameters={"software": f"segcli {segcli.__version__}"},
+    )
 
 
 def concept(code: Code) -> hd.sr.CodedConcept:

@@ -26,6 +26,7 @@ from segcli.formats.dicom.objects import (
     Scan,
     all_named,
     fingerprint,
+    identification,
     remarks,
     short_names,
     term,
@@ -200,8 +201,8 @@ def _object(
     ds.StructureSetLabel, ds.InstanceNumber, ds.ApprovalStatus = "SEGCLI", 1, "UNAPPROVED"
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = scan.frame_of_reference, ""
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(scan)]
-    made_by = f"{algorithm} {version}"
-    ds.StructureSetROISequence = [_roi(number, name, scan, made_by) for number, name in short_names(wanted).items()]
+    named = short_names(wanted)
+    ds.StructureSetROISequence = [_roi(number, name, scan, algorithm, version) for number, name in named.items()]
     ds.ROIContourSequence = [_roi_contours(label, stored == label.id, scan) for label in wanted]
     if _longest(ds) >= 1 << 16:  # an explicit VR has 16 bits for the length of a contour's numbers
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -221,9 +222,10 @@ def _frame_of_reference(scan: Scan) -> Dataset:
     return frame
 
 
-def _roi(number: int, name: str, scan: Scan, made_by: str) -> Dataset:
+def _roi(number: int, name: str, scan: Scan, algorithm: str, version: str) -> Dataset:
     roi = Dataset()
-    roi.ROIGenerationDescription = made_by[:64]
+    roi.ROIGenerationDescription = f"{algorithm} {version}"[:64]
+    roi.ROIDerivationAlgorithmIdentificationSequence = identification(algorithm, version)
     roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, name, "AUTOMATIC"
     roi.ReferencedFrameOfReferenceUID = scan.frame_of_reference
     return roi

@@ -49,7 +49,9 @@ def test_an_object_says_that_it_is_for_research_and_what_made_it(tmp_path: Path)
     algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("uxnet", "ab" * 32)
     assert algorithm.AlgorithmSource == "segcli"
-    assert made[1].StructureSetROISequence[0].ROIGenerationDescription.startswith("uxnet abab")
+    (roi, _) = made[1].StructureSetROISequence
+    assert roi.ROIGenerationDescription.startswith("uxnet abab")
+    assert roi.ROIDerivationAlgorithmIdentificationSequence[0] == algorithm
 
 
 def test_series_have_the_description_and_the_numbers_that_are_wished(tmp_path: Path) -> None:
