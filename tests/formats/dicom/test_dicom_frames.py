@@ -178,6 +178,7 @@ def mosaic(path: Path, world: np.ndarray, flip: int = 1, **changes: Any) -> Path
     ds.ImagePositionPatient = [f"{v:.6f}" for v in corner]
     ds.ImageOrientationPatient = [f"{v:.8f}" for v in (*world[:3, 2] / spacing[2], *world[:3, 1] / spacing[1])]
     ds.PixelSpacing, ds.SliceThickness, ds.SpacingBetweenSlices = [spacing[1], spacing[2]], 2.5, spacing[0]
+    ds.Manufacturer = "SIEMENS"
     pixels(ds, tiles)
     normal = np.cross(world[:3, 2] / spacing[2], world[:3, 1] / spacing[1]) * flip
     tags = {"NumberOfImagesInMosaic": [6], "SliceNormalVector": list(normal), **changes}

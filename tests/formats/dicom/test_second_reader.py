@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import OBLIQUE, affine, enhanced, phantom, series
-from test_dicom_frames import SHIPPED, vframe
+from test_dicom_frames import SHIPPED, mosaic, vframe
 
 from segcli.formats.dicom import series as dicom
 from segcli.space.volume import Volume
@@ -49,6 +51,8 @@ CASES: dict[str, Callable[[Path], object]] = {
         made(folder) / "mr.dcm", phantom(), affine(OBLIQUE), order=[3, 0, 5, 1, 4, 2]
     ),
     "United Imaging grid": lambda folder: vframe(made(folder) / "1.dcm", affine(OBLIQUE), SpacingBetweenSlices=3),
+    "Siemens mosaic": lambda folder: mosaic(made(folder) / "1.dcm", affine(OBLIQUE)),
+    "Siemens mosaic stacked downwards": lambda folder: mosaic(made(folder) / "1.dcm", affine(OBLIQUE), flip=-1),
     "RLE": lambda folder: [compressed(path) for path in series(folder).iterdir()],
     "scanner files of pydicom": lambda folder: shutil.copytree(SHIPPED / "98892001" / "CT5N", folder),
 }
@@ -69,3 +73,27 @@ def compressed(path: Path) -> None:
 def test_dcm2niix_finds_the_same_values_in_the_same_places(tmp_path: Path, case: str) -> None:
     CASES[case](tmp_path / "in")
     same(dicom.read(tmp_path / "in"), read(tmp_path / "in", tmp_path / "out"), 2e-3)
+
+
+@pytest.mark.slow
+def test_dcm2niix_finds_the_same_in_every_case_of_the_dicom_tests(tmp_path: Path) -> None:
+    """The tests of the rooms that read DICOM run once more, each reading compared; see the plugin `second_reader`."""
+    here = Path(__file__).parent
+    files = sorted(file for file in here.glob("test_*.py") if file != Path(__file__))
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "second_reader",
+        "-n",
+        "0",
+        f"--basetemp={tmp_path / 'tests'}",
+        *files,
+    ]
+    lines = tmp_path / "compared.txt"
+    env = {**os.environ, "PYTHONPATH": str(here), "SECOND_READER": str(lines)}
+    ran = subprocess.run(command, cwd=here.parents[2], env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    outcomes = [line.rpartition(": ")[2] for line in lines.read_text(encoding="utf-8").splitlines()]
+    assert outcomes.count("equal") >= 100
