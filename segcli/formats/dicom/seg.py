@@ -28,6 +28,7 @@ from segcli.formats.dicom.objects import (
     all_named,
     concept,
     fingerprint,
+    identification,
     remarks,
     short_names,
     term,
@@ -185,13 +186,7 @@ def _object(
     kind: Kind,
 ) -> hd.seg.Segmentation:
     """The object with everything that depends on the clock or on chance replaced by what depends on its content."""
-    made_by = hd.AlgorithmIdentificationSequence(
-        name=algorithm[:64],
-        family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence,
-        version=version[:64],
-        source=MANUFACTURER,
-        parameters={"software": f"segcli {segcli.__version__}"},
-    )
+    made_by = identification(algorithm, version)
     slices, short = _slices(scan), short_names(wanted)
     empty = not stored.any()  # one plane says so; otherwise each segment would come on all planes
     used = slice(0, 1) if empty else slice(None)
