@@ -27,19 +27,8 @@ from segcli.inference.prepare import Procedure
 from segcli.inference.windows import WindowPlan
 from segcli.models import after
 from segcli.models import document as documents
-from segcli.models.document import (
-    CardDocument,
-    IntensityStep,
-    Limits,
-    Line,
-    Smooth,
-    Sum,
-    Text,
-    fits,
-    read,
-    shown,
-    wrong,
-)
+from segcli.models.document import CardDocument, IntensityStep, Line, Smooth, Sum, Text, fits, read, shown, wrong
+from segcli.models.expected import Limits
 from segcli.space.grids import GridSpec
 from segcli.space.resample import Interpolation
 from segcli.structures import Label, named_pairs
@@ -71,7 +60,7 @@ class ModelCard:
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     after       steps that are done with the labels, in order
     ensemble_average  over several models: logits on the first one's grid, or probabilities on the scan's
-    volumes_ml  plausible volume of a structure: (low, high)
+    volumes_ml  plausible volume of a structure: (low, high); of those in volumes_by_size in a head of middle size
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
     parts       models that this one is made of, in order: each labels the structures that it has in common with this
@@ -103,6 +92,7 @@ class ModelCard:
     decide: Decision
     after: tuple[after.AfterStep, ...]
     volumes_ml: Mapping[str, tuple[float, float]]
+    volumes_by_size: tuple[str, ...]
     volumes_source: str
     centroids_mm: Mapping[str, tuple[float, float, float]]
     limits: Limits
@@ -219,6 +209,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         ),
         after=after.checked(given.after, given.labels, partial(refuse, "after")),
         volumes_ml=given.volumes_ml or {},
+        volumes_by_size=given.volumes_by_size,
         volumes_source=given.volumes_source,
         centroids_mm=given.centroids_mm or {},
         limits=given.checks or Limits(),
@@ -346,8 +337,8 @@ def _windows(card: CardDocument) -> WindowPlan:
 def _labels(card: CardDocument, refuse: Refuse) -> tuple[Label, ...]:
     """Labels in channel order, background first."""
     _apart(card.labels, refuse)
-    for key in ("codes", "colours", "volumes_ml", "centroids_mm"):
-        if extra := (getattr(card, key) or {}).keys() - card.labels.keys():
+    for key in ("codes", "colours", "volumes_ml", "volumes_by_size", "centroids_mm"):
+        if extra := set(getattr(card, key) or ()) - card.labels.keys():
             raise refuse(key, f"names {min(extra)!r}, which is not among the labels")
     for name, (low, high) in (card.volumes_ml or {}).items():
         if low >= high:

@@ -13,7 +13,7 @@ from segcli.models.library import parts_of
 # Fields of the first part's card that are its own: its files, and what is said of its labels.
 _OWN = (
     "weights", "sha256", "onnx", "onnx_sha256", "regions", "after", "codes", "colours", "pairs", "volumes_ml",
-    "volumes_source", "centroids_mm", "checks", "ensemble", "ensemble_average", "notes",
+    "volumes_by_size", "volumes_source", "centroids_mm", "checks", "ensemble", "ensemble_average", "notes",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from msgspec.structs import FieldInfo
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, near
 from segcli.models.after import AFTER, AfterStep
+from segcli.models.expected import Limits
 from segcli.space.volume import AXES_CODES
 
 FORMAT = 1
@@ -76,9 +77,6 @@ LabelValue = Annotated[int, Meta(ge=0, lt=2**31, description="a whole number fro
 Step = Annotated[float, Meta(ge=0.001, le=100, description="a number from 0.001 to 100")]
 Side = Annotated[int, Meta(ge=1, le=8192, description="a whole number from 1 to 8192")]
 Millilitres = Annotated[float, Meta(ge=0, le=1e6, description="a number from 0 to 1e6")]
-_Share = Annotated[float, Meta(ge=0, le=1)]
-_Distance = Annotated[float, Meta(gt=0, le=1000)]
-_Ratio = Annotated[float, Meta(gt=1, le=10)]
 Millimetres = Annotated[float, Meta(ge=-10_000, le=10_000, description="a number from -10000 to 10000")]
 
 
@@ -146,28 +144,6 @@ _STEPPED: dict[str, Mapping[str, type[Struct]]] = {"intensity": STEPS, "after": 
 class Smooth(_Kept, frozen=True, kw_only=True):
     sigma: Annotated[float, Meta(ge=0, le=10, description="a number of voxels from 0 to 10")] = 0.0
     finer: Annotated[float, Meta(ge=0.01, le=1, description="a ratio from 0.01 to 1")] = 0.75
-
-
-class Limits(_Kept, frozen=True, kw_only=True):
-    """Limits of the checks of a result, measured on what the model is made for; null is not calibrated.
-
-    confidence         mean softmax margin of a structure below which the network was unsure of it
-    confidence_of_all  the same over all structures, below which the scan is not what the model was made for
-    misplaced_mm       a structure's distance from its partner's mirror image, also `misplaced_times` the usual one
-    exchanged_mm       distance of two structures from their own places when each lies where the other belongs
-    proportion         one axis longer or shorter against the others
-    scale_sd           mean distance of all volumes from the middle of their ranges, a sixth of a range each
-    stray_ml           of all pieces apart from the main body, where all structures together are one
-    """
-
-    confidence: Annotated[_Share | None, Meta(description="null or a number from 0 to 1")] = None
-    confidence_of_all: Annotated[_Share | None, Meta(description="null or a number from 0 to 1")] = None
-    misplaced_mm: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
-    misplaced_times: Annotated[float, Meta(ge=1, le=100, description="a number from 1 to 100")] = 4.0
-    exchanged_mm: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
-    proportion: Annotated[_Ratio | None, Meta(description="null or a number above 1, 10 at most")] = None
-    scale_sd: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
-    stray_ml: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
 
 
 class ArchitectureDocument(Struct, frozen=True, kw_only=True):
@@ -284,6 +260,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         dict[str, tuple[Millilitres, Millilitres]] | None,
         Meta(description="an object that maps labels to two numbers, the least and the greatest usual volume in mL"),
     ] = None
+    volumes_by_size: Annotated[
+        tuple[LabelName, ...],
+        Meta(max_length=65_536, description="a list of labels whose usual volumes grow with the head or the body"),
+    ] = ()
     volumes_source: Text = ""
     centroids_mm: Annotated[
         dict[str, tuple[Millimetres, Millimetres, Millimetres]] | None,

@@ -55,7 +55,7 @@ _EDGES = (0.02, 0.98)  # of the voxels of the main piece, between which the mont
 _COLUMNS = 3  # slices of each view in the montage
 _TILE = 300  # pixels of the longer side in the montage
 _PAPER, _INK, _FAINT = (16, 18, 22), (238, 238, 238), (170, 176, 186)
-_VERDICTS = {"fail": (255, 150, 140), "review": (255, 214, 120), "pass": (140, 225, 190)}
+_VERDICTS = {"fail": (255, 150, 140), "review": (255, 214, 120), "note": (214, 186, 130), "pass": (140, 225, 190)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ _LIBRARIES = ("numpy", "SimpleITK", "pydicom")
 # files, whose bytes are hashed.
 _DESCRIBES = {
     "format", "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "modality", "codes", "colours",
-    "volumes_ml", "volumes_source", "centroids_mm", "checks", "notes",
+    "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "notes",
 }  # fmt: skip
 
 

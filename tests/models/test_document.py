@@ -67,6 +67,7 @@ FULL: dict[str, Any] = {
     "colours": {"liver": "#aA5500"},
     "pairs": [["liver", "spleen"]],
     "volumes_ml": {"liver": [800, 2500.5]},
+    "volumes_by_size": ["liver"],
     "volumes_source": "20 adults\nin two lines",
     "centroids_mm": {"liver": [-40.5, 0, 12]},
     "checks": {"confidence": 0.33, "confidence_of_all": None, "misplaced_mm": 18, "proportion": 1.18},
@@ -211,7 +212,9 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"ensemble": ["a", "a"]}, "ensemble"),
     ({"parts": ["a"]}, "parts"),
     ({"checks": {"confidence": 1.5}}, "confidence"),
-    ({"checks": {"scale_sd": -2}}, "scale_sd"),
+    ({"checks": {"scale": 1}}, "scale"),
+    ({"checks": {"scale_sd": 2}}, "scale"),
+    ({"volumes_by_size": ["lever"]}, "lever"),
     ({"checks": {"proportion": 1}}, "proportion"),
     ({"checks": {"proportion": True}}, "proportion"),
     ({"checks": {"confidance": 0.3}}, "confidence"),
@@ -282,7 +285,8 @@ GOOD: list[dict[str, Any]] = [
     {"volumes_ml": {"liver": [0, 1]}},
     {"codes": {"liver": "99SEGCLI liver-1"}},
     {"labels": {"background": 0, "1": 1, "2": 2, "all of it": 3, "a-b": 4, "肝臓": 5}}
-    | dict.fromkeys(("codes", "colours", "pairs", "volumes_ml", "centroids_mm")),
+    | dict.fromkeys(("codes", "colours", "pairs", "volumes_ml", "centroids_mm"))
+    | {"volumes_by_size": []},
     {"architecture": {"name": "nnunet", "norm": ["GROUP", {"num_groups": 2}], "eps": 1e-5, "bias": True, "act": None}},
 ]
 

@@ -13,7 +13,7 @@ import pytest
 
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import find
-from segcli.results import checks
+from segcli.results import checks, piece_checks
 from segcli.results.checks import Finding, run, verdict
 from segcli.results.scan_checks import of_intensity
 from segcli.space.volume import Grid, Volume
@@ -34,7 +34,7 @@ ORGANS = {
 RANGES = {name: [4.19 * math.prod(r) / 2500, 4.19 * math.prod(r) / 400] for name, (_, _, r) in ORGANS.items()}
 LIMITS = {
     "confidence": 0.33, "confidence_of_all": 0.4, "misplaced_mm": 18, "exchanged_mm": 5, "proportion": 1.18,
-    "scale_sd": 2.2, "stray_ml": 1000,
+    "scale": 1.7, "stray_ml": 1000,
 }  # fmt: skip
 
 
@@ -194,13 +194,13 @@ def test_pieces_looked_for_a_few_structures_at_a_time_say_the_same(name: str, mo
     labels, image, modality, *_ = PLANTED[name]
     whole = run(labels, image, card(modality))
     rows = [int(tally.first.sum()) for tally in checks.tallied(labels).values()]
-    monkeypatch.setattr(checks, "ROWS_AT_ONCE", max(rows))
+    monkeypatch.setattr(piece_checks, "ROWS_AT_ONCE", max(rows))
     assert max(rows) < sum(rows)
     assert run(labels, image, card(modality)) == whole
 
 
 def test_a_structure_of_more_rows_than_fit_is_told_by_their_length_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(piece_checks, "ROWS_AT_ONCE", 100)
     assert run(CT, IMAGE, card()) == []
     scattered_like_noise = [f for f in run(scattered(CT), IMAGE, card()) if f.code == "islands"]
     assert scattered_like_noise
@@ -292,8 +292,8 @@ def found_at(ml: float, **limits: object) -> list[Finding]:
     ("ml", "severity"),
     [
         (10, None), (20, None), (15, None),
-        (9.999, "note"), (20.001, "note"), (8.334, "note"), (24, "note"),
-        (8.333, "review"), (24.001, "review"), (3.334, "review"), (60, "review"),
+        (9.999, "note"), (20.001, "note"), (7.693, "note"), (26, "note"),
+        (7.692, "review"), (26.001, "review"), (3.334, "review"), (60, "review"),
         (3.333, "fail"), (60.001, "fail"),
     ],
 )  # fmt: skip
@@ -340,9 +340,7 @@ def test_places_proportions_and_scale_are_checked_by_the_cards_limits_alone() ->
     assert run(wide, None, parse(model.document | {"checks": loose})) == []
     large = Volume(CT.data, grid(6.0))
     assert "scale" in {f.code for f in run(large, None, card())}
-    assert "scale" not in {
-        f.code for f in run(large, None, parse(card().document | {"checks": LIMITS | {"scale_sd": 9}}))
-    }
+    assert "scale" not in {f.code for f in run(large, None, parse(card().document | {"checks": LIMITS | {"scale": 9}}))}
 
 
 def with_pieces(ml: float) -> Volume:

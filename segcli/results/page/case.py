@@ -16,9 +16,11 @@ from segcli.documents import Document, Facts
 from segcli.formats import nifti
 from segcli.models.card import ModelCard
 from segcli.models.library import cache_home
+from segcli.results.measure import from_json
 from segcli.results.page import charts
 from segcli.results.page.parts import css_colour, is_empty, page, plain, words
 from segcli.results.picture import VIEWS, Section, View, drawn_colour, extent, jpeg, overlay, png, sections, window
+from segcli.results.ranges import NEAR, Ranges, usual
 from segcli.results.tissues import SAYS, tissues
 from segcli.space.volume import Grid, Volume, turned
 from segcli.structures import Label, side_of
@@ -37,7 +39,8 @@ def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivu
     niivue   a NiiVue bundle (niivue.umd.js); None: the one that `niivue_bundle` finds, if any
     """
     shown = sections(scan, labels, SLICES, _SIZE, names=card.labels, whole=True)
-    structures = _structures(card, facts, shown, turned(labels.grid, "SPL"))
+    ranges = usual(card, from_json(facts["structures"]).structures)
+    structures = _structures(card, facts, shown, turned(labels.grid, "SPL"), ranges.ml)
     rows = _rows(structures, card.labels)
     case, verdict = str(facts.get("case", "case")), str(facts.get("verdict", ""))
     bundle = niivue or niivue_bundle()
@@ -45,7 +48,7 @@ def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivu
     paired = any(len(row["sides"]) > 1 for row in rows)
     heads = [("structure", False), *([("side", False)] if paired else []), ("mL", True)]
     heads += [*([("asymmetry %", True)] if paired else [])]
-    heads += [("reference mL", True)] if card.volumes_ml else []
+    heads += [("reference mL *", True)] if card.volumes_ml else []
     heads += [("mean", True), ("sd", True)] if bright else []
     heads += [("confidence", True)] if confident else []
     return page(
@@ -64,7 +67,7 @@ def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivu
         paired=paired,
         sums=tissues({s["name"]: s["volume_ml"] for s in structures}),
         sums_say=SAYS,
-        ranged=bool(card.volumes_ml),
+        footnote=_footnote(card, ranges),
         bright=bright,
         confident=confident,
         volumes=charts.bars(
@@ -74,7 +77,7 @@ def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivu
                 for s in row["sides"]
                 if s["voxels"] or s["range"]
             ],
-            card.volumes_source if card.volumes_ml else "",
+            ranged=bool(card.volumes_ml),
         ),
         spacing=" x ".join(f"{v:.3g}" for v in labels.grid.spacing),
         grid=_grid(facts.get("grid") or {}),
@@ -120,7 +123,27 @@ def _inline(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _structures(card: ModelCard, facts: Facts, shown: Mapping[View, Sequence[Section]], grid: Grid) -> list[Document]:
+def _footnote(card: ModelCard, ranges: Ranges) -> str:
+    """Whose the reference ranges are, how the head's size comes into them, and what is told of volumes outside."""
+    if not card.volumes_ml:
+        return ""
+    size = ""
+    if card.volumes_by_size:
+        known = f"for a size of {ranges.size:.2f} times the middle one" if ranges.size else "for any size"
+        size = f", {known} where volumes grow with the size"
+    return (
+        f"{card.volumes_source or 'from the model card'}{size}. A volume outside is a note; it is a doubt from "
+        f"{NEAR:g} times beyond on."
+    )
+
+
+def _structures(
+    card: ModelCard,
+    facts: Facts,
+    shown: Mapping[View, Sequence[Section]],
+    grid: Grid,
+    ranges: Mapping[str, tuple[float, float]],
+) -> list[Document]:
     """The record's structures with what the table shows beside: colour, range, confidence, flags, nearest slices."""
     colours = {x.id: x.colour for x in card.labels}
     confidence = {int(k): float(v) for k, v in (facts.get("confidence") or {}).items()}
@@ -139,7 +162,7 @@ def _structures(card: ModelCard, facts: Facts, shown: Mapping[View, Sequence[Sec
             "colour": colour,
             "paper": css_colour(colour),
             "ink": _ink(colour),
-            "range": card.volumes_ml.get(s["name"]),
+            "range": ranges.get(s["name"]),
             "confidence": confidence.get(s["label"]),
             "flags": raised,
             "go": _nearest(shown, grid, s["centroid_mm"]) if s["centroid_mm"] else None,

@@ -18,10 +18,13 @@ _NAMES, _BARS, _ROW, _NUMBERS = 250, 640, 19, 70  # pixels: names, bars, height 
 _TOP = 22
 
 
-def bars(rows: Sequence[tuple[str, float, tuple[int, int, int], tuple[float, float] | None]], source: str) -> Markup:
+def bars(
+    rows: Sequence[tuple[str, float, tuple[int, int, int], tuple[float, float] | None]], *, ranged: bool
+) -> Markup:
     """Volumes as bars on a logarithmic axis, with the reference range as a line.
 
     rows   name, mL, colour, (low, high) or None; only volumes above 0 have a bar
+    ranged whether the lines are explained
     """
     values = [v for _, v, _, r in rows for v in (v, *(r or ())) if v > 0]
     if not values:
@@ -58,7 +61,7 @@ def bars(rows: Sequence[tuple[str, float, tuple[int, int, int], tuple[float, flo
         tip = max(x(ml) if ml > 0 else _NAMES, x(span[1]) if span else 0)
         drawn.append(Markup('<text x="{}" y="{}">{}</text>').format(tip + 6, y + 13, significant(ml)))
     wide = _NAMES + _BARS + _NUMBERS
-    note = "Volumes in millilitres on a logarithmic axis" + (f"; lines: reference range, {source}" if source else "")
+    note = "Volumes in millilitres on a logarithmic axis" + ("; lines: reference range *" if ranged else "")
     return Markup(
         '<p class="faint">{}.</p><div class="scroll" tabindex="0" role="region" aria-label="Chart of volumes">'
         '<svg viewBox="0 0 {} {}" role="img" width="{}">'

@@ -1,0 +1,76 @@
+"""Are volumes usual: of each structure, of the sides of a pair, of all together; and is nothing missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from segcli.results.ranges import NEAR
+from segcli.results.scan_checks import Finding
+from segcli.results.scene import Scene
+
+ASYMMETRY = 3.0  # larger over smaller of a pair, where the card has no range; see `asymmetry`
+EXPLODED = 3.0  # times beyond the reference range that cannot be anatomy
+
+
+def asymmetry(scene: Scene) -> Iterator[Finding]:
+    """Pairs that differ more than anatomy does: 1.5 times the root of high over low of the range, at least twofold."""
+    for left, right in scene.pairs():
+        a, b = scene[left], scene[right]
+        if a is None or b is None or a.truncated or b.truncated:
+            continue
+        large, small = (a, b) if a.voxels > b.voxels else (b, a)
+        low, high = scene.card.volumes_ml.get(left, (1.0, ASYMMETRY**2))
+        allowed = max(2.0, math.sqrt(high / low) * 1.5) if low > 0 else ASYMMETRY
+        ratio = large.voxels / small.voxels
+        if ratio > allowed:
+            sentence = f"{large.name} is {ratio:.1f} times as large as {small.name} ({large.volume_ml:g} and "
+            sentence += f"{small.volume_ml:g} mL); {allowed:.1f} is the most that is not remarkable"
+            yield Finding("asymmetry", "review", f"{left}, {right}", sentence)
+
+
+def missing(scene: Scene) -> Iterator[Finding]:
+    """One side of a pair alone; and in a scan that shows the whole anatomy, an absent structure that everyone has."""
+    for left, right in scene.pairs():
+        for name, other in ((left, right), (right, left)):
+            there = scene[name]
+            if there and not there.truncated and scene[other] is None:
+                sentence = f"{other} was not found, {name} has {there.volume_ml:g} mL"
+                yield Finding("missing", "review", other, sentence)
+    ranged = [s for s in scene.by_id.values() if scene.usual.ml.get(s.name, (0.0, 0.0))[0] > 0]
+    absent = [s for s in ranged if not s.voxels]
+    told = {x.name for x in scene.structures if x.pair and scene[x.pair]}
+    if len(absent) < len(ranged) / 2:
+        for s in absent:
+            if s.name not in told:
+                low = scene.usual.ml[s.name][0]
+                sentence = f"{s.name} was not found; {low:g} mL is the least that is usual"
+                yield Finding("missing", "review", s.name, sentence)
+
+
+def volumes(scene: Scene) -> Iterator[Finding]:
+    """Volumes outside the usual range at this size, and structures that fill the scan."""
+    for s in scene.by_id.values():
+        if not s.voxels:
+            continue
+        part = s.voxels / scene.labels.grid.size
+        if s.name not in scene.usual.ml:
+            if part > 0.9:
+                yield Finding("volume", "review", s.name, f"{s.name} fills {part:.0%} of the scan")
+            continue
+        low, high = scene.usual.ml[s.name]
+        if low <= s.volume_ml <= high or (s.truncated and s.volume_ml < low):
+            continue  # of a structure that is cut off less than usual is no surprise
+        far = s.volume_ml > high * EXPLODED or s.volume_ml < low / EXPLODED
+        near = low / NEAR <= s.volume_ml <= high * NEAR
+        sentence = f"{s.name}: {s.volume_ml:g} mL, {'just ' * near}outside {low:g} to {high:g} mL"
+        yield Finding("volume", "fail" if far else "note" if near else "review", s.name, sentence)
+
+
+def scale(scene: Scene) -> Iterator[Finding]:
+    """All volumes together too large or too small: then the spacing is wrong rather than the patient."""
+    most, size = scene.card.limits.scale, scene.usual.size
+    if most is not None and size is not None and not 1 / most <= size <= most:
+        spacing = " x ".join(f"{v:.4g}" for v in scene.labels.grid.spacing)
+        sentence = f"the structures together have {size:.2f} times the usual volumes: is the voxel spacing of "
+        yield Finding("scale", "fail", None, f"{sentence}{spacing} mm right?")
