@@ -20,7 +20,7 @@ from segcli.results.measure import Structure, Tally, summed, tallied
 from segcli.results.places import fitted, stretches
 from segcli.results.scan_checks import Finding as Finding
 from segcli.results.scan_checks import Severity, blank, of_grid, of_scan
-from segcli.results.scene import PIECES, WRONG_SIDE_MM, Scene, midplane, x_of
+from segcli.results.scene import DIFFUSE, PIECES, WRONG_SIDE_MM, Scene, midplane, x_of
 from segcli.space.volume import Volume
 from segcli.structures import words_of
 
@@ -46,7 +46,6 @@ _CALIBRATED = {
     "scale": "scale",
     "stray_ml": "pieces apart",
 }
-_DIFFUSE = {"csf", "fluid", "fat", "tissue"}  # whose edges nobody is sure of
 # Unpaired organs by side: the first lies to the right of the second in all but 1 of 10,000 people.
 _RIGHT_OF = (("liver", "spleen"), ("liver", "stomach"), ("gallbladder", "spleen"), ("inferior_vena_cava", "aorta"))
 _SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "I": "inferior", "S": "superior"}
@@ -147,7 +146,7 @@ def _confidence(scene: Scene, confidence: Mapping[int, float]) -> Iterator[Findi
         yield Finding("confidence", "fail", None, sentence)
         return
     for s, value in there:
-        if limits.confidence is not None and value < limits.confidence and not _DIFFUSE & set(words_of(s.name)):
+        if limits.confidence is not None and value < limits.confidence and not DIFFUSE & set(words_of(s.name)):
             sentence = f"{s.name}: the network was unsure: a mean margin of {value:.2f} between its first two"
             yield Finding("confidence", "review", s.name, sentence)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segcli.results.islands import Islands, islands
 from segcli.results.measure import Structure
 from segcli.results.scan_checks import Finding
-from segcli.results.scene import PIECES, WRONG_SIDE_MM, Scene, midplane
+from segcli.results.scene import DIFFUSE, PIECES, WRONG_SIDE_MM, Scene, midplane
 from segcli.space.volume import Grid, Volume
 from segcli.structures import side_of, words_of
 
@@ -72,15 +72,18 @@ def _pieces_of(
 
 
 def strays(scene: Scene) -> Iterator[Finding]:
-    """Pieces of whatever structure that lie apart from the main body of all, where the card says that there is one."""
+    """Pieces of whatever structure that lie apart from the main body of all, where the card says that there is one.
+
+    What has no edge of its own does not count: two of 20 drawn label maps have 1.5 and 4.8 mL of fluid in crumbs.
+    """
     most, kept = scene.card.limits.stray_ml, {label.id for label in scene.structures}
     rows = sum(int(tally.first.sum()) for label, tally in scene.counted.items() if label in kept)
     if most is None or rows > ROWS_AT_ONCE or kept != {label.id for label in scene.card.structures}:
         return
-    body = Volume((scene.labels.data != 0).astype(np.uint8), scene.labels.grid)
-    pieces = islands(body, [1])
-    sizes = np.sort(pieces.size) * body.grid.voxel_mm3 / 1000
-    if (apart := float(sizes[:-1].sum())) > most:
+    edgeless = [x.id for x in scene.structures if DIFFUSE.intersection(words_of(x.name))]
+    body = Volume((~np.isin(scene.labels.data, [0, *edgeless])).astype(np.uint8), scene.labels.grid)
+    sizes = np.sort(islands(body, [1]).size) * body.grid.voxel_mm3 / 1000
+    if len(sizes) and (apart := float(sizes[:-1].sum())) > most:
         count = "1 piece" if len(sizes) == 2 else f"{len(sizes) - 1} pieces"
         sentence = f"{count} with {apart:.3g} mL in all, apart from the main body of {sizes[-1]:.4g} mL: another organ?"
         yield Finding("islands", "review", None, sentence)

@@ -17,6 +17,7 @@ from segcli.space.volume import Volume
 from segcli.structures import Label, side_of
 
 WRONG_SIDE_MM = 2.0  # a left structure may lie this far to the right of its right one
+DIFFUSE = {"csf", "fluid", "fat", "tissue"}  # whose edges nobody is sure of
 # Whose pieces lie about by nature.
 PIECES = {"csf", "fluid", "vessel", "vessels", "ventricle", "lesion", "lesions", "bowel", "colon", "rib", "ribs"}
 
