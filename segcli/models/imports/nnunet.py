@@ -15,7 +15,7 @@ from typing import Any
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights
-from segcli.models.imports import nnunet_after
+from segcli.models.imports import nnunet_after, trainers
 from segcli.models.imports.source import Named, Source, Stated, label_names, legible, slug
 from segcli.networks.registry import Inferred
 
@@ -94,7 +94,14 @@ def _source(
         chosen = _configuration(plans, str(content.get("init_args", {}).get("configuration") or configuration))
         channels = _channels(dataset)
         labels, outputs, notes = _labels(dataset)
-        kind, named = _architecture(chosen, len(channels), outputs)
+        trainer = str(content.get("trainer_name", ""))
+        if trainers.own(trainer):
+            where = f"a network of the trainer {trainer}"
+            named = trainers.named(trainer, len(channels), outputs, _strides(chosen)[1:])
+        else:
+            kind, planned = _architecture(chosen, len(channels), outputs)
+            where = f"a network of the class {kind}"
+            named = Named(f"the plans' {kind}", planned) if planned else None
         lacks: dict[str, str] = {}
         fields = {
             **_fields(plans, chosen, channels, labels, lacks),
@@ -105,10 +112,10 @@ def _source(
         notes += nnunet_after.notes(after)
     return Source(
         container,
-        where=f"a network of the class {kind}",
+        where=where,
         folds=[weights.table(one) for one in stored],
         states=lambda _: Stated(fields, notes, lacks),
-        named=Named(f"the plans' {kind}", named) if named else None,
+        named=named,
     )
 
 
@@ -207,6 +214,15 @@ def _architecture(chosen: Facts, inputs: int, outputs: int) -> tuple[str, Inferr
     arguments.pop("dropout_op_kwargs", None)
     arguments.pop("dropout_op", None)
     return kind, Inferred(_CLASSES[kind], {**arguments, "input_channels": inputs, "num_classes": outputs})
+
+
+def _strides(chosen: Facts) -> Sequence[Sequence[int]]:
+    """The plans' strides of each level, the first level's among them."""
+    described = chosen.get("architecture")
+    strides: Sequence[Sequence[int]] = (
+        described["arch_kwargs"]["strides"] if described else chosen["pool_op_kernel_sizes"]
+    )
+    return strides
 
 
 def _before_2_4(chosen: Facts, kind: str) -> Document:

@@ -16,7 +16,7 @@ from torch import Tensor
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import unpickle, weights
-from segcli.models.imports import nnunet_after
+from segcli.models.imports import nnunet_after, trainers
 from segcli.models.imports.nnunet import CROP, PAD, RESAMPLE, common_fields, fold_files, folds_in_words, normalisation
 from segcli.models.imports.source import Source, Stated, legible
 from segcli.models.weights import Tensors
@@ -32,10 +32,11 @@ def folder(path: Path, folds: Sequence[str] = ()) -> Source:
     """A folder with plans.pkl and fold_X/NAME.model; `folds` takes some of several."""
     files = fold_files(path, _FINAL, folds)
     beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
-    plans, stage = _plans(beside if beside.is_file() else path / "plans.pkl")
+    plans, stage, trainer = _plans(beside if beside.is_file() else path / "plans.pkl")
     after = nnunet_after.found(path, [file.parent.name for file in files])
     with legible("the plans"):
-        return _source(f"nnU-Net v1 folder, {folds_in_words(files)}", "the plans", plans, stage, files, after)
+        container = f"nnU-Net v1 folder, {folds_in_words(files)}"
+        return _source(container, "the plans", plans, stage, trainer or path.name, files, after)
 
 
 def file(path: Path) -> Source:
@@ -46,14 +47,25 @@ def file(path: Path) -> Source:
 
 
 def _source(
-    container: str, said_in: str, plans: Facts, number: int, files: Sequence[Path], after: Path | None = None
+    container: str,
+    said_in: str,
+    plans: Facts,
+    number: int,
+    trainer: str,
+    files: Sequence[Path],
+    after: Path | None = None,
 ) -> Source:
     stage = plans["plans_per_stage"][number]
+    named = None
+    if trainers.own(trainer):
+        inputs, outputs = int(plans["num_modalities"]), int(plans["num_classes"]) + 1
+        named = trainers.named(trainer, inputs, outputs, stage["pool_op_kernel_sizes"])
     return Source(
         container,
         where=files[0].name,
         folds=[weights.table(weights.read(path)) for path in files],
         states=partial(_stated, said_in, plans, stage, after),
+        named=named,
         notes=nnunet_after.notes(after),
         size=[int(n) for n in stage["patch_size"]],
     )
@@ -101,8 +113,8 @@ def _intensity(plans: Facts, channels: int, notes: list[str], lacks: dict[str, s
     return None if steps is None else [CROP, RESAMPLE, *steps, PAD]
 
 
-def _plans(path: Path) -> tuple[Facts, int]:
-    """The plans and the number of the stage: the file's own where it says, else the last."""
+def _plans(path: Path) -> tuple[Facts, int, str]:
+    """The plans, the number of the stage, the file's own where it says, else the last, and the trainer's name or ""."""
     if not path.is_file():
         raise ModelError(
             f"{path.name}: not found beside the checkpoint",
@@ -114,7 +126,8 @@ def _plans(path: Path) -> tuple[Facts, int]:
         raise ModelError(f"{path.name}: holds no plans of nnU-Net v1")
     numbers = sorted(plans["plans_per_stage"])
     init = found.get("init", ())  # plans file, fold, two folders, batch_dice, stage, ...
-    return plans, init[5] if len(init) > 5 and init[5] in numbers else numbers[-1]
+    trainer = str(found.get("name", ""))
+    return plans, init[5] if len(init) > 5 and init[5] in numbers else numbers[-1], trainer
 
 
 # ---- its own network ------------------------------------------------------------------------------------------------

@@ -51,9 +51,8 @@ class Recognised:
 
     @property
     def dims(self) -> int:
-        if "2d" in str(self.arguments.get("conv_op", "")).lower() or self.arguments.get("spatial_dims") == 2:
-            return 2
-        return 3
+        flat = any("2d" in str(self.arguments.get(name, "")).lower() for name in ("conv_op", "dim"))
+        return 2 if flat or self.arguments.get("spatial_dims") == 2 else 3
 
     def size(self) -> list[int] | None:
         """The input size that is baked into the network; None when any will do, or when it is not known."""

@@ -1,0 +1,42 @@
+"""Networks that nnU-Net's trainers bring with them: their names say which, the plans name another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from segcli.models.imports.source import Named
+from segcli.networks import mednext, stunet
+from segcli.networks.registry import Inferred
+
+# In a trainer's name: what makes its network, of input channels, classes and the plans' strides from level to level.
+Make = Callable[[re.Match[str], int, int, Sequence[Sequence[int]]], Inferred]
+_TRAINERS: tuple[tuple[str, str, Make], ...] = (
+    (
+        r"STUNetTrainer(?:_(small|base|large|huge))?(?=_|$)",  # without a size it is the base
+        "STU-Net",
+        lambda found, inputs, outputs, strides: stunet.sized(found[1] or "base", inputs, outputs, strides),
+    ),
+    (
+        r"MedNeXt_([SBML])_kernel([35])(?=_|$)",
+        "MedNeXt",
+        lambda found, inputs, outputs, _: mednext.sized(found[1], int(found[2]), inputs, outputs),
+    ),
+)
+
+
+def named(trainer: str, inputs: int, outputs: int, strides: Sequence[Sequence[int]]) -> Named | None:
+    """The network of a trainer that has its own; None for one that takes the plans' network.
+
+    strides  of the plans, from level to level, one fewer than levels
+    """
+    for pattern, kind, make in _TRAINERS:
+        found = re.search(pattern, trainer)
+        if found:
+            return Named(f"the trainer's {kind}", make(found, inputs, outputs, strides))
+    return None
+
+
+def own(trainer: str) -> bool:
+    """Whether a trainer's name has the name of a network that plans never name, be it of another trainer's sizes."""
+    return re.search("mednext|stunet", trainer, re.IGNORECASE) is not None

@@ -1,0 +1,47 @@
+"""Networks give the answers of the originals that `originals.py` runs, in each engine, and tensors tell their sizes."""
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+from golden import DATA, Exported, agree, export, read
+from originals import ORIGINALS
+
+from segcli.networks.registry import infer
+
+# Arguments that no tensor tells, by family.
+SILENT = {"stunet": {"pool_op_kernel_sizes"}, "mednext": {"do_res"}}
+
+
+def file(name: str) -> Path:
+    return DATA / "formula" / f"{name}.safetensors"
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_a_network_answers_as_its_original(name: str) -> None:
+    agree(file(name))
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_arguments_are_read_from_the_tensors_or_said_to_be_unsure(name: str) -> None:
+    golden = read(file(name))
+    (guess,) = infer({key: tuple(tensor.shape) for key, tensor in golden.weights.items()})
+    told = {key: value for key, value in golden.config.items() if key not in SILENT.get(guess.family, ())}
+    assert guess.config | told == guess.config
+    assert all(any(word in said for said in guess.unsure) for word in SILENT.get(guess.family, ()))
+
+
+@pytest.fixture(scope="module", params=ORIGINALS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export(file(request.param), tmp_path_factory.mktemp("onnx") / "model.onnx")
+
+
+def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
+    session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
+    exported.check(session.run(None, {"x": exported.x.numpy()})[0])
+
+
+def test_openvino_answers_alike_for_any_batch(exported: Exported) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not made for this machine")
+    compiled = openvino.compile_model(exported.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    exported.check(compiled([exported.x.numpy()])[0])
