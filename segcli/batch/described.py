@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 from msgspec.structs import replace as with_
 
+from segcli.formats.stated import stated
 from segcli.results import checks, record
 from segcli.results.measure import summed, tallied
 from segcli.results.record import EngineFacts, LabelsFacts, Measured, Record
@@ -25,7 +26,7 @@ def measured(job: Job, labelled: Labelled) -> Measured:
         scan,
         job.card,
         result.confidence,
-        (scan.source.facts if scan.source else None) or {},
+        stated(scan.source),
         job.options.classes,
         result.disagreement,
         counted,

@@ -162,11 +162,12 @@ def _facts(
     path: Path, labels: Volume, made: ModelFacts | None, scan: Volume | None, card: ModelCard, found: Report
 ) -> Facts:
     """The record of a label map that exists: of no run of segcli, but of what can be said of it now."""
+    from segcli.formats.stated import stated
     from segcli.formats.table import stem
     from segcli.models.library import file_sha256
     from segcli.results import checks, record
 
-    findings = checks.run(labels, scan, card, None, (scan.source.facts if scan and scan.source else None) or {})
+    findings = checks.run(labels, scan, card, None, stated(scan.source) if scan else None)
     return record.about(
         stem(path),
         # Without a record of segcli nobody knows what made the label map: the model gives its table of labels alone.

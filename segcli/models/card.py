@@ -28,7 +28,7 @@ from segcli.inference.windows import WindowPlan
 from segcli.models import after
 from segcli.models import document as documents
 from segcli.models.document import CardDocument, IntensityStep, Line, Smooth, Sum, Text, fits, read, shown, wrong
-from segcli.models.expected import Limits
+from segcli.models.expected import Limits, MadeFor
 from segcli.space.grids import GridSpec
 from segcli.space.resample import Interpolation
 from segcli.structures import Label, named_pairs
@@ -77,6 +77,7 @@ class ModelCard:
     onnx_sha256: str | None
     channels: tuple[str, ...]
     modality: str | None
+    made_for: MadeFor
     grid: GridSpec
     interpolation: Interpolation
     prepare: tuple[Preparation, ...]
@@ -189,6 +190,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         onnx_sha256=onnx_sum,
         channels=given.channels,
         modality=given.modality or ("CT" if given.channels == ("CT",) else None),
+        made_for=given.made_for or MadeFor(),
         grid=GridSpec(given.orientation, given.spacing, given.anchor, given.transpose),
         interpolation=Interpolation(given.interpolation, smooth.sigma, smooth.finer, given.coarse or None),
         prepare=_preparation(given, refuse),
@@ -246,6 +248,11 @@ _RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         "channels",  # files of a case are told apart by these names, on some systems without regard to case
         lambda c: len({name.lower() for name in c.channels}) < len(c.channels),
         "names two channels that differ only in capital letters",
+    ),
+    (
+        "made_for",
+        lambda c: c.made_for is not None and c.made_for.ages is not None and c.made_for.ages[0] >= c.made_for.ages[1],
+        "has ages whose first is not below the second",
     ),
     ("transpose", lambda c: sorted(c.transpose) != [0, 1, 2], "is not an order of 0, 1, 2"),
     (

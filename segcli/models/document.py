@@ -23,7 +23,7 @@ from msgspec.structs import FieldInfo
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, near
 from segcli.models.after import AFTER, AfterStep
-from segcli.models.expected import Limits
+from segcli.models.expected import Limits, MadeFor
 from segcli.space.volume import AXES_CODES
 
 FORMAT = 1
@@ -175,6 +175,9 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Meta(min_length=1, max_length=64, description="a list of names, one for each input channel"),
     ]
     modality: Annotated[Line | None, Meta(description="null or a text of one line")] = None
+    made_for: Annotated[MadeFor | None, Meta(description=f"an object with {', '.join(MadeFor.__struct_fields__)}")] = (
+        None
+    )
     orientation: Annotated[
         Annotated[str, Meta(pattern=f"^({'|'.join(AXES_CODES)}){_END}")] | None,
         Meta(description='null or an axes code such as "RAS"'),

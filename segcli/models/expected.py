@@ -1,14 +1,34 @@
-"""What a card expects of results: limits of the checks."""
+"""What a card expects: of scans, what the model was made for; of results, limits of the checks."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _Distance = Annotated[float, Meta(gt=0, le=1000)]
 _Ratio = Annotated[float, Meta(gt=1, le=10)]
+_Years = Annotated[float, Meta(ge=0, le=150)]
+_Word = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9 ]+(?![\s\S])")]
+Sequence = Literal["T1", "T2", "FLAIR", "PD", "DWI", "ADC", "BOLD", "SWI", "TOF"]
+
+
+class MadeFor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The scans that a model was made for, which what is said of a scan is compared with; null and [] for any.
+
+    ages        of patients, from and to, in years
+    body_parts  words of DICOM's Body Part Examined
+    contrast    whether a contrast agent was given
+    sequences   of MR
+    """
+
+    ages: Annotated[tuple[_Years, _Years] | None, Meta(description="null or two numbers of years from 0 to 150")] = None
+    body_parts: Annotated[tuple[_Word, ...], Meta(max_length=100, description="a list of words")] = ()
+    contrast: Annotated[bool | None, Meta(description="null, true or false")] = None
+    sequences: Annotated[
+        tuple[Sequence, ...], Meta(max_length=9, description="a list of T1, T2, FLAIR, PD, DWI, ADC, BOLD, SWI, TOF")
+    ] = ()
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.documents import Facts
+from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard
 from segcli.results import piece_checks, volume_checks
 from segcli.results.measure import Structure, Tally, summed, tallied
@@ -63,7 +63,7 @@ def run(
     image: Volume | None,
     card: ModelCard,
     confidence: Mapping[int, float] | None = None,
-    facts: Facts | None = None,
+    said: Stated | None = None,
     classes: Collection[str] = (),
     disagreement: Mapping[int, float] | None = None,
     counted: Mapping[int, Tally] | None = None,
@@ -72,7 +72,7 @@ def run(
 
     labels        (1, D, H, W); image (C, D, H, W) on the same grid, or None
     confidence    mean softmax margin of each label value, 0..1
-    facts         what the file says of itself; "modality" is compared with the card's
+    said          of the scan, beside its voxels, which is compared with the card
     classes       names of the structures that were kept, all if empty
     disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
     counted       `report.tallied` of the label map, where it is there already
@@ -84,7 +84,7 @@ def run(
     if image is not None:
         if (nothing := blank(image)) is not None:
             return [nothing]
-        found += of_scan(image, card, facts or {})
+        found = [*of_scan(image, card, said or Stated()), *found]
     if not any(s.voxels for s in report.structures):
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)

@@ -47,8 +47,8 @@ _LIBRARIES = ("numpy", "SimpleITK", "pydicom")
 # Fields of a card that change no label: names and texts, what the checks compare with, and the names of the weights'
 # files, whose bytes are hashed.
 _DESCRIBES = {
-    "format", "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "modality", "codes", "colours",
-    "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "notes",
+    "format", "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "modality", "made_for", "codes",
+    "colours", "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "notes",
 }  # fmt: skip
 
 

@@ -6,15 +6,15 @@ All of it is known before the network runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.documents import Facts
 from segcli.errors import InputError
+from segcli.formats.stated import Stated, stated
 from segcli.models.card import ModelCard
 from segcli.space.volume import Grid, Volume, Voxels
 
@@ -23,6 +23,7 @@ NOISE = 0.2  # correlation of neighbouring voxels
 EQUAL = 0.8
 LABELS = 1000  # values that a label map has at most
 _PLANES = 32  # that are looked at
+SAID_FIRST = ("modality", "age", "body part", "contrast", "sequence")  # what a person wants to know before the network
 
 Severity = Literal["fail", "review", "note"]  # the gravest first
 
@@ -31,7 +32,7 @@ Severity = Literal["fail", "review", "note"]  # the gravest first
 class Finding:
     """One doubt.
 
-    code       "laterality", "asymmetry", "misplaced", "truncated", "intensity", "modality", "noise", "empty",
+    code       one of SAID_FIRST, "laterality", "asymmetry", "misplaced", "truncated", "intensity", "noise", "empty",
                "missing", "volume", "scale", "islands", "confidence", "disagreement", "grid" or "calibration"
     severity   "fail": wrong in all likelihood; "review": look before using it; "note": to know, not a doubt
     structure  its name, several of them with ", " between, or None for the whole scan
@@ -51,24 +52,22 @@ def beforehand(scan: Volume, card: ModelCard, name: str, *, label_map: bool = Fa
     label_map  whether what looks like a label map is taken for a scan
     errors     InputError: it looks like a label map, and no DICOM header says that it is an image of some modality
     """
-    facts = (scan.source.facts if scan.source else None) or {}
-    count = None if label_map or facts.get("modality") else label_values(scan)
+    said = stated(scan.source)
+    is_image = ((scan.source.facts if scan.source else None) or {}).get("modality")
+    count = None if label_map or is_image else label_values(scan)
     if count is not None:
         raise InputError(
             f"{name}: is a label map by its looks: {count} whole numbers in patches, without noise",
             hint="give the scan itself; --allow-label-map takes it as one",
         )
     nothing = blank(scan)
-    found = [nothing] if nothing else of_scan(scan, card, facts)
-    return [f.sentence for f in found if f.severity == "fail" or f.code == "modality"]
+    found = [nothing] if nothing else of_scan(scan, card, said)
+    return [f.sentence for f in found if f.severity == "fail" or f.code in SAID_FIRST]
 
 
-def of_scan(scan: Volume, card: ModelCard, facts: Facts) -> list[Finding]:
-    """Every doubt about modality and brightness of a scan, (C, D, H, W).
-
-    facts   what the file says of itself; "modality" is compared with the card's
-    """
-    found = list(of_modality(card, facts))
+def of_scan(scan: Volume, card: ModelCard, said: Stated) -> list[Finding]:
+    """Every doubt about a scan, (C, D, H, W): what is said of it against what the card says, and its brightness."""
+    found = list(of_statements(card, said))
     for channel, name in zip(scan.data, card.channels, strict=False):
         found += of_intensity(channel, name, card.modality)
     return found
@@ -119,10 +118,39 @@ def of_grid(grid: Grid) -> Iterator[Finding]:
         yield Finding("grid", "review", None, f"voxels of {shown} mm: outside 0.05 to 20 mm")
 
 
-def of_modality(card: ModelCard, facts: Facts) -> Iterator[Finding]:
-    stated = facts.get("modality")
-    if card.modality and stated and str(stated) != card.modality:
-        yield Finding("modality", "review", None, f"the scan says {stated}, {card.name} was made for {card.modality}")
+def of_statements(card: ModelCard, said: Stated) -> Iterator[Finding]:
+    """What is said of patient and acquisition, where the model was made for other ones."""
+    made, name = card.made_for, card.name
+    if card.modality and said.modality and said.modality != card.modality:
+        sentence = f"the scan says {said.modality}, {name} was made for {card.modality}"
+        yield Finding("modality", "fail", None, sentence)
+    if made.ages and said.years is not None and not made.ages[0] <= said.years <= made.ages[1]:
+        sentence = f"the scan says an age of {_age(said.years)}, {name} was made for {made.ages[0]:g} to "
+        yield Finding("age", "review", None, f"{sentence}{made.ages[1]:g} years")
+    if made.body_parts and said.body_part:
+        part = said.body_part.upper()
+        if not any(word.upper() in part for word in made.body_parts):
+            sentence = f"the scan says that it shows {said.body_part}, {name} was made for {_any(made.body_parts)}"
+            yield Finding("body part", "review", None, sentence)
+    if made.contrast is not None and said.contrast is not None and made.contrast != said.contrast:
+        has, wants = ("with", "without") if said.contrast else ("without", "with")
+        sentence = f"the scan says that it was made {has} a contrast agent, {name} was made for scans {wants} one"
+        yield Finding("contrast", "review", None, sentence)
+    if made.sequences and said.sequence and said.sequence not in made.sequences:
+        sentence = f"the scan says that it is a {said.sequence}, {name} was made for {_any(made.sequences)}"
+        yield Finding("sequence", "review", None, sentence)
+
+
+def _age(years: float) -> str:
+    """An age in whole years, in months below two years; of the oldest only that they are."""
+    if years > 89:
+        return "90 years or more"
+    return f"{years:.0f} years" if years >= 2 else f"{years * 12:.0f} months"
+
+
+def _any(words: Sequence[str]) -> str:
+    """T1; T1 or T2; T1, T2 or PD."""
+    return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[Finding]:

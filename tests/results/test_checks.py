@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import find
 from segcli.results import checks, piece_checks
@@ -184,7 +185,7 @@ def test_a_planted_error_is_found(name: str) -> None:
 
 @pytest.mark.parametrize(("labels", "image", "modality"), [(CT, IMAGE, "CT"), (MR_LABELS, MR, "MR"), (CT, None, "CT")])
 def test_a_clean_phantom_raises_no_alarm(labels: Volume, image: Volume | None, modality: str) -> None:
-    found = run(labels, image, card(modality), dict.fromkeys(range(1, 8), 0.8), {"modality": modality})
+    found = run(labels, image, card(modality), dict.fromkeys(range(1, 8), 0.8), Stated(modality))
     assert found == []
     assert verdict(found) == "pass"
 
@@ -213,8 +214,8 @@ def test_a_crop_inside_the_body_is_no_alarm() -> None:
 
 
 def test_the_header_of_another_modality_is_told() -> None:
-    (finding,) = run(CT, IMAGE, card(), None, {"modality": "PT"})
-    assert finding == Finding("modality", "review", None, "the scan says PT, phantom was made for CT")
+    (finding,) = run(CT, IMAGE, card(), None, Stated("PT"))
+    assert finding == Finding("modality", "fail", None, "the scan says PT, phantom was made for CT")
 
 
 def test_low_confidence_names_the_structure_and_the_margin() -> None:
