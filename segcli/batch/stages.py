@@ -23,7 +23,7 @@ from segcli.documents import Document, Facts
 from segcli.engines.precision import Precision
 from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
-from segcli.inference.engine import Engine
+from segcli.inference.engine import Engine, distinct
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.segment import Segmentation, Wishes
 from segcli.inference.together import Member, segment_at_the_scan, segment_together
@@ -345,7 +345,7 @@ def label(job: Job, loaded: Loaded) -> Labelled:
 
     wishes = Wishes(shares=job.to.shares, votes=job.to.votes)
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
-    before = len(_steps(members))
+    before = {id(step) for step in _steps(members)}
     if job.opened.parts:
         result = segment_parts(loaded.scan, _parts(job, members), job.card.decide.dtype, tick)
     else:
@@ -353,7 +353,8 @@ def label(job: Job, loaded: Loaded) -> Labelled:
         result = joined(loaded.scan, members, tick, wishes)
     labels, effects, changed = finished(job, result.labels)
     kept = replace(result, labels=labels)
-    return Labelled(loaded, kept, members[0].engine, _steps(members)[before:], effects, changed)
+    steps = tuple(step for step in _steps(members) if id(step) not in before)
+    return Labelled(loaded, kept, members[0].engine, steps, effects, changed)
 
 
 def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
@@ -381,9 +382,9 @@ def _parts(job: Job, members: Sequence[Member]) -> list[Part]:
     return parts
 
 
-def _steps(members: Sequence[Member]) -> tuple[str, ...]:
+def _steps(members: Sequence[Member]) -> list[str]:
     """The steps down for want of memory that engines have taken so far."""
-    return tuple(step for member in members for step in member.engine.fallbacks)
+    return distinct([member.engine for member in members])
 
 
 # ---- write

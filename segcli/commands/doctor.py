@@ -17,6 +17,8 @@ from segcli.documents import Document
 from segcli.errors import EngineError, cause_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from segcli.engines.table import Trial
 
 commands = Commands("doctor")
@@ -62,7 +64,9 @@ def examine() -> Document:
             "cache": str(cache_home()),
         },
         "engines": [
-            _tried(name, spec.library, trial) for spec in engines().values() for name, trial in spec.trials.items()
+            _tried(name, spec.library, trial, spec.notes.get(name, str))
+            for spec in engines().values()
+            for name, trial in spec.trials.items()
         ],
         "libraries": {name: _version(name) for name in LIBRARIES},
     }
@@ -75,7 +79,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _tried(name: str, library: str, convolve: Trial) -> Document:
+def _tried(name: str, library: str, convolve: Trial, note: Callable[[], str]) -> Document:
     """A 3 x 3 x 3 convolution of ones over a cube of ones: 27 inside, 8 at a corner."""
     import numpy as np
 
@@ -88,5 +92,6 @@ def _tried(name: str, library: str, convolve: Trial) -> Document:
     except Exception as error:  # whatever a library raises is the finding here
         return {**row, "note": cause_of(error)}
     right = out.shape == (1, 1, SIZE, SIZE, SIZE) and out[0, 0, 5, 5, 5] == 27 and out[0, 0, 0, 0, 0] == 8
-    note = "" if right else "computes a wrong convolution"
-    return {**row, "works": bool(right), "seconds": round(time.perf_counter() - start, 2), "note": note}
+    seconds = round(time.perf_counter() - start, 2)
+    said = note() if right else "computes a wrong convolution"
+    return {**row, "works": bool(right), "seconds": seconds, "note": said}

@@ -9,6 +9,7 @@ import numpy as np
 from segcli.engines.blended import Axes, Blending
 from segcli.engines.wrapped import Wrapped
 from segcli.inference.decide import Decision
+from segcli.inference.engine import distinct
 from segcli.space.volume import Array, Box
 
 
@@ -29,7 +30,7 @@ class Ensemble(Wrapped):
 
     @property
     def fallbacks(self) -> Sequence[str]:
-        return [sentence for member in self.members for sentence in member.fallbacks]
+        return distinct(self.members)
 
     @property
     def repeated(self) -> int:
@@ -43,12 +44,13 @@ class Ensemble(Wrapped):
             logits = member.answer(held, at, flip)
             if self.votes:
                 own.append(self._decided(logits))
+            total = self.beside(total, logits)
             total += logits
         total /= len(self.members)
         if not self.votes:
             return total
         together = self._decided(total)
-        return _with(total, [votes != together for votes in own])
+        return _with(total, [self.beside(votes, together) != together for votes in own])
 
     def owned(self, logits: Array) -> Array:
         return logits

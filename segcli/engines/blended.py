@@ -53,6 +53,10 @@ class Blending(ABC):
     def owned(self, logits: Array) -> Array:
         """Logits that the next answer does not overwrite."""
 
+    def beside(self, array: Array, other: Array) -> Array:
+        """The array where another one is: the CPU may have taken over between two answers."""
+        return array
+
     @abstractmethod
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Where sums of this size should live."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -13,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import Blending
+from segcli.engines.driver import driver_devices
 from segcli.engines.mirrored import mirrored
 from segcli.engines.precision import settled
 from segcli.engines.table import Choice, EngineSpec, Graph, Run, engines, installed
-from segcli.errors import EngineError, ModelError
+from segcli.errors import EngineError, ModelError, cause_of
 from segcli.inference.engine import Engine
 from segcli.models.card import ModelCard
 from segcli.models.library import find
@@ -66,6 +65,7 @@ def open_engine(
     max_vram: int | None = None,
     max_ram: int | None = None,
     votes: bool = False,
+    common: dict[str, object] | None = None,
 ) -> Opened:
     """The model loaded into the fastest engine there is, or into the one that was named.
 
@@ -74,31 +74,52 @@ def open_engine(
     batch     windows at a time; None lets the engine choose
     precision  "auto", "float32", "tf32", "bfloat16" or "float16" (precision.py)
     max_vram  bytes; max_ram: of the process; sums that would exceed it live in a temporary file
+    common    of several models that run together: what their engines share (table.py)
     votes     folds and members also say where they would decide otherwise: one channel more (averaged.py)
     errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
               nor a precision that it has not; ModelError (78): files that do not match the card
     """
     members = {name: find(name) for name in card.ensemble} or {"": card}
     first = next(iter(members.values()))
-    chosen = choose(first, engine, device)
-    refusals = chosen.spec.precisions(chosen.device)
-    numbers = settled(precision, [card, *members.values()], refusals, chosen.spec.title, chosen.device)
-    run = Run(threads or cores(), batch, numbers, max_vram, max_ram, votes and len(members) == 1)
-    hashes: dict[str, str] = {}
-    loaded: list[Blending] = []
-    for reference, member in members.items():
-        _same_windows(member, card)
-        # A second member runs where the first one does: their logits are added up in one library's arrays.
-        own = chosen if member is first else choose(member, chosen.spec.name, chosen.device)
-        one, sums = own.spec.open(member, own, run)
-        loaded.append(one)
-        hashes |= {f"{reference}/{name}" if reference else name: digest for name, digest in sums.items()}
-    opened = loaded[0] if len(loaded) == 1 else Ensemble(loaded, card.decide, votes)
+    run = Run(threads or cores(), batch, precision, max_vram, max_ram, votes, {} if common is None else common)
+    chosen, trouble = choose(first, engine, device), ""
+    try:
+        opened, hashes = _loaded(members, card, chosen, run)
+    except RuntimeError as error:
+        if chosen.device == "cpu":
+            raise
+        trouble = f"{chosen.device} cannot be used: {cause_of(error)}"
+        if chosen.named:
+            raise EngineError(trouble, hint="use --device cpu") from error
+    if trouble:
+        chosen = replace(choose(first, engine, "cpu"), warnings=(*chosen.warnings, f"{trouble}; the CPU is taken"))
+        opened, hashes = _loaded(members, card, chosen, run)
     if mirror:
         opened = mirrored(opened, card)
-    return Opened(
-        opened, chosen.reason, chosen.warnings, hashes, max_ram=max_ram, note=chosen.graph.note if chosen.graph else ""
-    )
+    note = chosen.graph.note if chosen.graph else ""
+    return Opened(opened, chosen.reason, chosen.warnings, hashes, max_ram=max_ram, note=note)
+
+
+def _loaded(
+    members: Mapping[str, ModelCard], card: ModelCard, chosen: Choice, run: Run
+) -> tuple[Blending, dict[str, str]]:
+    """The card's engine, of one model or the mean of several; file name -> sha256 of the bytes that were loaded.
+
+    run      with the precision as it was asked for
+    """
+    refusals = chosen.spec.precisions(chosen.device)
+    numbers = settled(run.precision, [card, *members.values()], refusals, chosen.spec.title, chosen.device)
+    one = replace(run, precision=numbers, votes=run.votes and len(members) == 1)
+    loaded: list[Blending] = []
+    hashes: dict[str, str] = {}
+    for i, (reference, member) in enumerate(members.items()):
+        _same_windows(member, card)
+        # A second member runs where the first one does: their logits are added up in one library's arrays.
+        own = choose(member, chosen.spec.name, chosen.device) if i else chosen
+        made, sums = own.spec.open(member, own, one)
+        loaded.append(made)
+        hashes |= {f"{reference}/{name}" if reference else name: digest for name, digest in sums.items()}
+    return (loaded[0] if len(loaded) == 1 else Ensemble(loaded, card.decide, run.votes)), hashes
 
 
 def choose(card: ModelCard, engine: Kind, device: str) -> Choice:
@@ -210,19 +231,6 @@ def checked(card: ModelCard, chosen: Choice) -> OnnxFile:
 
     assert chosen.graph is not None  # whoever reads a graph gets one
     return read(chosen.graph.data, chosen.graph.name, card, chosen.graph.sha256)
-
-
-def driver_devices() -> int:
-    """CUDA devices that the driver shows; asked without torch, 0 where there is no driver."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(name)
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 def _weights_there(card: ModelCard) -> None:

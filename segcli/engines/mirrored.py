@@ -30,6 +30,7 @@ class Mirrored(Wrapped):
         flips = [more for n in range(1, len(self.axes) + 1) for more in combinations(self.axes, n)]
         for more in flips:
             logits = self.inner.answer(held, at, tuple(sorted({*flip} ^ {*more})))
+            total = self.inner.beside(total, logits)
             total += self._exchanged(logits) if self.sided in more else logits
         total /= len(flips) + 1
         return total

@@ -46,7 +46,9 @@ class Opening:
                 f"--write disagreement: {card.name} is one network, which agrees with itself",
                 hint="name several models, --model A --model B, or one with folds",
             )
-        return replace(self._one(card), others=tuple((other, self._one(other)) for other in others))
+        common: dict[str, object] = {}
+        first = self._one(card, common)
+        return replace(first, others=tuple((other, self._one(other, common)) for other in others))
 
     def _of_parts(self, card: ModelCard) -> Opened:
         """The engines of all models that a model is made of."""
@@ -54,11 +56,12 @@ class Opening:
             raise UsageError(f"{card.name} is made of parts: it is no member of an ensemble", hint="name it alone")
         if self.votes:
             raise UsageError(f"--write disagreement: {card.name} is made of parts, which label different structures")
-        parts = tuple((own, self._one(own)) for own in parts_of(card))
+        common: dict[str, object] = {}
+        parts = tuple((own, self._one(own, common)) for own in parts_of(card))
         first = parts[0][1]
         return replace(first, warnings=(), hashes={}, note="", parts=parts)
 
-    def _one(self, card: ModelCard) -> Opened:
+    def _one(self, card: ModelCard, common: dict[str, object]) -> Opened:
         votes = self.votes and len(self.model) == 1
         engine = self.engine
         if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
@@ -77,6 +80,7 @@ class Opening:
                 max_vram=self.max_vram,
                 max_ram=self.max_ram,
                 votes=votes,
+                common=common,
             )
         except ModelError as error:
             named = card.folder.name if card.folder else card.name

@@ -34,6 +34,12 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network
 
 
+def keeps_channels_last(network: nn.Module) -> bool:
+    """Whether channels-last order helps on a GPU: torch's instance norm would copy the data there and back."""
+    found = {type(module) for module in network.modules()}
+    return nn.Conv3d in found and nn.InstanceNorm3d not in found
+
+
 class _InstanceNorm(nn.Module):
     """Instance norm as the batch norm of one item: the stock operator copies channels-last data."""
 

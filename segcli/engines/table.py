@@ -61,7 +61,8 @@ class Choice:
 class Run:
     """What a run wants of every engine it opens; limits in bytes, None where the engine decides.
 
-    precision  that the engine has on its device: never "auto"
+    precision  of arithmetic; whoever opens an engine gets one that it has on its device
+    common     what the engines of one run share, by device: its memory
     """
 
     threads: int = 1
@@ -70,6 +71,7 @@ class Run:
     max_vram: int | None = None
     max_ram: int | None = None
     votes: bool = False  # of a model's folds, as one channel more
+    common: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class EngineSpec:
     precisions  what the engine computes in on a device, and why not in the rest
     unusable  a sentence and a hint where the library cannot use a device that the driver shows
     trials    name -> convolves a cube (1, 1, n, n, n) with 3 x 3 x 3 ones, for `segcli doctor`
+    notes     name of a trial -> what is worth knowing of its device, where it works
     """
 
     name: str
@@ -106,6 +109,7 @@ class EngineSpec:
     precisions: Callable[[str], Refusals] = lambda device: {"float32": ""}
     unusable: Callable[[str], tuple[str, str] | None] = lambda device: None
     trials: Mapping[str, Trial] = field(default_factory=dict)
+    notes: Mapping[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
     def installed(self) -> bool:

@@ -1,32 +1,25 @@
-"""A network that torch runs on the CPU or on a CUDA device."""
+"""A network that torch runs on the CPU or on another device."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segcli.engines.blended import Axes, Blending, cut, finite
-from segcli.engines.quicker import channels_last, quicker
-from segcli.errors import OutOfMemory, cause_of
+from segcli.engines.blended import Axes, Blending, cut
+from segcli.engines.quicker import channels_last, keeps_channels_last, quicker
+from segcli.engines.torch_memory import Device, short
+from segcli.engines.torch_state import settings
 from segcli.memory import zeros as host_zeros
 from segcli.space.volume import Box
 
-T = TypeVar("T")
-# How CUDA and its libraries say, in errors of no class of their own, that the device's memory does not suffice.
-_NO_MEMORY = (
-    "CUDA error: out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",
-)
+Held: TypeAlias = Tensor | NDArray[np.float32]
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_MOST = 16  # windows at a time on a device; more gain nothing
 
 
 class TorchCPU(Blending):
@@ -44,8 +37,7 @@ class TorchCPU(Blending):
     def __init__(
         self, network: nn.Module, *, threads: int, batch: int, max_ram: int | None = None, precision: str = "float32"
     ) -> None:
-        self.precision = precision
-        torch.set_num_threads(threads)
+        self.precision, self.threads = precision, threads
         self.batch, self.max_ram, self._taken = batch, max_ram, list[str]()
         self._network = quicker(network)
 
@@ -53,16 +45,16 @@ class TorchCPU(Blending):
     def fallbacks(self) -> Sequence[str]:
         return self._taken
 
-    def answer(self, held: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> Tensor:
-        return _turned(self.logits(cut(held, at, flip)), flip)
+    def answer(self, held: Held, at: Sequence[Box], flip: Axes = ()) -> Tensor:
+        return _turned(self.logits(_cut(held, at, flip)), flip)
 
     @torch.no_grad()
-    def logits(self, patches: NDArray[np.float32]) -> Tensor:
+    def logits(self, patches: Held) -> Tensor:
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
-        x = torch.from_numpy(patches).contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+        x = torch.as_tensor(patches).contiguous(memory_format=torch.channels_last_3d)
+        with settings(self.threads), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits: Tensor = self._network(x)
-        return logits.float().contiguous(memory_format=torch.contiguous_format)
+            return logits.float().contiguous(memory_format=torch.contiguous_format)
 
     def owned(self, logits: Tensor) -> Tensor:
         return logits
@@ -71,203 +63,158 @@ class TorchCPU(Blending):
         return torch.from_numpy(host_zeros(shape, self.max_ram, self._taken))
 
     def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
-        total[(slice(None), *at)].addcmul_(logits, torch.from_numpy(weight))
+        with settings(self.threads):
+            total[(slice(None), *at)].addcmul_(logits, torch.from_numpy(weight))
 
     def get(self, total: Tensor) -> NDArray[np.float32]:
-        return total.clone(memory_format=torch.contiguous_format).numpy()
+        with settings(self.threads):
+            return total.clone(memory_format=torch.contiguous_format).numpy()
 
 
-def _turned(logits: Tensor, flip: Axes) -> Tensor:
-    return logits.flip([axis + 2 for axis in flip]) if flip else logits
+class TorchDevice(Blending):
+    """A network on a device other than the CPU, whose memory it shares with others (torch_memory.py).
 
-
-class TorchCUDA(Blending):
-    """A network on a CUDA device, and the steps down when its memory does not suffice.
-
-    fallbacks  sentences, one for each step that was taken
+    batch      windows at a time that it likes: as many as the device is quickest with, and has room for
     precision  float32, TF32, or autocast to float16 or bfloat16; logits and their sums are float32 all the same, and
                a window whose logits are not finite then is computed again in float32
-    max_ram    as in HostEngine, for sums that moved to the host
-
-    The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
-    device. None of them changes the size of a window or the precision.
+    max_vram   bytes that torch may take of a CUDA device
     """
 
     precision: str = "float32"
-    batch: int = 1
     repeated: int = 0
 
     def __init__(
         self,
         network: nn.Module,
-        device: str,
-        shape: tuple[int, ...],
+        device: Device,
         *,
         threads: int,
-        batch: int | None,
-        precision: str,
-        max_vram: int | None,
-        may_leave: bool,
-        max_ram: int | None = None,
+        batch: int,
+        precision: str = "float32",
+        max_vram: int | None = None,
     ) -> None:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        self.threads, self.precision, self._taken = threads, precision, list[str]()
-        self.max_ram = max_ram
-        self._device = torch.device(device)
-        if max_vram is not None:
-            room = torch.cuda.get_device_properties(self._device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, max_vram / room), self._device)
-        self._may_leave = may_leave
-        self._sums_on_host = False
-        self._sums: weakref.WeakSet[Tensor] = weakref.WeakSet()
-        self._weights: dict[int, Tensor] = {}
-        self.batch = batch or 1
-        self._network = network
-        self._on_host: TorchCPU | None = None
-        self._try(lambda: channels_last(self._network.to(self._device)))
-        if batch is None and self._on_host is None:
-            self.batch = self._fitting(shape, max_vram)
+        self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
+        self._limit = _limited(device.place, max_vram)
+        self._network, self._on_host = network, None if not device.left else TorchCPU(network, threads=threads, batch=1)
+        self._form = torch.channels_last_3d if keeps_channels_last(network) else torch.contiguous_format
+        self._weights: dict[tuple[int, torch.device], Tensor] = {}
+        device.add(self)
+        if not device.left:
+            device.tried(self._send)
 
     @property
     def name(self) -> str:
-        return f"torch {self._device}"
+        return "torch cpu" if self._on_host else f"torch {self.device.place}"
+
+    @property
+    def batch(self) -> int:
+        return 1 if self._on_host else min(self._likes, self.device.most)
 
     @property
     def fallbacks(self) -> Sequence[str]:
-        return self._taken
+        return self.device.taken
+
+    def leave(self) -> None:
+        """Go on on the CPU, in float32."""
+        self._on_host, self.precision = TorchCPU(self._network.cpu(), threads=self.threads, batch=1), "float32"
 
     def rest(self) -> None:
-        torch.cuda.empty_cache()
+        self.device.library.empty_cache()
 
-    def answer(self, held: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> Tensor:
-        return _turned(self.logits(cut(held, at, flip)), flip)
+    def hold(self, image: NDArray[np.float32]) -> Tensor:
+        """On the device, sent there once; on the host where it has no room for it."""
+        here = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        if self._on_host:
+            return here
+        try:
+            return here.to(self.device.place)
+        except RuntimeError as error:
+            short(error)
+        return here
+
+    def answer(self, held: Held, at: Sequence[Box], flip: Axes = ()) -> Tensor:
+        return _turned(self.logits(_cut(held, at, flip)), flip)
 
     @torch.no_grad()
-    def logits(self, patches: NDArray[np.float32]) -> Tensor:
+    def logits(self, patches: Held) -> Tensor:
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
-        while self._on_host is None:
-            try:
-                parts = [self._forward(patches[i : i + self.batch]) for i in range(0, len(patches), self.batch)]
-                return self._repaired(patches, parts[0] if len(parts) == 1 else torch.cat(parts))
-            except RuntimeError as error:
-                cause = _short(error)
-            self._step_down(cause, len(patches))
-        return self._on_host.logits(patches)
+        shown = torch.as_tensor(patches)
+        with settings(self.threads, self.precision, self._limit):
+            return self.device.tried(lambda: self._answered(shown), lambda: min(self.batch, len(shown)))
 
-    def _repaired(self, patches: NDArray[np.float32], logits: Tensor) -> Tensor:
+    def _answered(self, patches: Tensor) -> Tensor:
+        if self._on_host:
+            return self._on_host.logits(patches.cpu())
+        parts = [self._forward(some) for some in torch.split(patches, self.batch)]
+        return self._repaired(patches, parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def _repaired(self, patches: Tensor, logits: Tensor) -> Tensor:
         """The logits with those windows in float32 that half precision overflowed in."""
         if self.precision in _HALVES:
-            for i, item in enumerate(logits):
-                if not finite(item):
-                    logits[i] = self._forward(patches[i : i + 1], exact=True)[0]
-                    self.repeated += 1
+            for i in (~logits.sum((1, 2, 3, 4)).isfinite()).nonzero().flatten().tolist():  # waits for the device once
+                logits[i] = self._forward(patches[i : i + 1], exact=True)[0]
+                self.repeated += 1
         return logits
+
+    def _forward(self, patches: Tensor, *, exact: bool = False) -> Tensor:
+        """Logits of as many windows as go at a time; in the engine's precision, or, if exact, in float32."""
+        x = patches.to(self.device.place, non_blocking=True).contiguous(memory_format=self._form)
+        half = None if exact else _HALVES.get(self.precision)
+        with torch.autocast(self.device.place.type, half or torch.bfloat16, enabled=half is not None):
+            logits: Tensor = self._network(x)
+        return logits.float()
 
     def owned(self, logits: Tensor) -> Tensor:
         return logits
 
+    def beside(self, array: Tensor, other: Tensor) -> Tensor:
+        return array.to(other.device)
+
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        total = self._try(lambda: self._zeros(shape))
-        self._sums.add(total)
-        return total
+        return self.device.zeros(shape)
 
     def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
         def added() -> None:
-            key = id(weight)
-            if key not in self._weights or self._weights[key].device != total.device:
+            key = id(weight), total.device
+            if key not in self._weights:
                 self._weights = {key: torch.from_numpy(weight).to(total.device)}
             total[(slice(None), *at)].addcmul_(logits.to(total.device), self._weights[key])
 
-        self._try(added)
+        with settings(self.threads, self.precision, self._limit):
+            self.device.tried(added)
 
     def get(self, total: Tensor) -> NDArray[np.float32]:
         return total.to("cpu", copy=True).contiguous().numpy()
 
-    def _forward(self, patches: NDArray[np.float32], *, exact: bool = False) -> Tensor:
-        """Logits of as many windows as go at a time; in the engine's precision, or, if exact, in float32."""
-        x = torch.from_numpy(patches).pin_memory().to(self._device, non_blocking=True)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        half = None if exact else _HALVES.get(self.precision)
-        with torch.autocast("cuda", half or torch.float16, enabled=half is not None):
-            logits: Tensor = self._network(x)
-        return logits.float()
-
-    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
-        if self._sums_on_host or self._on_host is not None:
-            return torch.from_numpy(host_zeros(shape, self.max_ram, self._taken))
-        return torch.zeros(shape, device=self._device)
-
-    def _try(self, work: Callable[[], T]) -> T:
-        while True:
-            try:
-                return work()
-            except RuntimeError as error:
-                cause = _short(error)
-            self._step_down(cause, 1)
-
-    def _step_down(self, cause: str, count: int) -> None:
-        """Need less memory than now; errors: OutOfMemory (71) when there is no way left.
-
-        Called when the error is gone: its traceback would keep alive whatever the failed pass held.
-        """
-        torch.cuda.empty_cache()
-        if min(self.batch, count) > 1:
-            self.batch = min(self.batch, count) // 2
-            self._taken.append(f"out of GPU memory: {self.batch} windows at a time")
-        elif not self._sums_on_host:
-            self._sums_on_host = True
-            for total in self._sums:
-                moved = torch.from_numpy(host_zeros(tuple(total.shape), self.max_ram, self._taken))
-                total.data = moved.copy_(total.data)  # as nn.Module.to() moves parameters
-            self._taken.append("out of GPU memory: logits are added up in the computer's memory")
-        elif self._may_leave and self._on_host is None:
-            self._on_host = TorchCPU(self._network.cpu(), threads=self.threads, batch=1)
-            self._device, self.batch, self.precision = torch.device("cpu"), 1, "float32"
-            self._taken.append("out of GPU memory: the CPU goes on")
-        else:
-            raise OutOfMemory(
-                f"one window does not fit into the memory of {self._device}: {cause}",
-                hint="use --device cpu",
-            )
-
-    @torch.no_grad()
-    def _fitting(self, shape: tuple[int, ...], max_vram: int | None) -> int:
-        """Windows at a time for which the device has room beside the sums, from the need of one."""
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        logits = self.logits(np.zeros((1, *shape), np.float32))
-        if self._on_host is not None:
-            return 1
-        need = torch.cuda.max_memory_allocated(self._device) - before
-        free = torch.cuda.mem_get_info(self._device)[0]
-        if max_vram is not None:
-            free = min(free, max_vram - before)
-        sums = 8 * logits.numel() * logits.element_size()  # a slab twice as high and as wide as the window
-        return max(1, min(_MOST, int(0.8 * (free - sums) // max(need, 1))))
+    def _send(self) -> None:
+        self._network = self._network.to(self.device.place)
+        if self._form == torch.channels_last_3d:
+            channels_last(self._network)
 
 
-def _short(error: RuntimeError) -> str:
-    """What an error says of too little memory on the device; any other error goes on."""
-    said = str(error)
-    if not isinstance(error, torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
-        raise error
-    return cause_of(error)
+def _cut(held: Held, at: Sequence[Box], flip: Axes) -> Tensor:
+    """Windows (N, C, d, h, w) of an image, where it is, flipped along array axes."""
+    if isinstance(held, np.ndarray):
+        return torch.from_numpy(cut(held, at, flip))
+    return _turned(torch.stack([held[(slice(None), *box)] for box in at]), flip)
 
 
-def device_count() -> int:
-    """CUDA devices that this torch can use; 0 also when it was built without CUDA."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+def _turned(windows: Tensor, flip: Axes) -> Tensor:
+    return windows.flip([axis + 2 for axis in flip]) if flip else windows
+
+
+def _limited(place: torch.device, max_vram: int | None) -> tuple[torch.device, float] | None:
+    """The share of a CUDA device's memory that torch may take, where there is a limit.
+
+    On Windows there always is one: what is free now. The driver gives the computer's memory in place of more, slowly,
+    and no step down would be taken.
+    """
+    if place.type != "cuda" or (max_vram is None and sys.platform != "win32"):
+        return None
+    free, total = torch.cuda.mem_get_info(place)
+    return place, min(1.0, (free if max_vram is None else max_vram) / total)
 
 
 def device_peak(device: str) -> int:
     """Bytes that torch has held on a device at most."""
     return torch.cuda.max_memory_reserved(device)
-
-
-def without(precision: str, capability: tuple[int, int]) -> str:
-    """Why a CUDA device of a compute capability does not compute in a precision; "" where it does."""
-    newer = precision in ("tf32", "bfloat16") and capability < (8, 0)
-    return f"has compute capability {capability[0]}.{capability[1]}, and it takes 8.0" if newer else ""

@@ -43,6 +43,9 @@ class Wrapped(Blending):
     def owned(self, logits: Array) -> Array:
         return self.inner.owned(logits)
 
+    def beside(self, array: Array, other: Array) -> Array:
+        return self.inner.beside(array, other)
+
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self.inner.zeros(shape)
 

@@ -15,6 +15,13 @@ from segcli.errors import ModelError
 from segcli.space.volume import Box
 
 
+class Taking(Protocol):
+    """Whatever takes steps down for want of memory."""
+
+    @property
+    def fallbacks(self) -> Sequence[str]: ...
+
+
 class Sums(Protocol):
     """Logits of an image's windows, added up over the planes that further windows may still change.
 
@@ -88,6 +95,11 @@ class Engine(Protocol):
     def rest(self) -> None:
         """Give back what only the network needs of memory; the next window takes it again."""
         ...
+
+
+def distinct(engines: Sequence[Taking]) -> list[str]:
+    """The sentences of several engines' `fallbacks`; once each, where engines of one device share theirs."""
+    return list({id(sentence): sentence for engine in engines for sentence in engine.fallbacks}.values())
 
 
 def not_finite(at: Box) -> ModelError:

@@ -520,21 +520,20 @@ def test_6_2_steps_down_for_want_of_memory_change_no_result_and_are_recorded_for
 
 def test_6_2_the_ladder_on_a_gpu_smaller_batches_then_sums_on_the_host_then_the_cpu(tmp_path):
     torch = pytest.importorskip("torch")
-    from segcli.engines.torch_devices import TorchCPU, TorchCUDA
+    from segcli.engines.torch_devices import TorchCPU, TorchDevice
+    from segcli.engines.torch_memory import Device
 
-    class Small(TorchCUDA):
+    class Small(TorchDevice):
         """A device with room for `room` windows and no sums; its arithmetic is the CPU's."""
 
         def __init__(self, network: "torch.nn.Module", room: int, may_leave: bool) -> None:
-            self._network, self._device, self.room, self._may_leave = network, torch.device("cpu"), room, may_leave
-            self.batch, self._taken, self.threads, self.precision = 4, [], 1, "float32"
-            self._sums_on_host, self._on_host, self._weights = False, None, {}
-            self._sums = set()
+            super().__init__(network, Device("cpu", may_leave=may_leave), threads=1, batch=4)
+            self.room = room
 
-        def _forward(self, patches: np.ndarray, *, exact: bool = False) -> "torch.Tensor":
+        def _forward(self, patches: "torch.Tensor", *, exact: bool = False) -> "torch.Tensor":
             if len(patches) > self.room:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return self._network(torch.from_numpy(patches))
+            return self._network(patches)
 
     network = torch.nn.Conv3d(1, 3, 1)
     patches = np.random.default_rng(0).normal(size=(4, 1, 4, 4, 4)).astype(np.float32)

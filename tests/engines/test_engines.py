@@ -11,7 +11,7 @@ import pytest
 from models import organs
 from small import model
 
-from segcli.engines import choose, onnx_engine, table, torch_devices
+from segcli.engines import choose, onnx_engine, table, torch_cuda
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.export.verified import export_onnx
@@ -218,12 +218,12 @@ def test_6_8_a_torch_without_cuda_is_refused_for_a_named_device(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choose, "driver_devices", lambda: 1)
-    monkeypatch.setattr(torch_devices, "device_count", lambda: 0)
-    with pytest.raises(EngineError, match="torch cannot use CUDA"):
+    monkeypatch.setattr(torch_cuda.torch.version, "cuda", None)
+    with pytest.raises(EngineError, match="torch cannot use CUDA: it is built for the CPU"):
         open_engine(card, engine="torch", device="cuda:0")
     opened = open_engine(card)
     assert opened.engine.name == "openvino cpu"
-    assert "torch cannot use it" in opened.warnings[0]
+    assert "this torch cannot use it: it is built for the CPU" in opened.warnings[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

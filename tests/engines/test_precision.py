@@ -10,7 +10,7 @@ import pytest
 import torch
 from small import model
 
-from segcli.engines import choose, openvino_engine, precision, torch_devices, torch_engine
+from segcli.engines import choose, openvino_engine, precision, torch_cuda, torch_devices, torch_engine
 from segcli.engines.choose import open_engine
 from segcli.engines.onnx_engine import provider_for
 from segcli.engines.precision import native_bfloat16, on_cpu, settled
@@ -19,7 +19,7 @@ from segcli.models.card import ModelCard
 from segcli.results import record
 
 H200 = dict.fromkeys(("float32", "tf32", "bfloat16", "float16"), "")
-T4 = {word: torch_devices.without(word, (7, 5)) for word in H200}
+T4 = {word: torch_cuda.without(word, (7, 5)) for word in H200}
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def test_torch_on_cuda_gets_the_precision_that_was_settled(card: ModelCard, monk
             super().__init__(network, threads=1, batch=1)
 
     monkeypatch.setattr(choose, "driver_devices", lambda: 1)
-    monkeypatch.setattr(torch_devices, "device_count", lambda: 1)
-    monkeypatch.setattr(torch_devices, "TorchCUDA", Seen)
+    monkeypatch.setattr(torch_cuda, "unusable", lambda device: None)
+    monkeypatch.setattr(torch_devices, "TorchDevice", Seen)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     for asked in ("auto", "tf32"):
         open_engine(card, device="cuda:0", precision=asked)

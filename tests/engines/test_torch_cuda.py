@@ -8,31 +8,44 @@ import pytest
 import torch
 from torch import nn
 
-from segcli.engines.torch_devices import TorchCUDA
+from segcli.engines import torch_devices, torch_state
+from segcli.engines.averaged import Ensemble
+from segcli.engines.blended import cut
+from segcli.engines.mirrored import Mirrored
+from segcli.engines.torch_devices import TorchCPU, TorchDevice
+from segcli.engines.torch_memory import Device
 from segcli.errors import OutOfMemory
+from segcli.inference.decide import Decision
 
 SHAPE = (1, 4, 4, 4)
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An engine with room for `engine.room` windows, and for sums of `engine.sums` numbers."""
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    made = TorchCUDA(
-        nn.Conv3d(1, 2, 1), "cpu", SHAPE, threads=1, batch=8, precision="float32", max_vram=None, may_leave=False
-    )
-    made.room = 8
+class StandIn(TorchDevice):
+    """A network whose device is played by the CPU, with room for `room` windows."""
 
-    def forward(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
-        if len(patches) > made.room:
+    def __init__(self, device: Device, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__(nn.Conv3d(1, 2, 1), device, threads=1, batch=8)
+        self.room = 8
+
+    def _forward(self, patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+        if len(patches) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        logits = made._network(torch.from_numpy(patches))
-        if made.precision == "float16" and not exact:
-            logits[(patches > 2).any((1, 2, 3, 4))] = torch.inf
+        logits: torch.Tensor = self._network(patches)
+        if self.precision == "float16" and not exact:
+            logits[(patches > 2).flatten(1).any(1)] = torch.inf
         return logits
 
-    monkeypatch.setattr(made, "_forward", forward)
-    return made
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return Device("cpu")
+
+
+@pytest.fixture
+def engine(device: Device) -> Any:
+    return StandIn(device)
 
 
 def patches(count: int) -> np.ndarray:
@@ -62,14 +75,14 @@ def test_6_2_then_sums_move_to_the_host_and_keep_their_values(engine: Any) -> No
 
 def test_6_2_then_the_cpu_goes_on_where_no_device_was_named(engine: Any) -> None:
     wanted = engine.run(patches(1))
-    engine.room, engine._may_leave = 0, True
+    engine.room, engine.device._may_leave = 0, True
     np.testing.assert_allclose(engine.run(patches(1)), wanted, rtol=1e-5, atol=1e-6)
     assert engine.fallbacks[-1] == "out of GPU memory: the CPU goes on"
     assert engine.name == "torch cpu"
 
 
 def test_6_2_another_runtime_error_is_no_want_of_memory(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
+    def broken(patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
         raise RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM")
 
     monkeypatch.setattr(engine, "_forward", broken)
@@ -92,7 +105,7 @@ def test_6_2_every_way_to_say_that_memory_is_short_leads_a_step_down(
 ) -> None:
     plain = engine._forward
 
-    def forward(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
+    def forward(patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
         if len(patches) > 1:
             raise RuntimeError(said)
         return plain(patches)
@@ -110,7 +123,7 @@ def test_6_2_what_a_failed_pass_held_is_gone_before_memory_is_given_back(
     alive: list[bool] = []
     plain = engine._forward
 
-    def forward(patches: np.ndarray, *, exact: bool = False) -> torch.Tensor:
+    def forward(patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
         activation = torch.zeros(1000)
         if len(patches) > 2:
             held.append(weakref.ref(activation))
@@ -126,7 +139,7 @@ def test_6_2_what_a_failed_pass_held_is_gone_before_memory_is_given_back(
 def test_6_3_sums_that_move_to_the_host_go_into_a_file_where_max_ram_wants_it(engine: Any) -> None:
     total = engine.zeros((2, 4, 4, 4))
     engine.add(total, (slice(0, 4),) * 3, torch.ones(2, 4, 4, 4), np.ones((4, 4, 4), np.float32))
-    engine.room, engine.max_ram = 0, 1
+    engine.room, engine.device._max_ram = 0, 1
     with pytest.raises(OutOfMemory):
         engine.run(patches(1))
     assert any("temporary file" in sentence for sentence in engine.fallbacks)
@@ -143,6 +156,176 @@ def test_5_8_of_half_precision_only_the_windows_that_overflow_are_computed_again
     assert (engine.repeated, engine.precision) == (over.sum(), "float16")
 
 
+def test_6_2_of_two_folds_the_second_ones_shortage_moves_the_sums_of_the_first(device: Device) -> None:
+    first, second = StandIn(device), StandIn(device, 1)
+    both = Ensemble([first, second], Decision((0, 1)), votes=True)
+    wanted = both.run(patches(1))
+    total = both.zeros((2, 4, 4, 4))
+    both.add(total, (slice(0, 4),) * 3, torch.ones(2, 4, 4, 4), np.ones((4, 4, 4), np.float32))
+    plain = second._forward
+
+    def forward(patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+        if not device._sums_on_host:  # one window fits once the sums have left the device
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return plain(patches)
+
+    second._forward = forward  # type: ignore[method-assign]
+    np.testing.assert_array_equal(both.run(patches(1)), wanted)
+    assert both.fallbacks == ["out of GPU memory: logits are added up in the computer's memory"]
+    assert both.get(total).min() == 1
+
+
+def test_6_2_where_one_fold_leaves_the_device_all_do_and_their_sentence_is_told_once(device: Device) -> None:
+    device._may_leave = True
+    first, second = StandIn(device), StandIn(device, 1)
+    both = Ensemble([first, second], Decision((0, 1)), votes=False)
+    wanted = both.run(patches(2))
+    second.room = 0
+    np.testing.assert_allclose(both.run(patches(2)), wanted, rtol=1e-5, atol=1e-6)
+    assert (first.name, second.name, first.batch) == ("torch cpu", "torch cpu", 1)
+    assert [step.partition(": ")[2] for step in both.fallbacks] == [
+        "1 windows at a time",
+        "logits are added up in the computer's memory",
+        "the CPU goes on",
+    ]
+    third = StandIn(device, 2)
+    assert third.name == "torch cpu"
+
+
+class Moving(StandIn):
+    """Answers from another device at first: as one does that the CPU takes over from."""
+
+    asked = 0
+
+    def answer(self, held: Any, at: Any, flip: Any = ()) -> torch.Tensor:
+        logits = super().answer(held, at, flip)
+        self.asked += 1
+        return logits.to("meta") if self.asked == 1 else logits
+
+    def beside(self, array: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        self.seen = (array.device.type, other.device.type)
+        return torch.zeros(array.shape) if array.is_meta else super().beside(array, other)
+
+
+def test_6_2_mirror_images_before_and_after_the_step_to_the_cpu_are_added_up_in_one_place(device: Device) -> None:
+    inner = Moving(device)
+    found = Mirrored(inner, (0,), None, ()).run(patches(1))
+    assert inner.seen == ("meta", "cpu")
+    assert found.shape == (1, 2, 4, 4, 4)
+
+
+def test_6_2_members_before_and_after_the_step_to_the_cpu_are_added_up_in_one_place(device: Device) -> None:
+    first, second = Moving(device), StandIn(device, 1)
+    found = Ensemble([first, second], Decision((0, 1)), votes=False).run(patches(1))
+    assert first.seen == ("meta", "cpu")
+    assert found.shape == (1, 2, 4, 4, 4)
+
+
+def test_an_image_without_room_on_the_device_stays_on_the_host_and_nothing_else_changes(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: torch.Tensor, *where: Any, **how: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as short:
+        short.setattr(torch.Tensor, "to", full)
+        assert engine.hold(patches(1)[0]).device.type == "cpu"
+    assert engine.fallbacks == []
+
+
+def test_windows_are_cut_and_flipped_where_the_image_is(engine: Any) -> None:
+    image = np.random.default_rng(1).standard_normal((1, 6, 7, 8)).astype(np.float32)
+    at = [(slice(1, 5), slice(0, 4), slice(3, 7)), (slice(2, 6), slice(3, 7), slice(0, 4))]
+    for flip in ((), (0,), (0, 2)):
+        wanted = engine._network(torch.from_numpy(cut(image, at, flip))).detach()
+        wanted = wanted.flip([axis + 2 for axis in flip]) if flip else wanted
+        torch.testing.assert_close(engine.answer(engine.hold(image), at, flip), wanted, rtol=0, atol=0)
+
+
+def test_the_batch_is_what_a_device_is_quickest_with_whatever_memory_is_free(device: Device) -> None:
+    engine = StandIn(device)
+    assert engine.batch == 8
+    device.most = 2
+    assert engine.batch == 2
+
+
+# ---- settings of the whole process
+
+
+def flags() -> list[Any]:
+    backends: Any = torch.backends
+    names = [(backends.cudnn, "benchmark"), (backends.cudnn, "deterministic")]
+    names += [(backends.cudnn, "allow_tf32"), (backends.cuda.matmul, "allow_tf32")]
+    return [torch.get_num_threads(), *(getattr(owner, name) for owner, name in names)]
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("float32", False), ("tf32", True), ("float16", False)])
+def test_settings_of_the_process_hold_while_a_network_runs_and_are_put_back(
+    device: Device, monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    before, seen = flags(), list[Any]()
+    engine = StandIn(device)
+    engine.precision, engine.threads = precision, 3
+    plain = engine._forward
+
+    def forward(patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+        seen.append([torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic])
+        named = [(owner, name) for owner, name, _ in torch_state._flags(precision) if "32" in name]
+        seen.append([getattr(owner, name) for owner, name in named])
+        return plain(patches, exact=exact)
+
+    engine._forward = forward  # type: ignore[method-assign]
+    assert flags() == before  # an engine that was opened has changed nothing
+    engine.run(patches(1))
+    assert seen[0] == [3, False, True]
+    assert all(word in (("tf32", True) if tf32 else ("ieee", False)) for word in seen[1])
+    assert flags() == before
+
+
+def test_settings_of_the_process_are_put_back_after_an_error_too(device: Device) -> None:
+    before, engine = flags(), StandIn(device)
+    engine.room = 0
+    with pytest.raises(OutOfMemory):
+        engine.run(patches(1))
+    assert flags() == before
+
+
+def test_the_share_of_the_devices_memory_holds_for_the_run_and_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"share": 0.9}
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: now["share"], raising=False)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: now.update(share=share))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 << 30, 8 << 30))
+    limit = torch_devices._limited(torch.device("cuda:0"), 2 << 30)
+    with torch_state.settings(1, limit=limit):
+        assert now["share"] == 0.25
+    assert now["share"] == 0.9
+    assert torch_devices._limited(torch.device("cuda:0"), None) is None
+    monkeypatch.setattr(torch_devices.sys, "platform", "win32")
+    assert torch_devices._limited(torch.device("cuda:0"), None) == (torch.device("cuda:0"), 0.75)
+
+
+def test_a_network_on_the_cpu_leaves_the_callers_threads_alone() -> None:
+    before = torch.get_num_threads()
+    engine = TorchCPU(nn.Conv3d(1, 2, 1), threads=before + 1, batch=1)
+    engine.run(patches(1))
+    assert torch.get_num_threads() == before
+
+
+# ---- layout
+
+
+@pytest.mark.parametrize(("norm", "wanted"), [(nn.InstanceNorm3d, False), (nn.BatchNorm3d, True), (None, True)])
+def test_only_networks_whose_norm_keeps_it_are_in_channels_last_order_on_a_device(
+    device: Device, norm: type[nn.Module] | None, wanted: bool
+) -> None:
+    net = nn.Sequential(nn.Conv3d(1, 8, 3), *([norm(8)] if norm else []), nn.Conv3d(8, 2, 3))
+    engine = TorchDevice(net, device, threads=1, batch=1)
+    assert (engine._form == torch.channels_last_3d) is wanted
+    assert net[-1].weight.is_contiguous() is not wanted
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
@@ -153,7 +336,7 @@ def test_a_cuda_device_answers_as_the_cpu(precision: str, most: float) -> None:
     net = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 2, 1))
     with torch.no_grad():
         wanted = net(torch.from_numpy(patches(3)))
-    engine = TorchCUDA(net, "cuda:0", SHAPE, threads=1, batch=None, precision=precision, max_vram=None, may_leave=False)
+    engine = TorchDevice(net, Device("cuda:0"), threads=1, batch=2, precision=precision)
     total = engine.zeros((2, 4, 4, 4))
     logits = engine.logits(patches(3))
     assert (logits.cpu() - wanted).abs().max() <= most * wanted.abs().max()

@@ -1,0 +1,115 @@
+"""One device's memory: what all networks on it share, and the steps down when it does not suffice."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from segcli.errors import OutOfMemory, cause_of
+from segcli.memory import zeros as host_zeros
+
+T = TypeVar("T")
+# How CUDA and its libraries say, in errors of no class of their own, that the device's memory does not suffice.
+_NO_MEMORY = (
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+    "MPS backend out of memory",
+)
+_MOST = 16  # windows at a time on a device; more gain nothing
+
+
+class Leaving(Protocol):
+    """A network that may have to leave its device."""
+
+    def leave(self) -> None:
+        """Go on on the CPU."""
+        ...
+
+
+class Device:
+    """A device and its memory, for the networks of folds, members and models that run on it together.
+
+    most    windows at a time that it has shown to have room for
+    left    whether the CPU has taken over
+    taken   sentences, one for each step that was taken
+
+    The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
+    device. None of them changes the size of a window or the precision on the device.
+    """
+
+    def __init__(self, name: str, *, may_leave: bool = False, max_ram: int | None = None) -> None:
+        self.place, self.most, self.left = torch.device(name), _MOST, False
+        self.taken: list[str] = []
+        self._may_leave, self._max_ram, self._sums_on_host = may_leave, max_ram, False
+        self._sums: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self._networks: weakref.WeakSet[Leaving] = weakref.WeakSet()
+
+    @property
+    def library(self) -> Any:
+        """torch's module for this kind of device."""
+        return {"xpu": torch.xpu, "mps": torch.mps}.get(self.place.type, torch.cuda)
+
+    def add(self, network: Leaving) -> None:
+        """A network more, which is told when all have to leave."""
+        self._networks.add(network)
+
+    def zeros(self, shape: tuple[int, ...]) -> Tensor:
+        """Sums, on the device as long as it has room for all of them."""
+        total = self.tried(lambda: self._zeros(shape))
+        self._sums.add(total)
+        return total
+
+    def tried(self, work: Callable[[], T], count: Callable[[], int] = lambda: 1) -> T:
+        """What `work` makes, after as many steps down as it takes.
+
+        count   windows that it works on at a time
+        errors  OutOfMemory (71) when there is no way left; every other error as it comes
+        """
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                cause = short(error)
+            # Here, for the error's traceback keeps alive whatever the failed pass held.
+            self._step_down(cause, count())
+
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        if self._sums_on_host or self.left:
+            return torch.from_numpy(host_zeros(shape, self._max_ram, self.taken))
+        return torch.zeros(shape, device=self.place)
+
+    def _step_down(self, cause: str, count: int) -> None:
+        self.library.empty_cache()
+        if count > 1:
+            self.most = count // 2
+            self.taken.append(f"out of GPU memory: {self.most} windows at a time")
+        elif not self._sums_on_host:
+            self._sums_on_host = True
+            for total in self._sums:
+                moved = torch.from_numpy(host_zeros(tuple(total.shape), self._max_ram, self.taken))
+                total.data = moved.copy_(total.data)  # as nn.Module.to() moves parameters
+            self.taken.append("out of GPU memory: logits are added up in the computer's memory")
+        elif self._may_leave and not self.left:
+            self.left = True
+            for network in self._networks:
+                network.leave()
+            self.taken.append("out of GPU memory: the CPU goes on")
+        else:
+            raise OutOfMemory(
+                f"one window does not fit into the memory of {self.place}: {cause}",
+                hint="use --device cpu",
+            )
+
+
+def short(error: RuntimeError) -> str:
+    """What an error says of too little memory on the device; any other error goes on."""
+    said = str(error)
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in said for words in _NO_MEMORY):
+        raise error
+    return cause_of(error)
