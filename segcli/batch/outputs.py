@@ -6,7 +6,7 @@ A further kind comes from an installed package: an entry point of the group `seg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from segcli.batch.bids import name_of
 from segcli.batch.objects import Objects, Signed
 from segcli.documents import Facts
-from segcli.errors import ModelError, UsageError
+from segcli.errors import UsageError
+from segcli.packages import added
 from segcli.structures import file_names, renamed
 
 if TYPE_CHECKING:
@@ -403,22 +404,14 @@ BUILT_IN = (
 def outputs() -> tuple[Output, ...]:
     """Every kind that this installation knows: the built-in ones, then those of other packages.
 
-    errors   ModelError (78) for a package whose kind cannot be loaded, or has the name or ending of another one
+    errors   as in `packages.added`
     """
-    from importlib.metadata import entry_points
+    more = added("output", Output, _names, [name for output in BUILT_IN for name in _names(output)])
+    return (*BUILT_IN, *(replace(output, write=_whole(output.write)) for output in more.values()))
 
-    known = list(BUILT_IN)
-    for entry in sorted(entry_points(group="segcli.outputs"), key=lambda entry: entry.name):
-        try:
-            output = entry.load()
-        except Exception as error:
-            raise ModelError(f"the output {entry.name} of {entry.value} cannot be loaded: {error}") from error
-        if not isinstance(output, Output):
-            raise ModelError(f"the output {entry.name}: {entry.value} is no segcli.batch.outputs.Output")
-        if any(output.ending == o.ending or (output.option, output.kind) == (o.option, o.kind) for o in known):
-            raise ModelError(f"the output {entry.name} of {entry.value} has the name or ending of another one")
-        known.append(replace(output, write=_whole(output.write)))
-    return tuple(known)
+
+def _names(output: Output) -> tuple[Hashable, ...]:
+    return (output.option, output.kind), output.ending
 
 
 def _whole(write: Writer) -> Writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from segcli import __version__, commands
 from segcli.commands.options import Commands, Group
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
+from segcli.packages import added
 
 FIRST = ("predict", "info", "plan", "report", "evaluate")  # in the help, before the others
 
@@ -29,8 +30,13 @@ class Found(Facts):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            self._made[name] = typer.main.get_command(self.declared[name])
+            declared = self.declared.get(name) or self._added()[name]
+            self._made[name] = typer.main.get_command(declared)
         return self._made[name]
+
+    def _added(self) -> Mapping[str, Commands]:
+        """The commands of installed packages, which are looked for only when no command of segcli's own is meant."""
+        return {c.name: c for c in added("command", Commands, lambda c: (c.name,), self.declared).values()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.declared)

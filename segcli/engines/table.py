@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
@@ -20,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.engines.precision import Refusals
-from segcli.errors import EngineError, cause_of
+from segcli.packages import added
 
 if TYPE_CHECKING:
     from segcli.engines.blended import Blending
     from segcli.models.card import ModelCard
 
-GROUP = "segcli.engines"
 Trial = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -120,24 +118,13 @@ class EngineSpec:
 def engines() -> Mapping[str, EngineSpec]:
     """Every engine by name, installed or not, the one that `auto` prefers first; those of installed packages behind.
 
-    errors   EngineError (69) for a package's engine that cannot be loaded, or has the name of another one
+    errors   as in `packages.added`
     """
     rooms = (found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name.endswith("_engine"))
     own: list[EngineSpec] = [import_module(f"{__package__}.{room}").ENGINE for room in rooms]
     own.sort(key=lambda spec: min(preference.rank for preference in spec.prefers.values()))
-    found = {spec.name: spec for spec in own}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        try:
-            added = point.load()
-        except Exception as error:  # whatever a package raises when it is imported
-            raise EngineError(
-                f"the engine {point.name} ({point.value}) cannot be loaded: {cause_of(error)}",
-                hint="uninstall its package, or mend it",
-            ) from error
-        if not isinstance(added, EngineSpec) or added.name in found:
-            raise EngineError(f"{point.value}: is no EngineSpec with a name of its own", hint="uninstall its package")
-        found[added.name] = added
-    return found
+    more = added("engine", EngineSpec, lambda spec: (spec.name,), [spec.name for spec in own])
+    return {spec.name: spec for spec in (*own, *more.values())}
 
 
 def installed() -> list[EngineSpec]:

@@ -11,17 +11,15 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
 import segcli.formats
-from segcli.errors import EngineError, cause_of
+from segcli.packages import added
 from segcli.space.volume import Grid, Source, Volume
 
 Form = Literal["pixdim", "sform", "qform"]
 Seen = Callable[[Grid], None]  # is told a scan's grid before its voxels are read; what it raises ends the reading
-GROUP = "segcli.formats"
 FIRST, LATER, LAST = 0, 1, 2
 
 
@@ -102,14 +100,11 @@ class Format:
 
 @cache
 def known() -> tuple[Format, ...]:
-    """Every format, in the order in which they are asked whether a file is theirs.
-
-    errors   EngineError (69): one of an installed package that cannot be loaded
-    """
+    """Every format, in the order in which they are asked whether a file is theirs; errors as in `packages.added`."""
     rooms = [importlib.import_module(f"segcli.formats.{m.name}") for m in pkgutil.iter_modules(segcli.formats.__path__)]
     own = [value for room in rooms for value in vars(room).values() if isinstance(value, Format)]
-    added = [_loaded(point) for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)]
-    return tuple(sorted([*own, *added], key=lambda f: f.asked))
+    more = added("format", Format, lambda f: (f.name,), [f.name for f in own])
+    return tuple(sorted([*own, *more.values()], key=lambda f: f.asked))
 
 
 @cache
@@ -128,20 +123,3 @@ def stem(path: Path) -> str:
     low = path.name.lower()
     ending = next((e for e in endings() if low.endswith(e) and len(low) > len(e)), "")
     return path.name[: len(path.name) - len(ending)] if ending else path.name
-
-
-def _loaded(point: EntryPoint) -> Format:
-    package = point.dist.name if point.dist else point.module
-    try:
-        found = point.load()
-    except Exception as error:  # it is not our code
-        raise EngineError(
-            f"the format {point.name!r} of the package {package} cannot be loaded: {cause_of(error)}",
-            hint=f"repair or uninstall {package}",
-        ) from error
-    if not isinstance(found, Format):
-        raise EngineError(
-            f"the format {point.name!r} of the package {package} is a {type(found).__name__}, not a Format of segcli",
-            hint=f"update or uninstall {package}",
-        )
-    return found

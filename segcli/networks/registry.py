@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
@@ -20,9 +19,9 @@ import torch
 from torch import nn
 
 from segcli.documents import Document, Facts
-from segcli.errors import EngineError, ModelError, SegcliError, cause_of
+from segcli.errors import ModelError, SegcliError
+from segcli.packages import added
 
-GROUP = "segcli.networks"
 CLASSES = 3  # of every small network
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -138,7 +137,7 @@ def nearest(names: Iterable[str]) -> tuple[str, int] | None:
     """
     found = set(names)
     best: tuple[str, int] | None = None
-    for family in sorted({name for module in _modules() for name in getattr(module, "FAMILIES", {})}):
+    for family in sorted({name for module in _modules() for name in _families(module)}):
         own = _default_names(family)
         if own is None:
             continue
@@ -222,7 +221,7 @@ def _maker(family: str) -> Callable[..., nn.Module]:
         return _named_class(room, name)
     makers: dict[str, Callable[..., nn.Module]] = {}
     for module in _modules():
-        makers |= getattr(module, "FAMILIES", {})
+        makers |= _families(module)
     fitting = [known for known in makers if family == known or family.startswith(f"{known}_")]
     if not fitting:
         raise ModelError(f"no network is called {family!r}", hint=_nearest(family, makers, "there are"))
@@ -230,11 +229,10 @@ def _maker(family: str) -> Callable[..., nn.Module]:
 
 
 def _named_class(room: str, name: str) -> Callable[..., nn.Module]:
-    rooms = _rooms()
-    if room not in rooms:
-        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(room, rooms, "modules:"))
-    makers = getattr(rooms[room](), "FAMILIES", {}).values()
-    networks = {_class(make).__name__: _class(make) for make in makers}
+    module = import_module(f"{__package__}.{room}") if room in _own() else _added().get(room)
+    if module is None:
+        raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(room, (*_own(), *_added()), "modules:"))
+    networks = {_class(make).__name__: _class(make) for make in _families(module).values()}
     if name not in networks:
         raise ModelError(f"no network is called '{room}.{name}'", hint=_nearest(name, networks, f"{room} has"))
     return networks[name]
@@ -244,27 +242,28 @@ def _class(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return make.func if isinstance(make, partial) else make  # families that fix an argument are partials
 
 
-def _modules() -> Iterator[ModuleType]:
-    for load in _rooms().values():
-        yield load()
+@cache
+def _own() -> tuple[str, ...]:
+    """The names of the modules beside this one."""
+    return tuple(found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name != "registry")
 
 
 @cache
-def _rooms() -> Mapping[str, Callable[[], ModuleType]]:
-    """The modules beside this one, and those of installed packages: name -> what loads it."""
-    own = (found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name != "registry")
-    rooms = {name: partial(import_module, f"{__package__}.{name}") for name in own}
-    return {point.name: partial(_added, point) for point in entry_points(group=GROUP)} | rooms
+def _added() -> Mapping[str, ModuleType]:
+    """The modules of installed packages by the names of their entry points; errors as in `packages.added`."""
+    own = [name for room in _own() for name in (room, *_families(import_module(f"{__package__}.{room}")))]
+    return added("network", ModuleType, _families, own)
 
 
-def _added(point: EntryPoint) -> ModuleType:
-    try:
-        module: ModuleType = point.load()
-    except Exception as error:  # whatever a package raises when it is imported
-        raise EngineError(
-            f"the networks of {point.value} cannot be loaded: {cause_of(error)}", hint="uninstall the package"
-        ) from error
-    return module
+def _modules() -> Iterator[ModuleType]:
+    yield from _added().values()
+    for room in _own():
+        yield import_module(f"{__package__}.{room}")
+
+
+def _families(module: ModuleType) -> Mapping[str, Callable[..., nn.Module]]:
+    found: Mapping[str, Callable[..., nn.Module]] = getattr(module, "FAMILIES", {})
+    return found
 
 
 def _nearest(name: str, known: Iterable[str], introduction: str) -> str:

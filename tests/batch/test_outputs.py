@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from packages import package
 from runs import command, scan
 
 from segcli.batch import outputs
 from segcli.batch.outputs import LABELS, RECORD, Destination, Output, choices, is_own, offered, planned
-from segcli.errors import ModelError
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 
@@ -73,19 +73,9 @@ NOTES = Output("notes", "_notes.txt", "a few words", write)
 """
 
 
-def installed(home: Path, name: str = "NOTES", text: str = PACKAGE) -> dict[str, str]:
-    """The environment of a process in which a package with one more kind of output is installed."""
-    info = home / "notes-1.0.dist-info"
-    info.mkdir(parents=True)
-    (home / "notes_of_segcli.py").write_text(text)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: notes\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[segcli.outputs]\nnotes = notes_of_segcli:{name}\n")
-    return {"PYTHONPATH": str(home)}
-
-
 def test_a_kind_from_an_installed_package_is_written_recorded_and_done_the_second_time(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
-    env = installed(tmp_path / "site")
+    env = package(tmp_path / "site", "notes_of_segcli", PACKAGE, "outputs: notes = notes_of_segcli:NOTES")
     words = ["predict", "a.nii.gz", "-o", "out", "--model", model.folder, "--engine", "onnx", "--write", "notes"]
     done = command(*words, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
@@ -97,32 +87,6 @@ def test_a_kind_from_an_installed_package_is_written_recorded_and_done_the_secon
     without = command(*words, cwd=tmp_path)
     assert without.returncode == 2
     assert b"--write notes: is not one of nifti, dicom-seg" in without.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        (
-            "NOTES",
-            "import nothing_of_that_name",
-            "the output notes of notes_of_segcli:NOTES cannot be loaded: No module",
-        ),
-        ("NOTES", "NOTES = 3", "is no segcli.batch.outputs.Output"),
-        ("NOTES", PACKAGE.replace("_notes.txt", "_seg.csv"), "has the name or ending of another one"),
-        ("NOTES", PACKAGE.replace('"notes"', '"rtstruct"'), "has the name or ending of another one"),
-    ],
-)
-def test_a_package_whose_output_cannot_be_used_is_named(tmp_path, monkeypatch, name, text, said):
-    import sys
-
-    installed(tmp_path, name, text)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "notes_of_segcli", raising=False)
-    outputs.outputs.cache_clear()
-    with pytest.raises(ModelError, match=re.escape(said)):
-        outputs.outputs()
-    monkeypatch.undo()
-    outputs.outputs.cache_clear()
 
 
 def test_what_needs_probabilities_or_votes_says_so():

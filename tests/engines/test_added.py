@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from models import affine, organs
+from packages import package
 from runs import command, scan
 from safetensors.numpy import save
 
@@ -80,15 +81,8 @@ print(json.dumps(certificate(card_of("one_layer", Path(sys.argv[1])))))
 @pytest.fixture
 def added(tmp_path: Path) -> dict[str, str | None]:
     """The environment of a process that has the package."""
-    site = tmp_path / "site"
-    (site / "added-1.0.dist-info").mkdir(parents=True)
-    (site / "added_engine.py").write_text(ENGINE)
-    (site / "added_network.py").write_text(NETWORK)
-    (site / "added-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: added\nVersion: 1.0\n")
-    (site / "added-1.0.dist-info" / "entry_points.txt").write_text(
-        "[segcli.engines]\nlines = added_engine:ENGINE\n[segcli.networks]\none_layer = added_network\n"
-    )
-    return {"PYTHONPATH": str(site)}
+    package(tmp_path / "site", "added_engine", ENGINE, "engines: lines = added_engine:ENGINE")
+    return package(tmp_path / "site", "added_network", NETWORK, "networks: one_layer = added_network")
 
 
 def labels(folder: Path) -> np.ndarray:
@@ -119,17 +113,6 @@ def test_what_lists_engines_lists_that_of_a_package(tmp_path: Path, added: dict[
     refused = command("predict", scan(tmp_path / "t1.nii.gz"), "--engine", "line", env=added)
     assert refused.returncode == 2
     assert b"did you mean 'lines'?" in refused.stderr
-
-
-def test_an_engine_that_cannot_be_loaded_is_named_and_ends_with_69(
-    tmp_path: Path, added: dict[str, str | None]
-) -> None:
-    (Path(str(added["PYTHONPATH"])) / "added_engine.py").write_text("import a_library_that_is_not_there\n")
-    given = scan(tmp_path / "t1.nii.gz")
-    done = command("predict", given, "--model", organs(tmp_path / "organs"), "-o", tmp_path / "out", env=added)
-    assert done.returncode == 69
-    assert b"added_engine:ENGINE" in done.stderr
-    assert b"No module named 'a_library_that_is_not_there'" in done.stderr
 
 
 def test_a_network_of_a_package_is_run_and_recognised(tmp_path: Path, added: dict[str, str | None]) -> None:

@@ -1,0 +1,42 @@
+"""What installed packages add to segcli: formats, engines, networks, kinds of output, commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from typing import Literal, TypeVar
+
+from segcli.errors import EngineError, cause_of
+
+What = Literal["command", "engine", "format", "network", "output"]
+Kind = TypeVar("Kind")
+
+
+def added(
+    what: What, kind: type[Kind], names: Callable[[Kind], Collection[Hashable]], taken: Collection[Hashable]
+) -> dict[str, Kind]:
+    """What the entry points of the group `segcli.<what>s` stand for, by their names and in the order of these.
+
+    kind    what an entry point has to give
+    names   what no two of a kind may share; taken: those of segcli's own
+    errors  EngineError (69), with the package in it: one that cannot be loaded, is something else, or has a taken name
+    """
+    from importlib.metadata import entry_points  # which takes as long to import as the rest of `segcli --help`
+
+    found: dict[str, Kind] = {}
+    all_taken = set(taken)
+    for point in sorted(entry_points(group=f"segcli.{what}s"), key=lambda point: point.name):
+        package = point.dist.name if point.dist else point.module
+        said = f"the {what} {point.name!r} of the package {package}"
+        hint = f"update or uninstall {package}"
+        try:
+            one = point.load()
+        except Exception as error:  # it is not our code
+            raise EngineError(f"{said} cannot be loaded: {cause_of(error)}", hint=hint) from error
+        if not isinstance(one, kind):
+            raise EngineError(f"{said} is a {type(one).__name__}, not a {kind.__name__} of segcli", hint=hint)
+        own = {point.name, *names(one)}
+        if own & all_taken:
+            raise EngineError(f"{said} has the name of another one", hint=hint)
+        all_taken |= own
+        found[point.name] = one
+    return found

@@ -1,0 +1,129 @@
+"""What installed packages add: one way to find it, and one refusal that names the package."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from models import organs
+from packages import package
+from runs import command, scan
+
+from segcli.batch import outputs
+from segcli.commands.app import Found
+from segcli.engines import table as engines
+from segcli.errors import EngineError
+from segcli.formats import table as formats
+from segcli.networks import registry
+from segcli.packages import What
+
+# What reads each kind, what of it is kept between two looks, and a value whose name is taken by segcli's own.
+READERS: Mapping[What, tuple[Callable[[], object], tuple[Callable[..., object], ...], str]] = {
+    "command": (
+        lambda: Found()["strange"],
+        (),
+        "from segcli.commands.options import Commands\nONE = Commands('predict')",
+    ),
+    "engine": (
+        engines.engines,
+        (engines.engines,),
+        "from segcli.engines.table import EngineSpec\nONE = EngineSpec('onnx', '', 'numpy', 'graph', (), print)",
+    ),
+    "format": (
+        formats.known,
+        (formats.known,),
+        "from segcli.formats.table import Format\nONE = Format('NIfTI', ('.x',), print, print)",
+    ),
+    "network": (registry.small_networks, (registry._added,), "FAMILIES = {'unetr': print}"),
+    "output": (
+        outputs.outputs,
+        (outputs.outputs,),
+        "from segcli.batch.outputs import Output\nONE = Output('notes', '_seg.csv', '', print)",
+    ),
+}
+KINDS = {"command": "Commands", "engine": "EngineSpec", "format": "Format", "network": "module", "output": "Output"}
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[What, str, str], str]:
+    """What segcli says of a package with this text, whose entry point names this value."""
+
+    def look(what: What, text: str, value: str) -> str:
+        package(tmp_path, "strange_one", text, f"{what}s: strange = strange_one{value}")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "strange_one", raising=False)
+        read, caches, _ = READERS[what]
+        for cache in caches:
+            cache.cache_clear()
+        try:
+            with pytest.raises(EngineError) as error:
+                read()
+        finally:
+            monkeypatch.undo()
+            for cache in caches:
+                cache.cache_clear()
+        assert error.value.hint == "update or uninstall strange-one"
+        return error.value.message
+
+    return look
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_what_cannot_be_loaded_is_named_with_its_package_and_the_error(
+    what: What, refused: Callable[[What, str, str], str]
+) -> None:
+    said = refused(what, "import nothing_of_that_name", ":ONE")
+    assert said == f"the {what} 'strange' of the package strange-one cannot be loaded: No module named " + (
+        "'nothing_of_that_name'"
+    )
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_what_is_of_another_kind_is_named_with_its_package(
+    what: What, refused: Callable[[What, str, str], str]
+) -> None:
+    said = refused(what, "ONE = 3", ":ONE")
+    assert said == f"the {what} 'strange' of the package strange-one is a int, not a {KINDS[what]} of segcli"
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_what_has_the_name_of_segclis_own_is_named_with_its_package(
+    what: What, refused: Callable[[What, str, str], str]
+) -> None:
+    text = READERS[what][2]
+    said = refused(what, text, ":ONE" if "ONE" in text else "")
+    assert said == f"the {what} 'strange' of the package strange-one has the name of another one"
+
+
+def test_a_package_that_cannot_be_loaded_ends_a_command_with_69(tmp_path: Path) -> None:
+    env = package(tmp_path / "site", "strange_one", "", "formats: strange = strange_one:GONE")
+    done = command("info", scan(tmp_path / "x.nii.gz"), "--model", organs(tmp_path / "model"), env=env)
+    assert done.returncode == 69
+    assert re.search(r"error: the format 'strange' of the package strange-one cannot be loaded: ", done.stderr.decode())
+    assert "update or uninstall strange-one" in done.stderr.decode()
+
+
+COMMAND = """
+import typer
+
+from segcli import read
+from segcli.commands.options import Commands
+
+commands = Commands("count")
+
+
+@commands.command()
+def count(scan: str) -> None:
+    \"\"\"How many voxels a scan has.\"\"\"
+    typer.echo(read(scan).grid.size)
+"""
+
+
+def test_a_command_of_an_installed_package_is_run_by_its_name(tmp_path: Path) -> None:
+    env = package(tmp_path / "site", "count_voxels", COMMAND, "commands: count = count_voxels:commands")
+    given = scan(tmp_path / "x.nii.gz")
+    done = command("count", given, env=env)
+    assert (done.returncode, done.stdout) == (0, b"2688\n"), done.stderr
+    assert b"How many voxels a scan has." in command("count", "--help", env=env).stdout
+    assert command("count", given).returncode == 2
