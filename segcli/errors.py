@@ -20,7 +20,7 @@ those stands below one that lets SegcliError pass.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,10 @@ _SHORT, _ENDLESS = 160, 600  # characters of what a library says: of some senten
 
 
 class SegcliError(Exception):
-    """A refusal: one sentence with file and value, and a hint that says what to do next."""
+    """A refusal: one sentence with file and value, and a hint that says what to do next.
+
+    The sentence begins with what it is about, a file, a model or an option, and a colon.
+    """
 
     exit_code: ClassVar[int] = 70
 
@@ -45,6 +48,15 @@ class SegcliError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def about(self, *names: str) -> Self:
+        """The same refusal about what has these names: the first of them stands before it, unless it begins with one.
+
+        A sentence about several begins with "a, b: " or "a and b: ".
+        """
+        begins = tuple(f"{name}{end}" for name in names for end in (":", ",", " and "))
+        told = self.message if self.message.startswith(begins) else f"{names[0]}: {self.message}"
+        return type(self)(told, hint=self.hint)
 
 
 def _again(kind: type[SegcliError], message: str, hint: str | None) -> SegcliError:

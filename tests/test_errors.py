@@ -34,6 +34,21 @@ def test_a_refusal_is_also_the_built_in_error_that_it_is(kind, builtin, code):
         assert one.exit_code == code
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("a.nii: truncated", "a.nii: truncated"),
+        ("in/a.nii: no such file", "in/a.nii: no such file"),
+        ("a.nii and b.nii: other grids", "a.nii and b.nii: other grids"),
+        ("not enough memory for a.nii", "a.nii: not enough memory for a.nii"),
+        ("a.nii.gz: truncated", "a.nii: a.nii.gz: truncated"),
+    ],
+)
+def test_a_refusal_about_a_file_begins_with_its_name_once(said: str, told: str) -> None:
+    about = errors.InputError(said, hint="mend it").about("a.nii", "in/a.nii")
+    assert (type(about), about.message, about.hint) == (errors.InputError, told, "mend it")
+
+
 def test_what_is_not_permitted_is_no_failure_of_an_output():
     assert not issubclass(errors.Denied, errors.OutputError)
 

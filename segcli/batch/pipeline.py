@@ -109,7 +109,7 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
     try:
         return stage(job, given)
     except SegcliError as error:
-        return _failed(job, case, _naming(error, case))
+        return _failed(job, case, error.about(*_names(case)))
     except OSError as error:
         kind = OutputError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
         return _failed(job, case, kind(f"{shown(case)}: {error.strerror or error}"))
@@ -130,14 +130,11 @@ def _failed(job: Job, case: Case, error: SegcliError, details: str = "") -> Outc
     return Outcome(case, "failed", error=error, details=details)
 
 
-def _naming(error: SegcliError, case: Case) -> SegcliError:
-    """The same refusal with the case's file in its message."""
-    if error.message.startswith(f"{case.name}: "):
-        return error
-    named = any(p.name and p.name in error.message for p in case.paths)
+def _names(case: Case) -> list[str]:
+    """What a refusal may call a case, and first what it is called where a refusal does not."""
     if "/" in case.name:  # sub-07/t1, where others are t1 as well
-        return type(error)(f"{case.name}: {error.message}", hint=error.hint)
-    return error if named else type(error)(f"{shown(case)}: {error.message}", hint=error.hint)
+        return [case.name]
+    return [shown(case), case.name, *(name for path in case.paths for name in (path.name, str(path)) if name)]
 
 
 def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:

@@ -119,7 +119,7 @@ def _scores(
         try:
             out[name] = scoring.evaluate(pred, ref, names, tolerance, resample=resample)
         except InputError as error:
-            raise InputError(f"{mine.name} and {truth.name}: {error.message}", hint=error.hint) from error
+            raise error.about(f"{mine.name} and {truth.name}") from error
         for whose, left in zip(("prediction", "reference"), scoring.unscored(pred, ref, names), strict=True):
             if names and left:
                 say(f"warning: {name}: values of the {whose} that are not scored: {', '.join(map(str, left))}")

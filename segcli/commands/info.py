@@ -45,7 +45,7 @@ def info(
     try:
         facts = _facts(scan.name, read, card)
     except InputError as error:
-        raise InputError(f"{scan.name}: {error.message}", hint=error.hint) from error
+        raise error.about(scan.name) from error
     if json:
         print_json({"schema": SCHEMA, **facts})
         return

@@ -83,7 +83,4 @@ class Opening:
                 common=common,
             )
         except ModelError as error:
-            named = card.folder.name if card.folder else card.name
-            if named in error.message:
-                raise
-            raise ModelError(f"{named}: {error.message}", hint=error.hint) from error
+            raise error.about(card.folder.name if card.folder else card.name) from error

@@ -72,7 +72,7 @@ def read(
     for option, value in (("--series", series), ("--volume", volume)):
         if value is not None and not any(format_of(Path(p)).series for p in paths):
             raise UsageError(
-                f"{option} {value}: {Path(paths[0]).name} is not DICOM, there is none to choose",
+                f"{Path(paths[0]).name}: is not DICOM, there is nothing that {option} {value} could choose",
                 hint="leave it away for such input",
             )
     wanted = Wanted(affine, series, volume, channels, fill_gaps, seen)

@@ -235,7 +235,7 @@ def unpickled(data: bytes, name: str, names: Iterable[str]) -> Content:
         except _Called as error:
             raise _unsafe(name, str(error), strange) from None
         except ModelError as error:
-            raise ModelError(f"{name}: {error.message}") from error
+            raise error.about(name) from error
         except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, struct.error) as error:
             cause = cause_of(error)
             if isinstance(error, pickle.UnpicklingError) and strange:
@@ -301,7 +301,7 @@ def plain_pickle(data: bytes, name: str, named: Collection[str] = ()) -> Content
     try:
         return _Plain(io.BytesIO(data), named).load()
     except ModelError as error:
-        raise ModelError(f"{name}: {error.message}") from error
+        raise error.about(name) from error
     except Exception as error:  # a damaged pickle can raise anything; none of it is code from the file
         raise ModelError(f"{name}: a truncated or corrupt pickle ({len(data)} bytes): {error}") from error
 

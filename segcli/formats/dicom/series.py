@@ -374,8 +374,7 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
     try:
         stacks = list(series.stacks)
     except InputError as error:
-        named = error.message.startswith((f"{name}:", f"{name},"))
-        raise InputError(error.message if named else f"{name}: {error.message}", hint=error.hint) from error
+        raise error.about(name) from error
     if volume is None and len(stacks) > 1:
         lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks[:10], 1))
         more = f"; and {len(stacks) - 10} more, which `segcli info --json` lists" if len(stacks) > 10 else ""
