@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from segcli.errors import InputError
-from segcli.formats import streams
+from segcli.errors import InputError, SegcliError
+from segcli.formats import nifti
 from segcli.formats.table import stem
 
 if TYPE_CHECKING:
@@ -101,18 +101,6 @@ def _is_time_series(path: Path) -> bool:
     if match is None or match["type"] not in _SEVERAL:
         return False
     try:
-        return _volumes(streams.head(path, 64)) > 1
-    except Exception:  # what cannot be read is refused by its own reading
+        return nifti.times(path) > 1
+    except (SegcliError, OSError):  # what cannot be read is refused by its own reading
         return False
-
-
-def _volumes(head: bytes) -> int:
-    """How many volumes the header of a NIfTI file announces; 1 for what is none."""
-    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
-    for order in orders:
-        size = int.from_bytes(head[:4], order)
-        if size in (348, 540):
-            start, width = (40, 2) if size == 348 else (16, 8)
-            sizes = [int.from_bytes(head[start + width * i :][:width], order) for i in range(5)]
-            return sizes[4] if sizes[0] >= 4 else 1
-    return 1

@@ -164,6 +164,15 @@ def files_of(path: Path) -> list[Path]:
     return list(dict.fromkeys((header_file, voxels)))
 
 
+def times(path: Path) -> int:
+    """How many volumes, one after another in time, a file's header announces.
+
+    errors   InputError: not a NIfTI file
+    """
+    header = _parse(path, streams.head(_header_file(path), HEAD))
+    return header.dim[4] if header.dim[0] >= 4 else 1
+
+
 def volumes(header: Header) -> int:
     """How many 3-D volumes the file holds."""
     return int(np.prod(header.dim[4 : header.dim[0] + 1], dtype=object))

@@ -51,7 +51,7 @@ class Means:
         count = len(self.decide.values)
         previous: Grid | None = None
         for slab in slabs:
-            shift = None if previous is None else np.round(previous.index(slab.grid.affine[:3, 3]))
+            shift = None if previous is None else previous.start_of(slab.grid)
             np.maximum(slab.data[count:], 0, out=slab.data[count:])  # windows that were skipped have no votes
             self._gather(slab.data, None if shift is None else int(np.argmax(shift)))
             previous = slab.grid

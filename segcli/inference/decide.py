@@ -72,7 +72,7 @@ def labels_on(
     labels = np.zeros(grid.shape, decide.dtype)
     place = _Place(grid, part, wanted, rule)
     for slab in logits:
-        first = np.round(part.index(slab.grid.affine[:3, 3])).astype(int)
+        first = part.start_of(slab.grid)
         for piece in place.pieces(first, slab.grid.shape):
             each(lambda block: _decide(labels, *block, decide), _blocks(piece, slab.data))
     return Volume(labels[None], grid)
@@ -92,7 +92,7 @@ class Spread:
 
         into     float32, or uint8 for shares: 255 for 1
         """
-        first = np.round(self._part.index(slab.affine[:3, 3])).astype(int)
+        first = self._part.start_of(slab)
         everything = tuple(slice(0, max(1, n - 1)) for n in slab.shape)
         for piece in self._place.pieces(first, slab.shape):
             for channel, whole in zip(channels, into, strict=True):
@@ -185,7 +185,7 @@ class _Place:
     def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation) -> None:
         self.shape, self.part = grid.shape, np.array(part.shape)
         self.end = np.array(wanted.shape) - 1.0
-        self.low = np.round(wanted.index(part.affine[:3, 3]))  # first voxel of the part, in the wanted grid
+        self.low = wanted.start_of(part)  # first voxel of the part, in the wanted grid
         self.matrix = grid.to(part)
         order = parallel(self.matrix)
         self.axes = None if order is None else [order.index(axis) for axis in range(3)]

@@ -7,7 +7,7 @@ how nnU-Net's ensembles do it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,21 +82,16 @@ def segment_together(
     decide = replace(own.decide, shares=any(member.procedure.decide.shares for member in members))
     prepared = prepare(scan, own)
     before = sum(member.engine.repeated for member in members)
-    answers, count = [], 0
-    seconds = {**prepared.seconds, "network": 0.0}
-    for i, member in enumerate(others):
-        answer, stages, seen = _answer(scan, member, prepared.image.grid, decide, later(tick, i, len(members)))
-        answers.append(answer)
-        count += seen
-        seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in stages.items()}
+    theirs = _answers(scan, [(member, decide) for member in others], prepared.image.grid, tick, len(members))
     last = later(tick, len(others), len(members))
     slabs = slide(prepared.image, first.engine, own.window, last, prepared.outside)
-    mean = _mean(slabs, prepared, answers, own.decide, decide)
+    mean = _mean(slabs, prepared, theirs.answers, own.decide, decide)
     found = decided(scan, prepared, mean, decide, own.interpolation, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
+    seconds = _added(prepared.seconds, theirs.seconds)
     seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
-    count += window_count(prepared.image.grid, own.window)
+    count = theirs.windows + window_count(prepared.image.grid, own.window)
     warnings += said_of(sum(member.engine.repeated for member in members) - before)
     return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
 
@@ -117,29 +112,51 @@ def segment_at_the_scan(
     check_channels(scan, own)
     scan, holes, warnings = finite(scan)
     before = sum(member.engine.repeated for member in members)
-    answers, count = [], 0
-    seconds: dict[str, float] = {}
-    for i, member in enumerate(members):
-        have = replace(own.decide, shares=member.procedure.decide.shares)
-        answer, stages, seen = _answer(scan, member, scan.grid, have, later(tick, i, len(members)))
+    wanted = [(member, replace(own.decide, shares=member.procedure.decide.shares)) for member in members]
+    theirs = _answers(scan, wanted, scan.grid, tick, len(members))
+    for answer, (_, have) in zip(theirs.answers, wanted, strict=True):
         for plane in range(scan.grid.shape[0]):
             answer[:, plane] = shares(np.asarray(answer[:, plane]), have)
-        answers.append(answer)
-        count += seen
-        seconds |= {stage: seconds.get(stage, 0.0) + s for stage, s in stages.items()}
     decide = replace(own.decide, shares=True)
     there = Prepared(scan, scan.grid, np.zeros(len(scan.data), np.float32), {})
-    found = decided(scan, there, _means(scan.grid, answers, decide), decide, LINEAR, wishes)
+    found = decided(scan, there, _means(scan.grid, theirs.answers, decide), decide, LINEAR, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
-    seconds = {**seconds, "decide": found.seconds["network"] + found.seconds["decide"]}
+    seconds = {**theirs.seconds, "decide": found.seconds["network"] + found.seconds["decide"]}
     warnings += said_of(sum(member.engine.repeated for member in members) - before)
-    return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
+    return replace(found, seconds=seconds, windows=theirs.windows, warnings=tuple(warnings))
 
 
 def later(tick: Tick, position: int, models: int) -> Tick:
     """A tick for one of several models: all of them together are as long as this one times their number."""
     return lambda done, total: tick(position * total + done, models * total)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """What several members say, as `_answer` has it of one: stage times and windows are the sums of all."""
+
+    answers: list[OnDisk]
+    seconds: dict[str, float]
+    windows: int
+
+
+def _answers(scan: Volume, members: Sequence[tuple[Member, Decision]], on: Grid, tick: Tick, models: int) -> _Answers:
+    """The answers of members on a grid, each in the terms of its decision; `models` tick in turn."""
+    answers: list[OnDisk] = []
+    seconds: dict[str, float] = {}
+    windows = 0
+    for i, (member, decide) in enumerate(members):
+        answer, stages, count = _answer(scan, member, on, decide, later(tick, i, models))
+        answers.append(answer)
+        seconds = _added(seconds, stages)
+        windows += count
+    return _Answers(answers, seconds, windows)
+
+
+def _added(times: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """The times of each stage, added up."""
+    return {stage: times.get(stage, 0.0) + more.get(stage, 0.0) for stage in {**times, **more}}
 
 
 def _answer(
@@ -171,9 +188,7 @@ def _mean(
 ) -> Iterator[Volume]:
     """The first member's slabs as the mean of all, with the share of members that decide otherwise behind it."""
     for slab in slabs:
-        low = np.round(common.image.grid.index(slab.grid.affine[:3, 3])).astype(int)
-        d, h, w = (slice(a, a + n) for a, n in zip(low.tolist(), slab.grid.shape, strict=True))
-        box = (d, h, w)
+        box = common.image.grid.box_of(slab.grid)
         own = _channels(slab.data[: len(decide.values)], have, decide)
         yield Volume(_joined([own, *(_part(answer, box) for answer in answers)], decide), slab.grid)
 

@@ -37,9 +37,7 @@ def labels_back(labels: Volume, wanted: Grid, scan: Grid) -> Volume:
     from scipy.ndimage import zoom
 
     whole = np.zeros((1, *wanted.shape), labels.data.dtype)
-    first = np.round(wanted.index(labels.grid.affine[:3, 3])).astype(int)
-    box = tuple(slice(int(a), int(a) + n) for a, n in zip(first, labels.grid.shape, strict=True))
-    whole[(slice(None), *box)] = labels.data
+    whole[(slice(None), *wanted.box_of(labels.grid))] = labels.data
     order = parallel(wanted.to(scan))
     if order is None:
         return onto(Volume(whole, wanted), scan, NEAREST)

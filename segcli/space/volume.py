@@ -104,6 +104,15 @@ class Grid:
         points: NDArray[np.float64] = (np.asarray(world, float) - self.affine[:3, 3]) @ matrix.T
         return points
 
+    def start_of(self, part: Grid) -> NDArray[np.int64]:
+        """(3,) the voxel of this grid that is the first one of a grid cut out of it, or of one that goes beyond it."""
+        return np.round(self.index(part.affine[:3, 3])).astype(np.int64)
+
+    def box_of(self, part: Grid) -> Box:
+        """Where a grid that was cut out of this one lies in it."""
+        d, h, w = (slice(a, a + n) for a, n in zip(self.start_of(part).tolist(), part.shape, strict=True))
+        return d, h, w
+
     def to(self, other: Grid) -> NDArray[np.float64]:
         """(4, 4) from this grid's voxel coordinates to the other's."""
         matrix: NDArray[np.float64] = np.linalg.inv(other.affine) @ self.affine
