@@ -49,7 +49,7 @@ class OnDisk(np.memmap[Any, Any]):
             pages.madvise(mmap.MADV_DONTNEED)
 
 
-def zeros(shape: tuple[int, ...], max_ram: int | None, steps: list[str]) -> NDArray[np.float32]:
+def zeros(shape: tuple[int, ...], max_ram: int | None, fallbacks: list[str]) -> NDArray[np.float32]:
     """Zeros in memory where they leave room for the labels' work, else in a temporary file; a step then says so.
 
     errors   OutOfMemory (71) when the disk cannot hold them either
@@ -58,7 +58,7 @@ def zeros(shape: tuple[int, ...], max_ram: int | None, steps: list[str]) -> NDAr
     room = available() if max_ram is None else max_ram - resident()
     if size + RESERVE <= room:
         return np.zeros(shape, np.float32)
-    steps.append(
+    fallbacks.append(
         f"sums of {size / 1e9:.1f} GB are kept in a temporary file: {max(room, 0) / 1e9:.1f} GB of memory left"
     )
     try:

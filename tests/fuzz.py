@@ -472,7 +472,7 @@ def feed_weights(path: Path) -> None:
             from segcli.models.library import find
 
             find(str(path))
-    weights.fitted(weights.table(weights.read(path)), "pointwise.Pointwise", _arguments(), path.name)
+    weights.filled_network(weights.innermost_table(weights.read(path)), "pointwise.Pointwise", _arguments(), path.name)
 
 
 def _arguments() -> dict[str, Any]:

@@ -167,7 +167,12 @@ def row(source: Path, config: Path, home: Path) -> list[str]:
     torch.save(theirs.network.state_dict(), folder / "models" / _weights(config))
     try:
         model = imports.adopt(
-            folder, to=home, name="ours", replace=True, wanted=imports.Wanted(config=config.name), tell=lambda _: None
+            folder,
+            to=home,
+            name="ours",
+            replace=True,
+            wanted=imports.WhichModel(config=config.name),
+            tell=lambda _: None,
         )
     except SegcliError as error:
         return [name, "no", said(error), ""]

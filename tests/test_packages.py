@@ -11,7 +11,7 @@ from packages import package
 from runs import command, scan
 
 from segcli.batch import outputs
-from segcli.commands.app import Found
+from segcli.commands.app import CommandTable
 from segcli.engines import table as engines
 from segcli.errors import EngineError
 from segcli.formats import table as formats
@@ -21,7 +21,7 @@ from segcli.packages import What
 # What reads each kind, what of it is kept between two looks, and a value whose name is taken by segcli's own.
 READERS: Mapping[What, tuple[Callable[[], object], tuple[Callable[..., object], ...], str]] = {
     "command": (
-        lambda: Found()["strange"],
+        lambda: CommandTable()["strange"],
         (),
         "from segcli.commands.options import Commands\nONE = Commands('predict')",
     ),

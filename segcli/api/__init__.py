@@ -26,7 +26,7 @@ from segcli.batch.cases import Case
 from segcli.batch.events import Event
 from segcli.batch.outputs import Destination, is_own
 from segcli.batch.stages import Job, Loaded, Options
-from segcli.engines.choose import Kind, Opened
+from segcli.engines.choose import EngineName, Opened
 from segcli.engines.opening import Opening
 from segcli.engines.precision import Precision
 from segcli.errors import SegcliError, UsageError
@@ -206,7 +206,7 @@ class Model:
 
         wanted = ("probabilities",) * probabilities + ("disagreement",) * self.opening.votes
         to = Destination(forms=("nifti", *wanted))
-        known = stages.named(options, self.card, several=bool(self.opened.others))
+        known = stages.with_names(options, self.card, several=bool(self.opened.others))
         return Job(self.card, self.opened, to, known, watch)
 
 
@@ -238,7 +238,7 @@ def _result(job: Job, loaded: Loaded, given: Scan, turned: bool) -> Result:
 def load(
     model: PathName | Sequence[PathName] = "uxnet",
     *,
-    engine: Kind = "auto",
+    engine: EngineName = "auto",
     device: str = "auto",
     tta: bool = False,
     precision: Precision = "auto",
@@ -287,7 +287,7 @@ def segment(
     scan: Scan,
     model: PathName | Sequence[PathName] = "uxnet",
     *,
-    engine: Kind = "auto",
+    engine: EngineName = "auto",
     device: str = "auto",
     tta: bool = False,
     precision: Precision = "auto",
@@ -306,7 +306,7 @@ def segment(
 
 @lru_cache(maxsize=1)
 def _kept(
-    model: tuple[str, ...], engine: Kind, device: str, tta: bool, precision: Precision, threads: int | None
+    model: tuple[str, ...], engine: EngineName, device: str, tta: bool, precision: Precision, threads: int | None
 ) -> Model:
     return load(model, engine=engine, device=device, tta=tta, precision=precision, threads=threads)
 

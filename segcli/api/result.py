@@ -104,15 +104,15 @@ class Result:
     def probabilities(self) -> NDArray[np.float32] | None:
         """Of each label, (K, ...) from 0 to 1 with the axes of `labels`; None unless they were asked for."""
         found = self.details.probabilities
-        return None if found is None else self._shares(found)
+        return None if found is None else self._floats(found)
 
     @property
     def disagreement(self) -> NDArray[np.float32] | None:
         """Share of an ensemble's members that decide otherwise, as `labels`; None unless it was asked for."""
         found = self.details.votes
-        return None if found is None else self._shares(found)[0]
+        return None if found is None else self._floats(found)[0]
 
-    def _shares(self, volume: Volume) -> NDArray[np.float32]:
+    def _floats(self, volume: Volume) -> NDArray[np.float32]:
         data = volume.data.transpose(0, 3, 2, 1) if self.turned else volume.data
         return data.astype(np.float32) / np.float32(255)
 
@@ -244,7 +244,7 @@ class Result:
             dicom=Objects(series_description, series_number, content_date, anonymous),
         )
         job, case = replace(self._job, to=place), self._labelled.loaded.case
-        outputs.check(self.scan, place)
+        outputs.refuse_without_dicom(self.scan, place)
         apart([case], self._job.shown, place)
         (path if not alone else path.parent).mkdir(parents=True, exist_ok=True)
         return list(stages.write(job, self._labelled).paths)

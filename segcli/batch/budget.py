@@ -20,7 +20,7 @@ from segcli.inference.decide import BLOCK
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
-from segcli.inference.windows import SLAB_BYTES, WindowPlan, held, padded, starts, stream_axis, windows
+from segcli.inference.windows import SLAB_BYTES, WindowPlan, padded, starts, stream_axis, sums_shape, windows
 from segcli.memory import RESERVE, available, peak_memory, resident
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
@@ -105,7 +105,7 @@ def plan_case(
 
     opened = opening.open(card)
     models = [(own, other.engine) for own, other in opened.models(card)]
-    rates = [measured(*model) for model in models]
+    rates = [window_cost(*model) for model in models]
     start = time.perf_counter()
     scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))
     read = time.perf_counter() - start
@@ -120,7 +120,7 @@ def plan_case(
         room = available() if limit is None else limit - resident()
         on_file = sums_bytes(own, parts[-1], rate.batch) + RESERVE > room
         before = sum(prepared.seconds.values())
-        needs.append(plan(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
+        needs.append(needed(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
         on_disk |= on_file
         del prepared
     answers = 4 * len(outputs) * parts[0].size * len(opened.others)
@@ -135,7 +135,7 @@ def plan_case(
     }
 
 
-def plan(
+def needed(
     scan: Grid,
     itemsize: int,
     card: ModelCard,
@@ -185,7 +185,7 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: 
         4 * part.size * card.inputs
         + (0 if on_disk else sums_bytes(card, part, batch))
         # A slab on its way to labels, the next being finished, and probabilities beside the logits.
-        + (3 if card.decide.back == "probabilities" and not card.decide.shares else 2)
+        + (3 if card.decide.back == "probabilities" and not card.decide.are_probabilities else 2)
         * min(slab, max(SLAB_BYTES, 2 * plane))
         + scan.size * np.dtype(card.decide.dtype).itemsize
         # Of the scan's voxels in the blocks of a slab: values, the best so far, what is better.
@@ -208,11 +208,11 @@ def resampled(scan: Grid, wanted: Grid) -> int:
 
 def sums_bytes(card: ModelCard, part: Grid, batch: int = 1) -> int:
     """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
-    shape = held(at_least(part.shape, card.window.size), card.window, batch)
+    shape = sums_shape(at_least(part.shape, card.window.size), card.window, batch)
     return 4 * (len(card.decide.values) + 1) * math.prod(shape)
 
 
-def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = None) -> None:
+def refuse_too_large(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = None) -> None:
     """Refuse a scan, before its voxels are read, that would not fit even with its sums in a temporary file.
 
     limit    bytes that the process may have resident; what there is when None
@@ -229,7 +229,7 @@ def check(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = Non
         )
 
 
-def measured(card: ModelCard, engine: Engine) -> Rates:
+def window_cost(card: ModelCard, engine: Engine) -> Rates:
     """The cost of one window among as many as the engine takes at a time, over a second or two after one warm run."""
     rng = np.random.default_rng(0)
     d, h, w = card.window.size

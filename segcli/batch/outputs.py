@@ -98,7 +98,7 @@ class Destination:
         return [*named, *(o for o in outputs() if o not in named and (o in forms or o.also(self)))]
 
     @property
-    def shares(self) -> bool:
+    def probabilities(self) -> bool:
         """Whether something that is written needs probabilities."""
         kinds = ("dicom-seg",) if self.seg_type == "fractional" else ()
         return any("probabilities" in o.needs or o.kind in kinds for o in self.outputs)
@@ -176,7 +176,7 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
     return found
 
 
-def check(scan: Volume, to: Destination) -> None:
+def refuse_without_dicom(scan: Volume, to: Destination) -> None:
     """UsageError, before anything is computed, for a DICOM object of a scan that is not DICOM."""
     dicom = [output.kind for output in outputs() if "dicom" in output.needs]
     for kind in to.forms:

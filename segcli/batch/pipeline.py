@@ -19,10 +19,10 @@ from segcli.batch.stages import (
     Loaded,
     Options,
     Outcome,
+    called,
     label,
-    named,
     read,
-    shown,
+    with_names,
     write,
 )
 from segcli.errors import InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
@@ -50,7 +50,7 @@ def predict(
     The next scan is read and the last one written while the network works: one case ahead and one behind, so
     memory holds three scans at most. A case that is refused or fails costs that case only.
     """
-    job = Job(card, opened, to, named(options or Options(), card, several=bool(opened.others)), watch)
+    job = Job(card, opened, to, with_names(options or Options(), card, several=bool(opened.others)), watch)
     with (
         ThreadPoolExecutor(1, "segcli-read") as reading,
         ThreadPoolExecutor(1, "segcli-compute") as computing,
@@ -90,7 +90,7 @@ def predict(
 
 def run_case(case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options) -> Outcome:
     """One case from file to files, in this thread: what a worker of a cluster does."""
-    job = Job(card, opened, to, named(options, card))
+    job = Job(card, opened, to, with_names(options, card))
     result = _labelled(job, _guarded(job, case, read, case))
     return result if isinstance(result, Outcome) else _written(job, result)
 
@@ -112,14 +112,14 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
         return _failed(job, case, error.about(*_names(case)))
     except OSError as error:
         kind = OutputError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
-        return _failed(job, case, kind(f"{shown(case)}: {error.strerror or error}"))
+        return _failed(job, case, kind(f"{called(case)}: {error.strerror or error}"))
     except Exception as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
             said = cause_of(error)
             hint = "try --max-ram, or a machine with more"
-            return _failed(job, case, OutOfMemory(f"{shown(case)}: not enough memory: {said}", hint=hint))
+            return _failed(job, case, OutOfMemory(f"{called(case)}: not enough memory: {said}", hint=hint))
         fault = SegcliError(
-            f"{shown(case)}: an internal error of segcli: {type(error).__name__}: {error}",
+            f"{called(case)}: an internal error of segcli: {type(error).__name__}: {error}",
             hint="please report it; --debug shows where it happened",
         )
         return _failed(job, case, fault, traceback.format_exc())
@@ -134,7 +134,7 @@ def _names(case: Case) -> list[str]:
     """What a refusal may call a case, and first what it is called where a refusal does not."""
     if "/" in case.name:  # sub-07/t1, where others are t1 as well
         return [case.name]
-    return [shown(case), case.name, *(name for path in case.paths for name in (path.name, str(path)) if name)]
+    return [called(case), case.name, *(name for path in case.paths for name in (path.name, str(path)) if name)]
 
 
 def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
@@ -157,7 +157,7 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
             taken = inputs.get(_identity(path))
             if taken is not None:
                 raise UsageError(
-                    f"{path.name}: the output of {shown(case)} would overwrite the input {shown(taken)}",
+                    f"{path.name}: the output of {called(case)} would overwrite the input {called(taken)}",
                     hint="choose another folder with -o",
                 )
 

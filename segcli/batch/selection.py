@@ -101,6 +101,6 @@ def _is_time_series(path: Path) -> bool:
     if match is None or match["type"] not in _SEVERAL:
         return False
     try:
-        return nifti.times(path) > 1
+        return nifti.time_points(path) > 1
     except (SegcliError, OSError):  # what cannot be read is refused by its own reading
         return False

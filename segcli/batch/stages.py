@@ -98,7 +98,7 @@ class Outcome:
 class Job:
     """What all stages of a run know.
 
-    options  with structures by their names, as `named` gives them
+    options  with structures by their names, as `with_names` gives them
     swept    folders that hold no leftovers of dead processes any more
     """
 
@@ -171,20 +171,20 @@ class Loaded:
 class Labelled:
     """A case with its labels.
 
-    steps    down, for want of memory: they change no result, so they stand in the "run" part of the record
-    effects  of the card's own steps
-    changed  by the post-processing that was asked for, structure by structure
+    fallbacks  for want of memory: they change no result, so they stand in the "run" part of the record, as "steps"
+    effects    of the card's own steps
+    changed    by the post-processing that was asked for, structure by structure
     """
 
     loaded: Loaded
     result: Segmentation
     engine: Engine
-    steps: tuple[str, ...]
+    fallbacks: tuple[str, ...]
     effects: list[Effect]
     changed: list[Change]
 
 
-def named(options: Options, card: ModelCard, *, several: bool = False) -> Options:
+def with_names(options: Options, card: ModelCard, *, several: bool = False) -> Options:
     """The options with structures by their names, however the user called them, and what depends on the model.
 
     That is the way that models are averaged, and the overlap of "fast".
@@ -235,7 +235,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
         return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
     scan = scan_of(job, case)
     _check_room(paths[0], scan)
-    outputs.check(scan, job.to)
+    outputs.refuse_without_dicom(scan, job.to)
     doubt(job, case, scan)
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
@@ -266,12 +266,12 @@ def scan_of(job: Job, case: Case) -> Volume:
 def check_memory(job: Job, grid: Grid) -> None:
     """Refuse a scan that does not fit with one of the models; OutOfMemory (71)."""
     for card, _ in job.models:
-        budget.check(grid, 4, card, limit=job.opened.max_ram)
+        budget.refuse_too_large(grid, 4, card, limit=job.opened.max_ram)
 
 
 def doubt(job: Job, case: Case, scan: Volume) -> None:
     """Tell what speaks against a scan before the network runs; InputError where it looks like a label map."""
-    for sentence in scan_checks.beforehand(scan, job.card, shown(case), label_map=job.options.label_map):
+    for sentence in scan_checks.beforehand(scan, job.card, called(case), label_map=job.options.label_map):
         job.watch(Event("doubt", case, sentence=sentence))
 
 
@@ -280,7 +280,7 @@ def _nameable(case: Case, paths: Iterable[Path]) -> None:
     size, longest = max((len(os.fsencode(part)), part) for path in paths for part in path.parts)
     if size > _LONGEST:
         raise InputError(
-            f"{shown(case)}: its output ...{longest[-24:]} would have a name of {size} bytes, {_LONGEST} are possible",
+            f"{called(case)}: its output ...{longest[-24:]} would have a name of {size} bytes, {_LONGEST} are possible",
             hint="give the scan a shorter name",
         )
 
@@ -343,9 +343,9 @@ def label(job: Job, loaded: Loaded) -> Labelled:
     def tick(done: int, total: int) -> None:
         job.watch(Event("window", case, done=done, total=total))
 
-    wishes = Wishes(shares=job.to.shares, votes=job.to.votes)
+    wishes = Wishes(probabilities=job.to.probabilities, votes=job.to.votes)
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
-    before = {id(step) for step in _steps(members)}
+    before = {id(said) for said in _fallbacks(members)}
     if job.opened.parts:
         result = segment_parts(loaded.scan, _parts(job, members), job.card.decide.dtype, tick)
     else:
@@ -353,8 +353,8 @@ def label(job: Job, loaded: Loaded) -> Labelled:
         result = joined(loaded.scan, members, tick, wishes)
     labels, effects, changed = finished(job, result.labels)
     kept = replace(result, labels=labels)
-    steps = tuple(step for step in _steps(members) if id(step) not in before)
-    return Labelled(loaded, kept, members[0].engine, steps, effects, changed)
+    fallbacks = tuple(said for said in _fallbacks(members) if id(said) not in before)
+    return Labelled(loaded, kept, members[0].engine, fallbacks, effects, changed)
 
 
 def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
@@ -371,7 +371,7 @@ def _parts(job: Job, members: Sequence[Member]) -> list[Part]:
 
     errors   UsageError: probabilities were asked for
     """
-    if job.to.shares:
+    if job.to.probabilities:
         said = "is made of parts, whose probabilities have no common sum"
         raise UsageError(f"--write probabilities: {job.card.name} {said}")
     wanted = {label.name: label.id for label in job.shown.structures}
@@ -382,8 +382,8 @@ def _parts(job: Job, members: Sequence[Member]) -> list[Part]:
     return parts
 
 
-def _steps(members: Sequence[Member]) -> list[str]:
-    """The steps down for want of memory that engines have taken so far."""
+def _fallbacks(members: Sequence[Member]) -> list[str]:
+    """What engines have fallen back on so far, for want of memory."""
     return distinct([member.engine for member in members])
 
 
@@ -422,7 +422,7 @@ def write(job: Job, labelled: Labelled) -> Outcome:
             run=RunFacts(
                 seconds={stage: round(value, 3) for stage, value in seconds.items()},
                 peak_memory_mb=round(memory.peak_memory() / 1e6),
-                steps=list(labelled.steps),
+                steps=list(labelled.fallbacks),
             ),
         ).document
         written = {record.IN_SIDECAR: whole, **tables.bids_sidecar(maker)} if job.to.layout == "bids" else whole
@@ -431,6 +431,6 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     return Outcome(case, "done", (labels_path, record_path, *extra), whole)
 
 
-def shown(case: Case) -> str:
+def called(case: Case) -> str:
     """A case as sentences call it: by its first file, where it has one."""
     return (case.paths[0].name if case.paths else "") or case.name

@@ -18,7 +18,7 @@ from segcli.packages import added
 FIRST = ("predict", "info", "plan", "report", "evaluate")  # in the help, before the others
 
 
-class Found(Facts):
+class CommandTable(Facts):
     """The commands by their names; one is made when it is asked for, which takes as long as all the help does."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Everything(Group):
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
-        self.commands = self.found = Found()  # type: ignore[assignment]  # nothing is ever added to it
+        self.commands = self.found = CommandTable()  # type: ignore[assignment]  # nothing is ever added to it
 
     def summaries(self) -> list[tuple[str, str]]:
         return [(name, declared.summary) for name, declared in self.found.declared.items()]

@@ -33,7 +33,7 @@ SIZE = 24  # edge of the convolved cube, voxels
 @commands.command()
 def doctor(json: Json = False) -> None:
     """Run a small 3-D convolution on each engine; versions, cores, memory, where models are looked for."""
-    found = examine()
+    found = diagnosis()
     if json:
         print_json({"schema": SCHEMA, **found})
     else:
@@ -45,7 +45,7 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(EngineError.exit_code)
 
 
-def examine() -> Document:
+def diagnosis() -> Document:
     """machine: facts; engines: one row each with `works` and why not; libraries: versions or None."""
     from segcli.engines.table import engines
     from segcli.memory import available, total

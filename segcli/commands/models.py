@@ -102,7 +102,7 @@ def get(
     """Fetch a public model, check it and import it."""
     from segcli.commands.terminal import downloading
     from segcli.models.library import data_home
-    from segcli.models.obtain import Wishes, urls
+    from segcli.models.obtain import FetchOptions, urls
     from segcli.models.obtain import get as obtain
 
     if print_urls:
@@ -114,7 +114,7 @@ def get(
         folder = obtain(
             model,
             output or data_home() / "models",
-            Wishes(name, accept, overwrite),
+            FetchOptions(name, accept, overwrite),
             tell=notes.append if json else lambda note: say(f"note: {note}"),
             progress=progress,
             tried=gives_logits,
@@ -211,7 +211,7 @@ def import_model(
         checkpoint,
         arch=arch,
         recipe=recipe,
-        wanted=imports.Wanted(
+        wanted=imports.WhichModel(
             table=tensors,
             configuration=configuration,
             trainer=trainer,
@@ -268,7 +268,7 @@ def inspect(
     """Say what a file is, without running code from it."""
     from segcli.models import imports
 
-    found = {**asdict(imports.inspect(file, wanted=imports.Wanted(tensors))), "path": file.name}
+    found = {**asdict(imports.inspect(file, wanted=imports.WhichModel(tensors))), "path": file.name}
     if json:
         print_json({"schema": SCHEMA, **found})
         return

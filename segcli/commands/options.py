@@ -241,7 +241,7 @@ def precision_named(word: str) -> Precision:
     return found
 
 
-def each(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
+def all_choices(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
     """The values, each of which is one of the choices."""
     for value in values:
         choice(option, value, choices)

@@ -32,7 +32,7 @@ class Manners:
 FAIL_ON: dict[str, tuple[str, ...]] = {"": (), "review": ("review", "fail"), "fail": ("fail",)}
 
 
-def checked(outcome: Outcome, manners: Manners) -> Outcome:
+def judged(outcome: Outcome, manners: Manners) -> Outcome:
     """A case whose verdict the user does not want counts as failed; its files stay."""
     verdict = (outcome.record or {}).get("verdict", "pass")
     if outcome.status == "failed" or verdict not in FAIL_ON[manners.fail_on]:

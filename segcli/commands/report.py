@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Affine, Commands, Json, Model, Reports, Split, Tables, each, form, several
+from segcli.commands.options import Affine, Commands, Json, Model, Reports, Split, Tables, all_choices, form, several
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
 from segcli.documents import Facts
 from segcli.errors import InputError
@@ -52,8 +52,8 @@ def report(
     to = Destination(
         folder=output,
         overwrite=overwrite,
-        reports=each("--report", several(*forms or ()) or ("html",), choices("--report")),
-        tables=each("--tables", several(tables), choices("--tables")),
+        reports=all_choices("--report", several(*forms or ()) or ("html",), choices("--report")),
+        tables=all_choices("--tables", several(tables), choices("--tables")),
         split=split,
     )
     counts = form(affine)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcli.commands.outcomes import Manners, checked, cohort_files, document, exit_code, summary, tell, unshown
+from segcli.commands.outcomes import Manners, cohort_files, document, exit_code, judged, summary, tell, unshown
 from segcli.commands.process import interruptible, waited
 from segcli.commands.terminal import Show, events_to, print_json, say, show_error
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
@@ -50,7 +50,7 @@ def batch(
             else:
                 stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
             for outcome in interruptible(stream, show):
-                ended.append(checked(outcome, manners))
+                ended.append(judged(outcome, manners))
                 tell(ended[-1], show, manners, len(found))
         except BaseException as error:
             show.close()
@@ -135,7 +135,7 @@ def piped(
             show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)
             try:
                 made = predict(found, card, _opened(opening, card, show, manners), place, options, show.watch)
-                ended = [checked(outcome, manners) for outcome in interruptible(made, show)]
+                ended = [judged(outcome, manners) for outcome in interruptible(made, show)]
             finally:
                 show.close()
         for outcome in ended:

@@ -107,7 +107,7 @@ class BlendedSums:
 
     def add(self, windows: Sequence[Box]) -> None:
         for at, logits in zip(windows, self._engine.answer(self._held, windows), strict=True):
-            if not finite(logits):
+            if not is_finite(logits):
                 raise not_finite(at)
             if self._total is None:
                 self._total = self._engine.zeros((len(logits), *self._norm.shape))
@@ -158,7 +158,7 @@ def cut(image: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> NDArr
     return np.ascontiguousarray(patches, np.float32)
 
 
-def finite(logits: Array) -> bool:
+def is_finite(logits: Array) -> bool:
     """Whether a window's logits hold no NaN and no infinity: their sum would carry it."""
     with np.errstate(invalid="ignore"):  # infinities of both signs: the answer is no, not a warning
         return bool(np.isfinite(float(logits.sum())))

@@ -24,7 +24,7 @@ from segcli.parallel import cores
 if TYPE_CHECKING:
     from segcli.engines.export.onnx_file import OnnxFile
 
-Kind = str  # "auto", or a name in the table of engines
+EngineName = str  # "auto", or a name in the table of engines
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Opened:
 def open_engine(
     card: ModelCard,
     *,
-    engine: Kind = "auto",
+    engine: EngineName = "auto",
     device: str = "auto",
     threads: int | None = None,
     batch: int | None = None,
@@ -122,7 +122,7 @@ def _loaded(
     return (loaded[0] if len(loaded) == 1 else Ensemble(loaded, card.decide, run.votes)), hashes
 
 
-def choose(card: ModelCard, engine: Kind, device: str) -> Choice:
+def choose(card: ModelCard, engine: EngineName, device: str) -> Choice:
     """Which engine runs a card where, and why; nothing heavy is imported unless a GPU is there.
 
     An engine and a device that were named are taken or refused. Otherwise the one that the table prefers of those
@@ -163,7 +163,7 @@ def _kind(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _asked(engine: Kind, kind: str) -> list[EngineSpec]:
+def _asked(engine: EngineName, kind: str) -> list[EngineSpec]:
     """The engine that was named, or all that are installed."""
     known = engines()
     if engine == "auto":
@@ -225,7 +225,7 @@ def graph_of(card: ModelCard) -> Graph:
     return Graph(f"{card.name}.onnx", data, note=note)
 
 
-def checked(card: ModelCard, chosen: Choice) -> OnnxFile:
+def checked_graph(card: ModelCard, chosen: Choice) -> OnnxFile:
     """The chosen graph, checked against the card."""
     from segcli.engines.export.onnx_file import read
 

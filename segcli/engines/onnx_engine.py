@@ -121,9 +121,9 @@ def provider_for(
 
 
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mapping[str, str]]:
-    from segcli.engines.choose import checked, cpu_batch
+    from segcli.engines.choose import checked_graph, cpu_batch
 
-    file = checked(card, chosen)
+    file = checked_graph(card, chosen)
     batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
     engine = OnnxEngine(
         file,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from segcli.engines.choose import Kind, Opened, open_engine
+from segcli.engines.choose import EngineName, Opened, open_engine
 from segcli.engines.precision import Precision
 from segcli.engines.table import engines
 from segcli.errors import ModelError, UsageError
@@ -21,7 +21,7 @@ class Opening:
     """
 
     model: tuple[str, ...]
-    engine: Kind = "auto"
+    engine: EngineName = "auto"
     device: str = "auto"
     threads: int | None = None
     batch: int | None = None

@@ -164,7 +164,7 @@ def files_of(path: Path) -> list[Path]:
     return list(dict.fromkeys((header_file, voxels)))
 
 
-def times(path: Path) -> int:
+def time_points(path: Path) -> int:
     """How many volumes, one after another in time, a file's header announces.
 
     errors   InputError: not a NIfTI file

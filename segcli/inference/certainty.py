@@ -94,7 +94,7 @@ class Means:
             np.maximum(second, np.minimum(best, channel), out=second)
             put(order, channel > best, k)
             np.maximum(best, channel, out=best)
-        if self.decide.shares:
+        if self.decide.are_probabilities:
             return order, (best - second) / plane.sum(0)
         return order, (1 - np.exp(second - best)) / np.exp(plane - best).sum(0)
 

@@ -28,18 +28,18 @@ class Decision:
              (probability one half) overwrites what came before, so nested regions end up whole (nnU-Net)
     back     what comes to the scan's grid: interpolated "logits" (nnU-Net) or "probabilities" (MONAI), or the label of
              the "nearest" voxel (TotalSegmentator)
-    shares   the channels are probabilities already, not logits
+    are_probabilities  whether the channels are that already, and no logits
     """
 
     values: tuple[int, ...]
     rule: Literal["argmax", "regions"] = "argmax"
     back: Literal["logits", "probabilities", "nearest"] = "logits"
-    shares: bool = False
+    are_probabilities: bool = False
 
     @property
     def half(self) -> float:
         """The value that stands for a probability of one half."""
-        return 0.5 if self.shares else 0.0
+        return 0.5 if self.are_probabilities else 0.0
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16] | type[np.int32]:
@@ -60,7 +60,7 @@ def labels_on(
 
     grid     the scan's
     logits   (K, d, h, w) slabs that together cover `part`, each beginning with the last plane of the one before;
-             probabilities where the decision has `shares`
+             or probabilities, where the decision says so
     part     the grid that the slabs make together (the foreground's)
     wanted   the grid that `part` was cropped from: beyond `part` is background, beyond `wanted` the border goes on
     returns  (1, D, H, W) in the decision's dtype
@@ -90,7 +90,7 @@ class Spread:
     def put(self, slab: Grid, channels: NDArray[np.float32], into: Voxels) -> None:
         """Write channels (K, d, h, w) of a slab into (K, D, H, W), where that lies in the slab.
 
-        into     float32, or uint8 for shares: 255 for 1
+        into     float32, or uint8 for probabilities: 255 for 1
         """
         first = self._part.start_of(slab)
         everything = tuple(slice(0, max(1, n - 1)) for n in slab.shape)
@@ -104,7 +104,7 @@ class Spread:
                     np.copyto(here[at], scaled, where=seen)
 
 
-class Shares:
+class Probabilities:
     """Probabilities at the voxel centres of a scan, gathered while slabs go by on their way to `labels_on`.
 
     volume   (K, D, H, W) uint8, 255 for 1: softmax for "argmax", a sigmoid of each channel for "regions"; beyond the
@@ -119,14 +119,14 @@ class Shares:
 
     def watch(self, slabs: Iterable[Volume]) -> Iterator[Volume]:
         for slab in slabs:
-            self._spread.put(slab.grid, shares(slab.data, self._decide), self.volume.data)
+            self._spread.put(slab.grid, probabilities(slab.data, self._decide), self.volume.data)
             yield slab
 
 
-def shares(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float32]:
-    """Probabilities (K, d, h, w): the softmax of logits, or the sigmoid of each of them; shares stay as they are."""
+def probabilities(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float32]:
+    """Probabilities (K, d, h, w): the softmax of logits, or the sigmoid of each; unchanged where they are that."""
     powers: NDArray[np.float32]
-    if decide.shares:
+    if decide.are_probabilities:
         return channels
     if decide.rule == "regions":
         powers = np.exp(-channels)
@@ -137,14 +137,14 @@ def shares(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float3
     return powers
 
 
-def as_shares(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
+def as_probabilities(slabs: Iterable[Volume], decide: Decision) -> Iterator[Volume]:
     """Slabs of logits as slabs of probabilities; channels behind the decision's own stay as they are."""
     count = len(decide.values)
     for slab in slabs:
         data = slab.data.copy("K")
 
         def soften(plane: NDArray[np.float32]) -> None:
-            plane[:count] = shares(plane[:count], decide)
+            plane[:count] = probabilities(plane[:count], decide)
 
         each(soften, planes(data))
         yield Volume(data, slab.grid)

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, window_count
 from segcli.inference.together import Member, later
-from segcli.inference.windows import Tick, quiet, slide
+from segcli.inference.windows import Tick, no_tick, slide
 from segcli.space.volume import Volume
 
 
@@ -23,7 +23,7 @@ class Part:
     values: Mapping[int, int]
 
 
-def segment_parts(scan: Volume, parts: Sequence[Part], dtype: DTypeLike, tick: Tick = quiet) -> Segmentation:
+def segment_parts(scan: Volume, parts: Sequence[Part], dtype: DTypeLike, tick: Tick = no_tick) -> Segmentation:
     """Label every voxel of the scan: what a later part labels stands over what an earlier one says.
 
     Parts that follow each other and see the scan alike share one preparation. Each network gives back its memory

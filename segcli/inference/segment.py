@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from segcli.inference.certainty import Means
-from segcli.inference.decide import Decision, Shares, Spread, as_shares, labels_on
+from segcli.inference.decide import Decision, Probabilities, Spread, as_probabilities, labels_on
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, Procedure, at_least, check_channels, finite, prepare
-from segcli.inference.windows import Tick, WindowPlan, quiet, slide, windows
+from segcli.inference.windows import Tick, WindowPlan, no_tick, slide, windows
 from segcli.space.corners import labels_back
 from segcli.space.resample import Interpolation
 from segcli.space.volume import Grid, Volume
@@ -46,16 +46,16 @@ class Segmentation:
 class Wishes:
     """What is wanted beside the labels, each on the scan's grid.
 
-    shares   probabilities
-    votes    where the members of an ensemble differ
+    probabilities  of each label
+    votes          where the members of an ensemble differ
     """
 
-    shares: bool = False
+    probabilities: bool = False
     votes: bool = False
 
 
 def segment(
-    scan: Volume, procedure: Procedure, engine: Engine, tick: Tick = quiet, wishes: Wishes = Wishes()
+    scan: Volume, procedure: Procedure, engine: Engine, tick: Tick = no_tick, wishes: Wishes = Wishes()
 ) -> Segmentation:
     """Label every voxel of the scan, on the scan's own grid.
 
@@ -91,11 +91,11 @@ def decided(
     began = time.perf_counter()
     network = _Timed(slabs)
     passing: Iterator[Volume] = iter(network)
-    if decide.back == "probabilities" and not decide.shares:
-        passing, decide = as_shares(passing, decide), replace(decide, shares=True)
+    if decide.back == "probabilities" and not decide.are_probabilities:
+        passing, decide = as_probabilities(passing, decide), replace(decide, are_probabilities=True)
     means = Means(decide)
     votes = np.zeros((1, *grid.shape), np.uint8) if wishes.votes else None
-    probabilities = Shares(grid, decide, part, wanted, rule) if wishes.shares else None
+    probabilities = Probabilities(grid, decide, part, wanted, rule) if wishes.probabilities else None
     passing = means.watch(passing, Spread(grid, part, wanted, rule), votes)
     passing = probabilities.watch(passing) if probabilities else passing
     if decide.back == "nearest":

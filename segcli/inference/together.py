@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from segcli.errors import ModelError
 from segcli.inference.certainty import winners
-from segcli.inference.decide import Decision, Spread, shares
+from segcli.inference.decide import Decision, Spread, probabilities
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, segment, window_count
-from segcli.inference.windows import Tick, quiet, slide
+from segcli.inference.windows import Tick, no_tick, slide
 from segcli.memory import OnDisk, mapped
 from segcli.space.resample import LINEAR
 from segcli.space.volume import Box, Grid, Volume
@@ -58,7 +58,7 @@ def _says(names: dict[str, int], name: str) -> str:
 
 
 def segment_together(
-    scan: Volume, members: Sequence[Member], tick: Tick = quiet, wishes: Wishes = Wishes()
+    scan: Volume, members: Sequence[Member], tick: Tick = no_tick, wishes: Wishes = Wishes()
 ) -> Segmentation:
     """Label every voxel of the scan by the mean of the members' answers.
 
@@ -79,7 +79,7 @@ def segment_together(
         return segment(scan, own, first.engine, tick, wishes)
     check_channels(scan, own)
     scan, holes, warnings = finite(scan)
-    decide = replace(own.decide, shares=any(member.procedure.decide.shares for member in members))
+    decide = replace(own.decide, are_probabilities=any(member.procedure.decide.are_probabilities for member in members))
     prepared = prepare(scan, own)
     before = sum(member.engine.repeated for member in members)
     theirs = _answers(scan, [(member, decide) for member in others], prepared.image.grid, tick, len(members))
@@ -97,7 +97,7 @@ def segment_together(
 
 
 def segment_at_the_scan(
-    scan: Volume, members: Sequence[Member], tick: Tick = quiet, wishes: Wishes = Wishes()
+    scan: Volume, members: Sequence[Member], tick: Tick = no_tick, wishes: Wishes = Wishes()
 ) -> Segmentation:
     """Label every voxel of the scan by the mean of the members' probabilities there.
 
@@ -112,12 +112,14 @@ def segment_at_the_scan(
     check_channels(scan, own)
     scan, holes, warnings = finite(scan)
     before = sum(member.engine.repeated for member in members)
-    wanted = [(member, replace(own.decide, shares=member.procedure.decide.shares)) for member in members]
+    wanted = [
+        (member, replace(own.decide, are_probabilities=member.procedure.decide.are_probabilities)) for member in members
+    ]
     theirs = _answers(scan, wanted, scan.grid, tick, len(members))
     for answer, (_, have) in zip(theirs.answers, wanted, strict=True):
         for plane in range(scan.grid.shape[0]):
-            answer[:, plane] = shares(np.asarray(answer[:, plane]), have)
-    decide = replace(own.decide, shares=True)
+            answer[:, plane] = probabilities(np.asarray(answer[:, plane]), have)
+    decide = replace(own.decide, are_probabilities=True)
     there = Prepared(scan, scan.grid, np.zeros(len(scan.data), np.float32), {})
     found = decided(scan, there, _means(scan.grid, theirs.answers, decide), decide, LINEAR, wishes)
     if holes is not None:
@@ -168,7 +170,7 @@ def _answer(
     began = time.perf_counter()
     answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
     for channel, value in enumerate(decide.values):
-        answer[channel] = float(value == 0) if decide.shares else 0.0 if value == 0 else UNSEEN
+        answer[channel] = float(value == 0) if decide.are_probabilities else 0.0 if value == 0 else UNSEEN
     spread = Spread(on, prepared.image.grid, prepared.wanted, procedure.interpolation)
     order = [procedure.decide.values.index(value) for value in decide.values]
     for slab in slide(prepared.image, member.engine, procedure.window, tick, prepared.outside):
@@ -180,7 +182,7 @@ def _answer(
 
 def _channels(own: NDArray[np.float32], have: Decision, want: Decision) -> NDArray[np.float32]:
     """Logits, or what the others have: probabilities."""
-    return shares(own, have) if want.shares else own
+    return probabilities(own, have) if want.are_probabilities else own
 
 
 def _mean(

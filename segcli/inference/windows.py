@@ -20,7 +20,7 @@ _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one 
 SLAB_BYTES = 1 << 24  # logits that are finished at a time: fewer repeat more planes, more leave the cache
 
 
-def quiet(done: int, total: int) -> None:
+def no_tick(done: int, total: int) -> None:
     """A tick that says nothing."""
 
 
@@ -42,7 +42,7 @@ class WindowPlan:
     centre   where the Gaussian is largest: the "middle" of the window, between two voxels when its edge is even
              (MONAI from 0.9), or the "voxel" at half its edge (nnU-Net, MONAI before 0.9)
     floor    smallest weight; the Gaussian itself is 1 at its centre
-    steps    "regular": fixed steps, the last window moved back to the edge (MONAI);
+    stride   "regular": fixed steps, the last window moved back to the edge (MONAI);
              "even": steps of equal length, rounded (nnU-Net)
     padding  what lies beyond an image that is smaller than a window: the "constant" of the intensity steps, or the
              "edge": its last voxels, repeated
@@ -56,7 +56,7 @@ class WindowPlan:
     sigma: float = 0.125
     centre: Literal["middle", "voxel"] = "middle"
     floor: float = 1e-3
-    steps: Literal["regular", "even"] = "regular"
+    stride: Literal["regular", "even"] = "regular"
     padding: Literal["constant", "edge"] = "constant"
     skip: bool = False
 
@@ -73,14 +73,14 @@ def windows(shape: tuple[int, int, int], plan: WindowPlan) -> list[Window]:
 def starts(n: int, size: int, plan: WindowPlan) -> list[int]:
     """First voxels of the windows along an axis of n >= size voxels; the last one ends at the edge."""
     step = max(1, int(size * (1 - plan.overlap)))
-    if plan.steps == "regular":
+    if plan.stride == "regular":
         return [*range(0, n - size, step), n - size]
     count = int(np.ceil((n - size) / max(size * (1 - plan.overlap), 1e-9))) + 1
     exact = (n - size) / max(count - 1, 1)
     return sorted({round(exact * i) for i in range(count)})
 
 
-def weights(plan: WindowPlan) -> NDArray[np.float32]:
+def blend_weights(plan: WindowPlan) -> NDArray[np.float32]:
     """Weight of each voxel of a window, (d, h, w), at most 1."""
     if plan.blend == "constant":
         return np.ones(plan.size, np.float32)
@@ -119,11 +119,11 @@ def padded(image: Volume, plan: WindowPlan, outside: Beyond) -> tuple[Volume, Bo
 
 def stream_axis(shape: tuple[int, int, int], plan: WindowPlan) -> int:
     """The axis along which logits are finished plane by plane: the one that keeps the sums smallest."""
-    held = [min(n, s) / n for n, s in zip(shape, plan.size, strict=True)]
-    return held.index(min(held))
+    sums_shape = [min(n, s) / n for n, s in zip(shape, plan.size, strict=True)]
+    return sums_shape.index(min(sums_shape))
 
 
-def held(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tuple[int, int, int]:
+def sums_shape(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tuple[int, int, int]:
     """The shape of the sums for a (padded) image: along its streaming axis, the planes that are not finished yet."""
     axis = stream_axis(shape, plan)
     keep = [*shape]
@@ -132,7 +132,7 @@ def held(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tuple[int
 
 
 def slide(
-    image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = quiet, outside: Beyond = 0.0
+    image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = no_tick, outside: Beyond = 0.0
 ) -> Iterator[Volume]:
     """Blended logits of the whole image as finished slabs, in order along one axis.
 
@@ -152,7 +152,7 @@ def slide(
     keep = [*full.grid.shape]
     keep[axis] = _held(parts, axis)
     plane = math.prod(keep) // keep[axis]
-    sums = engine.sums(full.data, (keep[0], keep[1], keep[2]), axis, weights(plan))
+    sums = engine.sums(full.data, (keep[0], keep[1], keep[2]), axis, blend_weights(plan))
     done = 0
     for position, part in enumerate(parts):
         start = part[0].at[axis].start

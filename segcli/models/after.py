@@ -69,7 +69,7 @@ AfterStep = LargestStep | SmallStep | FillStep | DropStep | WithinStep
 AFTER: dict[str, type[AfterStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AfterStep)}
 
 
-def checked(
+def named_steps(
     steps: Sequence[AfterStep], labels: Mapping[str, int], refuse: Callable[[str], Exception]
 ) -> tuple[AfterStep, ...]:
     """The steps with structures by their names; refused that name none among the labels, or leave none of them.

@@ -20,7 +20,7 @@ _UNSTATED = "not stated"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class FetchOptions:
     """What the user decides of a model that is fetched.
 
     name            of the model's folder; the catalogue's id where none is given
@@ -47,7 +47,7 @@ def wanted(text: str) -> Entry:
 def get(
     text: str,
     to: Path,
-    wishes: Wishes = Wishes(),
+    wishes: FetchOptions = FetchOptions(),
     *,
     tell: Callable[[str], None] = lambda _: None,
     progress: Progress = lambda done, total: None,
@@ -109,7 +109,7 @@ class Import:
     """Imports files into `to` as the user wishes."""
 
     to: Path
-    wishes: Wishes
+    wishes: FetchOptions
     tell: Callable[[str], None]
     tried: Callable[[ModelCard], None]
 

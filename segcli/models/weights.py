@@ -78,17 +78,19 @@ def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
         )
     path = card.file(card.weights[fold])
     stored = read(path, card.sha256[fold] if card.sha256 else "")
-    net = fitted(table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}")
+    net = filled_network(
+        innermost_table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}"
+    )
     if getattr(net, "probabilities", False):
         # UNet 3+ gives them unless told otherwise, and windows are blended as logits.
         net.probabilities = False  # type: ignore[assignment]
     if card.average == "probabilities":
         share = nn.Sigmoid() if card.decide.rule == "regions" else nn.Softmax(dim=1)
         net = nn.Sequential(net, share)  # before windows, mirror images and folds are averaged
-    return net if card.slice_axis is None else Slices(net, card.slice_axis)
+    return net if card.slice_axis is None else FlatNetwork(net, card.slice_axis)
 
 
-class Slices(nn.Module):
+class FlatNetwork(nn.Module):
     """A network of pictures that takes windows of one slice.
 
     x        (N, C, d, h, w), with 1 along `axis`
@@ -104,19 +106,19 @@ class Slices(nn.Module):
         return logits
 
 
-def fitted(tensors: Mapping[str, Tensor], family: str, arguments: Facts, where: str) -> nn.Module:
+def filled_network(tensors: Mapping[str, Tensor], family: str, arguments: Facts, where: str) -> nn.Module:
     """A network built and filled with exactly these tensors, float32 whatever they are stored in.
 
     errors   ModelError for tensors that hold NaN or infinity, that are missing, left over, or of another shape
     """
-    finite(tensors, where)
+    refuse_not_finite(tensors, where)
     names = registry.live(family, tensors)
     with torch.device("meta"):
         net = registry.build(family, arguments)
     # Whole numbers (counters, index tables) are what the network computes itself; some files leave them out.
     own = {name for name, tensor in net.state_dict().items() if not tensor.is_floating_point()} - set(names)
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items() if name not in own}
-    compare(wanted, {name: tuple(tensors[name].shape) for name in names}, family, where)
+    refuse_other_tensors(wanted, {name: tuple(tensors[name].shape) for name in names}, family, where)
     numbers = {name for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
     for name in names:
         if name in numbers and not tensors[name].is_floating_point():
@@ -124,26 +126,26 @@ def fitted(tensors: Mapping[str, Tensor], family: str, arguments: Facts, where: 
             raise ModelError(f"{where}: the tensor {name} holds values of the type {kind}, not weights")
     # The real build follows the comparison, so that a file of another network costs no memory.
     net = registry.build(family, arguments)
-    net.load_state_dict({name: plain(tensors[name]) for name in names}, strict=not own)
+    net.load_state_dict({name: as_float32(tensors[name]) for name in names}, strict=not own)
     return net.eval()
 
 
-def plain(tensor: Tensor) -> Tensor:
+def as_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is of any floating type, else as it is."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def finite(tensors: Mapping[str, Tensor], where: str) -> None:
+def refuse_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     """Refuse weights among which there is NaN or infinity, naming the tensor."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(plain(tensor)).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(as_float32(tensor)).all()):
             raise ModelError(
                 f"{where}: the tensor {name} holds values that are not finite (NaN or infinity)",
                 hint="the training diverged or the file is damaged; take an earlier checkpoint",
             )
 
 
-def compare(
+def refuse_other_tensors(
     wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], family: str, where: str
 ) -> None:
     """Refuse tensors that are not exactly a network's: at most ten are named, all are counted."""
@@ -195,7 +197,7 @@ def _size(shape: tuple[int, ...]) -> str:
 # ---- the table of tensors in a checkpoint ---------------------------------------------------------------------------
 
 
-def table(stored: Stored, name: str | None = None) -> Tensors:
+def innermost_table(stored: Stored, name: str | None = None) -> Tensors:
     """The innermost table of tensors of a checkpoint; `module.` is taken off when every name begins with it.
 
     name     the key of the wanted table, or a prefix of names ("ema" takes "ema.conv.weight"), where there are several
@@ -215,12 +217,12 @@ def _bare(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def alike(stored: Stored) -> tuple[list[str], list[str]]:
+def sister_tables(stored: Stored) -> tuple[list[str], list[str]]:
     """The keys of the tables that hold a network of one kind with the table that is taken, the taken one first.
 
     returns  those of networks, and those of averages over their training (EMA, SWA)
     """
-    taken = table(stored)
+    taken = innermost_table(stored)
     shapes = {name: tensor.shape for name, tensor in taken.items()}
     keys = []
     for key, tensors in _tables(stored.content, "", 4, set()):

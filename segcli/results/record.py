@@ -61,7 +61,7 @@ class InputFacts(TypedDict):
     volume: int | None
 
 
-class Member(TypedDict):
+class MemberFacts(TypedDict):
     """A model of several that label together."""
 
     name: str
@@ -75,7 +75,7 @@ class ModelFacts(TypedDict):
     name: str
     sha256: str | None
     licence: str
-    members: NotRequired[list[Member]]
+    members: NotRequired[list[MemberFacts]]
 
 
 class LabelsFacts(TypedDict):
@@ -258,7 +258,7 @@ def composed_facts(
 
 def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]], hash_of: HashOf = model_hash) -> ModelFacts:
     """Name, hash and licence of a model; of several as one, with each of them under "members"."""
-    each = [Member(name=c.name, sha256=hash_of(c, hashes), licence=c.licence) for c, hashes in members]
+    each = [MemberFacts(name=c.name, sha256=hash_of(c, hashes), licence=c.licence) for c, hashes in members]
     if len(each) == 1:
         return ModelFacts(name=each[0]["name"], sha256=each[0]["sha256"], licence=each[0]["licence"])
     return ModelFacts(

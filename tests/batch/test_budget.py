@@ -19,14 +19,14 @@ from segcli.batch import budget
 from segcli.batch.budget import (
     Rates,
     cells,
-    check,
     host_bytes,
-    measured,
-    plan,
+    needed,
     plan_case,
+    refuse_too_large,
     resampled,
     sums_bytes,
     tried,
+    window_cost,
 )
 from segcli.batch.cases import cases
 from segcli.batch.outputs import Destination
@@ -60,20 +60,20 @@ def grid(*shape: int) -> Grid:
 
 def test_windows_are_counted_on_the_models_grid() -> None:
     # 64 voxels of 1 mm: starts 0, 16, 32 along each axis; at 2 mm one window is enough.
-    assert plan(grid(64, 64, 64), 2, card(), RATES).windows == 27
-    assert plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), RATES).windows == 1
+    assert needed(grid(64, 64, 64), 2, card(), RATES).windows == 27
+    assert needed(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), RATES).windows == 1
 
 
 def test_time_is_windows_voxels_that_are_decided_and_voxels_that_are_written() -> None:
     rates = replace(RATES, first=0.5, decide=1e-6, write=2e-6)
-    found = plan(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), rates, before=5.0)
+    found = needed(grid(64, 64, 64), 2, card(spacing=[2.0, 2.0, 2.0]), rates, before=5.0)
     # one window, the first; 32^3 voxels decided and written; 10 interpolated voxels' time for each of the scan's
     assert found.seconds == pytest.approx(5 + 0.5 + 2.0 + 32**3 * 3e-6 + 10 * 64**3 * 1e-9)
 
 
 def test_what_further_windows_take_counts_where_there_are_some() -> None:
     def needs(shape: Grid, rates: Rates) -> int:
-        return plan(shape, 2, card(), rates).ram_bytes
+        return needed(shape, 2, card(), rates).ram_bytes
 
     grown = replace(RATES, grown=7_000_000)
     assert needs(grid(64, 64, 64), grown) - needs(grid(64, 64, 64), RATES) == 7_000_000
@@ -140,19 +140,19 @@ def test_memory_grows_by_the_sums_unless_they_are_on_the_disk() -> None:
     sums = sums_bytes(many, big)
     free, bound = (host_bytes(big, 2, many, big, on_disk) for on_disk in (False, True))
     assert free - bound == sums
-    free, bound = (plan(big, 2, many, RATES, on_disk=on_disk).disk_bytes for on_disk in (False, True))
+    free, bound = (needed(big, 2, many, RATES, on_disk=on_disk).disk_bytes for on_disk in (False, True))
     assert bound - free == sums
 
 
 def test_on_a_device_the_sums_count_there() -> None:
-    found = plan(grid(64, 64, 64), 2, card(), replace(RATES, vram=1_000_000_000))
+    found = needed(grid(64, 64, 64), 2, card(), replace(RATES, vram=1_000_000_000))
     assert found.vram_bytes == 1_000_000_000 + 4 * 7 * 33 * 64 * 64
 
 
 def test_3_3_a_scan_that_cannot_fit_is_refused_with_both_numbers() -> None:
     with pytest.raises(OutOfMemory, match=r"\d+\.\d GB of memory are needed, 0\.5 GB may be used"):
-        check(grid(2000, 1000, 1000), 2, card(), limit=500_000_000)
-    check(grid(64, 64, 64), 2, card())
+        refuse_too_large(grid(2000, 1000, 1000), 2, card(), limit=500_000_000)
+    refuse_too_large(grid(64, 64, 64), 2, card())
 
 
 def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
 def test_a_plan_of_a_scan_with_other_channels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = read_card(organs(tmp_path / "organs"))
     nibabel.Nifti1Image(np.zeros((9, 8, 7), np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii")
-    monkeypatch.setattr(budget, "measured", lambda *_: RATES)
+    monkeypatch.setattr(budget, "window_cost", lambda *_: RATES)
     opening = SimpleNamespace(max_ram=None, open=lambda c: open_engine(model, threads=1))
     with pytest.raises(InputError, match="the scan has 1 channel, the model organs wants 2: T1, T2"):
         plan_case([tmp_path / "scan.nii"], replace(model, channels=("T1", "T2")), opening)
@@ -253,7 +253,7 @@ def test_a_plan_of_a_scan_with_other_channels_is_refused(tmp_path: Path, monkeyp
 
 def test_a_label_map_takes_what_was_seen_and_little_beyond_it() -> None:
     # half of 64^3 voxels at a tenth of a byte, the other half next to nothing; the record with its six classes
-    found = plan(grid(64, 64, 64), 2, card(), replace(RATES, packed=0.1), part=grid(32, 64, 64)).disk_bytes
+    found = needed(grid(64, 64, 64), 2, card(), replace(RATES, packed=0.1), part=grid(32, 64, 64)).disk_bytes
     assert found == pytest.approx(64**3 / 2 * 0.1 + 64**3 / 2 / 1000 + 3000 + 6 * 310, abs=1)
 
 
@@ -283,7 +283,7 @@ def test_a_window_is_measured_among_as_many_as_the_engine_takes(monkeypatch: pyt
 
     monkeypatch.setattr(budget, "_LEARNING", 0.0)
     engine = Three(threads=1)
-    found = measured(card(), engine)
+    found = window_cost(card(), engine)
     assert engine.shown == [3, 3, 3]
     assert (found.batch, found.vram) == (3, 0)
 

@@ -90,9 +90,9 @@ def test_a_kind_from_an_installed_package_is_written_recorded_and_done_the_secon
 
 
 def test_what_needs_probabilities_or_votes_says_so():
-    assert Destination(forms=("probabilities",)).shares
-    assert Destination(forms=("dicom-sr",), seg_type="fractional").shares  # which brings the segmentation along
-    assert not Destination(forms=("dicom-seg",)).shares
+    assert Destination(forms=("probabilities",)).probabilities
+    assert Destination(forms=("dicom-sr",), seg_type="fractional").probabilities  # which brings the segmentation along
+    assert not Destination(forms=("dicom-seg",)).probabilities
     assert Destination(forms=("disagreement",)).votes
     assert not Destination().votes
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from segcli import commands
 from segcli.commands import options
-from segcli.commands.app import Found, app
+from segcli.commands.app import CommandTable, app
 from segcli.commands.options import Commands, from_groups
 from segcli.errors import InputMissing, UsageError
 
@@ -50,7 +50,7 @@ def test_the_help_makes_no_command(monkeypatch):
     def made(*_: object) -> None:
         raise AssertionError("a command was made")
 
-    monkeypatch.setattr(Found, "__getitem__", made)
+    monkeypatch.setattr(CommandTable, "__getitem__", made)
     done = CliRunner().invoke(app, ["--help"])
     assert done.exit_code == 0
     assert "predict      Label every voxel of each scan; write label map, record" in done.stdout
@@ -58,7 +58,7 @@ def test_the_help_makes_no_command(monkeypatch):
 
 def test_no_summary_is_cut():
     told = " ".join(CliRunner().invoke(app, ["--help"]).stdout.partition("Commands:")[2].split())
-    for declared in Found().declared.values():
+    for declared in CommandTable().declared.values():
         assert " ".join(declared.summary.split()) in told
     assert "..." not in told
 
@@ -132,7 +132,7 @@ def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, wor
 def test_each_option_that_is_meant_exists():
     flags = {
         flag
-        for declared in Found().declared.values()
+        for declared in CommandTable().declared.values()
         for command in [typer.main.get_command(declared)]
         for one in getattr(command, "commands", {"": command}).values()
         for parameter in one.params

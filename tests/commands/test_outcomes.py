@@ -10,7 +10,7 @@ from scan_files import nifti
 
 from segcli.batch.cases import Case
 from segcli.batch.stages import Outcome
-from segcli.commands.outcomes import Manners, checked, exit_code, unshown
+from segcli.commands.outcomes import Manners, exit_code, judged, unshown
 
 
 def ended(verdict: str, status: str = "done") -> Outcome:
@@ -22,7 +22,7 @@ def ended(verdict: str, status: str = "done") -> Outcome:
 @pytest.mark.parametrize("status", ["done", "skipped"])
 def test_a_verdict_counts_as_failed_where_the_user_wishes_so_also_on_a_rerun(fail_on, failing, status):
     for verdict in ("pass", "review", "fail"):
-        outcome = checked(ended(verdict, status), Manners(fail_on=fail_on))
+        outcome = judged(ended(verdict, status), Manners(fail_on=fail_on))
         assert (outcome.status == "failed") == (verdict in failing)
         assert exit_code([outcome]) == (verdict in failing)
         assert exit_code([outcome, ended("pass")]) == (verdict in failing)
@@ -34,7 +34,7 @@ def test_verdicts_that_the_exit_code_does_not_show_are_counted():
         "1 case has the verdict fail, which the exit code does not"
     )
     assert unshown([ended("fail"), ended("fail", "skipped")]).startswith("2 cases have the verdict fail")
-    assert unshown([checked(ended("fail"), Manners(fail_on="fail"))]) == ""
+    assert unshown([judged(ended("fail"), Manners(fail_on="fail"))]) == ""
 
 
 def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):

@@ -13,7 +13,7 @@ import typer
 from models import organs
 from runs import environment, line, scan
 
-from segcli.commands.app import Found
+from segcli.commands.app import CommandTable
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 
@@ -68,7 +68,7 @@ def test_what_may_not_be_read_ends_with_77(shut: Path, words: tuple[str, ...]) -
 
 def test_typer_looks_at_no_file_itself():
     """Its refusals have other codes than ours: 2 for what is missing, or may not be read."""
-    for declared in Found().declared.values():
+    for declared in CommandTable().declared.values():
         made = typer.main.get_command(declared)
         for one in getattr(made, "commands", {"": made}).values():
             for parameter in one.params:

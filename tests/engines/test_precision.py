@@ -202,10 +202,10 @@ def test_a_record_counts_by_the_word_that_asked_or_by_what_ran(
 
 
 def test_fast_has_a_smaller_overlap_unless_one_is_given(card: ModelCard) -> None:
-    from segcli.batch.stages import Options, named
+    from segcli.batch.stages import Options, with_names
 
-    assert named(Options(precision="fast"), card).overlap == 0.25
-    assert named(Options(precision="fast", overlap=0.5), card).overlap == 0.5
+    assert with_names(Options(precision="fast"), card).overlap == 0.25
+    assert with_names(Options(precision="fast", overlap=0.5), card).overlap == 0.5
     thin = replace(card, window=replace(card.window, overlap=0.1))
-    assert named(Options(precision="fast"), thin).overlap == 0.1
-    assert named(Options(), card).overlap is None
+    assert with_names(Options(precision="fast"), thin).overlap == 0.1
+    assert with_names(Options(), card).overlap is None

@@ -161,14 +161,14 @@ def test_amds_devices_count_where_torch_is_built_for_them(tmp_path: Path, monkey
 
 
 def test_doctor_names_device_capability_wheel_and_driver(there: None) -> None:
-    (row,) = (row for row in doctor.examine()["engines"] if row["engine"] == "torch cuda")
+    (row,) = (row for row in doctor.diagnosis()["engines"] if row["engine"] == "torch cuda")
     assert row["works"]
     assert row["note"] == "NVIDIA H200, compute capability 9.0; torch for CUDA 13.0; the driver is for CUDA 12.4"
 
 
 def test_doctor_says_why_a_device_does_not_work(there: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (5, 0))
-    (row,) = (row for row in doctor.examine()["engines"] if row["engine"] == "torch cuda")
+    (row,) = (row for row in doctor.diagnosis()["engines"] if row["engine"] == "torch cuda")
     assert not row["works"]
     assert "compute capability 5.0" in row["note"]
     assert table.engines()["torch"].notes

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shapes import distances, grid
 
 from segcli.inference import certainty, decide
-from segcli.inference.decide import Decision, Shares, _winning_boxes, labels_on
+from segcli.inference.decide import Decision, Probabilities, _winning_boxes, labels_on
 from segcli.space.resample import onto
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
 from segcli.structures import side_of
@@ -125,7 +125,7 @@ def test_probabilities_are_the_softmax_in_256_steps_and_background_beyond_the_pa
     part = wanted.crop((slice(1, 5), slice(0, 1), slice(0, 1)))
     odds = np.array([0, np.log(3), 0, 0], np.float32).reshape(1, 4, 1, 1)
     logits = Volume(np.concatenate([np.zeros_like(odds), odds]), part)
-    shares = Shares(wanted, Decision((0, 9)), part, wanted)
+    shares = Probabilities(wanted, Decision((0, 9)), part, wanted)
     labels_on(wanted, shares.watch([logits]), Decision((0, 9)), part, wanted)
     assert shares.volume.data[1].ravel().tolist() == [0, 128, 191, 128, 128, 0]  # 0.75 * 255 = 191.25
     assert shares.volume.data[0].ravel().tolist() == [255, 128, 64, 128, 128, 255]
@@ -133,9 +133,9 @@ def test_probabilities_are_the_softmax_in_256_steps_and_background_beyond_the_pa
 
 def test_shares_are_decided_at_one_half_and_told_as_they_are() -> None:
     on = grid((1, 1, 3))
-    nested = Decision((1, 2), "regions", shares=True)
+    nested = Decision((1, 2), "regions", are_probabilities=True)
     logits = Volume(np.array([[[[0.6, 0.7, 0.4]]], [[[0.2, 0.6, 0.5]]]], np.float32), on)
-    told = Shares(on, nested, on, on)
+    told = Probabilities(on, nested, on, on)
     assert labels_on(on, told.watch([logits]), nested, on, on).data.tolist() == [[[[1, 2, 0]]]]
     assert told.volume.data[:, 0, 0].tolist() == [[153, 178, 102], [51, 153, 128]]
 

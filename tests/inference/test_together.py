@@ -13,7 +13,7 @@ from models import CARD, affine, organs
 from runs import command, scan
 from shapes import distances, grid
 
-from segcli.batch.stages import Options, named
+from segcli.batch.stages import Options, with_names
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.host import HostEngine
@@ -89,7 +89,7 @@ def test_8_logits_of_models_are_averaged_and_those_that_differ_from_the_mean_are
 
 def test_8_where_one_model_averages_probabilities_those_of_all_are_averaged() -> None:
     members = [member(**OWN), member(40, average="probabilities", **OWN)]
-    found = segment_together(row(110, 200), members, wishes=Wishes(shares=True))
+    found = segment_together(row(110, 200), members, wishes=Wishes(probabilities=True))
     x = (np.array([110, 200]) + 1000) / 2000
     each = []
     for later in (0, 40):
@@ -161,12 +161,12 @@ def test_8_one_model_twice_is_that_model_at_the_scan_too() -> None:
 
 def test_8_the_way_that_models_are_averaged_is_the_first_cards_or_the_options() -> None:
     own = card(ensemble_average="probabilities")
-    assert named(Options(), own, several=True).average == "probabilities"
-    assert named(Options(average="logits"), own, several=True).average == "logits"
-    assert named(Options(), card(), several=True).average == "logits"
-    assert named(Options(), own).average is None
+    assert with_names(Options(), own, several=True).average == "probabilities"
+    assert with_names(Options(average="logits"), own, several=True).average == "logits"
+    assert with_names(Options(), card(), several=True).average == "logits"
+    assert with_names(Options(), own).average is None
     with pytest.raises(UsageError, match="one model has nothing to average with"):
-        named(Options(average="logits"), own)
+        with_names(Options(average="logits"), own)
 
 
 def test_8_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from shapes import grid
 import segcli.inference.windows as windows_room
 from segcli.engines.host import HostEngine
 from segcli.errors import ModelError
-from segcli.inference.windows import WindowPlan, slide, starts, weights, windows
+from segcli.inference.windows import WindowPlan, blend_weights, slide, starts, windows
 from segcli.space.volume import Volume
 
 
@@ -45,13 +45,13 @@ def joined(slabs: list[Volume], on) -> np.ndarray:
     size=st.tuples(*[st.integers(1, 9)] * 3),
     overlap=st.floats(0, 0.9),
     blend=st.sampled_from(["gaussian", "constant"]),
-    steps=st.sampled_from(["regular", "even"]),
+    stride=st.sampled_from(["regular", "even"]),
     batch=st.integers(1, 5),
 )
-def test_an_identity_engine_gives_the_image_back(shape, size, overlap, blend, steps, batch) -> None:
+def test_an_identity_engine_gives_the_image_back(shape, size, overlap, blend, stride, batch) -> None:
     rng = np.random.default_rng(0)
     image = Volume(rng.normal(size=(2, *shape)).astype(np.float32), grid(shape))
-    plan = WindowPlan(size, overlap, blend, steps=steps)
+    plan = WindowPlan(size, overlap, blend, stride=stride)
     slabs = list(slide(image, Numpy(batch=batch), plan))
     assert np.abs(joined(slabs, image.grid) - image.data).max() < 1e-4
 
@@ -60,11 +60,11 @@ def test_an_identity_engine_gives_the_image_back(shape, size, overlap, blend, st
     n=st.integers(1, 200),
     size=st.integers(1, 64),
     overlap=st.floats(0, 0.95),
-    steps=st.sampled_from(["regular", "even"]),
+    stride=st.sampled_from(["regular", "even"]),
 )
-def test_windows_cover_every_voxel_and_end_at_the_edge(n, size, overlap, steps) -> None:
+def test_windows_cover_every_voxel_and_end_at_the_edge(n, size, overlap, stride) -> None:
     n = max(n, size)
-    found = starts(n, size, WindowPlan((size,) * 3, overlap, steps=steps))
+    found = starts(n, size, WindowPlan((size,) * 3, overlap, stride=stride))
     covered = np.zeros(n, bool)
     for start in found:
         covered[start : start + size] = True
@@ -75,11 +75,11 @@ def test_windows_cover_every_voxel_and_end_at_the_edge(n, size, overlap, steps) 
 
 def test_starts_are_monais_for_regular_and_nnunets_for_even() -> None:
     assert starts(150, 96, WindowPlan((96,) * 3)) == [0, 48, 54]
-    assert starts(150, 96, WindowPlan((96,) * 3, steps="even")) == [0, 27, 54]
+    assert starts(150, 96, WindowPlan((96,) * 3, stride="even")) == [0, 27, 54]
 
 
 def test_the_largest_weight_is_one_and_the_smallest_is_the_floor() -> None:
-    weight = weights(WindowPlan((9, 9, 9), floor=0.01))
+    weight = blend_weights(WindowPlan((9, 9, 9), floor=0.01))
     assert weight[4, 4, 4] == 1
     assert weight.min() == pytest.approx(0.01)
 

@@ -13,7 +13,7 @@ from servers import Server, serving
 from segcli.errors import DownloadFailed, ModelError, OutputExists, UsageError
 from segcli.models import catalogue, imports
 from segcli.models.library import parts_of, read_card
-from segcli.models.obtain import Wishes, get, urls, wanted
+from segcli.models.obtain import FetchOptions, get, urls, wanted
 
 NNUNET = Path(__file__).parents[1] / "data" / "containers" / "nnunetv2_tinyct" / "model"
 
@@ -86,7 +86,7 @@ def test_a_licence_that_asks_for_more_or_is_unknown_is_accepted_or_nothing_is_fe
     with pytest.raises(UsageError, match="licence"):
         get(text, to)
     assert server.seen == []
-    assert read_card(get(text, to, Wishes(accept_licence=True))).licence in ("CC BY-NC 4.0", "not stated")
+    assert read_card(get(text, to, FetchOptions(accept_licence=True))).licence in ("CC BY-NC 4.0", "not stated")
 
 
 def test_an_address_of_the_catalogue_is_that_model(home: tuple[Path, Server]) -> None:
@@ -98,7 +98,7 @@ def test_a_model_that_is_there_is_not_replaced_unless_told(home: tuple[Path, Ser
     get("tiny", to)
     with pytest.raises(OutputExists):
         get("tiny", to)
-    assert get("tiny", to, Wishes(replace=True)).is_dir()
+    assert get("tiny", to, FetchOptions(replace=True)).is_dir()
 
 
 def test_a_model_that_cannot_be_run_or_fetched_says_why(home: tuple[Path, Server]) -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_cannot_be_run_or_fetched_says_why(home: tuple[Path, Server
 
 def test_a_file_on_this_machine_goes_the_same_way(home: tuple[Path, Server], tmp_path: Path) -> None:
     (tmp_path / "own.zip").write_bytes(packed())
-    assert read_card(get(str(tmp_path / "own.zip"), home[0], Wishes(name="own"))).name == "own"
+    assert read_card(get(str(tmp_path / "own.zip"), home[0], FetchOptions(name="own"))).name == "own"
     assert home[1].seen == []
 
 
@@ -196,9 +196,9 @@ def test_a_model_of_several_files_is_made_of_parts(home: tuple[Path, Server], tm
     with pytest.raises(OutputExists):
         get("totalsegmentator-two", to)
     told.clear()
-    assert get("totalsegmentator-two", to, Wishes(replace=True), tell=told.append) == folder
+    assert get("totalsegmentator-two", to, FetchOptions(replace=True), tell=told.append) == folder
     assert sum("is here already" in line for line in told) == 2
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(OutputExists):
-        get("totalsegmentator-two", to, Wishes(replace=True))
+        get("totalsegmentator-two", to, FetchOptions(replace=True))
     assert not server.seen, "nothing was fetched"

@@ -158,7 +158,7 @@ def test_a_mismatch_names_the_nearest_network(tmp_path: Path) -> None:
 def test_a_network_of_pictures_takes_windows_of_one_slice() -> None:
     x = torch.arange(24.0).reshape(1, 1, 4, 1, 6)
     with torch.inference_mode():
-        y = checkpoint.Slices(nn.Conv2d(1, 3, 1), axis=1)(x)
+        y = checkpoint.FlatNetwork(nn.Conv2d(1, 3, 1), axis=1)(x)
     assert y.shape == (1, 3, 4, 1, 6)
 
 
@@ -197,7 +197,7 @@ def test_dates_and_paths_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
     from datetime import UTC, datetime
 
     torch.save({"state_dict": tensors(), "at": datetime(2024, 1, 1, tzinfo=UTC), "to": Path("x")}, tmp_path / "w.pt")
-    assert set(checkpoint.table(checkpoint.read(tmp_path / "w.pt"))) == set(tensors())
+    assert set(checkpoint.innermost_table(checkpoint.read(tmp_path / "w.pt"))) == set(tensors())
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -222,7 +222,7 @@ def test_numpy_texts_dates_and_objects_beside_the_weights_do_no_harm(tmp_path: P
     }
     torch.save({"state_dict": tensors(), **beside}, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
     stored = checkpoint.read(tmp_path / "w.pt")
-    assert checkpoint.table(stored).keys() == tensors().keys()
+    assert checkpoint.innermost_table(stored).keys() == tensors().keys()
     for name in ("texts", "objects", "numbers", "big", "text", "empty", "number"):
         assert np.array_equal(stored.content[name], beside[name]), name
 
@@ -281,18 +281,18 @@ def test_settings_that_training_scripts_keep_beside_the_weights_do_no_harm(
     plain = [int, str, tuple, slice(1, 2), range(3), complex(1, 2), frozenset([1])]
     beside = {"cfg": settings, "args": argparse.Namespace(lr=0.1), "plain": plain, "last": deque([1.0], maxlen=3)}
     torch.save({**beside, "state_dict": tensors()}, tmp_path / "a.pth")
-    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+    assert checkpoint.innermost_table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
 
 
 def test_the_weights_are_found_beside_the_tables_of_an_optimiser(tmp_path: Path) -> None:
     state = {0: {"exp_avg": torch.zeros(2)}, 1: {"exp_avg": torch.zeros(2)}}
     torch.save({"optim": {"state": state, "groups": [{"lr": 0.1}]}, "final": tensors()}, tmp_path / "a.pth")
-    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+    assert checkpoint.innermost_table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
 
 
 def test_the_weights_are_found_in_a_tuple(tmp_path: Path) -> None:
     torch.save((3, tensors()), tmp_path / "a.pth")
-    assert checkpoint.table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
+    assert checkpoint.innermost_table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
 
 
 def test_lists_of_the_same_list_are_looked_through_once() -> None:
@@ -300,13 +300,13 @@ def test_lists_of_the_same_list_are_looked_through_once() -> None:
     for _ in range(4):
         content = [content] * 10_000
     with pytest.raises(ModelError, match="holds no table of tensors, but a list"):
-        checkpoint.table(checkpoint.Stored("a.pth", "torch", content, ""))
+        checkpoint.innermost_table(checkpoint.Stored("a.pth", "torch", content, ""))
 
 
 def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(2, device="meta")}, tmp_path / "a.pth")
     with pytest.raises(ModelError, match=r"the tensor conv.weight has a shape and no values"):
-        checkpoint.table(checkpoint.read(tmp_path / "a.pth"))
+        checkpoint.innermost_table(checkpoint.read(tmp_path / "a.pth"))
 
 
 def test_a_tensor_far_larger_than_its_file_is_refused(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_tensor_far_larger_than_its_file_is_refused(tmp_path: Path) -> None:
     vast = torch.zeros(1).expand(10**11)
     torch.save({"conv.weight": vast}, tmp_path / "vast.pt")
     with pytest.raises(ModelError, match=r"conv\.weight claims 100000000000 values, the file holds 4 bytes of them"):
-        checkpoint.table(checkpoint.read(tmp_path / "vast.pt"))
+        checkpoint.innermost_table(checkpoint.read(tmp_path / "vast.pt"))
     head = json.dumps({"conv.weight": {"dtype": "F32", "shape": [10**11], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "vast.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
     with pytest.raises(ModelError, match="not a safetensors file, or a truncated one"):
@@ -324,13 +324,13 @@ def test_a_tensor_far_larger_than_its_file_is_refused(tmp_path: Path) -> None:
 def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(3, 3).to_sparse()}, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"conv\.weight is sparse or quantised"):
-        checkpoint.table(checkpoint.read(tmp_path / "w.pt"))
+        checkpoint.innermost_table(checkpoint.read(tmp_path / "w.pt"))
 
 
 def test_5_6_a_nan_among_weights_of_eight_bits_is_found_too() -> None:
-    checkpoint.finite({"a": torch.ones(3).to(torch.float8_e4m3fn)}, "w.pt")
+    checkpoint.refuse_not_finite({"a": torch.ones(3).to(torch.float8_e4m3fn)}, "w.pt")
     with pytest.raises(ModelError, match="the tensor a holds values that are not finite"):
-        checkpoint.finite({"a": torch.full((3,), float("nan")).to(torch.float8_e4m3fn)}, "w.pt")
+        checkpoint.refuse_not_finite({"a": torch.full((3,), float("nan")).to(torch.float8_e4m3fn)}, "w.pt")
 
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.complex64])
@@ -353,7 +353,7 @@ def test_a_load_allows_other_threads_no_more_than_before(tmp_path: Path, monkeyp
     load = read._load
     monkeypatch.setattr(torch.serialization, "_load", watched)
     torch.save({"state_dict": tensors(), "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pt")
-    checkpoint.table(checkpoint.read(tmp_path / "w.pt"))
+    checkpoint.innermost_table(checkpoint.read(tmp_path / "w.pt"))
     assert seen == [before]
 
 
@@ -390,7 +390,7 @@ def test_every_container_gives_the_same_weights(name: str) -> None:
     with safe_open(CONTAINERS / "tiny_segresnet_expected.safetensors", "pt") as file:
         config = {k: v for k, v in json.loads(file.metadata()["config"]).items() if k != "network"}
         x, y = file.get_tensor("__input__"), file.get_tensor("__output__")
-    net = checkpoint.fitted(checkpoint.table(stored), "segresnet", config, name)
+    net = checkpoint.filled_network(checkpoint.innermost_table(stored), "segresnet", config, name)
     with torch.inference_mode():
         assert (net(x) - y).abs().max() < 1e-5
 
@@ -434,7 +434,7 @@ def test_a_plain_pickle_gives_values_and_calls_nothing() -> None:
 def test_the_digest_of_tensors_does_not_depend_on_the_file(tmp_path: Path) -> None:
     save_file(tensors(), tmp_path / "a.safetensors")
     torch.save(tensors(), tmp_path / "b.pt")
-    sums = {checkpoint.digest(checkpoint.table(checkpoint.read(p))) for p in sorted(tmp_path.iterdir())}
+    sums = {checkpoint.digest(checkpoint.innermost_table(checkpoint.read(p))) for p in sorted(tmp_path.iterdir())}
     assert len(sums) == 1
     changed = tensors()
     changed["conv.bias"][0] += 1e-6

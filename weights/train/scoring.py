@@ -13,7 +13,7 @@ from segcli.engines.torch_devices import TorchCPU
 from segcli.inference.segment import segment
 from segcli.models.card import ModelCard
 from segcli.models.library import read_card
-from segcli.models.weights import fitted, network_of
+from segcli.models.weights import filled_network, network_of
 from segcli.space.volume import Volume
 
 MODEL = Path(__file__).parent.parent / "uxnet"
@@ -31,7 +31,7 @@ class Model:
             net = network_of(dataclasses.replace(self.card, sha256=()))
         else:
             architecture = self.card.architecture
-            net = fitted(load_file(args.weights), architecture.name, architecture.arguments, args.weights.name)
+            net = filled_network(load_file(args.weights), architecture.name, architecture.arguments, args.weights.name)
         engine = TorchCPU(net, threads=args.threads, batch=1)
         self.engine = mirrored(engine, self.card) if args.mirror else engine
         self.names = {label.id: label.name for label in self.card.labels}

@@ -35,7 +35,7 @@ _SPARE = 1 << 30  # bytes of the disk that an unpacked tar leaves free
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """One file in an archive.
 
     origin  the archive that was named; inside: the member's name in it
@@ -95,13 +95,13 @@ class Member:
         )
 
 
-Place = Path | Member
+Place = Path | ArchiveMember
 
 
 @contextmanager
 def opened(place: Place) -> Iterator[BinaryIO]:
     """A file, or a member as if it were one, open for reading."""
-    if isinstance(place, Member):
+    if isinstance(place, ArchiveMember):
         yield io.BytesIO(place.read())
     else:
         with place.open("rb") as file:
@@ -126,7 +126,7 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)] if ending else path.name
 
 
-def members(path: Path) -> tuple[tuple[Member, ...], tuple[str, ...]]:
+def members(path: Path) -> tuple[tuple[ArchiveMember, ...], tuple[str, ...]]:
     """The files in an archive, in the order of their names, and the names of what else is in it (links, devices).
 
     errors   InputError: not whole, encrypted, packed in a way that is not read, or announcing more than it can hold
@@ -136,14 +136,14 @@ def members(path: Path) -> tuple[tuple[Member, ...], tuple[str, ...]]:
 
 
 @lru_cache(maxsize=2)
-def _listed(path: Path, changed: int, size: int) -> tuple[tuple[Member, ...], tuple[str, ...]]:
+def _listed(path: Path, changed: int, size: int) -> tuple[tuple[ArchiveMember, ...], tuple[str, ...]]:
     with streams.reading(path):
         zipped = streams.head(path, 4).startswith(_ZIP)
         found, others = _in_zip(path, size) if zipped else _in_tar(path)
     return tuple(sorted(found, key=lambda m: m.inside)), tuple(others)
 
 
-def _in_zip(path: Path, size: int) -> tuple[list[Member], list[str]]:
+def _in_zip(path: Path, size: int) -> tuple[list[ArchiveMember], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -170,15 +170,15 @@ def _in_zip(path: Path, size: int) -> tuple[list[Member], list[str]]:
                 raise InputError(f"{path.name}: corrupt: an entry is not where it should be")
             start = info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
             found.append(
-                Member(path, info.filename, path, start, info.compress_size, info.file_size, info.CRC, deflated)
+                ArchiveMember(path, info.filename, path, start, info.compress_size, info.file_size, info.CRC, deflated)
             )
     return found, others
 
 
-def _in_tar(path: Path) -> tuple[list[Member], list[str]]:
+def _in_tar(path: Path) -> tuple[list[ArchiveMember], list[str]]:
     store, keeper = _unpacked(path) if streams.is_gzip(path) else (path, None)
     size = store.stat().st_size
-    found: list[Member] = []
+    found: list[ArchiveMember] = []
     others: list[str] = []
     end = 0
     try:
@@ -188,7 +188,9 @@ def _in_tar(path: Path) -> tuple[list[Member], list[str]]:
                 end = info.offset_data + (length + _BLOCK - 1) // _BLOCK * _BLOCK
                 if info.isreg() and not info.issparse():
                     found.append(
-                        Member(path, info.name, store, info.offset_data, info.size, info.size, None, False, keeper)
+                        ArchiveMember(
+                            path, info.name, store, info.offset_data, info.size, info.size, None, False, keeper
+                        )
                     )
                 elif not info.isdir():
                     others.append(info.name)

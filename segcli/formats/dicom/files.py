@@ -82,7 +82,7 @@ class DicomFile:
     @cached_property
     def header(self) -> Dataset:
         """All of the header without the pixels; read again after `forget`."""
-        with quiet(), reachable(self.path), opened(self.path) as file:
+        with without_warnings(), reachable(self.path), opened(self.path) as file:
             return pydicom.dcmread(file, stop_before_pixels=True, force=True)
 
     def forget(self) -> None:
@@ -128,7 +128,7 @@ def _tag(keyword: str) -> BaseTag:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Keep pydicom's warnings from the terminal: what matters is checked here, in our words."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -137,7 +137,7 @@ def quiet() -> Iterator[None]:
 
 def uid_name(uid: str) -> str:
     """The name of a class or syntax that the standard knows, else the identifier itself."""
-    with quiet():
+    with without_warnings():
         return printable(UID(uid).name)
 
 
@@ -309,7 +309,7 @@ def _decoded(file: DicomFile) -> Voxels:
         raise EngineError(
             f"{file.name}: no decoder for {uid_name(file.syntax)}", hint=f"install it: pip install {package}"
         )
-    with quiet():
+    with without_warnings():
         try:
             with reachable(file.path), opened(file.path) as handle:
                 header = pydicom.dcmread(handle, force=True)

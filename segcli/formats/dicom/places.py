@@ -16,7 +16,7 @@ from segcli.errors import Denied, InputError, SegcliError
 from segcli.formats import streams
 from segcli.formats.atomic import is_partial
 from segcli.formats.dicom import archive
-from segcli.formats.dicom.archive import Member, Place
+from segcli.formats.dicom.archive import ArchiveMember, Place
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _VRS = frozenset(  # two letters each
@@ -61,14 +61,14 @@ def is_collection(path: Path) -> bool:
 def looks_like(path: Path) -> bool:
     """Whether a file starts like DICOM, or a folder or archive holds a file that does."""
     if path.is_dir() or archive.is_archive(path):
-        return any(kind_of(p) is None for p in entries(path))
+        return any(kind_of(p) is None for p in every_file(path))
     return path.exists() and kind_of(path) is None
 
 
-def entries(path: Path, stray: Stray = at_once) -> Iterator[Place]:
-    """Every file that a folder, an archive or an index stands for; see `walk` and `_indexed`."""
+def every_file(path: Path, stray: Stray = at_once) -> Iterator[Place]:
+    """Every file that a folder, an archive or an index stands for; see `files_below` and `_indexed`."""
     if path.is_dir():
-        yield from walk(path, stray)
+        yield from files_below(path, stray)
     elif archive.is_archive(path):
         found, others = archive.members(path)
         yield from found
@@ -78,7 +78,7 @@ def entries(path: Path, stray: Stray = at_once) -> Iterator[Place]:
         yield from _indexed(path)
 
 
-def walk(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
+def files_below(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
     """Every entry below a folder that is not a folder, in the order of names; of links to folders see `streams.walk`.
 
     stray    gets Denied for a folder that cannot be listed: slices might lie there
@@ -107,7 +107,7 @@ def _indexed(path: Path) -> Iterator[Path]:
     """
     import pydicom
 
-    below = {file.relative_to(path.parent).as_posix().lower(): file for file in walk(path.parent)}
+    below = {file.relative_to(path.parent).as_posix().lower(): file for file in files_below(path.parent)}
     try:
         records = pydicom.dcmread(path).DirectoryRecordSequence
         named = [record.ReferencedFileID for record in records if record.get("ReferencedFileID")]
@@ -129,7 +129,7 @@ def kind_of(place: Place) -> str | None:
     """Why a file cannot be DICOM, None for one that starts like DICOM; only its first bytes are read."""
     if is_partial(place.name):
         return "a temporary file of segcli"
-    if isinstance(place, Member):
+    if isinstance(place, ArchiveMember):
         head = place.head(140)
     else:
         try:

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStruct
 
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
-from segcli.formats.dicom.files import quiet, text_of
+from segcli.formats.dicom.files import text_of, without_warnings
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     About,
@@ -82,7 +82,7 @@ def write(
 
 def read(path: Path, grid: Grid) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """For each structure its ROI number and the voxels of a grid whose centres lie inside its contours, (D, H, W)."""
-    with quiet():
+    with without_warnings():
         ds = pydicom.dcmread(path)
         for roi in ds.ROIContourSequence:
             voxels = np.zeros(grid.shape, bool)

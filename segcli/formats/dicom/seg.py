@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 import segcli
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
-from segcli.formats.dicom.files import quiet
+from segcli.formats.dicom.files import without_warnings
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     MANUFACTURER,
@@ -65,7 +65,7 @@ def write(
         all_named(labels, names)
     stored = _segments(labels.data, wanted, scan, kind)
     identity = fingerprint(scan, stored, names, algorithm, version, kind)
-    with quiet():
+    with without_warnings():
         segmentation = _object(scan, stored, wanted, identity, algorithm, version, kind)
 
     def check(temporary: Path) -> None:
@@ -101,7 +101,7 @@ def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, 
 
     Segments count from 1 and are 0 in a label map; fractions are parts of 1.
     """
-    with quiet():
+    with without_warnings():
         ds = pydicom.dcmread(path)
         shared = ds.SharedFunctionalGroupsSequence[0]
         groups = ds.PerFrameFunctionalGroupsSequence

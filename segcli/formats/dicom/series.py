@@ -17,13 +17,13 @@ from pathlib import Path
 import pydicom.config
 
 from segcli.errors import Denied, InputError, InputMissing
-from segcli.formats.dicom.archive import Member
+from segcli.formats.dicom.archive import ArchiveMember
 from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
-from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file, quiet
+from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file, without_warnings
 from segcli.formats.dicom.frames import Frame, is_mosaic
 from segcli.formats.dicom.kinds import VOLUME_CLASSES, no_slice, no_volume
-from segcli.formats.dicom.places import Stray, at_once, entries, is_collection, kind_of, printable
+from segcli.formats.dicom.places import Stray, at_once, every_file, is_collection, kind_of, printable
 from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Stack, Uneven, stack_grid, stacks_of, values_of
 from segcli.formats.table import Seen, unseen
@@ -196,7 +196,7 @@ def _planned(
         "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
     }
     warnings = doubts(series.modality, grid, planes, unused, len(files))
-    paths = dict.fromkeys(f.path.origin if isinstance(f.path, Member) else f.path for f in files)
+    paths = dict.fromkeys(f.path.origin if isinstance(f.path, ArchiveMember) else f.path for f in files)
     return grid, planes, Source(tuple(paths), "dicom", Slices(planes), warnings, facts)
 
 
@@ -250,7 +250,7 @@ def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
 @contextmanager
 def _reading() -> Iterator[None]:
     """Headers are taken as they are: what matters in them is checked here, in our words."""
-    with quiet(), pydicom.config.disable_value_validation():
+    with without_warnings(), pydicom.config.disable_value_validation():
         yield
 
 
@@ -259,7 +259,7 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
     unused: list[Unused] = []
     groups: dict[str, list[DicomFile]] = {}
     with _reading():
-        for path in entries(folder, stray):
+        for path in every_file(folder, stray):
             try:
                 reason = kind_of(path)
                 if reason is not None:

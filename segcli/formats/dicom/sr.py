@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 import segcli
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
-from segcli.formats.dicom.files import quiet
+from segcli.formats.dicom.files import without_warnings
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     MANUFACTURER,
@@ -64,7 +64,7 @@ def write(
     counts = np.bincount(stored.ravel(), minlength=1 + max(n.id for n in wanted))
     volumes = {n: round(float(counts[n.id]) * labels.grid.voxel_mm3 / 1000, 3) for n in wanted}
     identity = fingerprint(scan, stored, names, algorithm, version, "sr")
-    with quiet():
+    with without_warnings():
         segments = pydicom.dcmread(segmentation, stop_before_pixels=True)
         report = _object(scan, volumes, segments, identity, algorithm, version)
 
@@ -79,7 +79,7 @@ def write(
 
 def read(path: Path) -> list[tuple[str, float]]:
     """Name and millilitres of each volume of a report, in its order."""
-    with quiet():
+    with without_warnings():
         report = hd.sr.srread(path)
         groups = report.content.get_volumetric_roi_measurement_groups()
     return [(str(g.tracking_identifier), float(g.get_measurements(codes.SCT.Volume)[0].value)) for g in groups]

@@ -6,9 +6,9 @@ verify(folder)           whether a model folder is what it was when it was made
 options(...)             the command line's texts as fields of a card
 recipes()                cards without weights, for published checkpoints
 
-The story, each step made once: what lies at the path is read as a `Source`, tensors and statements (folder.py, and a
-file for each kind of container); tensors and statements tell the network, a `Recognised`; with the user's word the
-card's document follows (document.py); card and weights are written whole or not at all (written.py).
+The story, each step made once: what lies at the path is read as a `ModelSource`, tensors and statements (folder.py,
+and a file for each kind of container); tensors and statements tell the network, a `Recognised`; with the user's word
+the card's document follows (document.py); card and weights are written whole or not at all (written.py).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from segcli.models.imports import document
 from segcli.models.imports.folder import opened
 from segcli.models.imports.options import options
 from segcli.models.imports.recognise import Recognised, recognise
-from segcli.models.imports.source import Source, Stated, Wanted
+from segcli.models.imports.source import ModelSource, Stated, WhichModel
 from segcli.models.imports.written import DIGEST_KEY, json_able, write
 from segcli.models.library import file_sha256
 from segcli.networks.registry import Inferred
 
-ANY = Wanted()
+ANY = WhichModel()
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Inspection:
     notes: list[str]
 
 
-def inspect(path: Path, *, arch: str | None = None, wanted: Wanted = ANY) -> Inspection:
+def inspect(path: Path, *, arch: str | None = None, wanted: WhichModel = ANY) -> Inspection:
     """Say what a checkpoint, folder, archive or graph is; no code from it is run.
 
     errors   ModelError (78): unsafe, damaged, or of no kind that segcli knows
@@ -92,7 +92,7 @@ def adopt(
     to: Path,
     arch: str | None = None,
     recipe: str | None = None,
-    wanted: Wanted = ANY,
+    wanted: WhichModel = ANY,
     name: str | None = None,
     given: Facts | None = None,
     replace: bool = False,
@@ -143,7 +143,7 @@ def verify(folder: Path) -> ModelCard:
         path = found.file(file)
         if path.suffix == ".safetensors":
             said = embedded.safetensors_metadata(path).get(DIGEST_KEY)
-            if said is not None and said != weights.digest(weights.table(weights.read(path))):
+            if said is not None and said != weights.digest(weights.innermost_table(weights.read(path))):
                 raise ModelError(f"{folder.name}/{file}: the tensors are not those that it was made with")
     if found.onnx is not None:
         said = found.onnx_sha256
@@ -166,8 +166,8 @@ def recipes() -> dict[str, Path]:
 
 @contextmanager
 def _read(
-    path: Path, arch: str | None, recipe: ModelCard | None, wanted: Wanted
-) -> Iterator[tuple[Source, Recognised, Stated]]:
+    path: Path, arch: str | None, recipe: ModelCard | None, wanted: WhichModel
+) -> Iterator[tuple[ModelSource, Recognised, Stated]]:
     """What lies at a path, its network, and what it states of the network's card."""
     expected = Inferred(recipe.architecture.name, dict(recipe.architecture.arguments)) if recipe else None
     with opened(path, told=arch is not None or recipe is not None, wanted=wanted) as source:
@@ -189,4 +189,4 @@ def _recipe(recipe: str) -> ModelCard:
         raise ModelError(f"{path.name}: not JSON: {error}") from error
 
 
-__all__ = ["Inspection", "Wanted", "adopt", "inspect", "options", "recipes", "verify"]
+__all__ = ["Inspection", "WhichModel", "adopt", "inspect", "options", "recipes", "verify"]

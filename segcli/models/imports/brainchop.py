@@ -12,7 +12,7 @@ from typing import Any
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights
-from segcli.models.imports.source import Named, Source, Stated, label_names, legible
+from segcli.models.imports.source import ModelSource, Named, Stated, label_names, legible
 from segcli.models.weights import Stored, Tensors
 from segcli.networks.registry import Inferred
 
@@ -61,21 +61,21 @@ def weights_beside(folder: Path) -> Path:
     return found[0]
 
 
-def source(path: Path, stored: Stored, described: Facts) -> Source:
+def source(path: Path, stored: Stored, described: Facts) -> ModelSource:
     """The MeshNet of a file with its layers beside it.
 
     errors   ModelError: layers that are no MeshNet's; tensors that are not as many as its
     """
     with legible(LAYERS_FILE):
         arguments = _arguments(described)
-    tensors = _in_order(weights.table(stored), arguments)
+    tensors = _in_order(weights.innermost_table(stored), arguments)
     names, changed = label_names(_names(path.parent))
     fields = dict(_GIVEN)
     if len(names) == arguments["out_channels"]:
         fields["labels"] = {name if i else "background": i for i, name in enumerate(names)}
     header = str(described.get("header", "")).strip()
     fields["source"] = f"brainchop's MeshNet: {header}" if header else "brainchop's MeshNet"
-    return Source(
+    return ModelSource(
         f"brainchop's MeshNet ({stored.container}), {LAYERS_FILE} beside it",
         where=path.name,
         folds=[tensors],

@@ -18,8 +18,8 @@ from segcli.models import weights as checkpoint
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
 from segcli.models.imports.bundle_network import has_unknown
 from segcli.models.imports.bundle_network import network as network_of
-from segcli.models.imports.bundle_weights import weights as weights_of
-from segcli.models.imports.source import Source, Stated, label_names, legible
+from segcli.models.imports.bundle_weights import weights_file as weights_of
+from segcli.models.imports.source import ModelSource, Stated, label_names, legible
 from segcli.models.weights import Tensors
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _LITTLE = (  # transforms that change neither voxels nor places in a way that ma
 _PADS = ("SpatialPad", "DivisiblePad", "BorderPad")
 
 
-def folder(path: Path, wanted: str | None = None) -> Source:
+def folder(path: Path, wanted: str | None = None) -> ModelSource:
     """A bundle's folder.
 
     wanted   the configuration, where there are several for inference
@@ -53,10 +53,10 @@ def folder(path: Path, wanted: str | None = None) -> Source:
     weights = weights_of(path / "models", config)
     kind, named = network_of(config, metadata.get("monai_version"), notes)
     origin = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
-    return Source(
+    return ModelSource(
         f"MONAI bundle, {weights.name}",
         where=f"models/{weights.name}" + (f" ({kind})" if kind and not named else ""),
-        folds=[checkpoint.table(checkpoint.read(weights))],
+        folds=[checkpoint.innermost_table(checkpoint.read(weights))],
         states=partial(_stated, config, metadata, origin),
         named=named,
         notes=notes,

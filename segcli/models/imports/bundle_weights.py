@@ -12,7 +12,7 @@ _USUAL = ("model.pt", "model.pth", "model.safetensors")
 _ENDINGS = (".pt", ".pth", ".safetensors")
 
 
-def weights(folder: Path, config: References) -> Path:
+def weights_file(folder: Path, config: References) -> Path:
     """The file that the configuration loads, else the usual one, else the only one in models/.
 
     errors   ModelError where there is none of these, or only a program

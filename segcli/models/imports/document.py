@@ -10,7 +10,7 @@ from segcli.errors import ModelError, UsageError
 from segcli.models.card import NAME, ModelCard
 from segcli.models.document import FORMAT
 from segcli.models.imports.recognise import SIZES, Recognised, answers
-from segcli.models.imports.source import NEEDED, Source, Stated, slug
+from segcli.models.imports.source import NEEDED, ModelSource, Stated, slug
 from segcli.models.imports.written import json_able
 from segcli.networks.registry import Inferred
 
@@ -39,7 +39,7 @@ def missing(found: Facts, network: Recognised) -> dict[str, str]:
     return lacking
 
 
-def complete(found: Document, source: Source, network: Recognised, stated: Stated, path: Path) -> None:
+def complete(found: Document, source: ModelSource, network: Recognised, stated: Stated, path: Path) -> None:
     """Refuse fields that lack facts, or whose labels and channels are not as many as the network's.
 
     The facts that are missing are named all at once, each with its option.
@@ -129,7 +129,7 @@ def _near(size: Sequence[int], slice_axis: int | None) -> Iterator[list[int]]:
             yield [1 if axis == slice_axis else n for axis, n in enumerate(sides)]
 
 
-def notes(source: Source, network: Recognised, stated: Stated) -> list[str]:
+def notes(source: ModelSource, network: Recognised, stated: Stated) -> list[str]:
     """What was left out, taken for granted or not understood, a sentence each."""
     said = [*source.notes, *network.notes, *stated.notes, *dict.fromkeys(stated.lacks.values())]
     return [*said, *_inert(network)]
@@ -147,7 +147,7 @@ def _inert(network: Recognised) -> list[str]:
     return [f"{len(inert)} tensors without effect on the output are left out: {', '.join(inert[:3])}"]
 
 
-def of(found: Facts, source: Source, network: Recognised, stated: Stated, name: str) -> Document:
+def of(found: Facts, source: ModelSource, network: Recognised, stated: Stated, name: str) -> Document:
     """The card's document without weights, its keys in the order of the format."""
     first = {
         "format": FORMAT,

@@ -8,14 +8,14 @@ from pathlib import Path
 from segcli.errors import ModelError
 from segcli.models import embedded, weights
 from segcli.models.imports import brainchop, nnunet, nnunet_v1
-from segcli.models.imports.source import Named, Source, Stated
+from segcli.models.imports.source import ModelSource, Named, Stated
 from segcli.networks.registry import Inferred
 
 # Fields of the card inside a file that the new card gets anew.
 _OWN = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
 
 
-def file(path: Path, *, told: bool, table: str | None = None) -> Source:
+def file(path: Path, *, told: bool, table: str | None = None) -> ModelSource:
     """A file of any kind.
 
     told     whether the user says what network it holds, so that plans inside it are not asked
@@ -37,14 +37,16 @@ def file(path: Path, *, told: bool, table: str | None = None) -> Source:
     return _checkpoint(path, stored, table)
 
 
-def _checkpoint(path: Path, stored: weights.Stored, table: str | None) -> Source:
+def _checkpoint(path: Path, stored: weights.Stored, table: str | None) -> ModelSource:
     inside = None
     if stored.container == "safetensors":
         inside = embedded.safetensors_metadata(path).get(embedded.METADATA_KEY)
     card = embedded.card_inside(inside, path) if inside is not None else {}
     fields = {k: v for k, v in card.items() if k not in _OWN}
     table, notes = (table, []) if table else _taken(stored)
-    return Source(_container(stored), path.name, [weights.table(stored, table)], lambda _: Stated(fields), notes=notes)
+    return ModelSource(
+        _container(stored), path.name, [weights.innermost_table(stored, table)], lambda _: Stated(fields), notes=notes
+    )
 
 
 def _taken(stored: weights.Stored) -> tuple[str | None, list[str]]:
@@ -52,7 +54,7 @@ def _taken(stored: weights.Stored) -> tuple[str | None, list[str]]:
 
     errors   ModelError where several networks are equals: a student and a teacher, a list of folds
     """
-    networks, averages = weights.alike(stored)
+    networks, averages = weights.sister_tables(stored)
     if len(networks) > 1 or (not networks and len(averages) > 1):
         equals = networks or averages
         raise ModelError(
@@ -64,7 +66,7 @@ def _taken(stored: weights.Stored) -> tuple[str | None, list[str]]:
     return networks[0], [f"the network {networks[0]} is taken, not its average: --table {averages[0]} takes that"]
 
 
-def _graph(path: Path) -> Source:
+def _graph(path: Path) -> ModelSource:
     """An ONNX file: what the card inside it says, or nothing but the file."""
     inside = embedded.onnx_metadata(path).get(embedded.METADATA_KEY)
     document = embedded.card_inside(inside, path) if inside is not None else {}
@@ -73,7 +75,7 @@ def _graph(path: Path) -> Source:
         raise ModelError(f"{path.name}: the card inside has an architecture that is no object with fields")
     fields = {k: v for k, v in document.items() if k not in _OWN}
     arguments = {k: v for k, v in architecture.items() if k != "name"}
-    return Source(
+    return ModelSource(
         "ONNX graph" if inside is None else "ONNX graph with a card inside",
         path.name,
         folds=[],

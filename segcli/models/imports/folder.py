@@ -14,14 +14,14 @@ from segcli.models.card import CARD_FILE
 from segcli.models.imports import brainchop, bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
-from segcli.models.imports.source import Source, Wanted
+from segcli.models.imports.source import ModelSource, WhichModel
 
 # Of nnU-Net's folders in one place the first of each row is taken; a cascade's second stage needs the first.
 _DEFAULTS = (("nnUNetTrainer",), ("nnUNetPlans",), ("3d_fullres", "3d_lowres", "2d"))
 
 
 @contextmanager
-def opened(path: Path, *, told: bool, wanted: Wanted) -> Iterator[Source]:
+def opened(path: Path, *, told: bool, wanted: WhichModel) -> Iterator[ModelSource]:
     """The source at a path; archives are unpacked as long as it is in use.
 
     told   whether the user says what network it is
@@ -37,7 +37,7 @@ def opened(path: Path, *, told: bool, wanted: Wanted) -> Iterator[Source]:
         yield _file(path, told=told, wanted=wanted)
 
 
-def _folder(folder: Path, name: str, *, told: bool, wanted: Wanted) -> Source:
+def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> ModelSource:
     """The one model in a folder or below it."""
     if brainchop.layers(folder) is not None:
         _only_of_nnunet(wanted, name)
@@ -72,7 +72,7 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: Wanted) -> Source:
     )
 
 
-def _file(path: Path, *, told: bool, wanted: Wanted) -> Source:
+def _file(path: Path, *, told: bool, wanted: WhichModel) -> ModelSource:
     _only_of_nnunet(wanted, path.name)
     if wanted.config is not None:
         raise UsageError(f"--config chooses in a MONAI bundle, and {path.name} is none")
@@ -81,20 +81,20 @@ def _file(path: Path, *, told: bool, wanted: Wanted) -> Source:
     return file(path, told=told, table=wanted.table)
 
 
-def _no_table(wanted: Wanted, name: str) -> None:
+def _no_table(wanted: WhichModel, name: str) -> None:
     """Refuse to choose among tables of tensors where they are not asked for."""
     if wanted.table is not None:
         raise UsageError(f"--table chooses among the networks of one checkpoint file, and {name} is none")
 
 
-def _only_of_nnunet(wanted: Wanted, name: str) -> None:
+def _only_of_nnunet(wanted: WhichModel, name: str) -> None:
     """Refuse to choose among configurations or folds where there are none."""
     options = [*wanted.of_nnunet, *(["--folds"] if wanted.folds else [])]
     if options:
         raise UsageError(f"{options[0]} chooses in nnU-Net's folders, and {name} is none")
 
 
-def _chosen(places: Sequence[Path], folder: Path, name: str, wanted: Wanted) -> tuple[Path, list[str]]:
+def _chosen(places: Sequence[Path], folder: Path, name: str, wanted: WhichModel) -> tuple[Path, list[str]]:
     """The nnU-Net folder that is wanted, and a sentence about one that was taken by default.
 
     errors   ModelError where none is as wanted, or several are and none is the usual one

@@ -8,7 +8,7 @@ from typing import Any
 from segcli.errors import ModelError, cause_of
 
 
-def whole(path: Path) -> bytes:
+def with_external_data(path: Path) -> bytes:
     """The bytes of an ONNX file; weights that lie in files beside it are taken in.
 
     errors   ModelError: not ONNX; a file beside it that is missing, too short, elsewhere or a link; over 2 GB in all

@@ -16,7 +16,7 @@ from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights
 from segcli.models.imports import nnunet_after, trainers
-from segcli.models.imports.source import Named, Source, Stated, label_names, legible, slug
+from segcli.models.imports.source import ModelSource, Named, Stated, label_names, legible, slug
 from segcli.networks.registry import Inferred
 
 _FINAL = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -40,7 +40,7 @@ PAD: Document = {"step": "outside", "value": 0}
 # ---- version 2 ------------------------------------------------------------------------------------------------------
 
 
-def folder(path: Path, folds: Sequence[str] = ()) -> Source:
+def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     """A folder with plans.json, dataset.json and fold_X/checkpoint_final.pth; `folds` takes some of several."""
     plans, dataset = _json(path / "plans.json"), _json(path / "dataset.json")
     files = fold_files(path, _FINAL, folds)
@@ -61,7 +61,7 @@ def is_checkpoint(content: Any) -> bool:
     return isinstance(init, dict) and {"plans", "dataset_json"} <= init.keys() and "network_weights" in content
 
 
-def file(stored: weights.Stored) -> Source:
+def file(stored: weights.Stored) -> ModelSource:
     """A checkpoint alone."""
     init = stored.content["init_args"]
     return _source(
@@ -80,7 +80,7 @@ def _source(
     plan: tuple[Facts, Facts, str],
     stored: Sequence[weights.Stored],
     after: Path | None = None,
-) -> Source:
+) -> ModelSource:
     """What plans, dataset.json and the checkpoints of some folds state.
 
     origin   the card's field "source"
@@ -110,10 +110,10 @@ def _source(
             "source": origin,
         }
         notes += nnunet_after.notes(after)
-    return Source(
+    return ModelSource(
         container,
         where=where,
-        folds=[weights.table(one) for one in stored],
+        folds=[weights.innermost_table(one) for one in stored],
         states=lambda _: Stated(fields, notes, lacks),
         named=named,
     )

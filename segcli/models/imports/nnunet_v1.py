@@ -18,7 +18,7 @@ from segcli.errors import ModelError
 from segcli.models import unpickle, weights
 from segcli.models.imports import nnunet_after, trainers
 from segcli.models.imports.nnunet import CROP, PAD, RESAMPLE, common_fields, fold_files, folds_in_words, normalisation
-from segcli.models.imports.source import Source, Stated, legible
+from segcli.models.imports.source import ModelSource, Stated, legible
 from segcli.models.weights import Tensors
 from segcli.networks import registry
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FINAL = ("model_final_checkpoint.model", "model_best.model")
 
 
-def folder(path: Path, folds: Sequence[str] = ()) -> Source:
+def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     """A folder with plans.pkl and fold_X/NAME.model; `folds` takes some of several."""
     files = fold_files(path, _FINAL, folds)
     beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
@@ -39,7 +39,7 @@ def folder(path: Path, folds: Sequence[str] = ()) -> Source:
         return _source(container, "the plans", plans, stage, trainer or path.name, files, after)
 
 
-def file(path: Path) -> Source:
+def file(path: Path) -> ModelSource:
     """A .model file with its .model.pkl beside it."""
     name = f"{path.name}.pkl"
     with legible(name):
@@ -54,16 +54,16 @@ def _source(
     trainer: str,
     files: Sequence[Path],
     after: Path | None = None,
-) -> Source:
+) -> ModelSource:
     stage = plans["plans_per_stage"][number]
     named = None
     if trainers.own(trainer):
         inputs, outputs = int(plans["num_modalities"]), int(plans["num_classes"]) + 1
         named = trainers.named(trainer, inputs, outputs, stage["pool_op_kernel_sizes"])
-    return Source(
+    return ModelSource(
         container,
         where=files[0].name,
-        folds=[weights.table(weights.read(path)) for path in files],
+        folds=[weights.innermost_table(weights.read(path)) for path in files],
         states=partial(_stated, said_in, plans, stage, after),
         named=named,
         notes=nnunet_after.notes(after),

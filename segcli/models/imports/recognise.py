@@ -13,7 +13,7 @@ from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
 from segcli.models.imports.nnunet_v1 import renamed
-from segcli.models.imports.source import Named, Source
+from segcli.models.imports.source import ModelSource, Named
 from segcli.models.weights import Tensors
 from segcli.networks import registry
 from segcli.networks.registry import Inferred, Shapes
@@ -79,7 +79,7 @@ class Recognised:
         return registry.live(self.family, self.folds[0]) if self.folds else []
 
 
-def recognise(source: Source, arch: str | None, recipe: Inferred | None) -> Recognised:
+def recognise(source: ModelSource, arch: str | None, recipe: Inferred | None) -> Recognised:
     """The network of a source.
 
     arch     the user's choice among networks that fit (see `recognised`)
@@ -193,7 +193,7 @@ def answers(network: Inferred, channels: int, size: Sequence[int], slice_axis: i
     try:
         with torch.device("meta"), torch.inference_mode():
             net = registry.build(network.family, network.config)
-            whole = net if slice_axis is None else weights.Slices(net, slice_axis)
+            whole = net if slice_axis is None else weights.FlatNetwork(net, slice_axis)
             logits: Tensor = whole(torch.empty(1, channels, *size))
     except (ModelError, RuntimeError, ValueError, IndexError, AssertionError, ZeroDivisionError):
         return False
@@ -224,7 +224,7 @@ def _differing(network: Inferred, shapes: Shapes, where: str) -> None:
     with torch.device("meta"):
         net = registry.build(network.family, network.config)
     live = {name: shapes[name] for name in registry.live(network.family, shapes)}
-    weights.compare(shapes_of(net.state_dict()), live, network.family, where)
+    weights.refuse_other_tensors(shapes_of(net.state_dict()), live, network.family, where)
 
 
 def _stated(arch: str) -> tuple[str, Document]:

@@ -33,7 +33,7 @@ NEEDED = {
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WhichModel:
     """Which of several models at a path is wanted; None where the user leaves it open.
 
     table          the key of a table of tensors, in a checkpoint with several networks
@@ -87,7 +87,7 @@ class Stated:
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """What a reader found.
 
     container  in words, for the user

@@ -18,7 +18,7 @@ from segcli.formats.atomic import exchange, one_process, partial_name, sweep, tr
 from segcli.models import card, weights
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.embedded import METADATA_KEY
-from segcli.models.imports.graph import whole
+from segcli.models.imports.graph import with_external_data
 from segcli.models.imports.recognise import Recognised
 from segcli.models.library import file_sha256, former_name, put_back
 from segcli.networks import registry
@@ -43,7 +43,7 @@ def write(
     """
     with whole_folder(folder, replace=replace) as temporary:
         if onnx is not None:
-            write_bytes(temporary / "model.onnx", whole(onnx))
+            write_bytes(temporary / "model.onnx", with_external_data(onnx))
             document |= {"onnx": "model.onnx", "onnx_sha256": file_sha256(temporary / "model.onnx")}
             del document["weights"], document["sha256"]
         else:
@@ -142,7 +142,7 @@ def _write_weights(document: Document, network: Recognised, folder: Path) -> Non
     for name, fold in zip(names, network.folds, strict=True):
         # A copy of each: safetensors keeps no tensors that share memory.
         tensors = {n: fold[n].detach().clone().contiguous() for n in registry.live(network.family, fold)}
-        weights.finite(tensors, name)
+        weights.refuse_not_finite(tensors, name)
         metadata = {"format": "pt", METADATA_KEY: inside, DIGEST_KEY: weights.digest(tensors)}
         safetensors.torch.save_file(tensors, folder / name, metadata)
         sums.append(file_sha256(folder / name))

@@ -18,7 +18,7 @@ from segcli.models.card import ModelCard
 from segcli.models.library import cache_home
 from segcli.results.measure import from_json
 from segcli.results.page import charts
-from segcli.results.page.parts import css_colour, is_empty, page, plain, words
+from segcli.results.page.parts import css_colour, in_one_line, is_empty, page, words
 from segcli.results.picture import VIEWS, Section, View, drawn_colour, extent, jpeg, overlay, png, sections, window
 from segcli.results.ranges import NEAR, Ranges, usual
 from segcli.results.tissues import SAYS, tissues
@@ -233,12 +233,12 @@ def _grid(grid: Facts) -> dict[str, str]:
     for name in ("shape", "spacing_mm"):
         lines[name] = " x ".join(f"{v:g}" for v in grid.get(name, ()))
     lines["affine_lps"] = "; ".join(" ".join(f"{v:.6g}" for v in row) for row in grid.get("affine_lps", ()))
-    return {name: plain(value) for name, value in lines.items() if not is_empty(value)}
+    return {name: in_one_line(value) for name, value in lines.items() if not is_empty(value)}
 
 
 def _known(facts: Facts) -> dict[str, str]:
     names = ("model", "input", "labels", "engine", "source", "options", "versions")
-    return {name: plain(facts[name]) for name in names if not is_empty(facts.get(name))}
+    return {name: in_one_line(facts[name]) for name in names if not is_empty(facts.get(name))}
 
 
 # ---- what the interactive viewer is given ----------------------------------------------------------------------------

@@ -51,12 +51,12 @@ def css_colour(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def plain(value: object) -> str:
+def in_one_line(value: object) -> str:
     """A value of a record in one line; what is nested is joined, what is empty left out."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {plain(v)}" for k, v in value.items() if not is_empty(v))
+        return ", ".join(f"{k}: {in_one_line(v)}" for k, v in value.items() if not is_empty(v))
     if isinstance(value, list | tuple):
-        return ", ".join(plain(v) for v in value)
+        return ", ".join(in_one_line(v) for v in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

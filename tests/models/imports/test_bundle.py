@@ -499,14 +499,14 @@ def test_one_of_several_configurations_is_chosen_by_its_name(tmp_path: Path) -> 
     assert usual.found["patch_size"] == [16, 16, 16]
     assert "configs/inference.json is taken; there is also inference_large.json (--config)" in usual.notes
     for name in ("inference_large", "inference_large.json"):
-        found = imports.inspect(folder, wanted=imports.Wanted(config=name))
+        found = imports.inspect(folder, wanted=imports.WhichModel(config=name))
         assert found.found["patch_size"] == [32, 32, 32]
         assert not [note for note in found.notes if "--config" in note]
     for name in ("inference_small", "../inference_large"):
         with pytest.raises(ModelError, match="has no configs/"):
-            imports.inspect(folder, wanted=imports.Wanted(config=name))
+            imports.inspect(folder, wanted=imports.WhichModel(config=name))
     with pytest.raises(UsageError, match="--config chooses in a MONAI bundle"):
-        imports.inspect(folder / "models" / "model.pt", wanted=imports.Wanted(config="x"))
+        imports.inspect(folder / "models" / "model.pt", wanted=imports.WhichModel(config="x"))
 
 
 @pytest.mark.parametrize("place", ["label_def", "labels", "label_names"])

@@ -214,7 +214,7 @@ def test_of_a_network_and_its_average_the_network_is_taken_and_that_is_said(
     assert f"the network {plain} is taken, not its average: --table {average} takes that" in told
     name = "convInit.conv.weight"
     assert torch.equal(load_file(made / "weights.safetensors")[name], own[name])
-    made = imports.adopt(tmp_path / "w.pt", to=tmp_path, name="ema", given=FACTS, wanted=imports.Wanted(average))
+    made = imports.adopt(tmp_path / "w.pt", to=tmp_path, name="ema", given=FACTS, wanted=imports.WhichModel(average))
     assert torch.equal(load_file(made / "weights.safetensors")[name], other[name])
 
 
@@ -234,14 +234,14 @@ def test_of_networks_that_are_equals_none_is_taken(tmp_path: Path, layout: Any, 
         imports.inspect(tmp_path / "w.pt")
     chosen = names.split(", ")[0]
     assert caught.value.hint == f"choose one with --table {chosen}"
-    assert imports.inspect(tmp_path / "w.pt", wanted=imports.Wanted(chosen)).network == "segresnet"
+    assert imports.inspect(tmp_path / "w.pt", wanted=imports.WhichModel(chosen)).network == "segresnet"
 
 
 def test_a_table_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     own, other = two_networks()
     torch.save({"model": own, "ema": other}, tmp_path / "w.pt")
     with pytest.raises(ModelError, match="no table of tensors is called 'teacher'") as caught:
-        imports.inspect(tmp_path / "w.pt", wanted=imports.Wanted("teacher"))
+        imports.inspect(tmp_path / "w.pt", wanted=imports.WhichModel("teacher"))
     assert caught.value.hint == "--table takes one of: model, ema"
 
 
@@ -503,7 +503,7 @@ def test_a_folder_with_two_models_asks_for_one(tmp_path: Path) -> None:
 
 def test_options_of_nnunet_are_for_its_folders_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--folds chooses in nnU-Net's folders"):
-        imports.inspect(CONTAINERS / "tiny_segresnet_raw.pth", wanted=imports.Wanted(folds=("0",)))
+        imports.inspect(CONTAINERS / "tiny_segresnet_raw.pth", wanted=imports.WhichModel(folds=("0",)))
 
 
 @pytest.mark.parametrize("made", ["plans.json", "configs/metadata.json", "model.onnx"])
@@ -514,7 +514,7 @@ def test_a_table_is_chosen_in_a_checkpoint_file_alone(tmp_path: Path, made: str)
     (path.parent / "inference.json").write_text("{}")
     name = made if made.endswith(".onnx") else "given"
     with pytest.raises(UsageError, match=f"--table chooses among .* checkpoint file, and {name} is none"):
-        imports.inspect(tmp_path / "given", wanted=imports.Wanted("ema"))
+        imports.inspect(tmp_path / "given", wanted=imports.WhichModel("ema"))
 
 
 @pytest.mark.parametrize(

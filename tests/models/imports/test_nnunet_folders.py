@@ -23,7 +23,7 @@ from segcli.inference.decide import labels_on
 from segcli.inference.intensity import Outside, Standardise, normalise
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
-from segcli.inference.windows import WindowPlan, padded, weights, windows
+from segcli.inference.windows import WindowPlan, blend_weights, padded, windows
 from segcli.models import card, imports, library
 from segcli.models import weights as checkpoint
 from segcli.models.imports import nnunet
@@ -104,7 +104,7 @@ def test_the_inside_is_that_of_all_channels_before_any_step() -> None:
 
 def test_the_gaussian_is_largest_at_half_the_edge() -> None:
     plan = WindowPlan((1, 1, 8), centre="voxel")
-    row = weights(plan)[0, 0]
+    row = blend_weights(plan)[0, 0]
     assert row.argmax() == 4
     assert row[3] == pytest.approx(row[5])
 
@@ -219,14 +219,14 @@ def test_options_choose_among_trainers_plans_configurations_and_folds(tmp_path: 
     )
     usual = imports.inspect(place)
     assert "nnUNetTrainer__nnUNetPlans__3d_fullres is taken" in usual.notes[0]
-    assert imports.inspect(place, wanted=imports.Wanted(trainer="nnUNetTrainerBN")).notes == []
-    assert imports.inspect(place, wanted=imports.Wanted(plans="nnUNetResEncUNetLPlans")).notes == []
+    assert imports.inspect(place, wanted=imports.WhichModel(trainer="nnUNetTrainerBN")).notes == []
+    assert imports.inspect(place, wanted=imports.WhichModel(plans="nnUNetResEncUNetLPlans")).notes == []
     with pytest.raises(ModelError, match="none of --configuration 2d: holds 3 models") as caught:
-        imports.inspect(place, wanted=imports.Wanted(configuration="2d"))
+        imports.inspect(place, wanted=imports.WhichModel(configuration="2d"))
     assert "--trainer" in str(caught.value.hint)
-    assert (usual.folds, imports.inspect(place, wanted=imports.Wanted(folds=("1",))).folds) == (2, 1)
+    assert (usual.folds, imports.inspect(place, wanted=imports.WhichModel(folds=("1",))).folds) == (2, 1)
     with pytest.raises(ModelError, match="has no fold 7") as caught:
-        imports.inspect(place, wanted=imports.Wanted(folds=("0", "7")))
+        imports.inspect(place, wanted=imports.WhichModel(folds=("0", "7")))
     assert caught.value.hint == "--folds takes some of: 0, 1"
 
 
@@ -234,7 +234,7 @@ def test_where_none_of_several_is_the_usual_one_a_choice_is_asked_for(tmp_path: 
     place = results(tmp_path, "nnUNetTrainerA__nnUNetPlans__3d_fullres", "nnUNetTrainerB__nnUNetPlans__3d_fullres")
     with pytest.raises(ModelError, match="holds 2 models: nnUNetTrainerA__nnUNetPlans__3d_fullres, "):
         imports.inspect(place)
-    chosen = imports.Wanted(trainer="nnUNetTrainerB")
+    chosen = imports.WhichModel(trainer="nnUNetTrainerB")
     assert imports.inspect(place, wanted=chosen).container == "nnU-Net v2 folder, 2 folds"
 
 
@@ -256,7 +256,7 @@ def test_what_plans_say_becomes_the_card(tmp_path: Path) -> None:
     assert made.grid.spacing == (2, 1, 1)
     assert made.grid.axes is None
     assert (made.interpolation.how, made.interpolation.coarse) == ("cubic", 3)
-    assert (made.window.size, made.window.steps, made.window.centre) == ((12, 24, 24), "even", "voxel")
+    assert (made.window.size, made.window.stride, made.window.centre) == ((12, 24, 24), "even", "voxel")
     assert made.mirror == (0, 1, 2)
     assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
 
