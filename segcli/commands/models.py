@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json as text
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Commands, Json
+from segcli.commands.options import Commands, Json, from_groups
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.documents import Document
 from segcli.errors import ModelError
 
 if TYPE_CHECKING:
     from segcli.models.card import ModelCard
+    from segcli.models.imports import WhichModel
 
 commands = Commands("models", help="Models: list, get, info, import, inspect, verify.", invoke_without_command=True)
 
@@ -150,42 +151,68 @@ def info(
             print_line(f"{key:11} {plain(shown)}")
 
 
+@dataclass(frozen=True)
+class WhichOnes:
+    """Which of several"""
+
+    arch: Annotated[str | None, typer.Option("--arch", help="The network, where the tensors fit several.")] = None
+    tensors: TableKey = None
+    configuration: Annotated[
+        str | None, typer.Option("--configuration", help="Of several in nnU-Net's folder: 3d_fullres, 2d, ...")
+    ] = None
+    config: Annotated[
+        str | None, typer.Option("--config", help="Of several in a MONAI bundle: inference_segresnet, ...")
+    ] = None
+    trainer: Annotated[str | None, typer.Option("--trainer", help="Of several: nnUNetTrainer, ...")] = None
+    plans: Annotated[str | None, typer.Option("--plans", help="Of several: nnUNetPlans, ...")] = None
+    folds: Annotated[str | None, typer.Option("--folds", help="Of nnU-Net: 0,1,2 or all; default every one.")] = None
+
+    def wanted(self) -> WhichModel:
+        from segcli.models.imports import WhichModel
+
+        folds = tuple(part.strip() for part in self.folds.split(",")) if self.folds else ()
+        return WhichModel(self.tensors, self.configuration, self.trainer, self.plans, folds, self.config)
+
+
+@dataclass(frozen=True)
+class CardFields:
+    """Fields of the card"""
+
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="liver=1,spleen=2, background,liver in the outputs' order, or JSON.")
+    ] = None
+    spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2; or keep.")] = None
+    orientation: Annotated[str | None, typer.Option("--orientation", help="RAS, or file to keep it.")] = None
+    window: Annotated[str | None, typer.Option("--window", help="Intensities low,high, mapped to 0..1.")] = None
+    normalise: Annotated[str | None, typer.Option("--normalise", help="zscore, nonzero, none or LOW,HIGH,MEAN,SD.")] = (
+        None
+    )
+    patch: Annotated[str | None, typer.Option("--patch", help="Voxels: 96,96,96.")] = None
+    slice_axis: Annotated[int | None, typer.Option("--slice-axis", min=0, max=2, help="Of a 2-D network.")] = None
+    slices: Annotated[
+        int | None, typer.Option("--slices", min=1, help="Neighbouring slices that a 2-D network sees as channels.")
+    ] = None
+    channels: Annotated[str | None, typer.Option("--channels", help="CT, or T1,T2.")] = None
+    overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows.")] = None
+    blend: Annotated[str | None, typer.Option("--blend", help="gaussian or constant.")] = None
+
+    def given(self) -> Document:
+        from segcli.models.imports import options
+
+        return options(**{name: text for name, text in asdict(self).items() if text is not None})
+
+
 @commands.command("import")
+@from_groups("recipe", "name", "output", "overwrite", "json")
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file, an nnU-Net folder or a MONAI bundle.")],
-    arch: Annotated[str | None, typer.Option("--arch", help="The network, where the tensors fit several.")] = None,
+    which: WhichOnes,
+    card: CardFields,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="A published checkpoint's card: uxnet-amos, ...")
     ] = None,
-    tensors: TableKey = None,
-    configuration: Annotated[
-        str | None, typer.Option("--configuration", help="Of several in nnU-Net's folder: 3d_fullres, 2d, ...")
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option("--config", help="Of several in a MONAI bundle: inference_segresnet, ...")
-    ] = None,
-    trainer: Annotated[str | None, typer.Option("--trainer", help="Of several: nnUNetTrainer, ...")] = None,
-    plans: Annotated[str | None, typer.Option("--plans", help="Of several: nnUNetPlans, ...")] = None,
-    folds: Annotated[str | None, typer.Option("--folds", help="Of nnU-Net: 0,1,2 or all; default every one.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
-    labels: Annotated[
-        str | None, typer.Option("--labels", help="liver=1,spleen=2, background,liver in the outputs' order, or JSON.")
-    ] = None,
-    spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2; or keep.")] = None,
-    orientation: Annotated[str | None, typer.Option("--orientation", help="RAS, or file to keep it.")] = None,
-    window: Annotated[str | None, typer.Option("--window", help="Intensities low,high, mapped to 0..1.")] = None,
-    normalise: Annotated[
-        str | None, typer.Option("--normalise", help="zscore, nonzero, none or LOW,HIGH,MEAN,SD.")
-    ] = None,
-    patch: Annotated[str | None, typer.Option("--patch", help="Voxels: 96,96,96.")] = None,
-    slice_axis: Annotated[int | None, typer.Option("--slice-axis", min=0, max=2, help="Of a 2-D network.")] = None,
-    slices: Annotated[
-        int | None, typer.Option("--slices", min=1, help="Neighbouring slices that a 2-D network sees as channels.")
-    ] = None,
-    channels: Annotated[str | None, typer.Option("--channels", help="CT, or T1,T2.")] = None,
-    overlap: Annotated[float | None, typer.Option("--overlap", help="Of windows.")] = None,
-    blend: Annotated[str | None, typer.Option("--blend", help="gaussian or constant.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
     json: Json = False,
 ) -> None:
@@ -193,35 +220,15 @@ def import_model(
     from segcli.models import imports
     from segcli.models.library import data_home
 
-    facts: Document = {
-        "labels": labels,
-        "spacing": spacing,
-        "orientation": orientation,
-        "window": window,
-        "normalise": normalise,
-        "patch": patch,
-        "slice_axis": slice_axis,
-        "slices": slices,
-        "channels": channels,
-        "overlap": overlap,
-        "blend": blend,
-    }
     notes: list[str] = []
     folder = imports.adopt(
         checkpoint,
-        arch=arch,
+        arch=which.arch,
         recipe=recipe,
-        wanted=imports.WhichModel(
-            table=tensors,
-            configuration=configuration,
-            trainer=trainer,
-            plans=plans,
-            folds=tuple(part.strip() for part in folds.split(",")) if folds else (),
-            config=config,
-        ),
+        wanted=which.wanted(),
         name=name,
         to=output or data_home() / "models",
-        given=imports.options(**{k: v for k, v in facts.items() if v is not None}),
+        given=card.given(),
         replace=overwrite,
         tell=notes.append,
         tried=gives_logits,

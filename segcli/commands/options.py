@@ -105,7 +105,8 @@ def from_groups(*usual: str) -> Callable[[Callable[..., None]], Callable[..., No
 
         def call(**values: Any) -> None:
             made = {
-                name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()
+                name: group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
+                for name, group in groups.items()
             }
             run(**values, **made)
 

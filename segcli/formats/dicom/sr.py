@@ -104,29 +104,14 @@ def _object(
     series = hd.sr.SourceSeriesForSegmentation(scan.uid_of("SeriesInstanceUID"))
     measured = []
     for label, volume in volumes.items():
-        meant = term(label)
         segment = hd.sr.ReferencedSegment(
             sop_class_uid=str(segments.SOPClassUID),
             sop_instance_uid=str(segments.SOPInstanceUID),
             segment_number=numbers[short[label.id]],
             source_series=series,
         )
-        measured.append(
-            hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-                tracking_identifier=hd.sr.TrackingIdentifier(uid=uid(identity, label.name), identifier=label.name),
-                referenced_segment=segment,
-                finding_type=concept(meant.kind),
-                finding_category=concept(meant.category),
-                finding_sites=[
-                    hd.sr.FindingSite(
-                        anatomic_location=concept(meant.kind),
-                        laterality=concept(meant.side) if meant.side else None,
-                    )
-                ],
-                algorithm_id=made_by,
-                measurements=[hd.sr.Measurement(name=codes.SCT.Volume, value=volume, unit=_ML)],
-            )
-        )
+        known_as = hd.sr.TrackingIdentifier(uid=uid(identity, label.name), identifier=label.name)
+        measured.append(_measured(label, volume, segment, known_as, made_by))
     report = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
         procedure_reported=_PROCEDURES.get(scan.files[0].text("Modality"), codes.SCT.ImagingProcedure),
@@ -148,6 +133,29 @@ def _object(
     scan.lend(document, list(volumes))
     scan.date(document)
     return document
+
+
+def _measured(
+    label: Label,
+    volume: float,
+    segment: hd.sr.ReferencedSegment,
+    known_as: hd.sr.TrackingIdentifier,
+    made_by: hd.sr.AlgorithmIdentification,
+) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """The volume of one structure, in mL, as measured on a segment."""
+    meant = term(label)
+    site = hd.sr.FindingSite(
+        anatomic_location=concept(meant.kind), laterality=concept(meant.side) if meant.side else None
+    )
+    return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=known_as,
+        referenced_segment=segment,
+        finding_type=concept(meant.kind),
+        finding_category=concept(meant.category),
+        finding_sites=[site],
+        algorithm_id=made_by,
+        measurements=[hd.sr.Measurement(name=codes.SCT.Volume, value=volume, unit=_ML)],
+    )
 
 
 def _evidence(scan: Scan, header: Dataset) -> Dataset:

@@ -159,7 +159,7 @@ def test_import_says_what_it_guessed(tmp_path: Path, capsys: pytest.CaptureFixtu
     def imported(*, as_json: bool) -> str:
         path = CONTAINERS / "tiny_segresnet_lightning.ckpt"
         given = {**texts, "patch": "16,16,16"}
-        answer.import_model(path, name="m", output=tmp_path, overwrite=True, **given, json=as_json)
+        answer.import_model(checkpoint=path, name="m", output=tmp_path, overwrite=True, **given, json=as_json)
         said = capsys.readouterr()
         assert said.err == "" or not as_json
         return said.out if as_json else said.err
