@@ -10,6 +10,7 @@ import types
 import warnings
 from pathlib import Path
 
+import models
 import nibabel
 import numpy as np
 import pytest
@@ -295,3 +296,32 @@ def test_half_is_an_old_word_for_the_precision_that_auto_takes(tmp_path: Path) -
     assert made.opening.precision == "auto"
     with pytest.raises(segcli.SegcliError, match="tf32 is for GPUs"):
         segcli.load(folder, engine="onnx", device="cpu", precision="tf32")
+
+
+def two_bodies(folder: Path) -> Path:
+    hu = cube()
+    hu[17:19, 15:17, 13:15] = 40  # eight voxels of 27 mm3 apart from the body
+    image = nibabel.Nifti1Image(hu, np.diag([3.0, 3.0, 3.0, 1.0]))
+    nibabel.save(image, path := folder / "two.nii.gz")
+    return path
+
+
+def test_pieces_that_the_card_takes_away_are_told_and_stay_on_request(tmp_path: Path) -> None:
+    own = organs(tmp_path / "organs", after=[{"step": "largest"}])
+    model = segcli.load(own, engine="onnx")
+    result = model.segment(two_bodies(tmp_path))
+    assert result.volumes_ml["body"] == pytest.approx(27.0)
+    (effect,) = result.record["after"]
+    assert [(c["name"], c["removed_ml"]) for c in effect["changed"]] == [("body", 0.216)]
+    kept = model.segment(two_bodies(tmp_path), keep_islands=True)
+    assert kept.volumes_ml["body"] == pytest.approx(27.216)
+    assert "after" not in kept.record
+    assert kept.record["options"]["keep_islands"] is True
+
+
+def test_faithful_is_handed_to_the_model(tmp_path: Path) -> None:
+    corners = {"anchor": "corners", "intensity": [{"step": "resample", "whole": True}, *models.CARD["intensity"]]}
+    model = segcli.load(organs(tmp_path / "organs", **corners, spacing=[4.0, 4.0, 4.0]), engine="onnx")
+    near, smooth = (model.segment(two_bodies(tmp_path), faithful=f) for f in (True, False))
+    assert near.record["options"]["faithful"] is True
+    assert not np.array_equal(near.labels, smooth.labels)

@@ -53,6 +53,8 @@ class How(TypedDict, total=False):
     classes: str | Sequence[str]
     overlap: float | None
     skip_empty: bool
+    faithful: bool
+    keep_islands: bool
     largest_component: str | Sequence[str]
     min_size: float
     fill_holes: str | Sequence[str]
@@ -106,6 +108,8 @@ class Model:
         classes: str | Sequence[str] = (),
         overlap: float | None = None,
         skip_empty: bool = False,
+        faithful: bool = False,
+        keep_islands: bool = False,
         largest_component: str | Sequence[str] = (),
         min_size: float = 0.0,
         fill_holes: str | Sequence[str] = (),
@@ -121,7 +125,7 @@ class Model:
                   space="LPS" as ITK has it. Of a NIfTI: which statement of its header counts
         series, volume, fill_gaps             of DICOM, as the options of `segcli predict`
         classes, largest_component, min_size, fill_holes    structures by name, number or code; mL
-        overlap, skip_empty, allow_label_map  as the options
+        overlap, skip_empty, faithful, keep_islands, allow_label_map  as the options
         probabilities                         whether `Result.probabilities` is wanted
         progress  is called with the windows done and their number
         name      of the scan in records and files, where it has none
@@ -146,6 +150,8 @@ class Model:
             classes=names_of(classes),
             affine=form(affine),
             skip=skip_empty,
+            faithful=faithful,
+            keep_islands=keep_islands,
             mirror=self.opening.mirror,
             precision=self.opening.precision,
             fill_gaps=fill_gaps,

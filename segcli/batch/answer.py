@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segcli.models.after import LargestStep, SmallStep
 from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.space.volume import Volume
@@ -34,11 +35,14 @@ def _scanned(labels: Volume) -> Volume:
 
 def _as_the_card_says(job: Job, labels: Volume) -> tuple[Volume, list[Effect]]:
     """The labels after the steps that the model's card lists, and what each changed."""
-    if not job.card.after:
+    steps = job.card.after
+    if job.options.keep_islands:
+        steps = tuple(step for step in steps if not isinstance(step, LargestStep | SmallStep))
+    if not steps:
         return labels, []
     from segcli.results.after import after
 
-    return after(labels, job.card.labels, job.card.after)
+    return after(labels, job.card.labels, steps)
 
 
 def _wanted(job: Job, labels: Volume) -> Volume:

@@ -58,6 +58,7 @@ class Options:
     label_map  whether what looks like a label map is taken for a scan
     average   of several models: logits on the first one's grid, or probabilities on the scan's; the card's way for None
     faithful  labels of a model whose grid is anchored at corners come from the nearest voxel, as its authors have it
+    keep_islands  the card's steps that take pieces away are left out
     largest   structures of which only the largest component is kept ("all" for every one); likewise the next two
     """
 
@@ -74,6 +75,7 @@ class Options:
     label_map: bool = False
     average: Literal["logits", "probabilities"] | None = None
     faithful: bool = False
+    keep_islands: bool = False
 
 
 @dataclass(frozen=True, eq=False)

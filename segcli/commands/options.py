@@ -163,6 +163,7 @@ Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a N
 Average = Annotated[
     str | None, typer.Option("--average", help="Of several models: logits, or probabilities on the scan's grid.")
 ]
+KeepIslands = Annotated[bool, typer.Option("--keep-islands", help="Pieces that the model's card would take away stay.")]
 Faithful = Annotated[
     bool, typer.Option("--faithful", help="Nearest voxels' labels, as TotalSegmentator, where a card is made for it.")
 ]

@@ -24,6 +24,7 @@ from segcli.commands.options import (
     Engine,
     Faithful,
     Json,
+    KeepIslands,
     MaxRAM,
     MaxVRAM,
     Models,
@@ -207,6 +208,7 @@ class Labelling:
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False
     average: Average = None
     faithful: Faithful = False
+    keep_islands: KeepIslands = False
     precision: Arithmetic = "auto"
     fast: Annotated[
         bool, typer.Option("--fast", help="Quarter overlap, and bfloat16 on a CPU that has it: see `help engines`.")
@@ -234,6 +236,7 @@ class Labelling:
         return Options(
             average=averaged(self.average),
             faithful=self.faithful,
+            keep_islands=self.keep_islands,
             overlap=self.overlap,
             classes=several(self.classes),
             affine=form(self.affine),
