@@ -1,4 +1,4 @@
-"""What installed packages add to segcli: formats, engines, networks, kinds of output, commands."""
+"""What installed packages add to segcli: formats, engines, networks, kinds of output, checks, commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 from segcli.errors import EngineError, cause_of
 
-What = Literal["command", "engine", "format", "network", "output"]
+What = Literal["check", "command", "engine", "format", "network", "output"]
 Kind = TypeVar("Kind")
 
 

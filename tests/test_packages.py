@@ -1,5 +1,6 @@
 """What installed packages add: one way to find it, and one refusal that names the package."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -17,9 +18,11 @@ from segcli.errors import EngineError
 from segcli.formats import table as formats
 from segcli.networks import registry
 from segcli.packages import What
+from segcli.results import checks
 
 # What reads each kind, what of it is kept between two looks, and a value whose name is taken by segcli's own.
 READERS: Mapping[What, tuple[Callable[[], object], tuple[Callable[..., object], ...], str]] = {
+    "check": (checks._added, (checks._added,), ""),
     "command": (
         lambda: CommandTable()["strange"],
         (),
@@ -42,7 +45,14 @@ READERS: Mapping[What, tuple[Callable[[], object], tuple[Callable[..., object], 
         "from segcli.batch.outputs import Output\nONE = Output('notes', '_seg.csv', '', print)",
     ),
 }
-KINDS = {"command": "Commands", "engine": "EngineSpec", "format": "Format", "network": "module", "output": "Output"}
+KINDS = {
+    "check": "function",
+    "command": "Commands",
+    "engine": "EngineSpec",
+    "format": "Format",
+    "network": "module",
+    "output": "Output",
+}
 
 
 @pytest.fixture
@@ -87,7 +97,7 @@ def test_what_is_of_another_kind_is_named_with_its_package(
     assert said == f"the {what} 'strange' of the package strange-one is a int, not a {KINDS[what]} of segcli"
 
 
-@pytest.mark.parametrize("what", READERS)
+@pytest.mark.parametrize("what", [what for what, (_, _, text) in READERS.items() if text])
 def test_what_has_the_name_of_segclis_own_is_named_with_its_package(
     what: What, refused: Callable[[What, str, str], str]
 ) -> None:
@@ -127,3 +137,25 @@ def test_a_command_of_an_installed_package_is_run_by_its_name(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (0, b"2688\n"), done.stderr
     assert b"How many voxels a scan has." in command("count", "--help", env=env).stdout
     assert command("count", given).returncode == 2
+
+
+CHECK = """
+from segcli.results.scan_checks import Finding
+
+
+def cold(scene):
+    \"\"\"Scans without any voxel above 1000.\"\"\"
+    if scene.image is not None and scene.image.data.max() < 1000:
+        yield Finding("cold", "review", None, f"{len(scene.structures)} structures, and no voxel above 1000")
+"""
+
+
+def test_a_check_of_an_installed_package_is_in_record_and_answer(tmp_path: Path) -> None:
+    env = package(tmp_path / "site", "cold_scans", CHECK, "checks: cold = cold_scans:cold")
+    given = scan(tmp_path / "x.nii.gz")
+    words = ["--model", organs(tmp_path / "model"), "--engine", "onnx", "-o", tmp_path / "out", "-v"]
+    done = command("predict", given, *words, env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"review: x: 5 structures, and no voxel above 1000" in done.stderr
+    found = json.loads((tmp_path / "out" / "x_seg.json").read_text())["checks"]
+    assert "cold" in [finding["code"] for finding in found]

@@ -2,12 +2,17 @@
 
 Limits of anatomy at large stand at the top. Those that were measured on what one model is made for stand in its card
 (`checks`); what a card does not state is not checked, and that is said. None of them is a diagnosis.
+
+A check is a function from a `Scene` to its doubts, in the table at the end of this file. An installed package adds one
+by an entry point of the group `segcli.checks` that names such a function.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from types import FunctionType
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 
 from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard
+from segcli.packages import added
 from segcli.results import piece_checks, volume_checks
 from segcli.results.measure import Structure, Tally, summed, tallied
 from segcli.results.places import fitted, stretches
@@ -23,6 +29,8 @@ from segcli.results.scan_checks import Severity, blank, of_grid, of_scan
 from segcli.results.scene import DIFFUSE, PIECES, WRONG_SIDE_MM, Scene, midplane, x_of
 from segcli.space.volume import Volume
 from segcli.structures import words_of
+
+Check = Callable[[Scene], Iterable[Finding]]
 
 PLACES = 8  # structures whose usual places are known, at least
 CUT_SHARE = 0.05  # cross-section at the border over the largest one
@@ -88,27 +96,18 @@ def run(
     if not any(s.voxels for s in report.structures):
         found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
         return _ordered(found)
-    scene = Scene(labels, structures, {s.label: s for s in report.structures}, counted, card)
-    for check in (
-        _laterality,
-        volume_checks.asymmetry,
-        _misplaced,
-        _places,
-        _truncated,
-        volume_checks.missing,
-        volume_checks.volumes,
-        volume_checks.scale,
-        piece_checks.pieces,
-        piece_checks.strays,
-    ):
+    by_id = {s.label: s for s in report.structures}
+    said, confidence, disagreement = said or Stated(), confidence or {}, disagreement or {}
+    scene = Scene(labels, structures, by_id, counted, card, image, said, confidence, disagreement)
+    for check in (*CHECKS, *_added()):
         found += check(scene)
-    found += _confidence(scene, confidence or {})
-    for s in scene.by_id.values():
-        part = (disagreement or {}).get(s.label, 0.0)
-        if s.voxels and part > DISAGREEMENT:
-            sentence = f"{s.name}: the models of the ensemble differ on {part:.0%} of its voxels"
-            found.append(Finding("disagreement", "review", s.name, sentence))
-    return _ordered(_gathered([*found, *_uncalibrated(card)]))
+    return _ordered(_gathered(found))
+
+
+@cache
+def _added() -> tuple[Check, ...]:
+    """The checks of installed packages; errors as in `packages.added`."""
+    return tuple(added("check", FunctionType, lambda check: (check.__name__,), ()).values())
 
 
 def _ordered(found: Sequence[Finding]) -> list[Finding]:
@@ -135,9 +134,9 @@ def _gathered(found: Sequence[Finding]) -> list[Finding]:
 # ---- the network's own doubt -----------------------------------------------------------------------------------------
 
 
-def _confidence(scene: Scene, confidence: Mapping[int, float]) -> Iterator[Finding]:
+def _confidence(scene: Scene) -> Iterator[Finding]:
     """Structures that the network was unsure of, and scans on which it was unsure of nearly all of them."""
-    limits = scene.card.limits
+    limits, confidence = scene.card.limits, scene.confidence
     there = [(s, confidence[s.label]) for s in scene.by_id.values() if s.voxels and s.label in confidence]
     mean = sum(value for _, value in there) / len(there) if there else 1.0
     if limits.confidence_of_all is not None and len(there) >= 3 and mean < limits.confidence_of_all:
@@ -151,9 +150,18 @@ def _confidence(scene: Scene, confidence: Mapping[int, float]) -> Iterator[Findi
             yield Finding("confidence", "review", s.name, sentence)
 
 
-def _uncalibrated(card: ModelCard) -> Iterator[Finding]:
+def _disagreement(scene: Scene) -> Iterator[Finding]:
+    """Structures on which the members of an ensemble differ."""
+    for s in scene.by_id.values():
+        part = scene.disagreement.get(s.label, 0.0)
+        if s.voxels and part > DISAGREEMENT:
+            sentence = f"{s.name}: the models of the ensemble differ on {part:.0%} of its voxels"
+            yield Finding("disagreement", "review", s.name, sentence)
+
+
+def _uncalibrated(scene: Scene) -> Iterator[Finding]:
     """What is not checked since the card states no limit for it."""
-    lacking = [words for name, words in _CALIBRATED.items() if getattr(card.limits, name) is None]
+    lacking = [words for name, words in _CALIBRATED.items() if getattr(scene.card.limits, name) is None]
     if lacking:
         sentence = f"{', '.join(lacking)}: not calibrated for this model, and not checked"
         yield Finding("calibration", "note", None, sentence)
@@ -256,3 +264,22 @@ def _truncated(scene: Scene) -> Iterator[Finding]:
             sentence = f"{s.name} is cut by the {side} border of the scan, where its cross-section is {share:.0%} of "
             sentence += f"the largest: its {s.volume_ml:g} mL are not all of it"
             yield Finding("truncated", "review", s.name, sentence)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+CHECKS: tuple[Check, ...] = (
+    _laterality,
+    volume_checks.asymmetry,
+    _misplaced,
+    _places,
+    _truncated,
+    volume_checks.missing,
+    volume_checks.volumes,
+    volume_checks.scale,
+    piece_checks.pieces,
+    piece_checks.strays,
+    _confidence,
+    _disagreement,
+    _uncalibrated,
+)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard
 from segcli.results.measure import Structure, Tally
 from segcli.results.ranges import Ranges, usual
@@ -26,7 +27,10 @@ PIECES = {"csf", "fluid", "vessel", "vessels", "ventricle", "lesion", "lesions",
 class Scene:
     """A label map under examination.
 
-    by_id    each structure by its label; counted: the same as `tallied` counts it
+    by_id         each structure by its label; counted: the same as `tallied` counts it
+    image         the scan on the grid of the labels, (C, D, H, W), where it is there; said: of it, beside its voxels
+    confidence    mean softmax margin of each label value, 0..1
+    disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
     """
 
     labels: Volume
@@ -34,6 +38,10 @@ class Scene:
     by_id: Mapping[int, Structure]
     counted: Mapping[int, Tally]
     card: ModelCard
+    image: Volume | None = None
+    said: Stated = field(default_factory=Stated)
+    confidence: Mapping[int, float] = field(default_factory=dict)
+    disagreement: Mapping[int, float] = field(default_factory=dict)
 
     @cached_property
     def usual(self) -> Ranges:
