@@ -233,6 +233,7 @@ def test_what_speaks_against_a_scan_is_a_warning_before_the_network_runs(tmp_pat
     assert not seen
 
 
+@pytest.mark.slow
 def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(SAMPLE, tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
@@ -243,6 +244,7 @@ def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.
             assert runner.summarize(verbose=False).failed == 0, test.name
 
 
+@pytest.mark.slow
 def test_the_programs_in_the_help_text_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(SAMPLE, tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)

@@ -69,6 +69,7 @@ def test_a_small_size_stands_beside_its_network() -> None:
     assert all(room.SMALL.keys() <= room.FAMILIES.keys() for room in rooms if hasattr(room, "SMALL"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["nnformer_tumor", "basicunet", "basicunetplusplus", "dynunet", "monai_unet"])
 def test_a_network_is_certified_in_both_cpu_engines(family: str, tmp_path: Path) -> None:
     found = certificates.certificate(certificates.card_of(family, tmp_path))

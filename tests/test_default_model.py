@@ -35,6 +35,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["onnx", "torch"])
 def test_6_7_engines_agree_on_999_of_1000_labelled_voxels(labels: dict[str, np.ndarray], other: str) -> None:
     one, two = labels["openvino"], labels[other]

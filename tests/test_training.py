@@ -53,6 +53,7 @@ train.main()
 """
 
 
+@pytest.mark.slow
 def test_training_stops_and_goes_on_where_it_stopped(maps: Path, tmp_path: Path) -> None:
     weights = tmp_path / "run.safetensors"
     options = ["--weights", weights, "--minutes", "1", "--n", "32", "--features", "4", "--workers", "1"]

@@ -47,6 +47,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_pybids_indexes_a_dataset_with_its_derivatives_and_knows_run_and_session(tree):
     bids = pytest.importorskip("bids", reason="pybids is not installed")
     layout = bids.BIDSLayout(tree, derivatives=True)

@@ -197,6 +197,7 @@ class Many(HostEngine):
         return patches * k - k * k
 
 
+@pytest.mark.slow
 def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan whose sums, 100 classes x 16 x 17 x 160 voxels, take 17 MB runs in 14 MB beyond the start."""
     data = np.random.default_rng(0).uniform(-1.2, 1.2, (1, 16, 160, 160)).astype(np.float32)

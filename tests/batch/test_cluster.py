@@ -76,6 +76,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
         run.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_case_another_try_and_the_files_are_those_of_a_local_run(cluster):
     home, address, workers = cluster
     scans(home / "in", 5)
@@ -200,6 +201,7 @@ def test_a_worker_resource_gpu_is_taken_one_a_case_unless_the_run_is_on_the_cpu(
         assert asked.pop() == wanted, (device, offers)
 
 
+@pytest.mark.slow
 def test_2_2_a_local_cluster_that_is_stopped_leaves_whole_cases_and_no_worker(tmp_path):
     import psutil
 
@@ -243,6 +245,7 @@ def ended(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Port 8787")  # of the local cluster: another one may run here
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path, monkeypatch):

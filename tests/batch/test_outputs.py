@@ -107,6 +107,7 @@ def test_reports_and_tables_come_in_the_order_that_they_were_named(model):
 # ---- a label map with a name of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "rest"),
     [

@@ -23,6 +23,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_6_6_hash_seed_locale_zone_home_threads_and_terminal_change_no_byte(model, tmp_path, engine):
     pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
@@ -60,6 +61,7 @@ def _read(leader: int) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_8_2_no_run_speaks_to_the_network(model, tmp_path, engine):
     pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))

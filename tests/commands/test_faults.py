@@ -104,6 +104,7 @@ def test_6_4_a_second_sigint_ends_the_run_at_once(model, tmp_path):
     assert (code, seconds < 5) == (130, True), said
 
 
+@pytest.mark.slow
 def test_9_2_killed_at_random_moments_and_run_again_the_files_are_equal(tmp_path):
     done = subprocess.run(
         [sys.executable, Path(__file__).parents[1] / "kill.py", "6"],
@@ -144,6 +145,7 @@ def test_9_3_a_disk_that_is_full_at_twenty_points_ends_with_74_and_nothing_half(
     assert refused < 20  # the last ones had room enough
 
 
+@pytest.mark.slow
 def test_2_13_four_processes_on_one_folder_make_every_file_whole_and_right(model, tmp_path):
     scans(tmp_path / "in", 3)
     words = line("predict", "in", "--model", model, *REAL, "--split", "--report", "csv", "-o")

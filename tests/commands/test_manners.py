@@ -181,6 +181,7 @@ def test_1_1_codes_of_a_run_that_cannot_be(model, tmp_path, words, code):
         assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_6_5_closed_and_full_streams_and_readers_that_have_gone_do_no_harm(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     words = ["predict", "a.nii.gz", "--model", model, *REAL, "-o"]
@@ -229,6 +230,7 @@ def test_1_5_stdout_has_the_paths_and_nothing_else(model, tmp_path):
     assert b"liver" in done.stderr
 
 
+@pytest.mark.slow
 def test_quiet_leaves_errors_alone_on_stderr(model, tmp_path):
     from dicom_phantom import series  # runs has put its folder on the path
 
@@ -319,6 +321,7 @@ def test_a_list_of_a_settings_file_is_one_for_any_option_and_a_switch_is_a_switc
     assert b"segcli.toml: predict: largest_component cannot be true" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_variable_may_name_a_model_with_spaces_and_several_with_colons(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     (tmp_path / "my models").mkdir()
@@ -335,6 +338,7 @@ def test_a_channel_is_one_file(model, tmp_path):
     assert b"--channel ct: is given twice" in done.stderr
 
 
+@pytest.mark.slow
 def test_2_7_tables_pages_events_and_exports_are_never_written_over_what_is_not_segclis(model, tmp_path):
     scans(tmp_path / "in", 2)
     mine = {name: f"mine: {name}\n" for name in ("out/cohort.csv", "notes.html", "run.log", "net.onnx")}
@@ -358,6 +362,7 @@ def test_2_7_tables_pages_events_and_exports_are_never_written_over_what_is_not_
     assert [(tmp_path / n).read_text() for n in ("notes.html", "run.log", "net.onnx")] == list(mine.values())[1:4]
 
 
+@pytest.mark.slow
 def test_what_a_refusal_advises_the_command_takes(model, tmp_path):
     """A scan whose header states no form: each command is told with --affine which statement counts."""
     scan(tmp_path / "a.nii.gz", sform_code=0, qform_code=0)

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from runs import command, scan
 
 
+@pytest.mark.slow
 def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     one, two = (
@@ -15,6 +17,7 @@ def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
     assert (one["sums_on_disk"], two["sums_on_disk"]) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_plan_is_of_one_scan_and_takes_its_channels(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     scan(tmp_path / "b.nii.gz")

@@ -115,6 +115,7 @@ def test_what_lists_engines_lists_that_of_a_package(tmp_path: Path, added: dict[
     assert b"did you mean 'lines'?" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_network_of_a_package_is_run_and_recognised(tmp_path: Path, added: dict[str, str | None]) -> None:
     weight, bias = affine()
     data = save({"layer.weight": weight, "layer.bias": bias})

@@ -45,6 +45,7 @@ def patches(count: int, size: tuple[int, int, int] = (32, 32, 32)) -> np.ndarray
     return np.random.default_rng(0).standard_normal((count, 1, *size)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_engines_answer_as_torch_for_one_window_and_for_three(card: ModelCard, kind: Any) -> None:
     x = patches(3)
@@ -55,6 +56,7 @@ def test_engines_answer_as_torch_for_one_window_and_for_three(card: ModelCard, k
         assert np.abs(found - wanted[:count]).max() <= 1e-3 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_engine_keeps_the_whole_protocol_also_mirrored_and_in_an_ensemble(card: ModelCard, kind: Any) -> None:
     own = open_engine(card, engine=kind).engine
@@ -158,6 +160,7 @@ def test_a_model_with_weights_alone_is_exported_once_into_the_cache(home: Path, 
     assert file.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "empty", "changed", "without its sum"])
 def test_a_damaged_file_in_the_cache_is_made_anew_and_said(home: Path, tmp_path: Path, damage: str) -> None:
     card = model(tmp_path / "bare")
@@ -257,6 +260,7 @@ def test_5_3_the_hashed_bytes_are_the_loaded_ones(tmp_path: Path, monkeypatch: p
     assert opened.count("model.onnx") <= 1
 
 
+@pytest.mark.slow
 def test_folds_are_averaged_as_logits_in_every_engine(tmp_path: Path) -> None:
     both = model(tmp_path / "both", weights=["a.safetensors", "b.safetensors"])
     x = patches(1)

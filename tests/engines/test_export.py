@@ -62,6 +62,7 @@ def test_the_graph_has_standard_operators_one_output_and_any_batch(
     assert loaded.opset_import[0].version == 17
 
 
+@pytest.mark.slow
 def test_weights_that_lose_nothing_are_stored_in_16_bits(tmp_path: Path) -> None:
     card = model(tmp_path / "plain")
     export_onnx(card, tmp_path / "plain.onnx")

@@ -459,6 +459,7 @@ def test_names_that_are_no_file_are_refused(tmp_path: Path) -> None:
         read(tmp_path / ("x" * 300))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([1, 2]), st.lists(st.tuples(st.integers(0, 543), st.integers(0, 255)), min_size=1, max_size=6))
 def test_any_header_is_read_or_refused_and_what_is_read_can_be_written(

@@ -61,6 +61,7 @@ def array(path: Path, volume: Volume) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_format_of_an_installed_package_is_read_by_every_command(tmp_path: Path) -> None:
     env = npy(tmp_path / "site")
     model = organs(tmp_path / "model")

@@ -169,6 +169,7 @@ def test_8_the_way_that_models_are_averaged_is_the_first_cards_or_the_options() 
         with_names(Options(average="logits"), own)
 
 
+@pytest.mark.slow
 def test_8_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 18)
     labels = {"background": 0, **{f"s{i}": i for i in range(1, 60)}}

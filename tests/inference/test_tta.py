@@ -69,6 +69,7 @@ def test_9_a_symmetric_network_says_the_same_with_and_without_mirroring(tmp_path
     assert np.array_equal(labels(tmp_path / "tta", model, image, "--tta"), plain)
 
 
+@pytest.mark.slow
 def test_9_a_left_kidney_alone_stays_the_left_one_and_is_believed_as_the_mean_of_both_sides(tmp_path: Path) -> None:
     image = kidneys(tmp_path / "t1.nii.gz", left_only=True)
     # The network believes a right kidney only if it is mirrored into the left: (1 + 0.2) / 2 = 0.6 > 0.5.

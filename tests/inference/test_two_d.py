@@ -121,6 +121,7 @@ def test_3_neighbouring_slices_are_an_odd_number_along_a_slice_axis(changes: dic
         parse({**card, "patch_size": [1, 32, 32], "labels": {"background": 0, "liver": 1}, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 3])
 def test_3_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_another(
     tmp_path: Path, slices: int
@@ -140,6 +141,7 @@ def test_3_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_ano
     assert 0 < (whole.labels.data > 0).mean() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -382,6 +382,7 @@ def mutants(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return field, card
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(mutants())
 def test_5_4_any_odd_value_is_read_or_refused_as_the_schema_does(mutant: tuple[str, dict[str, Any]]) -> None:

@@ -260,6 +260,7 @@ def test_of_two_processes_one_waits_and_a_dead_ones_lock_is_taken_over(server: S
     assert not waiting.is_alive()
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments_it_goes_on_to_the_same_bytes(server: Server, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from segcli.models.fetch import fetch; "

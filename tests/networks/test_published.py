@@ -64,6 +64,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return export(request.param, tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
+@pytest.mark.slow
 def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
     session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
     exported.check(session.run(None, {"x": exported.x.numpy()})[0])

@@ -378,6 +378,7 @@ def test_spacing_before_orientation_is_read_along_the_stored_axes(tmp_path: Path
     assert library.read_card(folder).grid.anchor == "monai_stored"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "legacy", "noted"),
     [("1.4.0", True, False), ("1.5.1", False, False), ("2.0", False, False), (None, True, True)],

@@ -353,6 +353,7 @@ def test_the_old_model_stays_when_the_new_one_cannot_be_made(tmp_path: Path, mon
     assert left(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("in_one_step", [True, False], ids=["the system exchanges names", "in two steps"])
 def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new_one_to_be_found(

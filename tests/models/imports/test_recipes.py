@@ -117,6 +117,7 @@ def test_tensors_of_another_network_than_the_recipes_are_refused() -> None:
         network_in(shapes, None, network("uxnet-amos"), path.name)
 
 
+@pytest.mark.slow
 def test_with_a_recipe_a_published_file_just_becomes_a_model(tmp_path: Path) -> None:
     guess = network("swinunetr-btcv-tiny")
     torch.manual_seed(0)
