@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from dicom_phantom import series
 from models import organs
 from packages import package
