@@ -53,13 +53,18 @@ def evaluate(
     if reference_labels is not None and reference_labels not in SETS:
         raise UsageError(f"--reference-labels {reference_labels}: is not one of {', '.join(SETS)}")
     counts = form(affine)
-    names = _wanted(find(model).labels if model else (), several(labels))
+    card = find(model) if model else None
+    names = _wanted(card.labels if card else (), several(labels))
+    apart = [x.name for x in names if card and x.name in card.not_scored]
     scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels)
     document: Document = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
-    document["summary"] = scoring.summarise(scores)
+    document["not_averaged"] = apart
+    document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
         others = _scores(against, reference, names, tolerance, resample, counts, reference_labels)
-        document["difference"] = scoring.compare(scores, others)
+        document["difference"] = scoring.compare(scores, others, apart)
+    if apart:
+        say(f"not averaged, as the card of {model} says: {', '.join(apart)}")
     if html is not None:
         _page(html, document)
     if json:

@@ -92,6 +92,7 @@ class ModelCard:
     labels: tuple[Label, ...]
     decide: Decision
     after: tuple[after.AfterStep, ...]
+    not_scored: tuple[str, ...]
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_by_size: tuple[str, ...]
     volumes_source: str
@@ -210,6 +211,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
             are_probabilities=given.average == "probabilities",
         ),
         after=after.named_steps(given.after, given.labels, partial(refuse, "after")),
+        not_scored=given.not_scored,
         volumes_ml=given.volumes_ml or {},
         volumes_by_size=given.volumes_by_size,
         volumes_source=given.volumes_source,
@@ -344,7 +346,7 @@ def _windows(card: CardDocument) -> WindowPlan:
 def _labels(card: CardDocument, refuse: Refuse) -> tuple[Label, ...]:
     """Labels in channel order, background first."""
     _apart(card.labels, refuse)
-    for key in ("codes", "colours", "volumes_ml", "volumes_by_size", "centroids_mm"):
+    for key in ("codes", "colours", "not_scored", "volumes_ml", "volumes_by_size", "centroids_mm"):
         if extra := set(getattr(card, key) or ()) - card.labels.keys():
             raise refuse(key, f"names {min(extra)!r}, which is not among the labels")
     for name, (low, high) in (card.volumes_ml or {}).items():

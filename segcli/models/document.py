@@ -259,6 +259,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         tuple[tuple[str, str], ...] | None,
         Meta(description="a list of pairs of labels, left and right, each label in one pair at most"),
     ] = None
+    not_scored: Annotated[
+        tuple[LabelName, ...],
+        Meta(max_length=65_536, description="a list of labels that references draw by other rules, never averaged"),
+    ] = ()
     volumes_ml: Annotated[
         dict[str, tuple[Millilitres, Millilitres]] | None,
         Meta(description="an object that maps labels to two numbers, the least and the greatest usual volume in mL"),

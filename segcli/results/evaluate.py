@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -267,8 +267,8 @@ def rows(cases: Mapping[str, Sequence[Score]]) -> list[Document]:
     return [{"case": case, **asdict(score)} for case, scores in cases.items() for score in scores]
 
 
-def summarise(cases: Mapping[str, Sequence[Score]]) -> list[Document]:
-    """Mean and 95 % interval over cases, for each structure and for the mean of all ("all", first).
+def summarise(cases: Mapping[str, Sequence[Score]], apart: Collection[str] = ()) -> list[Document]:
+    """Mean and 95 % interval over cases, for each structure and for the mean of all ("all", first) but those `apart`.
 
     The interval is the percentile bootstrap over cases (2000 draws, seeded: the same scores give the same interval);
     with one case there is none.
@@ -276,7 +276,7 @@ def summarise(cases: Mapping[str, Sequence[Score]]) -> list[Document]:
     names = list(dict.fromkeys(score.name for scores in cases.values() for score in scores))
     out = []
     for name in ["all", *names]:
-        chosen = [[s for s in scores if name in ("all", s.name)] for scores in cases.values()]
+        chosen = [[s for s in scores if _counts(s, name, apart)] for scores in cases.values()]
         row: Document = {"name": name}
         row["cases"] = sum(any(s.status != "absent" for s in scores) for scores in chosen)
         for status in ("missed", "invented"):
@@ -291,7 +291,9 @@ def summarise(cases: Mapping[str, Sequence[Score]]) -> list[Document]:
     return out
 
 
-def compare(first: Mapping[str, Sequence[Score]], second: Mapping[str, Sequence[Score]]) -> list[Document]:
+def compare(
+    first: Mapping[str, Sequence[Score]], second: Mapping[str, Sequence[Score]], apart: Collection[str] = ()
+) -> list[Document]:
     """The second model minus the first, case by case: mean, 95 % interval and p of a sign-flip test.
 
     A structure that the reference has not counts as right for the model that leaves it out (Dice 1, distance 0), so
@@ -313,7 +315,7 @@ def compare(first: Mapping[str, Sequence[Score]], second: Mapping[str, Sequence[
         for metric in METRICS:
             gaps = []
             for case, scores in first.items():
-                both = [(s, t) for s in scores for t in second[case] if s.name == t.name and name in ("all", s.name)]
+                both = [(s, t) for s in scores for t in second[case] if s.name == t.name and _counts(s, name, apart)]
                 seen = [(s, t) for s, t in both if (s.status, t.status) != ("absent", "absent")]
                 if seen:
                     gaps.append(float(np.mean([_value(t, metric) - _value(s, metric) for s, t in seen])))
@@ -324,6 +326,11 @@ def compare(first: Mapping[str, Sequence[Score]], second: Mapping[str, Sequence[
             row[f"{metric}_p"] = _sign_flips(values)
         out.append(row)
     return out
+
+
+def _counts(score: Score, name: str, apart: Collection[str]) -> bool:
+    """Whether a score is one of a structure's, or of the mean of all."""
+    return score.name == name or (name == "all" and score.name not in apart)
 
 
 def _mean(scores: Sequence[Score], metric: str) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -372,7 +373,9 @@ def _head(facts: Facts, labels: Volume) -> list[tuple[str, tuple[int, int, int]]
         return []
     model, verdict = facts.get("model") or {}, str(facts.get("verdict", ""))
     size = " x ".join(f"{s:.3g}" for s in labels.grid.spacing)
+    day = str((facts.get("identifiers") or {}).get("StudyDate", ""))  # let in by the user, as all identifiers are
     said = [
+        *([f"scan of {day[:4]}-{day[4:6]}-{day[6:]}"] if re.fullmatch(r"\d{8}", day) else []),
         f"{'model' if model.get('sha256') else 'labels named by'} {model.get('name', 'unknown')}",
         f"voxels {size} mm",
         "research use only",

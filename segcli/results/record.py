@@ -48,7 +48,7 @@ _LIBRARIES = ("numpy", "SimpleITK", "pydicom")
 # files, whose bytes are hashed.
 _DESCRIBES = {
     "format", "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "modality", "made_for", "codes",
-    "colours", "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "notes",
+    "colours", "not_scored", "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "notes",
 }  # fmt: skip
 
 

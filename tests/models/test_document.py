@@ -68,6 +68,7 @@ FULL: dict[str, Any] = {
     "pairs": [["liver", "spleen"]],
     "volumes_ml": {"liver": [800, 2500.5]},
     "made_for": {"ages": [18, 90.5], "body_parts": ["ABDOMEN"], "contrast": True, "sequences": ["T1", "FLAIR"]},
+    "not_scored": ["spleen"],
     "volumes_by_size": ["liver"],
     "volumes_source": "20 adults\nin two lines",
     "centroids_mm": {"liver": [-40.5, 0, 12]},
@@ -216,6 +217,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"checks": {"scale": 1}}, "scale"),
     ({"checks": {"scale_sd": 2}}, "scale"),
     ({"volumes_by_size": ["lever"]}, "lever"),
+    ({"not_scored": ["lever"]}, "lever"),
     ({"made_for": {"ages": [90, 18]}}, "not below"),
     ({"made_for": {"ages": [18]}}, "ages"),
     ({"made_for": {"ages": [-1, 18]}}, "ages"),
@@ -294,7 +296,7 @@ GOOD: list[dict[str, Any]] = [
     {"codes": {"liver": "99SEGCLI liver-1"}},
     {"labels": {"background": 0, "1": 1, "2": 2, "all of it": 3, "a-b": 4, "肝臓": 5}}
     | dict.fromkeys(("codes", "colours", "pairs", "volumes_ml", "centroids_mm"))
-    | {"volumes_by_size": []},
+    | {"volumes_by_size": [], "not_scored": []},
     {"architecture": {"name": "nnunet", "norm": ["GROUP", {"num_groups": 2}], "eps": 1e-5, "bias": True, "act": None}},
 ]
 

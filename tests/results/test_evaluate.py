@@ -306,6 +306,15 @@ def test_inventing_a_structure_costs_in_a_comparison() -> None:
     assert (row["cases"], row["dice"]) == (2, -0.5)
 
 
+def test_what_the_card_says_is_not_scored_is_listed_and_never_averaged() -> None:
+    first = {"a": [score("one", 0.5), score("csf", 0.1)], "b": [score("one", 0.7), score("csf", 0.1)]}
+    second = {"a": [score("one", 0.6), score("csf", 0.9)], "b": [score("one", 0.8), score("csf", 0.9)]}
+    whole, one, csf = summarise(first, ["csf"])
+    assert (whole["name"], whole["dice"], one["dice"], csf["dice"]) == ("all", 0.6, 0.6, 0.1)
+    assert summarise(first)[0]["dice"] == pytest.approx(0.35)
+    assert [row["dice"] for row in compare(first, second, ["csf"])] == [0.1, 0.1, 0.8]
+
+
 def test_models_scored_on_other_cases_are_not_compared() -> None:
     with pytest.raises(InputError, match="1 are in one of them"):
         compare({"a": [score("one", 0.5)]}, {"a": [score("one", 0.5)], "b": [score("one", 0.5)]} | {})

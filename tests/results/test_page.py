@@ -127,6 +127,10 @@ def test_a_brain_has_the_sums_of_its_tissues_and_a_box_has_none() -> None:
     ml = {"left_cerebral_cortex": 200.0, "right_cerebral_cortex": 210.0, "left_cerebral_white_matter": 190.0,
           "brain_stem": 20.0, "left_ventral_dc": 5.0, "third_ventricle": 1.0, "csf": 2.0}  # fmt: skip
     assert tissues(ml) == {"total brain": 625.0, "grey matter": 410.0, "white matter": 190.0, "fluid": 3.0}
+    assert tissues(ml | {"csf": 40.0}) == {
+        "total brain": 625.0, "grey matter": 410.0, "white matter": 190.0, "fluid": 41.0, "intracranial": 666.0
+    }  # fmt: skip
+    assert "intracranial" not in tissues(ml | {"csf": 31.2})  # 5 % of the brain is 31.25
     assert tissues({"left_renal_cortex": 100.0, "liver": 1500.0}) == {}
     assert "total brain" not in case()
 

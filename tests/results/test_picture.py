@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcli.results import picture
 from segcli.results.picture import (
     VIEWS,
     bright,
@@ -242,6 +243,15 @@ def test_the_head_of_the_montage_tells_case_verdict_and_doubts() -> None:
     assert told.width == plain.width
     inks = {p for _, p in told.crop((0, 0, told.width, 140)).getcolors(1 << 20) or ()}
     assert {(255, 214, 120), (255, 150, 140)} <= inks
+
+
+def test_the_head_has_the_date_of_the_scan_where_identifiers_are_let_in() -> None:
+    _, labels = scan()
+    facts = {"case": "a", "model": {"name": "toy"}, "verdict": "pass"}
+    line = picture._head(facts | {"identifiers": {"StudyDate": "20260131"}}, labels)[1][0]
+    assert line.startswith("verdict: pass, scan of 2026-01-31, labels named by toy, voxels ")
+    assert "scan of" not in picture._head(facts, labels)[1][0]
+    assert "scan of" not in picture._head(facts | {"identifiers": {"StudyDate": "31.1."}}, labels)[1][0]
 
 
 def test_the_large_form_has_seven_slices_of_each_view() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segcli.documents import Facts
 from segcli.results.evaluate import RULE
-from segcli.results.page.parts import page
+from segcli.results.page.parts import page, words
 
 _SCORES = {  # heading and format of each metric
     "dice": ("Dice", ".3f"),
@@ -22,11 +22,12 @@ def evaluation_page(document: Facts) -> bytes:
     document   tolerance_mm, scores (`evaluate.rows`), summary (`evaluate.summarise`), and with a second model
                difference (`evaluate.compare`)
     """
+    apart = [words(name) for name in document.get("not_averaged", ())]
     return page(
         "evaluation.html",
         title="Evaluation",
         cases=len({s["case"] for s in document["scores"]}),
-        rule=RULE,
+        rule=RULE + (f" Not averaged, as the model's card says: {', '.join(apart)}." if apart else ""),
         tolerance=f"NSD at {document['tolerance_mm']:g} mm",
         scores=_SCORES,
         metrics=[(heading, True) for heading, _ in _SCORES.values()],
