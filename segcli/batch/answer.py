@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segcli.models.after import LargestStep, SmallStep
+from segcli.models.after import AfterStep, LargestStep, SmallStep
 from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.space.volume import Volume
 
 if TYPE_CHECKING:
-    from segcli.batch.stages import Job
+    from segcli.batch.stages import Job, Options
+    from segcli.models.card import ModelCard
 
 
-def finished(job: Job, labels: Volume) -> tuple[Volume, list[Effect], list[Change]]:
-    """The labels of the answer, the effects of the card's steps, and what the options' post-processing changed."""
-    own, effects = _as_the_card_says(job, _scanned(labels))
+def finished(job: Job, labels: Volume, done: list[Effect] | None = None) -> tuple[Volume, list[Effect], list[Change]]:
+    """The labels of the answer, the effects of the card's steps, and what the options' post-processing changed.
+
+    done   the effects of the card's steps, where they were taken on the model's grid
+    """
+    own, effects = _as_the_card_says(job, _scanned(labels)) if done is None else (_scanned(labels), done)
     answer, changed = _postprocessed(job, _wanted(job, own))
     return answer, effects, changed
 
@@ -35,14 +39,18 @@ def _scanned(labels: Volume) -> Volume:
 
 def _as_the_card_says(job: Job, labels: Volume) -> tuple[Volume, list[Effect]]:
     """The labels after the steps that the model's card lists, and what each changed."""
-    steps = job.card.after
-    if job.options.keep_islands:
-        steps = tuple(step for step in steps if not isinstance(step, LargestStep | SmallStep))
+    steps = steps_of(job.card, job.options)
     if not steps:
         return labels, []
     from segcli.results.after import after
 
     return after(labels, job.card.labels, steps)
+
+
+def steps_of(card: ModelCard, options: Options) -> tuple[AfterStep, ...]:
+    """The card's steps, without those that take pieces away where the user keeps them."""
+    gone = LargestStep | SmallStep if options.keep_islands else ()
+    return tuple(step for step in card.after if not isinstance(step, gone))
 
 
 def _wanted(job: Job, labels: Volume) -> Volume:

@@ -96,7 +96,8 @@ def plan_case(
 
     A few of the scan's windows go all the way to labels: how long that takes, and how well the labels compress,
     depends on how many classes are near each other.
-    Of several models each is asked; together they need the time of all and the memory of the largest.
+    Of several models each is asked; together they need the time of all and the memory of the largest. A network behind
+    a rough model is asked for the whole scan, for nobody knows yet how little of it the rough one leaves.
 
     paths    of one case, a file for each channel; the options are those of `formats.read`
     errors   InputError for a scan that is refused, or has other channels than the model's
@@ -123,6 +124,7 @@ def plan_case(
         needs.append(needed(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
         on_disk |= on_file
         del prepared
+        engine.rest()
     answers = 4 * len(outputs) * parts[0].size * len(opened.others)
     return {
         "engine": opened.engine.name,

@@ -53,6 +53,7 @@ def recorded(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measur
         ),
         source=dict(source.facts) if source and source.facts is not None else None,
         windows=result.windows,
+        crops=list(labelled.crops) or UNSET,
         confidence=_rounded(result.confidence),
         disagreement=_rounded(result.disagreement) or UNSET,
         after=labelled.effects or UNSET,

@@ -18,22 +18,20 @@ from segcli.batch import bids, budget, described, outputs
 from segcli.batch.answer import finished
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
+from segcli.batch.labelling import labels_of
 from segcli.batch.outputs import Destination, Finished, is_own
 from segcli.documents import Document, Facts
 from segcli.engines.precision import Precision
 from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
 from segcli.inference.engine import Engine, distinct
-from segcli.inference.parts import Part, segment_parts
-from segcli.inference.segment import Segmentation, Wishes
-from segcli.inference.together import Member, segment_at_the_scan, segment_together
-from segcli.inference.windows import at_overlap
+from segcli.inference.segment import Segmentation
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
 from segcli.results import record, scan_checks
 from segcli.results.after import Effect
 from segcli.results.islands import Change
-from segcli.results.record import ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
+from segcli.results.record import CropFacts, ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
 from segcli.space.volume import Grid, Volume
 from segcli.structures import chosen
 
@@ -118,10 +116,15 @@ class Job:
         there = [x for x in self.card.structures if not kept or x.name in kept]
         return replace(self.card, labels=tuple(x for x in self.card.labels if x.id == 0 or x in there))
 
+    @cached_property
+    def running(self) -> Opened:
+        """The engines without parts of the model that label nothing of what is wanted."""
+        return self.opened.only(self.card, self.options.classes)
+
     @property
     def models(self) -> tuple[tuple[ModelCard, Opened], ...]:
         """The models that run, as `Opened.models` has them."""
-        return self.opened.models(self.card)
+        return self.running.models(self.card)
 
     @cached_property
     def model(self) -> ModelFacts:
@@ -135,7 +138,7 @@ class Job:
 
     def _model_facts(self, hash_of: record.HashOf) -> ModelFacts:
         models = [(card, opened.hashes) for card, opened in self.models]
-        if self.opened.parts:
+        if self.opened.parts or self.opened.rough:
             return record.composed_facts(self.card, models, hash_of)
         return record.model_facts(models, hash_of)
 
@@ -176,6 +179,7 @@ class Labelled:
     fallbacks  for want of memory: they change no result, so they stand in the "run" part of the record, as "steps"
     effects    of the card's own steps
     changed    by the post-processing that was asked for, structure by structure
+    crops      where networks behind a rough one looked
     """
 
     loaded: Loaded
@@ -184,6 +188,7 @@ class Labelled:
     fallbacks: tuple[str, ...]
     effects: list[Effect]
     changed: list[Change]
+    crops: tuple[CropFacts, ...]
 
 
 def with_names(options: Options, card: ModelCard, *, several: bool = False) -> Options:
@@ -266,8 +271,8 @@ def scan_of(job: Job, case: Case) -> Volume:
 
 
 def check_memory(job: Job, grid: Grid) -> None:
-    """Refuse a scan that does not fit with one of the models; OutOfMemory (71)."""
-    for card, _ in job.models:
+    """Refuse a scan that does not fit with one of the models that are shown all of it; OutOfMemory (71)."""
+    for card, _ in job.running.first(job.card):
         budget.refuse_too_large(grid, 4, card, limit=job.opened.max_ram)
 
 
@@ -337,56 +342,21 @@ def _check_room(labels: Path, scan: Volume) -> None:
 def label(job: Job, loaded: Loaded) -> Labelled:
     """The labels of a scan, as the options want them.
 
-    errors   ModelError: logits that are not finite; OutOfMemory; UsageError: probabilities of a model of parts
+    errors   ModelError: logits that are not finite; OutOfMemory
     """
     case = loaded.case
-    members = [_member(job, card, opened.engine) for card, opened in job.models]
+    engines = [opened.engine for _, opened in job.models]
 
     def tick(done: int, total: int) -> None:
         job.watch(Event("window", case, done=done, total=total))
 
-    wishes = Wishes(probabilities=job.to.probabilities, votes=job.to.votes)
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
-    before = {id(said) for said in _fallbacks(members)}
-    if job.opened.parts:
-        result = segment_parts(loaded.scan, _parts(job, members), job.card.decide.dtype, tick)
-    else:
-        joined = segment_at_the_scan if job.options.average == "probabilities" else segment_together
-        result = joined(loaded.scan, members, tick, wishes)
-    labels, effects, changed = finished(job, result.labels)
-    kept = replace(result, labels=labels)
-    fallbacks = tuple(said for said in _fallbacks(members) if id(said) not in before)
-    return Labelled(loaded, kept, members[0].engine, fallbacks, effects, changed)
-
-
-def _member(job: Job, card: ModelCard, engine: Engine) -> Member:
-    plan = at_overlap(card.window, job.options.overlap)
-    window = replace(plan, skip=plan.skip or job.options.skip)
-    procedure = replace(card.procedure, window=window)
-    if job.options.faithful and card.grid.anchor == "corners":
-        procedure = replace(procedure, decide=replace(procedure.decide, back="nearest"))
-    return Member(procedure, engine)
-
-
-def _parts(job: Job, members: Sequence[Member]) -> list[Part]:
-    """The parts of a model that label something of what is wanted.
-
-    errors   UsageError: probabilities were asked for
-    """
-    if job.to.probabilities:
-        said = "is made of parts, whose probabilities have no common sum"
-        raise UsageError(f"--write probabilities: {job.card.name} {said}")
-    wanted = {label.name: label.id for label in job.shown.structures}
-    parts = []
-    for (card, _), member in zip(job.models, members, strict=True):
-        values = {s.id: wanted[s.name] for s in card.structures if s.name in wanted}
-        parts += [Part(member, values)] if values else []
-    return parts
-
-
-def _fallbacks(members: Sequence[Member]) -> list[str]:
-    """What engines have fallen back on so far, for want of memory."""
-    return distinct([member.engine for member in members])
+    before = {id(said) for said in distinct(engines)}
+    found = labels_of(job, loaded.scan, tick)
+    fallbacks = tuple(said for said in distinct(engines) if id(said) not in before)
+    labels, effects, changed = finished(job, found.result.labels, found.effects)
+    kept = replace(found.result, labels=labels)
+    return Labelled(loaded, kept, job.running.fine(job.card)[0][1].engine, fallbacks, effects, changed, found.crops)
 
 
 # ---- write

@@ -280,6 +280,7 @@ class Machine:
             max_ram=size("--max-ram", self.max_ram),
             max_vram=size("--max-vram", self.max_vram),
             votes=to.votes,
+            classes=options.classes,
         )
 
 

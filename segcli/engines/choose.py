@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from segcli.engines.table import Choice, EngineSpec, Graph, Run, engines, instal
 from segcli.errors import EngineError, ModelError, cause_of
 from segcli.inference.engine import Engine
 from segcli.models.card import ModelCard
-from segcli.models.library import find
+from segcli.models.library import find, needed
 from segcli.parallel import cores
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Opened:
     hashes    file name -> sha256 of the bytes that were loaded
     others    further models whose answers are averaged with this one's
     parts     models that the model is made of; `engine` is the first one's then
+    rough     the model that finds where this one looks
     max_ram   bytes that the process may have resident, where the user said so
     note      a word on the file that was loaded, for those who want more detail
     """
@@ -45,12 +46,26 @@ class Opened:
     hashes: Mapping[str, str]
     others: tuple[tuple[ModelCard, Opened], ...] = ()
     parts: tuple[tuple[ModelCard, Opened], ...] = ()
+    rough: tuple[ModelCard, Opened] | None = None
     max_ram: int | None = None
     note: str = ""
 
-    def models(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
-        """The models that run: that of the card and those that are averaged with it, or the parts it is made of."""
+    def only(self, card: ModelCard, names: Collection[str]) -> Opened:
+        """The same without parts that label none of some structures; with all of them where none is named."""
+        wanted = needed(card, [own for own, _ in self.parts], names)
+        return replace(self, parts=tuple(part for part in self.parts if part[0] in wanted))
+
+    def fine(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
+        """The models that run behind the rough one: that of the card and those averaged with it, or its parts."""
         return self.parts or ((card, self), *self.others)
+
+    def first(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
+        """The models that are shown the whole scan."""
+        return self.fine(card) if self.rough is None else self.rough[1].first(self.rough[0])
+
+    def models(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
+        """All models that run, in their order."""
+        return (*(self.rough[1].models(self.rough[0]) if self.rough else ()), *self.fine(card))
 
 
 def open_engine(
@@ -114,6 +129,8 @@ def _loaded(
     hashes: dict[str, str] = {}
     for i, (reference, member) in enumerate(members.items()):
         _same_windows(member, card)
+        if reference and (member.parts or member.rough):
+            raise ModelError(f"{card.name}: its member {reference} is made of models, and a member has one network")
         # A second member runs where the first one does: their logits are added up in one library's arrays.
         own = choose(member, chosen.spec.name, chosen.device) if i else chosen
         made, sums = own.spec.open(member, own, one)

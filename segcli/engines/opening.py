@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from segcli.engines.choose import EngineName, Opened, open_engine
+from segcli.engines.held import Held
 from segcli.engines.precision import Precision
 from segcli.engines.table import engines
 from segcli.errors import ModelError, UsageError
 from segcli.inference.together import alike
+from segcli.memory import available
 from segcli.models.card import ModelCard
-from segcli.models.library import find, parts_of
+from segcli.models.library import find, models_of, needed, parts_of, rough_of
+from segcli.structures import chosen
+
+# A network in memory takes about as much as three of its files; several stay there if they fill a quarter of the room.
+_OF_ITS_FILES, _OF_THE_ROOM = 3, 1 / 4
 
 
 @dataclass(frozen=True)
 class Opening:
     """Which model on which engine; several models are an ensemble of equal labels.
 
-    votes   whether folds and members of a model say where they would decide otherwise
+    votes    whether folds and members of a model say where they would decide otherwise
+    classes  structures that are wanted, as the user calls them; parts of a model that label none of them stay closed
     """
 
     model: tuple[str, ...]
@@ -30,36 +38,68 @@ class Opening:
     max_ram: int | None = None
     max_vram: int | None = None
     votes: bool = False
+    classes: tuple[str, ...] = ()
 
     def open(self, card: ModelCard) -> Opened:
-        """The card's engine; with several models its `others` too.
+        """The card's engine; with several models its `others` too, of a model of models its `parts` and its `rough`.
 
         errors   ModelError: models that are no ensemble; UsageError: votes of one network
         """
         others = [find(model) for model in self.model[1:]]
-        if composed := next((own for own in (card, *others) if own.parts), None):
-            return self._of_parts(composed)
-        for other in others:
-            alike(card.procedure, other.procedure)
+        for own in (card, *others) if others else ():
+            if own.parts or own.rough:
+                what = "is made of parts" if own.parts else "has a rough model before it"
+                raise UsageError(f"{own.name} {what}: it is no member of an ensemble", hint="name it alone")
+            alike(card.procedure, own.procedure)
+        if self.votes and card.parts:
+            raise UsageError(f"--write disagreement: {card.name} is made of parts, which label different structures")
         if self.votes and not others and not card.ensemble and len(card.weights) < 2:
             raise UsageError(
                 f"--write disagreement: {card.name} is one network, which agrees with itself",
                 hint="name several models, --model A --model B, or one with folds",
             )
+        if card.parts or card.rough:
+            cards = models_of(card)
+            if self.mirror and not any(own.mirror for own in cards):
+                raise ModelError(f"{card.name}: none of its models names an axis to mirror", hint="leave --tta out")
+            return self._of_models(card, None if self._fit(cards) else self._held)
         common: dict[str, object] = {}
         first = self._one(card, common)
         return replace(first, others=tuple((other, self._one(other, common)) for other in others))
 
-    def _of_parts(self, card: ModelCard) -> Opened:
-        """The engines of all models that a model is made of."""
-        if len(self.model) > 1:
-            raise UsageError(f"{card.name} is made of parts: it is no member of an ensemble", hint="name it alone")
-        if self.votes:
-            raise UsageError(f"--write disagreement: {card.name} is made of parts, which label different structures")
-        common: dict[str, object] = {}
-        parts = tuple((own, self._one(own, common)) for own in parts_of(card))
-        first = parts[0][1]
-        return replace(first, warnings=(), hashes={}, note="", parts=parts)
+    def _of_models(self, card: ModelCard, one: Callable[[ModelCard], Opened] | None = None) -> Opened:
+        """The engines of the models that a model is made of, as far as they are needed, and of its rough model.
+
+        one   opens one of them; without it all stay in memory, and share what engines of one device share
+        """
+        if one is None:
+            common: dict[str, object] = {}
+            return self._of_models(card, lambda own: self._plain(own, common))
+        before = None
+        if card.rough is not None and (rough := rough_of(card)) is not None:
+            looking = replace(self, votes=False, classes=card.rough.names)
+            before = (rough, looking._of_models(rough, one))
+        if not card.parts:
+            return replace(one(card), rough=before)
+        wanted = [label.name for label in chosen(card.structures, self.classes, "--classes")]
+        parts = tuple((own, one(own)) for own in needed(card, parts_of(card), wanted))
+        return replace(parts[0][1], warnings=(), hashes={}, note="", parts=parts, rough=before)
+
+    def _fit(self, cards: list[ModelCard]) -> bool:
+        """Whether all networks may stay in memory."""
+        files = [card.file(name) for card in cards for name in card.weights or filter(None, [card.onnx])]
+        room = available() if self.max_ram is None else self.max_ram
+        room = room if self.max_vram is None else min(room, self.max_vram)
+        return _OF_ITS_FILES * sum(file.stat().st_size for file in files) <= _OF_THE_ROOM * room
+
+    def _held(self, card: ModelCard) -> Opened:
+        """The engine of a card whose network is in memory only while it runs."""
+        opened = self._plain(card, {})
+        return replace(opened, engine=Held(opened, lambda: self._plain(card, {})))
+
+    def _plain(self, card: ModelCard, common: dict[str, object]) -> Opened:
+        """The engine of one of several models: `mirror` is for those that have axes for it."""
+        return replace(self, mirror=self.mirror and bool(card.mirror))._one(card, common)
 
     def _one(self, card: ModelCard, common: dict[str, object]) -> Opened:
         votes = self.votes and len(self.model) == 1

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import NDArray
 
+from segcli.inference.decide import Decision
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, window_count
 from segcli.inference.together import Member, later
 from segcli.inference.windows import Tick, no_tick, slide
+from segcli.memory import mapped
 from segcli.space.volume import Volume
 
 
@@ -23,19 +25,23 @@ class Part:
     values: Mapping[int, int]
 
 
-def segment_parts(scan: Volume, parts: Sequence[Part], dtype: DTypeLike, tick: Tick = no_tick) -> Segmentation:
+def segment_parts(
+    scan: Volume, parts: Sequence[Part], decide: Decision, tick: Tick = no_tick, wishes: Wishes = Wishes()
+) -> Segmentation:
     """Label every voxel of the scan: what a later part labels stands over what an earlier one says.
 
     Parts that follow each other and see the scan alike share one preparation. Each network gives back its memory
-    before the next one runs.
+    before the next one runs. Probabilities are those that each structure has in its own part; background is what they
+    leave.
 
     scan     (C, D, H, W), intensities as in the file
-    dtype    of the labels
+    decide   of the whole model: what its label values are
     errors   as `segment`
     """
     check_channels(scan, parts[0].member.procedure)
     scan, holes, warnings = finite(scan)
-    labels = np.zeros((1, *scan.grid.shape), dtype)
+    labels = np.zeros((1, *scan.grid.shape), decide.dtype)
+    shares = mapped((len(decide.values), *scan.grid.shape), np.uint8) if wishes.probabilities else None
     seconds = dict.fromkeys(("resample", "normalise", "network", "decide"), 0.0)
     confidence: dict[int, float] = {}
     prepared: Prepared | None = None
@@ -48,12 +54,14 @@ def segment_parts(scan: Volume, parts: Sequence[Part], dtype: DTypeLike, tick: T
                 seconds[stage] += spent
         before = engine.repeated
         slabs = slide(prepared.image, engine, own.window, later(tick, i, len(parts)), prepared.outside)
-        found = decided(scan, prepared, slabs, own.decide, own.interpolation, Wishes())
-        table = np.zeros(max(own.decide.values) + 1, dtype)
-        for value, final in part.values.items():
-            table[value] = final
-        here = table[found.labels.data]
-        np.copyto(labels, here, where=here != 0)
+        found = decided(
+            scan, prepared, slabs, own.decide, own.interpolation, Wishes(probabilities=wishes.probabilities)
+        )
+        _over(labels, found.labels.data, part.values)
+        if shares is not None and found.probabilities is not None:
+            for value, channel in zip(own.decide.values, found.probabilities.data, strict=True):
+                if value in part.values:
+                    shares[decide.values.index(part.values[value])] = channel
         confidence |= {part.values[value]: m for value, m in found.confidence.items() if value in part.values}
         for stage in ("network", "decide"):
             seconds[stage] += found.seconds[stage]
@@ -62,8 +70,25 @@ def segment_parts(scan: Volume, parts: Sequence[Part], dtype: DTypeLike, tick: T
         engine.rest()
     if holes is not None:
         labels[:, holes] = 0
-    answer = Volume(labels, scan.grid, scan.source)
-    return Segmentation(answer, seconds, count, confidence, (*warnings, *said_of(repeated)))
+    if shares is not None:
+        shares[0] = 255 - np.minimum(shares.sum(axis=0, dtype=np.uint32), 255)
+    return Segmentation(
+        Volume(labels, scan.grid, scan.source),
+        seconds,
+        count,
+        confidence,
+        (*warnings, *said_of(repeated)),
+        probabilities=None if shares is None else Volume(shares, scan.grid),
+    )
+
+
+def _over(labels: NDArray[np.integer], found: NDArray[np.integer], values: Mapping[int, int]) -> None:
+    """Write what a part has found, in the values of the whole model, over what stands there."""
+    table = np.zeros(int(max(found.max(), *values)) + 1, labels.dtype)
+    for value, final in values.items():
+        table[value] = final
+    here = table[found]
+    np.copyto(labels, here, where=here != 0)
 
 
 def _view(procedure: Procedure) -> tuple[object, ...]:

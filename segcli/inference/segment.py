@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,10 +48,12 @@ class Wishes:
 
     probabilities  of each label
     votes          where the members of an ensemble differ
+    steps          done with the labels on the model's grid, where they come back from there by the nearest voxel
     """
 
     probabilities: bool = False
     votes: bool = False
+    steps: Callable[[Volume], Volume] | None = None
 
 
 def segment(
@@ -99,7 +101,8 @@ def decided(
     passing = means.watch(passing, Spread(grid, part, wanted, rule), votes)
     passing = probabilities.watch(passing) if probabilities else passing
     if decide.back == "nearest":
-        labels = labels_back(labels_on(part, passing, decide, part, wanted), wanted, grid)
+        there = labels_on(part, passing, decide, part, wanted)
+        labels = labels_back(wishes.steps(there) if wishes.steps else there, wanted, grid)
     else:
         labels = labels_on(grid, passing, decide, part, wanted, rule)
     seconds = {

@@ -27,8 +27,10 @@ from segcli.inference.prepare import Procedure
 from segcli.inference.windows import WindowPlan
 from segcli.models import after
 from segcli.models import document as documents
-from segcli.models.document import CardDocument, IntensityStep, Line, Smooth, Sum, Text, fits, read, shown, wrong
+from segcli.models.arguments import no_argument
+from segcli.models.document import CardDocument, IntensityStep, Line, Smooth, Sum, Text, fits, read, wrong
 from segcli.models.expected import Limits, MadeFor
+from segcli.models.rough import Rough
 from segcli.space.grids import GridSpec
 from segcli.space.resample import Interpolation
 from segcli.structures import Label, named_pairs
@@ -59,12 +61,14 @@ class ModelCard:
                 for that one alone; None where nobody knows
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     after       steps that are done with the labels, in order
+    after_at    where: at the scan's voxels, or at the model's where its labels come back by the nearest voxel
     ensemble_average  over several models: logits on the first one's grid, or probabilities on the scan's
     volumes_ml  plausible volume of a structure: (low, high); of those in volumes_by_size in a head of middle size
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
     parts       models that this one is made of, in order: each labels the structures that it has in common with this
                 card, by their names, and a later one has the last word
+    rough       the model that finds where this one looks; None for everywhere
     """
 
     name: str
@@ -93,6 +97,7 @@ class ModelCard:
     decide: Decision
     after: tuple[after.AfterStep, ...]
     not_scored: tuple[str, ...]
+    after_at: Literal["scan", "model"]
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_by_size: tuple[str, ...]
     volumes_source: str
@@ -100,6 +105,7 @@ class ModelCard:
     limits: Limits
     ensemble: tuple[str, ...]
     parts: tuple[str, ...]
+    rough: Rough | None
     folder: Path | None
     document: Facts = field(repr=False)
 
@@ -177,7 +183,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     architecture = Architecture(
         given.architecture.name, {k: v for k, v in document["architecture"].items() if k != "name"}
     )
-    if (said := _no_argument(architecture.arguments)) is not None:
+    if (said := no_argument(architecture.arguments)) is not None:
         raise refuse("architecture", said)
     smooth = given.smooth or Smooth()
     return ModelCard(
@@ -212,6 +218,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         ),
         after=after.named_steps(given.after, given.labels, partial(refuse, "after")),
         not_scored=given.not_scored,
+        after_at=given.after_at,
         volumes_ml=given.volumes_ml or {},
         volumes_by_size=given.volumes_by_size,
         volumes_source=given.volumes_source,
@@ -219,6 +226,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         limits=given.checks or Limits(),
         ensemble=given.ensemble,
         parts=given.parts,
+        rough=given.rough,
         folder=folder,
         document=document,
     )
@@ -234,6 +242,12 @@ _RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
     ("weights", lambda c: not fits(_listed(c.weights), tuple[Line, ...]), "is not a file's name, or a list of names"),
     ("sha256", lambda c: not fits(_listed(c.sha256), tuple[Sum, ...]), "is not 64 hexadecimal digits, or a list of it"),
     ("back", lambda c: c.back == "nearest" and c.anchor != "corners", "is nearest, for the anchor corners alone"),
+    ("after_at", lambda c: c.after_at == "model" and c.anchor != "corners", "is model, for the anchor corners alone"),
+    (
+        "after_at",
+        lambda c: c.after_at == "model" and bool(c.parts),
+        "is model, and parts have no model's grid in common",
+    ),
     (
         "anchor",
         lambda c: c.anchor == "corners" and any(isinstance(x, documents.ResampleStep) for x in (c.intensity or ())[1:]),
@@ -305,25 +319,6 @@ def _files(card: CardDocument) -> tuple[tuple[str, ...], tuple[str, ...], str | 
     if len(weights) == 1 and weights[0].endswith(".onnx"):
         return (), (), weights[0], sums[0] if sums else None
     return weights, sums, card.onnx, card.onnx_sha256
-
-
-_ARGUMENT = 1_000_000  # no network has a size beyond it
-_DEPTH = 8  # of lists and objects inside one another
-
-
-def _no_argument(value: Any, depth: int = 0) -> str | None:
-    """Why a value can be no argument of a network; None where it can."""
-    if isinstance(value, bool | str) or value is None:
-        return None
-    if isinstance(value, int | float):
-        fits = -_ARGUMENT <= value <= _ARGUMENT  # NaN is not within
-        return None if fits else f"has the number {shown(value)}, not one from -{_ARGUMENT} to {_ARGUMENT}"
-    if depth == _DEPTH:
-        return f"has lists and objects more than {_DEPTH} deep"
-    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
-    if inside is None:
-        return f"has {shown(value, repr)}, which JSON does not have"
-    return next((said for own in inside if (said := _no_argument(own, depth + 1))), None)
 
 
 def _windows(card: CardDocument) -> WindowPlan:

@@ -24,11 +24,13 @@ class File:
     """One file of a model.
 
     addresses  mirrors of the same bytes, in the order in which they are tried
+    folder     how an installation of its authors' program calls it, where no address says so
     sum        "sha256:..." or "sha1:..." as the source states it; None where it states none
     """
 
     addresses: tuple[str, ...]
     sum: str | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Entry:
 
     structures  names of its labels without the background; empty where the source does not list them
     options     of `segcli models import`, as it needs them for this file
+    chosen      which of several of nnU-Net's models: trainer, plans, configuration, folds
+    around      the program around the network: "totalsegmentator" samples scans as TotalSegmentator does
+    card        fields of its card that neither the file nor an option states
     by_hand     how to get it where segcli cannot fetch it
     lacks       what it needs that segcli does not run; empty for a model that can be used
     """
@@ -49,10 +54,18 @@ class Entry:
     citation: str
     source: str
     files: tuple[File, ...] = ()
+    chosen: Facts = field(default_factory=dict)
     options: Facts = field(default_factory=dict)
+    around: str = ""
+    card: Facts = field(default_factory=dict)
     spacing_mm: tuple[float, ...] = ()
     by_hand: str = ""
     lacks: str = ""
+
+    @property
+    def rough(self) -> str | None:
+        """The model of the catalogue that finds where this one looks."""
+        return self.card["rough"]["model"] if "rough" in self.card else None
 
     @property
     def open(self) -> bool:
@@ -85,5 +98,5 @@ def entry(name: str) -> Entry:
 
 def _entry(raw: Facts, source: str) -> Entry:
     lists = {key: tuple(raw[key]) for key in ("structures", "spacing_mm") if key in raw}
-    files = tuple(File(tuple(f["addresses"]), f.get("sum")) for f in raw.get("files", ()))
+    files = tuple(File(tuple(f["addresses"]), f.get("sum"), f.get("folder", "")) for f in raw.get("files", ()))
     return Entry(**{**raw, **lists, "files": files, "source": source})

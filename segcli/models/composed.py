@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from segcli.documents import Facts
 from segcli.errors import ModelError, OutputExists
 from segcli.models.card import CARD_FILE, ModelCard, parse
 from segcli.models.imports import written
@@ -14,7 +16,7 @@ from segcli.models.library import parts_of
 _OWN = (
     "weights", "sha256", "onnx", "onnx_sha256", "regions", "after", "codes", "colours", "pairs", "not_scored",
     "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "ensemble", "ensemble_average",
-    "notes",
+    "notes", "after_at", "rough",
 )  # fmt: skip
 
 
@@ -30,13 +32,22 @@ def unclaimed(folder: Path, *, replace: bool) -> None:
         )
 
 
-def write(name: str, structures: Sequence[str], parts: Sequence[ModelCard], place: Path, *, replace: bool) -> Path:
+def write(
+    name: str,
+    structures: Sequence[str],
+    parts: Sequence[ModelCard],
+    place: Path,
+    *,
+    fields: Facts = MappingProxyType({}),
+    replace: bool,
+) -> Path:
     """The folder of a model of parts that lie in `place`, its structures numbered from 1 in their order.
 
     Structures are called as the parts call them, whose names were perhaps written small when they were imported.
     What a card needs beside its labels (channels, grid, windows) is the first part's, and says what `plan` and the
     checks of a scan start from; each part keeps its own.
 
+    fields   of the card beside those
     errors   ModelError (78): a structure that no part labels; OutputExists (73)
     """
     named = {label.name.casefold(): label.name for part in parts for label in part.structures}
@@ -49,6 +60,7 @@ def write(name: str, structures: Sequence[str], parts: Sequence[ModelCard], plac
         "architecture": {"name": "parts"},
         "labels": {"background": 0, **{named[structure.casefold()]: i for i, structure in enumerate(structures, 1)}},
         "parts": [part.name for part in parts],
+        **fields,
     }
     folder = place / name
     unclaimed(folder, replace=replace)

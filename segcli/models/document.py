@@ -24,6 +24,7 @@ from segcli.documents import Document, Facts
 from segcli.errors import ModelError, near
 from segcli.models.after import AFTER, AfterStep
 from segcli.models.expected import Limits, MadeFor
+from segcli.models.rough import Rough
 from segcli.space.volume import AXES_CODES
 
 FORMAT = 1
@@ -251,6 +252,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         tuple[AfterStep, ...],
         Meta(max_length=100, description=f"a list of steps, each of {', '.join(AFTER)}"),
     ] = ()
+    after_at: Annotated[Literal["scan", "model"], Meta(description="one of scan, model")] = "scan"
     codes: Annotated[dict[str, Code] | None, Meta(description="an object that maps names of labels to codes")] = None
     colours: Annotated[
         dict[str, Colour] | None, Meta(description='an object that maps names of labels to "#rrggbb"')
@@ -282,6 +284,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     ] = None
     ensemble: Annotated[tuple[Line, ...], Meta(description="a list of models")] = ()
     parts: Annotated[tuple[Line, ...], Meta(max_length=100, description="a list of models")] = ()
+    rough: Annotated[
+        Rough | None,
+        Meta(description='null or {"model": a model, "structures": a list of its labels, "margin_mm": 0 to 1000, ...}'),
+    ] = None
     notes: Annotated[_LONE | tuple[Text, ...] | None, Meta(description="a text, or a list of texts")] = None
 
 

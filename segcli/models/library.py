@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,16 +122,19 @@ def put_back(folder: Path) -> None:
 def parts_of(card: ModelCard) -> list[ModelCard]:
     """The models that a model is made of: those that lie beside its folder, else those that are found by name.
 
-    errors   ModelError (78): one is not there, sees other channels, or is made of parts itself
+    errors   ModelError (78): one is not there, sees other channels, or is made of models itself
     """
     found = []
     for name in card.parts:
-        beside = card.folder.parent / name if card.folder and re.fullmatch(NAME, name) else None
-        own = read_card(beside) if beside and (beside / CARD_FILE).is_file() else _part(card, name)
+        own = _other(card, name, "part")
         if own.channels != card.channels:
             seen = f"it sees {', '.join(own.channels)}, not {', '.join(card.channels)}"
             raise ModelError(f"{card.name}: {name} is no part of it: {seen}")
-        for what, said in ((own.parts, "is made of parts itself"), (own.after, "has steps after its network")):
+        for what, said in (
+            (own.parts, "is made of parts itself"),
+            (own.rough, "has a rough model before it"),
+            (own.after, "has steps after its network"),
+        ):
             if what:
                 raise ModelError(f"{card.name}: its part {name} {said}, which a part cannot have")
         if not {s.name for s in own.structures} & {s.name for s in card.structures}:
@@ -139,11 +143,59 @@ def parts_of(card: ModelCard) -> list[ModelCard]:
     return found
 
 
-def _part(card: ModelCard, name: str) -> ModelCard:
+def needed(card: ModelCard, parts: Sequence[ModelCard], names: Collection[str]) -> list[ModelCard]:
+    """The parts that label something of what is wanted; all of them where steps of the card follow.
+
+    names    of structures; empty for all
+    """
+    if card.after or not names:
+        return list(parts)
+    return [part for part in parts if {label.name for label in part.structures} & set(names)]
+
+
+def rough_of(card: ModelCard) -> ModelCard | None:
+    """The model that finds where a model looks: one that lies beside its folder, else one that is found by name.
+
+    errors   ModelError (78): it is not there, sees other channels, lacks a structure, or leads back to the model
+    """
+    own = _rough(card)
+    seen, last = [card.folder], own
+    while last is not None:
+        if last.folder in seen:
+            raise ModelError(f"{card.name}: its rough model {last.name} has itself for a rough model")
+        seen.append(last.folder)
+        last = _rough(last)
+    return own
+
+
+def _rough(card: ModelCard) -> ModelCard | None:
+    if card.rough is None:
+        return None
+    own = _other(card, card.rough.model, "rough model")
+    if own.channels != card.channels:
+        seen = f"sees {', '.join(own.channels)}, not {', '.join(card.channels)}"
+        raise ModelError(f"{card.name}: its rough model {own.name} {seen}")
+    known = {label.name for label in own.structures}
+    if lacking := [name for name in card.rough.names if name not in known]:
+        raise ModelError(f"{card.name}: its rough model {own.name} labels no {lacking[0]}")
+    return own
+
+
+def models_of(card: ModelCard) -> list[ModelCard]:
+    """Every model with a network of its own that labels a scan where this one is run, in the order in which they do."""
+    rough = rough_of(card)
+    return [*(models_of(rough) if rough else ()), *(parts_of(card) or [card])]
+
+
+def _other(card: ModelCard, name: str, what: str) -> ModelCard:
+    """A model that another one names: beside its folder, else as the user would name it."""
+    beside = card.folder.parent / name if card.folder and re.fullmatch(NAME, name) else None
+    if beside and (beside / CARD_FILE).is_file():
+        return read_card(beside)
     try:
         return find(name)
     except ModelError as error:
-        raise ModelError(f"{card.name}: its part {name} cannot be used: {error.message}", hint=error.hint) from error
+        raise ModelError(f"{card.name}: its {what} {name} cannot be used: {error.message}", hint=error.hint) from error
 
 
 def read_card(folder: Path) -> ModelCard:

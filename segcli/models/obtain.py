@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segcli.errors import ModelError, UsageError
@@ -13,6 +13,7 @@ from segcli.models import composed, imports
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
 from segcli.models.fetch import Progress, addresses, fetch, file_name
+from segcli.models.imports.totalsegmentator import around
 from segcli.models.library import cache_home, read_card
 
 _ADDRESS = re.compile(r"https?://|hf:|gdrive:")
@@ -73,8 +74,13 @@ def get(
             f"{model.id}: its licence ({model.licence}) asks for more than to be named, or is unknown",
             hint="read it, then add --accept-licence",
         )
-    if not model.files:
+    if not model.files or not all(file.addresses or _installed(model, file) for file in model.files):
         raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
+    if (rough := model.rough) is not None:
+        if (to / rough / CARD_FILE).is_file():
+            tell(f"{model.id}: its rough model {rough} is here already")
+        else:
+            get(rough, to, replace(wishes, name=None), tell=tell, progress=progress, tried=tried)
     if len(model.files) == 1:
         return _one(model, model.files[0], make, wishes.name or model.id, progress)
     name = wishes.name or model.id
@@ -85,9 +91,9 @@ def get(
         if (to / own / CARD_FILE).is_file():
             tell(f"{model.id}: its part {own} is here already")
         else:
-            _one(model, file, make, own, progress)
+            _one(replace(model, card={}), file, make, own, progress)
         parts.append(read_card(to / own))
-    return composed.write(name, model.structures, parts, to, replace=wishes.replace)
+    return composed.write(name, model.structures, parts, to, fields=model.card, replace=wishes.replace)
 
 
 def _one(model: Entry, file: File, make: Import, name: str, progress: Progress) -> Path:
@@ -120,8 +126,12 @@ class Import:
         if model and "recipe" not in options:  # a recipe states these itself
             facts = (model.title, model.citation, origin)
             given = {**given, "licence": model.licence, "source": "; ".join(fact for fact in facts if fact)}
+        if model:
+            given = {**given, **model.card}
         return imports.adopt(
             path,
+            wanted=_wanted(model),
+            around=(lambda fields: around(fields, model.spacing_mm)) if model and model.around else lambda fields: {},
             name=name or self.wishes.name,
             to=self.to,
             recipe=options.get("recipe"),
@@ -135,14 +145,21 @@ class Import:
 def urls(text: str) -> list[str]:
     """Every address of a model's files, for a machine with a network."""
     model = wanted(text)
-    if not model.files:
+    if not any(file.addresses for file in model.files):
         raise ModelError(f"{model.id}: has no address: {model.by_hand}")
-    return [address for file in model.files for address in addresses(file.addresses)]
+    before = urls(model.rough) if model.rough else []
+    return [*before, *(address for file in model.files for address in addresses(file.addresses))]
+
+
+def _wanted(model: Entry | None) -> imports.WhichModel:
+    """Which of several of nnU-Net's models that lie together an entry means."""
+    said = {key: value for key, value in (model.chosen if model else {}).items() if key != "folds"}
+    return imports.WhichModel(folds=tuple(model.chosen.get("folds", ())) if model else (), **said)
 
 
 def _stem(file: File) -> str:
     """The name of a file without its ending: what TotalSegmentator calls a part's folder."""
-    return file_name(addresses(file.addresses)[-1]).removesuffix(".zip")
+    return file.folder or file_name(addresses(file.addresses)[-1]).removesuffix(".zip")
 
 
 def _installed(model: Entry, file: File) -> Path | None:

@@ -53,7 +53,7 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep) -> NDArray[np
         case DropStep():
             data[np.isin(data, wanted)] = 0
         case WithinStep():
-            data[np.isin(data, wanted) & ~_grown(labels, [x.id for x in names if x.name in step.of], step.mm)] = 0
+            data[np.isin(data, wanted) & ~grown(labels, [x.id for x in names if x.name in step.of], step.mm)] = 0
     return data
 
 
@@ -72,7 +72,7 @@ def _drop_small(labels: Volume, wanted: Collection[int], step: SmallStep, data: 
     pieces.clear(data, pieces.size * labels.grid.voxel_mm3 <= step.mm3 + _ROUNDING)
 
 
-def _grown(labels: Volume, values: Collection[int], mm: float) -> NDArray[np.bool_]:
+def grown(labels: Volume, values: Collection[int], mm: float) -> NDArray[np.bool_]:
     """Where structures are, grown by a length, in whole voxels of the mean step."""
     from scipy.ndimage import binary_dilation
 

@@ -112,6 +112,19 @@ class ExtrasFacts(TypedDict):
     dicom: NotRequired[dict[str, str | int | bool | None] | None]
 
 
+class CropFacts(TypedDict):
+    """Where a network looked: the box of a rough model's structures, or the whole scan where it found none of them.
+
+    box   first voxel and the one behind the last along D, H, W
+    """
+
+    model: str
+    structures: list[str]
+    margin_mm: float
+    found: bool
+    box: list[list[int]]
+
+
 class RunFacts(TypedDict):
     """Seconds of each stage, the peak of memory, and steps down for want of it."""
 
@@ -124,6 +137,7 @@ class Record(Struct, kw_only=True, frozen=True):
     """What is known of a label map and of how it was made; keys that are UNSET are left out.
 
     input .. windows   of a label map that `predict` made
+    crops              where networks behind a rough one looked, in their order
     confidence         label -> mean softmax margin; disagreement: of ensembles, share of members that decide otherwise
     after              each of the card's steps with the structures that it changed
     postprocessing     structures that the options' changed
@@ -140,6 +154,7 @@ class Record(Struct, kw_only=True, frozen=True):
     grid: GridFacts
     source: Document | UnsetType | None = UNSET
     windows: int | UnsetType = UNSET
+    crops: list[CropFacts] | UnsetType = UNSET
     structures: list[Structure]
     confidence: dict[str, float] | UnsetType = UNSET
     disagreement: dict[str, float] | UnsetType = UNSET

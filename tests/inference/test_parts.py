@@ -14,6 +14,7 @@ import segcli
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError, OutputError, UsageError
 from segcli.inference import parts as parts_module
+from segcli.inference.decide import Decision
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.segment import segment
 from segcli.inference.together import Member
@@ -21,6 +22,7 @@ from segcli.models import composed as of_parts
 from segcli.models import imports
 from segcli.models.library import find, parts_of
 
+TEN = Decision(values=tuple(range(10)))
 NUMBERS = {"background": 0, "heart": 1, "spine": 2, "spleen": 3, "liver": 4, "body": 5}
 
 
@@ -77,11 +79,11 @@ def test_a_later_part_has_the_last_word_and_parts_that_are_not_wanted_do_not_run
     prepared = []
     true = parts_module.prepare
     monkeypatch.setattr(parts_module, "prepare", lambda *words: prepared.append(1) or true(*words))
-    both = segment_parts(volume, [Part(member, {1: 7, 2: 8}), Part(member, {2: 9})], np.uint8)
+    both = segment_parts(volume, [Part(member, {1: 7, 2: 8}), Part(member, {2: 9})], TEN)
     assert (both.labels.data == np.array([0, 7, 9, 0, 0, 0])[alone]).all()
     assert len(prepared) == 1, "two parts that see the scan alike share what they are shown"
     other = Member(replace(card.procedure, outside=-500.0), opened.engine)
-    segment_parts(volume, [Part(member, {1: 1}), Part(other, {2: 2})], np.uint8)
+    segment_parts(volume, [Part(member, {1: 1}), Part(other, {2: 2})], TEN)
     assert len(prepared) == 3
 
 
@@ -104,6 +106,7 @@ def test_only_parts_of_the_classes_asked_for_run(tmp_path, whole):
         (["soft", "strange"], {}, "has no structure of the same name"),
         (["soft", "dual"], {}, "is no part of it: it sees T1, T2"),
         (["soft", "stepped"], {}, "has steps after its network"),
+        (["soft", "looking"], {}, "has a rough model before it"),
         (["soft"], {"weights": "w.safetensors"}, "has no network of its own"),
         (["soft", "soft"], {}, "names a model twice"),
     ],
@@ -112,6 +115,7 @@ def test_what_is_no_part_is_refused(tmp_path, whole, parts, changes, said):
     composed(tmp_path / "twins", parts=["soft"])
     _part(tmp_path / "strange", {})
     _part(tmp_path / "stepped", {"body": 1}, after=[{"step": "drop", "structures": ["body"]}])
+    _part(tmp_path / "looking", {"body": 1}, rough={"model": "soft", "structures": ["liver"]})
     _part(tmp_path / "dual", {"body": 1}, channels=["T1", "T2"])
     folder = composed(tmp_path / "wrong", parts=parts, **changes)
     with pytest.raises(ModelError, match=said):
@@ -123,13 +127,19 @@ def test_what_parts_cannot_do_is_refused(tmp_path, whole):
         Opening((str(whole), str(tmp_path / "soft"))).open(find(str(whole)))
     with pytest.raises(UsageError, match="label different structures"):
         Opening((str(whole),), votes=True).open(find(str(whole)))
-    words = ("predict", scan(tmp_path / "a.nii.gz"), "--model", whole, "--write", "probabilities", "-o", tmp_path / "o")
-    run = command(*words)
-    assert run.returncode == 2, run.stderr
-    assert b"whose probabilities have no common sum" in run.stderr
-    with pytest.raises(UsageError, match="whose probabilities have no common sum"):
-        segcli.load(whole, engine="onnx").segment(tmp_path / "a.nii.gz", probabilities=True)
     assert command("export-onnx", "--model", whole, "-o", tmp_path / "a.onnx").returncode == 2
+
+
+def test_probabilities_are_those_of_each_structure_in_its_own_part(tmp_path, whole):
+    path = scan(tmp_path / "a.nii.gz")
+    both = segcli.load(whole, engine="onnx").segment(path, probabilities=True).probabilities
+    soft = segcli.load(tmp_path / "soft", engine="onnx").segment(path, probabilities=True).probabilities
+    others = segcli.load(tmp_path / "others", engine="onnx").segment(path, probabilities=True).probabilities
+    for name, number in NUMBERS.items():
+        own = soft if name in ("body", "liver") else others
+        if number:
+            assert np.array_equal(both[number], own[LABELS[name]]), name
+    assert np.allclose(both[0], np.maximum(1 - both[1:].sum(axis=0), 0), atol=1e-6)
 
 
 def test_verify_looks_into_every_part(tmp_path, whole):

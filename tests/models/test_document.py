@@ -64,6 +64,7 @@ FULL: dict[str, Any] = {
     "ensemble_average": "probabilities",
     "regions": [1, 2, 3, 4, 5],
     "after": [{"step": "largest", "neighbours": 6}],
+    "after_at": "scan",
     "colours": {"liver": "#aA5500"},
     "pairs": [["liver", "spleen"]],
     "volumes_ml": {"liver": [800, 2500.5]},
@@ -75,6 +76,7 @@ FULL: dict[str, Any] = {
     "checks": {"confidence": 0.33, "confidence_of_all": None, "misplaced_mm": 18, "proportion": 1.18},
     "ensemble": ["other", "folder/of another"],
     "parts": [],
+    "rough": {"model": "other", "structures": ["liver"], "margin_mm": 20, "within": {"structures": ["a"], "mm": 5}},
     "notes": "any text: é, 肝, ≥",
 }
 

@@ -95,6 +95,7 @@ def adopt(
     wanted: WhichModel = ANY,
     name: str | None = None,
     given: Facts | None = None,
+    around: Callable[[Facts], Facts] = lambda fields: {},
     replace: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     tried: Callable[[ModelCard], None] = lambda _: None,
@@ -106,6 +107,7 @@ def adopt(
     recipe   the name of a card without weights, or a path to one; its network must be the file's exactly
     wanted   which of several models at the path: a table of tensors, a configuration of nnU-Net and its folds
     given    fields of the card that the user states (see `options`); they win over the container, it over the recipe
+    around   gives fields that are other ones where another program runs the model; they win over all
     replace  whether a folder of that name is replaced
     tell     takes a sentence each about what was guessed, dropped or not understood, once the folder is made
     tried    runs a graph once before its folder gets its name; it raises ModelError for one that gives no logits
@@ -115,6 +117,7 @@ def adopt(
     known = _recipe(recipe) if recipe else None
     with _read(path, arch, known, wanted) as (source, network, stated):
         fields = document.fields(stated, network, known, given or {})
+        fields |= around(fields)
         document.complete(fields, source, network, stated, path)
         title = document.title(name or fields.get("name"), path)
         draft = document.of(fields, source, network, stated, title)
@@ -135,9 +138,9 @@ def verify(folder: Path) -> ModelCard:
     errors   ModelError (78) naming the first part that is missing or was changed, or that does not fit
     """
     found = library.read_card(folder)
-    for part in library.parts_of(found):
-        if part.folder is not None:
-            verify(part.folder)
+    for other in filter(None, (library.rough_of(found), *library.parts_of(found))):
+        if other.folder is not None:
+            verify(other.folder)
     for fold, file in enumerate(found.weights):
         weights.network_of(found, fold)
         path = found.file(file)

@@ -1,0 +1,172 @@
+"""The labels of a scan by a model of any shape: one network, several together, parts, and a rough model before them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segcli.batch import budget
+from segcli.batch.answer import steps_of
+from segcli.engines.choose import Opened
+from segcli.inference.engine import Engine
+from segcli.inference.parts import Part, segment_parts
+from segcli.inference.prepare import check_channels, finite
+from segcli.inference.region import around, put_back
+from segcli.inference.segment import Segmentation, Wishes
+from segcli.inference.together import Member, later, segment_at_the_scan, segment_together
+from segcli.inference.windows import Tick, at_overlap
+from segcli.models.card import ModelCard
+from segcli.models.rough import Rough
+from segcli.results.after import Effect, after, grown
+from segcli.results.record import CropFacts
+from segcli.space.grids import GridSpec
+from segcli.space.volume import Box, Grid, Volume, whole
+
+if TYPE_CHECKING:
+    from segcli.batch.stages import Job, Options
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The labels as the networks decide them, and as the card's steps leave them where those are done already.
+
+    effects   of the card's steps; None where they are still to be done
+    crops     where each network behind a rough one looked
+    """
+
+    result: Segmentation
+    effects: list[Effect] | None = None
+    crops: tuple[CropFacts, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _How:
+    options: Options
+    wishes: Wishes
+    max_ram: int | None
+
+    @property
+    def before(self) -> _How:
+        """The same for a rough model, of which only labels are wanted, as its own steps leave them."""
+        return replace(self, options=replace(self.options, keep_islands=False), wishes=Wishes())
+
+
+def labels_of(job: Job, scan: Volume, tick: Tick) -> Found:
+    """The labels of a scan by the job's model.
+
+    errors   as `segment`; OutOfMemory: what a rough model found is too large
+    """
+    how = _How(job.options, Wishes(probabilities=job.to.probabilities, votes=job.to.votes), job.opened.max_ram)
+    return _labelled(job.card, job.running, scan, tick, how)
+
+
+def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) -> Found:
+    if opened.rough is None or card.rough is None:
+        return _fine(card, opened, scan, tick, how)
+    check_channels(scan, card.procedure)
+    scan, holes, warnings = finite(scan)
+    own, other = opened.rough
+    first = _labelled(own, other, scan, later(tick, 0, 2), how.before)
+    labels = first.result.labels if first.effects is not None else after(first.result.labels, own.labels, own.after)[0]
+    _rest(other.models(own))
+    wanted = [label.id for label in own.labels if label.name in card.rough.structures]
+    box = around(labels, wanted, card.rough.margin_mm)
+    if box is None:
+        named = ", ".join(card.rough.structures)
+        warnings.append(f"{own.name} found no {named}: {card.name} looked through the whole scan")
+    crop = _facts(card.rough, own, box, scan.grid)
+    box = box or whole(scan.grid)
+    part = scan.crop(box)
+    for model, _ in opened.fine(card):
+        budget.refuse_too_large(part.grid, part.data.itemsize, model, limit=how.max_ram)
+    found = _fine(card, opened, part, later(tick, 1, 2), how)
+    _rest(opened.fine(card))
+    result = put_back(found.result, scan, box, card.decide)
+    if card.rough.within is not None:
+        near = [label.id for label in own.labels if label.name in card.rough.within.structures]
+        result.labels.data[~grown(labels, near, card.rough.within.mm)] = 0
+    if holes is not None:
+        result.labels.data[:, holes] = 0
+    result = replace(
+        result,
+        seconds=_sum(first.result.seconds, result.seconds),
+        windows=first.result.windows + result.windows,
+        warnings=(*warnings, *first.result.warnings, *result.warnings),
+    )
+    return Found(result, found.effects, (*first.crops, crop))
+
+
+def _facts(rough: Rough, model: ModelCard, box: Box | None, scan: Grid) -> CropFacts:
+    return CropFacts(
+        model=model.name,
+        structures=list(rough.structures),
+        margin_mm=rough.margin_mm,
+        found=box is not None,
+        box=[[side.start, side.stop] for side in box or whole(scan)],
+    )
+
+
+def _rest(models: Sequence[tuple[ModelCard, Opened]]) -> None:
+    for _, opened in models:
+        opened.engine.rest()
+
+
+def _sum(*stages: Mapping[str, float]) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for seconds in stages:
+        total.update(seconds)
+    return dict(total)
+
+
+def _fine(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) -> Found:
+    """What the models behind a rough one say of a scan, or of the part of it that they look at."""
+    members = [_member(how.options, own, other.engine) for own, other in opened.fine(card)]
+    if opened.parts:
+        parts = _parts(card, opened.parts, members)
+        return Found(segment_parts(scan, parts, card.decide, tick, how.wishes))
+    if how.options.average == "probabilities":
+        return Found(segment_at_the_scan(scan, members, tick, how.wishes))
+    nearest = members[0].procedure.decide.back == "nearest"
+    if opened.others or card.after_at == "scan" or not nearest:
+        return Found(segment_together(scan, members, tick, how.wishes))
+    effects: list[Effect] = []
+
+    def steps(labels: Volume) -> Volume:
+        done, found = after(_as_stated(labels, card.grid), card.labels, steps_of(card, how.options))
+        effects.extend(found)
+        return Volume(done.data, labels.grid)
+
+    return Found(segment_together(scan, members, tick, replace(how.wishes, steps=steps)), effects)
+
+
+def _as_stated(labels: Volume, spec: GridSpec) -> Volume:
+    """Labels on a grid in the steps that the card states, which a grid between given corners has not quite."""
+    steps = [
+        own if stated is None else stated
+        for own, stated in zip(labels.grid.spacing, spec.spacing or labels.grid.spacing, strict=True)
+    ]
+    affine = labels.grid.affine.copy()
+    affine[:3, :3] *= np.array(steps) / labels.grid.spacing
+    return Volume(labels.data, Grid(labels.grid.shape, affine))
+
+
+def _member(options: Options, card: ModelCard, engine: Engine) -> Member:
+    plan = at_overlap(card.window, options.overlap)
+    window = replace(plan, skip=plan.skip or options.skip)
+    procedure = replace(card.procedure, window=window)
+    if options.faithful and card.grid.anchor == "corners":
+        procedure = replace(procedure, decide=replace(procedure.decide, back="nearest"))
+    return Member(procedure, engine)
+
+
+def _parts(card: ModelCard, parts: Sequence[tuple[ModelCard, Opened]], members: Sequence[Member]) -> list[Part]:
+    """Each part with the values that its structures have in the whole model."""
+    values = {label.name: label.id for label in card.structures}
+    return [
+        Part(member, {label.id: values[label.name] for label in own.structures if label.name in values})
+        for (own, _), member in zip(parts, members, strict=True)
+    ]

@@ -1,0 +1,77 @@
+"""An engine whose network is loaded while it is needed, for models of several networks that memory has no room for."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import ModelError
+from segcli.inference.engine import Engine, Sums
+
+if TYPE_CHECKING:
+    from segcli.engines.choose import Opened
+
+
+class Held:
+    """Loads its network for the first window, and lets go of it when it rests.
+
+    opened   the network as it was loaded once, to know that it can be; it is let go of
+    again    loads it
+    """
+
+    def __init__(self, opened: Opened, again: Callable[[], Opened]) -> None:
+        self._again, self._hashes = again, dict(opened.hashes)
+        self._loaded: Engine | None = opened.engine
+        self._fallbacks: tuple[str, ...] = ()
+        self._repeated = 0
+        self.rest()
+
+    @property
+    def name(self) -> str:
+        return self._loaded.name if self._loaded else self._name
+
+    @property
+    def precision(self) -> str:
+        return self._loaded.precision if self._loaded else self._precision
+
+    @property
+    def batch(self) -> int:
+        return self._loaded.batch if self._loaded else self._batch
+
+    @property
+    def fallbacks(self) -> Sequence[str]:
+        return (*self._fallbacks, *(self._loaded.fallbacks if self._loaded else ()))
+
+    @property
+    def repeated(self) -> int:
+        return self._repeated + (self._loaded.repeated if self._loaded else 0)
+
+    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._engine().run(patches)
+
+    def sums(
+        self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: NDArray[np.float32]
+    ) -> Sums:
+        return self._engine().sums(image, shape, axis, weight)
+
+    def rest(self) -> None:
+        """Let go of the network."""
+        if self._loaded is None:
+            return
+        self._name, self._precision, self._batch = self.name, self.precision, self.batch
+        self._fallbacks, self._repeated = tuple(self.fallbacks), self.repeated
+        self._loaded.rest()
+        self._loaded = None
+        gc.collect()
+
+    def _engine(self) -> Engine:
+        if self._loaded is None:
+            opened = self._again()
+            if dict(opened.hashes) != self._hashes:
+                raise ModelError(f"{', '.join(self._hashes)}: changed while the model was in use")
+            self._loaded = opened.engine
+        return self._loaded

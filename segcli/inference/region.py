@@ -1,0 +1,53 @@
+"""Where a network looks: the box of what a rough model found, and an answer put back to where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from segcli.inference.decide import Decision
+from segcli.inference.segment import Segmentation
+from segcli.memory import mapped
+from segcli.space.volume import Box, Volume, Voxels
+
+
+def around(labels: Volume, values: Collection[int], margin_mm: float) -> Box | None:
+    """The box of some labels with a margin, as far as the scan goes; None where none of them is.
+
+    The margin is that many whole voxels along each axis as go into it, the step as a NIfTI header has it, in float32:
+    of 20 mm in steps of 0.8 mm, which are a little more there, 24 voxels. TotalSegmentator counts that way.
+    """
+    here = np.isin(labels.data[0], list(values))
+    spans = []
+    for axis, step in enumerate(labels.grid.spacing):
+        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
+        if len(along) == 0:
+            return None
+        margin = int(margin_mm / float(np.float32(round(step, 5))))
+        spans.append(slice(max(0, int(along[0]) - margin), min(here.shape[axis], int(along[-1]) + 1 + margin)))
+    return spans[0], spans[1], spans[2]
+
+
+def put_back(found: Segmentation, scan: Volume, box: Box, decide: Decision) -> Segmentation:
+    """What was found in a box of a scan, on the whole scan: all around it is background."""
+
+    def placed(part: Volume, into: Voxels) -> Volume:
+        into[(slice(None), *box)] = part.data
+        return Volume(into, scan.grid, scan.source)
+
+    labels, shares, votes = found.labels, found.probabilities, found.votes
+    if shares is not None:
+        whole = mapped((len(shares.data), *scan.grid.shape), np.uint8)
+        if decide.rule == "argmax":
+            whole[0] = 255
+        shares = placed(shares, whole)
+    if votes is not None:
+        votes = placed(votes, np.zeros((1, *scan.grid.shape), np.uint8))
+    return replace(
+        found,
+        labels=placed(labels, np.zeros((1, *scan.grid.shape), labels.data.dtype)),
+        probabilities=shares,
+        votes=votes,
+    )
