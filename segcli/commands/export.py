@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segcli.commands.options import Affine, Commands, Json, Model, form
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
-from segcli.errors import ModelError, UsageError
+from segcli.documents import Document
+from segcli.errors import ModelError
+
+if TYPE_CHECKING:
+    from segcli.models.card import ModelCard
 
 commands = Commands("export-onnx")
 
@@ -18,31 +21,53 @@ commands = Commands("export-onnx")
 @commands.command("export-onnx")
 def export_onnx(
     model: Model = "uxnet",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The ONNX file; default NAME.onnx.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The ONNX file, default NAME.onnx; a folder for several.")
+    ] = None,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 17,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     verify: Annotated[Path | None, typer.Option("--verify", help="A scan whose windows are compared as well.")] = None,
     affine: Affine = None,
     json: Json = False,
 ) -> None:
-    """Export a model to one ONNX file, compared with torch before it is kept."""
+    """Export a model to one ONNX file, compared with torch before it is kept.
+
+    A model of several networks becomes a folder with a file for each.
+    """
+    from segcli.engines.export.folder import export_folder, file_of
     from segcli.engines.export.verified import export_onnx as export
     from segcli.formats import atomic
     from segcli.models.library import find
 
     counts = form(affine)
     card = find(model)
-    if card.parts:
-        raise UsageError(f"{card.name} is made of {', '.join(card.parts)}", hint="export each of them")
-    path = output or Path(re.sub(r"[^A-Za-z0-9_-]", "_", card.name) + ".onnx")  # the name comes from a file
+
+    def exported(own: ModelCard, path: Path) -> Document:
+        return export(own, path, opset=opset, half=fp16, verify=verify, affine=counts)
+
+    if card.parts or card.rough:
+        folder = output or Path(file_of(card.name).removesuffix(".onnx"))
+        certificates = export_folder(card, folder, exported)
+        if json:
+            print_json({"schema": SCHEMA, "folder": str(folder), "certificates": certificates})
+            return
+        print_line(str(folder))
+        for name, certificate in certificates.items():
+            say(f"{name}: {_said(certificate)}")
+        return
+    path = output or Path(file_of(card.name))
     atomic.unclaimed(path, own=lambda _: _is_export(path))
-    certificate = export(card, path, opset=opset, half=fp16, verify=verify, affine=counts)
+    certificate = exported(card, path)
     if json:
         print_json({"schema": SCHEMA, "file": str(path), "certificate": certificate})
     else:
         print_line(str(path))
-        error, equal = certificate["max_relative_error"], certificate["agreement"]
-        say(f"largest relative error {error:.1e}, equal labels {equal:.2%}")
+        say(_said(certificate))
+
+
+def _said(certificate: Document) -> str:
+    error, equal = certificate["max_relative_error"], certificate["agreement"]
+    return f"largest relative error {error:.1e}, equal labels {equal:.2%}"
 
 
 def _is_export(path: Path) -> bool:

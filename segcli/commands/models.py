@@ -138,9 +138,10 @@ def info(
         card = find(model)
         facts |= {"modality": card.modality, "channels": list(card.channels), "spacing_mm": card.grid.spacing}
         facts |= {"structures": [s.name for s in card.structures], "licence": card.licence, "source": card.source}
+        facts |= {"parts": list(card.parts), "looks_where": card.rough.model if card.rough else None}
     elif known is not None:
         facts |= {"modality": known.modality, "spacing_mm": known.spacing_mm, "structures": list(known.structures)}
-        facts |= {"licence": known.licence, "source": known.source}
+        facts |= {"licence": known.licence, "source": known.source, "looks_where": known.rough}
     facts |= {"citation": known.citation if known else None, "here": here}
     if json:
         print_json({"schema": SCHEMA, **facts})
@@ -303,21 +304,28 @@ def verify(
 
 def _verified(file: Path) -> Document:
     """The certificate of the export, empty where there is none; ModelError when something is not what it says it is."""
-    from segcli.engines.export.certificate import DIGEST_KEY
     from segcli.engines.export.verified import verify as compare
     from segcli.formats.streams import regular_size
     from segcli.models import imports
-    from segcli.models.embedded import onnx_metadata
+    from segcli.models.library import models_of
 
     if not file.is_dir():
         regular_size(file)  # a pipe is never opened
         return compare(file)
-    card = imports.verify(file)
+    certificates = [_compared(card) for card in models_of(imports.verify(file))]
+    return certificates[0] if len(certificates) == 1 else {}
+
+
+def _compared(card: ModelCard) -> Document:
+    """The certificate of a card's graph, once every engine here answers as it says; empty where there is none."""
+    from segcli.engines.export.certificate import DIGEST_KEY
+    from segcli.engines.export.onnx_file import read
+    from segcli.engines.export.verified import verify as compare
+    from segcli.models.embedded import onnx_metadata
+
     if card.onnx is None:
         return {}
-    from segcli.engines.export.onnx_file import read
-
-    graph = file / card.onnx
+    graph = card.file(card.onnx)
     read(graph.read_bytes(), graph.name, card)
     # A file of somebody else's is what the card's checksum says, which has been compared, and holds no certificate.
     if card.onnx_sha256 and DIGEST_KEY not in onnx_metadata(graph):

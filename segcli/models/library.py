@@ -13,7 +13,7 @@ from pathlib import Path
 from segcli.errors import ModelError, near
 from segcli.folders import user_folder
 from segcli.formats.atomic import one_process
-from segcli.models.card import CARD_FILE, NAME, ModelCard, parse
+from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
 from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
 
@@ -74,6 +74,8 @@ def installed() -> list[Found]:
                     problem = f"lacks {', '.join(lacking)}"
                     if card.onnx and (folder / card.onnx).is_file():
                         problem = None
+                if card.parts or card.rough:
+                    models_of(card)
             except ModelError as error:
                 card, problem = None, error.message
             out[folder.name] = Found(folder.name, folder, card, problem)
@@ -97,6 +99,12 @@ def find(model: str) -> ModelCard:
         return read_card(path)
     if path.is_file():
         return read_card(path.parent) if path.name == CARD_FILE else _embedded(path)
+    from segcli.models import catalogue, in_place  # both look for models by the functions above
+
+    if named and (folder := in_place.found(model)) is not None:
+        return read_card(folder)
+    if model in catalogue.entries():
+        raise ModelError(f"the model {model} is not here", hint=f"`segcli models get {model}` fetches it")
     names = [f.name for f in installed()]
     raise ModelError(
         f"no model {model!r} found" + near(model, names),
@@ -150,7 +158,7 @@ def needed(card: ModelCard, parts: Sequence[ModelCard], names: Collection[str]) 
     """
     if card.after or not names:
         return list(parts)
-    return [part for part in parts if {label.name for label in part.structures} & set(names)]
+    return [own for own in parts if {label.name for label in own.structures} & set(names)]
 
 
 def rough_of(card: ModelCard) -> ModelCard | None:
@@ -159,13 +167,18 @@ def rough_of(card: ModelCard) -> ModelCard | None:
     errors   ModelError (78): it is not there, sees other channels, lacks a structure, or leads back to the model
     """
     own = _rough(card)
-    seen, last = [card.folder], own
+    seen, last = [_place(card)], own
     while last is not None:
-        if last.folder in seen:
+        if _place(last) in seen:
             raise ModelError(f"{card.name}: its rough model {last.name} has itself for a rough model")
-        seen.append(last.folder)
+        seen.append(_place(last))
         last = _rough(last)
     return own
+
+
+def _place(card: ModelCard) -> tuple[Path | None, str | None]:
+    """Where a model lies: in a folder, or as one of several files of it."""
+    return card.folder, card.onnx
 
 
 def _rough(card: ModelCard) -> ModelCard | None:
@@ -188,10 +201,16 @@ def models_of(card: ModelCard) -> list[ModelCard]:
 
 
 def _other(card: ModelCard, name: str, what: str) -> ModelCard:
-    """A model that another one names: beside its folder, else as the user would name it."""
-    beside = card.folder.parent / name if card.folder and re.fullmatch(NAME, name) else None
-    if beside and (beside / CARD_FILE).is_file():
-        return read_card(beside)
+    """A model that another one names: a file or a folder in its own, a folder beside it, or as the user would name it.
+
+    errors   ModelError (78): there is none
+    """
+    if card.folder and re.fullmatch(NAME, name):
+        if name.endswith(".onnx"):
+            return _embedded(part(card.folder, name))
+        for folder in (card.folder / name, card.folder.parent / name):
+            if (folder / CARD_FILE).is_file():
+                return read_card(folder)
     try:
         return find(name)
     except ModelError as error:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segcli.documents import Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import composed, imports
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
 from segcli.models.fetch import Progress, addresses, fetch, file_name
 from segcli.models.imports.totalsegmentator import around
+from segcli.models.in_place import installation, stem
 from segcli.models.library import cache_home, read_card
 
 _ADDRESS = re.compile(r"https?://|hf:|gdrive:")
@@ -74,7 +75,7 @@ def get(
             f"{model.id}: its licence ({model.licence}) asks for more than to be named, or is unknown",
             hint="read it, then add --accept-licence",
         )
-    if not model.files or not all(file.addresses or _installed(model, file) for file in model.files):
+    if not model.files or not all(file.addresses or installation(model, file) for file in model.files):
         raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
     if (rough := model.rough) is not None:
         if (to / rough / CARD_FILE).is_file():
@@ -87,7 +88,7 @@ def get(
     composed.unclaimed(to / name, replace=wishes.replace)
     parts = []
     for file in model.files:
-        own = _stem(file)
+        own = stem(file)
         if (to / own / CARD_FILE).is_file():
             tell(f"{model.id}: its part {own} is here already")
         else:
@@ -98,7 +99,7 @@ def get(
 
 def _one(model: Entry, file: File, make: Import, name: str, progress: Progress) -> Path:
     """The folder of what one file of a model holds, taken from an installation where it is there, else fetched."""
-    there = _installed(model, file)
+    there = installation(model, file)
     if there is not None:
         make.tell(f"{model.id}: taken from {there}, nothing is fetched")
         return make(there, model, "an installation of TotalSegmentator", name)
@@ -131,7 +132,7 @@ class Import:
         return imports.adopt(
             path,
             wanted=_wanted(model),
-            around=(lambda fields: around(fields, model.spacing_mm)) if model and model.around else lambda fields: {},
+            around=_around(model),
             name=name or self.wishes.name,
             to=self.to,
             recipe=options.get("recipe"),
@@ -151,20 +152,15 @@ def urls(text: str) -> list[str]:
     return [*before, *(address for file in model.files for address in addresses(file.addresses))]
 
 
+def _around(model: Entry | None) -> Callable[[Facts], Facts]:
+    """Fields that are other ones where the program of an entry's authors runs the model; a part keeps its own names."""
+    if model is None or not model.around:
+        return lambda fields: {}
+    names = model.structures if len(model.files) == 1 else ()
+    return lambda fields: around(fields, model.spacing_mm, names)
+
+
 def _wanted(model: Entry | None) -> imports.WhichModel:
     """Which of several of nnU-Net's models that lie together an entry means."""
     said = {key: value for key, value in (model.chosen if model else {}).items() if key != "folds"}
     return imports.WhichModel(folds=tuple(model.chosen.get("folds", ())) if model else (), **said)
-
-
-def _stem(file: File) -> str:
-    """The name of a file without its ending: what TotalSegmentator calls a part's folder."""
-    return file.folder or file_name(addresses(file.addresses)[-1]).removesuffix(".zip")
-
-
-def _installed(model: Entry, file: File) -> Path | None:
-    """A model's folder in an installation of TotalSegmentator, which is used as it lies and never written to."""
-    home = os.environ.get("TOTALSEG_HOME_DIR") or Path.home() / ".totalsegmentator"
-    place = Path(os.environ.get("TOTALSEG_WEIGHTS_PATH") or Path(home) / "nnunet" / "results")
-    folder = place / _stem(file)
-    return folder if model.id.startswith("totalsegmentator") and folder.is_dir() else None

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from servers import Server, serving
+from totalseg import fast_body, installed, muscles
 
 from segcli.errors import DownloadFailed, ModelError, OutputExists, UsageError
 from segcli.models import catalogue, imports
-from segcli.models.library import parts_of, read_card
+from segcli.models.library import parts_of, read_card, rough_of
 from segcli.models.obtain import FetchOptions, get, urls, wanted
 
 NNUNET = Path(__file__).parents[1] / "data" / "containers" / "nnunetv2_tinyct" / "model"
@@ -202,3 +203,40 @@ def test_a_model_of_several_files_is_made_of_parts(home: tuple[Path, Server], tm
     with pytest.raises(OutputExists):
         get("totalsegmentator-two", to, FetchOptions(replace=True))
     assert not server.seen, "nothing was fetched"
+
+
+def test_the_rough_model_comes_with_the_model_that_looks_where_it_points(
+    home: tuple[Path, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_body(tmp_path / "results")
+    muscles(tmp_path / "results")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "results"))
+    told: list[str] = []
+    card = read_card(get("totalsegmentator-abdominal_muscles", home[0], tell=told.append))
+    assert card.rough is not None
+    assert (card.rough.model, card.rough.structures, card.rough.margin_mm) == (
+        "totalsegmentator-body-fast",
+        ("body_trunc",),
+        20,
+    )
+    rough = rough_of(card)
+    assert rough is not None
+    assert rough.folder == home[0] / "totalsegmentator-body-fast"
+    assert (rough.grid.axes, rough.grid.spacing, rough.grid.anchor) == ("SAR", (6.0, 6.0, 6.0), "corners")
+    assert len(card.weights) == 1, "TotalSegmentator takes the first fold"
+    get("totalsegmentator-abdominal_muscles", home[0], FetchOptions(replace=True), tell=told.append)
+    assert any("its rough model totalsegmentator-body-fast is here already" in line for line in told)
+    both = urls("totalsegmentator-abdominal_muscles")
+    assert [address.rpartition("/")[2][:10] for address in both] == ["Dataset300", "Dataset952"]
+
+
+def test_a_model_that_needs_a_number_is_taken_from_an_installation_alone(
+    home: tuple[Path, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = FetchOptions(accept_licence=True)
+    with pytest.raises(ModelError, match="totalsegmentator-face: cannot be fetched: needs a licence number"):
+        get("totalsegmentator-face", home[0], accepted)
+    inner = "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres"
+    installed(tmp_path / "results", "Dataset303_face_1559subj", inner, "face", "other")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "results"))
+    assert [x.name for x in read_card(get("totalsegmentator-face", home[0], accepted)).structures] == ["face", "other"]

@@ -133,29 +133,33 @@ def adopt(
 
 
 def verify(folder: Path) -> ModelCard:
-    """The card of a model folder whose files are those that it was made with.
+    """The card of a model folder whose files, and those of its parts and rough models, are those it was made with.
 
     errors   ModelError (78) naming the first part that is missing or was changed, or that does not fit
     """
     found = library.read_card(folder)
+    _verify(found)
+    return found
+
+
+def _verify(found: ModelCard) -> None:
     for other in filter(None, (library.rough_of(found), *library.parts_of(found))):
-        if other.folder is not None:
-            verify(other.folder)
+        _verify(other)
+    assert found.folder is not None  # it was read from there
     for fold, file in enumerate(found.weights):
         weights.network_of(found, fold)
         path = found.file(file)
         if path.suffix == ".safetensors":
             said = embedded.safetensors_metadata(path).get(DIGEST_KEY)
             if said is not None and said != weights.digest(weights.innermost_table(weights.read(path))):
-                raise ModelError(f"{folder.name}/{file}: the tensors are not those that it was made with")
+                raise ModelError(f"{found.folder.name}/{file}: the tensors are not those that it was made with")
     if found.onnx is not None:
         said = found.onnx_sha256
         total = file_sha256(found.file(found.onnx))
         if said is not None and said != total:
             raise ModelError(
-                f"{folder.name}/{found.onnx}: the checksum {total} does not match the {said} of model.json"
+                f"{found.folder.name}/{found.onnx}: the checksum {total} does not match the {said} of model.json"
             )
-    return found
 
 
 def recipes() -> dict[str, Path]:

@@ -27,3 +27,9 @@ def test_axes_that_the_plans_transpose_keep_their_steps() -> None:
 
 def test_without_a_spacing_the_scan_is_turned_and_sampled_by_nnunet() -> None:
     assert around(PLANS, ()) == {"orientation": "SAR", "transpose": [0, 1, 2]}
+
+
+def test_labels_are_called_as_totalsegmentator_calls_them_by_their_numbers() -> None:
+    labels = {"background": 0, "trunk": 1, "ARMS": 2, "help": 3}
+    found = around({**PLANS, "labels": labels}, (), ("body_trunc", "body_extremities"))
+    assert found["labels"] == {"background": 0, "body_trunc": 1, "body_extremities": 2, "help": 3}
