@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segcli.formats import Form
 
 Run = TypeVar("Run", bound="Callable[..., Any]")
+Chosen = TypeVar("Chosen")
 
 # ---- how a command is declared
 
@@ -222,19 +223,20 @@ def several(*values: str) -> tuple[str, ...]:
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
-def choice(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
+def choice(option: str, value: object, choices: tuple[Chosen, ...]) -> Chosen:
     """The value, which is one of the choices; UsageError with the nearest one otherwise."""
-    if value not in choices:
-        words = [word for word in choices if word]
-        raise UsageError(f"{option} {value}: is not one of {', '.join(words)}{near(str(value), words)}")
-    return value
+    for known in choices:
+        if known == value:
+            return known
+    words = [str(word) for word in choices if word]
+    raise UsageError(f"{option} {value}: is not one of {', '.join(words)}{near(str(value), words)}")
 
 
 def engine_named(name: str) -> str:
     """auto, or the name of an engine that there is."""
     from segcli.engines.table import engines
 
-    return str(choice("--engine", name, ("auto", *engines())))
+    return choice("--engine", name, ("auto", *engines()))
 
 
 def precision_named(word: str) -> Precision:
@@ -250,23 +252,14 @@ def all_choices(option: str, values: tuple[str, ...], choices: tuple[str, ...]) 
     return values
 
 
-_AVERAGES: dict[str, Literal["logits", "probabilities"]] = {"logits": "logits", "probabilities": "probabilities"}
-
-
 def averaged(text: str | None) -> Literal["logits", "probabilities"] | None:
-    """What --average names.
-
-    errors   UsageError for anything else
-    """
-    if text is not None and text not in _AVERAGES:
-        raise UsageError(f"--average {text}: is not one of {', '.join(_AVERAGES)}")
-    return None if text is None else _AVERAGES[text]
+    """What --average names."""
+    return choice("--average", text, (None, "logits", "probabilities"))
 
 
 def form(affine: str | None) -> Form | None:
     """What counts in a NIfTI header."""
-    found: Form | None = choice("--affine", affine, (None, "sform", "qform", "pixdim"))
-    return found
+    return choice("--affine", affine, (None, "sform", "qform", "pixdim"))
 
 
 def named_channels(texts: Sequence[str] | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta, Struct, ValidationError, field
 from msgspec.structs import FieldInfo
 
-from segcli.documents import Document, Facts
+from segcli.documents import Content, Document, Facts
 from segcli.errors import ModelError, near
 from segcli.models.after import AFTER, AfterStep
 from segcli.models.expected import Limits, MadeFor
@@ -291,14 +291,14 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     notes: Annotated[_LONE | tuple[Text, ...] | None, Meta(description="a text, or a list of texts")] = None
 
 
-def loads(text: str, where: str) -> Any:
+def loads(text: str, where: str) -> Content:
     """What a text in JSON says.
 
     where    what the sentences call it
     errors   ModelError (78): no JSON, or an object that says two things under one name
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> Document:
+    def once(pairs: list[tuple[str, Content]]) -> Document:
         made = dict(pairs)
         if len(made) < len(pairs):
             names = [name for name, _ in pairs]
@@ -312,7 +312,7 @@ def loads(text: str, where: str) -> Any:
         raise ModelError(f"{where} is not JSON: {error}") from error
 
 
-def read(document: Any, where: str) -> CardDocument:
+def read(document: Content, where: str) -> CardDocument:
     """The document with each field of its type and within its bounds.
 
     where    what the sentences call it
@@ -344,7 +344,7 @@ def wrong(document: Facts, where: str, key: str, what: str) -> ModelError:
     return ModelError(f"{where}: the field {key}{value} {what}")
 
 
-def shown(value: Any, how: Callable[[Any], str] = str) -> str:
+def shown(value: Content, how: Callable[[Content], str] = str) -> str:
     """The beginning of a value as a sentence can hold it, without characters that a terminal would obey."""
     try:
         text = how(value)
@@ -353,7 +353,7 @@ def shown(value: Any, how: Callable[[Any], str] = str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
 
 
-def _about(f: FieldInfo, value: Any) -> str:
+def _about(f: FieldInfo, value: Content) -> str:
     """What is wrong with the value of a field, as far inside it as can be said."""
     if f.name in _STEPPED and isinstance(value, list | tuple):
         steps = _STEPPED[f.name]
@@ -369,7 +369,7 @@ def _about(f: FieldInfo, value: Any) -> str:
     return f"is not {_possible(f.type)}"
 
 
-def _about_step(item: Any, steps: Mapping[str, type[Struct]]) -> str | None:
+def _about_step(item: Content, steps: Mapping[str, type[Struct]]) -> str | None:
     """What is wrong with a step of a list of steps; None for a step that is right."""
     name = item.get("step") if isinstance(item, dict) else None
     if not isinstance(name, str) or name not in steps:
@@ -388,7 +388,7 @@ def _about_step(item: Any, steps: Mapping[str, type[Struct]]) -> str | None:
     return None
 
 
-def fits(value: Any, kind: Any) -> bool:
+def fits(value: Content, kind: Any) -> bool:
     """Whether a value is of a type and within its bounds."""
     try:
         msgspec.convert(value, kind)
@@ -403,7 +403,7 @@ def _possible(kind: Any) -> str:
     return said[-1] if said else ""
 
 
-def _map_of(kind: Any) -> tuple[Any, Any]:
+def _map_of(kind: Any) -> tuple[Content, Content]:
     """The types of the keys and the values of a map, below its annotations; (None, None) of anything else."""
     while get_origin(kind) in (Annotated, Union, UnionType):
         kind = get_args(kind)[0]

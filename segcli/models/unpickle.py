@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from segcli.documents import Content
 from segcli.errors import ModelError, SegcliError, cause_of
 
 SAVE_AGAIN = "save the tensors alone, torch.save(model.state_dict(), FILE), where the checkpoint was made"
 
 
-Content = Any  # what a pickle holds or hands over: looked at where it is used
 Maker = Callable[..., Any]  # what a pickle calls by a name: it may take and make anything
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of PyTorch before 1.6
 

@@ -18,14 +18,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from segcli.documents import Facts
+from segcli.documents import Content, Facts
 from segcli.errors import Denied, ModelError, SegcliError
 from segcli.models.card import ModelCard
 from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_old_torch, unpickled
@@ -50,7 +49,7 @@ class Stored:
 
     name: str
     container: str
-    content: Any
+    content: Content
     sha256: str
 
 
@@ -240,7 +239,7 @@ def is_average(key: str) -> bool:
     return bool({"ema", "swa", "averaged", "average", "shadow"} & set(re.split(r"[^a-z]+", key.lower())))
 
 
-def _tables(content: Any, key: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensors]]:
+def _tables(content: Content, key: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensors]]:
     """Every table of nothing but tensors with its key ("state_dict.ema"), an optimiser's left out."""
     if id(content) in seen or depth < 0 or "optim" in key.lower():
         return
@@ -256,7 +255,7 @@ def _tables(content: Any, key: str, depth: int, seen: set[int]) -> Iterator[tupl
         yield from _tables(value, f"{key}.{name}" if key else str(name), depth - 1, seen)
 
 
-def _named(stored: Stored, name: str) -> Any:
+def _named(stored: Stored, name: str) -> Content:
     """The part of a checkpoint under a key of its tables, or its tensors whose names begin so."""
     tables = dict(_tables(stored.content, "", 4, set()))
     chosen = [key for key in tables if key == name] or [key for key in tables if name in key.split(".")]
@@ -290,7 +289,7 @@ def _whole(tensors: Mapping[str, Tensor], where: str) -> None:
             )
 
 
-def _find(content: Any, depth: int, seen: set[int]) -> Tensors | None:
+def _find(content: Content, depth: int, seen: set[int]) -> Tensors | None:
     if id(content) in seen:  # a few references may unfold to billions of places
         return None
     seen.add(id(content))
@@ -311,7 +310,7 @@ def _find(content: Any, depth: int, seen: set[int]) -> Tensors | None:
     return max([some, *filter(None, others)], key=len) or None
 
 
-def _described(content: Any) -> str:
+def _described(content: Content) -> str:
     if isinstance(content, StandIn):
         return f"an object of the class {type(content).__name__}"
     if isinstance(content, dict):
@@ -359,7 +358,7 @@ def read(path: Path, sha256: str = "") -> Stored:
     return Stored(path.name, container, content, found)
 
 
-def _opened(data: bytes, name: str) -> tuple[str, Any]:
+def _opened(data: bytes, name: str) -> tuple[str, Content]:
     if data[:4] == b"PK\x03\x04":
         return _zip(data, name)
     if len(data) > 8 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 100_000_000:
@@ -386,7 +385,7 @@ def _opened(data: bytes, name: str) -> tuple[str, Any]:
     )
 
 
-def _zip(data: bytes, name: str) -> tuple[str, Any]:
+def _zip(data: bytes, name: str) -> tuple[str, Content]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.namelist()

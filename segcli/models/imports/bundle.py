@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segcli.documents import Document, Facts
+from segcli.documents import Content, Document, Facts
 from segcli.models import weights as checkpoint
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
 from segcli.models.imports.bundle_network import has_unknown
@@ -97,7 +97,7 @@ class _Said:
 # ---- what the configuration says ------------------------------------------------------------------------------------
 
 
-def _kind(item: Any) -> str:
+def _kind(item: Content) -> str:
     """A component's class without its package and without the "d" of dictionary transforms."""
     target = item.get("_target_", item.get("name", "")) if isinstance(item, dict) else ""
     name = str(target).rpartition(".")[2]
@@ -135,14 +135,14 @@ def _formats(metadata: Facts, config: References, said: _Said) -> list[str]:
     return names
 
 
-def _numbered(found: Any) -> list[str]:
+def _numbered(found: Content) -> list[str]:
     """The names of a mapping to 0, 1, 2, ..., in that order; empty for anything else."""
     if not isinstance(found, dict) or sorted(map(str, found.values())) != sorted(map(str, range(len(found)))):
         return []
     return sorted(found, key=lambda name: int(found[name]))
 
 
-def _definition(found: Any) -> list[str]:
+def _definition(found: Content) -> list[str]:
     if not isinstance(found, dict) or not all(str(k).isdecimal() for k in found):
         return []
     return [str(found[k]) for k in sorted(found, key=int)]
@@ -251,11 +251,11 @@ def _each(item: Facts, channels: int) -> bool:
     return channels == 1 or bool(item.get("channel_wise", False))
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: Content) -> list[Content]:
     return value if isinstance(value, list) else [value]
 
 
-def _whole(kind: str, roi: Any, metadata: Facts, said: _Said) -> None:
+def _whole(kind: str, roi: Content, metadata: Facts, said: _Said) -> None:
     """Windows in place of a whole image: of a size that the inferer states, else that the metadata does."""
     image: Document = next(iter(metadata.get("network_data_format", {}).get("inputs", {}).values()), {})
     shape = [roi] * 3 if isinstance(roi, int) else roi or image.get("spatial_shape")
@@ -267,7 +267,7 @@ def _whole(kind: str, roi: Any, metadata: Facts, said: _Said) -> None:
         said.lacks["patch_size"] = f"the bundle shows the network whole images ({kind}), segcli windows: give --patch"
 
 
-def _inferer(item: Any, metadata: Facts, said: _Said) -> None:
+def _inferer(item: Content, metadata: Facts, said: _Said) -> None:
     """Windows as the sliding-window inferer has them."""
     if not isinstance(item, dict):
         return

@@ -10,9 +10,8 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
-from segcli.documents import Document, Facts
+from segcli.documents import Content, Document, Facts
 from segcli.errors import ModelError
 from segcli.models.imports.bundle_literals import Unsaid, said
 from segcli.models.imports.source import legible
@@ -42,14 +41,14 @@ class References:
         self.config = config
         self._left = _MOST
 
-    def get(self, *names: str) -> Any:
+    def get(self, *names: str) -> Content:
         """The entry of the first of several ids that is there, None without one."""
         for name in names:
             if not isinstance(found := self._followed(name, _DEPTH), Unknown) or name in self.config:
                 return found
         return None
 
-    def resolve(self, value: Any, depth: int = _DEPTH) -> Any:
+    def resolve(self, value: Content, depth: int = _DEPTH) -> Content:
         """A value with its references followed.
 
         errors   ModelError where references to references unfold without end
@@ -71,9 +70,9 @@ class References:
             return value
         return self._said(" ".join(value[1:].split()), depth)
 
-    def _said(self, text: str, depth: int) -> Any:
+    def _said(self, text: str, depth: int) -> Content:
         """What a "$" text says by its literals and references; it is never evaluated."""
-        known: dict[str, Any] = {}
+        known: dict[str, Content] = {}
 
         def name(match: re.Match[str]) -> str:
             name = f"_{len(known)}"
@@ -87,8 +86,8 @@ class References:
         except Unsaid:
             return Unknown(text)
 
-    def _followed(self, name: str, depth: int) -> Any:
-        place: Any = self.config
+    def _followed(self, name: str, depth: int) -> Content:
+        place: Content = self.config
         for part in re.split(r"#|::", name):
             if isinstance(place, str):  # an entry that is itself a reference
                 place = self.resolve(place, depth)
@@ -145,10 +144,10 @@ def merged(paths: Sequence[Path]) -> Document:
         with legible(path.name):
             for key, value in _document(path).items():
                 *places, last = re.split(r"#|::", key.removeprefix("+"))
-                inside: Any = merged
+                inside: Content = merged
                 for part in places:
                     inside = inside[int(part)] if isinstance(inside, list) else inside.setdefault(part, {})
-                at: Any = int(last) if isinstance(inside, list) else last
+                at: Content = int(last) if isinstance(inside, list) else last
                 old = inside[at] if isinstance(inside, list) else inside.get(at)
                 if key.startswith("+") and isinstance(old, dict) and isinstance(value, dict):
                     inside[at] = {**old, **value}
@@ -171,7 +170,7 @@ def _document(path: Path) -> Document:
     return found
 
 
-def _yaml(text: str) -> Any:
+def _yaml(text: str) -> Content:
     """The JSON that a YAML document says, as MONAI reads it: yes, no, on and off are booleans.
 
     errors   ValueError: not YAML, or with a tag that would make a Python object
@@ -184,7 +183,7 @@ def _yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
     left = _MOST
 
-    def plain(value: Any) -> Any:
+    def plain(value: Content) -> Content:
         nonlocal left
         left -= 1
         if left < 0:

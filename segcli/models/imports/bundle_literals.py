@@ -10,13 +10,14 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+
+from segcli.documents import Content
 
 _LONGEST = 2000  # characters of a text; the longest of MONAI's that is not a lambda has a third of that
 _MOST = 10_000  # elements of a list, characters of a text
 _LARGEST = 2**53  # of a number: beyond it floats are no whole numbers any more
 
-_BETWEEN: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+_BETWEEN: Mapping[type[ast.operator], Callable[[Content, Content], Content]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -24,12 +25,12 @@ _BETWEEN: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-_SIGNS: Mapping[type[ast.unaryop], Callable[[Any], Any]] = {
+_SIGNS: Mapping[type[ast.unaryop], Callable[[Content], Content]] = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
     ast.Not: operator.not_,
 }
-_COMPARED: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+_COMPARED: Mapping[type[ast.cmpop], Callable[[Content, Content], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -49,7 +50,7 @@ _NAMES = {
     **{f"{room}.{kind}": kind for room in ("torch", "np", "numpy") for kind in ("float32", "float64", "float16")},
     **{f"{room}.{kind}": kind for room in ("torch", "np", "numpy") for kind in ("uint8", "int16", "int32", "int64")},
 }
-_CALLS: Mapping[str, Callable[..., Any]] = {
+_CALLS: Mapping[str, Callable[..., Content]] = {
     "len": len,
     "list": list,
     "tuple": list,
@@ -73,7 +74,7 @@ class Unsaid(Exception):
     """A part of a text has no entry in the tables, or values of other kinds than its entry takes."""
 
 
-def said(text: str, known: Mapping[str, Any]) -> Any:
+def said(text: str, known: Mapping[str, Content]) -> Content:
     """The value of a text.
 
     known    values of names that stand in it
@@ -87,7 +88,7 @@ def said(text: str, known: Mapping[str, Any]) -> Any:
         raise Unsaid(text) from error
 
 
-def _value(node: ast.AST, known: Mapping[str, Any]) -> Any:
+def _value(node: ast.AST, known: Mapping[str, Content]) -> Content:
     found = _of(node, known)
     large = isinstance(found, int | float) and not isinstance(found, bool) and not -_LARGEST <= found <= _LARGEST
     if large or (isinstance(found, str | list | dict) and len(found) > _MOST):
@@ -95,8 +96,8 @@ def _value(node: ast.AST, known: Mapping[str, Any]) -> Any:
     return found
 
 
-def _of(node: ast.AST, known: Mapping[str, Any]) -> Any:
-    def value(part: ast.AST) -> Any:
+def _of(node: ast.AST, known: Mapping[str, Content]) -> Content:
+    def value(part: ast.AST) -> Content:
         return _value(part, known)
 
     match node:
@@ -128,7 +129,7 @@ def _of(node: ast.AST, known: Mapping[str, Any]) -> Any:
     raise Unsaid
 
 
-def _between(one: Any, sign: type[ast.operator], other: Any) -> Any:
+def _between(one: Content, sign: type[ast.operator], other: Content) -> Content:
     """A sum of two numbers, texts or lists; any other operation of two numbers."""
     joined = sign is ast.Add and any(isinstance(one, kind) and isinstance(other, kind) for kind in (str, list))
     if not joined and not (isinstance(one, int | float) and isinstance(other, int | float)):
@@ -136,7 +137,7 @@ def _between(one: Any, sign: type[ast.operator], other: Any) -> Any:
     return _BETWEEN[sign](one, other)
 
 
-def _first(value: Callable[[ast.AST], Any], parts: list[ast.expr], *, until: bool) -> Any:
+def _first(value: Callable[[ast.AST], Content], parts: list[ast.expr], *, until: bool) -> Content:
     """The first of several values whose truth is `until`, else the last, as "or" and "and" have it."""
     found = None
     for part in parts:
@@ -146,7 +147,7 @@ def _first(value: Callable[[ast.AST], Any], parts: list[ast.expr], *, until: boo
     return found
 
 
-def _element(whole: Any, at: Any) -> Any:
+def _element(whole: Content, at: Content) -> Content:
     if isinstance(whole, list) and isinstance(at, int):
         return whole[at]
     if isinstance(whole, dict):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segcli.documents import Document, Facts
+from segcli.documents import Content, Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights
 from segcli.models.imports import nnunet_after, trainers
@@ -55,7 +55,7 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     )
 
 
-def is_checkpoint(content: Any) -> bool:
+def is_checkpoint(content: Content) -> bool:
     """Whether what a file holds is a checkpoint of version 2, which carries plans and dataset.json in itself."""
     init = content.get("init_args") if isinstance(content, dict) else None
     return isinstance(init, dict) and {"plans", "dataset_json"} <= init.keys() and "network_weights" in content
