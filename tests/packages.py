@@ -1,6 +1,25 @@
-"""A package that adds to segcli, as pip would have installed it."""
+"""Packages that add to segcli, as pip would have installed them."""
 
+import shutil
 from pathlib import Path
+
+# What the package in the folder `example` adds, each in one file.
+EXAMPLE = (
+    "checks: cold = cold_check:cold",
+    "commands: count = count_command:commands",
+    "engines: lines = lines_engine:ENGINE",
+    "formats: npy = npy_format:FORMAT",
+    "networks: one_layer = one_layer",
+    "outputs: notes = notes_output:NOTES",
+)
+
+
+def example(folder: Path) -> dict[str, str | None]:
+    """The environment of a process in which the package is installed, in a new folder."""
+    env = package(folder, "example", "", *EXAMPLE)
+    for path in (Path(__file__).parent / "example").glob("*.py"):
+        shutil.copy(path, folder)
+    return env
 
 
 def package(folder: Path, name: str, text: str, *lines: str) -> dict[str, str | None]:

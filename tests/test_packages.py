@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from models import organs
-from packages import package
+from packages import example, package
 from runs import command, scan
 
+from segcli import read
 from segcli.batch import outputs
 from segcli.commands.app import CommandTable
 from segcli.engines import table as engines
@@ -114,24 +116,8 @@ def test_a_package_that_cannot_be_loaded_ends_a_command_with_69(tmp_path: Path) 
     assert "update or uninstall strange-one" in done.stderr.decode()
 
 
-COMMAND = """
-import typer
-
-from segcli import read
-from segcli.commands.options import Commands
-
-commands = Commands("count")
-
-
-@commands.command()
-def count(scan: str) -> None:
-    \"\"\"How many voxels a scan has.\"\"\"
-    typer.echo(read(scan).grid.size)
-"""
-
-
 def test_a_command_of_an_installed_package_is_run_by_its_name(tmp_path: Path) -> None:
-    env = package(tmp_path / "site", "count_voxels", COMMAND, "commands: count = count_voxels:commands")
+    env = example(tmp_path / "site")
     given = scan(tmp_path / "x.nii.gz")
     done = command("count", given, env=env)
     assert (done.returncode, done.stdout) == (0, b"2688\n"), done.stderr
@@ -139,23 +125,19 @@ def test_a_command_of_an_installed_package_is_run_by_its_name(tmp_path: Path) ->
     assert command("count", given).returncode == 2
 
 
-CHECK = """
-from segcli.results.scan_checks import Finding
-
-
-def cold(scene):
-    \"\"\"Scans without any voxel above 1000.\"\"\"
-    if scene.image is not None and scene.image.data.max() < 1000:
-        yield Finding("cold", "review", None, f"{len(scene.structures)} structures, and no voxel above 1000")
-"""
-
-
-def test_a_check_of_an_installed_package_is_in_record_and_answer(tmp_path: Path) -> None:
-    env = package(tmp_path / "site", "cold_scans", CHECK, "checks: cold = cold_scans:cold")
-    given = scan(tmp_path / "x.nii.gz")
-    words = ["--model", organs(tmp_path / "model"), "--engine", "onnx", "-o", tmp_path / "out", "-v"]
-    done = command("predict", given, *words, env=env)
+def test_one_package_adds_a_format_an_engine_a_kind_of_output_and_a_check_to_one_run(tmp_path: Path) -> None:
+    env, model = example(tmp_path / "site"), organs(tmp_path / "model")
+    known = read(scan(tmp_path / "x.nii.gz"))
+    np.save(tmp_path / "x.npy", known.data[0])
+    (tmp_path / "x.json").write_text(json.dumps({"affine": known.grid.affine.tolist()}))
+    words = ["--model", model, "--engine", "lines", "--write", "notes", "-o", tmp_path / "out", "-v"]
+    done = command("predict", tmp_path / "x.npy", *words, env=env)
     assert done.returncode == 0, done.stderr
     assert b"review: x: 5 structures, and no voxel above 1000" in done.stderr
-    found = json.loads((tmp_path / "out" / "x_seg.json").read_text())["checks"]
-    assert "cold" in [finding["code"] for finding in found]
+    record = json.loads((tmp_path / "out" / "x_seg.json").read_text())
+    assert "cold" in [finding["code"] for finding in record["checks"]]
+    assert record["engine"]["name"] == "numpy cpu"
+    assert (tmp_path / "out" / "x_notes.txt").read_text() == "x: 5 structures\n"
+    done = command("predict", tmp_path / "x.nii.gz", "--model", model, "--engine", "onnx", "-o", tmp_path / "own")
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(*(read(tmp_path / out / "x_seg.nii.gz").data for out in ("out", "own")))

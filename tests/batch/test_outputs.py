@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from packages import package
+from packages import example
 from runs import command, scan
 
 from segcli.batch import outputs
@@ -62,20 +62,9 @@ def test_the_help_offers_what_the_option_takes(option):
     assert offered(option) == ", ".join(choices(option))
 
 
-PACKAGE = """
-from segcli.batch.outputs import Output
-
-def write(path, case):
-    path.write_text(f"{case.facts['case']}: {len(case.report.structures)} structures\\n")
-    return ["the notes are short"]
-
-NOTES = Output("notes", "_notes.txt", "a few words", write)
-"""
-
-
 def test_a_kind_from_an_installed_package_is_written_recorded_and_done_the_second_time(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
-    env = package(tmp_path / "site", "notes_of_segcli", PACKAGE, "outputs: notes = notes_of_segcli:NOTES")
+    env = example(tmp_path / "site")
     words = ["predict", "a.nii.gz", "-o", "out", "--model", model.folder, "--engine", "onnx", "--write", "notes"]
     done = command(*words, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr

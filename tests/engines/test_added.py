@@ -8,64 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 from models import affine, organs
-from packages import package
+from packages import example
 from runs import command, scan
 from safetensors.numpy import save
-
-ENGINE = """
-import hashlib
-
-import numpy as np
-from safetensors.numpy import load
-
-from segcli.engines.host import HostEngine
-from segcli.engines.table import EngineSpec
-
-
-class Lines(HostEngine):
-    name = "numpy cpu"
-
-    def run(self, patches):
-        return np.einsum("kc,ncdhw->nkdhw", self.weight, patches) + self.bias.reshape(-1, 1, 1, 1)
-
-
-def opened(card, chosen, run):
-    data = card.file(card.weights[0]).read_bytes()
-    engine = Lines(run.threads, run.max_ram)
-    engine.weight, engine.bias = load(data)["conv.weight"][:, :, 0, 0, 0], load(data)["conv.bias"]
-    return engine, {card.weights[0]: hashlib.sha256(data).hexdigest()}
-
-
-ENGINE = EngineSpec(
-    name="lines", title="Lines", library="numpy", reads="weights", devices=("cpu",), open=opened,
-    trials={"lines": lambda cube: np.pad(cube, ((0, 0), (0, 0), (1, 1), (1, 1), (1, 1)))[:, :, 1:-1, 1:-1, 1:-1]},
-)
-"""
-
-NETWORK = """
-from torch import nn
-
-from segcli.networks.registry import Inferred, Small
-
-
-class OneLayer(nn.Module):
-    def __init__(self, channels=1, classes=2):
-        super().__init__()
-        self.layer = nn.Conv3d(channels, classes, 1)
-
-    def forward(self, x):
-        return self.layer(x)
-
-
-FAMILIES = {"one_layer": OneLayer}
-SMALL = {"one_layer": Small({}, counted=("channels", "classes"))}
-
-
-def infer(shapes):
-    if set(shapes) != {"layer.weight", "layer.bias"}:
-        return None
-    return Inferred("one_layer", {"channels": shapes["layer.weight"][1], "classes": shapes["layer.weight"][0]})
-"""
 
 CERTIFIED = """
 import json
@@ -81,8 +26,7 @@ print(json.dumps(certificate(card_of("one_layer", Path(sys.argv[1])))))
 @pytest.fixture
 def added(tmp_path: Path) -> dict[str, str | None]:
     """The environment of a process that has the package."""
-    package(tmp_path / "site", "added_engine", ENGINE, "engines: lines = added_engine:ENGINE")
-    return package(tmp_path / "site", "added_network", NETWORK, "networks: one_layer = added_network")
+    return example(tmp_path / "site")
 
 
 def labels(folder: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from dicom_phantom import series
 from models import organs
-from packages import package
+from packages import example
 from runs import command, files, scan
 
 from segcli import formats
@@ -19,39 +19,6 @@ from segcli.formats import table
 from segcli.space.volume import Grid, Volume
 
 GRID = Grid((3, 4, 5), np.diag([4.0, 3, 2, 1]))
-PACKAGE = '''"""A NumPy array with its affine in a JSON file beside it."""
-
-import json
-
-import numpy as np
-
-from segcli.errors import InputMissing
-from segcli.formats.table import Format, Wanted
-from segcli.space.volume import Grid, Source, Volume
-
-
-def read(path, wanted):
-    beside = path.with_suffix(".json")
-    if not beside.exists():
-        raise InputMissing(f"{path.name}: its grid, {beside.name}, was not found beside it")
-    grid = Grid(np.load(path, mmap_mode="r").shape, json.loads(beside.read_text())["affine"])
-    wanted.seen(grid)
-    return Volume(np.load(path)[None], grid, Source((path,), "npy", facts={"format": "NumPy"}))
-
-
-FORMAT = Format(
-    "NumPy",
-    (".npy",),
-    lambda path, head: head.startswith(b"\\x93NUMPY"),
-    read,
-    lambda path: [path, path.with_suffix(".json")],
-)
-'''
-
-
-def npy(folder: Path) -> dict[str, str | None]:
-    """The environment of a process in which the format is installed."""
-    return package(folder, "npy_format", PACKAGE, "formats: npy = npy_format:FORMAT")
 
 
 def array(path: Path, volume: Volume) -> Path:
@@ -64,7 +31,7 @@ def array(path: Path, volume: Volume) -> Path:
 
 @pytest.mark.slow
 def test_a_format_of_an_installed_package_is_read_by_every_command(tmp_path: Path) -> None:
-    env = npy(tmp_path / "site")
+    env = example(tmp_path / "site")
     model = organs(tmp_path / "model")
     known = scan(tmp_path / "known" / "x.nii.gz")
     array(tmp_path / "in" / "x.npy", formats.read([known]))
@@ -88,7 +55,7 @@ def test_a_format_of_an_installed_package_is_read_by_every_command(tmp_path: Pat
 
 
 def test_a_folder_is_searched_for_the_endings_of_installed_formats_too(tmp_path: Path) -> None:
-    env = npy(tmp_path / "site")
+    env = example(tmp_path / "site")
     array(tmp_path / "in" / "deep" / "a.npy", Volume(np.zeros((1, 3, 4, 5), np.float32), GRID))
     words = ("--model", organs(tmp_path / "model"), "--engine", "onnx")
     done = command("predict", "in", "-o", "out", *words, env=env, cwd=tmp_path)
@@ -98,7 +65,7 @@ def test_a_folder_is_searched_for_the_endings_of_installed_formats_too(tmp_path:
 
 
 def test_the_other_half_of_a_scan_in_such_a_format_counts_for_its_hash(tmp_path: Path) -> None:
-    env = npy(tmp_path / "site")
+    env = example(tmp_path / "site")
     path = array(tmp_path / "a.npy", Volume(np.zeros((1, 3, 4, 5), np.float32), GRID))
     code = f"from segcli import formats; from pathlib import Path; print(len(formats.files_of(Path({str(path)!r}))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
