@@ -168,7 +168,7 @@ def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatc
     assert memory.total() == 3_000_000
 
 
-def test_24_every_group_around_the_process_counts_and_files_that_were_read_are_free(
+def test_every_group_around_the_process_counts_and_files_that_were_read_are_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group = "/sys/fs/cgroup/user.slice/one"

@@ -24,7 +24,7 @@ ALONE = (
     ],
     ids=" ".join,
 )
-def test_10_what_needs_torch_ends_with_69_and_says_how_to_get_it(tmp_path: Path, words: list[str]) -> None:
+def test_what_needs_torch_ends_with_69_and_says_how_to_get_it(tmp_path: Path, words: list[str]) -> None:
     organs(tmp_path / "organs")
     organs(tmp_path / "bare", onnx=False)
     scan(tmp_path / "t1.nii.gz")
@@ -35,7 +35,7 @@ def test_10_what_needs_torch_ends_with_69_and_says_how_to_get_it(tmp_path: Path,
     assert b"internal error" not in done.stderr
 
 
-def test_10_a_model_with_an_onnx_file_is_run(tmp_path: Path) -> None:
+def test_a_model_with_an_onnx_file_is_run(tmp_path: Path) -> None:
     model = organs(tmp_path / "organs")
     done = command("predict", scan(tmp_path / "t1.nii.gz"), "--model", model, "-o", tmp_path / "out", before=ALONE)
     assert done.returncode == 0, done.stderr.decode()

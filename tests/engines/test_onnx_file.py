@@ -139,7 +139,7 @@ def test_5_2_external_data_beyond_the_end_of_its_file_is_refused(tmp_path: Path,
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_17_a_graph_with_a_fixed_number_of_windows_runs_any_number(tmp_path: Path, kind: Any, batch: int) -> None:
+def test_a_graph_with_a_fixed_number_of_windows_runs_any_number(tmp_path: Path, kind: Any, batch: int) -> None:
     folder = organs(tmp_path / "organs", onnx_sha256=None)
     patches = np.random.default_rng(0).normal(size=(5, 1, 32, 32, 32)).astype(np.float32)
     wanted = open_engine(read_card(folder), engine=kind).engine.run(patches).copy()
@@ -153,7 +153,7 @@ def test_17_a_graph_with_a_fixed_number_of_windows_runs_any_number(tmp_path: Pat
 
 
 @pytest.mark.parametrize("batch", [-1, 65, 32767, 2**40])
-def test_17_a_graph_that_is_made_for_no_usual_number_of_windows_is_refused(card: ModelCard, batch: int) -> None:
+def test_a_graph_that_is_made_for_no_usual_number_of_windows_is_refused(card: ModelCard, batch: int) -> None:
     model = graph(card)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     assert f"is made for {batch} windows at a time, not for 1 to 64" in refused(card, model)

@@ -140,7 +140,7 @@ def test_shares_are_decided_at_one_half_and_told_as_they_are() -> None:
     assert told.volume.data[:, 0, 0].tolist() == [[153, 178, 102], [51, 153, 128]]
 
 
-def test_26_a_class_is_tried_only_in_cells_where_it_can_win() -> None:
+def test_a_class_is_tried_only_in_cells_where_it_can_win() -> None:
     """Along one axis of four voxels: the second class can win between the second and the third voxel alone."""
     rows = [[5, 5, 0, 0], [1, 1, 1, 1], [0, 0, 5, 5], [-9, -9, -9, -9]]
     slab = np.array(rows, np.float32).reshape(4, 4, 1, 1)
@@ -148,7 +148,7 @@ def test_26_a_class_is_tried_only_in_cells_where_it_can_win() -> None:
     assert [None if box is None else (box[0].start, box[0].stop) for box in boxes] == [(0, 2), (1, 2), (1, 3), None]
 
 
-def test_26_between_voxels_of_two_others_a_class_wins_that_is_the_largest_at_neither() -> None:
+def test_between_voxels_of_two_others_a_class_wins_that_is_the_largest_at_neither() -> None:
     rows = np.array([[4, 0], [3, 3], [0, 4]], np.float32).reshape(3, 2, 1, 1)
     model, scan = Grid((2, 1, 1), np.diag([2.0, 1, 1, 1])), Grid((3, 1, 1), np.eye(4))
     labels = labels_on(scan, [Volume(rows, model)], THREE, model, model)

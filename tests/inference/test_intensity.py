@@ -63,7 +63,7 @@ def test_without_foreground_nothing_is_cropped() -> None:
     assert box == (slice(0, 2), slice(0, 3), slice(0, 4))
 
 
-def test_24_the_value_beyond_the_image_is_each_channels_own() -> None:
+def test_the_value_beyond_the_image_is_each_channels_own() -> None:
     steps = [Standardise(), Scale(0, 10, (0, 1), channels=(1,))]
     _, outside = normalise(volume([0, 10], [10, 30]), steps, outside=0.0)
     assert outside.tolist() == [-1, -20]

@@ -118,7 +118,7 @@ def test_3_16_any_size_from_one_voxel_on_works(shape: tuple[int, int, int]) -> N
     assert (segment(scan, CARD_3MM.procedure, Organs()).labels.data == 1).all()
 
 
-def test_24_a_crop_and_neighbouring_slices_keep_the_value_beyond_each_channel() -> None:
+def test_a_crop_and_neighbouring_slices_keep_the_value_beyond_each_channel() -> None:
     two = Volume(np.stack([np.full((4, 3, 3), v, np.float32) for v in (1, 5)]), grid((4, 3, 3)))
     two.data[:, 0] = 0
     steps = [

@@ -77,7 +77,7 @@ def body() -> Volume:
 # ---- models
 
 
-def test_8_logits_of_models_are_averaged_and_those_that_differ_from_the_mean_are_counted() -> None:
+def test_logits_of_models_are_averaged_and_those_that_differ_from_the_mean_are_counted() -> None:
     # The body ends at 95 HU for one and at 115 HU for the other, at 105 HU for their mean.
     found = segment_together(row(0, 100, 110, 120), [member(**OWN), member(20, **OWN)], wishes=Wishes(votes=True))
     assert found.labels.data.ravel().tolist() == [1, 1, 2, 2]
@@ -87,7 +87,7 @@ def test_8_logits_of_models_are_averaged_and_those_that_differ_from_the_mean_are
     assert found.windows == 2
 
 
-def test_8_where_one_model_averages_probabilities_those_of_all_are_averaged() -> None:
+def test_where_one_model_averages_probabilities_those_of_all_are_averaged() -> None:
     members = [member(**OWN), member(40, average="probabilities", **OWN)]
     found = segment_together(row(110, 200), members, wishes=Wishes(probabilities=True))
     x = (np.array([110, 200]) + 1000) / 2000
@@ -99,7 +99,7 @@ def test_8_where_one_model_averages_probabilities_those_of_all_are_averaged() ->
     np.testing.assert_allclose(found.probabilities.data[:, 0, 0] / 255, np.mean(each, axis=0), atol=0.5 / 255)
 
 
-def test_8_channels_are_matched_by_their_labels_and_not_by_their_place() -> None:
+def test_channels_are_matched_by_their_labels_and_not_by_their_place() -> None:
     names = CARD["labels"]
     turned = {"background": 0, **{name: names[name] for name in reversed([n for n in names if n != "background"])}}
 
@@ -123,14 +123,14 @@ def test_8_channels_are_matched_by_their_labels_and_not_by_their_place() -> None
     ],
     ids=["turned", "turned, other windows", "other spacing", "cropped", "cropped before it is resampled"],
 )
-def test_8_a_model_and_the_same_model_on_another_grid_agree(changes: dict[str, Any]) -> None:
+def test_a_model_and_the_same_model_on_another_grid_agree(changes: dict[str, Any]) -> None:
     plain = segment(body(), card().procedure, Linear()).labels.data
     together = segment_together(body(), [member(), member(**changes)]).labels.data
     allowed = 0 if "spacing" not in changes and "intensity" not in changes else 0.03 * (plain > 0).sum()
     assert (together != plain).sum() <= allowed
 
 
-def test_8_beyond_its_crop_a_model_votes_for_background() -> None:
+def test_beyond_its_crop_a_model_votes_for_background() -> None:
     sees = {"intensity": [{"step": "crop", "above": 90}, {"step": "resample"}, *CARD["intensity"]]}
     found = segment_together(row(0, 0, 150, 0), [member(**OWN), member(**OWN, **sees)])
     # 0 HU: body by a margin of 25 over background; beside (0, -20) of the other one that is 12.5 - 10 > 0.
@@ -138,7 +138,7 @@ def test_8_beyond_its_crop_a_model_votes_for_background() -> None:
     assert found.disagreement == {1: 0.5, 2: 0}
 
 
-def test_8_probabilities_are_averaged_at_the_voxels_of_the_scan() -> None:
+def test_probabilities_are_averaged_at_the_voxels_of_the_scan() -> None:
     found = segment_at_the_scan(row(110, 200), [member(**OWN), member(40, **OWN)], wishes=Wishes(True, True))
     x = (np.array([110, 200]) + 1000) / 2000
     each = []
@@ -152,14 +152,14 @@ def test_8_probabilities_are_averaged_at_the_voxels_of_the_scan() -> None:
     assert found.votes.data.ravel().tolist() == [128, 0]
 
 
-def test_8_one_model_twice_is_that_model_at_the_scan_too() -> None:
+def test_one_model_twice_is_that_model_at_the_scan_too() -> None:
     plain = segment(body(), card().procedure, Linear()).labels.data
     found = segment_at_the_scan(body(), [member(), member(orientation="LPS")])
     assert np.array_equal(found.labels.data, plain)
     assert not any(found.disagreement.values())
 
 
-def test_8_the_way_that_models_are_averaged_is_the_first_cards_or_the_options() -> None:
+def test_the_way_that_models_are_averaged_is_the_first_cards_or_the_options() -> None:
     own = card(ensemble_average="probabilities")
     assert with_names(Options(), own, several=True).average == "probabilities"
     assert with_names(Options(average="logits"), own, several=True).average == "logits"
@@ -170,7 +170,7 @@ def test_8_the_way_that_models_are_averaged_is_the_first_cards_or_the_options() 
 
 
 @pytest.mark.slow
-def test_8_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 18)
     labels = {"background": 0, **{f"s{i}": i for i in range(1, 60)}}
     long = Volume(np.zeros((1, 300, 16, 16), np.int16), grid((300, 16, 16)))
@@ -204,7 +204,7 @@ def test_8_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyP
         ({"regions": [1, 2, 3, 4, 5]}, "nested regions"),
     ],
 )
-def test_8_models_with_other_labels_or_channels_are_refused_with_the_first_difference(
+def test_models_with_other_labels_or_channels_are_refused_with_the_first_difference(
     changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelError, match=words):
@@ -232,7 +232,7 @@ WHOLE = (slice(0, 1), slice(0, 1), slice(0, 3))
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_8_folds_that_decide_otherwise_than_their_mean_are_counted(library: str) -> None:
+def test_folds_that_decide_otherwise_than_their_mean_are_counted(library: str) -> None:
     folds: list[Any] = [Fixed([0, 0, 0], [1, 1, -1]), Fixed([0, 0, 0], [1, -2, -1]), Fixed([0, 0, 0], [1, -2, -1])]
     if library == "torch":
         import torch
@@ -244,13 +244,13 @@ def test_8_folds_that_decide_otherwise_than_their_mean_are_counted(library: str)
     np.testing.assert_allclose(answer[0, :, 0, 0], [[0, 0, 0], [1, -1, -1], [0, 1 / 3, 0]], atol=1e-6)
 
 
-def test_8_of_nested_regions_a_fold_differs_where_its_last_region_does() -> None:
+def test_of_nested_regions_a_fold_differs_where_its_last_region_does() -> None:
     folds = [Fixed([1, 1, -1], [1, -1, -1]), Fixed([1, 1, -1], [-3, -1, 3])]  # mean: (1, 1, -1), (-1, -1, 1)
     answer = Ensemble(folds, Decision((1, 2), "regions"), votes=True).run(PATCH)
     assert answer[0, 2, 0, 0].tolist() == [0.5, 0, 0.5]
 
 
-def test_8_votes_keep_their_channel_when_left_and_right_are_exchanged() -> None:
+def test_votes_keep_their_channel_when_left_and_right_are_exchanged() -> None:
     sides = {"background": 0, "kidney_left": 1, "kidney_right": 2}
     own = card(labels=sides, codes={}, pairs=[["kidney_left", "kidney_right"]], mirror=[2], orientation="SAR")
     folds = [Fixed([0, 0, 0], [3, 0, 0], [0, 0, 3]), Fixed([0, 0, 0], [-1, 0, 0], [0, 0, 3])]
@@ -281,7 +281,7 @@ def later(folder: Path, hu: float, **changes: Any) -> Path:
     return folder
 
 
-def test_8_the_command_averages_two_models_writes_where_they_differ_and_knows_both_when_run_again(
+def test_the_command_averages_two_models_writes_where_they_differ_and_knows_both_when_run_again(
     tmp_path: Path,
 ) -> None:
     # 150 HU is liver for the one and body for the other (from 255 HU on) and for both together (from 175 HU on).
@@ -308,7 +308,7 @@ def test_8_the_command_averages_two_models_writes_where_they_differ_and_knows_bo
     assert json.loads((tmp_path / "out" / "t1_seg.json").read_text())["model"]["sha256"] != record["model"]["sha256"]
 
 
-def test_8_models_with_other_labels_end_with_78_before_anything_is_written(tmp_path: Path) -> None:
+def test_models_with_other_labels_end_with_78_before_anything_is_written(tmp_path: Path) -> None:
     first = organs(tmp_path / "a")
     other = organs(tmp_path / "b", labels={**CARD["labels"], "liver": 9})
     given = scan(tmp_path / "t1.nii.gz")
@@ -318,7 +318,7 @@ def test_8_models_with_other_labels_end_with_78_before_anything_is_written(tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_8_a_model_of_two_folds_tells_where_they_differ_by_torch_alone(tmp_path: Path) -> None:
+def test_a_model_of_two_folds_tells_where_they_differ_by_torch_alone(tmp_path: Path) -> None:
     folder, other = organs(tmp_path / "a", **OWN), later(tmp_path / "b", 160, **OWN)
     (folder / "fold1.safetensors").write_bytes((other / "weights.safetensors").read_bytes())
     document = json.loads((folder / "model.json").read_text())
@@ -340,13 +340,13 @@ def test_8_a_model_of_two_folds_tells_where_they_differ_by_torch_alone(tmp_path:
         replace(opening, engine="onnx").open(own)
 
 
-def test_8_disagreement_of_one_network_is_refused(tmp_path: Path) -> None:
+def test_disagreement_of_one_network_is_refused(tmp_path: Path) -> None:
     folder = organs(tmp_path / "a")
     with pytest.raises(UsageError, match="one network"):
         Opening((str(folder),), votes=True).open(find(str(folder)))
 
 
-def test_8_windows_that_were_skipped_have_no_votes() -> None:
+def test_windows_that_were_skipped_have_no_votes() -> None:
     plan = WindowPlan((1, 1, 3), 0, "constant", skip=True)
     folds = Ensemble([Fixed([0, 0, 0], [1, 1, 1]), Fixed([0, 0, 0], [-3, -3, -3])], Decision((0, 1)), votes=True)
     own = card(labels={"background": 0, "liver": 1}, codes={}, intensity=[], patch_size=[1, 1, 3], **OWN)

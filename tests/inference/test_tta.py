@@ -62,7 +62,7 @@ def labels(folder: Path, model: Path, image: Path, *words: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("axes", ["SPL", "LAS", "IRP"])
-def test_9_a_symmetric_network_says_the_same_with_and_without_mirroring(tmp_path: Path, axes: str) -> None:
+def test_a_symmetric_network_says_the_same_with_and_without_mirroring(tmp_path: Path, axes: str) -> None:
     model, image = sided(tmp_path / "sided"), kidneys(tmp_path / "t1.nii.gz", axes)
     plain = labels(tmp_path / "plain", model, image)
     assert set(np.unique(plain)) == {0, 1, 2}
@@ -70,7 +70,7 @@ def test_9_a_symmetric_network_says_the_same_with_and_without_mirroring(tmp_path
 
 
 @pytest.mark.slow
-def test_9_a_left_kidney_alone_stays_the_left_one_and_is_believed_as_the_mean_of_both_sides(tmp_path: Path) -> None:
+def test_a_left_kidney_alone_stays_the_left_one_and_is_believed_as_the_mean_of_both_sides(tmp_path: Path) -> None:
     image = kidneys(tmp_path / "t1.nii.gz", left_only=True)
     # The network believes a right kidney only if it is mirrored into the left: (1 + 0.2) / 2 = 0.6 > 0.5.
     plain = labels(tmp_path / "plain", sided(tmp_path / "half", 0.2), image)
@@ -90,7 +90,7 @@ def test_9_a_left_kidney_alone_stays_the_left_one_and_is_believed_as_the_mean_of
         ({"orientation": None}, b"does not say which axis runs from left to right"),
     ],
 )
-def test_9_what_would_mix_left_and_right_ends_with_78_and_writes_nothing(
+def test_what_would_mix_left_and_right_ends_with_78_and_writes_nothing(
     tmp_path: Path, changes: dict[str, Any], words: bytes
 ) -> None:
     model, image = sided(tmp_path / "sided", **changes), kidneys(tmp_path / "t1.nii.gz")
@@ -103,7 +103,7 @@ def test_9_what_would_mix_left_and_right_ends_with_78_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_9_axes_that_keep_sides_apart_may_be_mirrored_without_pairs(tmp_path: Path) -> None:
+def test_axes_that_keep_sides_apart_may_be_mirrored_without_pairs(tmp_path: Path) -> None:
     model, image = sided(tmp_path / "sided", pairs=[], mirror=[1, 2]), kidneys(tmp_path / "t1.nii.gz")
     plain = labels(tmp_path / "plain", model, image)
     assert np.array_equal(labels(tmp_path / "tta", model, image, "--tta"), plain)

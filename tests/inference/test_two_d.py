@@ -52,7 +52,7 @@ def thinned(labels: Volume, axis: int, stride: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("axis", "thickness"), [(0, 5.0), (1, 0.4), (2, 12.0)])
-def test_3_an_nnunet_of_slices_labels_them_as_the_original_does(tmp_path: Path, axis: int, thickness: float) -> None:
+def test_an_nnunet_of_slices_labels_them_as_the_original_does(tmp_path: Path, axis: int, thickness: float) -> None:
     golden, card = imported(
         "nnunet_plain_2d", tmp_path, axis, channels="T1,T2,FLAIR", labels="background,liver,spleen,heart"
     )
@@ -61,7 +61,7 @@ def test_3_an_nnunet_of_slices_labels_them_as_the_original_does(tmp_path: Path, 
     assert np.array_equal(thinned(labels, axis, golden.stride), golden.outputs[0].numpy().argmax(1))
 
 
-def test_3_a_gated_unet3plus_leaves_slices_that_it_judges_empty_background(tmp_path: Path) -> None:
+def test_a_gated_unet3plus_leaves_slices_that_it_judges_empty_background(tmp_path: Path) -> None:
     golden, card = imported("unet3plus_cgm_a", tmp_path, labels="background,liver,spleen")
     scan = volume(golden.input.numpy().swapaxes(0, 1), 0, 3.0)
     labels = thinned(segment(scan, card.procedure, open_engine(card, engine="torch").engine).labels, 0, golden.stride)
@@ -75,7 +75,7 @@ def test_3_a_gated_unet3plus_leaves_slices_that_it_judges_empty_background(tmp_p
 
 
 @pytest.mark.parametrize("axis", [0, 2])
-def test_3_a_unet3plus_that_sees_three_slices_labels_the_middle_one(tmp_path: Path, axis: int) -> None:
+def test_a_unet3plus_that_sees_three_slices_labels_the_middle_one(tmp_path: Path, axis: int) -> None:
     golden, card = imported("unet3plus_base_a", tmp_path, axis, slices=3, labels="background,liver")
     engine = open_engine(card, engine="torch").engine
     for picture, official in zip(golden.input.numpy(), golden.outputs[0].numpy(), strict=True):
@@ -83,7 +83,7 @@ def test_3_a_unet3plus_that_sees_three_slices_labels_the_middle_one(tmp_path: Pa
         assert np.array_equal(thinned(labels, axis, golden.stride)[1], official[0] > 0.5)
 
 
-def test_3_slices_of_a_unet3plus_that_are_smaller_than_its_windows_repeat_their_edge(tmp_path: Path) -> None:
+def test_slices_of_a_unet3plus_that_are_smaller_than_its_windows_repeat_their_edge(tmp_path: Path) -> None:
     golden, card = imported("unet3plus_base_a", tmp_path, slices=3, labels="background,liver")
     assert card.window.padding == "edge"
     net = golden.load(build(golden.name, golden.config))
@@ -98,24 +98,24 @@ def test_3_slices_of_a_unet3plus_that_are_smaller_than_its_windows_repeat_their_
     assert np.array_equal(labels.data[0, 1], expected)
 
 
-def test_3_an_nnunet_of_slices_pads_them_with_a_constant(tmp_path: Path) -> None:
+def test_an_nnunet_of_slices_pads_them_with_a_constant(tmp_path: Path) -> None:
     _, card = imported("nnunet_plain_2d", tmp_path, channels="T1,T2,FLAIR", labels="background,liver,spleen,heart")
     assert card.window.padding == "constant"
 
 
-def test_3_at_the_ends_the_last_slice_is_repeated() -> None:
+def test_at_the_ends_the_last_slice_is_repeated() -> None:
     scan = volume(np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1), 0, 1.0)
     assert neighbours(scan, 0, 3).data[:, :, 0, 0].tolist() == [[0, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 3]]
 
 
-def test_3_a_network_of_three_inputs_asks_whether_they_are_channels_or_slices(tmp_path: Path) -> None:
+def test_a_network_of_three_inputs_asks_whether_they_are_channels_or_slices(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has 3 input channels, not 1") as refused:
         imported("unet3plus_base_a", tmp_path, labels="background,liver")
     assert "--slices" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("changes", [{"slices": 2}, {"slices": 3, "slice_axis": None, "patch_size": [8, 32, 32]}])
-def test_3_neighbouring_slices_are_an_odd_number_along_a_slice_axis(changes: dict[str, Any]) -> None:
+def test_neighbouring_slices_are_an_odd_number_along_a_slice_axis(changes: dict[str, Any]) -> None:
     card = {"format": 1, "name": "m", "architecture": {"name": "unet3plus"}, "channels": ["CT"], "slice_axis": 0}
     with pytest.raises(ModelError, match="slices"):
         parse({**card, "patch_size": [1, 32, 32], "labels": {"background": 0, "liver": 1}, **changes})
@@ -123,7 +123,7 @@ def test_3_neighbouring_slices_are_an_odd_number_along_a_slice_axis(changes: dic
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 3])
-def test_3_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_another(
+def test_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_another(
     tmp_path: Path, slices: int
 ) -> None:
     name = "unet3plus_base_a" if slices == 3 else "nnunet_plain_2d"
@@ -150,7 +150,7 @@ def test_3_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_ano
         ("nnunet_plain_2d", ["--channels", "T1,T2,FLAIR", "--labels", "background,liver,spleen,heart"]),
     ],
 )
-def test_3_the_command_imports_predicts_and_exports_a_network_of_slices(
+def test_the_command_imports_predicts_and_exports_a_network_of_slices(
     tmp_path: Path, name: str, words: list[str]
 ) -> None:
     golden = read_golden(DATA / f"{name}.safetensors")

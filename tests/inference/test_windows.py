@@ -139,7 +139,7 @@ def test_a_small_image_is_padded_with_the_value_beyond_it() -> None:
     assert (seen[0] == -7).sum() == 64 - 8
 
 
-def test_24_each_channel_of_a_small_image_is_padded_with_its_own_value_and_windows_of_them_are_skipped() -> None:
+def test_each_channel_of_a_small_image_is_padded_with_its_own_value_and_windows_of_them_are_skipped() -> None:
     seen = []
     image = Volume(np.ones((2, 2, 2, 2), np.float32), grid((2, 2, 2)))
     engine = Numpy(lambda x: (seen.append(x.copy()), x)[1])

@@ -150,7 +150,7 @@ def test_a_card_that_is_no_json_is_refused(tmp_path: Path) -> None:
         library.read_card(tmp_path)
 
 
-def test_9_pairs_come_from_names_but_not_for_the_chambers_of_the_heart() -> None:
+def test_pairs_come_from_names_but_not_for_the_chambers_of_the_heart() -> None:
     names = ["background", "kidney_left", "kidney_right", "Left-Lung", "Right-Lung", "left_atrium", "right_atrium"]
     assert structures.named_pairs(names) == [("kidney_left", "kidney_right"), ("Left-Lung", "Right-Lung")]
     assert structures.named_pairs(["left_lateral_ventricle", "right_lateral_ventricle"]) != []
@@ -162,7 +162,7 @@ def test_9_pairs_come_from_names_but_not_for_the_chambers_of_the_heart() -> None
     assert [label.pair for label in card.labels] == [None, "lung_right", "lung_left"]
 
 
-def test_9_without_an_orientation_no_pair_is_taken_from_names() -> None:
+def test_without_an_orientation_no_pair_is_taken_from_names() -> None:
     labels = {"background": 0, "lung_left": 1, "lung_right": 2}
     card = cards.parse({**CARD, "codes": {}, "orientation": None, "labels": labels})
     assert not any(label.pair for label in card.labels)

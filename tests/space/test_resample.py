@@ -160,7 +160,7 @@ def test_other_interpolations_and_other_grids_keep_their_positions(how: str) -> 
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_26_only_axes_along_which_the_scan_is_finer_are_smoothed(axis: int) -> None:
+def test_only_axes_along_which_the_scan_is_finer_are_smoothed(axis: int) -> None:
     """Steps of 1, 1.6 and 2 mm onto 2 mm: only the first is below 0.75 of the wanted one."""
     steps = [1.0, 1.6, 2.0]
     shape = tuple(round(32 / step) for step in steps)
