@@ -14,6 +14,7 @@ from typer.models import OptionInfo
 
 from segcli.batch.outputs import offered
 from segcli.documents import Document
+from segcli.engines import own as own_engines
 from segcli.engines.precision import PRECISIONS, Precision
 from segcli.errors import UsageError, near
 
@@ -146,7 +147,8 @@ Channels = Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE
 MaxRAM = Annotated[str | None, typer.Option("--max-ram", help="Such as 4G.", envvar="SEGCLI_MAX_RAM")]
 MaxVRAM = Annotated[str | None, typer.Option("--max-vram", help="Such as 6G.", envvar="SEGCLI_MAX_VRAM")]
 Engine = Annotated[
-    str, typer.Option("--engine", envvar="SEGCLI_ENGINE", help="auto, torch, onnx, openvino, or that of a package.")
+    str,
+    typer.Option("--engine", envvar="SEGCLI_ENGINE", help=f"auto, {', '.join(own_engines())}, or that of a package."),
 ]
 Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Arithmetic = Annotated[

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.engines import own
 from segcli.engines.precision import Refusals
 from segcli.packages import added
 
@@ -120,11 +119,10 @@ def engines() -> Mapping[str, EngineSpec]:
 
     errors   as in `packages.added`
     """
-    rooms = (found.name for found in iter_modules([str(Path(__file__).parent)]) if found.name.endswith("_engine"))
-    own: list[EngineSpec] = [import_module(f"{__package__}.{room}").ENGINE for room in rooms]
-    own.sort(key=lambda spec: min(preference.rank for preference in spec.prefers.values()))
-    more = added("engine", EngineSpec, lambda spec: (spec.name,), [spec.name for spec in own])
-    return {spec.name: spec for spec in (*own, *more.values())}
+    known: list[EngineSpec] = [import_module(f"{__package__}.{name}_engine").ENGINE for name in own()]
+    known.sort(key=lambda spec: min(preference.rank for preference in spec.prefers.values()))
+    more = added("engine", EngineSpec, lambda spec: (spec.name,), [spec.name for spec in known])
+    return {spec.name: spec for spec in (*known, *more.values())}
 
 
 def installed() -> list[EngineSpec]:

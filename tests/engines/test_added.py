@@ -12,6 +12,9 @@ from packages import example
 from runs import command, scan
 from safetensors.numpy import save
 
+from segcli.engines import own
+from segcli.engines.table import engines
+
 CERTIFIED = """
 import json
 import sys
@@ -80,3 +83,8 @@ def test_a_network_of_a_package_is_certified_at_its_small_size(tmp_path: Path, a
     done = command(tmp_path, before=("-c", CERTIFIED), env=added)
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["agreement"] >= 0.999
+
+
+def test_each_engine_is_called_as_its_file(tmp_path: Path) -> None:
+    assert sorted(engines()) == own()
+    assert f"auto, {', '.join(own())}, or that" in " ".join(command("predict", "--help").stdout.decode().split())

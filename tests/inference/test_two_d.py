@@ -123,9 +123,7 @@ def test_neighbouring_slices_are_an_odd_number_along_a_slice_axis(changes: dict[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 3])
-def test_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_another(
-    tmp_path: Path, slices: int
-) -> None:
+def test_windows_of_large_slices_are_blended_in_plane_and_no_slice_touches_another(tmp_path: Path, slices: int) -> None:
     name = "unet3plus_base_a" if slices == 3 else "nnunet_plain_2d"
     labels = "background,liver" if slices == 3 else "background,liver,spleen,heart"
     channels = "CT" if slices == 3 else "T1,T2,FLAIR"
