@@ -20,7 +20,7 @@ from segcli.inference.decide import BLOCK
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
-from segcli.inference.windows import SLAB_BYTES, WindowPlan, padded, starts, stream_axis, sums_shape, windows
+from segcli.inference.windows import WindowPlan, padded, slab_bytes, starts, stream_axis, sums_shape, windows
 from segcli.memory import RESERVE, available, peak_memory, resident
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
@@ -182,13 +182,13 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: 
     step = min(size[axis], part.shape[axis]) + 1
     slab = 4 * len(card.decide.values) * step * part.size // part.shape[axis]
     plane = slab // step
-    share = min(1.0, max(SLAB_BYTES, 2 * plane) / slab) * min(1.0, step / part.shape[axis])
+    share = min(1.0, slab_bytes(plane) / slab) * min(1.0, step / part.shape[axis])
     running = (
         4 * part.size * card.inputs
         + (0 if on_disk else sums_bytes(card, part, batch))
         # A slab on its way to labels, the next being finished, and probabilities beside the logits.
         + (3 if card.decide.back == "probabilities" and not card.decide.are_probabilities else 2)
-        * min(slab, max(SLAB_BYTES, 2 * plane))
+        * min(slab, slab_bytes(plane))
         + scan.size * np.dtype(card.decide.dtype).itemsize
         # Of the scan's voxels in the blocks of a slab: values, the best so far, what is better.
         + 12 * min(int(scan.size * share), max(4, 2 * cores()) * BLOCK)

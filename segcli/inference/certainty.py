@@ -11,7 +11,7 @@ from segcli.inference.decide import Decision, Spread, planes, put
 from segcli.parallel import each
 from segcli.space.volume import Grid, Volume, Voxels
 
-_CACHED = 1 << 20  # values of all channels that are worked on at a time
+_CACHED = 1 << 18  # values of all channels that are worked on at a time
 
 
 def winners(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.integer]:
@@ -25,35 +25,50 @@ def winners(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.integ
     return last
 
 
-def _rows(channels: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Views (K, rows, w) that make (K, d, h, w) together: work for each core, however few planes there are."""
-    for plane in planes(channels):
+def _rows(channels: Voxels, beside: Voxels) -> Iterator[tuple[Voxels, Voxels]]:
+    """Views (K, rows, w) that make (K, d, h, w) together, and those of another array (1, d, h, w).
+
+    They are work for each core, however few planes there are.
+    """
+    for plane, other in zip(planes(channels), planes(beside), strict=True):
         step = max(1, _CACHED // (len(plane) * plane.shape[2]))
         for i in range(0, plane.shape[1], step):
-            yield plane[:, i : i + step]
+            yield plane[:, i : i + step], other[0, i : i + step]
+
+
+def _diagonals(first: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Every fourth voxel (1, d, h, w) of a part of an image, the same ones however the image is cut."""
+    d, h, w = (np.arange(a, a + n) for a, n in zip(first.tolist(), shape, strict=True))
+    some: NDArray[np.bool_] = ((d[:, None, None] + h[:, None] + w) & 3) == 0
+    return some[None]
 
 
 class Means:
     """Means over the model's voxels of each label value, gathered while slabs go by.
 
-    The softmax margin, and the share of an ensemble's members that decide otherwise, where slabs bear it.
+    The softmax margin, and the share of an ensemble's members that decide otherwise, where slabs bear it. The margin of
+    the background, most of a scan, is the mean of every fourth of its voxels: their exponentials are what takes time.
     """
 
     def __init__(self, decide: Decision) -> None:
         self.decide = decide
         self.values = decide.values if decide.rule == "argmax" else (0, *decide.values)
         n = len(self.values)
-        self._counts, self._margins, self._votes = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._counts, self._seen, self._margins, self._votes = np.zeros((4, n))
+        self._background = decide.values.index(0) if 0 in decide.values else -1
         self._voted = False
 
     def watch(self, slabs: Iterable[Volume], spread: Spread, votes: NDArray[np.uint8] | None) -> Iterator[Volume]:
         """The slabs with the channels of logits alone; `votes` (1, D, H, W) is filled, 255 for all members."""
         count = len(self.decide.values)
         previous: Grid | None = None
+        first = np.zeros(3, np.int64)
         for slab in slabs:
             shift = None if previous is None else previous.start_of(slab.grid)
+            first = first if shift is None else first + shift
             np.maximum(slab.data[count:], 0, out=slab.data[count:])  # windows that were skipped have no votes
-            self._gather(slab.data, None if shift is None else int(np.argmax(shift)))
+            some = _diagonals(first, slab.grid.shape)
+            self._gather(slab.data, some, None if shift is None else int(np.argmax(shift)))
             previous = slab.grid
             if len(slab.data) > count:
                 self._voted = True
@@ -62,50 +77,73 @@ class Means:
                 slab = Volume(slab.data[:count], slab.grid)
             yield slab
 
-    def _gather(self, channels: NDArray[np.float32], shared: int | None) -> None:
-        """Add a slab; along the axis `shared` its first plane was the last of the slab before."""
+    def _gather(self, channels: NDArray[np.float32], some: NDArray[np.bool_], shared: int | None) -> None:
+        """Add a slab; along the axis `shared` its first plane was the last of the slab before.
+
+        some    voxels (1, d, h, w) that suffice of the background
+        """
         if shared is not None:
             cut = tuple(slice(1, None) if i == shared else slice(None) for i in range(3))
-            channels = channels[(slice(None), *cut)]
+            channels, some = channels[(slice(None), *cut)], some[(slice(None), *cut)]
         k, n = len(self.decide.values), len(self.values)
         sure = self.decide.rule == "argmax" and k > 1
         if not sure and len(channels) == k:
             return
 
-        def means(plane: NDArray[np.float32]) -> tuple[Voxels, Voxels, Voxels]:
-            order, margin = self._margin(plane[:k]) if sure else (winners(plane[:k], self.decide), None)
-            flat = order.ravel()
+        def means(given: tuple[Voxels, Voxels]) -> tuple[Voxels, ...]:
+            plane, enough = given
+            if not sure:
+                flat = winners(plane[:k], self.decide).ravel()
+                seen, margins = flat[:0], np.zeros(0, np.float32)
+            else:
+                order, at, margins = self._margin(plane[:k], enough)
+                flat, seen = order.ravel(), order.ravel()[at]
             return (
                 np.bincount(flat, minlength=n),
-                np.zeros(n) if margin is None else np.bincount(flat, margin.ravel(), n),
+                np.bincount(seen, minlength=n),
+                np.bincount(seen, margins, n),
                 np.bincount(flat, plane[k].ravel(), n) if len(plane) > k else np.zeros(n),
             )
 
-        for counts, margins, votes in each(means, _rows(channels)):
+        for counts, seen, margins, votes in each(means, _rows(channels, some)):
             self._counts += counts
+            self._seen += seen
             self._margins += margins
             self._votes += votes
 
-    def _margin(self, plane: NDArray[np.float32]) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
-        """The winning channel of each pixel, (K, h, w), and how far its share is above the second best one's."""
-        best, second = plane[0].copy(), np.full_like(plane[0], -np.inf)
-        order = np.zeros(best.shape, np.uint8 if len(plane) <= 256 else np.uint16)
-        for k, channel in enumerate(plane[1:], 1):
-            np.maximum(second, np.minimum(best, channel), out=second)
-            put(order, channel > best, k)
-            np.maximum(best, channel, out=best)
-        if self.decide.are_probabilities:
-            return order, (best - second) / plane.sum(0)
-        return order, (1 - np.exp(second - best)) / np.exp(plane - best).sum(0)
+    def _margin(
+        self, plane: NDArray[np.float32], enough: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.integer], NDArray[np.intp], NDArray[np.float32]]:
+        """The winning channel of each pixel, (K, h, w); and how far its share is above the second best one's.
+
+        enough   the pixels (h, w) of the background that are looked at
+        returns  winners (h, w), places of the pixels that were looked at, in the order of rows, and their margins
+        """
+        best = plane.max(axis=0)  # in the cache from here on
+        able = np.flatnonzero(plane.max(axis=(1, 2)) >= best.min())
+        order = np.full(best.shape, able[-1], np.uint8 if len(plane) <= 256 else np.uint16)
+        for k in able[-2::-1]:  # of equal ones the first wins
+            put(order, plane[k] == best, int(k))
+        at = np.flatnonzero((order != self._background) | enough)
+        winner = order.ravel()[at], np.arange(len(at))
+        shown = plane.reshape(len(plane), -1)[:, at]
+        whole = shown.sum(0) if self.decide.are_probabilities else None
+        shown -= best.ravel()[at]
+        shown[winner] = -np.inf
+        second = shown.max(axis=0)
+        if whole is not None:
+            return order, at, -second / whole
+        shown[winner] = 0
+        return order, at, (1 - np.exp(second)) / np.exp(shown, out=shown).sum(0)
 
     def margins(self) -> dict[int, float]:
         """By label value; structures that no voxel of the model's grid has are left out."""
-        return self._means(self._margins) if self.decide.rule == "argmax" and len(self.values) > 1 else {}
+        return self._means(self._margins, self._seen) if self.decide.rule == "argmax" and len(self.values) > 1 else {}
 
     def disagreement(self) -> dict[int, float]:
         """By label value; empty without an ensemble."""
-        return self._means(self._votes) if self._voted else {}
+        return self._means(self._votes, self._counts) if self._voted else {}
 
-    def _means(self, sums: NDArray[np.float64]) -> dict[int, float]:
-        pairs = zip(self.values, sums, self._counts, strict=True)
+    def _means(self, sums: NDArray[np.float64], counts: NDArray[np.float64]) -> dict[int, float]:
+        pairs = zip(self.values, sums, counts, strict=True)
         return {value: float(s / n) for value, s, n in pairs if n > 0}

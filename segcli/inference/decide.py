@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,18 @@ from numpy.typing import NDArray
 
 from segcli.memory import mapped
 from segcli.parallel import cores, each
-from segcli.space.resample import LINEAR, How, Interpolation, apply, axis_rules, oblique, parallel, positions, taps_for
+from segcli.space.resample import (
+    LINEAR,
+    How,
+    Interpolation,
+    Taps,
+    apply,
+    axis_rules,
+    oblique,
+    parallel,
+    positions,
+    taps_for,
+)
 from segcli.space.volume import Box, Grid, Volume, Voxels
 
 BLOCK = 1 << 18  # voxels of the scan that are decided in one go
@@ -164,6 +176,7 @@ class _Piece:
     coordinates  of the box's voxels in the slab along each axis, or none when the grids are at an angle, and then
                  `matrix` (4, 4) gives them
     sequence     in which the axes are sampled
+    taps         the sums that sample the slab at the coordinates
     """
 
     box: Box
@@ -173,6 +186,11 @@ class _Piece:
     sequence: list[int]
     matrix: NDArray[np.float64]
     mask: NDArray[np.bool_] | None
+
+    @cached_property
+    def taps(self) -> list[Taps]:
+        longest = [math.ceil(along.max()) + 2 for along in self.coordinates]
+        return [taps_for(*given) for given in zip(self.coordinates, longest, self.hows, strict=True)]
 
     def of(self, whole: Voxels) -> Voxels:
         """A view of what this box has of an array on the scan's grid, in the order of the model's axes."""
@@ -315,10 +333,11 @@ def _values(
         if len(here) == 0:
             return (slice(0, 0),) * 3, None
         spans.append(slice(int(here[0]), int(here[-1]) + 1))
-    values = logits[tuple(slice(cell.start, cell.stop + 1) for cell in cells)]
+    values = _voxels(logits, cells)
     for axis in piece.sequence:
-        local = piece.coordinates[axis][spans[axis]] - cells[axis].start
-        values = apply(values, taps_for(local, values.shape[axis], piece.hows[axis]), axis)
+        index = piece.taps[axis].index[:, spans[axis]] - cells[axis].start
+        weights = piece.taps[axis].weights[:, spans[axis]]
+        values = apply(values, Taps(np.minimum(index, values.shape[axis] - 1), weights), axis)
     return (spans[0], spans[1], spans[2]), values
 
 
@@ -333,17 +352,37 @@ def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | No
     highest = slab.max(axis=(1, 2, 3))
     rounding = 1e-4 + 1e-5 * np.abs(highest).max()  # while interpolating
     floor = np.full([max(1, n - 1) for n in slab.shape[1:]], -np.inf, np.float32)
-    tried = []
+    tried: dict[int, Box] = {}  # channel -> the cells outside which it neither wins nor raises the floor
     for k in np.argsort(-highest):
-        if highest[k] < floor.min() - rounding:
-            break  # this one and those after it neither win nor raise the floor
-        np.maximum(floor, _corners(slab[k], np.minimum), out=floor)
-        tried.append(k)
+        least = floor.min() - rounding
+        if highest[k] < least:
+            break
+        cells = _touched(slab[k] >= least)
+        np.maximum(floor[cells], _corners(_voxels(slab[k], cells), np.minimum), out=floor[cells])
+        tried[int(k)] = cells
     floor -= rounding
     boxes: list[Box | None] = [None] * len(slab)
-    for k in tried:
-        boxes[k] = _box(_corners(slab[k], np.maximum) >= floor)
+    for k, cells in tried.items():
+        here = _box(_corners(_voxels(slab[k], cells), np.maximum) >= floor[cells])
+        if here is not None:
+            d, h, w = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(cells, here, strict=True))
+            boxes[k] = d, h, w
     return boxes
+
+
+def _touched(voxels: NDArray[np.bool_]) -> Box:
+    """The box of cells that have one of these voxels at a corner; there is one at least."""
+    box = _box(voxels)
+    assert box is not None
+    d, h, w = (
+        slice(max(0, span.start - 1), max(1, min(span.stop, n - 1))) for span, n in zip(box, voxels.shape, strict=True)
+    )
+    return d, h, w
+
+
+def _voxels(values: NDArray[np.float32], cells: Box) -> NDArray[np.float32]:
+    """The corners of a box of cells."""
+    return values[tuple(slice(cell.start, cell.stop + 1) for cell in cells)]
 
 
 def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]:

@@ -25,7 +25,8 @@ class Segmentation:
     labels      (1, D, H, W) on the scan's own grid
     seconds     of each stage: resample, normalise, network, decide
     windows     how many the network saw
-    confidence  mean softmax margin (best less second best, 0..1) over the model's voxels of each label value
+    confidence  mean softmax margin (best less second best, 0..1) over the model's voxels of each label value; over
+                every fourth of the background's
     warnings    sentences for the user and the record
     probabilities  (K, D, H, W) uint8, 255 for 1, on the scan's grid, where they were asked for
     disagreement   of an ensemble: mean share of members that decide otherwise, over the model's voxels of each label

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from segcli.inference.engine import Engine
 from segcli.inference.intensity import Beyond, beyond
+from segcli.parallel import cores
 from segcli.space.volume import Box, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
-SLAB_BYTES = 1 << 24  # logits that are finished at a time: fewer repeat more planes, more leave the cache
+# Logits that are finished at a time, work enough for every core: fewer repeat more planes, more leave the cache.
+SLAB_BYTES = (1 << 23) * max(2, min(cores(), 16))
+_THICK, _THICK_BYTES = 4, 1 << 27  # planes that a slab adds at least, as far as they are no more than so many bytes
 
 
 def no_tick(done: int, total: int) -> None:
@@ -175,13 +178,23 @@ def slide(
 
 def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
     """Cut low..high into slabs of bounded size; each begins with the last plane of the one before."""
-    most = max(1, SLAB_BYTES // plane_bytes)
+    most = _new_planes(plane_bytes)
     while True:
         end = min(high, low + 1 + most)
         yield low, end
         if end == high:
             return
         low = end - 1
+
+
+def slab_bytes(plane_bytes: int) -> int:
+    """Of the largest slab, by the bytes of one plane."""
+    return (1 + _new_planes(plane_bytes)) * plane_bytes
+
+
+def _new_planes(plane_bytes: int) -> int:
+    """Planes that a slab adds to the one before."""
+    return max(1, min(_THICK, _THICK_BYTES // plane_bytes), SLAB_BYTES // plane_bytes)
 
 
 def _parts(items: list[Window], axis: int, batch: int | None) -> list[list[Window]]:

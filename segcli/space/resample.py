@@ -202,6 +202,8 @@ def _sum(data: Voxels, taps: Taps, axis: int, out: NDArray[np.float32]) -> None:
 def _pieces(n: int, size: int) -> list[slice]:
     """Cuts of an axis of n, small enough to stay near the cache and to share among threads."""
     count = int(min(n, max(1, size // (1 << 20))))
+    if count == 1:
+        return [slice(0, n)]
     edges = np.linspace(0, n, count + 1).astype(int)
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 

@@ -204,6 +204,7 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     scan = Volume(data, grid(16, 160, 160))
     engine = Many(threads=1)
     monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 21)
+    monkeypatch.setattr(windows, "_THICK", 1)
     monkeypatch.setattr(memory, "RESERVE", 1 << 20)
     monkeypatch.setattr(host, "RESERVE", 1 << 20)
     many = card(**MANY, patch_size=[16, 16, 16], overlap=0.0, intensity=[])

@@ -176,6 +176,50 @@ def test_many_classes_give_each_core_a_block_and_the_same_labels(monkeypatch: py
     assert np.array_equal(found[1], found[16])
 
 
+def test_118_classes_of_a_large_scan_are_work_for_16_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "cores", lambda: 16)
+    model, scan = grid((4, 273, 273), (1.5, 1.5, 1.5)), grid((6, 512, 512), (1.0, 0.8, 0.8))
+    slab = np.broadcast_to(np.float32(0), (118, *model.shape))
+    pieces = decide._Place(scan, model, model, decide.LINEAR).pieces(np.zeros(3, np.int64), model.shape)
+    (blocks,) = [list(decide._blocks(piece, slab)) for piece in pieces]
+    assert len(blocks) == 16
+    assert len(list(certainty._rows(slab, slab[:1]))) >= 64
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_margins_are_the_best_share_less_the_second_best(shares: bool) -> None:
+    channels = np.random.default_rng(0).normal(size=(7, 5, 6)).astype(np.float32)
+    channels[2] = channels[4]  # of equal ones the first wins, by nothing
+    if shares:
+        channels = np.exp(channels) / np.exp(channels).sum(0)
+    means = certainty.Means(Decision(tuple(range(7)), are_probabilities=shares))
+    order, at, margin = means._margin(channels, np.zeros((5, 6), bool))
+    p = channels if shares else np.exp(channels) / np.exp(channels).sum(0)
+    np.testing.assert_array_equal(order, channels.argmax(0))
+    np.testing.assert_array_equal(at, np.flatnonzero(order))  # of the background, what is asked for
+    wanted = (np.sort(p, 0)[-1] - np.sort(p, 0)[-2]).ravel()[at]
+    np.testing.assert_allclose(margin, wanted, rtol=1e-4, atol=1e-6)
+    assert (margin[order.ravel()[at] == 2] == 0).all()
+    assert (order == 2).any()
+
+
+def test_the_same_voxels_of_the_background_are_looked_at_however_slabs_are_cut() -> None:
+    model = grid((9, 10, 11))
+    logits = Volume(np.random.default_rng(0).normal(size=(3, *model.shape)).astype(np.float32), model)
+    found, counts = [], []
+    for edges in ([], [4], [2, 3, 7]):
+        means = certainty.Means(Decision((0, 1, 2)))
+        list(means.watch(cut(logits, edges), None, None))
+        found.append(means.margins())
+        counts.append((means._seen.tolist(), means._counts.tolist()))
+    assert counts[0] == counts[1] == counts[2]
+    (background, *rest), (every, *all_of_the_rest) = counts[0]
+    assert rest == all_of_the_rest
+    assert 0.2 < background / every < 0.3
+    for other in found[1:]:
+        assert found[0] == pytest.approx(other, rel=1e-12)
+
+
 def test_margins_of_a_plane_are_gathered_in_parts_and_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = Volume(np.random.default_rng(0).normal(size=(9, 2, 40, 30)).astype(np.float32), grid((2, 40, 30)))
     found = []
@@ -183,6 +227,6 @@ def test_margins_of_a_plane_are_gathered_in_parts_and_are_those_of_the_whole(mon
         monkeypatch.setattr(certainty, "_CACHED", values)
         means = certainty.Means(Decision(tuple(range(9))))
         list(means.watch([logits], None, None))
-        assert len(list(certainty._rows(logits.data))) == (2 if values == 1 << 20 else 20)
+        assert len(list(certainty._rows(logits.data, logits.data[:1]))) == (2 if values == 1 << 20 else 20)
         found.append(means.margins())
     assert found[0] == pytest.approx(found[1], rel=1e-12)

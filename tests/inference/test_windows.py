@@ -112,11 +112,29 @@ def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPat
     image = Volume(rng.normal(size=(1, 40, 8, 8)).astype(np.float32), grid((40, 8, 8)))
     whole = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
     monkeypatch.setattr(windows_room, "SLAB_BYTES", 3 * 4 * 8 * 8)
+    monkeypatch.setattr(windows_room, "_THICK", 1)
     cut = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
     assert max(slab.grid.shape[0] for slab in cut) == 4  # three new planes and a shared one
     for a, b in pairwise(cut):
         assert np.array_equal(a.data[:, -1], b.data[:, 0])
     assert np.array_equal(joined(cut, image.grid), joined(whole, image.grid))
+
+
+@pytest.mark.parametrize(
+    ("classes", "plane", "wanted"),
+    [
+        (14, 273 * 273, 4),  # 4 MB a plane: as many as SLAB_BYTES have
+        (118, 273 * 273, 3),  # 35 MB a plane: not one at a time, of which each would be looked at twice
+        (118, 512 * 512, 1),  # 124 MB a plane
+    ],
+)
+def test_a_slab_is_not_thin_however_many_classes_there_are(
+    monkeypatch: pytest.MonkeyPatch, classes: int, plane: int, wanted: int
+) -> None:
+    monkeypatch.setattr(windows_room, "SLAB_BYTES", 1 << 24)
+    low, high = next(windows_room._slabs(1, 200, 4 * classes * plane))
+    assert high - low == wanted + 1
+    assert windows_room.slab_bytes(4 * classes * plane) == 4 * classes * plane * (wanted + 1)
 
 
 def test_slices_go_to_the_network_in_whole_batches_and_come_back_in_slabs() -> None:
