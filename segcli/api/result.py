@@ -244,7 +244,7 @@ class Result:
             dicom=Objects(series_description, series_number, content_date, anonymous),
         )
         job, case = replace(self._job, to=place), self._labelled.loaded.case
-        outputs.refuse_without_dicom(self.scan, place)
+        outputs.refuse_beforehand(self.scan, place)
         apart([case], self._job.shown, place)
         (path if not alone else path.parent).mkdir(parents=True, exist_ok=True)
         return list(stages.write(job, self._labelled).paths)

@@ -176,8 +176,12 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
     return found
 
 
-def refuse_without_dicom(scan: Volume, to: Destination) -> None:
-    """UsageError, before anything is computed, for a DICOM object of a scan that is not DICOM."""
+def refuse_beforehand(scan: Volume, to: Destination) -> None:
+    """Before anything is computed, UsageError for DICOM objects of no DICOM scan, EngineError for a missing viewer."""
+    if "html-viewer" in to.reports:
+        from segcli.results.page.niivue import script
+
+        script()
     dicom = [output.kind for output in outputs() if "dicom" in output.needs]
     for kind in to.forms:
         if kind in dicom and (scan.source is None or scan.source.kind != "dicom"):
@@ -220,11 +224,13 @@ def _csv(path: Path, case: Finished) -> Sequence[str]:
     return ()
 
 
-def _page(path: Path, case: Finished) -> Sequence[str]:
+def _page(viewer: bool, path: Path, case: Finished) -> Sequence[str]:
     from segcli.formats import atomic
     from segcli.results.page import case_page
+    from segcli.results.page.niivue import script
 
-    atomic.write_bytes(path, case_page(case.scan, case.result.labels, case.card, case.facts))
+    shown = script() if viewer else ""
+    atomic.write_bytes(path, case_page(case.scan, case.result.labels, case.card, case.facts, shown))
     return ()
 
 
@@ -331,7 +337,8 @@ DICOM_SEG = "_seg.dcm"
 BUILT_IN = (
     Output("csv", "_seg.csv", "the structures as a table", _csv, "--report"),
     Output("tsv", "_seg.tsv", "the same with tabs between", _csv, "--report"),
-    Output("html", "_seg.html", "a page: slices, volumes and doubts in one file", _page, "--report", own=_is_page),
+    Output("html", "_seg.html", "a page: slices, volumes, doubts", partial(_page, False), "--report", own=_is_page),
+    Output("html-viewer", "_seg_viewer.html", "with NiiVue inside", partial(_page, True), "--report", own=_is_page),
     Output("png", "_seg.png", "slices with the labels over them", partial(_montage, 3), "--report"),
     Output("png-large", "_seg_large.png", "the same, seven slices of each view", partial(_montage, 7), "--report"),
     Output("slicer", ".ctbl", "names and colours for 3D Slicer", partial(_table, "slicer"), "--tables"),

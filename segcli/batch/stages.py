@@ -242,7 +242,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
         return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
     scan = scan_of(job, case)
     _check_room(paths[0], scan)
-    outputs.refuse_without_dicom(scan, job.to)
+    outputs.refuse_beforehand(scan, job.to)
     doubt(job, case, scan)
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 

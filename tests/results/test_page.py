@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import numpy as np
 import pytest
 
 from segcli import formats
+from segcli.errors import EngineError
 from segcli.models.card import ModelCard, parse
 from segcli.results.evaluate import compare, evaluate, rows, summarise
 from segcli.results.measure import measure, to_json
-from segcli.results.page import case_page, cohort_page, evaluation_page, niivue_bundle
+from segcli.results.page import case_page, cohort_page, evaluation_page, niivue
 from segcli.results.tissues import tissues
 from segcli.space.volume import Grid, Volume
 
@@ -73,12 +75,6 @@ def facts(case: str = "toy case") -> dict[str, Any]:
 
 def case(**changes: Any) -> str:
     return case_page(*scan(), CARD, facts() | changes).decode()
-
-
-@pytest.fixture(autouse=True)
-def no_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("SEGCLI_NIIVUE", raising=False)
 
 
 def addresses(html: str) -> list[str]:
@@ -174,11 +170,9 @@ def scripts(html: str) -> list[tuple[dict[str, str | None], str]]:
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "<!-- <script>", 'a < b & c\'s "d"'])
-def test_no_text_in_the_data_of_a_page_can_end_its_element(tmp_path: Path, name: str) -> None:
-    bundle = tmp_path / "niivue.umd.js"
-    bundle.write_text("var niivue;")
+def test_no_text_in_the_data_of_a_page_can_end_its_element(name: str) -> None:
     card = replace(CARD, labels=tuple(replace(x, name=name) if x.id == 1 else x for x in CARD.labels))
-    html = case_page(*scan(), card, facts(), niivue=bundle).decode()
+    html = case_page(*scan(), card, facts(), niivue="var niivue;").decode()
     data = {attrs["id"]: text for attrs, text in scripts(html) if attrs.get("type") == "application/json"}
     assert data.keys() == {"slices", "volumes"}
     assert json.loads(data["volumes"])["colours"]["labels"][1] == name.replace("_", " ")
@@ -225,22 +219,31 @@ def test_an_evaluation_states_its_rule_and_shows_interval_and_p() -> None:
     assert all(a.startswith("data:") for a in addresses(html))
 
 
-def test_a_bundle_is_found_by_variable_or_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert niivue_bundle() is None
-    cached = tmp_path / "home" / "cache" / "niivue" / "niivue.umd.js"
-    cached.parent.mkdir(parents=True)
-    cached.write_text("// cached")
-    assert niivue_bundle() == cached
-    named = tmp_path / "niivue.umd.js"
-    named.write_text("// named")
-    monkeypatch.setenv("SEGCLI_NIIVUE", str(tmp_path))
-    assert niivue_bundle() == named
+WIDGET = """let v;class t2{};var Ih={async initialize({model:A}){if(!v){console.log("Creating new Niivue instance");\
+let B=A.get("opts")??{},C=Yg(B);v=new t2(C)}return v}};export{Ih as default};
+"""
 
 
-def test_with_a_bundle_the_page_holds_it_and_both_volumes(tmp_path: Path) -> None:
-    bundle = tmp_path / "niivue.umd.js"
-    bundle.write_text("var niivue = '</script>';")
-    html = case_page(*scan(), CARD, facts(), niivue=bundle).decode()
+def test_niivues_class_is_taken_out_of_the_widget_that_it_comes_in() -> None:
+    assert niivue.adapted(WIDGET) == WIDGET[: WIDGET.index("export")] + "globalThis.niivue={Niivue:t2};"
+    for other in ("", WIDGET.replace("Creating", "Making"), WIDGET.replace("export", "expert")):
+        with pytest.raises(EngineError, match="this version of ipyniivue is not known"):
+            niivue.adapted(other)
+
+
+def test_without_niivue_the_viewer_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(niivue, "distribution", absent)
+    monkeypatch.setattr(niivue, "BUILT", "absent.js.gz")
+    with pytest.raises(EngineError, match="NiiVue, is not in this installation") as refused:
+        niivue.script.__wrapped__()
+    assert refused.value.hint == "pip install ipyniivue"
+
+
+def test_with_niivue_the_page_holds_it_and_both_volumes() -> None:
+    html = case_page(*scan(), CARD, facts(), niivue="var niivue = '</script>';").decode()
     assert "var niivue = '<\\/script>';" in html
     assert 'id="viewer"' in html
     nib = pytest.importorskip("nibabel", reason="nibabel is not installed")
@@ -254,8 +257,7 @@ def test_with_a_bundle_the_page_holds_it_and_both_volumes(tmp_path: Path) -> Non
 
 def held(image: Volume, labels: Volume, name: str, folder: Path) -> Volume:
     """A volume that the page of a scan gives to the viewer, read as any file is."""
-    (folder / "niivue.umd.js").write_text("")
-    html = case_page(image, labels, CARD, facts(), niivue=folder / "niivue.umd.js").decode()
+    html = case_page(image, labels, CARD, facts(), niivue="var niivue;").decode()
     volumes = json.loads(re.search(r'id="volumes">(.*?)</script>', html)[1])  # type: ignore[index]
     (folder / "held.nii.gz").write_bytes(base64.b64decode(volumes[name]))
     return formats.read([folder / "held.nii.gz"])
@@ -521,10 +523,13 @@ def test_axe_finds_nothing_that_hinders_anybody(browser: Browser, tmp_path: Path
     browser.call("Emulation.setEmulatedMedia", features=[])
 
 
-@pytest.mark.skipif("SEGCLI_TEST_NIIVUE" not in os.environ, reason="SEGCLI_TEST_NIIVUE does not name a NiiVue bundle")
 def test_the_interactive_viewer_starts_without_a_request(browser: Browser, tmp_path: Path) -> None:
+    try:
+        shown = niivue.script()
+    except EngineError as error:
+        pytest.skip(error.message)
     path = tmp_path / "viewer.html"
-    path.write_bytes(case_page(*scan(), CARD, facts(), niivue=Path(os.environ["SEGCLI_TEST_NIIVUE"])))
+    path.write_bytes(case_page(*scan(), CARD, facts(), shown))
     browser.open(path)
     browser.run("document.querySelector('#viewer button').click()")
     while (state := browser.run("document.getElementById('viewer').dataset.state")) is None:

@@ -6,16 +6,13 @@ import base64
 import gzip
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from segcli.documents import Document, Facts
 from segcli.formats import nifti
 from segcli.models.card import ModelCard
-from segcli.models.library import cache_home
 from segcli.results.measure import from_json
 from segcli.results.page import charts
 from segcli.results.page.parts import css_colour, in_one_line, is_empty, page, words
@@ -31,19 +28,18 @@ _VIEWER_EDGE = 200  # voxels along each axis that the interactive viewer gets at
 _GREY = (128, 128, 128)  # of a structure that the card does not name
 
 
-def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivue: Path | None = None) -> bytes:
+def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivue: str = "") -> bytes:
     """The page of one case.
 
     scan     (C, D, H, W), its first channel is shown; labels (1, D, H, W) on the same grid
     facts    the record: case, structures, verdict, checks, warnings, grid, model, input, ...
-    niivue   a NiiVue bundle (niivue.umd.js); None: the one that `niivue_bundle` finds, if any
+    niivue   the script of the interactive viewer, as `niivue.script` gives it; the page then holds both volumes too
     """
     shown = sections(scan, labels, SLICES, _SIZE, names=card.labels, whole=True)
     ranges = usual(card, from_json(facts["structures"]).structures)
     structures = _structures(card, facts, shown, turned(labels.grid, "SPL"), ranges.ml)
     rows = _rows(structures, card.labels)
     case, verdict = str(facts.get("case", "case")), str(facts.get("verdict", ""))
-    bundle = niivue or niivue_bundle()
     bright, confident = any(s["mean"] is not None for s in structures), bool(facts.get("confidence"))
     paired = any(len(row["sides"]) > 1 for row in rows)
     heads = [("structure", False), *([("side", False)] if paired else []), ("mL", True)]
@@ -84,18 +80,10 @@ def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivu
         known=_known(facts),
         # Times and memory differ from run to run.
         record=json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1, default=str),
-        viewer=bundle is not None,
-        viewed=_volumes(scan, labels, card.labels) if bundle else None,
-        bundle=bundle.read_text(encoding="utf-8") if bundle else "",
+        viewer=bool(niivue),
+        viewed=_volumes(scan, labels, card.labels) if niivue else None,
+        bundle=niivue,
     )
-
-
-def niivue_bundle() -> Path | None:
-    """niivue.umd.js as $SEGCLI_NIIVUE names it (the file or its folder), else in the cache's folder niivue."""
-    given = os.environ.get("SEGCLI_NIIVUE")
-    place = Path(given) if given else cache_home() / "niivue"
-    path = place / "niivue.umd.js" if place.is_dir() else place
-    return path if path.is_file() else None
 
 
 def _findings(facts: Facts) -> list[Document]:

@@ -15,10 +15,12 @@
         dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true, logLevel: "error",
       });
       await viewer.attachToCanvas(canvas);
-      viewer.addVolume(await niivue.NVImage.loadFromBase64({ base64: volumes.image, name: "scan.nii.gz" }));
-      const marks = await niivue.NVImage.loadFromBase64({ base64: volumes.labels, name: "labels.nii.gz", opacity: 0.5 });
-      marks.setColormapLabel(volumes.colours);
-      viewer.addVolume(marks);
+      const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer;
+      await viewer.loadFromArrayBuffer(bytes(volumes.image), "scan.nii.gz");
+      await viewer.loadFromArrayBuffer(bytes(volumes.labels), "labels.nii.gz");
+      viewer.volumes[1].setColormapLabel(volumes.colours);
+      viewer.setOpacity(1, 0.5);
+      viewer.updateGLVolume();
       viewer.setSliceType(viewer.sliceTypeMultiplanar);
       message.textContent = "Scroll or drag to move; the label's name is under the cross-hair.";
       viewer.onLocationChange = (at) => {
