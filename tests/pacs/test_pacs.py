@@ -186,6 +186,14 @@ def test_what_is_made_of_a_study_comes_back_into_it_with_the_right_references(
     assert volumes["liver"] > 0
     kinds = [item["00080060"]["Value"][0] for item in ask(f"{address}/dicom-web/series")]
     assert sorted(kinds) == sorted(["CT", "MR", *OTHERS, "SEG", "RTSTRUCT", "SR"])  # and nothing was sent round again
+    (whole,) = ask(f"{address}/studies")
+    for kind in ("archive", "media"):  # of folders by patient and series; with a DICOMDIR
+        packed = tmp_path / f"{kind}.zip"
+        with urllib.request.urlopen(f"{address}/studies/{whole}/{kind}", timeout=30) as answer:
+            packed.write_bytes(answer.read())
+        again = dicom.read(packed, series="1")
+        np.testing.assert_array_equal(again.data, scan.data)
+        np.testing.assert_array_equal(again.grid.affine, scan.grid.affine)
 
 
 def fetched(address: str, uid: str) -> pydicom.Dataset:
