@@ -6,8 +6,8 @@ FOLDER holds a folder for each bundle with its configs/, as MONAI's model zoo ha
 tried: MONAI parses it and builds the network, whose weights are drawn with a seed and whose last layer is set so that
 the logits are as wide as a trained network's and the classes equally likely; it prepares an upright and an oblique scan
 of smooth noise, runs the bundle's inferer and what follows, all but the saving. segcli imports the same folder and
-labels the same scans. Printed is a table: whether it was imported, and the share of equal labels among the voxels that
-one or the other labels.
+labels the same scans, as its authors have it (--faithful). Printed is a table: whether it was imported, and the share
+of equal labels among the voxels that one or the other labels; labels that MONAI interpolates are rounded.
 
 Windows are 64 voxels at most along each axis, in both programs, and files are read by nibabel. Where MONAI needs what
 is not in the folder (scripts, codes of an architecture) the reason stands in place of a share. The program ends with 1
@@ -31,9 +31,11 @@ from monai.bundle import ConfigParser
 from scipy.ndimage import gaussian_filter
 
 from segcli import formats
+from segcli.batch.cases import Case
+from segcli.batch.outputs import Destination
+from segcli.batch.stages import Job, Loaded, Options, label
 from segcli.engines.choose import open_engine
 from segcli.errors import SegcliError
-from segcli.inference.segment import segment
 from segcli.models import imports, library
 
 ENOUGH = 0.999
@@ -137,8 +139,10 @@ class Theirs:
 
 def ours(model: Path, files: list[Path]) -> np.ndarray:
     card = library.read_card(model)
-    engine = open_engine(card, engine="torch", device="cpu").engine
-    return segment(formats.read(files), card.procedure, engine).labels.data[0]
+    opened = open_engine(card, engine="torch", device="cpu")
+    job = Job(card, opened, Destination(None), Options(faithful=True))
+    loaded = Loaded(Case("scan", tuple(files), files[0].parent), formats.read(files), {}, {})
+    return label(job, loaded).result.labels.data[0]
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from segcli.inference.decide import BLOCK
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
-from segcli.inference.windows import WindowPlan, padded, slab_bytes, starts, stream_axis, sums_shape, windows
+from segcli.inference.windows import WindowPlan, fitted, padded, slab_bytes, starts, stream_axis, sums_shape, windows
 from segcli.memory import RESERVE, available, peak_memory, resident
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
@@ -105,8 +105,8 @@ def plan_case(
     from segcli import formats
 
     opened = opening.open(card)
-    models = [(own, other.engine) for own, other in opened.models(card)]
-    rates = [window_cost(*model) for model in models]
+    models = [(own, other.engine) for own, other in opened.running(card)]
+    known = [None if own.window.whole else window_cost(own, engine) for own, engine in models]
     start = time.perf_counter()
     scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))
     read = time.perf_counter() - start
@@ -114,9 +114,13 @@ def plan_case(
     itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
     limit, needs, on_disk = opening.max_ram, list[Budget](), False
     parts: list[Grid] = []
-    for (own, engine), rate in zip(models, rates, strict=True):
+    for (own, engine), rate in zip(models, known, strict=True):
         prepared = prepare(scan, own.procedure)
         parts.append(prepared.image.grid)
+        if rate is None:
+            refuse_too_large(scan.grid, itemsize, own, limit=limit, network=whole_bytes(own, parts[-1], engine))
+            own = replace(own, window=fitted(own.window, parts[-1].shape))
+            rate = window_cost(own, engine)
         rate = tried(scan.grid, prepared, own, engine, rate)
         room = available() if limit is None else limit - resident()
         on_file = sums_bytes(own, parts[-1], rate.batch) + RESERVE > room
@@ -173,12 +177,13 @@ def needed(
 
 def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: bool, batch: int = 1) -> int:
     """Memory of a case beyond the engine's own, at its peak."""
-    channels, size = len(card.channels), card.window.size
+    channels, window = len(card.channels), fitted(card.window, part.shape)
+    size = window.size
     source = scan.size * itemsize * channels
     whole = model_grid(scan, card.grid)
     # The image as resampled, as the step before left it, and the step's own.
     preparing = 4 * channels * max(3 * whole.size, resampled(scan, whole))
-    axis = stream_axis(at_least(part.shape, size), card.window)
+    axis = stream_axis(at_least(part.shape, size), window)
     step = min(size[axis], part.shape[axis]) + 1
     slab = 4 * len(card.decide.values) * step * part.size // part.shape[axis]
     plane = slab // step
@@ -210,20 +215,34 @@ def resampled(scan: Grid, wanted: Grid) -> int:
 
 def sums_bytes(card: ModelCard, part: Grid, batch: int = 1) -> int:
     """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
-    shape = sums_shape(at_least(part.shape, card.window.size), card.window, batch)
+    window = fitted(card.window, part.shape)
+    shape = sums_shape(at_least(part.shape, window.size), window, batch)
     return 4 * (len(card.decide.values) + 1) * math.prod(shape)
 
 
-def refuse_too_large(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = None) -> None:
+def whole_bytes(card: ModelCard, part: Grid, engine: Engine) -> int:
+    """Memory that the network takes for a whole image; 0 where it sees windows, or has the memory of a device.
+
+    part     the grid that the network sees
+    """
+    if not card.window.whole or not engine.name.endswith(" cpu"):
+        return 0
+    from segcli.engines.activations import peak
+
+    return 2 * peak(card, fitted(card.window, part.shape).size)  # kernels hold copies in an order of their own
+
+
+def refuse_too_large(scan: Grid, itemsize: int, card: ModelCard, *, limit: int | None = None, network: int = 0) -> None:
     """Refuse a scan, before its voxels are read, that would not fit even with its sums in a temporary file.
 
     limit    bytes that the process may have resident; what there is when None
+    network  bytes that the network takes beside
     errors   OutOfMemory (71) with the need and what there is
     """
     used = resident()
     room = used + available() if limit is None else limit
     part = model_grid(scan, card.grid)
-    need = used + host_bytes(scan, itemsize, card, part, on_disk=True)
+    need = used + network + host_bytes(scan, itemsize, card, part, on_disk=True)
     if need > room:
         raise OutOfMemory(
             f"{need / 1e9:.1f} GB of memory are needed, {room / 1e9:.1f} GB may be used",

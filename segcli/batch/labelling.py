@@ -16,7 +16,7 @@ from segcli.inference.engine import Engine
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import check_channels, finite
 from segcli.inference.region import around, put_back
-from segcli.inference.segment import Segmentation, Wishes
+from segcli.inference.segment import Segmentation, Wishes, segment
 from segcli.inference.together import Member, later, segment_at_the_scan, segment_together
 from segcli.inference.windows import Tick, at_overlap
 from segcli.models.card import ModelCard
@@ -124,14 +124,13 @@ def _sum(*stages: Mapping[str, float]) -> dict[str, float]:
 
 def _fine(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) -> Found:
     """What the models behind a rough one say of a scan, or of the part of it that they look at."""
-    members = [_member(how.options, own, other.engine) for own, other in opened.fine(card)]
+    members = [_cascaded(how.options, own, other) for own, other in opened.fine(card)]
     if opened.parts:
         parts = _parts(card, opened.parts, members)
         return Found(segment_parts(scan, parts, card.decide, tick, how.wishes))
     if how.options.average == "probabilities":
         return Found(segment_at_the_scan(scan, members, tick, how.wishes))
-    nearest = members[0].procedure.decide.back == "nearest"
-    if opened.others or card.after_at == "scan" or not nearest:
+    if opened.others or card.after_at == "scan" or not members[0].procedure.decide.finished:
         return Found(segment_together(scan, members, tick, how.wishes))
     effects: list[Effect] = []
 
@@ -154,12 +153,27 @@ def _as_stated(labels: Volume, spec: GridSpec) -> Volume:
     return Volume(labels.data, Grid(labels.grid.shape, affine))
 
 
+def _cascaded(options: Options, card: ModelCard, opened: Opened) -> Member:
+    """A model as the options want it; with the labels of a first one, which are computed when it is shown a scan."""
+    member = _member(options, card, opened.engine)
+    if opened.earlier is None:
+        return member
+    first = _member(options, opened.earlier[0], opened.earlier[1].engine)
+
+    def labels(scan: Volume) -> Volume:
+        found = segment(scan, first.procedure, first.engine).labels
+        first.engine.rest()
+        return found
+
+    return Member(replace(member.procedure, first=labels), member.engine)
+
+
 def _member(options: Options, card: ModelCard, engine: Engine) -> Member:
     plan = at_overlap(card.window, options.overlap)
     window = replace(plan, skip=plan.skip or options.skip)
     procedure = replace(card.procedure, window=window)
-    if options.faithful and card.grid.anchor == "corners":
-        procedure = replace(procedure, decide=replace(procedure.decide, back="nearest"))
+    if options.faithful and card.faithful:
+        procedure = replace(procedure, decide=replace(procedure.decide, back=card.faithful))
     return Member(procedure, engine)
 
 

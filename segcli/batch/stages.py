@@ -32,6 +32,7 @@ from segcli.results import record, scan_checks
 from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.results.record import CropFacts, ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
+from segcli.space.grids import model_grid
 from segcli.space.volume import Grid, Volume
 from segcli.structures import chosen
 
@@ -55,7 +56,7 @@ class Options:
     precision  of the network's arithmetic, as it was asked for; "fast" also has fewer windows (FAST_OVERLAP)
     label_map  whether what looks like a label map is taken for a scan
     average   of several models: logits on the first one's grid, or probabilities on the scan's; the card's way for None
-    faithful  labels of a model whose grid is anchored at corners come from the nearest voxel, as its authors have it
+    faithful  labels come back from the model's grid as its authors have it, where the card says how
     keep_islands  the card's steps that take pieces away are left out
     largest   structures of which only the largest component is kept ("all" for every one); likewise the next two
     """
@@ -272,8 +273,10 @@ def scan_of(job: Job, case: Case) -> Volume:
 
 def check_memory(job: Job, grid: Grid) -> None:
     """Refuse a scan that does not fit with one of the models that are shown all of it; OutOfMemory (71)."""
-    for card, _ in job.running.first(job.card):
-        budget.refuse_too_large(grid, 4, card, limit=job.opened.max_ram)
+    for card, opened in job.running.first(job.card):
+        for own, other in (*((opened.earlier,) if opened.earlier else ()), (card, opened)):
+            network = budget.whole_bytes(own, model_grid(grid, own.grid), other.engine)
+            budget.refuse_too_large(grid, 4, own, limit=job.opened.max_ram, network=network)
 
 
 def doubt(job: Job, case: Case, scan: Volume) -> None:

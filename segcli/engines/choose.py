@@ -36,6 +36,7 @@ class Opened:
     others    further models whose answers are averaged with this one's
     parts     models that the model is made of; `engine` is the first one's then
     rough     the model that finds where this one looks
+    earlier   of a cascade's second model: the first, whose labels it sees
     max_ram   bytes that the process may have resident, where the user said so
     note      a word on the file that was loaded, for those who want more detail
     """
@@ -47,6 +48,7 @@ class Opened:
     others: tuple[tuple[ModelCard, Opened], ...] = ()
     parts: tuple[tuple[ModelCard, Opened], ...] = ()
     rough: tuple[ModelCard, Opened] | None = None
+    earlier: tuple[ModelCard, Opened] | None = None
     max_ram: int | None = None
     note: str = ""
 
@@ -62,6 +64,11 @@ class Opened:
     def first(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
         """The models that are shown the whole scan."""
         return self.fine(card) if self.rough is None else self.rough[1].first(self.rough[0])
+
+    def running(self, card: ModelCard) -> list[tuple[ModelCard, Opened]]:
+        """All models that run, a cascade's first one, which is no model of its own elsewhere, before its second."""
+        models = self.models(card)
+        return [one for own in models for one in (*((own[1].earlier,) if own[1].earlier else ()), own)]
 
     def models(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
         """All models that run, in their order."""
@@ -147,7 +154,7 @@ def choose(card: ModelCard, engine: EngineName, device: str) -> Choice:
     export of its weights; else torch.
     """
     kind = _kind(device)
-    specs = _asked(engine, kind)
+    specs = _taking(card, _asked(engine, kind), engine)
     warnings: list[str] = []
     if kind != "cpu" and any("cuda" in spec.devices for spec in specs):
         count, index = driver_devices(), int(device.partition(":")[2] or 0)
@@ -195,6 +202,16 @@ def _asked(engine: EngineName, kind: str) -> list[EngineSpec]:
         where = "CPU" if spec.devices == ("cpu",) else ", ".join(spec.devices)
         raise EngineError(f"{spec.title} runs on the {where}", hint=f"use --engine {others} with --device {kind}")
     return [spec]
+
+
+def _taking(card: ModelCard, specs: Sequence[EngineSpec], engine: str) -> list[EngineSpec]:
+    """The engines that take windows of the card's sizes: a graph has one size, whole images have any."""
+    able = [spec for spec in specs if not (card.window.whole and spec.reads == "graph")]
+    if not able:
+        raise EngineError(
+            f"{card.name} is shown whole images of any size, {engine} takes windows of one", hint="use --engine torch"
+        )
+    return able
 
 
 def _ranked(specs: Sequence[EngineSpec], kind: str, *, named: bool) -> list[EngineSpec]:

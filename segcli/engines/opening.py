@@ -13,7 +13,7 @@ from segcli.errors import ModelError, UsageError
 from segcli.inference.together import alike
 from segcli.memory import available
 from segcli.models.card import ModelCard
-from segcli.models.library import find, models_of, needed, parts_of, rough_of
+from segcli.models.library import find, models_of, needed, parts_of, previous_of, rough_of
 from segcli.structures import chosen
 
 # A network in memory takes about as much as three of its files; several stay there if they fill a quarter of the room.
@@ -102,6 +102,16 @@ class Opening:
         return replace(self, mirror=self.mirror and bool(card.mirror))._one(card, common)
 
     def _one(self, card: ModelCard, common: dict[str, object]) -> Opened:
+        """A model's engine, and that of the model whose labels it sees, whose files count as its own."""
+        opened = self._alone(card, common)
+        if card.previous is None:
+            return opened
+        earlier = previous_of(card)
+        before = replace(self, votes=False)._alone(earlier, common)
+        hashes = {f"{card.previous}/{name}": digest for name, digest in before.hashes.items()}
+        return replace(opened, earlier=(earlier, before), hashes={**opened.hashes, **hashes})
+
+    def _alone(self, card: ModelCard, common: dict[str, object]) -> Opened:
         votes = self.votes and len(self.model) == 1
         engine = self.engine
         if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside

@@ -149,7 +149,7 @@ def normalise(image: Volume, steps: Sequence[Step], outside: Beyond = 0.0) -> tu
     """
     data = np.array(image.data, np.float32)  # a copy: the steps work in place
     values = beyond(outside, len(data))
-    inside = cache(lambda: _enclosed(image.data))
+    inside = cache(lambda: enclosed(image.data))
     for c, channel in enumerate(data):
         own = values[c].reshape(1, 1, 1).copy()
         for step in steps:
@@ -185,7 +185,7 @@ def foreground(image: Volume, rule: Crop) -> Box:
     return spans[0], spans[1], spans[2]
 
 
-def _enclosed(channels: Voxels) -> Mask:
+def enclosed(channels: Voxels) -> Mask:
     """Voxels of (C, D, H, W) that are not 0 in one channel or another, and the holes that they enclose: (D, H, W)."""
     from scipy.ndimage import binary_fill_holes
 

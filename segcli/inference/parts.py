@@ -94,4 +94,4 @@ def _over(labels: NDArray[np.integer], found: NDArray[np.integer], values: Mappi
 def _view(procedure: Procedure) -> tuple[object, ...]:
     """All that decides what a model is shown of a scan."""
     p = procedure
-    return p.grid, p.interpolation, p.steps, p.outside, p.slice_axis, p.slices
+    return p.grid, p.interpolation, p.steps, p.outside, p.slice_axis, p.slices, p.earlier, p.first

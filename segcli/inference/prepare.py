@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError
+from segcli.inference.cascade import shown
 from segcli.inference.decide import Decision
-from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, foreground, normalise
+from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, enclosed, foreground, normalise
 from segcli.inference.windows import WindowPlan
 from segcli.space.corners import zoomed
 from segcli.space.grids import GridSpec, model_grid
@@ -35,6 +36,8 @@ class Procedure:
     slices         neighbouring slices that a 2-D network sees at once as channels
     window         how the image is cut into windows and put together again
     decide         how logits become labels
+    earlier        of a cascade's second model: the first one's label values that it sees, a channel each
+    first          labels (1, D, H, W) of a scan by that first model; without it these channels are 0
     """
 
     name: str
@@ -48,18 +51,20 @@ class Procedure:
     slices: int
     window: WindowPlan
     decide: Decision
+    earlier: tuple[int, ...] = ()
+    first: Callable[[Volume], Volume] | None = None
 
     @property
     def inputs(self) -> int:
-        """Input channels of the network: the image's, once for each slice that it sees."""
-        return len(self.channels) * self.slices
+        """Input channels of the network: the image's, once for each slice that it sees, and a first model's labels."""
+        return len(self.channels) * self.slices + len(self.earlier)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """What the network is shown.
 
-    image    (C, d, h, w) float32, normalised, cropped
+    image    (C, d, h, w) float32, normalised, cropped; then the labels of a cascade's first model
     wanted   the grid before the crop
     outside  (C,) of each channel, the value that lies beyond the image
     """
@@ -76,6 +81,7 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
     began = time.perf_counter()
     image, outside = scan, beyond(procedure.outside, len(scan.data))
     wanted: Grid | None = None
+    before = resampled = scan.grid
     cropped_first = False
     pending: list[Step] = []
     for step in (*procedure.steps, None):
@@ -91,7 +97,8 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
             outside = outside if step.outside is None else beyond(step.outside, len(image.data))
         elif isinstance(step, Resample):
             start = time.perf_counter()
-            wanted = model_grid(image.grid, procedure.grid)
+            before, wanted = image.grid, model_grid(image.grid, procedure.grid)
+            resampled = wanted
             by_corners = procedure.grid.anchor == "corners" and procedure.interpolation.how == "linear"
             image = zoomed(image, wanted) if by_corners else onto(image, wanted, procedure.interpolation)
             if step.whole:
@@ -105,8 +112,27 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
     if procedure.slice_axis is not None and procedure.slices > 1:
         image = neighbours(image, procedure.slice_axis, procedure.slices)
         outside = np.tile(outside, procedure.slices)
+    if procedure.earlier:
+        image = _with_labels(image, scan, procedure, before, resampled)
+        outside = np.append(outside, np.zeros(len(procedure.earlier), np.float32))
     seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
     return Prepared(image, wanted, outside, seconds)
+
+
+def _with_labels(image: Volume, scan: Volume, procedure: Procedure, before: Grid, after: Grid) -> Volume:
+    """The prepared image with the labels of a cascade's first model behind it.
+
+    before   the grid that the image was resampled from; after: the one that it was resampled to
+    """
+    if procedure.first is None:
+        told = np.zeros((len(procedure.earlier), *image.grid.shape), np.float32)
+    else:
+        labels = procedure.first(scan)
+        nearest = Interpolation("nearest")
+        inside = Volume(enclosed(onto(scan, before, nearest).data)[None], before)
+        whole = shown(labels, procedure.earlier, inside, after, procedure.interpolation.coarse)
+        told = onto(Volume(whole, after), image.grid, nearest).data
+    return Volume(np.concatenate([image.data, told]), image.grid, image.source)
 
 
 def neighbours(image: Volume, axis: int, count: int) -> Volume:

@@ -12,7 +12,7 @@ from segcli.inference.certainty import Means
 from segcli.inference.decide import Decision, Probabilities, Spread, as_probabilities, labels_on
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, Procedure, at_least, check_channels, finite, prepare
-from segcli.inference.windows import Tick, WindowPlan, no_tick, slide, windows
+from segcli.inference.windows import Tick, WindowPlan, fitted, no_tick, slide, windows
 from segcli.space.corners import labels_back
 from segcli.space.resample import Interpolation
 from segcli.space.volume import Grid, Volume
@@ -49,7 +49,7 @@ class Wishes:
 
     probabilities  of each label
     votes          where the members of an ensemble differ
-    steps          done with the labels on the model's grid, where they come back from there by the nearest voxel
+    steps          done with the labels on the model's grid, where finished labels come back from there
     """
 
     probabilities: bool = False
@@ -101,9 +101,10 @@ def decided(
     probabilities = Probabilities(grid, decide, part, wanted, rule) if wishes.probabilities else None
     passing = means.watch(passing, Spread(grid, part, wanted, rule), votes)
     passing = probabilities.watch(passing) if probabilities else passing
-    if decide.back == "nearest":
+    if decide.finished:
         there = labels_on(part, passing, decide, part, wanted)
-        labels = labels_back(wishes.steps(there) if wishes.steps else there, wanted, grid)
+        there = wishes.steps(there) if wishes.steps else there
+        labels = labels_back(there, wanted, grid, "linear" if decide.back == "values" else "nearest")
     else:
         labels = labels_on(grid, passing, decide, part, wanted, rule)
     seconds = {
@@ -124,6 +125,7 @@ def decided(
 
 def window_count(part: Grid, plan: WindowPlan) -> int:
     """Windows that the network sees of a prepared image, by the image's grid."""
+    plan = fitted(plan, part.shape)
     return len(windows(at_least(part.shape, plan.size), plan))
 
 

@@ -39,6 +39,7 @@ class WindowPlan:
     """How an image is cut into windows and put together again.
 
     size     (d, h, w) voxels; 1 along the slice axis of a 2-D network
+    whole    the image is one window, its sides made multiples of those of `size`
     overlap  share of a window that the next one covers, 0 <= overlap < 1
     blend    "gaussian" or "constant" weights
     sigma    of the Gaussian, as a share of the window's edge (nnU-Net, MONAI: 1/8)
@@ -62,6 +63,15 @@ class WindowPlan:
     stride: Literal["regular", "even"] = "regular"
     padding: Literal["constant", "edge"] = "constant"
     skip: bool = False
+    whole: bool = False
+
+
+def fitted(plan: WindowPlan, shape: tuple[int, int, int]) -> WindowPlan:
+    """The plan for an image of a shape: where the network sees whole images, one window of it."""
+    if not plan.whole:
+        return plan
+    d, h, w = (-(-n // step) * step for n, step in zip(shape, plan.size, strict=True))
+    return replace(plan, size=(d, h, w), blend="constant", whole=False)
 
 
 def windows(shape: tuple[int, int, int], plan: WindowPlan) -> list[Window]:
@@ -148,6 +158,7 @@ def slide(
     The sums hold one window's length of planes, K * size * H * W floats, however long the image is; of slices (a
     window of one plane) as many as make a batch, eight at least.
     """
+    plan = fitted(plan, image.grid.shape)
     full, inner = padded(image, plan, outside)
     axis = stream_axis(full.grid.shape, plan)
     every = windows(full.grid.shape, plan)

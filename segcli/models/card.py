@@ -7,7 +7,6 @@ and safetensors files.
 from __future__ import annotations
 
 import colorsys
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -28,9 +27,10 @@ from segcli.inference.windows import WindowPlan
 from segcli.models import after
 from segcli.models import document as documents
 from segcli.models.arguments import no_argument
-from segcli.models.document import CardDocument, IntensityStep, Line, Smooth, Sum, Text, fits, read, wrong
+from segcli.models.document import CardDocument, IntensityStep, Smooth, read, wrong
 from segcli.models.expected import Limits, MadeFor
 from segcli.models.rough import Rough
+from segcli.models.rules import RULES, listed
 from segcli.space.grids import GridSpec
 from segcli.space.resample import Interpolation
 from segcli.structures import Label, named_pairs
@@ -61,11 +61,13 @@ class ModelCard:
                 for that one alone; None where nobody knows
     average     what is averaged over windows, mirror images and folds: logits, or the softmax of each of them
     after       steps that are done with the labels, in order
-    after_at    where: at the scan's voxels, or at the model's where its labels come back by the nearest voxel
+    after_at    where: at the scan's voxels, or at the model's where its labels come back as labels
+    faithful    how labels come back where they shall be as the model's authors have them; None for as they do anyway
     ensemble_average  over several models: logits on the first one's grid, or probabilities on the scan's
     volumes_ml  plausible volume of a structure: (low, high); of those in volumes_by_size in a head of middle size
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
+    previous    of a cascade's second model: the first, whose labels it sees as further channels
     parts       models that this one is made of, in order: each labels the structures that it has in common with this
                 card, by their names, and a later one has the last word
     rough       the model that finds where this one looks; None for everywhere
@@ -98,12 +100,14 @@ class ModelCard:
     after: tuple[after.AfterStep, ...]
     not_scored: tuple[str, ...]
     after_at: Literal["scan", "model"]
+    faithful: Literal["nearest", "values"] | None
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_by_size: tuple[str, ...]
     volumes_source: str
     centroids_mm: Mapping[str, tuple[float, float, float]]
     limits: Limits
     ensemble: tuple[str, ...]
+    previous: str | None
     parts: tuple[str, ...]
     rough: Rough | None
     folder: Path | None
@@ -135,6 +139,7 @@ class ModelCard:
             slices=self.slices,
             window=self.window,
             decide=self.decide,
+            earlier=tuple(sorted(x.id for x in self.labels if x.id != 0)) if self.previous else (),
         )
 
     def file(self, name: str) -> Path:
@@ -176,7 +181,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     where = f"{folder.name}/{CARD_FILE}" if folder else CARD_FILE
     given = read(document, where)
     refuse = partial(wrong, document, where)
-    for key, broken, what in _RULES:
+    for key, broken, what in RULES:
         if broken(given):
             raise refuse(key, what)
     weights, sums, onnx, onnx_sum = _files(given)
@@ -219,12 +224,14 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         after=after.named_steps(given.after, given.labels, partial(refuse, "after")),
         not_scored=given.not_scored,
         after_at=given.after_at,
+        faithful=given.faithful or ("nearest" if given.anchor == "corners" else None),
         volumes_ml=given.volumes_ml or {},
         volumes_by_size=given.volumes_by_size,
         volumes_source=given.volumes_source,
         centroids_mm=given.centroids_mm or {},
         limits=given.checks or Limits(),
         ensemble=given.ensemble,
+        previous=given.previous,
         parts=given.parts,
         rough=given.rough,
         folder=folder,
@@ -232,90 +239,9 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     )
 
 
-def _listed(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """One text as a list of one, nothing as a list of none."""
-    return (value,) if isinstance(value, str) and value else value if isinstance(value, tuple) else ()
-
-
-# What fields say together: the field that is named, whether its rule is broken, and the sentence about it.
-_RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
-    ("weights", lambda c: not fits(_listed(c.weights), tuple[Line, ...]), "is not a file's name, or a list of names"),
-    ("sha256", lambda c: not fits(_listed(c.sha256), tuple[Sum, ...]), "is not 64 hexadecimal digits, or a list of it"),
-    ("back", lambda c: c.back == "nearest" and c.anchor != "corners", "is nearest, for the anchor corners alone"),
-    ("after_at", lambda c: c.after_at == "model" and c.anchor != "corners", "is model, for the anchor corners alone"),
-    (
-        "after_at",
-        lambda c: c.after_at == "model" and bool(c.parts),
-        "is model, and parts have no model's grid in common",
-    ),
-    (
-        "anchor",
-        lambda c: c.anchor == "corners" and any(isinstance(x, documents.ResampleStep) for x in (c.intensity or ())[1:]),
-        "is corners, but the first step of intensity is not resample",
-    ),
-    ("notes", lambda c: not fits(_listed(c.notes), tuple[Text, ...]), "is not a text, or a list of texts"),
-    (
-        "weights",
-        lambda c: len(_listed(c.sha256)) not in (0, len(_listed(c.weights))),
-        "and sha256 are a file name and its sum, or lists of equal length",
-    ),
-    ("channels", lambda c: len(set(c.channels)) < len(c.channels), "names two channels alike"),
-    (
-        "channels",  # files of a case are told apart by these names, on some systems without regard to case
-        lambda c: len({name.lower() for name in c.channels}) < len(c.channels),
-        "names two channels that differ only in capital letters",
-    ),
-    (
-        "made_for",
-        lambda c: c.made_for is not None and c.made_for.ages is not None and c.made_for.ages[0] >= c.made_for.ages[1],
-        "has ages whose first is not below the second",
-    ),
-    ("transpose", lambda c: sorted(c.transpose) != [0, 1, 2], "is not an order of 0, 1, 2"),
-    (
-        "spacing",
-        lambda c: c.spacing is None and c.smooth is not None and c.smooth.sigma > 0,
-        "is null, but the card smooths scans that are finer: give the steps in mm",
-    ),
-    ("coarse", lambda c: 0 < (c.coarse or 0) < 1, "is not null, 0 for never, or a ratio from 1 to 1000"),
-    ("patch_size", lambda c: math.prod(c.patch_size) > 2**27, "has more than 2^27 voxels in all"),
-    (
-        "slice_axis",
-        lambda c: c.slice_axis is not None and c.patch_size[c.slice_axis] != 1,
-        "is 0, 1 or 2, and patch_size is 1 there",
-    ),
-    (
-        "slices",
-        lambda c: (c.slices or 1) % 2 == 0 or ((c.slices or 1) > 1 and c.slice_axis is None),
-        "is an odd number, above 1 only with a slice_axis",
-    ),
-    ("mirror", lambda c: len(set(c.mirror)) < len(c.mirror), "names an array axis twice"),
-    (
-        "labels",
-        lambda c: next(iter(c.labels.values())) != 0 or list(c.labels.values()).count(0) != 1,
-        "begins with background, the only label with the value 0",
-    ),
-    (
-        "regions",
-        lambda c: not set(c.regions or ()) <= set(c.labels.values()),
-        "lists the label value of each output channel, in the order of writing",
-    ),
-    (
-        "ensemble",
-        lambda c: len(set(c.ensemble)) < len(c.ensemble),
-        "names a model twice",
-    ),
-    ("parts", lambda c: len(set(c.parts)) < len(c.parts), "names a model twice"),
-    (
-        "parts",
-        lambda c: bool(c.parts) and bool(c.weights or c.onnx or c.ensemble or c.regions),
-        "stands beside weights, onnx, ensemble or regions: a model of parts has no network of its own",
-    ),
-)
-
-
 def _files(card: CardDocument) -> tuple[tuple[str, ...], tuple[str, ...], str | None, str | None]:
     """Names and sums of the weights, and of the ONNX file: a model may be an ONNX file and nothing else."""
-    weights, sums = _listed(card.weights), _listed(card.sha256)
+    weights, sums = listed(card.weights), listed(card.sha256)
     if len(weights) == 1 and weights[0].endswith(".onnx"):
         return (), (), weights[0], sums[0] if sums else None
     return weights, sums, card.onnx, card.onnx_sha256
@@ -335,6 +261,7 @@ def _windows(card: CardDocument) -> WindowPlan:
         stride=card.steps,
         padding=card.padding,
         skip=card.skip,
+        whole=card.whole,
     )
 
 

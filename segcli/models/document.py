@@ -224,6 +224,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     steps: Annotated[Literal["regular", "even"], Meta(description="one of regular, even")] = "regular"
     padding: Annotated[Literal["constant", "edge"], Meta(description="one of constant, edge")] = "constant"
     skip: Annotated[bool, Meta(description="true or false")] = False
+    whole: Annotated[bool, Meta(description="true or false")] = False
     slice_axis: Annotated[Axis | None, Meta(description="0, 1 or 2, and patch_size is 1 there")] = None
     slices: Annotated[
         Annotated[int, Meta(ge=1, le=101)] | None,
@@ -238,8 +239,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")
     ] = "logits"
     back: Annotated[
-        Literal["logits", "probabilities", "nearest"], Meta(description="one of logits, probabilities, nearest")
+        Literal["logits", "probabilities", "nearest", "values"],
+        Meta(description="one of logits, probabilities, nearest, values"),
     ] = "logits"
+    faithful: Annotated[Literal["nearest", "values"] | None, Meta(description="null or one of nearest, values")] = None
     labels: Annotated[
         dict[LabelName, LabelValue],
         Meta(min_length=1, max_length=65_536, description="an object that maps names to whole numbers"),
@@ -283,6 +286,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Meta(description=f"an object with limits of the checks, each a number: {', '.join(Limits.__struct_fields__)}"),
     ] = None
     ensemble: Annotated[tuple[Line, ...], Meta(description="a list of models")] = ()
+    previous: Annotated[Line | None, Meta(description="null or a model")] = None
     parts: Annotated[tuple[Line, ...], Meta(max_length=100, description="a list of models")] = ()
     rough: Annotated[
         Rough | None,

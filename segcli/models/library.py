@@ -127,6 +127,19 @@ def put_back(folder: Path) -> None:
             former.rename(folder)
 
 
+def previous_of(card: ModelCard) -> ModelCard:
+    """The model whose labels a cascade's second one sees: beside its folder, else found by name.
+
+    errors   ModelError (78): it is not there, is of several models, or sees or labels something else
+    """
+    earlier = _other(card, str(card.previous), "first model")
+    if earlier.channels != card.channels or {x.id for x in earlier.labels} != {x.id for x in card.labels}:
+        raise ModelError(f"{card.name}: its first model {earlier.name} has other channels or label values")
+    if earlier.previous or earlier.parts or earlier.rough:
+        raise ModelError(f"{card.name}: its first model {earlier.name} is made of models itself")
+    return earlier
+
+
 def parts_of(card: ModelCard) -> list[ModelCard]:
     """The models that a model is made of: those that lie beside its folder, else those that are found by name.
 

@@ -1,13 +1,17 @@
-"""Grids that share the centres of their outermost voxels: sampled as scipy.ndimage.zoom does, to the last bit.
+"""Grids that share the centres of their outermost voxels, and finished labels on their way back to a scan.
 
-TotalSegmentator cuts what is behind the point off, where 99.99999 and 100 are not the same.
+Between such grids samples are those of scipy.ndimage.zoom to the last bit: TotalSegmentator cuts what is behind the
+point off, where 99.99999 and 100 are not the same.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from segcli.space.resample import Interpolation, onto, parallel
+from segcli.space.sampled import sampled
 from segcli.space.volume import Grid, Volume
 
 NEAREST = Interpolation("nearest")
@@ -29,18 +33,31 @@ def zoomed(volume: Volume, grid: Grid) -> Volume:
     return Volume(data, grid, volume.source)
 
 
-def labels_back(labels: Volume, wanted: Grid, scan: Grid) -> Volume:
-    """Labels of a part of a grid at the voxels of a scan that shares its outermost voxel centres, by the nearest voxel.
+def labels_back(labels: Volume, wanted: Grid, scan: Grid, how: Literal["nearest", "linear"] = "nearest") -> Volume:
+    """Labels of a part of a grid at the voxels of a scan, see `sampled`; between shared corners as scipy's zoom."""
+    if how == "nearest" and _same_corners(wanted, scan):
+        return _zoomed_back(labels, wanted, scan)
+    return sampled(labels, wanted, scan, how)
 
-    labels   (1, d, h, w) on a part of `wanted`, cut at its voxels; beyond it all is background
-    """
+
+def _same_corners(one: Grid, other: Grid) -> bool:
+    """Whether the outermost voxel centres of two grids are the same points."""
+    order = parallel(one.to(other))
+    if order is None:
+        return False
+    like = turned_to(other, one, order)
+    apart = np.linalg.norm(one.corners() - like.corners(), axis=1).max()
+    return bool(apart <= 1e-6 * min(*one.spacing, *other.spacing))
+
+
+def _zoomed_back(labels: Volume, wanted: Grid, scan: Grid) -> Volume:
+    """The nearest labels at the voxels of a scan that shares its outermost voxel centres with the grid."""
     from scipy.ndimage import zoom
 
     whole = np.zeros((1, *wanted.shape), labels.data.dtype)
     whole[(slice(None), *wanted.box_of(labels.grid))] = labels.data
     order = parallel(wanted.to(scan))
-    if order is None:
-        return onto(Volume(whole, wanted), scan, NEAREST)
+    assert order is not None  # grids that share their corners are not at an angle
     there = turned_to(scan, wanted, order)
     factors = [n / m for n, m in zip(there.shape, wanted.shape, strict=True)]
     sampled = zoom(whole[0], factors, order=0, mode="nearest")

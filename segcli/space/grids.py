@@ -127,8 +127,9 @@ def _as_monai(grid: Grid, spacing: Spacing) -> Grid:
     if np.array_equal(shape, n) and np.allclose(np.linalg.solve(matrix, new), np.eye(3), atol=_AS_IT_IS):
         return grid
     first = [c for c, at in zip(corners, along, strict=True) if np.allclose((along - at).min(0), 0)]
-    start = matrix @ first[0] if first else matrix @ (n / 2) - new @ (shape / 2)
-    return Grid(_shape(shape), _affine(new, origin + start))
+    # The middles in MONAI's own order of sums, whose rounding decides which of two voxels is the nearest.
+    start = matrix @ first[0] + origin if first else matrix @ (n / 2) + origin - new @ (shape / 2)
+    return Grid(_shape(shape), _affine(new, start))
 
 
 def _transposed(grid: Grid, order: tuple[int, int, int]) -> Grid:

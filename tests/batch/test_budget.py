@@ -119,6 +119,29 @@ def test_sums_are_one_windows_planes_whatever_the_length() -> None:
     assert sums_bytes(card(), grid(64, 64, 640)) == 4 * 7 * 33 * 64 * 64
 
 
+def test_a_whole_image_is_one_window_and_needs_its_networks_memory_too(tmp_path: Path) -> None:
+    whole = read_card(
+        organs(tmp_path / "organs", onnx=False, whole=True, patch_size=[16, 16, 16], spacing=[1.0, 1.0, 1.0])
+    )
+    engine = open_engine(whole, device="cpu").engine
+    image = grid(64, 60, 100)
+    assert sums_bytes(whole, image) == 4 * 7 * 65 * 64 * 112
+    network = budget.whole_bytes(whole, image, engine)
+    assert network == 2 * 4 * 64 * 64 * 112 * (1 + 6)
+    assert budget.whole_bytes(card(), image, engine) == 0
+    room = memory.resident() + host_bytes(image, 4, whole, image, on_disk=True) + network // 2
+    refuse_too_large(image, 4, whole, limit=room)
+    with pytest.raises(OutOfMemory, match="GB of memory are needed"):
+        refuse_too_large(image, 4, whole, limit=room, network=network)
+
+
+def test_a_plan_of_a_whole_image_runs_it_once_to_learn_what_it_costs(tmp_path: Path) -> None:
+    whole = read_card(organs(tmp_path / "organs", onnx=False, whole=True, patch_size=[16, 16, 16]))
+    nibabel.Nifti1Image(np.zeros((40, 33, 20), np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii.gz")
+    opening = Opening(model=(str(whole.folder),), threads=1)
+    assert plan_case([tmp_path / "scan.nii.gz"], whole, opening)["windows"] == 1
+
+
 def test_sums_of_slices_are_those_of_whole_batches_eight_slices_at_least() -> None:
     flat = card(patch_size=[1, 32, 32], slice_axis=0)
     # 4 windows a slice: one slice fills a batch of 3, eight are taken; and the one before

@@ -16,7 +16,7 @@ from runs import Pointwise, card, files, opened, quick, scan, scans
 from scan_files import nifti
 
 from segcli import formats
-from segcli.batch import pipeline, stages
+from segcli.batch import labelling, pipeline, stages
 from segcli.batch.bids import name_of
 from segcli.batch.cases import Case, cases
 from segcli.batch.events import unwatched
@@ -867,11 +867,21 @@ def test_a_label_map_in_place_of_a_scan_is_refused_unless_it_is_meant(model, tmp
     assert meant.record["options"]["label_map"] is True
 
 
-def test_faithful_asks_for_the_nearest_labels_of_cards_that_are_anchored_at_corners_alone(model, tmp_path):
-    def back(anchor: str, *, faithful: bool) -> str:
-        own = parse({**model.document, "anchor": anchor}, model.folder)
-        job = stages.Job(own, opened(), Destination(tmp_path), Options(faithful=faithful))
-        return stages._member(job, own, job.opened.engine).procedure.decide.back
+def test_faithful_brings_labels_back_as_the_card_says_and_from_the_nearest_corner_anchored_voxel(model):
+    def back(fields: dict[str, str], *, faithful: bool) -> str:
+        own = parse({**model.document, **fields}, model.folder)
+        return labelling._member(Options(faithful=faithful), own, opened().engine).procedure.decide.back
 
-    assert [back("corners", faithful=True), back("corners", faithful=False)] == ["nearest", "logits"]
-    assert back("edges", faithful=True) == "logits"
+    assert [back({"anchor": "corners"}, faithful=faithful) for faithful in (True, False)] == ["nearest", "logits"]
+    assert [back({"faithful": "values"}, faithful=faithful) for faithful in (True, False)] == ["values", "logits"]
+    assert back({"anchor": "edges"}, faithful=True) == "logits"
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_a_step_at_the_model_is_done_once_wherever_labels_come_back(model, tmp_path, faithful):
+    steps = {"after": [{"step": "drop", "structures": ["3"]}], "after_at": "model", "faithful": "nearest"}
+    own = parse({**model.document, **steps}, model.folder)
+    scan(tmp_path / "a.nii.gz")
+    (done,) = run(own, [tmp_path / "a.nii.gz"], tmp_path / "out", options=Options(faithful=faithful))
+    assert [effect["step"]["step"] for effect in done.record["after"]] == ["drop"]
+    assert set(np.unique(np.asarray(nibabel.load(done.paths[0]).dataobj))) == {0, 1, 2}

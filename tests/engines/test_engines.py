@@ -290,3 +290,21 @@ def test_several_models_are_averaged_and_members_with_other_windows_refused(
     organs(tmp_path / "two", onnx=False, patch_size=[16, 32, 32])
     with pytest.raises(ModelError, match="another patch_size"):
         open_engine(card)
+
+
+def test_whole_images_go_to_torch_which_takes_windows_of_any_size(tmp_path: Path) -> None:
+    whole = read_card(organs(tmp_path / "organs", onnx=False, whole=True))
+    opened = open_engine(whole, device="cpu")
+    assert opened.engine.name == "torch cpu"
+    assert opened.engine.run(patches(1, (5, 6, 7))).shape == (1, 6, 5, 6, 7)
+    with pytest.raises(EngineError, match="organs is shown whole images of any size, onnx takes windows of one"):
+        open_engine(whole, engine="onnx")
+    with pytest.raises(ModelError, match="organs is shown whole images of any size, and a graph has one"):
+        export_onnx(whole, tmp_path / "model.onnx")
+
+
+def test_the_memory_of_a_run_is_that_of_the_tensors_that_live_together(tmp_path: Path) -> None:
+    from segcli.engines.activations import peak
+
+    # 5 * 6 * 7 voxels of float32: one channel that is seen, six that are answered
+    assert peak(read_card(organs(tmp_path / "organs")), (5, 6, 7)) == 4 * 210 * (1 + 6)

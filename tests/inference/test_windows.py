@@ -205,3 +205,17 @@ def test_skipped_windows_become_background_and_the_rest_is_unchanged() -> None:
     assert engine.seen < len(windows((24, 4, 4), WindowPlan((4, 4, 4))))
     assert (whole.argmax(0)[:4] == 1).all()
     assert (whole.argmax(0)[4:] == 0).all()
+
+
+def test_a_whole_image_is_one_window_whose_sides_are_multiples_of_the_size() -> None:
+    image = Volume(np.random.default_rng(1).normal(size=(1, 17, 8, 30)).astype(np.float32), grid((17, 8, 30)))
+    seen = []
+
+    def network(x: np.ndarray) -> np.ndarray:
+        seen.append(x)
+        return x
+
+    slabs = list(slide(image, Numpy(network), WindowPlan((8, 8, 8), whole=True), outside=-3.0))
+    assert [x.shape for x in seen] == [(1, 1, 24, 8, 32)]
+    assert (seen[0][0, 0, :3] == -3).all()
+    assert np.array_equal(joined(slabs, image.grid), image.data)

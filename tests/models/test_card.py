@@ -30,7 +30,9 @@ LIES = [
     ("intensity", [{"step": "clip", "low": 0, "high": 1, "hihg": 2}], "hihg"),
     ("orientation", "RAR", "orientation"),
     ("interpolation", "lanczos", "linear"),
-    ("back", "nearest", "anchor corners"),
+    ("back", "corners", "nearest, values"),
+    ("whole", "yes", "true or false"),
+    ("faithful", "logits", "nearest, values"),
     ("format", 2, "format"),
     ("channels", [], "channels"),
     ("codes", {"lung": "SCT 1"}, "lung"),
@@ -180,3 +182,10 @@ def test_the_anchor_corners_wants_the_resampling_first() -> None:
         cards.parse({**CARD, "anchor": "corners", "intensity": [clip, {"step": "resample"}]})
     card = cards.parse({**CARD, "anchor": "corners", "intensity": [{"step": "resample", "whole": True}, clip]})
     assert card.grid.anchor == "corners"
+
+
+def test_a_card_that_is_shown_whole_images_has_no_graph_which_takes_windows_of_one_size() -> None:
+    assert cards.parse({**CARD, "whole": True}).window.whole
+    for fields in ({"onnx": "model.onnx"}, {"weights": "model.onnx"}, {"slice_axis": 0, "patch_size": [1, 32, 32]}):
+        with pytest.raises(ModelError, match="networks of three axes and without an ONNX file"):
+            cards.parse({**CARD, "whole": True, **fields})

@@ -8,7 +8,7 @@ from shapes import grid
 from segcli.space.corners import labels_back, zoomed
 from segcli.space.grids import GridSpec, model_grid
 from segcli.space.resample import Interpolation, onto
-from segcli.space.volume import Volume, turned
+from segcli.space.volume import Grid, Volume, turned
 
 SPEC = GridSpec("SAR", (2.0, 2.0, 2.0), "corners")
 SHAPE, SPACING = (9, 14, 11), (4.5, 1.3, 2.7)
@@ -58,3 +58,25 @@ def test_labels_come_back_as_scipys_zoom_of_order_0_brings_them(axes: str) -> No
     back = labels_back(Volume(whole[box][None], wanted.crop(box)), wanted, scan)
     assert back.grid is scan
     assert np.array_equal(back.data, expected.data)
+
+
+@pytest.mark.parametrize("tilt", [(0.0, 0.0, 0.0), (10.0, -7.0, 4.0)])
+def test_labels_of_any_grid_come_back_from_the_nearest_voxel_and_background_lies_beyond_their_part(tilt) -> None:
+    scan = grid((20, 24, 22), (2.0, 1.5, 1.5), tilt)
+    wanted = Grid((14, 12, 13), scan.affine @ np.diag([1.43, 1.9, 1.7, 1.0]))
+    whole = np.random.default_rng(3).integers(1, 9, wanted.shape).astype(np.uint8)
+    box = (slice(3, 14), slice(0, 10), slice(2, 13))
+    cut = np.zeros_like(whole)
+    cut[box] = whole[box]
+    places = wanted.index(scan.world(np.stack(np.indices(scan.shape), -1)))
+    at = np.clip(np.round(places), 0, np.array(wanted.shape) - 1).astype(int)
+    back = labels_back(Volume(whole[box][None], wanted.crop(box)), wanted, scan).data[0]
+    assert back.dtype == np.uint8
+    assert np.array_equal(back, cut[at[..., 0], at[..., 1], at[..., 2]])
+
+
+def test_numbers_of_labels_that_are_interpolated_are_rounded_half_way_to_the_even_one() -> None:
+    wanted = Grid((1, 1, 4), np.eye(4))
+    scan = Grid((1, 1, 7), np.diag([1.0, 1.0, 0.5, 1.0]))
+    labels = Volume(np.array([[[[0, 2, 1, 0]]]], np.uint8), wanted)
+    assert labels_back(labels, wanted, scan, "linear").data.ravel().tolist() == [0, 1, 2, 2, 1, 0, 0]

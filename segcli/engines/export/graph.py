@@ -155,6 +155,10 @@ class _ChannelNorm(nn.Module):
 
 def _graph(network: nn.Module, card: ModelCard, opset: int) -> Any:
     """The traced network as a model proto, names free of scopes, without a producer's notes."""
+    if card.window.whole:
+        raise ModelError(
+            f"{card.name} is shown whole images of any size, and a graph has one", hint="use --engine torch"
+        )
     x = torch.zeros(1, card.inputs, *card.window.size)
     buffer = io.BytesIO()
     batch = {0: "batch"}

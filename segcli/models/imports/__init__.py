@@ -28,7 +28,7 @@ from segcli.models.imports.folder import opened
 from segcli.models.imports.options import options
 from segcli.models.imports.recognise import Recognised, recognise
 from segcli.models.imports.source import ModelSource, Stated, WhichModel
-from segcli.models.imports.written import DIGEST_KEY, json_able, write
+from segcli.models.imports.written import DIGEST_KEY, json_able, unclaimed, write
 from segcli.models.library import file_sha256
 from segcli.networks.registry import Inferred
 
@@ -118,14 +118,20 @@ def adopt(
     with _read(path, arch, known, wanted) as (source, network, stated):
         fields = document.fields(stated, network, known, given or {})
         fields |= around(fields)
-        document.complete(fields, source, network, stated, path)
         title = document.title(name or fields.get("name"), path)
+        if source.previous is not None:
+            fields["previous"] = f"{title}-first"
+        document.complete(fields, source, network, stated, path)
         draft = document.of(fields, source, network, stated, title)
         nothing: Document = {"weights": [], "sha256": [], "onnx": None, "onnx_sha256": None}
         checked = card.parse({**draft, **nothing})  # before any writing
         if network.folds:
             network = document.windowed(network, checked, path)
             draft = document.of(fields, source, network, stated, title)
+        if source.previous is not None:
+            unclaimed(to / title, replace=replace)
+            folds = WhichModel(folds=wanted.folds)
+            adopt(source.previous, to=to, wanted=folds, name=fields["previous"], replace=replace)
         folder = write(draft, network, source.onnx, to / title, replace=replace, tried=tried)
         for note in document.notes(source, network, stated):
             tell(note)
@@ -143,7 +149,8 @@ def verify(folder: Path) -> ModelCard:
 
 
 def _verify(found: ModelCard) -> None:
-    for other in filter(None, (library.rough_of(found), *library.parts_of(found))):
+    earlier = library.previous_of(found) if found.previous else None
+    for other in filter(None, (library.rough_of(found), earlier, *library.parts_of(found))):
         _verify(other)
     assert found.folder is not None  # it was read from there
     for fold, file in enumerate(found.weights):

@@ -21,6 +21,7 @@ from segcli.models.imports.bundle_network import network as network_of
 from segcli.models.imports.bundle_weights import weights_file as weights_of
 from segcli.models.imports.source import ModelSource, Stated, label_names, legible
 from segcli.models.weights import Tensors
+from segcli.networks.registry import Inferred
 
 if TYPE_CHECKING:
     from segcli.models.imports.recognise import Recognised
@@ -256,7 +257,14 @@ def _listed(value: Content) -> list[Content]:
 
 
 def _whole(kind: str, roi: Content, metadata: Facts, said: _Said) -> None:
-    """Windows in place of a whole image: of a size that the inferer states, else that the metadata does."""
+    """The whole image, for a network that takes images of other sizes; else windows in place of it.
+
+    Their size is the one that the inferer states, else the one that the metadata does.
+    """
+    step = _step(said.network) if kind == "SimpleInferer" and roi is None else None
+    if step is not None:
+        said.card |= {"whole": True, "patch_size": [step] * 3}
+        return
     image: Document = next(iter(metadata.get("network_data_format", {}).get("inputs", {}).values()), {})
     shape = [roi] * 3 if isinstance(roi, int) else roi or image.get("spatial_shape")
     if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape):
@@ -265,6 +273,16 @@ def _whole(kind: str, roi: Content, metadata: Facts, said: _Said) -> None:
         said.notes.append(f"the bundle shows the network whole images ({kind}), segcli windows of {size}")
     else:
         said.lacks["patch_size"] = f"the bundle shows the network whole images ({kind}), segcli windows: give --patch"
+
+
+def _step(network: Recognised) -> int | None:
+    """The number whose multiples the sides of an image may be; None for a network that takes no other sizes."""
+    from segcli.models.imports.recognise import answers
+
+    own = Inferred(network.family, dict(network.arguments))
+    steps = (1, 2, 4, 8, 16, 32, 64, 128)
+    fits = (s for s in steps if all(answers(own, network.inputs or 1, [s, n * s, s], None) for n in (1, 3)))
+    return next(fits, None) if network.size() is None else None
 
 
 def _inferer(item: Content, metadata: Facts, said: _Said) -> None:
@@ -299,14 +317,58 @@ def _back(items: Sequence[Document], said: _Said) -> None:
     kinds = [_kind(item) for item in items]
     before = kinds[: kinds.index("Invert")] if "Invert" in kinds else []
     if "AsDiscrete" in before:
-        said.notes.append("the bundle brings finished labels back by the nearest voxel; segcli brings logits back")
+        _finished(items[kinds.index("Invert")], items[kinds.index("AsDiscrete")], said)
     elif "Activations" in before:
         said.card["back"] = "probabilities"
-    for item in items:
+    for place, item in enumerate(items):
+        if _kind(item) == "KeepLargestConnectedComponent" and (step := _largest(item, items[:place])):
+            said.card.setdefault("after", []).append(step)
+            said.card |= {"after_at": "model"} if place < len(before) else {}
+            continue
         if _kind(item) not in (*_LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage") and not _writing(item):
             said.notes.append(f"the bundle's {_kind(item)} after the network is left out")
         if item.get("threshold", 0.5) != 0.5:
             said.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
+
+
+def _finished(invert: Facts, discrete: Facts, said: _Said) -> None:
+    """Field `faithful`, of a bundle that brings finished labels back: the nearest one, or their numbers linearly."""
+    nearest = _listed(invert.get("nearest_interp", True))[0] is not False or said.card.get("interpolation") == "nearest"
+    if nearest or True in _listed(discrete.get("argmax")):
+        said.card["faithful"] = "nearest" if nearest else "values"
+        how = "the nearest voxel" if nearest else "interpolating their numbers"
+        said.notes.append(
+            f"the bundle brings finished labels back by {how}, as --faithful does; segcli brings logits back"
+        )
+    else:
+        said.notes.append("the bundle interpolates outputs of 0 and 1 on their way back; segcli brings logits back")
+
+
+def _largest(item: Facts, before: Sequence[Document]) -> Document | None:
+    """The step of `after` that KeepLargestConnectedComponent is; None where it does what segcli does not.
+
+    before   what is done before it: labels have to stand, not outputs above a threshold
+    """
+    decided = any(_kind(other) == "AsDiscrete" and True in _listed(other.get("argmax")) for other in before)
+    known = {
+        "keys",
+        "applied_labels",
+        "is_onehot",
+        "independent",
+        "connectivity",
+        "num_components",
+        "allow_missing_keys",
+    }
+    plain = item.get("is_onehot") in (None, False) and item.get("num_components", 1) == 1
+    neighbours = {1: 6, 3: 26, None: 26}.get(item.get("connectivity"))
+    wanted = item.get("applied_labels")
+    named = [str(value) for value in _listed(wanted)] if wanted is not None else None
+    if not decided or not plain or neighbours is None or {k for k in item if not k.startswith("_")} - known:
+        return None
+    step: Document = {"step": "largest", "neighbours": neighbours}
+    if named is not None:
+        step["structures"] = named
+    return step if item.get("independent", True) else {**step, "together": True}
 
 
 def _labels(names: Sequence[str], items: Sequence[Document], said: _Said) -> None:

@@ -54,6 +54,7 @@ def complete(found: Document, source: ModelSource, network: Recognised, stated: 
             hint="give " + "; ".join(lacking.values()),
         )
     inputs = len(found["channels"]) * found.get("slices", 1)
+    inputs += sum(value != 0 for value in found["labels"].values()) if found.get("previous") else 0
     if network.inputs is not None and inputs != network.inputs:
         neighbours = ", or --slices N where a slice is shown with its neighbours" if network.dims == 2 else ""
         raise ModelError(
@@ -101,8 +102,9 @@ def windowed(network: Recognised, checked: ModelCard, path: Path) -> Recognised:
 
     def at(size: Sequence[int]) -> Recognised | None:
         found = network.sized(size)
-        channels = len(checked.channels) * checked.slices
-        fits = found and answers(Inferred(found.family, dict(found.arguments)), channels, size, checked.slice_axis)
+        fits = found and answers(
+            Inferred(found.family, dict(found.arguments)), checked.inputs, size, checked.slice_axis
+        )
         return found if fits else None
 
     size = list(checked.window.size)

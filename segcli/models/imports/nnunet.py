@@ -16,6 +16,7 @@ from segcli.documents import Content, Document, Facts
 from segcli.errors import ModelError
 from segcli.models import weights
 from segcli.models.imports import nnunet_after, trainers
+from segcli.models.imports.nnunet_cascade import first_stage
 from segcli.models.imports.source import ModelSource, Named, Stated, label_names, legible, slug
 from segcli.networks.registry import Inferred
 
@@ -30,6 +31,18 @@ _READERS = {
     "NibabelIO": None,
     "SimpleITKIOWithReorient": "SAR",
     "NibabelIOWithReorient": "SAR",
+}
+_NOT_RESAMPLING = (
+    "no_resampling_hack", "no_resampling_data_or_seg_to_shape", "no_resampling_data_or_seg_to_spacing",
+)  # fmt: skip
+_ORDERS = {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
+_MODES = {"is_seg", "num_threads", "device", "memefficient_seg_resampling", "mode"}
+# The options of each resampling function.
+_RESAMPLING = {
+    "resample_data_or_seg_to_shape": _ORDERS,
+    "resample_data_or_seg_to_spacing": _ORDERS,
+    "resample_torch_simple": _MODES,
+    "resample_torch_fornnunet": {*_MODES, "force_separate_z", "separate_z_anisotropy_threshold", "aniso_axis_mode"},
 }
 # Version 1 normalises after resampling, version 2 before. Padding comes last, with 0 whatever air has become by then.
 CROP: Document = {"step": "crop", "above": None}
@@ -51,6 +64,7 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
         "plans.json and dataset.json",
         (plans, dataset, path.name.rpartition("__")[2]),
         [weights.read(file) for file in files],
+        path,
         after,
     )
 
@@ -79,6 +93,7 @@ def _source(
     said_in: str,
     plan: tuple[Facts, Facts, str],
     stored: Sequence[weights.Stored],
+    place: Path | None = None,
     after: Path | None = None,
 ) -> ModelSource:
     """What plans, dataset.json and the checkpoints of some folds state.
@@ -86,20 +101,24 @@ def _source(
     origin   the card's field "source"
     said_in  how refusals call the plans
     plan     plans, dataset.json and the configuration that the folder's name says
+    place    the folder of the model
     after    the file that says what is done with the labels
     """
     plans, dataset, configuration = plan
     content = stored[0].content if isinstance(stored[0].content, dict) else {}
     with legible(said_in):
-        chosen = _configuration(plans, str(content.get("init_args", {}).get("configuration") or configuration))
+        configuration = str(content.get("init_args", {}).get("configuration") or configuration)
+        chosen = _configuration(plans, configuration)
+        first = first_stage(chosen, configuration, place)
         channels = _channels(dataset)
         labels, outputs, notes = _labels(dataset)
+        told = sum(value != 0 for value in labels["labels"].values()) if first else 0
         trainer = str(content.get("trainer_name", ""))
         if trainers.own(trainer):
             where = f"a network of the trainer {trainer}"
-            named = trainers.named(trainer, len(channels), outputs, _strides(chosen)[1:])
+            named = trainers.named(trainer, len(channels) + told, outputs, _strides(chosen)[1:])
         else:
-            kind, planned = _architecture(chosen, len(channels), outputs)
+            kind, planned = _architecture(chosen, len(channels) + told, outputs)
             where = f"a network of the class {kind}"
             named = Named(f"the plans' {kind}", planned) if planned else None
         lacks: dict[str, str] = {}
@@ -116,6 +135,7 @@ def _source(
         folds=[weights.innermost_table(one) for one in stored],
         states=lambda _: Stated(fields, notes, lacks),
         named=named,
+        previous=first,
     )
 
 
@@ -192,11 +212,6 @@ def _configuration(plans: Facts, name: str) -> Document:
         seen.append(ancestor)
         chosen = {**table[ancestor], **chosen}
         ancestor = table[ancestor].get("inherits_from", "")
-    if chosen.get("previous_stage"):
-        raise ModelError(
-            f"the configuration {name} is the second stage of a cascade, which needs the labels of the first",
-            hint="import the folder of its 3d_fullres or 3d_lowres configuration",
-        )
     return chosen
 
 
@@ -294,9 +309,13 @@ def _resampler(chosen: Facts, field: str) -> Document:
     function = str(chosen.get(field, "resample_data_or_seg_to_shape"))
     stated = chosen.get(f"{field}_kwargs", {"force_separate_z": None})  # what the planner writes, and then the defaults
     options = {"order": 3, "force_separate_z": None if "torch" in function else False, **stated}
-    if function in ("no_resampling_data_or_seg_to_shape", "no_resampling_data_or_seg_to_spacing"):
+    if function in _NOT_RESAMPLING:
         return {"spacing": None}
-    if function in ("resample_data_or_seg_to_shape", "resample_data_or_seg_to_spacing"):
+    if stated.get("is_seg") or stated.keys() - _RESAMPLING.get(
+        function, stated.keys()
+    ):  # label by label, or unheard of
+        how, apart = None, False
+    elif function in ("resample_data_or_seg_to_shape", "resample_data_or_seg_to_spacing"):
         how = {0: "nearest", 1: "linear", 3: "cubic"}.get(options["order"])
         apart = options.get("order_z", 0) == 0
     elif function in ("resample_torch_fornnunet", "resample_torch_simple"):

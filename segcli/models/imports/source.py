@@ -98,6 +98,7 @@ class ModelSource:
     size       the windows of its training, for a network that is built for one size
     notes      what was not understood while it was read, a sentence each
     onnx       the graph's file, where there are no tensors
+    previous   of a cascade's second model: the folder of the first
     """
 
     container: str
@@ -108,6 +109,7 @@ class ModelSource:
     size: Sequence[int] | None = None
     notes: Sequence[str] = ()
     onnx: Path | None = None
+    previous: Path | None = None
 
 
 @contextmanager

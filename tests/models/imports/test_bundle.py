@@ -236,7 +236,6 @@ def test_a_field_of_another_kind_is_refused(tmp_path: Path) -> None:
         ),
         ({"_target_": "SlidingWindowInferer", "roi_size": [96, 96, -1]}, None, ""),
         ({"_target_": "SliceInferer", "roi_size": [64, 32], "spatial_dim": 2}, [64, 32, 1], ""),
-        ({"_target_": "SimpleInferer"}, [16, 16, 16], "the bundle shows the network whole images (SimpleInferer)"),
         ({"_target_": "SimpleInferer", "roi_size": [32, 16, 16]}, [32, 16, 16], "the bundle shows the network whole"),
         ({"_target_": "SimpleInferer", "roi_size": [96, -1, 96]}, None, "the bundle shows the network whole images"),
     ],
@@ -260,11 +259,15 @@ def test_an_inferer_that_repeats_the_edge_of_a_small_image_is_understood(
     assert any(f"padding by {mode}" in sentence for sentence in found.notes) == noted
 
 
-def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp_path: Path) -> None:
-    steps = [{"_target_": "AsDiscreted", "threshold": 0.3}, {"_target_": "KeepLargestConnectedComponentd"}]
-    notes = imports.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
-    assert "the bundle's threshold is 0.3; segcli's is 0.5" in notes
-    assert "the bundle's KeepLargestConnectedComponent after the network is left out" in notes
+def test_a_network_that_the_bundle_shows_whole_images_sees_them_here_too(tmp_path: Path) -> None:
+    made = library.read_card(
+        imports.adopt(edited(tmp_path / "b", inferer={"_target_": "SimpleInferer"}), to=tmp_path, name="m")
+    )
+    assert made.window.whole
+    assert made.window.size == (4, 4, 4)  # two strides of 2
+    scan = Volume(np.zeros((1, 21, 30, 33), np.float32), Grid((21, 30, 33), np.diag([2.0, 1.5, 1.5, 1.0])))
+    found = segment(scan, made.procedure, open_engine(made, device="cpu").engine)
+    assert found.windows == 1
 
 
 SOFTMAX: list[dict[str, Any]] = [{"_target_": "Activationsd", "softmax": True}]
@@ -273,6 +276,41 @@ SIGMOID: list[dict[str, Any]] = [
     {"_target_": "Activationsd", "sigmoid": True},
     {"_target_": "AsDiscreted", "threshold": 0.5},
 ]
+INVERT = {"_target_": "Invertd", "transform": "@preprocessing", "nearest_interp": True}
+LARGEST = {"_target_": "KeepLargestConnectedComponentd", "applied_labels": [1]}
+
+
+@pytest.mark.parametrize(
+    ("order", "nearest", "faithful", "back", "after"),
+    [
+        ([0, 1, 2, 3], True, "nearest", "logits", "model"),
+        ([0, 1, 2, 3], False, "values", "logits", "model"),
+        ([0, 3, 1, 2], True, None, "probabilities", "scan"),
+        ([3, 1], True, None, "logits", ""),
+    ],
+)
+def test_the_way_back_is_the_bundles_where_it_is_asked_for_in_the_order_of_its_transforms(
+    tmp_path: Path, order: list[int], nearest: bool, faithful: str | None, back: str, after: str
+) -> None:
+    steps = [*SOFTMAX, *ARGMAX, LARGEST, {**INVERT, "nearest_interp": nearest}]
+    made = library.read_card(
+        imports.adopt(edited(tmp_path / "b", postprocessing=[steps[i] for i in order]), to=tmp_path, name="m")
+    )
+    assert (made.faithful, made.decide.back) == (faithful, back)
+    assert (made.after_at if made.after else "") == after
+
+
+def test_outputs_of_0_and_1_that_the_bundle_interpolates_have_no_faithful_way_back(tmp_path: Path) -> None:
+    found = imports.inspect(edited(tmp_path / "b", postprocessing=[*SIGMOID, {**INVERT, "nearest_interp": False}]))
+    assert "faithful" not in found.found
+    assert "the bundle interpolates outputs of 0 and 1 on their way back; segcli brings logits back" in found.notes
+
+
+def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp_path: Path) -> None:
+    steps = [{"_target_": "AsDiscreted", "threshold": 0.3}, {"_target_": "KeepLargestConnectedComponentd"}]
+    notes = imports.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
+    assert "the bundle's threshold is 0.3; segcli's is 0.5" in notes
+    assert "the bundle's KeepLargestConnectedComponent after the network is left out" in notes
 
 
 def called(folder: Path, names: list[str], after: list[dict[str, Any]]) -> Path:

@@ -301,8 +301,9 @@ def test_each_of_nnunets_resampling_functions_becomes_what_it_does(
     assert made.grid.spacing == (2, 1, 1)
 
 
-def test_plans_that_resample_nothing_leave_scans_on_their_grid(tmp_path: Path) -> None:
-    folder = resampling(tmp_path, "no_resampling_data_or_seg_to_shape")
+@pytest.mark.parametrize("function", ["no_resampling_hack", "no_resampling_data_or_seg_to_shape"])
+def test_plans_that_resample_nothing_leave_scans_on_their_grid(tmp_path: Path, function: str) -> None:
+    folder = resampling(tmp_path, function)
     assert library.read_card(imports.adopt(folder, to=tmp_path, name="m")).grid.spacing is None
 
 
@@ -310,6 +311,13 @@ def test_plans_that_resample_nothing_leave_scans_on_their_grid(tmp_path: Path) -
     ("function", "options"),
     [
         ("resample_data_or_seg_to_shape", {"order": 2}),
+        ("resample_data_or_seg_to_shape", {"order": 5}),
+        ("resample_data_or_seg_to_shape", {"is_seg": True}),
+        ("resample_data_or_seg_to_shape", {"order": 1, "order_z": 3, "force_separate_z": None}),
+        ("resample_data_or_seg_to_shape", {"order": 1, "anti_aliasing": True}),
+        ("resample_torch_simple", {"mode": "area"}),
+        ("resample_torch_simple", {"force_separate_z": True}),
+        ("resample_torch_fornnunet", {"force_separate_z": True}),
         ("resample_data_or_seg_to_shape", {"order": 1, "order_z": 1, "force_separate_z": None}),
         ("resample_data_or_seg_to_shape", {"order": 1, "force_separate_z": True}),
         ("resample_torch_fornnunet", {"force_separate_z": False, "mode": "nearest-exact"}),
@@ -520,6 +528,37 @@ def test_the_second_stage_of_a_cascade_is_refused(tmp_path: Path) -> None:
     plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
     with pytest.raises(ModelError, match="second stage of a cascade"):
         imports.inspect(edited(tmp_path, plans=plans))
+
+
+def test_the_second_stage_of_a_cascade_is_imported_with_the_first_that_lies_beside_it(tmp_path: Path) -> None:
+    """Both stages are the small model; the second one's network has an input more for each structure."""
+    source = CONTAINERS / "nnunetv2_tinyct" / "model"
+    plans = json.loads((source / "plans.json").read_text())
+    labels = json.loads((source / "dataset.json").read_text())["labels"]
+    for stage in ("3d_lowres", "3d_fullres"):
+        plans["configurations"][stage] = {**plans["configurations"]["3d_fullres"]}
+    plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    for stage in ("3d_lowres", "3d_fullres"):
+        folder = tmp_path / f"nnUNetTrainer__nnUNetPlans__{stage}"
+        shutil.copytree(source, folder)
+        (folder / "plans.json").write_text(json.dumps(plans))
+        for path in folder.glob("fold_*/checkpoint_final.pth"):
+            stored = torch.load(path, weights_only=False)
+            stored["init_args"] |= {"plans": plans, "configuration": stage}
+            if stage == "3d_fullres":
+                for name, tensor in stored["network_weights"].items():
+                    if "encoder.stages.0.0.convs.0" in name and tensor.ndim == 5 and tensor.shape[1] == 1:
+                        stored["network_weights"][name] = tensor.repeat(1, len(labels), 1, 1, 1)
+            torch.save(stored, path)
+    second = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    made = library.read_card(imports.adopt(second, to=tmp_path / "models", name="m"))
+    assert (made.previous, made.inputs) == ("m-first", len(labels))
+    assert library.previous_of(made).inputs == 1
+    imports.verify(tmp_path / "models" / "m")
+    plans["configurations"]["3d_fullres"]["resampling_fn_seg_kwargs"] = {"is_seg": True, "order": 0, "order_z": 0}
+    (second / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(ModelError, match="resample the labels of the first stage in a way that segcli lacks"):
+        imports.inspect(second)
 
 
 def test_a_2d_configuration_keeps_the_distance_of_slices(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""A cascade's second model sees the labels of the first, and both count as one model."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import CARD, organs
+from runs import scan
+from safetensors.numpy import save
+
+from segcli import formats
+from segcli.batch.cases import Case
+from segcli.batch.outputs import Destination
+from segcli.batch.pipeline import predict
+from segcli.batch.stages import Options
+from segcli.engines.opening import Opening
+from segcli.errors import ModelError
+from segcli.inference.cascade import shown
+from segcli.inference.prepare import prepare
+from segcli.models import imports
+from segcli.models.card import ModelCard, parse
+from segcli.models.library import read_card
+from segcli.space.volume import Grid, Volume
+
+EACH = {"spacing": None, "orientation": None, "onnx": None, "onnx_sha256": None}
+
+
+def line(values: list[int], step: float = 1.0) -> Volume:
+    """Voxels along the last axis, whose first face is at 0 mm."""
+    affine = np.diag([1.0, 1.0, step, 1.0])
+    affine[2, 3] = step / 2
+    return Volume(np.array(values, np.uint8).reshape(1, 1, 1, -1), Grid((1, 1, len(values)), affine))
+
+
+def told(labels: list[int], inside: list[int], steps: int) -> list[list[int]]:
+    have, want = line(labels), line([0] * steps, len(labels) / steps)
+    body = Volume(line(inside).data > 0, have.grid)
+    return shown(have, (1, 2), body, want.grid, None).reshape(2, -1).astype(int).tolist()
+
+
+def test_the_label_with_the_largest_share_of_a_voxel_is_shown() -> None:
+    # samples lie at 0.25, 1.75, 3.25 of the six voxels' centres 0..5 where two are made of three
+    assert told([0, 1, 1, 2, 2, 2], [1] * 6, 4) == [[0, 1, 0, 0], [0, 0, 1, 1]]
+
+
+def test_of_equal_shares_the_nearest_voxels_label_is_shown() -> None:
+    # samples half-way between two voxels, of which the upper one is the nearest
+    assert told([1, 2, 0, 1], [1] * 4, 2) == [[0, 1], [1, 0]]
+
+
+def test_background_where_there_is_nothing_is_a_label_of_its_own() -> None:
+    # the middle of four voxels, two of them of a structure: it ties with one kind of background, and wins of two
+    have = Volume(np.array([0, 1, 1, 0], np.uint8).reshape(1, 1, 2, 2), Grid((1, 2, 2), np.eye(4)))
+    affine = np.diag([1.0, 2.0, 2.0, 1.0])
+    affine[1:3, 3] = 0.5
+    for inside, seen in (([1, 1, 1, 1], 0), ([0, 1, 1, 1], 1)):
+        body = Volume(np.array(inside, bool).reshape(1, 1, 2, 2), have.grid)
+        assert shown(have, (1,), body, Grid((1, 1, 1), affine), None).sum() == seen
+
+
+@pytest.fixture
+def cascade(tmp_path: Path) -> ModelCard:
+    """A second model that labels as the channels of the first one's labels say."""
+    organs(tmp_path / "organs", **EACH)
+    folder = tmp_path / "second"
+    folder.mkdir()
+    weight = np.zeros((6, 6, 1, 1, 1), np.float32)
+    weight[np.arange(1, 6), np.arange(1, 6)] = 10
+    data = save({"conv.weight": weight, "conv.bias": np.array([5, 0, 0, 0, 0, 0], np.float32)})
+    (folder / "weights.safetensors").write_bytes(data)
+    network = {"name": "pointwise.Pointwise", "in_chans": 6, "out_chans": 6}
+    sums = {"sha256": hashlib.sha256(data).hexdigest()}
+    document = {**CARD, **EACH, **sums, "name": "second", "architecture": network, "previous": "organs"}
+    (folder / "model.json").write_text(json.dumps(document))
+    return read_card(folder)
+
+
+def test_a_cascade_is_run_as_one_model_whose_record_counts_the_files_of_both(cascade, tmp_path) -> None:
+    path = scan(tmp_path / "a.nii.gz")
+    opening = Opening((str(cascade.folder),), "torch", "cpu", threads=1)
+    first = read_card(cascade.folder.parent / "organs")
+    maps, sums = [], []
+    for own in (cascade, first):
+        opened = Opening((str(own.folder),), "torch", "cpu", threads=1).open(own)
+        [done] = predict([Case("a", (path,), tmp_path)], own, opened, Destination(tmp_path / own.name), Options())
+        maps.append(formats.read([done.paths[0]]).data)
+        sums.append(done.record["model"]["sha256"])
+    assert maps[1].any()
+    assert np.array_equal(*maps)
+    organs(first.folder, **EACH, overlap=0.25)
+    assert set(opening.open(cascade).hashes) == {"weights.safetensors", "organs/weights.safetensors"}
+    assert imports.verify(cascade.folder).previous == "organs"
+
+
+def test_without_its_first_model_the_channels_are_nothing(cascade) -> None:
+    image = Volume(np.ones((1, 9, 8, 7), np.float32), Grid((9, 8, 7), np.eye(4)))
+    prepared = prepare(image, cascade.procedure)
+    assert prepared.image.data.shape == (6, 9, 8, 7)
+    assert not prepared.image.data[1:].any()
+    assert prepared.outside.shape == (6,)
+
+
+def test_a_first_model_that_is_not_there_or_labels_something_else_is_refused(cascade, tmp_path) -> None:
+    organs(tmp_path / "organs", **EACH, labels={**CARD["labels"], "spine": 9})
+    with pytest.raises(ModelError, match="its first model organs has other channels or label values"):
+        imports.verify(cascade.folder)
+    (tmp_path / "organs").rename(tmp_path / "gone")
+    with pytest.raises(ModelError, match="its first model organs cannot be used: no model 'organs' found"):
+        imports.verify(cascade.folder)
+
+
+def test_a_cascade_is_one_network_of_three_axes() -> None:
+    for fields in ({"parts": ["a"]}, {"ensemble": ["a"]}, {"slice_axis": 0, "patch_size": [1, 32, 32]}):
+        with pytest.raises(ModelError, match="the field previous"):
+            parse({**CARD, "previous": "organs", **fields})
