@@ -183,6 +183,7 @@ def _planned(
         grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
     except Uneven as error:
         raise _emptied(error, unused, name) from error
+    _all_there(unused, series.files, name)
     files = tuple(dict.fromkeys(plane.file for plane in planes if plane is not None))
     unused = [*unused, *_left_out(series, files, others)]
     facts = {
@@ -208,6 +209,25 @@ def _emptied(error: InputError, unused: Sequence[Unused], name: str) -> InputErr
     shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
     told = error.message.removeprefix(f"{name}: ")
     return InputError(f"{name}: empty files (0 bytes): {shown}; {told}", hint="copy the empty files again")
+
+
+_LOST = ("empty", "a link that leads nowhere", "not found", "not DICOM")
+
+
+def _all_there(unused: Sequence[Unused], files: Sequence[DicomFile], name: str) -> None:
+    """Refuse a series beside which there is a lost file that is called as its slices are, but for digits.
+
+    At the ends of a series no gap shows that one is missing.
+    """
+    slices = {_undigited(file.name) for file in files}
+    if lost := [u for u in unused if u.reason in _LOST and _undigited(u.file) in slices]:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        told = f"{lost[0].file}: {lost[0].reason}, and called as the slices are{more}: the series may be longer"
+        raise InputError(f"{name}: {told}", hint="copy such files again, or take them away if they are no slices")
+
+
+def _undigited(name: str) -> str:
+    return re.sub("[0-9]+", "0", name)
 
 
 def _left_out(series: Series, used: Sequence[DicomFile], others: Sequence[Stack]) -> list[Unused]:

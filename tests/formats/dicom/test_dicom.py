@@ -318,6 +318,30 @@ def test_4_1_a_slice_of_no_bytes_is_called_empty_and_not_only_a_gap(tmp_path: Pa
     assert told.value.hint == "copy the empty files again"
 
 
+@pytest.mark.parametrize("place", [0, 5])
+@pytest.mark.parametrize("lost", ["empty", "a link that leads nowhere", "not DICOM"])
+def test_4_1_a_slice_that_was_lost_at_an_end_is_refused_though_no_gap_shows(
+    tmp_path: Path, place: int, lost: str
+) -> None:
+    folder = series(tmp_path / "ct")
+    path = folder / f"a-00{place}.dcm"
+    path.unlink()
+    if lost == "a link that leads nowhere":
+        path.symlink_to("../annex")
+    else:
+        path.write_text("" if lost == "empty" else "version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(
+        InputError, match=rf"ct: a-00{place}\.dcm: {lost}, and called as the slices are: the series may"
+    ):
+        dicom.read(folder)
+
+
+def test_4_1_an_empty_file_of_another_name_is_none_of_the_series(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    (folder / "done").write_bytes(b"")
+    assert dicom.read(folder).grid.shape[0] == 6
+
+
 def test_4_6_one_position_twice_with_other_content_is_refused(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     series(folder, phantom() + 1, first=100, each=lambda ds, k: k == 2 and fresh(ds, k) is None)
