@@ -155,7 +155,7 @@ def _nameable(case: Case) -> Case:
         if shown != name:
             told = f"{case.paths[0].name}: the name is not UTF-8 ({shown}), so tables and records cannot hold it"
             return replace(case, fault=InputError(told, hint="rename it"))
-    if case.paths[0].name.lower() in endings():
+    if case.paths[0].name.lower() in endings() or not Path(case.name).name.strip("."):
         told = f"{case.paths[0].name}: the name is all ending, so its outputs would be hidden files without a name"
         return replace(case, fault=InputError(told, hint="rename it"))
     return case

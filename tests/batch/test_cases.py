@@ -158,7 +158,7 @@ def test_3_15_a_scan_whose_name_is_no_text_is_refused_and_costs_no_other(tmp_pat
         assert case.fault.message.startswith(f"{case.paths[0].name}: the name is not UTF-8 ({shown})")
 
 
-@pytest.mark.parametrize("name", [".nii.gz", ".MHA"])
+@pytest.mark.parametrize("name", [".nii.gz", ".MHA", "..nii.gz", "...nii.gz", "....nrrd"])
 def test_3_15_a_scan_whose_name_is_all_ending_is_refused(tmp_path, name):
     touch(tmp_path, name, "a.nii")
     (first, other) = cases([str(tmp_path / name), str(tmp_path / "a.nii")], output=tmp_path / "out")
