@@ -34,6 +34,7 @@ Tensors = dict[str, Tensor]
 MODULE = "module."  # DataParallel's prefix
 # Where training scripts keep the table of tensors, the likeliest first.
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
+_OF_TRAINING = re.compile(r"optim(i[sz]er)?s?(?![a-z])", re.IGNORECASE)  # optimizer_states, not optimal_model
 _SHOWN = 10
 _UNFOLDED = 2**30  # bytes by which tensors may exceed their file: values that are stored once and repeated
 
@@ -234,14 +235,32 @@ def sister_tables(stored: Stored) -> tuple[list[str], list[str]]:
     return [key for _, key in keys if key not in averages], averages
 
 
+def taken(stored: Stored) -> tuple[str | None, list[str]]:
+    """The key of the network that is taken, None where there is no choice, and a sentence about its average.
+
+    errors   ModelError where several networks are equals: a student and a teacher, a list of folds
+    """
+    networks, averages = sister_tables(stored)
+    if len(networks) > 1 or (not networks and len(averages) > 1):
+        equals = networks or averages
+        raise ModelError(
+            f"{stored.name}: holds {len(equals)} whole networks of one kind: {', '.join(equals)}",
+            hint=f"choose one with --table {equals[0]}",
+        )
+    if not networks or not averages:
+        return None, []
+    return networks[0], [f"the network {networks[0]} is taken, not its average: --table {averages[0]} takes that"]
+
+
 def is_average(key: str) -> bool:
     """Whether a table's or prefix's name says that it is an average over training."""
-    return bool({"ema", "swa", "averaged", "average", "shadow"} & set(re.split(r"[^a-z]+", key.lower())))
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+    return bool({"ema", "swa", "averaged", "average", "avg", "shadow"} & set(re.split(r"[^a-z]+", apart)))
 
 
 def _tables(content: Content, key: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensors]]:
     """Every table of nothing but tensors with its key ("state_dict.ema"), an optimiser's left out."""
-    if id(content) in seen or depth < 0 or "optim" in key.lower():
+    if id(content) in seen or depth < 0 or _OF_TRAINING.search(key):
         return
     seen.add(id(content))
     if isinstance(content, list | tuple):

@@ -52,15 +52,17 @@ def folder(path: Path, wanted: str | None = None) -> ModelSource:
     metadata = merged(files(path / "configs", ("metadata",)))
     config, notes = configuration(path / "configs", wanted)
     weights = weights_of(path / "models", config)
+    stored = checkpoint.read(weights)
+    table, said = checkpoint.taken(stored)
     kind, named = network_of(config, metadata.get("monai_version"), notes)
     origin = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
     return ModelSource(
         f"MONAI bundle, {weights.name}",
         where=f"models/{weights.name}" + (f" ({kind})" if kind and not named else ""),
-        folds=[checkpoint.innermost_table(checkpoint.read(weights))],
+        folds=[checkpoint.innermost_table(stored, table)],
         states=partial(_stated, config, metadata, origin),
         named=named,
-        notes=notes,
+        notes=[*notes, *said],
     )
 
 

@@ -27,10 +27,10 @@ def file(path: Path, *, told: bool, table: str | None = None) -> ModelSource:
     if path.suffix == ".onnx":
         return _graph(path)
     if path.suffix == ".model" and Path(f"{path}.pkl").is_file():
-        return nnunet_v1.file(path)
+        return nnunet_v1.file(path, table)
     stored = weights.read(path)
     if nnunet.is_checkpoint(stored.content) and not told:
-        return nnunet.file(stored)
+        return nnunet.file(stored, table)
     described = brainchop.layers(path.parent)
     if described is not None and not told and table is None:
         return brainchop.source(path, stored, described)
@@ -43,27 +43,10 @@ def _checkpoint(path: Path, stored: weights.Stored, table: str | None) -> ModelS
         inside = embedded.safetensors_metadata(path).get(embedded.METADATA_KEY)
     card = embedded.card_inside(inside, path) if inside is not None else {}
     fields = {k: v for k, v in card.items() if k not in _OWN}
-    table, notes = (table, []) if table else _taken(stored)
+    table, notes = (table, []) if table else weights.taken(stored)
     return ModelSource(
         _container(stored), path.name, [weights.innermost_table(stored, table)], lambda _: Stated(fields), notes=notes
     )
-
-
-def _taken(stored: weights.Stored) -> tuple[str | None, list[str]]:
-    """The key of the network that is taken, None where there is no choice, and a sentence about its average.
-
-    errors   ModelError where several networks are equals: a student and a teacher, a list of folds
-    """
-    networks, averages = weights.sister_tables(stored)
-    if len(networks) > 1 or (not networks and len(averages) > 1):
-        equals = networks or averages
-        raise ModelError(
-            f"{stored.name}: holds {len(equals)} whole networks of one kind: {', '.join(equals)}",
-            hint=f"choose one with --table {equals[0]}",
-        )
-    if not networks or not averages:
-        return None, []
-    return networks[0], [f"the network {networks[0]} is taken, not its average: --table {averages[0]} takes that"]
 
 
 def _graph(path: Path) -> ModelSource:

@@ -75,8 +75,8 @@ def is_checkpoint(content: Content) -> bool:
     return isinstance(init, dict) and {"plans", "dataset_json"} <= init.keys() and "network_weights" in content
 
 
-def file(stored: weights.Stored) -> ModelSource:
-    """A checkpoint alone."""
+def file(stored: weights.Stored, table: str | None = None) -> ModelSource:
+    """A checkpoint alone; `table` is the key of another table of tensors than nnU-Net's own."""
     init = stored.content["init_args"]
     return _source(
         "nnU-Net v2 checkpoint",
@@ -84,6 +84,7 @@ def file(stored: weights.Stored) -> ModelSource:
         f"{stored.name}: its plans and dataset.json",
         (init["plans"], init["dataset_json"], ""),
         [stored],
+        table=table,
     )
 
 
@@ -95,6 +96,7 @@ def _source(
     stored: Sequence[weights.Stored],
     place: Path | None = None,
     after: Path | None = None,
+    table: str | None = None,
 ) -> ModelSource:
     """What plans, dataset.json and the checkpoints of some folds state.
 
@@ -128,15 +130,21 @@ def _source(
             **nnunet_after.fields(after, labels["labels"]),
             "source": origin,
         }
-        notes += nnunet_after.notes(after)
+        notes += [*nnunet_after.notes(after), *([] if table else not_taken(stored[0]))]
     return ModelSource(
         container,
         where=where,
-        folds=[weights.innermost_table(one) for one in stored],
+        folds=[weights.innermost_table(one, table) for one in stored],
         states=lambda _: Stated(fields, notes, lacks),
         named=named,
         previous=first,
     )
+
+
+def not_taken(stored: weights.Stored) -> list[str]:
+    """A sentence about networks of the same kind in a checkpoint, of which nnU-Net uses its own."""
+    own, *others = [name for names in weights.sister_tables(stored) for name in names] or [""]
+    return [f"the network {own} is taken, as in nnU-Net, not {', '.join(others)}: --table takes one"] if others else []
 
 
 def _channels(dataset: Facts) -> list[str]:

@@ -17,7 +17,16 @@ from segcli.documents import Document, Facts
 from segcli.errors import ModelError
 from segcli.models import unpickle, weights
 from segcli.models.imports import nnunet_after, trainers
-from segcli.models.imports.nnunet import CROP, PAD, RESAMPLE, common_fields, fold_files, folds_in_words, normalisation
+from segcli.models.imports.nnunet import (
+    CROP,
+    PAD,
+    RESAMPLE,
+    common_fields,
+    fold_files,
+    folds_in_words,
+    normalisation,
+    not_taken,
+)
 from segcli.models.imports.source import ModelSource, Stated, legible
 from segcli.models.weights import Tensors
 from segcli.networks import registry
@@ -39,11 +48,11 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
         return _source(container, "the plans", plans, stage, trainer or path.name, files, after)
 
 
-def file(path: Path) -> ModelSource:
-    """A .model file with its .model.pkl beside it."""
+def file(path: Path, table: str | None = None) -> ModelSource:
+    """A .model file with its .model.pkl beside it; `table` is the key of another network in it than nnU-Net's own."""
     name = f"{path.name}.pkl"
     with legible(name):
-        return _source("nnU-Net v1 checkpoint with its plans", name, *_plans(Path(f"{path}.pkl")), [path])
+        return _source("nnU-Net v1 checkpoint with its plans", name, *_plans(Path(f"{path}.pkl")), [path], table=table)
 
 
 def _source(
@@ -54,7 +63,9 @@ def _source(
     trainer: str,
     files: Sequence[Path],
     after: Path | None = None,
+    table: str | None = None,
 ) -> ModelSource:
+    stored = [weights.read(path) for path in files]
     stage = plans["plans_per_stage"][number]
     named = None
     if trainers.own(trainer):
@@ -63,10 +74,10 @@ def _source(
     return ModelSource(
         container,
         where=files[0].name,
-        folds=[weights.innermost_table(weights.read(path)) for path in files],
+        folds=[weights.innermost_table(one, table) for one in stored],
         states=partial(_stated, said_in, plans, stage, after),
         named=named,
-        notes=nnunet_after.notes(after),
+        notes=[*nnunet_after.notes(after), *([] if table else not_taken(stored[0]))],
         size=[int(n) for n in stage["patch_size"]],
     )
 

@@ -21,7 +21,7 @@ from segcli.networks.registry import Inferred, Shapes
 # How official constructors call the number of input channels, and the size that is baked in.
 _INPUTS = ("in_chans", "in_channels", "input_channels", "input_dim", "n_channels")
 # What torch.compile, activation checkpoints, FSDP and DDP put before the names of what they wrap, at any depth.
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module")
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "module")
 SIZES = ("img_size", "img_shape", "crop_size")
 
 

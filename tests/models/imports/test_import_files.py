@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from functools import partial
@@ -202,6 +203,8 @@ def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tens
             "state_dict_ema",
         ),
         (lambda a, b: {"state_dict": {**under("net", a), **under("net_ema", b)}}, "net", "net_ema"),
+        (lambda a, b: {"model": a, "emaModel": b}, "model", "emaModel"),
+        (lambda a, b: {"avg_model": b, "net": a}, "net", "avg_model"),
     ],
 )
 def test_of_a_network_and_its_average_the_network_is_taken_and_that_is_said(
@@ -225,6 +228,7 @@ def test_of_a_network_and_its_average_the_network_is_taken_and_that_is_said(
         (lambda a, b: {"teacher": b, "student": a}, "teacher, student"),
         (lambda a, b: [a, b], "0, 1"),
         (lambda a, b: {**under("student", a), **under("teacher", b)}, "student, teacher"),
+        (lambda a, b: {"model": a, "optimal_model": b}, "model, optimal_model"),
     ],
 )
 def test_of_networks_that_are_equals_none_is_taken(tmp_path: Path, layout: Any, names: str) -> None:
@@ -245,13 +249,45 @@ def test_a_table_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path
     assert caught.value.hint == "--table takes one of: model, ema"
 
 
+def test_of_a_bundles_network_and_its_average_the_network_is_taken_and_that_is_said(tmp_path: Path) -> None:
+    shutil.copytree(CONTAINERS / "bundle_tiny_unet", tmp_path / "b")
+    own = torch.load(tmp_path / "b" / "models" / "model.pt", weights_only=True)
+    torch.save({"model": own, "ema": {k: v + 1 for k, v in own.items()}}, tmp_path / "b" / "models" / "model.pt")
+    found = imports.inspect(tmp_path / "b")
+    assert "the network model is taken, not its average: --table ema takes that" in found.notes
+    torch.save({"student": own, "teacher": {k: v + 1 for k, v in own.items()}}, tmp_path / "b" / "models" / "model.pt")
+    with pytest.raises(ModelError, match="holds 2 whole networks of one kind: student, teacher"):
+        imports.inspect(tmp_path / "b")
+
+
+def test_in_a_checkpoint_of_nnunet_its_own_network_is_taken_or_the_table_that_is_chosen(tmp_path: Path) -> None:
+    content = torch.load(
+        CONTAINERS / "nnunetv2_tinyct" / "model" / "fold_0" / "checkpoint_final.pth", weights_only=False
+    )
+    own = content["network_weights"]
+    content["ema_weights"] = {k: v + 1 if v.is_floating_point() else v for k, v in own.items()}
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save(content, path)
+    told: list[str] = []
+    made = imports.adopt(path, to=tmp_path, name="own", tell=told.append)
+    other = imports.adopt(path, to=tmp_path, name="ema", wanted=imports.Wanted("ema_weights"), tell=told.append)
+    said = "the network network_weights is taken, as in nnU-Net, not ema_weights: --table takes one"
+    assert [note for note in told if "ema_weights" in note] == [said]
+    one, two = (load_file(folder / "weights.safetensors") for folder in (made, other))
+    assert all(torch.equal(two[name], tensor + 1) for name, tensor in one.items())
+    with pytest.raises(ModelError, match="no table of tensors is called 'teacher'"):
+        imports.inspect(path, wanted=imports.Wanted("teacher"))
+
+
 def test_an_optimisers_tables_are_no_second_network(tmp_path: Path) -> None:
     own, other = two_networks()
     torch.save({"model": own, "optimizer": {"exp_avg": other}}, tmp_path / "w.pt")
     assert imports.inspect(tmp_path / "w.pt").network == "segresnet"
 
 
-@pytest.mark.parametrize("wrapper", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"])
+@pytest.mark.parametrize(
+    "wrapper", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "module"]
+)
 def test_names_of_wrappers_in_the_middle_are_taken_out(tmp_path: Path, wrapper: str) -> None:
     own, _ = two_networks()
     wrapped = {
