@@ -34,6 +34,30 @@ DOORS = {
     "httpx": {"models"},
     "truststore": {"models"},
 }
+# Files get into folders of others through one door, segcli/formats/atomic.py. What else makes files does so in a
+# folder that tempfile made for it alone, or in the part of a download, as tests/test_writers.py shows.
+MAKES_FILES = {
+    "TemporaryFile",
+    "write_bytes",
+    "write_text",
+    "savefig",
+    "save_file",
+    "savez",
+    "tofile",
+    "copyfile",
+    "touch",
+    "symlink_to",
+}
+OPENS_FOR_WRITING = {
+    ("bench/__main__.py", "savefig"),  # into memory
+    ("commands/process.py", "open"),  # a descriptor
+    ("formats/atomic.py", "open"),
+    ("formats/dicom/archive.py", "open"),  # mkdtemp
+    ("commands/running.py", "write_bytes"),  # TemporaryDirectory
+    ("commands/terminal.py", "open"),  # events
+    ("models/fetch.py", "open"),  # the part of a download
+    ("memory.py", "TemporaryFile"),
+}
 HEAVY = ["torch", "onnxruntime", "openvino", "SimpleITK", "pydicom", "nibabel", "numpy", "rich", "scipy", "msgspec"]
 
 
@@ -73,6 +97,27 @@ def test_a_library_comes_in_by_its_door(room: str, path: Path) -> None:
         library = name.split(".")[0]
         if library in DOORS:
             assert room in DOORS[library], f"{path.name} imports {name}"
+
+
+def makes_files(path: Path) -> set[str]:
+    """Calls in a file that make or change another one."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name, _, of = ast.unparse(node.func).rpartition(".")[::-1]
+            texts = [w.value for a in node.args for w in ast.walk(a) if isinstance(w, ast.Constant)]
+            modes = [w for w in texts if isinstance(w, str) and set(w) <= set("rwxabt+")]
+            if (name == "open" and any(set(mode) & set("wxa+") for mode in modes)) or (
+                name in MAKES_FILES and of not in ("", "atomic")
+            ):
+                found.add(name)
+    return found
+
+
+@pytest.mark.parametrize(("room", "path"), rooms(), ids=lambda v: v.name if isinstance(v, Path) else v)
+def test_2_11_files_are_made_through_one_door(room: str, path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    assert {(name, call) for call in makes_files(path)} <= OPENS_FOR_WRITING
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"]], ids=" ".join)

@@ -16,6 +16,7 @@ Compare lines of one run only: times move with what else the machine does.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from segcli.bench import material, peers, stages
 from segcli.bench.certificates import certificates
+from segcli.formats.atomic import write_bytes
 from segcli.parallel import cores
 
 PARTS = ("start", "network", "certificates", "peers", "big", "scaling")
@@ -106,7 +108,6 @@ def plot(curves: dict[str, list[tuple[float, float]]], folder: Path) -> None:
         "windows": "the network\nwindows of 96 x 96 x 96 voxels, all threads",
         "threads": "the network\none window of 96 x 96 x 96 voxels",
     }
-    folder.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), layout="constrained")
     for axis, (name, points) in zip(axes, curves.items(), strict=True):
         across, seconds = zip(*points, strict=True)
@@ -116,7 +117,9 @@ def plot(curves: dict[str, list[tuple[float, float]]], folder: Path) -> None:
         axis.set_xticks(across, [f"{x:g}" for x in across])
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / "scaling.png", dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_bytes(folder / "scaling.png", picture.getvalue())
     pyplot.close(figure)
 
 

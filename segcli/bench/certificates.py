@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from segcli.engines.export.graph import certified
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, props
+from segcli.formats.atomic import write_bytes
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.library import read_card
 from segcli.networks.registry import CLASSES, build, small_networks
@@ -28,7 +29,7 @@ def card_of(family: str, folder: Path) -> ModelCard:
     for parameter in network.parameters():  # norms begin as identities, some heads as zeros
         parameter.data += 0.05 * torch.randn(parameter.shape)
     data = save({name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()})
-    (folder / "weights.safetensors").write_bytes(data)
+    write_bytes(folder / "weights.safetensors", data)
     document = {
         "format": 1,
         "name": family,
@@ -41,7 +42,7 @@ def card_of(family: str, folder: Path) -> ModelCard:
         **({"slice_axis": 0} if small.size[0] == 1 else {}),
         "labels": {"background": 0, **{f"organ_{i}": i for i in range(1, CLASSES)}},
     }
-    (folder / CARD_FILE).write_text(json.dumps(document))
+    write_bytes(folder / CARD_FILE, json.dumps(document).encode())
     return read_card(folder)
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from segcli.engines.export.graph import certified
+from segcli.formats.atomic import write_bytes
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.library import read_card
 from segcli.networks.registry import build
@@ -91,7 +92,7 @@ def model(
         }
         net = build(NETWORK, arguments)
         data = save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
-        (own / "weights.safetensors").write_bytes(data)
+        write_bytes(own / "weights.safetensors", data)
         document = {
             "format": 1,
             "name": own.name,
@@ -111,8 +112,8 @@ def model(
             "blend": blend,
             "labels": {"background": 0, **{f"organ_{i}": i for i in range(1, classes)}},
         }
-        (own / CARD_FILE).write_text(json.dumps(document))
+        write_bytes(own / CARD_FILE, json.dumps(document).encode())
         if onnx:
-            (own / "model.onnx").write_bytes(certified(read_card(own), {}, count=1))
-            (own / CARD_FILE).write_text(json.dumps({**document, "onnx": "model.onnx"}))
+            write_bytes(own / "model.onnx", certified(read_card(own), {}, count=1))
+            write_bytes(own / CARD_FILE, json.dumps({**document, "onnx": "model.onnx"}).encode())
     return read_card(own)

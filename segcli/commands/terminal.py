@@ -242,7 +242,18 @@ def events_to(target: str | None) -> Iterator[TextIO | None]:
         from segcli.formats import atomic
 
         path = Path(target)
-        if path.is_file() or path.is_symlink():  # events are added to earlier ones, and to nothing else
-            atomic.unclaimed(path, own=are_events)
-        with atomic.translated(path), path.open("a", encoding="utf-8") as file:
+        with atomic.translated(path), _appended(path) as file:
             yield file
+
+
+def _appended(path: Path) -> TextIO:
+    """A file that events are added to: a new one, one that holds events already, or what is no file, as a pipe.
+
+    errors   OutputExists (73): somebody else's file, or a link to one
+    """
+    from segcli.formats import atomic
+
+    if path.exists() and not path.is_file():
+        return path.open("a", encoding="utf-8")
+    atomic.unclaimed(path, own=lambda head: not path.is_symlink() and are_events(head))
+    return open(path, "a" if path.exists() else "x", encoding="utf-8", opener=atomic.no_link)

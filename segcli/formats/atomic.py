@@ -63,11 +63,11 @@ def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], boo
     """
     if overwrite or not os.path.lexists(path):
         return
-    try:
-        with path.open("rb") as file:
-            mine = own is not None and own(file.read(4096))
-    except OSError:
-        mine = False
+    mine = False
+    with contextlib.suppress(OSError):
+        if own is not None and path.is_file():  # a pipe would never end
+            with path.open("rb") as file:
+                mine = own(file.read(4096))
     if not mine:
         raise OutputExists(f"{path.name}: exists already, and is not known to be segcli's own", hint=_ANOTHER)
 
@@ -88,6 +88,7 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
     _live[temporary] = None
     try:
         with translated(path, temporary):
+            no_detour(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "x+b", opener=_anew) as file:
                 yield file
@@ -118,8 +119,46 @@ def no_link(name: str, flags: int) -> int:
     return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
+def ours_alone(info: os.stat_result) -> bool:
+    """Whether a plain file is this user's and has no other name: what is written to it reaches nothing else."""
+    return stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_uid == _user(info.st_uid)
+
+
+def own_folder(path: Path) -> None:
+    """Make a folder that nobody but this user may enter, or take the one that is there already.
+
+    errors   OutputError: what has that name is not such a folder
+    """
+    with translated(path):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        info = path.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != _user(info.st_uid):
+            raise OutputError(f"{path.name}: another user has put something of that name into {path.parent}")
+
+
+def no_detour(path: Path) -> None:
+    """Refuse a path that leads through a link which another user put into a folder that is not theirs.
+
+    Links of this user, of root, and of the one whom the folder belongs to are meant.
+    """
+    for folder in path.absolute().parents:
+        with contextlib.suppress(FileNotFoundError):
+            link = folder.lstat()
+            if stat.S_ISLNK(link.st_mode) and link.st_uid not in {0, _user(link.st_uid), folder.parent.stat().st_uid}:
+                raise OutputError(
+                    f"{path.name}: {folder} is a link that another user made", hint="choose another folder with -o"
+                )
+
+
+def _user(otherwise: int) -> int:
+    """The number of this user, where the system has such numbers."""
+    return os.geteuid() if hasattr(os, "geteuid") else otherwise
+
+
 def _rename(temporary: Path, path: Path) -> None:
     """Give a file its final name; refused where another one than was written stands under its temporary name."""
+    no_detour(path)
     written, now = _live.get(temporary), temporary.lstat()
     alike = written is not None and (now.st_size, now.st_uid) == (written.st_size, written.st_uid)
     if not alike or not stat.S_ISREG(now.st_mode):
@@ -215,15 +254,18 @@ def is_partial(name: str) -> bool:
     return _PARTIAL.match(name) is not None
 
 
-def sweep(folder: Path, *, folders: bool = False) -> None:
-    """Remove temporary files that dead processes of this host left in a folder, and with `folders` those too."""
+def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) -> None:
+    """Remove temporary files that dead processes of this host left in a folder, and temporary folders that are `ours`.
+
+    ours   whether such a folder holds nothing but what segcli puts there: any folder can be given its name
+    """
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         found = _PARTIAL.match(path.name)
         if found and found["host"] == _HOST and path not in _live and not _alive(int(found["pid"])):
-            if folders and path.is_dir() and not path.is_symlink():
-                if int(found["pid"]) != os.getpid():  # else another thread may be filling it
+            if path.is_dir() and not path.is_symlink():
+                if int(found["pid"]) != os.getpid() and ours(path):  # with our own number another thread may fill it
                     shutil.rmtree(path, ignore_errors=True)
                 continue
             with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from segcli.documents import Document
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
-from segcli.formats.atomic import no_link, translated, write_bytes
+from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
 from segcli.models.library import file_sha256
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def fetch(
     if forbidden := offline():
         raise DownloadFailed(f"{name}: {forbidden} is set, so nothing is fetched", hint=_by_hand(todo, name))
     with translated(folder / name):
+        no_detour(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{hashlib.sha256(todo[-1].encode()).hexdigest()[:12]}-{name}.part"
     wanted = wanted or _sums(folder).get(todo[-1])
@@ -171,12 +172,17 @@ def _from_drive(number: str, part: Path) -> int:
         raise DownloadFailed(
             f"gdrive:{number}: lies on Google Drive, which gdown fetches from: pip install 'segcli[gdrive]'"
         ) from error
+    own = part.with_suffix(".drive")  # gdown opens whatever has its names
+    own_folder(own)
     try:
-        gdown.download(id=number, output=str(part), quiet=True, resume=True)
+        gdown.download(id=number, output=str(own / part.name), quiet=True, resume=True)
     except Exception as error:  # gdown's own errors have no common class
         raise DownloadFailed(f"gdrive:{number}: {cause_of(error)}") from error
-    if not part.exists():
+    if not (own / part.name).is_file():
         raise DownloadFailed(f"gdrive:{number}: gdown brought no file")
+    with translated(part):
+        (own / part.name).replace(part)
+    shutil.rmtree(own, ignore_errors=True)
     return part.stat().st_size
 
 
@@ -206,7 +212,11 @@ def _once(client: httpx.Client, address: str, part: Path, progress: Progress) ->
         total = have + int(announced) if announced.isdigit() else None
         _room(part, None if total is None else total - have)
         _begin(part, address, answer)
-        with translated(part), open(part, "r+b" if have else "wb", opener=no_link) as file:
+        if not have:
+            part.unlink(missing_ok=True)
+        with translated(part), open(part, "r+b" if have else "x+b", opener=no_link) as file:
+            if have and not ours_alone(os.fstat(file.fileno())):
+                raise OutputError(f"{part.name}: somebody else has put another file there", hint=f"remove {part}")
             file.seek(have)
             for chunk in answer.iter_raw():
                 file.write(chunk)
@@ -260,7 +270,8 @@ def _begun(part: Path, address: str) -> tuple[int, str]:
     try:
         note = json.loads(_note(part).read_bytes())
         mark = str(note["mark"]) if note["address"] == address else ""
-        return (part.stat().st_size, mark) if mark else (0, "")
+        there = part.lstat()
+        return (there.st_size, mark) if mark and ours_alone(there) else (0, "")
     except (OSError, ValueError, KeyError, TypeError):
         return 0, ""
 
@@ -321,19 +332,24 @@ def _locked(path: Path) -> Iterator[Callable[[], None]]:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
         if _abandoned(path):
-            path.unlink(missing_ok=True)
+            with translated(path):
+                path.unlink(missing_ok=True)
         else:
             time.sleep(0.2)
     with os.fdopen(handle, "w") as file:
         json.dump(own, file)
-    try:
-        yield lambda: os.utime(path)
-    finally:
-        path.unlink(missing_ok=True)
+        file.flush()
+        try:
+            yield lambda: os.utime(file.fileno() if os.utime in os.supports_fd else path)
+        finally:
+            file.close()
+            path.unlink(missing_ok=True)
 
 
 def _abandoned(path: Path) -> bool:
     try:
+        if path.is_symlink() or not path.is_file():  # no lock of ours; a pipe would never end
+            return path.is_symlink() or path.exists()
         text, age = path.read_text(), time.time() - path.stat().st_mtime
     except OSError:
         return False

@@ -13,8 +13,18 @@ from typing import Any
 import safetensors.torch
 
 from segcli.documents import Document
-from segcli.errors import OutputExists
-from segcli.formats.atomic import exchange, one_process, partial_name, sweep, translated, write_bytes
+from segcli.errors import OutputError, OutputExists
+from segcli.formats.atomic import (
+    exchange,
+    is_partial,
+    no_detour,
+    one_process,
+    partial_name,
+    sweep,
+    translated,
+    whole_file,
+    write_bytes,
+)
 from segcli.models import card, weights
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.embedded import METADATA_KEY
@@ -67,16 +77,20 @@ def whole_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     """
     put_back(folder)
     unclaimed(folder, replace=replace)
-    sweep(folder.parent, folders=True)
+    sweep(folder.parent, ours=_left)
     temporary = folder.with_name(partial_name(folder.name))
     try:
         with translated(folder):
+            no_detour(folder)
             temporary.mkdir(parents=True)
             yield temporary
             with one_process(folder.parent):
+                if _foreign(temporary) is not None:
+                    raise OutputError(f"{folder.name}: somebody else has put another folder where it was being made")
                 _named(temporary, folder, replace=replace)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if _foreign(temporary) is None or _left(temporary):  # else somebody else gave another folder its name
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_card(document: Document, folder: Path) -> None:
@@ -133,6 +147,15 @@ def _foreign(folder: Path) -> str | None:
     return f"holds {others[0]}, which is no part of the model" if others else None
 
 
+def _left(folder: Path) -> bool:
+    """Whether a folder holds nothing but what an import that was killed may have left."""
+    parts = (CARD_FILE, "model.onnx")
+    return not folder.is_symlink() and all(
+        path.is_file() and (path.name in parts or path.suffix == ".safetensors" or is_partial(path.name))
+        for path in (folder.iterdir() if folder.is_dir() else ())
+    )
+
+
 def _write_weights(document: Document, network: Recognised, folder: Path) -> None:
     """One safetensors file for each fold, the card and the tensors' digest inside; names and sums into the card."""
     several = len(network.folds) > 1
@@ -144,7 +167,8 @@ def _write_weights(document: Document, network: Recognised, folder: Path) -> Non
         tensors = {n: fold[n].detach().clone().contiguous() for n in registry.live(network.family, fold)}
         weights.refuse_not_finite(tensors, name)
         metadata = {"format": "pt", METADATA_KEY: inside, DIGEST_KEY: weights.digest(tensors)}
-        safetensors.torch.save_file(tensors, folder / name, metadata)
+        with whole_file(folder / name) as file:
+            file.write(safetensors.torch.save(tensors, metadata))
         sums.append(file_sha256(folder / name))
     document["weights"] = names if several else names[0]
     document["sha256"] = sums if several else sums[0]
