@@ -179,6 +179,18 @@ def test_no_text_in_the_data_of_a_page_can_end_its_element(name: str) -> None:
     assert not any("<" in text for text in data.values())
 
 
+def test_what_a_button_carries_is_whole_as_a_browser_takes_it_apart() -> None:
+    carried: list[str | None] = []
+
+    class Collect(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            carried.extend(value for name, value in attrs if name == "data-go")
+
+    Collect().feed(case())
+    assert carried
+    assert all(set(json.loads(value or "")) == {"axial", "coronal", "sagittal"} for value in carried)
+
+
 def test_the_same_record_gives_the_same_bytes_whatever_the_run_took() -> None:
     assert case() == case(run={"seconds": {"read": 99.0}})
 
