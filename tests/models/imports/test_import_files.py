@@ -270,13 +270,13 @@ def test_in_a_checkpoint_of_nnunet_its_own_network_is_taken_or_the_table_that_is
     torch.save(content, path)
     told: list[str] = []
     made = imports.adopt(path, to=tmp_path, name="own", tell=told.append)
-    other = imports.adopt(path, to=tmp_path, name="ema", wanted=imports.Wanted("ema_weights"), tell=told.append)
+    other = imports.adopt(path, to=tmp_path, name="ema", wanted=imports.WhichModel("ema_weights"), tell=told.append)
     said = "the network network_weights is taken, as in nnU-Net, not ema_weights: --table takes one"
     assert [note for note in told if "ema_weights" in note] == [said]
     one, two = (load_file(folder / "weights.safetensors") for folder in (made, other))
     assert all(torch.equal(two[name], tensor + 1) for name, tensor in one.items())
     with pytest.raises(ModelError, match="no table of tensors is called 'teacher'"):
-        imports.inspect(path, wanted=imports.Wanted("teacher"))
+        imports.inspect(path, wanted=imports.WhichModel("teacher"))
 
 
 def test_an_optimisers_tables_are_no_second_network(tmp_path: Path) -> None:
