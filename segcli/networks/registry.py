@@ -6,7 +6,9 @@ network), and as far as there is something to say `infer`, INERT and SMALL (name
 
 import inspect
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
@@ -17,6 +19,7 @@ from types import ModuleType
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, SegcliError
@@ -83,7 +86,8 @@ def build(family: str, config: Facts) -> nn.Module:
     if dims not in (2, 3):
         raise ModelError(f"{family} of spatial_dims {dims!r}: segcli runs networks of 2 and 3 dimensions")
     try:
-        return make(**config).eval()
+        with _few_tensors(family):
+            return make(**config).eval()
     except SegcliError:
         raise
     except (
@@ -92,6 +96,27 @@ def build(family: str, config: Facts) -> nn.Module:
         RuntimeError,
     ) as error:  # a size no convolution can have, a string for a number
         raise ModelError(f"{family} cannot be built: {error}", hint="compare the card's architecture") from error
+
+
+_MOST = 5_000  # tensors of a network; the largest that segcli knows have some hundreds
+
+
+@contextmanager
+def _few_tensors(family: str) -> Iterator[None]:
+    """Refuse, while it is built, a network of so many layers that building it would take hours and all memory."""
+    mine, left = threading.get_ident(), _MOST
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= threading.get_ident() == mine
+        if left < 0:
+            raise ModelError(f"{family} of more than {_MOST:,} tensors: no such network is known")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def infer(shapes: Shapes) -> tuple[Inferred, ...]:

@@ -80,3 +80,12 @@ def test_a_list_of_blocks_is_counted_up_to_its_first_gap() -> None:
 def test_a_network_of_other_than_two_or_three_dimensions_is_refused(dims: object) -> None:
     with pytest.raises(ModelError, match="segcli runs networks of 2 and 3 dimensions"):
         build("basicunet", {"spatial_dims": dims, "in_channels": 1, "out_channels": 2})
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"), [("uxnet3d", {"depths": [10**6, 2, 2, 2]}), ("segresnet", {"blocks_down": [10**6, 2, 2, 4]})]
+)
+def test_a_network_of_endless_layers_is_refused_while_it_is_built(family: str, sizes: dict[str, list[int]]) -> None:
+    with torch.device("meta"), pytest.raises(ModelError, match="more than 5,000 tensors"):
+        build(family, sizes)
+    assert build("pointwise", {})
