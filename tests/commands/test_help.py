@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import requires
 from importlib.resources import files
 
 import pytest
@@ -58,3 +59,9 @@ def test_the_card_that_the_text_shows_is_one() -> None:
     shown = json.loads(re.findall(r"```json\n(.*?)```", TEXTS["card"], re.DOTALL)[0])
     made = card.parse(shown)
     assert [label.name for label in made.structures] == ["kidney_left", "kidney_right"]
+
+
+def test_the_way_to_install_without_torch_names_every_other_dependency() -> None:
+    (listed,) = re.findall(r"^    pip install (numpy .*)$", TEXTS["install"], re.MULTILINE)
+    needed = {re.split(r"[^\w.-]", line)[0] for line in requires("segcli") or () if "extra ==" not in line}
+    assert {name.lower() for name in listed.split()} | {"torch"} == {name.lower() for name in needed}
