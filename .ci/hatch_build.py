@@ -38,7 +38,7 @@ class NiiVue(BuildHookInterface[Any]):
         try:
             for place, path in self._files(self.folder).items():
                 build_data["force_include"][str(path)] = place
-        except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
             self.app.display_warning(f"built without NiiVue, the viewer of --report html-viewer: {error}")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
