@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -71,6 +70,8 @@ def _address(folder: Path, source: Path) -> dict[str, str] | None:
 
     Any other path would tell names of folders, which are nobody's business.
     """
+    import json  # not before `--help` is told, which knows this room for the names
+
     try:
         said = json.loads((source / "dataset_description.json").read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from segcli.batch.bids import name_of
@@ -425,6 +424,8 @@ def _whole(write: Writer) -> Writer:
     """A writer whose file is whole or absent, however it is written."""
 
     def written(path: Path, case: Finished) -> Sequence[str]:
+        from tempfile import TemporaryDirectory
+
         from segcli.formats import atomic
 
         with TemporaryDirectory(prefix="segcli-") as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Annotated
 
 import typer
@@ -19,6 +18,8 @@ def help(
     topic: Annotated[str | None, typer.Argument(help="What it is about; without one, the topics are listed.")] = None,
 ) -> None:
     """Read about geometry, DICOM, models and their cards, engines, records, clusters, exit codes, Python."""
+    from importlib.resources import files
+
     texts = {p.name.removesuffix(".md"): p for p in (files("segcli") / "help").iterdir() if p.name.endswith(".md")}
     if topic is None:
         for name in sorted(texts):

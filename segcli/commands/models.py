@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as text
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -242,7 +241,9 @@ def import_model(
 def _print_made(folder: Path, notes: list[str], json: bool) -> None:
     """Print a model folder that was made: its path, or one document with its card."""
     if json:
-        document = text.loads((folder / "model.json").read_text())
+        from json import loads
+
+        document = loads((folder / "model.json").read_text())
         print_json({"schema": SCHEMA, "folder": str(folder), "notes": notes, "card": document})
         return
     print_line(str(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from copy import copy
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -19,7 +20,7 @@ from segcli.engines.precision import PRECISIONS, Precision
 from segcli.errors import UsageError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from segcli.formats import Form
 
@@ -100,30 +101,45 @@ def from_groups(*usual: str) -> Callable[[Callable[..., None]], Callable[..., No
 
     In the help the fields named in `usual` stand first, and then those of each dataclass below its docstring.
     """
+    return lambda run: _Grouped(run, usual)
 
-    def flat(run: Callable[..., None]) -> Callable[..., None]:
-        whole = inspect.signature(run, eval_str=True).parameters
-        groups: Document = {name: p.annotation for name, p in whole.items() if is_dataclass(p.annotation)}
 
-        def call(**values: Any) -> None:
-            made = {
-                name: group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
-                for name, group in groups.items()
-            }
-            run(**values, **made)
+class _Grouped:
+    """What `from_groups` makes of a function; its options are looked at when the command is made, not before."""
 
-        options = [p.replace(kind=p.KEYWORD_ONLY) for name, p in whole.items() if name not in groups]
-        for group in groups.values():
+    def __init__(self, run: Callable[..., None], usual: Sequence[str]) -> None:
+        self._run, self._usual = run, usual
+        self.__name__, self.__doc__ = run.__name__, run.__doc__
+
+    def __call__(self, **values: Any) -> None:
+        made = {
+            name: group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
+            for name, group in self._groups.items()
+        }
+        self._run(**values, **made)
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self._run, eval_str=True).parameters
+
+    @cached_property
+    def _groups(self) -> Document:
+        return {name: p.annotation for name, p in self._parameters.items() if is_dataclass(p.annotation)}
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        options = [p.replace(kind=p.KEYWORD_ONLY) for name, p in self._parameters.items() if name not in self._groups]
+        for group in self._groups.values():
             hints = get_type_hints(group, include_extras=True)
-            options += [_option(f.name, hints[f.name], f.default, group, usual) for f in fields(group)]
-        places = {name: i for i, name in enumerate(usual)}
+            options += [_option(f.name, hints[f.name], f.default, group, self._usual) for f in fields(group)]
+        places = {name: i for i, name in enumerate(self._usual)}
         options.sort(key=lambda p: places.get(p.name, len(places)))
-        call.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in options}
-        call.__name__, call.__doc__ = run.__name__, run.__doc__
-        return call
+        return inspect.Signature(options)
 
-    return flat
+    def __getattr__(self, name: str) -> Any:
+        if name != "__annotations__":
+            raise AttributeError(name)
+        return {p.name: p.annotation for p in self.__signature__.parameters.values()}
 
 
 def _option(name: str, hint: Any, default: Any, group: Any, usual: Sequence[str]) -> inspect.Parameter:
