@@ -230,3 +230,11 @@ def test_margins_of_a_plane_are_gathered_in_parts_and_are_those_of_the_whole(mon
         assert len(list(certainty._rows(logits.data, logits.data[:1]))) == (2 if values == 1 << 20 else 20)
         found.append(means.margins())
     assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("below", [5e-5, 5e-4])
+def test_a_class_below_another_by_no_more_than_rounding_is_still_compared(below: float) -> None:
+    slab = np.stack([np.full((2, 2, 2), 1.0), np.full((2, 2, 2), 1.0 - below)]).astype(np.float32)
+    first, second = _winning_boxes(slab, Decision((0, 1)))
+    assert first is not None
+    assert (second is not None) == (below < 1e-4)  # what interpolation in float32 may add

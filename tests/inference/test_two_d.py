@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden import DATA, Golden
 from golden import read as read_golden
+from models import CARD
 from runs import command
 from shapes import grid
 from torch.nn.functional import pad
@@ -16,7 +17,7 @@ from torch.nn.functional import pad
 from segcli.engines.choose import open_engine
 from segcli.errors import ModelError
 from segcli.formats import read, write_image
-from segcli.inference.prepare import neighbours
+from segcli.inference.prepare import neighbours, prepare
 from segcli.inference.segment import segment
 from segcli.models.card import ModelCard, parse
 from segcli.models.imports import adopt, options
@@ -106,6 +107,14 @@ def test_an_nnunet_of_slices_pads_them_with_a_constant(tmp_path: Path) -> None:
 def test_at_the_ends_the_last_slice_is_repeated() -> None:
     scan = volume(np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1), 0, 1.0)
     assert neighbours(scan, 0, 3).data[:, :, 0, 0].tolist() == [[0, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 3]]
+
+
+def test_24_beyond_the_image_each_channel_of_each_neighbour_has_its_own_value() -> None:
+    steps = [{"step": "outside", "value": value, "channels": [c]} for c, value in enumerate((-1, 5))]
+    sizes = {"slice_axis": 0, "slices": 3, "patch_size": [1, 8, 8], "spacing": None}
+    card = parse({**CARD, **sizes, "channels": ["T1", "T2"], "intensity": [{"step": "resample"}, *steps]})
+    scan = volume(np.zeros((2, 4, 8, 8), np.float32), 0, 1.0)
+    assert prepare(scan, card.procedure).outside.tolist() == [-1, 5] * 3  # as `neighbours` puts them
 
 
 def test_a_network_of_three_inputs_asks_whether_they_are_channels_or_slices(tmp_path: Path) -> None:

@@ -84,10 +84,27 @@ def test_a_zip_archive_is_the_folder_in_it(tmp_path: Path) -> None:
     assert imports.inspect(tmp_path / "b.zip").found == imports.inspect(BUNDLE).found
 
 
-def test_an_archive_that_climbs_out_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../PWNED", "a/../../PWNED", "/PWNED", "..\\PWNED", "C:PWNED"])
+def test_an_archive_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        archive.writestr("../PWNED", b"")
+        archive.writestr(name, b"")
     with pytest.raises(ModelError, match="leads outside the archive: not allowed"):
+        imports.inspect(tmp_path / "b.zip")
+
+
+def test_an_archive_with_a_link_in_it_is_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("weights.pt")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ModelError, match="leads outside the archive: not allowed"):
+        imports.inspect(tmp_path / "b.zip")
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.pt", bytes(11_000_000))
+    with pytest.raises(ModelError, match=r"b\.zip: unpacks to far more than its size: not allowed"):
         imports.inspect(tmp_path / "b.zip")
 
 
