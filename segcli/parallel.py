@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +15,22 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
+_most = sys.maxsize  # cores that this process shall use
+
+
+def use(most: int) -> None:
+    """From now on the process uses no more cores than this: others run beside it."""
+    global _most
+    _most = most
+    cores.cache_clear()
+
+
 @functools.cache
 def cores() -> int:
-    """CPU cores that the process may use: its affinity, and its control group's share rounded up."""
+    """CPU cores that the process may use: its affinity, its control group's share rounded up, and what `use` says."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = _group_share()
-    return max(1, allowed if share is None else min(allowed, math.ceil(share)))
+    return max(1, min(_most, allowed, *(() if share is None else (math.ceil(share),))))
 
 
 def each(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:

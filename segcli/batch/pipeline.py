@@ -88,9 +88,11 @@ def predict(
                     future.cancel()
 
 
-def run_case(case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options) -> Outcome:
-    """One case from file to files, in this thread: what a worker of a cluster does."""
-    job = Job(card, opened, to, with_names(options, card))
+def run_case(
+    case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch = unwatched
+) -> Outcome:
+    """One case from file to files, in this thread: what a worker does."""
+    job = Job(card, opened, to, with_names(options, card, several=bool(opened.others)), watch)
     result = _labelled(job, _guarded(job, case, read, case))
     return result if isinstance(result, Outcome) else _written(job, result)
 

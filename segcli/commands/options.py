@@ -209,7 +209,7 @@ _MEANT = {
     "--precision float16": "--fp16 --float16",
     "--precision bfloat16": "--bf16 --bfloat16",
     "--precision": "--amp --mixed-precision --dtype",
-    "--threads": "--jobs --workers --num-workers --nproc --cores --n-threads --num-threads",
+    "--threads": "--workers --num-workers --nproc --cores --n-threads --num-threads",
     "--batch": "--batch-size --sw-batch-size",
     "--overlap": "--step-size --tile-step-size --stride",
     "--max-ram": "--memory --ram",

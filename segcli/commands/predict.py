@@ -46,7 +46,7 @@ from segcli.commands.options import (
     size,
 )
 from segcli.commands.outcomes import FAIL_ON, Manners
-from segcli.commands.running import batch, piped
+from segcli.commands.running import Workers, batch, piped
 from segcli.commands.terminal import say
 from segcli.errors import UsageError
 
@@ -262,9 +262,21 @@ class Machine:
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows at a time.")] = None
     max_ram: MaxRAM = None
     max_vram: MaxVRAM = None
+    jobs: Annotated[
+        str,
+        typer.Option("--jobs", envvar="SEGCLI_JOBS", help="Cases at a time, each with its cores; or auto."),
+    ] = "1"
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="Dask: tcp://host:8786, or local:N.", envvar="SEGCLI_SCHEDULER")
     ] = None
+
+    @property
+    def workers(self) -> Workers:
+        if self.jobs != "auto" and not (self.jobs.isascii() and self.jobs.isdecimal() and 1 <= int(self.jobs) <= 1024):
+            raise UsageError(f"--jobs {self.jobs}: is neither auto nor a number from 1 to 1024")
+        if self.jobs != "1" and self.scheduler is not None:
+            raise UsageError("--jobs and --scheduler: give one of them", hint="local:N is Dask's own way")
+        return Workers(self.scheduler, None if self.jobs == "auto" else int(self.jobs))
 
     def opening(self, options: Options, to: Destination) -> Opening:
         from segcli.engines.opening import Opening
@@ -324,4 +336,4 @@ def predict(
         say("warning: --half is now --precision auto, the default, and goes in the next version")
     if outputs.streamed or given.inputs == ("-",):
         raise typer.Exit(piped(given, opening, to, options, manners, to_stdout=outputs.streamed))
-    raise typer.Exit(batch(given, opening, to, options, manners, machine.scheduler))
+    raise typer.Exit(batch(given, opening, to, options, manners, machine.workers))

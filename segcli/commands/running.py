@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from segcli.commands.terminal import Show, events_to, print_json, say, show_erro
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
-    from segcli.batch.cases import Given
+    from segcli.batch.cases import Case, Given
     from segcli.batch.outputs import Destination
     from segcli.batch.stages import Options, Outcome
     from segcli.engines.choose import Opened
@@ -23,9 +23,27 @@ if TYPE_CHECKING:
     from segcli.models.card import ModelCard
 
 
-def batch(
-    given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, scheduler: str | None
-) -> int:
+@dataclass(frozen=True)
+class Workers:
+    """Who runs a batch beside this process.
+
+    scheduler  of Dask; None for none
+    jobs       cases at a time in processes of this machine; None for as many as it has cores and memory for
+    """
+
+    scheduler: str | None = None
+    jobs: int | None = 1
+
+    def beside(self, cases: Sequence[Case], card: ModelCard, opening: Opening) -> int:
+        """Cases at a time."""
+        if self.jobs == 1:
+            return 1
+        from segcli.batch.side_by_side import jobs_for
+
+        return jobs_for(self.jobs, cases, card, opening)
+
+
+def batch(given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, workers: Workers) -> int:
     """Segment everything that was named; the exit code.
 
     stdout gets the path of each label map as it is done, or one JSON document at the end.
@@ -40,13 +58,21 @@ def batch(
     with events_to(manners.events) as events:
         show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
         ended: list[Outcome] = []
+        end: Callable[[Iterable[Path]], object] = list  # nothing, in one process
         stream: Iterable[Outcome]
         try:
-            if scheduler is not None:
-                from segcli.batch.cluster import anywhere, predict_on
+            if workers.scheduler is not None:
+                from segcli.batch.cluster import anywhere, end_workers, predict_on
 
-                placed = replace(opening, model=tuple(map(anywhere, opening.model)))
-                stream = predict_on(scheduler, found, placed, to, options, show.watch)
+                placed, end = replace(opening, model=tuple(map(anywhere, opening.model))), end_workers
+                stream = predict_on(workers.scheduler, found, placed, to, options, show.watch)
+            elif (jobs := workers.beside(found, card, opening)) > 1:
+                from segcli.batch.side_by_side import end_processes, predict_beside
+
+                end = end_processes
+                if not manners.quiet:
+                    show.line(f"{card.name}: {jobs} cases at a time")
+                stream = predict_beside(jobs, found, opening, to, options, show.watch)
             else:
                 stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
             for outcome in interruptible(stream, show):
@@ -54,10 +80,7 @@ def batch(
                 tell(ended[-1], show, manners, len(found))
         except BaseException as error:
             show.close()
-            if scheduler is not None:
-                from segcli.batch.cluster import end_workers
-
-                end_workers({path.parent for case in found for path in to.files(case, card)})
+            end({path.parent for case in found for path in to.files(case, card)})
             if ended or not isinstance(error, SegcliError):
                 say(summary(ended, len(found), time.perf_counter() - began, "stopped"))
             raise

@@ -1,0 +1,168 @@
+"""Cases side by side in processes of this machine, each with its share of the cores and of the memory.
+
+One network does not keep many cores busy: several cases at a time do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from segcli import formats
+from segcli.batch.budget import host_bytes
+from segcli.batch.cases import Case
+from segcli.batch.events import Event, Watch
+from segcli.batch.outputs import Destination
+from segcli.batch.pipeline import run_case
+from segcli.batch.stages import Options, Outcome, called
+from segcli.engines.driver import driver_devices
+from segcli.engines.opening import Opening
+from segcli.errors import OutOfMemory, SegcliError
+from segcli.formats.atomic import sweep
+from segcli.memory import available
+from segcli.models.card import ModelCard
+from segcli.models.library import find
+from segcli.parallel import cores, use
+from segcli.space.grids import model_grid
+from segcli.space.volume import Grid
+
+if TYPE_CHECKING:
+    from segcli.engines.choose import Opened
+
+_CORES = 4  # of one case, by `auto`: more gain little
+_PROCESS_BYTES = 1 << 30  # of a process with its libraries and a model, before the first scan
+
+
+def jobs_for(wanted: int | None, cases: Sequence[Case], card: ModelCard, opening: Opening) -> int:
+    """Cases at a time: as many as are wanted and the memory allows; by the cores for None, and one on a GPU.
+
+    The memory is that of the case with the largest files.
+    """
+    if wanted is None:
+        on_gpu = opening.device not in ("auto", "cpu") or (opening.device == "auto" and driver_devices() > 0)
+        wanted = 1 if on_gpu else cores() // _CORES
+    most = min(len(cases), wanted)
+    if most < 2:
+        return 1
+    largest = max(cases, key=lambda case: sum(path.stat().st_size for path in case.paths if path.is_file()))
+    grid = _grid_of(largest, card)
+    if grid is None:  # what is wrong with the case is told when its turn comes
+        return most
+    need = _PROCESS_BYTES + host_bytes(grid, 4, card, model_grid(grid, card.grid), on_disk=False)
+    room = available() if opening.max_ram is None else opening.max_ram
+    return max(1, min(most, room // need))
+
+
+class _Enough(Exception):
+    """The grid of a scan is known, and nobody wants its voxels."""
+
+
+def _grid_of(case: Case, card: ModelCard) -> Grid | None:
+    """The grid of a case without its voxels; None where it cannot be read."""
+    found: list[Grid] = []
+
+    def stop(grid: Grid) -> None:
+        found.append(grid)
+        raise _Enough
+
+    channels = len(card.channels)
+    with suppress(SegcliError, OSError, _Enough):
+        formats.read(case.paths, series=case.series, volume=case.volume, channels=channels, seen=stop)
+    return found[0] if found else None
+
+
+def predict_beside(
+    jobs: int, cases: Sequence[Case], opening: Opening, to: Destination, options: Options, watch: Watch
+) -> Iterator[Outcome]:
+    """Segment the cases, so many at a time; outcomes in the cases' order, the files those of a run one by one.
+
+    What a case tells is passed on when it has ended, but for its windows. A process that is lost costs its case.
+    """
+    share = max(1, (opening.threads or cores()) // jobs)
+    room = None if opening.max_ram is None else opening.max_ram // jobs
+    own = replace(opening, threads=share, max_ram=room)
+    free: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+    for _ in range(jobs):
+        free.put(_process(share))
+
+    def work(case: Case) -> tuple[Outcome, list[Event]]:
+        pool = free.get()
+        try:
+            return pool.submit(_work, case, own, to, options).result()
+        except BrokenProcessPool:
+            pool = _process(share)
+            said = f"{called(case)}: the process that labelled it was ended from outside"
+            return Outcome(case, "failed", error=OutOfMemory(said, hint="try fewer --jobs, or --max-ram")), []
+        finally:
+            free.put(pool)
+
+    with ThreadPoolExecutor(jobs, "segcli-jobs") as drivers:
+        for case, (outcome, told) in zip(cases, drivers.map(work, cases), strict=True):
+            for event in told:
+                watch(replace(event, case=case))
+            yield replace(outcome, case=case)
+    for _ in range(jobs):
+        free.get().shutdown()
+
+
+def end_processes(folders: Iterable[Path]) -> None:
+    """End the processes that run cases, and remove what they were writing into folders."""
+    running = multiprocessing.active_children()
+    for process in running:
+        process.kill()
+    for process in running:
+        process.join(2)
+    for folder in folders:
+        sweep(folder)
+
+
+_open: dict[Opening, tuple[ModelCard, Opened]] = {}  # in a process: the model that it has loaded
+
+
+def _process(share: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (share,))
+
+
+def _begin(share: int) -> None:
+    """A process of so many cores, that leaves signals to the one that has started it, and ends with it."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # of libraries, as in the command itself
+    use(share)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, name="segcli-parent", daemon=True).start()
+
+
+def _work(case: Case, opening: Opening, to: Destination, options: Options) -> tuple[Outcome, list[Event]]:
+    """One case in a process, and what it told, its windows left out; a refusal to open the model is its outcome."""
+    told: list[Event] = []
+
+    def watch(event: Event) -> None:
+        if event.name != "window":
+            told.append(event)
+
+    try:
+        if opening not in _open:
+            card = find(opening.model[0])
+            _open[opening] = (card, opening.open(card))
+        card, opened = _open[opening]
+        return run_case(case, card, opened, to, options, watch), told
+    except SegcliError as error:
+        return Outcome(case, "failed", error=error), told

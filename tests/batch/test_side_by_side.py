@@ -1,0 +1,194 @@
+"""Cases side by side in processes: the files, their order and what is told are those of a run one by one."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from models import organs
+from runs import command, environment, files, scans
+from scan_files import nifti
+
+from segcli import parallel
+from segcli.batch import side_by_side
+from segcli.batch.cases import Case
+from segcli.batch.side_by_side import jobs_for
+from segcli.engines.opening import Opening
+from segcli.models.card import ModelCard
+from segcli.models.library import read_card
+
+WORDS = ("--engine", "onnx", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return organs(tmp_path_factory.mktemp("models") / "organs")
+
+
+@pytest.fixture
+def card(folder: Path) -> ModelCard:
+    return read_card(folder)
+
+
+def told(text: bytes) -> list[tuple[str, str]]:
+    """Event and case of each line, but for windows."""
+    events = [json.loads(line) for line in text.splitlines()]
+    return [(event["event"], event["case"]) for event in events if event["event"] != "window"]
+
+
+def test_13_cases_side_by_side_give_the_same_bytes_in_the_same_order(folder: Path, tmp_path: Path) -> None:
+    scans(tmp_path / "in", 4)
+    (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no scan")
+    runs = {}
+    for jobs in ("1", "2"):
+        words = ("predict", "in", "-o", f"out{jobs}", "--model", str(folder), *WORDS, "--jobs", jobs)
+        runs[jobs] = command(*words, "--events", f"events{jobs}", "--report", "csv", cwd=tmp_path)
+    one, two = runs["1"], runs["2"]
+    assert (one.returncode, two.returncode) == (1, 1), two.stderr
+    assert one.stdout.replace(b"out1", b"out2") == two.stdout
+    assert files(tmp_path / "out1") == files(tmp_path / "out2")
+    assert b"2 cases at a time" in two.stderr
+    assert b"broken.nii.gz" in two.stderr
+    # Of each case the same, in the cases' order; alone, the next case is read while one is labelled.
+    ones, twos = (told((tmp_path / f"events{jobs}").read_bytes()) for jobs in "12")
+    assert sorted(ones) == sorted(twos)
+    order = list(dict.fromkeys(case for _, case in twos))
+    assert order == list(dict.fromkeys(case for _, case in ones))
+    assert [case for _, case in twos] == sorted((case for _, case in twos), key=order.index)
+
+
+def test_13_a_second_run_finds_everything_done(folder: Path, tmp_path: Path) -> None:
+    scans(tmp_path / "in", 2)
+    words = ("predict", "in", "-o", "out", "--model", str(folder), *WORDS)
+    assert command(*words, cwd=tmp_path).returncode == 0
+    again = command(*words, "--jobs", "2", "--json", cwd=tmp_path)
+    assert [case["status"] for case in json.loads(again.stdout)["cases"]] == ["skipped", "skipped"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--jobs", "0"), b"--jobs 0: is neither auto nor a number from 1 to 1024"),
+        (("--jobs", "many"), b"--jobs many: is neither auto"),
+        (("--jobs", "2", "--scheduler", "local:2"), b"--jobs and --scheduler: give one of them"),
+    ],
+)
+def test_13_jobs_is_a_number_or_auto_and_no_scheduler(tmp_path: Path, words: tuple[str, ...], said: bytes) -> None:
+    done = command("predict", "a.nii.gz", *words, cwd=tmp_path)
+    assert (done.returncode, said in done.stderr) == (2, True)
+
+
+def cases(folder: Path, count: int) -> list[Case]:
+    return [Case(path.name, (path,), folder) for path in scans(folder, count)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has", "free", "jobs"),
+    [
+        (None, 16, 1 << 40, 4),  # a case has four cores
+        (None, 6, 1 << 40, 1),
+        (None, 64, 1 << 40, 5),  # no more than there are cases
+        (3, 2, 1 << 40, 3),  # what is named is done
+        (3, 2, 5 << 29, 2),  # as far as the memory goes
+        (3, 2, 1 << 20, 1),
+    ],
+)
+def test_13_cases_at_a_time_follow_cores_and_memory(
+    card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int | None, has: int, free: int, jobs: int
+) -> None:
+    monkeypatch.setattr(side_by_side, "cores", lambda: has)
+    monkeypatch.setattr(side_by_side, "available", lambda: free)
+    monkeypatch.setattr(side_by_side, "driver_devices", lambda: 0)
+    opening = Opening((str(card.folder),))
+    assert jobs_for(wanted, cases(tmp_path, 5), card, opening) == jobs
+    assert jobs_for(wanted, cases(tmp_path, 5), card, replace(opening, max_ram=1 << 20)) == 1
+
+
+def test_13_on_a_gpu_auto_is_one_case_at_a_time(
+    card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "cores", lambda: 64)
+    monkeypatch.setattr(side_by_side, "driver_devices", lambda: 1)
+    found, opening = cases(tmp_path, 4), Opening((str(card.folder),))
+    assert jobs_for(None, found, card, opening) == jobs_for(None, found, card, replace(opening, device="cuda:0")) == 1
+    assert jobs_for(None, found, card, replace(opening, device="cpu")) == 4
+
+
+def test_13_a_process_uses_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parallel.cores()
+    try:
+        parallel.use(1)
+        assert parallel.cores() == 1
+    finally:
+        parallel.use(sys.maxsize)
+    assert parallel.cores() == before
+
+
+def works(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+def started(folder: Path, home: Path) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """A run of scans that take a while, at work in its two processes."""
+    data = np.random.default_rng(0).integers(-200, 200, (120, 120, 120)).astype("i2")
+    (home / "in").mkdir()
+    for i in range(6):
+        nifti(home / "in" / f"case{i}.nii.gz", data + i)
+    words = ["predict", "in", "-o", "out", "--model", str(folder), *WORDS, "--jobs", "2", "--threads", "2"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "segcli", *words],
+        cwd=home,
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    until = time.monotonic() + 240
+    while run.poll() is None and time.monotonic() < until:
+        children = [child for child in psutil.Process(run.pid).children() if works(child)]
+        if len(children) == 2 and (home / "out").is_dir():
+            return run, children
+        time.sleep(0.05)
+    run.kill()
+    raise AssertionError(run.communicate())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_13_a_run_that_is_ended_ends_its_processes_and_leaves_nothing_half(
+    folder: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    run, children = started(folder, tmp_path)
+    run.send_signal(number)
+    run.communicate(timeout=60)
+    assert run.returncode == code
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    if number != signal.SIGKILL:
+        assert not list((tmp_path / "out").glob(".*partial*"))
+    done = command("predict", "in", "-o", "out", "--model", str(folder), *WORDS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 6
+    assert not list((tmp_path / "out").glob(".*partial*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_13_a_process_that_is_lost_costs_its_case_alone(folder: Path, tmp_path: Path) -> None:
+    run, children = started(folder, tmp_path)
+    children[0].kill()
+    _, said = run.communicate(timeout=300)
+    assert run.returncode in (0, 1, 71), said
+    made = len(list((tmp_path / "out").glob("*_seg.nii.gz")))
+    assert made >= 5
+    assert (made == 6) == (run.returncode == 0)  # it was between two cases
+    if made == 5:
+        assert b"was ended from outside" in said
