@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
-from segcli.networks.registry import Inferred, Shapes, Small
+from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
 class BasicUNet(nn.Module):
@@ -58,6 +58,12 @@ class BasicUNet(nn.Module):
         return logits
 
 
+ABOUT = About(
+    "BasicUNet",
+    "Falk et al. 2019, Nature Methods 16:67; MONAI's BasicUNet",
+    "2-D and 3-D",
+    "the activation unless it is PReLU",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"basicunet": BasicUNet, "monai_basicunet": BasicUNet}
 
 SMALL = {"basicunet": Small({"features": [8, 8, 16, 16, 32, 8]})}

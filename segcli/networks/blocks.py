@@ -29,6 +29,7 @@ INSTANCE_NORMS: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {
     3: nn.InstanceNorm3d,
 }
 INSTANCE = ("instance", "instance_nvfuser")  # the second computes the same, with kernels of NVIDIA's apex
+UPSAMPLING = ("deconv", "deconvgroup", "nontrainable", "pixelshuffle")
 BATCH_NORMS: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -144,8 +145,8 @@ class UpBlock(nn.Module):
 class UpSample(nn.Module):
     """A map at `scale` times its size.
 
-    mode           a transposed convolution ("deconv"), linear between voxels ("nontrainable"), or a convolution that
-                   gives each voxel's parts as channels ("pixelshuffle")
+    mode           a transposed convolution ("deconv"), one for each channel by itself ("deconvgroup"), linear between
+                   voxels ("nontrainable"), or a convolution that gives each voxel's parts as channels ("pixelshuffle")
     kernel         of the transposed convolution
     align_corners  of linear interpolation: whether the outermost voxel centres stay where they are
     """
@@ -162,8 +163,8 @@ class UpSample(nn.Module):
         dims: int = 3,
     ) -> None:
         super().__init__()
-        if mode not in ("deconv", "nontrainable", "pixelshuffle"):
-            raise ValueError(f"upsampling is 'deconv', 'nontrainable' or 'pixelshuffle', not {mode!r}")
+        if mode not in UPSAMPLING:
+            raise ValueError(f"upsampling is {', '.join(map(repr, UPSAMPLING))}, not {mode!r}")
         self.interpolation = {2: "bilinear", 3: "trilinear"}[dims]
         self.align_corners = align_corners
         self.mode = mode
@@ -172,10 +173,12 @@ class UpSample(nn.Module):
             if set(self.scale) != {2}:
                 raise ValueError("'pixelshuffle' enlarges all axes alike; where they differ take another upsampling")
             self.pixelshuffle = PixelShuffle(in_chans, out_chans, bias, dims)
-        elif mode == "deconv":
+        elif mode != "nontrainable":
             pad: Any = tuple((q - 1) // 2 for q in k)
             extra: Any = tuple(2 * p + s - q for p, s, q in zip(pad, self.scale, k, strict=True))
-            self.deconv = TRANSPOSED[dims](in_chans, out_chans, k, self.scale, pad, extra, bias=bias)
+            groups = out_chans if mode == "deconvgroup" and in_chans % out_chans == 0 else 1
+            made = TRANSPOSED[dims](in_chans, out_chans, k, self.scale, pad, extra, groups, bias)
+            self.add_module(mode, made)
         elif in_chans != out_chans:
             self.preconv = CONVOLUTIONS[dims](in_chans, out_chans, 1, bias=bias)
 
@@ -422,4 +425,4 @@ def upsampling(shapes: Facts, name: str) -> str:
     """The mode of the up-sampling under a name."""
     if f"{name}.pixelshuffle.conv_block.weight" in shapes:
         return "pixelshuffle"
-    return "deconv" if f"{name}.deconv.weight" in shapes else "nontrainable"
+    return next((mode for mode in ("deconv", "deconvgroup") if f"{name}.{mode}.weight" in shapes), "nontrainable")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import Spec
-from segcli.networks.registry import Inferred, Shapes, Small
+from segcli.networks.registry import About, Inferred, Shapes, Small
 from segcli.networks.uxnet3d import PointwiseMLP, UXDecoder, UXEncoder, infer_sizes, is_dense
 
 # How offsets are made. The flat forms are the repository's: a 1x1x1 convolution with padding 1, whose output, two
@@ -169,6 +169,7 @@ class DeformUXNet3D(UXDecoder):
 _CONV3 = partial(DeformUXNet3D, offset_branch="conv3x3x3_pad1")
 _DENSE = partial(DeformUXNet3D, pointwise="dense")
 
+ABOUT = About("3D DeformUX-Net", "Lee et al. 2023, arXiv:2310.00199", "3-D", "the padding of the offsets' branch")
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "deformuxnet": DeformUXNet3D,
     "deformuxnet_conv1offset": DeformUXNet3D,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import BasicBlock, ResidualBlock, Size, Spec, UpBlock, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
 class DynUNet(nn.Module):
@@ -83,6 +83,12 @@ class DynUNet(nn.Module):
         return logits
 
 
+ABOUT = About(
+    "DynUNet",
+    "Isensee et al. 2018, arXiv:1809.10486; MONAI's DynUNet",
+    "2-D and 3-D",
+    "the first stride, and the activation unless it is PReLU",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"dynunet": DynUNet}
 
 SMALL = {

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from segcli.documents import Document
 from segcli.networks.blocks import CONVOLUTIONS, TRANSPOSED
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 # A parameter that only lets training forget activations.
 INERT: tuple[str, ...] = (r"dummy_tensor",)
@@ -171,6 +171,9 @@ def sized(letter: str, kernel_size: int, in_channels: int, n_classes: int) -> In
     )
 
 
+ABOUT = About(
+    "MedNeXt", "Roy et al. 2023, arXiv:2303.09975; S, B, M, L", "2-D and 3-D", "whether blocks add their input"
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"mednext": MedNeXt}
 
 _SMALL: Document = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 # By the number of convolutions before the last: that of the paper, and that of brainchop's models.
 _USUAL = {
@@ -67,6 +67,12 @@ class MeshNet(nn.Module):
         return logits
 
 
+ABOUT = About(
+    "MeshNet",
+    "Fedorov et al. 2017, arXiv:1612.00940; brainchop",
+    "3-D",
+    "the dilations, the activation, a norm without scale: model.json says",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"meshnet": MeshNet}
 
 SMALL = {"meshnet": Small({"channels": 5, "dilations": [1, 2, 4, 1], "norm": True, "act": "gelu"})}

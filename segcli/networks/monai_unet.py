@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import CONVOLUTIONS, Size, Spec, conv_unit, each_axis, norm_spec
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
 class ResidualUnit(nn.Module):
@@ -112,6 +112,12 @@ class UNet(nn.Module):
         return logits
 
 
+ABOUT = About(
+    "UNet",
+    "Kerfoot et al. 2019, LNCS 11395:371; MONAI's UNet",
+    "2-D and 3-D",
+    "strides without residual units, the order of norm and activation, the activation unless it is PReLU",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"monai_unet": UNet, "unet": UNet}
 
 SMALL = {

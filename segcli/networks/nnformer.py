@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import each_axis
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 Triple = tuple[int, int, int]
 
@@ -496,6 +496,9 @@ def _norm_first_axis(norm: nn.Module, x: Tensor) -> Tensor:
     return y.permute(0, 4, 1, 2, 3)
 
 
+ABOUT = About(
+    "nnFormer", "Zhou et al. 2021, arXiv:2109.03201", "3-D", "the window, and the sides of the attention's windows"
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "nnformer": NNFormer,
     "nnformer_synapse": NNFormer,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document, Facts
 from segcli.networks.blocks import CONVOLUTIONS, TRANSPOSED, each_axis
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 # That library registers the parts of a unit twice (`conv`, `norm`, and again in the list `all_modules`),
 # and the encoder a second time inside the decoder. The copies are the same tensors.
@@ -385,6 +385,12 @@ def _per_axis(value: Sizes, stages: int, dims: int, argument: str) -> list[list[
     return sizes
 
 
+ABOUT = About(
+    "nnU-Net's U-Nets, plain and residual",
+    "Isensee et al. 2021, Nature Methods 18:203; 2024, arXiv:2404.09556",
+    "2-D and 3-D",
+    "the activation and the norm's epsilon: plans say",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "nnunet_plain": PlainConvUNet,
     "nnunet_plainconv": PlainConvUNet,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from segcli.networks.registry import Inferred, Shapes, Small
+from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
 class Pointwise(nn.Module):
@@ -23,6 +23,7 @@ class Pointwise(nn.Module):
         return logits
 
 
+ABOUT = About("a convolution of 1x1x1", "no paper: the smallest network, for tests", "3-D")
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"pointwise": Pointwise}
 
 SMALL = {"pointwise": Small({}, counted=("in_chans", "out_chans"))}

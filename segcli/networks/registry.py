@@ -1,7 +1,7 @@
 """Networks, one a file: build one by name, or tell from tensor names and shapes which one it is.
 
 A package offers a module of the same kind through the entry points "segcli.networks": FAMILIES (name -> what makes the
-network), and as far as there is something to say `infer`, INERT and SMALL (name -> Small).
+network), and as far as there is something to say `infer`, INERT, SMALL (name -> Small) and ABOUT.
 """
 
 import inspect
@@ -43,6 +43,20 @@ class Inferred:
     config: Document
     unsure: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class About:
+    """What a network is, for people.
+
+    paper   and whose implementation it follows
+    untold  what its tensors do not tell
+    """
+
+    title: str
+    paper: str
+    form: str
+    untold: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,6 +202,15 @@ def small_networks() -> dict[str, Small]:
     found: dict[str, Small] = {}
     for module in _modules():
         found |= getattr(module, "SMALL", {})
+    return dict(sorted(found.items()))
+
+
+def known() -> dict[str, tuple[About | None, tuple[str, ...]]]:
+    """Every network by the first of its names: what it is, where its module says so, and all its names."""
+    found = {}
+    for module in _modules():
+        if names := tuple(getattr(module, "FAMILIES", {})):
+            found[names[0]] = (getattr(module, "ABOUT", None), names)
     return dict(sorted(found.items()))
 
 

@@ -27,7 +27,7 @@ from segcli.networks.blocks import (
     upsampling,
 )
 from segcli.networks.blocks import norm as normalisation
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 GROUPS_OF_8: Spec = ("GROUP", {"num_groups": 8})
 
@@ -252,6 +252,12 @@ def _plain_conv(in_chans: int, out_chans: int, kernel: Size, stride: Size = 1, d
     return CONVOLUTIONS[dims](in_chans, out_chans, k, each_axis(stride, dims), pad, bias=False)
 
 
+ABOUT = About(
+    "SegResNet and SegResNetDS",
+    "Myronenko 2018, arXiv:1810.11654; MONAI's",
+    "2-D and 3-D",
+    "the groups of the norm, and the activation unless it is PReLU",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"segresnet": SegResNet, "segresnetds": SegResNetDS}
 
 SMALL = dict.fromkeys(("segresnet", "segresnetds"), Small({"init_filters": 8}))

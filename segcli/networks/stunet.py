@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 # Channels of the first level, and residual blocks of each, by the word that its trainers' names end with.
 SIZES = {"small": (16, 1), "base": (32, 1), "large": (64, 2), "huge": (96, 3)}
@@ -145,6 +145,7 @@ def _three(size: Sequence[int]) -> tuple[int, int, int]:
     return d, h, w
 
 
+ABOUT = About("STU-Net", "Huang et al. 2023, arXiv:2304.06716; S, B, L, H", "3-D", "the strides: plans say")
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"stunet": STUNet}
 
 _SMALL: Document = {

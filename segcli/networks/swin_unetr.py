@@ -3,6 +3,7 @@
 Facts: MONAI 0.9 to 1.6, `networks.nets.SwinUNETR`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -12,8 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import MLP, Spec, UpBlock, channels_first, channels_last, layer, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.blocks import (
+    CONVOLUTIONS,
+    MLP,
+    Spec,
+    UpBlock,
+    channels_first,
+    channels_last,
+    layer,
+    norm_spec,
+    output_block,
+)
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 # The eight voxels (of D, H, W) that merge into one, in the order of their channels. MONAI 0.9 to 1.4 takes
 # two of them twice and leaves two out; every published checkpoint was trained so, and another order spoils
@@ -23,6 +34,7 @@ MERGING = {
     "new": ("000", "100", "010", "001", "110", "101", "011", "111"),
     "mergingv2": ("000", "001", "010", "011", "100", "101", "110", "111"),
 }
+_FLAT_MERGING = ("00", "10", "01", "11")  # of (H, W), in all versions
 
 
 class WindowAttention(nn.Module):
@@ -89,38 +101,39 @@ class SwinBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         # Sizes are constants in an exported graph: a window's mask depends on them.
-        size, c = [int(s) for s in x.shape[1:4]], self.attn.qkv.in_features
+        size, c = [int(s) for s in x.shape[1:-1]], self.attn.qkv.in_features
         window = [min(w, s) for w, s in zip(self.window, size, strict=True)]
         shift = [0 if s <= w else t for w, s, t in zip(self.window, size, self.shift, strict=True)]
         pad = [-s % w for w, s in zip(window, size, strict=True)]
-        x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0]))
+        x = F.pad(x, (0, 0, *(n for p in reversed(pad) for n in (0, p))))
         padded = [s + p for s, p in zip(size, pad, strict=True)]
         grid = [s // w for s, w in zip(padded, window, strict=True)]
-        mask = None
+        mask, axes = None, tuple(range(1, 1 + len(size)))
         if any(shift):
-            x = x.roll([-t for t in shift], (1, 2, 3))
+            x = x.roll([-t for t in shift], axes)
             # The sum with zeros of the input's shape keeps the mask out of exported files: it has 160 MB at 96^3.
             numbers = torch.zeros_like(x[:1, ..., :1]) + region_numbers(padded, window, shift).to(x)
             regions = to_windows(numbers, grid, window)
             mask = (regions.transpose(1, 2) != regions) * -100.0  # (windows, n, n)
         x = self.attn(to_windows(x, grid, window), mask)
-        x = x.reshape(-1, *grid, *window, c).permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, *padded, c)
+        apart = [at for axis in axes for at in (axis, axis + len(size))]
+        x = x.reshape(-1, *grid, *window, c).permute(0, *apart, 1 + 2 * len(size)).reshape(-1, *padded, c)
         if any(shift):
-            x = x.roll(shift, (1, 2, 3))
-        return x[:, : size[0], : size[1], : size[2]]
+            x = x.roll(shift, axes)
+        return x[(slice(None), *(slice(0, s) for s in size))]
 
 
 class PatchMerging(nn.Module):
-    """Eight voxels become one of twice the width; the order of the eight is a property of the weights."""
+    """Eight voxels, or four of a slice, become one of twice the width; their order is a property of the weights."""
 
-    def __init__(self, channels: int, order: str) -> None:
+    def __init__(self, channels: int, order: str, dims: int) -> None:
         super().__init__()
-        self.order = MERGING[order]
-        self.norm = nn.LayerNorm(8 * channels)
-        self.reduction = nn.Linear(8 * channels, 2 * channels, bias=False)
+        self.order = MERGING[order] if dims == 3 else _FLAT_MERGING
+        self.norm = nn.LayerNorm(2**dims * channels)
+        self.reduction = nn.Linear(2**dims * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        corners = [x[:, int(o[0]) :: 2, int(o[1]) :: 2, int(o[2]) :: 2] for o in self.order]
+        corners = [x[(slice(None), *(slice(int(n), None, 2) for n in o))] for o in self.order]
         out: Tensor = self.reduction(self.norm(torch.cat(corners, -1)))  # (N, D/2, H/2, W/2, 2C)
         return out
 
@@ -142,7 +155,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(
             *[SwinBlock(channels, heads, window, i % 2 == 1, mlp_ratio, qkv_bias) for i in range(depth)]
         )
-        self.downsample = PatchMerging(channels, order)
+        self.downsample = PatchMerging(channels, order, len(window))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = channels_first(self.downsample(self.blocks(channels_last(x))))
@@ -152,9 +165,9 @@ class Stage(nn.Module):
 class PatchEmbedding(nn.Module):
     """Each patch of voxels becomes one token."""
 
-    def __init__(self, in_channels: int, channels: int, patch_size: int, patch_norm: bool) -> None:
+    def __init__(self, in_channels: int, channels: int, patch_size: int, patch_norm: bool, dims: int) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(in_channels, channels, patch_size, patch_size)
+        self.proj = CONVOLUTIONS[dims](in_channels, channels, patch_size, patch_size)
         self.norm = nn.LayerNorm(channels) if patch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,13 +197,14 @@ class SwinTransformer(nn.Module):
         self.normalize = normalize
         self.feature_size = feature_size
         self.use_v2 = use_v2
-        self.patch_embed = PatchEmbedding(in_channels, feature_size, patch_size, patch_norm)
+        dims = len(window)
+        self.patch_embed = PatchEmbedding(in_channels, feature_size, patch_size, patch_norm, dims)
         for i, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
             width = feature_size * 2**i
             stage = Stage(width, depth, heads, window, mlp_ratio, qkv_bias, order)
             self.add_module(f"layers{i + 1}", nn.ModuleList([stage]))
             if use_v2:
-                self.add_module(f"layers{i + 1}c", nn.ModuleList([layer(width, width)]))
+                self.add_module(f"layers{i + 1}c", nn.ModuleList([layer(width, width, dims=dims)]))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.patch_embed(x)
@@ -211,7 +225,7 @@ class SwinTransformer(nn.Module):
 class SwinUNETR(nn.Module):
     """SwinUNETR, versions 1 and 2.
 
-    x        (N, in_channels, D, H, W), each size a multiple of 32
+    x        (N, in_channels, D, H, W), each size a multiple of 32; without D where spatial_dims is 2
     returns  (N, out_channels, D, H, W), logits
 
     legacy_merging  whether downsample="merging" is that of MONAI 0.9 to 1.4 (all published checkpoints)
@@ -242,8 +256,6 @@ class SwinUNETR(nn.Module):
         dropout_path_rate: float = 0,
         use_checkpoint: bool = False,
     ) -> None:
-        if spatial_dims != 3:
-            raise ValueError(f"SwinUNETR is built for 3 dimensions here, not {spatial_dims}")
         if downsample not in ("merging", "mergingv2"):
             raise ValueError(f"downsample is 'merging' or 'mergingv2', not {downsample!r}")
         super().__init__()
@@ -252,7 +264,7 @@ class SwinUNETR(nn.Module):
         self.swinViT = SwinTransformer(
             in_channels,
             f,
-            (window_size,) * 3 if isinstance(window_size, int) else window_size,
+            (window_size,) * spatial_dims if isinstance(window_size, int) else window_size,
             patch_size,
             depths,
             num_heads,
@@ -263,33 +275,35 @@ class SwinUNETR(nn.Module):
             order,
             use_v2,
         )
-        self.encoder1 = layer(in_channels, f, norm_name)
-        self.encoder2 = layer(f, f, norm_name)
-        self.encoder3 = layer(2 * f, 2 * f, norm_name)
-        self.encoder4 = layer(4 * f, 4 * f, norm_name)
-        self.encoder10 = layer(16 * f, 16 * f, norm_name)
+        self.encoder1 = layer(in_channels, f, norm_name, dims=spatial_dims)
+        for i, times in ((2, 1), (3, 2), (4, 4), (10, 16)):
+            self.add_module(f"encoder{i}", layer(times * f, times * f, norm_name, dims=spatial_dims))
         widths = [16 * f, 8 * f, 4 * f, 2 * f, f, f]
         for i, (a, b) in zip((5, 4, 3, 2, 1), pairwise(widths), strict=True):
-            self.add_module(f"decoder{i}", UpBlock(a, b, norm_name=norm_name))
-        self.out = output_block(f, out_channels)
+            self.add_module(f"decoder{i}", UpBlock(a, b, norm_name=norm_name, dims=spatial_dims))
+        self.out = output_block(f, out_channels, spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.swinViT(x)
         # The second deepest skip is the map itself: there is no encoder block for it.
         skips = [
             self.encoder1(x),
-            self.encoder2(maps[0]),
-            self.encoder3(maps[1]),
-            self.encoder4(maps[2]),
+            *(self.get_submodule(f"encoder{i + 2}")(maps[i]) for i in range(3)),
             maps[3],
         ]
-        u = self.encoder10(maps[4])
+        u = self.get_submodule("encoder10")(maps[4])
         for i in (5, 4, 3, 2, 1):
             u = getattr(self, f"decoder{i}")(u, skips.pop())
         logits: Tensor = self.out(u)
         return logits
 
 
+ABOUT = About(
+    "SwinUNETR, versions 1 and 2",
+    "Hatamizadeh et al. 2022, arXiv:2201.01266; He et al. 2023; MONAI's",
+    "2-D and 3-D",
+    "the order of patch merging, and whether the encoder's maps are normalised",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "swinunetr": SwinUNETR,
     "swinunetr_legacy_merging": SwinUNETR,
@@ -322,16 +336,18 @@ def region_numbers(size: Sequence[int], window: Sequence[int], shift: Sequence[i
         torch.tensor([0.0] * (s - w) + [1.0] * (w - t) + [2.0] * t if t else [0.0] * s)
         for s, w, t in zip(size, window, shift, strict=True)
     ]
-    numbers = 9 * along[0][:, None, None] + 3 * along[1][:, None] + along[2]
+    numbers = along[0]
+    for axis in along[1:]:
+        numbers = 3 * numbers[..., None] + axis
     return numbers[None, ..., None]
 
 
 def to_windows(x: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
     """(N, D, H, W, C) as (N * windows, voxels of a window, C)."""
-    (d, h, w), (a, b, c) = grid, window
-    channels = x.shape[-1]
-    x = x.reshape(-1, d, a, h, b, w, c, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(-1, a * b * c, channels)
+    channels, dims = x.shape[-1], len(grid)
+    x = x.reshape(-1, *(n for pair in zip(grid, window, strict=True) for n in pair), channels)
+    x = x.permute(0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
+    return x.reshape(-1, math.prod(window), channels)
 
 
 def infer(shapes: Shapes) -> Inferred | None:
@@ -344,7 +360,8 @@ def infer(shapes: Shapes) -> Inferred | None:
     if not all(name in shapes for name in telling):
         return None
     feature_size, in_channels, patch_size = shapes[stem][:3]
-    window = (round(shapes[table.format(1)][0] ** (1 / 3)) + 1) // 2
+    dims = len(shapes[stem]) - 2
+    window = (round(shapes[table.format(1)][0] ** (1 / dims)) + 1) // 2
     config: Document = {
         "in_channels": in_channels,
         "out_channels": shapes["out.conv.conv.weight"][0],
@@ -358,9 +375,9 @@ def infer(shapes: Shapes) -> Inferred | None:
         "norm_name": norm_spec(shapes, "encoder1.layer.norm1"),
         "patch_norm": "swinViT.patch_embed.norm.weight" in shapes,
         "use_v2": "swinViT.layers1c.0.layer.conv1.conv.weight" in shapes,
+        **({"spatial_dims": 2} if dims == 2 else {}),
     }
-    unsure = (
-        "the order of patch merging: legacy_merging=True (MONAI 0.9 to 1.4, as all published checkpoints)",
-        "whether the encoder's maps are normalised: normalize=True",
-    )
+    merging = "the order of patch merging: legacy_merging=True (MONAI 0.9 to 1.4, as all published checkpoints)"
+    maps = "whether the encoder's maps are normalised: normalize=True"
+    unsure = (maps,) if dims == 2 else (merging, maps)
     return Inferred("swinunetr", config, unsure)

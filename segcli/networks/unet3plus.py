@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.networks.blocks import BATCH_NORMS, CONVOLUTIONS
-from segcli.networks.registry import Inferred, Shapes, Small
+from segcli.networks.registry import About, Inferred, Shapes, Small
 
 VARIANTS = ("base", "ds", "cgm")
 
@@ -162,6 +162,7 @@ def _branch(source: int, level: int) -> str:
     return f"h{source}_Cat_hd{level}" if source == level else f"hd{source}_UT_hd{level}"
 
 
+ABOUT = About("UNet 3+", "Huang et al. 2020, arXiv:2004.08790", "2-D and 3-D")
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unet3plus": UNet3Plus,
     "unet3plus_base": UNet3Plus,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
-from segcli.networks.registry import Inferred, Shapes, Small
+from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
 class BasicUNetPlusPlus(nn.Module):
@@ -66,6 +66,12 @@ class BasicUNetPlusPlus(nn.Module):
         return rows[0]
 
 
+ABOUT = About(
+    "UNet++",
+    "Zhou et al. 2018, arXiv:1807.10165; MONAI's BasicUNetPlusPlus",
+    "2-D and 3-D",
+    "the activation unless it is PReLU",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "basicunetplusplus": BasicUNetPlusPlus,
     "unetpp_monai": BasicUNetPlusPlus,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import (
+    CONVOLUTIONS,
     MLP,
     BasicBlock,
     ResidualBlock,
@@ -26,7 +27,7 @@ from segcli.networks.blocks import (
     norm_spec,
     output_block,
 )
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 PATCH = 16
 
@@ -34,9 +35,9 @@ PATCH = 16
 
 
 class PatchEmbedding(nn.Module):
-    """One token for each patch of 16 x 16 x 16 voxels, with its place added.
+    """One token for each patch of 16 voxels along each axis, with its place added.
 
-    x        (N, C, D, H, W)
+    x        (N, C, D, H, W), without D for slices
     returns  (N, D/16 * H/16 * W/16, hidden), the last axis fastest
     """
 
@@ -46,20 +47,21 @@ class PatchEmbedding(nn.Module):
             raise ValueError(f"proj_type is 'conv' or 'perceptron', not {proj_type!r}")
         self.grid = [s // PATCH for s in img_size]
         self.perceptron = proj_type == "perceptron"
-        linear = nn.Linear(in_channels * PATCH**3, hidden_size)
+        dims = len(self.grid)
+        linear = nn.Linear(in_channels * PATCH**dims, hidden_size)
         self.patch_embeddings: nn.Module = (
             nn.Sequential(OrderedDict([("1", linear)]))  # officially "0" cuts the patches
             if self.perceptron
-            else nn.Conv3d(in_channels, hidden_size, PATCH, PATCH)
+            else CONVOLUTIONS[dims](in_channels, hidden_size, PATCH, PATCH)
         )
         self.position_embeddings = nn.Parameter(torch.zeros(1, math.prod(self.grid), hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.perceptron:
-            d, h, w = self.grid
-            c = x.shape[1]
-            x = x.reshape(-1, c, d, PATCH, h, PATCH, w, PATCH)
-            x = x.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(-1, d * h * w, PATCH**3 * c)  # channel fastest
+            c, dims = x.shape[1], len(self.grid)
+            x = x.reshape(-1, c, *(n for along in self.grid for n in (along, PATCH)))
+            x = x.permute(0, *range(2, 2 * dims + 1, 2), *range(3, 2 * dims + 2, 2), 1)
+            x = x.reshape(-1, math.prod(self.grid), PATCH**dims * c)  # channel fastest
             tokens = self.patch_embeddings(x)
         else:
             tokens = self.patch_embeddings(x).flatten(2).transpose(1, 2)
@@ -131,17 +133,17 @@ class ProjectionUp(nn.Module):
     """A token map at 2, 4, 8 ... times its resolution: one up-sampling, then `stages` more, each with its block."""
 
     def __init__(
-        self, hidden_size: int, width: int, stages: int, norm_name: Spec, conv_block: bool, res_block: bool
+        self, hidden_size: int, width: int, stages: int, norm_name: Spec, conv_block: bool, res_block: bool, dims: int
     ) -> None:
         super().__init__()
-        self.transp_conv_init = conv_transposed(hidden_size, width, 2, 2)
+        self.transp_conv_init = conv_transposed(hidden_size, width, 2, 2, dims=dims)
 
         def stage() -> nn.Module:
-            up = conv_transposed(width, width, 2, 2)
+            up = conv_transposed(width, width, 2, 2, dims=dims)
             if not conv_block:
                 return up
             block = ResidualBlock if res_block else BasicBlock
-            return nn.Sequential(up, block(width, width, norm_name=norm_name))
+            return nn.Sequential(up, block(width, width, norm_name=norm_name, dims=dims))
 
         self.blocks = nn.ModuleList(stage() for _ in range(stages))
 
@@ -155,7 +157,7 @@ class ProjectionUp(nn.Module):
 class UNETR(nn.Module):
     """MONAI's UNETR, the network of the published checkpoint.
 
-    x        (N, in_channels, *img_size), each size a multiple of 16
+    x        (N, in_channels, *img_size), each size a multiple of 16; two sizes where spatial_dims is 2
     returns  (N, out_channels, *img_size), logits
 
     pos_embed is the name of proj_type before MONAI 1.4; dropout_rate has no effect after training.
@@ -179,21 +181,20 @@ class UNETR(nn.Module):
         qkv_bias: bool = False,
         pos_embed: str | None = None,
     ) -> None:
-        if spatial_dims != 3:
-            raise ValueError(f"UNETR is built for 3 dimensions here, not {spatial_dims}")
-        size = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
-        if any(s % PATCH for s in size):
-            raise ValueError(f"img_size {size} is not a multiple of {PATCH}")
+        size = (img_size,) * spatial_dims if isinstance(img_size, int) else tuple(img_size)
+        if len(size) != spatial_dims or any(s % PATCH for s in size):
+            raise ValueError(f"img_size {size} is not {spatial_dims} multiples of {PATCH}")
         super().__init__()
         f = feature_size
         self.vit = ViT(in_channels, size, hidden_size, mlp_dim, num_heads, pos_embed or proj_type, qkv_bias)
-        self.encoder1 = layer(in_channels, f, norm_name, res_block)
+        self.encoder1 = layer(in_channels, f, norm_name, res_block, spatial_dims)
         for i, (width, stages) in enumerate(((2 * f, 2), (4 * f, 1), (8 * f, 0)), start=2):
-            up = ProjectionUp(hidden_size, width, stages, norm_name, conv_block, res_block)
+            up = ProjectionUp(hidden_size, width, stages, norm_name, conv_block, res_block, spatial_dims)
             self.add_module(f"encoder{i}", up)
         for i, (a, b) in zip((5, 4, 3, 2), pairwise((hidden_size, 8 * f, 4 * f, 2 * f, f)), strict=True):
-            self.add_module(f"decoder{i}", UpBlock(a, b, norm_name=norm_name, residual=res_block))
-        self.out = output_block(f, out_channels)
+            up_block = UpBlock(a, b, norm_name=norm_name, residual=res_block, dims=spatial_dims)
+            self.add_module(f"decoder{i}", up_block)
+        self.out = output_block(f, out_channels, spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens, hidden = self.vit(x)
@@ -393,6 +394,12 @@ def to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
     return tokens.transpose(1, 2).reshape(-1, tokens.shape[2], *grid)
 
 
+ABOUT = About(
+    "UNETR, MONAI's and tamasino52's",
+    "Hatamizadeh et al. 2021, arXiv:2103.10504",
+    "2-D and 3-D",
+    "the attention heads, and the window unless it is a cube",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unetr": UNETR,
     "unetr_monai": UNETR,
@@ -433,7 +440,8 @@ def _infer_monai(shapes: Shapes) -> Inferred | None:
     tokens, hidden = shapes["vit.patch_embedding.position_embeddings"][1:]
     if embedding not in shapes or "encoder1.layer.conv1.conv.weight" not in shapes:
         return None
-    shape, heads, unsure = _unknown("img_size", tokens, hidden)
+    dims = len(shapes["encoder1.layer.conv1.conv.weight"]) - 2
+    shape, heads, unsure = _unknown("img_size", tokens, hidden, dims=dims)
     conv_block = "encoder2.blocks.0.0.conv.weight" in shapes
     config: Document = {
         "in_channels": shapes["encoder1.layer.conv1.conv.weight"][1],
@@ -448,6 +456,7 @@ def _infer_monai(shapes: Shapes) -> Inferred | None:
         "conv_block": conv_block,
         "res_block": "decoder2.conv_block.conv3.conv.weight" in shapes,
         "qkv_bias": "vit.blocks.0.attn.qkv.bias" in shapes,
+        **({"spatial_dims": 2} if dims == 2 else {}),
     }
     return Inferred("unetr_monai", config, unsure, () if len(set(shape)) == 1 else ("img_size",))
 
@@ -476,11 +485,20 @@ def _infer_tamasino(shapes: Shapes) -> Inferred:
     return Inferred(family, config, unsure, () if len(set(shape)) == 1 else ("img_shape",))
 
 
-def _unknown(size: str, tokens: int, width: int, patch: int = PATCH) -> tuple[list[int], int, tuple[str, ...]]:
+def _unknown(
+    size: str, tokens: int, width: int, patch: int = PATCH, dims: int = 3
+) -> tuple[list[int], int, tuple[str, ...]]:
     """The input's shape, a cube if there can be one, the published twelve heads, and what is unsure about both."""
-    edge = round(tokens ** (1 / 3))
-    cube = edge**3 == tokens
-    shape = [edge * patch] * 3 if cube else [patch, patch, tokens * patch]
+    edge = round(tokens ** (1 / dims))
+    cube = edge**dims == tokens
+    shape = [edge * patch] * dims if cube else [*[patch] * (dims - 1), tokens * patch]
     heads = next(h for h in (12, 8, 6, 4, 3, 2, 1) if width % h == 0)
     told = f"{size}: tensors tell {tokens} patches of {patch} voxels a side; "
-    return shape, heads, (told + (f"{shape} taken" if cube else "they make no cube"), f"the attention heads: {heads}")
+    return (
+        shape,
+        heads,
+        (
+            told + (f"{shape} taken" if cube else f"they make no {'cube' if dims == 3 else 'square'}"),
+            f"the attention heads: {heads}",
+        ),
+    )

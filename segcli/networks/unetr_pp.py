@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import ResidualBlock, Spec, conv, conv_transposed, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,7 @@ class UNETRPP(nn.Module):
         return self.decoder2(middle, self.encoder1(x)), middle, coarse
 
 
+ABOUT = About("UNETR++", "Shaker et al. 2022, arXiv:2212.04497", "3-D", "the sides of the window")
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unetrpp": UNETRPP,
     "unetrpp_synapse": UNETRPP,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Document
 from segcli.networks.blocks import ChannelNorm, Spec, UpBlock, layer, norm_spec, output_block
-from segcli.networks.registry import Inferred, Shapes, Small, length
+from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
 class PointwiseMLP(nn.Module):
@@ -139,6 +139,7 @@ class UXNet3D(UXDecoder):
         return self.decode(x, self.uxnet_3d(x))
 
 
+ABOUT = About("3D UX-Net", "Lee et al. 2022, arXiv:2209.15076", "3-D")
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "uxnet3d": UXNet3D,
     "uxnet3d_legacy_dense": partial(UXNet3D, pointwise="dense"),

@@ -121,8 +121,8 @@ class Exported:
     answer: Tensor
     allowed: float
 
-    def check(self, answer: Any) -> None:
-        assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=self.allowed)
+    def check(self, answer: Any, times: float = 1) -> None:
+        assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=times * self.allowed)
 
 
 def export(path: Path, model: Path) -> Exported:

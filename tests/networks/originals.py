@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from golden import formula_weights
 from safetensors.torch import save_file
@@ -68,6 +69,120 @@ MEDNEXT = {
 
 def stunet() -> nn.Module:
     return import_module("stunet_original").STUNet(**STUNET)
+
+
+LUNGMASK = {"in_channels": 1, "n_classes": 3, "depth": 4, "wf": 2}
+
+
+def lungmask() -> nn.Module:
+    found = import_module("lungmask.resunet")
+    return found.UNet(**LUNGMASK, padding=True, batch_norm=True, up_mode="upsample", residual=False)
+
+
+# Blocks of four resolutions: all operations, a resolution that is not given and one that is not taken.
+DINTS_CODES = {
+    "arch_code": [
+        [[1, 0, 1, 1, 0, 1, 1, 0, 1, 1], [1, 1, 1, 0, 1, 0, 1, 1, 0, 0], [1, 1, 0, 1, 1, 0, 1, 0, 0, 0]],
+        [[1, 0, 2, 3, 0, 4, 1, 0, 2, 1], [3, 4, 1, 0, 2, 0, 1, 3, 0, 0], [2, 1, 0, 4, 1, 0, 3, 0, 0, 0]],
+    ],
+    "node_a": [[1, 1, 0, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 0]],
+}
+DINTS = {"in_channels": 2, "num_classes": 3, **DINTS_CODES, "channel_mul": 0.125, "use_downsample": True}
+DINTS_FLAT = {
+    "in_channels": 1,
+    "num_classes": 2,
+    "arch_code": [[[1, 1, 1, 1], [1, 1, 0, 1]], [[1, 1, 1, 1], [1, 1, 0, 1]]],
+    "node_a": [[1, 1], [1, 1], [1, 1]],
+    "channel_mul": 0.25,
+    "use_downsample": False,
+    "spatial_dims": 2,
+}
+
+
+def dints(config: dict[str, Any]) -> nn.Module:
+    monai = import_module("monai.networks.nets.dints")
+    opened, chosen = (np.array(code) for code in config["arch_code"])
+    dims = config.get("spatial_dims", 3)
+    space = monai.TopologyInstance(
+        arch_code=[opened, chosen],
+        channel_mul=config["channel_mul"],
+        num_blocks=len(opened),
+        num_depths=len(config["node_a"][0]),
+        spatial_dims=dims,
+        use_downsample=config["use_downsample"],
+    )
+    return monai.DiNTS(
+        space,
+        config["in_channels"],
+        config["num_classes"],
+        spatial_dims=dims,
+        use_downsample=config["use_downsample"],
+        node_a=torch.from_numpy(np.array(config["node_a"])),
+    )
+
+
+UNEST = {
+    "in_channels": 1,
+    "out_channels": 3,
+    "img_size": [64, 64, 64],
+    "feature_size": 2,
+    "patch_size": 4,
+    "depths": [1, 2, 1],
+    "num_heads": [1, 2, 4],
+    "embed_dim": [16, 32, 64],
+}
+
+
+def unest() -> nn.Module:
+    """The bundle's own code with the size of the window as an argument: it is 96 there, whatever is asked for."""
+    return import_module("unest_original").UNesT(**UNEST | {"img_size": 64})
+
+
+SWIN_FLAT = {
+    "in_channels": 1,
+    "out_channels": 3,
+    "spatial_dims": 2,
+    "feature_size": 12,
+    "num_heads": [1, 2, 3, 4],
+    "window_size": 4,
+    "depths": [2, 2, 2, 2],
+}
+UNETR_FLAT = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "img_size": [48, 48],
+    "feature_size": 4,
+    "hidden_size": 48,
+    "mlp_dim": 64,
+    "num_heads": 4,
+    "spatial_dims": 2,
+}
+SEGRESNET_GROUPED = {
+    "spatial_dims": 3,
+    "init_filters": 8,
+    "in_channels": 2,
+    "out_channels": 3,
+    "blocks_down": [1, 2, 1],
+    "blocks_up": [1, 1],
+    "upsample_mode": "deconvgroup",
+}
+
+
+def monai(kind: str, config: dict[str, Any]) -> nn.Module:
+    return getattr(import_module("monai.networks.nets"), kind)(**config)
+
+
+class Automatic(nn.Module):
+    """VISTA3D asked for classes, background in front: it is where no class is above 0."""
+
+    def __init__(self, width: int, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.net = import_module("monai.networks.nets").vista3d132(encoder_embed_dim=width)
+        self.classes = torch.tensor(classes)[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.net(x, class_vector=self.classes).transpose(0, 1)
+        return torch.cat((torch.zeros_like(maps[:, :1]), maps), 1)
 
 
 def mednext(config: dict[str, Any]) -> nn.Module:
@@ -132,6 +247,47 @@ ORIGINALS = {
         (1, 2, 32, 48),
         _MEDNEXT_NAMES,
     ),
+    "lungmask_a": Original(
+        "lungmask 0.2.22 resunet.UNet",
+        LUNGMASK,
+        lungmask,
+        (2, 1, 32, 48),
+        dropped=[r".*\.residual_(input_conv|batchnorm)\..*"],
+    ),
+    "swinunetr_2d": Original(
+        f"{_OF_MONAI}.SwinUNETR", SWIN_FLAT, lambda: monai("SwinUNETR", SWIN_FLAT), (1, 1, 64, 96)
+    ),
+    "unetr_monai_2d": Original(f"{_OF_MONAI}.UNETR", UNETR_FLAT, lambda: monai("UNETR", UNETR_FLAT), (1, 2, 48, 48)),
+    "unetr_monai_2d_perceptron": Original(
+        f"{_OF_MONAI}.UNETR",
+        UNETR_FLAT | {"proj_type": "perceptron"},
+        lambda: monai("UNETR", UNETR_FLAT | {"proj_type": "perceptron"}),
+        (1, 2, 48, 48),
+    ),
+    "segresnet_deconvgroup": Original(
+        f"{_OF_MONAI}.SegResNet",
+        SEGRESNET_GROUPED,
+        lambda: monai("SegResNet", SEGRESNET_GROUPED),
+        (1, 2, 16, 24, 24),
+    ),
+    "vista3d_a": Original(
+        f"{_OF_MONAI}.vista3d132, without points",
+        {"encoder_embed_dim": 8, "classes": [3, 1, 22]},
+        lambda: Automatic(8, [3, 1, 22]),
+        (1, 1, 32, 32, 32),
+        [(r"net\.image_encoder", "image_encoder"), (r"net\.class_head", "class_head")],
+        stride=2,
+        dropped=[r"net\.(point_head|image_encoder\.up_layers)\..*"],
+    ),
+    "unest_a": Original(
+        "Project-MONAI/model-zoo@44dbc0c7 wholeBrainSeg_Large_UNEST_segmentation scripts/networks, any window",
+        UNEST,
+        unest,
+        (1, 1, 64, 64, 64),
+        stride=4,
+    ),
+    "dints_a": Original(f"{_OF_MONAI}.DiNTS", DINTS, lambda: dints(DINTS), (1, 2, 32, 64, 32), stride=2),
+    "dints_2d": Original(f"{_OF_MONAI}.DiNTS", DINTS_FLAT, lambda: dints(DINTS_FLAT), (1, 1, 16, 32)),
 }
 
 

@@ -35,7 +35,8 @@ _GIVEN: Document = {
 _NOTES = (
     "brainchop's layout: the image is conformed to 1 mm and shown whole, as one window of 256 voxels a side",
     "the percentiles are of the scan's voxels; brainchop takes them of the cube of 256 voxels a side, also beyond them",
-    "the orientation is that of niimath's conform, LIA; not compared with the original pipeline",
+    "the orientation is LIA, as niimath's conform gives it and brainchop 0.2.5 hands it on; its labels were "
+    "not compared with the original pipeline",
 )
 
 

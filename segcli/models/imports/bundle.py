@@ -54,7 +54,7 @@ def folder(path: Path, wanted: str | None = None) -> ModelSource:
     weights = weights_of(path / "models", config)
     stored = checkpoint.read(weights)
     table, said = checkpoint.taken(stored)
-    kind, named = network_of(config, metadata.get("monai_version"), notes)
+    kind, named = network_of(config, metadata.get("monai_version"), notes, path / "models")
     origin = f"MONAI bundle {metadata.get('name', path.name)} {metadata.get('version', '')}".strip()
     return ModelSource(
         f"MONAI bundle, {weights.name}",

@@ -23,12 +23,20 @@ def fields(stated: Stated, network: Recognised, recipe: ModelCard | None, given:
     known = recipe.document if recipe else {}
     origin = {"source": recipe.source} if recipe else {}
     found: Document = {**known, **stated.fields, **origin, **given}
-    size = network.size()
+    size = _window(network, found.get("slice_axis"))
     if size is not None:
         found.setdefault("patch_size", size)
     if network.family.startswith("unet3plus") and found.get("slice_axis") is not None:
         found.setdefault("padding", "edge")  # its slices are made multiples of 16 that way
     return found
+
+
+def _window(network: Recognised, slice_axis: int | None) -> list[int] | None:
+    """The window that is baked into a network, a slice with its one voxel; None for any, or a slice along no axis."""
+    size = network.size()
+    if size is None or network.dims == 3:
+        return size
+    return None if slice_axis is None else [*size[:slice_axis], 1, *size[slice_axis:]]
 
 
 def missing(found: Facts, network: Recognised) -> dict[str, str]:
@@ -111,7 +119,7 @@ def windowed(network: Recognised, checked: ModelCard, path: Path) -> Recognised:
     found = at(size)
     if found is not None:
         return found
-    likely = [network.size(), *_near(size, checked.slice_axis)]
+    likely = [_window(network, checked.slice_axis), *_near(size, checked.slice_axis)]
     near = [one for i, one in enumerate(likely) if one and one not in likely[:i] and at(one)][:2]
     told = [note for note in network.notes if note.startswith(SIZES)]
     raise ModelError(

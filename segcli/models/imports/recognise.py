@@ -55,17 +55,21 @@ class Recognised:
         return 2 if flat or self.arguments.get("spatial_dims") == 2 else 3
 
     def size(self) -> list[int] | None:
-        """The input size that is baked into the network; None when any will do, or when it is not known."""
+        """The input size that is baked into the network, two numbers for a network of slices.
+
+        returns  None when any will do, or when it is not known
+        """
         key = size_argument(self.family, self.arguments)
         if key is None or key in self.open:
             return None
         found = self.arguments[key]
-        return [int(found)] * 3 if isinstance(found, int) else [int(n) for n in found]
+        return [int(found)] * self.dims if isinstance(found, int) else [int(n) for n in found]
 
     def sized(self, size: Sequence[int]) -> Recognised | None:
         """The same network for windows of another size; None when these tensors are not those of that size."""
         network = Inferred(self.family, dict(self.arguments), tuple(self.notes), tuple(self.open))
-        found = network if size == self.size() else resized(network, size, shapes_of(self.folds[0]))
+        seen = [n for n in size if n != 1] if self.dims == 2 else list(size)  # a slice, without its one voxel
+        found = network if seen == self.size() else resized(network, seen, shapes_of(self.folds[0]))
         if found is None:
             return None
         return replace(self, arguments=found.config, notes=found.unsure, open=found.open)

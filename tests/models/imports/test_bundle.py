@@ -662,3 +662,112 @@ def test_a_later_file_reaches_into_objects_and_lists_and_nowhere_else(tmp_path: 
     third.write_text(json.dumps({"a#list#7": 3}))
     with pytest.raises(ModelError, match=r"c\.json: a field is of an unexpected kind"):
         merged([first, third])
+
+
+# ---- a network that a search found ----------------------------------------------------------------------------------
+
+
+DINTS = registry.small_networks()["dints"].all_arguments | {"num_classes": 2}
+
+
+def searched(folder: Path, codes: bool) -> Path:
+    """A bundle of a small DiNTS, as the zoo's: the code of its architecture is in a file beside the weights."""
+    space = {
+        "_target_": "monai.networks.nets.TopologyInstance",
+        "channel_mul": 0.25,
+        "num_blocks": 2,
+        "num_depths": 2,
+        "use_downsample": True,
+        "arch_code": ["$@arch_ckpt['arch_code_a']", "$@arch_ckpt['arch_code_c']"],
+        "device": "$torch.device('cuda')",
+    }
+    network = {
+        "_target_": "monai.networks.nets.DiNTS",
+        "dints_space": "@dints_space",
+        "in_channels": 1,
+        "num_classes": 2,
+        "use_downsample": True,
+        "node_a": "$torch.from_numpy(@arch_ckpt['node_a'])",
+    }
+    change = {
+        "arch_ckpt_path": "$@bundle_root + '/models/search_code_18590.pt'",
+        "arch_ckpt": "$torch.load(@arch_ckpt_path, map_location=torch.device('cuda'))",
+        "dints_space": space,
+        "network_def": network,
+    }
+    made = edited(folder, **change)
+    torch.manual_seed(0)
+    torch.save(registry.build("dints", DINTS).state_dict(), made / "models" / "model.pt")
+    if codes:
+        opened, chosen = (np.array(code) for code in DINTS["arch_code"])
+        held = {"arch_code_a": opened.astype(float), "arch_code_c": chosen, "node_a": np.array(DINTS["node_a"])}
+        torch.save({**held, "iter_num": 18590}, made / "models" / "search_code_18590.pt")
+    return made
+
+
+def test_the_code_of_a_searched_network_comes_from_the_file_beside_its_weights(tmp_path: Path) -> None:
+    made = library.read_card(imports.adopt(searched(tmp_path / "b", codes=True), to=tmp_path, name="m"))
+    assert made.architecture.name == "dints"
+    told = {key: made.architecture.arguments[key] for key in ("arch_code", "node_a", "channel_mul")}
+    assert told == {key: DINTS[key] for key in told}
+    assert dict(imports.inspect(tmp_path / "b").arguments)["in_channels"] == 1
+
+
+def test_a_searched_network_without_its_code_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"models/search_code_18590\.pt is missing"):
+        imports.inspect(searched(tmp_path / "b", codes=False))
+
+
+def test_a_network_of_the_bundles_own_code_is_told_by_its_tensors(tmp_path: Path) -> None:
+    sizes = {"img_size": 64, "feature_size": 4, "depths": [1, 1, 1], "num_heads": [1, 2, 4], "embed_dim": [32, 64, 128]}
+    network = {"_target_": "scripts.networks.unest.UNesT", "in_channels": 1, "out_channels": 2}
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [64, 64, 64], "sw_batch_size": 4, "overlap": 0.5}
+    folder = edited(tmp_path / "b", network_def=network, inferer=inferer)
+    net = registry.build("unest", {"in_channels": 1, "out_channels": 2, **sizes})
+    torch.save(net.state_dict(), folder / "models" / "model.pt")
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    told = dict(made.architecture.arguments)
+    assert (made.architecture.name, told["img_size"], told["num_heads"]) == ("unest", [64, 64, 64], [1, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("act", "name"),
+    [
+        ("$torch.nn.GELU", "gelu"),
+        ("torch.nn.SiLU", "swish"),
+        ("$monai.networks.layers.Act.PRELU", "prelu"),
+        (["$torch.nn.LeakyReLU", {"negative_slope": 0.1}], ["leakyrelu", {"negative_slope": 0.1}]),
+        ("RELU", "RELU"),
+    ],
+)
+def test_an_activation_that_is_given_as_a_class_is_called_by_its_name(tmp_path: Path, act: Any, name: Any) -> None:
+    network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"] | {"act": act}
+    folder = edited(tmp_path / "b", network_def=network)
+    if name == "prelu":
+        assert imports.inspect(folder).arguments["act"] == name
+        return
+    sizes = {k: v for k, v in network.items() if k != "_target_"} | {"act": name}
+    torch.save(registry.build("monai_unet", sizes).state_dict(), folder / "models" / "model.pt")
+    assert imports.inspect(folder).arguments["act"] == name
+
+
+def test_an_activation_of_a_bundles_own_code_is_not_guessed(tmp_path: Path) -> None:
+    network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"] | {"act": "$own.Act()"}
+    assert any(
+        "are Python and were not evaluated: act" in n
+        for n in imports.inspect(edited(tmp_path / "b", network_def=network)).notes
+    )
+
+
+def test_a_unetr_of_slices_has_the_windows_of_its_tensors(tmp_path: Path) -> None:
+    sizes = {"in_channels": 1, "out_channels": 2, "img_size": [32, 48], "feature_size": 4, "hidden_size": 24}
+    network = {"_target_": "UNETR", **sizes, "mlp_dim": 24, "num_heads": 2, "spatial_dims": 2}
+    inferer = {"_target_": "monai.inferers.SliceInferer", "roi_size": [32, 48], "spatial_dim": 2, "overlap": 0.25}
+    folder = edited(tmp_path / "b", network_def=network, inferer=inferer)
+    own = {k: v for k, v in network.items() if k != "_target_"}
+    torch.save(registry.build("unetr_monai", own).state_dict(), folder / "models" / "model.pt")
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    assert (made.slice_axis, made.window.size) == (2, (32, 48, 1))
+    scan = Volume(np.random.default_rng(0).normal(size=(1, 40, 50, 3)).astype(np.float32), Grid((40, 50, 3), np.eye(4)))
+    labels = segment(scan, made.procedure, open_engine(made, engine="torch", device="cpu").engine).labels
+    assert labels.data.shape == (1, 40, 50, 3)

@@ -31,6 +31,9 @@ PARAMETERS = {
     "deformuxnet-kits": None,
     "deformuxnet-pancreas": None,
     "deformuxnet-hepatic-vessels": None,
+    "lungmask-r231": 28_953_539,
+    "lungmask-r231-covidweb": 28_953_539,
+    "lungmask-ltrclobes": 28_953_734,
 }
 
 
