@@ -1,4 +1,4 @@
-"""segcli models: list, get, info, import, inspect, verify."""
+"""segcli models: list, get, info, import, inspect, networks, verify."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from segcli.models.card import ModelCard
     from segcli.models.imports import WhichModel
 
-commands = Commands("models", help="Models: list, get, info, import, inspect, verify.", invoke_without_command=True)
+commands = Commands(
+    "models", help="Models: list, get, info, import, inspect, networks, verify.", invoke_without_command=True
+)
 
 TableKey = Annotated[
     str | None, typer.Option("--table", help="Which tensors, where a file holds several networks: ema, teacher, ...")
@@ -284,6 +286,33 @@ def inspect(
     for key, value in found.items():
         if value not in (None, [], {}):
             print_line(f"{key:11} {plain(str(value))}")
+
+
+@commands.command()
+def networks(json: Json = False) -> None:
+    """Every network that checkpoints may be of: its paper, public weights, and what its tensors do not tell."""
+    from segcli.models.catalogue import entries
+    from segcli.networks.registry import known
+
+    rows: list[Document] = []
+    for name, (about, names) in known().items():
+        public = [e.id for e in entries().values() if e.network in names and not e.lacks]
+        rows.append({"name": name, **(asdict(about) if about else {}), "names": list(names), "public": public})
+    if json:
+        print_json({"schema": SCHEMA, "networks": rows})
+        return
+    for row in rows:
+        untold = row.get("untold")
+        print_line(f"{row['name']}  {row.get('title', '')}, {row.get('form', '')}")
+        print_line(f"    paper           {row.get('paper', '')}")
+        print_line(f"    public weights  {_first(row['public']) or 'none in the catalogue'}")
+        print_line(f"    its tensors     tell all sizes{f', but not {untold}' if untold else ''}")
+    say("`segcli models import` tells a network by its tensors and by what its container states")
+
+
+def _first(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @commands.command()

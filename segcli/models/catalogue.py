@@ -44,6 +44,7 @@ class Entry:
     card        fields of its card that neither the file nor an option states
     by_hand     how to get it where segcli cannot fetch it
     lacks       what it needs that segcli does not run; empty for a model that can be used
+    network     its family, as `segcli models networks` calls it; empty where it is not known
     """
 
     id: str
@@ -61,6 +62,7 @@ class Entry:
     spacing_mm: tuple[float, ...] = ()
     by_hand: str = ""
     lacks: str = ""
+    network: str = ""
 
     @property
     def rough(self) -> str | None:
@@ -81,7 +83,7 @@ def entries() -> Mapping[str, Entry]:
         for path in sorted((place / "catalogue").glob("*.json")):
             document = json.loads(path.read_text(encoding="utf-8"))
             for raw in document["models"]:
-                entry = _entry(raw, document["source"])
+                entry = _entry({"network": document.get("network", ""), **raw}, document["source"])
                 found.setdefault(entry.id, entry)
     return found
 

@@ -10,6 +10,7 @@ from models import organs
 from segcli.commands import models as answer
 from segcli.engines.export.verified import export_onnx
 from segcli.errors import InputError, ModelError
+from segcli.models import catalogue
 from segcli.models.library import file_sha256, read_card
 
 
@@ -43,3 +44,14 @@ def test_1_7_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(InputError, match=r"pipe\.onnx: not a regular file"):
         answer.verify(tmp_path / "pipe.onnx")
+
+
+def test_every_network_is_listed_with_its_paper_and_its_public_weights(capsys):
+    answer.networks(json=True)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["networks"]}
+    assert all(row["title"] and row["paper"] and row["form"] for row in rows.values())
+    assert {"stunet", "mednext", "dints", "unest", "meshnet", "lungmask"} <= rows.keys()
+    assert "monai-pancreas-dints" in rows["dints"]["public"]
+    assert "strides" in rows["stunet"]["untold"]
+    names = {name for row in rows.values() for name in row["names"]}
+    assert {entry.network for entry in catalogue.entries().values()} - {""} <= names
