@@ -130,7 +130,7 @@ def _fine(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) 
         return Found(segment_parts(scan, parts, card.decide, tick, how.wishes))
     if how.options.average == "probabilities":
         return Found(segment_at_the_scan(scan, members, tick, how.wishes))
-    if opened.others or card.after_at == "scan" or not members[0].procedure.decide.finished:
+    if opened.others or card.after_at == "scan" or not members[0].procedure.by_labels:
         return Found(segment_together(scan, members, tick, how.wishes))
     effects: list[Effect] = []
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.inference.frames import Frame
 from segcli.space.volume import Box, Volume, Voxels
 
 Values = NDArray[np.float32]
@@ -217,4 +218,4 @@ class Resample:
     whole: bool = False
 
 
-Preparation = Step | Crop | Resample
+Preparation = Step | Crop | Resample | Frame

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segcli.errors import InputError
 from segcli.inference.cascade import shown
 from segcli.inference.decide import Decision
+from segcli.inference.frames import Frame, Frames, framed
 from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, enclosed, foreground, normalise
 from segcli.inference.windows import WindowPlan
 from segcli.space.corners import zoomed
@@ -59,6 +60,11 @@ class Procedure:
         """Input channels of the network: the image's, once for each slice that it sees, and a first model's labels."""
         return len(self.channels) * self.slices + len(self.earlier)
 
+    @property
+    def by_labels(self) -> bool:
+        """Whether finished labels come back to the scan, and not logits."""
+        return self.decide.finished or any(isinstance(step, Frame) for step in self.steps)
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -67,12 +73,14 @@ class Prepared:
     image    (C, d, h, w) float32, normalised, cropped; then the labels of a cascade's first model
     wanted   the grid before the crop
     outside  (C,) of each channel, the value that lies beyond the image
+    frames   where slices were cut, each to a box of its own; None where they were not
     """
 
     image: Volume
     wanted: Grid
     outside: NDArray[np.float32]
     seconds: Mapping[str, float]
+    frames: Frames | None = None
 
 
 def prepare(scan: Volume, procedure: Procedure) -> Prepared:
@@ -83,9 +91,10 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
     wanted: Grid | None = None
     before = resampled = scan.grid
     cropped_first = False
+    frames: Frames | None = None
     pending: list[Step] = []
     for step in (*procedure.steps, None):
-        if step is not None and not isinstance(step, Resample | Crop):
+        if step is not None and not isinstance(step, Resample | Crop | Frame):
             pending.append(step)
             continue
         if pending:
@@ -95,6 +104,9 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
             cropped_first |= wanted is None
             image = image.crop(foreground(image, step))
             outside = outside if step.outside is None else beyond(step.outside, len(image.data))
+        elif isinstance(step, Frame):
+            assert procedure.slice_axis is not None  # a card with this step has one
+            image, frames = framed(image, step, procedure.slice_axis)
         elif isinstance(step, Resample):
             start = time.perf_counter()
             before, wanted = image.grid, model_grid(image.grid, procedure.grid)
@@ -109,6 +121,8 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
         image = Volume(image.data.astype(np.float32), image.grid, image.source)
     if cropped_first:
         wanted = _endless(image.grid)
+    if frames is not None:
+        wanted = image.grid
     if procedure.slice_axis is not None and procedure.slices > 1:
         image = neighbours(image, procedure.slice_axis, procedure.slices)
         outside = np.tile(outside, procedure.slices)
@@ -116,7 +130,7 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
         image = _with_labels(image, scan, procedure, before, resampled)
         outside = np.append(outside, np.zeros(len(procedure.earlier), np.float32))
     seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
-    return Prepared(image, wanted, outside, seconds)
+    return Prepared(image, wanted, outside, seconds, frames)
 
 
 def _with_labels(image: Volume, scan: Volume, procedure: Procedure, before: Grid, after: Grid) -> Volume:

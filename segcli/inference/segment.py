@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
+from segcli.errors import ModelError
 from segcli.inference.certainty import Means
 from segcli.inference.decide import Decision, Probabilities, Spread, as_probabilities, labels_on
 from segcli.inference.engine import Engine
@@ -89,7 +91,12 @@ def decided(
     """Labels of the scan, and what was wished for, from slabs on the grid of the prepared image.
 
     slabs    (K, d, h, w), or (K + 1, ...) with the share of an ensemble's members that decide otherwise
+    errors   ModelError: more than labels is wished for where slices were cut each to a box of its own
     """
+    if prepared.frames is not None and (wishes.probabilities or wishes.votes):
+        raise ModelError(
+            "a model that cuts each slice to the body gives labels alone", hint="leave probabilities and votes out"
+        )
     grid, part, wanted = scan.grid, prepared.image.grid, prepared.wanted
     began = time.perf_counter()
     network = _Timed(slabs)
@@ -101,10 +108,11 @@ def decided(
     probabilities = Probabilities(grid, decide, part, wanted, rule) if wishes.probabilities else None
     passing = means.watch(passing, Spread(grid, part, wanted, rule), votes)
     passing = probabilities.watch(passing) if probabilities else passing
-    if decide.finished:
+    if prepared.frames is not None or decide.finished:
         there = labels_on(part, passing, decide, part, wanted)
         there = wishes.steps(there) if wishes.steps else there
-        labels = labels_back(there, wanted, grid, "linear" if decide.back == "values" else "nearest")
+        how: Literal["nearest", "linear"] = "linear" if decide.back == "values" else "nearest"
+        labels = prepared.frames.back(there, grid) if prepared.frames else labels_back(there, wanted, grid, how)
     else:
         labels = labels_on(grid, passing, decide, part, wanted, rule)
     seconds = {

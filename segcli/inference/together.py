@@ -17,6 +17,7 @@ from segcli.errors import ModelError
 from segcli.inference.certainty import winners
 from segcli.inference.decide import Decision, Spread, probabilities
 from segcli.inference.engine import Engine
+from segcli.inference.frames import Frame
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, segment, window_count
 from segcli.inference.windows import Tick, no_tick, slide
@@ -42,6 +43,8 @@ def alike(first: Procedure, other: Procedure) -> None:
     errors   ModelError with the first difference
     """
     both = f"{first.name} and {other.name} are no ensemble"
+    if any(isinstance(step, Frame) for step in (*first.steps, *other.steps)):
+        raise ModelError(f"{both}: one cuts each slice to the body, and its answers lie on no grid")
     if first.channels != other.channels:
         raise ModelError(f"{both}: one sees {', '.join(first.channels)}, the other {', '.join(other.channels)}")
     ours, theirs = ({label.name: label.id for label in one.labels} for one in (first, other))

@@ -48,6 +48,15 @@ class FillStep(_After, frozen=True, kw_only=True, tag="fill"):
     structures: Structures = None
 
 
+class JoinStep(_After, frozen=True, kw_only=True, tag="join"):
+    """Pieces beside a structure's largest become part of the structure that they share most of their border with.
+
+    The smallest go first. Pieces that touch no structure stay, and pieces of one or two voxels.
+    """
+
+    structures: Structures = None
+
+
 class DropStep(_After, frozen=True, kw_only=True, tag="drop"):
     """Structures become background: they help the network or other steps, and are no answer."""
 
@@ -65,7 +74,7 @@ class WithinStep(_After, frozen=True, kw_only=True, tag="within"):
     structures: Structures = None
 
 
-AfterStep = LargestStep | SmallStep | FillStep | DropStep | WithinStep
+AfterStep = LargestStep | SmallStep | FillStep | JoinStep | DropStep | WithinStep
 AFTER: dict[str, type[AfterStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AfterStep)}
 
 

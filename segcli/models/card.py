@@ -9,26 +9,23 @@ from __future__ import annotations
 import colorsys
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Any, Literal, cast
-
-from msgspec.structs import asdict
+from typing import Any, Literal
 
 from segcli.documents import Facts
 from segcli.errors import ModelError
 from segcli.inference.decide import Decision
-from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Preparation, Resample, Scale, Standardise
+from segcli.inference.intensity import Preparation
 from segcli.inference.prepare import Procedure
 from segcli.inference.windows import WindowPlan
 from segcli.models import after
-from segcli.models import document as documents
 from segcli.models.arguments import no_argument
-from segcli.models.document import CardDocument, IntensityStep, Smooth, read, wrong
+from segcli.models.document import CardDocument, Smooth, read, wrong
 from segcli.models.expected import Limits, MadeFor
+from segcli.models.preparation import Refuse, preparation
 from segcli.models.rough import Rough
 from segcli.models.rules import RULES, listed
 from segcli.space.grids import GridSpec
@@ -170,8 +167,6 @@ def part(folder: Path, name: str) -> Path:
 
 # ---- from a document to a card -----------------------------------------------------------------------------------
 
-Refuse = Callable[[str, str], ModelError]  # of a field, and what is wrong with it
-
 
 def parse(document: Any, folder: Path | None = None) -> ModelCard:
     """The card of a document, checked field by field and the fields against each other.
@@ -205,7 +200,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         made_for=given.made_for or MadeFor(),
         grid=GridSpec(given.orientation, given.spacing, given.anchor, given.transpose),
         interpolation=Interpolation(given.interpolation, smooth.sigma, smooth.finer, given.coarse or None),
-        prepare=_preparation(given, refuse),
+        prepare=preparation(given, refuse),
         outside=given.outside or 0.0,
         window=_windows(given),
         slice_axis=given.slice_axis,
@@ -320,53 +315,3 @@ def _colour(text: str | None, value: int) -> tuple[int, int, int]:
         return (0, 0, 0)
     r, g, b = colorsys.hsv_to_rgb(value * 0.61803398875 % 1, 0.65, 0.6 + 0.35 * (value % 3) / 2)
     return round(r * 255), round(g * 255), round(b * 255)
-
-
-# The step that each entry of "intensity" makes; their fields have the same names.
-_MADE: dict[type[IntensityStep], type[Any]] = {
-    documents.ClipStep: Clip,
-    documents.ScaleStep: Scale,
-    documents.PercentilesStep: Percentiles,
-    documents.StandardiseStep: Standardise,
-    documents.CropStep: Crop,
-    documents.OutsideStep: Outside,
-    documents.ResampleStep: Resample,
-}
-
-
-def _preparation(card: CardDocument, refuse: Refuse) -> tuple[Preparation, ...]:
-    """The steps of "intensity", with the resampling first and the crop last where they are not among them."""
-    steps: list[Preparation] = []
-    for step in card.intensity or ():
-        if (said := _contradiction(step, len(card.channels))) is not None:
-            raise refuse("intensity", said)
-        steps.append(cast("Preparation", _MADE[type(step)](**asdict(step))))
-    resamplings = sum(isinstance(s, Resample) for s in steps)
-    if resamplings > 1:
-        raise refuse("intensity", "has the step resample twice")
-    if not resamplings:
-        steps.insert(0, Resample())
-    if card.crop != "none":
-        steps.append(Crop(above=0.0 if card.crop == "positive" else None))
-    for i, (a, b) in enumerate(pairwise(steps), 1):
-        if isinstance(a, Clip) and isinstance(b, Scale) and b.source is None and a.channels == b.channels:
-            # The scale after a clip refers to the window that was clipped to, not to what this scan reached.
-            steps[i] = replace(b, source=(a.low, a.high))
-    return tuple(steps)
-
-
-def _contradiction(step: IntensityStep, channels: int) -> str | None:
-    """What the values of a step say against each other; None where they agree."""
-    kind = step.__struct_config__.tag
-    if isinstance(step, documents.ClipStep | documents.ScaleStep | documents.PercentilesStep) and step.low >= step.high:
-        return f"has a step {kind} with low {step.low:g} not below high {step.high:g}"
-    if isinstance(step, documents.ScaleStep) and step.source is not None and step.source[0] >= step.source[1]:
-        return f"has a step {kind} with from = {list(step.source)}, whose first number is not below the second"
-    if isinstance(step, documents.StandardiseStep) and (step.mean is None) != (step.sd is None):
-        return f"has a step {kind} with {'sd' if step.mean is None else 'mean'} alone: both are given, or neither"
-    named = () if isinstance(step, documents.CropStep | documents.ResampleStep) else step.channels or ()
-    if len(set(named)) < len(named):
-        return f"has a step {kind} that names a channel twice"
-    if any(c >= channels for c in named):
-        return f"has a step {kind} that names a channel beyond the {channels} there are"
-    return None

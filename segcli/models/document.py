@@ -137,7 +137,15 @@ class ResampleStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="resa
     whole: Annotated[bool, Meta(description="true or false")] = False
 
 
-IntensityStep = ClipStep | ScaleStep | PercentilesStep | StandardiseStep | OutsideStep | CropStep | ResampleStep
+class FrameStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="frame"):
+    above: Value
+    size: Annotated[tuple[Side, Side], Meta(description="two whole numbers above 0, rows and columns")]
+    whole: Annotated[bool, Meta(description="true or false")] = False
+
+
+IntensityStep = (
+    ClipStep | ScaleStep | PercentilesStep | StandardiseStep | OutsideStep | CropStep | ResampleStep | FrameStep
+)
 STEPS: dict[str, type[IntensityStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(IntensityStep)}
 _STEPPED: dict[str, Mapping[str, type[Struct]]] = {"intensity": STEPS, "after": AFTER}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from segcli.models.document import CardDocument, Line, ResampleStep, Sum, Text, fits
+from segcli.models.document import CardDocument, FrameStep, Line, ResampleStep, Sum, Text, fits
 
 _FINISHED = ("nearest", "values")
 
@@ -15,13 +15,19 @@ def listed(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) and value else value if isinstance(value, tuple) else ()
 
 
+def _comes_as_labels(card: CardDocument) -> bool:
+    """Whether labels come back to the scan as labels, always or with --faithful."""
+    cut = any(isinstance(step, FrameStep) for step in card.intensity or ())
+    return cut or card.anchor == "corners" or card.faithful is not None or card.back in _FINISHED
+
+
 # What fields say together: the field that is named, whether its rule is broken, and the sentence about it.
 RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
     ("weights", lambda c: not fits(listed(c.weights), tuple[Line, ...]), "is not a file's name, or a list of names"),
     ("sha256", lambda c: not fits(listed(c.sha256), tuple[Sum, ...]), "is not 64 hexadecimal digits, or a list of it"),
     (
         "after_at",
-        lambda c: c.after_at == "model" and c.anchor != "corners" and c.faithful is None and c.back not in _FINISHED,
+        lambda c: c.after_at == "model" and not _comes_as_labels(c),
         "is model, for cards whose labels come back as labels",
     ),
     (

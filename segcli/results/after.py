@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.documents import Document
-from segcli.models.after import AfterStep, DropStep, FillStep, LargestStep, SmallStep, WithinStep
+from segcli.models.after import AfterStep, DropStep, FillStep, JoinStep, LargestStep, SmallStep, WithinStep
 from segcli.results.islands import Change, changes, filled, islands
 from segcli.space.volume import Volume
 from segcli.structures import Label
 
 _ROUNDING = 1e-6  # mm3, within which two volumes are equal
+_SPECK = 3  # voxels; what is smaller is joined to nothing
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep) -> NDArray[np
         case FillStep():
             for value in wanted:
                 filled(data[0], value)
+        case JoinStep():
+            _join(data[0], wanted)
         case DropStep():
             data[np.isin(data, wanted)] = 0
         case WithinStep():
@@ -70,6 +73,44 @@ def _keep_largest(labels: Volume, values: Collection[int], step: LargestStep, da
 def _drop_small(labels: Volume, wanted: Collection[int], step: SmallStep, data: NDArray[np.integer]) -> None:
     pieces = islands(labels, wanted, step.neighbours)
     pieces.clear(data, pieces.size * labels.grid.voxel_mm3 <= step.mm3 + _ROUNDING)
+
+
+def _join(data: NDArray[np.integer], wanted: Collection[int]) -> None:
+    """Give pieces beside the largest of their structure to the structure that they touch most, in place."""
+    from scipy.ndimage import binary_dilation, find_objects, label
+
+    pieces, values, count = np.zeros(data.shape, np.int32), [0], 0
+    for value in wanted:
+        own, found = label(data == value, np.ones((3, 3, 3)))
+        np.copyto(pieces, own + count, where=own > 0)
+        values += [value] * found
+        count += found
+    size = np.bincount(pieces.ravel(), minlength=count + 1)
+    boxes = find_objects(pieces)
+    largest = dict.fromkeys(wanted, 0)
+    for value, voxels in zip(values[1:], size[1:].tolist(), strict=True):
+        largest[value] = max(largest[value], voxels)
+    for i in sorted(range(1, count + 1), key=lambda one: int(size[one])):
+        if size[i] < _SPECK or size[i] >= largest[values[i]]:
+            continue
+        box = tuple(slice(max(0, along.start - 1), along.stop + 1) for along in boxes[i - 1])
+        around = pieces[box]
+        own = around == i
+        touched = np.bincount(around[binary_dilation(own) & ~own], minlength=1)
+        touched[0] = 0
+        if touched.any():
+            other = int(touched.argmax())
+            grows = size[other] == largest[values[other]]
+            around[own] = other
+            size[other] += size[i]
+            boxes[other - 1] = tuple(
+                slice(min(a.start, b.start), max(a.stop, b.stop))
+                for a, b in zip(boxes[other - 1], boxes[i - 1], strict=True)
+            )
+            if grows:
+                largest[values[other]] = int(size[other])
+    mine = pieces > 0
+    data[mine] = np.array(values, data.dtype)[pieces[mine]]
 
 
 def grown(labels: Volume, values: Collection[int], mm: float) -> NDArray[np.bool_]:

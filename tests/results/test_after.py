@@ -13,7 +13,7 @@ from scipy.ndimage import generate_binary_structure, label
 
 from segcli.errors import ModelError
 from segcli.models import card
-from segcli.models.after import DropStep, FillStep, LargestStep, SmallStep, WithinStep
+from segcli.models.after import DropStep, FillStep, JoinStep, LargestStep, SmallStep, WithinStep
 from segcli.results.after import after
 from segcli.results.islands import islands
 from segcli.space.volume import Grid, Volume
@@ -101,7 +101,7 @@ def test_pieces_through_faces_are_those_of_a_plain_labelling(
 
 
 LIES = [
-    ([{"step": "shrink"}], "has the step 'shrink', not one of largest, small, fill, drop, within"),
+    ([{"step": "shrink"}], "has the step 'shrink', not one of largest, small, fill, join, drop, within"),
     ([{"step": "small"}], "needs mm3"),
     ([{"step": "small", "mm3": -1}], "mm3 = -1"),
     ([{"step": "small", "mm3": 1, "neighbours": 18}], "neighbours = 18, not 6 or 26"),
@@ -126,3 +126,15 @@ def test_a_structure_that_is_dropped_is_no_answer_of_the_model() -> None:
     made = card.parse({**CARD, "after": [{"step": "drop", "structures": ["body", "5"]}]})
     assert [x.name for x in made.structures] == ["liver", "spleen", "heart"]
     assert made.after[0].structures == ("body", "spine")
+
+
+def test_a_small_piece_is_joined_to_the_structure_that_it_touches_most() -> None:
+    labels = row(1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2)
+    # The three of one in the middle join the three of two before them, which then are six, more than any other.
+    assert left(labels, JoinStep()) == [1] * 5 + [2] * 10
+    assert left(labels, JoinStep(structures=("one",))) == [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_pieces_that_touch_nothing_and_specks_are_joined_to_nothing() -> None:
+    labels = row(1, 1, 1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 1, 1)
+    assert left(labels, JoinStep()) == labels.data.ravel().tolist()
