@@ -126,7 +126,7 @@ class SwinBlock(nn.Module):
 class PatchMerging(nn.Module):
     """Eight voxels, or four of a slice, become one of twice the width; their order is a property of the weights."""
 
-    def __init__(self, channels: int, order: str, dims: int) -> None:
+    def __init__(self, channels: int, order: str, dims: int = 3) -> None:
         super().__init__()
         self.order = MERGING[order] if dims == 3 else _FLAT_MERGING
         self.norm = nn.LayerNorm(2**dims * channels)

@@ -183,7 +183,7 @@ class UNETR(nn.Module):
     ) -> None:
         size = (img_size,) * spatial_dims if isinstance(img_size, int) else tuple(img_size)
         if len(size) != spatial_dims or any(s % PATCH for s in size):
-            raise ValueError(f"img_size {size} is not {spatial_dims} multiples of {PATCH}")
+            raise ValueError(f"img_size {size} is not of {spatial_dims} axes, each a multiple of {PATCH}")
         super().__init__()
         f = feature_size
         self.vit = ViT(in_channels, size, hidden_size, mlp_dim, num_heads, pos_embed or proj_type, qkv_bias)

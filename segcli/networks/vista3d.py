@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.documents import Document
@@ -90,7 +91,7 @@ class VISTA3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.class_head(self.image_encoder(x), self.wanted)
-        return torch.cat((torch.zeros_like(maps[:, :1]), maps), 1)
+        return F.pad(maps, (0,) * 6 + (1, 0))  # background in front
 
 
 ABOUT = About(

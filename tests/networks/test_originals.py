@@ -18,6 +18,7 @@ SILENT = {
     "dints": {"node_a"},
     "unest": {"num_heads"},
     "unetr_monai": {"num_heads"},
+    "vista3d": {"classes"},
 }
 
 
