@@ -408,10 +408,7 @@ BUILT_IN = (
 
 @cache
 def outputs() -> tuple[Output, ...]:
-    """Every kind that this installation knows: the built-in ones, then those of other packages.
-
-    errors   as in `packages.added`
-    """
+    """Every kind that this installation knows, those of other packages last; errors as in `packages.added`."""
     more = added("output", Output, _names, [name for output in BUILT_IN for name in _names(output)])
     return (*BUILT_IN, *(replace(output, write=_whole(output.write)) for output in more.values()))
 
