@@ -122,7 +122,7 @@ import nibabel
 from totalsegmentator.python_api import totalsegmentator
 if __name__ == "__main__":
     for scan, out in zip(files[::2], files[1::2]):
-        how = dict(ml=True, fast=fast == "True", task=task, device="cpu", quiet=True)
+        how = dict(ml=True, fast=fast == "True", task=task, device="cpu", quiet=True, nr_thr_saving=1)
         found = totalsegmentator(nibabel.load(scan), None, **how)
         nibabel.save(found, out)
 """

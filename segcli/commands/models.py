@@ -67,6 +67,7 @@ def show(available: Available = False, json: Json = False) -> None:
 def _available(json: bool) -> None:
     """Print the catalogue: what can be got, or why not."""
     from segcli.models.catalogue import entries
+    from segcli.models.in_place import is_installed
     from segcli.models.library import installed
 
     have = {f.name for f in installed()}
@@ -77,7 +78,7 @@ def _available(json: bool) -> None:
             "modality": e.modality,
             "structures": len(e.structures) or None,
             "licence": e.licence,
-            "installed": e.id in have,
+            "installed": e.id in have or is_installed(e.id),
             "note": (e.lacks and f"not yet: {e.lacks}") or e.by_hand,
         }
         for e in entries().values()

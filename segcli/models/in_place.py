@@ -27,8 +27,7 @@ def found(name: str) -> Path | None:
     errors   ModelError (78): what is installed is no model of that name
     """
     chain = _chain(name)
-    there = [installation(entry, file) for entry in chain for file in entry.files]
-    if not there or None in there or any(entry.lacks for entry in chain):
+    if not _whole(chain):
         return None
     place = cache_home() / "in-place"
     place.mkdir(parents=True, exist_ok=True)
@@ -45,6 +44,17 @@ def found(name: str) -> Path | None:
                     with whole_file(_note(place / "models", entry, file)) as note:
                         note.write(json.dumps(_state(entry, file)).encode())
     return place / "models" / name
+
+
+def is_installed(name: str) -> bool:
+    """Whether `found` has such a model."""
+    return _whole(_chain(name))
+
+
+def _whole(chain: list[Entry]) -> bool:
+    """Whether every network of some models is installed, and segcli runs all of them."""
+    there = [installation(entry, file) for entry in chain for file in entry.files]
+    return bool(there) and None not in there and not any(entry.lacks for entry in chain)
 
 
 def _chain(name: str) -> list[Entry]:

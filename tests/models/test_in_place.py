@@ -9,6 +9,7 @@ from totalseg import body, fast_body, muscles, state
 
 from segcli.errors import ModelError
 from segcli.models.card import ModelCard
+from segcli.models.in_place import is_installed
 from segcli.models.library import find, models_of
 
 
@@ -61,6 +62,12 @@ def test_a_model_that_is_not_whole_there_is_not_taken_and_the_command_that_gets_
     assert "`segcli models get totalsegmentator-abdominal_muscles`" in caught.value.hint
     with pytest.raises(ModelError, match="no model 'nowhere' found"):
         find("nowhere")
+    fast_body(results)
+    assert [is_installed(f"totalsegmentator-{task}") for task in ("abdominal_muscles", "body-fast", "body")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_killed_start_is_taken_up_again(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,95 @@
+"""plan, info, --tta, workers of a cluster, and a run that was broken off, with parts behind a rough model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from models import LABELS, organs
+from runs import command, files, scan
+
+from segcli.batch.cases import Case
+from segcli.batch.cluster import _work
+from segcli.batch.outputs import Destination
+from segcli.batch.stages import Options
+from segcli.engines.held import Held
+from segcli.engines.mirrored import Mirrored
+from segcli.engines.opening import Opening
+from segcli.errors import ModelError
+from segcli.models.library import find
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Two parts that look where a rough model finds the spleen; one of them may be mirrored."""
+    place = tmp_path / "models"
+    organs(place / "rough", name="rough")
+    for name, kept, mirror in (("soft", ("liver", "body"), [0]), ("hard", ("spleen", "spine"), [])):
+        labels = {x if x in kept or v == 0 else f"not {x}": v for x, v in LABELS.items()}
+        organs(place / name, name=name, labels=labels, codes={}, mirror=mirror)
+    document = json.loads((place / "soft" / "model.json").read_text())
+    own = {k: v for k, v in document.items() if k not in ("weights", "sha256", "onnx", "onnx_sha256", "mirror")}
+    own |= {"name": "both", "architecture": {"name": "parts"}, "labels": LABELS, "parts": ["soft", "hard"]}
+    own["rough"] = {"model": "rough", "structures": ["spleen"], "margin_mm": 10}
+    (place / "both").mkdir()
+    (place / "both" / "model.json").write_text(json.dumps(own))
+    return place / "both"
+
+
+def test_plan_and_info_know_all_networks(tmp_path: Path, model: Path) -> None:
+    path = scan(tmp_path / "a.nii.gz")
+    words = ("--model", model, "--json")
+    planned = command("plan", path, "--engine", "onnx", *words)
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["windows"] == 3
+    told = command("info", path, *words)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["model"] == "both"
+    card = json.loads(command("models", "info", model, "--json").stdout)
+    assert card["parts"] == ["soft", "hard"]
+    assert card["looks_where"] == "rough"
+
+
+def test_models_that_have_axes_for_it_are_mirrored(model: Path) -> None:
+    opened = Opening((str(model),), engine="onnx", mirror=True).open(find(str(model)))
+    assert [isinstance(own.engine, Mirrored) for _, own in opened.models(find(str(model)))] == [False, True, False]
+    fine = find(str(organs(model.parent / "fine", name="fine", rough={"model": "rough", "structures": ["spleen"]})))
+    with pytest.raises(ModelError, match="none of its models names an axis to mirror"):
+        Opening((str(fine.folder),), engine="onnx", mirror=True).open(fine)
+
+
+def test_a_worker_of_a_cluster_gives_the_same_files(tmp_path: Path, model: Path) -> None:
+    path = scan(tmp_path / "a.nii.gz")
+    opening = Opening((str(model),), engine="onnx", device="cpu", classes=("liver",))
+    outcome = _work(
+        Case("a", (path,), tmp_path), opening, Destination(tmp_path / "worker"), Options(classes=("liver",))
+    )
+    assert outcome.error is None
+    words = ("--classes", "liver", "--engine", "onnx", "--device", "cpu", "-o", tmp_path / "own")
+    run = command("predict", path, "--model", model, *words)
+    assert run.returncode == 0, run.stderr
+    worker, own = files(tmp_path / "worker"), files(tmp_path / "own")
+    assert worker == own
+    assert [m["name"] for m in own["a_seg.json"]["model"]["members"]] == ["rough", "soft"], "hard labels no liver"
+
+
+def test_a_run_that_breaks_off_between_two_networks_leaves_nothing_and_is_done_again(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, to = scan(tmp_path / "a.nii.gz"), Destination(tmp_path / "out")
+    monkeypatch.setattr("segcli.engines.opening._OF_THE_ROOM", 0)
+    opening = Opening((str(model),), engine="onnx", device="cpu")
+    true, loaded = Held._engine, list[Held]()
+
+    def third_fails(self: Held) -> object:
+        loaded.extend([self] if self not in loaded else [])
+        if len(loaded) == 3:
+            raise ModelError("the file of the network is gone")
+        return true(self)
+
+    case = Case("a", (path,), tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(Held, "_engine", third_fails)
+        assert _work(case, opening, to, Options()).status == "failed"
+    assert not files(tmp_path / "out")
+    assert _work(case, opening, to, Options()).status == "done"
+    assert _work(case, opening, to, Options()).status == "skipped"
