@@ -56,10 +56,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "tta": {"mirror": [0, 1, 2], "tta": True},
     "postprocessing": {"postprocessing": True},
     "ensemble": {"of": ["2d", "3d_fullres"]},
-    "ensemble_regions": {"of": ["regions", "regions_lowres"]},
     "regions_lowres": {"labels": REGIONS, "configuration": "3d_lowres"},
+    "ensemble_regions": {"of": ["regions", "regions_lowres"]},
 }
-ROWS["ensemble_regions"] = ROWS.pop("ensemble_regions")  # behind its members
 
 
 def folder_of(home: Path, row: str) -> Path:
