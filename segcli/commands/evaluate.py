@@ -114,8 +114,6 @@ def _scores(
         pairs, alone = scoring.pair_folders(prediction, reference)
         for name in alone:
             say(f"warning: {name}")
-        if not pairs:
-            raise InputMissing(f"{prediction.name} and {reference.name}: no two files have the same name")
     out = {}
     for name, mine, truth in pairs:
         pred, ref = (whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth))

@@ -108,10 +108,7 @@ def _one_channel(path: Path, counts: Form | None) -> Volume:
     from segcli import formats
     from segcli.results.measure import whole_numbers
 
-    labels = whole_numbers(formats.read([path], affine=counts))
-    if labels.data.shape[0] != 1:
-        raise InputError(f"{path.name}: not a label map: it has {labels.data.shape[0]} channels")
-    return labels
+    return whole_numbers(formats.read([path], affine=counts))
 
 
 def _named(table: str, labels: Volume) -> ModelCard:

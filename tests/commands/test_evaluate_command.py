@@ -7,7 +7,7 @@ import pytest
 from runs import command  # noqa: F401 - makes the folder of scan_files known
 
 from segcli.commands import evaluate as answer
-from segcli.errors import InputError, UsageError
+from segcli.errors import InputError, InputMissing, UsageError
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 
@@ -35,3 +35,61 @@ def test_parcels_of_a_reference_count_as_the_whole_and_other_values_are_told_wit
 def test_numbers_of_a_program_that_is_not_known_are_refused(tmp_path):
     with pytest.raises(UsageError, match="--reference-labels free: is not one of freesurfer"):
         answer.evaluate(tmp_path, tmp_path, reference_labels="free")
+
+
+def boxes(folder, **starts):
+    """Label maps of one box of two voxels' depth, by name; the box begins at the number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, start in starts.items():
+        data = np.zeros((6, 6, 6), "u1")
+        data[start : start + 2, 1:4, 1:4] = 1
+        nifti(folder / f"{name}.nii.gz", data)
+    return folder
+
+
+def test_two_folders_are_compared_pairwise_and_a_file_without_its_like_is_told(tmp_path, capsys):
+    truth, mine = boxes(tmp_path / "truth", a=1, b=2), boxes(tmp_path / "mine", a=1, b=2, d=1)
+    other = boxes(tmp_path / "other", a=2, b=3)
+    answer.evaluate(mine, truth, labels="1", against=other, json=True)
+    out, told = capsys.readouterr()
+    document = json.loads(out)
+    assert [(s["case"], s["name"], s["dice"]) for s in document["scores"]] == [
+        ("a", "label_1", 1.0),
+        ("b", "label_1", 1.0),
+    ]
+    assert {row["name"]: row["cases"] for row in document["difference"]}["label_1"] == 2
+    assert "warning: d.nii.gz has no reference and is not scored" in told
+    assert "values of the" not in told
+    answer.evaluate(mine, truth, labels="1", against=other, csv=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("name,")
+    assert any(line.startswith("label_1,") for line in lines)
+    answer.evaluate(mine, truth, labels="1", csv=True)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("mine", "labels", "error", "sentence"),
+    [
+        ("none.nii.gz", "", InputMissing, r"none.nii.gz: no such file or folder"),
+        ("mine/a.nii.gz", "", UsageError, r"a.nii.gz and .*truth: one is a folder, the other a file"),
+        ("mine", "", InputMissing, r"mine: 1 of 1 references have no prediction of the same name: b"),
+        ("mine", "liver", UsageError, r"--labels liver: is no number: give --model for names"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, mine, labels, error, sentence):
+    truth = boxes(tmp_path / "truth", b=1)
+    boxes(tmp_path / "mine", a=1)
+    with pytest.raises(error, match=sentence):
+        answer.evaluate(tmp_path / mine, truth, labels=labels)
+
+
+def test_labels_of_a_model_are_chosen_by_name(model, tmp_path, capsys):
+    folder = boxes(tmp_path / "maps", a=1)
+    answer.evaluate(folder, folder, model=str(model), labels="liver", json=True)
+    assert [s["name"] for s in json.loads(capsys.readouterr().out)["scores"]] == ["liver"]
+
+
+def test_a_tolerance_without_end_is_no_number_of_mm(tmp_path):
+    with pytest.raises(UsageError, match="--tolerance inf: is a number of mm"):
+        answer.evaluate(tmp_path, tmp_path, tolerance=float("inf"))

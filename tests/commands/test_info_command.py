@@ -11,7 +11,8 @@ from runs import command, scan
 from segcli.commands import info as answer
 from segcli.errors import InputError
 
-from scan_files import nifti  # isort: skip - runs makes its folder known
+from dicom_phantom import series  # isort: skip - runs makes their folders known
+from scan_files import nifti  # isort: skip
 
 
 def looked_at(path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> dict:
@@ -65,3 +66,31 @@ def test_a_scan_whose_millimetres_are_called_metres_is_refused_as_geometry_by_ev
         done = command(*words, "--model", model)
         assert done.returncode == 65
         assert b"voxels of 2000 x 3000 x 4000 mm: no scan has such" in done.stderr
+
+
+def test_a_scan_with_other_channels_than_the_model_wants_is_described_and_told_as_refused(model, tmp_path, capsys):
+    path = nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4, 2), "i2"))
+    two = organs(tmp_path / "two", onnx=False, channels=["T1", "T2"])
+    document = json.loads((two / "model.json").read_text())
+    document["architecture"]["in_chans"] = 2
+    (two / "model.json").write_text(json.dumps(document))
+    data = np.zeros((4, 4, 4), "f4")
+    data[1, 1, 1] = np.nan
+    one = nifti(tmp_path / "b.nii.gz", data)
+    assert "windows" not in looked_at(one, str(two), capsys)
+    answer.info(one, str(two))
+    out, told = capsys.readouterr()
+    assert "refused  organs wants 2 channel(s): T1, T2" in out
+    assert "warning: 1 of 64 voxels are NaN or infinite" in told
+    with pytest.raises(InputError, match="a.nii.gz"):
+        answer.info(path, str(model))
+
+
+def test_a_folder_of_several_series_is_described_by_its_series(model, tmp_path, capsys):
+    for name in "ab":
+        series(tmp_path / "both" / name, uid=name)
+    answer.info(tmp_path / "both", str(model), json=True)
+    rows = json.loads(capsys.readouterr().out)["series"]
+    assert [(row["slices"], row["problem"]) for row in rows] == [(6, None)] * 2
+    answer.info(tmp_path / "both", str(model))
+    assert "both: DICOM series" in capsys.readouterr().out

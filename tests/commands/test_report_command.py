@@ -42,3 +42,41 @@ def test_totalsegmentators_numbers_are_known(tmp_path, capsys):
     answer.report(nifti(tmp_path / "total.nii.gz", data), labels="totalsegmentator", output=tmp_path, json=True)
     structures = json.loads(capsys.readouterr().out)["record"]["structures"]
     assert [s["name"] for s in structures] == ["kidney_right", "kidney_left", "liver"]
+
+
+def test_a_map_of_several_channels_is_no_label_map(model, tmp_path):
+    path = nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4, 2), "u1"))
+    with pytest.raises(InputError, match=r"a.nii.gz: a 4-D image with 2 volumes, where one 3-D image is expected"):
+        answer.report(path, str(model), output=tmp_path)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 90)])
+def test_values_that_the_model_never_writes_are_refused(model, tmp_path, low, high):
+    data = np.zeros((4, 4, 4), "i2")
+    data[0, 0, 0], data[1, 1, 1] = low, high
+    path = nifti(tmp_path / "a.nii.gz", data)
+    with pytest.raises(InputError, match=rf"a.nii.gz: not a label map of organs: it holds {low} to {high}, the labels"):
+        answer.report(path, str(model), output=tmp_path)
+
+
+def test_a_table_names_no_values_below_0(tmp_path):
+    (tmp_path / "lut.txt").write_text("9 other 1 2 3 0\n")
+    path = nifti(tmp_path / "a.nii.gz", np.full((4, 4, 4), -3, "i2"))
+    with pytest.raises(InputError, match=r"lut.txt: names no values below 0, and the label map holds -3"):
+        answer.report(path, labels=str(tmp_path / "lut.txt"), output=tmp_path)
+
+
+def test_a_scan_on_another_grid_than_its_label_map_is_refused(model, tmp_path):
+    labels = nifti(tmp_path / "a_seg.nii.gz", np.zeros((4, 4, 4), "u1"))
+    scan = nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 5), "i2"))
+    with pytest.raises(InputError, match=r"a_seg.nii.gz and a.nii.gz are not on one grid"):
+        answer.report(labels, str(model), image=scan, output=tmp_path)
+
+
+def test_what_speaks_against_a_label_map_is_printed_beside_the_files(model, tmp_path, capsys):
+    labels = nifti(tmp_path / "a_seg.nii.gz", np.zeros((4, 4, 4), "u1"))
+    answer.report(labels, str(model), output=tmp_path)
+    out, told = capsys.readouterr()
+    assert out.split() == [str(tmp_path / "a_seg.html")]
+    print(repr(told))
+    assert "no structure was found" in told

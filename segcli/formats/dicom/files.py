@@ -171,7 +171,7 @@ def _examined(path: Place, header: Any, file: BinaryIO, size: int) -> DicomFile:
     """What the header says of the file, and whether its pixels are all there."""
     syntax = _syntax(header)
     if not text_of(header, "SOPClassUID") or not text_of(header, "SeriesInstanceUID"):
-        if syntax == "" or _class(header) == DICOMDIR_CLASS:
+        if _class(header) == DICOMDIR_CLASS:
             return DicomFile(path, syntax, None)
         complete = file.read(2) in (b"\xe0\x7f", b"\x7f\xe0")  # the pixels follow
         what = "its SeriesInstanceUID or SOPClassUID is missing" if complete else "incomplete: its header ends early"
@@ -201,8 +201,6 @@ def _syntax(header: Any) -> str:
     if stated:
         return stated
     implicit, little = header.original_encoding
-    if implicit is None or little is None:
-        return ""
     return BIG_ENDIAN if not little else IMPLICIT if implicit else "1.2.840.10008.1.2.1"
 
 

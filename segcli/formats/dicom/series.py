@@ -294,16 +294,14 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
                 groups.setdefault(uid, []).append(file)
             elif is_dicomdir(file):
                 unused.append(Unused(file.name, "an index (DICOMDIR)"))
-            elif file.fault is not None and (other := no_slice(file)) is not None:
+            elif (other := no_slice(file)) is not None:
                 unused.append(Unused(file.name, f"{other}, of no series"))
-            elif file.fault is not None:
+            else:
                 told = InputError(
                     f"{file.name}: {file.fault}: it cannot be told which series it belongs to",
                     hint="replace the file or take it out of the folder",
                 )
                 stray(path, told)
-            else:
-                unused.append(Unused(file.name, "not DICOM"))
         series = [_series(uid, files) for uid, files in groups.items()]
     return tuple(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
 

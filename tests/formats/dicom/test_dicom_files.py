@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from dicom_phantom import phantom, series
+from dicom_phantom import affine, enhanced, phantom, series
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -297,3 +297,48 @@ def in_words(value: Any) -> str:
     if isinstance(value, list):
         return "\\".join(value) if isinstance(value[0], str) else " ".join(f"{v:g}" for v in value)
     return value if isinstance(value, str) and not value.isdecimal() else f"{float(value):g}"
+
+
+def test_8_bit_pixels_in_swapped_words_are_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", syntax=ExplicitVRBigEndian, BitsAllocated=8, BitsStored=8, HighBit=7)
+    with pytest.raises(InputError, match="8-bit pixels in 16-bit words of the other byte order, which is not read"):
+        dicom.read(folder)
+
+
+def test_4_1_compressed_pixels_whose_fragments_are_none_are_refused(tmp_path: Path) -> None:
+    folder = compress(series(tmp_path / "ct"), JPEGLSLossless)
+    file = folder / "a-005.dcm"
+    head, item, rest = file.read_bytes().rpartition(b"\xfe\xff\x00\xe0")
+    file.write_bytes(head + b"\xfe\xff\x01\xe0" + rest)
+    with pytest.raises(InputError, match=r"a-005.dcm: truncated: its pixels end early"):
+        dicom.read(folder)
+
+
+def test_bits_that_contradict_each_other_are_no_data_type(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="12 of 16 bits, highest bit 3: not a data type that is read"):
+        dicom.read(series(tmp_path / "ct", HighBit=3))
+
+
+def test_4_1_a_slice_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    file = folder / "a-004.dcm"
+    with pytest.raises(InputError, match=r"a-004.dcm: truncated: 60 of 70 bytes of pixels are there"):
+        dicom.read(folder, seen=lambda grid: file.write_bytes(file.read_bytes()[:-10]))
+
+
+def test_a_code_stream_of_no_known_size_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    folder = compress(series(tmp_path / "ct"), JPEGLSLossless)
+    file = folder / "a-002.dcm"
+    file.write_bytes(file.read_bytes().replace(b"\xff\xf7", b"\xff\xef", 1))  # a frame's start as an application's
+    with pytest.raises(InputError, match=r"a-002.dcm: corrupt: pixels of no known size, its header says 7 x 5"):
+        dicom.read(folder)
+
+
+def test_4_1_compressed_frames_that_are_fewer_than_announced_are_refused(tmp_path: Path) -> None:
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine())
+    ds = pydicom.dcmread(file)
+    ds.compress(JPEGLSLossless, generate_instance_uid=False)
+    ds.PixelData = encapsulate(list(generate_frames(ds.PixelData, number_of_frames=6))[:5])
+    ds.save_as(file)
+    with pytest.raises(InputError, match=r"mr.dcm: truncated: 5 of 6 frames are there"):
+        dicom.read(file)

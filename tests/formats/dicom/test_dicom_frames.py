@@ -345,3 +345,71 @@ def test_a_classic_copy_is_read_where_it_is_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.data[0], phantom())
     assert scan.source is not None
     assert len(scan.source.paths) == 6
+
+
+def damaged(file: Path, old: bytes, new: bytes) -> Path:
+    """The file with other bytes in the place of the first like these."""
+    data = file.read_bytes()
+    assert old in data
+    file.write_bytes(data.replace(old, new, 1))
+    return file
+
+
+def test_a_mosaic_whose_private_header_is_of_another_kind_or_ends_early_is_refused(tmp_path: Path) -> None:
+    why = "without the header that gives its slices' positions"
+    with pytest.raises(InputError, match=why):
+        series.read(damaged(mosaic(tmp_path / "a.dcm", affine()), b"SV10", b"SV09"))
+    long = struct.pack("<4i", 11, 10**6, 77, 11) + b"6.00000000"
+    with pytest.raises(InputError, match=why):
+        series.read(damaged(mosaic(tmp_path / "b.dcm", affine()), struct.pack("<4i", 11, 11, 77, 11) + long[16:], long))
+
+
+def test_a_mosaic_with_a_normal_along_its_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="slice normal is not at right angles to its rows and columns"):
+        series.read(mosaic(tmp_path / "mosaic.dcm", affine(), SliceNormalVector=[1.0, 0.0, 0.0]))
+
+
+def test_frames_and_positions_of_two_numbers_are_no_geometry(tmp_path: Path) -> None:
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine())
+    ds = pydicom.dcmread(file)
+    ds.NumberOfFrames = 5
+    ds.save_as(file)
+    with pytest.raises(InputError, match="5 frames, but the positions of 6: no geometry"):
+        series.read(file)
+
+
+def test_one_slice_in_colour_without_a_size_or_with_a_table_of_values_is_refused_by_name(tmp_path: Path) -> None:
+    def with_table(ds: Dataset, k: int) -> None:
+        if k == 3:
+            ds.ModalityLUTSequence = Sequence([Dataset()])
+
+    def in_colour(ds: Dataset, k: int) -> None:
+        if k == 3:
+            ds.PhotometricInterpretation = "PALETTE COLOR"
+
+    with pytest.raises(InputError, match=r"a-003.dcm: its values go through a modality lookup table"):
+        series.read(classic(tmp_path / "table", each=with_table))
+    with pytest.raises(InputError, match=r"a-003.dcm: a colour image \(PALETTE COLOR\)"):
+        series.read(classic(tmp_path / "colour", each=in_colour))
+    folder = classic(tmp_path / "size")
+    for file in sorted(folder.iterdir()):
+        ds = pydicom.dcmread(file)
+        ds.compress(JPEGLSLossless, generate_instance_uid=False)
+        if file.name == "a-003.dcm":
+            del ds.Rows
+        ds.save_as(file)
+    with pytest.raises(InputError, match=r"a-003.dcm: its rows and columns are missing: no size"):
+        series.read(folder)
+
+
+def test_what_is_given_alone_and_is_no_whole_volume_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(InputError, match=r"notes.txt: not DICOM: not a format that is read"):
+        series.read(tmp_path / "notes.txt")
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine())
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"mr.dcm: truncated: 400 of 420 bytes of pixels are there"):
+        series.read(file)
+    (scout,) = series.find(classic(tmp_path / "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    with pytest.raises(InputError, match=r"a scout \(localizer\): not a volume"):
+        series.read_series(scout)
