@@ -47,6 +47,12 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             body = server.body if step != "other bytes" else bytes(len(server.body))
             first = 0
             asked = self.headers.get("Range")
+            if step == "other part":
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes 5-{len(body) - 1}/{len(body)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if asked and self.headers.get("If-Range") == server.etag and step != "no ranges":
                 first = int(asked.removeprefix("bytes=").rstrip("-"))
                 if first >= len(body):

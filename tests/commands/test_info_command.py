@@ -82,7 +82,7 @@ def test_a_scan_with_other_channels_than_the_model_wants_is_described_and_told_a
     out, told = capsys.readouterr()
     assert "refused  organs wants 2 channel(s): T1, T2" in out
     assert "warning: 1 of 64 voxels are NaN or infinite" in told
-    with pytest.raises(InputError, match="a.nii.gz"):
+    with pytest.raises(InputError, match=r"a\.nii\.gz"):
         answer.info(path, str(model))
 
 

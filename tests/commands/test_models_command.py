@@ -55,3 +55,56 @@ def test_every_network_is_listed_with_its_paper_and_its_public_weights(capsys):
     assert "strides" in rows["stunet"]["untold"]
     names = {name for row in rows.values() for name in row["names"]}
     assert {entry.network for entry in catalogue.entries().values()} - {""} <= names
+
+
+def test_the_lists_of_models_are_a_table_or_one_document(tmp_path, monkeypatch, capsys):
+    organs(tmp_path / "models" / "organs")
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path / "models"))
+    answer.show(json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["models"][0]["name"] == "organs"
+    assert document["looked_in"][0] == str(tmp_path / "models")
+    answer.show()
+    out, told = capsys.readouterr()
+    assert "organs" in out
+    assert f"looked in: {tmp_path / 'models'}" in told
+    answer.show(available=True, json=True)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
+    assert rows["totalsegmentator"]["installed"] is False
+    answer.show(available=True)
+    out, told = capsys.readouterr()
+    assert "totalsegmentator" in out
+    assert "nothing is downloaded without it" in told
+
+
+def test_a_model_is_described_whether_it_is_here_or_only_known(tmp_path, monkeypatch, capsys):
+    organs(tmp_path / "models" / "organs")
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path / "models"))
+    answer.info("organs", json=True)
+    here = json.loads(capsys.readouterr().out)
+    assert (here["here"], here["citation"], here["structures"][:2]) == (True, None, ["body", "liver"])
+    answer.info("totalsegmentator", json=True)
+    known = json.loads(capsys.readouterr().out)
+    assert known["here"] is False
+    assert known["citation"]
+    answer.info("totalsegmentator")
+    out = capsys.readouterr().out
+    assert "citation    " in out
+    assert "looks_where" not in out
+
+
+def test_what_a_file_is_is_printed_without_what_it_lacks(tmp_path, capsys):
+    weights = organs(tmp_path / "organs") / "weights.safetensors"
+    answer.inspect(weights, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["path"], found["notes"]) == ("weights.safetensors", [])
+    answer.inspect(weights)
+    out = capsys.readouterr().out
+    assert out.startswith("path        weights.safetensors")
+    assert "notes" not in out
+
+
+def test_a_file_that_was_exported_is_verified_alone(tmp_path, capsys):
+    export_onnx(read_card(organs(tmp_path / "organs", onnx=False)), tmp_path / "alone.onnx")
+    answer.verify(tmp_path / "alone.onnx", json=True)
+    assert json.loads(capsys.readouterr().out)["certificate"]

@@ -145,6 +145,33 @@ def test_without_any_runtime_auto_takes_torch(card: ModelCard, monkeypatch: pyte
     assert opened.hashes == {"weights.safetensors": card.sha256[0]}
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_6_8_a_library_that_is_not_installed_is_named_with_what_installs_it(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    without(monkeypatch, "openvino", "onnxruntime")
+    with pytest.raises(EngineError, match=r"(openvino|onnxruntime) is not installed \(pip install "):
+        choose.choose(card, kind, "auto")
+
+
+def test_without_any_engine_there_is_a_sentence_and_no_fault(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "openvino", "onnxruntime", "torch")
+    with pytest.raises(EngineError, match=r"no engine is installed \(pip install openvino\)"):
+        choose.choose(card, "auto", "cpu")
+
+
+def test_a_model_without_weights_is_run_by_what_reads_graphs_alone(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = replace(card, weights=(), sha256=())
+    with pytest.raises(ModelError, match=f"{card.name}"):
+        choose.choose(graph, "torch", "cpu")
+    monkeypatch.setattr(choose, "driver_devices", lambda: 1)
+    assert choose.choose(graph, "auto", "auto").device == "cpu"
+    with pytest.raises(ModelError, match=f"{card.name}"):
+        choose.choose(graph, "torch", "cuda")
+
+
 def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
     for room in (choose, table):
         monkeypatch.setattr(room, "find_spec", lambda name: None if name in libraries else True)

@@ -307,6 +307,19 @@ def test_3_9_a_grid_that_is_none_is_refused_with_its_numbers(tmp_path: Path, put
         read(nifti(tmp_path / "a.nii", **put))
 
 
+def test_a_header_of_a_pair_under_another_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(nifti_bytes(pair=True)[0])
+    with pytest.raises(InputError, match=r"a\.nii: the header of a \.hdr/\.img pair must be called \.hdr"):
+        read(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("code", ["sform_code", "qform_code"])
+def test_codes_of_forms_beyond_16_bits_are_refused(tmp_path: Path, code: str) -> None:
+    path = nifti(tmp_path / "a.nii", version=2, **{code: 40000})
+    with pytest.raises(InputError, match=r"a\.nii: sform code \d+ and qform code \d+; 0 to 5 are possible"):
+        read(path)
+
+
 def test_3_9_voxel_sizes_do_not_count_where_the_user_says_that_the_sform_does(tmp_path: Path) -> None:
     scan = read(nifti(tmp_path / "a.nii", pixdim=(1, 0, -3, np.nan, 1, 1, 1, 1)), affine="sform")
     assert scan.grid.spacing == (4, 3, 2)

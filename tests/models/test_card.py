@@ -1,6 +1,7 @@
 """A card is checked field by field before anything is loaded."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,26 @@ def test_a_card_that_is_shown_whole_images_has_no_graph_which_takes_windows_of_o
     for fields in ({"onnx": "model.onnx"}, {"weights": "model.onnx"}, {"slice_axis": 0, "patch_size": [1, 32, 32]}):
         with pytest.raises(ModelError, match="networks of three axes and without an ONNX file"):
             cards.parse({**CARD, "whole": True, **fields})
+
+
+def test_the_list_of_models_leaves_out_shadowed_ones_and_says_what_one_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("first", "second"):
+        organs(tmp_path / place / "organs")
+    (organs(tmp_path / "first" / "bare", onnx=False) / "weights.safetensors").unlink()
+    (organs(tmp_path / "first" / "graph") / "weights.safetensors").unlink()
+    monkeypatch.setenv("SEGCLI_WEIGHTS", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'second'}")
+    found = {f.name: f for f in library.installed()}
+    assert found["organs"].folder == tmp_path / "first" / "organs"
+    assert found["bare"].problem == "lacks weights.safetensors"
+    assert found["graph"].problem is None
+
+
+def test_a_file_that_is_no_model_and_one_without_a_card_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ModelError, match=r"notes\.txt: not a model folder, an \.onnx or a \.safetensors file"):
+        library.find(str(tmp_path / "notes.txt"))
+    (tmp_path / "bare.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ModelError, match=r"bare\.safetensors: has no segcli card inside"):
+        library.find(str(tmp_path / "bare.safetensors"))

@@ -135,6 +135,25 @@ def test_google_drive_is_fetched_from_by_gdown(tmp_path: Path, monkeypatch: pyte
     assert fetch(["gdrive:abc"], tmp_path).path.read_bytes() == b"abc"
 
 
+def test_a_file_that_gdown_did_not_bring_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gdown", type("gdown", (), {"download": staticmethod(lambda **_: None)}))
+    with pytest.raises(DownloadFailed, match="gdrive:abc: gdown brought no file"):
+        fetch(["gdrive:abc"], tmp_path)
+
+
+def test_another_part_of_the_file_than_was_asked_for_is_refused(server: Server, tmp_path: Path) -> None:
+    server.plan = ["other part"]
+    with pytest.raises(DownloadFailed, match="the server sent another part of the file than it was asked for"):
+        fetch([server.address], tmp_path)
+    assert len(server.seen) == 1
+
+
+def test_a_weak_mark_does_not_say_that_bytes_are_equal(server: Server, tmp_path: Path) -> None:
+    server.etag, server.plan = 'W/"one"', ["break"]
+    assert fetch([server.address], tmp_path).path.read_bytes() == BODY
+    assert ["Range" in request for request in server.seen] == [False, False]
+
+
 def test_the_next_mirror_is_asked_where_one_has_other_bytes(server: Server, tmp_path: Path) -> None:
     server.plan = ["other bytes"]
     other = server.address.replace("/models/", "/mirror/")

@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import sys
+import tarfile
 import types
 import zipfile
 from collections import deque
@@ -450,3 +452,58 @@ def test_a_zip_whose_members_are_packed_is_no_checkpoint(tmp_path: Path) -> None
     assert checkpoint.read(tmp_path / "torch.pt").container == "torch"
     with pytest.raises(ModelError, match="a zip archive, but not a checkpoint"):
         checkpoint.read(tmp_path / "packed.pt")
+
+
+def test_a_pickle_that_makes_up_a_name_or_has_an_extension_code_is_refused() -> None:
+    made_up = b"\x80\x04" + pickle.SHORT_BINUNICODE + b"\x02os" + pickle.EMPTY_LIST + pickle.STACK_GLOBAL + b"."
+    with pytest.raises(ModelError, match=r"p.pkl: a pickle that makes up a name while it is read: not allowed"):
+        unpickle.plain_pickle(made_up, "p.pkl")
+    with pytest.raises(ModelError, match=r"p.pkl: a pickle with extension code 7: not allowed"):
+        unpickle.plain_pickle(b"\x80\x02" + pickle.EXT1 + b"\x07.", "p.pkl")
+
+
+@pytest.mark.parametrize(
+    ("called", "words"),
+    [
+        (b"cnumpy\ndtype\nK\x01\x85R.", "a NumPy type that is given as int: not allowed"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n(cbuiltins\nlist\n)U\x01btR.", "an array of the class .*list.*: not"),
+        (b"c_codecs\nencode\n(U\x01aU\x03hextR.", "bytes in the encoding 'hex': not allowed"),
+    ],
+)
+def test_what_numpys_makers_are_given_is_looked_at(called: bytes, words: str) -> None:
+    with pytest.raises(ModelError, match=rf"p\.pkl: {words}"):
+        unpickle.plain_pickle(b"\x80\x02" + called, "p.pkl")
+
+
+def test_a_file_of_the_time_of_tar_archives_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "w.pth", "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    with pytest.raises(ModelError, match=r"w.pth: an archive of the tar kind \(PyTorch before 0.1.10\): not allowed"):
+        checkpoint.read(tmp_path / "w.pth")
+
+
+def test_a_checkpoint_without_tensors_is_described(tmp_path: Path) -> None:
+    told = {
+        "a dictionary with 2 entries (epoch, lr)": {"epoch": 3, "lr": 0.1},
+        "a dictionary with 6 entries (a, b, c, d, e, ...)": dict.fromkeys("abcdef", 0),
+        "a list": [1, 2],
+        "an object of the class argparse.Namespace": argparse.Namespace(lr=1),
+    }
+    for words, content in told.items():
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(ModelError, match=re.escape(f"w.pt: holds no table of tensors, but {words}")):
+            checkpoint.innermost_table(checkpoint.read(tmp_path / "w.pt"))
+
+
+def test_a_card_without_weights_has_no_network(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    own = model(tmp_path, weights=[], onnx="model.onnx")
+    with pytest.raises(ModelError, match="dots: the card names no weights"):
+        checkpoint.network_of(own)
+
+
+def test_an_empty_table_beside_the_weights_is_passed_by(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "model": tensors(), "ema": {"other": torch.zeros(1)}}, tmp_path / "w.pt")
+    stored = checkpoint.read(tmp_path / "w.pt")
+    assert sorted(checkpoint.innermost_table(stored)) == ["conv.bias", "conv.weight"]
+    assert checkpoint.sister_tables(stored) == (["model"], [])

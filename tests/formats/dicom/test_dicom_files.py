@@ -308,7 +308,7 @@ def test_8_bit_pixels_in_swapped_words_are_refused(tmp_path: Path) -> None:
 def test_4_1_compressed_pixels_whose_fragments_are_none_are_refused(tmp_path: Path) -> None:
     folder = compress(series(tmp_path / "ct"), JPEGLSLossless)
     file = folder / "a-005.dcm"
-    head, item, rest = file.read_bytes().rpartition(b"\xfe\xff\x00\xe0")
+    head, _, rest = file.read_bytes().rpartition(b"\xfe\xff\x00\xe0")
     file.write_bytes(head + b"\xfe\xff\x01\xe0" + rest)
     with pytest.raises(InputError, match=r"a-005.dcm: truncated: its pixels end early"):
         dicom.read(folder)

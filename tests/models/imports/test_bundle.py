@@ -17,6 +17,7 @@ from segcli.engines.choose import open_engine
 from segcli.errors import ModelError, UsageError
 from segcli.inference.segment import segment
 from segcli.models import imports, library, weights
+from segcli.models.imports import bundle_network
 from segcli.models.imports.bundle import _intensity
 from segcli.models.imports.bundle_config import References, Unknown, merged
 from segcli.networks import registry
@@ -193,6 +194,46 @@ def test_a_mean_over_several_channels_at_once_is_not_that_of_each() -> None:
     assert _intensity("NormalizeIntensity", item, 1) == [{"step": "standardise", "where": "nonzero"}]
     assert _intensity("NormalizeIntensity", item, 4) is None
     assert _intensity("NormalizeIntensity", {**item, "channel_wise": True}, 4) is not None
+
+
+def test_a_scale_is_of_the_whole_range_or_has_a_factor_that_segcli_lacks() -> None:
+    assert _intensity("ScaleIntensity", {"maxv": 2}, 1) == [{"step": "scale", "low": 0.0, "high": 2.0}]
+    assert _intensity("ScaleIntensity", {"factor": 0.1}, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("at", "entries", "note"),
+    [
+        (3, {"_target_": "Spacingd", "pixdim": [1, 1, 1], "mode": "bicubic"}, "Spacing has an interpolation or"),
+        (4, {"_target_": "CropForegroundd", "margin": [1, 2, 3]}, "the crop's margin is another on each side"),
+        (4, {"_target_": "SpatialPadd", "spatial_size": [8, 8, 8]}, "the padding of SpatialPad is left to the windows"),
+    ],
+)
+def test_what_segcli_does_otherwise_is_noted(tmp_path: Path, at: int, entries: dict[str, Any], note: str) -> None:
+    assert any(note in one for one in changed(tmp_path / "b", at, **entries).notes)
+
+
+def test_channels_that_are_put_together_name_the_inputs_and_without_a_spacing_none_is_kept(tmp_path: Path) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "plain")
+    config = tmp_path / "plain" / "configs"
+    stated = json.loads((config / "metadata.json").read_text())
+    (config / "metadata.json").write_text(json.dumps({**stated, "network_data_format": {}}))
+    inference = json.loads((config / "inference.json").read_text())
+    inference["preprocessing"]["transforms"][3] = {"_target_": "ConcatItemsd", "keys": ["flair"], "name": "image"}
+    (config / "inference.json").write_text(json.dumps(inference))
+    found = imports.inspect(tmp_path / "plain")
+    assert (found.found["channels"], found.found["spacing"]) == (["flair"], None)
+    assert "labels" in found.missing
+
+
+def test_finished_labels_that_are_brought_back_are_noted(tmp_path: Path) -> None:
+    post = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, {"_target_": "Invertd", "keys": "pred"}]
+    found = imports.inspect(edited(tmp_path / "b", postprocessing={"_target_": "Compose", "transforms": post}))
+    assert any("brings finished labels back by the nearest voxel" in note for note in found.notes)
+
+
+def test_an_inferer_that_is_no_object_leaves_the_windows_open(tmp_path: Path) -> None:
+    assert "patch_size" in imports.inspect(edited(tmp_path / "b", inferer="a text")).missing
 
 
 @pytest.mark.parametrize(
@@ -472,6 +513,28 @@ def test_arguments_of_other_versions_of_monai_are_understood(tmp_path: Path) -> 
     assert imports.inspect(other).arguments == imports.inspect(BUNDLE).arguments
 
 
+def test_a_network_that_is_stated_is_named_in_todays_terms_or_left_to_its_tensors() -> None:
+    def told(**entries: Any) -> tuple[str, Any, list[str]]:
+        notes: list[str] = []
+        kind, named = bundle_network.network(References(entries), "1.3", notes)
+        return kind, named and named.network.config, notes
+
+    assert told() == ("", None, [])
+    assert told(network="a text", net={"_target_": "SegResNet", "norm_name": "group", "in_channels": 1}) == (
+        "SegResNet",
+        {"in_channels": 1},
+        [],
+    )
+    assert told(model={"_target_": "monai.networks.nets.UNETR", "pos_embed": "conv", "save_attn": True}) == (
+        "UNETR",
+        {"proj_type": "conv"},
+        [],
+    )
+    kind, arguments, notes = told(network={"_target_": "UNet", "channels": [1], "act": {"name": "$open('a')"}})
+    assert (kind, arguments) == ("UNet", None)
+    assert notes == ["arguments of UNet are Python and were not evaluated: act"]
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -493,6 +556,10 @@ def test_arguments_of_other_versions_of_monai_are_understood(tmp_path: Path) -> 
         ("$copy.deepcopy(@list)", ["x", "y"]),
         ("%a::b", 3),
         ("@through::b", 3),
+        ("${'x': @a#b}", {"x": 3}),
+        ("$@a['b']", 3),
+        ("$@flag and @a#b", 3),
+        ("$not @flag or 0", 0),
     ],
 )
 def test_references_are_followed_by_pattern(text: str, value: Any) -> None:
@@ -522,6 +589,8 @@ def test_references_are_followed_by_pattern(text: str, value: Any) -> None:
         "$(lambda: 1)()",
         "$list.__class__",
         "$f'{1}'",
+        "$(3)[0]",
+        "$@a[0]",
     ],
 )
 def test_what_would_have_to_be_evaluated_stays_unknown(text: str) -> None:

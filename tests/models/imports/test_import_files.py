@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -562,6 +563,17 @@ def test_a_table_is_chosen_in_a_checkpoint_file_alone(tmp_path: Path, made: str)
         ({"orientation": "file"}, {"orientation": None}),
         ({"patch": "256,320", "slice_axis": 0}, {"slice_axis": 0, "patch_size": [1, 256, 320]}),
         ({"channels": "T1, T2"}, {"channels": ["T1", "T2"]}),
+        ({"blend": "constant"}, {"blend": "constant"}),
+        (
+            {"normalise": "-100,300,50,20"},
+            {
+                "intensity": [
+                    {"step": "clip", "low": -100.0, "high": 300.0},
+                    {"step": "standardise", "mean": 50.0, "sd": 20.0},
+                    {"step": "outside", "value": 0},
+                ]
+            },
+        ),
     ],
 )
 def test_the_command_lines_texts_become_fields(texts: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -582,6 +594,104 @@ def test_the_command_lines_texts_become_fields(texts: dict[str, Any], fields: di
 def test_texts_that_say_nothing_are_usage_errors(texts: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         imports.options(**texts)
+
+
+def test_labels_may_stand_in_a_json_file_as_a_mapping_to_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    for text in ('{"labels": {"background": 0, "liver": 6}}', '{"background": 0, "liver": 6}'):
+        path.write_text(text)
+        assert imports.options(labels=str(path)) == {"labels": {"background": 0, "liver": 6}}
+    for text, why in (('["liver"]', "is not"), ('{"liver": "six"}', "is not"), ("{", "cannot be read as JSON")):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=rf"--labels .*dataset.json: {why}"):
+            imports.options(labels=str(path))
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "error", "sentence"),
+    [
+        ((), {}, ModelError, "given: neither an nnU-Net folder nor a MONAI bundle, and 0 checkpoints in it"),
+        (("a.pt", "b.pt"), {}, ModelError, "given: neither .*, and 2 checkpoints in it"),
+        (("model.json",), {}, ModelError, "given: is a model folder of segcli already"),
+        (("a.pt",), {"config": "inference"}, UsageError, "--config chooses in a MONAI bundle, and given is none"),
+        (
+            ("n/plans.json", "b/configs/metadata.json", "b/configs/inference.json"),
+            {},
+            ModelError,
+            "given: holds 2 models: .*give the folder of one of them",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_one_model_is_refused(
+    tmp_path: Path, files: tuple[str, ...], wanted: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    (tmp_path / "given").mkdir()
+    for name in files:
+        path = tmp_path / "given" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    with pytest.raises(error, match=sentence):
+        imports.inspect(tmp_path / "given", wanted=imports.WhichModel(**wanted))
+
+
+def test_a_model_that_is_not_there_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.pt: no such file or folder"):
+        imports.inspect(tmp_path / "nowhere.pt")
+
+
+def test_the_one_checkpoint_of_a_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "raw.pth").write_bytes((CONTAINERS / "tiny_segresnet_raw.pth").read_bytes())
+    alone = imports.inspect(CONTAINERS / "tiny_segresnet_raw.pth")
+    assert imports.inspect(tmp_path / "given").arguments == alone.arguments
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.pt", bytes(12_000_000))
+    with pytest.raises(ModelError, match=r"bomb\.zip: unpacks to far more than its size: not allowed"):
+        imports.inspect(tmp_path / "bomb.zip")
+
+
+def meshnet(folder: Path, *, files: int = 1, layers: int = 3, outputs: int = 2, **beside: Any) -> Path:
+    """brainchop's folder of a MeshNet: kernels of `layers` layers of which model.json states three."""
+    folder.mkdir()
+    widths = [1, *[2] * (layers - 1), outputs]
+    rows = [{"dilation": d, "padding": d, "kernel_size": 3, "in_channels": 1, "out_channels": 2} for d in (1, 2)]
+    last = {"dilation": 1, "padding": 0, "kernel_size": 1, "in_channels": 2, "out_channels": outputs}
+    (folder / "model.json").write_text(json.dumps({"layers": [*rows, last]}))
+    tensors = {
+        f"net.{i}.weight": torch.ones(widths[i + 1], widths[i], *[3 if i < layers - 1 else 1] * 3)
+        for i in range(layers)
+    }
+    for number in range(files):
+        torch.save(tensors, folder / f"w{number}.pth")
+    for name, found in beside.items():
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_brainchops_labels_are_named_by_a_list_or_a_mapping_of_all_numbers(tmp_path: Path) -> None:
+    told = {
+        "mapping": {"labels": {"0": "Unknown", "1": "liver"}},
+        "list": {"colormap": ["Unknown", "liver"]},
+        "second": {"labels": {"0": "Unknown", "7": "liver"}, "colormap": {"labels": {"0": "Unknown", "1": "liver"}}},
+    }
+    for name, beside in told.items():
+        made = imports.adopt(meshnet(tmp_path / name, **beside), to=tmp_path / "models")
+        assert [s.name for s in library.read_card(made).structures] == ["liver"]
+    with pytest.raises(ModelError, match="--labels"):
+        imports.adopt(meshnet(tmp_path / "none"), to=tmp_path / "models")
+    with pytest.raises(ModelError, match="--labels"):
+        imports.adopt(meshnet(tmp_path / "more", labels=["a", "b", "c"]), to=tmp_path / "models")
+
+
+def test_brainchops_folder_has_one_file_of_weights_with_as_many_convolutions_as_layers(tmp_path: Path) -> None:
+    for files in (0, 2):
+        with pytest.raises(ModelError, match=rf"{files}: {files} files of weights beside model.json, one is wanted"):
+            imports.inspect(meshnet(tmp_path / str(files), files=files))
+    with pytest.raises(ModelError, match=r"4 convolutions, where model.json has 3"):
+        imports.inspect(meshnet(tmp_path / "deeper", layers=4))
 
 
 def test_a_network_of_pictures_sees_neighbouring_slices_as_channels(tmp_path: Path) -> None:
