@@ -207,7 +207,7 @@ def _asked(engine: EngineName, kind: str) -> list[EngineSpec]:
 def _taking(card: ModelCard, specs: Sequence[EngineSpec], engine: str) -> list[EngineSpec]:
     """The engines that take windows of the card's sizes: a graph has one size, whole images have any."""
     able = [spec for spec in specs if not (card.window.whole and spec.reads == "graph")]
-    if not able:
+    if specs and not able:
         raise EngineError(
             f"{card.name} is shown whole images of any size, {engine} takes windows of one", hint="use --engine torch"
         )

@@ -78,19 +78,29 @@ def whole_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     put_back(folder)
     unclaimed(folder, replace=replace)
     sweep(folder.parent, ours=_left)
-    temporary = folder.with_name(partial_name(folder.name))
+    temporary, made = folder.with_name(partial_name(folder.name)), None
     try:
         with translated(folder):
             no_detour(folder)
             temporary.mkdir(parents=True)
+            made = _identity(temporary)
             yield temporary
             with one_process(folder.parent):
-                if _foreign(temporary) is not None:
+                if _identity(temporary) != made:
                     raise OutputError(f"{folder.name}: somebody else has put another folder where it was being made")
                 _named(temporary, folder, replace=replace)
     finally:
-        if _foreign(temporary) is None or _left(temporary):  # else somebody else gave another folder its name
+        if _identity(temporary) == made or _foreign(temporary) is None:  # ours, or the model that gave way
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another that has got its name since; None where nothing has it."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def write_card(document: Document, folder: Path) -> None:

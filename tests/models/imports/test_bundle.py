@@ -516,7 +516,7 @@ def test_arguments_of_other_versions_of_monai_are_understood(tmp_path: Path) -> 
 def test_a_network_that_is_stated_is_named_in_todays_terms_or_left_to_its_tensors() -> None:
     def told(**entries: Any) -> tuple[str, Any, list[str]]:
         notes: list[str] = []
-        kind, named = bundle_network.network(References(entries), "1.3", notes)
+        kind, named = bundle_network.network(References(entries), "1.3", notes, BUNDLE / "models")
         return kind, named and named.network.config, notes
 
     assert told() == ("", None, [])
