@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta, Struct, ValidationError, field
 from msgspec.structs import FieldInfo
 
-from segcli.documents import Content, Document, Facts, json_schema
+from segcli.documents import Content, Document, Facts, undented
 from segcli.errors import ModelError, near
 from segcli.models.after import AFTER, AfterStep
 from segcli.models.expected import Limits, MadeFor
@@ -424,7 +424,7 @@ def _map_of(kind: Any) -> tuple[Content, Content]:
 
 def schema() -> Document:
     """The JSON Schema (2020-12) of a card."""
-    made = json_schema(CardDocument)
+    made = undented(msgspec.json.schema(CardDocument))
     rule = str(__doc__).partition("follows one rule. ")[2]
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

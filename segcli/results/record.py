@@ -28,7 +28,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from segcli import __version__, formats
-from segcli.documents import Document, Facts, json_schema
+from segcli.documents import Document, Facts, undented
 from segcli.engines.table import libraries
 from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.formats.table import stem
@@ -405,7 +405,7 @@ def schema() -> Document:
         "title": f"record of segcli, number {SCHEMA}",
         "$comment": " ".join(rule.split()),
     }
-    return {**told, **json_schema(Record)}
+    return {**told, **undented(msgspec.json.schema(Record))}
 
 
 if __name__ == "__main__":
