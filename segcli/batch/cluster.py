@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch
 from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import run_case
 from segcli.batch.stages import Options, Outcome
+from segcli.batch.worker import work
 from segcli.engines.opening import Opening
-from segcli.errors import EngineError, SegcliError, UsageError
+from segcli.errors import EngineError, UsageError
 from segcli.formats.atomic import sweep
-from segcli.models.card import CARD_FILE, ModelCard
-from segcli.models.library import find
-
-if TYPE_CHECKING:
-    from segcli.engines.choose import Opened
+from segcli.models.card import CARD_FILE
 
 TIMEOUT = "30s"  # within which a scheduler answers
 
@@ -60,7 +55,7 @@ def predict_on(
             for case in cases:
                 placed = replace(case, paths=tuple(_absolute(p) for p in case.paths), beside=_absolute(case.beside))
                 future = client.submit(
-                    _work,
+                    work,
                     placed,
                     opening,
                     to,
@@ -101,22 +96,6 @@ def end_workers(folders: Iterable[Path]) -> None:
 
 
 _clusters: list[Any] = []  # the local ones that this process has started
-_lock = threading.Lock()
-_open: dict[Any, tuple[ModelCard, Opened]] = {}  # in a worker: the model that it has loaded
-
-
-def _work(case: Case, opening: Opening, to: Destination, options: Options) -> Outcome:
-    """One case in a worker. A refusal is an outcome, so that Dask retries lost workers and nothing else."""
-    with _lock:
-        try:
-            if opening not in _open:
-                _open.clear()
-                card = find(opening.model[0])
-                _open[opening] = (card, opening.open(card))
-            card, opened = _open[opening]
-            return run_case(case, card, opened, to, options)
-        except SegcliError as error:
-            return Outcome(case, "failed", error=error)
 
 
 @contextmanager

@@ -16,28 +16,23 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 from segcli import formats
 from segcli.batch.budget import host_bytes
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch
 from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import run_case
 from segcli.batch.stages import Options, Outcome, called
+from segcli.batch.worker import work
 from segcli.engines.driver import driver_devices
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory, SegcliError
 from segcli.formats.atomic import sweep
 from segcli.memory import available
 from segcli.models.card import ModelCard
-from segcli.models.library import find
 from segcli.parallel import cores, use
 from segcli.space.grids import model_grid
 from segcli.space.volume import Grid
-
-if TYPE_CHECKING:
-    from segcli.engines.choose import Opened
 
 _CORES = 4  # of one case, by `auto`: more gain little
 _PROCESS_BYTES = 1 << 30  # of a process with its libraries and a model, before the first scan
@@ -95,7 +90,7 @@ def predict_beside(
     for _ in range(jobs):
         free.put(_process(share))
 
-    def work(case: Case) -> tuple[Outcome, list[Event]]:
+    def driven(case: Case) -> tuple[Outcome, list[Event]]:
         pool = free.get()
         try:
             return pool.submit(_work, case, own, to, options).result()
@@ -107,7 +102,7 @@ def predict_beside(
             free.put(pool)
 
     with ThreadPoolExecutor(jobs, "segcli-jobs") as drivers:
-        for case, (outcome, told) in zip(cases, drivers.map(work, cases), strict=True):
+        for case, (outcome, told) in zip(cases, drivers.map(driven, cases), strict=True):
             for event in told:
                 watch(replace(event, case=case))
             yield replace(outcome, case=case)
@@ -124,9 +119,6 @@ def end_processes(folders: Iterable[Path]) -> None:
         process.join(2)
     for folder in folders:
         sweep(folder)
-
-
-_open: dict[Opening, tuple[ModelCard, Opened]] = {}  # in a process: the model that it has loaded
 
 
 def _process(share: int) -> ProcessPoolExecutor:
@@ -151,18 +143,11 @@ def _begin(share: int) -> None:
 
 
 def _work(case: Case, opening: Opening, to: Destination, options: Options) -> tuple[Outcome, list[Event]]:
-    """One case in a process, and what it told, its windows left out; a refusal to open the model is its outcome."""
+    """One case in a process, and what it told, its windows left out."""
     told: list[Event] = []
 
     def watch(event: Event) -> None:
         if event.name != "window":
             told.append(event)
 
-    try:
-        if opening not in _open:
-            card = find(opening.model[0])
-            _open[opening] = (card, opening.open(card))
-        card, opened = _open[opening]
-        return run_case(case, card, opened, to, options, watch), told
-    except SegcliError as error:
-        return Outcome(case, "failed", error=error), told
+    return work(case, opening, to, options, watch), told

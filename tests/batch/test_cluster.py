@@ -20,15 +20,15 @@ pytest.importorskip("distributed", reason="the extra [cluster] is not installed"
 WORKER = """
 import os, sys, time
 from pathlib import Path
-import segcli.batch.cluster
-real = segcli.batch.cluster.run_case
+import segcli.batch.worker
+real = segcli.batch.worker.run_case
 def held(case, *words):
     mark = Path(os.environ["MARKS"]) / f"{case.name}.{os.getpid()}"
     mark.touch()
     while case.name == "case1" and not (mark.parent / "go").exists():
         time.sleep(0.05)
     return real(case, *words)
-segcli.batch.cluster.run_case = held
+segcli.batch.worker.run_case = held
 from distributed.cli.dask_worker import main
 main()
 """

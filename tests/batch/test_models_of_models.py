@@ -8,9 +8,9 @@ from models import LABELS, organs
 from runs import command, files, scan
 
 from segcli.batch.cases import Case
-from segcli.batch.cluster import _work
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import Options
+from segcli.batch.worker import work
 from segcli.engines.held import Held
 from segcli.engines.mirrored import Mirrored
 from segcli.engines.opening import Opening
@@ -60,9 +60,7 @@ def test_models_that_have_axes_for_it_are_mirrored(model: Path) -> None:
 def test_a_worker_of_a_cluster_gives_the_same_files(tmp_path: Path, model: Path) -> None:
     path = scan(tmp_path / "a.nii.gz")
     opening = Opening((str(model),), engine="onnx", device="cpu", classes=("liver",))
-    outcome = _work(
-        Case("a", (path,), tmp_path), opening, Destination(tmp_path / "worker"), Options(classes=("liver",))
-    )
+    outcome = work(Case("a", (path,), tmp_path), opening, Destination(tmp_path / "worker"), Options(classes=("liver",)))
     assert outcome.error is None
     words = ("--classes", "liver", "--engine", "onnx", "--device", "cpu", "-o", tmp_path / "own")
     run = command("predict", path, "--model", model, *words)
@@ -89,7 +87,7 @@ def test_a_run_that_breaks_off_between_two_networks_leaves_nothing_and_is_done_a
     case = Case("a", (path,), tmp_path)
     with monkeypatch.context() as broken:
         broken.setattr(Held, "_engine", third_fails)
-        assert _work(case, opening, to, Options()).status == "failed"
+        assert work(case, opening, to, Options()).status == "failed"
     assert not files(tmp_path / "out")
-    assert _work(case, opening, to, Options()).status == "done"
-    assert _work(case, opening, to, Options()).status == "skipped"
+    assert work(case, opening, to, Options()).status == "done"
+    assert work(case, opening, to, Options()).status == "skipped"
