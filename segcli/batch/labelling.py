@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import check_channels, finite
 from segcli.inference.region import around, put_back
 from segcli.inference.segment import Segmentation, Wishes, segment
-from segcli.inference.together import Member, later, segment_at_the_scan, segment_together
+from segcli.inference.together import Member, added, later, segment_at_the_scan, segment_together
 from segcli.inference.windows import Tick, at_overlap
 from segcli.models.card import ModelCard
 from segcli.models.rough import Rough
@@ -93,7 +92,7 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
         result.labels.data[:, holes] = 0
     result = replace(
         result,
-        seconds=_sum(first.result.seconds, result.seconds),
+        seconds=added(first.result.seconds, result.seconds),
         windows=first.result.windows + result.windows,
         warnings=(*warnings, *first.result.warnings, *result.warnings),
     )
@@ -113,13 +112,6 @@ def _facts(rough: Rough, model: ModelCard, box: Box | None, scan: Grid) -> CropF
 def _rest(models: Sequence[tuple[ModelCard, Opened]]) -> None:
     for _, opened in models:
         opened.engine.rest()
-
-
-def _sum(*stages: Mapping[str, float]) -> dict[str, float]:
-    total: Counter[str] = Counter()
-    for seconds in stages:
-        total.update(seconds)
-    return dict(total)
 
 
 def _fine(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) -> Found:

@@ -30,7 +30,7 @@ LABELS = {"flat": "_seg.nii.gz", "bids": "_dseg.nii.gz"}  # what the name of a c
 RECORD = {"flat": "_seg.json", "bids": "_dseg.json"}
 
 Option = Literal["--write", "--report", "--tables", "--split", "--layout", "--stats-format"]
-Need = Literal["dicom", "probabilities", "votes"]
+Need = Literal["dicom", "probabilities", "viewer", "votes"]
 Writer = Callable[[Path, "Finished"], Sequence[str]]
 
 
@@ -42,7 +42,7 @@ class Output:
     ending   what the name of the case gets, unique; with `inside` that of a folder
     says     what the file is, in a few words
     write    writes it at a path; returns sentences for the user and the record
-    needs    what there has to be: a scan that is DICOM, probabilities, the votes of an ensemble
+    needs    what there has to be: a scan that is DICOM, probabilities, the script of the viewer, an ensemble's votes
     also     whether something else that was asked for brings it along
     inside   names of the files in the folder, where there are several
     bids     whether a BIDS derivative may have such files
@@ -177,7 +177,7 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
 
 def refuse_beforehand(scan: Volume, to: Destination) -> None:
     """Before anything is computed, UsageError for DICOM objects of no DICOM scan, EngineError for a missing viewer."""
-    if "html-viewer" in to.reports:
+    if any("viewer" in output.needs for output in to.outputs):
         from segcli.results.page.niivue import script
 
         script()
@@ -332,14 +332,16 @@ def _mask(path: Path, case: Finished) -> Sequence[str]:
 # ---- the table -----------------------------------------------------------------------------------------------------
 
 DICOM_SEG = "_seg.dcm"
-
+_report = partial(Output, option="--report")
 BUILT_IN = (
-    Output("csv", "_seg.csv", "the structures as a table", _csv, "--report"),
-    Output("tsv", "_seg.tsv", "the same with tabs between", _csv, "--report"),
-    Output("html", "_seg.html", "a page: slices, volumes, doubts", partial(_page, False), "--report", own=_is_page),
-    Output("html-viewer", "_seg_viewer.html", "with NiiVue inside", partial(_page, True), "--report", own=_is_page),
-    Output("png", "_seg.png", "slices with the labels over them", partial(_montage, 3), "--report"),
-    Output("png-large", "_seg_large.png", "the same, seven slices of each view", partial(_montage, 7), "--report"),
+    _report("csv", "_seg.csv", "the structures as a table", _csv),
+    _report("tsv", "_seg.tsv", "the same with tabs between", _csv),
+    _report("html", "_seg.html", "a page: slices, volumes, doubts", partial(_page, False), own=_is_page),
+    _report(
+        "html-viewer", "_seg_viewer.html", "with NiiVue inside", partial(_page, True), needs=("viewer",), own=_is_page
+    ),
+    _report("png", "_seg.png", "slices with the labels over them", partial(_montage, 3)),
+    _report("png-large", "_seg_large.png", "the same, seven slices of each view", partial(_montage, 7)),
     Output("slicer", ".ctbl", "names and colours for 3D Slicer", partial(_table, "slicer"), "--tables"),
     Output("itksnap", ".label", "the same for ITK-SNAP", partial(_table, "itksnap"), "--tables"),
     Output("freesurfer", "_lut.txt", "the same for FreeSurfer", partial(_table, "freesurfer"), "--tables"),

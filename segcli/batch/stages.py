@@ -274,7 +274,7 @@ def scan_of(job: Job, case: Case) -> Volume:
 def check_memory(job: Job, grid: Grid) -> None:
     """Refuse a scan that does not fit with one of the models that are shown all of it; OutOfMemory (71)."""
     for card, opened in job.running.first(job.card):
-        for own, other in (*((opened.earlier,) if opened.earlier else ()), (card, opened)):
+        for own, other in opened.cascade(card):
             network = budget.whole_bytes(own, model_grid(grid, own.grid), other.engine)
             budget.refuse_too_large(grid, 4, own, limit=job.opened.max_ram, network=network)
 

@@ -67,8 +67,11 @@ class Opened:
 
     def running(self, card: ModelCard) -> list[tuple[ModelCard, Opened]]:
         """All models that run, a cascade's first one, which is no model of its own elsewhere, before its second."""
-        models = self.models(card)
-        return [one for own in models for one in (*((own[1].earlier,) if own[1].earlier else ()), own)]
+        return [one for own, opened in self.models(card) for one in opened.cascade(own)]
+
+    def cascade(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
+        """The model alone, of a cascade's second one the first before it."""
+        return (*((self.earlier,) if self.earlier else ()), (card, self))
 
     def models(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
         """All models that run, in their order."""

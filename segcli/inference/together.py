@@ -92,7 +92,7 @@ def segment_together(
     found = decided(scan, prepared, mean, decide, own.interpolation, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
-    seconds = _added(prepared.seconds, theirs.seconds)
+    seconds = added(prepared.seconds, theirs.seconds)
     seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
     count = theirs.windows + window_count(prepared.image.grid, own.window)
     warnings += said_of(sum(member.engine.repeated for member in members) - before)
@@ -154,12 +154,12 @@ def _answers(scan: Volume, members: Sequence[tuple[Member, Decision]], on: Grid,
     for i, (member, decide) in enumerate(members):
         answer, stages, count = _answer(scan, member, on, decide, later(tick, i, models))
         answers.append(answer)
-        seconds = _added(seconds, stages)
+        seconds = added(seconds, stages)
         windows += count
     return _Answers(answers, seconds, windows)
 
 
-def _added(times: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+def added(times: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
     """The times of each stage, added up."""
     return {stage: times.get(stage, 0.0) + more.get(stage, 0.0) for stage in {**times, **more}}
 

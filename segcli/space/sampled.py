@@ -28,7 +28,7 @@ def sampled(labels: Volume, wanted: Grid, scan: Grid, how: Literal["nearest", "l
     how      "linear": the numbers of the labels are interpolated and rounded, half-way to the even one
     """
     like = turned(scan, wanted.axes)
-    low = np.round(wanted.index(labels.grid.affine[:3, 3])).astype(np.int64)
+    low = wanted.start_of(labels.grid)
     # A frame of background around the part: what lies beyond it is moved there.
     framed = np.pad(labels.data[0], 1)
     out = np.empty(like.shape, labels.data.dtype)
