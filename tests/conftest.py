@@ -1,7 +1,12 @@
-"""What holds for the whole suite: one thread for each of several workers, and Hypothesis without a clock."""
+"""What holds for the whole suite: one thread for each of several workers, no clock for Hypothesis; a shared folder."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -11,3 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder in which everybody may write, and take away what others wrote."""
+    folder = Path(tempfile.mkdtemp(prefix="segcli-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)

@@ -23,6 +23,7 @@ from dicom_phantom import series
 from models import organs
 from runs import card, opened, scan
 from servers import Server, serving
+from two_users import as_another, needs_two_users
 
 from segcli import formats
 from segcli.batch import pipeline
@@ -43,9 +44,7 @@ from segcli.models.imports import adopt, options
 from segcli.models.library import find
 from segcli.space.volume import Grid, Volume
 
-NOBODY = 65534  # another user
 THESIS = b"three years"
-needs_two_users = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two users")
 CONTAINERS = Path(__file__).parent / "data" / "containers"
 STATED = {"channels": "CT", "orientation": "RAS", "spacing": "3,3,3", "window": "-1000,1000", "patch": "32,32,32"}
 
@@ -171,15 +170,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.fixture
-def shared() -> Iterator[Path]:
-    """A folder in which everybody may write, and take away what others wrote."""
-    folder = Path(tempfile.mkdtemp(prefix="segcli-test-"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
     """A file that has to be as it was."""
     path = tmp_path / "thesis.txt"
@@ -203,12 +193,6 @@ def ends_well(folder: Path, name: str) -> None:
         assert not path.is_symlink()
         assert info.st_uid == os.geteuid()
         assert THESIS not in path.read_bytes()
-
-
-def as_another(code: str) -> None:
-    """Run Python as the other user."""
-    words = [sys.executable, "-I", "-S", "-c", f"import os; os.setuid({NOBODY}); {code}"]
-    subprocess.run(words, check=True)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -2,15 +2,14 @@
 
 import os
 import resource
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from two_users import as_another, needs_two_users
 
 from segcli import formats
 from segcli.errors import Denied, OutputError
@@ -188,24 +187,6 @@ def test_6_4_once_the_run_is_abandoned_no_file_gets_its_name(tmp_path, monkeypat
 def test_1_1_what_may_not_be_written_is_denied(tmp_path):
     with pytest.raises(Denied, match=r"a\.json: permission denied"), atomic.translated(tmp_path / "a.json"):
         raise PermissionError(13, "Permission denied")
-
-
-NOBODY = 65534  # another user
-needs_two_users = pytest.mark.skipif(os.geteuid() != 0, reason="only root can write as two users")
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A folder in which everybody may write, and take away what others wrote."""
-    folder = Path(tempfile.mkdtemp(prefix="segcli-test-"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def as_another(code: str) -> None:
-    """Run Python as the other user."""
-    subprocess.run([sys.executable, "-I", "-S", "-c", f"import os, pathlib; os.setuid({NOBODY}); {code}"], check=True)
 
 
 def writers() -> dict[str, Callable[[Path], object]]:

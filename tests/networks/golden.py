@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
+import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -120,6 +122,17 @@ class Exported:
     x: Tensor
     answer: Tensor
     allowed: float
+
+    def in_onnx_runtime(self) -> None:
+        """ONNX Runtime answers as torch does."""
+        session = onnxruntime.InferenceSession(self.model, providers=["CPUExecutionProvider"])
+        self.check(session.run(None, {"x": self.x.numpy()})[0])
+
+    def in_openvino(self, times: float = 1) -> None:
+        """OpenVINO answers as torch does; `times` as far from it as the golden file allows."""
+        openvino = pytest.importorskip("openvino", reason="OpenVINO is not made for this machine")
+        compiled = openvino.compile_model(self.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self.check(compiled([self.x.numpy()])[0], times)
 
     def check(self, answer: Any, times: float = 1) -> None:
         assert torch.from_numpy(answer).allclose(self.answer, rtol=0, atol=times * self.allowed)

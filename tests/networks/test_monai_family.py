@@ -6,7 +6,6 @@ SEGCLI_SHARED, the folder that has all golden files, adds those that are too lar
 import json
 from pathlib import Path
 
-import onnxruntime
 import pytest
 from golden import SHARED, Exported, agree, export, files, key_lists, listed, name
 
@@ -89,11 +88,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.slow
 def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
-    session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
-    exported.check(session.run(None, {"x": exported.x.numpy()})[0])
+    exported.in_onnx_runtime()
 
 
 def test_openvino_answers_alike_for_any_batch(exported: Exported) -> None:
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is not made for this machine")
-    compiled = openvino.compile_model(exported.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    exported.check(compiled([exported.x.numpy()])[0])
+    exported.in_openvino()
