@@ -92,7 +92,7 @@ def test_dcm2niix_finds_the_same_in_every_case_of_the_dicom_tests(tmp_path: Path
         *files,
     ]
     lines = tmp_path / "compared.txt"
-    env = {**os.environ, "PYTHONPATH": str(here), "SECOND_READER": str(lines)}
+    env = {**os.environ, "PYTHONPATH": str(here), "SECOND_READER": str(lines), "PYTEST_ADDOPTS": ""}
     ran = subprocess.run(command, cwd=here.parents[2], env=env, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-4000:]
     outcomes = [line.rpartition(": ")[2] for line in lines.read_text(encoding="utf-8").splitlines()]
