@@ -162,7 +162,7 @@ def _cascaded(options: Options, card: ModelCard, opened: Opened) -> Member:
 
 def _member(options: Options, card: ModelCard, engine: Engine) -> Member:
     plan = at_overlap(card.window, options.overlap)
-    window = replace(plan, skip=plan.skip or options.skip)
+    window = replace(plan, skip=plan.skip or options.skip, sums=card.sums if options.faithful else plan.sums)
     procedure = replace(card.procedure, window=window)
     if options.faithful and card.faithful:
         procedure = replace(procedure, decide=replace(procedure.decide, back=card.faithful))

@@ -184,7 +184,10 @@ Average = Annotated[
 ]
 KeepIslands = Annotated[bool, typer.Option("--keep-islands", help="Pieces that the model's card would take away stay.")]
 Faithful = Annotated[
-    bool, typer.Option("--faithful", help="Bring labels back as the model's authors do, where its card says how.")
+    bool,
+    typer.Option(
+        "--faithful", help="Bring labels back and blend windows as the model's authors do, where its card says how."
+    ),
 ]
 Series = Annotated[str | None, typer.Option("--series", help="Number or name of the DICOM series to take.")]
 SeveralSeries = Annotated[

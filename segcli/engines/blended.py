@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import not_finite
+from segcli.inference.engine import UNSEEN, not_finite
 from segcli.space.volume import Array, Box
 
 Axes = tuple[int, ...]
-UNSEEN = -20.0  # logit of a structure where no window was, beside 0 for background
 
 
 class Blending(ABC):

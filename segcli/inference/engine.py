@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from segcli.errors import ModelError
 from segcli.space.volume import Box
 
+UNSEEN = -20.0  # logit of a structure where no window was, or where a model did not look, beside 0 for background
+
 
 class Taking(Protocol):
     """Whatever takes steps down for want of memory."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segcli.errors import ModelError
 from segcli.inference.certainty import winners
 from segcli.inference.decide import Decision, Spread, probabilities
-from segcli.inference.engine import Engine
+from segcli.inference.engine import UNSEEN, Engine
 from segcli.inference.frames import Frame
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, segment, window_count
@@ -26,7 +26,6 @@ from segcli.space.resample import LINEAR
 from segcli.space.volume import Box, Grid, Volume
 
 _VALUES = 1 << 24  # of the mean of answers that lie on the disk, at a time
-UNSEEN = -20.0  # logit of a structure where a member did not look, beside 0 for background
 
 
 @dataclass(frozen=True, eq=False)

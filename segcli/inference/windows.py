@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import Engine
+from segcli.inference.engine import Engine, Sums
+from segcli.inference.half_sums import HalfSums
 from segcli.inference.intensity import Beyond, beyond
 from segcli.parallel import cores
 from segcli.space.volume import Box, Volume
@@ -50,6 +51,7 @@ class WindowPlan:
              "even": steps of equal length, rounded (nnU-Net)
     padding  what lies beyond an image that is smaller than a window: the "constant" of the intensity steps, or the
              "edge": its last voxels, repeated
+    sums     what windows are added up in; "float16" as nnU-Net v2 does, in the order of the first axis
     skip     windows in which every voxel has the value beyond the image are taken for background, unseen; only
              where the card says that this is exact, or the user asks
     """
@@ -62,6 +64,7 @@ class WindowPlan:
     floor: float = 1e-3
     stride: Literal["regular", "even"] = "regular"
     padding: Literal["constant", "edge"] = "constant"
+    sums: Literal["float32", "float16"] = "float32"
     skip: bool = False
     whole: bool = False
 
@@ -95,15 +98,19 @@ def starts(n: int, size: int, plan: WindowPlan) -> list[int]:
 
 def blend_weights(plan: WindowPlan) -> NDArray[np.float32]:
     """Weight of each voxel of a window, (d, h, w), at most 1."""
+    return _weights(plan).astype(np.float32)
+
+
+def _weights(plan: WindowPlan) -> NDArray[np.float64]:
     if plan.blend == "constant":
-        return np.ones(plan.size, np.float32)
+        return np.ones(plan.size)
     rows = []
     for size in plan.size:
         x = np.arange(size) - (size // 2 if plan.centre == "voxel" else (size - 1) / 2)
         rows.append(np.exp(-0.5 * (x / max(plan.sigma * size, 1e-3)) ** 2))
     weight: NDArray[np.float64] = np.einsum("i,j,k->ijk", *rows)
-    blended: NDArray[np.float32] = np.maximum(weight, plan.floor).astype(np.float32)
-    return blended
+    floored: NDArray[np.float64] = np.maximum(weight, plan.floor)
+    return floored
 
 
 def padded(image: Volume, plan: WindowPlan, outside: Beyond) -> tuple[Volume, Box]:
@@ -131,7 +138,12 @@ def padded(image: Volume, plan: WindowPlan, outside: Beyond) -> tuple[Volume, Bo
 
 
 def stream_axis(shape: tuple[int, int, int], plan: WindowPlan) -> int:
-    """The axis along which logits are finished plane by plane: the one that keeps the sums smallest."""
+    """The axis along which logits are finished plane by plane: the one that keeps the sums smallest.
+
+    Where the order in which windows are added up counts, it is the first one, or that of the slices.
+    """
+    if plan.sums == "float16":
+        return plan.size.index(1) if 1 in plan.size else 0
     sums_shape = [min(n, s) / n for n, s in zip(shape, plan.size, strict=True)]
     return sums_shape.index(min(sums_shape))
 
@@ -166,7 +178,10 @@ def slide(
     keep = [*full.grid.shape]
     keep[axis] = _held(parts, axis)
     plane = math.prod(keep) // keep[axis]
-    sums = engine.sums(full.data, (keep[0], keep[1], keep[2]), axis, blend_weights(plan))
+    if plan.sums == "float16":
+        sums: Sums = HalfSums(engine, full.data, (keep[0], keep[1], keep[2]), axis, _weights(plan))
+    else:
+        sums = engine.sums(full.data, (keep[0], keep[1], keep[2]), axis, blend_weights(plan))
     done = 0
     for position, part in enumerate(parts):
         start = part[0].at[axis].start

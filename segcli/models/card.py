@@ -60,6 +60,7 @@ class ModelCard:
     after       steps that are done with the labels, in order
     after_at    where: at the scan's voxels, or at the model's where its labels come back as labels
     faithful    how labels come back where they shall be as the model's authors have them; None for as they do anyway
+    sums        what windows are added up in where it shall be done as the model's authors do; else it is float32
     ensemble_average  over several models: logits on the first one's grid, or probabilities on the scan's
     volumes_ml  plausible volume of a structure: (low, high); of those in volumes_by_size in a head of middle size
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
@@ -98,6 +99,7 @@ class ModelCard:
     not_scored: tuple[str, ...]
     after_at: Literal["scan", "model"]
     faithful: Literal["nearest", "values"] | None
+    sums: Literal["float32", "float16"]
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_by_size: tuple[str, ...]
     volumes_source: str
@@ -220,6 +222,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         not_scored=given.not_scored,
         after_at=given.after_at,
         faithful=given.faithful or ("nearest" if given.anchor == "corners" else None),
+        sums=given.sums,
         volumes_ml=given.volumes_ml or {},
         volumes_by_size=given.volumes_by_size,
         volumes_source=given.volumes_source,

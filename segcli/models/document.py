@@ -251,6 +251,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Meta(description="one of logits, probabilities, nearest, values"),
     ] = "logits"
     faithful: Annotated[Literal["nearest", "values"] | None, Meta(description="null or one of nearest, values")] = None
+    sums: Annotated[Literal["float32", "float16"], Meta(description="one of float32, float16")] = "float32"
     labels: Annotated[
         dict[LabelName, LabelValue],
         Meta(min_length=1, max_length=65_536, description="an object that maps names to whole numbers"),

@@ -877,6 +877,15 @@ def test_faithful_brings_labels_back_as_the_card_says_and_from_the_nearest_corne
     assert back({"anchor": "edges"}, faithful=True) == "logits"
 
 
+def test_faithful_adds_windows_up_as_the_card_says_and_else_in_float32(model):
+    def sums(fields: dict[str, str], *, faithful: bool) -> str:
+        own = parse({**CARD, **fields}, model)
+        return labelling._member(Options(faithful=faithful), own, opened().engine).procedure.window.sums
+
+    assert [sums({"sums": "float16"}, faithful=faithful) for faithful in (True, False)] == ["float16", "float32"]
+    assert sums({}, faithful=True) == "float32"
+
+
 @pytest.mark.parametrize("faithful", [True, False])
 def test_a_step_at_the_model_is_done_once_wherever_labels_come_back(model, tmp_path, faithful):
     steps = {"after": [{"step": "drop", "structures": ["3"]}], "after_at": "model", "faithful": "nearest"}

@@ -168,6 +168,7 @@ def _fields(
         **_resampling(chosen),
         **labels,
         "floor": 6e-9,  # the smallest number above 0 of float16, in which the weights up to 10 are kept there
+        "sums": "float16",
         "average": "logits",
     }
     reader = str(plans.get("image_reader_writer", "SimpleITKIO"))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from scipy.ndimage import gaussian_filter
 
 from segcli import formats
 from segcli.engines.choose import open_engine
@@ -23,7 +22,7 @@ from segcli.inference.decide import labels_on
 from segcli.inference.intensity import Outside, Standardise, normalise
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
-from segcli.inference.windows import WindowPlan, blend_weights, padded, windows
+from segcli.inference.windows import WindowPlan, blend_weights, slide
 from segcli.models import card, imports, library
 from segcli.models import weights as checkpoint
 from segcli.models.imports import nnunet
@@ -149,15 +148,14 @@ def test_with_sums_in_float16_logits_are_those_of_nnunet(
     expected = load_file(golden(name, f"expected_{case}_folds{''.join(map(str, folds))}_nomirror.safetensors"))
     made = chosen(library.read_card(imports.adopt(golden(name, "model"), to=tmp_path)), folds)
     scan = formats.read([golden(name, f"{case}_0000.nii.gz")])
-    prepared = prepare(scan, made.procedure)
-    full, inner = padded(prepared.image, made.window, prepared.outside)
-    part = (
-        in_half(open_engine(made, engine="torch", device="cpu").engine, full, made.window)[(slice(None), *inner)]
-        .float()
-        .numpy()
-    )
-    assert np.abs(part - expected["logits"].astype(np.float32)).max() < 1e-2
-    slabs = [Volume(part, prepared.image.grid)]
+    faithful = replace(made.procedure, window=replace(made.window, sums=made.sums))
+    prepared = prepare(scan, faithful)
+    engine = open_engine(made, engine="torch", device="cpu").engine
+    slabs = list(slide(prepared.image, engine, faithful.window, outside=prepared.outside))
+    for slab in slabs:
+        box = prepared.image.grid.box_of(slab.grid)
+        wanted = expected["logits"][(slice(None), *box)].astype(np.float32)
+        assert np.abs(slab.data - wanted).max() < 1e-2
     labels = labels_on(scan.grid, slabs, made.decide, prepared.image.grid, prepared.wanted, made.interpolation)
     assert (labels.data[0] == expected["segmentation"]).mean() > 0.9997
 
@@ -165,21 +163,6 @@ def test_with_sums_in_float16_logits_are_those_of_nnunet(
 def chosen(made: card.ModelCard, folds: tuple[int, ...]) -> card.ModelCard:
     """The card with some of its folds."""
     return replace(made, weights=made.weights[: len(folds)], sha256=made.sha256[: len(folds)])
-
-
-def in_half(engine: Any, full: Volume, plan: WindowPlan) -> torch.Tensor:
-    """Blended logits with weights and sums in float16, weights up to 10, as nnU-Net has them."""
-    spot = np.zeros(plan.size)
-    spot[tuple(n // 2 for n in plan.size)] = 1
-    gauss = torch.from_numpy(gaussian_filter(spot, [n / 8 for n in plan.size], 0, mode="constant"))
-    weight = (gauss / (gauss.max() / 10)).half()
-    weight[weight == 0] = weight[weight > 0].min()
-    total, norm = torch.zeros((3, *full.grid.shape), dtype=torch.half), torch.zeros(full.grid.shape, dtype=torch.half)
-    for window in windows(full.grid.shape, plan):
-        patch = full.data[(slice(None), *window.at)][None].copy()
-        total[(slice(None), *window.at)] += torch.as_tensor(engine.run(patch))[0] * weight
-        norm[window.at] += weight
-    return total / norm
 
 
 def test_a_checkpoint_of_version_2_carries_its_own_plans(tmp_path: Path) -> None:
@@ -258,6 +241,7 @@ def test_what_plans_say_becomes_the_card(tmp_path: Path) -> None:
     assert (made.interpolation.how, made.interpolation.coarse) == ("cubic", 3)
     assert (made.window.size, made.window.stride, made.window.centre) == ((12, 24, 24), "even", "voxel")
     assert made.mirror == (0, 1, 2)
+    assert (made.window.sums, made.sums) == ("float32", "float16"), "sums in float16 are for --faithful"
     assert [label.name for label in made.labels] == ["background", "organ", "lesion"]
 
 
@@ -648,7 +632,7 @@ def test_a_folder_of_version_1_needs_names_for_its_labels_and_nothing_else(tmp_p
         imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="background,organ,lesion"))
     )
     assert made.window.size == (16, 32, 32)
-    assert made.average == "probabilities"
+    assert (made.average, made.sums) == ("probabilities", "float32")
 
 
 def test_version_1_averages_probabilities_of_windows(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Windows added up in float16, as nnU-Net v2 does: logits that are nearly equal are decided by this rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import ModelError
+from segcli.inference.engine import UNSEEN, Engine, not_finite
+from segcli.space.volume import Box
+
+_SCALE = 10.0  # nnU-Net's largest weight: float16 then has more of the small ones
+
+
+class HalfSums:
+    """Sums on the host, whatever the engine computes on; see `inference.engine.Sums`.
+
+    image    (C, D, H, W)
+    shape    of the planes that are summed at a time; `axis` is the one they move along
+    weight   (d, h, w) float64, 1 at most
+
+    Each window's weighted logits are added in float32, in the order of the windows, and rounded to float16; so is the
+    sum of the weights, and the quotient of both.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        image: NDArray[np.float32],
+        shape: tuple[int, int, int],
+        axis: int,
+        weight: NDArray[np.float64],
+    ) -> None:
+        self._engine, self._image, self._axis, self._first = engine, image, axis, -1
+        rounded = (weight * _SCALE).astype(np.float16)
+        rounded[rounded == 0] = rounded[rounded > 0].min()
+        self._weight = rounded
+        self._norm = np.zeros(shape, np.float16)
+        self._total: NDArray[np.float16] | None = None
+
+    @property
+    def classes(self) -> int:
+        return 0 if self._total is None else len(self._total)
+
+    def add(self, windows: Sequence[Box]) -> None:
+        for at in windows:
+            logits = self._engine.run(np.ascontiguousarray(self._image[(slice(None), *at)])[None])[0]
+            if not np.isfinite(logits).all():
+                raise not_finite(at)
+            if self._total is None:
+                self._total = np.zeros((len(logits), *self._norm.shape), np.float16)
+            place = self._place(at)
+            for sums, channel in zip(self._total, logits, strict=True):
+                with np.errstate(over="ignore"):  # `finished` refuses it
+                    sums[place] += channel * self._weight
+            self._norm[place] += self._weight
+
+    def finished(self, box: Box) -> NDArray[np.float32]:
+        place = self._place(box)
+        assert self._total is not None  # nobody asks before a window was added
+        norm = self._norm[place]
+        unseen = norm == 0
+        with np.errstate(over="ignore"):
+            slab = (self._total[(slice(None), *place)] / np.where(unseen, np.float16(1), norm)).astype(np.float32)
+        if not np.isfinite(slab).all():
+            raise ModelError(
+                "logits are too large for sums in float16, which --faithful has for this model", hint="leave it out"
+            )
+        slab[:, unseen] = UNSEEN
+        slab[0, unseen] = 0.0
+        return slab
+
+    def advance(self, planes: int) -> None:
+        self._first += planes
+        for array in (self._norm, *(() if self._total is None else self._total)):
+            along = np.moveaxis(array, self._axis, 0)
+            kept = max(0, len(along) - planes)
+            along[:kept] = along[len(along) - kept :].copy()
+            along[kept:] = 0
+
+    def _place(self, at: Box) -> Box:
+        """A box of the image among the planes that are summed."""
+        box = list(at)
+        along = at[self._axis]
+        box[self._axis] = slice(along.start - self._first, along.stop - self._first)
+        return box[0], box[1], box[2]
