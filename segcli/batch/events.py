@@ -49,4 +49,4 @@ Watch = Callable[[Event], object]
 
 
 def unwatched(event: Event) -> None:
-    """A watch that sees nothing."""
+    """For callers that follow no events: does nothing."""

@@ -135,7 +135,7 @@ def _fine(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) 
 
 
 def _as_stated(labels: Volume, spec: GridSpec) -> Volume:
-    """Labels on a grid in the steps that the card states, which a grid between given corners has not quite."""
+    """Labels on a grid of exactly the card's spacing, which a grid that keeps a scan's corners has only nearly."""
     steps = [
         own if stated is None else stated
         for own, stated in zip(labels.grid.spacing, spec.spacing or labels.grid.spacing, strict=True)

@@ -133,7 +133,7 @@ def _failed(job: Job, case: Case, error: SegcliError, details: str = "") -> Outc
 
 
 def _names(case: Case) -> list[str]:
-    """What a refusal may call a case, and first what it is called where a refusal does not."""
+    """The names by which a refusal may call a case; the first is put before a sentence that has none of them."""
     if "/" in case.name:  # sub-07/t1, where others are t1 as well
         return [case.name]
     return [called(case), case.name, *(name for path in case.paths for name in (path.name, str(path)) if name)]

@@ -59,7 +59,7 @@ def jobs_for(wanted: int | None, cases: Sequence[Case], card: ModelCard, opening
 
 
 class _Enough(Exception):
-    """The grid of a scan is known, and nobody wants its voxels."""
+    """Ends the reading of a scan once its grid is known, before its voxels are read."""
 
 
 def _grid_of(case: Case, card: ModelCard) -> Grid | None:

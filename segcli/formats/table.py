@@ -24,7 +24,7 @@ FIRST, LATER, LAST = 0, 1, 2
 
 
 def unseen(grid: Grid) -> None:
-    """Nobody who wants to know a grid beforehand."""
+    """For callers that need not know the grid before the voxels are read: does nothing."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _THICK, _THICK_BYTES = 4, 1 << 27  # planes that a slab adds at least, as far as
 
 
 def no_tick(done: int, total: int) -> None:
-    """A tick that says nothing."""
+    """Progress that nobody follows."""
 
 
 @dataclass(frozen=True)

@@ -182,17 +182,12 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         if broken(given):
             raise refuse(key, what)
     weights, sums, onnx, onnx_sum = _files(given)
-    architecture = Architecture(
-        given.architecture.name, {k: v for k, v in document["architecture"].items() if k != "name"}
-    )
-    if (said := no_argument(architecture.arguments)) is not None:
-        raise refuse("architecture", said)
     smooth = given.smooth or Smooth()
     return ModelCard(
         name=given.name,
         licence=given.licence,
         source=given.source,
-        architecture=architecture,
+        architecture=_architecture(document, refuse),
         weights=weights,
         sha256=sums,
         onnx=onnx,
@@ -212,12 +207,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         average=given.average,
         ensemble_average=given.ensemble_average,
         labels=_labels(given, refuse),
-        decide=Decision(
-            values=tuple(given.labels.values()) if given.regions is None else given.regions,
-            rule="argmax" if given.regions is None else "regions",
-            back=given.back,
-            are_probabilities=given.average == "probabilities",
-        ),
+        decide=_decision(given),
         after=after.named_steps(given.after, given.labels, partial(refuse, "after")),
         not_scored=given.not_scored,
         after_at=given.after_at,
@@ -234,6 +224,25 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         rough=given.rough,
         folder=folder,
         document=document,
+    )
+
+
+def _architecture(document: Any, refuse: Refuse) -> Architecture:
+    """The network and the arguments of its constructor, as they stand in the document."""
+    arguments = dict(document["architecture"])
+    network = Architecture(arguments.pop("name"), arguments)
+    if (said := no_argument(network.arguments)) is not None:
+        raise refuse("architecture", said)
+    return network
+
+
+def _decision(given: CardDocument) -> Decision:
+    """How the outputs become labels: the largest wins, or each region overwrites the ones before."""
+    return Decision(
+        values=tuple(given.labels.values()) if given.regions is None else given.regions,
+        rule="argmax" if given.regions is None else "regions",
+        back=given.back,
+        are_probabilities=given.average == "probabilities",
     )
 
 

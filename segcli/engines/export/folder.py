@@ -59,7 +59,7 @@ def _network(card: ModelCard, place: Path, export: Export, made: dict[str, Docum
 
 
 def _before(card: ModelCard, place: Path, export: Export, made: dict[str, Document], inside: str) -> Document:
-    """A card's document, which names its rough model as it is called in the folder, once that lies there."""
+    """Write a card's rough model into the folder; the card's document, with the name that the rough model has there."""
     rough = rough_of(card)
     if rough is None:
         return dict(card.document)

@@ -191,7 +191,7 @@ def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
     row, column = _axes(numbers("ImageOrientationPatient", 6), name)
     halves = {keyword for keyword in ("RescaleSlope", "RescaleIntercept") if _first(groups, keyword)}
     if len(halves) == 1:
-        raise InputError(f"{name}: only one of RescaleSlope and RescaleIntercept is there: no way to its values")
+        raise InputError(f"{name}: only one of RescaleSlope and RescaleIntercept is there: its values cannot be told")
     rescaled = bool(halves)
     slope = numbers("RescaleSlope", 1)[0] if rescaled else 1.0
     if slope == 0:
