@@ -258,7 +258,7 @@ def load(
     """A model, loaded once for as many scans as there are.
 
     model     name, folder or file; several are an ensemble of equal labels
-    engine    "auto", "torch", "onnx", "openvino", or that of a package; device: "auto", "cpu", "cuda" or "cuda:N"
+    engine    "auto", "torch", "onnx", "openvino", or that of a package; device: as --device
     tta       whether mirrored copies are averaged, left and right swapped
     precision  "auto" (half on CUDA unless the model's card forbids it, float32 on a CPU), "float32", "tf32",
               "bfloat16", "float16", or "fast": bfloat16 also on a processor that has it, and fewer windows;

@@ -356,8 +356,8 @@ def _pace() -> float:
 
 
 def _vram(name: str) -> int:
-    """Bytes that torch holds on a CUDA device at most; other engines do not say."""
-    if not name.startswith("torch cuda"):
+    """Bytes that torch holds on a device with memory of its own at most; other engines do not say."""
+    if not name.startswith(("torch cuda", "torch xpu")):
         return 0
     from segcli.engines.torch_devices import device_peak
 

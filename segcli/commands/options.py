@@ -16,6 +16,7 @@ from typer.models import OptionInfo
 from segcli.batch.outputs import offered
 from segcli.documents import Document
 from segcli.engines import own as own_engines
+from segcli.engines.devices import NAMES as DEVICES
 from segcli.engines.precision import PRECISIONS, Precision
 from segcli.errors import UsageError, near
 
@@ -166,7 +167,7 @@ Engine = Annotated[
     str,
     typer.Option("--engine", envvar="SEGCLI_ENGINE", help=f"auto, {', '.join(own_engines())}, or that of a package."),
 ]
-Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help=f"{', '.join(DEVICES)}.")]
 Arithmetic = Annotated[
     str,
     typer.Option(

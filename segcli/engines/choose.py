@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import Blending
+from segcli.engines.devices import kind_of, place_of
 from segcli.engines.driver import driver_devices
 from segcli.engines.mirrored import mirrored
 from segcli.engines.precision import settled
@@ -24,6 +24,9 @@ from segcli.parallel import cores
 if TYPE_CHECKING:
     from segcli.engines.export.onnx_file import OnnxFile
 
+# On a GPU one window of 96^3 fills the card, by count of its multiplications; two hide the start of each kernel.
+# More would gain nothing, and the same count in every run gives the same bytes.
+VOXELS_ON_A_DEVICE = 2 * 96**3
 EngineName = str  # "auto", or a name in the table of engines
 
 
@@ -94,7 +97,7 @@ def open_engine(
 ) -> Opened:
     """The model loaded into the fastest engine there is, or into the one that was named.
 
-    device    "auto", "cpu", "cuda" or "cuda:N"
+    device    "auto", "cpu", "cuda", "cuda:N", or another one of devices.py
     threads   of the CPU; all cores the process may use when None
     batch     windows at a time; None lets the engine choose
     precision  "auto", "float32", "tf32", "bfloat16" or "float16" (precision.py)
@@ -156,38 +159,47 @@ def choose(card: ModelCard, engine: EngineName, device: str) -> Choice:
     that are installed: torch on a CUDA device; else OpenVINO, else ONNX Runtime, on the model's ONNX file or on an
     export of its weights; else torch.
     """
-    kind = _kind(device)
+    kind = kind_of(device)
     specs = _taking(card, _asked(engine, kind), engine)
     warnings: list[str] = []
-    if kind != "cpu" and any("cuda" in spec.devices for spec in specs):
-        count, index = driver_devices(), int(device.partition(":")[2] or 0)
-        if kind == "cuda" and index >= count:
-            raise EngineError(
-                f"{device} is not there: {count} CUDA device{'s' * (count != 1)} found", hint="use --device cpu"
-            )
-        for spec in _ranked(specs, "cuda", named=kind == "cuda") if count else ():
-            if spec.reads == "weights" and not card.weights:
-                continue
-            place = f"cuda:{index}"
-            trouble = spec.unusable(place)
-            if trouble and kind == "cuda":
-                raise EngineError(trouble[0], hint=trouble[1])
-            if trouble:
-                warnings.append(f"a CUDA device is there, but {trouble[0].replace('use CUDA', 'use it')}")
-                continue
-            reason = spec.prefers["cuda"].reason if "cuda" in spec.prefers else "device and engine were named"
-            return Choice(spec, place, reason, _graph_for(card, spec), kind == "cuda")
-        if kind == "cuda":
-            _weights_there(card)  # what the others would have needed
-            raise EngineError(f"no engine that is installed runs {card.name} on {device}", hint="use --device cpu")
+    if kind != "cpu":
+        found = _on_device(card, specs, device if kind != "auto" else "cuda", kind != "auto", warnings)
+        if found is not None:
+            return replace(found, warnings=tuple(warnings))
     return replace(_on_cpu(card, specs, engine != "auto"), named=kind != "auto", warnings=tuple(warnings))
 
 
-def _kind(device: str) -> str:
-    """ "auto", "cpu" or "cuda"."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise EngineError(f"no device is called {device!r}", hint="there are auto, cpu, cuda, cuda:N")
-    return device.partition(":")[0]
+def _on_device(
+    card: ModelCard, specs: Sequence[EngineSpec], device: str, named: bool, warnings: list[str]
+) -> Choice | None:
+    """Which engine runs a card on a device other than the processor; None where it was not named and cannot be used.
+
+    errors   EngineError (69): it was named, and is not there or cannot be used
+    """
+    kind, place = kind_of(device), place_of(device)
+    if kind == "cuda":  # the drivers are asked before a library comes in, for that takes seconds
+        count = driver_devices()
+        if named and int(place.partition(":")[2]) >= count:
+            raise EngineError(
+                f"{device} is not there: {count} CUDA device{'s' * (count != 1)} found", hint="use --device cpu"
+            )
+        specs = specs if count else ()
+    for spec in _ranked(specs, kind, named=named):
+        if spec.reads == "weights" and not card.weights:
+            continue
+        trouble = spec.unusable(place)
+        if trouble and named:
+            raise EngineError(trouble[0], hint=trouble[1])
+        if trouble:
+            warnings.append(f"a CUDA device is there, but {trouble[0].replace('use CUDA', 'use it')}")
+            continue
+        reason = spec.prefers[kind].reason if kind in spec.prefers else "device and engine were named"
+        return Choice(spec, place, reason, _graph_for(card, spec), named)
+    if named:
+        if any(spec.reads == "weights" and kind in spec.devices for spec in engines().values()):
+            _weights_there(card)  # what such an engine would have needed
+        raise EngineError(f"no engine that is installed runs {card.name} on {device}", hint="use --device cpu")
+    return None
 
 
 def _asked(engine: EngineName, kind: str) -> list[EngineSpec]:
@@ -291,6 +303,6 @@ def _same_windows(member: ModelCard, card: ModelCard) -> None:
             raise ModelError(f"{card.name}: its member {member.name} has another {what}: {own}, not {wanted}")
 
 
-def cpu_batch(card: ModelCard, voxels: int) -> int:
-    """Windows at a time on a CPU, of so many voxels in all: several pictures of a 2-D network or small windows."""
+def windows_of(card: ModelCard, voxels: int) -> int:
+    """Windows at a time, of so many voxels in all: several pictures of a 2-D network or small windows."""
     return max(1, min(16, voxels // math.prod(card.window.size)))

@@ -1,22 +1,23 @@
-"""model.onnx -> logits, by ONNX Runtime on the CPU or a CUDA device."""
+"""model.onnx -> logits, by ONNX Runtime on the CPU, a CUDA device, or through Apple's CoreML or Windows's DirectML."""
 
 from __future__ import annotations
 
-import importlib
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.engines.host import HostEngine
-from segcli.engines.precision import ON_GPUS
+from segcli.engines.onnx_providers import is_short, out_of_memory, session, unusable
+from segcli.engines.precision import NOT_THERE, ON_GPUS, Refusals
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.errors import EngineError, ModelError, cause_of
 
 if TYPE_CHECKING:
+    from segcli.engines.blended import Blending
     from segcli.engines.export.onnx_file import OnnxFile
     from segcli.models.card import ModelCard
 
@@ -26,7 +27,7 @@ _VOXELS_AT_A_TIME = 64**3
 
 
 class OnnxEngine(HostEngine):
-    """A session that runs on the provider that was asked for, and on no other unseen."""
+    """A session that takes and gives the host's arrays."""
 
     def __init__(
         self,
@@ -40,39 +41,13 @@ class OnnxEngine(HostEngine):
         precision: str = "float32",
     ) -> None:
         super().__init__(threads, max_ram)
-        self.precision = precision
+        self.precision, self.device = precision, device
         self.name = f"onnxruntime {device}"
         self.batch = file.batch or batch
         self._file = file
-        with silent() as onnxruntime:
-            self._session = self._opened(onnxruntime, device, max_vram)
-
-    def _opened(self, onnxruntime: Any, device: str, max_vram: int | None) -> Any:
-        file = self._file
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        asked, provider = provider_for(device, max_vram, self.precision)
-        if asked not in onnxruntime.get_available_providers():
-            raise EngineError(
-                f"this ONNX Runtime has no {asked}: it has {', '.join(onnxruntime.get_available_providers())}",
-                hint="install onnxruntime-gpu, or use --device cpu",
-            )
-        try:
-            session = onnxruntime.InferenceSession(file.data, options, providers=[provider], enable_fallback=0)
-        except Exception as error:  # its exceptions share no class but this one
-            raise ModelError(f"{file.name}: ONNX Runtime cannot load it: {cause_of(error)}") from error
-        if session.get_providers()[0] != asked:
-            raise EngineError(
-                f"ONNX Runtime took {session.get_providers()[0]} instead of {asked}",
-                hint="the CUDA libraries it needs are not all there; or use --device cpu",
-            )
-        return session
+        self._session = session(file.data, file.name, device, threads=threads, max_vram=max_vram, precision=precision)
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
-
         from segcli.engines.export.onnx_file import answered
 
         fixed = self._file.batch
@@ -84,47 +59,23 @@ class OnnxEngine(HostEngine):
             ]
         try:
             logits: NDArray[np.float32] = self._session.run(None, {self._file.input: patches})[0]
-        except (Fail, InvalidArgument) as error:
+        except Exception as error:  # the library's exceptions share no class but this one
+            if is_short(error):
+                raise out_of_memory(error, self.device) from error
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
             raise ModelError(f"{self._file.name}: ONNX Runtime cannot run it: {cause_of(error)}") from error
         answered(self._file, logits.shape, len(patches))
         return logits
 
 
-@contextmanager
-def silent() -> Iterator[Any]:
-    """ONNX Runtime, which meanwhile is told by the environment to report to nobody, as it reads it when it starts."""
-    name = "ORT_DISABLE_TELEMETRY"
-    given = os.environ.get(name)
-    os.environ[name] = given or "1"
-    try:
-        yield importlib.import_module("onnxruntime")
-    finally:
-        if given is None:
-            del os.environ[name]
-
-
-def provider_for(
-    device: str, max_vram: int | None, precision: str = "float32"
-) -> tuple[str, tuple[str, dict[str, str]]]:
-    """The provider of a device, "cpu" or "cuda:N", with its options."""
-    if device == "cpu":
-        return "CPUExecutionProvider", ("CPUExecutionProvider", {})
-    # Its own choices are TF32, whatever was asked for, and seconds of search for each shape.
-    settings = {
-        "device_id": device.partition(":")[2] or "0",
-        "use_tf32": str(int(precision == "tf32")),
-        "cudnn_conv_algo_search": "HEURISTIC",
-    }
-    if max_vram is not None:
-        settings |= {"gpu_mem_limit": str(max_vram), "arena_extend_strategy": "kSameAsRequested"}
-    return "CUDAExecutionProvider", ("CUDAExecutionProvider", settings)
-
-
-def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mapping[str, str]]:
-    from segcli.engines.choose import checked_graph, cpu_batch
+def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[str, str]]:
+    from segcli.engines.choose import VOXELS_ON_A_DEVICE, checked_graph, windows_of
 
     file = checked_graph(card, chosen)
-    batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
+    batch = run.batch or windows_of(card, _VOXELS_AT_A_TIME if chosen.device == "cpu" else VOXELS_ON_A_DEVICE)
+    if chosen.device.startswith("cuda") and _beside_torch(chosen.device):
+        return _bound(file, chosen, run, batch), file.hashes
     engine = OnnxEngine(
         file,
         device=chosen.device,
@@ -137,12 +88,46 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mappin
     return engine, file.hashes
 
 
-def _convolved(cube: NDArray[np.float32]) -> NDArray[np.float32]:
+def _beside_torch(device: str) -> bool:
+    """Whether torch is there to hold image, logits and sums on the device."""
+    if find_spec("torch") is None:
+        return False
+    from segcli.engines.torch_cuda import unusable as without_torch
+
+    return without_torch(device) is None
+
+
+def _bound(file: OnnxFile, chosen: Choice, run: Run, batch: int) -> Blending:
+    """The session as a network among torch's on a device."""
+    from segcli.engines.onnx_bound import Bound
+    from segcli.engines.torch_devices import TorchDevice
+    from segcli.engines.torch_memory import shared
+
+    made = session(
+        file.data, file.name, chosen.device, threads=run.threads, max_vram=run.max_vram, precision=run.precision
+    )
+    return TorchDevice(
+        Bound(made, file),
+        shared(run, chosen),
+        threads=run.threads,
+        batch=file.batch or batch,
+        precision=run.precision,
+        library="onnxruntime",
+    )
+
+
+def _precisions(device: str) -> Refusals:
+    if device.startswith("cuda"):
+        return {"float32": "", "tf32": ""}
+    return {"float32": "", "tf32": ON_GPUS if device == "cpu" else NOT_THERE}
+
+
+def _convolved(cube: NDArray[np.float32], device: str) -> NDArray[np.float32]:
     from segcli.engines.export.onnx_file import convolution
 
-    with silent() as onnxruntime:
-        session = onnxruntime.InferenceSession(convolution(cube.shape), providers=["CPUExecutionProvider"])
-    out: NDArray[np.float32] = session.run(None, {"x": cube})[0]
+    if trouble := unusable(device):
+        raise EngineError(trouble[0], hint=trouble[1])
+    out: NDArray[np.float32] = session(convolution(cube.shape), "the trial", device).run(None, {"x": cube})[0]
     return out
 
 
@@ -151,9 +136,13 @@ ENGINE = EngineSpec(
     title="ONNX Runtime",
     library="onnxruntime",
     reads="graph",
-    devices=("cpu", "cuda"),
+    devices=("cpu", "cuda", "coreml", "dml"),
     open=_open,
     prefers={"cpu": Preference(2, "the fastest engine here without a GPU")},
-    precisions=lambda device: {"float32": "", "tf32": ON_GPUS if device == "cpu" else ""},
-    trials={"onnx": _convolved},
+    precisions=_precisions,
+    unusable=unusable,
+    trials={
+        "onnx" if device == "cpu" else f"onnx {device.partition(':')[0]}": partial(_convolved, device=device)
+        for device in ("cpu", "cuda:0", "coreml", "dml:0")
+    },
 )

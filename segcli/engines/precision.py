@@ -18,6 +18,7 @@ PRECISIONS = tuple(word for word in get_args(Precision) if word != "fast")
 Refusals = Mapping[str, str]  # precision -> "" where a device has it, else why not
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}  # of x86 processors that multiply bfloat16 themselves
 ON_GPUS = "is for GPUs"
+NOT_THERE = "computes in float32 alone"
 
 
 @cache

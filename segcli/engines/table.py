@@ -41,7 +41,7 @@ class Graph:
 class Choice:
     """Which engine runs a card where, and why.
 
-    device   "cpu" or "cuda:N"
+    device   "cpu", "cuda:N", or another one, as place_of in devices.py has it
     graph    of the card, where the engine reads one
     named    whether the user named the device
     """
@@ -87,11 +87,11 @@ class EngineSpec:
     title     what people call it
     library   the module that it needs, also its package's name, and the first word of the engine's own name
     reads     the model's "weights", or an ONNX "graph" of it
-    devices   kinds that --device may name: "cpu", "cuda"
+    devices   kinds that --device may name: "cpu", "cuda", or others of devices.py
     open      the engine with a model loaded, and file name -> sha256 of the bytes that were loaded
     prefers   kinds of device on which `auto` may take it
     precisions  what the engine computes in on a device, and why not in the rest
-    unusable  a sentence and a hint where the library cannot use a device that the driver shows
+    unusable  a sentence and a hint where the library cannot use a device
     trials    name -> convolves a cube (1, 1, n, n, n) with 3 x 3 x 3 ones, for `segcli doctor`
     notes     name of a trial -> what is worth knowing of its device, where it works
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from segcli.engines.blended import Axes, Blending, cut
 from segcli.engines.quicker import channels_last, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, short
+from segcli.engines.torch_others import operators
 from segcli.engines.torch_state import settings
 from segcli.memory import zeros as host_zeros
 from segcli.space.volume import Box
 
 Held: TypeAlias = Tensor | NDArray[np.float32]
+OTHERS = ("mps", "xpu")  # devices that may lack operators
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -78,6 +81,7 @@ class TorchDevice(Blending):
     precision  float32, TF32, or autocast to float16 or bfloat16; logits and their sums are float32 all the same, and
                a window whose logits are not finite then is computed again in float32
     max_vram   bytes that torch may take of a CUDA device
+    library    what runs the network, for the engine's name: torch itself, or one that works in torch's memory
     """
 
     precision: str = "float32"
@@ -92,11 +96,14 @@ class TorchDevice(Blending):
         batch: int,
         precision: str = "float32",
         max_vram: int | None = None,
+        library: str = "torch",
     ) -> None:
         self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
+        self._library = library
         self._limit = _limited(device.place, max_vram)
         self._network, self._on_host = network, None if not device.left else TorchCPU(network, threads=threads, batch=1)
-        self._form = torch.channels_last_3d if keeps_channels_last(network) else torch.contiguous_format
+        last = device.place.type in ("cuda", "cpu") and keeps_channels_last(network)
+        self._form = torch.channels_last_3d if last else torch.contiguous_format
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
         device.add(self)
         if not device.left:
@@ -104,7 +111,7 @@ class TorchDevice(Blending):
 
     @property
     def name(self) -> str:
-        return "torch cpu" if self._on_host else f"torch {self.device.place}"
+        return "torch cpu" if self._on_host else f"{self._library} {self.device.place}"
 
     @property
     def batch(self) -> int:
@@ -139,7 +146,8 @@ class TorchDevice(Blending):
     def logits(self, patches: Held) -> Tensor:
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
         shown = torch.as_tensor(patches)
-        with settings(self.threads, self.precision, self._limit):
+        watched = operators(self.device.place, self.device.taken) if self.device.place.type in OTHERS else nullcontext()
+        with watched, settings(self.threads, self.precision, self._limit):
             return self.device.tried(lambda: self._answered(shown), lambda: min(self.batch, len(shown)))
 
     def _answered(self, patches: Tensor) -> Tensor:
@@ -158,7 +166,9 @@ class TorchDevice(Blending):
 
     def _forward(self, patches: Tensor, *, exact: bool = False) -> Tensor:
         """Logits of as many windows as go at a time; in the engine's precision, or, if exact, in float32."""
-        x = patches.to(self.device.place, non_blocking=True).contiguous(memory_format=self._form)
+        x = patches.to(self.device.place, non_blocking=self.device.place.type == "cuda").contiguous(
+            memory_format=self._form
+        )
         half = None if exact else _HALVES.get(self.precision)
         with torch.autocast(self.device.place.type, half or torch.bfloat16, enabled=half is not None):
             logits: Tensor = self._network(x)
@@ -216,5 +226,6 @@ def _limited(place: torch.device, max_vram: int | None) -> tuple[torch.device, f
 
 
 def device_peak(device: str) -> int:
-    """Bytes that torch has held on a device at most."""
-    return torch.cuda.max_memory_reserved(device)
+    """Bytes that torch has held on a CUDA or an Intel device at most."""
+    library = torch.xpu if device.startswith("xpu") else torch.cuda
+    return int(library.max_memory_reserved(device))

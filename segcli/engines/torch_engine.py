@@ -1,14 +1,16 @@
-"""torch: the model's weights in the network that segcli builds, on the CPU or a CUDA device."""
+"""torch: the model's weights in the network that segcli builds, on the CPU, a CUDA, an Apple or an Intel device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.engines.precision import Refusals, on_cpu
+from segcli.engines.loading import environment
+from segcli.engines.precision import NOT_THERE, Refusals, on_cpu
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.models.library import file_sha256
 
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from segcli.engines.blended import Blending
     from segcli.models.card import ModelCard
 
+# torch reads these when it is loaded: on Apple's devices, the CPU computes what they have no operator for; on Intel's
+# it does so anyway, and says which.
+LOADED = {"PYTORCH_ENABLE_MPS_FALLBACK": "1", "PYTORCH_DEBUG_XPU_FALLBACK": "1"}
 # Smaller windows go to a processor several at a time: torch has slow kernels for small layers of a single window.
 _VOXELS_AT_A_TIME = 96**3
-# On a GPU one window of 96^3 fills the card, by count of its multiplications; two hide the start of each kernel.
-# More would gain nothing, and the same count in every run gives the same bytes.
-_VOXELS_ON_A_DEVICE = 2 * 96**3
 
 
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[str, str]]:
@@ -41,35 +43,38 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[
 
 def _placed(network: nn.Module, card: ModelCard, chosen: Choice, run: Run) -> Blending:
     """The engine of one network on the chosen device."""
-    from segcli.engines.choose import cpu_batch
+    from segcli.engines.choose import VOXELS_ON_A_DEVICE, windows_of
     from segcli.engines.torch_devices import TorchCPU, TorchDevice
-    from segcli.engines.torch_memory import Device
+    from segcli.engines.torch_memory import shared
 
     if chosen.device == "cpu":
-        batch = run.batch or cpu_batch(card, _VOXELS_AT_A_TIME)
+        batch = run.batch or windows_of(card, _VOXELS_AT_A_TIME)
         return TorchCPU(network, threads=run.threads, batch=batch, max_ram=run.max_ram, precision=run.precision)
-    shared = run.common.get(chosen.device)
-    if not isinstance(shared, Device):
-        shared = run.common[chosen.device] = Device(chosen.device, may_leave=not chosen.named, max_ram=run.max_ram)
     return TorchDevice(
         network,
-        shared,
+        shared(run, chosen),
         threads=run.threads,
-        batch=run.batch or cpu_batch(card, _VOXELS_ON_A_DEVICE),
+        batch=run.batch or windows_of(card, VOXELS_ON_A_DEVICE),
         precision=run.precision,
         max_vram=run.max_vram,
     )
 
 
 def _unusable(device: str) -> tuple[str, str] | None:
-    from segcli.engines.torch_cuda import unusable
+    if device.startswith("cuda"):
+        from segcli.engines.torch_cuda import unusable
 
-    return unusable(device)
+        return unusable(device)
+    with environment(**LOADED):
+        from segcli.engines.torch_others import unusable as unusable_other
+    return unusable_other(device)
 
 
 def _precisions(device: str) -> Refusals:
     if device == "cpu":
         return on_cpu()
+    if not device.startswith("cuda"):
+        return {"float32": "", **dict.fromkeys(("tf32", "bfloat16", "float16"), NOT_THERE)}
     import torch
 
     from segcli.engines.torch_cuda import without
@@ -85,10 +90,10 @@ def _note() -> str:
 
 
 def _convolved(cube: NDArray[np.float32], device: str) -> NDArray[np.float32]:
-    from segcli.engines.torch_cuda import convolved, unusable
-
-    if device != "cpu" and (trouble := unusable(device)):
+    if device != "cpu" and (trouble := _unusable(device)):
         raise RuntimeError(trouble[0])
+    from segcli.engines.torch_cuda import convolved
+
     return convolved(cube, device)
 
 
@@ -97,14 +102,14 @@ ENGINE = EngineSpec(
     title="torch",
     library="torch",
     reads="weights",
-    devices=("cpu", "cuda"),
+    devices=("cpu", "cuda", "mps", "xpu"),
     open=_open,
     prefers={"cuda": Preference(0, "a CUDA device is there"), "cpu": Preference(3, "nothing else is there")},
     precisions=_precisions,
     unusable=_unusable,
     trials={
-        "torch cpu": lambda cube: _convolved(cube, "cpu"),
-        "torch cuda": lambda cube: _convolved(cube, "cuda:0"),
+        f"torch {device.partition(':')[0]}": partial(_convolved, device=device)
+        for device in ("cpu", "cuda:0", "mps", "xpu:0")
     },
     notes={"torch cuda": _note},
 )

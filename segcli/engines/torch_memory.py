@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from segcli.engines.table import Choice, Run
 from segcli.errors import OutOfMemory, cause_of
 from segcli.memory import zeros as host_zeros
 
@@ -105,6 +106,14 @@ class Device:
                 f"one window does not fit into the memory of {self.place}: {cause}",
                 hint="use --device cpu",
             )
+
+
+def shared(run: Run, chosen: Choice) -> Device:
+    """The device of all networks of a run that are opened on it, made for the first of them."""
+    found = run.common.get(chosen.device)
+    if not isinstance(found, Device):
+        found = run.common[chosen.device] = Device(chosen.device, may_leave=not chosen.named, max_ram=run.max_ram)
+    return found
 
 
 def short(error: RuntimeError) -> str:

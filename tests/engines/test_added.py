@@ -55,7 +55,8 @@ def test_an_engine_of_a_package_labels_as_segclis_own_and_mirrors_too(
 
 def test_what_lists_engines_lists_that_of_a_package(tmp_path: Path, added: dict[str, str | None]) -> None:
     rows = json.loads(command("doctor", "--json", env=added).stdout)["engines"]
-    assert [row["engine"] for row in rows] == ["torch cpu", "torch cuda", "openvino", "onnx", "lines"]
+    named = ["torch cpu", "torch cuda", "torch mps", "torch xpu", "openvino", "onnx", "onnx cuda", "onnx coreml"]
+    assert [row["engine"] for row in rows] == [*named, "onnx dml", "lines"]
     assert "wrong convolution" in rows[-1]["note"]  # that one gives the cube back
     refused = command("predict", scan(tmp_path / "t1.nii.gz"), "--engine", "line", env=added)
     assert refused.returncode == 2

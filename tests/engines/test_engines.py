@@ -11,7 +11,7 @@ import pytest
 from models import organs
 from small import model
 
-from segcli.engines import choose, onnx_engine, table, torch_cuda
+from segcli.engines import choose, onnx_providers, table, torch_cuda
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.export.verified import export_onnx
@@ -240,7 +240,7 @@ def test_6_8_an_onnx_runtime_without_the_provider_asked_for_is_refused(
 
 
 def test_6_8_onnx_runtime_on_cuda_computes_in_the_float32_of_the_record_and_searches_no_kernels() -> None:
-    _, (_, settings) = onnx_engine.provider_for("cuda:1", None)
+    _, settings = onnx_providers.provider_for("cuda:1", None)
     assert settings == {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 

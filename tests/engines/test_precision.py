@@ -12,7 +12,7 @@ from small import model
 
 from segcli.engines import choose, openvino_engine, precision, torch_cuda, torch_devices, torch_engine
 from segcli.engines.choose import open_engine
-from segcli.engines.onnx_engine import provider_for
+from segcli.engines.onnx_providers import provider_for
 from segcli.engines.precision import native_bfloat16, on_cpu, settled
 from segcli.errors import EngineError
 from segcli.models.card import ModelCard
@@ -128,7 +128,7 @@ def test_openvino_is_told_the_precision_and_float32_is_never_its_own_choice(
 
 def test_onnx_runtime_on_cuda_uses_tf32_only_when_it_was_named() -> None:
     for asked, wanted in (("float32", "0"), ("tf32", "1")):
-        assert provider_for("cuda:0", None, asked)[1][1]["use_tf32"] == wanted
+        assert provider_for("cuda:0", None, asked)[1]["use_tf32"] == wanted
 
 
 def test_torch_on_cuda_gets_the_precision_that_was_settled(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
