@@ -16,7 +16,7 @@ from segcli.inference.frames import Frame, Frames, framed
 from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, enclosed, foreground, normalise
 from segcli.inference.windows import WindowPlan
 from segcli.space.corners import zoomed
-from segcli.space.grids import GridSpec, model_grid
+from segcli.space.grids import Anchor, GridSpec, model_grid
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
@@ -74,6 +74,7 @@ class Prepared:
     wanted   the grid before the crop
     outside  (C,) of each channel, the value that lies beyond the image
     frames   where slices were cut, each to a box of its own; None where they were not
+    anchor   of the grid, see `GridSpec`
     """
 
     image: Volume
@@ -81,6 +82,7 @@ class Prepared:
     outside: NDArray[np.float32]
     seconds: Mapping[str, float]
     frames: Frames | None = None
+    anchor: Anchor = "edges"
 
 
 def prepare(scan: Volume, procedure: Procedure) -> Prepared:
@@ -130,7 +132,7 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
         image = _with_labels(image, scan, procedure, before, resampled)
         outside = np.append(outside, np.zeros(len(procedure.earlier), np.float32))
     seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
-    return Prepared(image, wanted, outside, seconds, frames)
+    return Prepared(image, wanted, outside, seconds, frames, procedure.grid.anchor)
 
 
 def _with_labels(image: Volume, scan: Volume, procedure: Procedure, before: Grid, after: Grid) -> Volume:

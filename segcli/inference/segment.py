@@ -112,7 +112,8 @@ def decided(
         there = labels_on(part, passing, decide, part, wanted)
         there = wishes.steps(there) if wishes.steps else there
         how: Literal["nearest", "linear"] = "linear" if decide.back == "values" else "nearest"
-        labels = prepared.frames.back(there, grid) if prepared.frames else labels_back(there, wanted, grid, how)
+        frames, anchor = prepared.frames, prepared.anchor
+        labels = frames.back(there, grid) if frames else labels_back(there, wanted, grid, how, anchor)
     else:
         labels = labels_on(grid, passing, decide, part, wanted, rule)
     seconds = {

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from segcli.space.grids import Anchor
 from segcli.space.resample import Interpolation, onto, parallel
 from segcli.space.sampled import sampled
 from segcli.space.volume import Grid, Volume
@@ -33,11 +34,16 @@ def zoomed(volume: Volume, grid: Grid) -> Volume:
     return Volume(data, grid, volume.source)
 
 
-def labels_back(labels: Volume, wanted: Grid, scan: Grid, how: Literal["nearest", "linear"] = "nearest") -> Volume:
-    """Labels of a part of a grid at the voxels of a scan, see `sampled`; between shared corners as scipy's zoom."""
-    if how == "nearest" and _same_corners(wanted, scan):
+def labels_back(
+    labels: Volume, wanted: Grid, scan: Grid, how: Literal["nearest", "linear"] = "nearest", anchor: Anchor = "corners"
+) -> Volume:
+    """Labels of a part of a grid at the voxels of a scan: as scipy's zoom brings them, or as MONAI, see `sampled`.
+
+    anchor   of the grid, see `GridSpec`
+    """
+    if how == "nearest" and anchor == "corners" and _same_corners(wanted, scan):
         return _zoomed_back(labels, wanted, scan)
-    return sampled(labels, wanted, scan, how)
+    return sampled(labels, wanted, scan, how, stored=anchor == "monai_stored")
 
 
 def _same_corners(one: Grid, other: Grid) -> bool:

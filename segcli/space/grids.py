@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError
-from segcli.space.volume import Grid, turned
+from segcli.space.volume import Grid, turned, turning
 
 Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
 WIDEST = 250.0  # mm between two voxels; what is wider was given in another unit, or measured on no body
@@ -60,9 +60,12 @@ def model_grid(scan: Grid, spec: GridSpec) -> Grid:
         grid = _spaced(grid, spec.spacing[::-1], spec.anchor)  # the file's i, j, k are our W, H, D
         return turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
     if spec.anchor == "monai_stored" and spec.spacing is not None:
-        grid = _transposed(_as_monai(_transposed(grid, (2, 1, 0)), spec.spacing), (2, 1, 0))
-        return turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
-    grid = turned(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
+        grid = _as_monai(_transposed(grid, (2, 1, 0)), spec.spacing)
+        if spec.axes:
+            return turned_as_monai(grid, spec.axes)
+        return _transposed(_transposed(grid, (2, 1, 0)), spec.transpose)
+    turn = turned_as_monai if spec.anchor == "monai" else turned
+    grid = turn(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
     if spec.spacing is None:
         return grid
     return _as_monai(grid, spec.spacing) if spec.anchor == "monai" else _spaced(grid, spec.spacing, spec.anchor)
@@ -115,21 +118,43 @@ def _as_monai(grid: Grid, spacing: Spacing) -> Grid:
     each new axis. Where no corner does, by as little as 1e-8 of a voxel, as with nearly every oblique affine in
     float32, the middles n/2 of both grids fall together: half a step beyond those of the outermost voxels.
     """
-    n, matrix, origin = np.array(grid.shape, float), grid.affine[:3, :3], grid.affine[:3, 3]
+    n, affine, matrix = np.array(grid.shape, float), grid.affine, grid.affine[:3, :3]
     steps = np.array(
         [h if w is None or abs(w - h) <= _AS_IT_IS else w for h, w in zip(grid.spacing, spacing, strict=True)]
     )
     upper = np.linalg.cholesky(matrix.T @ matrix).T
-    new = matrix @ np.linalg.inv(upper) * steps
+    new = _affine(matrix @ np.linalg.inv(upper) * steps, np.zeros(3))
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (n - 1)
-    along = corners @ np.linalg.solve(new, matrix).T  # (8, 3) in the new axes
+    corners = np.concatenate([corners.T, np.ones((1, 8))])
+    along = (np.linalg.solve(new, affine) @ corners)[:3].T  # (8, 3) in the new axes
     shape = np.maximum(1, np.round(np.ptp(along, axis=0) + 1))
-    if np.array_equal(shape, n) and np.allclose(np.linalg.solve(matrix, new), np.eye(3), atol=_AS_IT_IS):
+    first = [c for c, at in zip((affine @ corners)[:3].T, along, strict=True) if np.allclose((along - at).min(0), 0)]
+    # Here and below in MONAI's own order of sums, whose rounding decides which of two voxels is the nearest.
+    new[:3, 3] = first[0] if first else matrix @ (n / 2) + affine[:3, 3] - new[:3, :3] @ (shape / 2)
+    moved = np.linalg.solve(affine, new)
+    alike = np.allclose(affine, new, atol=_AS_IT_IS) or np.allclose(moved, np.eye(4), atol=_AS_IT_IS)
+    if alike and np.array_equal(shape, n):
         return grid
-    first = [c for c, at in zip(corners, along, strict=True) if np.allclose((along - at).min(0), 0)]
-    # The middles in MONAI's own order of sums, whose rounding decides which of two voxels is the nearest.
-    start = matrix @ first[0] + origin if first else matrix @ (n / 2) + origin - new @ (shape / 2)
-    return Grid(_shape(shape), _affine(new, start))
+    return Grid(_shape(shape), as_torch(affine, moved))
+
+
+def turned_as_monai(grid: Grid, axes: str) -> Grid:
+    """The grid that `turned` makes, to the last bit as MONAI's Orientation multiplies its affine."""
+    order, flips = turning(grid.axes, axes)
+    back = np.eye(4)
+    back[:3, :3] = 0
+    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
+        back[old, new] = -1.0 if flip else 1.0
+        back[old, 3] = grid.shape[old] - 1 if flip else 0.0
+    return Grid((grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]), grid.affine @ back)
+
+
+def as_torch(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """The product of two small matrices in the sums of torch, which rounds each product; NumPy may not."""
+    total: NDArray[np.float64] = one[:, :1] * other[0]
+    for k in range(1, len(other)):
+        total = total + one[:, k : k + 1] * other[k]
+    return total
 
 
 def _transposed(grid: Grid, order: tuple[int, int, int]) -> Grid:

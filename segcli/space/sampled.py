@@ -2,7 +2,9 @@
 
 A position half-way between two voxels is common: in the middle plane of every oblique scan, or where steps are halved.
 Which of the two is the nearest hangs on the last bit of the sums that lead there, so these are done in the same order:
-from an index to -1..1 over the faces of the scan, by a matrix to -1..1 over those of the model's grid, to an index.
+from an index to -1..1 over the faces of the scan, by a matrix to -1..1 over those of the model's grid, to an index that
+is rounded, half-way to the even one. The sums are those of torch on a processor with AVX2 and of this machine's NumPy,
+as MONAI's are: in such a plane MONAI itself gives other labels where another kind of processor adds up otherwise.
 """
 
 from __future__ import annotations
@@ -14,25 +16,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.parallel import each
+from segcli.space.grids import as_torch, turned_as_monai
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Grid, Volume, Voxels, turned
 
 Places = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
-def sampled(labels: Volume, wanted: Grid, scan: Grid, how: Literal["nearest", "linear"]) -> Volume:
+def sampled(
+    labels: Volume, wanted: Grid, scan: Grid, how: Literal["nearest", "linear"], *, stored: bool = False
+) -> Volume:
     """Labels of a part of a grid at the voxels of a scan.
 
     labels   (1, d, h, w) on a part of `wanted`, cut at its voxels; beyond the part all is background, beyond `wanted`
              the border goes on
     how      "linear": the numbers of the labels are interpolated and rounded, half-way to the even one
+    stored   whether the axes are those of the file, i, j, k, while it is sampled, and not those of `wanted`
     """
-    like = turned(scan, wanted.axes)
+    axes = scan.axes[::-1] if stored else wanted.axes
+    like, wanted = turned_as_monai(scan, axes), turned_as_monai(wanted, axes)
+    labels = onto(labels, turned(labels.grid, axes), Interpolation("nearest"))
     low = wanted.start_of(labels.grid)
     # A frame of background around the part: what lies beyond it is moved there.
     framed = np.pad(labels.data[0], 1)
     out = np.empty(like.shape, labels.data.dtype)
-    matrix = _scaled(wanted) @ np.linalg.solve(wanted.affine, like.affine) @ np.linalg.inv(_scaled(like))
+    moved = np.linalg.solve(wanted.affine, like.affine)
+    matrix = as_torch(as_torch(_scaled(wanted), moved), np.linalg.inv(_scaled(like)))
     last = np.array(wanted.shape) - 1
     sides = [_side(n) for n in like.shape]
 

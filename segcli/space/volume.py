@@ -40,7 +40,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.shape)
-        affine = np.array(self.affine, dtype=np.float64)
+        affine = np.array(self.affine, dtype=np.float64, order="C")  # sums of another order may round otherwise
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"a grid has three axes of at least one voxel, not {self.shape}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.array_equal(affine[3], [0, 0, 0, 1]):
