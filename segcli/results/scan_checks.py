@@ -125,7 +125,7 @@ def of_statements(card: ModelCard, said: Stated) -> Iterator[Finding]:
         sentence = f"the scan says {said.modality}, {name} was made for {card.modality}"
         yield Finding("modality", "fail", None, sentence)
     if made.ages and said.years is not None and not made.ages[0] <= said.years <= made.ages[1]:
-        sentence = f"the scan says an age of {_age(said.years)}, {name} was made for {made.ages[0]:g} to "
+        sentence = f"{said.years_from} says an age of {_age(said.years)}, {name} was made for {made.ages[0]:g} to "
         yield Finding("age", "review", None, f"{sentence}{made.ages[1]:g} years")
     if made.body_parts and said.body_part:
         part = said.body_part.upper()

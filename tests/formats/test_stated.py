@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,77 @@ def test_a_sidecar_that_is_none_says_nothing(tmp_path: Path, text: str) -> None:
     assert stated(formats.read([nifti(tmp_path / "a.nii")]).source) == Stated()
 
 
+SUBJECT = "ds/sub-01/ses-2/anat/sub-01_ses-2_acq-a_T1w"
+
+
+def in_dataset(folder: Path, files: dict[str, object], scan: str = SUBJECT) -> Stated:
+    """What is said of a scan of a BIDS dataset that has these files: JSON, or the rows of a table."""
+    for name, said in files.items():
+        path = folder / "ds" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = ["\t".join(row) for row in said] if isinstance(said, list) else []
+        path.write_text("\n".join(rows) if rows else json.dumps(said))
+    (folder / scan).parent.mkdir(parents=True, exist_ok=True)
+    return stated(formats.read([nifti(folder / f"{scan}.nii.gz")]).source)
+
+
+def test_a_scan_inherits_the_sidecars_above_it_and_the_nearest_counts(tmp_path: Path) -> None:
+    said = in_dataset(
+        tmp_path,
+        {
+            "T1w.json": {"Modality": "MR", "BodyPartExamined": "KNEE", "ContrastBolusIngredient": "none"},
+            "sub-01/sub-01_T1w.json": {"BodyPartExamined": "HEAD"},
+            "sub-01/ses-2/anat/sub-01_ses-2_T1w.json": {"BodyPartExamined": "BRAIN"},
+            "sub-01/ses-2/anat/sub-01_ses-2_acq-a_T1w.json": {"ContrastBolusIngredient": "Gadovist"},
+        },
+    )
+    assert said == Stated("MR", None, "BRAIN", True, "T1")
+
+
+def test_a_sidecar_of_another_suffix_entity_or_place_is_not_inherited(tmp_path: Path) -> None:
+    other = {"Modality": "CT"}
+    names = ("T2w.json", "acq-b_T1w.json", "sub-02_T1w.json", "run-1_T1w.json", "sub-02/T1w.json", "../T1w.json")
+    assert in_dataset(tmp_path, dict.fromkeys(names, other)) == Stated(sequence="T1")
+    assert in_dataset(tmp_path, {"a.json": other}, "flat/T1w").modality == ""  # no name of BIDS: only its own
+
+
+@pytest.mark.parametrize(
+    ("age", "said", "years"),
+    [
+        ("3", {}, 3), ("34.5", {}, 34.5), ("89+", {}, 89), ("n/a", {}, None), ("-1", {}, None), ("340", {}, None),
+        ("18", {"age": {"Units": "months"}}, 1.5), ("22", {"age": {"Units": "fortnights"}}, None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("participant", ["sub-01", "01"])
+def test_the_age_of_a_participant_is_read_from_its_table(
+    tmp_path: Path, participant: str, age: str, said: dict[str, object], years: float | None
+) -> None:
+    rows = [["sex", "participant_id", "age"], ["F", "sub-011", "70"], ["M", participant, age]]
+    found = in_dataset(tmp_path, {"participants.tsv": rows, "participants.json": said})
+    assert found.years == (None if years is None else pytest.approx(years))
+    assert found.years_from == ("the scan" if years is None else "participants.tsv")
+
+
+def test_an_age_of_the_session_or_of_the_sidecar_comes_before_that_of_the_participant(tmp_path: Path) -> None:
+    tables: dict[str, object] = {
+        "participants.tsv": [["participant_id", "age"], ["sub-01", "70"]],
+        "sub-01/sub-01_sessions.tsv": [["session_id", "age"], ["ses-1", "7"], ["ses-2", "8"]],
+    }
+    found = in_dataset(tmp_path, tables)
+    assert (found.years, found.years_from) == (8, "sub-01_sessions.tsv")
+    found = in_dataset(tmp_path, {"sub-01/sub-01_T1w.json": {"PatientAge": "009Y"}})
+    assert (found.years, found.years_from) == (9, "the scan")
+
+
+def test_tables_and_sidecars_that_are_none_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ds/sub-01/ses-2/anat").mkdir(parents=True)
+    os.mkfifo(tmp_path / "ds/T1w.json")  # would be waited for
+    (tmp_path / "ds/sub-01/T1w.json").symlink_to("/dev/zero")
+    (tmp_path / "ds/participants.tsv").write_bytes(b"\xff\x00participant_id\tage\nsub-01")
+    (tmp_path / "ds/sub-01/sub-01_sessions.tsv").mkdir()
+    assert in_dataset(tmp_path, {}) == Stated(sequence="T1")
+
+
 # ---- against a card ------------------------------------------------------------------------------------------------
 
 MADE_FOR = {"ages": [18, 90], "body_parts": ["HEAD", "brain"], "contrast": False, "sequences": ["T1", "T2"]}
@@ -81,6 +153,7 @@ def card(**made_for: Any) -> ModelCard:
         (Stated(years=3), "age", "review", "the scan says an age of 3 years, organs was made for 18 to 90 years"),
         (Stated(years=0.5), "age", "review", "an age of 6 months, organs"),
         (Stated(years=101), "age", "review", "an age of 90 years or more, organs"),
+        (Stated(years=3, years_from="participants.tsv"), "age", "review", "participants.tsv says an age of 3 years"),
         (Stated(body_part="KNEE"), "body part", "review", "it shows KNEE, organs was made for HEAD or brain"),
         (Stated(contrast=True), "contrast", "review", "made with a contrast agent, organs was made for scans without"),
         (Stated(sequence="FLAIR"), "sequence", "review", "it is a FLAIR, organs was made for T1 or T2"),
