@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -118,20 +118,26 @@ def _fine(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) 
     """What the models behind a rough one say of a scan, or of the part of it that they look at."""
     members = [_cascaded(how.options, own, other) for own, other in opened.fine(card)]
     if opened.parts:
-        parts = _parts(card, opened.parts, members)
-        return Found(segment_parts(scan, parts, card.decide, tick, how.wishes))
+        parts = _parts(card, opened.parts, members, how.options)
+        return Found(segment_parts(scan, parts, card.decide, tick, how.wishes, card.fusion))
     if how.options.average == "probabilities":
         return Found(segment_at_the_scan(scan, members, tick, how.wishes))
     if opened.others or card.after_at == "scan" or not members[0].procedure.by_labels:
         return Found(segment_together(scan, members, tick, how.wishes))
     effects: list[Effect] = []
+    steps = _steps(card, how.options, effects)
+    return Found(segment_together(scan, members, tick, replace(how.wishes, steps=steps)), effects)
+
+
+def _steps(card: ModelCard, options: Options, effects: list[Effect]) -> Callable[[Volume], Volume]:
+    """A card's steps with labels on its own grid; the effect of each is added to `effects`."""
 
     def steps(labels: Volume) -> Volume:
-        done, found = after(_as_stated(labels, card.grid), card.labels, steps_of(card, how.options))
+        done, found = after(_as_stated(labels, card.grid), card.labels, steps_of(card, options))
         effects.extend(found)
         return Volume(done.data, labels.grid)
 
-    return Found(segment_together(scan, members, tick, replace(how.wishes, steps=steps)), effects)
+    return steps
 
 
 def _as_stated(labels: Volume, spec: GridSpec) -> Volume:
@@ -169,10 +175,16 @@ def _member(options: Options, card: ModelCard, engine: Engine) -> Member:
     return Member(procedure, engine)
 
 
-def _parts(card: ModelCard, parts: Sequence[tuple[ModelCard, Opened]], members: Sequence[Member]) -> list[Part]:
-    """Each part with the values that its structures have in the whole model."""
-    values = {label.name: label.id for label in card.structures}
+def _parts(
+    card: ModelCard, parts: Sequence[tuple[ModelCard, Opened]], members: Sequence[Member], options: Options
+) -> list[Part]:
+    """Each part with its own steps, and the values that its structures have in the whole model."""
+    values = {label.name: label.id for label in card.labels if label.id != 0}
     return [
-        Part(member, {label.id: values[label.name] for label in own.structures if label.name in values})
+        Part(
+            member,
+            {label.id: values[label.name] for label in own.structures if label.name in values},
+            _steps(own, options, []) if own.after else None,
+        )
         for (own, _), member in zip(parts, members, strict=True)
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.errors import ModelError
 from segcli.inference.decide import Decision
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, window_count
@@ -19,16 +21,31 @@ from segcli.space.volume import Volume
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One of the models, and what its label values are in the answer; those that are not named are no answer."""
+    """One of the models, and what its label values are in the answer; those that are not named are no answer.
+
+    steps   done with its labels on its own grid, where finished labels come back from there
+    """
 
     member: Member
     values: Mapping[int, int]
+    steps: Callable[[Volume], Volume] | None = None
+
+
+Fusion = Literal["over", "within"]
 
 
 def segment_parts(
-    scan: Volume, parts: Sequence[Part], decide: Decision, tick: Tick = no_tick, wishes: Wishes = Wishes()
+    scan: Volume,
+    parts: Sequence[Part],
+    decide: Decision,
+    tick: Tick = no_tick,
+    wishes: Wishes = Wishes(),
+    fusion: Fusion = "over",
 ) -> Segmentation:
-    """Label every voxel of the scan: what a later part labels stands over what an earlier one says.
+    """Label every voxel of the scan.
+
+    What a later part labels stands over what an earlier one says. With the fusion "within" it is the other way round:
+    a later part labels what the earlier ones left open, and where it labels nothing there is nothing.
 
     Parts that follow each other and see the scan alike share one preparation. Each network gives back its memory
     before the next one runs. Probabilities are those that each structure has in its own part; background is what they
@@ -36,8 +53,10 @@ def segment_parts(
 
     scan     (C, D, H, W), intensities as in the file
     decide   of the whole model: what its label values are
-    errors   as `segment`
+    errors   as `segment`; ModelError for probabilities of parts that bound each other
     """
+    if fusion == "within" and wishes.probabilities:
+        raise ModelError("a model whose parts bound each other gives labels alone", hint="leave probabilities out")
     check_channels(scan, parts[0].member.procedure)
     scan, holes, warnings = finite(scan)
     labels = np.zeros((1, *scan.grid.shape), decide.dtype)
@@ -54,10 +73,14 @@ def segment_parts(
                 seconds[stage] += spent
         before = engine.repeated
         slabs = slide(prepared.image, engine, own.window, later(tick, i, len(parts)), prepared.outside)
-        found = decided(
-            scan, prepared, slabs, own.decide, own.interpolation, Wishes(probabilities=wishes.probabilities)
-        )
-        _over(labels, found.labels.data, part.values)
+        wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps)
+        found = decided(scan, prepared, slabs, own.decide, own.interpolation, wanted)
+        here = _renumbered(found.labels.data, part.values, labels.dtype)
+        if fusion == "within" and i:
+            labels[here == 0] = 0
+            np.copyto(labels, here, where=labels == 0)
+        else:
+            np.copyto(labels, here, where=here != 0)
         if shares is not None and found.probabilities is not None:
             for value, channel in zip(own.decide.values, found.probabilities.data, strict=True):
                 if value in part.values:
@@ -82,13 +105,15 @@ def segment_parts(
     )
 
 
-def _over(labels: NDArray[np.integer], found: NDArray[np.integer], values: Mapping[int, int]) -> None:
-    """Write what a part has found, in the values of the whole model, over what stands there."""
-    table = np.zeros(int(max(found.max(), *values)) + 1, labels.dtype)
+def _renumbered(
+    found: NDArray[np.integer], values: Mapping[int, int], dtype: np.dtype[np.integer]
+) -> NDArray[np.integer]:
+    """What a part has found, in the values of the whole model."""
+    table = np.zeros(int(max(found.max(), *values)) + 1, dtype)
     for value, final in values.items():
         table[value] = final
-    here = table[found]
-    np.copyto(labels, here, where=here != 0)
+    here: NDArray[np.integer] = table[found]
+    return here
 
 
 def _view(procedure: Procedure) -> tuple[object, ...]:

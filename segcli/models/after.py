@@ -51,10 +51,14 @@ class FillStep(_After, frozen=True, kw_only=True, tag="fill"):
 class JoinStep(_After, frozen=True, kw_only=True, tag="join"):
     """Pieces beside a structure's largest become part of the structure that they share most of their border with.
 
-    The smallest go first. Pieces that touch no structure stay, and pieces of one or two voxels.
+    The smallest go first. Pieces that touch no structure stay; those of one or two voxels become background.
+
+    dissolved   structures that count as one, become part of others whole, the largest piece too, and take nothing in;
+                what of them touches no other becomes background
     """
 
     structures: Structures = None
+    dissolved: Structures = None
 
 
 class DropStep(_After, frozen=True, kw_only=True, tag="drop"):
@@ -96,15 +100,18 @@ def named_steps(
             raise refuse(f"has a step {kind} that names {strange[0][:60]!r}, which is no structure among the labels")
         return tuple(called[name] for name in own)
 
-    made = []
-    for step in steps:
-        own = step if step.structures is None else replace(step, structures=names(step, step.structures))
-        made.append(replace(own, of=names(step, step.of)) if isinstance(step, WithinStep) else own)
+    def named(step: AfterStep) -> AfterStep:
+        lists = {key: getattr(step, key, None) for key in ("structures", "of", "dissolved")}
+        return replace(step, **{key: names(step, own) for key, own in lists.items() if own is not None})
+
+    made = tuple(named(step) for step in steps)
     if known and known.keys() <= dropped(made):
         raise refuse("drops every structure")
-    return tuple(made)
+    return made
 
 
 def dropped(steps: Sequence[AfterStep]) -> set[str]:
     """The structures that are no answer of the model."""
-    return {name for step in steps if isinstance(step, DropStep) for name in step.structures}
+    gone = [step.structures for step in steps if isinstance(step, DropStep)]
+    gone += [step.dissolved for step in steps if isinstance(step, JoinStep) and step.dissolved]
+    return {name for names in gone for name in names}

@@ -68,6 +68,8 @@ class ModelCard:
     previous    of a cascade's second model: the first, whose labels it sees as further channels
     parts       models that this one is made of, in order: each labels the structures that it has in common with this
                 card, by their names, and a later one has the last word
+    fusion      how their labels are put together: a later part's stand "over" those before it, or all labels lie
+                "within" a later part's, which themselves take what was left open
     rough       the model that finds where this one looks; None for everywhere
     """
 
@@ -108,6 +110,7 @@ class ModelCard:
     ensemble: tuple[str, ...]
     previous: str | None
     parts: tuple[str, ...]
+    fusion: Literal["over", "within"]
     rough: Rough | None
     folder: Path | None
     document: Facts = field(repr=False)
@@ -221,6 +224,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         ensemble=given.ensemble,
         previous=given.previous,
         parts=given.parts,
+        fusion=given.fusion,
         rough=given.rough,
         folder=folder,
         document=document,

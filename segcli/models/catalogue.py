@@ -43,6 +43,7 @@ class Entry:
     around      the program around the network: "totalsegmentator" samples scans as TotalSegmentator does
     card        fields of its card that neither the file nor an option states
     by_hand     how to get it where segcli cannot fetch it
+    parts       ids of models of the catalogue that it is made of, in place of files of its own
     lacks       what it needs that segcli does not run; empty for a model that can be used
     network     its family, as `segcli models networks` calls it; empty where it is not known
     """
@@ -60,6 +61,7 @@ class Entry:
     around: str = ""
     card: Facts = field(default_factory=dict)
     spacing_mm: tuple[float, ...] = ()
+    parts: tuple[str, ...] = ()
     by_hand: str = ""
     lacks: str = ""
     network: str = ""
@@ -99,6 +101,6 @@ def entry(name: str) -> Entry:
 
 
 def _entry(raw: Facts, source: str) -> Entry:
-    lists = {key: tuple(raw[key]) for key in ("structures", "spacing_mm") if key in raw}
+    lists = {key: tuple(raw[key]) for key in ("structures", "spacing_mm", "parts") if key in raw}
     files = tuple(File(tuple(f["addresses"]), f.get("sum"), f.get("folder", "")) for f in raw.get("files", ()))
     return Entry(**{**raw, **lists, "files": files, "source": source})

@@ -297,6 +297,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     ensemble: Annotated[tuple[Line, ...], Meta(description="a list of models")] = ()
     previous: Annotated[Line | None, Meta(description="null or a model")] = None
     parts: Annotated[tuple[Line, ...], Meta(max_length=100, description="a list of models")] = ()
+    fusion: Annotated[Literal["over", "within"], Meta(description="one of over, within")] = "over"
     rough: Annotated[
         Rough | None,
         Meta(description='null or {"model": a model, "structures": a list of its labels, "margin_mm": 0 to 1000, ...}'),

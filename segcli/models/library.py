@@ -154,22 +154,22 @@ def parts_of(card: ModelCard) -> list[ModelCard]:
         for what, said in (
             (own.parts, "is made of parts itself"),
             (own.rough, "has a rough model before it"),
-            (own.after, "has steps after its network"),
+            (own.after and own.after_at == "scan", "has steps after its network that are done at the scan"),
         ):
             if what:
                 raise ModelError(f"{card.name}: its part {name} {said}, which a part cannot have")
-        if not {s.name for s in own.structures} & {s.name for s in card.structures}:
+        if not {s.name for s in own.structures} & {label.name for label in card.labels}:
             raise ModelError(f"{card.name}: its part {name} has no structure of the same name")
         found.append(own)
     return found
 
 
 def needed(card: ModelCard, parts: Sequence[ModelCard], names: Collection[str]) -> list[ModelCard]:
-    """The parts that label something of what is wanted; all of them where steps of the card follow.
+    """The parts that label something of what is wanted; all of them where steps follow, or one bounds the others.
 
     names    of structures; empty for all
     """
-    if card.after or not names:
+    if card.after or card.fusion == "within" or not names:
         return list(parts)
     return [own for own in parts if {label.name for label in own.structures} & set(names)]
 

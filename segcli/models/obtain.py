@@ -75,18 +75,22 @@ def get(
             f"{model.id}: its licence ({model.licence}) asks for more than to be named, or is unknown",
             hint="read it, then add --accept-licence",
         )
-    if not model.files or not all(file.addresses or installation(model, file) for file in model.files):
+    if not model.parts and not (
+        model.files and all(file.addresses or installation(model, file) for file in model.files)
+    ):
         raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
-    if (rough := model.rough) is not None:
-        if (to / rough / CARD_FILE).is_file():
-            tell(f"{model.id}: its rough model {rough} is here already")
-        else:
-            get(rough, to, replace(wishes, name=None), tell=tell, progress=progress, tried=tried)
-    if len(model.files) == 1:
-        return _one(model, model.files[0], make, wishes.name or model.id, progress)
     name = wishes.name or model.id
-    composed.unclaimed(to / name, replace=wishes.replace)
-    parts = []
+    if len(model.files) != 1:
+        composed.unclaimed(to / name, replace=wishes.replace)
+    others = dict.fromkeys(model.parts, "part") | ({model.rough: "rough model"} if model.rough else {})
+    for other, what in others.items():
+        if (to / other / CARD_FILE).is_file():
+            tell(f"{model.id}: its {what} {other} is here already")
+        else:
+            get(other, to, replace(wishes, name=None), tell=tell, progress=progress, tried=tried)
+    if len(model.files) == 1:
+        return _one(model, model.files[0], make, name, progress)
+    parts = [read_card(to / part) for part in model.parts]
     for file in model.files:
         own = stem(file)
         if (to / own / CARD_FILE).is_file():
@@ -146,9 +150,10 @@ class Import:
 def urls(text: str) -> list[str]:
     """Every address of a model's files, for a machine with a network."""
     model = wanted(text)
-    if not any(file.addresses for file in model.files):
+    if not model.parts and not any(file.addresses for file in model.files):
         raise ModelError(f"{model.id}: has no address: {model.by_hand}")
-    before = urls(model.rough) if model.rough else []
+    others = (*model.parts, *([model.rough] if model.rough else []))
+    before = [address for other in others for address in urls(other)]
     return [*before, *(address for file in model.files for address in addresses(file.addresses))]
 
 

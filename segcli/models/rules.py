@@ -107,4 +107,5 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         lambda c: bool(c.parts) and bool(c.weights or c.onnx or c.ensemble or c.regions),
         "stands beside weights, onnx, ensemble or regions: a model of parts has no network of its own",
     ),
+    ("fusion", lambda c: c.fusion == "within" and not c.parts, "is within, and the card has no parts"),
 )

@@ -16,7 +16,7 @@ from segcli.space.volume import Volume
 from segcli.structures import Label
 
 _ROUNDING = 1e-6  # mm3, within which two volumes are equal
-_SPECK = 3  # voxels; what is smaller is joined to nothing
+_SPECK = 3  # voxels; a piece that is smaller goes, as in lungmask
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep) -> NDArray[np
             for value in wanted:
                 filled(data[0], value)
         case JoinStep():
-            _join(data[0], wanted)
+            _join(data[0], wanted, [x.id for x in names if x.name in (step.dissolved or ())])
         case DropStep():
             data[np.isin(data, wanted)] = 0
         case WithinStep():
@@ -75,29 +75,32 @@ def _drop_small(labels: Volume, wanted: Collection[int], step: SmallStep, data: 
     pieces.clear(data, pieces.size * labels.grid.voxel_mm3 <= step.mm3 + _ROUNDING)
 
 
-def _join(data: NDArray[np.integer], wanted: Collection[int]) -> None:
-    """Give pieces beside the largest of their structure to the structure that they touch most, in place."""
-    from scipy.ndimage import binary_dilation, find_objects, label
+def _join(data: NDArray[np.integer], wanted: Collection[int], dissolved: Collection[int]) -> None:
+    """Give pieces beside the largest of their structure to the structure that they touch most, in place.
 
-    pieces, values, count = np.zeros(data.shape, np.int32), [0], 0
-    for value in wanted:
-        own, found = label(data == value, np.ones((3, 3, 3)))
-        np.copyto(pieces, own + count, where=own > 0)
-        values += [value] * found
-        count += found
+    dissolved   values whose pieces are all given away, as if they were one structure; what is left of them becomes 0
+    """
+    from scipy.ndimage import binary_dilation, find_objects
+
+    structures = [[value] for value in wanted if value not in dissolved]
+    pieces, values = _pieces(data, [*structures, list(dissolved)] if dissolved else structures)
+    count = len(values) - 1
+    loose = np.isin(values, list(dissolved))
     size = np.bincount(pieces.ravel(), minlength=count + 1)
     boxes = find_objects(pieces)
-    largest = dict.fromkeys(wanted, 0)
+    largest = dict.fromkeys(values, 0)
     for value, voxels in zip(values[1:], size[1:].tolist(), strict=True):
         largest[value] = max(largest[value], voxels)
+    gone = loose | [voxels < min(_SPECK, largest[value]) for value, voxels in zip(values, size.tolist(), strict=True)]
     for i in sorted(range(1, count + 1), key=lambda one: int(size[one])):
-        if size[i] < _SPECK or size[i] >= largest[values[i]]:
+        if size[i] < _SPECK or (size[i] >= largest[values[i]] and not loose[i]):
             continue
         box = tuple(slice(max(0, along.start - 1), along.stop + 1) for along in boxes[i - 1])
         around = pieces[box]
         own = around == i
         touched = np.bincount(around[binary_dilation(own) & ~own], minlength=1)
         touched[0] = 0
+        touched[loose[: len(touched)]] = 0
         if touched.any():
             other = int(touched.argmax())
             grows = size[other] == largest[values[other]]
@@ -110,7 +113,29 @@ def _join(data: NDArray[np.integer], wanted: Collection[int]) -> None:
             if grows:
                 largest[values[other]] = int(size[other])
     mine = pieces > 0
-    data[mine] = np.array(values, data.dtype)[pieces[mine]]
+    data[mine] = np.where(gone, 0, values).astype(data.dtype)[pieces[mine]]
+
+
+def _pieces(data: NDArray[np.integer], structures: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], list[int]]:
+    """The pieces of structures, numbered from 1 by their first voxels, and of which structure each is.
+
+    structures   the label values of each; the first of them stands for all
+    """
+    from scipy.ndimage import label
+
+    pieces, values = np.zeros(data.shape, np.int32), [0]
+    for own_values in structures:
+        own, found = label(np.isin(data, own_values), np.ones((3, 3, 3)))
+        np.copyto(pieces, own + (len(values) - 1), where=own > 0)
+        values += [own_values[0]] * found
+    flat = pieces.ravel()
+    places = np.flatnonzero(flat)
+    first = np.full(len(values), -1)
+    first[flat[places[::-1]]] = places[::-1]  # of several places of one piece the last that is written stays
+    order = np.argsort(first, kind="stable")
+    number = np.empty(len(values), np.int32)
+    number[order] = np.arange(len(values))
+    return number[pieces], [values[i] for i in order]
 
 
 def grown(labels: Volume, values: Collection[int], mm: float) -> NDArray[np.bool_]:

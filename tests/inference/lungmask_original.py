@@ -2,7 +2,8 @@
 
     python tests/inference/lungmask_original.py FILE
 
-It needs lungmask 0.2.22. FILE gets the labels of each slice before and after its last steps on the whole.
+It needs lungmask 0.2.22. FILE gets the labels of each slice before and after its last steps on the whole, and those of
+a second network for lobes once they are fused with the first one's.
 """
 
 import sys
@@ -18,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 SIZES = {"in_channels": 1, "n_classes": 3, "depth": 3, "wf": 2}
+LOBES = SIZES | {"n_classes": 6}
 
 
 def phantom() -> NDArray[np.int16]:
@@ -34,7 +36,7 @@ def phantom() -> NDArray[np.int16]:
     return image.round().astype(np.int16)
 
 
-def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def weights(shapes: dict[str, tuple[int, ...]], seed: str = "lungmask") -> dict[str, Tensor]:
     """Tensors by their names; the norms leave maps as they are."""
     made = {}
     for name, shape in shapes.items():
@@ -44,7 +46,7 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
             made[name] = torch.full(shape, float(name.endswith("var")))
         else:
             wide = (3 / max(1, int(np.prod(shape[1:])))) ** 0.5 if len(shape) > 1 else 0.2
-            made[name] = uniform("lungmask", name, list(shape), -wide, wide)
+            made[name] = uniform(seed, name, list(shape), -wide, wide)
             if len(shape) == 1 and ".block." in name and name.endswith("weight"):
                 made[name] = 1 + made[name]
     return made
@@ -57,25 +59,34 @@ def balanced(net: torch.nn.Module, slices: NDArray[Any]) -> dict[str, NDArray[np
         net.last.weight *= 3 / net(x).std()
         answers = net(x)
         for _ in range(200):
-            shares = torch.bincount(answers.argmax(1).ravel(), minlength=3) / answers[:, 0].numel()
-            change = 0.1 * (1 / 3 - shares)
+            classes = answers.shape[1]
+            shares = torch.bincount(answers.argmax(1).ravel(), minlength=classes) / answers[:, 0].numel()
+            change = 0.1 * (1 / classes - shares)
             answers += change[:, None, None]
             net.last.bias += change
     return {f"last.{name}": tensor.detach().numpy().copy() for name, tensor in net.last.named_parameters()}
 
 
+def network(sizes: dict[str, int], seed: str) -> torch.nn.Module:
+    net = import_module("lungmask.resunet").UNet(**sizes, padding=True, batch_norm=True, up_mode="upsample")
+    net.load_state_dict(weights({name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}, seed))
+    return net.eval()
+
+
 def main() -> None:
-    net = import_module("lungmask.resunet").UNet(**SIZES, padding=True, batch_norm=True, up_mode="upsample")
-    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    net.load_state_dict(weights(shapes))
+    net, lobes = network(SIZES, "lungmask"), network(LOBES, "lobes")
     program: Any = import_module("lungmask").LMInferer.__new__(import_module("lungmask").LMInferer)
     program.batch_size, program.device, program.tqdm_disable = 4, torch.device("cpu"), True
     slices, _ = import_module("lungmask.utils").preprocess(phantom(), resolution=[256, 256])
-    found: dict[str, NDArray[Any]] = dict(balanced(net.eval(), slices))
+    found: dict[str, NDArray[Any]] = dict(balanced(net, slices))
+    found |= {f"lobes.{name}": tensor for name, tensor in balanced(lobes, slices).items()}
     for program.volume_postprocessing in (False, True):
         name = "after" if program.volume_postprocessing else "before"
         found[name] = program._inference(phantom(), net)
         print(name, np.bincount(found[name].ravel()))
+    program.modelname, program.model, program.fillmodel, program.fillmodelm = "lobes", lobes, "lungs", net
+    found["fused"] = program.apply(phantom())
+    print("fused", np.bincount(found["fused"].ravel()))
     save_file(found, sys.argv[1])
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lungmask_original import SIZES, phantom, weights
+from lungmask_original import LOBES, SIZES, phantom, weights
+from runs import command
 from safetensors.torch import load_file, save_file
 
+from segcli import formats
 from segcli.engines.choose import open_engine
 from segcli.errors import ModelError
 from segcli.inference.prepare import prepare
@@ -39,17 +41,21 @@ def scan(axes: str = "SPL") -> Volume:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> card.ModelCard:
-    """The recipe R231 with a small network in place of the published one's size."""
-    folder = tmp_path_factory.mktemp("lungmask")
-    document = json.loads((RECIPES / "lungmask-r231.json").read_text())
-    document["architecture"] |= SIZES
-    (folder / "small.json").write_text(json.dumps(document))
-    net = build("lungmask", SIZES)
-    made = weights({name: tuple(tensor.shape) for name, tensor in net.state_dict().items()})
-    made |= {name: STORED[name] for name in ("last.weight", "last.bias")}
-    save_file({name: tensor.contiguous() for name, tensor in made.items()}, folder / "net.safetensors")
-    recipe = str(folder / "small.json")
-    return library.read_card(imports.adopt(folder / "net.safetensors", to=folder, recipe=recipe, name="small"))
+    return small("lungmask-r231", SIZES, "lungmask", "", tmp_path_factory.mktemp("lungmask"))
+
+
+def small(recipe: str, sizes: dict[str, int], seed: str, prefix: str, to: Path) -> card.ModelCard:
+    """The model of a recipe with a small network in place of the published one's size."""
+    document = json.loads((RECIPES / f"{recipe}.json").read_text())
+    document["architecture"] |= sizes
+    (to / "small.json").write_text(json.dumps(document))
+    net = build("lungmask", sizes)
+    made = weights({name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}, seed)
+    made |= {name: STORED[prefix + name] for name in ("last.weight", "last.bias")}
+    save_file({name: tensor.contiguous() for name, tensor in made.items()}, to / "net.safetensors")
+    return library.read_card(
+        imports.adopt(to / "net.safetensors", to=to, recipe=str(to / "small.json"), name=recipe, replace=True)
+    )
 
 
 def labels(model: card.ModelCard, volume: Volume) -> Volume:
@@ -78,6 +84,22 @@ def test_labels_after_the_cards_steps_are_those_of_lungmask(model: card.ModelCar
     found = segment(scan(), model.procedure, engine, wishes=Wishes(steps=steps)).labels.data[0]
     assert done == ["join", "largest", "fill"]
     assert (found == STORED["after"].numpy()).mean() > 0.9999
+
+
+def test_lobes_are_fused_with_the_lungs_as_lungmask_fuses_them(tmp_path: Path) -> None:
+    small("lungmask-ltrclobes", LOBES, "lobes", "lobes.", tmp_path)
+    small("lungmask-r231", SIZES, "lungmask", "", tmp_path)
+    formats.write_image(scan(), tmp_path / "chest.nii.gz")
+    got = command("models", "get", "lungmask-ltrclobes-r231", "-o", tmp_path)
+    assert (got.returncode, b"its part lungmask-r231 is here already" in got.stderr) == (0, True), got.stderr
+    model = tmp_path / "lungmask-ltrclobes-r231"
+    run = command("predict", tmp_path / "chest.nii.gz", "--model", model, "--engine", "torch", "-o", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    found = formats.read((tmp_path / "out" / "chest_seg.nii.gz",)).data[0]
+    assert (found == STORED["fused"].numpy()).mean() > 0.9999
+    record = json.loads((tmp_path / "out" / "chest_seg.json").read_text())
+    assert {s["name"] for s in record["structures"]} == {x.name for x in library.read_card(model).structures}
+    assert "right_lung" not in str(record["structures"])
 
 
 @pytest.mark.parametrize("axes", ["LPS", "IAR", "PSR"])

@@ -16,10 +16,10 @@ from segcli.errors import ModelError, OutputError, UsageError
 from segcli.inference import parts as parts_module
 from segcli.inference.decide import Decision
 from segcli.inference.parts import Part, segment_parts
-from segcli.inference.segment import segment
+from segcli.inference.segment import Wishes, segment
 from segcli.inference.together import Member
 from segcli.models import composed as of_parts
-from segcli.models import imports
+from segcli.models import imports, library
 from segcli.models.library import find, parts_of
 
 TEN = Decision(values=tuple(range(10)))
@@ -85,6 +85,22 @@ def test_a_later_part_has_the_last_word_and_parts_that_are_not_wanted_do_not_run
     other = Member(replace(card.procedure, outside=-500.0), opened.engine)
     segment_parts(volume, [Part(member, {1: 1}), Part(other, {2: 2})], TEN)
     assert len(prepared) == 3
+
+
+def test_labels_lie_within_a_later_part_which_takes_what_was_left_open(tmp_path, whole):
+    card = find(str(organs(tmp_path / "organs")))
+    member = Member(card.procedure, Opening((str(tmp_path / "organs"),), engine="onnx").open(card).engine)
+    from segcli import formats
+
+    volume = formats.read((scan(tmp_path / "a.nii.gz"),))
+    alone = segment(volume, card.procedure, member.engine).labels.data
+    parts = [Part(member, {1: 7, 2: 8}), Part(member, {2: 5, 3: 6})]
+    found = segment_parts(volume, parts, TEN, fusion="within")
+    assert (found.labels.data == np.array([0, 0, 8, 6, 0, 0])[alone]).all()
+    with pytest.raises(ModelError, match="whose parts bound each other gives labels alone"):
+        segment_parts(volume, parts, TEN, wishes=Wishes(probabilities=True), fusion="within")
+    bounded = find(str(composed(tmp_path / "bounded", parts=["soft", "others"], fusion="within")))
+    assert library.needed(bounded, parts_of(bounded), {"liver"}) == parts_of(bounded)
 
 
 def test_only_parts_of_the_classes_asked_for_run(tmp_path, whole):

@@ -26,7 +26,8 @@ def test_the_papers_and_the_field_are_in_it() -> None:
 
 @pytest.mark.parametrize("model", entries().values(), ids=lambda e: e.id)
 def test_a_model_has_files_or_says_how_it_is_got(model: Entry) -> None:
-    assert model.files or model.by_hand
+    assert model.files or model.by_hand or model.parts
+    assert set(model.parts) <= entries().keys()
     assert model.licence
     assert model.source
     assert re.fullmatch(r"[a-z0-9][A-Za-z0-9._-]*", model.id)

@@ -19,7 +19,7 @@ from segcli.results.islands import islands
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
-NAMES = (Label(0, "background"), Label(1, "one"), Label(2, "two"))
+NAMES = (Label(0, "background"), Label(1, "one"), Label(2, "two"), Label(3, "three"))
 
 
 def volume(data: np.ndarray, edge_mm: float = 1.0) -> Volume:
@@ -108,6 +108,8 @@ LIES = [
     ([{"step": "largest", "structures": []}], "structures"),
     ([{"step": "largest", "structures": ["lung"]}], "names 'lung', which is no structure among the labels"),
     ([{"step": "drop", "structures": ["background"]}], "names 'background'"),
+    ([{"step": "join", "dissolved": ["lung"]}], "has a step join that names 'lung'"),
+    ([{"step": "join", "dissolved": ["1", "2", "3", "4", "5"]}], "drops every structure"),
     ([{"step": "within", "of": ["lung"], "mm": 10}], "names 'lung'"),
     ([{"step": "within", "of": ["liver"], "mm": float("nan")}], "mm"),
     ([{"step": "drop", "structures": ["1", "2", "3", "4", "5"]}], "drops every structure"),
@@ -130,11 +132,21 @@ def test_a_structure_that_is_dropped_is_no_answer_of_the_model() -> None:
 
 def test_a_small_piece_is_joined_to_the_structure_that_it_touches_most() -> None:
     labels = row(1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2)
-    # The three of one in the middle join the three of two before them, which then are six, more than any other.
-    assert left(labels, JoinStep()) == [1] * 5 + [2] * 10
+    # Of two that are equal the first in the array goes first: the three of two, to the five of one before them.
+    assert left(labels, JoinStep()) == [1] * 11 + [2] * 4
     assert left(labels, JoinStep(structures=("one",))) == [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2]
 
 
-def test_pieces_that_touch_nothing_and_specks_are_joined_to_nothing() -> None:
+def test_pieces_that_touch_nothing_stay_and_specks_go() -> None:
     labels = row(1, 1, 1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 1, 1)
-    assert left(labels, JoinStep()) == labels.data.ravel().tolist()
+    assert left(labels, JoinStep()) == [1, 1, 1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 0, 0]
+    assert left(row(1, 1, 0, 2, 2, 2, 2), JoinStep()) == [1, 1, 0, 2, 2, 2, 2], "it is the structure's largest"
+
+
+def test_structures_that_are_dissolved_go_to_those_that_they_touch_as_one() -> None:
+    labels = row(1, 1, 1, 1, 2, 2, 3, 3, 2, 0, 3, 3, 3)
+    dissolved = JoinStep(dissolved=("two", "three"))
+    assert left(labels, dissolved) == [1] * 9 + [0] * 4
+    assert left(row(3, 3, 3, 1, 1, 1, 3, 3, 3, 1, 1, 1, 1), dissolved)[6:9] == [1] * 3
+    made = card.parse({**CARD, "after": [{"step": "join", "dissolved": ["body", "5"]}]})
+    assert [x.name for x in made.structures] == ["liver", "spleen", "heart"]
