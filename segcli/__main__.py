@@ -2,15 +2,21 @@
 
 import os
 import signal
+from functools import partial
 
 
 def main() -> None:
     """Run a command; before it begins, a signal ends the process as it ends a run, with nothing to tidy up."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: os._exit(128 + n))
+    for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGBREAK", 143)):
+        if hasattr(signal, name):  # SIGBREAK is of Windows
+            signal.signal(getattr(signal, name), partial(_end, code))
     from segcli.commands.process import main as run
 
     run()
+
+
+def _end(code: int, *_: object) -> None:
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +29,8 @@ def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process at the first write
+        elif size > shutil.disk_usage(tempfile.gettempdir()).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         else:
             file.truncate(size)
         return np.memmap(file, dtype, "r+", shape=shape)
@@ -110,7 +114,7 @@ def _groups() -> Iterator[tuple[int, int]]:
 def _place(controller: str) -> str:
     """The process's group within a hierarchy of control groups; "" for its root, or where nobody says."""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines():
             _, controllers, place = line.split(":", 2)
             if controller in controllers.split(","):
                 return place.strip("/")
@@ -120,7 +124,8 @@ def _place(controller: str) -> str:
 def _stated(path: Path, key: str) -> int:
     """A number in a file of keys and numbers; 0 where it is not."""
     with contextlib.suppress(OSError, ValueError):
-        return next((int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[:1] == [key]), 0)
+        lines = map(str.split, path.read_text(encoding="ascii").splitlines())
+        return next((int(line[1]) for line in lines if line[:1] == [key]), 0)
     return 0
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -28,9 +28,18 @@ def use(most: int) -> None:
 @functools.cache
 def cores() -> int:
     """CPU cores that the process may use: its affinity, its control group's share rounded up, and what `use` says."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = _group_share()
-    return max(1, min(_most, allowed, *(() if share is None else (math.ceil(share),))))
+    return max(1, min(_most, _allowed(), *(() if share is None else (math.ceil(share),))))
+
+
+def _allowed() -> int:
+    """Cores of the process's affinity, which macOS does not know."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    import psutil
+
+    process: Any = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
 
 
 def each(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
@@ -48,7 +57,7 @@ def each(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
 def _group_share() -> float | None:
     """Cores that a control group grants (cgroup v2, v1); None for no limit."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
         try:
             folder = Path("/sys/fs/cgroup/cpu")

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from segcli.errors import ModelError, UsageError, near
+from segcli.system import folded, is_device
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,13 @@ _MASK_BYTES = 255 - len(".nii.gz")  # of a file's name; more than most disks tak
 def file_names(model: str, structures: Iterable[Label]) -> dict[str, int]:
     """Name of a file for each structure -> its number: letters and digits of any script in NFC, ".", "_" and "-".
 
-    Names that a disk takes for one, without regard to case, end in "_" and the number of their structure.
+    Names that a disk takes for one, without regard to case, end in "_" and the number of their structure. Those of
+    devices of Windows (aux, con) begin with "_".
 
     errors   ModelError for a name that begins with a dot or has no such character
     """
     plain = {label.id: _file_name(model, label) for label in structures}
-    return {name: id for id, name in told_apart(plain, _ended, _as_disks_do).items()}
+    return {name: id for id, name in told_apart(plain, _ended, folded).items()}
 
 
 def told_apart(
@@ -142,13 +144,9 @@ def _file_name(model: str, label: Label) -> str:
         told = f"no mask can be called {label.name!r}: it begins with a dot, or is empty"
         hint = "leave --split away, or give the structure another name in model.json"
         raise ModelError(f"{model}: {told}", hint=hint)
-    return name
+    return _ended(f"_{name}", "") if is_device(name) else name
 
 
 def _ended(name: str, ending: str) -> str:
     """A name with an ending, cut before it between characters where it would be too long for a file."""
     return name.encode()[: _MASK_BYTES - len(ending)].decode(errors="ignore") + ending
-
-
-def _as_disks_do(name: str) -> str:
-    return unicodedata.normalize("NFC", name.casefold())

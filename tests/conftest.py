@@ -1,6 +1,8 @@
 """What holds for the whole suite: one thread for each of several workers, no clock for Hypothesis; a shared folder."""
 
+import inspect
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +18,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+# What a test on Windows can do without: pipes with names, links, other users, limits, terminals, folders of the system.
+UNIX = re.compile(
+    r"mkfifo|symlink|geteuid|setuid|chmod|two_users|import (resource|pty|fcntl)|SIGKILL|/(proc|dev)/|Held"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On Windows, tests that need what Unix alone has are left out."""
+    if os.name == "posix":
+        return
+    for item in items:
+        if isinstance(item, pytest.Function) and UNIX.search(inspect.getsource(item.function)):
+            item.add_marker(pytest.mark.skip(reason="needs what Unix alone has"))
 
 
 @pytest.fixture

@@ -74,11 +74,13 @@ def configurations(configs: Path) -> Iterator[Path]:
 
 def shortened(path: Path) -> dict[str, Any]:
     """Write a configuration with windows of LARGEST at most, and return it."""
-    config = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    text = path.read_text(encoding="utf-8")
+    config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     roi = config.get("inferer", {}).get("roi_size")
     if isinstance(roi, list):
         config["inferer"]["roi_size"] = [min(n, LARGEST) for n in roi]
-    path.write_text(json.dumps(config) if path.suffix == ".json" else yaml.safe_dump(config, sort_keys=False))
+    text = json.dumps(config) if path.suffix == ".json" else yaml.safe_dump(config, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
     return config
 
 
@@ -190,7 +192,7 @@ def row(source: Path, config: Path, home: Path) -> list[str]:
 
 def _weights(config: Path) -> str:
     """The name of the file of weights that a configuration loads."""
-    word = config.read_text().partition("load_path")[2].partition("/models/")[2]
+    word = config.read_text(encoding="utf-8").partition("load_path")[2].partition("/models/")[2]
     name = word.split("'")[0].split('"')[0]
     return name if name.endswith((".pt", ".pth")) else "model.pt"
 

@@ -30,7 +30,7 @@ def test_the_affinity_and_the_control_group_bound_the_cores(monkeypatch: pytest.
 
 @pytest.mark.parametrize(("text", "share"), [("150000 100000", 1.5), ("max 100000", None)])
 def test_a_control_groups_share_is_read(text: str, share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: text)
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: text)
     assert room._group_share() == share
 
 

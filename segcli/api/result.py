@@ -196,7 +196,7 @@ class Result:
             import nibabel
         except ImportError as error:
             raise EngineError("nibabel is not installed", hint="pip install nibabel") from error
-        with tempfile.TemporaryDirectory(prefix="segcli-") as folder:
+        with tempfile.TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as folder:
             path = Path(folder, "labels.nii")
             formats.write(self.volume, self.structures, path, self.scan.source)
             data = path.read_bytes()

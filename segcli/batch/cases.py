@@ -21,6 +21,7 @@ from segcli.formats.streams import reading, walk
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
 from segcli.results.record import SEG
+from segcli.system import key_of, keys_of
 
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
@@ -134,7 +135,7 @@ def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
     owners: dict[Path, Case] = {}
     for case in map(_nameable, found):
         target = (output or case.beside) / f"{case.name}{SEG}.nii.gz"
-        key = Path(os.path.abspath(target))  # noqa: PTH100 - links are followed nowhere here
+        key = key_of(target)
         other = owners.get(key)
         if other is None:
             owners[key] = case
@@ -296,11 +297,10 @@ def _images(folder: Path, output: Path | None, called: tuple[str, ...] = ()) -> 
 
     bids = os.path.isfile(folder / "dataset_description.json")  # noqa: PTH113 - False where it may not be asked
     derivatives = folder / "derivatives" if bids else None
-    skipped = {os.path.realpath(p) for p in (output, derivatives) if p is not None}
-    skipped.discard(os.path.realpath(folder))
+    skipped = {key for p in (output, derivatives) if p is not None for key in keys_of(p)} - keys_of(folder)
     known = called or endings()
     for root, folders, names in walk(folder, refuse):
-        folders[:] = [f for f in folders if os.path.realpath(root / f) not in skipped]
+        folders[:] = [f for f in folders if not keys_of(root / f) & skipped]
         for name in names:
             path = root / name
             low = name.lower()

@@ -427,7 +427,7 @@ def _whole(write: Writer) -> Writer:
 
         from segcli.formats import atomic
 
-        with TemporaryDirectory(prefix="segcli-") as folder:
+        with TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as folder:
             said = write(Path(folder, path.name), case)
             atomic.write_bytes(path, Path(folder, path.name).read_bytes())
         return said

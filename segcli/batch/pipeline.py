@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from segcli.batch.stages import (
 )
 from segcli.errors import InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
 from segcli.models.card import ModelCard
+from segcli.system import key_of, keys_of
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
@@ -145,29 +145,20 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
         raise UsageError(
             f"-o {to.file} is one label map, and there are {len(cases)} scans", hint="name a folder with -o"
         )
-    inputs = {_identity(path): case for case in cases for path in case.paths if not path.is_dir()}
+    inputs = {key: case for case in cases for path in case.paths if not path.is_dir() for key in keys_of(path)}
     owners: dict[Path, Case] = {}
     for case in cases:
         for path in to.files(case, card):
-            key = Path(os.path.abspath(path))  # noqa: PTH100 - links are followed below
+            key = key_of(path)
             other = owners.setdefault(key, case)
             if other is not case:
                 raise UsageError(
                     f"{other.paths[0]} and {case.paths[0]} would both be written as {path.name}",
                     hint="rename one, or run them with different -o",
                 )
-            taken = inputs.get(_identity(path))
+            taken = next((inputs[key] for key in keys_of(path) if key in inputs), None)
             if taken is not None:
                 raise UsageError(
                     f"{path.name}: the output of {called(case)} would overwrite the input {called(taken)}",
                     hint="choose another folder with -o",
                 )
-
-
-def _identity(path: Path) -> object:
-    """Equal for two names of one file, also through links; the path itself where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return Path(os.path.abspath(path))  # noqa: PTH100
-    return found.st_dev, found.st_ino

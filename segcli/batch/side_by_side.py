@@ -33,6 +33,7 @@ from segcli.models.card import ModelCard
 from segcli.parallel import cores, use
 from segcli.space.grids import model_grid
 from segcli.space.volume import Grid
+from segcli.system import BREAK
 
 _CORES = 4  # of one case, by `auto`: more gain little
 _PROCESS_BYTES = 1 << 30  # of a process with its libraries and a model, before the first scan
@@ -129,7 +130,9 @@ def _begin(share: int) -> None:
     """A process of so many cores, that leaves signals to the one that has started it, and ends with it."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, BREAK):
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # of libraries, as in the command itself
     use(share)
     parent = multiprocessing.parent_process()

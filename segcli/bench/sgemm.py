@@ -25,7 +25,8 @@ _STEERED = ("OPENBLAS_", "MKL_", "BLIS_", "DNNL_", "ONEDNN_", "OMP_", "KMP_", "A
 def peak(threads: int) -> dict[str, float]:
     """GFLOP/s of each library's float32 matrix product in a process of its own; a product of n x n counts 2 n^3."""
     words = [sys.executable, "-m", "segcli.bench.sgemm", str(threads)]
-    done = subprocess.run(words, env=unsteered(os.environ, threads), capture_output=True, text=True, check=True)
+    env = unsteered(os.environ, threads)
+    done = subprocess.run(words, env=env, capture_output=True, encoding="utf-8", check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -54,7 +54,7 @@ def start(folder: Path, threads: int, repeats: int = 5) -> list[Row]:
 
 def first_window(words: Sequence[str]) -> None:
     """Run a command that reports events on stderr until its first window is done, and no longer."""
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stderr is not None  # it is a pipe
         said = ""
         for line in process.stderr:
@@ -126,7 +126,7 @@ def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *mo
     began = time.perf_counter()
     run(words)
     seconds = time.perf_counter() - began
-    record = json.loads((out / f"{scan.name.partition('.')[0]}_seg.json").read_text())
+    record = json.loads((out / f"{scan.name.partition('.')[0]}_seg.json").read_text(encoding="utf-8"))
     stages = record["run"]["seconds"]
     return {
         "pipeline": f"segcli {engine}",
@@ -220,7 +220,7 @@ def without_network(folder: Path, shape: tuple[int, int, int], classes: int, thr
 
 
 def run(words: Sequence[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")
     return done.stdout

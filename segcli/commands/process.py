@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import typer
 
+from segcli import system
 from segcli.commands.options import meant
 from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import EngineError, ModelError, OutputError, SegcliError
@@ -28,6 +29,8 @@ def main() -> None:
     """Run a command; every foreseeable end is a sentence and an exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, _interrupted)
+    if system.BREAK is not None:
+        signal.signal(system.BREAK, _terminated)
     out = _standard_streams()
     words, debug = _without_debug(sys.argv[1:])
     if debug:
@@ -50,7 +53,7 @@ def main() -> None:
         _abandon()
     out.flush()
     sys.stderr.flush()
-    if code == 0 and out.failed is not None and out.failed.errno not in _CLOSED:
+    if code == 0 and out.failed is not None and not closed(out.failed):
         sys.stderr.write(f"error: stdout: {out.failed.strerror}: what was made is whole, its names were not printed\n")
         code = OutputError.exit_code
     if code in (130, 143) or out.failed is not None or _own_process():
@@ -61,8 +64,9 @@ def main() -> None:
 def _own_process() -> bool:
     """Whether the process was started as segcli, and not as a program that calls `main`."""
     program = sys.modules["__main__"]
-    module = getattr(program, "__spec__", None)
-    return Path(getattr(program, "__file__", None) or "").stem == "segcli" or getattr(module, "parent", "") == "segcli"
+    module, file = getattr(program, "__spec__", None), Path(getattr(program, "__file__", None) or "")
+    started = file.stem == "segcli" or file.parent.name == "segcli.exe"  # Windows: the program is an archive
+    return started or getattr(module, "parent", "") == "segcli"
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
@@ -98,7 +102,9 @@ def _abandon() -> None:
         sys.modules["segcli.formats.atomic"].abandon()
 
 
-_CLOSED = {errno.EPIPE, errno.EBADF, errno.EIO}  # nobody reads any more
+def closed(error: OSError) -> bool:
+    """Whether an error of writing says that nobody reads any more; of a pipe Windows says EINVAL."""
+    return error.errno in (errno.EPIPE, errno.EBADF, errno.EIO) or (system.WINDOWS and error.errno == errno.EINVAL)
 
 
 class Harmless:
@@ -135,14 +141,20 @@ def _standard_streams() -> Harmless:
         pass
     os.close(handle)
     for name, number in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name) or open(number, "w", closefd=False)  # noqa: SIM115 - a descriptor
+        stream = getattr(sys, name) or open(number, "w", closefd=False, encoding="utf-8")  # noqa: SIM115 - a descriptor
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", encoding=_encoding(stream))
         setattr(sys, name, Harmless(stream))
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
     found: Harmless = sys.stdout  # type: ignore[assignment]
     return found
+
+
+def _encoding(stream: TextIO) -> str | None:
+    """What a standard stream is written in; None for what it is. UTF-8 in Windows' pipes, whose own has few letters."""
+    own = system.WINDOWS and not stream.isatty() and "PYTHONIOENCODING" not in os.environ
+    return "utf-8" if own else None
 
 
 def _refused(error: SegcliError, debug: bool) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcli.commands.outcomes import Manners, cohort_files, document, exit_code, judged, summary, tell, unshown
-from segcli.commands.process import interruptible, waited
+from segcli.commands.process import closed, interruptible, waited
 from segcli.commands.terminal import Show, events_to, print_json, say, show_error
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
 
@@ -175,7 +175,7 @@ def _stream(data: bytes) -> None:
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        pass
     except OSError as error:
+        if closed(error):
+            return
         raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error

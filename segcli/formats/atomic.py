@@ -20,15 +20,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from segcli import system
 from segcli.errors import Denied, OutputError, OutputExists, SegcliError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 # .NAME.HOST-PID-RANDOM.partial: the next run removes those of dead processes on this host and never a live one's.
 _PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
@@ -93,7 +90,7 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
             with open(temporary, "x+b", opener=_anew) as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                system.flush(file.fileno())
                 _live[temporary] = os.fstat(file.fileno())
             if check is not None:
                 check(temporary)
@@ -166,7 +163,7 @@ def _rename(temporary: Path, path: Path) -> None:
             f"{path.name}: somebody else has put another file where it was being written, in {path.parent}",
             hint="choose a folder that only you can write to with -o",
         )
-    temporary.replace(path)
+    system.insistently(lambda: temporary.replace(path))
 
 
 @contextmanager
@@ -185,7 +182,7 @@ def together(first: Path, last: Path, given_up: Callable[[], bool] = lambda: Fal
     try:
         yield staged
         order = sorted(staged, key=lambda path: (path == last) - (path == first))
-        with translated(last), one_process(last.parent):
+        with translated(last), system.one_process(last.parent):
             if given_up():
                 return
             with _names():
@@ -215,7 +212,7 @@ def discard(files: Iterable[Path]) -> None:
     """Remove temporary files."""
     for temporary in list(files):
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            system.insistently(partial(temporary.unlink, missing_ok=True), 0.5)
         _live.pop(temporary, None)
 
 
@@ -263,7 +260,7 @@ def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) 
         return
     for path in folder.iterdir():
         found = _PARTIAL.match(path.name)
-        if found and found["host"] == _HOST and path not in _live and not _alive(int(found["pid"])):
+        if found and found["host"] == _HOST and path not in _live and not _runs(int(found["pid"])):
             if path.is_dir() and not path.is_symlink():
                 if int(found["pid"]) != os.getpid() and ours(path):  # with our own number another thread may fill it
                     shutil.rmtree(path, ignore_errors=True)
@@ -296,8 +293,9 @@ def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _SHUT:
+            held = ", or another program has the file open" if system.WINDOWS and path.exists() else ""
             raise Denied(
-                f"{path.name}: permission denied in {path.parent}",
+                f"{path.name}: permission denied in {path.parent}{held}",
                 hint="choose a folder you may write to with -o",
             ) from error
         if error.errno in _FULL:
@@ -327,32 +325,9 @@ def _names() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def one_process(folder: Path) -> Iterator[None]:
-    """Held by one process at a time on a folder, where its file system can do so."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _alive(pid: int) -> bool:
+def _runs(pid: int) -> bool:
     """Whether another process has this number; what bears our own number and is not ours was left by a dead one."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return pid != os.getpid() and system.alive(pid)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ from segcli.errors import InputError, OutputError
 from segcli.formats import streams
 from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume, Voxels
+from segcli.system import is_plain
 
 _HEADER_LIMIT = 1 << 20  # bytes; no header of one image is longer
 
@@ -408,7 +409,7 @@ def _flag(fields: dict[str, str], key: str, default: bool) -> bool:
 
 def _beside(path: Path, target: str) -> Path:
     """The data file that a header names: a plain file in the header's own folder."""
-    unsafe = "/" in target.removeprefix("./") or "\\" in target or target in ("", ".", "..")
+    unsafe = not is_plain(target.removeprefix("./")) or "\\" in target
     listed = target.upper().startswith("LIST") or "%" in target
     if not unsafe and not listed:
         file = path.parent / target

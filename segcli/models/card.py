@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 from segcli.documents import Facts
@@ -31,6 +31,7 @@ from segcli.models.rules import RULES, listed
 from segcli.space.grids import GridSpec
 from segcli.space.resample import Interpolation
 from segcli.structures import Label, named_pairs
+from segcli.system import is_plain
 
 CARD_FILE = "model.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
@@ -156,7 +157,7 @@ class ModelCard:
 
 def part(folder: Path, name: str) -> Path:
     """The path of a plain name inside a model folder, refused if it leads elsewhere."""
-    if PurePath(name).name != name or name in ("", ".", ".."):
+    if not is_plain(name):
         raise ModelError(f"{folder.name}: {name!r} leads outside the model's folder: not allowed")
     path = folder / name
     try:

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ from segcli.documents import Document
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
 from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
 from segcli.models.library import file_sha256
+from segcli.system import alive, insistently
 
 if TYPE_CHECKING:
     import httpx
@@ -115,13 +117,13 @@ def fetch(
     failures: list[str] = []
     with _locked(part.with_suffix(".lock")) as renew:
 
-        def alive(done: int, total: int | None) -> None:
+        def told(done: int, total: int | None) -> None:
             renew()
             progress(done, total)
 
         for address in todo:
             try:
-                total = _complete(address, part, alive)
+                total = _complete(address, part, told)
             except DownloadFailed as error:
                 failures.append(error.message)
                 continue
@@ -134,7 +136,7 @@ def fetch(
                 failures.append(f"{address} gave {total:,} bytes with the sum {found}, not {wanted}")
                 continue
             with translated(folder / name):
-                part.replace(folder / name)
+                insistently(partial(part.replace, folder / name))
             _note(part).unlink(missing_ok=True)
             _remember(folder, todo[-1], f"sha256:{sha256}")
             return Download(folder / name, address, sha256, wanted is not None)
@@ -181,7 +183,7 @@ def _from_drive(number: str, part: Path) -> int:
     if not (own / part.name).is_file():
         raise DownloadFailed(f"gdrive:{number}: gdown brought no file")
     with translated(part):
-        (own / part.name).replace(part)
+        insistently(lambda: (own / part.name).replace(part))
     shutil.rmtree(own, ignore_errors=True)
     return part.stat().st_size
 
@@ -326,43 +328,38 @@ def _locked(path: Path) -> Iterator[Callable[[], None]]:
     while True:
         try:
             with translated(path):
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                handle = insistently(partial(os.open, path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             break
         except OutputError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
         if _abandoned(path):
             with translated(path):
-                path.unlink(missing_ok=True)
+                insistently(partial(path.unlink, missing_ok=True))
         else:
             time.sleep(0.2)
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(own, file)
         file.flush()
         try:
             yield lambda: os.utime(file.fileno() if os.utime in os.supports_fd else path)
         finally:
             file.close()
-            path.unlink(missing_ok=True)
+            insistently(partial(path.unlink, missing_ok=True))
 
 
 def _abandoned(path: Path) -> bool:
     try:
         if path.is_symlink() or not path.is_file():  # no lock of ours; a pipe would never end
             return path.is_symlink() or path.exists()
-        text, age = path.read_text(), time.time() - path.stat().st_mtime
+        text, age = path.read_text(encoding="utf-8", errors="replace"), time.time() - path.stat().st_mtime
     except OSError:
         return False
     try:
         owner = json.loads(text)
         if owner["host"] == socket.gethostname():
-            os.kill(int(owner["pid"]), 0)
-            return False
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    except (ValueError, KeyError, TypeError):
+            return not alive(int(owner["pid"]))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return age > 2  # being written, or not ours
     return age > _STALE
 

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from segcli import __version__
 from segcli.documents import Document
-from segcli.formats.atomic import one_process, whole_file
+from segcli.formats.atomic import whole_file
 from segcli.models import catalogue
 from segcli.models.card import CARD_FILE
 from segcli.models.catalogue import Entry, File
 from segcli.models.fetch import addresses, file_name
 from segcli.models.library import cache_home
+from segcli.system import one_process
 
 
 def found(name: str) -> Path | None:

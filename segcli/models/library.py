@@ -12,10 +12,10 @@ from pathlib import Path
 
 from segcli.errors import ModelError, near
 from segcli.folders import user_folder
-from segcli.formats.atomic import one_process
 from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
 from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
+from segcli.system import insistently, one_process
 
 _FORMER = ".former"
 
@@ -124,7 +124,7 @@ def put_back(folder: Path) -> None:
         return
     with suppress(OSError), one_process(folder.parent):  # waits for an import that is still running
         if not os.path.lexists(folder):
-            former.rename(folder)
+            insistently(lambda: former.rename(folder))
 
 
 def previous_of(card: ModelCard) -> ModelCard:

@@ -26,7 +26,7 @@ def run(model: ModelCard, inputs: Path, out: Path, options: Options | None = Non
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 

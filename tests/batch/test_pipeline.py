@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -377,6 +376,8 @@ def test_2_10_the_disk_full_at_twenty_points_ends_with_74_and_nothing_half(model
     path = scan(tmp_path / "a.nii.gz")
     (whole,) = run(model, [path], tmp_path / "whole", reports=("csv",), split=True)
     largest = max(p.stat().st_size for p in whole.paths)
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for size in range(0, largest, largest // 20 + 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -1,7 +1,6 @@
 """The same bytes whatever surrounds the run (PROMISES.md 6.6), and no word to the network (8.2)."""
 
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +33,8 @@ def test_6_6_hash_seed_locale_zone_home_threads_and_terminal_change_no_byte(mode
         env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
     )  # fmt: skip
     assert plain.returncode == 0, plain.stderr
+    import pty
+
     leader, follower = pty.openpty()
     bare = {"PYTHONHASHSEED": "4242", "LC_ALL": "POSIX", "TZ": "Pacific/Apia", "HOME": None, "TERM": "xterm"}
     other = subprocess.Popen(

@@ -23,7 +23,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_projects_file_wins_over_the_users(user):
     user.write_text('[predict]\nengine = "torch"\nmax-ram = "4G"\n')
-    Path("segcli.toml").write_text('[predict]\nengine = "onnx"\n')
+    Path("segcli.toml").write_text('[predict]\nengine = "onnx"\n', encoding="utf-8")
     assert settings.defaults() == {"predict": {"engine": "onnx", "max_ram": "4G"}}
 
 

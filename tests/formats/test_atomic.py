@@ -1,7 +1,6 @@
 """Files are whole or absent (PROMISES.md, section 2)."""
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,6 +131,8 @@ def test_2_5_a_file_with_the_same_bytes_is_left_untouched(tmp_path):
 
 
 def test_2_10_a_file_too_large_for_the_disk_says_how_much_was_needed(tmp_path):
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:

@@ -368,7 +368,7 @@ def test_the_schema_says_when_the_number_of_the_format_changes() -> None:
     "path", [WEIGHTS / "uxnet" / "model.json", *sorted((WEIGHTS / "recipes").glob("*.json"))], ids=str
 )
 def test_every_card_that_segcli_brings_is_one_by_the_stored_schema(path: Path) -> None:
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(json.loads(STORED.read_text())).validate(document)
     parse(document)
 

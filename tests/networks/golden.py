@@ -111,7 +111,7 @@ def agree(path: Path) -> None:
 
 def listed(path: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of each tensor of a published checkpoint."""
-    return {key: tuple(shape) for key, shape in json.loads(path.read_text())["keys"].items()}
+    return {key: tuple(shape) for key, shape in json.loads(path.read_text(encoding="utf-8"))["keys"].items()}
 
 
 @dataclass(frozen=True)

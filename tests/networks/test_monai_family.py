@@ -50,7 +50,7 @@ def test_every_shared_golden_file_is_answered_as_its_official_code_does(path: Pa
 
 
 def configured(path: Path) -> dict[str, object]:
-    config = json.loads(path.read_text())["config"]
+    config = json.loads(path.read_text(encoding="utf-8"))["config"]
     # Lists of older checkpoints name arguments as their MONAI did.
     return {"proj_type" if key == "pos_embed" else key: value for key, value in config.items()}
 

@@ -36,13 +36,13 @@ def test_the_shared_folder_has_golden_files_of_every_pattern() -> None:
 
 @pytest.mark.parametrize("path", LISTS, ids=name)
 def test_the_tensors_of_a_published_checkpoint_fit(path: Path) -> None:
-    config = json.loads(path.read_text())["config"]
+    config = json.loads(path.read_text(encoding="utf-8"))["config"]
     assert differences(Inferred(path.stem, config), listed(path)) == {}
 
 
 @pytest.mark.parametrize("path", LISTS, ids=name)
 def test_the_published_number_of_parameters_is_met(path: Path) -> None:
-    published = json.loads(path.read_text())
+    published = json.loads(path.read_text(encoding="utf-8"))
     with torch.device("meta"):
         net = build(path.stem, published["config"])
     assert sum(parameter.numel() for parameter in net.parameters()) == published["parameters"]
@@ -51,7 +51,7 @@ def test_the_published_number_of_parameters_is_met(path: Path) -> None:
 @pytest.mark.parametrize("path", LISTS, ids=name)
 def test_a_published_checkpoint_is_recognised_by_its_tensors(path: Path) -> None:
     (guess,) = infer(listed(path))
-    for argument, value in json.loads(path.read_text())["config"].items():
+    for argument, value in json.loads(path.read_text(encoding="utf-8"))["config"].items():
         if argument == "window_size":  # one number and three equal ones are the same cube
             value = [[size] * 3 if isinstance(size, int) else size for size in value]
         if argument in guess.config:

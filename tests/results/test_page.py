@@ -529,7 +529,7 @@ def test_axe_finds_nothing_that_hinders_anybody(browser: Browser, tmp_path: Path
         (tmp_path / f"{name}.html").write_bytes(data)
         browser.open(tmp_path / f"{name}.html")
         browser.run("for (const part of document.querySelectorAll('details')) part.open = true")
-        browser.run(AXE.read_text())
+        browser.run(AXE.read_text(encoding="utf-8"))
         found = browser.run("axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes[0].html]))")
         assert found == [], name
     browser.call("Emulation.setEmulatedMedia", features=[])

@@ -67,7 +67,7 @@ def corrected(bias: Tensor, table: Table, meta: dict[str, str]) -> Tensor:
 
 def renew(card: Path, old: str, file: Path) -> None:
     """Put the sha256 of a file into the card, in the place of an old one."""
-    card.write_text(card.read_text().replace(old, digest(file)))
+    card.write_text(card.read_text(encoding="utf-8").replace(old, digest(file)), encoding="utf-8")
 
 
 def digest(file: Path) -> str:

@@ -54,7 +54,7 @@ PRIOR = ("t1_mean_of_means", "t1_std_of_means", "t1_mean_of_stds", "t1_std_of_st
 
 def read_table(path: Path) -> Table:
     """The table of a folder of label maps."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
 
     def column(name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from segcli.models import weights
 from segcli.models.imports.bundle_config import References, Unknown
 from segcli.models.imports.source import Named, legible
 from segcli.networks.registry import Inferred
+from segcli.system import is_plain
 
 _FAMILIES = {
     "UNet": "monai_unet",
@@ -69,7 +70,7 @@ def _searched(arguments: Document, path: Any, models: Path) -> Document:
     if not has_unknown(arguments):
         return arguments
     file = models / PurePosixPath(path if isinstance(path, str) else "search_code.pt").name
-    if not file.is_file():
+    if not is_plain(file.name) or not file.is_file():
         raise ModelError(
             f"{models.parent.name}: models/{file.name} is missing, which holds the code of the DiNTS's architecture",
             hint="it is published beside the weights: large_files.yml says where",

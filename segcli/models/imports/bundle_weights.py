@@ -7,6 +7,7 @@ from typing import Any
 
 from segcli.errors import ModelError
 from segcli.models.imports.bundle_config import References
+from segcli.system import is_plain
 
 _USUAL = ("model.pt", "model.pth", "model.safetensors")
 _ENDINGS = (".pt", ".pth", ".safetensors")
@@ -43,6 +44,6 @@ def _loaded(config: References) -> str | None:
     for item in items:
         path = item.get("load_path") if isinstance(item, dict) else None
         parts = PurePosixPath(path).parts if isinstance(path, str) else ()
-        if len(parts) > 1 and parts[-2] == "models" and parts[-1] != ".." and Path(parts[-1]).suffix in _ENDINGS:
+        if len(parts) > 1 and parts[-2] == "models" and is_plain(parts[-1]) and Path(parts[-1]).suffix in _ENDINGS:
             return parts[-1]
     return None

@@ -133,7 +133,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     errors   ModelError for members that climb out, for links, and for archives that unpack to over ten times their
              size
     """
-    with TemporaryDirectory(prefix="segcli-") as folder:
+    with TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in archive.infolist() if not m.is_dir()]

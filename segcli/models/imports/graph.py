@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from segcli.errors import ModelError, cause_of
+from segcli.system import is_plain
 
 
 def with_external_data(path: Path) -> bytes:
@@ -39,7 +40,7 @@ def with_external_data(path: Path) -> bytes:
 
 def _beside(path: Path, name: str) -> None:
     """Refuse a name that is not that of a plain file in the graph's folder."""
-    if PurePath(name).name != name or name in ("", ".", ".."):
+    if not is_plain(name):
         raise ModelError(f"{path.name}: its weights lie in {name!r}, outside its folder: not allowed")
     beside = path.with_name(name)
     if beside.is_symlink() or not beside.is_file():

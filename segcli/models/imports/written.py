@@ -18,7 +18,6 @@ from segcli.formats.atomic import (
     exchange,
     is_partial,
     no_detour,
-    one_process,
     partial_name,
     sweep,
     translated,
@@ -32,6 +31,7 @@ from segcli.models.imports.graph import with_external_data
 from segcli.models.imports.recognise import Recognised
 from segcli.models.library import file_sha256, former_name, put_back
 from segcli.networks import registry
+from segcli.system import insistently, one_process
 
 DIGEST_KEY = "tensors_sha256"
 
@@ -112,20 +112,24 @@ def _named(new: Path, folder: Path, *, replace: bool) -> None:
     """Give a folder its final name; a model that had it is called `new` then, or has it still where that fails."""
     unclaimed(folder, replace=replace)  # again: writing took its time
     if not folder.exists():
-        new.rename(folder)
+        _rename(new, folder)
     elif not exchange(new, folder):
         # In two steps; between them the model has a name that `put_back` knows.
         former = former_name(folder)
         if former.is_dir() and not _foreign(former):  # an import was killed behind its last step
-            former.rename(left := folder.with_name(partial_name(folder.name)))
+            _rename(former, left := folder.with_name(partial_name(folder.name)))
             shutil.rmtree(left)
-        folder.rename(former)
+        _rename(folder, former)
         try:
-            new.rename(folder)
+            _rename(new, folder)
         except OSError:
-            former.rename(folder)
+            _rename(former, folder)
             raise
-        former.rename(new)
+        _rename(former, new)
+
+
+def _rename(old: Path, new: Path) -> None:
+    insistently(lambda: old.rename(new))
 
 
 def unclaimed(folder: Path, *, replace: bool) -> None:

@@ -1,0 +1,164 @@
+"""Where Windows and macOS are not like Linux: processes, locks, names of files, and files that others have open."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path, PurePath
+from typing import TypeVar
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Made = TypeVar("Made")
+
+WINDOWS = sys.platform == "win32"
+# Ctrl-Break, and a window or a session that is closed: what Windows has instead of SIGTERM.
+BREAK: signal.Signals | None = getattr(signal, "SIGBREAK", None)
+# No file of Windows before 11 is called so, whatever its ending.
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process has this number. Windows' `os.kill` would send it Ctrl-C, so nobody is asked by signals."""
+    import psutil
+
+    try:
+        return bool(psutil.pid_exists(pid))
+    except OverflowError:  # no process has a number like that
+        return False
+
+
+def insistently(work: Callable[[], Made], seconds: float = 3.0) -> Made:
+    """What `work` does to the name of a file, on Windows tried again where another program has the file open.
+
+    Indexers and scanners of viruses open what is new for a moment; a name cannot be given or taken meanwhile.
+
+    errors   PermissionError, of the last time
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return work()
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def flush(handle: int) -> None:
+    """What was written to a descriptor is on the disk; macOS's own fsync leaves it in the memory of the drive."""
+    whole = getattr(fcntl, "F_FULLFSYNC", None)
+    if whole is not None:
+        with contextlib.suppress(OSError):  # disks of a network do not know it
+            fcntl.fcntl(handle, whole)
+            return
+    os.fsync(handle)
+
+
+@contextmanager
+def one_process(folder: Path) -> Iterator[None]:
+    """Held by one process at a time on a folder, where its file system can do so."""
+    if fcntl is None:
+        with _held(folder):
+            yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """As `one_process`: Windows opens no folder, so that a file among the temporary ones stands for it."""
+    import hashlib
+    import tempfile
+
+    msvcrt = import_module("msvcrt")
+    named = os.path.normcase(os.path.realpath(folder)).encode("utf-8", "surrogatepass")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # no temporary folder is no obstacle
+            place = Path(tempfile.gettempdir(), f"segcli-{hashlib.sha256(named).hexdigest()[:32]}.lock")
+            handle = stack.enter_context(place.open("ab")).fileno()
+            while not _took(msvcrt, handle):
+                time.sleep(0.05)
+            stack.callback(_byte, msvcrt, handle, msvcrt.LK_UNLCK)
+        yield
+
+
+def _took(msvcrt: object, handle: int) -> bool:
+    try:
+        _byte(msvcrt, handle, msvcrt.LK_NBLCK)  # type: ignore[attr-defined]
+    except PermissionError:  # another process has it
+        return False
+    return True
+
+
+def _byte(msvcrt: object, handle: int, how: int) -> None:
+    """The first byte of a file, locked or let go."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    msvcrt.locking(handle, how, 1)  # type: ignore[attr-defined]
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows takes a name for that of a device, whatever its ending."""
+    return name.partition(".")[0].rstrip(" ").upper() in DEVICES
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name is that of a file in a folder itself, and leads nowhere else on this system."""
+    if WINDOWS and (":" in name or is_device(name)):
+        return False  # another disk, a stream of another file, a device
+    return PurePath(name).name == name and name not in ("", ".", "..")
+
+
+def key_of(path: Path) -> Path:
+    """Equal for two paths that are, or would be, one file: where the disk takes names so, whatever their case."""
+    there = Path(os.path.abspath(path))  # noqa: PTH100 - links are followed nowhere here
+    return Path(folded(str(there))) if ignores_case(there.parent) else there
+
+
+def keys_of(path: Path) -> set[object]:
+    """What two paths of one file or folder have something of in common, also through links.
+
+    The system's number alone does not tell: some file systems have one for each way in which a name is written.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return {key_of(path)}
+    return {key_of(path), (found.st_dev, found.st_ino)}
+
+
+def folded(name: str) -> str:
+    """Equal for names that differ in case, or in how their accents are put together, alone."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+@functools.lru_cache(maxsize=4096)
+def ignores_case(folder: Path) -> bool:
+    """Whether names in a folder that differ in case alone are one; of a folder that is not there, those around it."""
+    for place in (folder, *folder.parents):
+        try:
+            names = set(os.listdir(place))  # noqa: PTH208 - names alone
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        if other := next((other for name in names if (other := name.swapcase()) not in names), None):
+            return os.path.lexists(place / other)  # it is there and is not listed: another one's name
+    return False
