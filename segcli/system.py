@@ -159,6 +159,6 @@ def ignores_case(folder: Path) -> bool:
             continue
         except OSError:
             return False
-        if other := next((other for name in names if (other := name.swapcase()) not in names), None):
-            return os.path.lexists(place / other)  # it is there and is not listed: another one's name
+        if others := {name.swapcase() for name in names} - names:
+            return os.path.lexists(place / min(others))  # it is there and is not listed: another one's name
     return False

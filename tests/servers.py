@@ -104,7 +104,9 @@ def serving(server: Server, context: ssl.SSLContext | None = None) -> Iterator[S
     server.address = f"{scheme}://127.0.0.1:{listening.server_address[1]}/models/model.zip"
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield server
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
+    try:
+        yield server
+    finally:  # also where the loop around it is left early: the thread would keep the process for ever
+        listening.shutdown()
+        thread.join()
+        listening.server_close()

@@ -29,12 +29,14 @@ def file_sha256(path: Path) -> str:
 def places() -> list[Path]:
     """Where models are looked for, first match wins: $SEGCLI_WEIGHTS, the checkout, the package, the user's folder."""
     found = [Path(p) for p in os.environ.get("SEGCLI_WEIGHTS", "").split(os.pathsep) if p]
+    return [*found, *shipped(), data_home() / "models"]
+
+
+def shipped() -> list[Path]:
+    """Where models lie that come with segcli: in a checkout beside the package, and in the package."""
     here = Path(__file__).resolve().parents[1]
-    checkout = here.parent / "weights"
-    if (here.parent / "pyproject.toml").is_file():
-        found.append(checkout)
-    found += [here / "weights", data_home() / "models"]
-    return found
+    checkout = [here.parent / "weights"] if (here.parent / "pyproject.toml").is_file() else []
+    return [*checkout, here / "weights"]
 
 
 def data_home() -> Path:

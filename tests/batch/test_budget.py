@@ -181,7 +181,7 @@ def test_3_3_a_scan_that_cannot_fit_is_refused_with_both_numbers() -> None:
 def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"/sys/fs/cgroup/memory.max": "3000000", "/sys/fs/cgroup/memory.current": "1000000"}
 
-    def text(self: Path) -> str:
+    def text(self: Path, **_: str) -> str:
         if str(self) not in texts:
             raise FileNotFoundError
         return texts[str(self)]
@@ -200,7 +200,7 @@ def test_every_group_around_the_process_counts_and_files_that_were_read_are_free
     texts |= {"/sys/fs/cgroup/user.slice/memory.max": "5000000", "/sys/fs/cgroup/user.slice/memory.current": "4000000"}
     texts["/sys/fs/cgroup/user.slice/memory.stat"] = "anon 9\ninactive_file 1500000\nactive_file 7\n"
 
-    def text(self: Path) -> str:
+    def text(self: Path, **_: str) -> str:
         if str(self) not in texts:
             raise FileNotFoundError
         return texts[str(self)]
