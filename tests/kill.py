@@ -1,10 +1,11 @@
 """Kill the command at random moments, run it again, and compare with an undisturbed run (PROMISES.md 9.2).
 
-    python tests/kill.py [TIMES] [SEED]
+    python tests/kill.py [TIMES] [SEED] [of-models]
 
-Three small scans with masks and a table. After each SIGKILL no file under a final name may differ from the undisturbed
-run's; after the second run all must be there, equal, and nothing else. Each run is the command in a process of its own,
-forked when the libraries are imported; the kills fall between its first file and its end.
+With `of-models` the model is two parts behind a rough one, else one network. Three small scans with masks and a table.
+After each SIGKILL no file under a final name may differ from the undisturbed run's; after the second run all must be
+there, equal, and nothing else. Each run is the command in a process of its own, forked when the libraries are
+imported; the kills fall between its first file and its end.
 """
 
 import os
@@ -13,10 +14,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from models import organs
+from models import of_models, organs
 from runs import files, scans
 
 from segcli.commands import app, predict, process  # noqa: F401 - these and the next two lines: before the fork
@@ -73,11 +74,11 @@ def kill(words: Sequence[object], out: Path, whole: dict[str, object], after: fl
     return faults
 
 
-def kills(home: Path, times: int, seed: int) -> int:
+def kills(home: Path, times: int, seed: int, model: Callable[[Path], Path] = organs) -> int:
     """How many of so many kills left something wrong."""
     rng = random.Random(seed)
     scans(home / "in", 3)
-    words = ["predict", home / "in", "--model", organs(home / "model"), "--engine", "onnx", "--split", "-o"]
+    words = ["predict", home / "in", "--model", model(home / "model"), "--engine", "onnx", "--split", "-o"]
     pid = start(words, home / "whole")
     appears(home / "whole")
     began = time.monotonic()
@@ -90,7 +91,8 @@ def kills(home: Path, times: int, seed: int) -> int:
 def main() -> int:
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     with tempfile.TemporaryDirectory() as name:
-        bad = kills(Path(name), times, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+        model = of_models if "of-models" in sys.argv[3:] else organs
+        bad = kills(Path(name), times, int(sys.argv[2]) if len(sys.argv) > 2 else 1, model)
     print(f"{times - bad} of {times} equal to an undisturbed run")
     return int(bad > 0)
 

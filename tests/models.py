@@ -60,6 +60,21 @@ def organs(folder: Path, *, onnx: bool = True, **changes: object) -> Path:
     return folder
 
 
+def of_models(place: Path) -> Path:
+    """A model of two parts that look where a rough model finds the spleen; all lie in `place`, one may be mirrored."""
+    organs(place / "rough", name="rough")
+    for name, kept, mirror in (("soft", ("liver", "body"), [0]), ("hard", ("spleen", "spine"), [])):
+        labels = {x if x in kept or v == 0 else f"not {x}": v for x, v in LABELS.items()}
+        organs(place / name, name=name, labels=labels, codes={}, mirror=mirror)
+    document = json.loads((place / "soft" / "model.json").read_text())
+    own = {k: v for k, v in document.items() if k not in ("weights", "sha256", "onnx", "onnx_sha256", "mirror")}
+    own |= {"name": "both", "architecture": {"name": "parts"}, "labels": LABELS, "parts": ["soft", "hard"]}
+    own["rough"] = {"model": "rough", "structures": ["spleen"], "margin_mm": 10}
+    (place / "both").mkdir()
+    (place / "both" / "model.json").write_text(json.dumps(own))
+    return place / "both"
+
+
 def onnx_file(weight: np.ndarray, bias: np.ndarray, size: tuple[int, int, int]) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 

@@ -78,7 +78,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        return "+".join([self.card.name, *(other.name for other, _ in self.opened.others)])
+        return "+".join([self.card.name, *(other.name for other in self.opened.several)])
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -212,7 +212,7 @@ class Model:
 
         wanted = ("probabilities",) * probabilities + ("disagreement",) * self.opening.votes
         to = Destination(forms=("nifti", *wanted))
-        known = stages.with_names(options, self.card, several=bool(self.opened.others))
+        known = stages.with_names(options, self.card, several=bool(self.opened.several), whole=bool(self.opened.beside))
         return Job(self.card, self.opened, to, known, watch)
 
 

@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segcli.batch import budget
 from segcli.batch.answer import steps_of
 from segcli.engines.choose import Opened
+from segcli.inference.decide import Decision
 from segcli.inference.engine import Engine
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import check_channels, finite
 from segcli.inference.region import around, put_back
-from segcli.inference.segment import Segmentation, Wishes, segment
+from segcli.inference.segment import Segmentation, Wishes
 from segcli.inference.together import Member, added, later, segment_at_the_scan, segment_together
+from segcli.inference.whole_models import mean_of
 from segcli.inference.windows import Tick, at_overlap
 from segcli.models.card import ModelCard
 from segcli.models.rough import Rough
@@ -60,7 +63,22 @@ def labels_of(job: Job, scan: Volume, tick: Tick) -> Found:
     errors   as `segment`; OutOfMemory: what a rough model found is too large
     """
     how = _How(job.options, Wishes(probabilities=job.to.probabilities, votes=job.to.votes), job.opened.max_ram)
-    return _labelled(job.card, job.running, scan, tick, how)
+    opened = job.running
+    if not opened.beside:
+        return _labelled(job.card, opened, scan, tick, how)
+    wholes = [(job.card, replace(opened, beside=())), *opened.beside]
+    asked = replace(how, options=replace(how.options, average=None), wishes=Wishes(probabilities=True))
+    found = [_labelled(own, other, scan, later(tick, i, len(wholes)), asked) for i, (own, other) in enumerate(wholes)]
+    answers = [(one.result, own.decide) for one, (own, _) in zip(found, wholes, strict=True)]
+    crops = tuple(crop for one in found for crop in one.crops)
+    return Found(mean_of(answers, _groups(job.card, opened), how.wishes), None, crops)
+
+
+def _groups(card: ModelCard, opened: Opened) -> list[list[int]]:
+    """The label values that compete among each other: those of each part, or all."""
+    values = {label.name: label.id for label in card.structures}
+    parts = [[values[label.name] for label in own.structures if label.name in values] for own, _ in opened.parts]
+    return parts or [[value for value in card.decide.values if value != 0]]
 
 
 def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _How) -> Found:
@@ -87,7 +105,7 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
     result = put_back(found.result, scan, box, card.decide)
     if card.rough.within is not None:
         near = [label.id for label in own.labels if label.name in card.rough.within.structures]
-        result.labels.data[~grown(labels, near, card.rough.within.mm)] = 0
+        _forget(result, ~grown(labels, near, card.rough.within.mm), card.decide)
     if holes is not None:
         result.labels.data[:, holes] = 0
     result = replace(
@@ -97,6 +115,14 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
         warnings=(*warnings, *first.result.warnings, *result.warnings),
     )
     return Found(result, found.effects, (*first.crops, crop))
+
+
+def _forget(found: Segmentation, where: NDArray[np.bool_], decide: Decision) -> None:
+    """Make some voxels (1, D, H, W) background, for certain."""
+    found.labels.data[where] = 0
+    if found.probabilities is not None:
+        for value, share in zip(decide.values, found.probabilities.data, strict=True):
+            share[where[0]] = 255 * (value == 0)
 
 
 def _facts(rough: Rough, model: ModelCard, box: Box | None, scan: Grid) -> CropFacts:
@@ -152,18 +178,11 @@ def _as_stated(labels: Volume, spec: GridSpec) -> Volume:
 
 
 def _cascaded(options: Options, card: ModelCard, opened: Opened) -> Member:
-    """A model as the options want it; with the labels of a first one, which are computed when it is shown a scan."""
+    """A model as the options want it, of a cascade's second one the first with it."""
     member = _member(options, card, opened.engine)
     if opened.earlier is None:
         return member
-    first = _member(options, opened.earlier[0], opened.earlier[1].engine)
-
-    def labels(scan: Volume) -> Volume:
-        found = segment(scan, first.procedure, first.engine).labels
-        first.engine.rest()
-        return found
-
-    return Member(replace(member.procedure, first=labels), member.engine)
+    return replace(member, first=_member(options, opened.earlier[0], opened.earlier[1].engine))
 
 
 def _member(options: Options, card: ModelCard, engine: Engine) -> Member:

@@ -50,7 +50,7 @@ def predict(
     The next scan is read and the last one written while the network works: one case ahead and one behind, so
     memory holds three scans at most. A case that is refused or fails costs that case only.
     """
-    job = Job(card, opened, to, with_names(options or Options(), card, several=bool(opened.others)), watch)
+    job = _job(card, opened, to, options or Options(), watch)
     with (
         ThreadPoolExecutor(1, "segcli-read") as reading,
         ThreadPoolExecutor(1, "segcli-compute") as computing,
@@ -88,11 +88,16 @@ def predict(
                     future.cancel()
 
 
+def _job(card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch) -> Job:
+    known = with_names(options, card, several=bool(opened.several), whole=bool(opened.beside))
+    return Job(card, opened, to, known, watch)
+
+
 def run_case(
     case: Case, card: ModelCard, opened: Opened, to: Destination, options: Options, watch: Watch = unwatched
 ) -> Outcome:
     """One case from file to files, in this thread: what a worker does."""
-    job = Job(card, opened, to, with_names(options, card, several=bool(opened.others)), watch)
+    job = _job(card, opened, to, options, watch)
     result = _labelled(job, _guarded(job, case, read, case))
     return result if isinstance(result, Outcome) else _written(job, result)
 

@@ -138,10 +138,10 @@ class Job:
         return self._model_facts(record.earlier_hash)
 
     def _model_facts(self, hash_of: record.HashOf) -> ModelFacts:
-        models = [(card, opened.hashes) for card, opened in self.models]
-        if self.opened.parts or self.opened.rough:
-            return record.composed_facts(self.card, models, hash_of)
-        return record.model_facts(models, hash_of)
+        alone = replace(self.running, beside=())
+        return record.several_facts(
+            [_facts(own, other, hash_of) for own, other in ((self.card, alone), *self.running.beside)]
+        )
 
     @property
     def precision(self) -> str:
@@ -158,6 +158,13 @@ class Job:
         """Give back the memory that only the networks need."""
         for _, opened in self.models:
             opened.engine.rest()
+
+
+def _facts(card: ModelCard, opened: Opened, hash_of: record.HashOf) -> ModelFacts:
+    models = [(own, other.hashes) for own, other in opened.models(card)]
+    if opened.parts or opened.rough:
+        return record.composed_facts(card, models, hash_of)
+    return record.model_facts(models, hash_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,13 +199,16 @@ class Labelled:
     crops: tuple[CropFacts, ...]
 
 
-def with_names(options: Options, card: ModelCard, *, several: bool = False) -> Options:
+def with_names(options: Options, card: ModelCard, *, several: bool = False, whole: bool = False) -> Options:
     """The options with structures by their names, however the user called them, and what depends on the model.
 
     That is the way that models are averaged, and the overlap of "fast".
 
     several  whether other models label with this one
+    whole    whether one of them is made of models, whose logits have no grid in common
     """
+    if whole and options.average == "logits":
+        raise UsageError("--average logits: a model that is made of models has probabilities alone in common")
     if options.average and not several:
         raise UsageError(f"--average {options.average}: one model has nothing to average with")
 
@@ -214,7 +224,7 @@ def with_names(options: Options, card: ModelCard, *, several: bool = False) -> O
         classes=names(options.classes, "--classes"),
         largest=some(options.largest, "--largest-component"),
         fill_holes=some(options.fill_holes, "--fill-holes"),
-        average=options.average or (card.ensemble_average if several else None),
+        average="probabilities" if whole else options.average or (card.ensemble_average if several else None),
         overlap=min(FAST_OVERLAP, card.window.overlap) if fewer else options.overlap,
     )
 

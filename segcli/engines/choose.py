@@ -39,6 +39,7 @@ class Opened:
     others    further models whose answers are averaged with this one's
     parts     models that the model is made of; `engine` is the first one's then
     rough     the model that finds where this one looks
+    beside    further models where one of them all is made of models: their results for the whole scan are averaged
     earlier   of a cascade's second model: the first, whose labels it sees
     max_ram   bytes that the process may have resident, where the user said so
     note      a word on the file that was loaded, for those who want more detail
@@ -51,6 +52,7 @@ class Opened:
     others: tuple[tuple[ModelCard, Opened], ...] = ()
     parts: tuple[tuple[ModelCard, Opened], ...] = ()
     rough: tuple[ModelCard, Opened] | None = None
+    beside: tuple[tuple[ModelCard, Opened], ...] = ()
     earlier: tuple[ModelCard, Opened] | None = None
     max_ram: int | None = None
     note: str = ""
@@ -58,7 +60,13 @@ class Opened:
     def only(self, card: ModelCard, names: Collection[str]) -> Opened:
         """The same without parts that label none of some structures; with all of them where none is named."""
         wanted = needed(card, [own for own, _ in self.parts], names)
-        return replace(self, parts=tuple(part for part in self.parts if part[0] in wanted))
+        beside = tuple((own, other.only(own, names)) for own, other in self.beside)
+        return replace(self, parts=tuple(part for part in self.parts if part[0] in wanted), beside=beside)
+
+    @property
+    def several(self) -> tuple[ModelCard, ...]:
+        """The further models that the user named."""
+        return tuple(card for card, _ in (*self.others, *self.beside))
 
     def fine(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
         """The models that run behind the rough one: that of the card and those averaged with it, or its parts."""
@@ -66,7 +74,8 @@ class Opened:
 
     def first(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
         """The models that are shown the whole scan."""
-        return self.fine(card) if self.rough is None else self.rough[1].first(self.rough[0])
+        own = self.fine(card) if self.rough is None else self.rough[1].first(self.rough[0])
+        return (*own, *(one for other, opened in self.beside for one in opened.first(other)))
 
     def running(self, card: ModelCard) -> list[tuple[ModelCard, Opened]]:
         """All models that run, a cascade's first one, which is no model of its own elsewhere, before its second."""
@@ -78,7 +87,8 @@ class Opened:
 
     def models(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
         """All models that run, in their order."""
-        return (*(self.rough[1].models(self.rough[0]) if self.rough else ()), *self.fine(card))
+        before = self.rough[1].models(self.rough[0]) if self.rough else ()
+        return (*before, *self.fine(card), *(one for other, opened in self.beside for one in opened.models(other)))
 
 
 def open_engine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from segcli.engines.choose import EngineName, Opened, open_engine
 from segcli.engines.held import Held
@@ -46,35 +47,33 @@ class Opening:
         errors   ModelError: models that are no ensemble; UsageError: votes of one network
         """
         others = [find(model) for model in self.model[1:]]
-        for own in (card, *others) if others else ():
-            if own.parts or own.rough:
-                what = "is made of parts" if own.parts else "has a rough model before it"
-                raise UsageError(f"{own.name} {what}: it is no member of an ensemble", hint="name it alone")
+        for own in others:
             alike(card.procedure, own.procedure)
-        if self.votes and card.parts:
+        if self.votes and card.parts and not others:
             raise UsageError(f"--write disagreement: {card.name} is made of parts, which label different structures")
         if self.votes and not others and not card.ensemble and len(card.weights) < 2:
             raise UsageError(
                 f"--write disagreement: {card.name} is one network, which agrees with itself",
                 hint="name several models, --model A --model B, or one with folds",
             )
-        if card.parts or card.rough:
-            cards = models_of(card)
+        if any(own.parts or own.rough for own in (card, *others)):
+            cards = [one for own in (card, *others) for one in models_of(own)]
             if self.mirror and not any(own.mirror for own in cards):
                 raise ModelError(f"{card.name}: none of its models names an axis to mirror", hint="leave --tta out")
-            return self._of_models(card, None if self._fit(cards) else self._held)
-        common: dict[str, object] = {}
+            alone = replace(self, votes=self.votes and not others)
+            common: dict[str, object] = {}
+            one = partial(alone._plain, common=common) if self._fit(cards) else alone._held
+            beside = tuple((other, alone._of_models(other, one)) for other in others)
+            return replace(alone._of_models(card, one), beside=beside)
+        common = {}
         first = self._one(card, common)
         return replace(first, others=tuple((other, self._one(other, common)) for other in others))
 
-    def _of_models(self, card: ModelCard, one: Callable[[ModelCard], Opened] | None = None) -> Opened:
+    def _of_models(self, card: ModelCard, one: Callable[[ModelCard], Opened]) -> Opened:
         """The engines of the models that a model is made of, as far as they are needed, and of its rough model.
 
-        one   opens one of them; without it all stay in memory, and share what engines of one device share
+        one   opens one of them
         """
-        if one is None:
-            common: dict[str, object] = {}
-            return self._of_models(card, lambda own: self._plain(own, common))
         before = None
         if card.rough is not None and (rough := rough_of(card)) is not None:
             looking = replace(self, votes=False, classes=card.rough.names)

@@ -13,7 +13,7 @@ from segcli.errors import ModelError
 from segcli.inference.decide import Decision
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, window_count
-from segcli.inference.together import Member, later
+from segcli.inference.together import Member, added, later, staged
 from segcli.inference.windows import Tick, no_tick, slide
 from segcli.memory import mapped
 from segcli.space.volume import Volume
@@ -64,15 +64,17 @@ def segment_parts(
     seconds = dict.fromkeys(("resample", "normalise", "network", "decide"), 0.0)
     confidence: dict[int, float] = {}
     prepared: Prepared | None = None
+    seen: tuple[object, ...] = ()
     count = repeated = 0
     for i, part in enumerate(parts):
-        own, engine = part.member.procedure, part.member.engine
-        if prepared is None or _view(own) != _view(parts[i - 1].member.procedure):
-            prepared = prepare(scan, own)
+        member, ticked, earlier = staged(scan, part.member, later(tick, i, len(parts)))
+        own, engine = member.procedure, member.engine
+        if prepared is None or _view(own) != seen:
+            prepared, seen = prepare(scan, own), _view(own)
             for stage, spent in prepared.seconds.items():
                 seconds[stage] += spent
         before = engine.repeated
-        slabs = slide(prepared.image, engine, own.window, later(tick, i, len(parts)), prepared.outside)
+        slabs = slide(prepared.image, engine, own.window, ticked, prepared.outside)
         wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps)
         found = decided(scan, prepared, slabs, own.decide, own.interpolation, wanted)
         here = _renumbered(found.labels.data, part.values, labels.dtype)
@@ -89,6 +91,9 @@ def segment_parts(
         for stage in ("network", "decide"):
             seconds[stage] += found.seconds[stage]
         count += window_count(prepared.image.grid, own.window)
+        if earlier is not None:
+            count += earlier.windows
+            seconds = added(seconds, earlier.seconds)
         repeated += engine.repeated - before
         engine.rest()
     if holes is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ class Procedure:
     window         how the image is cut into windows and put together again
     decide         how logits become labels
     earlier        of a cascade's second model: the first one's label values that it sees, a channel each
-    first          labels (1, D, H, W) of a scan by that first model; without it these channels are 0
+    first          labels (1, D, H, W) of the scan by that first model; without them these channels are 0
     """
 
     name: str
@@ -53,7 +53,7 @@ class Procedure:
     window: WindowPlan
     decide: Decision
     earlier: tuple[int, ...] = ()
-    first: Callable[[Volume], Volume] | None = None
+    first: Volume | None = None
 
     @property
     def inputs(self) -> int:
@@ -143,10 +143,9 @@ def _with_labels(image: Volume, scan: Volume, procedure: Procedure, before: Grid
     if procedure.first is None:
         told = np.zeros((len(procedure.earlier), *image.grid.shape), np.float32)
     else:
-        labels = procedure.first(scan)
         nearest = Interpolation("nearest")
         inside = Volume(enclosed(onto(scan, before, nearest).data)[None], before)
-        whole = shown(labels, procedure.earlier, inside, after, procedure.interpolation.coarse)
+        whole = shown(procedure.first, procedure.earlier, inside, after, procedure.interpolation.coarse)
         told = onto(Volume(whole, after), image.grid, nearest).data
     return Volume(np.concatenate([image.data, told]), image.grid, image.source)
 

@@ -30,10 +30,14 @@ _VALUES = 1 << 24  # of the mean of answers that lie on the disk, at a time
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One model and the engine that it is loaded into."""
+    """One model and the engine that it is loaded into.
+
+    first    of a cascade's second model: the first, whose labels it sees
+    """
 
     procedure: Procedure
     engine: Engine
+    first: Member | None = None
 
 
 def alike(first: Procedure, other: Procedure) -> None:
@@ -77,9 +81,11 @@ def segment_together(
     """
     first, *others = members
     own = first.procedure
-    if not others:
-        return segment(scan, own, first.engine, tick, wishes)
     check_channels(scan, own)
+    first, tick, earlier = staged(scan, first, tick)
+    own = first.procedure
+    if not others:
+        return with_earlier(segment(scan, own, first.engine, tick, wishes), earlier)
     scan, holes, warnings = finite(scan)
     decide = replace(own.decide, are_probabilities=any(member.procedure.decide.are_probabilities for member in members))
     prepared = prepare(scan, own)
@@ -95,7 +101,7 @@ def segment_together(
     seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
     count = theirs.windows + window_count(prepared.image.grid, own.window)
     warnings += said_of(sum(member.engine.repeated for member in members) - before)
-    return replace(found, seconds=seconds, windows=count, warnings=tuple(warnings))
+    return with_earlier(replace(found, seconds=seconds, windows=count, warnings=tuple(warnings)), earlier)
 
 
 def segment_at_the_scan(
@@ -129,6 +135,31 @@ def segment_at_the_scan(
     seconds = {**theirs.seconds, "decide": found.seconds["network"] + found.seconds["decide"]}
     warnings += said_of(sum(member.engine.repeated for member in members) - before)
     return replace(found, seconds=seconds, windows=theirs.windows, warnings=tuple(warnings))
+
+
+def staged(scan: Volume, member: Member, tick: Tick) -> tuple[Member, Tick, Segmentation | None]:
+    """A cascade after its first model has labelled the scan, the tick of what is left, and what the first model found.
+
+    The first model gives back its memory. Another member stays as it is.
+    """
+    if member.first is None:
+        return member, tick, None
+    found = segment(scan, member.first.procedure, member.first.engine, later(tick, 0, 2))
+    member.first.engine.rest()
+    shown = replace(member.procedure, first=found.labels)
+    return Member(shown, member.engine), later(tick, 1, 2), found
+
+
+def with_earlier(found: Segmentation, earlier: Segmentation | None) -> Segmentation:
+    """A result that counts the time, the windows and the warnings of a cascade's first model too."""
+    if earlier is None:
+        return found
+    return replace(
+        found,
+        seconds=added(found.seconds, earlier.seconds),
+        windows=found.windows + earlier.windows,
+        warnings=tuple(dict.fromkeys((*earlier.warnings, *found.warnings))),
+    )
 
 
 def later(tick: Tick, position: int, models: int) -> Tick:
@@ -167,6 +198,7 @@ def _answer(
     scan: Volume, member: Member, on: Grid, decide: Decision, tick: Tick
 ) -> tuple[OnDisk, dict[str, float], int]:
     """A member's answer (K, d, h, w) on a grid, mapped from a file; stage times; windows."""
+    member, tick, earlier = staged(scan, member, tick)
     procedure = member.procedure
     prepared = prepare(scan, procedure)
     began = time.perf_counter()
@@ -179,7 +211,10 @@ def _answer(
         spread.put(slab.grid, _channels(slab.data[order], procedure.decide, decide), np.asarray(answer))
         answer.release()
     seconds = {**prepared.seconds, "network": time.perf_counter() - began}
-    return answer, seconds, window_count(prepared.image.grid, procedure.window)
+    count = window_count(prepared.image.grid, procedure.window)
+    if earlier is None:
+        return answer, seconds, count
+    return answer, added(seconds, earlier.seconds), count + earlier.windows
 
 
 def _channels(own: NDArray[np.float32], have: Decision, want: Decision) -> NDArray[np.float32]:

@@ -271,6 +271,23 @@ def composed_facts(
     return ModelFacts(name=card.name, sha256=whole["sha256"], licence=whole["licence"], members=whole["members"][1:])
 
 
+def several_facts(wholes: Sequence[ModelFacts]) -> ModelFacts:
+    """Models that are averaged as one, with every network of theirs under "members"; one alone as it is."""
+    if len(wholes) == 1:
+        return wholes[0]
+    members = [
+        one
+        for w in wholes
+        for one in w.get("members") or [MemberFacts(name=w["name"], sha256=str(w["sha256"]), licence=w["licence"])]
+    ]
+    return ModelFacts(
+        name="+".join(w["name"] for w in wholes),
+        sha256=hashlib.sha256("".join(str(w["sha256"]) for w in wholes).encode()).hexdigest(),
+        licence=" + ".join(dict.fromkeys(w["licence"] for w in wholes)),
+        members=members,
+    )
+
+
 def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]], hash_of: HashOf = model_hash) -> ModelFacts:
     """Name, hash and licence of a model; of several as one, with each of them under "members"."""
     each = [MemberFacts(name=c.name, sha256=hash_of(c, hashes), licence=c.licence) for c, hashes in members]

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+import kill
 import pytest
-from models import LABELS, organs
+from models import of_models, organs
 from runs import command, files, scan
 
 from segcli.batch.cases import Case
@@ -20,19 +21,7 @@ from segcli.models.library import find
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """Two parts that look where a rough model finds the spleen; one of them may be mirrored."""
-    place = tmp_path / "models"
-    organs(place / "rough", name="rough")
-    for name, kept, mirror in (("soft", ("liver", "body"), [0]), ("hard", ("spleen", "spine"), [])):
-        labels = {x if x in kept or v == 0 else f"not {x}": v for x, v in LABELS.items()}
-        organs(place / name, name=name, labels=labels, codes={}, mirror=mirror)
-    document = json.loads((place / "soft" / "model.json").read_text())
-    own = {k: v for k, v in document.items() if k not in ("weights", "sha256", "onnx", "onnx_sha256", "mirror")}
-    own |= {"name": "both", "architecture": {"name": "parts"}, "labels": LABELS, "parts": ["soft", "hard"]}
-    own["rough"] = {"model": "rough", "structures": ["spleen"], "margin_mm": 10}
-    (place / "both").mkdir()
-    (place / "both" / "model.json").write_text(json.dumps(own))
-    return place / "both"
+    return of_models(tmp_path / "models")
 
 
 def test_plan_and_info_know_all_networks(tmp_path: Path, model: Path) -> None:
@@ -91,3 +80,8 @@ def test_a_run_that_breaks_off_between_two_networks_leaves_nothing_and_is_done_a
     assert not files(tmp_path / "out")
     assert work(case, opening, to, Options()).status == "done"
     assert work(case, opening, to, Options()).status == "skipped"
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_nothing_that_a_second_run_does_not_make_whole(tmp_path: Path) -> None:
+    assert kill.kills(tmp_path, 3, 17, of_models) == 0

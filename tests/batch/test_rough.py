@@ -11,7 +11,7 @@ from runs import command, scan
 
 import segcli
 from segcli.engines.opening import Opening
-from segcli.errors import ModelError, UsageError
+from segcli.errors import ModelError
 from segcli.models import imports
 from segcli.models.library import find
 
@@ -148,9 +148,7 @@ def test_a_rough_model_that_does_not_fit_is_refused(place: Path, words: dict, sa
         Opening((str(wrong),), engine="onnx").open(find(str(wrong)))
 
 
-def test_a_model_with_a_rough_one_is_no_member_of_an_ensemble(place: Path) -> None:
-    with pytest.raises(UsageError, match="finer has a rough model before it: it is no member of an ensemble"):
-        Opening((str(place / "whole"), str(place / "finer"))).open(find(str(place / "whole")))
+def test_a_model_with_a_rough_one_is_no_member_that_a_card_names(place: Path) -> None:
     organs(place / "mean", name="mean", spacing=None, ensemble=[str(place / "finer"), str(place / "whole")])
     with pytest.raises(ModelError, match="is made of models, and a member has one network"):
         Opening((str(place / "mean"),), engine="onnx").open(find(str(place / "mean")))

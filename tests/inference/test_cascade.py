@@ -18,7 +18,9 @@ from segcli.batch.stages import Options
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError
 from segcli.inference.cascade import shown
+from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import prepare
+from segcli.inference.together import Member, segment_together
 from segcli.models import imports
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import read_card
@@ -92,6 +94,30 @@ def test_a_cascade_is_run_as_one_model_whose_record_counts_the_files_of_both(cas
     organs(first.folder, **EACH, overlap=0.25)
     assert set(opening.open(cascade).hashes) == {"weights.safetensors", "organs/weights.safetensors"}
     assert imports.verify(cascade.folder).previous == "organs"
+
+
+def test_the_windows_of_both_models_are_counted_and_progress_never_goes_back(cascade) -> None:
+    opened = Opening((str(cascade.folder),), "torch", "cpu", threads=1).open(cascade)
+    image = Volume(np.ones((1, 40, 32, 32), np.float32), Grid((40, 32, 32), np.eye(4)))
+    earlier, own = opened.earlier, opened.engine
+    assert earlier is not None
+    first = Member(earlier[0].procedure, earlier[1].engine)
+    second = Member(cascade.procedure, own, first)
+    alone = segment_together(image, [first]).windows
+    for members, count in (([second], 2), ([second, second], 4), ([first, second], 3)):
+        ticks: list[tuple[int, int]] = []
+        found = segment_together(image, members, lambda *at, to=ticks: to.append(at))
+        assert found.windows == count * alone
+        assert len(ticks) == found.windows
+        shares = [done / total for done, total in ticks]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
+    decide = cascade.procedure.decide
+    parts = [Part(one, {label.id: label.id for label in cascade.structures}) for one in (first, second)]
+    shares = []
+    both = segment_parts(image, parts, decide, lambda done, total: shares.append(done / total))
+    assert (both.windows, len(shares)) == (3 * alone, 3 * alone)
+    assert shares == sorted(shares)
 
 
 def test_without_its_first_model_the_channels_are_nothing(cascade) -> None:

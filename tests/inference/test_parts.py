@@ -139,7 +139,7 @@ def test_what_is_no_part_is_refused(tmp_path, whole, parts, changes, said):
 
 
 def test_what_parts_cannot_do_is_refused(tmp_path, whole):
-    with pytest.raises(UsageError, match="no member of an ensemble"):
+    with pytest.raises(ModelError, match="are no ensemble: heart"):
         Opening((str(whole), str(tmp_path / "soft"))).open(find(str(whole)))
     with pytest.raises(UsageError, match="label different structures"):
         Opening((str(whole),), votes=True).open(find(str(whole)))
