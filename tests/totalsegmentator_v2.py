@@ -34,6 +34,7 @@ TASKS: dict[str, tuple[str, bool, tuple[int, ...]]] = {
     "liver_segments": ("liver_segments", False, (570, 298)),
     "body": ("body", False, (299,)),
     "total_mr": ("total_mr", False, (850, 851)),
+    "vertebrae_pp": ("vertebrae_pp", False, (803,)),
 }
 
 # Run by TotalSegmentator's own Python: draw the models of datasets that a results folder lacks.

@@ -78,7 +78,26 @@ class WithinStep(_After, frozen=True, kw_only=True, tag="within"):
     structures: Structures = None
 
 
-AfterStep = LargestStep | SmallStep | FillStep | JoinStep | DropStep | WithinStep
+class SpineStep(_After, frozen=True, kw_only=True, tag="spine"):
+    """Vertebrae, named from the head down, are numbered anew where two of them touch.
+
+    Each piece of all of them together, of at least `mm3`, is one then, and the rest becomes background. They are
+    counted from below, the lowest piece being the lowest vertebra that was found; from above, beginning with the
+    first, where that was found and the last was not.
+    """
+
+    structures: Names
+    mm3: Size
+
+
+class GrowStep(_After, frozen=True, kw_only=True, tag="grow"):
+    """Structures grow by `mm` into background, one after the other in their order."""
+
+    structures: Names
+    mm: Annotated[float, Meta(gt=0, le=100, description="a number of mm above 0, 100 at most")]
+
+
+AfterStep = LargestStep | SmallStep | FillStep | JoinStep | DropStep | WithinStep | SpineStep | GrowStep
 AFTER: dict[str, type[AfterStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AfterStep)}
 
 

@@ -10,8 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.documents import Document
-from segcli.models.after import AfterStep, DropStep, FillStep, JoinStep, LargestStep, SmallStep, WithinStep
+from segcli.models.after import (
+    AfterStep,
+    DropStep,
+    FillStep,
+    GrowStep,
+    JoinStep,
+    LargestStep,
+    SmallStep,
+    SpineStep,
+    WithinStep,
+)
 from segcli.results.islands import Change, changes, filled, islands
+from segcli.results.spine import grow, numbered_anew
 from segcli.space.volume import Volume
 from segcli.structures import Label
 
@@ -53,11 +64,22 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep) -> NDArray[np
                 filled(data[0], value)
         case JoinStep():
             _join(data[0], wanted, [x.id for x in names if x.name in (step.dissolved or ())])
+        case SpineStep():
+            numbered_anew(labels, _in_order(step.structures, names), step.mm3, data)
+        case GrowStep():
+            for value in _in_order(step.structures, names):
+                grow(Volume(data, labels.grid), value, step.mm)
         case DropStep():
             data[np.isin(data, wanted)] = 0
         case WithinStep():
             data[np.isin(data, wanted) & ~grown(labels, [x.id for x in names if x.name in step.of], step.mm)] = 0
     return data
+
+
+def _in_order(structures: Sequence[str], names: Sequence[Label]) -> list[int]:
+    """The values of structures in the order in which a step names them."""
+    values = {label.name: label.id for label in names}
+    return [values[name] for name in structures]
 
 
 def _keep_largest(labels: Volume, values: Collection[int], step: LargestStep, data: NDArray[np.integer]) -> None:
