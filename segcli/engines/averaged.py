@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
@@ -54,6 +55,13 @@ class Ensemble(Wrapped):
 
     def owned(self, logits: Array) -> Array:
         return logits
+
+    @contextmanager
+    def exact(self, windows: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for i, member in enumerate(self.members):
+                stack.enter_context(member.exact(0 if i else windows))
+            yield
 
     def rest(self) -> None:
         for member in self.members:

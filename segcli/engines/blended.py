@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import UNSEEN, not_finite
+from segcli.inference.engine import UNSEEN, Sums, not_finite
 from segcli.space.volume import Array, Box
 
 Axes = tuple[int, ...]
@@ -76,12 +77,32 @@ class Blending(ABC):
         n, _, d, h, w = patches.shape
         at = [(slice(i * d, (i + 1) * d), slice(0, h), slice(0, w)) for i in range(n)]
         held = self.hold(np.concatenate(list(patches), axis=1))
-        return np.stack([self.get(item) for item in self.answer(held, at)])
+        logits = np.stack([self.get(item) for item in self.answer(held, at)])
+        for i in () if self.precision == "float32" else np.flatnonzero(~np.isfinite(logits).all((1, 2, 3, 4))):
+            with self.exact(1):
+                (again,) = self.answer(held, [at[i]])
+            logits[i] = self.get(again)
+        return logits
 
     def sums(
         self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: NDArray[np.float32]
-    ) -> BlendedSums:
-        return BlendedSums(self, image, shape, axis, weight)
+    ) -> Sums:
+        return self.summing(self, image, shape, axis, weight)
+
+    def summing(
+        self,
+        answers: Blending,
+        image: NDArray[np.float32],
+        shape: tuple[int, int, int],
+        axis: int,
+        weight: NDArray[np.float32],
+    ) -> Sums:
+        """Empty sums, in this engine's memory, of what another one answers that is made of it."""
+        return BlendedSums(answers, image, shape, axis, weight)
+
+    def exact(self, windows: int) -> AbstractContextManager[None]:
+        """Within the block answers are in float32; so many windows count as computed again."""
+        return nullcontext()
 
 
 class BlendedSums:

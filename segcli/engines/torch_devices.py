@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TypeAlias
 
 import numpy as np
@@ -17,12 +17,13 @@ from segcli.engines.quicker import channels_last, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, short
 from segcli.engines.torch_others import operators
 from segcli.engines.torch_state import settings
+from segcli.engines.torch_sums import HALVES, DeviceSums
+from segcli.inference.engine import Sums
 from segcli.memory import zeros as host_zeros
 from segcli.space.volume import Box
 
 Held: TypeAlias = Tensor | NDArray[np.float32]
 OTHERS = ("mps", "xpu")  # devices that may lack operators
-_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class TorchCPU(Blending):
@@ -79,7 +80,7 @@ class TorchDevice(Blending):
 
     batch      windows at a time that it likes: as many as the device is quickest with, and has room for
     precision  float32, TF32, or autocast to float16 or bfloat16; logits and their sums are float32 all the same, and
-               a window whose logits are not finite then is computed again in float32
+               windows whose logits are not finite then are computed again in float32 (torch_sums.py)
     max_vram   bytes that torch may take of a CUDA device
     library    what runs the network, for the engine's name: torch itself, or one that works in torch's memory
     """
@@ -99,7 +100,7 @@ class TorchDevice(Blending):
         library: str = "torch",
     ) -> None:
         self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
-        self._library = library
+        self._library, self._exact = library, False
         self._limit = _limited(device.place, max_vram)
         self._network, self._on_host = network, None if not device.left else TorchCPU(network, threads=threads, batch=1)
         last = device.place.type in ("cuda", "cpu") and keeps_channels_last(network)
@@ -153,23 +154,33 @@ class TorchDevice(Blending):
     def _answered(self, patches: Tensor) -> Tensor:
         if self._on_host:
             return self._on_host.logits(patches.cpu())
-        parts = [self._forward(some) for some in torch.split(patches, self.batch)]
-        return self._repaired(patches, parts[0] if len(parts) == 1 else torch.cat(parts))
+        parts = [self._forward(some, exact=self._exact) for some in torch.split(patches, self.batch)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _repaired(self, patches: Tensor, logits: Tensor) -> Tensor:
-        """The logits with those windows in float32 that half precision overflowed in."""
-        if self.precision in _HALVES:
-            for i in (~logits.sum((1, 2, 3, 4)).isfinite()).nonzero().flatten().tolist():  # waits for the device once
-                logits[i] = self._forward(patches[i : i + 1], exact=True)[0]
-                self.repeated += 1
-        return logits
+    def summing(
+        self,
+        answers: Blending,
+        image: NDArray[np.float32],
+        shape: tuple[int, int, int],
+        axis: int,
+        weight: NDArray[np.float32],
+    ) -> Sums:
+        return DeviceSums(answers, self.device, image, shape, axis, weight)
+
+    @contextmanager
+    def exact(self, windows: int) -> Iterator[None]:
+        self._exact, self.repeated = True, self.repeated + windows
+        try:
+            yield
+        finally:
+            self._exact = False
 
     def _forward(self, patches: Tensor, *, exact: bool = False) -> Tensor:
         """Logits of as many windows as go at a time; in the engine's precision, or, if exact, in float32."""
         x = patches.to(self.device.place, non_blocking=self.device.place.type == "cuda").contiguous(
             memory_format=self._form
         )
-        half = None if exact else _HALVES.get(self.precision)
+        half = None if exact else HALVES.get(self.precision)
         with torch.autocast(self.device.place.type, half or torch.bfloat16, enabled=half is not None):
             logits: Tensor = self._network(x)
         return logits.float()

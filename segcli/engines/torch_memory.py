@@ -56,6 +56,11 @@ class Device:
         """torch's module for this kind of device."""
         return {"xpu": torch.xpu, "mps": torch.mps}.get(self.place.type, torch.cuda)
 
+    @property
+    def now(self) -> torch.device:
+        """Where work is done: the device, or the CPU where it has taken over."""
+        return torch.device("cpu") if self.left else self.place
+
     def add(self, network: Leaving) -> None:
         """A network more, which is told when all have to leave."""
         self._networks.add(network)

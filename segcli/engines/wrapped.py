@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.engines.blended import Blending
+from segcli.inference.engine import Sums
 from segcli.space.volume import Array, Box
 
 
@@ -54,6 +56,19 @@ class Wrapped(Blending):
 
     def get(self, total: Array) -> NDArray[np.float32]:
         return self.inner.get(total)
+
+    def summing(
+        self,
+        answers: Blending,
+        image: NDArray[np.float32],
+        shape: tuple[int, int, int],
+        axis: int,
+        weight: NDArray[np.float32],
+    ) -> Sums:
+        return self.inner.summing(answers, image, shape, axis, weight)
+
+    def exact(self, windows: int) -> AbstractContextManager[None]:
+        return self.inner.exact(windows)
 
     def rest(self) -> None:
         self.inner.rest()

@@ -87,7 +87,7 @@ def labels_on(
     The cores share the blocks of a slab.
     """
     labels = np.zeros(grid.shape, decide.dtype)
-    place = _Place(grid, part, wanted, rule)
+    place = Place(grid, part, wanted, rule)
     for slab in logits:
         first = part.start_of(slab.grid)
         for piece in place.pieces(first, slab.grid.shape):
@@ -102,7 +102,7 @@ class Spread:
     """
 
     def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
-        self._part, self._place = part, _Place(grid, part, wanted, rule)
+        self._part, self._place = part, Place(grid, part, wanted, rule)
 
     def put(self, slab: Grid, channels: NDArray[np.float32], into: Voxels) -> None:
         """Write channels (K, d, h, w) of a slab into (K, D, H, W), where that lies in the slab.
@@ -173,7 +173,7 @@ def planes(data: Voxels) -> Voxels:
 
 
 @dataclass(frozen=True, eq=False)
-class _Piece:
+class Piece:
     """A box of the scan whose voxels lie (where `mask` says so) within one slab.
 
     box          in the order of the scan's axes; all else goes by the model's
@@ -202,7 +202,7 @@ class _Piece:
         return whole[self.box].transpose(self.axes)
 
 
-class _Place:
+class Place:
     """Where a scan's voxels lie among the model's, worked out once for all slabs."""
 
     def __init__(self, grid: Grid, part: Grid, wanted: Grid, rule: Interpolation) -> None:
@@ -221,7 +221,7 @@ class _Place:
         steps = [round(abs(float(self.matrix[axis, i])), 6) for axis, i in enumerate(self.axes)]
         self.sequence = sorted(range(3), key=lambda axis: (-steps[axis], -axis))
 
-    def pieces(self, first: NDArray[np.int64], shape: tuple[int, ...]) -> Iterator[_Piece]:
+    def pieces(self, first: NDArray[np.int64], shape: tuple[int, ...]) -> Iterator[Piece]:
         """Boxes of the scan that this slab (its first voxel and shape, in the part) decides."""
         last = first + np.array(shape) - 1
         if self.axes is None:
@@ -237,7 +237,7 @@ class _Place:
                 return
             box[i] = slice(int(here[0]), int(here[-1]) + 1)
             coordinates.append(clipped[box[i]] - first[axis])
-        yield _Piece((box[0], box[1], box[2]), self.axes, coordinates, self.hows, self.sequence, self.matrix, None)
+        yield Piece((box[0], box[1], box[2]), self.axes, coordinates, self.hows, self.sequence, self.matrix, None)
 
     def _inside(self, along: NDArray[np.float64], axis: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Which coordinates in the part count as in it, and all of them moved to its nearest voxel centre."""
@@ -245,7 +245,7 @@ class _Place:
         beyond = np.clip(along + self.low[axis], 0, self.end[axis]) - self.low[axis]
         return (beyond >= -0.5) & (beyond <= n - 0.5), np.clip(along, 0, n - 1)
 
-    def _slanted(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[_Piece]:
+    def _slanted(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[Piece]:
         """Planes of the scan in pieces, each with the mask of its voxels between the slab's first and last."""
         d, h, w = self.shape
         planes = max(1, (1 << 20) // (h * w))
@@ -268,10 +268,10 @@ class _Place:
             shift[0, 3] = start
             local = self.matrix @ shift
             local[:3, 3] -= first
-            yield _Piece((slice(start, stop), slice(0, h), slice(0, w)), [0, 1, 2], [], [], [], local, mask)
+            yield Piece((slice(start, stop), slice(0, h), slice(0, w)), [0, 1, 2], [], [], [], local, mask)
 
 
-def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
+def _blocks(piece: Piece, slab: NDArray[np.float32]) -> Iterator[tuple[Piece, NDArray[np.float32]]]:
     """A piece of a slab (K, d, h, w) in blocks that stay near the cache, each with its part of the slab.
 
     Blocks share the plane of the slab between them, so they are cut along the axis that has the most of them, and no
@@ -296,7 +296,7 @@ def _blocks(piece: _Piece, slab: NDArray[np.float32]) -> Iterator[tuple[_Piece, 
         yield replace(piece, box=(box[0], box[1], box[2]), coordinates=coordinates), slab[(slice(None), *planes)]
 
 
-def _decide(whole: NDArray[np.integer], piece: _Piece, slab: NDArray[np.float32], decide: Decision) -> None:
+def _decide(whole: NDArray[np.integer], piece: Piece, slab: NDArray[np.float32], decide: Decision) -> None:
     """Write the labels of one piece of a slab (K, d, h, w) into the whole label map."""
     there = piece.of(whole)
     labels = there.copy("C")
@@ -326,7 +326,7 @@ def put(into: NDArray[np.integer], where: NDArray[np.bool_], value: int) -> None
 
 
 def _values(
-    logits: NDArray[np.float32], piece: _Piece, cells: Box, shape: tuple[int, ...]
+    logits: NDArray[np.float32], piece: Piece, cells: Box, shape: tuple[int, ...]
 ) -> tuple[Box, NDArray[np.float32] | None]:
     """One class's logits in the part of the piece that touches a box of cells, and where that part is."""
     if piece.mask is not None:

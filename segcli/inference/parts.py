@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from segcli.errors import ModelError
 from segcli.inference.decide import Decision
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
-from segcli.inference.segment import Segmentation, Wishes, decided, said_of, window_count
+from segcli.inference.segment import Segmentation, Wishes, labelled, said_of, window_count
 from segcli.inference.together import Member, added, later, staged
-from segcli.inference.windows import Tick, no_tick, slide
+from segcli.inference.windows import Tick, no_tick
 from segcli.memory import mapped
 from segcli.space.volume import Volume
 
@@ -74,9 +74,8 @@ def segment_parts(
             for stage, spent in prepared.seconds.items():
                 seconds[stage] += spent
         before = engine.repeated
-        slabs = slide(prepared.image, engine, own.window, ticked, prepared.outside)
         wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps)
-        found = decided(scan, prepared, slabs, own.decide, own.interpolation, wanted)
+        found = labelled(scan, prepared, own, engine, ticked, wanted)
         here = _renumbered(found.labels.data, part.values, labels.dtype)
         if fusion == "within" and i:
             labels[here == 0] = 0

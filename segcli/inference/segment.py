@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from segcli.errors import ModelError
 from segcli.inference.certainty import Means
 from segcli.inference.decide import Decision, Probabilities, Spread, as_probabilities, labels_on
+from segcli.inference.deciding import DecidingSums, Task
 from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, Procedure, at_least, check_channels, finite, prepare
-from segcli.inference.windows import Tick, WindowPlan, fitted, no_tick, slide, windows
+from segcli.inference.windows import Sliding, Tick, WindowPlan, fitted, no_tick, windows
 from segcli.space.corners import labels_back
-from segcli.space.resample import Interpolation
+from segcli.space.resample import LINEAR, Interpolation
 from segcli.space.volume import Grid, Volume
+
+Passing = TypeVar("Passing")
+_PLANES, _SLAB_BYTES = 32, 1 << 28  # of a slab that is decided on a device, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +75,7 @@ def segment(
     scan, holes, warnings = finite(scan)
     prepared = prepare(scan, procedure)
     before = engine.repeated
-    slabs = slide(prepared.image, engine, procedure.window, tick, prepared.outside)
-    found = decided(scan, prepared, slabs, procedure.decide, procedure.interpolation, wishes)
+    found = labelled(scan, prepared, procedure, engine, tick, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
     count = window_count(prepared.image.grid, procedure.window)
@@ -85,6 +88,44 @@ def said_of(repeated: int) -> tuple[str, ...]:
     return (sentence.format(repeated, "s" * (repeated != 1)),) if repeated else ()
 
 
+def labelled(
+    scan: Volume, prepared: Prepared, procedure: Procedure, engine: Engine, tick: Tick, wishes: Wishes
+) -> Segmentation:
+    """Labels of the scan, and what was wished for, from a prepared image.
+
+    Decided where the engine's sums are, if it can: then no logits cross to the host. Probabilities of every label are
+    as large as logits themselves, and are made here.
+    """
+    sliding = Sliding(prepared.image, engine, procedure.window, tick, prepared.outside)
+    decide, rule = procedure.decide, procedure.interpolation
+    finished = prepared.frames is not None or decide.finished
+    target, rule_there = (prepared.image.grid, LINEAR) if finished else (scan.grid, rule)
+    task = Task(target, scan.grid, prepared.image.grid, prepared.wanted, rule_there, decide, wishes.votes)
+    if not isinstance(sliding.sums, DecidingSums) or wishes.probabilities or not task.straight:
+        return decided(scan, prepared, sliding.volumes(), decide, rule, wishes)
+    _no_frames(prepared, wishes)
+    began = time.perf_counter()
+    decider, boxes = sliding.sums.decider(task), Timed(sliding.boxes(_planes_on_a_device))
+    for box, slab in boxes:
+        decider.take(box, slab)
+    labels, votes = Volume(decider.labels()[None], target), decider.votes()
+    if finished:
+        labels = _back(labels, scan.grid, prepared, decide, wishes)
+    return Segmentation(
+        Volume(labels.data, scan.grid, scan.source),
+        _seconds(prepared, boxes, began),
+        0,
+        decider.margins(),
+        disagreement=decider.disagreement(),
+        votes=None if votes is None else Volume(votes[None], scan.grid),
+    )
+
+
+def _planes_on_a_device(plane_bytes: int) -> int:
+    """Planes that a slab on a device adds to the one before: work enough for it, and a part of its memory."""
+    return max(1, min(_PLANES, _SLAB_BYTES // plane_bytes))
+
+
 def decided(
     scan: Volume, prepared: Prepared, slabs: Iterator[Volume], decide: Decision, rule: Interpolation, wishes: Wishes
 ) -> Segmentation:
@@ -93,13 +134,10 @@ def decided(
     slabs    (K, d, h, w), or (K + 1, ...) with the share of an ensemble's members that decide otherwise
     errors   ModelError: more than labels is wished for where slices were cut each to a box of its own
     """
-    if prepared.frames is not None and (wishes.probabilities or wishes.votes):
-        raise ModelError(
-            "a model that cuts each slice to the body gives labels alone", hint="leave probabilities and votes out"
-        )
+    _no_frames(prepared, wishes)
     grid, part, wanted = scan.grid, prepared.image.grid, prepared.wanted
     began = time.perf_counter()
-    network = _Timed(slabs)
+    network = Timed(slabs)
     passing: Iterator[Volume] = iter(network)
     if decide.back == "probabilities" and not decide.are_probabilities:
         passing, decide = as_probabilities(passing, decide), replace(decide, are_probabilities=True)
@@ -109,21 +147,12 @@ def decided(
     passing = means.watch(passing, Spread(grid, part, wanted, rule), votes)
     passing = probabilities.watch(passing) if probabilities else passing
     if prepared.frames is not None or decide.finished:
-        there = labels_on(part, passing, decide, part, wanted)
-        there = wishes.steps(there) if wishes.steps else there
-        how: Literal["nearest", "linear"] = "linear" if decide.back == "values" else "nearest"
-        frames, anchor = prepared.frames, prepared.anchor
-        labels = frames.back(there, grid) if frames else labels_back(there, wanted, grid, how, anchor)
+        labels = _back(labels_on(part, passing, decide, part, wanted), grid, prepared, decide, wishes)
     else:
         labels = labels_on(grid, passing, decide, part, wanted, rule)
-    seconds = {
-        **prepared.seconds,
-        "network": network.seconds,
-        "decide": time.perf_counter() - began - network.seconds,
-    }
     return Segmentation(
         Volume(labels.data, grid, scan.source),
-        seconds,
+        _seconds(prepared, network, began),
         0,
         means.margins(),
         probabilities=probabilities.volume if probabilities else None,
@@ -132,23 +161,46 @@ def decided(
     )
 
 
+def _no_frames(prepared: Prepared, wishes: Wishes) -> None:
+    """Refuse more than labels where slices were cut each to a box of its own; ModelError."""
+    if prepared.frames is not None and (wishes.probabilities or wishes.votes):
+        raise ModelError(
+            "a model that cuts each slice to the body gives labels alone", hint="leave probabilities and votes out"
+        )
+
+
+def _back(labels: Volume, grid: Grid, prepared: Prepared, decide: Decision, wishes: Wishes) -> Volume:
+    """Labels on the model's grid, after the steps that are wished for there, on the scan's."""
+    there = wishes.steps(labels) if wishes.steps else labels
+    how: Literal["nearest", "linear"] = "linear" if decide.back == "values" else "nearest"
+    if prepared.frames:
+        return prepared.frames.back(there, grid)
+    return labels_back(there, prepared.wanted, grid, how, prepared.anchor)
+
+
+def _seconds(prepared: Prepared, network: Timed[Any], began: float) -> dict[str, float]:
+    """Of each stage, where labels began to be decided at a time and are now."""
+    deciding = time.perf_counter() - began - network.seconds
+    return {**prepared.seconds, "network": network.seconds, "decide": deciding}
+
+
 def window_count(part: Grid, plan: WindowPlan) -> int:
     """Windows that the network sees of a prepared image, by the image's grid."""
     plan = fitted(plan, part.shape)
     return len(windows(at_least(part.shape, plan.size), plan))
 
 
-class _Timed:
-    """An iterator of slabs that knows how long its source took."""
+class Timed(Generic[Passing]):
+    """An iterator that knows how long its source took."""
 
-    def __init__(self, slabs: Iterator[Volume]) -> None:
-        self._slabs, self.seconds = slabs, 0.0
+    def __init__(self, source: Iterator[Passing]) -> None:
+        self._source, self.seconds = source, 0.0
 
-    def __iter__(self) -> Iterator[Volume]:
+    def __iter__(self) -> Iterator[Passing]:
         while True:
             start = time.perf_counter()
-            slab = next(self._slabs, None)
+            passing = next(self._source, None)
             self.seconds += time.perf_counter() - start
-            if slab is None:
+            if passing is None:
                 return
-            yield slab
+            yield passing

@@ -15,7 +15,7 @@ from segcli.inference.engine import Engine, Sums
 from segcli.inference.half_sums import HalfSums
 from segcli.inference.intensity import Beyond, beyond
 from segcli.parallel import cores
-from segcli.space.volume import Box, Volume
+from segcli.space.volume import Box, Grid, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
@@ -170,41 +170,67 @@ def slide(
     The sums hold one window's length of planes, K * size * H * W floats, however long the image is; of slices (a
     window of one plane) as many as make a batch, eight at least.
     """
-    plan = fitted(plan, image.grid.shape)
-    full, inner = padded(image, plan, outside)
-    axis = stream_axis(full.grid.shape, plan)
-    every = windows(full.grid.shape, plan)
-    parts = _parts(every, axis, engine.batch if plan.size[axis] == 1 else None)
-    keep = [*full.grid.shape]
-    keep[axis] = _held(parts, axis)
-    plane = math.prod(keep) // keep[axis]
-    if plan.sums == "float16":
-        sums: Sums = HalfSums(engine, full.data, (keep[0], keep[1], keep[2]), axis, _weights(plan))
-    else:
-        sums = engine.sums(full.data, (keep[0], keep[1], keep[2]), axis, blend_weights(plan))
-    done = 0
-    for position, part in enumerate(parts):
-        start = part[0].at[axis].start
-        for batch in _batches(part, engine.batch):
-            shown = [w.at for w in batch if not (plan.skip and _is_constant(full, w, outside))]
-            if shown:
-                sums.add(shown)
-            done += len(batch)
-            tick(done, len(every))
-        final = position == len(parts) - 1
-        step = (part[-1].at[axis].stop if final else parts[position + 1][0].at[axis].start) - start
-        if sums.classes:  # else every window so far was background, unseen
-            for low, high in _slabs(0 if position else 1, step + 1, 4 * sums.classes * plane):
-                cut = _inside(inner, axis, start - 1 + low, start - 1 + high)
-                if cut is not None:
-                    yield Volume(sums.finished(cut), full.grid.crop(cut))
-        if not final:
-            sums.advance(step)
+    return Sliding(image, engine, plan, tick, outside).volumes()
 
 
-def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut low..high into slabs of bounded size; each begins with the last plane of the one before."""
-    most = _new_planes(plane_bytes)
+class Sliding:
+    """The windows of an image on their way through an engine; what is finished stays in its sums until it is taken.
+
+    sums    of the engine
+    """
+
+    def __init__(
+        self, image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = no_tick, outside: Beyond = 0.0
+    ) -> None:
+        self._plan, self._tick, self._outside, self._engine = fitted(plan, image.grid.shape), tick, outside, engine
+        self._full, self._inner = padded(image, self._plan, outside)
+        shape = self._full.grid.shape
+        self._axis = stream_axis(shape, self._plan)
+        self._every = windows(shape, self._plan)
+        self._parts = _parts(self._every, self._axis, engine.batch if self._plan.size[self._axis] == 1 else None)
+        keep = [*shape]
+        keep[self._axis] = _held(self._parts, self._axis)
+        self._plane = math.prod(keep) // keep[self._axis]
+        data, held = self._full.data, (keep[0], keep[1], keep[2])
+        self.sums: Sums
+        if self._plan.sums == "float16":
+            self.sums = HalfSums(engine, data, held, self._axis, _weights(self._plan))
+        else:
+            self.sums = engine.sums(data, held, self._axis, blend_weights(self._plan))
+
+    def volumes(self) -> Iterator[Volume]:
+        """The slabs on the host, as `slide` has them."""
+        for box, grid in self.boxes(new_planes):
+            yield Volume(self.sums.finished(box), grid)
+
+    def boxes(self, thickness: Callable[[int], int]) -> Iterator[tuple[Box, Grid]]:
+        """Boxes of the (padded) image that the sums have finished, with their grids, as `slide` has them.
+
+        thickness   planes that a slab adds to the one before, by the bytes of one
+        """
+        done, axis = 0, self._axis
+        for position, part in enumerate(self._parts):
+            start = part[0].at[axis].start
+            for batch in _batches(part, self._engine.batch):
+                shown = [w.at for w in batch if not (self._plan.skip and _is_constant(self._full, w, self._outside))]
+                if shown:
+                    self.sums.add(shown)
+                done += len(batch)
+                self._tick(done, len(self._every))
+            final = position == len(self._parts) - 1
+            step = (part[-1].at[axis].stop if final else self._parts[position + 1][0].at[axis].start) - start
+            if self.sums.classes:  # else every window so far was background, unseen
+                most = thickness(4 * self.sums.classes * self._plane)
+                for low, high in _slabs(0 if position else 1, step + 1, most):
+                    cut = _inside(self._inner, axis, start - 1 + low, start - 1 + high)
+                    if cut is not None:
+                        yield cut, self._full.grid.crop(cut)
+            if not final:
+                self.sums.advance(step)
+
+
+def _slabs(low: int, high: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut low..high into slabs that add so many planes; each begins with the last plane of the one before."""
     while True:
         end = min(high, low + 1 + most)
         yield low, end
@@ -215,11 +241,11 @@ def _slabs(low: int, high: int, plane_bytes: int) -> Iterator[tuple[int, int]]:
 
 def slab_bytes(plane_bytes: int) -> int:
     """Of the largest slab, by the bytes of one plane."""
-    return (1 + _new_planes(plane_bytes)) * plane_bytes
+    return (1 + new_planes(plane_bytes)) * plane_bytes
 
 
-def _new_planes(plane_bytes: int) -> int:
-    """Planes that a slab adds to the one before."""
+def new_planes(plane_bytes: int) -> int:
+    """Planes that a slab on the host adds to the one before."""
     return max(1, min(_THICK, _THICK_BYTES // plane_bytes), SLAB_BYTES // plane_bytes)
 
 

@@ -132,7 +132,7 @@ def test_a_slab_is_not_thin_however_many_classes_there_are(
     monkeypatch: pytest.MonkeyPatch, classes: int, plane: int, wanted: int
 ) -> None:
     monkeypatch.setattr(windows_room, "SLAB_BYTES", 1 << 24)
-    low, high = next(windows_room._slabs(1, 200, 4 * classes * plane))
+    low, high = next(windows_room._slabs(1, 200, windows_room.new_planes(4 * classes * plane)))
     assert high - low == wanted + 1
     assert windows_room.slab_bytes(4 * classes * plane) == 4 * classes * plane * (wanted + 1)
 

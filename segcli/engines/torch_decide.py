@@ -1,0 +1,229 @@
+"""Labels, margins and votes by torch, where the sums are: the host's sums in the host's order, so its very bytes.
+
+Each step is one operation for all voxels of a slab, class after class: what the host does voxel by voxel in boxes of
+cells where a class can win (inference/decide.py), a device does for every voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcli.engines.torch_memory import Device
+from segcli.inference.decide import Decision, Piece, Place
+from segcli.inference.deciding import Task
+from segcli.space.volume import Box, Grid
+
+_CLASSES = 256  # that a uint8 can count
+
+
+class Decider:
+    """What `inference.deciding.Deciding` asks for.
+
+    slab   the finished logits (K, d, h, w) of a box of the image, a tensor of its own
+    """
+
+    def __init__(self, device: Device, slab: Callable[[Box], Tensor], task: Task) -> None:
+        self._device, self._slab, self._task = device, slab, task
+        own = task.decide
+        self._soften = own.back == "probabilities" and not own.are_probabilities
+        self.decide = replace(own, are_probabilities=True) if self._soften else own
+        self._place = Place(task.target, task.part, task.wanted, task.rule)
+        self._labels = self._map(task.target.shape, torch.uint8 if max(own.values) < _CLASSES else torch.int32)
+        self._voting = Place(task.scan, task.part, task.wanted, task.rule) if task.votes else None
+        self._votes = self._map(task.scan.shape, torch.uint8) if task.votes else None
+        self._means = _Sums(self.decide)
+
+    def take(self, box: Box, slab: Grid) -> None:
+        self._device.tried(lambda: self._take(box, slab))
+
+    def labels(self) -> NDArray[np.integer]:
+        found: NDArray[np.integer] = self._labels.cpu().numpy().astype(self.decide.dtype, copy=False)
+        return found
+
+    def votes(self) -> NDArray[np.uint8] | None:
+        return None if self._votes is None else self._votes.cpu().numpy()
+
+    def margins(self) -> dict[int, float]:
+        argmax = self.decide.rule == "argmax" and len(self.decide.values) > 1
+        return self._means.margins() if argmax else {}
+
+    def disagreement(self) -> dict[int, float]:
+        return self._means.disagreement()
+
+    def _map(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+        """Zeros where labels are gathered; on the host where the device has no room for them."""
+        return self._device.tried(lambda: torch.zeros(shape, dtype=dtype, device=self._device.now))
+
+    def _take(self, box: Box, grid: Grid) -> None:
+        """All is computed before anything is kept, so that a step down in between can begin again."""
+        k, first = len(self.decide.values), self._task.part.start_of(grid)
+        slab = self._slab(box).to(self._device.now)
+        if self._soften:
+            soften(slab[:k], self.decide)
+        slab[k:].clamp_min_(0)  # windows that were skipped have no votes
+        decided = [(piece, self._decided(piece, slab)) for piece in self._place.pieces(first, grid.shape)]
+        voted = []
+        for piece in self._voting.pieces(first, grid.shape) if self._voting and len(slab) > k else ():
+            share = torch.round(_sampled(slab[k], piece, taps(piece, slab)) * 255).to(torch.uint8)
+            voted.append((piece, share))
+        self._means.add(slab, grid)
+        for piece, labels in decided:
+            _view(self._labels, piece).copy_(labels)
+        for piece, share in voted:
+            assert self._votes is not None  # made with the place of votes
+            _view(self._votes, piece).copy_(share)
+
+    def _decided(self, piece: Piece, slab: Tensor) -> Tensor:
+        """The labels of one piece of the target, in the order of the model's axes."""
+        decide, sums = self.decide, taps(piece, slab)
+        labels = _view(self._labels, piece).to(slab.device, copy=True, memory_format=torch.contiguous_format)
+        best: Tensor | None = None
+        for value, channel in zip(decide.values, slab, strict=False):
+            values = _sampled(channel, piece, sums)
+            if decide.rule != "argmax":
+                labels.masked_fill_(values > decide.half, value)
+            elif best is None:
+                best = values
+                labels.fill_(value)
+            else:
+                labels.masked_fill_(values > best, value)
+                torch.maximum(best, values, out=best)
+        return labels
+
+
+Sampling = list[tuple[Tensor, Tensor]]
+
+
+def taps(piece: Piece, slab: Tensor) -> Sampling:
+    """The sums that sample a slab at a piece's voxels, along each of the model's axes: (T, n) indices and weights."""
+    sums = []
+    for own, count in zip(piece.taps, slab.shape[1:], strict=True):
+        index = np.minimum(own.index, count - 1)  # what lies behind a sample on the last plane has the weight 0
+        sums.append((torch.from_numpy(index).to(slab.device), torch.from_numpy(own.weights).to(slab.device)))
+    return sums
+
+
+def _sampled(channel: Tensor, piece: Piece, sums: Sampling) -> Tensor:
+    """One channel (d, h, w) of a slab at a piece's voxels; products and sums apart, as the host has them."""
+    for axis in piece.sequence:
+        index, weights = sums[axis]
+        row = [1, 1, 1]
+        row[axis] = -1
+        total = channel.index_select(axis, index[0]) * weights[0].view(row)
+        for one, weight in zip(index[1:], weights[1:], strict=True):
+            total += channel.index_select(axis, one) * weight.view(row)
+        channel = total
+    return channel
+
+
+def _view(whole: Tensor, piece: Piece) -> Tensor:
+    """What a piece has of a map (D, H, W), in the order of the model's axes."""
+    return whole[piece.box].permute(piece.axes)
+
+
+def soften(channels: Tensor, decide: Decision) -> None:
+    """Logits (K, d, h, w) become probabilities in place: their softmax, or the sigmoid of each."""
+    if decide.rule == "regions":
+        channels.neg_().exp_().add_(1).reciprocal_()
+        return
+    channels -= channels.amax(0)
+    channels.exp_()
+    whole = channels[0].clone()
+    for channel in channels[1:]:  # in this order, as the host adds them up
+        whole += channel
+    channels /= whole
+
+
+class _Sums:
+    """Counts and sums over the model's voxels of each label value, one row for each slab: the host adds them up."""
+
+    def __init__(self, decide: Decision) -> None:
+        self.decide = decide
+        self.values = decide.values if decide.rule == "argmax" else (0, *decide.values)
+        self._rows: list[Tensor] = []  # (4, values) of counts, of what was looked at, of its margins, and of votes
+        self._background = decide.values.index(0) if 0 in decide.values else -1
+        self._previous: Grid | None = None
+        self._first = np.zeros(3, np.int64)
+        self._voted = False
+
+    def add(self, slab: Tensor, grid: Grid) -> None:
+        """A slab; its first plane was the last of the slab before."""
+        shift = None if self._previous is None else self._previous.start_of(grid)
+        first = self._first if shift is None else self._first + shift
+        row = self._row(slab, first, None if shift is None else int(np.argmax(shift)))
+        self._previous, self._first = grid, first
+        if row is not None:
+            self._rows.append(row)
+
+    def margins(self) -> dict[int, float]:
+        return self._quotients(2, 1)
+
+    def disagreement(self) -> dict[int, float]:
+        return self._quotients(3, 0) if self._voted else {}
+
+    def _quotients(self, sums: int, counts: int) -> dict[int, float]:
+        if not self._rows:
+            return {}
+        whole = torch.stack([row.cpu().double() for row in self._rows]).sum(0).tolist()
+        pairs = zip(self.values, whole[sums], whole[counts], strict=True)
+        return {value: s / n for value, s, n in pairs if n > 0}
+
+    def _row(self, slab: Tensor, first: NDArray[np.int64], shared: int | None) -> Tensor | None:
+        k = len(self.decide.values)
+        sure = self.decide.rule == "argmax" and k > 1
+        self._voted |= len(slab) > k
+        if not sure and not self._voted:
+            return None
+        if shared is not None:
+            slab = slab.narrow(1 + shared, 1, slab.shape[1 + shared] - 1)
+            first = first + (np.arange(3) == shared)
+        order, margin = self._margin(slab[:k]) if sure else (self._regions(slab[:k]), None)
+        looked = (order != self._background) | self._diagonals(slab, first)
+        # A float64 where there is one: a float32 counts to 2^24.
+        dtype = torch.float32 if slab.device.type in ("mps", "xpu") else torch.float64
+        rows = []
+        for i in range(len(self.values)):
+            here = order == i
+            seen = here & looked
+            rows += [
+                here.sum().to(dtype),
+                seen.sum().to(dtype),
+                slab.new_zeros((), dtype=dtype) if margin is None else torch.where(seen, margin, 0).sum(dtype=dtype),
+                torch.where(here, slab[k], 0).sum(dtype=dtype) if len(slab) > k else slab.new_zeros((), dtype=dtype),
+            ]
+        return torch.stack(rows).view(len(self.values), 4).T
+
+    def _margin(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """The winning channel of each voxel, of equal ones the first; how far its share is above the second best's."""
+        best, second = channels[0].clone(), torch.full_like(channels[0], -torch.inf)
+        order = torch.zeros(best.shape, dtype=torch.int16, device=best.device)
+        for i, channel in enumerate(channels[1:], 1):
+            order.masked_fill_(channel > best, i)
+            torch.maximum(second, torch.minimum(best, channel), out=second)
+            torch.maximum(best, channel, out=best)
+        whole = torch.zeros_like(best)
+        for channel in channels:
+            whole += channel if self.decide.are_probabilities else (channel - best).exp_()
+        if self.decide.are_probabilities:
+            return order, (best - second) / whole
+        return order, (1 - (second - best).exp_()) / whole
+
+    def _regions(self, channels: Tensor) -> Tensor:
+        """1 + the last channel above one half, 0 for none."""
+        last = torch.zeros(channels.shape[1:], dtype=torch.int16, device=channels.device)
+        for i, channel in enumerate(channels, 1):
+            last.masked_fill_(channel > self.decide.half, i)
+        return last
+
+    def _diagonals(self, slab: Tensor, first: NDArray[np.int64]) -> Tensor:
+        """Every fourth voxel (d, h, w) of the image."""
+        d, h, w = (
+            torch.arange(a, a + n, device=slab.device) for a, n in zip(first.tolist(), slab.shape[1:], strict=True)
+        )
+        return ((d[:, None, None] + h[:, None] + w) & 3) == 0
