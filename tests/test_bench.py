@@ -1,4 +1,5 @@
 import json
+import platform
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,7 @@ from models import organs
 
 from segcli import networks
 from segcli.bench import __main__ as bench
-from segcli.bench import certificates, material, stages
+from segcli.bench import certificates, material, results, stages
 from segcli.bench.sgemm import unsteered
 from segcli.formats import read
 from segcli.models.library import read_card
@@ -36,9 +37,84 @@ def test_a_part_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str])
     assert "no part is called 'speed'" in capsys.readouterr().err
 
 
-def test_a_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.table("start", [{"what": "segcli --help", "seconds": 0.12345}])
-    assert capsys.readouterr().out == "\nstart\n  what segcli --help   seconds 0.123\n"
+def test_a_table_has_what_its_columns_mean_and_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    results.Results(None, 1).table("start", [{"what": "segcli --help", "seconds": 0.12345}])
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["", "start"]
+    assert told[2].startswith("  # seconds    from the start of a process")
+    assert told[-1] == "  what segcli --help   seconds 0.123"
+
+
+def test_every_part_is_explained() -> None:
+    assert list(results.MEANINGS) == list(bench.PARTS)
+
+
+def test_the_columns_of_a_run_and_of_a_network_are_all_explained(tmp_path: Path) -> None:
+    card = read_card(organs(tmp_path / "organs"))
+    row = stages.whole(material.scan(tmp_path, (16, 40, 40)), card, tmp_path / "out", 1, "openvino")
+    text = results.MEANINGS["peers"]
+    (record,) = (tmp_path / "out").glob("*_seg.json")
+    stages_of_a_case = json.loads(record.read_text(encoding="utf-8"))["run"]["seconds"]
+    told = [key for key in row if key not in {*results.NAMES, *stages_of_a_case} and not key.startswith("step ")]
+    assert [key for key in told if key not in text] == []
+
+
+def _file(path: Path, rows: list[dict[str, object]], title: str = "start", **more: object) -> Path:
+    made = results.Results(path, 2)
+    made.table("start", rows, title)
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **more}), encoding="utf-8")
+    return path
+
+
+def test_two_files_of_results_are_compared_figure_by_figure(tmp_path: Path, capsys) -> None:
+    same, moved = {"what": "same", "seconds": 2.0}, {"what": "a", "seconds": 1.0, "peak_mb": 100, "step": "none"}
+    old = _file(tmp_path / "old.json", [same, moved, {"what": "gone", "seconds": 1.0}])
+    later = {"what": "a", "seconds": 0.5, "peak_mb": 105, "step": "on disk"}
+    new = _file(tmp_path / "new.json", [same, later, {"what": "more", "seconds": 1.0}], threads=4)
+    capsys.readouterr()
+    bench.main(["compare", str(old), str(new)])
+    said = capsys.readouterr()
+    assert said.out.partition("\n\n")[2].splitlines() == [
+        "start · a: seconds 1 -> 0.5   x 0.50 *",
+        "start · a: peak_mb 100 -> 105   x 1.05",
+        "start · a: step none -> on disk",
+        "start · gone: only in the old file",
+        "start · more: only in the new file",
+    ]
+    assert "another thread" in said.err
+
+
+def test_rows_of_one_name_are_compared_in_their_order(tmp_path: Path, capsys) -> None:
+    old = _file(tmp_path / "old.json", [{"what": "a", "seconds": 1.0}, {"what": "a", "seconds": 2.0}])
+    new = _file(tmp_path / "new.json", [{"what": "a", "seconds": 1.0}, {"what": "a", "seconds": 4.0}])
+    bench.main(["compare", str(old), str(new)])
+    assert "start · a · again: seconds 2 -> 4   x 2.00 *" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"segcli_bench": 2, "tables": []}', "[" * 100_000, '{"tables": 3}'])
+def test_a_file_that_holds_no_results_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"some\.json: "):
+        bench.main(["compare", str(path), str(path)])
+
+
+def test_results_take_the_place_of_results_and_of_nothing_else(tmp_path: Path, capsys) -> None:
+    path = _file(tmp_path / "mine.json", [{"what": "a", "seconds": 1.0}])
+    _file(path, [{"what": "b", "seconds": 1.0}])
+    path.write_text("my notes", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["start", "--json", str(path)])
+    assert ended.value.code == 2
+    assert "exists already" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == "my notes"
+
+
+def test_the_machine_is_told_without_its_name(tmp_path: Path) -> None:
+    made = results.Results(None, 1).document()
+    assert made["machine"]["processor"]
+    assert results._processor(tmp_path / "none")
+    assert platform.node() not in json.dumps(made)
 
 
 def test_a_run_is_told_by_its_record(tmp_path: Path) -> None:

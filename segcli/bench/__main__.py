@@ -1,4 +1,5 @@
-"""python -m segcli.bench [PART ...] [--threads N] [--plots FOLDER]: tables on stdout, plots as PNG.
+"""python -m segcli.bench [PART ...] [--threads N] [--json FILE] [--plots FOLDER]: tables on stdout, plots as PNG.
+python -m segcli.bench compare old.json new.json: what moved between two such files.
 
 start     processes that only begin, and the first finished window of the default model
 network   one window of 96^3 voxels of a 3D UX-Net with 16 and with 48 features in each CPU engine; share of the
@@ -10,7 +11,8 @@ peers     a CT of 96x300x300 voxels to 1.5 mm and back, 14 classes: segcli, MONA
 big       a CT of 200 slices of 512 x 512 voxels, with --full of 1600, and 118 classes under --max-ram 4G
 scaling   all but the network against slices and classes; the network against windows and threads
 
-Compare lines of one run only: times move with what else the machine does.
+Under the title of each table stands what its columns mean. Compare lines of one run only: times move with what else the
+machine does.
 """
 
 from __future__ import annotations
@@ -19,24 +21,32 @@ import argparse
 import io
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from segcli.bench import material, peers, stages
 from segcli.bench.certificates import certificates
+from segcli.bench.results import Results, compare
+from segcli.errors import OutputExists
 from segcli.formats.atomic import write_bytes
 from segcli.parallel import cores
 
+Curves = dict[str, list[tuple[float, float]]]
 PARTS = ("start", "network", "certificates", "peers", "big", "scaling")
 SHAPE = (96, 300, 300)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the parts that were named, all when none was."""
+    """Run the parts that were named, all when none was; or compare two files of results."""
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["compare"]:
+        compare(words[1:])
+        return
     parser = argparse.ArgumentParser("segcli.bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--json", type=Path, help="a file for all tables, which `compare` reads")
     parser.add_argument("--plots", type=Path, help="folder for scaling.png (needs matplotlib)")
     parser.add_argument("--full", action="store_true", help="the long versions of parts that have one")
     parser.add_argument("--work", type=Path, help="folder for scans and models that a later run uses again")
@@ -45,30 +55,34 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"no part is called {min(unknown)!r}; there are {', '.join(PARTS)}")
     if given.plots is not None and not find_spec("matplotlib"):
         parser.error("--plots needs matplotlib: pip install 'segcli[bench]'")
+    try:
+        results = Results(given.json, given.threads)
+    except OutputExists as error:
+        parser.error(error.message)
     with tempfile.TemporaryDirectory(prefix="segcli-bench-") as temporary:
         folder = given.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for part in given.parts or PARTS:
             if part == "start":
-                table(part, stages.start(folder, given.threads))
+                results.table(part, stages.start(folder, given.threads))
             elif part == "network":
                 for features in (material.SMALL, material.OFFICIAL):
                     card = material.model(folder, 14, features=features)
-                    table(f"{part}: {features} features", stages.network(card, given.threads))
+                    results.table(part, stages.network(card, given.threads), f"{part}: {features} features")
             elif part == "certificates":
-                table(part, certificates(folder))
+                results.table(part, certificates(folder))
             elif part == "big":
-                table(part, [stages.big(folder, given.threads, 1600 if given.full else 200)])
+                results.table(part, [stages.big(folder, given.threads, 1600 if given.full else 200)])
             elif part == "peers":
-                compare(folder, given.threads)
+                beside_peers(folder, given.threads, results)
             else:
                 curves = stages.scaling(folder, given.threads, given.full)
-                table(part, [{"against": k, **{f"{x:g}": y for x, y in v}} for k, v in curves.items()])
+                results.table(part, points(curves))
                 if given.plots is not None:
                     plot(curves, given.plots)
 
 
-def compare(folder: Path, threads: int) -> None:
+def beside_peers(folder: Path, threads: int, results: Results) -> None:
     """segcli beside MONAI with the crop, and beside nnU-Net without."""
     scan = material.scan(folder, SHAPE)
     here = peers.installed()
@@ -84,18 +98,15 @@ def compare(folder: Path, threads: int) -> None:
             for row in rows:
                 row["ratio"] = last["seconds"] / row["seconds"]
                 row["memory"] = row["peak_mb"] / last["peak_mb"]
-        table(f"peers: {peer if peer in here else f'{peer} is not installed'}", rows)
+        results.table("peers", rows, f"peers: {peer if peer in here else f'{peer} is not installed'}")
 
 
-def table(title: str, rows: Iterable[stages.Row]) -> None:
-    """A line for each row as soon as it is there, numbers with three digits."""
-    print(f"\n{title}")
-    for row in rows:
-        cells = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
-        print("  " + "   ".join(cells), flush=True)
+def points(curves: Curves) -> list[stages.Row]:
+    """A row for each point: what was held against, how many, and the seconds."""
+    return [{"against": f"{name} {x:g}", "seconds": y} for name, curve in curves.items() for x, y in curve]
 
 
-def plot(curves: dict[str, list[tuple[float, float]]], folder: Path) -> None:
+def plot(curves: Curves, folder: Path) -> None:
     """Every curve in one picture, scaling.png, from zero on, ticks at what was measured."""
     import matplotlib  # type: ignore[import-not-found,unused-ignore]
 
@@ -124,4 +135,4 @@ def plot(curves: dict[str, list[tuple[float, float]]], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
