@@ -23,7 +23,7 @@ NAMES = ("what", "network", "engine", "pipeline", "against", "voxels")  # column
 MOVED = 0.1  # a figure that moved by more than this share is marked
 
 MEANINGS = {
-    "start": """seconds    from the start of a process to its end, or to its first window that is done; the median of five
+    "start": """seconds    from the start of a process to its end, or to its first window; the median of five
            runs after one. What lies before a first window is what a small scan waits for.""",
     "network": """One window of 96 x 96 x 96 voxels through the network alone, in each engine that runs on a processor.
 gflop      the network's own multiplications and additions for one window, 10^9
