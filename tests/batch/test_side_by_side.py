@@ -163,7 +163,14 @@ def started(folder: Path, home: Path) -> tuple[subprocess.Popen[bytes], list[psu
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
+)
 def test_13_a_run_that_is_ended_ends_its_processes_and_leaves_nothing_half(
     folder: Path, tmp_path: Path, number: int, code: int
 ) -> None:
@@ -181,6 +188,7 @@ def test_13_a_run_that_is_ended_ends_its_processes_and_leaves_nothing_half(
     assert not list((tmp_path / "out").glob(".*partial*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_13_a_process_that_is_lost_costs_its_case_alone(folder: Path, tmp_path: Path) -> None:
     run, children = started(folder, tmp_path)

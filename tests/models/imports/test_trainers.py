@@ -161,7 +161,10 @@ def version_1(folder: Path, trainer: str, net: torch.nn.Module, extra: dict[str,
     return folder
 
 
-@pytest.mark.parametrize("trainer", ["STUNetTrainer_small", "nnUNetTrainerV2_MedNeXt_S_kernel5"])
+@pytest.mark.parametrize(
+    "trainer",
+    ["STUNetTrainer_small", pytest.param("nnUNetTrainerV2_MedNeXt_S_kernel5", marks=pytest.mark.slow)],
+)
 def test_a_folder_of_version_1_is_the_network_of_its_trainer(tmp_path: Path, trainer: str) -> None:
     strides = [[1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
     of_stunet = trainer.startswith("STU")
