@@ -17,6 +17,8 @@ from segcli.batch.events import Event, Watch
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import Options, Outcome
 from segcli.batch.worker import work
+from segcli.engines.devices import spread
+from segcli.engines.driver import driver_devices
 from segcli.engines.opening import Opening
 from segcli.errors import EngineError, UsageError
 from segcli.formats.atomic import sweep
@@ -34,14 +36,17 @@ def predict_on(
     errors     EngineError (69) when the scheduler cannot be reached or the extra [cluster] is not installed
 
     Workers must see the same files under the same paths. Where workers offer the resource GPU, a case takes one of
-    it, unless the run is on the CPU. A worker that is lost costs its cases another try, three times at most.
+    it, unless the run is on the CPU. Workers on this machine take its devices in turn. A worker that is lost costs its
+    cases another try, three times at most.
     """
     try:
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
         raise EngineError("--scheduler needs Dask", hint="pip install 'segcli[cluster]'") from error
     to = replace(to, folder=to.folder and _absolute(to.folder), file=to.file and _absolute(to.file))
-    with _cluster(scheduler) as address:
+    local = scheduler.partition(":")[0] == "local"
+    opening = replace(opening, device=",".join(_devices(opening.device, local=local)))
+    with _cluster(scheduler, gpu=local and driver_devices() > 0) as address:
         try:
             client = Client(address, timeout=TIMEOUT, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -55,7 +60,7 @@ def predict_on(
             for case in cases:
                 placed = replace(case, paths=tuple(_absolute(p) for p in case.paths), beside=_absolute(case.beside))
                 future = client.submit(
-                    work,
+                    _work,
                     placed,
                     opening,
                     to,
@@ -81,6 +86,25 @@ def predict_on(
                 yield replace(outcome, case=case)
 
 
+def _devices(device: str, *, local: bool) -> tuple[str, ...]:
+    """The devices that workers take in turn, where they are on this machine; UsageError for several elsewhere."""
+    if local:
+        return spread(device, driver_devices())
+    if device == "cuda:all" or "," in device:
+        raise UsageError(f"--device {device}: workers elsewhere have devices of their own", hint="use --device cuda")
+    return (device,)
+
+
+def _work(case: Case, opening: Opening, to: Destination, options: Options) -> Outcome:
+    """One case in a worker; of several devices the one whose turn the worker is."""
+    devices = opening.device.split(",")
+    if len(devices) > 1:
+        from distributed import get_worker
+
+        opening = replace(opening, device=devices[int(get_worker().name) % len(devices)])  # a local one's is its number
+    return work(case, opening, to, options)
+
+
 def end_workers(folders: Iterable[Path]) -> None:
     """End the worker processes of this process's own clusters, and no other child; remove what they were writing."""
     workers = []
@@ -99,8 +123,11 @@ _clusters: list[Any] = []  # the local ones that this process has started
 
 
 @contextmanager
-def _cluster(scheduler: str) -> Iterator[str]:
-    """The address of a scheduler; a local cluster lives as long as the block."""
+def _cluster(scheduler: str, *, gpu: bool = False) -> Iterator[str]:
+    """The address of a scheduler; a local cluster lives as long as the block.
+
+    gpu   whether each local worker offers the resource GPU, once
+    """
     match = re.fullmatch(r"local(?::(\d+))?", scheduler)
     if not match:
         if "://" not in scheduler:
@@ -120,6 +147,7 @@ def _cluster(scheduler: str) -> Iterator[str]:
         processes=True,
         dashboard_address=None,
         silence_logs="ERROR",
+        resources={"GPU": 1} if gpu else None,
     ) as local:
         _clusters.append(local)  # before there is a worker, so that each can be ended
         try:

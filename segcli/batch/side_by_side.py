@@ -78,21 +78,30 @@ def _grid_of(case: Case, card: ModelCard) -> Grid | None:
 
 
 def predict_beside(
-    jobs: int, cases: Sequence[Case], opening: Opening, to: Destination, options: Options, watch: Watch
+    jobs: int,
+    cases: Sequence[Case],
+    opening: Opening,
+    to: Destination,
+    options: Options,
+    watch: Watch,
+    devices: Sequence[str] = (),
 ) -> Iterator[Outcome]:
     """Segment the cases, so many at a time; outcomes in the cases' order, the files those of a run one by one.
+
+    devices   that the processes take in turn, in place of the opening's
 
     What a case tells is passed on when it has ended, but for its windows. A process that is lost costs its case.
     """
     share = max(1, (opening.threads or cores()) // jobs)
     room = None if opening.max_ram is None else opening.max_ram // jobs
-    own = replace(opening, threads=share, max_ram=room)
-    free: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
-    for _ in range(jobs):
-        free.put(_process(share))
+    places = devices or [opening.device]
+    free: SimpleQueue[tuple[ProcessPoolExecutor, Opening]] = SimpleQueue()
+    for i in range(jobs):
+        own = replace(opening, threads=share, max_ram=room, device=places[i % len(places)])
+        free.put((_process(share), own))
 
     def driven(case: Case) -> tuple[Outcome, list[Event]]:
-        pool = free.get()
+        pool, own = free.get()
         try:
             return pool.submit(_work, case, own, to, options).result()
         except BrokenProcessPool:
@@ -100,7 +109,7 @@ def predict_beside(
             said = f"{called(case)}: the process that labelled it was ended from outside"
             return Outcome(case, "failed", error=OutOfMemory(said, hint="try fewer --jobs, or --max-ram")), []
         finally:
-            free.put(pool)
+            free.put((pool, own))
 
     with ThreadPoolExecutor(jobs, "segcli-jobs") as drivers:
         for case, (outcome, told) in zip(cases, drivers.map(driven, cases), strict=True):
@@ -108,7 +117,7 @@ def predict_beside(
                 watch(replace(event, case=case))
             yield replace(outcome, case=case)
     for _ in range(jobs):
-        free.get().shutdown()
+        free.get()[0].shutdown()
 
 
 def end_processes(folders: Iterable[Path]) -> None:

@@ -17,6 +17,7 @@ from segcli.batch.outputs import offered
 from segcli.documents import Document
 from segcli.engines import own as own_engines
 from segcli.engines.devices import NAMES as DEVICES
+from segcli.engines.devices import SEVERAL
 from segcli.engines.precision import PRECISIONS, Precision
 from segcli.errors import UsageError, near
 
@@ -167,7 +168,7 @@ Engine = Annotated[
     str,
     typer.Option("--engine", envvar="SEGCLI_ENGINE", help=f"auto, {', '.join(own_engines())}, or that of a package."),
 ]
-Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help=f"{', '.join(DEVICES)}.")]
+Device = Annotated[str, typer.Option("--device", envvar="SEGCLI_DEVICE", help=f"{', '.join(DEVICES)}; {SEVERAL}.")]
 Arithmetic = Annotated[
     str,
     typer.Option(

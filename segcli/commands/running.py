@@ -34,13 +34,15 @@ class Workers:
     scheduler: str | None = None
     jobs: int | None = 1
 
-    def beside(self, cases: Sequence[Case], card: ModelCard, opening: Opening) -> int:
-        """Cases at a time."""
-        if self.jobs == 1:
+    def beside(self, cases: Sequence[Case], card: ModelCard, opening: Opening, devices: Sequence[str]) -> int:
+        """Cases at a time: one on each of several devices."""
+        if self.jobs == 1 and len(devices) == 1:
             return 1
+        if len(devices) > 1 and self.jobs not in (1, None):
+            raise UsageError(f"--jobs {self.jobs} and {len(devices)} devices: each has one case at a time")
         from segcli.batch.side_by_side import jobs_for
 
-        return jobs_for(self.jobs, cases, card, opening)
+        return jobs_for(len(devices) if len(devices) > 1 else self.jobs, cases, card, opening)
 
 
 def batch(given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, workers: Workers) -> int:
@@ -49,8 +51,10 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
     stdout gets the path of each label map as it is done, or one JSON document at the end.
     """
     from segcli.batch.pipeline import apart, predict
+    from segcli.engines.devices import devices_of
     from segcli.models.library import find
 
+    devices = devices_of(opening.device) if workers.scheduler is None else ()
     card = find(opening.model[0])
     found = given.cases(card.channels, to, str if manners.quiet else say)
     apart(found, card, to)
@@ -66,14 +70,15 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
 
                 placed, end = replace(opening, model=tuple(map(anywhere, opening.model))), end_workers
                 stream = predict_on(workers.scheduler, found, placed, to, options, show.watch)
-            elif (jobs := workers.beside(found, card, opening)) > 1:
+            elif (jobs := workers.beside(found, card, opening, devices)) > 1:
                 from segcli.batch.side_by_side import end_processes, predict_beside
 
                 end = end_processes
                 if not manners.quiet:
                     show.line(f"{card.name}: {jobs} cases at a time")
-                stream = predict_beside(jobs, found, opening, to, options, show.watch)
+                stream = predict_beside(jobs, found, opening, to, options, show.watch, devices)
             else:
+                opening = replace(opening, device=devices[0])
                 stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
             for outcome in interruptible(stream, show):
                 ended.append(judged(outcome, manners))
@@ -129,8 +134,10 @@ def piped(
 
     from segcli import formats
     from segcli.batch.pipeline import predict
+    from segcli.engines.devices import devices_of
     from segcli.models.library import find
 
+    opening = replace(opening, device=devices_of(opening.device)[0])
     if to_stdout and sys.stdout.isatty():
         raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
     if to_stdout and (manners.json or manners.events in ("stdout", "-")):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import Blending
-from segcli.engines.devices import kind_of, place_of
+from segcli.engines.devices import kind_of, missing, place_of
 from segcli.engines.driver import driver_devices
 from segcli.engines.mirrored import mirrored
 from segcli.engines.precision import settled
@@ -173,7 +173,7 @@ def choose(card: ModelCard, engine: EngineName, device: str) -> Choice:
     specs = _taking(card, _asked(engine, kind), engine)
     warnings: list[str] = []
     if kind != "cpu":
-        found = _on_device(card, specs, device if kind != "auto" else "cuda", kind != "auto", warnings)
+        found = _on_device(card, specs, device.replace("auto", "cuda"), kind != "auto", warnings)
         if found is not None:
             return replace(found, warnings=tuple(warnings))
     return replace(_on_cpu(card, specs, engine != "auto"), named=kind != "auto", warnings=tuple(warnings))
@@ -190,9 +190,7 @@ def _on_device(
     if kind == "cuda":  # the drivers are asked before a library comes in, for that takes seconds
         count = driver_devices()
         if named and int(place.partition(":")[2]) >= count:
-            raise EngineError(
-                f"{device} is not there: {count} CUDA device{'s' * (count != 1)} found", hint="use --device cpu"
-            )
+            raise EngineError(missing(device, count), hint="use --device cpu")
         specs = specs if count else ()
     for spec in _ranked(specs, kind, named=named):
         if spec.reads == "weights" and not card.weights:
