@@ -260,6 +260,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Annotated[tuple[LabelValue, ...], Meta(min_length=1)] | None,
         Meta(description="a list of the label value of each output channel, in the order of writing"),
     ] = None
+    outputs: Annotated[
+        Annotated[tuple[Annotated[int, Meta(ge=0, le=65_535)], ...], Meta(min_length=1, max_length=65_536)] | None,
+        Meta(description="of a recipe: null, or the order in which the network's outputs are put when it is imported"),
+    ] = None
     after: Annotated[
         tuple[AfterStep, ...],
         Meta(max_length=100, description=f"a list of steps, each of {', '.join(AFTER)}"),

@@ -92,6 +92,14 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         "lists the label value of each output channel, in the order of writing",
     ),
     (
+        "outputs",
+        lambda c: (
+            c.outputs is not None
+            and (bool(c.weights or c.onnx) or sorted(c.outputs) != list(range(len(c.regions or c.labels))))
+        ),
+        "is no order of the network's outputs, or stands beside weights: it is for recipes, which have none",
+    ),
+    (
         "ensemble",
         lambda c: len(set(c.ensemble)) < len(c.ensemble),
         "names a model twice",

@@ -17,7 +17,7 @@ def test_the_papers_and_the_field_are_in_it() -> None:
         "totalsegmentator-vertebrae_mr", "mrsegmentator", "hd-bet", "totalvibesegmentator", "monai-spleen",
         "monai-wholebody", "monai-brats", "monai-swin-unetr-btcv", "monai-prostate", "swinunetr-btcv", "unetr-btcv",
         "fdg-neurosegmenter", "uxnet-flare", "uxnet-amos", "uxnet-feta", "unetrpp-synapse", "unetrpp-acdc",
-        "unetrpp-brats", "deformuxnet",
+        "unetrpp-brats", "deformuxnet", *(f"swinunetr-brats21-fold{i}" for i in range(5)),
     }  # fmt: skip
     assert wanted <= entries().keys()
     assert sum(name.startswith("moose-") for name in entries()) == 25

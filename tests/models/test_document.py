@@ -58,6 +58,7 @@ FULL: dict[str, Any] = {
     "whole": False,
     "faithful": "nearest",
     "sums": "float16",
+    "outputs": None,
     "slice_axis": None,
     "slices": 1,
     "mirror": [0, 2],

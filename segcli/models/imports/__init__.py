@@ -118,6 +118,8 @@ def adopt(
     with _read(path, arch, known, wanted) as (source, network, stated):
         fields = document.fields(stated, network, known, given or {})
         fields |= around(fields)
+        if (order := fields.pop("outputs", None)) is not None:
+            network = network.in_order(order)
         title = document.title(name or fields.get("name"), path)
         if source.previous is not None:
             fields["previous"] = f"{title}-first"

@@ -408,12 +408,14 @@ def _merged_labels(names: Sequence[str], items: Sequence[Document], said: _Said)
 
     A card's regions are written in the order of the outputs, so the network's last layer is put in the Lambda's order.
     """
+    from segcli.models.imports.recognise import LAST
+
     steps = [item for item in items if _kind(item) in ("AsDiscrete", "Lambda")]
     written = _writing(steps[-1])
     order = [channel for channel, _ in written]
     known = [_kind(item) for item in steps] == ["AsDiscrete", "Lambda"] and "background" not in names
     whole = len(names) == said.network.outputs and sorted(order) == list(range(len(names)))
-    last = [f"conv_final.2.conv.{part}" for part in ("weight", "bias")]  # of a SegResNet
+    last = [f"{LAST.get(said.network.family, '')}.{part}" for part in ("weight", "bias")]
     tensors = said.network.folds[0]
     if not (known and whole and tensors.keys() >= set(last)):
         said.lacks["labels"] = (

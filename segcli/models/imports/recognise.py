@@ -25,6 +25,11 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", 
 SIZES = ("img_size", "img_shape", "crop_size")
 
 
+# The layer that gives a network's outputs, of the families whose outputs a recipe or a bundle may put in order.
+LAST = {"segresnet": "conv_final.2.conv", "swinunetr": "out.conv.conv"}
+_PARTS = ("weight", "bias")
+
+
 @dataclass(frozen=True)
 class Recognised:
     """A network with its sizes and weights.
@@ -77,6 +82,17 @@ class Recognised:
     def with_tensors(self, replaced: Mapping[str, Tensor]) -> Recognised:
         """The same with some tensors of the first fold in another form."""
         return replace(self, folds=[{**self.folds[0], **replaced}, *self.folds[1:]]) if replaced else self
+
+    def in_order(self, order: Sequence[int]) -> Recognised:
+        """The same network with its outputs in another order.
+
+        errors   ModelError for a network whose last layer is not known
+        """
+        last = LAST.get(self.family)
+        if last is None or not self.folds[0].keys() >= {f"{last}.weight", f"{last}.bias"}:
+            raise ModelError(f"the outputs of {self.family} cannot be put in another order")
+        folds = [{**fold, **{f"{last}.{p}": fold[f"{last}.{p}"][list(order)] for p in _PARTS}} for fold in self.folds]
+        return replace(self, folds=folds)
 
     def live(self) -> list[str]:
         """The names of the first fold's tensors that have an effect on the output."""

@@ -1,16 +1,20 @@
 """Recipes are cards of published checkpoints: each builds the published network, and its checkpoint then just fits."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from segcli.errors import ModelError
+from segcli.inference.decide import labels_on
 from segcli.models import card, imports, library, weights
 from segcli.models.imports.recognise import Recognised, network_in
 from segcli.networks import registry
 from segcli.networks.registry import Inferred
+from segcli.space.volume import Grid, Volume
 
 KEYS = Path(__file__).parents[2] / "data" / "golden" / "keys"
 
@@ -23,6 +27,7 @@ PARAMETERS = {
     "swinunetr-btcv": 62_187_296,
     "swinunetr-btcv-small": 15_703_304,
     "swinunetr-btcv-tiny": 4_078_220,
+    "swinunetr-brats21": 62_191_941,
     "unetrpp-synapse": 42_952_850,
     "unetrpp-acdc": 66_796_404,
     "unetrpp-lung": 121_174_798,
@@ -58,7 +63,7 @@ def test_a_recipe_is_a_card_of_its_network(name: str) -> None:
     if PARAMETERS[name] is not None:
         assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
     made = Recognised(guess.family, guess.config)
-    assert made.outputs == len(found.labels)
+    assert made.outputs == len(found.labels) - (found.decide.rule == "regions")
     assert made.inputs == len(found.channels)
     assert made.size() in (None, list(found.window.size))
     assert found.name == name
@@ -132,6 +137,48 @@ def test_with_a_recipe_a_published_file_just_becomes_a_model(tmp_path: Path) -> 
     x = torch.randn(1, 1, 64, 32, 32)
     with torch.inference_mode():
         assert torch.equal(weights.network_of(made)(x), net(x))
+
+
+def test_outputs_of_a_recipe_are_put_in_the_order_in_which_its_authors_write_them(tmp_path: Path) -> None:
+    """BraTS 2021: tumour core, whole tumour, enhancing tumour; written 2, 1, 4, whole tumour first."""
+    document = json.loads(imports.recipes()["swinunetr-brats21"].read_text())
+    small = {**document["architecture"], "feature_size": 12, "depths": [1, 1, 1, 1]}
+    (tmp_path / "small.json").write_text(json.dumps({**document, "architecture": small, "patch_size": [64, 32, 32]}))
+    torch.manual_seed(0)
+    net = registry.build("swinunetr", {k: v for k, v in small.items() if k != "name"}).eval()
+    folder = tmp_path / "fold1_f48_ep300_4gpu_dice0_9059"
+    folder.mkdir()
+    torch.save({"state_dict": net.state_dict()}, folder / "model.pt")
+    archive = shutil.make_archive(str(folder), "zip", tmp_path, folder.name)
+    made = library.read_card(
+        imports.adopt(Path(archive), to=tmp_path / "models", recipe=str(tmp_path / "small.json"), name="b")
+    )
+    assert "outputs" not in made.document
+    assert made.decide.values == (2, 1, 4)
+    imports.verify(tmp_path / "models" / "b")
+    x = torch.randn(1, 4, 64, 32, 32)
+    with torch.inference_mode():
+        logits, theirs = weights.network_of(made)(x)[0].numpy(), net(x)[0].numpy()
+    assert (logits == theirs[[1, 0, 2]]).all()
+    grid = Grid((64, 32, 32), np.eye(4))
+    labels = labels_on(grid, [Volume(logits, grid)], made.decide, grid, grid).data[0]
+    wanted = np.zeros((64, 32, 32), np.uint8)
+    for channel, value in ((1, 2), (0, 1), (2, 4)):
+        wanted[theirs[channel] > 0] = value
+    assert set(np.unique(wanted)) == {0, 1, 2, 4}
+    assert (labels == wanted).all()
+
+
+@pytest.mark.parametrize("fields", [{"outputs": [0, 0, 2]}, {"outputs": [0, 1]}, {"weights": "w.safetensors"}])
+def test_an_order_of_outputs_is_one_and_of_a_recipe(fields: dict[str, object]) -> None:
+    document = json.loads(imports.recipes()["swinunetr-brats21"].read_text())
+    with pytest.raises(ModelError, match=r"the field outputs .*is no order of the network"):
+        card.parse({**document, **fields})
+
+
+def test_a_network_whose_last_layer_is_not_known_keeps_its_order() -> None:
+    with pytest.raises(ModelError, match="cannot be put in another order"):
+        Recognised("unetr", {}, folds=[{}]).in_order([1, 0])
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
