@@ -6,6 +6,7 @@ mirroring with left and right exchanged. All training grids are isotropic; axes 
 """
 
 import csv
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +144,7 @@ class Contrast:
 
 
 Shape = tuple[int, int, int]
+Normal = Callable[[Sequence[int]], Tensor]  # normal noise of a shape
 
 
 def sample(
@@ -188,8 +190,8 @@ def pair(
     return image, target[None]
 
 
-def sample_points(head: Head, shape: Shape, vox: float, rng: Generator) -> Tensor:
-    """(X, Y, Z, 3) places in voxels of the head: a turned, stretched and bent box.
+def sample_points(head: Head, shape: Shape, vox: float, rng: Generator, device: str | torch.device = "cpu") -> Tensor:
+    """(X, Y, Z, 3) places in voxels of the head: a turned, stretched and bent box; computed on a device.
 
     Most boxes lie at the brain and reach 20 mm and more past it; one in four lies anywhere, also in face and neck.
     """
@@ -199,10 +201,11 @@ def sample_points(head: Head, shape: Shape, vox: float, rng: Generator) -> Tenso
     low, high = (head.low - 20, head.high + 20) if rng.random() < 0.75 else (np.zeros(3), np.array(head.rows.shape))
     room = np.maximum((high - low) / 2 - np.array(shape) * vox / 2 * 0.8, 0)
     centre = (low + high) / 2 + rng.uniform(-room, room)
-    axes = [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * vox for n in shape]
+    axes = [(torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2) * vox for n in shape]
     box = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    bend = smooth(rng, 3, int(rng.integers(4, 9)), shape, rng.uniform(0, 4))[0].permute(1, 2, 3, 0)
-    return box @ torch.from_numpy(affine.T.astype(np.float32)) + bend + torch.from_numpy(centre.astype(np.float32))
+    bend = smooth(rng, 3, int(rng.integers(4, 9)), shape, rng.uniform(0, 4), device)[0].permute(1, 2, 3, 0)
+    turn, middle = (torch.from_numpy(v.astype(np.float32)).to(device) for v in (affine.T, centre))
+    return box @ turn + bend + middle
 
 
 def rotation(rng: Generator, degrees: float) -> np.ndarray:
@@ -217,10 +220,12 @@ def rotation(rng: Generator, degrees: float) -> np.ndarray:
     return matrix
 
 
-def smooth(rng: Generator, channels: int, knots: int, shape: Shape, amplitude: float) -> Tensor:
+def smooth(
+    rng: Generator, channels: int, knots: int, shape: Shape, amplitude: float, device: str | torch.device = "cpu"
+) -> Tensor:
     """(1, channels, X, Y, Z): normal noise at `knots`^3 places, linear between them."""
     noise = rng.standard_normal((1, channels, knots, knots, knots)).astype(np.float32) * np.float32(amplitude)
-    return F.interpolate(torch.from_numpy(noise), size=shape, mode="trilinear", align_corners=True)
+    return F.interpolate(torch.from_numpy(noise).to(device), size=shape, mode="trilinear", align_corners=True)
 
 
 def t1_like(table: Table, rng: Generator) -> Contrast:
@@ -314,8 +319,11 @@ def between(points: Tensor, shift: Tensor) -> Tensor:
     return points
 
 
-def worsen(image: Tensor, contrast: Contrast, rng: Generator) -> Tensor:
-    """Sometimes thick slices along one axis, or a soft scan; a bias field; noise of the scanner."""
+def worsen(image: Tensor, contrast: Contrast, rng: Generator, normal: Normal | None = None) -> Tensor:
+    """Sometimes thick slices along one axis, or a soft scan; a bias field; noise of the scanner.
+
+    normal   draws for every voxel where the image is; the generator's own on the host without it
+    """
     if rng.random() < 0.4:
         sigma = np.zeros(3)
         if rng.random() < 0.6:
@@ -324,8 +332,10 @@ def worsen(image: Tensor, contrast: Contrast, rng: Generator) -> Tensor:
             sigma[:] = rng.uniform(0.3, 0.8)
         for axis in range(3):
             image = blurred(image, float(sigma[axis]), axis)
-    image = image * smooth(rng, 1, int(rng.integers(2, 6)), image.shape[2:], rng.uniform(0, 0.35)).exp()
-    noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) * float(rng.uniform(0, 6))
+    knots, depth = int(rng.integers(2, 6)), rng.uniform(0, 0.35)
+    image = image * smooth(rng, 1, knots, image.shape[2:], depth, image.device).exp()
+    drawn = normal(image.shape) if normal else torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
+    noise = drawn * float(rng.uniform(0, 6))
     if contrast.stripped and rng.random() < 0.5:
         noise = noise * (image > 0)
     return (image + noise).clamp_min(0)
@@ -340,7 +350,7 @@ def blurred(x: Tensor, sigma: float, axis: int) -> Tensor:
     shape, pad = [1] * 5, [0] * 6
     shape[2 + axis] = -1
     pad[4 - 2 * axis] = pad[5 - 2 * axis] = radius
-    return F.conv3d(F.pad(x, pad, mode="replicate"), (kernel / kernel.sum()).view(shape))
+    return F.conv3d(F.pad(x, pad, mode="replicate"), (kernel / kernel.sum()).view(shape).to(x.device))
 
 
 def normalised(image: Tensor, rng: Generator) -> Tensor:
@@ -348,7 +358,7 @@ def normalised(image: Tensor, rng: Generator) -> Tensor:
 
     A scan is normalised as a whole, a crop by itself: a random gain and offset stand for the difference.
     """
-    low, high = torch.quantile(image.flatten()[::7], torch.tensor([0.005, 0.995]))
+    low, high = torch.quantile(image.flatten()[::7], torch.tensor([0.005, 0.995], device=image.device))
     image = ((image - low) / (high - low + 1e-3)).clamp(0, 1) ** float(np.exp(rng.normal(0, 0.3)))
     image = (image - image.mean()) / (image.std() + 1e-6)
     return image * float(np.exp(rng.normal(0, 0.12))) + float(rng.normal(0, 0.12))

@@ -1,0 +1,141 @@
+"""weights/train on a GPU, played by the CPU: images of the same statistics, a loss of batches, a rate by the clock."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from test_training import HEADER, TRAIN
+
+NAMES = ("synth", "synth_device", "train_device", "train", "network", "kernels")
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The folder of the programs on the path, as they are run."""
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import synth
+    import synth_device
+    import train
+    import train_device
+
+    yield synth, synth_device, train, train_device
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """A folder with one head of 40 mm: two halves, fluid around them, and skull."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    rows = (
+        "0,background,N,0,0,0,0,7,2,5,2,1,100",
+        "2,white matter,L,41,2,1,1,160,20,15,5,1,20",
+        "41,white matter,R,2,41,1,1,160,20,15,5,1,20",
+        "24,fluid,N,24,24,2,2,44,8,8,3,1,40",
+    )
+    (folder / "labels.csv").write_text(HEADER + "".join(f"{row}\n" for row in rows))
+    head = np.zeros((40, 40, 40), np.int16)
+    head[4:36, 4:36, 4:36] = 24
+    head[8:20, 8:32, 8:32], head[20:32, 8:32, 8:32] = 41, 2
+    import nibabel as nib
+
+    nib.save(nib.Nifti1Image(head, np.diag([-1.0, 1.0, 1.0, 1.0])), folder / "training_seg_01.nii.gz")
+    return folder
+
+
+def test_images_drawn_on_a_device_have_the_statistics_of_those_of_the_host(maps: Path, programs: Any) -> None:
+    synth, there, _, _ = programs
+    table = synth.read_table(maps / "labels.csv")
+    heads = synth.read_maps([maps / "training_seg_01.nii.gz"], table)
+    rng, count, shape = np.random.default_rng(0), 96, (20, 22, 18)
+    plain = [synth.sample(heads, table, rng, shape, 2.0, 0.5) for _ in range(count)]
+    placed = there.on_device(heads, table, "cpu")
+    parts = [there.sample_batch(placed, table, rng, 8, shape, 2.0, 0.5) for _ in range(count // 8)]
+    images = {"host": torch.cat([i for i, _ in plain]), "device": torch.cat([i for i, _ in parts])}
+    targets = {"host": torch.cat([t for _, t in plain]), "device": torch.cat([t for _, t in parts])}
+    assert images["device"].shape == (count, 1, *shape)
+    assert targets["device"].shape == (count, *shape)
+    shares = {k: torch.bincount(t.flatten(), minlength=4) / t.numel() for k, t in targets.items()}
+    torch.testing.assert_close(shares["device"], shares["host"], rtol=0, atol=0.03)
+    flat = {k: i.flatten(1) for k, i in images.items()}
+    for moment in (torch.mean, torch.std):
+        own, wanted = (torch.stack([moment(one) for one in flat[k]]) for k in ("device", "host"))
+        spread = wanted.std() / count**0.5
+        assert (own.mean() - wanted.mean()).abs() < 4 * spread + 0.02
+        assert own.std() == pytest.approx(float(wanted.std()), rel=0.35)
+    # What is like a voxel's neighbour: noise and blur are of one kind.
+    rough = {k: (i[..., 1:] - i[..., :-1]).abs().mean((1, 2, 3, 4)) for k, i in images.items()}
+    assert rough["device"].mean() == pytest.approx(float(rough["host"].mean()), rel=0.12)
+    # The right half lies on the right, mirrored or not: channels 1 and 2 are labels 2 and 24, 3 is label 41.
+    for target in targets["device"][:20]:
+        left, right = (target == 1).nonzero()[:, 0].float(), (target == 3).nonzero()[:, 0].float()
+        if len(left) > 200 and len(right) > 200:
+            assert left.mean() < right.mean()
+
+
+def test_the_same_seed_draws_the_same_batch(maps: Path, programs: Any) -> None:
+    synth, there, _, _ = programs
+    table = synth.read_table(maps / "labels.csv")
+    placed = there.on_device(synth.read_maps([maps / "training_seg_01.nii.gz"], table), table, "cpu")
+    one, two = (
+        there.sample_batch(placed, table, np.random.default_rng(3), 2, (12, 12, 12), 2.0, 0.5) for _ in range(2)
+    )
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+
+
+def test_the_loss_of_one_item_is_that_of_the_other_program_and_of_a_batch_their_mean(programs: Any) -> None:
+    _, _, host, device = programs
+    torch.manual_seed(0)
+    logits, weight = torch.randn(2, 3, 4, 5, 6), torch.tensor([1.0, 1.0, 1.0])
+    target = torch.randint(0, 2, (2, 4, 5, 6))
+    each = [host.loss_of(logits[i : i + 1], target[i : i + 1], weight)[0] for i in range(2)]
+    for i in range(2):
+        torch.testing.assert_close(device.loss_of(logits[i : i + 1], target[i : i + 1], weight)[0], each[i])
+    torch.testing.assert_close(device.loss_of(logits, target, weight)[0], sum(each) / 2)
+
+
+def test_the_rate_climbs_for_twenty_seconds_and_falls_to_nothing_at_the_end(programs: Any) -> None:
+    rate = programs[3].rate_at
+    assert rate(10, 510, 1.0) == pytest.approx(0.5, abs=1e-3)
+    assert rate(20, 510, 1.0) == 1.0
+    assert rate(265, 510, 1.0) == pytest.approx(0.5)
+    assert rate(510, 510, 1.0) == rate(600, 510, 1.0) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_average_is_near_the_newest_weights_at_first_and_holds_them_by_their_names(programs: Any) -> None:
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 0.0)
+    average = programs[3].Average(net)
+    torch.nn.init.constant_(net.weight, 1.0)
+    average.move(1)
+    assert average.tensors()["weight"].item() == pytest.approx(9 / 11)
+    for _ in range(5000):
+        average.move(100_000)
+    assert average.tensors()["weight"].item() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_dry_run_learns_some_steps_and_leaves_weights_that_ship(
+    maps: Path, programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = programs[3]
+    weights = tmp_path / "run.safetensors"
+    monkeypatch.setattr(device, "TOLD", 0)
+    monkeypatch.setattr(device, "SAVE", 0)
+    words = [str(maps), "--weights", str(weights), "--minutes", "0.05", "--n", "32", "--features", "4"]
+    words += ["--batch", "2", "--device", "cpu", "--seed", "1"]
+    steps = device.main(words)
+    assert steps >= 1
+    assert "pairs/s" in capsys.readouterr().out
+    more = device.main(words)
+    assert more > steps
+    with safe_open(weights, "pt") as file:
+        assert file.metadata()["steps"] == str(more)
+        assert file.metadata()["output_labels"] == "0,2,24,41"
+        assert file.get_tensor("out.conv.conv.weight").shape == (4, 4, 1, 1, 1)
