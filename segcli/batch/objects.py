@@ -1,4 +1,4 @@
-"""What the user says of the DICOM objects that are made."""
+"""What the user says of the DICOM objects that are made, and of their date, which pictures have too."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ class Objects:
         moment = datetime.now() if self.dates == "now" else None  # local, as all times of an object without a zone
         about = About(self.description, self.number, moment, self.anonymous)
         return {"algorithm": algorithm, "version": version, "about": about}
+
+    @property
+    def day(self) -> str:
+        """The day of the run, 2026-01-31, for a picture; "" unless it is wanted: equal runs make equal bytes."""
+        return datetime.now().date().isoformat() if self.dates == "now" else ""
 
     @property
     def choices(self) -> dict[str, str | int | bool | None] | None:

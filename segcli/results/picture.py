@@ -320,13 +320,15 @@ def montage(
     path: Path,
     facts: Facts | None = None,
     columns: int = _COLUMNS,
+    day: str = "",
 ) -> None:
     """Write a PNG with slices of each of three views, with and without labels, and a legend with volumes.
 
     facts     the record, of which the head of the picture tells case, model, verdict, voxel size and doubts
     columns   slices of each view
+    day       of the run, for the head
     """
-    write_bytes(path, png(montage_picture(image, labels, names, facts, columns)))
+    write_bytes(path, png(montage_picture(image, labels, names, facts, columns, day)))
 
 
 def montage_picture(
@@ -335,10 +337,11 @@ def montage_picture(
     names: Sequence[Label],
     facts: Facts | None = None,
     columns: int = _COLUMNS,
+    day: str = "",
 ) -> Image.Image:
     """The montage; with more than four slices a view, the copies without labels stand below and not beside."""
     shown = sections(image, labels, columns, names=names)
-    head = _head(facts or {}, labels)
+    head = _head(facts or {}, labels, day)
     beside = columns <= 4
     heights = {view: max(s.grey.shape[0] for s in shown[view]) for view in VIEWS}
     wide = max(s.grey.shape[1] for view in VIEWS for s in shown[view])
@@ -367,8 +370,8 @@ def montage_picture(
     return sheet
 
 
-def _head(facts: Facts, labels: Volume) -> list[tuple[str, tuple[int, int, int]]]:
-    """Lines above the slices and their colours: the case; model, verdict and voxel size; doubts and warnings."""
+def _head(facts: Facts, labels: Volume, made: str = "") -> list[tuple[str, tuple[int, int, int]]]:
+    """Lines above the slices and their colours: the case; model, verdict, voxel size and dates; doubts and warnings."""
     if not facts:
         return []
     model, verdict = facts.get("model") or {}, str(facts.get("verdict", ""))
@@ -378,6 +381,7 @@ def _head(facts: Facts, labels: Volume) -> list[tuple[str, tuple[int, int, int]]
         *([f"scan of {day[:4]}-{day[4:6]}-{day[6:]}"] if re.fullmatch(r"\d{8}", day) else []),
         f"{'model' if model.get('sha256') else 'labels named by'} {model.get('name', 'unknown')}",
         f"voxels {size} mm",
+        *([f"made {made}"] if made else []),
         "research use only",
     ]
     doubts = [(str(f["sentence"]), str(f["severity"])) for f in facts.get("checks", ())]
