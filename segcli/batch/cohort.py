@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,6 +71,29 @@ def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, over
 
 
 FIXED = ("case", "verdict", "sum_ml")
+
+
+def joined(records: Sequence[Facts], folder: Path) -> list[str]:
+    """The forms of the tables that an earlier run left in a folder, where these records keep all of their columns.
+
+    Those of another model do not, so that its cases never take the place of these.
+    """
+    columns = {name for record in records for name in _sums(record)}
+    found = []
+    for form, comma in (("csv", ","), ("tsv", "\t")):
+        head = _first_line(folder / f"cohort_wide.{form}").split(comma)
+        if head[: len(FIXED)] == [*FIXED] and columns.issuperset(head):
+            found.append(form)
+    return found
+
+
+def _first_line(path: Path) -> str:
+    """Of a plain file, "" of anything else."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") if path.is_file() else io.StringIO() as file:
+            return file.readline(1 << 20).rstrip("\n")
+    except OSError:
+        return ""
 
 
 def _sums(record: Facts) -> Document:

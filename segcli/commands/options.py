@@ -227,15 +227,36 @@ _MEANT = {
     "--split": "--separate --per-class --masks --no-ml",
     "--largest-component": "--keep-largest --lcc --postprocess --remove-small-blobs",
     "--files-from": "--list --input-list --filelist",
+    "--fast": "--quick --speed",
     "--quiet": "--silent --no-progress",
     "--verbose": "--log-level --info",
     "--image": "--scan --reference-image",
 }
 
 
+# What is so without being asked for, by the words that ask for it elsewhere.
+_NEEDLESS = {
+    "what is done already and verified is skipped": "--resume --continue --skip-existing",
+    "nothing is sent, and only `models get` downloads": "--offline --no-download --no-telemetry",
+}
+_ALIKE = 0.7  # of two spellings, 0 to 1, below which one is no slip of the other
+
+
 def meant(word: str, known: Collection[str]) -> str | None:
     """The option of a command that other programs call by this word, with its value where one is meant."""
     return next((ours for ours, words in _MEANT.items() if word in words.split() and ours.split()[0] in known), None)
+
+
+def advice(word: str, known: Collection[str]) -> str:
+    """The end of a refusal of an option: why it is not needed, what is meant, what is spelt like it, or nothing."""
+    import difflib  # for refusals alone
+
+    if reason := next((reason for reason, words in _NEEDLESS.items() if word in words.split()), None):
+        return f": {reason}"
+    bare = {flag.lstrip("-"): flag for flag in known if flag.startswith("--")}
+    alike = difflib.get_close_matches(word.lstrip("-"), bare, 1, _ALIKE)
+    found = meant(word, known) or (bare[alike[0]] if alike else None)
+    return f"; did you mean {found}?" if found else ""
 
 
 # ---- values of options

@@ -114,21 +114,34 @@ def document(outcomes: Sequence[Outcome], seconds: float) -> Document:
 
 
 def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
-    """The cohort's tables and page, for a batch with an output folder; CSV unless another table was asked for."""
-    if len(outcomes) < 2 or to.folder is None or not any(o.record for o in outcomes):
-        return []
-    forms = [f for f in to.reports if f in ("csv", "tsv")] or ["csv"]
-    from segcli.batch.cohort import cohort, gathered
-    from segcli.formats import atomic
+    """The cohort's tables and page in an output folder, those of a batch and those that an earlier one left there.
 
+    A batch makes tables as it was asked to, CSV otherwise; a single scan joins those that are there.
+    """
+    if to.folder is None or not any(o.record for o in outcomes):
+        return []
+    from segcli.batch.cohort import cohort, gathered, joined
+
+    several, path = len(outcomes) > 1, to.folder / "cohort.html"
+    if not several and not any(path.with_suffix(f".{form}").exists() for form in ("csv", "tsv")):
+        return []
     records = gathered(outcomes, to.folder)
-    written = cohort(records, to.folder, forms, overwrite=to.overwrite)
-    if "html" in to.reports:
+    asked = ([form for form in to.reports if form in ("csv", "tsv")] or ["csv"]) if several else []
+    there = joined(records, to.folder)
+    written = cohort(records, to.folder, list(dict.fromkeys([*asked, *there])), overwrite=to.overwrite)
+    if (several and "html" in to.reports) or (there and path.exists()):
+        from segcli.formats import atomic
         from segcli.results.page import cohort_page
         from segcli.results.page.parts import is_page
 
-        path = to.folder / "cohort.html"
         atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
         atomic.write_bytes(path, cohort_page(records))
         written.append(path)
     return written
+
+
+def told_of(path: Path) -> str:
+    """What a file of the cohort has."""
+    if path.suffix == ".html":
+        return "all cases on one page"
+    return "one row for each case" if path.stem == "cohort_wide" else "one row for each case and structure"

@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 import typer
 
 from segcli import system
-from segcli.commands.options import meant
+from segcli.commands.options import advice
 from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import EngineError, ModelError, OutputError, SegcliError
 
@@ -200,12 +200,11 @@ def _unforeseen(error: Exception, debug: bool) -> int:
 
 
 def _ask(error: Any) -> None:
-    """Let a refusal of an option that does not exist end in a question; Click lists what is spelt alike."""
+    """Let a refusal of an option that does not exist end in what is meant, and not in a list of all spelt alike."""
     if not hasattr(error, "possibilities"):
         return
     known = {flag for parameter in error.ctx.command.params for flag in parameter.opts} if error.ctx else set()
-    if found := meant(getattr(error, "option_name", ""), known) or next(iter(error.possibilities or ()), None):
-        error.message += f"; did you mean {found}?"
+    error.message += advice(getattr(error, "option_name", ""), known)
     error.possibilities = None
 
 

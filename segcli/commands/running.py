@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcli.commands.outcomes import Manners, cohort_files, document, exit_code, judged, summary, tell, unshown
+from segcli.commands.outcomes import (
+    Manners,
+    cohort_files,
+    document,
+    exit_code,
+    judged,
+    summary,
+    tell,
+    told_of,
+    unshown,
+)
 from segcli.commands.process import closed, interruptible, waited
 from segcli.commands.terminal import Show, events_to, print_json, say, show_error
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
@@ -104,8 +114,8 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
             print_json(document(ended, time.perf_counter() - began))
         if len(found) > 1 and not manners.quiet:
             say(summary(ended, len(found), time.perf_counter() - began, ""))
-            for path in extra:
-                say(f"{path}: one row for each case and structure")
+        for path in extra if not manners.quiet else ():
+            say(f"{path}: {told_of(path)}")
         said = unshown(ended)
         if said and not manners.quiet:
             say(f"warning: {said}")

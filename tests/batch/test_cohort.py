@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from segcli.batch.cohort import cohort, gathered
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
 from segcli.batch.stages import Options, Outcome
+from segcli.commands.outcomes import cohort_files, told_of
 from segcli.errors import OutputExists
 from segcli.models.card import ModelCard
 
@@ -80,6 +82,44 @@ def test_a_second_batch_into_a_folder_adds_to_the_cohort(model, tmp_path):
         there.write_bytes(path.read_bytes())
     at_once = cohort(gathered(run(model, everything, whole), whole), whole, ["csv"])
     assert [p.read_text() for p in made] == [p.read_text() for p in at_once]
+
+
+def test_a_single_scan_joins_the_tables_and_the_page_that_are_there(model, tmp_path):
+    out = tmp_path / "out"
+    scans(tmp_path / "in", 2)
+    one = scan(tmp_path / "more" / "case2.nii.gz", 2)
+    alone = tmp_path / "alone"
+    assert cohort_files(run(model, one, alone), Destination(alone)) == []  # no cohort is there
+    cohort_files(run(model, tmp_path / "in", out), Destination(out, reports=("html", "tsv")))
+    made = cohort_files(run(model, one, out), Destination(out))
+    assert [path.name for path in made] == ["cohort.tsv", "cohort_wide.tsv", "cohort.html"]
+    assert [row["case"] for row in table(made[1])] == ["case0", "case1", "case2"]
+    assert b"case2" in made[2].read_bytes()
+    made = cohort_files(run(model, tmp_path / "in", out), Destination(out))  # a later batch keeps them whole as well
+    assert [path.name for path in made] == [
+        "cohort.csv",
+        "cohort_wide.csv",
+        "cohort.tsv",
+        "cohort_wide.tsv",
+        "cohort.html",
+    ]
+    assert {told_of(path) for path in made} == {
+        "one row for each case and structure", "one row for each case", "all cases on one page"
+    }  # fmt: skip
+
+
+def test_a_single_scan_of_another_model_leaves_the_cohort_as_it_is(model, tmp_path):
+    out = tmp_path / "out"
+    scans(tmp_path / "in", 2)
+    cohort_files(run(model, tmp_path / "in", out), Destination(out))
+    was = (out / "cohort_wide.csv").read_bytes()
+    ended = run(model, scan(tmp_path / "case2.nii.gz", 2), out)
+    other = json.loads(json.dumps(ended[0].record))
+    other["model"]["name"] = "another"
+    for i, s in enumerate(other["structures"]):
+        s["name"] = f"other_{i}"
+    assert cohort_files([replace(ended[0], record=other)], Destination(out)) == []
+    assert (out / "cohort_wide.csv").read_bytes() == was
 
 
 def test_other_models_and_records_without_their_label_map_are_no_part_of_the_cohort(model, tmp_path):

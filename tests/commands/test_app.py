@@ -129,6 +129,23 @@ def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, wor
     assert f"No such option: {word}; did you mean {ours}?" in done.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("--resume", "--resume: what is done already and verified is skipped"),
+        ("--precission", "--precission; did you mean --precision?"),
+        ("--quick", "--quick; did you mean --fast?"),
+        ("--folds", "--folds"),  # --fill-holes is spelt no more like it than many are
+        ("-Z", "-Z"),
+    ],
+)
+def test_an_option_is_suggested_only_where_it_is_likely_to_be_meant(word, told):
+    from segcli.commands.options import advice
+
+    known = {"--precision", "--fast", "--fill-holes", "--series-number", "-h"}
+    assert word + advice(word, known) == told
+
+
 def test_each_option_that_is_meant_exists():
     flags = {
         flag
