@@ -40,7 +40,7 @@ from segcli.models import imports, library
 
 ENOUGH = 0.999
 LARGEST = 64  # voxels of a window along an axis
-SHAPE = (64, 64, 80)  # of the scans, i, j, k: about as large as a window on the bundle's own grid
+SHAPE = (72, 56, 64)  # of the scans, i, j, k: a little longer than a window along i on the bundle's own grid
 STEPS, SHARES = (1.2, 1.1, 1.3), (1.1, 1.05, 0.95)  # mm; of the bundle's steps, where it has some
 WIDTH = 3.0  # standard deviation of the logits
 TURNS = {"upright": (0.0, 0.0), "oblique": (0.3, -0.2)}  # about the first and the last axis

@@ -70,10 +70,14 @@ class WindowPlan:
 
 
 def fitted(plan: WindowPlan, shape: tuple[int, int, int]) -> WindowPlan:
-    """The plan for an image of a shape: where the network sees whole images, one window of it."""
+    """The plan for an image of a shape: where the network sees whole images, one window of it.
+
+    At its deepest level an image of one step along each axis would be one voxel, which no norm takes: it gets two.
+    """
     if not plan.whole:
         return plan
     d, h, w = (-(-n // step) * step for n, step in zip(shape, plan.size, strict=True))
+    d = 2 * d if (d, h, w) == plan.size else d
     return replace(plan, size=(d, h, w), blend="constant", whole=False)
 
 

@@ -282,8 +282,12 @@ def _step(network: Recognised) -> int | None:
     from segcli.models.imports.recognise import answers
 
     own = Inferred(network.family, dict(network.arguments))
-    steps = (1, 2, 4, 8, 16, 32, 64, 128)
-    fits = (s for s in steps if all(answers(own, network.inputs or 1, [s, n * s, s], None) for n in (1, 3)))
+    n = 256  # a multiple of all, and large: the deepest level of a small image may be too small for its norm
+    fits = (
+        step
+        for step in (1, 2, 4, 8, 16, 32, 64, 128)
+        if all(answers(own, network.inputs or 1, [n + step * (axis == a) for axis in range(3)], None) for a in range(3))
+    )
     return next(fits, None) if network.size() is None else None
 
 

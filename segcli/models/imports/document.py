@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
+from segcli.inference.windows import fitted
 from segcli.models.card import NAME, ModelCard
 from segcli.models.document import FORMAT
 from segcli.models.imports.recognise import SIZES, Recognised, answers
@@ -115,7 +116,7 @@ def windowed(network: Recognised, checked: ModelCard, path: Path) -> Recognised:
         )
         return found if fits else None
 
-    size = list(checked.window.size)
+    size = list(fitted(checked.window, (256, 256, 256)).size)  # of an image, where the network sees whole ones
     found = at(size)
     if found is not None:
         return found

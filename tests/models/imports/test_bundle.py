@@ -324,8 +324,20 @@ def test_a_network_that_the_bundle_shows_whole_images_sees_them_here_too(tmp_pat
     assert made.window.whole
     assert made.window.size == (4, 4, 4)  # two strides of 2
     scan = Volume(np.zeros((1, 21, 30, 33), np.float32), Grid((21, 30, 33), np.diag([2.0, 1.5, 1.5, 1.0])))
-    found = segment(scan, made.procedure, open_engine(made, device="cpu").engine)
-    assert found.windows == 1
+    engine = open_engine(made, device="cpu").engine
+    assert segment(scan, made.procedure, engine).windows == 1
+    small = Volume(np.zeros((1, 3, 4, 4), np.float32), Grid((3, 4, 4), np.diag([2.0, 1.5, 1.5, 1.0])))
+    assert segment(small, made.procedure, engine).windows == 1  # the norm at the deepest level has two voxels
+
+
+def test_the_sides_of_a_whole_image_are_no_longer_than_the_strides_ask_for(tmp_path: Path) -> None:
+    net = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2}
+    net |= {"channels": [4, 8, 8, 8], "strides": [2, 2, 2], "num_res_units": 1}
+    folder = edited(tmp_path / "b", inferer={"_target_": "SimpleInferer"}, network_def=net)
+    table = registry.build("monai_unet", {k: v for k, v in net.items() if k != "_target_"}).state_dict()
+    torch.save(table, folder / "models" / "model.pt")
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    assert made.window.size == (8, 8, 8)  # although an image of 8 x 8 x 8 alone would be too small for its norm
 
 
 SOFTMAX: list[dict[str, Any]] = [{"_target_": "Activationsd", "softmax": True}]
