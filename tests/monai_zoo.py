@@ -10,7 +10,7 @@ labels the same scans, as its authors have it (--faithful). Printed is a table: 
 of equal labels among the voxels that one or the other labels; labels that MONAI interpolates are rounded.
 
 Windows are 64 voxels at most along each axis, in both programs, and files are read by nibabel. Where MONAI needs what
-is not in the folder (scripts, codes of an architecture) the reason stands in place of a share. The program ends with 1
+is not in the folder (scripts/, codes of an architecture) the reason stands in place of a share. The program ends with 1
 where an imported bundle agrees in less than 99.9 % of the voxels.
 """
 
@@ -88,6 +88,9 @@ class Theirs:
     """A bundle in MONAI: its network with seeded weights, and its way from files to labels."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        sys.path.insert(0, str(folder))  # its own scripts, where it has some
+        for name in [n for n in sys.modules if n.partition(".")[0] == "scripts"]:
+            del sys.modules[name]
         self.parser = ConfigParser(dict(config))
         self.parser.update({"bundle_root": str(folder), "device": "$torch.device('cpu')"})
         for name in ("preprocessing", "preprocessing_transforms"):
@@ -119,7 +122,12 @@ class Theirs:
         return list(STEPS)
 
     def logits(self, files: list[Path]) -> tuple[dict[str, Any], torch.Tensor]:
-        data = self.before({"image": [str(f) for f in files] if len(files) > 1 else str(files[0])})
+        loaded = self.before.transforms[0]
+        keys = list(getattr(loaded, "keys", ["image"]))
+        named = {key: str(files[i % len(files)]) for i, key in enumerate(keys)}
+        if len(keys) == 1:
+            named = {keys[0]: [str(f) for f in files] if len(files) > 1 else str(files[0])}
+        data = self.before(named)
         with torch.no_grad():
             return data, self.inferer(data["image"][None].float(), self.network)
 

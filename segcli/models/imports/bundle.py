@@ -1,46 +1,29 @@
 """What a MONAI bundle (a folder with configs/ and models/) states: literals are read, nothing is evaluated.
 
-Of the Python in a configuration references are followed (`bundle_config`), and one way to make labels of regions is
-read by its pattern (`_writing`); the rest is left alone and, where it was needed, named as missing.
+Of the Python in a configuration references are followed (`bundle_config`), and two ways to make labels of regions are
+known (`bundle_after`); the rest is left alone and, where it was needed, named as missing.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcli.documents import Content, Document, Facts
 from segcli.models import weights as checkpoint
+from segcli.models.imports.bundle_after import labels_of, way_back
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
 from segcli.models.imports.bundle_network import has_unknown
 from segcli.models.imports.bundle_network import network as network_of
+from segcli.models.imports.bundle_said import LITTLE, PADS, Said, kind_of, listed
 from segcli.models.imports.bundle_weights import weights_file as weights_of
 from segcli.models.imports.source import ModelSource, Stated, label_names, legible
-from segcli.models.weights import Tensors
 from segcli.networks.registry import Inferred
 
 if TYPE_CHECKING:
     from segcli.models.imports.recognise import Recognised
-
-_LITTLE = (  # transforms that change neither voxels nor places in a way that matters here
-    "LoadImage",
-    "EnsureChannelFirst",
-    "AddChannel",
-    "AsChannelFirst",
-    "EnsureType",
-    "ToTensor",
-    "CastToType",
-    "Identity",
-    "ToDevice",
-    "SelectItems",
-    "DeleteItems",
-    "CopyItems",
-)
-_PADS = ("SpatialPad", "DivisiblePad", "BorderPad")
 
 
 def folder(path: Path, wanted: str | None = None) -> ModelSource:
@@ -68,7 +51,7 @@ def folder(path: Path, wanted: str | None = None) -> ModelSource:
 
 def _stated(config: References, metadata: Facts, origin: str, network: Recognised) -> Stated:
     """What the configuration states of a card, for a network of these inputs and outputs."""
-    said = _Said(network, {"source": origin})
+    said = Said(network, {"source": origin})
     with legible("the bundle's configuration"):
         names = _formats(metadata, config, said)
         # The names of inference.json, then those of train.json.
@@ -76,36 +59,12 @@ def _stated(config: References, metadata: Facts, origin: str, network: Recognise
         _transforms(_list(config, keys, said.notes), said)
         _inferer(config.get("inferer", "validate::inferer"), metadata, said)
         after = _list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), said.notes)
-        _back(after, said)
-        _labels(names, after, said)
+        way_back(after, said)
+        labels_of(names, after, said)
     return Stated(said.card, said.notes, said.lacks, said.replaced)
 
 
-@dataclass
-class _Said:
-    """What is gathered from a configuration, entry by entry (see `Stated`)."""
-
-    network: Recognised
-    card: Document
-    notes: list[str] = field(default_factory=list)
-    lacks: dict[str, str] = field(default_factory=dict)
-    replaced: Tensors = field(default_factory=dict)
-
-    def lack(self, kind: str, sentence: str) -> None:
-        """Say why the intensity steps are not known, and the field of the transform itself where it has one."""
-        for name in {"intensity", kind} & {"intensity", "orientation", "spacing"}:
-            self.lacks[name] = "; ".join(filter(None, [self.lacks.get(name), sentence]))
-
-
 # ---- what the configuration says ------------------------------------------------------------------------------------
-
-
-def _kind(item: Content) -> str:
-    """A component's class without its package and without the "d" of dictionary transforms."""
-    target = item.get("_target_", item.get("name", "")) if isinstance(item, dict) else ""
-    name = str(target).rpartition(".")[2]
-    name = re.sub("(Dict|D)$", "d", name)
-    return name if name in _PADS else name.removesuffix("d")  # SpatialPad ends with a "d" of its own
 
 
 def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[Document]:
@@ -120,7 +79,7 @@ def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[Doc
     return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
 
 
-def _formats(metadata: Facts, config: References, said: _Said) -> list[str]:
+def _formats(metadata: Facts, config: References, said: Said) -> list[str]:
     """Channels from metadata.json; the names of the outputs are returned, from there or of a mapping with numbers."""
     formats = metadata.get("network_data_format", {})
     image: Document = next(iter(formats.get("inputs", {}).values()), {})
@@ -151,14 +110,14 @@ def _definition(found: Content) -> list[str]:
     return [str(found[k]) for k in sorted(found, key=int)]
 
 
-def _transforms(items: Sequence[Document], said: _Said) -> None:
+def _transforms(items: Sequence[Document], said: Said) -> None:
     """Grid and intensity steps, in their order; what they leave open is left out of the card."""
     steps: list[Document] = []
     order: list[str] = []
     known = True
     for item in items:
-        kind = _kind(item)
-        if kind in _LITTLE:
+        kind = kind_of(item)
+        if kind in LITTLE:
             continue
         if kind in ("Orientation", "Spacing"):
             order.append(kind)
@@ -172,13 +131,13 @@ def _transforms(items: Sequence[Document], said: _Said) -> None:
             said.card |= _spacing(item, said.notes)
             steps.append({"step": "resample"})
         elif kind == "CropForeground":
-            margins = _listed(item.get("margin", 0))
+            margins = listed(item.get("margin", 0))
             if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
                 said.notes.append("the crop's margin is another on each side; segcli takes the largest")
             steps.append({"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)})
         elif kind in ("ConcatItems", "ConcatImages"):
             _concatenated(item, said)
-        elif kind in _PADS:
+        elif kind in PADS:
             said.notes.append(f"the padding of {kind} is left to the windows")
         else:
             found = _intensity(kind, item, said.network.inputs or 1)
@@ -198,17 +157,17 @@ def _transforms(items: Sequence[Document], said: _Said) -> None:
         said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
 
 
-def _concatenated(item: Facts, said: _Said) -> None:
+def _concatenated(item: Facts, said: Said) -> None:
     """Channels of several images that are put together, by the names of these."""
-    keys = _listed(item.get("keys_merge", item.get("keys")))
+    keys = listed(item.get("keys_merge", item.get("keys")))
     if len(keys) == said.network.inputs and len(said.card.get("channels", ())) != len(keys):
         said.card["channels"] = [str(key) for key in keys]
 
 
 def _spacing(item: Facts, notes: list[str]) -> Document:
     """Fields `spacing` and `interpolation`: 0 and below keep an axis, the last number stands for those that lack."""
-    steps = [float(p) if p > 0 else None for p in _listed(item["pixdim"])]
-    mode = _listed(item.get("mode", "bilinear"))[0]
+    steps = [float(p) if p > 0 else None for p in listed(item["pixdim"])]
+    mode = listed(item.get("mode", "bilinear"))[0]
     how = {"nearest": "nearest", "bilinear": "linear", 0: "nearest", 1: "linear"}.get(mode)
     if how is None or item.get("diagonal") or item.get("scale_extent"):
         notes.append("Spacing has an interpolation or a corner that segcli has not: linear, between voxel centres")
@@ -234,7 +193,7 @@ def _intensity(kind: str, item: Facts, channels: int) -> list[Document] | None:
             return None
         if means is None:
             return [{"step": "standardise", **where}] if _each(item, channels) else None
-        pairs = list(zip(_listed(means), _listed(widths), strict=True))
+        pairs = list(zip(listed(means), listed(widths), strict=True))
         one = [{"channels": [c]} if len(pairs) > 1 else {} for c in range(len(pairs))]
         return [
             {"step": "standardise", "mean": float(m), "sd": float(w), **where, **which}
@@ -254,11 +213,7 @@ def _each(item: Facts, channels: int) -> bool:
     return channels == 1 or bool(item.get("channel_wise", False))
 
 
-def _listed(value: Content) -> list[Content]:
-    return value if isinstance(value, list) else [value]
-
-
-def _whole(kind: str, roi: Content, metadata: Facts, said: _Said) -> None:
+def _whole(kind: str, roi: Content, metadata: Facts, said: Said) -> None:
     """The whole image, for a network that takes images of other sizes; else windows in place of it.
 
     Their size is the one that the inferer states, else the one that the metadata does.
@@ -291,11 +246,11 @@ def _step(network: Recognised) -> int | None:
     return next(fits, None) if network.size() is None else None
 
 
-def _inferer(item: Content, metadata: Facts, said: _Said) -> None:
+def _inferer(item: Content, metadata: Facts, said: Said) -> None:
     """Windows as the sliding-window inferer has them."""
     if not isinstance(item, dict):
         return
-    kind, roi = _kind(item), item.get("roi_size")
+    kind, roi = kind_of(item), item.get("roi_size")
     if kind not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
         _whole(kind, roi, metadata, said)
         return
@@ -316,136 +271,3 @@ def _inferer(item: Content, metadata: Facts, said: _Said) -> None:
         said.card["padding"] = "edge"
     elif padding != "constant":
         said.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
-
-
-def _back(items: Sequence[Document], said: _Said) -> None:
-    """What is interpolated on the way back to the scan; what is done after the network and not here."""
-    kinds = [_kind(item) for item in items]
-    before = kinds[: kinds.index("Invert")] if "Invert" in kinds else []
-    if "AsDiscrete" in before:
-        _finished(items[kinds.index("Invert")], items[kinds.index("AsDiscrete")], said)
-    elif "Activations" in before:
-        said.card["back"] = "probabilities"
-    for place, item in enumerate(items):
-        if _kind(item) == "KeepLargestConnectedComponent" and (step := _largest(item, items[:place])):
-            said.card.setdefault("after", []).append(step)
-            said.card |= {"after_at": "model"} if place < len(before) else {}
-            continue
-        if _kind(item) not in (*_LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage") and not _writing(item):
-            said.notes.append(f"the bundle's {_kind(item)} after the network is left out")
-        if item.get("threshold", 0.5) != 0.5:
-            said.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
-
-
-def _finished(invert: Facts, discrete: Facts, said: _Said) -> None:
-    """Field `faithful`, of a bundle that brings finished labels back: the nearest one, or their numbers linearly."""
-    nearest = _listed(invert.get("nearest_interp", True))[0] is not False or said.card.get("interpolation") == "nearest"
-    if nearest or True in _listed(discrete.get("argmax")):
-        said.card["faithful"] = "nearest" if nearest else "values"
-        how = "the nearest voxel" if nearest else "interpolating their numbers"
-        said.notes.append(
-            f"the bundle brings finished labels back by {how}, as --faithful does; segcli brings logits back"
-        )
-    else:
-        said.notes.append("the bundle interpolates outputs of 0 and 1 on their way back; segcli brings logits back")
-
-
-def _largest(item: Facts, before: Sequence[Document]) -> Document | None:
-    """The step of `after` that KeepLargestConnectedComponent is; None where it does what segcli does not.
-
-    before   what is done before it: labels have to stand, not outputs above a threshold
-    """
-    decided = any(_kind(other) == "AsDiscrete" and True in _listed(other.get("argmax")) for other in before)
-    known = {
-        "keys",
-        "applied_labels",
-        "is_onehot",
-        "independent",
-        "connectivity",
-        "num_components",
-        "allow_missing_keys",
-    }
-    plain = item.get("is_onehot") in (None, False) and item.get("num_components", 1) == 1
-    neighbours = {1: 6, 3: 26, None: 26}.get(item.get("connectivity"))
-    wanted = item.get("applied_labels")
-    named = [str(value) for value in _listed(wanted)] if wanted is not None else None
-    if not decided or not plain or neighbours is None or {k for k in item if not k.startswith("_")} - known:
-        return None
-    step: Document = {"step": "largest", "neighbours": neighbours}
-    if named is not None:
-        step["structures"] = named
-    return step if item.get("independent", True) else {**step, "together": True}
-
-
-def _labels(names: Sequence[str], items: Sequence[Document], said: _Said) -> None:
-    """Fields `labels` and `regions`, of the outputs' names and of what is done with the outputs.
-
-    Where the largest output wins, the first one is the background, whatever it is called. Outputs through a sigmoid
-    are a region each, also one that is called background.
-    """
-
-    def done(kind: str, option: str) -> bool:
-        return any(_kind(item) == kind and True in _listed(item.get(option)) for item in items)
-
-    if not names:
-        return
-    largest, sigmoid = done("AsDiscrete", "argmax") or done("Activations", "softmax"), done("Activations", "sigmoid")
-    begins = names[0] == "background"
-    if largest or (begins and not sigmoid):
-        every = names if begins or len(names) == said.network.outputs else ["background", *names]
-        said.card["labels"] = {name: value for value, name in enumerate(every)}
-    elif sigmoid and any(_kind(item) == "Lambda" for item in items):
-        _merged_labels(names, items, said)
-    elif sigmoid:
-        structures = [name for name in names if name != "background"]
-        labels = {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
-        said.card["labels"] = labels
-        if len(names) == said.network.outputs:
-            said.card["regions"] = [labels[name] for name in names]
-        said.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")
-    else:
-        said.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")
-
-
-def _merged_labels(names: Sequence[str], items: Sequence[Document], said: _Said) -> None:
-    """Fields `labels` and `regions` where a Lambda makes labels of regions; left out for one that is not understood.
-
-    A card's regions are written in the order of the outputs, so the network's last layer is put in the Lambda's order.
-    """
-    from segcli.models.imports.recognise import LAST
-
-    steps = [item for item in items if _kind(item) in ("AsDiscrete", "Lambda")]
-    written = _writing(steps[-1])
-    order = [channel for channel, _ in written]
-    known = [_kind(item) for item in steps] == ["AsDiscrete", "Lambda"] and "background" not in names
-    whole = len(names) == said.network.outputs and sorted(order) == list(range(len(names)))
-    last = [f"{LAST.get(said.network.family, '')}.{part}" for part in ("weight", "bias")]
-    tensors = said.network.folds[0]
-    if not (known and whole and tensors.keys() >= set(last)):
-        said.lacks["labels"] = (
-            "the bundle makes labels of overlapping outputs by Python that was not evaluated (Lambda)"
-        )
-        return
-    said.card["labels"] = {"background": 0, **{names[channel]: value for channel, value in written}}
-    said.card["regions"] = [value for _, value in written]
-    said.replaced |= {name: tensors[name][order] for name in last}
-    told = ", ".join(names[channel] for channel in order)
-    said.notes.append(f"the network's outputs are put in the order in which the bundle writes them: {told}")
-
-
-def _writing(item: Facts) -> list[tuple[int, int]]:
-    """Channel and value in the order of writing, of a Lambda that makes labels of outputs by nested `torch.where`.
-
-    "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))" writes 1 where output 0 says so, then 4 where
-    output 2 does. Empty for anything else.
-    """
-    text = item.get("func")
-    match = re.fullmatch(r"lambda(\w):(.+)", "".join(text.text.split())) if isinstance(text, Unknown) else None
-    if match is None:
-        return []
-    variable, rest = match.groups()
-    written: list[tuple[int, int]] = []
-    while where := re.fullmatch(rf"torch\.where\({variable}\[\[(\d)\]\]>0,([1-9]\d*),(.+)\)", rest):
-        written.insert(0, (int(where[1]), int(where[2])))
-        rest = where[3]
-    return written if rest == "0" else []

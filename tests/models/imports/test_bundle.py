@@ -427,12 +427,14 @@ def test_outputs_that_are_not_as_many_as_their_names_are_refused(tmp_path: Path)
 TUMOUR = "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, 0)))"
 
 
-def of_tumours(folder: Path, func: str, names: tuple[str, ...] = ("TC", "WT", "ET")) -> tuple[Path, torch.nn.Module]:
+def of_tumours(
+    folder: Path, func: str, names: tuple[str, ...] = ("TC", "WT", "ET"), kind: str = "Lambdad"
+) -> tuple[Path, torch.nn.Module]:
     """A bundle with a SegResNet of three outputs through a sigmoid, of which a Lambda makes labels; its network."""
     sizes = {"init_filters": 8, "in_channels": 1, "out_channels": 3, "blocks_down": [1, 1], "blocks_up": [1]}
     torch.manual_seed(0)
     net = registry.build("segresnet", sizes)
-    called(folder, list(names), [*SIGMOID, {"_target_": "Lambdad", "keys": "pred", "func": func}])
+    called(folder, list(names), [*SIGMOID, {"_target_": kind, "keys": "pred", "func": func}])
     path = folder / "configs" / "inference.json"
     network = {"_target_": "SegResNet", **sizes}
     path.write_text(json.dumps({**json.loads(path.read_text()), "network_def": network}))
@@ -449,6 +451,24 @@ def test_regions_are_written_in_the_order_of_the_bundles_nested_where(tmp_path: 
     with torch.inference_mode():
         assert torch.allclose(weights.network_of(made)(x), net(x)[:, [1, 0, 2]], atol=1e-6)
     assert made.document["notes"].endswith("the order in which the bundle writes them: wt, tc, et")
+
+
+def test_of_outputs_that_the_model_zoos_merging_puts_together_the_first_one_wins(tmp_path: Path) -> None:
+    folder, net = of_tumours(tmp_path / "b", "", ("background", "vein", "cyst"), "scripts.my_transforms.MergeClassesd")
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
+    assert {label.name: label.id for label in made.labels} == {"background": 0, "vein": 1, "cyst": 2}
+    assert (made.decide.rule, made.decide.values) == ("regions", (0, 2, 1))
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        assert torch.allclose(weights.network_of(made)(x), net(x)[:, [0, 2, 1]], atol=1e-6)
+    assert "left out" not in made.document["notes"]
+
+
+def test_a_merging_whose_first_output_is_a_structure_leaves_the_labels_to_the_user(tmp_path: Path) -> None:
+    folder, _ = of_tumours(tmp_path / "b", "", ("artery", "vein", "cyst"), "scripts.my_transforms.MergeClassesd")
+    found = imports.inspect(folder)
+    assert list(found.missing) == ["labels"]
+    assert any(note.endswith("by Python that was not evaluated (MergeClasses)") for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""What a MONAI bundle does after the network: the way back to the scan, steps of the labels, and what outputs mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from segcli.documents import Document, Facts
+from segcli.models.imports.bundle_config import Unknown
+from segcli.models.imports.bundle_said import LITTLE, Said, kind_of, listed
+
+_MERGING = ("Lambda", "MergeClasses")  # make labels of outputs that overlap
+
+
+def way_back(items: Sequence[Document], said: Said) -> None:
+    """What is interpolated on the way back to the scan; what is done after the network and not here."""
+    kinds = [kind_of(item) for item in items]
+    before = kinds[: kinds.index("Invert")] if "Invert" in kinds else []
+    if "AsDiscrete" in before:
+        _finished(items[kinds.index("Invert")], items[kinds.index("AsDiscrete")], said)
+    elif "Activations" in before:
+        said.card["back"] = "probabilities"
+    for place, item in enumerate(items):
+        if kind_of(item) == "KeepLargestConnectedComponent" and (step := _largest(item, items[:place])):
+            said.card.setdefault("after", []).append(step)
+            said.card |= {"after_at": "model"} if place < len(before) else {}
+            continue
+        if kind_of(item) not in (*LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage") and not _writing(item, 0):
+            said.notes.append(f"the bundle's {kind_of(item)} after the network is left out")
+        if item.get("threshold", 0.5) != 0.5:
+            said.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
+
+
+def _finished(invert: Facts, discrete: Facts, said: Said) -> None:
+    """Field `faithful`, of a bundle that brings finished labels back: the nearest one, or their numbers linearly."""
+    nearest = listed(invert.get("nearest_interp", True))[0] is not False or said.card.get("interpolation") == "nearest"
+    if nearest or True in listed(discrete.get("argmax")):
+        said.card["faithful"] = "nearest" if nearest else "values"
+        how = "the nearest voxel" if nearest else "interpolating their numbers"
+        said.notes.append(
+            f"the bundle brings finished labels back by {how}, as --faithful does; segcli brings logits back"
+        )
+    else:
+        said.notes.append("the bundle interpolates outputs of 0 and 1 on their way back; segcli brings logits back")
+
+
+def _largest(item: Facts, before: Sequence[Document]) -> Document | None:
+    """The step of `after` that KeepLargestConnectedComponent is; None where it does what segcli does not.
+
+    before   what is done before it: labels have to stand, not outputs above a threshold
+    """
+    decided = any(kind_of(other) == "AsDiscrete" and True in listed(other.get("argmax")) for other in before)
+    known = {
+        "keys",
+        "applied_labels",
+        "is_onehot",
+        "independent",
+        "connectivity",
+        "num_components",
+        "allow_missing_keys",
+    }
+    plain = item.get("is_onehot") in (None, False) and item.get("num_components", 1) == 1
+    neighbours = {1: 6, 3: 26, None: 26}.get(item.get("connectivity"))
+    wanted = item.get("applied_labels")
+    named = [str(value) for value in listed(wanted)] if wanted is not None else None
+    if not decided or not plain or neighbours is None or {k for k in item if not k.startswith("_")} - known:
+        return None
+    step: Document = {"step": "largest", "neighbours": neighbours}
+    if named is not None:
+        step["structures"] = named
+    return step if item.get("independent", True) else {**step, "together": True}
+
+
+def labels_of(names: Sequence[str], items: Sequence[Document], said: Said) -> None:
+    """Fields `labels` and `regions`, of the outputs' names and of what is done with the outputs.
+
+    Where the largest output wins, the first one is the background, whatever it is called. Outputs through a sigmoid
+    are a region each, also one that is called background.
+    """
+
+    def done(kind: str, option: str) -> bool:
+        return any(kind_of(item) == kind and True in listed(item.get(option)) for item in items)
+
+    if not names:
+        return
+    largest, sigmoid = done("AsDiscrete", "argmax") or done("Activations", "softmax"), done("Activations", "sigmoid")
+    begins = names[0] == "background"
+    if largest or (begins and not sigmoid):
+        every = names if begins or len(names) == said.network.outputs else ["background", *names]
+        said.card["labels"] = {name: value for value, name in enumerate(every)}
+    elif sigmoid and any(kind_of(item) in _MERGING for item in items):
+        _merged_labels(names, items, said)
+    elif sigmoid:
+        structures = [name for name in names if name != "background"]
+        labels = {"background": 0, **{name: value for value, name in enumerate(structures, start=1)}}
+        said.card["labels"] = labels
+        if len(names) == said.network.outputs:
+            said.card["regions"] = [labels[name] for name in names]
+        said.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")
+    else:
+        said.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")
+
+
+def _merged_labels(names: Sequence[str], items: Sequence[Document], said: Said) -> None:
+    """Fields `labels` and `regions` where one of `_MERGING` makes labels of regions; left out for what is not known.
+
+    A card's regions are written in the order of the outputs, so the network's last layer is put in the order of these.
+    """
+    from segcli.models.imports.recognise import LAST
+
+    steps = [item for item in items if kind_of(item) in ("AsDiscrete", *_MERGING)]
+    written = _writing(steps[-1], len(names))
+    order = [channel for channel, _ in written]
+    unseen = [names[channel] for channel, value in written if value == 0]
+    known = [kind_of(item) for item in steps[:-1]] == ["AsDiscrete"] and unseen == [
+        n for n in names if n == "background"
+    ]
+    whole = len(names) == said.network.outputs and sorted(order) == list(range(len(names)))
+    last = [f"{LAST.get(said.network.family, '')}.{part}" for part in ("weight", "bias")]
+    tensors = said.network.folds[0]
+    if not (known and whole and tensors.keys() >= set(last)):
+        said.lacks["labels"] = (
+            f"the bundle makes labels of overlapping outputs by Python that was not evaluated ({kind_of(steps[-1])})"
+        )
+        return
+    said.card["labels"] = {"background": 0, **{names[channel]: value for channel, value in written}}
+    said.card["regions"] = [value for _, value in written]
+    said.replaced |= {name: tensors[name][order] for name in last}
+    told = ", ".join(names[channel] for channel in order)
+    said.notes.append(f"the network's outputs are put in the order in which the bundle writes them: {told}")
+
+
+def _writing(item: Facts, outputs: int) -> list[tuple[int, int]]:
+    """Channel and value in the order of writing, of what makes labels of outputs; empty for anything else.
+
+    A Lambda of nested `torch.where`: "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))" writes 1
+    where output 0 says so, then 4 where output 2 does. The model zoo's MergeClasses: of outputs that overlap the first
+    one wins, by its number; output 0 shows nowhere.
+    """
+    if kind_of(item) == "MergeClasses":
+        return [(0, 0), *((channel, channel) for channel in range(outputs - 1, 0, -1))]
+    text = item.get("func")
+    match = re.fullmatch(r"lambda(\w):(.+)", "".join(text.text.split())) if isinstance(text, Unknown) else None
+    if match is None:
+        return []
+    variable, rest = match.groups()
+    written: list[tuple[int, int]] = []
+    while where := re.fullmatch(rf"torch\.where\({variable}\[\[(\d)\]\]>0,([1-9]\d*),(.+)\)", rest):
+        written.insert(0, (int(where[1]), int(where[2])))
+        rest = where[3]
+    return written if rest == "0" else []
