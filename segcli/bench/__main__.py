@@ -8,6 +8,9 @@ certificates
           every network exported, its logits and labels in each engine beside torch's
 peers     a CT of 96x300x300 voxels to 1.5 mm and back, 14 classes: segcli, MONAI's script (with its crop), nnU-Net's
           predictor (without crop and mirroring), equal weights and windows; peers that are not installed are left out
+total     a CT of 96x240x240 voxels, with --full of 192x400x400, by TotalSegmentator's five networks in their true size
+          with drawn weights: segcli, and TotalSegmentator, which has to be on the path; not among the parts that run
+          when none is named
 big       a CT of 200 slices of 512 x 512 voxels, with --full of 1600, and 118 classes under --max-ram 4G
 scaling   all but the network against slices and classes; the network against windows and threads
 
@@ -25,7 +28,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from segcli.bench import material, peers, stages
+from segcli.bench import material, peers, stages, total
 from segcli.bench.certificates import certificates
 from segcli.bench.results import Results, compare
 from segcli.errors import OutputExists
@@ -33,12 +36,13 @@ from segcli.formats.atomic import write_bytes
 from segcli.parallel import cores
 
 Curves = dict[str, list[tuple[float, float]]]
-PARTS = ("start", "network", "certificates", "peers", "big", "scaling")
+PARTS = ("start", "network", "certificates", "peers", "total", "big", "scaling")
+ALONE = ("total",)  # run when they are named, for they need another program
 SHAPE = (96, 300, 300)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the parts that were named, all when none was; or compare two files of results."""
+    """Run the parts that were named, all but those of ALONE when none was; or compare two files of results."""
     words = sys.argv[1:] if words is None else words
     if words[:1] == ["compare"]:
         compare(words[1:])
@@ -62,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="segcli-bench-") as temporary:
         folder = given.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for part in given.parts or PARTS:
+        for part in given.parts or [one for one in PARTS if one not in ALONE]:
             if part == "start":
                 results.table(part, stages.start(folder, given.threads))
             elif part == "network":
@@ -73,6 +77,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 results.table(part, certificates(folder))
             elif part == "big":
                 results.table(part, [stages.big(folder, given.threads, 1600 if given.full else 200)])
+            elif part == "total":
+                results.table(part, total.compare(folder, given.threads, given.full))
             elif part == "peers":
                 beside_peers(folder, given.threads, results)
             else:

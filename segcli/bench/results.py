@@ -46,6 +46,15 @@ read, resample, normalise, network, ...
 beside     share of the stages that is not the network
 ratio      the peer's seconds / this row's: above 1 segcli is faster
 memory     this row's peak / the peer's: below 1 segcli needs less""",
+    "total": """TotalSegmentator's five networks in their true size with drawn weights: one CT by both programs,
+from one folder of models, with the same windows. segcli runs once before: models are imported once for all scans.
+seconds    of the whole command
+peak_mb    of its largest process, 10^6 bytes
+windows    of all five networks
+read, resample, normalise, network, ...
+           seconds of each stage of segcli
+ratio      TotalSegmentator's seconds / this row's
+memory     this row's peak / TotalSegmentator's""",
     "big": """A CT of many slices and 118 classes under --max-ram 4G; 200 slices of sums for each class are 25 GB.
 peak_mb    has to stay below 4,295
 disk_mb    what lay in the temporary folder at most, others' files included

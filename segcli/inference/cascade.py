@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,11 @@ from segcli.space.corners import turned_to
 from segcli.space.resample import Interpolation, axis_rules, onto, parallel, positions, taps_for
 from segcli.space.volume import Grid, Volume, Voxels
 
+Rule = Literal["largest", "half"]
+
 
 def shown(
-    labels: Volume, values: Sequence[int], inside: Volume, want: Grid, coarse: float | None
+    labels: Volume, values: Sequence[int], inside: Volume, want: Grid, coarse: float | None, rule: Rule = "largest"
 ) -> NDArray[np.float32]:
     """A channel (L, d, h, w) on a grid for each of several label values, as nnU-Net resamples label maps.
 
@@ -23,11 +26,18 @@ def shown(
     coarse   as in `Interpolation`
 
     Each label's mask is interpolated linearly, in float64, and the largest wins; of equal ones the label of the nearest
-    voxel, where it is among them, else the least.
+    voxel, where it is among them, else the least. With the rule "half" (version 1) it is the last label that has one
+    half at least, background where none has, and slices count like the rest.
     """
     order = parallel(want.to(inside.grid))
     have = inside.grid if order is None else turned_to(inside.grid, want, order)
     cut, body = (onto(v, have, Interpolation("nearest")).data[0] for v in (labels, inside))
+    if rule == "half":
+        cut = cut.astype(np.int32)
+        found = np.zeros(want.shape, np.int32)
+        for value in np.unique(cut):
+            found[_resized(cut == value, have, want, 1, None) >= 0.5] = value
+        return _channels(found, values)
     cut = np.where((cut == 0) & ~body, -1, cut.astype(np.int32))
     nearest = _resized(cut, have, want, 0, coarse).astype(np.int32)
     best = np.full(want.shape, -1.0)
@@ -40,6 +50,10 @@ def shown(
         found[better] = value
         np.maximum(best, share, out=best)
     found = np.where(among, nearest, found)
+    return _channels(found, values)
+
+
+def _channels(found: NDArray[np.int32], values: Sequence[int]) -> NDArray[np.float32]:
     return np.stack([(found == value).astype(np.float32) for value in values])
 
 

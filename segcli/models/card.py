@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from segcli.documents import Facts
 from segcli.errors import ModelError
+from segcli.inference.cascade import Rule
 from segcli.inference.decide import Decision
 from segcli.inference.intensity import Preparation
 from segcli.inference.prepare import Procedure
@@ -67,6 +68,7 @@ class ModelCard:
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
     previous    of a cascade's second model: the first, whose labels it sees as further channels
+    previous_by  how these are resampled, see `cascade.shown`
     parts       models that this one is made of, in order: each labels the structures that it has in common with this
                 card, by their names, and a later one has the last word
     fusion      how their labels are put together: a later part's stand "over" those before it, or all labels lie
@@ -110,6 +112,7 @@ class ModelCard:
     limits: Limits
     ensemble: tuple[str, ...]
     previous: str | None
+    previous_by: Rule
     parts: tuple[str, ...]
     fusion: Literal["over", "within"]
     rough: Rough | None
@@ -143,6 +146,7 @@ class ModelCard:
             window=self.window,
             decide=self.decide,
             earlier=tuple(sorted(x.id for x in self.labels if x.id != 0)) if self.previous else (),
+            earlier_by=self.previous_by,
         )
 
     def file(self, name: str) -> Path:
@@ -224,6 +228,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         limits=given.checks or Limits(),
         ensemble=given.ensemble,
         previous=given.previous,
+        previous_by=given.previous_by,
         parts=given.parts,
         fusion=given.fusion,
         rough=given.rough,

@@ -300,6 +300,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     ] = None
     ensemble: Annotated[tuple[Line, ...], Meta(description="a list of models")] = ()
     previous: Annotated[Line | None, Meta(description="null or a model")] = None
+    previous_by: Annotated[Literal["largest", "half"], Meta(description="one of largest, half")] = "largest"
     parts: Annotated[tuple[Line, ...], Meta(max_length=100, description="a list of models")] = ()
     fusion: Annotated[Literal["over", "within"], Meta(description="one of over, within")] = "over"
     rough: Annotated[

@@ -17,7 +17,7 @@ from segcli.batch.pipeline import predict
 from segcli.batch.stages import Options
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError
-from segcli.inference.cascade import shown
+from segcli.inference.cascade import Rule, shown
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import prepare
 from segcli.inference.together import Member, segment_together
@@ -36,10 +36,10 @@ def line(values: list[int], step: float = 1.0) -> Volume:
     return Volume(np.array(values, np.uint8).reshape(1, 1, 1, -1), Grid((1, 1, len(values)), affine))
 
 
-def told(labels: list[int], inside: list[int], steps: int) -> list[list[int]]:
+def told(labels: list[int], inside: list[int], steps: int, rule: Rule = "largest") -> list[list[int]]:
     have, want = line(labels), line([0] * steps, len(labels) / steps)
     body = Volume(line(inside).data > 0, have.grid)
-    return shown(have, (1, 2), body, want.grid, None).reshape(2, -1).astype(int).tolist()
+    return shown(have, (1, 2), body, want.grid, None, rule).reshape(2, -1).astype(int).tolist()
 
 
 def test_the_label_with_the_largest_share_of_a_voxel_is_shown() -> None:
@@ -50,6 +50,14 @@ def test_the_label_with_the_largest_share_of_a_voxel_is_shown() -> None:
 def test_of_equal_shares_the_nearest_voxels_label_is_shown() -> None:
     # samples half-way between two voxels, of which the upper one is the nearest
     assert told([1, 2, 0, 1], [1] * 4, 2) == [[0, 1], [1, 0]]
+
+
+def test_in_version_1_the_last_label_with_one_half_at_least_is_shown() -> None:
+    # samples half-way between two voxels: both have one half, the later label wins, over background too
+    assert told([1, 2, 0, 1], [1] * 4, 2, "half") == [[0, 1], [1, 0]]
+    assert told([2, 1, 1, 0], [1] * 4, 2, "half") == [[0, 1], [1, 0]]
+    # at 1.75 and 3.25 of the six voxels: three quarters of one label
+    assert told([0, 1, 1, 2, 2, 2], [1] * 6, 4, "half") == [[0, 1, 0, 0], [0, 0, 1, 1]]
 
 
 def test_background_where_there_is_nothing_is_a_label_of_its_own() -> None:

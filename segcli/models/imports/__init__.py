@@ -133,7 +133,8 @@ def adopt(
         if source.previous is not None:
             unclaimed(to / title, replace=replace)
             folds = WhichModel(folds=wanted.folds)
-            adopt(source.previous, to=to, wanted=folds, name=fields["previous"], replace=replace)
+            named = {key: value for key, value in (given or {}).items() if key == "labels"}
+            adopt(source.previous, to=to, wanted=folds, name=fields["previous"], given=named, replace=replace)
         folder = write(draft, network, source.onnx, to / title, replace=replace, tried=tried)
         for note in document.notes(source, network, stated):
             tell(note)

@@ -30,6 +30,25 @@ def first_stage(chosen: Facts, name: str, folder: Path | None) -> Path | None:
     return first
 
 
+def first_stage_v1(folder: Path, trainer: str) -> Path | None:
+    """The folder of version 1's first stage, beside that of the second: .../3d_lowres/TASK/TRAINER__PLANS.
+
+    errors   ModelError where a second stage has none beside it
+    """
+    if "CascadeFullRes" not in trainer and folder.parent.parent.name != "3d_cascade_fullres":
+        return None
+    beside = folder.parent.parent.with_name("3d_lowres") / folder.parent.name
+    plans = folder.name.rpartition("__")[2]
+    found = sorted(path.parent for path in beside.glob(f"*__{plans}/plans.pkl"))
+    if len(found) != 1:
+        raise ModelError(
+            f"{folder.name}: is the second stage of a cascade, which needs the labels of the first; "
+            f"{len(found) or 'none'} of its plans in 3d_lowres/{folder.parent.name} beside 3d_cascade_fullres",
+            hint="keep nnU-Net's folders 3d_lowres and 3d_cascade_fullres beside each other",
+        )
+    return found[0]
+
+
 def _otherwise(chosen: Facts) -> str | None:
     """How the first stage's labels are resampled, where that is not linearly, each mask apart, as the image is."""
     image, labels = (str(chosen.get(f"resampling_fn_{kind}", _SHAPED[0])) for kind in ("data", "seg"))

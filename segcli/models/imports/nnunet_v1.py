@@ -6,6 +6,7 @@ Array order is z, y, x there as it is here. Version 1 normalises after resamplin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from segcli.models.imports.nnunet import (
     normalisation,
     not_taken,
 )
+from segcli.models.imports.nnunet_cascade import first_stage_v1
 from segcli.models.imports.source import ModelSource, Stated, legible
 from segcli.models.weights import Tensors
 from segcli.networks import registry
@@ -45,7 +47,8 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     after = nnunet_after.found(path, [file.parent.name for file in files])
     with legible("the plans"):
         container = f"nnU-Net v1 folder, {folds_in_words(files)}"
-        return _source(container, "the plans", plans, stage, trainer or path.name, files, after)
+        source = _source(container, "the plans", plans, stage, trainer or path.name, files, after)
+        return replace(source, previous=first_stage_v1(path.resolve(), trainer or path.name))
 
 
 def file(path: Path, table: str | None = None) -> ModelSource:
@@ -103,6 +106,7 @@ def _stated(said_in: str, plans: Facts, stage: Facts, after: Path | None, networ
             "mirror": [1, 2] if len(patch) == 2 else [0, 1, 2],
             # Each window, mirror image and fold goes through softmax there before the mean is taken.
             "average": "probabilities",
+            "previous_by": "half",  # of a cascade's second stage
             "floor": 1e-11,  # less than the product of three Gaussians at a corner: there is none
         }
         steps = _intensity(plans, len(channels), notes, lacks)

@@ -635,6 +635,25 @@ def test_a_folder_of_version_1_needs_names_for_its_labels_and_nothing_else(tmp_p
     assert (made.average, made.sums) == ("probabilities", "float32")
 
 
+def test_a_cascade_of_version_1_is_imported_with_the_first_stage_from_the_folder_beside(tmp_path: Path) -> None:
+    second = tmp_path / "nnUNet" / "3d_cascade_fullres" / "Task001_X" / "nnUNetTrainerV2CascadeFullRes__nnUNetPlansv2.1"
+    first = tmp_path / "nnUNet" / "3d_lowres" / "Task001_X" / "nnUNetTrainerV2__nnUNetPlansv2.1"
+    version_1(second)
+    tensors, _ = version_1_unet(flat_stem=False)
+    stem = "conv_blocks_context.0.blocks.0.conv.weight"
+    tensors[stem] = tensors[stem].repeat(1, 3, 1, 1, 1)
+    torch.save({"epoch": 1, "state_dict": tensors}, second / "fold_0" / "model_final_checkpoint.model")
+    labels = imports.options(labels="background,organ,lesion")
+    with pytest.raises(ModelError, match=r"second stage of a cascade, .*; none of its plans in 3d_lowres/Task001_X"):
+        imports.adopt(second, to=tmp_path, name="m", given=labels)
+    version_1(first)
+    made = library.read_card(imports.adopt(second, to=tmp_path, name="m", given=labels))
+    assert (made.previous, made.inputs, made.procedure.earlier) == ("m-first", 3, (1, 2))
+    assert made.procedure.earlier_by == "half"
+    assert library.previous_of(made).inputs == 1
+    imports.verify(tmp_path / "m")
+
+
 def test_version_1_averages_probabilities_of_windows(tmp_path: Path) -> None:
     folder, net = version_1(tmp_path / "task")
     made = imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="background,organ,lesion"))
