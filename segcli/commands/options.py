@@ -220,6 +220,7 @@ _MEANT = {
     "--max-ram": "--memory --ram",
     "--max-vram": "--vram --gpu-memory",
     "--report html": "--html --preview",
+    "--html": "--report",
     "--report csv": "--csv --statistics --stats --volumes --save-csv",
     "--report png": "--png --picture --screenshot",
     "--write": "--format --output-type --output-format --save",

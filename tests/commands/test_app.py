@@ -119,7 +119,12 @@ def test_what_takes_several_values_and_switches_may_be_repeated():
 
 @pytest.mark.parametrize(
     ("command", "word", "ours"),
-    [("predict", "--gpu", "--device cuda"), ("predict", "--force", "--overwrite"), ("report", "--scan", "--image")],
+    [
+        ("predict", "--gpu", "--device cuda"),
+        ("predict", "--force", "--overwrite"),
+        ("report", "--scan", "--image"),
+        ("evaluate", "--report", "--html"),
+    ],
 )
 def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, word, ours):
     from runs import command as run
