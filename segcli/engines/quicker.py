@@ -1,4 +1,4 @@
-"""The same network in operators that torch runs faster on a CPU; replaced by type, whatever the network."""
+"""The same network in operators that torch runs faster; replaced by type, whatever the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def quicker(network: nn.Module) -> nn.Module:
-    """The network with its modules replaced in place, its weights in channels-last order.
+    """For a CPU: the network with its modules replaced in place, its weights in channels-last order.
 
     Measured in processor time on one thread against the network as it comes: nnU-Net's plain one 1.7 times faster,
     3D UX-Net of 16 features 1.7, SwinUNETR 1.5, SegResNet 1.3, UNETR 1.1. Channels-last order alone gained nothing
@@ -26,6 +26,16 @@ def quicker(network: nn.Module) -> nn.Module:
     return channels_last(network)
 
 
+def in_its_order(network: nn.Module) -> nn.Module:
+    """For a GPU: the network with instance norms, replaced in place, that leave data in the order it comes in."""
+    for name, module in list(network.named_children()):
+        if type(module) is nn.InstanceNorm3d and not module.track_running_stats:
+            setattr(network, name, _InstanceNorm(module))
+        else:
+            in_its_order(module)
+    return network
+
+
 def channels_last(network: nn.Module) -> nn.Module:
     """The network with the weights of its 3-D convolutions in channels-last order; those of a 2-D one stay."""
     for weight in network.parameters():
@@ -35,9 +45,9 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 def keeps_channels_last(network: nn.Module) -> bool:
-    """Whether channels-last order helps on a GPU: torch's instance norm would copy the data there and back."""
+    """Whether channels-last order helps on a GPU: there, torch's instance and group norms copy the data to another."""
     found = {type(module) for module in network.modules()}
-    return nn.Conv3d in found and nn.InstanceNorm3d not in found
+    return nn.Conv3d in found and not found & {nn.InstanceNorm3d, nn.GroupNorm}
 
 
 class _InstanceNorm(nn.Module):

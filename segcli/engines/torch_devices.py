@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcli.engines.blended import Axes, Blending, cut
-from segcli.engines.quicker import channels_last, keeps_channels_last, quicker
+from segcli.engines.quicker import channels_last, in_its_order, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, short
 from segcli.engines.torch_others import operators
 from segcli.engines.torch_state import settings
@@ -102,8 +102,10 @@ class TorchDevice(Blending):
         self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
         self._library, self._exact = library, False
         self._limit = _limited(device.place, max_vram)
+        usual = device.place.type in ("cuda", "cpu")
+        network = in_its_order(network) if usual else network
         self._network, self._on_host = network, None if not device.left else TorchCPU(network, threads=threads, batch=1)
-        last = device.place.type in ("cuda", "cpu") and keeps_channels_last(network)
+        last = usual and keeps_channels_last(network)
         self._form = torch.channels_last_3d if last else torch.contiguous_format
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
         device.add(self)

@@ -12,6 +12,7 @@ from segcli.engines import torch_devices, torch_state
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import cut
 from segcli.engines.mirrored import Mirrored
+from segcli.engines.quicker import in_its_order
 from segcli.engines.torch_devices import TorchCPU, TorchDevice
 from segcli.engines.torch_memory import Device
 from segcli.errors import OutOfMemory
@@ -316,14 +317,32 @@ def test_a_network_on_the_cpu_leaves_the_callers_threads_alone() -> None:
 # ---- layout
 
 
-@pytest.mark.parametrize(("norm", "wanted"), [(nn.InstanceNorm3d, False), (nn.BatchNorm3d, True), (None, True)])
-def test_only_networks_whose_norm_keeps_it_are_in_channels_last_order_on_a_device(
-    device: Device, norm: type[nn.Module] | None, wanted: bool
+@pytest.mark.parametrize(
+    ("norm", "wanted"),
+    [
+        (nn.InstanceNorm3d(8), True),  # replaced by one that leaves the order
+        (nn.InstanceNorm3d(8, track_running_stats=True), False),
+        (nn.GroupNorm(2, 8), False),
+        (nn.BatchNorm3d(8), True),
+        (nn.Identity(), True),
+    ],
+)
+def test_only_networks_whose_norms_keep_it_are_in_channels_last_order_on_a_device(
+    device: Device, norm: nn.Module, wanted: bool
 ) -> None:
-    net = nn.Sequential(nn.Conv3d(1, 8, 3), *([norm(8)] if norm else []), nn.Conv3d(8, 2, 3))
+    net = nn.Sequential(nn.Conv3d(1, 8, 3), norm, nn.Conv3d(8, 2, 3))
     engine = TorchDevice(net, device, threads=1, batch=1)
     assert (engine._form == torch.channels_last_3d) is wanted
     assert net[-1].weight.is_contiguous() is not wanted
+
+
+def test_an_instance_norm_on_a_device_leaves_the_order_of_its_data_and_answers_as_torchs(device: Device) -> None:
+    norm = nn.InstanceNorm3d(8, affine=True)
+    norm.weight.data, norm.bias.data = torch.rand(8), torch.rand(8)
+    x = torch.randn(2, 8, 5, 6, 7).contiguous(memory_format=torch.channels_last_3d)
+    found = in_its_order(nn.Sequential(norm))(x)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(found, norm(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.cuda

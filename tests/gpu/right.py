@@ -42,7 +42,7 @@ def families(check: Check) -> None:
             wanted = network_of(card)(x)
         facts: dict[str, Any] = {}
         right = True
-        for precision in ("float32", "bfloat16") if check.dry else LIMITS:
+        for precision in ("float32",) if check.dry else LIMITS:
             try:
                 found = torch.from_numpy(check.engine(card, precision, batch=2).run(x.numpy()))
             except Exception as error:  # whatever torch raises is the finding

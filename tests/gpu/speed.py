@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,21 @@ _TINY = {
 
 
 def a_window(check: Check) -> None:
-    """Milliseconds of a window as segcli runs it, and of its network in other layouts, precisions and batches."""
+    """Milliseconds of a window of the network as it comes, in layouts and precisions; and as segcli runs it."""
     for title, (family, arguments, size) in (_TINY if check.dry else NETWORKS).items():
         torch.manual_seed(0)
-        network = build(family, arguments)
-        for precision in ("float32", "bfloat16") if check.dry else ("float32", "tf32", "float16", "bfloat16"):
-            for batch in (1, 2) if check.dry or precision == "float16" else (1,):
+        network = build(family, arguments).to(check.place)  # segcli replaces modules in it, so that comes last
+        for half in HALVES.items() if not check.dry else [("bfloat16", torch.bfloat16)]:
+            for last, search in product((False, True), repeat=2) if not check.dry else [(True, True)]:
+                _layout(check, title, network, size, half, last, search)
+        network.to(memory_format=torch.contiguous_format)
+        for precision in ("float32",) if check.dry else ("float32", "tf32", "float16", "bfloat16"):
+            for batch in (1, 2) if precision == "float16" else (1,):
                 if check.left < 90 and not check.dry:
                     return check.say("b: no time left")
                 engine = check.on_device(network, precision, batch)
                 x = torch.randn(batch, 1, *size, device=check.place)
-                _row(check, f"{title}, {precision}, batch {batch}", lambda e=engine, x=x: e.logits(x), batch)
-        network.to(check.place)
-        for name, dtype in {"bfloat16": torch.bfloat16}.items() if check.dry else HALVES.items():
-            for last in (False, True):
-                for search in (False, True):
-                    _layout(check, title, network, size, (name, dtype), last, search)
+                _row(check, f"{title}, segcli, {precision}, batch {batch}", lambda e=engine, x=x: e.logits(x), batch)
         del network
     around(check)
     return None
