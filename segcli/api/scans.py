@@ -18,6 +18,7 @@ from segcli.batch.cases import Case, cases
 from segcli.batch.selection import Selection
 from segcli.errors import InputError, UsageError
 from segcli.formats import nifti
+from segcli.formats.steps import believable
 from segcli.formats.streams import scale
 from segcli.formats.table import Form, stem
 from segcli.space.volume import Grid, Source, Volume, Voxels
@@ -94,12 +95,15 @@ def held(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:
              statement of its header counts
     errors   InputError: not numbers on a grid, or on different ones; UsageError: an affine where there is one already
     """
-    if not isinstance(scan, list | tuple):
-        return _one(scan, affine, space)
-    if not scan:
-        raise UsageError("no scan was given")
-    parts = [_one(part, affine, space) for part in scan]
-    return InMemory(formats.joined([part.volume for part in parts]), parts[0].name, parts[0].turned)
+    if isinstance(scan, list | tuple):
+        if not scan:
+            raise UsageError("no scan was given")
+        parts = [_one(part, affine, space) for part in scan]
+        found = InMemory(formats.joined([part.volume for part in parts]), parts[0].name, parts[0].turned)
+    else:
+        found = _one(scan, affine, space)
+    believable("the scan's grid", found.volume.grid.spacing)
+    return found
 
 
 def _one(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:

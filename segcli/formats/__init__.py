@@ -15,6 +15,7 @@ import numpy as np
 
 from segcli.errors import InputError, UsageError
 from segcli.formats import streams
+from segcli.formats.steps import believable
 from segcli.formats.table import Form as Form
 from segcli.formats.table import Format, Meaning, Seen, Wanted, known, unseen, written
 from segcli.space.volume import Grid, Source, Volume, Voxels
@@ -136,7 +137,13 @@ def _label_type(labels: Volume) -> Voxels:
 
 
 def _read_one(path: Path, wanted: Wanted) -> Volume:
-    return format_of(path).read(path, wanted)
+    """One file or folder as its format reads it, once its voxels are known to be as far apart as a scan's are."""
+
+    def seen(grid: Grid) -> None:
+        believable(path.name, grid.spacing)
+        wanted.seen(grid)
+
+    return format_of(path).read(path, replace(wanted, seen=seen))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -208,6 +215,8 @@ def joined(parts: Sequence[Volume]) -> Volume:
         data[at : at + part.data.shape[0]] = part.data
         at += part.data.shape[0]
     sources = [p.source for p in parts if p.source]
+    if not sources:
+        return Volume(data, first.grid)
     source = Source(
         tuple(path for s in sources for path in s.paths),
         sources[0].kind,

@@ -13,6 +13,7 @@ import numpy as np
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
+from segcli.formats.steps import believable
 from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume, Voxels
 
@@ -66,6 +67,7 @@ def examine(path: Path) -> tuple[Grid, int, Source]:
     spacing, cosines, centre = np.array(numbers[:3]), np.array(numbers[3:12]).reshape(3, 3).T, np.array(numbers[12:])
     if not (np.isfinite(numbers).all() and (spacing > 0).all()):
         raise InputError(f"{path.name}: voxel spacing of {' x '.join(f'{s:g}' for s in spacing)} mm in its header")
+    believable(path.name, spacing[::-1].tolist())
     matrix = cosines * spacing
     ras = np.eye(4)
     ras[:3, :3], ras[:3, 3] = matrix, centre - matrix @ (np.array(sizes[:3]) / 2)

@@ -8,11 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.errors import InputError
 from segcli.space.volume import Grid, turned, turning
 
 Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
-WIDEST = 250.0  # mm between two voxels; what is wider was given in another unit, or measured on no body
 Anchor = Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai"]
 _AS_IT_IS = 1e-3  # mm, and parts of an affine: what is that near to what is wanted MONAI leaves alone
 
@@ -47,14 +45,7 @@ def model_grid(scan: Grid, spec: GridSpec) -> Grid:
     """The grid the network wants, covering the scan.
 
     A sheared scan (gantry tilt) gets a right-angled grid around all of it, since a network knows no shear.
-
-    errors   InputError: voxels wider than WIDEST, of which there would be billions
     """
-    if max(scan.spacing) > WIDEST:
-        raise InputError(
-            f"voxels of {' x '.join(f'{step:g}' for step in scan.spacing[::-1])} mm: no scan has such",
-            hint="correct the voxel size, or its unit of length, in the header",
-        )
     grid = straightened(scan) if scan.sheared else scan
     if spec.anchor == "stored" and spec.spacing is not None:
         grid = _spaced(grid, spec.spacing[::-1], spec.anchor)  # the file's i, j, k are our W, H, D

@@ -45,9 +45,10 @@ class Grid:
             raise ValueError(f"a grid has three axes of at least one voxel, not {self.shape}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.array_equal(affine[3], [0, 0, 0, 1]):
             raise ValueError(f"not an affine: {affine.tolist()}")
-        with np.errstate(all="ignore"):  # of steps too small or too large for a determinant
-            size = abs(np.linalg.det(affine[:3, :3]))
-        if not size >= 1e-12:
+        with np.errstate(all="ignore"):  # of steps of 0, or too small or too large for their squares
+            directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+            flat = abs(np.linalg.det(directions))  # 1 for axes at right angles, 0 for axes in one plane
+        if not flat >= 1e-12:
             raise ValueError(f"the affine is singular: {affine[:3, :3].tolist()}")
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)

@@ -5,6 +5,7 @@ import gzip
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -167,11 +168,17 @@ def test_3_4_a_4D_file_is_taken_for_channels_only_when_the_model_has_as_many(tmp
             read(path, channels=channels)
 
 
+def in_units(units: int, factor: float) -> dict[str, Any]:
+    """Fields that say of the usual scan where it is, in units of `factor` mm."""
+    rows, sizes = RAS[:3] / factor, np.array([2, 3, 4]) / factor
+    return {"srow": rows.ravel(), "qoffset": rows[:, 3], "pixdim": (1, *sizes, 1, 1, 1, 1), "xyzt_units": units}
+
+
 @pytest.mark.parametrize(("units", "factor"), [(1, 1000), (3, 0.001), (2, 1), (0, 1)])
 def test_3_11_lengths_are_converted_to_mm(tmp_path: Path, units: int, factor: float) -> None:
-    scan = read(nifti(tmp_path / "a.nii", xyzt_units=units))
-    assert np.allclose(scan.grid.spacing, np.array([4, 3, 2]) * factor, rtol=1e-12)
-    assert np.allclose(scan.grid.affine[:3, 3], np.array([10, -20, 30]) * factor, rtol=1e-12)
+    scan = read(nifti(tmp_path / "a.nii", version=2, **in_units(units, factor)))
+    assert np.allclose(scan.grid.spacing, [4, 3, 2], rtol=1e-12)
+    assert np.allclose(scan.grid.affine[:3, 3], [10, -20, 30], rtol=1e-12)
     assert any("converted to mm" in w for w in scan.source.warnings) == (factor != 1)
 
 
@@ -542,7 +549,10 @@ def test_3_2_a_vox_offset_of_0_is_right_behind_the_header_where_exactly_the_voxe
         assert "vox_offset" in told.value.hint
 
 
-@pytest.mark.parametrize("put", [{"order": ">"}, {"version": 2}, {"xyzt_units": 1}, {"xyzt_units": 3}])
+IN_METRES = in_units(1, 1000)
+
+
+@pytest.mark.parametrize("put", [{"order": ">"}, {"version": 2}, IN_METRES, {"xyzt_units": 3}])
 def test_7_1_the_output_is_in_the_same_place_as_any_kind_of_NIfTI(tmp_path: Path, put: dict) -> None:
     scan = read(nifti(tmp_path / "a.nii", **put))
     path = formats.write(labels_on(scan.grid), [], tmp_path / "b.nii.gz", scan.source)
@@ -575,7 +585,7 @@ BROKEN = np.zeros((3, 4))
         ("sform", {"srow": MIRRORED, "pixdim": (1, 2, 3, 0, 1, 1, 1, 1)}, (1, 1)),
         ("pixdim", {"srow": MIRRORED}, (1, 1)),
         ("pixdim", {"qform_code": 0, "sform_code": 0}, (1, 1)),
-        ("sform", {"srow": MIRRORED, "xyzt_units": 1}, (1, 1)),
+        ("sform", {**IN_METRES, "srow": MIRRORED / 1000}, (1, 1)),
     ],
 )
 def test_7_1_both_forms_state_what_was_chosen_where_the_scans_own_do_not(

@@ -21,6 +21,7 @@ from segcli.formats.dicom.files import DicomFile, voxels
 from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of, tile_of
 from segcli.formats.dicom.kinds import DIRECTION, are_scans
 from segcli.formats.dicom.places import printable
+from segcli.formats.steps import believable
 from segcli.space.volume import Grid, Voxels
 
 POSITION_TOLERANCE = 0.01  # of the slice spacing, or that many mm, whichever is more
@@ -312,6 +313,7 @@ def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -
     affine[:3, 1] = np.array(first.column) * first.spacing[0]
     affine[:3, 2] = np.array(first.row) * first.spacing[1]
     affine[:3, 3] = origin
+    believable(name, np.linalg.norm(affine[:3, :3], axis=0).tolist())
     return Grid((len(planes), *first.shape), affine), tuple(planes)
 
 
