@@ -271,17 +271,34 @@ def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) 
 
 def exchange(one: Path, other: Path) -> bool:
     """Whether two paths have each other's names now, given in one step; False where the system cannot do that."""
+    return _renamed(one, other, linux=2, macos=2) == 0  # RENAME_EXCHANGE, RENAME_SWAP
+
+
+def rename_free(path: Path, to: Path) -> None:
+    """Give a path a name that nothing has, in one step where the system can do that.
+
+    errors   FileExistsError: something has it
+    """
+    failed = _renamed(path, to, linux=1, macos=4)  # RENAME_NOREPLACE, RENAME_EXCL
+    if failed == errno.EEXIST or (failed and os.path.lexists(to)):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(to))
+    if failed:
+        path.rename(to)
+
+
+def _renamed(one: Path, other: Path, *, linux: int, macos: int) -> int:
+    """The number of the error with which a rename by a rule failed; 0 for one that is done."""
     if os.name != "posix":
-        return False
-    library = ctypes.CDLL(None)
+        return errno.ENOSYS
+    library = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(library, "renameat2"):  # Linux
-        failed = library.renameat2(_HERE, names[0], _HERE, names[1], 2)  # RENAME_EXCHANGE
+        failed = library.renameat2(_HERE, names[0], _HERE, names[1], linux)
     elif hasattr(library, "renamex_np"):  # macOS
-        failed = library.renamex_np(*names, 2)  # RENAME_SWAP
+        failed = library.renamex_np(*names, macos)
     else:
-        return False
-    return not failed
+        return errno.ENOSYS
+    return ctypes.get_errno() or errno.EIO if failed else 0
 
 
 @contextmanager

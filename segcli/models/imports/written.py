@@ -6,19 +6,20 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
 from segcli.documents import Document
-from segcli.errors import OutputError, OutputExists
+from segcli.errors import ModelError, OutputError, OutputExists
 from segcli.formats.atomic import (
     exchange,
     is_partial,
     no_detour,
     partial_name,
+    rename_free,
     sweep,
     translated,
     whole_file,
@@ -26,7 +27,7 @@ from segcli.formats.atomic import (
 )
 from segcli.models import card, weights
 from segcli.models.card import CARD_FILE, ModelCard
-from segcli.models.embedded import METADATA_KEY
+from segcli.models.embedded import METADATA_KEY, onnx_metadata
 from segcli.models.imports.graph import with_external_data
 from segcli.models.imports.recognise import Recognised
 from segcli.models.library import file_sha256, former_name, put_back
@@ -34,6 +35,7 @@ from segcli.networks import registry
 from segcli.system import insistently, one_process
 
 DIGEST_KEY = "tensors_sha256"
+_ANOTHER = "choose another --name, or move it away"
 
 
 def write(
@@ -90,7 +92,7 @@ def whole_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
                     raise OutputError(f"{folder.name}: somebody else has put another folder where it was being made")
                 _named(temporary, folder, replace=replace)
     finally:
-        if _identity(temporary) == made or _foreign(temporary) is None:  # ours, or the model that gave way
+        if _identity(temporary) == made:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -109,23 +111,54 @@ def write_card(document: Document, folder: Path) -> None:
 
 
 def _named(new: Path, folder: Path, *, replace: bool) -> None:
-    """Give a folder its final name; a model that had it is called `new` then, or has it still where that fails."""
+    """Give a folder its final name; the model that had it goes, or has it still where that fails.
+
+    errors   as `unclaimed`, also of what came there at the last moment
+    """
     unclaimed(folder, replace=replace)  # again: writing took its time
-    if not folder.exists():
-        _rename(new, folder)
-    elif not exchange(new, folder):
+    if not os.path.lexists(folder):
+        try:
+            insistently(lambda: rename_free(new, folder))
+        except FileExistsError:
+            unclaimed(folder, replace=False)
+            raise
+        return
+    if not exchange(new, folder):
         # In two steps; between them the model has a name that `put_back` knows.
         former = former_name(folder)
         if former.is_dir() and not _foreign(former):  # an import was killed behind its last step
-            _rename(former, left := folder.with_name(partial_name(folder.name)))
-            shutil.rmtree(left)
+            _remove(former)
         _rename(folder, former)
         try:
+            _still_a_model(former, folder)
             _rename(new, folder)
         except OSError:
             _rename(former, folder)
             raise
-        _rename(former, new)
+        _remove(former)
+        return
+    try:
+        _still_a_model(new, folder)
+    except OutputExists:
+        exchange(new, folder)
+        raise
+    _remove(new)
+
+
+def _still_a_model(gone: Path, folder: Path) -> None:
+    """Refuse what gave way where something else came into it after `unclaimed` had looked."""
+    if foreign := _foreign(gone):
+        raise OutputExists(f"{folder} is there already, and {foreign}", hint=_ANOTHER)
+
+
+def _remove(model: Path) -> None:
+    """Take a model away, file by file, so that what came into its folder meanwhile stays, and the folder with it."""
+    with suppress(OSError):
+        named = _named_files(model)
+        there = [path for path in model.iterdir() if path.name in named]
+        for path in sorted(there, key=lambda path: path.name == CARD_FILE):  # until the last it is known for a model
+            path.unlink()
+        model.rmdir()
 
 
 def _rename(old: Path, new: Path) -> None:
@@ -142,7 +175,7 @@ def unclaimed(folder: Path, *, replace: bool) -> None:
     if not replace:
         raise OutputExists(f"{folder} is there already", hint="choose another --name, or remove it first")
     if foreign := _foreign(folder):
-        raise OutputExists(f"{folder} is there already, and {foreign}", hint="choose another --name, or move it away")
+        raise OutputExists(f"{folder} is there already, and {foreign}", hint=_ANOTHER)
 
 
 def _foreign(folder: Path) -> str | None:
@@ -150,24 +183,47 @@ def _foreign(folder: Path) -> str | None:
     if folder.is_symlink() or not folder.is_dir():
         return "is no folder"
     try:
-        found = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        named = _named_files(folder)
     except (OSError, ValueError, RecursionError):
         return f"has no {CARD_FILE} of segcli's"
-    if not isinstance(found, dict) or not {"format", "architecture"} <= found.keys():
+    if not named:
         return f"its {CARD_FILE} is no card of a model"
-    named = [found.get("onnx"), *(w if isinstance(w := found.get("weights"), list) else [w])]
-    known = {CARD_FILE, "model.onnx", *(name for name in named if isinstance(name, str))}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in known or not path.is_file())
-    return f"holds {others[0]}, which is no part of the model" if others else None
+    others = sorted(path.name for path in folder.iterdir() if path.name not in named or not path.is_file())
+    return f"holds {others[0]}, which is no file that its {CARD_FILE} names" if others else None
+
+
+def _named_files(folder: Path) -> set[str]:
+    """The names of a model's own files; none where its card is none of a model.
+
+    errors   OSError, ValueError, RecursionError: there is no card
+    """
+    found = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not {"format", "architecture"} <= found.keys():
+        return set()
+    rough = found.get("rough")
+    models = [*_list(found.get("parts")), rough.get("model") if isinstance(rough, dict) else None]
+    exported = [name for name in models if isinstance(name, str) and name.endswith(".onnx")]
+    files = [name for name in [*_list(found.get("weights")), found.get("onnx")] if isinstance(name, str)]
+    return {CARD_FILE, "model.onnx", *files, *exported}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _left(folder: Path) -> bool:
-    """Whether a folder holds nothing but what an import that was killed may have left."""
-    parts = (CARD_FILE, "model.onnx")
-    return not folder.is_symlink() and all(
-        path.is_file() and (path.name in parts or path.suffix == ".safetensors" or is_partial(path.name))
-        for path in (folder.iterdir() if folder.is_dir() else ())
-    )
+    """Whether a folder holds nothing but what an import or an export that was killed may have left."""
+    return not folder.is_symlink() and folder.is_dir() and all(_is_left(path) for path in folder.iterdir())
+
+
+def _is_left(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return _left(path)  # of a rough model, in an export
+    if path.suffix == ".onnx" and path.name != "model.onnx":  # each network of an export has its card inside
+        with suppress(ModelError):
+            return METADATA_KEY in onnx_metadata(path)
+        return False
+    return path.name in (CARD_FILE, "model.onnx") or path.suffix == ".safetensors" or is_partial(path.name)
 
 
 def _write_weights(document: Document, network: Recognised, folder: Path) -> None:

@@ -356,7 +356,7 @@ def test_overwrite_never_takes_what_lies_in_a_models_folder_beside_it(tmp_path: 
     folder = imports.adopt(path, to=tmp_path, name="m", given=FACTS)
     (folder / "thesis.txt").write_text("years")
     before = left(tmp_path)
-    with pytest.raises(OutputExists, match=r"holds thesis\.txt, which is no part of the model"):
+    with pytest.raises(OutputExists, match=r"holds thesis\.txt, which is no file that its model\.json names"):
         imports.adopt(path, to=tmp_path, name="m", given=FACTS, replace=True)
     assert left(tmp_path) == before
 
