@@ -311,6 +311,43 @@ def test_2_11_events_are_not_added_to_a_file_behind_a_link(tmp_path: Path, victi
     assert not (tmp_path / "nowhere").exists()
 
 
+@needs_two_users
+def test_2_11_events_go_into_no_file_that_another_user_puts_under_their_name(
+    shared: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the worst moment: events of an earlier run have the name until the file is opened."""
+    path, real = shared / "run.jsonl", atomic.no_link
+    own = b'{"schema": 1, "event": "queued", "time": "", "case": "a"}\n'
+    moved = shared / "thesis.txt"
+    moved.write_bytes(THESIS)
+    plants = {
+        "a link": f"os.symlink({str(victim)!r}, {str(path)!r})",
+        "a file of ours": f"os.rename({str(moved)!r}, {str(path)!r})",
+    }
+    for what, plant in plants.items():
+        path.write_bytes(own)
+
+        def swap(name: str, flags: int, plant: str = plant) -> int:
+            as_another(f"os.unlink({str(path)!r}); {plant}")
+            return real(name, flags)
+
+        monkeypatch.setattr(atomic, "no_link", swap)
+        with pytest.raises(OutputExists), events_to(str(path)):
+            pass
+        assert path.read_bytes() == THESIS, what
+        path.unlink()
+
+
+def test_events_of_a_run_that_was_killed_within_a_line_do_not_spoil_the_next_ones(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    own = '{"schema": 1, "event": "queued", "time": "", "case": "a"}\n'
+    path.write_text(own + '{"schema"')
+    with events_to(str(path)) as file:
+        assert file is not None
+        file.write(own)
+    assert path.read_text() == f'{own}{{"schema"\n{own}'
+
+
 def test_2_11_a_pipe_in_the_place_of_a_table_is_refused_and_never_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cohort.csv")
     with pytest.raises(OutputExists):

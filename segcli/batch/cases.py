@@ -17,7 +17,7 @@ from segcli.batch.outputs import Destination, is_own
 from segcli.batch.selection import DATASET, Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, UsageError
 from segcli.formats.dicom.archive import ENDINGS
-from segcli.formats.streams import reading, walk
+from segcli.formats.streams import bytes_of, reading, walk
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
 from segcli.results.record import SEG
@@ -66,10 +66,7 @@ class Given:
 def _list(name: str) -> bytes:
     if name == "-":
         return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise InputMissing(f"{name}: the list cannot be read: {error.strerror}") from error
+    return bytes_of(Path(name), InputMissing)
 
 
 def cases(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segcli.documents import Document, Facts
-from segcli.errors import ModelError, near
+from segcli.errors import Denied, ModelError, near
 from segcli.folders import user_folder
 
 FILE = "segcli.toml"
@@ -32,7 +32,9 @@ def defaults() -> dict[str, Document]:
     for path in reversed(files()):
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+        except PermissionError as error:
+            raise Denied(f"{path}: cannot be read: permission denied", hint="make it readable for you") from error
+        except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
             raise ModelError(f"{path}: not a settings file: {error}") from error
         for command, options in document.items():
             if not isinstance(options, dict):

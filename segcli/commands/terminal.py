@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 from segcli.documents import Document, Facts
-from segcli.errors import SegcliError
+from segcli.errors import OutputExists, SegcliError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from segcli.batch.events import Event
 
 SCHEMA = 1  # of the JSON documents on stdout
+_ANOTHER = "name another file, or take this one away"
 EVERY = 10.0  # seconds between lines about progress, where there is no bar
 
 
@@ -255,5 +258,22 @@ def _appended(path: Path) -> TextIO:
 
     if path.exists() and not path.is_file():
         return path.open("a", encoding="utf-8")
-    atomic.unclaimed(path, own=lambda head: not path.is_symlink() and are_events(head))
-    return open(path, "a" if path.exists() else "x", encoding="utf-8", opener=atomic.no_link)
+    try:
+        file = open(path, "a+b", opener=atomic.no_link)  # noqa: SIM115 - the stream is the caller's
+    except OSError as error:
+        if path.is_symlink():
+            raise OutputExists(
+                f"{path.name}: is a link, and events go into no file behind one", hint=_ANOTHER
+            ) from error
+        raise
+    # Judged by what was opened: another file may have the name since.
+    file.seek(0)
+    head = file.read(4096)
+    if not are_events(head):
+        file.close()
+        raise OutputExists(f"{path.name}: exists already, and is not known to be segcli's own", hint=_ANOTHER)
+    if head:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":  # a run was killed within a line
+            file.write(b"\n")
+    return io.TextIOWrapper(file, encoding="utf-8")

@@ -73,6 +73,15 @@ def refusal(error: OSError, path: Path) -> SegcliError:
     return InputError(f"{name}: cannot be read: {error.strerror or error}")
 
 
+def bytes_of(path: Path, kind: type[SegcliError]) -> bytes:
+    """A small file's bytes; errors: Denied where they may not be read, and of `kind` whatever else is in the way."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        said = refusal(error, path)
+        raise (said if isinstance(said, Denied) else kind(said.message, hint=said.hint)) from error
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn the system's errors about an input into the refusal that names it."""

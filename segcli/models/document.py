@@ -21,7 +21,7 @@ from msgspec import Meta, Struct, ValidationError, field
 from msgspec.structs import FieldInfo
 
 from segcli.documents import Content, Document, Facts, undented
-from segcli.errors import ModelError, near
+from segcli.errors import ModelError, SegcliError, near
 from segcli.models.after import AFTER, AfterStep
 from segcli.models.expected import Limits, MadeFor
 from segcli.models.rough import Rough
@@ -34,6 +34,11 @@ _END = r"(?![\s\S])"  # of a text: "$" would allow a line break behind it
 _CONTROL = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff\ufffe\uffff"
 # In names of one line also line breaks, tabs, and what reverses the direction of reading.
 _BREAKS = r"\t\n\r\u2028-\u202e\u2066-\u2069"
+
+# Nothing is seen of these; within a name some of them join letters or part them.
+_UNSEEN = r"\u00ad\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff"
+# A text that begins so is a formula in a spreadsheet, in some also with the wide signs of East Asian scripts.
+_FORMULA = r"=+@\-\uff1d\uff0b\uff0d\uff20"
 
 # Of a text that may stand in place of a list only the length is checked by its type, the rest in segcli.models.card:
 # msgspec 0.22 reads other memory for a pattern in a union with a list or an object.
@@ -51,13 +56,13 @@ ModelName = Annotated[
         description="made of letters, digits, spaces and . _ + -, for outputs are named by it",
     ),
 ]
-# A name that begins like a formula would be one in a spreadsheet, and --classes all means every structure.
+# --classes all means every structure.
 LabelName = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=200,
-        pattern=rf"^(?![=+@\-]|\s|[Aa][Ll][Ll]{_END})[^{_CONTROL}{_BREAKS}]*(?<!\s){_END}",
+        pattern=rf"^(?![{_FORMULA}{_UNSEEN}]|\s|[Aa][Ll][Ll]{_END})[^{_CONTROL}{_BREAKS}]*(?<![\s{_UNSEEN}]){_END}",
         description='the name of a structure: a text of one line without blanks around it that is not "all" and does '
         "not begin with = + - or @",
     ),
@@ -310,8 +315,8 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     notes: Annotated[_LONE | tuple[Text, ...] | None, Meta(description="a text, or a list of texts")] = None
 
 
-def loads(text: str, where: str) -> Content:
-    """What a text in JSON says.
+def loads(text: str | bytes, where: str) -> Content:
+    """What a text in JSON says; bytes are UTF-8.
 
     where    what the sentences call it
     errors   ModelError (78): no JSON, or an object that says two things under one name
@@ -326,7 +331,9 @@ def loads(text: str, where: str) -> Content:
         return made
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=once)
+    except SegcliError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{where} is not JSON: {error}") from error
 

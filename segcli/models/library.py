@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from segcli.errors import ModelError, near
+from segcli.errors import ModelError, SegcliError, near
 from segcli.folders import user_folder
+from segcli.formats.streams import bytes_of, reading
 from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
 from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
@@ -78,7 +79,7 @@ def installed() -> list[Found]:
                         problem = None
                 if card.parts or card.rough:
                     models_of(card)
-            except ModelError as error:
+            except SegcliError as error:
                 card, problem = None, error.message
             out[folder.name] = Found(folder.name, folder, card, problem)
     return list(out.values())
@@ -240,24 +241,19 @@ def read_card(folder: Path) -> ModelCard:
             f"{folder.name}: {CARD_FILE} not found",
             hint="a model folder holds model.json and its weights; `segcli models import` makes one",
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{folder.name}/{CARD_FILE} is not JSON: {error}") from error
-    return parse(loads(text, f"{folder.name}/{CARD_FILE}"), folder)
+    return parse(loads(bytes_of(path, ModelError), f"{folder.name}/{CARD_FILE}"), folder)
 
 
 def _embedded(path: Path) -> ModelCard:
     """The card inside an exported file, which then is its own weights."""
-    if path.suffix == ".onnx":
-        text = onnx_metadata(path).get(METADATA_KEY)
-    elif path.suffix == ".safetensors":
-        text = safetensors_metadata(path).get(METADATA_KEY)
-    else:
+    inside = {".onnx": onnx_metadata, ".safetensors": safetensors_metadata}.get(path.suffix)
+    if inside is None:
         raise ModelError(
             f"{path.name}: not a model folder, an .onnx or a .safetensors file",
             hint="`segcli models import` turns a checkpoint into a model folder",
         )
+    with reading(path):
+        text = inside(path).get(METADATA_KEY)
     if text is None:
         raise ModelError(
             f"{path.name}: has no segcli card inside",

@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segcli.documents import Content, Facts
-from segcli.errors import Denied, ModelError, SegcliError
+from segcli.errors import ModelError, SegcliError
+from segcli.formats.streams import bytes_of
 from segcli.models.card import ModelCard
 from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_old_torch, unpickled
 from segcli.networks import registry
@@ -359,12 +360,7 @@ def read(path: Path, sha256: str = "") -> Stored:
     errors   ModelError (78): another sum; not a checkpoint, or truncated; TorchScript; a pickle that would call
              something, with the name of what it would call
     """
-    try:
-        data = path.read_bytes()
-    except PermissionError as error:
-        raise Denied(f"{path.name}: cannot be read: permission denied", hint="make it readable for you") from error
-    except OSError as error:
-        raise ModelError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    data = bytes_of(path, ModelError)
     found = hashlib.sha256(data).hexdigest()
     if sha256 and found != sha256.lower():
         raise ModelError(

@@ -22,7 +22,8 @@ from segcli.parallel import each
 from segcli.space.volume import Grid, Volume, Voxels
 from segcli.structures import Label
 
-_FORMULA = ("=", "+", "-", "@")  # what spreadsheets compute, where a cell begins with it
+# What spreadsheets compute, where a cell begins with it; some do with the wide signs of East Asian scripts too.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _CHUNK = 1 << 20  # voxels looked at in one go
 _AT_ONCE = 8  # of them, before their tallies are added up
 

@@ -1,5 +1,6 @@
 """One cause, one exit code: what may not be read ends with 77 in every command."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -64,6 +65,62 @@ def test_what_may_not_be_read_ends_with_77(shut: Path, words: tuple[str, ...]) -
     name = next(word for word in words if word.startswith(("shut", "series")))
     assert f"error: {name}: ".encode() in done.stderr
     assert b"permission denied" in done.stderr
+
+
+# Files that a model or a command is described by -> what reads them.
+DESCRIBING = {
+    "model.json": "library.find('model')",
+    "lone.onnx": "library.find('lone.onnx')",
+    "recipe.json": "imports.adopt(WEIGHTS, to=HERE, name='x', recipe='recipe.json')",
+    "labels.json": "imports.options(labels='labels.json')",
+    "list.txt": "_list('list.txt')",
+    "segcli.toml": "settings.defaults()",
+    "model.zip": "imports.inspect(Path('model.zip'))",
+    "plans.json": "imports.inspect(Path('nnunet'))",
+    "metadata.json": "imports.inspect(Path('bundle'))",
+    "net.onnx.data": "graph.with_external_data(Path('net.onnx'))",
+}
+CALLS = """
+import json, sys
+from pathlib import Path
+from segcli.batch.cases import _list
+from segcli.commands import settings
+from segcli.errors import SegcliError
+from segcli.models import imports, library
+from segcli.models.imports import graph
+
+HERE, WEIGHTS = Path.cwd(), Path("organs/weights.safetensors")
+for name, call in json.loads(sys.argv[1]).items():
+    try:
+        eval(call)
+        print(name, "was read")
+    except SegcliError as error:
+        print(name, error.exit_code, isinstance(error, PermissionError), error.message)
+"""
+
+
+def test_what_describes_a_model_or_a_command_and_may_not_be_read_is_denied_and_not_called_damaged(
+    tmp_path: Path,
+) -> None:
+    import onnx
+    from models import affine, onnx_file
+
+    containers = Path(__file__).parents[1] / "data" / "containers"
+    organs(tmp_path / "organs")
+    organs(tmp_path / "model")
+    shutil.copytree(containers / "nnunetv2_tinyct" / "model", tmp_path / "nnunet")
+    shutil.copytree(containers / "bundle_tiny_unet", tmp_path / "bundle")
+    graph = onnx.load_model_from_string(onnx_file(*affine(), (32, 32, 32)))
+    onnx.save(graph, tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    for name in DESCRIBING:
+        found = next(iter(tmp_path.glob(f"[!o]*/**/{name}")), tmp_path / name)
+        found.touch()
+        found.chmod(0)
+    words = [*PLAIN, *line(json.dumps(DESCRIBING), before=("-c", CALLS))]
+    done = subprocess.run(words, cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=True)
+    for name, said in zip(DESCRIBING, done.stdout.splitlines(), strict=True):
+        assert said.startswith(f"{name} 77 True "), said
+        assert f"{name}: cannot be read: permission denied" in said
 
 
 def test_typer_looks_at_no_file_itself():

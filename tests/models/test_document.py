@@ -189,6 +189,10 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     (labels("+1"), r"'\+1'"),
     (labels("-1"), "'-1'"),
     (labels("@sum"), "'@sum'"),
+    (labels("\uff1d1+1"), "1\\+1"),  # as wide as a letter of Chinese
+    (labels("\u200b"), "u200b"),
+    (labels("\ufeff=1"), "ufeff"),
+    (labels("liver\u2060"), "u2060"),
     (labels(" liver"), "' liver'"),
     (labels("liver "), "'liver '"),
     (labels("x" * 201), "name of a structure"),
@@ -420,3 +424,10 @@ def test_reading_a_card_needs_neither_torch_nor_an_engine() -> None:
     code = "import sys, segcli.models.document; print(sorted({'torch', 'onnxruntime', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_that_stands_twice_is_said_once_and_not_as_damaged_json(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"format": 1, "format": 1}')
+    with pytest.raises(ModelError) as told:
+        library.read_card(tmp_path)
+    assert told.value.message == f"{tmp_path.name}/model.json has 'format' twice in one object"

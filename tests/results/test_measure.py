@@ -140,7 +140,7 @@ def test_a_voxel_that_is_not_finite_leaves_the_mean_unknown() -> None:
     assert report["cube"].mean == 1.0
 
 
-@pytest.mark.parametrize("begin", ["=", "+", "-", "@", " =", "\t=", "\r=", "\n="])
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", " =", "\t=", "\r=", "\n=", "\uff1d", "\uff20"])
 def test_a_name_that_a_spreadsheet_would_compute_is_written_as_text(begin):
     import csv
     import io

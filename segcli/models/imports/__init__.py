@@ -13,16 +13,17 @@ the card's document follows (document.py); card and weights are written whole or
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from segcli.documents import Document, Facts
-from segcli.errors import ModelError, SegcliError
+from segcli.errors import ModelError
+from segcli.formats.streams import bytes_of
 from segcli.models import card, embedded, library, weights
 from segcli.models.card import ModelCard
+from segcli.models.document import loads
 from segcli.models.imports import document
 from segcli.models.imports.folder import opened
 from segcli.models.imports.options import options
@@ -198,12 +199,7 @@ def _recipe(recipe: str) -> ModelCard:
     if path is None or not path.is_file():
         known = ", ".join(sorted(recipes())) or "none"
         raise ModelError(f"no recipe {recipe!r} found", hint=f"there are: {known}")
-    try:
-        return card.parse(json.loads(path.read_text(encoding="utf-8")))
-    except SegcliError:
-        raise
-    except (ValueError, RecursionError, OSError) as error:
-        raise ModelError(f"{path.name}: not JSON: {error}") from error
+    return card.parse(loads(bytes_of(path, ModelError), path.name))
 
 
 __all__ = ["Inspection", "WhichModel", "adopt", "inspect", "options", "recipes", "verify"]

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 from segcli.documents import Content, Document, Facts
 from segcli.errors import ModelError
+from segcli.formats.streams import bytes_of
 from segcli.models.imports.bundle_literals import Unsaid, said
 from segcli.models.imports.source import legible
 
@@ -159,10 +160,10 @@ def merged(paths: Sequence[Path]) -> Document:
 
 
 def _document(path: Path) -> Document:
+    data = bytes_of(path, ModelError)
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else _yaml(text)
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(data) if path.suffix == ".json" else _yaml(data.decode())
+    except (ValueError, RecursionError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise ModelError(f"{path.name}: cannot be read as {kind}: {error}") from error
     if not isinstance(found, dict):

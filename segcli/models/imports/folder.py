@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from segcli.errors import ModelError, UsageError
+from segcli.errors import ModelError, SegcliError, UsageError
+from segcli.formats.streams import refusal
 from segcli.models.card import CARD_FILE
 from segcli.models.imports import brainchop, bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
 from segcli.models.imports.source import ModelSource, WhichModel
 
+# What zipfile raises of bytes that are no whole archive, of methods that it lacks, and of members behind a password.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 # Of nnU-Net's folders in one place the first of each row is taken; a cascade's second stage needs the first.
 _DEFAULTS = (("nnUNetTrainer",), ("nnUNetPlans",), ("3d_fullres", "3d_lowres", "2d"))
 
@@ -146,6 +150,10 @@ def unpacked(path: Path) -> Iterator[Path]:
                     raise ModelError(f"{path.name}: unpacks to far more than its size: not allowed")
                 for member in members:
                     archive.extract(member, folder)
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        except SegcliError:
+            raise
+        except PermissionError as error:
+            raise refusal(error, path) from error
+        except _DAMAGED as error:
             raise ModelError(f"{path.name}: a truncated or corrupt archive: {error}") from error
         yield Path(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from segcli.errors import ModelError, cause_of
+from segcli.errors import ModelError, SegcliError, cause_of
+from segcli.formats.streams import bytes_of, opened
 from segcli.system import is_plain
 
 
@@ -18,7 +19,7 @@ def with_external_data(path: Path) -> bytes:
     from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
     from onnx import external_data_helper as external
 
-    data = path.read_bytes()
+    data = bytes_of(path, ModelError)
     try:
         model: Any = onnx.load_model_from_string(data)
         outside = [t for t in external._get_all_tensors(model) if external.uses_external_data(t)]
@@ -28,6 +29,8 @@ def with_external_data(path: Path) -> bytes:
             return data
         external.load_external_data_for_model(model, str(path.parent))
         found: bytes = model.SerializeToString()
+    except SegcliError:
+        raise
     except DecodeError as error:
         raise ModelError(f"{path.name}: not an ONNX file, or truncated") from error
     except (EncodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
@@ -48,3 +51,5 @@ def _beside(path: Path, name: str) -> None:
             f"{path.name}: its weights lie in {name}, which is not beside it",
             hint="copy both files into one folder and import again",
         )
+    with opened(beside):  # or it may not be read, which onnx calls damaged
+        pass

@@ -14,6 +14,7 @@ from typing import Any
 
 from segcli.documents import Content, Document, Facts
 from segcli.errors import ModelError
+from segcli.formats.streams import bytes_of
 from segcli.models import weights
 from segcli.models.imports import nnunet_after, trainers
 from segcli.models.imports.nnunet_cascade import first_stage
@@ -446,9 +447,10 @@ def _modality(channels: Sequence[str]) -> dict[str, str]:
 
 
 def _json(path: Path) -> Document:
+    data = bytes_of(path, ModelError)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name}: cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path.name}: is not a JSON object")

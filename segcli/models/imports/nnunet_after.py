@@ -16,6 +16,7 @@ from typing import Any
 
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError
+from segcli.formats.streams import bytes_of
 from segcli.models import unpickle
 from segcli.models.imports.source import legible
 
@@ -65,10 +66,10 @@ def steps(path: Path, labels: Mapping[str, int]) -> list[Document]:
 
 def _read(path: Path) -> Facts:
     """What a file states, a pickle's as the JSON beside it does."""
+    data = bytes_of(path, ModelError)
     try:
-        data = path.read_bytes()
         stated: Any = json.loads(data) if path.suffix == ".json" else None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name}: cannot be read: {error}") from error
     if path.suffix == ".pkl":
         functions, options = unpickle.plain_pickle(data, path.name, (f"{_MODULE}.{_FUNCTION}",))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segcli.documents import Document
 from segcli.errors import UsageError
+from segcli.formats.streams import bytes_of
 
 
 def options(
@@ -91,9 +92,10 @@ def _patch(text: str, slice_axis: int | None) -> list[int]:
 
 def _labels(text: str) -> dict[str, int]:
     if text.endswith(".json"):
+        data = bytes_of(Path(text), UsageError)
         try:
-            found = json.loads(Path(text).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found = json.loads(data)
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"--labels {text}: cannot be read as JSON: {error}") from error
         found = found.get("labels", found) if isinstance(found, dict) else found
         if isinstance(found, dict) and all(isinstance(v, int) for v in found.values()):
