@@ -136,7 +136,10 @@ def adopt(
             folds = WhichModel(folds=wanted.folds)
             named = {key: value for key, value in (given or {}).items() if key == "labels"}
             adopt(source.previous, to=to, wanted=folds, name=fields["previous"], given=named, replace=replace)
-        folder = write(draft, network, source.onnx, to / title, replace=replace, tried=tried)
+        try:
+            folder = write(draft, network, source.onnx, to / title, replace=replace, tried=tried)
+        except ModelError as error:  # about a file that is gone with the folder
+            raise error.about(path.name) from error
         for note in document.notes(source, network, stated):
             tell(note)
         return folder

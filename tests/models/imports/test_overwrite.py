@@ -12,7 +12,7 @@ from models import organs
 
 from segcli.engines.export.folder import export_folder
 from segcli.engines.export.verified import export_onnx
-from segcli.errors import OutputExists
+from segcli.errors import ModelError, OutputExists
 from segcli.formats import atomic
 from segcli.models import imports
 from segcli.models.imports import written
@@ -107,6 +107,16 @@ def test_the_names_of_a_card_lead_to_no_file_outside_its_folder(tmp_path: Path) 
         imports.adopt(path, to=tmp_path, name="m", given=FACTS, replace=True)
     assert thesis.read_text() == "years"
     assert imports.verify(folder).name == "m"
+
+
+def test_a_refusal_of_what_was_made_names_the_file_that_it_was_made_of(tmp_path: Path) -> None:
+    import torch
+
+    tensors = torch.load(CONTAINERS / "tiny_segresnet_raw.pth", weights_only=True)
+    torch.save({name: tensor.int() for name, tensor in tensors.items()}, tmp_path / "whole.pth")
+    with pytest.raises(ModelError, match=r"^whole\.pth: .* holds values of the type int32, not weights"):
+        imports.adopt(tmp_path / "whole.pth", to=tmp_path / "out", name="m", given=FACTS)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_exported_model_gives_way_with_all_its_files(tmp_path: Path) -> None:
