@@ -60,6 +60,27 @@ def organs(folder: Path, *, onnx: bool = True, **changes: object) -> Path:
     return folder
 
 
+EACH = {"spacing": None, "orientation": None, "onnx": None, "onnx_sha256": None}
+
+
+def of_cascade(place: Path) -> Path:
+    """A second model that labels as the channels of the first one's labels say, which lies beside it."""
+    from safetensors.numpy import save
+
+    organs(place / "organs", **EACH)
+    folder = place / "second"
+    folder.mkdir()
+    weight = np.zeros((6, 6, 1, 1, 1), np.float32)
+    weight[np.arange(1, 6), np.arange(1, 6)] = 10
+    data = save({"conv.weight": weight, "conv.bias": np.array([5, 0, 0, 0, 0, 0], np.float32)})
+    (folder / "weights.safetensors").write_bytes(data)
+    network = {"name": "pointwise.Pointwise", "in_chans": 6, "out_chans": 6}
+    sums = {"sha256": hashlib.sha256(data).hexdigest()}
+    document = {**CARD, **EACH, **sums, "name": "second", "architecture": network, "previous": "organs"}
+    (folder / "model.json").write_text(json.dumps(document))
+    return folder
+
+
 def of_models(place: Path) -> Path:
     """A model of two parts that look where a rough model finds the spleen; all lie in `place`, one may be mirrored."""
     organs(place / "rough", name="rough")

@@ -120,7 +120,15 @@ task, fast, exact, *files = sys.argv[1:]
 if exact == "True":
     torch.half = torch.float16 = torch.float32  # before nnU-Net reads these names
 import nibabel
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from totalsegmentator.python_api import totalsegmentator
+
+def in_this_process(self, source, out, save_probabilities=False, overwrite=True, folder_with_segs_from_prev_stage=None,
+                    **processes):  # nnU-Net's own way without others, which take longer to start than these networks
+    more = dict(folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage)
+    return self.predict_from_files_sequential(source, out, save_probabilities, overwrite, **more)
+
+nnUNetPredictor.predict_from_files = in_this_process
 if __name__ == "__main__":
     for scan, out in zip(files[::2], files[1::2]):
         how = dict(ml=True, fast=fast == "True", task=task, device="cpu", quiet=True, nr_thr_saving=1)

@@ -45,7 +45,7 @@ def export_onnx(
     def exported(own: ModelCard, path: Path) -> Document:
         return export(own, path, opset=opset, half=fp16, verify=verify, affine=counts)
 
-    if card.parts or card.rough:
+    if card.parts or card.rough or card.previous:
         folder = output or Path(file_of(card.name).removesuffix(".onnx"))
         certificates = export_folder(card, folder, exported)
         if json:

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from models import LABELS, organs
+from models import LABELS, of_cascade, organs
 from runs import command, scan
 
 from segcli.engines.export.folder import export_folder
@@ -55,6 +55,23 @@ def test_the_folder_has_a_file_for_each_network_and_labels_as_the_model_does(tmp
     assert maps[0].any()
     crops = [json.loads((tmp_path / name / "a_seg.json").read_text())["crops"] for name in ("theirs", "own")]
     assert crops[0] == crops[1]
+
+
+def test_a_cascade_is_exported_with_its_first_model_and_labels_likewise_without_it_beside(tmp_path: Path) -> None:
+    own, out = of_cascade(tmp_path / "models"), tmp_path / "exported"
+    run = command("export-onnx", "--model", own, "-o", out)
+    assert run.returncode == 0, run.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "organs.onnx", "second.onnx"]
+    path = scan(tmp_path / "a.nii.gz")
+    for name, place in (("theirs", own), ("own", out)):
+        if name == "own":
+            own.parent.rename(tmp_path / "gone")
+        run = command("predict", path, "--model", place, "-o", tmp_path / name)
+        assert run.returncode == 0, run.stderr
+    maps = [np.asarray(nibabel.load(tmp_path / name / "a_seg.nii.gz").dataobj) for name in ("theirs", "own")]
+    assert maps[0].any()
+    assert np.array_equal(*maps)
+    assert command("models", "verify", out).returncode == 0
 
 
 def test_verify_finds_a_file_that_was_changed_in_any_of_them(tmp_path: Path, model: Path) -> None:

@@ -1,14 +1,11 @@
 """A cascade's second model sees the labels of the first, and both count as one model."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from models import CARD, organs
+from models import CARD, EACH, of_cascade, organs
 from runs import scan
-from safetensors.numpy import save
 
 from segcli import formats
 from segcli.batch.cases import Case
@@ -25,8 +22,6 @@ from segcli.models import imports
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import read_card
 from segcli.space.volume import Grid, Volume
-
-EACH = {"spacing": None, "orientation": None, "onnx": None, "onnx_sha256": None}
 
 
 def line(values: list[int], step: float = 1.0) -> Volume:
@@ -73,18 +68,7 @@ def test_background_where_there_is_nothing_is_a_label_of_its_own() -> None:
 @pytest.fixture
 def cascade(tmp_path: Path) -> ModelCard:
     """A second model that labels as the channels of the first one's labels say."""
-    organs(tmp_path / "organs", **EACH)
-    folder = tmp_path / "second"
-    folder.mkdir()
-    weight = np.zeros((6, 6, 1, 1, 1), np.float32)
-    weight[np.arange(1, 6), np.arange(1, 6)] = 10
-    data = save({"conv.weight": weight, "conv.bias": np.array([5, 0, 0, 0, 0, 0], np.float32)})
-    (folder / "weights.safetensors").write_bytes(data)
-    network = {"name": "pointwise.Pointwise", "in_chans": 6, "out_chans": 6}
-    sums = {"sha256": hashlib.sha256(data).hexdigest()}
-    document = {**CARD, **EACH, **sums, "name": "second", "architecture": network, "previous": "organs"}
-    (folder / "model.json").write_text(json.dumps(document))
-    return read_card(folder)
+    return read_card(of_cascade(tmp_path))
 
 
 def test_a_cascade_is_run_as_one_model_whose_record_counts_the_files_of_both(cascade, tmp_path) -> None:

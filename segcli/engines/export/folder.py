@@ -11,14 +11,14 @@ from segcli.documents import Document
 from segcli.errors import ModelError
 from segcli.models.card import ModelCard
 from segcli.models.imports import written
-from segcli.models.library import file_sha256, parts_of, rough_of
+from segcli.models.library import file_sha256, parts_of, previous_of, rough_of
 
 _FILES = ("weights", "sha256", "onnx", "onnx_sha256", "ensemble")
 Export = Callable[[ModelCard, Path], Document]  # writes a card's network to a file, and gives its certificate
 
 
 def export_folder(card: ModelCard, folder: Path, export: Export) -> dict[str, Document]:
-    """Write the networks of a model, those of its parts and its rough models among them, and the model's card.
+    """Write the networks of a model, of its parts, its rough models and a cascade's first, and the model's card.
 
     The folder is a model: `--model FOLDER`. A rough model of parts has a folder of its own inside it.
 
@@ -59,10 +59,16 @@ def _network(card: ModelCard, place: Path, export: Export, made: dict[str, Docum
 
 
 def _before(card: ModelCard, place: Path, export: Export, made: dict[str, Document], inside: str) -> Document:
-    """Write a card's rough model into the folder; the card's document, with the name that the rough model has there."""
+    """Write a cascade's first model and a card's rough model into the folder; the card's document, with their names."""
+    document = dict(card.document)
+    if card.previous is not None:
+        earlier = previous_of(card)
+        document["previous"] = file_of(earlier.name)
+        if not (place / document["previous"]).exists():
+            _network(earlier, place, export, made, inside)
     rough = rough_of(card)
     if rough is None:
-        return dict(card.document)
+        return document
     name = file_of(rough.name)
     if rough.parts:
         name = name.removesuffix(".onnx")
@@ -71,4 +77,4 @@ def _before(card: ModelCard, place: Path, export: Export, made: dict[str, Docume
             _all(rough, place / name, export, made, f"{inside}{name}/")
     elif not (place / name).exists():
         _network(rough, place, export, made, inside)
-    return {**card.document, "rough": {**card.document["rough"], "model": name}}
+    return {**document, "rough": {**card.document["rough"], "model": name}}
