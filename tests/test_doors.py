@@ -21,7 +21,7 @@ DOORS = {
     "highdicom": {"formats"},
     "nibabel": {"api"},  # of the caller, who gives and takes its images; else of the tests
     "scipy": {"space", "inference", "results"},
-    "psutil": {"memory", "batch"},  # batch: the processes of its workers
+    "psutil": {"memory", "parallel", "system", "batch"},  # batch: the processes of its workers
     "yaml": {"models"},
     "platformdirs": {"folders"},
     "msgspec": {"models", "results", "batch"},
@@ -57,6 +57,7 @@ OPENS_FOR_WRITING = {
     ("commands/terminal.py", "open"),  # events
     ("models/fetch.py", "open"),  # the part of a download
     ("memory.py", "TemporaryFile"),
+    ("system.py", "open"),  # a lock, in the temporary folder that each user of Windows has
 }
 HEAVY = ["torch", "onnxruntime", "openvino", "SimpleITK", "pydicom", "nibabel", "numpy", "rich", "scipy", "msgspec"]
 
