@@ -129,7 +129,7 @@ def test_a_scan_is_prepared_as_nnunet_does(tmp_path: Path, name: str, case: str,
     assert np.abs(image.image.data - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("mirror", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "case", "folds"), CASES)
 def test_labels_are_those_of_nnunet(tmp_path: Path, name: str, case: str, folds: tuple[int, ...], mirror: bool) -> None:
     """0.1 % of the voxels may differ by nnU-Net's sums in float16 (the next test); these networks know little."""

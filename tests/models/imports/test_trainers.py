@@ -109,6 +109,7 @@ def test_a_stunet_of_version_2_has_the_strides_of_the_plans_and_labels_a_scan(tm
     assert imports.inspect(folder).notes == []
 
 
+@pytest.mark.slow
 def test_a_mednext_of_version_2_is_told_by_its_trainer(tmp_path: Path) -> None:
     folder = version_2(tmp_path / "a", "nnUNetTrainer_MedNeXt_S_kernel3", seeded(mednext.sized("S", 3, 1, 3)))
     made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
