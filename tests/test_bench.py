@@ -10,7 +10,7 @@ from models import organs
 
 from segcli import networks
 from segcli.bench import __main__ as bench
-from segcli.bench import certificates, material, results, stages
+from segcli.bench import certificates, material, results, stages, total
 from segcli.bench.sgemm import unsteered
 from segcli.formats import read
 from segcli.models.library import read_card
@@ -35,6 +35,32 @@ def test_a_part_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str])
         bench.main(["speed"])
     assert ended.value.code == 2
     assert "no part is called 'speed'" in capsys.readouterr().err
+
+
+def test_total_needs_totalsegmentator_and_runs_only_when_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="TotalSegmentator is not on the path"):
+        bench.main(["total"])
+    run = list[str]()
+    monkeypatch.setattr(results.Results, "table", lambda self, part, rows, title="": run.append(part))
+    for module, name in (
+        (stages, "start"), (stages, "network"), (bench, "certificates"), (stages, "big"), (stages, "scaling"),
+        (bench, "beside_peers"), (bench, "points"), (material, "model"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *_, **__: {})
+    bench.main(["--threads", "1"])
+    assert "total" not in run
+    assert {"start", "big", "scaling"} <= set(run)
+
+
+def test_seconds_and_peak_of_a_command_are_of_its_process() -> None:
+    seconds, peak = total._timed([sys.executable, "-c", "x = bytes(1 << 26)"], {"SEGCLI_OFFLINE": "1"}, 1)
+    assert 0 < seconds < 60
+    assert 67 < peak < 1000
+    with pytest.raises(SystemExit, match="ended with 3"):
+        total._timed([sys.executable, "-c", "raise SystemExit(3)"], {}, 1)
 
 
 def test_a_table_has_what_its_columns_mean_and_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from segcli.bench import material, stages
@@ -78,8 +78,8 @@ for number in mode["task_id"]:
 """
 
 
-def compare(folder: Path, threads: int, full: bool) -> list[stages.Row]:
-    """A row for each precision of segcli and one for TotalSegmentator, with the ratio of their times and memories.
+def compare(folder: Path, threads: int, full: bool) -> Iterator[stages.Row]:
+    """A row for TotalSegmentator and one for each precision of segcli, with the ratio of their times and memories.
 
     errors   SystemExit without TotalSegmentator
     """
@@ -89,15 +89,13 @@ def compare(folder: Path, threads: int, full: bool) -> list[stages.Row]:
     scan, results = material.scan(folder, FULL if full else SHAPE), folder / "results"
     stages.run([str(Path(command).with_name("python")), "-c", _DRAW, str(results)])
     places = {"TOTALSEG_WEIGHTS_PATH": str(results), "TOTALSEG_HOME_DIR": str(folder / "totalsegmentator")}
-    words = ["float32", *(["bfloat16"] if not on_cpu()["bfloat16"] else [])]
-    rows = [
-        _ours(scan, folder / f"out_total_{word}", threads, word, {**places, "SEGCLI_OFFLINE": "1"}) for word in words
-    ]
-    rows.append(_theirs(command, scan, folder, threads, places))
-    for row in rows:
-        row["ratio"] = rows[-1]["seconds"] / row["seconds"]
-        row["memory"] = row["peak_mb"] / rows[-1]["peak_mb"]
-    return rows
+    theirs = _theirs(command, scan, folder, threads, places)
+    yield theirs
+    for word in ("float32", "bfloat16"):
+        if not on_cpu()[word]:
+            own = _ours(scan, folder / f"out_total_{word}", threads, word, {**places, "SEGCLI_OFFLINE": "1"})
+            ratios = {"ratio": theirs["seconds"] / own["seconds"], "memory": own["peak_mb"] / theirs["peak_mb"]}
+            yield {**own, **ratios}
 
 
 def _ours(scan: Path, out: Path, threads: int, precision: str, places: Mapping[str, str]) -> stages.Row:

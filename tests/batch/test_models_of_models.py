@@ -30,6 +30,7 @@ def test_plan_and_info_know_all_networks(tmp_path: Path, model: Path) -> None:
     planned = command("plan", path, "--engine", "onnx", *words)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["windows"] == 3
+    assert b"both looks where rough finds spleen: at most this is needed" in planned.stderr
     told = command("info", path, *words)
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["model"] == "both"
