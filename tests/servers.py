@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SUM = hashlib.sha256(BODY).hexdigest()
 
+# What Google Drive answers for a file that is too large for its scan for viruses: a form that leads to the file.
+CONFIRMATION = """<html><body><form id="download-form" action="https://drive.usercontent.google.com/download">\
+<input type="hidden" name="id" value="abc"><input type="hidden" name="confirm" value="t"></form></body></html>
+"""
+
 
 @dataclass
 class Server:
@@ -30,6 +35,13 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             pass
 
+        def page(self, text: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
         def do_GET(self) -> None:
             step = server.plan.pop(0) if server.plan else ""
             server.seen.append({"path": self.path, "step": step, **dict(self.headers.items())})
@@ -43,6 +55,9 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 self.send_header("Location", "/elsewhere/model.zip")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+                return
+            if step == "confirm":
+                self.page(CONFIRMATION)
                 return
             body = server.body if step != "other bytes" else bytes(len(server.body))
             first = 0
@@ -65,6 +80,9 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             else:
                 self.send_response(200)
             self.send_header("ETag", server.etag)
+            self.send_header("Content-Type", "application/octet-stream")
+            if "confirm=t" in self.path:
+                self.send_header("Content-Disposition", 'attachment; filename="weights.pth"')
             rest = body[first:]
             if step == "no length":
                 self.send_header("Connection", "close")

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from servers import BODY, SUM, Server, serving
@@ -133,6 +134,29 @@ def test_google_drive_is_fetched_from_by_gdown(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setitem(sys.modules, "gdown", type("gdown", (), {"download": staticmethod(download)}))
     assert fetch(["gdrive:abc"], tmp_path).path.read_bytes() == b"abc"
+
+
+@pytest.fixture
+def drive(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server in place of every address that gdown asks for."""
+    pytest.importorskip("gdown", reason="gdown is in the extra [gdrive]")
+    requests = pytest.importorskip("requests")
+    true = requests.Session.get
+
+    def get(session: object, url: str, **options: object) -> object:
+        asked = urlsplit(url)
+        return true(session, urlunsplit(urlsplit(server.address)[:2] + asked[2:]), **options)
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    return server
+
+
+def test_gdown_goes_past_the_page_that_google_drive_shows_before_large_files(drive: Server, tmp_path: Path) -> None:
+    drive.plan = ["confirm"]
+    found = fetch(["gdrive:abc"], tmp_path)
+    assert found.path.read_bytes() == BODY
+    assert [urlsplit(one["path"]).path for one in drive.seen] == ["/uc", "/download"]
+    assert "confirm=t" in drive.seen[1]["path"]
 
 
 def test_a_file_that_gdown_did_not_bring_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
