@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.inference.engine import UNSEEN, Sums, not_finite
+from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
 
 Axes = tuple[int, ...]
@@ -40,6 +41,11 @@ class Blending(ABC):
     @property
     @abstractmethod
     def repeated(self) -> int: ...
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """Where images are resampled: the host, unless an engine says otherwise."""
+        return None
 
     def hold(self, image: NDArray[np.float32]) -> Array:
         """The image (C, D, H, W) where `answer` cuts windows out of it: on a device, it is sent there once."""

@@ -16,10 +16,12 @@ from segcli.engines.blended import Axes, Blending, cut
 from segcli.engines.quicker import channels_last, in_its_order, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, short
 from segcli.engines.torch_others import operators
+from segcli.engines.torch_sampler import DeviceSampler
 from segcli.engines.torch_state import settings
 from segcli.engines.torch_sums import HALVES, DeviceSums
 from segcli.inference.engine import Sums
 from segcli.memory import zeros as host_zeros
+from segcli.space.resample import Sampler
 from segcli.space.volume import Box
 
 Held: TypeAlias = Tensor | NDArray[np.float32]
@@ -130,6 +132,10 @@ class TorchDevice(Blending):
 
     def rest(self) -> None:
         self.device.library.empty_cache()
+
+    @property
+    def sampler(self) -> Sampler:
+        return DeviceSampler(self.device)
 
     def hold(self, image: NDArray[np.float32]) -> Tensor:
         """On the device, sent there once; on the host where it has no room for it."""

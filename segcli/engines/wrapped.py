@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segcli.engines.blended import Blending
 from segcli.inference.engine import Sums
+from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
 
 
@@ -38,6 +39,10 @@ class Wrapped(Blending):
     @property
     def repeated(self) -> int:
         return self.inner.repeated
+
+    @property
+    def sampler(self) -> Sampler | None:
+        return self.inner.sampler
 
     def hold(self, image: NDArray[np.float32]) -> Array:
         return self.inner.hold(image)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
+from segcli.space.resample import Sampler
 from segcli.space.volume import Box
 
 UNSEEN = -20.0  # logit of a structure where no window was, or where a model did not look, beside 0 for background
@@ -111,3 +112,16 @@ def not_finite(at: Box) -> ModelError:
         f"the network gave values that are not finite in the window at voxels {place}",
         hint="the model's weights or its intensity steps do not suit this scan",
     )
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """An engine whose device can resample an image too."""
+
+    @property
+    def sampler(self) -> Sampler | None: ...
+
+
+def sampler_of(engine: Engine) -> Sampler | None:
+    """Where an engine's images are resampled; None for the host."""
+    return engine.sampler if isinstance(engine, Sampling) else None

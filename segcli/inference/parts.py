@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import ModelError
 from segcli.inference.decide import Decision
+from segcli.inference.engine import sampler_of
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, labelled, said_of, window_count
 from segcli.inference.together import Member, added, later, staged
@@ -70,7 +71,7 @@ def segment_parts(
         member, ticked, earlier = staged(scan, part.member, later(tick, i, len(parts)))
         own, engine = member.procedure, member.engine
         if prepared is None or _view(own) != seen:
-            prepared, seen = prepare(scan, own), _view(own)
+            prepared, seen = prepare(scan, own, sampler_of(engine)), _view(own)
             for stage, spent in prepared.seconds.items():
                 seconds[stage] += spent
         before = engine.repeated

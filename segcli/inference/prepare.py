@@ -17,7 +17,7 @@ from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond
 from segcli.inference.windows import WindowPlan
 from segcli.space.corners import zoomed
 from segcli.space.grids import Anchor, GridSpec, model_grid
-from segcli.space.resample import Interpolation, onto
+from segcli.space.resample import Interpolation, Sampler, onto
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
@@ -87,8 +87,11 @@ class Prepared:
     anchor: Anchor = "edges"
 
 
-def prepare(scan: Volume, procedure: Procedure) -> Prepared:
-    """The scan on the model's grid with the model's intensities: the procedure's steps in their order."""
+def prepare(scan: Volume, procedure: Procedure, on: Sampler | None = None) -> Prepared:
+    """The scan on the model's grid with the model's intensities: the procedure's steps in their order.
+
+    on   the device that resamples; the host without one
+    """
     seconds = {"resample": 0.0, "normalise": 0.0}
     began = time.perf_counter()
     image, outside = scan, beyond(procedure.outside, len(scan.data))
@@ -116,7 +119,7 @@ def prepare(scan: Volume, procedure: Procedure) -> Prepared:
             before, wanted = image.grid, model_grid(image.grid, procedure.grid)
             resampled = wanted
             by_corners = procedure.grid.anchor == "corners" and procedure.interpolation.how == "linear"
-            image = zoomed(image, wanted) if by_corners else onto(image, wanted, procedure.interpolation)
+            image = zoomed(image, wanted) if by_corners else onto(image, wanted, procedure.interpolation, on)
             if step.whole:
                 image = Volume(np.trunc(image.data), image.grid, image.source)
             seconds["resample"] += time.perf_counter() - start

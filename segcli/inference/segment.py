@@ -13,7 +13,7 @@ from segcli.errors import ModelError
 from segcli.inference.certainty import Means
 from segcli.inference.decide import Decision, Probabilities, Spread, as_probabilities, labels_on
 from segcli.inference.deciding import DecidingSums, Task
-from segcli.inference.engine import Engine
+from segcli.inference.engine import Engine, sampler_of
 from segcli.inference.prepare import Prepared, Procedure, at_least, check_channels, finite, prepare
 from segcli.inference.windows import Sliding, Tick, WindowPlan, fitted, no_tick, windows
 from segcli.space.corners import labels_back
@@ -73,7 +73,7 @@ def segment(
     """
     check_channels(scan, procedure)
     scan, holes, warnings = finite(scan)
-    prepared = prepare(scan, procedure)
+    prepared = prepare(scan, procedure, sampler_of(engine))
     before = engine.repeated
     found = labelled(scan, prepared, procedure, engine, tick, wishes)
     if holes is not None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segcli.errors import ModelError
 from segcli.inference.certainty import winners
 from segcli.inference.decide import Decision, Spread, probabilities
-from segcli.inference.engine import UNSEEN, Engine
+from segcli.inference.engine import UNSEEN, Engine, sampler_of
 from segcli.inference.frames import Frame
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, decided, said_of, segment, window_count
@@ -88,7 +88,7 @@ def segment_together(
         return with_earlier(segment(scan, own, first.engine, tick, wishes), earlier)
     scan, holes, warnings = finite(scan)
     decide = replace(own.decide, are_probabilities=any(member.procedure.decide.are_probabilities for member in members))
-    prepared = prepare(scan, own)
+    prepared = prepare(scan, own, sampler_of(first.engine))
     before = sum(member.engine.repeated for member in members)
     theirs = _answers(scan, [(member, decide) for member in others], prepared.image.grid, tick, len(members))
     last = later(tick, len(others), len(members))
@@ -200,7 +200,7 @@ def _answer(
     """A member's answer (K, d, h, w) on a grid, mapped from a file; stage times; windows."""
     member, tick, earlier = staged(scan, member, tick)
     procedure = member.procedure
-    prepared = prepare(scan, procedure)
+    prepared = prepare(scan, procedure, sampler_of(member.engine))
     began = time.perf_counter()
     answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
     for channel, value in enumerate(decide.values):

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from segcli.parallel import each
-from segcli.space.volume import Grid, Volume, Voxels
+from segcli.space.volume import Array, Grid, Volume, Voxels
 
 How = Literal["nearest", "linear", "cubic"]
 _MOST_VOXELS = 4096  # along an axis; ratios of such numbers are 6e-8 apart or more
@@ -57,10 +57,27 @@ class Taps:
     weights: NDArray[np.float32]
 
 
-def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR) -> Volume:
+class Sampler(Protocol):
+    """Where an image is sampled axis by axis: sums of products, each axis a `Taps`."""
+
+    def send(self, data: Voxels) -> Array:
+        """An image (C, D, H, W) where it is sampled."""
+        ...
+
+    def apply(self, data: Array, taps: Taps, axis: int) -> Array:
+        """What the function `apply` makes of it, to the last bit."""
+        ...
+
+    def get(self, data: Array) -> Voxels:
+        """The image on the host."""
+        ...
+
+
+def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR, on: Sampler | None = None) -> Volume:
     """Sample a volume at the voxel centres of another grid.
 
     volume   (C, D, H, W), any dtype; "nearest" and turns by 90 degrees keep it, the others give float32
+    on       a device; splines and grids at an angle are the host's, as all is without one
     returns  (C, *grid.shape) on `grid`
 
     Outside the volume the border voxel is repeated: a CT does not turn into water at its edge.
@@ -81,7 +98,8 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR) -> Volume:
     hows = axis_rules(volume.grid, grid, rule)
     coordinates = [positions(start[i], scale[i], n, hows[i]) for i, n in enumerate(grid.shape)]
     fine = [abs(scale[i]) > 1 / rule.finer for i in range(3)]
-    out = turned
+    there = on if on is not None and "cubic" not in hows else _HOST
+    out = there.send(turned)
     for i in sorted(range(3), key=lambda i: -round(abs(scale[i]), 6)):  # what shrinks most goes first
         n = turned.shape[1 + i]
         if np.array_equal(coordinates[i], np.arange(n)) and not (rule.smooth and fine[i]):
@@ -90,11 +108,28 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR) -> Volume:
             out, taps = _spline(out, coordinates[i], 1 + i)
         else:
             taps = taps_for(coordinates[i], n, hows[i], rule.smooth * abs(scale[i]) if fine[i] else 0.0)
-        out = apply(out, taps, 1 + i)
+        out = there.apply(out, taps, 1 + i)
+    out = there.get(out)
     if "cubic" in hows:
         out = _kept(out, turned, coordinates, hows)
     dtype = volume.data.dtype if rule.how == "nearest" else np.float32
     return Volume(np.ascontiguousarray(out, dtype), grid, volume.source)
+
+
+class _Host:
+    """The sampler of this machine's own cores."""
+
+    def send(self, data: Voxels) -> Voxels:
+        return data
+
+    def apply(self, data: Voxels, taps: Taps, axis: int) -> Voxels:
+        return apply(data, taps, axis)
+
+    def get(self, data: Voxels) -> Voxels:
+        return data
+
+
+_HOST = _Host()
 
 
 def parallel(matrix: NDArray[np.float64]) -> list[int] | None:
