@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -31,7 +31,7 @@ from segcli.engines.opening import Opening
 from segcli.engines.precision import Precision
 from segcli.errors import SegcliError, UsageError
 from segcli.models.card import ModelCard
-from segcli.models.library import find
+from segcli.models.prompted import asked
 from segcli.results.record import Inputs, hash_inputs
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
@@ -75,6 +75,7 @@ class Model:
     card: ModelCard
     opening: Opening
     opened: Opened
+    _asked: dict[tuple[str, ...], tuple[ModelCard, Opened]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -213,7 +214,19 @@ class Model:
         wanted = ("probabilities",) * probabilities + ("disagreement",) * self.opening.votes
         to = Destination(forms=("nifti", *wanted))
         known = stages.with_names(options, self.card, several=bool(self.opened.several), whole=bool(self.opened.beside))
-        return Job(self.card, self.opened, to, known, watch)
+        card, opened = self._answering(known.classes)
+        return Job(card, opened, to, known, watch)
+
+    def _answering(self, classes: tuple[str, ...]) -> tuple[ModelCard, Opened]:
+        """The card and the engine for some structures; those of a network that is asked are kept for the last."""
+        opening = replace(self.opening, classes=classes)
+        card = asked(self.card, classes)
+        if card is self.card:
+            return self.card, self.opened
+        if classes not in self._asked:
+            self._asked.clear()
+            self._asked[classes] = card, opening.open(card)
+        return self._asked[classes]
 
 
 def _of_files(job: Job, case: Case, given: Scan) -> Result:
@@ -285,7 +298,7 @@ def load(
         max_vram=max_vram,
         votes=disagreement,
     )
-    card = find(opening.model[0])
+    card = opening.card
     return Model(card, opening, opening.open(card))
 
 

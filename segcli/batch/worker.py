@@ -13,7 +13,6 @@ from segcli.batch.stages import Options, Outcome
 from segcli.engines.opening import Opening
 from segcli.errors import SegcliError
 from segcli.models.card import ModelCard
-from segcli.models.library import find
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
@@ -28,7 +27,7 @@ def work(case: Case, opening: Opening, to: Destination, options: Options, watch:
         try:
             if opening not in _open:
                 _open.clear()
-                card = find(opening.model[0])
+                card = opening.card
                 _open[opening] = (card, opening.open(card))
             card, opened = _open[opening]
             return run_case(case, card, opened, to, options, watch)

@@ -62,10 +62,9 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
     """
     from segcli.batch.pipeline import apart, predict
     from segcli.engines.devices import devices_of
-    from segcli.models.library import find
 
     devices = devices_of(opening.device) if workers.scheduler is None else ()
-    card = find(opening.model[0])
+    card = opening.card
     found = given.cases(card.channels, to, str if manners.quiet else say)
     apart(found, card, to)
     began = time.perf_counter()
@@ -145,7 +144,6 @@ def piped(
     from segcli import formats
     from segcli.batch.pipeline import predict
     from segcli.engines.devices import devices_of
-    from segcli.models.library import find
 
     opening = replace(opening, device=devices_of(opening.device)[0])
     if to_stdout and sys.stdout.isatty():
@@ -163,7 +161,7 @@ def piped(
             scan.write_bytes(data)
             named = scan.rename(f"{scan}{formats.ending_of(scan)}")
             inputs = (str(named),)
-        card = find(opening.model[0])
+        card = opening.card
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
         if place.folder is None and place.file is None:
             raise UsageError("a scan from stdin needs -o: a folder, a file, or - for stdout")

@@ -15,6 +15,7 @@ from segcli.inference.together import alike
 from segcli.memory import available
 from segcli.models.card import ModelCard
 from segcli.models.library import find, models_of, needed, parts_of, previous_of, rough_of
+from segcli.models.prompted import asked
 from segcli.structures import chosen
 
 # A network in memory takes about as much as three of its files; several stay there if they fill a quarter of the room.
@@ -41,12 +42,20 @@ class Opening:
     votes: bool = False
     classes: tuple[str, ...] = ()
 
+    @property
+    def card(self) -> ModelCard:
+        """That of the first model, asked for the structures that are wanted where its network can be asked.
+
+        errors   ModelError (78): no such model, or a wrong card; UsageError: it does not name a structure
+        """
+        return asked(find(self.model[0]), self.classes)
+
     def open(self, card: ModelCard) -> Opened:
         """The card's engine; with several models its `others` too, of a model of models its `parts` and its `rough`.
 
         errors   ModelError: models that are no ensemble; UsageError: votes of one network
         """
-        others = [find(model) for model in self.model[1:]]
+        others = [asked(find(model), self.classes) for model in self.model[1:]]
         for own in others:
             alike(card.procedure, own.procedure)
         if self.votes and card.parts and not others:

@@ -216,6 +216,8 @@ def known() -> dict[str, tuple[About | None, tuple[str, ...]]]:
 
 def outputs(family: str, config: Facts) -> int | None:
     """How many channels a network gives; None where its arguments do not say."""
+    if isinstance(asked := config.get("classes"), list | tuple):
+        return 1 + len(asked)
     known = inspect.signature(_maker(family)).parameters
     for name in ("out_chans", "out_channels", "num_classes", "output_dim", "n_classes"):
         if name in known:

@@ -1,6 +1,6 @@
 """VISTA3D's automatic branch: an image encoder and a map for each class that is asked for; no points (He et al. 2024).
 
-Facts: MONAI 1.6, `networks.nets.vista3d132`. Its code is open; its published weights are not.
+Facts: MONAI 1.6, `networks.nets.vista3d132`. Its code is open (Apache-2.0); its published weights are not.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from segcli.networks.segresnet import SegResNetDS
 INERT: tuple[str, ...] = (r"point_head\..*", r"image_encoder\.up_layers\..*")
 
 SUPPORTED = 132  # classes that it was trained on, by the numbers from 1
+# What it labels where nothing is asked for: no lesions, nothing that others are parts of.
+_ON_REQUEST = {2, 16, 18, 20, 21, 23, 24, 25, 26, 27, 128, 129, 130, 131, 132}
+EVERYTHING = tuple(number for number in range(1, SUPPORTED + 1) if number not in _ON_REQUEST)
 
 
 class _Encoder(nn.Module):
@@ -96,9 +99,10 @@ class VISTA3D(nn.Module):
 
 ABOUT = About(
     "VISTA3D, its automatic branch",
-    "He et al. 2024, arXiv:2406.05285; MONAI's vista3d132; the published weights are for non-commercial use",
+    "He et al. 2024, arXiv:2406.05285; MONAI's vista3d132. Its code is open, its published weights are for "
+    "non-commercial use: the recipe vista3d has no weights and is for a checkpoint of your own",
     "3-D",
-    "which classes are asked for: all 132 are",
+    "which classes are asked for: 117 are, of 132, as where its program is asked for nothing",
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"vista3d": VISTA3D}
 
@@ -122,7 +126,7 @@ def infer(shapes: Shapes) -> Inferred | None:
             "encoder_embed_dim": first[0],
             "blocks_down": [length(shapes, f"image_encoder.encoder.layers.{i}.blocks.") for i in range(levels)],
             "n_embeddings": known[0],
-            "classes": list(range(1, min(SUPPORTED, known[0] - 1) + 1)),
+            "classes": list(EVERYTHING if known[0] > SUPPORTED else range(1, known[0])),
         },
-        ("classes are not in the tensors: all that it was trained on taken",),
+        ("classes are not in the tensors: those taken that it labels where nothing is asked for",),
     )

@@ -47,6 +47,23 @@ def test_a_quicker_network_answers_as_it_did(name: str, count: int) -> None:
     assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
+def test_an_instance_norm_of_a_large_window_is_exact() -> None:
+    torch.manual_seed(0)
+    x = 0.5 + 0.8 * torch.randn(1, 4, 96, 96, 96)
+    found = quicker(nn.Sequential(nn.InstanceNorm3d(4)))(x.contiguous(memory_format=torch.channels_last_3d))
+    wanted = nn.functional.instance_norm(x.double())
+    assert (found - wanted).abs().max() < 1e-5  # the sums of a batch norm over all voxels are off by 1e-3
+
+
+def test_an_instance_norm_of_half_precision_has_means_in_float32() -> None:
+    torch.manual_seed(0)
+    x = (100 + torch.randn(1, 2, 16, 16, 16)).bfloat16().contiguous(memory_format=torch.channels_last_3d)
+    norm = quicker(nn.Sequential(nn.InstanceNorm3d(2, affine=True)))
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        found = norm(x).double()
+    assert (found - nn.functional.instance_norm(x.double())).abs().max() < 0.02
+
+
 def test_an_instance_norm_keeps_its_scale_and_offset() -> None:
     norm = nn.InstanceNorm3d(2, affine=True)
     norm.weight.data, norm.bias.data = torch.tensor([2.0, 3.0]), torch.tensor([1.0, -1.0])

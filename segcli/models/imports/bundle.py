@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from segcli.documents import Content, Document, Facts
 from segcli.models import weights as checkpoint
+from segcli.models.imports import bundle_vista3d as vista3d
 from segcli.models.imports.bundle_after import labels_of, way_back
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
 from segcli.models.imports.bundle_network import has_unknown
@@ -57,7 +58,7 @@ def _stated(config: References, metadata: Facts, origin: str, network: Recognise
         # The names of inference.json, then those of train.json.
         keys = ("preprocessing", "pre_transforms", "transforms", "validate::preprocessing")
         _transforms(_list(config, keys, said.notes), said)
-        _inferer(config.get("inferer", "validate::inferer"), metadata, said)
+        _inferer(vista3d.plain(config.get("inferer", "validate::inferer")), metadata, said)
         after = _list(config, ("postprocessing", "post_transforms", "validate::postprocessing"), said.notes)
         way_back(after, said)
         labels_of(names, after, said)
@@ -76,7 +77,8 @@ def _list(config: References, keys: Sequence[str], notes: list[str]) -> list[Doc
         found = found.get("transforms", [])
     if not isinstance(found, list):
         return []
-    return [item for item in found if isinstance(item, dict) and item.get("_disabled_") is not True]
+    shown = (vista3d.plain(item) for item in found)
+    return [item for item in shown if isinstance(item, dict) and item.get("_disabled_") is not True]
 
 
 def _formats(metadata: Facts, config: References, said: Said) -> list[str]:

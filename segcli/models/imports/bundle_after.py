@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from segcli.documents import Document, Facts
+from segcli.models.imports import bundle_vista3d as vista3d
 from segcli.models.imports.bundle_config import Unknown
 from segcli.models.imports.bundle_said import LITTLE, Said, kind_of, listed
 
@@ -85,7 +86,9 @@ def labels_of(names: Sequence[str], items: Sequence[Document], said: Said) -> No
         return
     largest, sigmoid = done("AsDiscrete", "argmax") or done("Activations", "softmax"), done("Activations", "sigmoid")
     begins = names[0] == "background"
-    if largest or (begins and not sigmoid):
+    if (numbers := said.network.arguments.get("classes")) and (asked := vista3d.labels(names, numbers)):
+        said.card["labels"] = asked
+    elif largest or (begins and not sigmoid):
         every = names if begins or len(names) == said.network.outputs else ["background", *names]
         said.card["labels"] = {name: value for value, name in enumerate(every)}
     elif sigmoid and any(kind_of(item) in _MERGING for item in items):

@@ -39,6 +39,7 @@ PARAMETERS = {
     "lungmask-r231": 28_953_539,
     "lungmask-r231-covidweb": 28_953_539,
     "lungmask-ltrclobes": 28_953_734,
+    "vista3d": None,
 }
 
 
