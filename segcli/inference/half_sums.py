@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import ModelError
 from segcli.inference.engine import UNSEEN, Engine, not_finite
+from segcli.memory import RESERVE, available, mapped
 from segcli.space.volume import Box
 
 _SCALE = 10.0  # nnU-Net's largest weight: float16 then has more of the small ones
@@ -50,7 +52,7 @@ class HalfSums:
             if not np.isfinite(logits).all():
                 raise not_finite(at)
             if self._total is None:
-                self._total = np.zeros((len(logits), *self._norm.shape), np.float16)
+                self._total = _zeros((len(logits), *self._norm.shape))
             place = self._place(at)
             for sums, channel in zip(self._total, logits, strict=True):
                 with np.errstate(over="ignore"):  # `finished` refuses it
@@ -86,3 +88,11 @@ class HalfSums:
         along = at[self._axis]
         box[self._axis] = slice(along.start - self._first, along.stop - self._first)
         return box[0], box[1], box[2]
+
+
+def _zeros(shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """In memory where they leave room for the labels' work, else in a temporary file."""
+    size = np.dtype(np.float16).itemsize * math.prod(shape)
+    fits = size + RESERVE <= available()
+    zeros: NDArray[np.float16] = np.zeros(shape, np.float16) if fits else mapped(shape, np.float16)
+    return zeros

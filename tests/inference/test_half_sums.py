@@ -11,6 +11,7 @@ from shapes import grid
 from test_windows import Numpy, joined
 
 from segcli.errors import ModelError
+from segcli.inference import half_sums
 from segcli.inference.windows import WindowPlan, slide, starts
 from segcli.space.volume import Volume
 
@@ -48,6 +49,18 @@ def as_nnunet_does(image: np.ndarray, plan: WindowPlan) -> np.ndarray:
 def test_the_sums_are_nnunets_to_the_last_bit(shape):
     image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
     found = joined(list(slide(Volume(image, grid(shape)), Numpy(network, batch=3), PLAN)), grid(shape))
+    assert np.array_equal(found, as_nnunet_does(image, PLAN))
+
+
+def test_sums_that_memory_has_no_room_for_lie_in_a_file_and_are_the_same(monkeypatch):
+    shape = (23, 17, 20)
+    image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
+    made: list[tuple[int, ...]] = []
+    true = half_sums.mapped
+    monkeypatch.setattr(half_sums, "available", lambda: 0)
+    monkeypatch.setattr(half_sums, "mapped", lambda *words: (made.append(words[0]), true(*words))[1])
+    found = joined(list(slide(Volume(image, grid(shape)), Numpy(network), PLAN)), grid(shape))
+    assert made == [(3, 9, 17, 20)]
     assert np.array_equal(found, as_nnunet_does(image, PLAN))
 
 
