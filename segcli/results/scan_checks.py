@@ -18,6 +18,7 @@ from segcli.formats.stated import Stated, stated
 from segcli.models.card import ModelCard
 from segcli.space.volume import Grid, Volume, Voxels
 
+FAT = -100.0  # whole numbers down to here: a CT, if windowed to soft tissue; no scanner stores an MR so
 NOISE = 0.2  # correlation of neighbouring voxels
 # Neighbours within a structure that are equal: 0.87 to 1 in label maps of 2 to 189 values, at most 0.37 in scans.
 EQUAL = 0.8
@@ -178,7 +179,7 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
         if modality == "MR" and air > 0.05 and low > -5000:
             sentence = f"{air:.0%} of the voxels lie around -1000, as air in Hounsfield units: a CT?"
             yield Finding("modality", "fail", None, f"{name}: {sentence}")
-        elif modality == "MR" and low < -200 and soft > 0.1 and not (values % 1).any():
+        elif modality == "MR" and low <= FAT and soft > 0.1 and not (values % 1).any():
             sentence = f"whole numbers from {low:.4g} to {high:.4g}, as of Hounsfield units: a CT?"
             yield Finding("modality", "fail", None, f"{name}: {sentence}")
         elif modality == "MR" and high > low and (border - low) / (high - low) > 0.7 and border > middle:

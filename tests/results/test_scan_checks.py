@@ -103,12 +103,22 @@ def hounsfield(air: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("scan", "words"), [(hounsfield(-1000), "air in Hounsfield units: a CT"), (hounsfield(-400), "a CT")]
+    ("scan", "words"),
+    [
+        (hounsfield(-1000), "air in Hounsfield units: a CT"),
+        (hounsfield(-400), "a CT"),
+    ],
 )
 def test_a_ct_for_an_mr_model_is_told_before_the_network_runs(scan: np.ndarray, words: str) -> None:
     (told,) = scan_checks.beforehand(volume(scan), card("MR"), "a")
     assert words in told
     assert scan_checks.beforehand(volume(scan), card("CT"), "a") == []
+
+
+@pytest.mark.parametrize("low", [-200, -100])
+def test_a_ct_that_was_windowed_to_soft_tissue_is_told_too(low: int) -> None:
+    (told,) = scan_checks.beforehand(volume(hounsfield(low)), card("MR"), "a")
+    assert f"whole numbers from {low}" in told
 
 
 @pytest.mark.parametrize(
