@@ -191,6 +191,8 @@ def test_saving_never_takes_the_place_of_another_file(tmp_path: Path, model: seg
     (tmp_path / "mine.nrrd").write_bytes(b"mine")
     with pytest.raises(segcli.errors.OutputExists):
         result.save(tmp_path / "mine.nrrd")
+    with pytest.raises(segcli.errors.OutputError, match="cannot write in"):
+        result.save(path / "below" / "a file")
     assert (tmp_path / "mine.nrrd").read_bytes() == b"mine"
     result.save(tmp_path / "mine.nrrd", overwrite=True, report="csv")
     assert result.save(tmp_path / "mine.nrrd", report="csv")[2].name == "mine_seg.csv"  # its own again

@@ -21,6 +21,7 @@ from segcli.batch.pipeline import apart
 from segcli.batch.stages import Job, Labelled
 from segcli.documents import Document
 from segcli.errors import EngineError, UsageError, near
+from segcli.formats.atomic import translated
 from segcli.formats.table import written
 from segcli.results import measure
 from segcli.results.record import LabelsFacts, Measured
@@ -246,7 +247,8 @@ class Result:
         job, case = replace(self._job, to=place), self._labelled.loaded.case
         outputs.refuse_beforehand(self.scan, place)
         apart([case], self._job.shown, place)
-        (path if not alone else path.parent).mkdir(parents=True, exist_ok=True)
+        with translated(path):
+            (path if not alone else path.parent).mkdir(parents=True, exist_ok=True)
         return list(stages.write(job, self._labelled).paths)
 
 

@@ -113,7 +113,7 @@ def _status(path: Path) -> os.stat_result:
     """What the system says of a path, links followed; nothing is opened."""
     try:
         return path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise InputMissing(f"{path.name}: broken link, its target does not exist") from None
         raise InputMissing(f"{path.name}: no such file or folder", hint="check the path") from None

@@ -60,8 +60,8 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
     ("transpose", lambda c: sorted(c.transpose) != [0, 1, 2], "is not an order of 0, 1, 2"),
     (
         "spacing",
-        lambda c: c.spacing is None and c.smooth is not None and c.smooth.sigma > 0,
-        "is null, but the card smooths scans that are finer: give the steps in mm",
+        lambda c: not any(c.spacing or ()) and c.smooth is not None and c.smooth.sigma > 0,
+        "is null on every axis, but the card smooths scans that are finer: give the steps in mm",
     ),
     ("coarse", lambda c: 0 < (c.coarse or 0) < 1, "is not null, 0 for never, or a ratio from 1 to 1000"),
     ("patch_size", lambda c: math.prod(c.patch_size) > 2**27, "has more than 2^27 voxels in all"),

@@ -82,6 +82,7 @@ def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
     net = filled_network(
         innermost_table(stored), card.architecture.name, card.architecture.arguments, f"{card.name}/{stored.name}"
     )
+    _refuse_other_axes(net, card)
     if getattr(net, "probabilities", False):
         # UNet 3+ gives them unless told otherwise, and windows are blended as logits.
         net.probabilities = False  # type: ignore[assignment]
@@ -89,6 +90,17 @@ def network_of(card: ModelCard, fold: int = 0) -> nn.Module:
         share = nn.Sigmoid() if card.decide.rule == "regions" else nn.Softmax(dim=1)
         net = nn.Sequential(net, share)  # before windows, mirror images and folds are averaged
     return net if card.slice_axis is None else FlatNetwork(net, card.slice_axis)
+
+
+def _refuse_other_axes(net: nn.Module, card: ModelCard) -> None:
+    """Refuse a network of volumes for slices, and one of slices for volumes."""
+    own = {len(m.kernel_size) for m in net.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)}
+    wanted, seen = (3, "volumes") if card.slice_axis is None else (2, "slices")
+    if own and wanted not in own:
+        raise ModelError(
+            f"{card.name}: a network of {max(own)} axes, which by slice_axis ({card.slice_axis}) would see {seen}",
+            hint="the card's slice_axis is null for networks of three axes, and 0, 1 or 2 for those of two",
+        )
 
 
 class FlatNetwork(nn.Module):

@@ -474,6 +474,8 @@ def test_names_that_are_no_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match="broken link"):
         read(tmp_path / "link.nii")
     with pytest.raises(InputMissing, match="no such file"):
+        read(nifti(tmp_path / "file.nii") / "below")
+    with pytest.raises(InputMissing, match="no such file"):
         read(tmp_path / "gone.nii")
     with pytest.raises(InputError, match="cannot be opened"):
         read(tmp_path / ("x" * 300))

@@ -211,6 +211,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"spacing": [1, 1, 1e6]}, "spacing"),
     ({"spacing": [1, 1, True]}, "spacing"),
     ({"spacing": None, "smooth": {"sigma": 0.25}}, "spacing"),
+    ({"spacing": [None, None, None], "smooth": {"sigma": 0.25}}, "spacing"),
     ({"transpose": [0, 0, 1]}, "order of 0, 1, 2"),
     ({"slices": 10**9 + 1, "slice_axis": 0, "patch_size": [1, 32, 32]}, "slices"),
     ({"slices": 2}, "odd"),

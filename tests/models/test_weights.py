@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from segcli.errors import ModelError
 from segcli.models import card, library, unpickle
 from segcli.models import weights as checkpoint
+from segcli.networks import registry
 
 CONTAINERS = Path(__file__).parents[1] / "data" / "containers"
 
@@ -507,3 +508,20 @@ def test_an_empty_table_beside_the_weights_is_passed_by(tmp_path: Path) -> None:
     stored = checkpoint.read(tmp_path / "w.pt")
     assert sorted(checkpoint.innermost_table(stored)) == ["conv.bias", "conv.weight"]
     assert checkpoint.sister_tables(stored) == (["model"], [])
+
+
+def test_a_network_of_volumes_is_refused_for_slices_and_one_of_slices_for_volumes(tmp_path: Path) -> None:
+    from models import organs
+
+    folder = organs(tmp_path / "organs", onnx=False, slice_axis=0, patch_size=[1, 32, 32])
+    with pytest.raises(ModelError, match=r"of 3 axes, which by slice_axis \(0\) would see slices"):
+        checkpoint.network_of(library.find(str(folder)))
+    arguments = {"spatial_dims": 2, "out_channels": 6, "features": [4, 4, 4, 4, 4, 4]}
+    save_file(registry.build("basicunet", arguments).state_dict(), folder / "weights.safetensors")
+    document = json.loads((folder / "model.json").read_text())
+    document |= {"architecture": {"name": "basicunet", **arguments}, "sha256": None}
+    (folder / "model.json").write_text(json.dumps(document))
+    assert isinstance(checkpoint.network_of(library.find(str(folder))), checkpoint.FlatNetwork)
+    (folder / "model.json").write_text(json.dumps({**document, "slice_axis": None, "patch_size": [32, 32, 32]}))
+    with pytest.raises(ModelError, match=r"of 2 axes, which by slice_axis \(None\) would see volumes"):
+        checkpoint.network_of(library.find(str(folder)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,8 @@ def normalisation(
     """Intensity steps, one channel after the other; None where a scheme is not known."""
     if len(schemes) != channels:
         raise ModelError(f"the plans have {len(schemes)} normalisations for {channels} channels")
+    if not isinstance(masks, list) or any(not isinstance(mask, bool) for mask in masks):
+        raise ModelError(f"the plans' use_mask_for_norm is {masks!r}, not a list of true and false")
     steps: list[Document] = []
     for c, scheme in enumerate(schemes):
         masked = bool(masks[c]) if c < len(masks) else False
@@ -431,9 +434,9 @@ def common_fields(plans: Facts, channels: Sequence[str], spacing: Sequence[Any],
         "centre": "voxel",
         "channels": channels,
         **_modality(channels),
-        "transpose": [int(a) for a in plans.get("transpose_forward", (0, 1, 2))],
+        "transpose": [index(a) for a in plans.get("transpose_forward", (0, 1, 2))],
         "spacing": [None, *steps[-2:]] if flat else steps,
-        "patch_size": [1] * flat + [int(n) for n in patch],
+        "patch_size": [1] * flat + [index(n) for n in patch],
         **({"slice_axis": 0} if flat else {}),
     }
 

@@ -482,6 +482,25 @@ def test_plans_that_are_incomplete_are_refused_by_the_field(
         imports.inspect(edited(tmp_path, dataset, plans))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("use_mask_for_norm", "no", "use_mask_for_norm is 'no', not a list of true and false"),
+        ("use_mask_for_norm", ["false"], r"use_mask_for_norm is \['false'\]"),
+        ("patch_size", [32.5, 32, 32], "unexpected kind"),
+        ("patch_size", ["32", 32, 32], "unexpected kind"),
+        ("spacing", None, "unexpected kind"),
+    ],
+)
+def test_plans_that_state_a_field_in_another_kind_are_refused_and_not_taken_for_what_they_may_mean(
+    tmp_path: Path, field: str, value: object, words: str
+) -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"][field] = value
+    with pytest.raises(ModelError, match=words):
+        imports.adopt(edited(tmp_path, plans=plans), to=tmp_path, name="m")
+
+
 def test_an_ignored_label_has_no_output(tmp_path: Path) -> None:
     folder = edited(tmp_path, {"labels": {"background": 0, "lesion": 2, "organ": 1, "ignore": 3}})
     made = library.read_card(imports.adopt(folder, to=tmp_path))
