@@ -1,6 +1,7 @@
 """Sums, labels, margins and votes where a device has them, the device played by the CPU: the host's very bytes."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from segcli.batch import budget
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import BlendedSums
 from segcli.engines.mirrored import Mirrored
@@ -305,3 +307,11 @@ def test_a_scan_of_one_skipped_window_is_background() -> None:
     found = labelled(scan_of(image.image.grid, "RAS", (1, 1, 1)), image, asked, engine(3), story.no_tick, Wishes())
     assert not found.labels.data.any()
     assert found.confidence == {}
+
+
+def test_the_cost_of_a_window_is_learnt_from_sums_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_LEARNING", 0.0)
+    card: Any = SimpleNamespace(window=PLAN, inputs=1, decide=Decision((0, 1, 2)))
+    rates = budget.window_cost(card, engine(3))
+    assert rates.batch == 2
+    assert rates.seconds > 0
