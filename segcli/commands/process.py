@@ -204,7 +204,9 @@ def _ask(error: Any) -> None:
     if not hasattr(error, "possibilities"):
         return
     known = {flag for parameter in error.ctx.command.params for flag in parameter.opts} if error.ctx else set()
-    error.message += advice(getattr(error, "option_name", ""), known)
+    name = getattr(error, "option_name", "")
+    said = f"No such option: {name}" if name else error.message  # versions of Click say it in their own ways
+    error.message = said + advice(name, known)
     error.possibilities = None
 
 
