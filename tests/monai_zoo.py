@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ class Theirs:
         for item in self._transforms("postprocessing"):
             if str(item.get("_target_", "")).startswith("SaveImage"):
                 item["_disabled_"] = True
-        self.parser.config.get("network_def", {}).pop("img_size", None)  # SwinUNETR's, which MONAI 1.5 took away
+        network = self.parser.config.get("network_def")
+        if isinstance(network, dict) and "img_size" not in signature(monai.networks.nets.SwinUNETR).parameters:
+            network.pop("img_size", None)  # which MONAI 1.5 took away
         torch.manual_seed(0)
         self.network = self.parser.get_parsed_content("network").eval()
         self.before = self.parser.get_parsed_content("preprocessing")
@@ -174,6 +177,7 @@ def row(source: Path, config: Path, home: Path) -> list[str]:
     try:
         theirs = Theirs(folder, shortened(folder / "configs" / config.name))
         channels = next(m.in_channels for m in theirs.network.modules() if hasattr(m, "in_channels"))
+        channels = int(theirs.parser.config.get("number_intensity_ch", channels))  # DeepEdit's others are clicks
         files = scans(home, channels, theirs.steps())
         theirs.balance(files["upright"])
     except Exception as error:  # whatever a bundle's own code raises

@@ -192,8 +192,7 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: 
         4 * part.size * card.inputs
         + (0 if on_disk else sums_bytes(card, part, batch))
         # A slab on its way to labels, the next being finished, and probabilities beside the logits.
-        + (3 if card.decide.back == "probabilities" and not card.decide.are_probabilities else 2)
-        * min(slab, slab_bytes(plane))
+        + (3 if card.decide.softened else 2) * min(slab, slab_bytes(plane))
         + scan.size * np.dtype(card.decide.dtype).itemsize
         # Of the scan's voxels in the blocks of a slab: values, the best so far, what is better.
         + 12 * min(int(scan.size * share), max(4, 2 * cores()) * BLOCK)

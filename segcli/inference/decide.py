@@ -38,20 +38,26 @@ class Decision:
     values   the label value of each channel of logits
     rule     "argmax": the largest channel wins; "regions": channels are taken in order, and each one above 0
              (probability one half) overwrites what came before, so nested regions end up whole (nnU-Net)
-    back     what comes to the scan's grid: interpolated "logits" (nnU-Net) or "probabilities" (MONAI); or finished
-             labels, that of the "nearest" voxel (TotalSegmentator) or their interpolated "values", rounded
+    back     what comes to the scan's grid: interpolated "logits" (nnU-Net) or "probabilities" (MONAI), or these as the
+             mean of the "area" of each voxel between shared faces (MONAI's Resize); or finished labels, that of the
+             "nearest" voxel (TotalSegmentator) or their interpolated "values", rounded
     are_probabilities  whether the channels are that already, and no logits
     """
 
     values: tuple[int, ...]
     rule: Literal["argmax", "regions"] = "argmax"
-    back: Literal["logits", "probabilities", "nearest", "values"] = "logits"
+    back: Literal["logits", "probabilities", "area", "nearest", "values"] = "logits"
     are_probabilities: bool = False
 
     @property
     def finished(self) -> bool:
         """Whether labels are decided on the model's grid, and come back as labels."""
         return self.back in ("nearest", "values")
+
+    @property
+    def softened(self) -> bool:
+        """Whether probabilities come back, where logits are what there is."""
+        return self.back in ("probabilities", "area") and not self.are_probabilities
 
     @property
     def half(self) -> float:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from segcli.errors import ModelError
+from segcli.inference.area import labels_by_area
 from segcli.inference.certainty import Means
 from segcli.inference.decide import Decision, Probabilities, Spread, as_probabilities, labels_on
 from segcli.inference.deciding import DecidingSums, Task
@@ -101,7 +102,8 @@ def labelled(
     finished = prepared.frames is not None or decide.finished
     target, rule_there = (prepared.image.grid, LINEAR) if finished else (scan.grid, rule)
     task = Task(target, scan.grid, prepared.image.grid, prepared.wanted, rule_there, decide, wishes.votes)
-    if not isinstance(sliding.sums, DecidingSums) or wishes.probabilities or not task.straight:
+    here = wishes.probabilities or decide.back == "area" or not task.straight
+    if here or not isinstance(sliding.sums, DecidingSums):
         return decided(scan, prepared, sliding.volumes(), decide, rule, wishes)
     _no_frames(prepared, wishes)
     began = time.perf_counter()
@@ -139,7 +141,7 @@ def decided(
     began = time.perf_counter()
     network = Timed(slabs)
     passing: Iterator[Volume] = iter(network)
-    if decide.back == "probabilities" and not decide.are_probabilities:
+    if decide.softened:
         passing, decide = as_probabilities(passing, decide), replace(decide, are_probabilities=True)
     means = Means(decide)
     votes = np.zeros((1, *grid.shape), np.uint8) if wishes.votes else None
@@ -148,6 +150,8 @@ def decided(
     passing = probabilities.watch(passing) if probabilities else passing
     if prepared.frames is not None or decide.finished:
         labels = _back(labels_on(part, passing, decide, part, wanted), grid, prepared, decide, wishes)
+    elif decide.back == "area":
+        labels = labels_by_area(grid, passing, decide, wanted)
     else:
         labels = labels_on(grid, passing, decide, part, wanted, rule)
     return Segmentation(

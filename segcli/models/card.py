@@ -69,6 +69,7 @@ class ModelCard:
     limits      of the checks of a result, as far as they were calibrated for this model
     previous    of a cascade's second model: the first, whose labels it sees as further channels
     previous_by  how these are resampled, see `cascade.shown`
+    blank       further channels that are 0: where a person's clicks would be (DeepEdit)
     parts       models that this one is made of, in order: each labels the structures that it has in common with this
                 card, by their names, and a later one has the last word
     fusion      how their labels are put together: a later part's stand "over" those before it, or all labels lie
@@ -103,7 +104,7 @@ class ModelCard:
     after: tuple[after.AfterStep, ...]
     not_scored: tuple[str, ...]
     after_at: Literal["scan", "model"]
-    faithful: Literal["nearest", "values"] | None
+    faithful: Literal["area", "nearest", "values"] | None
     sums: Literal["float32", "float16"]
     volumes_ml: Mapping[str, tuple[float, float]]
     volumes_by_size: tuple[str, ...]
@@ -113,6 +114,7 @@ class ModelCard:
     ensemble: tuple[str, ...]
     previous: str | None
     previous_by: Rule
+    blank: int
     parts: tuple[str, ...]
     fusion: Literal["over", "within"]
     rough: Rough | None
@@ -145,8 +147,10 @@ class ModelCard:
             slices=self.slices,
             window=self.window,
             decide=self.decide,
-            earlier=tuple(sorted(x.id for x in self.labels if x.id != 0)) if self.previous else (),
             earlier_by=self.previous_by,
+            earlier=tuple(sorted(x.id for x in self.labels if x.id != 0))
+            if self.previous
+            else tuple(range(self.blank)),
         )
 
     def file(self, name: str) -> Path:
@@ -203,7 +207,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         channels=given.channels,
         modality=given.modality or ("CT" if given.channels == ("CT",) else None),
         made_for=given.made_for or MadeFor(),
-        grid=GridSpec(given.orientation, given.spacing, given.anchor, given.transpose),
+        grid=GridSpec(given.orientation, given.spacing, given.anchor, given.transpose, given.shape),
         interpolation=Interpolation(given.interpolation, smooth.sigma, smooth.finer, given.coarse or None),
         prepare=preparation(given, refuse),
         outside=given.outside or 0.0,
@@ -229,6 +233,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         ensemble=given.ensemble,
         previous=given.previous,
         previous_by=given.previous_by,
+        blank=given.blank,
         parts=given.parts,
         fusion=given.fusion,
         rough=given.rough,

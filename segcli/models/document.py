@@ -81,6 +81,7 @@ Percent = Annotated[float, Meta(ge=0, le=100, description="a number from 0 to 10
 Axis = Annotated[int, Meta(ge=0, le=2, description="0, 1 or 2")]
 LabelValue = Annotated[int, Meta(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
 Step = Annotated[float, Meta(ge=0.001, le=100, description="a number from 0.001 to 100")]
+Back = Literal["area", "nearest", "values"]
 Side = Annotated[int, Meta(ge=1, le=8192, description="a whole number from 1 to 8192")]
 Millilitres = Annotated[float, Meta(ge=0, le=1e6, description="a number from 0 to 1e6")]
 Millimetres = Annotated[float, Meta(ge=-10_000, le=10_000, description="a number from -10000 to 10000")]
@@ -188,6 +189,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         tuple[Line, ...],
         Meta(min_length=1, max_length=64, description="a list of names, one for each input channel"),
     ]
+    blank: Annotated[Annotated[int, Meta(ge=0, le=64)], Meta(description="a whole number from 0 to 64")] = 0
     modality: Annotated[Line | None, Meta(description="null or a text of one line")] = None
     made_for: Annotated[MadeFor | None, Meta(description=f"an object with {', '.join(MadeFor.__struct_fields__)}")] = (
         None
@@ -201,12 +203,15 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         tuple[Step | None, Step | None, Step | None] | None,
         Meta(description="null or a list of 3 steps from 0.001 to 100 mm, null for an axis that keeps the scan's"),
     ] = None
+    shape: Annotated[tuple[Side, Side, Side] | None, Meta(description="null or a list of 3 whole numbers above 0")] = (
+        None
+    )
     anchor: Annotated[
         Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai"],
         Meta(description="one of edges, corners, stored, oriented, within, monai_stored, monai"),
     ] = "edges"
     interpolation: Annotated[
-        Literal["linear", "cubic", "nearest"], Meta(description="one of linear, cubic, nearest")
+        Literal["linear", "cubic", "nearest", "area"], Meta(description="one of linear, cubic, nearest, area")
     ] = "linear"
     smooth: Annotated[
         Smooth | None,
@@ -227,9 +232,7 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     ]
     overlap: Annotated[Annotated[float, Meta(ge=0, le=0.95)] | None, Meta(description="a number from 0 to 0.95")] = None
     blend: Annotated[Literal["gaussian", "constant"], Meta(description="one of gaussian, constant")] = "gaussian"
-    sigma: Annotated[Annotated[float, Meta(gt=0, le=10)] | None, Meta(description="a number above 0, 10 at most")] = (
-        None
-    )
+    sigma: Annotated[Annotated[float, Meta(gt=0, le=10)] | None, Meta(description="a number above 0, to 10")] = None
     centre: Annotated[Literal["middle", "voxel"], Meta(description="one of middle, voxel")] = "middle"
     floor: Annotated[
         Annotated[float, Meta(ge=1e-30, le=1)] | None, Meta(description="a number above 0 (from 1e-30 to 1)")
@@ -252,10 +255,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         Literal["logits", "probabilities"], Meta(description="one of logits, probabilities")
     ] = "logits"
     back: Annotated[
-        Literal["logits", "probabilities", "nearest", "values"],
-        Meta(description="one of logits, probabilities, nearest, values"),
+        Literal["logits", "probabilities"] | Back,
+        Meta(description="one of logits, probabilities, area, nearest, values"),
     ] = "logits"
-    faithful: Annotated[Literal["nearest", "values"] | None, Meta(description="null or one of nearest, values")] = None
+    faithful: Annotated[Back | None, Meta(description="null or one of area, nearest, values")] = None
     sums: Annotated[Literal["float32", "float16"], Meta(description="one of float32, float16")] = "float32"
     labels: Annotated[
         dict[LabelName, LabelValue],

@@ -63,6 +63,16 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         lambda c: not any(c.spacing or ()) and c.smooth is not None and c.smooth.sigma > 0,
         "is null on every axis, but the card smooths scans that are finer: give the steps in mm",
     ),
+    (
+        "shape",
+        lambda c: c.shape is not None and (c.spacing is not None or math.prod(c.shape) > 2**27),
+        "stands beside a spacing, or has more than 2^27 voxels in all",
+    ),
+    (
+        "shape",
+        lambda c: c.shape is None and "area" in (c.interpolation, c.back, c.faithful),
+        "is null, but interpolation, back or faithful is area, which is between grids with the same faces",
+    ),
     ("coarse", lambda c: 0 < (c.coarse or 0) < 1, "is not null, 0 for never, or a ratio from 1 to 1000"),
     ("patch_size", lambda c: math.prod(c.patch_size) > 2**27, "has more than 2^27 voxels in all"),
     (
@@ -108,6 +118,11 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         "previous",
         lambda c: c.previous is not None and (c.slice_axis is not None or bool(c.ensemble or c.parts)),
         "is a cascade's first model, of a network of three axes that is neither an ensemble nor made of parts",
+    ),
+    (
+        "blank",
+        lambda c: c.blank > 0 and (c.previous is not None or c.slice_axis is not None or bool(c.ensemble or c.parts)),
+        "is above 0, of a network of three axes that is neither a cascade's second one, an ensemble nor made of parts",
     ),
     ("parts", lambda c: len(set(c.parts)) < len(c.parts), "names a model twice"),
     (

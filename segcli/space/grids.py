@@ -33,12 +33,14 @@ class GridSpec:
                "monai_stored", "monai"  as "stored" and "oriented", but where rounding in the file or shear leaves axes
                            off a right angle the middle of the volume stays, as MONAI's Spacing has it
     transpose  with axes None: the order of the file's D, H, W that the network sees (nnU-Net's transpose_forward)
+    shape      of every scan's grid, with spacing None: as many voxels between its outer faces
     """
 
     axes: str | None = None
     spacing: Spacing | None = None
     anchor: Anchor = "edges"
     transpose: tuple[int, int, int] = (0, 1, 2)
+    shape: tuple[int, int, int] | None = None
 
 
 def model_grid(scan: Grid, spec: GridSpec) -> Grid:
@@ -58,7 +60,7 @@ def model_grid(scan: Grid, spec: GridSpec) -> Grid:
     turn = turned_as_monai if spec.anchor == "monai" else turned
     grid = turn(grid, spec.axes) if spec.axes else _transposed(grid, spec.transpose)
     if spec.spacing is None:
-        return grid
+        return grid if spec.shape is None else _between_faces(grid, np.array(spec.shape))
     return _as_monai(grid, spec.spacing) if spec.anchor == "monai" else _spaced(grid, spec.spacing, spec.anchor)
 
 
@@ -91,15 +93,20 @@ def _spaced(grid: Grid, spacing: Spacing, anchor: Anchor) -> Grid:
         return grid
     matrix, origin = grid.affine[:3, :3], grid.affine[:3, 3]
     if anchor == "edges":
-        shape = np.maximum(1, np.round(have / want * n))
-        step = n / shape  # in old voxels, so that the outer faces stay where they are
-        return Grid(_shape(shape), _affine(matrix * step, origin + matrix @ (step / 2 - 0.5)))
+        return _between_faces(grid, np.maximum(1, np.round(have / want * n)))
     if anchor == "corners":
         shape = np.maximum(1, np.round(n * (have / want)))
         return Grid(_shape(shape), _affine(matrix * np.where(shape > 1, (n - 1) / np.maximum(shape - 1, 1), 1), origin))
     steps = (n - 1) * have / want
     shape = np.floor(steps + 1e-6) + 1 if anchor == "within" else np.round(steps + 1)
     return Grid(_shape(np.maximum(1, shape)), _affine(matrix * (want / have), origin))
+
+
+def _between_faces(grid: Grid, shape: NDArray[Any]) -> Grid:
+    """A grid of a shape with the outer faces of another."""
+    step = np.array(grid.shape) / shape  # in old voxels
+    matrix = grid.affine[:3, :3]
+    return Grid(_shape(shape), _affine(matrix * step, grid.affine[:3, 3] + matrix @ (step / 2 - 0.5)))
 
 
 def _as_monai(grid: Grid, spacing: Spacing) -> Grid:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from segcli.parallel import each
 from segcli.space.volume import Array, Grid, Volume, Voxels
 
-How = Literal["nearest", "linear", "cubic"]
+How = Literal["nearest", "linear", "cubic", "area"]
 _MOST_VOXELS = 4096  # along an axis; ratios of such numbers are 6e-8 apart or more
 
 
@@ -29,7 +29,8 @@ class Interpolation:
     """How samples between voxels are made.
 
     how       "linear", "cubic" (B-spline of order 3 through the voxels, kept within the range of what it goes
-              through, as nnU-Net) or "nearest"
+              through, as nnU-Net), "nearest", or "area": the mean of all voxels that a voxel of the wanted grid
+              touches, between grids that share their outer faces (torch's adaptive pooling)
     smooth    sigma of a Gaussian, in voxels of the wanted grid, along axes where the scan is finer; 0 for none
     finer     an axis is finer when its step is below `finer` times the wanted one
     coarse    an axis whose step is more than `coarse` times the finest, in the scan or else in the wanted grid, is
@@ -106,6 +107,8 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR, on: Sampler |
             continue
         if hows[i] == "cubic":
             out, taps = _spline(out, coordinates[i], 1 + i)
+        elif hows[i] == "area":
+            taps = areas(n, grid.shape[i], backwards=scale[i] < 0)
         else:
             taps = taps_for(coordinates[i], n, hows[i], rule.smooth * abs(scale[i]) if fine[i] else 0.0)
         out = there.apply(out, taps, 1 + i)
@@ -203,6 +206,20 @@ def taps_for(coordinates: NDArray[np.float64], n: int, how: How = "linear", sigm
     return Taps(np.clip(index, 0, n - 1), weights.astype(np.float32))
 
 
+def areas(have: int, want: int, *, backwards: bool = False) -> Taps:
+    """The sums that make an axis of `want` voxels of one of `have` between the same faces: means of all they touch.
+
+    backwards   whether the axis runs the other way
+    """
+    index = np.arange(want)
+    first, stop = index * have // want, -(-(index + 1) * have // want)
+    counts = stop - first
+    place = np.arange(counts.max())[:, None]
+    weights = np.where(place < counts, 1 / counts, 0).astype(np.float32)
+    at = np.minimum(first + place, stop - 1)
+    return Taps(have - 1 - at if backwards else at, weights)
+
+
 def apply(data: Voxels, taps: Taps, axis: int) -> NDArray[np.float32]:
     """`data` with one axis sampled by `taps`; float32 whatever comes in.
 
@@ -298,7 +315,7 @@ def oblique(channel: Voxels, matrix: NDArray[np.float64], shape: tuple[int, int,
     resampler.SetTransform(transform)
     resampler.SetUseNearestNeighborExtrapolator(True)
     resampler.SetInterpolator(
-        {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline}[how]
+        {"nearest": sitk.sitkNearestNeighbor, "cubic": sitk.sitkBSpline}.get(how, sitk.sitkLinear)
     )
     out: Voxels = sitk.GetArrayFromImage(resampler.Execute(image))
     return out

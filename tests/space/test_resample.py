@@ -84,6 +84,19 @@ def test_cubic_agrees_with_scipys_zoom_that_nnunet_uses() -> None:
     assert np.abs(got - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("code", ["SPL", "LAI", "RPS"])
+def test_a_mean_of_areas_is_torchs_adaptive_pooling_along_axes_that_run_either_way(code: str) -> None:
+    torch = pytest.importorskip("torch")
+    scan = grid((9, 14, 11), (4.5, 1.3, 2.7))
+    wanted = model_grid(scan, GridSpec(code, shape=(7, 13, 20)))
+    data = np.random.default_rng(1).normal(size=(1, *scan.shape)).astype(np.float32)
+    turned_data = onto(Volume(data, scan), turned(scan, code)).data
+    expected = torch.nn.functional.adaptive_avg_pool3d(torch.as_tensor(turned_data), (7, 13, 20)).numpy()
+    np.testing.assert_allclose(onto(Volume(data, scan), wanted, Interpolation("area")).data, expected, atol=1e-6)
+    outer = [turned(scan, code).world([-0.5] * 3), wanted.world([-0.5] * 3)]
+    np.testing.assert_allclose(*outer, atol=1e-9)
+
+
 def test_a_coarse_axis_is_sampled_by_the_nearest_slice() -> None:
     data = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1) * np.ones((1, 4, 6, 6), np.float32)
     scan = Volume(data, Grid((4, 6, 6), np.diag([5.0, 1.0, 1.0, 1.0])))

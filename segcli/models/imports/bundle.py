@@ -137,6 +137,12 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
             if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
                 said.notes.append("the crop's margin is another on each side; segcli takes the largest")
             steps.append({"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)})
+        elif kind == "Resize" and (shape := _resized(item)) and "Spacing" not in order:
+            said.card |= shape
+            steps.append({"step": "resample"})
+        elif kind == "AddGuidanceSignalDeepEdit":
+            said.card["blank"] = (said.network.inputs or 1) - int(item.get("number_intensity_ch", 1))
+            said.notes.append("channels of a person's clicks are 0: the network labels without any")
         elif kind in ("ConcatItems", "ConcatImages"):
             _concatenated(item, said)
         elif kind in PADS:
@@ -157,6 +163,20 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
         said.card["anchor"] = "monai_stored" if order[0] == "Spacing" and len(order) > 1 else "monai"
     if items and known:
         said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
+
+
+def _resized(item: Facts) -> Document | None:
+    """Fields `shape` and `interpolation` of a Resize; None for one that segcli has not."""
+    size, mode = item.get("spatial_size"), item.get("mode", "area")
+    how = {"area": "area", "trilinear": "linear"}.get(mode) if isinstance(mode, str) else None
+    shape = [size] * 3 if isinstance(size, int) else size
+    whole = isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
+    others = {
+        k
+        for k, v in item.items()
+        if k in ("align_corners", "anti_aliasing", "size_mode") and v not in (None, False, "all")
+    }
+    return {"shape": shape, "interpolation": how} if how and whole and not others else None
 
 
 def _concatenated(item: Facts, said: Said) -> None:
@@ -220,6 +240,9 @@ def _whole(kind: str, roi: Content, metadata: Facts, said: Said) -> None:
 
     Their size is the one that the inferer states, else the one that the metadata does.
     """
+    if (shape := said.card.get("shape")) and roi is None:
+        said.card["patch_size"] = shape
+        return
     step = _step(said.network) if kind == "SimpleInferer" and roi is None else None
     if step is not None:
         said.card |= {"whole": True, "patch_size": [step] * 3}

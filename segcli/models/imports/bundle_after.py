@@ -21,6 +21,11 @@ def way_back(items: Sequence[Document], said: Said) -> None:
         _finished(items[kinds.index("Invert")], items[kinds.index("AsDiscrete")], said)
     elif "Activations" in before:
         said.card["back"] = "probabilities"
+        if said.card.get("interpolation") == "area":
+            said.card["faithful"] = "area"
+            said.notes.append(
+                "the bundle brings means of areas back, as --faithful does; segcli interpolates probabilities"
+            )
     for place, item in enumerate(items):
         if kind_of(item) == "KeepLargestConnectedComponent" and (step := _largest(item, items[:place])):
             said.card.setdefault("after", []).append(step)

@@ -25,6 +25,9 @@ LITTLE = (  # transforms that change neither voxels nor places in a way that mat
     "SelectItems",
     "DeleteItems",
     "CopyItems",
+    "OrientationGuidanceMultipleLabelDeepEdit",  # these three move a person's clicks, and there are none
+    "AddGuidanceFromPointsDeepEdit",
+    "ResizeGuidanceMultipleLabelDeepEdit",
 )
 PADS = ("SpatialPad", "DivisiblePad", "BorderPad")
 

@@ -62,7 +62,7 @@ def complete(found: Document, source: ModelSource, network: Recognised, stated: 
             f"{path.name}: {source.container}; {'; '.join(dict.fromkeys(said))}",
             hint="give " + "; ".join(lacking.values()),
         )
-    inputs = len(found["channels"]) * found.get("slices", 1)
+    inputs = len(found["channels"]) * found.get("slices", 1) + found.get("blank", 0)
     inputs += sum(value != 0 for value in found["labels"].values()) if found.get("previous") else 0
     if network.inputs is not None and inputs != network.inputs:
         neighbours = ", or --slices N where a slice is shown with its neighbours" if network.dims == 2 else ""

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from safetensors.numpy import load_file
 from segcli import formats
 from segcli.engines.choose import open_engine
 from segcli.errors import ModelError, UsageError
+from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.models import imports, library, weights
 from segcli.models.imports import bundle_network
 from segcli.models.imports.bundle import _intensity
 from segcli.models.imports.bundle_config import References, Unknown, merged
 from segcli.networks import registry
-from segcli.space.volume import Grid, Volume
+from segcli.space.resample import Interpolation, onto
+from segcli.space.volume import Grid, Volume, turned
 
 CONTAINERS = Path(__file__).parents[2] / "data" / "containers"
 BUNDLE = CONTAINERS / "bundle_tiny_unet"
@@ -338,6 +341,68 @@ def test_the_sides_of_a_whole_image_are_no_longer_than_the_strides_ask_for(tmp_p
     torch.save(table, folder / "models" / "model.pt")
     made = library.read_card(imports.adopt(folder, to=tmp_path, name="m"))
     assert made.window.size == (8, 8, 8)  # although an image of 8 x 8 x 8 alone would be too small for its norm
+
+
+def of_deepedit(folder: Path, **resize: Any) -> Path:
+    """A bundle that resizes every scan and has two channels of clicks behind the image."""
+    sizes = {"spatial_dims": 3, "in_channels": 3, "out_channels": 2, "channels": [4, 8], "strides": [2]}
+    torch.manual_seed(0)
+    net = registry.build("monai_unet", sizes)
+    own = json.loads((BUNDLE / "configs" / "inference.json").read_text())
+    kept = [item for item in own["preprocessing"]["transforms"] if "Spacing" not in item["_target_"]]
+    clicks = [
+        {"_target_": "scripts.transforms.OrientationGuidanceMultipleLabelDeepEditd", "ref_image": "image"},
+        {"_target_": "AddGuidanceFromPointsDeepEditd", "ref_image": "image"},
+        {"_target_": "Resized", "keys": "image", "spatial_size": [16, 20, 24], "mode": "area", **resize},
+        {"_target_": "ResizeGuidanceMultipleLabelDeepEditd", "ref_image": "image"},
+        {"_target_": "AddGuidanceSignalDeepEditd", "keys": "image", "number_intensity_ch": "@one"},
+    ]
+    edited(
+        folder,
+        network_def={"_target_": "UNet", **sizes, "in_channels": "$len(@names) + @one"},
+        network="$@network_def.to(@device)",
+        names={"spleen": 1, "background": 0},
+        one=1,
+        first=kept,
+        then=clicks,
+        preprocessing={"_target_": "Compose", "transforms": "$@first + @then"},
+        inferer={"_target_": "SimpleInferer"},
+        postprocessing={"_target_": "Compose", "transforms": [*SOFTMAX, {**INVERT, "nearest_interp": False}, *ARGMAX]},
+    )
+    torch.save(net.state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+def test_a_bundle_of_clicks_labels_a_resized_scan_without_any(tmp_path: Path) -> None:
+    made = library.read_card(imports.adopt(of_deepedit(tmp_path / "b"), to=tmp_path, name="m"))
+    assert (made.grid.shape, made.grid.spacing, made.window.size) == ((16, 20, 24), None, (16, 20, 24))
+    assert (made.interpolation.how, made.blank, made.inputs, len(made.channels)) == ("area", 2, 3, 1)
+    assert (made.decide.back, made.faithful) == ("probabilities", "area")
+    assert "channels of a person's clicks are 0" in made.document["notes"]
+
+
+def test_means_of_areas_come_back_as_torchs_adaptive_pooling(tmp_path: Path) -> None:
+    made = library.read_card(imports.adopt(of_deepedit(tmp_path / "b"), to=tmp_path, name="m"))
+    scan = Volume(
+        np.random.default_rng(0).normal(0, 200, (1, 21, 17, 33)).astype(np.float32),
+        Grid((21, 17, 33), np.array([[0, 0, 1.1, 0], [0, 1.5, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])),
+    )
+    procedure = replace(made.procedure, decide=replace(made.decide, back="area"))
+    found = segment(scan, procedure, open_engine(made, engine="torch", device="cpu").engine).labels
+    image = prepare(scan, procedure).image
+    with torch.inference_mode():
+        logits = weights.network_of(made)(torch.as_tensor(image.data)[None])
+    ras = turned(scan.grid, "RAS")
+    back = torch.nn.functional.adaptive_avg_pool3d(logits.softmax(1), ras.shape).argmax(1)
+    expected = onto(Volume(back.numpy().astype(np.uint8), ras), scan.grid, Interpolation("nearest")).data
+    assert 0.02 < (expected > 0).mean() < 0.98
+    assert (found.data == expected).mean() > 0.9999
+
+
+@pytest.mark.parametrize("resize", [{"mode": "nearest"}, {"size_mode": "longest"}, {"spatial_size": [16, -1, 16]}])
+def test_a_resize_that_segcli_has_not_is_named(tmp_path: Path, resize: dict[str, Any]) -> None:
+    found = imports.inspect(of_deepedit(tmp_path / "b", **resize))
+    assert "the transform Resize is not one that segcli has, or not with these options" in found.notes
 
 
 SOFTMAX: list[dict[str, Any]] = [{"_target_": "Activationsd", "softmax": True}]
