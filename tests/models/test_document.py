@@ -301,7 +301,7 @@ GOOD: list[dict[str, Any]] = [
     {"spacing": None, "smooth": None, "intensity": [{"step": "crop"}, {"step": "resample"}]},
     {"orientation": None},
     {"spacing": None, "smooth": None, "shape": [8192, 1, 16], "interpolation": "area", "back": "area"},
-    {"blank": 64},
+    {"blank": 64, "ensemble": [], "parts": [], "slice_axis": None, "slices": None},
     {"patch_size": [512, 512, 512]},
     {"patch_size": [1, 512, 512], "slice_axis": 0, "slices": 5},
     {"sha256": None},
