@@ -52,4 +52,5 @@ def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
 
 
 def test_openvino_answers_alike_for_any_batch(exported: Exported) -> None:
-    exported.in_openvino(times=4)  # its float32 of UNesT is off by 4e-4
+    # Behind a convolution its instance norm adds all voxels up in float32: UNesT is off by 4e-4, at 64 voxels a side.
+    exported.in_openvino(times=4)

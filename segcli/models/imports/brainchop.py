@@ -31,12 +31,15 @@ _GIVEN: Document = {
     ],
     "patch_size": [256, 256, 256],
     "blend": "constant",
+    "after": [{"step": "largest", "together": True, "neighbours": 26}],
+    "faithful": "nearest",
 }
 _NOTES = (
     "brainchop's layout: the image is conformed to 1 mm and shown whole, as one window of 256 voxels a side",
     "the percentiles are of the scan's voxels; brainchop takes them of the cube of 256 voxels a side, also beyond them",
-    "the orientation is LIA, as niimath's conform gives it and brainchop 0.2.5 hands it on; its labels were "
-    "not compared with the original pipeline",
+    "the orientation is LIA, as niimath's conform gives it and brainchop 0.2.5 hands it on; beside its steps "
+    "90 % of the voxels of a head had the same labels by a network of seeded weights: conform rounds to 256 grey "
+    "values, and its percentiles are others",
 )
 
 
