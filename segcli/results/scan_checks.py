@@ -161,7 +161,9 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
     """
     step = max(1, math.ceil((channel.size / 2e6) ** (1 / 3)))
     values = channel[::step, ::step, ::step].astype(np.float64)
-    values = np.where(np.isfinite(values), values, np.nanmin(values) if np.isfinite(values).any() else 0.0)
+    if not np.isfinite(values).any():
+        return  # of these no brightness can be told; a scan of nothing else is refused when it is prepared
+    values = np.where(np.isfinite(values), values, np.nanmin(values[np.isfinite(values)]))
     low, tenth, high = (float(v) for v in np.percentile(values, (0.5, 10, 99.5)))
     if values.min() == values.max():
         yield Finding("intensity", "fail", None, f"{name}: every voxel is {low:g}: there is no picture")

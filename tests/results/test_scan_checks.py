@@ -93,6 +93,10 @@ def test_a_scan_of_one_value_fails_with_that_alone(value: float) -> None:
     assert checks.verdict(found) == "fail"
 
 
+def test_a_scan_without_a_finite_value_is_not_said_to_be_zero() -> None:
+    assert scan_checks.beforehand(volume(patches(1, 2) * np.nan), card("MR"), "a") == []
+
+
 def test_of_two_channels_one_may_be_empty() -> None:
     assert scan_checks.blank(volume(NOISY, patches(1) * 0)) is None
     assert scan_checks.blank(volume(patches(1) * 0, patches(1) * 0)) is not None
