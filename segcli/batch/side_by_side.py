@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from weakref import WeakSet
 
 from segcli import formats
 from segcli.batch.budget import host_bytes
@@ -121,8 +122,8 @@ def predict_beside(
 
 
 def end_processes(folders: Iterable[Path]) -> None:
-    """End the processes that run cases, and remove what they were writing into folders."""
-    running = multiprocessing.active_children()
+    """End the processes that run cases, no other child of this process, and remove what they were writing."""
+    running = [process for pool in list(_pools) for process in list((pool._processes or {}).values())]
     for process in running:
         process.kill()
     for process in running:
@@ -131,8 +132,13 @@ def end_processes(folders: Iterable[Path]) -> None:
         sweep(folder)
 
 
+_pools: WeakSet[ProcessPoolExecutor] = WeakSet()  # those that this process has started
+
+
 def _process(share: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (share,))
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (share,))
+    _pools.add(pool)
+    return pool
 
 
 def _begin(share: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -200,3 +201,15 @@ def test_13_a_process_that_is_lost_costs_its_case_alone(folder: Path, tmp_path: 
     assert (made == 6) == (run.returncode == 0)  # it was between two cases
     if made == 5:
         assert b"was ended from outside" in said
+
+
+def test_2_2_processes_that_run_cases_are_ended_and_no_other_child_is() -> None:
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    pool = side_by_side._process(1)
+    own = pool.submit(os.getpid).result()
+    side_by_side.end_processes([])
+    assert not psutil.pid_exists(own) or psutil.Process(own).status() == psutil.STATUS_ZOMBIE
+    assert other.is_alive()
+    other.kill()
+    other.join()
