@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from segcli.errors import ModelError, SegcliError
 
 Content = Any  # what stands at a place of one, or in a pickle
 Document = dict[str, Any]  # one that is being made, or was just read
 Facts = Mapping[str, Any]  # one that is only read
+
+
+def loads(text: str | bytes, where: str) -> Content:
+    """What a text in JSON says; bytes are UTF-8.
+
+    where    what the sentences call it
+    errors   ModelError (78): no JSON, or an object that says two things under one name
+    """
+
+    def once(pairs: list[tuple[str, Content]]) -> Document:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ModelError(f"{where} has {shown(twice, repr)} twice in one object")
+        return made
+
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=once)
+    except SegcliError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where} is not JSON: {error}") from error
+
+
+def shown(value: Content, how: Callable[[Content], str] = str) -> str:
+    """The beginning of a value as a sentence can hold it, without characters that a terminal would obey."""
+    try:
+        text = how(value)
+    except (RecursionError, ValueError):  # nested without end, or a whole number of thousands of digits
+        return f"{type(value).__name__} beyond all bounds"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
+
+
+@contextmanager
+def legible(what: str) -> Iterator[None]:
+    """Refuse a description in which a field is missing or of another kind than those who write it give it."""
+    try:
+        yield
+    except SegcliError:
+        raise
+    except KeyError as error:
+        raise ModelError(f"{what}: the field {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(f"{what}: a field is of an unexpected kind: {error}") from error
 
 
 def undented(part: Content) -> Content:

@@ -50,6 +50,7 @@ MAKES_FILES = {
 }
 OPENS_FOR_WRITING = {
     ("bench/__main__.py", "savefig"),  # into memory
+    ("bench/total.py", "write_text"),  # TemporaryDirectory, or the folder that --work names
     ("commands/process.py", "open"),  # a descriptor
     ("formats/atomic.py", "open"),
     ("formats/dicom/archive.py", "open"),  # mkdtemp

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segcli.models.document import shown
+from segcli.documents import shown
 
 _LARGEST = 1_000_000  # no network has a size beyond it
 _DEPTH = 8  # of lists and objects inside one another

@@ -6,12 +6,11 @@ servers that they name: an address is a claim of its source, and what comes from
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from segcli.documents import Facts
+from segcli.documents import Facts, legible, loads
 from segcli.errors import ModelError, near
 from segcli.models.library import places
 
@@ -79,14 +78,18 @@ class Entry:
 
 @cache
 def entries() -> Mapping[str, Entry]:
-    """Every model of the catalogue by its id; a list in an earlier place wins over a later one's."""
+    """Every model of the catalogue by its id; a list in an earlier place wins over a later one's.
+
+    errors   ModelError (78): a list that is damaged
+    """
     found: dict[str, Entry] = {}
     for place in places():
         for path in sorted((place / "catalogue").glob("*.json")):
-            document = json.loads(path.read_text(encoding="utf-8"))
-            for raw in document["models"]:
-                entry = _entry({"network": document.get("network", ""), **raw}, document["source"])
-                found.setdefault(entry.id, entry)
+            with legible(str(path)):
+                document = loads(path.read_bytes(), str(path))
+                for raw in document["models"]:
+                    entry = _entry({"network": document.get("network", ""), **raw}, document["source"])
+                    found.setdefault(entry.id, entry)
     return found
 
 

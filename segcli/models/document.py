@@ -12,7 +12,7 @@ and the new version of segcli still reads the older number.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Meta, Struct, ValidationError, field
 from msgspec.structs import FieldInfo
 
-from segcli.documents import Content, Document, Facts, undented
-from segcli.errors import ModelError, SegcliError, near
+from segcli.documents import Content, Document, Facts, shown, undented
+from segcli.errors import ModelError, near
 from segcli.models.after import AFTER, AfterStep
 from segcli.models.expected import Limits, MadeFor
 from segcli.models.rough import Rough
@@ -318,29 +318,6 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     notes: Annotated[_LONE | tuple[Text, ...] | None, Meta(description="a text, or a list of texts")] = None
 
 
-def loads(text: str | bytes, where: str) -> Content:
-    """What a text in JSON says; bytes are UTF-8.
-
-    where    what the sentences call it
-    errors   ModelError (78): no JSON, or an object that says two things under one name
-    """
-
-    def once(pairs: list[tuple[str, Content]]) -> Document:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ModelError(f"{where} has {shown(twice, repr)} twice in one object")
-        return made
-
-    try:
-        return json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=once)
-    except SegcliError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{where} is not JSON: {error}") from error
-
-
 def read(document: Content, where: str) -> CardDocument:
     """The document with each field of its type and within its bounds.
 
@@ -371,15 +348,6 @@ def wrong(document: Facts, where: str, key: str, what: str) -> ModelError:
     """The refusal of a field: file, field, its value, and what is wrong or possible."""
     value = f" ({shown(document[key])})" if key in document else ""
     return ModelError(f"{where}: the field {key}{value} {what}")
-
-
-def shown(value: Content, how: Callable[[Content], str] = str) -> str:
-    """The beginning of a value as a sentence can hold it, without characters that a terminal would obey."""
-    try:
-        text = how(value)
-    except (RecursionError, ValueError):  # nested without end, or a whole number of thousands of digits
-        return f"{type(value).__name__} beyond all bounds"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
 
 
 def _about(f: FieldInfo, value: Content) -> str:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from segcli.documents import Document
+from segcli.documents import Document, loads
 from segcli.errors import ModelError
-from segcli.models.document import loads
 
 METADATA_KEY = "segcli"
 

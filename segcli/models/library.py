@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from segcli.documents import loads
 from segcli.errors import ModelError, SegcliError, near
 from segcli.folders import user_folder
 from segcli.formats.streams import bytes_of, reading
 from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
-from segcli.models.document import loads
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
 from segcli.system import insistently, one_process
 

@@ -1,10 +1,12 @@
 """The lists of public models are whole, and say of each model how it is got."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from segcli.errors import ModelError
+from segcli.models import catalogue
 from segcli.models.catalogue import Entry, entries, entry
 from segcli.models.fetch import addresses
 from segcli.models.imports import recipes
@@ -48,3 +50,28 @@ def test_only_licences_that_ask_for_nothing_but_a_name_are_open() -> None:
     assert entry("totalsegmentator").open
     assert not entry("totalsegmentator-brain_aneurysm").open
     assert not entry("uxnet-amos").open
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ('{"models": [{"title": "x"}], "source": "s"}', "a field is of an unexpected kind"),
+        ('{"models": []', "is not JSON"),
+        ('{"source": "s"}', "the field 'models' is missing"),
+        ("[]", "a field is of an unexpected kind"),
+    ],
+)
+def test_a_list_of_the_users_own_that_is_damaged_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue" / "mine.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(catalogue, "places", lambda: [tmp_path])
+    catalogue.entries.cache_clear()
+    try:
+        with pytest.raises(ModelError, match=r"mine\.json") as refused:
+            catalogue.entries()
+    finally:
+        catalogue.entries.cache_clear()
+    assert said in str(refused.value)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from models import CARD
 
 import segcli
+from segcli.documents import loads
 from segcli.errors import ModelError
 from segcli.models import embedded, library
 from segcli.models.card import parse
-from segcli.models.document import CardDocument, loads, schema
+from segcli.models.document import CardDocument, schema
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 STORED = Path(segcli.__file__).parent / "schemas" / "card.schema.json"

@@ -89,7 +89,7 @@ def test_a_folder_of_brainchop_is_a_model_in_one_step(tmp_path: Path, form: str)
         assert dict(made.architecture.arguments) == arguments(form)
         assert (made.channels, made.grid.axes, made.grid.spacing) == (("T1",), "LIA", (1.0, 1.0, 1.0))
         assert [label.name for label in made.labels] == ["background", "grey_matter"]
-        assert any("90 % of the voxels of a head had the same labels" in note for note in notes)
+        assert any("90 % of the labelled voxels of a head had the same labels" in note for note in notes)
         assert [step.together for step in made.after] == [True], "its largest piece of all labels as one stays"
         assert made.faithful == "nearest"
     found = imports.inspect(folder)

@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from segcli.documents import Document, Facts
+from segcli.documents import Document, Facts, loads
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
 from segcli.models import card, embedded, library, weights
 from segcli.models.card import ModelCard
-from segcli.models.document import loads
 from segcli.models.imports import document
 from segcli.models.imports.folder import opened
 from segcli.models.imports.options import options

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segcli.documents import Document, Facts
+from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.models import weights
-from segcli.models.imports.source import ModelSource, Named, Stated, label_names, legible
+from segcli.models.imports.source import ModelSource, Named, Stated, label_names
 from segcli.models.weights import Stored, Tensors
 from segcli.networks.registry import Inferred
 
@@ -38,8 +38,8 @@ _NOTES = (
     "brainchop's layout: the image is conformed to 1 mm and shown whole, as one window of 256 voxels a side",
     "the percentiles are of the scan's voxels; brainchop takes them of the cube of 256 voxels a side, also beyond them",
     "the orientation is LIA, as niimath's conform gives it and brainchop 0.2.5 hands it on; beside its steps "
-    "90 % of the voxels of a head had the same labels by a network of seeded weights: conform rounds to 256 grey "
-    "values, and its percentiles are others",
+    "90 % of the labelled voxels of a head had the same labels by a network of seeded weights; likely reasons are "
+    "that conform rounds to 256 grey values, and its percentiles",
 )
 
 

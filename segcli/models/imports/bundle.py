@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcli.documents import Content, Document, Facts
+from segcli.documents import Content, Document, Facts, legible
 from segcli.models import weights as checkpoint
 from segcli.models.imports import bundle_vista3d as vista3d
 from segcli.models.imports.bundle_after import labels_of, way_back
@@ -20,7 +20,7 @@ from segcli.models.imports.bundle_network import has_unknown
 from segcli.models.imports.bundle_network import network as network_of
 from segcli.models.imports.bundle_said import LITTLE, PADS, Said, kind_of, listed
 from segcli.models.imports.bundle_weights import weights_file as weights_of
-from segcli.models.imports.source import ModelSource, Stated, label_names, legible
+from segcli.models.imports.source import ModelSource, Stated, label_names
 from segcli.networks.registry import Inferred
 
 if TYPE_CHECKING:

@@ -11,11 +11,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from segcli.documents import Content, Document, Facts
+from segcli.documents import Content, Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
 from segcli.models.imports.bundle_literals import Unsaid, said
-from segcli.models.imports.source import legible
 
 _ENDINGS = (".json", ".yaml", ".yml")
 # What inference is run with; where there is no file for that, evaluation is training with some entries changed.

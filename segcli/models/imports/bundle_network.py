@@ -6,11 +6,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segcli.documents import Document, Facts
+from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.models import weights
 from segcli.models.imports.bundle_config import References, Unknown
-from segcli.models.imports.source import Named, legible
+from segcli.models.imports.source import Named
 from segcli.networks.registry import Inferred
 from segcli.system import is_plain
 

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segcli.documents import Document, Facts
+from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
 from segcli.models import unpickle
-from segcli.models.imports.source import legible
 
 _FUNCTION = "remove_all_but_largest_component_from_segmentation"
 _MODULE = "nnunetv2.postprocessing.remove_connected_components"

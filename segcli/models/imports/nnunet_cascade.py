@@ -6,8 +6,7 @@ from pathlib import Path
 
 from segcli.documents import Facts
 from segcli.errors import ModelError
-
-_SHAPED = ("resample_data_or_seg_to_shape", "resample_data_or_seg_to_spacing")
+from segcli.models.imports.nnunet_resampling import BY_ORDER
 
 
 def first_stage(chosen: Facts, name: str, folder: Path | None) -> Path | None:
@@ -51,13 +50,13 @@ def first_stage_v1(folder: Path, trainer: str) -> Path | None:
 
 def _otherwise(chosen: Facts) -> str | None:
     """How the first stage's labels are resampled, where that is not linearly, each mask apart, as the image is."""
-    image, labels = (str(chosen.get(f"resampling_fn_{kind}", _SHAPED[0])) for kind in ("data", "seg"))
+    image, labels = (str(chosen.get(f"resampling_fn_{kind}", BY_ORDER[0])) for kind in ("data", "seg"))
     of_image, of_labels = (chosen.get(f"resampling_fn_{kind}_kwargs", {}) for kind in ("data", "seg"))
-    if image == labels and image not in _SHAPED and not of_labels:
+    if image == labels and image not in BY_ORDER and not of_labels:
         return None  # nothing is resampled; what torch does was told by its options
     usual = {"is_seg": True, "order": 1, "order_z": 0}
     alike = all(of_labels.get(k) == of_image.get(k) for k in ("force_separate_z", "separate_z_anisotropy_threshold"))
     plain = all(of_labels.get(k, v) == v for k, v in usual.items())
-    if image in _SHAPED and labels in _SHAPED and alike and plain:
+    if image in BY_ORDER and labels in BY_ORDER and alike and plain:
         return None
     return f"{labels}({', '.join(f'{k}={v}' for k, v in of_labels.items())})"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from segcli.documents import Document, Facts
+from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.models import unpickle, weights
 from segcli.models.imports import nnunet_after, trainers
@@ -29,7 +29,7 @@ from segcli.models.imports.nnunet import (
     not_taken,
 )
 from segcli.models.imports.nnunet_cascade import first_stage_v1
-from segcli.models.imports.source import ModelSource, Stated, legible
+from segcli.models.imports.source import ModelSource, Stated
 from segcli.models.weights import Tensors
 from segcli.networks import registry
 

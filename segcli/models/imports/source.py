@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from segcli.documents import Facts
-from segcli.errors import ModelError, SegcliError
 from segcli.models.weights import Tensors
 
 if TYPE_CHECKING:
@@ -110,19 +108,6 @@ class ModelSource:
     notes: Sequence[str] = ()
     onnx: Path | None = None
     previous: Path | None = None
-
-
-@contextmanager
-def legible(what: str) -> Iterator[None]:
-    """Refuse a description in which a field is missing or of another kind than those who write it give it."""
-    try:
-        yield
-    except SegcliError:
-        raise
-    except KeyError as error:
-        raise ModelError(f"{what}: the field {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ModelError(f"{what}: a field is of an unexpected kind: {error}") from error
 
 
 def slug(text: str) -> str:
