@@ -56,9 +56,11 @@ def test_total_needs_totalsegmentator_and_runs_only_when_it_is_named(
 
 
 def test_seconds_and_peak_of_a_command_are_of_its_process() -> None:
-    seconds, peak = total._timed([sys.executable, "-c", "x = bytes(1 << 26)"], {"SEGCLI_OFFLINE": "1"}, 1)
+    seconds, peak = total._timed(
+        [sys.executable, "-c", "import time; x = b'x' * (1 << 26); time.sleep(0.5)"], {"SEGCLI_OFFLINE": "1"}, 1
+    )
     assert 0 < seconds < 60
-    assert 67 < peak < 1000
+    assert 67 < peak < 150  # whatever the size of this process
     with pytest.raises(SystemExit, match="ended with 3"):
         total._timed([sys.executable, "-c", "raise SystemExit(3)"], {}, 1)
 

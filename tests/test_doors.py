@@ -21,7 +21,7 @@ DOORS = {
     "highdicom": {"formats"},
     "nibabel": {"api"},  # of the caller, who gives and takes its images; else of the tests
     "scipy": {"space", "inference", "results"},
-    "psutil": {"memory", "parallel", "system", "batch"},  # batch: the processes of its workers
+    "psutil": {"memory", "parallel", "system", "batch", "bench"},  # batch: the processes of its workers
     "yaml": {"models"},
     "platformdirs": {"folders"},
     "msgspec": {"models", "results", "batch"},
