@@ -101,23 +101,29 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         show.close()
         place = {case: i for i, case in enumerate(found)}
         ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
-        code = exit_code(ended)
-        extra: list[Path] = []
-        try:
-            if not given.shard:  # a part's table would take the place of another's
-                extra = cohort_files(ended, to)
-        except SegcliError as error:
-            show_error(error)
-            code = code or error.exit_code
-        if manners.json:
-            print_json(document(ended, time.perf_counter() - began))
-        if len(found) > 1 and not manners.quiet:
-            say(summary(ended, len(found), time.perf_counter() - began, ""))
-        for path in extra if not manners.quiet else ():
-            say(f"{path}: {told_of(path)}")
-        said = unshown(ended)
-        if said and not manners.quiet:
-            say(f"warning: {said}")
+        return _concluded(given, ended, to, manners, time.perf_counter() - began)
+
+
+def _concluded(given: Given, ended: Sequence[Outcome], to: Destination, manners: Manners, seconds: float) -> int:
+    """Write the cohort's files, and say of all cases what is to be said at the end; the exit code."""
+    code = exit_code(ended)
+    extra: list[Path] = []
+    try:
+        if not given.shard:  # a part's table would take the place of another's
+            extra = cohort_files(ended, to)
+    except SegcliError as error:
+        show_error(error)
+        code = code or error.exit_code
+    if manners.json:
+        print_json(document(ended, seconds))
+    if manners.quiet:
+        return code
+    if len(ended) > 1:
+        say(summary(ended, len(ended), seconds, ""))
+    for path in extra:
+        say(f"{path}: {told_of(path)}")
+    if said := unshown(ended):
+        say(f"warning: {said}")
     return code
 
 

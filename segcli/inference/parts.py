@@ -17,7 +17,7 @@ from segcli.inference.segment import Segmentation, Wishes, labelled, said_of, wi
 from segcli.inference.together import Member, added, later, staged
 from segcli.inference.windows import Tick, no_tick
 from segcli.memory import mapped
-from segcli.space.volume import Volume
+from segcli.space.volume import Volume, Voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +72,15 @@ def segment_parts(
         own, engine = member.procedure, member.engine
         if prepared is None or _view(own) != seen:
             prepared, seen = prepare(scan, own, sampler_of(engine)), _view(own)
-            for stage, spent in prepared.seconds.items():
-                seconds[stage] += spent
+            seconds = added(seconds, prepared.seconds)
         before = engine.repeated
         wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps)
         found = labelled(scan, prepared, own, engine, ticked, wanted)
-        here = _renumbered(found.labels.data, part.values, labels.dtype)
-        if fusion == "within" and i:
-            labels[here == 0] = 0
-            np.copyto(labels, here, where=labels == 0)
-        else:
-            np.copyto(labels, here, where=here != 0)
+        _write(_renumbered(found.labels.data, part.values, labels.dtype), labels, fusion if i else "over")
         if shares is not None and found.probabilities is not None:
-            for value, channel in zip(own.decide.values, found.probabilities.data, strict=True):
-                if value in part.values:
-                    shares[decide.values.index(part.values[value])] = channel
+            _write_shares(found.probabilities.data, part, shares, decide)
         confidence |= {part.values[value]: m for value, m in found.confidence.items() if value in part.values}
-        for stage in ("network", "decide"):
-            seconds[stage] += found.seconds[stage]
+        seconds = added(seconds, {stage: found.seconds[stage] for stage in ("network", "decide")})
         count += window_count(prepared.image.grid, own.window)
         if earlier is not None:
             count += earlier.windows
@@ -108,6 +99,22 @@ def segment_parts(
         (*warnings, *said_of(repeated)),
         probabilities=None if shares is None else Volume(shares, scan.grid),
     )
+
+
+def _write(here: Voxels, labels: Voxels, fusion: Fusion) -> None:
+    """Write the labels of a part into those of the parts before it."""
+    if fusion == "over":
+        np.copyto(labels, here, where=here != 0)
+        return
+    labels[here == 0] = 0
+    np.copyto(labels, here, where=labels == 0)
+
+
+def _write_shares(found: Voxels, part: Part, shares: Voxels, decide: Decision) -> None:
+    """Write the probabilities of a part's structures (K, D, H, W) where the whole model has those structures."""
+    for value, channel in zip(part.member.procedure.decide.values, found, strict=True):
+        if value in part.values:
+            shares[decide.values.index(part.values[value])] = channel
 
 
 def _renumbered(
