@@ -7,12 +7,12 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 from safetensors.torch import save
 
+from segcli.documents import Document
 from segcli.engines.export.graph import certified
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, props
 from segcli.formats.atomic import write_bytes
@@ -46,7 +46,7 @@ def card_of(family: str, folder: Path) -> ModelCard:
     return read_card(folder)
 
 
-def certificates(folder: Path) -> Iterator[dict[str, Any]]:
+def certificates(folder: Path) -> Iterator[Document]:
     """For each network with a small size its window, and how far each engine's logits and labels are from torch's.
 
     errors   ModelError (78) of the first network that has no graph, or whose graph answers otherwise
@@ -65,8 +65,8 @@ def certificates(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def certificate(card: ModelCard) -> dict[str, Any]:
+def certificate(card: ModelCard) -> Document:
     """What the export of a card says of itself."""
     model = onnx.load_model_from_string(certified(card, {}, count=1))
-    told: dict[str, Any] = json.loads(props(model)[CERTIFICATE_KEY])
+    told: Document = json.loads(props(model)[CERTIFICATE_KEY])
     return told

@@ -6,18 +6,18 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from segcli import __version__
+from segcli.documents import Document, Facts
 from segcli.formats.atomic import unclaimed, write_bytes
 from segcli.memory import total
 from segcli.parallel import cores
 
-Row = dict[str, Any]
+Row = Document  # the cells of a table's line by their columns
 FORM = "segcli_bench"  # the first key of the document; its value says when a meaning changes
 NAMES = ("what", "network", "engine", "pipeline", "against", "voxels")  # columns that name a row; others are measured
 MOVED = 0.1  # a figure that moved by more than this share is marked
@@ -84,7 +84,7 @@ class Results:
 
     def __init__(self, file: Path | None, threads: int) -> None:
         self.file, self.threads = file, threads
-        self.tables: list[dict[str, Any]] = []
+        self.tables: list[Document] = []
         if file is not None:
             unclaimed(file, own=lambda head: f'"{FORM}"'.encode() in head)
 
@@ -98,7 +98,7 @@ class Results:
         if self.file is not None:
             write_bytes(self.file, (json.dumps(self.document(), indent=1) + "\n").encode())
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Document:
         libraries = ("torch", "onnxruntime", "openvino", "numpy", "monai", "nnunetv2")
         return {
             FORM: 1,
@@ -142,11 +142,11 @@ def compare(words: Sequence[str]) -> None:
     print("\n".join(_lines(old, new)))
 
 
-def _words(machine: Mapping[str, Any]) -> str:
+def _words(machine: Facts) -> str:
     return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_mb']:,} MB, {machine['system']}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Document:
     """The document of a file; SystemExit where it is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -160,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _rows(document: Mapping[str, Any]) -> dict[tuple[str, ...], Row]:
+def _rows(document: Facts) -> dict[tuple[str, ...], Row]:
     """The rows of all tables, by the table's title and what names them; equal names are counted."""
     found: dict[tuple[str, ...], Row] = {}
     for table in document["tables"]:
@@ -172,7 +172,7 @@ def _rows(document: Mapping[str, Any]) -> dict[tuple[str, ...], Row]:
     return found
 
 
-def _lines(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def _lines(old: Facts, new: Facts) -> Iterator[str]:
     """A line for each figure that both have, or that one of them lacks; equal ones are left out."""
     before, after = _rows(old), _rows(new)
     for name in [*before, *(name for name in after if name not in before)]:

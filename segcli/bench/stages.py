@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from segcli.bench import material
 from segcli.bench.sgemm import peak
+from segcli.documents import Document
 from segcli.engines.choose import open_engine
 from segcli.engines.export.certificate import relative_error
 from segcli.engines.host import HostEngine
@@ -28,7 +28,7 @@ from segcli.inference.segment import segment
 from segcli.models.card import ModelCard
 from segcli.space.volume import Grid, Volume
 
-Row = dict[str, Any]
+Row = Document
 
 
 def start(folder: Path, threads: int, repeats: int = 5) -> list[Row]:
@@ -226,20 +226,20 @@ def run(words: Sequence[str]) -> str:
     return done.stdout
 
 
-def best(work: Callable[[], Any], count: int, *, warm: bool = True) -> float:
+def best(work: Callable[[], object], count: int, *, warm: bool = True) -> float:
     """The shortest of `count` runs, after one that warms up."""
     if warm:
         work()
     return min(timed(work) for _ in range(count))
 
 
-def median(work: Callable[[], Any], count: int) -> float:
+def median(work: Callable[[], object], count: int) -> float:
     """The median of `count` runs, after one that warms up."""
     work()
     return statistics.median(timed(work) for _ in range(count))
 
 
-def timed(work: Callable[[], Any]) -> float:
+def timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

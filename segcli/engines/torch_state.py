@@ -37,7 +37,7 @@ def settings(
             torch.cuda.set_per_process_memory_fraction(share, limit[0])
 
 
-def _flags(precision: str) -> list[tuple[Any, str, Any]]:
+def _flags(precision: str) -> list[tuple[object, str, object]]:
     """Owner, name and value of each flag; a search for kernels takes seconds, and finds others in the next run."""
     backends: Any = torch.backends
     tf32 = precision == "tf32"

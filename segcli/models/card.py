@@ -242,7 +242,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
     )
 
 
-def _architecture(document: Any, refuse: Refuse) -> Architecture:
+def _architecture(document: Facts, refuse: Refuse) -> Architecture:
     """The network and the arguments of its constructor, as they stand in the document."""
     arguments = dict(document["architecture"])
     network = Architecture(arguments.pop("name"), arguments)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.space.volume import Grid, turned, turning
+from segcli.space.volume import Grid, Voxels, turned, turning
 
 Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
 Anchor = Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai"]
@@ -102,7 +102,7 @@ def _spaced(grid: Grid, spacing: Spacing, anchor: Anchor) -> Grid:
     return Grid(_shape(np.maximum(1, shape)), _affine(matrix * (want / have), origin))
 
 
-def _between_faces(grid: Grid, shape: NDArray[Any]) -> Grid:
+def _between_faces(grid: Grid, shape: Voxels) -> Grid:
     """A grid of a shape with the outer faces of another."""
     step = np.array(grid.shape) / shape  # in old voxels
     matrix = grid.affine[:3, :3]
@@ -147,7 +147,7 @@ def turned_as_monai(grid: Grid, axes: str) -> Grid:
     return Grid((grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]), grid.affine @ back)
 
 
-def as_torch(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+def as_torch(one: Voxels, other: Voxels) -> NDArray[np.float64]:
     """The product of two small matrices in the sums of torch, which rounds each product; NumPy may not."""
     total: NDArray[np.float64] = one[:, :1] * other[0]
     for k in range(1, len(other)):
