@@ -163,15 +163,9 @@ def started(folder: Path, home: Path) -> tuple[subprocess.Popen[bytes], list[psu
     raise AssertionError(run.communicate())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_13_a_run_that_is_ended_ends_its_processes_and_leaves_nothing_half(
     folder: Path, tmp_path: Path, number: int, code: int
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_cascade_is_exported_with_its_first_model_and_labels_likewise_without_
     assert command("models", "verify", out).returncode == 0
 
 
+@pytest.mark.slow
 def test_verify_finds_a_file_that_was_changed_in_any_of_them(tmp_path: Path, model: Path) -> None:
     out = tmp_path / "fine"
     assert command("export-onnx", "--model", model, "-o", out).returncode == 0

@@ -141,6 +141,7 @@ def test_labels_are_those_of_nnunet(tmp_path: Path, name: str, case: str, folds:
     assert (labels == expected).mean() > 0.998
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "case", "folds"), [case for case in CASES if case[2] == (0,)])
 def test_with_sums_in_float16_logits_are_those_of_nnunet(
     tmp_path: Path, name: str, case: str, folds: tuple[int, ...]
