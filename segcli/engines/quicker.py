@@ -58,7 +58,8 @@ _SUMMED = 8192
 class _InstanceNorm(nn.Module):
     """Instance norm as the batch norm of one item: the stock operator copies channels-last data.
 
-    Means and variances are those of groups of planes, put together in float64.
+    On a processor means and variances are those of groups of planes, put together in float64; the kernels of other
+    devices add up in a tree, which keeps the digits.
     """
 
     def __init__(self, module: nn.InstanceNorm3d) -> None:
@@ -66,11 +67,13 @@ class _InstanceNorm(nn.Module):
         self.weight, self.bias, self.eps = module.weight, module.bias, module.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        items = [
-            F.batch_norm(item, *_moments(item), self.weight, self.bias, False, 0.0, self.eps)
-            for item in torch.split(x, 1)
-        ]
+        items = [self._normed(item) for item in torch.split(x, 1)]
         return items[0] if len(items) == 1 else torch.cat(items)
+
+    def _normed(self, item: Tensor) -> Tensor:
+        here = item.device.type == "cpu"
+        mean, variance = _moments(item) if here else (None, None)
+        return F.batch_norm(item, mean, variance, self.weight, self.bias, not here, 0.0, self.eps)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

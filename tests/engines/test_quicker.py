@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segcli.engines.quicker import quicker
+from segcli.engines.quicker import in_its_order, quicker
 from segcli.networks.registry import build
 
 NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -72,3 +72,11 @@ def test_an_instance_norm_keeps_its_scale_and_offset() -> None:
     y = quicker(nn.Sequential(norm))(x)
     torch.testing.assert_close(y[1, 0, :, 0, 0], torch.tensor([3.0, -1.0]))
     torch.testing.assert_close(y[1, 1, :, 0, 0], torch.tensor([2.0, -4.0]))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_an_instance_norm_on_another_device_leaves_its_data_there(affine: bool) -> None:
+    """The device "meta" has shapes alone; it refuses what lies on a processor, and the processor's own kernels."""
+    norm = in_its_order(nn.Sequential(nn.InstanceNorm3d(3, affine=affine))).to("meta")
+    found = norm(torch.empty(2, 3, 8, 6, 4, device="meta"))
+    assert (found.device.type, found.shape) == ("meta", (2, 3, 8, 6, 4))
