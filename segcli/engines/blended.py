@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -14,6 +14,11 @@ from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
 
 Axes = tuple[int, ...]
+# Makes empty sums of what an engine answers: the engine, and what `Engine.sums` takes.
+Summing = Callable[
+    ["Blending", NDArray[np.float32], tuple[int, int, int], int, NDArray[np.float32]],
+    Sums,
+]
 
 
 class Blending(ABC):
@@ -95,16 +100,10 @@ class Blending(ABC):
     ) -> Sums:
         return self.summing(self, image, shape, axis, weight)
 
-    def summing(
-        self,
-        answers: Blending,
-        image: NDArray[np.float32],
-        shape: tuple[int, int, int],
-        axis: int,
-        weight: NDArray[np.float32],
-    ) -> Sums:
-        """Empty sums, in this engine's memory, of what another one answers that is made of it."""
-        return BlendedSums(answers, image, shape, axis, weight)
+    @property
+    def summing(self) -> Summing:
+        """Makes sums in this engine's memory, of what it answers or another one that is made of it."""
+        return BlendedSums
 
     def exact(self, windows: int) -> AbstractContextManager[None]:
         """Within the block answers are in float32; so many windows count as computed again."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segcli.engines.export.onnx_file import OnnxFile, answered
-from segcli.engines.onnx_providers import is_short
-from segcli.errors import ModelError, cause_of
+from segcli.engines.onnx_providers import cannot_run, is_short
 
 
 class Bound(nn.Module):
@@ -49,9 +48,7 @@ class Bound(nn.Module):
         except Exception as error:  # the library's exceptions share no class but this one
             if is_short(error):
                 raise torch.OutOfMemoryError(str(error)) from error
-            if not type(error).__module__.startswith("onnxruntime"):
-                raise
-            raise ModelError(f"{self._file.name}: ONNX Runtime cannot run it: {cause_of(error)}") from error
+            raise cannot_run(error, self._file.name) from error
         binding.synchronize_outputs()
         answered(self._file, tuple(logits.shape), len(x))
         return logits

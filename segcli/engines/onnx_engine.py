@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.engines.host import HostEngine
-from segcli.engines.onnx_providers import is_short, out_of_memory, session, unusable
+from segcli.engines.onnx_providers import cannot_run, is_short, out_of_memory, session, unusable
 from segcli.engines.precision import NOT_THERE, ON_GPUS, Refusals
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
-from segcli.errors import EngineError, ModelError, cause_of
+from segcli.errors import EngineError
 
 if TYPE_CHECKING:
     from segcli.engines.blended import Blending
@@ -62,9 +62,7 @@ class OnnxEngine(HostEngine):
         except Exception as error:  # the library's exceptions share no class but this one
             if is_short(error):
                 raise out_of_memory(error, self.device) from error
-            if not type(error).__module__.startswith("onnxruntime"):
-                raise
-            raise ModelError(f"{self._file.name}: ONNX Runtime cannot run it: {cause_of(error)}") from error
+            raise cannot_run(error, self._file.name) from error
         answered(self._file, logits.shape, len(patches))
         return logits
 

@@ -109,6 +109,13 @@ def is_short(error: Exception) -> bool:
     return any(words in str(error) for words in _NO_MEMORY)
 
 
+def cannot_run(error: Exception, name: str) -> ModelError:
+    """The refusal of a graph that ONNX Runtime does not run; an error that is not the library's goes on."""
+    if not type(error).__module__.startswith("onnxruntime"):
+        raise error
+    return ModelError(f"{name}: ONNX Runtime cannot run it: {cause_of(error)}")
+
+
 def out_of_memory(error: Exception, device: str) -> OutOfMemory:
     """The refusal of a window, or of a whole model, that a device has no memory for."""
     hint = "try --max-ram, or a machine with more" if device == "cpu" else "use --device cpu"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,25 +17,36 @@ def quicker(network: nn.Module) -> nn.Module:
     or lost (0.94 to 1.1, but SwinUNETR 1.5): the stock instance norm copies such data. UX-Net's grouped 1x1x1
     convolutions as multiply-adds gained nothing beside these and were left alone.
     """
-    for name, module in list(network.named_children()):
-        if type(module) is nn.InstanceNorm3d and not module.track_running_stats:
-            setattr(network, name, _InstanceNorm(module))
-        elif type(module) is nn.Conv3d and module.groups == 1:
-            pointwise = {*module.kernel_size, *module.stride} == {1} and set(module.padding) == {0}
-            setattr(network, name, _Pointwise(module) if pointwise else _Conv(module))
-        else:
-            quicker(module)
-    return channels_last(network)
+    return channels_last(_replaced(network, lambda module: _normed(module) or _convolved(module)))
 
 
 def in_its_order(network: nn.Module) -> nn.Module:
     """For a GPU: the network with instance norms, replaced in place, that leave data in the order it comes in."""
+    return _replaced(network, _normed)
+
+
+def _replaced(network: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """The network with modules replaced in place by what stands for them, where something does."""
     for name, module in list(network.named_children()):
-        if type(module) is nn.InstanceNorm3d and not module.track_running_stats:
-            setattr(network, name, _InstanceNorm(module))
+        found = other(module)
+        if found is None:
+            _replaced(module, other)
         else:
-            in_its_order(module)
+            setattr(network, name, found)
     return network
+
+
+def _normed(module: nn.Module) -> nn.Module | None:
+    if type(module) is nn.InstanceNorm3d and not module.track_running_stats:
+        return _InstanceNorm(module)
+    return None
+
+
+def _convolved(module: nn.Module) -> nn.Module | None:
+    if not (type(module) is nn.Conv3d and module.groups == 1):
+        return None
+    pointwise = {*module.kernel_size, *module.stride} == {1} and set(module.padding) == {0}
+    return _Pointwise(module) if pointwise else _Conv(module)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

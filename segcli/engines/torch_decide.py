@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcli.engines.torch_memory import Device
+from segcli.engines.torch_sampler import sent, summed
 from segcli.inference.decide import Decision, Piece, Place
 from segcli.inference.deciding import Task
+from segcli.space.resample import Taps
 from segcli.space.volume import Box, Grid
 
 _CLASSES = 256  # that a uint8 can count
@@ -31,7 +33,7 @@ class Decider:
     def __init__(self, device: Device, slab: Callable[[Box], Tensor], task: Task) -> None:
         self._device, self._slab, self._task = device, slab, task
         own = task.decide
-        self._soften = own.back == "probabilities" and not own.are_probabilities
+        self._soften = own.softened
         self.decide = replace(own, are_probabilities=True) if self._soften else own
         self._place = Place(task.target, task.part, task.wanted, task.rule)
         self._labels = self._map(task.target.shape, torch.uint8 if max(own.values) < _CLASSES else torch.int32)
@@ -105,20 +107,14 @@ def taps(piece: Piece, slab: Tensor) -> Sampling:
     sums = []
     for own, count in zip(piece.taps, slab.shape[1:], strict=True):
         index = np.minimum(own.index, count - 1)  # what lies behind a sample on the last plane has the weight 0
-        sums.append((torch.from_numpy(index).to(slab.device), torch.from_numpy(own.weights).to(slab.device)))
+        sums.append(sent(Taps(index, own.weights), slab.device))
     return sums
 
 
 def _sampled(channel: Tensor, piece: Piece, sums: Sampling) -> Tensor:
-    """One channel (d, h, w) of a slab at a piece's voxels; products and sums apart, as the host has them."""
+    """One channel (d, h, w) of a slab at a piece's voxels, as the host has it."""
     for axis in piece.sequence:
-        index, weights = sums[axis]
-        row = [1, 1, 1]
-        row[axis] = -1
-        total = channel.index_select(axis, index[0]) * weights[0].view(row)
-        for one, weight in zip(index[1:], weights[1:], strict=True):
-            total += channel.index_select(axis, one) * weight.view(row)
-        channel = total
+        channel = summed(channel, *sums[axis], axis)
     return channel
 
 

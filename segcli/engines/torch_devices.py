@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -12,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segcli.engines.blended import Axes, Blending, cut
+from segcli.engines.blended import Axes, Blending, Summing, cut
 from segcli.engines.quicker import channels_last, in_its_order, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, short
 from segcli.engines.torch_others import operators
 from segcli.engines.torch_sampler import DeviceSampler
 from segcli.engines.torch_state import settings
 from segcli.engines.torch_sums import HALVES, DeviceSums
-from segcli.inference.engine import Sums
 from segcli.memory import zeros as host_zeros
 from segcli.space.resample import Sampler
 from segcli.space.volume import Box
@@ -165,15 +165,9 @@ class TorchDevice(Blending):
         parts = [self._forward(some, exact=self._exact) for some in torch.split(patches, self.batch)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def summing(
-        self,
-        answers: Blending,
-        image: NDArray[np.float32],
-        shape: tuple[int, int, int],
-        axis: int,
-        weight: NDArray[np.float32],
-    ) -> Sums:
-        return DeviceSums(answers, self.device, image, shape, axis, weight)
+    @property
+    def summing(self) -> Summing:
+        return partial(DeviceSums, self.device)
 
     @contextmanager
     def exact(self, windows: int) -> Iterator[None]:

@@ -37,7 +37,7 @@ class DeviceSampler:
     def apply(self, data: Held, taps: Taps, axis: int) -> Held:
         if isinstance(data, Tensor):
             try:
-                return _summed(data, taps, axis)
+                return summed(data.float(), *sent(taps, data.device), axis)
             except RuntimeError as error:
                 short(error)
             data = self.get(data)
@@ -47,11 +47,15 @@ class DeviceSampler:
         return data.cpu().numpy() if isinstance(data, Tensor) else data
 
 
-def _summed(data: Tensor, taps: Taps, axis: int) -> Tensor:
+def sent(taps: Taps, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(T, n) indices and weights where data is."""
+    return torch.from_numpy(taps.index).to(device), torch.from_numpy(taps.weights).to(device)
+
+
+def summed(data: Tensor, index: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Data in float32 with one axis sampled; products and sums apart."""
     row = [1] * data.dim()
     row[axis] = -1
-    data, index = data.float(), torch.from_numpy(taps.index).to(data.device)
-    weights = torch.from_numpy(taps.weights).to(data.device)
     total = data.index_select(axis, index[0]) * weights[0].view(row)
     for one, weight in zip(index[1:], weights[1:], strict=True):
         total += data.index_select(axis, one) * weight.view(row)

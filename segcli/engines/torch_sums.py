@@ -29,8 +29,8 @@ class DeviceSums:
 
     def __init__(
         self,
-        engine: Blending,
         device: Device,
+        engine: Blending,
         image: NDArray[np.float32],
         shape: tuple[int, int, int],
         axis: int,

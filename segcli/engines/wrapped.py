@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.engines.blended import Blending
-from segcli.inference.engine import Sums
+from segcli.engines.blended import Blending, Summing
 from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
 
@@ -62,15 +61,9 @@ class Wrapped(Blending):
     def get(self, total: Array) -> NDArray[np.float32]:
         return self.inner.get(total)
 
-    def summing(
-        self,
-        answers: Blending,
-        image: NDArray[np.float32],
-        shape: tuple[int, int, int],
-        axis: int,
-        weight: NDArray[np.float32],
-    ) -> Sums:
-        return self.inner.summing(answers, image, shape, axis, weight)
+    @property
+    def summing(self) -> Summing:
+        return self.inner.summing
 
     def exact(self, windows: int) -> AbstractContextManager[None]:
         return self.inner.exact(windows)
