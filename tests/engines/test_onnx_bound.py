@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import model
 
 from segcli.engines import choose, onnx_engine, onnx_providers, torch_cuda, torch_memory
 from segcli.engines.choose import open_engine
@@ -19,11 +18,6 @@ from segcli.errors import ModelError, OutOfMemory
 from segcli.models.card import ModelCard
 
 ARENA = "onnxruntime::BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9"
-
-
-@pytest.fixture(scope="module")
-def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
-    return model(tmp_path_factory.mktemp("models") / "small")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from small import model
 from torch import nn
 
 from segcli.commands import doctor
@@ -21,11 +20,6 @@ from segcli.engines.torch_devices import TorchDevice
 from segcli.engines.torch_memory import Device
 from segcli.errors import EngineError
 from segcli.models.card import ModelCard
-
-
-@pytest.fixture(scope="module")
-def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
-    return model(tmp_path_factory.mktemp("models") / "small")
 
 
 @pytest.fixture

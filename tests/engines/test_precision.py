@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import model
 
 from segcli.engines import choose, openvino_engine, precision, torch_cuda, torch_devices, torch_engine
 from segcli.engines.choose import open_engine
@@ -20,11 +19,6 @@ from segcli.results import record
 
 H200 = dict.fromkeys(("float32", "tf32", "bfloat16", "float16"), "")
 T4 = {word: torch_cuda.without(word, (7, 5)) for word in H200}
-
-
-@pytest.fixture(scope="module")
-def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
-    return model(tmp_path_factory.mktemp("models") / "small")
 
 
 def native(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:

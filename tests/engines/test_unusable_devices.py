@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from small import model
 
 from segcli.commands import doctor
 from segcli.engines import choose, driver, table, torch_cuda, torch_devices
@@ -18,11 +17,6 @@ from segcli.models.card import ModelCard
 H200 = ["sm_80", "sm_90", "compute_90"]
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be reported"
 BUSY = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
-
-
-@pytest.fixture(scope="module")
-def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
-    return model(tmp_path_factory.mktemp("models") / "small")
 
 
 @pytest.fixture

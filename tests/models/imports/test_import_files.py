@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from ct_facts import CONTAINERS, FACTS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -20,16 +21,6 @@ from segcli.errors import ModelError, OutputError, OutputExists, UsageError
 from segcli.models import embedded, imports, library, weights
 from segcli.models.imports import written
 from segcli.networks import registry
-
-CONTAINERS = Path(__file__).parents[2] / "data" / "containers"
-FACTS = imports.options(
-    labels="background,liver,spleen",
-    spacing="1.5,1.5,2",
-    orientation="RAS",
-    window="-125,275",
-    patch="16,16,16",
-    channels="CT",
-)
 
 
 def test_a_bare_file_is_told_and_what_is_missing_is_named_with_its_option() -> None:

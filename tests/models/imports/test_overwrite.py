@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ct_facts import CONTAINERS, FACTS
 from models import organs
 
 from segcli.engines.export.folder import export_folder
@@ -17,16 +18,6 @@ from segcli.formats import atomic
 from segcli.models import imports
 from segcli.models.imports import written
 from segcli.models.library import find
-
-CONTAINERS = Path(__file__).parents[2] / "data" / "containers"
-FACTS = imports.options(
-    labels="background,liver,spleen",
-    spacing="1.5,1.5,2",
-    orientation="RAS",
-    window="-125,275",
-    patch="16,16,16",
-    channels="CT",
-)
 
 
 def _comes_late(monkeypatch: pytest.MonkeyPatch, come: Callable[[], object], *, in_one_step: bool) -> None:
