@@ -30,7 +30,7 @@ from pathlib import Path
 
 from segcli.bench import material, peers, stages, total
 from segcli.bench.certificates import certificates
-from segcli.bench.results import Results, compare
+from segcli.bench.results import Results, Row, compare
 from segcli.errors import OutputExists
 from segcli.formats.atomic import write_bytes
 from segcli.parallel import cores
@@ -107,7 +107,7 @@ def beside_peers(folder: Path, threads: int, results: Results) -> None:
         results.table("peers", rows, f"peers: {peer if peer in here else f'{peer} is not installed'}")
 
 
-def points(curves: Curves) -> list[stages.Row]:
+def points(curves: Curves) -> list[Row]:
     """A row for each point: what was held against, how many, and the seconds."""
     return [{"against": f"{name} {x:g}", "seconds": y} for name, curve in curves.items() for x, y in curve]
 

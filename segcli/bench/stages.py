@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from segcli.bench import material
+from segcli.bench.results import Row
 from segcli.bench.sgemm import peak
-from segcli.documents import Document
 from segcli.engines.choose import open_engine
 from segcli.engines.export.certificate import relative_error
 from segcli.engines.host import HostEngine
@@ -27,8 +27,6 @@ from segcli.inference.engine import Engine
 from segcli.inference.segment import segment
 from segcli.models.card import ModelCard
 from segcli.space.volume import Grid, Volume
-
-Row = Document
 
 
 def start(folder: Path, threads: int, repeats: int = 5) -> list[Row]:

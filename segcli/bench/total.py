@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from segcli.bench import material, stages
+from segcli.bench.results import Row
 from segcli.documents import Facts
 from segcli.engines.precision import on_cpu
 
@@ -81,7 +82,7 @@ for number in mode["task_id"]:
 """
 
 
-def compare(folder: Path, threads: int, full: bool) -> Iterator[stages.Row]:
+def compare(folder: Path, threads: int, full: bool) -> Iterator[Row]:
     """A row for TotalSegmentator and one for each precision of segcli, with the ratio of their times and memories.
 
     errors   SystemExit without TotalSegmentator
@@ -101,7 +102,7 @@ def compare(folder: Path, threads: int, full: bool) -> Iterator[stages.Row]:
             yield {**own, **ratios}
 
 
-def _ours(scan: Path, out: Path, threads: int, precision: str, places: Mapping[str, str]) -> stages.Row:
+def _ours(scan: Path, out: Path, threads: int, precision: str, places: Mapping[str, str]) -> Row:
     words = [sys.executable, "-m", "segcli", "predict", str(scan), "--model", "totalsegmentator", "--device", "cpu"]
     words += ["--threads", str(threads), "--precision", precision, "--quiet", "-o", str(out)]
     # Imported, and exported for the engine, in a run before: that is done once for all scans.
@@ -118,7 +119,7 @@ def _ours(scan: Path, out: Path, threads: int, precision: str, places: Mapping[s
     }
 
 
-def _theirs(command: str, scan: Path, folder: Path, threads: int, places: Mapping[str, str]) -> stages.Row:
+def _theirs(command: str, scan: Path, folder: Path, threads: int, places: Mapping[str, str]) -> Row:
     home = Path(places["TOTALSEG_HOME_DIR"])
     home.mkdir(exist_ok=True)
     (home / "config.json").write_text(json.dumps(_SILENT), encoding="utf-8")

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import UNSEEN, Sums, not_finite
+from segcli.inference.engine import UNSEEN, Sums, among, not_finite
 from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
 
@@ -136,12 +136,12 @@ class BlendedSums:
                 raise not_finite(at)
             if self._total is None:
                 self._total = self._engine.zeros((len(logits), *self._norm.shape))
-            place = self._place(at)
+            place = among(at, self._axis, self._first)
             self._engine.add(self._total, place, logits, self._weight)
             self._norm[place] += self._weight
 
     def finished(self, box: Box) -> NDArray[np.float32]:
-        place = self._place(box)
+        place = among(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added
         slab, norm = self._engine.get(self._total[(slice(None), *place)]), self._norm[place]
         slab /= np.maximum(norm, np.finfo(np.float32).tiny)
@@ -166,13 +166,6 @@ class BlendedSums:
                     array[(*lead, slice(a, a + room))] = array[(*lead, slice(a + planes, a + planes + room))]
                 if a + room < b:
                     array[(*lead, slice(a + room, b))] = 0
-
-    def _place(self, at: Box) -> Box:
-        """A box of the image among the planes that are summed."""
-        box = list(at)
-        along = at[self._axis]
-        box[self._axis] = slice(along.start - self._first, along.stop - self._first)
-        return box[0], box[1], box[2]
 
 
 def cut(image: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> NDArray[np.float32]:

@@ -100,6 +100,13 @@ class Engine(Protocol):
         ...
 
 
+def among(at: Box, axis: int, first: int) -> Box:
+    """A box of an image among planes along an axis, of which `first` is the first one."""
+    box = list(at)
+    box[axis] = slice(at[axis].start - first, at[axis].stop - first)
+    return box[0], box[1], box[2]
+
+
 def distinct(engines: Sequence[Taking]) -> list[str]:
     """The sentences of several engines' `fallbacks`; once each, where engines of one device share theirs."""
     return list({id(sentence): sentence for engine in engines for sentence in engine.fallbacks}.values())

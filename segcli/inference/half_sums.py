@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
-from segcli.inference.engine import UNSEEN, Engine, not_finite
+from segcli.inference.engine import UNSEEN, Engine, among, not_finite
 from segcli.memory import RESERVE, available, mapped
 from segcli.space.volume import Box
 
@@ -53,14 +53,14 @@ class HalfSums:
                 raise not_finite(at)
             if self._total is None:
                 self._total = _zeros((len(logits), *self._norm.shape))
-            place = self._place(at)
+            place = among(at, self._axis, self._first)
             for sums, channel in zip(self._total, logits, strict=True):
                 with np.errstate(over="ignore"):  # `finished` refuses it
                     sums[place] += channel * self._weight
             self._norm[place] += self._weight
 
     def finished(self, box: Box) -> NDArray[np.float32]:
-        place = self._place(box)
+        place = among(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added
         norm = self._norm[place]
         unseen = norm == 0
@@ -81,13 +81,6 @@ class HalfSums:
             kept = max(0, len(along) - planes)
             along[:kept] = along[len(along) - kept :].copy()
             along[kept:] = 0
-
-    def _place(self, at: Box) -> Box:
-        """A box of the image among the planes that are summed."""
-        box = list(at)
-        along = at[self._axis]
-        box[self._axis] = slice(along.start - self._first, along.stop - self._first)
-        return box[0], box[1], box[2]
 
 
 def _zeros(shape: tuple[int, ...]) -> NDArray[np.float16]:

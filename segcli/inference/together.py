@@ -189,9 +189,10 @@ def _answers(scan: Volume, members: Sequence[tuple[Member, Decision]], on: Grid,
     return _Answers(answers, seconds, windows)
 
 
-def added(times: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+def added(*times: Mapping[str, float]) -> dict[str, float]:
     """The times of each stage, added up."""
-    return {stage: times.get(stage, 0.0) + more.get(stage, 0.0) for stage in {**times, **more}}
+    stages = dict.fromkeys(stage for some in times for stage in some)
+    return {stage: sum(some.get(stage, 0.0) for some in times) for stage in stages}
 
 
 def _answer(

@@ -47,7 +47,7 @@ def mean_of(
     grid = first.labels.grid
     return Segmentation(
         Volume(labels, grid, first.labels.source),
-        _sum([answer.seconds for answer in found]),
+        added(*(answer.seconds for answer in found)),
         sum(answer.windows for answer in found),
         _means([answer.confidence for answer in found]),
         tuple(dict.fromkeys(sentence for answer in found for sentence in answer.warnings)),
@@ -74,13 +74,6 @@ def _decided(mean: NDArray[np.float64], decide: Decision, groups: Sequence[Seque
         wins = share.max(0) > _ALL - share.sum(0)
         labels[wins] = np.array(values)[share.argmax(0)][wins]
     return labels
-
-
-def _sum(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for one in times:
-        total = added(total, one)
-    return total
 
 
 def _means(confidence: Sequence[Mapping[int, float]]) -> dict[int, float]:

@@ -290,14 +290,8 @@ def several_facts(wholes: Sequence[ModelFacts]) -> ModelFacts:
 
 def model_facts(members: Sequence[tuple[ModelCard, Mapping[str, str]]], hash_of: HashOf = model_hash) -> ModelFacts:
     """Name, hash and licence of a model; of several as one, with each of them under "members"."""
-    each = [MemberFacts(name=c.name, sha256=hash_of(c, hashes), licence=c.licence) for c, hashes in members]
-    if len(each) == 1:
-        return ModelFacts(name=each[0]["name"], sha256=each[0]["sha256"], licence=each[0]["licence"])
-    return ModelFacts(
-        name="+".join(facts["name"] for facts in each),
-        sha256=hashlib.sha256("".join(facts["sha256"] for facts in each).encode()).hexdigest(),
-        licence=" + ".join(dict.fromkeys(facts["licence"] for facts in each)),
-        members=each,
+    return several_facts(
+        [ModelFacts(name=c.name, sha256=hash_of(c, hashes), licence=c.licence) for c, hashes in members]
     )
 
 

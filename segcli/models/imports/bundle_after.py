@@ -114,8 +114,6 @@ def _merged_labels(names: Sequence[str], items: Sequence[Document], said: Said) 
 
     A card's regions are written in the order of the outputs, so the network's last layer is put in the order of these.
     """
-    from segcli.models.imports.recognise import LAST
-
     steps = [item for item in items if kind_of(item) in ("AsDiscrete", *_MERGING)]
     written = _writing(steps[-1], len(names))
     order = [channel for channel, _ in written]
@@ -124,9 +122,8 @@ def _merged_labels(names: Sequence[str], items: Sequence[Document], said: Said) 
         n for n in names if n == "background"
     ]
     whole = len(names) == said.network.outputs and sorted(order) == list(range(len(names)))
-    last = [f"{LAST.get(said.network.family, '')}.{part}" for part in ("weight", "bias")]
-    tensors = said.network.folds[0]
-    if not (known and whole and tensors.keys() >= set(last)):
+    last, tensors = said.network.last, said.network.folds[0]
+    if not (known and whole and last):
         said.lacks["labels"] = (
             f"the bundle makes labels of overlapping outputs by Python that was not evaluated ({kind_of(steps[-1])})"
         )

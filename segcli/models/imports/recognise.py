@@ -26,8 +26,7 @@ SIZES = ("img_size", "img_shape", "crop_size")
 
 
 # The layer that gives a network's outputs, of the families whose outputs a recipe or a bundle may put in order.
-LAST = {"segresnet": "conv_final.2.conv", "swinunetr": "out.conv.conv"}
-_PARTS = ("weight", "bias")
+_LAST = {"segresnet": ["conv_final.2.conv"], "swinunetr": ["out.conv.conv"]}
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,17 @@ class Recognised:
 
         errors   ModelError for a network whose last layer is not known
         """
-        last = LAST.get(self.family)
-        if last is None or not self.folds[0].keys() >= {f"{last}.weight", f"{last}.bias"}:
+        last = self.last
+        if not last:
             raise ModelError(f"the outputs of {self.family} cannot be put in another order")
-        folds = [{**fold, **{f"{last}.{p}": fold[f"{last}.{p}"][list(order)] for p in _PARTS}} for fold in self.folds]
+        folds = [{**fold, **{name: fold[name][list(order)] for name in last}} for fold in self.folds]
         return replace(self, folds=folds)
+
+    @property
+    def last(self) -> list[str]:
+        """The names of the tensors that give the outputs, one row for each; empty where they are not known."""
+        names = [f"{layer}.{part}" for layer in _LAST.get(self.family, ()) for part in ("weight", "bias")]
+        return names if self.folds and self.folds[0].keys() >= set(names) else []
 
     def live(self) -> list[str]:
         """The names of the first fold's tensors that have an effect on the output."""
