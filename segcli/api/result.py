@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segcli import formats
 from segcli.batch import described, outputs, stages
-from segcli.batch.objects import Objects
+from segcli.batch.objects import Objects, today
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import apart
 from segcli.batch.stages import Job, Labelled
@@ -69,7 +69,7 @@ class Result:
     def _picture(self) -> bytes:
         from segcli.results.picture import montage_picture, png
 
-        return png(montage_picture(self.scan, self.volume, self.structures, self.record))
+        return png(montage_picture(self.scan, self.volume, self.structures, self.record, day=today()))
 
     # ---- labels
 

@@ -1,9 +1,10 @@
-"""What the user says of the DICOM objects that are made, and of their date, which pictures have too."""
+"""What the user says of the DICOM objects that are made, and the day on which a picture is made."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
@@ -36,11 +37,19 @@ class Objects:
         return {"algorithm": algorithm, "version": version, "about": about}
 
     @property
-    def day(self) -> str:
-        """The day of the run, 2026-01-31, for a picture; "" unless it is wanted: equal runs make equal bytes."""
-        return datetime.now().date().isoformat() if self.dates == "now" else ""
-
-    @property
     def choices(self) -> dict[str, str | int | bool | None] | None:
         """What a record has of it; None for the usual."""
         return None if self == Objects() else asdict(self)
+
+
+def today() -> str:
+    """The day on which a picture is made, 2026-01-31, in UTC, so that the time zone changes no byte.
+
+    Where the environment has SOURCE_DATE_EPOCH, seconds since 1970 as of reproducible builds, they say the day.
+    """
+    said = os.environ.get("SOURCE_DATE_EPOCH", "")
+    fixed = said.isdecimal() and len(said) <= _DIGITS
+    return (datetime.fromtimestamp(int(said), UTC) if fixed else datetime.now(UTC)).date().isoformat()
+
+
+_DIGITS = 11  # of seconds up to the year 5138; a longer number is no date

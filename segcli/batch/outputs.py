@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segcli.batch.bids import name_of
-from segcli.batch.objects import Objects, Signed
+from segcli.batch.objects import Objects, Signed, today
 from segcli.documents import Facts
 from segcli.errors import UsageError
 from segcli.packages import added
@@ -242,7 +242,7 @@ def _is_page(head: bytes) -> bool:
 def _montage(columns: int, path: Path, case: Finished) -> Sequence[str]:
     from segcli.results.picture import montage
 
-    montage(case.scan, case.result.labels, case.card.labels, path, case.facts, columns, case.to.dicom.day)
+    montage(case.scan, case.result.labels, case.card.labels, path, case.facts, columns, today())
     return ()
 
 
@@ -340,7 +340,7 @@ BUILT_IN = (
     _report(
         "html-viewer", "_seg_viewer.html", "with NiiVue inside", partial(_page, True), needs=("viewer",), own=_is_page
     ),
-    _report("png", "_seg.png", "slices with the labels over them", partial(_montage, 3)),
+    _report("png", "_seg.png", "slices with the labels over them, verdict, model, day", partial(_montage, 3)),
     _report("png-large", "_seg_large.png", "the same, seven slices of each view", partial(_montage, 7)),
     Output("slicer", ".ctbl", "names and colours for 3D Slicer", partial(_table, "slicer"), "--tables"),
     Output("itksnap", ".label", "the same for ITK-SNAP", partial(_table, "itksnap"), "--tables"),

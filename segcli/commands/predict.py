@@ -133,8 +133,7 @@ class Outputs:
         int | None, typer.Option("--series-number", min=1, help="Of a DICOM Segmentation; RTSTRUCT + 1, SR + 2.")
     ] = None
     content_date: Annotated[
-        str,
-        typer.Option("--content-date", help="Of DICOM objects and pictures: source (equal bytes each time) or now."),
+        str, typer.Option("--content-date", help="Of DICOM objects: source (equal bytes each time) or now.")
     ] = "source"
     anonymous: Annotated[bool, typer.Option("--anonymous", help="DICOM objects without patient and dates.")] = False
     report: Reports = None

@@ -326,7 +326,7 @@ def montage(
 
     facts     the record, of which the head of the picture tells case, model, verdict, voxel size and doubts
     columns   slices of each view
-    day       of the run, for the head
+    day       on which it is made, for the head
     """
     write_bytes(path, png(montage_picture(image, labels, names, facts, columns, day)))
 

@@ -93,6 +93,38 @@ def test_reports_and_tables_come_in_the_order_that_they_were_named(model):
     assert isinstance(next(iter(to.outputs)), Output)
 
 
+# ---- the day of a picture
+
+
+def test_6_6_a_picture_has_the_day_on_which_it_is_made_and_equal_days_make_equal_bytes(model, tmp_path, monkeypatch):
+    from datetime import UTC, datetime
+
+    from runs import files, opened
+
+    from segcli.batch.cases import cases
+    from segcli.batch.objects import today
+    from segcli.batch.pipeline import predict
+
+    one = str(scan(tmp_path / "a.nii.gz"))
+
+    def made(name: str, seconds: str) -> dict[str, bytes]:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+        folder = tmp_path / name
+        list(predict(cases([one], output=folder), model, opened(), Destination(folder, reports=("png", "html"))))
+        return files(folder)
+
+    morning, evening, later = made("morning", "1769817600"), made("evening", "1769903999"), made("later", "1769904000")
+    assert today() == "2026-02-01"
+    assert morning == evening
+    assert {name for name in morning if morning[name] != later[name]} == {"a_seg.png", "a_seg.json"}
+    assert [record["extras"]["files"].pop("a_seg.png") for record in (morning["a_seg.json"], later["a_seg.json"])]
+    assert morning["a_seg.json"] == later["a_seg.json"]
+    for wrong in ("", "tomorrow", "9" * 40):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", wrong)
+        before = datetime.now(UTC).date().isoformat()
+        assert before <= today() <= datetime.now(UTC).date().isoformat()
+
+
 # ---- a label map with a name of its own
 
 

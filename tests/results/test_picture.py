@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from segcli.batch.objects import Objects
 from segcli.results import picture
 from segcli.results.picture import (
     VIEWS,
@@ -256,14 +254,10 @@ def test_the_head_has_the_date_of_the_scan_where_identifiers_are_let_in() -> Non
     assert "scan of" not in picture._head(facts | {"identifiers": {"StudyDate": "31.1."}}, labels)[1][0]
 
 
-def test_the_head_has_the_day_of_the_run_where_it_is_wanted() -> None:
-    """Equal runs make equal bytes, so that it is not there without being asked for."""
+def test_the_head_has_the_day_on_which_the_picture_is_made() -> None:
     image, labels = scan()
     facts = {"case": "a", "model": {"name": "toy"}, "verdict": "pass"}
-    line = picture._head(facts, labels, Objects(dates="now").day)[1][0]
-    assert f", made {date.today()}, research use only" in line
-    assert Objects().day == ""
-    assert "made" not in picture._head(facts, labels)[1][0]
+    assert ", made 2026-01-31, research use only" in picture._head(facts, labels, "2026-01-31")[1][0]
     assert montage_picture(image, labels, NAMES, facts) != montage_picture(
         image, labels, NAMES, facts, day="2026-01-31"
     )
