@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from segcli.batch.outputs import RECORD
 from segcli.batch.stages import Outcome
 from segcli.documents import Document, Facts
+from segcli.errors import OutputExists
 from segcli.formats import atomic
 from segcli.formats.streams import walk
 from segcli.results.measure import cohort_rows, csv_text, from_json, wide_rows
-from segcli.results.record import is_masks, read_record
+from segcli.results.record import is_masks, model_names, read_record
 from segcli.results.tissues import tissues
 
 
 def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
     """The records of a batch's finished cases and of those that lie in its folder from earlier batches, by case.
 
-    Only records of the batch's own model count, and only where their label map is there. A case that this batch has
-    failed is none, whatever an earlier one made of it.
+    Those of other models count too, and only where their label map is there. A case that this batch has failed is none,
+    whatever this model made of it before; but one that was refused because a result lies there has that result.
     """
     mine = [outcome.record for outcome in outcomes if outcome.record is not None]
-    named = {outcome.case.name for outcome in outcomes}
+    named = {outcome.case.name for outcome in outcomes if not isinstance(outcome.error, OutputExists)}
     models = {record["model"]["name"] for record in mine}
-    earlier = [r for r in _lying(folder) if r["case"] not in named and r["model"]["name"] in models]
-    return sorted((*mine, *earlier), key=lambda record: str(record["case"]))
+    earlier = [r for r in _lying(folder) if r["case"] not in named or r["model"]["name"] not in models]
+    return sorted((*mine, *earlier), key=lambda record: (str(record["case"]), str(record["model"]["name"])))
 
 
 def _lying(folder: Path) -> list[Facts]:
@@ -56,33 +58,38 @@ def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, over
     forms    "csv" and "tsv"
     errors   OutputExists (73) for a table of that name that has other columns, unless `overwrite`
     """
-    long = cohort_rows({str(r["case"]): from_json(r["structures"]) for r in records})
-    wide = wide_rows([_sums(record) for record in records])
+    models = model_names(records)
+    named = list(zip(models, records, strict=True))
+    long = [row for model, r in named for row in cohort_rows(str(r["case"]), model, from_json(r["structures"]))]
+    wide = wide_rows([_sums(record, model) for model, record in named])
     written = []
     for form in forms:
         comma = "\t" if form == "tsv" else ","
-        for name, table, columns in (("cohort", long, len(long[0])), ("cohort_wide", wide, len(FIXED))):
-            path, text = folder / f"{name}.{form}", csv_text(table, comma)
-            head = comma.join(text.partition("\n")[0].split(comma)[:columns]).encode()
-            atomic.unclaimed(path, overwrite=overwrite, own=lambda there, head=head: there.startswith(head))  # type: ignore[misc]
-            atomic.write_bytes(path, text.encode())
+        for name, table, columns in (("cohort", long, tuple(long[0])), ("cohort_wide", wide, FIXED)):
+            path = folder / f"{name}.{form}"
+            atomic.unclaimed(path, overwrite=overwrite, own=partial(_ours, columns, comma))
+            atomic.write_bytes(path, csv_text(table, comma).encode())
             written.append(path)
     return written
 
 
-FIXED = ("case", "verdict", "sum_ml")
+FIXED = ("case", "model", "verdict", "sum_ml")
+
+
+def _ours(columns: Sequence[str], comma: str, head: bytes) -> bool:
+    """Whether a table begins with these columns, or as versions up to 0.1 wrote it, without the model."""
+    found = head.partition(b"\n")[0].decode(errors="replace").split(comma)
+    earlier = [name for name in columns if name != "model"]
+    return found[: len(columns)] == [*columns] or found[: len(earlier)] == earlier
 
 
 def joined(records: Sequence[Facts], folder: Path) -> list[str]:
-    """The forms of the tables that an earlier run left in a folder, where these records keep all of their columns.
-
-    Those of another model do not, so that its cases never take the place of these.
-    """
-    columns = {name for record in records for name in _sums(record)}
+    """The forms of the tables that an earlier run left in a folder, where these records keep all of their columns."""
+    columns = {name for record in records for name in _sums(record, "")}
     found = []
     for form, comma in (("csv", ","), ("tsv", "\t")):
-        head = _first_line(folder / f"cohort_wide.{form}").split(comma)
-        if head[: len(FIXED)] == [*FIXED] and columns.issuperset(head):
+        head = _first_line(folder / f"cohort_wide.{form}")
+        if _ours(FIXED, comma, head.encode()) and columns.issuperset(head.split(comma)):
             found.append(form)
     return found
 
@@ -96,9 +103,9 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _sums(record: Facts) -> Document:
+def _sums(record: Facts, model: str) -> Document:
     """The row of a case: verdict, the volume of all structures, sums of tissues of a brain, each structure, in mL."""
     volumes = {str(s["name"]): float(s["volume_ml"]) for s in record["structures"]}
     sums = {f"sum_{kind.replace(' ', '_')}_ml": round(ml, 3) for kind, ml in tissues(volumes).items()}
-    first = (str(record["case"]), record.get("verdict"), round(sum(volumes.values()), 3))
+    first = (str(record["case"]), model, record.get("verdict"), round(sum(volumes.values()), 3))
     return {**dict(zip(FIXED, first, strict=True)), **sums, **{f"{name}_ml": ml for name, ml in volumes.items()}}

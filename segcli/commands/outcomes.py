@@ -135,7 +135,7 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
         from segcli.results.page.parts import is_page
 
         atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
-        atomic.write_bytes(path, cohort_page(records))
+        atomic.write_bytes(path, cohort_page(records, to.folder))
         written.append(path)
     return written
 

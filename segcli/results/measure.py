@@ -251,9 +251,9 @@ def rows(report: Report) -> list[Document]:
     return [_flat(structure) for structure in report.structures]
 
 
-def cohort_rows(reports: Mapping[str, Report]) -> list[Document]:
-    """One row for each case and structure, case first."""
-    return [{"case": case, **row} for case, report in reports.items() for row in rows(report)]
+def cohort_rows(case: str, model: str, report: Report) -> list[Document]:
+    """One row for each structure of a case, case and model first."""
+    return [{"case": case, "model": model, **row} for row in rows(report)]
 
 
 def wide_rows(rows: Sequence[Facts]) -> list[Document]:

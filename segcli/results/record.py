@@ -340,6 +340,13 @@ def maker(record: Path) -> ModelFacts | None:
     return cast("ModelFacts", {"name": "", "sha256": None, "licence": "", **made})
 
 
+def model_names(records: Sequence[Facts]) -> list[str]:
+    """The model of each record: its name, with the first digits of its hash where several have that name."""
+    made = [(str(record["model"]["name"]), str(record["model"].get("sha256"))[:8]) for record in records]
+    several = {name for name, _ in made if len({own for other, own in made if other == name}) > 1}
+    return [f"{name} {own}" if name in several else name for name, own in made]
+
+
 def is_done(record: Path, labels: Path, key: Facts, defaults: Facts | None = None, precision: str = "float32") -> bool:
     """Whether both files are there and the record matches input, model, options and the label map's own bytes.
 

@@ -2,10 +2,10 @@
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from models import CARD, organs
 from runs import card, opened, scan, scans
 
 from segcli.batch.cases import cases
@@ -16,6 +16,7 @@ from segcli.batch.stages import Options, Outcome
 from segcli.commands.outcomes import cohort_files, told_of
 from segcli.errors import OutputExists
 from segcli.models.card import ModelCard
+from segcli.models.library import find
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_the_wide_table_has_a_row_for_each_case_and_a_column_for_each_structure(
         assert [row["case"] for row in rows] == ["case0", "case1"]
         for row, outcome in zip(rows, ended, strict=True):
             volumes = {f"{s['name']}_ml": s["volume_ml"] for s in outcome.record["structures"]}
-            assert list(row) == ["case", "verdict", "sum_ml", *volumes]
+            assert list(row) == ["case", "model", "verdict", "sum_ml", *volumes]
             assert row["verdict"] == outcome.record["verdict"]
             assert {name: float(row[name]) for name in volumes} == volumes
             assert float(row["sum_ml"]) == pytest.approx(sum(volumes.values()), abs=0.001)
@@ -62,8 +63,8 @@ def test_the_wide_table_of_brains_has_the_sums_of_their_tissues():
 
     volumes = {"left_cerebral_white_matter": 200.0, "left_cerebral_cortex": 250.5, "left_lateral_ventricle": 10.0}
     structures = [{"name": name, "volume_ml": ml} for name, ml in volumes.items()]
-    row = _sums({"case": "a", "verdict": "pass", "structures": structures})
-    assert list(row)[:5] == ["case", "verdict", "sum_ml", "sum_total_brain_ml", "sum_grey_matter_ml"]
+    row = _sums({"case": "a", "verdict": "pass", "structures": structures}, "toy")
+    assert list(row)[:6] == ["case", "model", "verdict", "sum_ml", "sum_total_brain_ml", "sum_grey_matter_ml"]
     assert (row["sum_ml"], row["sum_grey_matter_ml"], row["sum_white_matter_ml"]) == (460.5, 250.5, 200.0)
 
 
@@ -108,31 +109,113 @@ def test_a_single_scan_joins_the_tables_and_the_page_that_are_there(model, tmp_p
     }  # fmt: skip
 
 
-def test_a_single_scan_of_another_model_leaves_the_cohort_as_it_is(model, tmp_path):
+def second(folder: Path, name: str = "another", overlap: float | None = None) -> ModelCard:
+    """A model with other structures, or of another hash."""
+    if overlap is not None:
+        return find(str(organs(folder / "organs", name=name, overlap=overlap)))
+    labels = {k if k in ("background", "body") else f"{k}_2": v for k, v in CARD["labels"].items()}
+    return find(str(organs(folder / "organs", name=name, labels=labels, codes={}, colours={}, pairs=[])))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_scan_or_a_batch_of_another_model_adds_its_rows_and_takes_none_away(model, tmp_path, count):
     out = tmp_path / "out"
     scans(tmp_path / "in", 2)
-    cohort_files(run(model, tmp_path / "in", out), Destination(out))
-    was = (out / "cohort_wide.csv").read_bytes()
-    ended = run(model, scan(tmp_path / "case2.nii.gz", 2), out)
-    other = json.loads(json.dumps(ended[0].record))
-    other["model"]["name"] = "another"
-    for i, s in enumerate(other["structures"]):
-        s["name"] = f"other_{i}"
-    assert cohort_files([replace(ended[0], record=other)], Destination(out)) == []
-    assert (out / "cohort_wide.csv").read_bytes() == was
+    for i in range(count):
+        scan(tmp_path / "more" / f"later{i}.nii.gz", i)
+    cohort_files(run(model, tmp_path / "in", out), Destination(out, reports=("html", "csv")))
+    before = table(out / "cohort_wide.csv")
+    other = second(tmp_path / "other")
+    made = cohort_files(run(other, tmp_path / "more", out), Destination(out))
+    assert [path.name for path in made] == ["cohort.csv", "cohort_wide.csv", "cohort.html"]
+    rows = table(out / "cohort_wide.csv")
+    assert [(row["case"], row["model"]) for row in rows] == [
+        ("case0", model.name), ("case1", model.name), *((f"later{i}", "another") for i in range(count))
+    ]  # fmt: skip
+    for old, new in zip(before, rows, strict=False):
+        assert {name: new[name] for name in old} == old
+        assert (new["liver_2_ml"], old["body_ml"]) == ("n/a", new["body_ml"])
+    assert (rows[-1]["liver_ml"], rows[-1]["liver_2_ml"] != "n/a", rows[-1]["body_ml"] != "n/a") == ("n/a", True, True)
+    assert len({row["name"] for row in table(out / "cohort.csv") if row["model"] == "another"}) == 5
+    page = (out / "cohort.html").read_text()
+    assert all(f"<h2>{words}: {name}</h2>" in page for words in ("Structures", "Volumes of each case")
+               for name in (model.name, "another"))  # fmt: skip
+    again = [path.read_bytes() for path in cohort_files(run(model, tmp_path / "in", out), Destination(out))]
+    assert again == [path.read_bytes() for path in made]  # in whatever order the batches come
 
 
-def test_other_models_and_records_without_their_label_map_are_no_part_of_the_cohort(model, tmp_path):
+def test_the_same_scans_with_another_model_have_both_results_where_their_names_allow_it(model, tmp_path):
+    scans(tmp_path / "in", 2)
+    other = second(tmp_path / "other")
+    given = cases([str(tmp_path / "in")], output=tmp_path / "bids")
+    for each in (model, other):
+        ended = list(predict(given, each, opened(), Destination(tmp_path / "bids", layout="bids")))
+        made = cohort(gathered(ended, tmp_path / "bids"), tmp_path / "bids", ["tsv"])
+    rows = [(row["case"], row["model"]) for row in table(made[1])]
+    assert sorted(rows) == sorted((f"case{i}", each.name) for i in range(2) for each in (model, other))
+    flat = tmp_path / "flat"  # where the second model's files would have the names of the first one's
+    run(model, tmp_path / "in" / "case0.nii.gz", flat)
+    ended = run(other, tmp_path / "in", flat)
+    assert [(o.status, type(o.error)) for o in ended] == [("failed", OutputExists), ("done", type(None))]
+    assert [(r["case"], r["model"]["name"]) for r in gathered(ended, flat)] == [
+        ("case0", model.name), ("case1", "another")
+    ]  # fmt: skip
+
+
+def test_models_of_one_name_are_told_apart_by_their_hashes(model, tmp_path):
+    scans(tmp_path / "in", 1)
+    scan(tmp_path / "more" / "case1.nii.gz", 1)
+    out, other = tmp_path / "out", second(tmp_path / "other", model.name, 0.25)
+    ended = [*run(model, tmp_path / "in", out), *run(other, tmp_path / "in" / "case0.nii.gz", out)]
+    assert type(ended[1].error) is OutputExists
+    ended = run(other, tmp_path / "more", out)
+    _, wide = cohort(gathered(ended, out), out, ["csv"])
+    sums = [json.loads((out / f"case{i}_seg.json").read_text())["model"]["sha256"] for i in range(2)]
+    assert sums[0] != sums[1]
+    assert [row["model"] for row in table(wide)] == [f"{model.name} {own[:8]}" for own in sums]
+    ended = run(other, tmp_path / "in", out)  # refused, since a result lies there, which stays what it is
+    assert type(ended[0].error) is OutputExists
+    assert [r["model"]["sha256"] for r in gathered([*ended, *run(other, tmp_path / "more", out)], out)] == sums
+
+
+def test_what_was_not_asked_for_is_unknown_and_not_zero(model, tmp_path):
+    scans(tmp_path / "in", 1)
+    scan(tmp_path / "more" / "case1.nii.gz", 1)
+    out = tmp_path / "out"
+    run(model, tmp_path / "in", out)
+    ended = run(model, tmp_path / "more", out, Options(classes=("liver",)))
+    records = gathered(ended, out)
+    rows = table(cohort(records, out, ["csv"])[1])
+    assert (rows[1]["spleen_ml"], rows[1]["liver_ml"] != "n/a", rows[0]["spleen_ml"] != "n/a") == ("n/a", True, True)
+    from segcli.results.page import cohort_page
+
+    page = cohort_page(records, out).decode()
+    assert "empty where it was not asked for" in page
+    assert "1 of 1" in page and "2 of 2" in page
+    assert "href" not in page.partition("<main>")[2]  # none of them has a page of its own
+    (out / "case0_seg.html").write_text("a page")
+    assert cohort_page(records, out).decode().count('href="./case0_seg.html"') == 2
+
+
+def test_records_without_their_label_map_are_no_part_of_the_cohort(model, tmp_path):
     scans(tmp_path / "in", 4)
     out = tmp_path / "out"
     run(model, tmp_path / "in", out)
-    other = json.loads((out / "case0_seg.json").read_text())
-    other["model"]["name"] = "another"
-    (out / "case0_seg.json").write_text(json.dumps(other))
     (out / "case1_seg.nii.gz").unlink()
     (out / "notes_seg.json").write_text('{"segcli_record": 1, "structures": "none"}')
     ended = run(model, tmp_path / "in" / "case3.nii.gz", out)
-    assert [record["case"] for record in gathered(ended, out)] == ["case2", "case3"]
+    assert [record["case"] for record in gathered(ended, out)] == ["case0", "case2", "case3"]
+
+
+def test_2_7_a_table_of_an_earlier_version_is_ours(model, tmp_path):
+    scans(tmp_path / "in", 1)
+    ended = run(model, tmp_path / "in", tmp_path / "out")
+    paths = cohort(gathered(ended, tmp_path / "out"), tmp_path / "out", ["csv"])
+    for path in paths:
+        now = path.read_text()
+        path.write_text("\n".join(",".join(line.split(",")[:1] + line.split(",")[2:]) for line in now.splitlines()))
+        cohort(gathered(ended, tmp_path / "out"), tmp_path / "out", ["csv"])
+        assert path.read_text() == now
 
 
 def test_2_7_a_table_with_other_columns_is_somebody_elses(model, tmp_path):

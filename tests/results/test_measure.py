@@ -124,8 +124,8 @@ def test_the_table_says_na_where_a_value_is_unknown() -> None:
 
 def test_a_cohort_has_a_row_for_each_case_and_structure() -> None:
     report = measure(planted(), NAMES)
-    table = cohort_rows({"a": report, "b": report})
-    assert [(row["case"], row["name"]) for row in table][2:4] == [("a", "absent"), ("b", "cube")]
+    table = cohort_rows("a", "toy", report) + cohort_rows("b", "toy", report)
+    assert [tuple(row.values())[:3] for row in table][2:4] == [("a", "toy", "absent"), ("b", "toy", "cube")]
 
 
 def test_the_totalsegmentator_shape_has_cubic_millimetres_and_null_for_unknown() -> None:
