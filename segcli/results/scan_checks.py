@@ -19,6 +19,7 @@ from segcli.models.card import ModelCard
 from segcli.space.volume import Grid, Volume, Voxels
 
 FAT = -100.0  # whole numbers down to here: a CT, if windowed to soft tissue; no scanner stores an MR so
+STORED = 1024  # is added to Hounsfield units where they are stored without a sign
 NOISE = 0.2  # correlation of neighbouring voxels
 # Neighbours within a structure that are equal: 0.87 to 1 in label maps of 2 to 189 values, at most 0.37 in scans.
 EQUAL = 0.8
@@ -175,22 +176,48 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
         sentence = _not_hounsfield(values, low, tenth, high, border, middle)
         if sentence:
             yield Finding("intensity", "fail", None, f"{name}: {sentence}")
-    else:
-        air = float(np.mean((values > -1100) & (values < -900)))
-        soft = float(np.mean((values >= -250) & (values <= 250)))
-        if modality == "MR" and air > 0.05 and low > -5000:
-            sentence = f"{air:.0%} of the voxels lie around -1000, as air in Hounsfield units: a CT?"
-            yield Finding("modality", "fail", None, f"{name}: {sentence}")
-        elif modality == "MR" and low <= FAT and soft > 0.1 and not (values % 1).any():
-            sentence = f"whole numbers from {low:.4g} to {high:.4g}, as of Hounsfield units: a CT?"
-            yield Finding("modality", "fail", None, f"{name}: {sentence}")
-        elif modality == "MR" and high > low and (border - low) / (high - low) > 0.7 and border > middle:
+    elif modality == "MR":
+        sentence = _hounsfield(values, low, high) or _hounsfield_from_0(values)
+        if sentence:
+            yield Finding("modality", "fail", None, f"{name}: {sentence}: a CT?")
+        elif high > low and (border - low) / (high - low) > 0.7 and border > middle:
             sentence = f"the surroundings ({border:.4g}) are brighter than the middle ({middle:.4g}): inverted?"
             yield Finding("intensity", "fail", None, f"{name}: {sentence}")
     like = _likeness(channel)
     if like is not None and like < NOISE:
         sentence = f"neighbouring voxels hardly resemble each other (correlation {like:.2f}): noise, not a picture?"
         yield Finding("noise", "review", None, f"{name}: {sentence}")
+
+
+def _hounsfield(values: NDArray[np.float64], low: float, high: float) -> str | None:
+    """Why these are Hounsfield units; None when they may be an MR."""
+    air = float(np.mean((values > -1100) & (values < -900)))
+    soft = float(np.mean((values >= -250) & (values <= 250)))
+    if air > 0.05 and low > -5000:
+        return f"{air:.0%} of the voxels lie around -1000, as air in Hounsfield units"
+    if low <= FAT and soft > 0.1 and not (values % 1).any():
+        return f"whole numbers from {low:.4g} to {high:.4g}, as of Hounsfield units"
+    return None
+
+
+def _hounsfield_from_0(values: NDArray[np.float64]) -> str | None:
+    """Why these are Hounsfield units as scanners store them, with 1024 added; None when they may be an MR.
+
+    Soft tissue and fat hold most of what is no air, in peaks that no MR has so narrow, and little lies between them and
+    the air. Found: four CTs, whole, halved and cropped as long as there is air in them. Not found: any of 26,673
+    variants of 47 MR scans, cropped in up to 13 ways and scaled by 45 factors each, to whatever looks most like a CT.
+    """
+    units = values - STORED
+    body = units[units > -600]
+    if not 0.005 <= np.mean(units < -900) or not len(body):
+        return None
+    shares = np.histogram(body, np.arange(-600, 3101, 20))[0] / len(body)
+    peaks = np.convolve(shares, np.ones(3), "valid")  # of 60 HU
+    at = -570 + 20 * int(peaks.argmax())
+    soft, between = (float(np.mean((body > a) & (body < b))) for a, b in ((-150, 150), (-600, -200)))
+    if peaks.max() < 0.24 or not -130 <= at <= 150 or soft < 0.55 or between > 0.25:
+        return None
+    return f"air near 0 and {soft:.0%} of the rest within 150 of {STORED}, as of Hounsfield units with {STORED} added"
 
 
 def _not_hounsfield(

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segcli.formats import read
 from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import find
 from segcli.results import checks, piece_checks
 from segcli.results.checks import Finding, run, verdict
-from segcli.results.scan_checks import of_intensity
+from segcli.results.scan_checks import beforehand, of_intensity
 from segcli.space.volume import Grid, Volume
 
+SAMPLE = Path(__file__).parents[1] / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"
 SHAPE = (48, 56, 52)  # slices, rows, columns
 BODY = (72.0, 90.0, 85.0)  # half axes in mm along S, P, L
 
@@ -211,6 +213,25 @@ def test_a_structure_of_more_rows_than_fit_is_told_by_their_length_alone(monkeyp
 def test_a_crop_inside_the_body_is_no_alarm() -> None:
     inside = IMAGE.crop((slice(14, 34), slice(20, 38), slice(18, 36)))
     assert list(of_intensity(inside.data[0], "CT", "CT")) == []
+
+
+@pytest.mark.parametrize("added", [1000, 1024])
+def test_a_ct_stored_without_a_sign_is_told_to_a_model_of_mr_before_the_network(added: int) -> None:
+    """As scanners store it, 0 to 4095, in a file that says no rescale."""
+    stored = Volume(np.clip(IMAGE.data + added, 0, 4095).astype(np.uint16), IMAGE.grid)
+    (sentence,) = beforehand(stored, card("MR"), "a")
+    assert "as of Hounsfield units with 1024 added: a CT?" in sentence
+    cropped = stored.crop(tuple(slice(n // 8, n - n // 8) for n in stored.grid.shape))
+    (sentence,) = beforehand(cropped, card("MR"), "a")
+    assert "1024 added" in sentence
+
+
+@pytest.mark.parametrize("level", [700, 900, 1024, 1064, 1100, 1300, 2000])
+def test_an_mr_as_bright_as_a_stored_ct_is_none(level: int) -> None:
+    head = read([SAMPLE])
+    tissue = np.percentile(head.data[head.data > 50], 70)
+    bright = Volume(np.round(head.data * (level / tissue)).astype(np.uint16), head.grid)
+    assert beforehand(bright, card("MR"), "a") == []
 
 
 def test_the_header_of_another_modality_is_told() -> None:
