@@ -40,7 +40,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exchanged_mm       distance of two structures from their own places when each lies where the other belongs
     proportion         one axis longer or shorter against the others
     scale              all volumes together larger or smaller than the middle of their ranges
+    smaller            all volumes together so many times smaller: a doubt before `scale` is reached
     stray_ml           of all pieces apart from the main body, where all structures together are one
+    moved              labels moved elsewhere explain the scan's brightness so many times better than where they lie
     """
 
     confidence: Annotated[_Share | None, Meta(description="null or a number from 0 to 1")] = None
@@ -50,4 +52,6 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exchanged_mm: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
     proportion: Annotated[_Ratio | None, Meta(description="null or a number above 1, 10 at most")] = None
     scale: Annotated[_Ratio | None, Meta(description="null or a number above 1, 10 at most")] = None
+    smaller: Annotated[_Ratio | None, Meta(description="null or a number above 1, 10 at most")] = None
     stray_ml: Annotated[_Distance | None, Meta(description="null or a number above 0, 1000 at most")] = None
+    moved: Annotated[_Ratio | None, Meta(description="null or a number above 1, 10 at most")] = None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard
 from segcli.packages import added
-from segcli.results import piece_checks, volume_checks
+from segcli.results import fit_checks, piece_checks, volume_checks
 from segcli.results.measure import Structure, Tally, summed, tallied
 from segcli.results.places import fitted, stretches
 from segcli.results.scan_checks import Finding as Finding
@@ -53,6 +53,7 @@ _CALIBRATED = {
     "proportion": "proportions",
     "scale": "scale",
     "stray_ml": "pieces apart",
+    "moved": "labels moved against the scan",
 }
 # Unpaired organs by side: the first lies to the right of the second in all but 1 of 10,000 people.
 _RIGHT_OF = (("liver", "spleen"), ("liver", "stomach"), ("gallbladder", "spleen"), ("inferior_vena_cava", "aorta"))
@@ -279,6 +280,7 @@ CHECKS: tuple[Check, ...] = (
     volume_checks.scale,
     piece_checks.pieces,
     piece_checks.strays,
+    fit_checks.moved,
     _confidence,
     _disagreement,
     _uncalibrated,

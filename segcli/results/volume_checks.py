@@ -72,8 +72,11 @@ def volumes(scene: Scene) -> Iterator[Finding]:
 
 def scale(scene: Scene) -> Iterator[Finding]:
     """All volumes together too large or too small: then the spacing is wrong rather than the patient."""
-    most, size = scene.card.limits.scale, scene.usual.size
-    if most is not None and size is not None and not 1 / most <= size <= most:
+    limits, size = scene.card.limits, scene.usual.size
+    if limits.scale is None or size is None:
+        return
+    far = not 1 / limits.scale <= size <= limits.scale
+    if far or (limits.smaller is not None and size < 1 / limits.smaller):
         spacing = " x ".join(f"{v:.4g}" for v in scene.labels.grid.spacing)
         sentence = f"the structures together have {size:.2f} times the usual volumes: is the voxel spacing of "
-        yield Finding("scale", "fail", None, f"{sentence}{spacing} mm right?")
+        yield Finding("scale", "fail" if far else "review", None, f"{sentence}{spacing} mm right?")

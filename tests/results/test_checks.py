@@ -37,7 +37,7 @@ ORGANS = {
 RANGES = {name: [4.19 * math.prod(r) / 2500, 4.19 * math.prod(r) / 400] for name, (_, _, r) in ORGANS.items()}
 LIMITS = {
     "confidence": 0.33, "confidence_of_all": 0.4, "misplaced_mm": 18, "exchanged_mm": 5, "proportion": 1.18,
-    "scale": 1.7, "stray_ml": 1000,
+    "scale": 1.7, "stray_ml": 1000, "moved": 1.25,
 }  # fmt: skip
 
 
@@ -340,7 +340,7 @@ def test_what_a_card_does_not_calibrate_is_not_checked_and_that_is_told() -> Non
     assert (told.code, told.severity, told.structure) == ("calibration", "note", None)
     assert told.sentence == (
         "confidence of structures, confidence of the scan, mirrored places, exchanged places, proportions, scale, "
-        "pieces apart: not calibrated for this model, and not checked"
+        "pieces apart, labels moved against the scan: not calibrated for this model, and not checked"
     )
     part = parse(card().document | {"checks": LIMITS | {"confidence_of_all": None}})
     found = run(CT, IMAGE, part, unsure)
@@ -363,6 +363,11 @@ def test_places_proportions_and_scale_are_checked_by_the_cards_limits_alone() ->
     large = Volume(CT.data, grid(6.0))
     assert "scale" in {f.code for f in run(large, None, card())}
     assert "scale" not in {f.code for f in run(large, None, parse(card().document | {"checks": LIMITS | {"scale": 9}}))}
+    small = Volume(CT.data, grid(3.5))  # 0.67 times the volumes
+    assert "scale" not in {f.code for f in run(small, None, card())}
+    before = parse(card().document | {"checks": LIMITS | {"smaller": 1.4}})
+    assert [f.severity for f in run(small, None, before) if f.code == "scale"] == ["review"]
+    assert [f.severity for f in run(Volume(CT.data, grid(3.2)), None, before) if f.code == "scale"] == ["fail"]
 
 
 def with_pieces(ml: float) -> Volume:
