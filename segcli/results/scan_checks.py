@@ -209,7 +209,7 @@ def _hounsfield_from_0(values: NDArray[np.float64]) -> str | None:
     """
     units = values - STORED
     body = units[units > -600]
-    if not 0.005 <= np.mean(units < -900) or not len(body):
+    if not np.mean(units < -900) >= 0.005 or not len(body):
         return None
     shares = np.histogram(body, np.arange(-600, 3101, 20))[0] / len(body)
     peaks = np.convolve(shares, np.ones(3), "valid")  # of 60 HU

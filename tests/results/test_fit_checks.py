@@ -10,7 +10,9 @@ from segcli.space.volume import Grid, Volume
 
 NAMES = [f"part_{i}" for i in range(1, STRUCTURES + 1)]
 LEVELS = np.array([0, 90, 40, 70, 20, 100, 55, 30, 80])
-AFFINE = np.array([[0, 0, 2.0, -40], [0, 2.0, 0, -40], [2.0, 0, 0, -40], [0, 0, 0, 1]])  # slices up, columns to the left
+AFFINE = np.array(
+    [[0, 0, 2.0, -40], [0, 2.0, 0, -40], [2.0, 0, 0, -40], [0, 0, 0, 1]]
+)  # slices up, columns to the left
 
 
 def card(**limits: float) -> ModelCard:
