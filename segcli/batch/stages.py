@@ -133,9 +133,9 @@ class Job:
         return self._model_facts(record.model_hash)
 
     @cached_property
-    def model_before(self) -> ModelFacts:
+    def models_before(self) -> list[ModelFacts]:
         """The same as earlier versions recorded it."""
-        return self._model_facts(record.earlier_hash)
+        return [self._model_facts(way) for way in record.WAYS_BEFORE]
 
     def _model_facts(self, hash_of: record.HashOf) -> ModelFacts:
         alone = replace(self.running, beside=())
@@ -312,10 +312,11 @@ def _finished(job: Job, case: Case, key: Facts) -> bool:
     when the record is about it, its input, model and options.
     """
     labels, written, *wanted = job.to.files(case, job.shown)
-    done = any(
-        record.is_done(written, labels, {**key, "model": model}, asdict(Options()), job.precision)
-        for model in (job.model, job.model_before)
-    )
+
+    def is_of(model: ModelFacts) -> bool:
+        return record.is_done(written, labels, {**key, "model": model}, asdict(Options()), job.precision)
+
+    done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
     if done and record.has_extras(written, wanted, job.choices):
         return True
     mine = (record.read_record(written) or {}).get("case") == case.name

@@ -276,18 +276,20 @@ def graph_of(card: ModelCard) -> Graph:
     if card.onnx is not None and (not card.weights or (card.folder is not None and (card.folder / card.onnx).exists())):
         return Graph(card.onnx, card.file(card.onnx).read_bytes(), card.onnx_sha256)
     _weights_there(card)
-    from segcli.engines.export.cached import exported
+    from segcli.engines.export.cached import exported, sums_of
 
-    data, note = exported(card)
-    return Graph(f"{card.name}.onnx", data, note=note)
+    sums = sums_of(card)
+    data, note = exported(card, sums)
+    return Graph(f"{card.name}.onnx", data, note=note, made_of=sums)
 
 
 def checked_graph(card: ModelCard, chosen: Choice) -> OnnxFile:
-    """The chosen graph, checked against the card."""
+    """The chosen graph, checked against the card; what is known of an export's bytes is what it was made of."""
     from segcli.engines.export.onnx_file import read
 
     assert chosen.graph is not None  # whoever reads a graph gets one
-    return read(chosen.graph.data, chosen.graph.name, card, chosen.graph.sha256)
+    file = read(chosen.graph.data, chosen.graph.name, card, chosen.graph.sha256)
+    return replace(file, hashes=dict(chosen.graph.made_of)) if chosen.graph.made_of else file
 
 
 def _weights_there(card: ModelCard) -> None:

@@ -29,12 +29,16 @@ Trial = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """An ONNX file, read once: these very bytes are hashed, checked and loaded; and a word on where they come from."""
+    """An ONNX file, read once: these very bytes are hashed, checked and loaded; and a word on where they come from.
+
+    made_of  of an export that segcli made for itself: the weights' files by name, and the sums of their bytes
+    """
 
     name: str
     data: bytes = field(repr=False)
     sha256: str | None = None
     note: str = ""
+    made_of: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -263,10 +263,10 @@ def _decision(given: CardDocument) -> Decision:
 
 def _files(card: CardDocument) -> tuple[tuple[str, ...], tuple[str, ...], str | None, str | None]:
     """Names and sums of the weights, and of the ONNX file: a model may be an ONNX file and nothing else."""
-    weights, sums = listed(card.weights), listed(card.sha256)
+    weights, sums = listed(card.weights), tuple(total.lower() for total in listed(card.sha256))
     if len(weights) == 1 and weights[0].endswith(".onnx"):
         return (), (), weights[0], sums[0] if sums else None
-    return weights, sums, card.onnx, card.onnx_sha256
+    return weights, sums, card.onnx, card.onnx_sha256.lower() if card.onnx_sha256 else None
 
 
 def _windows(card: CardDocument) -> WindowPlan:

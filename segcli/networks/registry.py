@@ -2,10 +2,16 @@
 
 A package offers a module of the same kind through the entry points "segcli.networks": FAMILIES (name -> what makes the
 network), and as far as there is something to say `infer`, INERT, SMALL (name -> Small) and ABOUT.
+
+The defaults of segcli's own networks are stored for those who have no torch:
+
+    python -m segcli.networks.registry > segcli/schemas/networks.json
 """
 
 import inspect
+import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -214,6 +220,20 @@ def known() -> dict[str, tuple[About | None, tuple[str, ...]]]:
     return dict(sorted(found.items()))
 
 
+def defaults() -> dict[str, Document]:
+    """Every family and class of segcli's own: its class, the defaults of its arguments, and what the family fixes."""
+    found: dict[str, Document] = {}
+    for room in _own():
+        for name, make in _families(import_module(f"{__package__}.{room}")).items():
+            kind = _class(make)
+            own = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
+            fixed = dict(make.keywords) if isinstance(make, partial) else {}
+            path = f"{room}.{kind.__name__}"
+            for called, fixes in ((name, fixed), (path, {})):
+                found[called] = {"class": path, "defaults": own, "fixed": fixes}
+    return dict(sorted(found.items()))
+
+
 def outputs(family: str, config: Facts) -> int | None:
     """How many channels a network gives; None where its arguments do not say."""
     if isinstance(asked := config.get("classes"), list | tuple):
@@ -320,3 +340,8 @@ def _nearest(name: str, known: Iterable[str], introduction: str) -> str:
     names = list(known)
     near = get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"{introduction} {', '.join(sorted(names))}"
+
+
+if __name__ == "__main__":
+    lines = (f" {json.dumps(name)}: {json.dumps(own)}" for name, own in defaults().items())
+    sys.stdout.write("{\n" + ",\n".join(lines) + "\n}\n")

@@ -29,10 +29,12 @@ from msgspec import UNSET, Struct, UnsetType
 
 from segcli import __version__, formats
 from segcli.documents import Document, Facts, undented
+from segcli.engines.export.cached import hashes_before
 from segcli.engines.table import libraries
 from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
+from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256
 from segcli.results import checks
 from segcli.results.after import Effect
@@ -44,12 +46,6 @@ SCHEMA = 1
 IN_SIDECAR = "segcli"  # the key of a record in the sidecar of a BIDS label map: no entity of BIDS
 NOTE = "Research use only; not a medical device."
 _LIBRARIES = ("numpy", "SimpleITK", "pydicom")
-# Fields of a card that change no label: names and texts, what the checks compare with, and the names of the weights'
-# files, whose bytes are hashed.
-_DESCRIBES = {
-    "format", "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "modality", "made_for", "codes",
-    "colours", "not_scored", "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "notes",
-}  # fmt: skip
 
 
 class InputFacts(TypedDict):
@@ -243,24 +239,21 @@ def _sum(path: Path) -> str:
         return file_sha256(path)
 
 
-def model_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
-    """One hash of what decides the labels: the weights that were loaded (reported by the engine), and the card.
-
-    Fields of the card that only describe do not count, nor does the order of its keys, but for that of the labels:
-    they are the network's outputs in their order.
-    """
-    decides = {key: value for key, value in card.document.items() if key not in _DESCRIBES}
-    decides["labels"] = list(decides["labels"].items())
-    text = json.dumps([decides, sorted(hashes.values())], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def earlier_hash(card: ModelCard, hashes: Mapping[str, str]) -> str:
-    """The hash of a model as versions up to 0.1 recorded it, over the whole card as it was written."""
-    return hashlib.sha256(json.dumps([card.document, sorted(hashes.values())]).encode()).hexdigest()
-
-
 HashOf = Callable[[ModelCard, Mapping[str, str]], str]
+
+
+def _on_exports(way: HashOf) -> HashOf:
+    """A way to hash a model that ran on exports of its weights from the cache."""
+    return lambda card, hashes: way(card, hashes_before(card, hashes))
+
+
+# How earlier versions hashed a model.
+WAYS_BEFORE: tuple[HashOf, ...] = (
+    hash_as_decided,
+    hash_as_written,
+    _on_exports(hash_as_decided),
+    _on_exports(hash_as_written),
+)
 
 
 def composed_facts(

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from runs import scan
 from scan_files import nifti_bytes
 
+from segcli.batch.stages import Outcome
 from segcli.errors import Denied, InputError
-from segcli.models.library import file_sha256
+from segcli.models.decisive import hash_as_decided, hash_as_written
+from segcli.models.library import file_sha256, find
 from segcli.results import record
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
@@ -188,7 +191,8 @@ def test_the_hash_of_a_model_is_that_of_what_decides_its_labels(tmp_path):
     assert record.model_hash(parse(other), {"a": "1"}) != sha()  # the outputs of the network mean something else
 
 
-def test_a_case_of_an_earlier_version_is_done_and_so_is_one_without_a_newer_option(tmp_path):
+@pytest.mark.parametrize("way", record.WAYS_BEFORE[:2])
+def test_a_case_of_an_earlier_version_is_done_and_so_is_one_without_a_newer_option(tmp_path, way):
     from dataclasses import asdict
 
     from runs import card, opened
@@ -203,13 +207,49 @@ def test_a_case_of_an_earlier_version_is_done_and_so_is_one_without_a_newer_opti
     to, engine = Destination(tmp_path / "out"), opened()
     (done,) = predict(found, model, engine, to)
     facts = json.loads(done.paths[1].read_text())
-    facts["model"]["sha256"] = record.earlier_hash(model, engine.hashes)
+    facts["model"]["sha256"] = way(model, engine.hashes)
     assert facts["options"].pop("min_size_ml") == asdict(Options())["min_size_ml"]
     done.paths[1].write_text(json.dumps(facts))
     (again,) = predict(found, model, engine, to)
     assert again.status == "skipped"
     (other,) = predict(found, model, engine, to, Options(min_size_ml=2.0))
     assert other.error.exit_code == 73
+
+
+def test_a_case_that_ran_on_an_export_is_done_by_the_weights_that_it_was_made_of(tmp_path, monkeypatch):
+    """Without the cache, with another note in the card, and as earlier versions recorded it."""
+    from models import organs
+
+    from segcli.batch.cases import cases
+    from segcli.batch.outputs import Destination
+    from segcli.batch.pipeline import predict
+    from segcli.engines.opening import Opening
+
+    monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "home"))
+    scan(tmp_path / "a.nii.gz")
+    folder = organs(tmp_path / "organs", onnx=False)
+
+    def run() -> Outcome:
+        card = find(str(folder))
+        opened = Opening((str(folder),), engine="onnx").open(card)
+        (done,) = predict(cases([str(tmp_path / "a.nii.gz")]), card, opened, Destination(tmp_path / "out"))
+        return done
+
+    first = run()
+    assert first.status == "done"
+    card = find(str(folder))
+    sums = {"weights.safetensors": card.sha256[0]}
+    assert first.record["model"]["sha256"] == record.model_hash(card, sums)
+    (graph,) = (tmp_path / "home" / "cache" / "onnx").glob("*.onnx")
+    for way in (hash_as_written, hash_as_decided):
+        before = json.loads(first.paths[1].read_text())
+        before["model"]["sha256"] = way(card, {"organs.onnx": file_sha256(graph)})
+        first.paths[1].write_text(json.dumps(before))
+        assert run().status == "skipped"
+    first.paths[1].write_text(json.dumps(first.record))
+    (folder / "model.json").write_text(json.dumps({**card.document, "notes": "looked at again"}))
+    shutil.rmtree(tmp_path / "home")
+    assert run().status == "skipped"
 
 
 # ---- the schema, and records of before

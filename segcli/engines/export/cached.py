@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
 from segcli.errors import SegcliError
 from segcli.formats.atomic import whole_file
 from segcli.models.card import ModelCard
-from segcli.models.library import cache_home, file_sha256
+from segcli.models.library import cache_home, file_sha256, find, previous_of
 
 
-def exported(card: ModelCard) -> tuple[bytes, str]:
+def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
     """The cached ONNX file of a card's weights, and a word on it for those who want more detail.
 
     Made, and compared with torch, where it is not there yet, and again where its bytes are not those that were made:
     their sha256 stands in a file beside it. Runs that make it at the same time write the same bytes under names of
     their own, and the last rename wins. A cache that cannot be written to changes nothing but the time of the next run.
     """
-    path = cache_home() / "onnx" / f"{_key(card)}.onnx"
+    path = _place(card, sums)
     known = path.with_suffix(".sha256")
     damaged = False
     with contextlib.suppress(OSError):
@@ -37,9 +39,30 @@ def exported(card: ModelCard) -> tuple[bytes, str]:
     return data, f"{path}: was damaged and made anew" if damaged else f"{path}: made for this model"
 
 
-def _key(card: ModelCard) -> str:
-    """What an export depends on: sha256 over the card and the weights' bytes."""
+def sums_of(card: ModelCard) -> dict[str, str]:
+    """The weights' files of a card by name, and the sha256 of their bytes."""
+    return {name: file_sha256(card.file(name)) for name in card.weights}
+
+
+def hashes_before(card: ModelCard, hashes: Mapping[str, str]) -> dict[str, str]:
+    """What earlier versions reported of a run on cached exports: the sums of these, in place of the weights'."""
+    made = dict(hashes)
+    members = {f"{name}/": find(name) for name in card.ensemble} or {"": card}
+    if card.previous:
+        members[f"{card.previous}/"] = previous_of(card)
+    for inside, own in members.items():
+        sums = {name: hashes[inside + name] for name in own.weights if inside + name in hashes}
+        known = _place(own, sums).with_suffix(".sha256")
+        if len(sums) == len(own.weights) and known.is_file():
+            for name in sums:
+                del made[inside + name]
+            made[inside] = known.read_text(encoding="ascii", errors="replace").strip()
+    return made
+
+
+def _place(card: ModelCard, sums: Mapping[str, str]) -> Path:
+    """The file of an export, named by what it depends on: sha256 over the card and the weights' bytes."""
     total = hashlib.sha256(json.dumps(card.document, sort_keys=True).encode())
-    for name in card.weights:
-        total.update(bytes.fromhex(file_sha256(card.file(name))))
-    return total.hexdigest()
+    for digest in sums.values():
+        total.update(bytes.fromhex(digest))
+    return cache_home() / "onnx" / f"{total.hexdigest()}.onnx"
