@@ -249,6 +249,20 @@ def test_2_11_a_link_under_the_final_name_is_replaced_or_refused(tmp_path: Path,
         ends_well(tmp_path / "out", name)
 
 
+def test_2_7_a_file_that_comes_while_a_model_is_exported_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "exported.onnx", os.fsync
+
+    def come(handle: int) -> None:
+        real(handle)
+        path.write_bytes(THESIS)
+
+    monkeypatch.setattr(os, "fsync", come)
+    with pytest.raises(OutputExists, match="exists already"):
+        WRITERS[path.name](tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == THESIS
+
+
 @needs_two_users
 @pytest.mark.parametrize("name", [name for name in WRITERS if "/" in name])
 def test_2_11_a_folder_behind_another_users_link_is_not_written_to(shared: Path, tmp_path: Path, name: str) -> None:

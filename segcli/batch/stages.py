@@ -24,7 +24,7 @@ from segcli.documents import Document, Facts
 from segcli.engines.precision import Precision
 from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
-from segcli.inference.engine import Engine, distinct
+from segcli.inference.engine import Engine, counted, said_since
 from segcli.inference.segment import Segmentation
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
@@ -365,9 +365,9 @@ def label(job: Job, loaded: Loaded) -> Labelled:
         job.watch(Event("window", case, done=done, total=total))
 
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
-    before = {id(said) for said in distinct(engines)}
+    before = counted(engines)
     found = labels_of(job, loaded.scan, tick)
-    fallbacks = tuple(said for said in distinct(engines) if id(said) not in before)
+    fallbacks = tuple(said_since(before, engines))
     labels, effects, changed = finished(job, found.result.labels, found.effects)
     kept = replace(found.result, labels=labels)
     return Labelled(loaded, kept, job.running.fine(job.card)[0][1].engine, fallbacks, effects, changed, found.crops)

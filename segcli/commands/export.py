@@ -10,7 +10,6 @@ import typer
 from segcli.commands.options import Affine, Commands, Json, Model, form
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
 from segcli.documents import Document
-from segcli.errors import ModelError
 
 if TYPE_CHECKING:
     from segcli.models.card import ModelCard
@@ -36,7 +35,7 @@ def export_onnx(
     """
     from segcli.engines.export.folder import export_folder, file_of
     from segcli.engines.export.verified import export_onnx as export
-    from segcli.formats import atomic
+    from segcli.engines.export.verified import unclaimed
     from segcli.models.library import find
 
     counts = form(affine)
@@ -56,7 +55,7 @@ def export_onnx(
             say(f"{name}: {_said(certificate)}")
         return
     path = output or Path(file_of(card.name))
-    atomic.unclaimed(path, own=lambda _: _is_export(path))
+    unclaimed(path)  # before a minute of work
     certificate = exported(card, path)
     if json:
         print_json({"schema": SCHEMA, "file": str(path), "certificate": certificate})
@@ -68,13 +67,3 @@ def export_onnx(
 def _said(certificate: Document) -> str:
     error, equal = certificate["max_relative_error"], certificate["agreement"]
     return f"largest relative error {error:.1e}, equal labels {equal:.2%}"
-
-
-def _is_export(path: Path) -> bool:
-    """Whether a file is a network that segcli exported."""
-    from segcli.models.embedded import METADATA_KEY, onnx_metadata
-
-    try:
-        return METADATA_KEY in onnx_metadata(path)
-    except ModelError:
-        return False

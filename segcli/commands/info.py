@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,10 @@ import typer
 from segcli.commands.options import Affine, Commands, Json, Model, Series, VolumeNumber, form
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table, times
 from segcli.documents import Document
-from segcli.errors import InputError
+from segcli.errors import CasesFailed, InputError, SegcliError
 
 if TYPE_CHECKING:
+    from segcli.formats.dicom.series import Series
     from segcli.models.card import ModelCard
     from segcli.space.volume import Grid, Volume
 
@@ -28,17 +30,23 @@ def info(
     affine: Affine = None,
     json: Json = False,
 ) -> None:
-    """Grid, orientation, spacing and range of a scan, and what predict would do with it."""
+    """Grid, orientation, spacing and range of a scan, and what predict would do with it.
+
+    Of a folder with several DICOM series a list; it ends with 65 where none is a volume, with 1 where one is refused.
+    """
     from segcli import formats
     from segcli.models.library import find
 
     counts = form(affine)
-    rows = _series(scan) if scan.is_dir() and series is None else []
+    found = _series(scan) if scan.is_dir() and series is None else ()
+    rows = [_row(one) for one in found]
     if len(rows) > 1 or (rows and (rows[0]["problem"] or (volume is None and rows[0]["volumes"] > 1))):
         if json:
             print_json({"schema": SCHEMA, "series": rows})
         else:
             table(f"{scan.name}: DICOM series", [{k: v for k, v in row.items() if k != "which"} for row in rows])
+        if (refused := _refusal(scan.name, found)) is not None:
+            raise refused
         return
     card = find(model)
     read = formats.read([scan], affine=counts, series=series, volume=volume, channels=len(card.channels))
@@ -109,23 +117,41 @@ def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
     return lines
 
 
-def _series(folder: Path) -> list[Document]:
-    """The DICOM series of a folder, one row each."""
+def _series(folder: Path) -> tuple[Series, ...]:
+    """The DICOM series of a folder."""
     from segcli.formats.dicom import series as dicom
 
-    return [
-        {
-            "series": s.name,
-            "number": s.number,
-            "modality": s.modality,
-            "description": s.description,
-            "files": len(s.files),
-            "slices": s.summary.frames,
-            "volumes": s.summary.volumes,
-            "which": [{"volume": k, "what": what, "slices": n} for k, (what, n) in enumerate(s.summary.which, 1)],
-            "shape": times(s.summary.shape) if s.summary.shape else None,
-            "spacing": times(s.summary.spacing) if s.summary.spacing else None,
-            "problem": s.summary.problem,
-        }
-        for s in dicom.find(folder, lambda _, error: say(f"warning: {error.message}"))
-    ]
+    return dicom.find(folder, lambda _, error: say(f"warning: {error.message}"))
+
+
+def _row(s: Series) -> Document:
+    return {
+        "series": s.name,
+        "number": s.number,
+        "modality": s.modality,
+        "description": s.description,
+        "files": len(s.files),
+        "slices": s.summary.frames,
+        "volumes": s.summary.volumes,
+        "which": [{"volume": k, "what": what, "slices": n} for k, (what, n) in enumerate(s.summary.which, 1)],
+        "shape": times(s.summary.shape) if s.summary.shape else None,
+        "spacing": times(s.summary.spacing) if s.summary.spacing else None,
+        "problem": s.summary.problem,
+    }
+
+
+def _refusal(folder: str, found: Sequence[Series]) -> SegcliError | None:
+    """What is wrong with the series of a folder that could be volumes; with one at least that is, scouts are no fault.
+
+    returns  InputError (65) where none can be read, CasesFailed (1) where others can
+    """
+    could = [one for one in found if one.reason is None]
+    wrong = [one for one in could or found if one.summary.problem]
+    if not wrong:
+        return None
+    said = "; ".join(one.summary.problem or "" for one in wrong[:3]) + ("; ..." if len(wrong) > 3 else "")
+    if len(found) == 1:
+        return InputError(said).about(folder, wrong[0].name)
+    if len(wrong) == len(could or found):
+        return InputError(f"{folder}: {len(found)} DICOM series, none of which is a volume: {said}")
+    return CasesFailed(f"{folder}: {len(wrong)} of {len(could)} DICOM series cannot be read: {said}")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from segcli.batch.events import Event
 
 SCHEMA = 1  # of the JSON documents on stdout
-_ANOTHER = "name another file, or take this one away"
 EVERY = 10.0  # seconds between lines about progress, where there is no bar
 
 
@@ -263,7 +262,7 @@ def _appended(path: Path) -> TextIO:
     except OSError as error:
         if path.is_symlink():
             raise OutputExists(
-                f"{path.name}: is a link, and events go into no file behind one", hint=_ANOTHER
+                f"{path.name}: is a link, and events go into no file behind one", hint=atomic.ANOTHER
             ) from error
         raise
     # Judged by what was opened: another file may have the name since.
@@ -271,7 +270,7 @@ def _appended(path: Path) -> TextIO:
     head = file.read(4096)
     if not are_events(head):
         file.close()
-        raise OutputExists(f"{path.name}: exists already, and is not known to be segcli's own", hint=_ANOTHER)
+        raise atomic.claimed(path)
     if head:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":  # a run was killed within a line

@@ -10,7 +10,6 @@ import numpy as np
 from segcli.engines.blended import Axes, Blending
 from segcli.engines.wrapped import Wrapped
 from segcli.inference.decide import Decision
-from segcli.inference.engine import distinct
 from segcli.space.volume import Array, Box
 
 
@@ -31,7 +30,8 @@ class Ensemble(Wrapped):
 
     @property
     def fallbacks(self) -> Sequence[str]:
-        return distinct(self.members)
+        sources = [member.fallbacks for member in self.members]  # one, of members that share a device
+        return [said for own in {id(own): own for own in sources}.values() for said in own]
 
     @property
     def repeated(self) -> int:

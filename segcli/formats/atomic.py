@@ -31,7 +31,7 @@ from segcli.errors import Denied, OutputError, OutputExists, SegcliError
 _PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
 _ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_ANOTHER = "name another file, or take this one away"
+ANOTHER = "name another file, or take this one away"
 _HERE = -100  # AT_FDCWD: paths that are not absolute begin at the working directory
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -52,6 +52,11 @@ def _host() -> str:
 _HOST = _host()
 
 
+def claimed(path: Path) -> OutputExists:
+    """The refusal to write over, or add to, what somebody else made."""
+    return OutputExists(f"{path.name}: exists already, and is not known to be segcli's own", hint=ANOTHER)
+
+
 def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], bool] | None = None) -> None:
     """Refuse to write over what somebody else made.
 
@@ -66,7 +71,7 @@ def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], boo
             with path.open("rb") as file:
                 mine = own(file.read(4096))
     if not mine:
-        raise OutputExists(f"{path.name}: exists already, and is not known to be segcli's own", hint=_ANOTHER)
+        raise claimed(path)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ What an engine keeps on its device, the image and the sums, is behind `Sums`: a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -107,9 +108,15 @@ def among(at: Box, axis: int, first: int) -> Box:
     return box[0], box[1], box[2]
 
 
-def distinct(engines: Sequence[Taking]) -> list[str]:
-    """The sentences of several engines' `fallbacks`; once each, where engines of one device share theirs."""
-    return list({id(sentence): sentence for engine in engines for sentence in engine.fallbacks}.values())
+def counted(engines: Sequence[Taking]) -> list[Counter[str]]:
+    """How often each engine has said each sentence of its `fallbacks` so far."""
+    return [Counter(engine.fallbacks) for engine in engines]
+
+
+def said_since(before: Sequence[Counter[str]], engines: Sequence[Taking]) -> list[str]:
+    """What engines have said since they were `counted`: each sentence once, whichever of them said it."""
+    now = counted(engines)
+    return list(dict.fromkeys(said for was, own in zip(before, now, strict=True) for said in own - was))
 
 
 def not_finite(at: Box) -> ModelError:

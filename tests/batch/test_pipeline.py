@@ -519,6 +519,14 @@ def test_6_2_steps_down_for_want_of_memory_change_no_result_and_are_recorded_for
     assert files(tmp_path / "out") == files(tmp_path / "plain")
 
 
+def test_6_2_a_step_that_every_case_takes_is_told_of_each_once(model, tmp_path):
+    engine = Pointwise()
+    engine.trouble = lambda logits: engine._taken.append("went to the disk") or logits
+    scans(tmp_path / "in", 2)
+    outcomes = run(model, [tmp_path / "in"], tmp_path / "out", engine)
+    assert [o.record["run"]["steps"] for o in outcomes] == [["went to the disk"]] * 2
+
+
 def test_6_2_the_ladder_on_a_gpu_smaller_batches_then_sums_on_the_host_then_the_cpu(tmp_path):
     torch = pytest.importorskip("torch")
     from segcli.engines.torch_devices import TorchCPU, TorchDevice

@@ -9,7 +9,7 @@ from models import organs
 from runs import command, scan
 
 from segcli.commands import info as answer
-from segcli.errors import InputError
+from segcli.errors import CasesFailed, InputError
 
 from dicom_phantom import series  # isort: skip - runs makes their folders known
 from scan_files import nifti  # isort: skip
@@ -94,3 +94,41 @@ def test_a_folder_of_several_series_is_described_by_its_series(model, tmp_path, 
     assert [(row["slices"], row["problem"]) for row in rows] == [(6, None)] * 2
     answer.info(tmp_path / "both", str(model))
     assert "both: DICOM series" in capsys.readouterr().out
+
+
+def without(folder: Path, name: str) -> Path:
+    """A series of the phantom with a slice missing in its middle."""
+    return series(folder / name, uid=name, each=lambda ds, k: k != 3)
+
+
+@pytest.mark.parametrize("json_asked", [False, True])
+def test_a_folder_whose_only_series_is_refused_ends_with_its_exit_code(model, tmp_path, capsys, json_asked):
+    without(tmp_path / "scan", "a")
+    with pytest.raises(InputError, match=r"^(scan|series-[^:]*): .*missing") as refused:
+        answer.info(tmp_path / "scan", str(model), json=json_asked)
+    assert refused.value.exit_code == 65
+    assert "missing" in capsys.readouterr().out  # the list is printed all the same
+
+
+def test_a_folder_some_of_whose_series_are_refused_ends_with_1_and_one_of_none_with_65(model, tmp_path, capsys):
+    without(tmp_path / "scan", "a")
+    series(tmp_path / "scan" / "b", uid="b")
+    with pytest.raises(CasesFailed, match=r"^scan: 1 of 2 DICOM series cannot be read: .*missing"):
+        answer.info(tmp_path / "scan", str(model))
+    without(tmp_path / "none", "a")
+    without(tmp_path / "none", "c")
+    with pytest.raises(InputError, match=r"^none: 2 DICOM series, none of which is a volume: .*missing"):
+        answer.info(tmp_path / "none", str(model))
+    capsys.readouterr()
+    done = command("info", tmp_path / "scan", "--model", model)
+    assert (done.returncode, b"error: scan: 1 of 2 DICOM series" in done.stderr) == (1, True)
+
+
+def test_a_scout_beside_a_volume_is_no_fault_of_the_folder_and_alone_it_is(model, tmp_path, capsys):
+    scout = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    series(tmp_path / "scan" / "scout", uid="scout", each=lambda ds, k: k == 0, ImageType=scout)
+    with pytest.raises(InputError):
+        answer.info(tmp_path / "scan", str(model))
+    series(tmp_path / "scan" / "b", uid="b")
+    answer.info(tmp_path / "scan", str(model))
+    assert "DICOM series" in capsys.readouterr().out

@@ -17,11 +17,12 @@ from segcli.documents import Document
 from segcli.engines.export.certificate import DIGEST_KEY, current_samples, digest, relative_error, runtimes, versions
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, parsed, props
 from segcli.errors import EngineError, ModelError
+from segcli.formats import atomic
 from segcli.formats.atomic import whole_file
 from segcli.inference.prepare import check_channels, finite, prepare
 from segcli.inference.windows import padded, windows
 from segcli.models.card import ModelCard, parse
-from segcli.models.embedded import METADATA_KEY
+from segcli.models.embedded import METADATA_KEY, onnx_metadata
 from segcli.space.volume import Volume
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def export_onnx(
 
     verify   a scan on whose windows it is compared too, beside seeded noise; affine: what counts in its NIfTI header
     returns  the certificate that the file holds
-    errors   ModelError (78): not exportable, or the answers differ; OutputError: cannot write
+    errors   ModelError (78): not exportable, or the answers differ; OutputError: cannot write; OutputExists (73), as
+             `unclaimed`, also of what came there meanwhile
     """
     if find_spec("torch") is None:
         raise EngineError("torch is not installed: exporting a network needs it", hint="pip install torch")
@@ -52,10 +54,22 @@ def export_onnx(
 
     shown = scan_windows(card, verify, affine) if verify else {}
     data = certified(card, shown, opset=opset, half=half)
-    with whole_file(path) as file:
+    with whole_file(path, lambda _: unclaimed(path)) as file:
         file.write(data)
     certificate: Document = json.loads(props(parsed(data, path.name))[CERTIFICATE_KEY])
     return certificate
+
+
+def unclaimed(path: Path) -> None:
+    """Refuse to write over what is no network that segcli exported; OutputExists (73)."""
+    atomic.unclaimed(path, own=lambda _: _is_export(path))
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        return METADATA_KEY in onnx_metadata(path)
+    except ModelError:
+        return False
 
 
 def scan_windows(card: ModelCard, path: Path, affine: Form | None = None) -> Mapping[str, NDArray[np.float32]]:
