@@ -41,7 +41,7 @@ class DeviceSums:
         self._weight = torch.from_numpy(weight)
         self._norm = torch.zeros(shape)
         self._total: Tensor | None = None
-        self._doubts: list[tuple[Sequence[Box], Tensor]] = []
+        self._doubts: list[tuple[Sequence[Box], Tensor, bool]] = []
 
     @property
     def classes(self) -> int:
@@ -50,9 +50,10 @@ class DeviceSums:
     def add(self, windows: Sequence[Box]) -> None:
         logits = self._engine.answer(self._held, windows)
         good = logits.sum((1, 2, 3, 4)).isfinite()
-        if self._engine.precision in HALVES:  # what overflowed counts as not seen, and is added when it was repeated
+        half = self._engine.precision in HALVES
+        if half:  # what overflowed counts as not seen, and is added when it was repeated
             logits = torch.where(good.view(-1, 1, 1, 1, 1), logits, 0.0)
-        self._doubts.append((windows, good))
+        self._doubts.append((windows, good, half))
         for at, own, right in zip(windows, logits, good, strict=True):
             self._put(at, own, right)
 
@@ -107,13 +108,13 @@ class DeviceSums:
         doubts, self._doubts = self._doubts, []
         if not doubts:
             return
-        windows = [at for some, _ in doubts for at in some]
+        windows = [(at, half) for some, _, half in doubts for at in some]
         # The one time that the device is waited for; the CPU may have taken over between two of them.
-        good = torch.cat([right.to(doubts[-1][1].device) for _, right in doubts]).tolist()
-        for at, right in zip(windows, good, strict=True):
+        good = torch.cat([right.to(doubts[-1][1].device) for _, right, _ in doubts]).tolist()
+        for (at, half), right in zip(windows, good, strict=True):
             if right:
                 continue
-            if self._engine.precision not in HALVES:
+            if not half:  # judged as it was computed: the CPU, in float32, may have taken over since
                 raise not_finite(at)
             with self._engine.exact(1):
                 (logits,) = self._engine.answer(self._held, [at])

@@ -251,6 +251,28 @@ def test_5_8_logits_that_are_not_finite_in_float32_are_refused_with_their_window
             list(Sliding(image, overflowing(Device("cpu"), precision=precision), PLAN).volumes())
 
 
+class Leaving(Overflowing):
+    """Overflows in its first windows, and has no memory for any further one: the CPU takes over."""
+
+    def _forward(self, patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+        if len(self.asked) >= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super()._forward(patches, exact=exact)
+
+
+def test_5_8_windows_that_overflowed_before_the_cpu_took_over_are_computed_again_too() -> None:
+    image = prepared((12, 16, 16)).image
+    image.data.clip(-2, 2, out=image.data)[0, 2, 3, 3] = 3
+    wanted = list(Sliding(image, engine(3), PLAN).volumes())
+    run = Leaving(Net(3), Device("cpu", may_leave=True), threads=1, batch=2, precision="float16")
+    run.asked = []
+    found = list(Sliding(image, run, PLAN).volumes())
+    assert (run.name, run.precision, run.asked) == ("torch cpu", "float32", [False, False])
+    assert run.repeated > 0
+    for own, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(own.data, other.data, rtol=1e-4, atol=1e-4)
+
+
 class Running(TorchDevice):
     """Has no memory for more than `room` windows after so many."""
 
