@@ -96,7 +96,11 @@ def _spaced(grid: Grid, spacing: Spacing, anchor: Anchor) -> Grid:
         return _between_faces(grid, np.maximum(1, np.round(have / want * n)))
     if anchor == "corners":
         shape = np.maximum(1, np.round(n * (have / want)))
-        return Grid(_shape(shape), _affine(matrix * np.where(shape > 1, (n - 1) / np.maximum(shape - 1, 1), 1), origin))
+        step = np.where(shape > 1, (n - 1) / np.maximum(shape - 1, 1), 1)  # in old voxels
+        # The two outermost centres of a single voxel are one: several steps lie between its faces, all of its value.
+        lone = (n == 1) & (shape > 1)
+        step = np.where(lone, 1 / shape, step)
+        return Grid(_shape(shape), _affine(matrix * step, origin + matrix @ np.where(lone, (step - 1) / 2, 0)))
     steps = (n - 1) * have / want
     shape = np.floor(steps + 1e-6) + 1 if anchor == "within" else np.round(steps + 1)
     return Grid(_shape(np.maximum(1, shape)), _affine(matrix * (want / have), origin))

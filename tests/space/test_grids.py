@@ -1,6 +1,6 @@
 """The grid a model wants, worked out by hand for each anchor."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from shapes import grid
 
-from segcli.space.grids import GridSpec, model_grid, straightened
-from segcli.space.volume import AXES_CODES, Grid, turned
+from segcli.space.grids import Anchor, GridSpec, model_grid, straightened
+from segcli.space.resample import Interpolation, onto
+from segcli.space.volume import AXES_CODES, Grid, Volume, turned
 
 
 def faces(g, axis):
@@ -145,3 +146,24 @@ def test_the_right_angled_grid_is_as_near_to_the_scan_s_as_the_scan_is_to_being_
 def test_a_grid_that_is_nearly_right_angled_has_as_many_voxels_as_the_scan() -> None:
     for shear in (1e-3, 1.1e-3, 1e-2, 0.02):
         assert straightened(grid((40, 44, 36), (3.0, 3.0, 3.0), shear=shear)).shape == (40, 44, 36)
+
+
+@pytest.mark.parametrize("anchor", get_args(Anchor))
+def test_a_scan_of_one_slice_lies_between_its_faces_on_a_finer_grid(anchor: Anchor) -> None:
+    """Its two outermost voxel centres are one, and no step lies between them."""
+    scan = Grid((1, 6, 5), np.diag([9.0, 2.0, 2.0, 1.0]))
+    grid = model_grid(scan, GridSpec(None, (2.0, 2.0, 2.0), anchor))
+    if anchor in ("edges", "corners"):
+        assert (grid.shape[0], grid.spacing[0]) == (4, 2.25)
+        np.testing.assert_allclose(faces(grid, 0), faces(scan, 0), atol=1e-9)
+    shown = onto(Volume(np.full((1, *scan.shape), 7, np.float32), scan), grid, Interpolation())
+    assert (shown.data == 7).all()
+
+
+@pytest.mark.parametrize("anchor", get_args(Anchor))
+def test_steps_that_are_null_on_each_axis_are_no_spacing(anchor: Anchor) -> None:
+    scan = Grid((4, 6, 5), np.array([[0, 2.0, 0.1, 3], [0.5, 0, 2, 4], [3, 0, 0, 5], [0, 0, 0, 1]]))
+    for axes in (None, "RAS"):
+        one, other = (model_grid(scan, GridSpec(axes, spacing, anchor)) for spacing in (None, (None, None, None)))
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one.affine, other.affine, atol=1e-9)
