@@ -15,10 +15,13 @@ from segcli.networks import registry
 
 
 def peak(card: ModelCard, size: Sequence[int]) -> int:
-    """Bytes that the tensors of one run hold at their peak, for an input of (d, h, w) voxels; weights left out."""
+    """Bytes that the tensors of one run hold at their peak, for an input of (d, h, w) voxels, 1 along a slice axis.
+
+    Weights are left out.
+    """
     with torch.device("meta"), torch.inference_mode():
         network = registry.build(card.architecture.name, dict(card.architecture.arguments))
-        image = torch.empty(1, card.inputs, *size)
+        image = torch.empty(1, card.inputs, *(n for axis, n in enumerate(size) if axis != card.slice_axis))
         with _Held() as held:
             network(image)
     return int(held.most + image.nbytes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from segcli.engines.devices import kind_of, missing, place_of
 from segcli.engines.driver import driver_devices
 from segcli.engines.mirrored import mirrored
 from segcli.engines.precision import settled
+from segcli.engines.room import of_graph, of_network, refuse_too_large
 from segcli.engines.table import Choice, EngineSpec, Graph, Run, engines, installed
 from segcli.errors import EngineError, ModelError, cause_of
 from segcli.inference.engine import Engine
@@ -115,10 +117,12 @@ def open_engine(
     common    of several models that run together: what their engines share (table.py)
     votes     folds and members also say where they would decide otherwise: one channel more (averaged.py)
     errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
-              nor a precision that it has not; ModelError (78): files that do not match the card
+              nor a precision that it has not; ModelError (78): files that do not match the card; OutOfMemory (71):
+              one window does not fit
     """
     members = {name: find(name) for name in card.ensemble} or {"": card}
     first = next(iter(members.values()))
+    _fit_in_memory(members.values(), device, max_ram)
     run = Run(threads or cores(), batch, precision, max_vram, max_ram, votes, {} if common is None else common)
     chosen, trouble = choose(first, engine, device), ""
     try:
@@ -136,6 +140,15 @@ def open_engine(
         opened = mirrored(opened, card)
     note = chosen.graph.note if chosen.graph else ""
     return Opened(opened, chosen.reason, chosen.warnings, hashes, max_ram=max_ram, note=note)
+
+
+def _fit_in_memory(cards: Iterable[ModelCard], device: str, max_ram: int | None) -> None:
+    """Refuse windows that the processor's memory does not hold, before a network is exported or run on one."""
+    kind = kind_of(device)
+    if kind == "cpu" or (kind == "auto" and not driver_devices()):
+        for card in cards:
+            if card.weights and find_spec("torch") is not None:
+                refuse_too_large(card, max_ram, partial(of_network, card))
 
 
 def _loaded(
@@ -283,12 +296,17 @@ def graph_of(card: ModelCard) -> Graph:
     return Graph(f"{card.name}.onnx", data, note=note, made_of=sums)
 
 
-def checked_graph(card: ModelCard, chosen: Choice) -> OnnxFile:
-    """The chosen graph, checked against the card; what is known of an export's bytes is what it was made of."""
+def checked_graph(card: ModelCard, chosen: Choice, run: Run) -> OnnxFile:
+    """The chosen graph, checked against the card; what is known of an export's bytes is what it was made of.
+
+    errors   ModelError: the file does not match; OutOfMemory (71): one window of it does not fit
+    """
     from segcli.engines.export.onnx_file import read
 
     assert chosen.graph is not None  # whoever reads a graph gets one
     file = read(chosen.graph.data, chosen.graph.name, card, chosen.graph.sha256)
+    if chosen.device == "cpu":
+        refuse_too_large(card, run.max_ram, lambda: of_graph(file.data, file.shape))
     return replace(file, hashes=dict(chosen.graph.made_of)) if chosen.graph.made_of else file
 
 

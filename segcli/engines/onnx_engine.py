@@ -70,7 +70,7 @@ class OnnxEngine(HostEngine):
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[str, str]]:
     from segcli.engines.choose import VOXELS_ON_A_DEVICE, checked_graph, windows_of
 
-    file = checked_graph(card, chosen)
+    file = checked_graph(card, chosen, run)
     batch = run.batch or windows_of(card, _VOXELS_AT_A_TIME if chosen.device == "cpu" else VOXELS_ON_A_DEVICE)
     if chosen.device.startswith("cuda") and _beside_torch(chosen.device):
         return _bound(file, chosen, run, batch), file.hashes

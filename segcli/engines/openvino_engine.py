@@ -111,7 +111,7 @@ def _converted(name: str) -> Any:
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mapping[str, str]]:
     from segcli.engines.choose import checked_graph, windows_of
 
-    file = checked_graph(card, chosen)
+    file = checked_graph(card, chosen, run)
     batch = run.batch or windows_of(card, _VOXELS_AT_A_TIME)
     engine = OpenVINOEngine(file, threads=run.threads, batch=batch, max_ram=run.max_ram, precision=run.precision)
     return engine, file.hashes

@@ -33,6 +33,7 @@ from segcli.engines.export.certificate import (
     versions,
 )
 from segcli.engines.export.onnx_file import CERTIFICATE_KEY, props
+from segcli.engines.room import of_network, refuse_too_large
 from segcli.errors import ModelError, cause_of
 from segcli.models.card import ModelCard
 from segcli.models.embedded import METADATA_KEY
@@ -49,8 +50,10 @@ def certified(card: ModelCard, given: Windows, *, opset: int = 17, half: bool = 
 
     given    windows of real scans to compare on, beside `count` windows of seeded noise
     half     weights rounded to float16; without it only those are stored so that lose nothing
-    errors   ModelError (78): the network has no standard operators for it, or a CPU engine answers otherwise
+    errors   ModelError (78): the network has no standard operators for it, or a CPU engine answers otherwise;
+             OutOfMemory (71), as `refuse_too_large`
     """
+    refuse_too_large(card, None, lambda: of_network(card))
     network = _all_folds(card)
     shown = {f"seeded {i}": seeded(card, i) for i in range(count)} | dict(given)
     with torch.no_grad(), _one_thread():
