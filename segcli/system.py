@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import signal
+import stat
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -54,6 +57,24 @@ def insistently(work: Callable[[], Made], seconds: float = 3.0) -> Made:
             if not WINDOWS or time.monotonic() > until:
                 raise
         time.sleep(0.05)
+
+
+def opened(path: Path) -> BufferedReader:
+    """A plain file, open to be read; whatever has its name otherwise, as a pipe that would never end, is an error."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def bytes_of(path: Path) -> bytes:
+    """The bytes of a plain file; errors as `opened`."""
+    with opened(path) as file:
+        return file.read()
 
 
 def flush(handle: int) -> None:

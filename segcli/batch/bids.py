@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segcli.documents import Document
+from segcli.system import bytes_of
 
 # Of the entities of a BIDS name, those that stand after seg-, in the order of the specification (schema, entities).
 _AFTER_SEG = re.compile(r"_(?:scale|res|den|label|prov|desc)-")
@@ -45,7 +46,7 @@ def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
     from segcli.results.record import to_json
 
     path = folder / "dataset_description.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         document: Document = {
             "Name": "segcli",
             "BIDSVersion": "1.10.0",
@@ -57,9 +58,17 @@ def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
         atomic.write_bytes(path, to_json(document))
     ignored = "\n".join([_IGNORED, "/cohort*", *(f"*{ending}" for ending in strange)]).encode() + b"\n"
     path = folder / ".bidsignore"
-    there = path.read_bytes() if path.exists() else None
-    if there is None or (there.startswith(_IGNORED.encode()) and there != ignored):
+    if not os.path.lexists(path) or _is_another_of_ours(path, ignored):
         atomic.write_bytes(path, ignored)
+
+
+def _is_another_of_ours(path: Path, wanted: bytes) -> bool:
+    """Whether a .bidsignore was written by segcli and says something else than is wanted."""
+    try:
+        there = bytes_of(path)
+    except OSError:  # a folder, a pipe
+        return False
+    return there.startswith(_IGNORED.encode()) and there != wanted
 
 
 _IGNORED = "# written by segcli: what it makes beside the files that BIDS knows"
@@ -73,7 +82,7 @@ def _address(folder: Path, source: Path) -> dict[str, str] | None:
     import json  # not before `--help` is told, which knows this room for the names
 
     try:
-        said = json.loads((source / "dataset_description.json").read_bytes())
+        said = json.loads(bytes_of(source / "dataset_description.json"))
     except (OSError, ValueError, RecursionError):
         return None
     doi = said.get("DatasetDOI") if isinstance(said, dict) else None

@@ -14,7 +14,7 @@ from segcli.documents import Document
 from segcli.errors import CasesFailed, InputError, SegcliError
 
 if TYPE_CHECKING:
-    from segcli.formats.dicom.series import Series
+    from segcli.formats.dicom.series import Series as DicomSeries
     from segcli.models.card import ModelCard
     from segcli.space.volume import Grid, Volume
 
@@ -38,7 +38,7 @@ def info(
     from segcli.models.library import find
 
     counts = form(affine)
-    found = _series(scan) if scan.is_dir() and series is None else ()
+    found = _found(scan) if scan.is_dir() and series is None else ()
     rows = [_row(one) for one in found]
     if len(rows) > 1 or (rows and (rows[0]["problem"] or (volume is None and rows[0]["volumes"] > 1))):
         if json:
@@ -117,14 +117,14 @@ def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
     return lines
 
 
-def _series(folder: Path) -> tuple[Series, ...]:
+def _found(folder: Path) -> tuple[DicomSeries, ...]:
     """The DICOM series of a folder."""
     from segcli.formats.dicom import series as dicom
 
     return dicom.find(folder, lambda _, error: say(f"warning: {error.message}"))
 
 
-def _row(s: Series) -> Document:
+def _row(s: DicomSeries) -> Document:
     return {
         "series": s.name,
         "number": s.number,
@@ -140,7 +140,7 @@ def _row(s: Series) -> Document:
     }
 
 
-def _refusal(folder: str, found: Sequence[Series]) -> SegcliError | None:
+def _refusal(folder: str, found: Sequence[DicomSeries]) -> SegcliError | None:
     """What is wrong with the series of a folder that could be volumes; with one at least that is, scouts are no fault.
 
     returns  InputError (65) where none can be read, CasesFailed (1) where others can

@@ -67,8 +67,8 @@ def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], boo
         return
     mine = False
     with contextlib.suppress(OSError):
-        if own is not None and path.is_file():  # a pipe would never end
-            with path.open("rb") as file:
+        if own is not None:
+            with system.opened(path) as file:
                 mine = own(file.read(4096))
     if not mine:
         raise claimed(path)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli import memory
+from segcli import memory, system
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats.atomic import whole_file
 from segcli.space.volume import Grid, Voxels
@@ -76,7 +76,7 @@ def refusal(error: OSError, path: Path) -> SegcliError:
 def bytes_of(path: Path, kind: type[SegcliError]) -> bytes:
     """A small file's bytes; errors: Denied where they may not be read, and of `kind` whatever else is in the way."""
     try:
-        return path.read_bytes()
+        return system.bytes_of(path)
     except OSError as error:
         said = refusal(error, path)
         raise (said if isinstance(said, Denied) else kind(said.message, hint=said.hint)) from error

@@ -25,7 +25,7 @@ from segcli.documents import Document
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
 from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
 from segcli.models.library import file_sha256
-from segcli.system import alive, insistently
+from segcli.system import alive, bytes_of, insistently
 
 if TYPE_CHECKING:
     import httpx
@@ -270,7 +270,7 @@ def _note(part: Path) -> Path:
 def _begun(part: Path, address: str) -> tuple[int, str]:
     """Bytes that are there, and the mark by which the server knows whether they are of the same file; 0 without one."""
     try:
-        note = json.loads(_note(part).read_bytes())
+        note = json.loads(bytes_of(_note(part)))
         mark = str(note["mark"]) if note["address"] == address else ""
         there = part.lstat()
         return (there.st_size, mark) if mark and ours_alone(there) else (0, "")
@@ -308,7 +308,7 @@ def _other_sum(path: Path, algorithm: str) -> str:
 def _sums(folder: Path) -> Mapping[str, str]:
     """Address -> sum of the files that were fetched before."""
     try:
-        known = json.loads((folder / "sums.json").read_bytes())
+        known = json.loads(bytes_of(folder / "sums.json"))
     except (OSError, ValueError):
         return {}
     return {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}

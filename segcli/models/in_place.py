@@ -19,7 +19,7 @@ from segcli.models.card import CARD_FILE
 from segcli.models.catalogue import Entry, File
 from segcli.models.fetch import addresses, file_name
 from segcli.models.library import cache_home
-from segcli.system import one_process
+from segcli.system import bytes_of, one_process
 
 
 def found(name: str) -> Path | None:
@@ -85,7 +85,7 @@ def _forget_changed(place: Path, entry: Entry, file: File) -> None:
     """Remove from the cache what was made of other files, or in another way."""
     note = _note(place, entry, file)
     try:
-        same = json.loads(note.read_text(encoding="utf-8")) == json.loads(json.dumps(_state(entry, file)))
+        same = json.loads(bytes_of(note)) == json.loads(json.dumps(_state(entry, file)))
     except (OSError, ValueError):
         same = False
     if not same:

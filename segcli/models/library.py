@@ -16,14 +16,14 @@ from segcli.folders import user_folder
 from segcli.formats.streams import bytes_of, reading
 from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
-from segcli.system import insistently, one_process
+from segcli.system import insistently, one_process, opened
 
 _FORMER = ".former"
 
 
 def file_sha256(path: Path) -> str:
     """The sum of a file's bytes, as cards and records state it."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -34,13 +34,15 @@ from segcli.engines.table import libraries
 from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
-from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
+from segcli.models.decisive import hash_as_decided, hash_as_written
+from segcli.models.decisive import model_hash as model_hash
 from segcli.models.library import file_sha256
 from segcli.results import checks
 from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.results.measure import Report, Structure
 from segcli.space.volume import Grid
+from segcli.system import bytes_of, opened
 
 SCHEMA = 1
 IN_SIDECAR = "segcli"  # the key of a record in the sidecar of a BIDS label map: no entity of BIDS
@@ -317,7 +319,7 @@ def to_json(record: Facts) -> bytes:
 def read_record(path: Path) -> Document | None:
     """A record of segcli as JSON has it, also out of a sidecar; None when the file is absent or something else."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(bytes_of(path))
     except (OSError, ValueError, RecursionError):
         return None
     if isinstance(document, dict) and isinstance(document.get(IN_SIDECAR), dict):
@@ -402,7 +404,7 @@ def is_named(path: Path) -> bool:
 def _is_record(path: Path) -> bool:
     """Whether a file begins as every record does; a folder of masks asks this once a file, so no more is read."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return b'"segcli_record"' in file.read(64)
     except OSError:
         return False

@@ -12,6 +12,7 @@ from segcli.errors import SegcliError
 from segcli.formats.atomic import whole_file
 from segcli.models.card import ModelCard
 from segcli.models.library import cache_home, file_sha256, find, previous_of
+from segcli.system import bytes_of
 
 
 def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
@@ -25,7 +26,7 @@ def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
     known = path.with_suffix(".sha256")
     damaged = False
     with contextlib.suppress(OSError):
-        data, wanted = path.read_bytes(), known.read_text(encoding="ascii", errors="replace").strip()
+        data, wanted = bytes_of(path), bytes_of(known).decode("ascii", "replace").strip()
         damaged = hashlib.sha256(data).hexdigest() != wanted
         if not damaged:
             return data, ""
@@ -53,10 +54,11 @@ def hashes_before(card: ModelCard, hashes: Mapping[str, str]) -> dict[str, str]:
     for inside, own in members.items():
         sums = {name: hashes[inside + name] for name in own.weights if inside + name in hashes}
         known = _place(own, sums).with_suffix(".sha256")
-        if len(sums) == len(own.weights) and known.is_file():
-            for name in sums:
-                del made[inside + name]
-            made[inside] = known.read_text(encoding="ascii", errors="replace").strip()
+        with contextlib.suppress(OSError):
+            if len(sums) == len(own.weights):
+                total = bytes_of(known).decode("ascii", "replace").strip()
+                gone = {inside + name for name in sums}
+                made = {**{name: one for name, one in made.items() if name not in gone}, inside: total}
     return made
 
 

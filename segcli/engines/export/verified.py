@@ -19,6 +19,7 @@ from segcli.engines.export.onnx_file import CERTIFICATE_KEY, parsed, props
 from segcli.errors import EngineError, ModelError
 from segcli.formats import atomic
 from segcli.formats.atomic import whole_file
+from segcli.formats.streams import bytes_of
 from segcli.inference.prepare import check_channels, finite, prepare
 from segcli.inference.windows import padded, windows
 from segcli.models.card import ModelCard, parse
@@ -90,7 +91,7 @@ def verify(path: Path) -> Document:
 
     errors   ModelError (78): no export of segcli, changed since, or an engine that drifted from the certificate
     """
-    data = path.read_bytes()
+    data = bytes_of(path, ModelError)
     model = parsed(data, path.name)
     notes = props(model)
     missing = {METADATA_KEY, CERTIFICATE_KEY, DIGEST_KEY} - notes.keys()
