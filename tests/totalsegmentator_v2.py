@@ -8,10 +8,11 @@ made where there is none: an upright one in RAS, and a thick, turned one in LPS 
 to be on the path, of any environment; it is run with its usage statistics off. segcli runs the same folder in place,
 with --faithful.
 
+TotalSegmentator predicts by nnU-Net's predict_from_files_sequential, its own way without further processes, which take
+longer to start than these networks. Both programs add windows up in float16, as nnU-Net does.
+
 Counted are the voxels that one or the other labels; the program ends with 1 where a scan agrees in less than 99.9 % of
-them. nnU-Net adds its windows up in float16, segcli in float32. Where that leaves fewer equal, TotalSegmentator is run
-once more with these sums in float32, both are printed, and the second one counts: drawn weights leave many voxels near
-a tie, and rounding decides them.
+them.
 """
 
 import json
@@ -112,19 +113,17 @@ for number in map(int, sys.argv[2:]):
     print("drawn:", folder.relative_to(sys.argv[1]), flush=True)
 """
 
-# Run by TotalSegmentator's own Python: TASK FAST FLOAT32 SCAN OUT ...
+# Run by TotalSegmentator's own Python: TASK FAST SCAN OUT ...
 RUN = """
 import sys
-import torch
-task, fast, exact, *files = sys.argv[1:]
-if exact == "True":
-    torch.half = torch.float16 = torch.float32  # before nnU-Net reads these names
 import nibabel
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from totalsegmentator.python_api import totalsegmentator
 
+task, fast, *files = sys.argv[1:]
+
 def in_this_process(self, source, out, save_probabilities=False, overwrite=True, folder_with_segs_from_prev_stage=None,
-                    **processes):  # nnU-Net's own way without others, which take longer to start than these networks
+                    **processes):
     more = dict(folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage)
     return self.predict_from_files_sequential(source, out, save_probabilities, overwrite, **more)
 
@@ -156,7 +155,7 @@ def made(folder: Path) -> None:
         sitk.WriteImage(image, str(folder / f"ct_{name}.nii.gz"))
 
 
-def theirs(command: Path, folder: Path, home: Path, task: str, files: list[tuple[Path, Path]], exact: bool) -> None:
+def theirs(command: Path, folder: Path, home: Path, task: str, files: list[tuple[Path, Path]]) -> None:
     """TotalSegmentator's label map of each scan, without a word to its authors."""
     home.mkdir(exist_ok=True)
     silent = {
@@ -169,7 +168,7 @@ def theirs(command: Path, folder: Path, home: Path, task: str, files: list[tuple
     word, fast, _ = TASKS[task]
     script = home / "run.py"
     script.write_text(RUN)
-    words = [command.with_name("python"), script, word, fast, exact, *(path for pair in files for path in pair)]
+    words = [command.with_name("python"), script, word, fast, *(path for pair in files for path in pair)]
     places = {"TOTALSEG_HOME_DIR": str(home), "TOTALSEG_WEIGHTS_PATH": str(folder)}
     done = subprocess.run(
         list(map(str, words)), env={**os.environ, **places}, capture_output=True, text=True, check=False
@@ -215,22 +214,14 @@ def main() -> int:
         home = Path(name)
         for task in tasks:
             ours(folder, home / "segcli", task, scans, home / task)
-            least = 1.0
-            for exact in (False, True):
-                if exact and least >= ENOUGH:
-                    break
-                files = [(scan, home / f"{task}_{exact}_{scan.name}") for scan in scans]
-                theirs(command, folder, home / "theirs", task, files, exact)
-                here = []
-                for scan, out in files:
-                    case = scan.name.removesuffix(".nii.gz")
-                    voxels, share = agreement(out, home / task / f"{case}_seg.nii.gz")
-                    here.append(share)
-                    sums = "float32" if exact else "float16"
-                    print(f"{task:15} {case:14} sums in {sums} {voxels:8} voxels {share:9.4%}", flush=True)
-                least = min(here)
-            shares.append(least)
-    print(f"{len(shares)} tasks, {len(scans)} scans: {min(shares):.4%} at least")
+            files = [(scan, home / f"{task}_{scan.name}") for scan in scans]
+            theirs(command, folder, home / "theirs", task, files)
+            for scan, out in files:
+                case = scan.name.removesuffix(".nii.gz")
+                voxels, share = agreement(out, home / task / f"{case}_seg.nii.gz")
+                shares.append(share)
+                print(f"{task:15} {case:14} {voxels:8} voxels {share:9.4%}", flush=True)
+    print(f"{len(tasks)} tasks, {len(scans)} scans: {min(shares):.4%} at least")
     return int(min(shares) < ENOUGH)
 
 
