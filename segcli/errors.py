@@ -33,6 +33,12 @@ class SegcliError(Exception):
     """A refusal: one sentence with file and value, and a hint that says what to do next.
 
     The sentence begins with what it is about, a file, a model or an option, and a colon.
+
+    >>> try:
+    ...     segcli.read("nowhere.nii.gz")
+    ... except segcli.SegcliError as error:
+    ...     print(error.message, error.exit_code)
+    nowhere.nii.gz: no such file or folder 66
     """
 
     exit_code: ClassVar[int] = 70

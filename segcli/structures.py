@@ -23,6 +23,9 @@ class Label:
     code     "SCT 10200004" (SNOMED CT), None when there is none
     colour   red, green, blue, 0..255
     pair     the name of the same structure on the other side, None for midline structures
+
+    >>> segcli.Label(17, "left_hippocampus", "SCT 5366008", pair="right_hippocampus").colour
+    (128, 128, 128)
     """
 
     id: int

@@ -1,6 +1,7 @@
 """segcli from Python does what the command does."""
 
 import doctest
+import inspect
 import json
 import re
 import shutil
@@ -21,6 +22,8 @@ from runs import command
 import segcli
 import segcli.api
 import segcli.api.result
+import segcli.space.volume
+import segcli.structures
 
 SAMPLE = Path(__file__).parent / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"
 RAS = np.array([[-3.0, 0, 0, 30], [0, 3.0, 0, -20], [0, 0, 3.0, 7], [0, 0, 0, 1]])
@@ -158,6 +161,50 @@ def test_models_are_averaged_as_the_command_averages_them(tmp_path: Path) -> Non
     options = segcli.load(names, engine="onnx").segment(scan(tmp_path)).record["options"]
     assert json.loads(json.dumps(options)) == said
     assert said["average"] == "probabilities"
+    options = segcli.load(names, engine="onnx").segment(scan(tmp_path), average="logits").record["options"]
+    assert options["average"] == "logits"
+
+
+# Options of predict that Python says in another way, and those that only a command in a shell needs.
+OTHERWISE = {
+    "output": "save(to)",
+    "fast": "precision='fast'",
+    "channel": "a list or {channel: path}",
+    "fail_on": "result.verdict",
+}
+SHELL = {"help", "json", "quiet", "verbose", "events", "files_from", "0", "shard", "jobs", "scheduler"}
+
+
+def test_every_option_of_predict_is_there_from_python() -> None:
+    from typer.main import get_command
+
+    from segcli.commands.app import app
+
+    predict = get_command(app).commands["predict"]
+    words = [max(p.opts, key=len) for p in predict.params]
+    options = {word.lstrip("-").replace("-", "_") for word in words if word.startswith("-")}
+    assert {"classes", "where", "average"} <= options
+    places = (segcli.load, segcli.Model.segment, segcli.Model.segment_many, segcli.Result.save)
+    there = {name for place in places for name in inspect.signature(place).parameters}
+    assert options - there - SHELL == set(OTHERWISE)
+
+
+def test_scans_of_a_folder_are_chosen_as_the_command_chooses_them(tmp_path: Path, model: segcli.Model) -> None:
+    for name in ("sub-01_T1w", "sub-01_T2w", "sub-02_T1w"):
+        shutil.copy(scan(tmp_path), (tmp_path / "in").mkdir(exist_ok=True) or tmp_path / "in" / f"{name}.nii.gz")
+
+    def chosen(**how: object) -> list[str]:
+        return [result.record["case"] for result in model.segment_many(tmp_path / "in", **how)]
+
+    assert chosen(suffix="T1w", participant_label=["02"]) == ["sub-02_T1w"]
+    assert chosen(exclude="*_T1w*") == ["sub-01_T2w"]
+    assert chosen(include=["sub-01*"]) == ["sub-01_T1w", "sub-01_T2w"]
+    with pytest.raises(segcli.errors.UsageError, match="of one folder"):
+        list(model.segment_many([tmp_path / "in"], include="*"))
+    with pytest.raises(segcli.errors.UsageError, match="is logits or probabilities"):
+        model.segment(scan(tmp_path), average="mean")
+    with pytest.raises(segcli.errors.UsageError, match="nothing to average with"):
+        model.segment(scan(tmp_path), average="logits")
 
 
 def test_a_table_is_a_data_frame_where_pandas_is_installed(
@@ -170,6 +217,27 @@ def test_a_table_is_a_data_frame_where_pandas_is_installed(
     frame = types.SimpleNamespace(set_index=lambda name: ("indexed", name))
     monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda rows: frame))
     assert result.table == ("indexed", "name")
+
+
+@pytest.mark.parametrize(
+    ("scan", "affine", "told"),
+    [
+        (None, None, "NoneType: is no scan"),
+        ("", None, "an input has an empty name"),
+        (np.zeros((4, 4, 4)), np.eye(3), r"an affine of shape \(3, 3\), where \(4, 4\) is expected"),
+        (np.zeros((4, 4, 4, 2)), RAS, r"shape \(4, 4, 4, 2\), where three axes are expected"),
+    ],
+)
+def test_what_is_no_scan_is_refused_in_plain_words(
+    model: segcli.Model, scan: object, affine: object, told: str
+) -> None:
+    with pytest.raises(segcli.SegcliError, match=told):
+        model.segment(scan, affine=affine)
+
+
+def test_a_fourth_axis_of_one_voxel_is_none(model: segcli.Model) -> None:
+    one, other = (model.segment(data, affine=RAS).labels for data in (cube(), cube()[..., None]))
+    assert np.array_equal(one, other)
 
 
 def test_one_refused_scan_of_many_costs_no_other(tmp_path: Path, model: segcli.Model) -> None:
@@ -238,15 +306,34 @@ def test_what_speaks_against_a_scan_is_a_warning_before_the_network_runs(tmp_pat
     assert not seen
 
 
+def examples_run(*modules: types.ModuleType) -> int:
+    """How many examples the docstrings of modules have, all of which say the truth."""
+    run = 0
+    for module in modules:
+        for test in doctest.DocTestFinder().find(module, globs={"segcli": segcli, "nibabel": nibabel, "numpy": np}):
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+            runner.run(test)
+            assert runner.summarize(verbose=False).failed == 0, test.name
+            run += len(test.examples)
+    return run
+
+
+def test_the_examples_of_volumes_labels_and_errors_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert examples_run(segcli.space.volume, segcli.structures, segcli.errors) >= 7
+
+
 @pytest.mark.slow
 def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(SAMPLE, tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
-    for module in (segcli.api, segcli.api.result):
-        for test in doctest.DocTestFinder().find(module, globs={"segcli": segcli, "nibabel": nibabel}):
-            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-            runner.run(test)
-            assert runner.summarize(verbose=False).failed == 0, test.name
+    assert examples_run(segcli.api, segcli.api.result) >= 15
+
+
+def test_every_public_class_and_function_has_an_example() -> None:
+    public = [getattr(segcli, name) for name in segcli.__all__]
+    for one in (*(x for x in public if callable(x)), segcli.Model.segment, segcli.Model.segment_many):
+        assert ">>> " in one.__doc__, one
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from segcli.batch import stages
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
 from segcli.batch.outputs import Destination, is_own
+from segcli.batch.selection import Selection
 from segcli.batch.stages import Job, Loaded, Options
 from segcli.engines.choose import EngineName, Opened
 from segcli.engines.opening import Opening
@@ -47,11 +48,13 @@ class How(TypedDict, total=False):
     affine: ArrayLike | Literal["sform", "qform", "pixdim"] | None
     space: Space
     series: str | Sequence[str]
+    where: str | Sequence[str]
     volume: int | None
     fill_gaps: bool
     allow_label_map: bool
     classes: str | Sequence[str]
     overlap: float | None
+    average: Literal["logits", "probabilities"] | None
     skip_empty: bool
     faithful: bool
     keep_islands: bool
@@ -70,6 +73,10 @@ class Model:
     name     of the model, or of several that label together
     labels   its structures, background first
     engine   what runs it and where: "openvino cpu"; `reason` says why that one was taken
+
+    >>> model = segcli.load("uxnet")
+    >>> model.name, model.labels[1].name
+    ('uxnet', 'left_cerebral_white_matter')
     """
 
     card: ModelCard
@@ -103,11 +110,13 @@ class Model:
         affine: ArrayLike | Literal["sform", "qform", "pixdim"] | None = None,
         space: Space = "RAS",
         series: str | Sequence[str] = (),
+        where: str | Sequence[str] = (),
         volume: int | None = None,
         fill_gaps: bool = False,
         allow_label_map: bool = False,
         classes: str | Sequence[str] = (),
         overlap: float | None = None,
+        average: Literal["logits", "probabilities"] | None = None,
         skip_empty: bool = False,
         faithful: bool = False,
         keep_islands: bool = False,
@@ -124,9 +133,9 @@ class Model:
                   `affine`; a list of them, one for each channel of the model; or {channel: path}
         affine    of an array: (4, 4), from the indices of its axes to mm, in RAS+ as nibabel has it or with
                   space="LPS" as ITK has it. Of a NIfTI: which statement of its header counts
-        series, volume, fill_gaps             of DICOM, as the options of `segcli predict`
+        series, where, volume, fill_gaps      of DICOM, as the options of `segcli predict`
         classes, largest_component, min_size, fill_holes    structures by name, number or code; mL
-        overlap, skip_empty, faithful, keep_islands, allow_label_map  as the options
+        overlap, average, skip_empty, faithful, keep_islands, allow_label_map  as the options
         probabilities                         whether `Result.probabilities` is wanted
         progress  is called with the windows done and their number
         name      of the scan in records and files, where it has none
@@ -144,6 +153,8 @@ class Model:
         """
         if overlap is not None and not 0 <= overlap < 1:
             raise UsageError(f"overlap={overlap}: is at least 0 and below 1")
+        if average not in (None, "logits", "probabilities"):
+            raise UsageError(f"average={average!r}: is logits or probabilities")
         if not 0 <= min_size < float("inf"):
             raise UsageError(f"min_size={min_size}: is a number of mL, at least 0")
         options = Options(
@@ -160,13 +171,15 @@ class Model:
             min_size_ml=min_size,
             fill_holes=names_of(fill_holes),
             label_map=allow_label_map,
+            average=average,
         )
         job = self._job(options, probabilities, progress)
         if isinstance(scan, Case):
             return _of_files(job, scan, scan.paths)
         if not is_path(scan):
             return _of_memory(job, scan, held(scan, affine, space), name)
-        found = named(scan, self.card.channels, names_of(series), volume)
+        select = Selection(series=names_of(series), where=names_of(where))
+        found = named(scan, self.card.channels, select, volume)
         if len(found) != 1:
             raise UsageError(f"{scan}: {len(found)} scans", hint="`segment_many` takes them one by one")
         return _of_files(job, found[0] if name is None else replace(found[0], name=name), scan)
@@ -176,6 +189,11 @@ class Model:
         scans: PathName | Iterable[Scan],
         *,
         refused: Callable[[Scan, SegcliError], object] | None = None,
+        include: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
+        participant_label: str | Sequence[str] = (),
+        session_label: str | Sequence[str] = (),
+        suffix: str | Sequence[str] = (),
         **how: Unpack[How],
     ) -> Iterator[Result]:
         """The results of many scans, in order, each as soon as it is there; options as of `segment`.
@@ -183,6 +201,7 @@ class Model:
         scans     a folder that is searched through, a pattern, or any scans
         refused   is called with a scan that is refused (its first file, where it was found in a folder), and the
                   others go on; without it the first refusal is raised
+        include .. suffix   which of a folder, or of a BIDS dataset, as the options of `segcli predict`
 
         >>> model = segcli.load("uxnet")
         >>> for result in model.segment_many(["scan.nii.gz"], classes="thalamus"):
@@ -190,8 +209,12 @@ class Model:
         pass ['left_thalamus', 'right_thalamus']
         """
         given: Iterable[Scan] = ()
+        paths = [names_of(kind) for kind in (include, exclude, participant_label, session_label, suffix)]
         if isinstance(scans, str | PathLike):
-            given = named(scans, self.card.channels, names_of(how.get("series", ())), how.get("volume"))
+            select = Selection(names_of(how.get("series", ())), names_of(how.get("where", ())), *paths)
+            given = named(scans, self.card.channels, select, how.get("volume"))
+        elif any(paths):
+            raise UsageError("include= and the like choose among the scans of one folder", hint="give the folder alone")
         else:
             given = scans
         for scan in given:

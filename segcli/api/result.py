@@ -44,6 +44,14 @@ class Result:
     volume   the labels on the scan's own grid, (1, D, H, W)
     turned   whether `labels` has the axes i, j, k, as nibabel has them; else k, j, i, as ITK has them
     given    what the caller gave
+
+    >>> result = segcli.segment("scan.nii.gz")
+    >>> result.verdict, round(result.volumes_ml["left_hippocampus"], 1), result.mask("thalamus").dtype
+    ('pass', 6.3, dtype('bool'))
+    >>> result.rows[0]["name"], result.checks[0].severity, result.record["model"]["name"]
+    ('left_cerebral_white_matter', 'note', 'uxnet')
+    >>> result.to_nibabel().shape, result.to_sitk().GetSize()
+    ((197, 233, 189), (197, 233, 189))
     """
 
     scan: Volume

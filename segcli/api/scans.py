@@ -72,12 +72,13 @@ def form(affine: ArrayLike | str | None) -> Form | None:
     return cast(Form, affine)
 
 
-def named(scan: Scan, channels: Sequence[str], series: Sequence[str] = (), volume: int | None = None) -> Sequence[Case]:
+def named(scan: Scan, channels: Sequence[str], select: Selection, volume: int | None = None) -> Sequence[Case]:
     """The cases that a path means: of a file one, of a folder each scan in it; of several paths one with channels.
+
+    select   which of the scans in a folder
 
     errors   as of `batch.cases.cases`
     """
-    select = Selection(series=tuple(series))
     if isinstance(scan, Mapping):
         return cases([], channels, named={key: str(path) for key, path in scan.items()}, select=select, volume=volume)
     if isinstance(scan, str | PathLike):
@@ -161,6 +162,13 @@ def _array(array: NDArray[Any], affine: ArrayLike | str | None, space: Space) ->
     """
     if space not in ("RAS", "LPS"):
         raise UsageError(f"space={space!r}: is RAS or LPS, the direction of the affine's axes")
+    if array.ndim == 0:
+        given = type(array.item()).__name__
+        raise InputError(
+            f"{given}: is no scan", hint="give a path, a Volume, an image of nibabel or SimpleITK, an array"
+        )
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
     if array.ndim != 3:
         told = f"an array of shape {array.shape}, where three axes are expected"
         raise InputError(told, hint="several channels are a list of arrays")
@@ -180,6 +188,8 @@ def _grid(affine: ArrayLike, shape: Sequence[int], space: Space, *, reverse: boo
     """The grid of an affine over the axes of `shape`, in LPS; with its axes in reverse order where that is wanted."""
     try:
         matrix = np.asarray(affine, np.float64)
+        if matrix.shape != (4, 4):
+            raise ValueError(f"an affine of shape {matrix.shape}, where (4, 4) is expected")
         lps = _LPS_OF_RAS @ matrix if space == "RAS" else matrix
         order = [2, 1, 0] if reverse else [0, 1, 2]
         d, h, w = (int(shape[i]) for i in order)

@@ -98,6 +98,8 @@ def cases(
     found: list[Case] = []
     if named:
         found.append(_from_channels(named, channels, select.of_series, volume))
+    if "" in inputs:  # as of a shell's variable that is not set; as a path it would be this whole folder
+        raise UsageError("an input has an empty name", hint="give a file or a folder; . is this one")
     for text in inputs:
         try:
             with reading(Path(text)):

@@ -33,6 +33,12 @@ class Grid:
 
     shape    (D, H, W), each at least 1
     affine   (4, 4) float64: (d, h, w, 1) -> LPS mm of the voxel's centre; may be oblique, mirrored or sheared
+
+    >>> grid = segcli.Grid((10, 20, 30), [[0, 0, 1, -15], [0, 1, 0, -10], [3, 0, 0, 40], [0, 0, 0, 1]])
+    >>> grid.axes, grid.spacing
+    ('SPL', (3.0, 1.0, 1.0))
+    >>> grid.world([2, 0, 0]).tolist()
+    [-15.0, -10.0, 46.0]
     """
 
     shape: tuple[int, int, int]
@@ -164,6 +170,11 @@ class Volume:
     """Voxels on a grid.
 
     data    (C, D, H, W), also when C is 1
+
+    >>> grid = segcli.Grid((10, 20, 30), [[0, 0, 1, 0], [0, 1, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1]])
+    >>> scan = segcli.Volume(numpy.zeros((1, 10, 20, 30), numpy.float32), grid)
+    >>> scan.crop((slice(4, 6), slice(0, 20), slice(0, 30))).grid.world([0, 0, 0]).tolist()
+    [0.0, 0.0, 12.0]
     """
 
     data: Voxels

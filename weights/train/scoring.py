@@ -14,6 +14,7 @@ from segcli.inference.segment import segment
 from segcli.models.card import ModelCard
 from segcli.models.library import read_card
 from segcli.models.weights import filled_network, network_of
+from segcli.results.after import after
 from segcli.space.volume import Volume
 
 MODEL = Path(__file__).parent.parent / "uxnet"
@@ -37,7 +38,12 @@ class Model:
         self.names = {label.id: label.name for label in self.card.labels}
 
     def label(self, scan: Volume) -> np.ndarray:
-        """(D, H, W) labels on the scan's grid."""
+        """(D, H, W) labels on the scan's grid, after the card's steps."""
+        labels = Volume(self.unchanged(scan)[None], scan.grid)
+        return np.asarray(after(labels, self.card.labels, self.card.after)[0].data[0])
+
+    def unchanged(self, scan: Volume) -> np.ndarray:
+        """The same without the card's steps, as `segcli predict --keep-islands`."""
         return np.asarray(segment(scan, self.card.procedure, self.engine).labels.data[0])
 
 
