@@ -99,10 +99,11 @@ def _steady(model: Any) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "MVN":
             continue
-        image, axes = node.input_value(0), node.input_value(1).get_node().get_data().tolist()
-        if len(axes) == 1 or image.get_partial_shape().is_dynamic:
+        image, axes = node.input_value(0), node.input_value(1).get_node()
+        # What has one axis, or axes that the graph computes, is no instance norm.
+        if axes.get_type_name() != "Constant" or axes.get_data().size == 1 or image.get_partial_shape().is_dynamic:
             continue
-        counts = {axis: image.get_shape()[axis] for axis in sorted(axes)}
+        counts = {axis: image.get_shape()[axis] for axis in sorted(axes.get_data().tolist())}
 
         def mean(values: Any, counts: Mapping[int, int] = counts) -> Any:
             for axis, count in counts.items():  # OpenVINO makes one sum of two that stand side by side

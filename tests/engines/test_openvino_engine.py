@@ -72,3 +72,15 @@ def test_a_norm_over_a_window_keeps_its_digits(groups: int) -> None:
     rows = found.reshape(groups, -1)
     assert np.abs(rows.mean(1) - np.linspace(-1, 1, groups)).max() < 1e-4
     assert np.abs(rows.std(1) / np.linspace(0.5, 2, groups) - 1).max() < 1e-4
+
+
+def test_a_layer_norm_is_left_as_it_is() -> None:
+    rows = SHAPE[-1]
+    image, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, *SHAPE)) for name in ("x", "y"))
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, (rows,), np.ones(rows))
+    node = helper.make_node("LayerNormalization", ["x", "scale"], ["y"], axis=-1)
+    graph = helper.make_graph([node], "norm", [image], [logits], [scale])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = _logits(OnnxFile("norm.onnx", model.SerializeToString(), {}, SHAPE, SHAPE[0], "x"), 2)
+    assert np.abs(found.mean(-1)).max() < 1e-5
+    assert np.abs(found.std(-1) - 1).max() < 1e-3
