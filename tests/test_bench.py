@@ -112,6 +112,12 @@ def test_two_files_of_results_are_compared_figure_by_figure(tmp_path: Path, caps
     assert "another thread" in said.err
 
 
+def test_results_that_are_the_same_are_said_to_be(tmp_path: Path, capsys) -> None:
+    path = _file(tmp_path / "one.json", [{"what": "a", "seconds": 1.0}])
+    bench.main(["compare", str(path), str(path)])
+    assert capsys.readouterr().out.endswith("\n\nevery figure is the same\n")
+
+
 def test_rows_of_one_name_are_compared_in_their_order(tmp_path: Path, capsys) -> None:
     old = _file(tmp_path / "old.json", [{"what": "a", "seconds": 1.0}, {"what": "a", "seconds": 2.0}])
     new = _file(tmp_path / "new.json", [{"what": "a", "seconds": 1.0}, {"what": "a", "seconds": 4.0}])

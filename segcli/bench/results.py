@@ -139,7 +139,7 @@ def compare(words: Sequence[str]) -> None:
         if old[name] != new[name]:
             print(f"warning: another {name.rstrip('s')}: not segcli alone makes the difference", file=sys.stderr)
     print(f"* moved by more than {MOVED:.0%}; lines of one run differ less than lines of two\n")
-    print("\n".join(_lines(old, new)))
+    print("\n".join(_lines(old, new)) or "every figure is the same")
 
 
 def _words(machine: Facts) -> str:

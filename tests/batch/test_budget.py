@@ -282,6 +282,7 @@ def test_a_label_map_takes_what_was_seen_and_little_beyond_it() -> None:
     assert found == pytest.approx(64**3 / 2 * 0.1 + 64**3 / 2 / 1000 + 3000 + 6 * 310, abs=1)
 
 
+@pytest.mark.slow
 def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_the_disk(tmp_path: Path) -> None:
     first = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
     nibabel.Nifti1Image(np.zeros((50, 40, 30), np.float32), np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii")

@@ -93,7 +93,7 @@ def test_8_3_no_process_is_started_by_way_of_a_shell():
     import segcli
 
     for path in Path(segcli.__file__).parent.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        calls = {n.func.attr for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        calls = {n.func.attr for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
         assert not calls & {"system", "popen", "execvp", "spawnv", "getoutput", "getstatusoutput"}, path
-        assert "shell" not in {n.arg for n in ast.walk(tree) if isinstance(n, ast.keyword)}, path
+        assert "shell" not in {n.arg for n in nodes if isinstance(n, ast.keyword)}, path

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SHIPPED = ROOT / "weights" / "uxnet"
 FILES = ("weights.safetensors", "model.onnx")
+STATED = json.loads((SHIPPED / "model.json").read_text(encoding="utf-8"))
 
 
 def test_the_libraries_are_those_of_a_plain_install_and_that_of_a_cluster() -> None:
@@ -43,6 +44,12 @@ def _longer(folder: Path) -> None:
         file.write(b"x")
 
 
+def _one_bit(folder: Path) -> None:
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+
+
 def _without(folder: Path) -> None:
     (folder / "model.onnx").unlink()
 
@@ -62,7 +69,8 @@ def _unreadable(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_longer, "its card states 90bb"),
+        (_longer, f"its card states {STATED['sha256']}"),
+        (_one_bit, f"its card states {STATED['onnx_sha256']}"),
         (_without, "model.onnx not found"),
         (_stated("sha256", None), "its card states no sum"),
         (_stated("onnx_sha256", "0" * 64), "its card states 0000"),

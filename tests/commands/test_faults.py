@@ -61,6 +61,7 @@ def stopped(
     return run.returncode, said + rest, time.monotonic() - started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_6_4_a_signal_ends_the_run_at_once_with_the_summary_and_nothing_half(model, tmp_path, number, code):
     scans(tmp_path / "in", 2)

@@ -60,6 +60,7 @@ def test_axes_are_those_of_nibabel_and_those_of_arrays(model, tmp_path, capsys):
     assert f"axes     {wanted} (where i, j, k point, as nibabel says it)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_scan_whose_millimetres_are_called_metres_is_refused_as_geometry_by_every_command(tmp_path: Path) -> None:
     path, model = scan(tmp_path / "a.nii.gz", xyzt_units=1), organs(tmp_path / "model")
     for words in (("info", path), ("plan", path), ("predict", path, "-o", tmp_path / "out")):

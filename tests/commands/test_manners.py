@@ -78,6 +78,7 @@ def test_the_cohort_has_the_finished_cases(batch):
     assert {row.split(",")[0] for row in rows[1:]} == {f"case{i}" for i in range(7)}
 
 
+@pytest.mark.slow
 def test_2_9_and_2_5_a_second_run_with_outputs_beside_the_inputs_does_nothing_again(model, tmp_path):
     scans(tmp_path, 2)
     first = command("predict", ".", "-o", ".", "--model", model, *REAL, "--split", cwd=tmp_path)
@@ -109,6 +110,7 @@ def test_2_8_a_clash_of_names_is_refused_before_anything_is_read(model, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_bids_tree_is_made_of_single_scans_too_and_resumed_from_the_whole_dataset(model, tmp_path):
     for subject in ("sub-01", "sub-02"):
         scan(tmp_path / "in" / subject / "anat" / f"{subject}_T1w.nii.gz")
@@ -385,6 +387,7 @@ def test_models_are_listed_by_that_word_as_well(tmp_path):
     assert command("models", "list", "--json").stdout == command("models", "--json").stdout
 
 
+@pytest.mark.slow
 def test_a_precision_is_one_word_and_an_unknown_one_is_a_usage_error(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     for words, code, said in (

@@ -53,6 +53,7 @@ def test_an_engine_of_a_package_labels_as_segclis_own_and_mirrors_too(
     assert np.array_equal(labels(tmp_path / "tta"), labels(tmp_path / "own"))
 
 
+@pytest.mark.slow
 def test_what_lists_engines_lists_that_of_a_package(tmp_path: Path, added: dict[str, str | None]) -> None:
     rows = json.loads(command("doctor", "--json", env=added).stdout)["engines"]
     named = ["torch cpu", "torch cuda", "torch mps", "torch xpu", "openvino", "onnx", "onnx cuda", "onnx coreml"]
@@ -80,6 +81,7 @@ def test_a_network_of_a_package_is_run_and_recognised(tmp_path: Path, added: dic
     assert b"one_layer" in told.stdout, told.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_network_of_a_package_is_certified_at_its_small_size(tmp_path: Path, added: dict[str, str | None]) -> None:
     done = command(tmp_path, before=("-c", CERTIFIED), env=added)
     assert done.returncode == 0, done.stderr.decode()

@@ -177,6 +177,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
         monkeypatch.setattr(room, "find_spec", lambda name: None if name in libraries else True)
 
 
+@pytest.mark.slow
 def test_a_model_with_weights_alone_is_exported_once_into_the_cache(home: Path, tmp_path: Path) -> None:
     card = model(tmp_path / "bare")
     first = open_engine(card)
@@ -206,6 +207,7 @@ def test_a_damaged_file_in_the_cache_is_made_anew_and_said(home: Path, tmp_path:
     assert open_engine(card).note == ""
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "file"))

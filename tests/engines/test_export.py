@@ -77,6 +77,7 @@ def test_weights_that_lose_nothing_are_stored_in_16_bits(tmp_path: Path) -> None
     assert len(again.graph.node) == len(loaded.graph.node)
 
 
+@pytest.mark.slow
 def test_windows_of_a_scan_are_compared_too(tmp_path: Path) -> None:
     data = np.random.default_rng(0).standard_normal((40, 36, 33)).astype(np.float32)
     nibabel.Nifti1Image(data, np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii.gz")

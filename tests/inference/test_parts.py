@@ -48,6 +48,7 @@ def composed(folder: Path, **changes: object) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_each_part_labels_its_own_structures_with_the_numbers_of_the_whole(tmp_path, whole):
     path = scan(tmp_path / "a.nii.gz")
     for name in ("whole", "soft"):

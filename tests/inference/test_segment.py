@@ -43,6 +43,7 @@ SCAN = phantom(grid((26, 44, 40), (2.5, 1.7, 1.9)))
 CARD_3MM = parse(CARD)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=48)
 @given(code=st.sampled_from(AXES_CODES))
 def test_7_2_labels_stay_at_the_same_place_in_all_48_orders_of_axes(code: str) -> None:

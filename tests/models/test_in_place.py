@@ -25,6 +25,7 @@ def times(card: ModelCard) -> list[int]:
     return [own.file(name).stat().st_mtime_ns for own in models_of(card) for name in own.weights]
 
 
+@pytest.mark.slow
 def test_predict_runs_an_installed_model_with_its_steps_on_its_own_grid(tmp_path: Path, results: Path) -> None:
     body(results)
     before = state(results)
@@ -38,6 +39,7 @@ def test_predict_runs_an_installed_model_with_its_steps_on_its_own_grid(tmp_path
     assert record["options"]["faithful"] is True
 
 
+@pytest.mark.slow
 def test_what_was_made_of_it_is_kept_until_its_files_change(results: Path) -> None:
     fast_body(results)
     fine = muscles(results)

@@ -350,6 +350,7 @@ def test_agrees_with_surface_distance(seed: int, spacing: tuple[float, float, fl
     assert ours.dice == pytest.approx(other.compute_dice_coefficient(a, b), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "spacing"), SHAPES)
 @pytest.mark.filterwarnings("ignore")
 def test_agrees_with_monai(seed: int, spacing: tuple[float, float, float]) -> None:

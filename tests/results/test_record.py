@@ -154,6 +154,7 @@ def test_1_7_a_pipe_is_not_opened(tmp_path):
         record.hash_inputs([tmp_path / "a.nii"])
 
 
+@pytest.mark.slow
 def test_6_6_versions_do_not_depend_on_what_else_is_loaded():
     told = "from segcli.results import record; print(sorted(record.versions('onnxruntime cpu')))"
     alone, among = (

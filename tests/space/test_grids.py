@@ -78,6 +78,7 @@ def test_monai_leaves_a_step_alone_that_is_within_a_micrometre() -> None:
     assert model_grid(scan, GridSpec("LPS", (1.0, 1.0, 3.0), "monai")).spacing == pytest.approx((1.0, 1.0004, 3.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anchor", ["monai", "monai_stored"])
 def test_grids_of_oblique_scans_are_those_of_monais_spacing(anchor: Literal["monai", "monai_stored"]) -> None:
     transforms = pytest.importorskip("monai.transforms")

@@ -43,6 +43,7 @@ def random_labels(shape: Any) -> Any:
     return np.random.default_rng(2).integers(0, 9, shape).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nearest", [True, False])
 @pytest.mark.parametrize("anchor", ["monai", "monai_stored"])
 def test_labels_come_back_as_monai_brings_them_half_way_between_two_voxels_too(anchor: MonaiAnchor, nearest: bool):
