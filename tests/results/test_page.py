@@ -470,6 +470,7 @@ def test_print_shows_pictures_and_tables_without_controls(opened: Browser) -> No
     assert opened.run(shown % ".controls") == "none"
     assert opened.run(shown % "figure") != "none"
     assert opened.run("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert opened.run("getComputedStyle(document.querySelector('tbody tr')).breakAfter") == "avoid"  # no row alone
     assert opened.run(shown % "caption .screen") == "none"  # nobody clicks on paper
     assert opened.run(shown % "th button") == "contents"  # a heading that holds a button is not on each sheet
     opened.call("Emulation.setEmulatedMedia", media="")
@@ -482,6 +483,7 @@ def pages() -> dict[str, bytes]:
     return {
         "case": case_page(*scan(), CARD, facts()),
         "cohort": cohort_page([facts("a"), facts("b")]),
+        "two": cohort_page([facts("a"), facts("b") | {"model": {"name": "other", "sha256": "cd" * 32}}]),
         "evaluation": evaluation_page({"tolerance_mm": 1.0, "scores": rows(scores), "summary": summarise(scores)}),
     }
 
