@@ -12,15 +12,17 @@ from segcli.errors import SegcliError
 from segcli.formats.atomic import whole_file
 from segcli.models.card import ModelCard
 from segcli.models.library import cache_home, file_sha256, find, previous_of
+from segcli.parallel import cores
 from segcli.system import bytes_of
 
 
 def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
     """The cached ONNX file of a card's weights, and a word on it for those who want more detail.
 
-    Made, and compared with torch, where it is not there yet, and again where its bytes are not those that were made:
-    their sha256 stands in a file beside it. Runs that make it at the same time write the same bytes under names of
-    their own, and the last rename wins. A cache that cannot be written to changes nothing but the time of the next run.
+    Made, and compared with torch on all cores, where it is not there yet, and again where its bytes are not those that
+    were made: their sha256 stands in a file beside it. Runs that make it at the same time write under names of their
+    own, the same bytes where they may use as many cores, and the last rename wins. A cache that cannot be written to
+    changes nothing but the time of the next run.
     """
     path = _place(card, sums)
     known = path.with_suffix(".sha256")
@@ -32,7 +34,7 @@ def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
             return data, ""
     from segcli.engines.export.graph import certified
 
-    data = certified(card, {}, count=1)
+    data = certified(card, {}, count=1, threads=cores())
     with contextlib.suppress(SegcliError, OSError):
         for place, content in ((path, data), (known, hashlib.sha256(data).hexdigest().encode())):
             with whole_file(place) as file:

@@ -40,11 +40,13 @@ def runtimes() -> list[str]:
     return [spec.library for spec in installed() if spec.reads == "graph"]
 
 
-def answer(card: ModelCard, data: bytes, runtime: str, windows: Windows) -> dict[str, NDArray[np.float32]]:
-    """Logits of windows by a runtime, through the very engine that predicts; one thread, so that they repeat."""
+def answer(
+    card: ModelCard, data: bytes, runtime: str, windows: Windows, threads: int = 1
+) -> dict[str, NDArray[np.float32]]:
+    """Logits of windows by a runtime, through the very engine that predicts; they repeat with one number of threads."""
     spec = next(spec for spec in installed() if spec.library == runtime)
     chosen = Choice(spec, "cpu", "", Graph(f"{card.name}.onnx", data))
-    engine, _ = spec.open(card, chosen, Run(threads=1, batch=1))
+    engine, _ = spec.open(card, chosen, Run(threads=threads, batch=1))
     return {name: np.array(engine.run(x)) for name, x in windows.items()}
 
 
@@ -94,9 +96,11 @@ def shorten(model: Any, half: bool) -> None:
     model.graph.node.extend(nodes)
 
 
-def compare(card: ModelCard, data: bytes, shown: Windows, wanted: Windows, runtime: str) -> dict[str, float]:
+def compare(
+    card: ModelCard, data: bytes, shown: Windows, wanted: Windows, runtime: str, threads: int
+) -> dict[str, float]:
     """How far a runtime's logits and labels are from torch's, over all windows shown."""
-    found = answer(card, data, runtime, shown)
+    found = answer(card, data, runtime, shown, threads)
     errors = [relative_error(found[name], wanted[name]) for name in shown]
     equal = [_decided(card, found[name]) == _decided(card, wanted[name]) for name in shown]
     return {

@@ -45,23 +45,26 @@ from segcli.networks.blocks import ChannelNorm
 LIMITS = {False: (1e-3, 0.999), True: (5e-2, 0.98)}
 
 
-def certified(card: ModelCard, given: Windows, *, opset: int = 17, half: bool = False, count: int = 2) -> bytes:
+def certified(
+    card: ModelCard, given: Windows, *, opset: int = 17, half: bool = False, count: int = 2, threads: int = 1
+) -> bytes:
     """The ONNX file of a card's network, with card, certificate and digest inside; the same bytes each time.
 
     given    windows of real scans to compare on, beside `count` windows of seeded noise
     half     weights rounded to float16; without it only those are stored so that lose nothing
+    threads  that compare; with another number torch's logits, which the certificate samples, may round otherwise
     errors   ModelError (78): the network has no standard operators for it, or a CPU engine answers otherwise;
              OutOfMemory (71), as `refuse_too_large`
     """
     refuse_too_large(card, None, lambda: of_network(card))
     network = _all_folds(card)
     shown = {f"seeded {i}": seeded(card, i) for i in range(count)} | dict(given)
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), _threads(threads):
         wanted = {name: network(torch.from_numpy(x)).numpy() for name, x in shown.items()}
     model = _graph(plainer(network), card, opset)
     shorten(model, half)
     bare = model.SerializeToString(deterministic=True)
-    compared = {name: compare(card, bare, shown, wanted, name) for name in runtimes()}
+    compared = {name: compare(card, bare, shown, wanted, name, threads) for name in runtimes()}
     error = max(r["max_relative_error"] for r in compared.values())
     equal = min(r["agreement"] for r in compared.values())
     most, least = LIMITS[half]
@@ -96,14 +99,14 @@ def certified(card: ModelCard, given: Windows, *, opset: int = 17, half: bool = 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the machine: the certificate, and with it the file, repeats."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _threads(count: int) -> Iterator[None]:
+    """torch with so many: sums in one order, so that the certificate, and with it the file, repeats."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _all_folds(card: ModelCard) -> nn.Module:
