@@ -256,7 +256,8 @@ def advice(word: str, known: Collection[str]) -> str:
         return f": {reason}"
     bare = {flag.lstrip("-"): flag for flag in known if flag.startswith("--")}
     alike = difflib.get_close_matches(word.lstrip("-"), bare, 1, _ALIKE)
-    found = meant(word, known) or (bare[alike[0]] if alike else None)
+    begun = max((flag for flag in bare.values() if word.startswith(f"{flag}-")), key=len, default=None)
+    found = meant(word, known) or (bare[alike[0]] if alike else begun)
     return f"; did you mean {found}?" if found else ""
 
 

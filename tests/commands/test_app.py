@@ -140,6 +140,7 @@ def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, wor
         ("--resume", "--resume: what is done already and verified is skipped"),
         ("--precission", "--precission; did you mean --precision?"),
         ("--quick", "--quick; did you mean --fast?"),
+        ("--fast-mode", "--fast-mode; did you mean --fast?"),
         ("--folds", "--folds"),  # --fill-holes is spelt no more like it than many are
         ("-Z", "-Z"),
     ],
