@@ -113,7 +113,7 @@ def points(curves: Curves) -> list[Row]:
 
 
 def plot(curves: Curves, folder: Path) -> None:
-    """Every curve in one picture, scaling.png, from zero on, ticks at what was measured."""
+    """Every curve in one picture, scaling.png, from zero on, ticks at what was measured; in proportion is dashed."""
     import matplotlib  # type: ignore[import-not-found,unused-ignore]
 
     matplotlib.use("agg")
@@ -128,10 +128,15 @@ def plot(curves: Curves, folder: Path) -> None:
     figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), layout="constrained")
     for axis, (name, points) in zip(axes, curves.items(), strict=True):
         across, seconds = zip(*points, strict=True)
-        axis.plot(across, seconds, marker="o")
+        ideal = [seconds[-1] * x / across[-1] for x in across]
+        if name == "threads":
+            ideal = [seconds[0] / x for x in across]
+        axis.plot(across, ideal, "--", color="0.6", label="in proportion")
+        axis.plot(across, seconds, marker="o", label="measured")
+        axis.legend(frameon=False, fontsize=8, loc="lower left" if name == "threads" else "upper left")
         axis.set_title(titles[name], fontsize=9)
         axis.set(xlabel=name, ylabel="seconds", xlim=(0, 1.08 * max(across)), ylim=(0, 1.12 * max(seconds)))
-        axis.set_xticks(across, [f"{x:g}" for x in across])
+        axis.set_xticks(across, [f"{x:g}" for x in across], rotation=45, fontsize=8)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     picture = io.BytesIO()

@@ -24,6 +24,7 @@ def model(tmp_path: Path) -> Path:
     return of_models(tmp_path / "models")
 
 
+@pytest.mark.slow
 def test_plan_and_info_know_all_networks(tmp_path: Path, model: Path) -> None:
     path = scan(tmp_path / "a.nii.gz")
     words = ("--model", model, "--json")

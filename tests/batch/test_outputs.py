@@ -62,6 +62,7 @@ def test_the_help_offers_what_the_option_takes(option):
     assert offered(option) == ", ".join(choices(option))
 
 
+@pytest.mark.slow
 def test_a_kind_from_an_installed_package_is_written_recorded_and_done_the_second_time(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     env = example(tmp_path / "site")
@@ -160,6 +161,7 @@ def test_a_label_map_gets_the_name_that_the_user_gave_and_the_rest_lies_beside_i
     assert sorted(p.name for p in (tmp_path / "later").glob("*.json")) == ["b_seg.json"]
 
 
+@pytest.mark.slow
 def test_2_7_a_named_file_of_somebody_else_is_kept(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     words = ("predict", "a.nii.gz", "--model", model.folder, "--engine", "onnx", "-o")

@@ -36,6 +36,7 @@ def labelled(folder: Path, model: Path, *words: object) -> tuple[np.ndarray, dic
     return image, json.loads((out / "a_seg.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_fine_network_looks_into_the_box_of_the_rough_one_and_nowhere_else(place: Path) -> None:
     all_of_it, _ = labelled(place, place / "whole")
     seen, record = labelled(place, place / "finer")
@@ -72,6 +73,7 @@ def test_the_fine_network_looks_into_the_box_of_the_rough_one_and_nowhere_else(p
     assert json.loads(again.stdout)["summary"]["skipped"] == 1
 
 
+@pytest.mark.slow
 def test_where_the_rough_model_finds_nothing_the_whole_scan_is_looked_through_and_that_is_said(place: Path) -> None:
     model = rough(place / "lost", structures=["spine"])
     seen, record = labelled(place, model)
@@ -81,6 +83,7 @@ def test_where_the_rough_model_finds_nothing_the_whole_scan_is_looked_through_an
     assert "whole found no spine: lost looked through the whole scan" in record["warnings"]
 
 
+@pytest.mark.slow
 def test_rough_models_may_have_rough_models_and_parts(place: Path) -> None:
     document = json.loads((place / "whole" / "model.json").read_text())
     own = {k: v for k, v in document.items() if k not in ("weights", "sha256", "onnx", "onnx_sha256", "codes")}

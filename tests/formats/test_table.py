@@ -54,6 +54,7 @@ def test_a_format_of_an_installed_package_is_read_by_every_command(tmp_path: Pat
     assert {row["dice"] for row in json.loads(done.stdout)["scores"]} == {1.0}
 
 
+@pytest.mark.slow
 def test_a_folder_is_searched_for_the_endings_of_installed_formats_too(tmp_path: Path) -> None:
     env = example(tmp_path / "site")
     array(tmp_path / "in" / "deep" / "a.npy", Volume(np.zeros((1, 3, 4, 5), np.float32), GRID))

@@ -71,6 +71,7 @@ def cascade(tmp_path: Path) -> ModelCard:
     return read_card(of_cascade(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_cascade_is_run_as_one_model_whose_record_counts_the_files_of_both(cascade, tmp_path) -> None:
     path = scan(tmp_path / "a.nii.gz")
     opening = Opening((str(cascade.folder),), "torch", "cpu", threads=1)

@@ -86,6 +86,7 @@ def test_labels_after_the_cards_steps_are_those_of_lungmask(model: card.ModelCar
     assert (found == STORED["after"].numpy()).mean() > 0.9999
 
 
+@pytest.mark.slow
 def test_lobes_are_fused_with_the_lungs_as_lungmask_fuses_them(tmp_path: Path) -> None:
     small("lungmask-ltrclobes", LOBES, "lobes", "lobes.", tmp_path)
     small("lungmask-r231", SIZES, "lungmask", "", tmp_path)

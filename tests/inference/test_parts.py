@@ -104,6 +104,7 @@ def test_labels_lie_within_a_later_part_which_takes_what_was_left_open(tmp_path,
     assert library.needed(bounded, parts_of(bounded), {"liver"}) == parts_of(bounded)
 
 
+@pytest.mark.slow
 def test_only_parts_of_the_classes_asked_for_run(tmp_path, whole):
     path = scan(tmp_path / "a.nii.gz")
     run = command("predict", path, "--model", whole, "--engine", "onnx", "--classes", "liver", "-o", tmp_path / "out")

@@ -281,6 +281,7 @@ def later(folder: Path, hu: float, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_averages_two_models_writes_where_they_differ_and_knows_both_when_run_again(
     tmp_path: Path,
 ) -> None:

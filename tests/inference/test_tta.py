@@ -61,6 +61,7 @@ def labels(folder: Path, model: Path, image: Path, *words: str) -> np.ndarray:
     return np.asarray(nibabel.load(folder / image.name.replace(".nii.gz", "_seg.nii.gz")).dataobj)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", ["SPL", "LAS", "IRP"])
 def test_a_symmetric_network_says_the_same_with_and_without_mirroring(tmp_path: Path, axes: str) -> None:
     model, image = sided(tmp_path / "sided"), kidneys(tmp_path / "t1.nii.gz", axes)
