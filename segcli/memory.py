@@ -53,20 +53,22 @@ class OnDisk(np.memmap[Any, Any]):
             pages.madvise(mmap.MADV_DONTNEED)
 
 
-def zeros(shape: tuple[int, ...], max_ram: int | None, fallbacks: list[str]) -> NDArray[np.float32]:
+def zeros(
+    shape: tuple[int, ...], max_ram: int | None, fallbacks: list[str], dtype: type[np.floating[Any]] = np.float32
+) -> NDArray[Any]:
     """Zeros in memory where they leave room for the labels' work, else in a temporary file; a step then says so.
 
     errors   OutOfMemory (71) when the disk cannot hold them either
     """
-    size = 4 * int(np.prod(shape, dtype=np.int64))
+    size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
     room = available() if max_ram is None else max_ram - resident()
     if size + RESERVE <= room:
-        return np.zeros(shape, np.float32)
+        return np.zeros(shape, dtype)
     fallbacks.append(
         f"sums of {size / 1e9:.1f} GB are kept in a temporary file: {max(room, 0) / 1e9:.1f} GB of memory left"
     )
     try:
-        return mapped(shape, np.float32).view(OnDisk)
+        return mapped(shape, dtype).view(OnDisk)
     except OSError as error:
         raise OutOfMemory(
             f"sums of {size / 1e9:.1f} GB fit neither into memory nor into {tempfile.gettempdir()}",

@@ -5,20 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import UNSEEN, Sums, among, not_finite
+from segcli.inference.engine import UNSEEN, Sums, Weights, among, not_finite
+from segcli.inference.half_sums import HalfSums
 from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
 
 Axes = tuple[int, ...]
 # Makes empty sums of what an engine answers: the engine, and what `Engine.sums` takes.
-Summing = Callable[
-    ["Blending", NDArray[np.float32], tuple[int, int, int], int, NDArray[np.float32]],
-    Sums,
-]
+Summing = Callable[["Blending", NDArray[np.float32], tuple[int, int, int], int, Weights], Sums]
 
 
 class Blending(ABC):
@@ -69,16 +68,8 @@ class Blending(ABC):
         return array
 
     @abstractmethod
-    def zeros(self, shape: tuple[int, ...]) -> Array:
-        """Where sums of this size should live."""
-
-    @abstractmethod
-    def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
-        """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
-
-    @abstractmethod
-    def get(self, total: Array) -> NDArray[np.float32]:
-        """A copy of sums (K, d, h, w) on the host."""
+    def get(self, logits: Array) -> NDArray[np.float32]:
+        """A copy of logits (K, d, h, w), or of their sums, on the host."""
 
     def rest(self) -> None:  # noqa: B027 - most engines have nothing
         """Nothing to give back, unless an engine says otherwise."""
@@ -95,19 +86,47 @@ class Blending(ABC):
             logits[i] = self.get(again)
         return logits
 
-    def sums(
-        self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: NDArray[np.float32]
-    ) -> Sums:
+    def sums(self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: Weights) -> Sums:
         return self.summing(self, image, shape, axis, weight)
 
     @property
+    @abstractmethod
     def summing(self) -> Summing:
         """Makes sums in this engine's memory, of what it answers or another one that is made of it."""
-        return BlendedSums
 
     def exact(self, windows: int) -> AbstractContextManager[None]:
         """Within the block answers are in float32; so many windows count as computed again."""
         return nullcontext()
+
+
+class Memory(Protocol):
+    """Where sums live, in one library's arrays."""
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Where sums of this size should live."""
+        ...
+
+    def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
+        """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
+        ...
+
+    def get(self, logits: Array) -> NDArray[np.float32]:
+        """A copy of sums (K, d, h, w)."""
+        ...
+
+
+def summed_in(
+    memory: Memory,
+    engine: Blending,
+    image: NDArray[np.float32],
+    shape: tuple[int, int, int],
+    axis: int,
+    weight: Weights,
+) -> Sums:
+    """Empty sums on the host of what an engine answers: in float16 where the weights are."""
+    if weight.dtype == np.float16:
+        return HalfSums(engine, image, shape, axis, weight.astype(np.float16, copy=False))
+    return BlendedSums(memory, engine, image, shape, axis, weight.astype(np.float32, copy=False))
 
 
 class BlendedSums:
@@ -115,13 +134,14 @@ class BlendedSums:
 
     def __init__(
         self,
+        memory: Memory,
         engine: Blending,
         image: NDArray[np.float32],
         shape: tuple[int, int, int],
         axis: int,
         weight: NDArray[np.float32],
     ) -> None:
-        self._engine, self._held = engine, engine.hold(image)
+        self._memory, self._engine, self._held = memory, engine, engine.hold(image)
         self._axis, self._weight, self._first = axis, weight, -1
         self._norm = np.zeros(shape, np.float32)
         self._total: Array | None = None
@@ -135,15 +155,15 @@ class BlendedSums:
             if not is_finite(logits):
                 raise not_finite(at)
             if self._total is None:
-                self._total = self._engine.zeros((len(logits), *self._norm.shape))
+                self._total = self._memory.zeros((len(logits), *self._norm.shape))
             place = among(at, self._axis, self._first)
-            self._engine.add(self._total, place, logits, self._weight)
+            self._memory.add(self._total, place, logits, self._weight)
             self._norm[place] += self._weight
 
     def finished(self, box: Box) -> NDArray[np.float32]:
         place = among(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added
-        slab, norm = self._engine.get(self._total[(slice(None), *place)]), self._norm[place]
+        slab, norm = self._memory.get(self._total[(slice(None), *place)]), self._norm[place]
         slab /= np.maximum(norm, np.finfo(np.float32).tiny)
         unseen = norm == 0
         if unseen.any():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
-from segcli.inference.engine import Engine, Sums
+from segcli.inference.engine import Engine, Sums, Weights
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
@@ -53,9 +53,7 @@ class Held:
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._engine().run(patches)
 
-    def sums(
-        self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: NDArray[np.float32]
-    ) -> Sums:
+    def sums(self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: Weights) -> Sums:
         return self._engine().sums(image, shape, axis, weight)
 
     def rest(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.engines.blended import Axes, Blending, cut
+from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
 from segcli.memory import RESERVE, OnDisk, zeros
 from segcli.space.volume import Box
 
@@ -49,6 +50,10 @@ class HostEngine(Blending):
     def owned(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.array(logits)
 
+    @property
+    def summing(self) -> Summing:
+        return partial(summed_in, self)
+
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         return zeros(shape, self.max_ram, self._taken)
 
@@ -75,13 +80,13 @@ class HostEngine(Blending):
         if isinstance(total, OnDisk):
             total.release()
 
-    def get(self, total: NDArray[np.float32]) -> NDArray[np.float32]:
+    def get(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """A copy of (K, d, h, w); in memory its shortest axis comes first, for whatever goes plane by plane."""
-        thin = int(np.argmin(total.shape[1:]))
-        k, n, *others = np.moveaxis(total, 1 + thin, 1).shape
+        thin = int(np.argmin(logits.shape[1:]))
+        k, n, *others = np.moveaxis(logits, 1 + thin, 1).shape
         copied = np.moveaxis(np.empty((k, n, *others), np.float32), 1, 1 + thin)
-        for own, channel in zip(copied, total, strict=True):
+        for own, channel in zip(copied, logits, strict=True):
             own[...] = channel
-            if isinstance(total, OnDisk):
-                total.release()
+            if isinstance(logits, OnDisk):
+                logits.release()
         return copied

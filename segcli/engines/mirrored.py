@@ -31,14 +31,20 @@ class Mirrored(Wrapped):
         for more in flips:
             logits = self.inner.answer(held, at, tuple(sorted({*flip} ^ {*more})))
             total = self.inner.beside(total, logits)
-            total += self._exchanged(logits) if self.sided in more else logits
+            if self.sided in more:
+                self._add_exchanged(total, logits)
+            else:
+                total += logits
         total /= len(flips) + 1
         return total
 
-    def _exchanged(self, logits: Array) -> Array:
-        """Logits with the channels of left and right exchanged; what is behind the labels' channels stays."""
-        behind = range(len(self.order), logits.shape[1])
-        return logits[:, [*self.order, *behind]]
+    def _add_exchanged(self, total: Array, logits: Array) -> None:
+        """total += logits with the channels of left and right exchanged; those behind the labels' channels stay.
+
+        Channel by channel: a list of them would be sent to a device each time.
+        """
+        for channel, other in enumerate([*self.order, *range(len(self.order), logits.shape[1])]):
+            total[:, channel] += logits[:, other]
 
 
 def mirrored(inner: Blending, card: ModelCard) -> Mirrored:

@@ -1,12 +1,13 @@
-"""Labels, margins and votes by torch, where the sums are: the host's sums in the host's order, so its very bytes.
+"""Labels, margins, votes and probabilities by torch, where the sums are: the host's sums in the host's order.
 
 Each step is one operation for all voxels of a slab, class after class: what the host does voxel by voxel in boxes of
-cells where a class can win (inference/decide.py), a device does for every voxel.
+cells where a class can win (inference/decide.py), a device does for every voxel. Between grids that run along each
+other the labels are the host's bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,28 +17,30 @@ from torch import Tensor
 
 from segcli.engines.torch_memory import Device
 from segcli.engines.torch_sampler import sent, summed
-from segcli.inference.decide import Decision, Piece, Place
+from segcli.engines.torch_spots import kept, spots
+from segcli.inference.area import Faces
+from segcli.inference.decide import Decision, Place
 from segcli.inference.deciding import Task
-from segcli.space.resample import Taps
 from segcli.space.volume import Box, Grid
 
+Slab = Callable[[Box, Grid], Tensor]
 _CLASSES = 256  # that a uint8 can count
 
 
 class Decider:
     """What `inference.deciding.Deciding` asks for.
 
-    slab   the finished logits (K, d, h, w) of a box of the image, a tensor of its own
+    slab   the finished logits (K, d, h, w) of a box of the image and its grid, a tensor of its own
     """
 
-    def __init__(self, device: Device, slab: Callable[[Box], Tensor], task: Task) -> None:
+    def __init__(self, device: Device, slab: Slab, task: Task) -> None:
         self._device, self._slab, self._task = device, slab, task
         own = task.decide
         self._soften = own.softened
         self.decide = replace(own, are_probabilities=True) if self._soften else own
         self._place = Place(task.target, task.part, task.wanted, task.rule)
+        self._beside = Place(task.scan, task.part, task.wanted, task.rule)
         self._labels = self._map(task.target.shape, torch.uint8 if max(own.values) < _CLASSES else torch.int32)
-        self._voting = Place(task.scan, task.part, task.wanted, task.rule) if task.votes else None
         self._votes = self._map(task.scan.shape, torch.uint8) if task.votes else None
         self._means = _Sums(self.decide)
 
@@ -64,63 +67,91 @@ class Decider:
 
     def _take(self, box: Box, grid: Grid) -> None:
         """All is computed before anything is kept, so that a step down in between can begin again."""
-        k, first = len(self.decide.values), self._task.part.start_of(grid)
-        slab = self._slab(box).to(self._device.now)
+        k = len(self.decide.values)
+        slab = self._slab(box, grid).to(self._device.now)
         if self._soften:
             soften(slab[:k], self.decide)
         slab[k:].clamp_min_(0)  # windows that were skipped have no votes
-        decided = [(piece, self._decided(piece, slab)) for piece in self._place.pieces(first, grid.shape)]
-        voted = []
-        for piece in self._voting.pieces(first, grid.shape) if self._voting and len(slab) > k else ():
-            share = torch.round(_sampled(slab[k], piece, taps(piece, slab)) * 255).to(torch.uint8)
-            voted.append((piece, share))
+        keep = self._decided(slab, grid)
+        votes = self._votes
+        if votes is not None and len(slab) > k:
+            for spot in spots(self._beside, self._task.part, grid, slab):
+                keep.append((spot.of(votes), kept(spot, _byte(spot.sampled(slab[k])), spot.of(votes))))
+        if self._task.probabilities is not None:
+            self._share(self._task.probabilities, slab[:k], grid)
         self._means.add(slab, grid)
-        for piece, labels in decided:
-            _view(self._labels, piece).copy_(labels)
-        for piece, share in voted:
-            assert self._votes is not None  # made with the place of votes
-            _view(self._votes, piece).copy_(share)
+        for there, found in keep:
+            there.copy_(found)
 
-    def _decided(self, piece: Piece, slab: Tensor) -> Tensor:
-        """The labels of one piece of the target, in the order of the model's axes."""
-        decide, sums = self.decide, taps(piece, slab)
-        labels = _view(self._labels, piece).to(slab.device, copy=True, memory_format=torch.contiguous_format)
-        best: Tensor | None = None
-        for value, channel in zip(decide.values, slab, strict=False):
-            values = _sampled(channel, piece, sums)
-            if decide.rule != "argmax":
-                labels.masked_fill_(values > decide.half, value)
-            elif best is None:
-                best = values
-                labels.fill_(value)
-            else:
-                labels.masked_fill_(values > best, value)
-                torch.maximum(best, values, out=best)
-        return labels
+    def _decided(self, slab: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor]]:
+        """Where in the labels something is decided, and what."""
+        found = []
+        for spot in spots(self._place, self._task.part, grid, slab):
+            there = spot.of(self._labels)
+            before = there.to(slab.device, copy=True, memory_format=torch.contiguous_format)
+            labels = decided((spot.sampled(channel) for channel in slab), before, self.decide.values, self.decide)
+            found.append((there, kept(spot, labels, there)))
+        return found
 
-
-Sampling = list[tuple[Tensor, Tensor]]
+    def _share(self, into: NDArray[np.uint8], channels: Tensor, grid: Grid) -> None:
+        """Write the probabilities of a slab's channels (K, d, h, w); of all that is made here, only they cross."""
+        if not self.decide.are_probabilities:
+            channels = channels.clone()
+            soften(channels, self.decide)
+        for spot in spots(self._beside, self._task.part, grid, channels):
+            where = True if spot.mask is None else spot.mask.cpu().numpy()
+            for channel, whole in zip(channels, into, strict=True):
+                np.copyto(spot.on_host(whole), _byte(spot.sampled(channel)).cpu().numpy(), where=where)
 
 
-def taps(piece: Piece, slab: Tensor) -> Sampling:
-    """The sums that sample a slab at a piece's voxels, along each of the model's axes: (T, n) indices and weights."""
-    sums = []
-    for own, count in zip(piece.taps, slab.shape[1:], strict=True):
-        index = np.minimum(own.index, count - 1)  # what lies behind a sample on the last plane has the weight 0
-        sums.append(sent(Taps(index, own.weights), slab.device))
-    return sums
+def decided(channels: Iterable[Tensor], labels: Tensor, values: Sequence[int], decide: Decision) -> Tensor:
+    """Labels of channels that come one by one, written over those that are there where regions leave them.
+
+    values   the label of each channel
+    """
+    best: Tensor | None = None
+    for value, channel in zip(values, channels, strict=False):
+        if decide.rule != "argmax":
+            labels.masked_fill_(channel > decide.half, value)
+        elif best is None:
+            best = channel.clone()
+            labels.fill_(value)
+        else:
+            labels.masked_fill_(channel > best, value)
+            torch.maximum(best, channel, out=best)
+    return labels
 
 
-def _sampled(channel: Tensor, piece: Piece, sums: Sampling) -> Tensor:
-    """One channel (d, h, w) of a slab at a piece's voxels, as the host has it."""
-    for axis in piece.sequence:
-        channel = summed(channel, *sums[axis], axis)
-    return channel
+def _byte(share: Tensor) -> Tensor:
+    return torch.round(share * 255).to(torch.uint8)
 
 
-def _view(whole: Tensor, piece: Piece) -> Tensor:
-    """What a piece has of a map (D, H, W), in the order of the model's axes."""
-    return whole[piece.box].permute(piece.axes)
+class AreaDecider(Decider):
+    """Labels of probabilities that are averaged over the area of each voxel (inference/area.py)."""
+
+    def __init__(self, device: Device, slab: Slab, task: Task) -> None:
+        super().__init__(device, slab, task)
+        self._faces = Faces(task.scan, task.wanted)
+        self._whole = device.zeros((len(task.decide.values), *task.wanted.shape))
+
+    def labels(self) -> NDArray[np.integer]:
+        return self._faces.back(self._device.tried(self._averaged).cpu().numpy().astype(self.decide.dtype))
+
+    def _decided(self, slab: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor]]:
+        there = self._whole.data[(slice(None), *self._task.wanted.box_of(grid))]
+        return [(there, slab[: len(there)])]
+
+    def _averaged(self) -> Tensor:
+        whole = self._whole.data
+        sums = [sent(taps, whole.device) for taps in self._faces.taps]
+
+        def sampled(channel: Tensor) -> Tensor:
+            for axis, taps in enumerate(sums):
+                channel = summed(channel, *taps, axis)
+            return channel
+
+        labels = torch.zeros(self._faces.like.shape, dtype=self._labels.dtype, device=whole.device)
+        return decided(map(sampled, whole), labels, self.decide.values, self.decide)
 
 
 def soften(channels: Tensor, decide: Decision) -> None:

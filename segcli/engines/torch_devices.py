@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segcli.engines.blended import Axes, Blending, Summing, cut
+from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
 from segcli.engines.quicker import channels_last, in_its_order, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, short
 from segcli.engines.torch_others import operators
@@ -52,7 +51,7 @@ class TorchCPU(Blending):
         return self._taken
 
     def answer(self, held: Held, at: Sequence[Box], flip: Axes = ()) -> Tensor:
-        return _turned(self.logits(_cut(held, at, flip)), flip)
+        return _turned(self.logits(_cut(held, at, flip, torch.device("cpu"))), flip)
 
     @torch.no_grad()
     def logits(self, patches: Held) -> Tensor:
@@ -72,9 +71,13 @@ class TorchCPU(Blending):
         with settings(self.threads):
             total[(slice(None), *at)].addcmul_(logits, torch.from_numpy(weight))
 
-    def get(self, total: Tensor) -> NDArray[np.float32]:
+    def get(self, logits: Tensor) -> NDArray[np.float32]:
         with settings(self.threads):
-            return total.clone(memory_format=torch.contiguous_format).numpy()
+            return logits.clone(memory_format=torch.contiguous_format).numpy()
+
+    @property
+    def summing(self) -> Summing:
+        return partial(summed_in, self)
 
 
 class TorchDevice(Blending):
@@ -83,7 +86,6 @@ class TorchDevice(Blending):
     batch      windows at a time that it likes: as many as the device is quickest with, and has room for
     precision  float32, TF32, or autocast to float16 or bfloat16; logits and their sums are float32 all the same, and
                windows whose logits are not finite then are computed again in float32 (torch_sums.py)
-    max_vram   bytes that torch may take of a CUDA device
     library    what runs the network, for the engine's name: torch itself, or one that works in torch's memory
     """
 
@@ -98,18 +100,15 @@ class TorchDevice(Blending):
         threads: int,
         batch: int,
         precision: str = "float32",
-        max_vram: int | None = None,
         library: str = "torch",
     ) -> None:
         self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
         self._library, self._exact = library, False
-        self._limit = _limited(device.place, max_vram)
         usual = device.place.type in ("cuda", "cpu")
         network = in_its_order(network) if usual else network
         self._network, self._on_host = network, None if not device.left else TorchCPU(network, threads=threads, batch=1)
         last = usual and keeps_channels_last(network)
         self._form = torch.channels_last_3d if last else torch.contiguous_format
-        self._weights: dict[tuple[int, torch.device], Tensor] = {}
         device.add(self)
         if not device.left:
             device.tried(self._send)
@@ -143,20 +142,21 @@ class TorchDevice(Blending):
         if self._on_host:
             return here
         try:
-            return here.to(self.device.place)
+            with self.device.within():
+                return here.to(self.device.place)
         except RuntimeError as error:
             short(error)
         return here
 
     def answer(self, held: Held, at: Sequence[Box], flip: Axes = ()) -> Tensor:
-        return _turned(self.logits(_cut(held, at, flip)), flip)
+        return _turned(self.logits(self.device.tried(lambda: _cut(held, at, flip, self.device.now))), flip)
 
     @torch.no_grad()
     def logits(self, patches: Held) -> Tensor:
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
         shown = torch.as_tensor(patches)
         watched = operators(self.device.place, self.device.taken) if self.device.place.type in OTHERS else nullcontext()
-        with watched, settings(self.threads, self.precision, self._limit):
+        with watched, settings(self.threads, self.precision):
             return self.device.tried(lambda: self._answered(shown), lambda: min(self.batch, len(shown)))
 
     def _answered(self, patches: Tensor) -> Tensor:
@@ -193,49 +193,26 @@ class TorchDevice(Blending):
     def beside(self, array: Tensor, other: Tensor) -> Tensor:
         return array.to(other.device)
 
-    def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        return self.device.zeros(shape)
-
-    def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
-        def added() -> None:
-            key = id(weight), total.device
-            if key not in self._weights:
-                self._weights = {key: torch.from_numpy(weight).to(total.device)}
-            total[(slice(None), *at)].addcmul_(logits.to(total.device), self._weights[key])
-
-        with settings(self.threads, self.precision, self._limit):
-            self.device.tried(added)
-
-    def get(self, total: Tensor) -> NDArray[np.float32]:
-        return total.to("cpu", copy=True).contiguous().numpy()
+    def get(self, logits: Tensor) -> NDArray[np.float32]:
+        return logits.to("cpu", copy=True).contiguous().numpy()
 
     def _send(self) -> None:
+        if self._on_host:  # the device had no room, and the CPU took over
+            return
         self._network = self._network.to(self.device.place)
         if self._form == torch.channels_last_3d:
             channels_last(self._network)
 
 
-def _cut(held: Held, at: Sequence[Box], flip: Axes) -> Tensor:
-    """Windows (N, C, d, h, w) of an image, where it is, flipped along array axes."""
+def _cut(held: Held, at: Sequence[Box], flip: Axes, place: torch.device) -> Tensor:
+    """Windows (N, C, d, h, w) of an image, flipped along array axes, on a device."""
     if isinstance(held, np.ndarray):
-        return torch.from_numpy(cut(held, at, flip))
-    return _turned(torch.stack([held[(slice(None), *box)] for box in at]), flip)
+        return torch.from_numpy(cut(held, at, flip)).to(place)
+    return _turned(torch.stack([held[(slice(None), *box)].to(place) for box in at]), flip)
 
 
 def _turned(windows: Tensor, flip: Axes) -> Tensor:
     return windows.flip([axis + 2 for axis in flip]) if flip else windows
-
-
-def _limited(place: torch.device, max_vram: int | None) -> tuple[torch.device, float] | None:
-    """The share of a CUDA device's memory that torch may take, where there is a limit.
-
-    On Windows there always is one: what is free now. The driver gives the computer's memory in place of more, slowly,
-    and no step down would be taken.
-    """
-    if place.type != "cuda" or (max_vram is None and sys.platform != "win32"):
-        return None
-    free, total = torch.cuda.mem_get_info(place)
-    return place, min(1.0, (free if max_vram is None else max_vram) / total)
 
 
 def device_peak(device: str) -> int:

@@ -56,7 +56,6 @@ def _placed(network: nn.Module, card: ModelCard, chosen: Choice, run: Run) -> Bl
         threads=run.threads,
         batch=run.batch or windows_of(card, VOXELS_ON_A_DEVICE),
         precision=run.precision,
-        max_vram=run.max_vram,
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from segcli.engines.table import Choice, Run
+from segcli.engines.torch_state import bounded
 from segcli.errors import OutOfMemory, cause_of
 from segcli.memory import zeros as host_zeros
 
@@ -33,8 +37,18 @@ class Leaving(Protocol):
         ...
 
 
+class Total:
+    """Sums, wherever their `data` lies: on the device, or on the host after a step down."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.data = data
+
+
 class Device:
     """A device and its memory, for the networks of folds, members and models that run on it together.
+
+    threads  of the CPU, for what it does meanwhile; the process's own where None
+    max_ram, max_vram  bytes of the process, and of a CUDA device, that may be taken
 
     most    windows at a time that it has shown to have room for
     left    whether the CPU has taken over
@@ -44,11 +58,20 @@ class Device:
     device. None of them changes the size of a window or the precision on the device.
     """
 
-    def __init__(self, name: str, *, may_leave: bool = False, max_ram: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        may_leave: bool = False,
+        threads: int | None = None,
+        max_ram: int | None = None,
+        max_vram: int | None = None,
+    ) -> None:
         self.place, self.most, self.left = torch.device(name), _MOST, False
         self.taken: list[str] = []
+        self._threads, self._limit, self._inside = threads, _limited(self.place, max_vram), False
         self._may_leave, self._max_ram, self._sums_on_host = may_leave, max_ram, False
-        self._sums: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self._sums: weakref.WeakSet[Total] = weakref.WeakSet()
         self._networks: weakref.WeakSet[Leaving] = weakref.WeakSet()
 
     @property
@@ -65,11 +88,24 @@ class Device:
         """A network more, which is told when all have to leave."""
         self._networks.add(network)
 
-    def zeros(self, shape: tuple[int, ...]) -> Tensor:
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Total:
         """Sums, on the device as long as it has room for all of them."""
-        total = self.tried(lambda: self._zeros(shape))
+        total = Total(self.tried(lambda: self._zeros(shape, dtype)))
         self._sums.add(total)
         return total
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """Within the block the limits of threads and of the device's memory hold."""
+        if self._inside:
+            yield
+            return
+        self._inside = True
+        try:
+            with bounded(self._threads or torch.get_num_threads(), self._limit):
+                yield
+        finally:
+            self._inside = False
 
     def tried(self, work: Callable[[], T], count: Callable[[], int] = lambda: 1) -> T:
         """What `work` makes, after as many steps down as it takes.
@@ -79,16 +115,18 @@ class Device:
         """
         while True:
             try:
-                return work()
+                with self.within():
+                    return work()
             except RuntimeError as error:
                 cause = short(error)
             # Here, for the error's traceback keeps alive whatever the failed pass held.
             self._step_down(cause, count())
 
-    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._sums_on_host or self.left:
-            return torch.from_numpy(host_zeros(shape, self._max_ram, self.taken))
-        return torch.zeros(shape, device=self.place)
+            numbers = np.float16 if dtype == torch.float16 else np.float32
+            return torch.from_numpy(host_zeros(shape, self._max_ram, self.taken, numbers))
+        return torch.zeros(shape, dtype=dtype, device=self.place)
 
     def _step_down(self, cause: str, count: int) -> None:
         self.library.empty_cache()
@@ -98,8 +136,7 @@ class Device:
         elif not self._sums_on_host:
             self._sums_on_host = True
             for total in self._sums:
-                moved = torch.from_numpy(host_zeros(tuple(total.shape), self._max_ram, self.taken))
-                total.data = moved.copy_(total.data)  # as nn.Module.to() moves parameters
+                total.data = self._zeros(tuple(total.data.shape), total.data.dtype).copy_(total.data)
             self.taken.append("out of GPU memory: logits are added up in the computer's memory")
         elif self._may_leave and not self.left:
             self.left = True
@@ -117,8 +154,27 @@ def shared(run: Run, chosen: Choice) -> Device:
     """The device of all networks of a run that are opened on it, made for the first of them."""
     found = run.common.get(chosen.device)
     if not isinstance(found, Device):
-        found = run.common[chosen.device] = Device(chosen.device, may_leave=not chosen.named, max_ram=run.max_ram)
+        found = run.common[chosen.device] = Device(
+            chosen.device,
+            may_leave=not chosen.named,
+            threads=run.threads,
+            max_ram=run.max_ram,
+            max_vram=run.max_vram,
+        )
     return found
+
+
+def _limited(place: torch.device, max_vram: int | None) -> tuple[torch.device, float] | None:
+    """The share of a CUDA device's memory that torch may take, where there is a limit.
+
+    On Windows there always is one: what is free now. The driver gives the computer's memory in place of more, slowly,
+    and no step down would be taken.
+    """
+    if place.type != "cuda" or (max_vram is None and sys.platform != "win32"):
+        return None
+    free, total = torch.cuda.mem_get_info(place)
+    own = torch.cuda.memory_reserved(place)  # of networks that were there before: theirs to use
+    return place, min(1.0, (free + own if max_vram is None else max_vram) / total)
 
 
 def short(error: RuntimeError) -> str:

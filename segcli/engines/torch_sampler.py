@@ -29,7 +29,8 @@ class DeviceSampler:
         if self._device.left:
             return here
         try:
-            return torch.from_numpy(here).to(self._device.place)
+            with self._device.within():
+                return torch.from_numpy(here).to(self._device.place)
         except RuntimeError as error:
             short(error)
         return here
@@ -37,7 +38,8 @@ class DeviceSampler:
     def apply(self, data: Held, taps: Taps, axis: int) -> Held:
         if isinstance(data, Tensor):
             try:
-                return summed(data.float(), *sent(taps, data.device), axis)
+                with self._device.within():
+                    return summed(data.float(), *sent(taps, data.device), axis)
             except RuntimeError as error:
                 short(error)
             data = self.get(data)

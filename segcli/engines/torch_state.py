@@ -10,27 +10,31 @@ import torch
 
 
 @contextmanager
-def settings(
-    threads: int, precision: str = "float32", limit: tuple[torch.device, float] | None = None
-) -> Iterator[None]:
-    """Within the block: CPU threads, kernels that are the same in every run, TF32 where it was asked for.
-
-    limit   a CUDA device, and the share of its memory that this process may take
-    """
+def settings(threads: int, precision: str = "float32") -> Iterator[None]:
+    """Within the block: CPU threads, kernels that are the same in every run, TF32 where it was asked for."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in _flags(precision)]
+    with bounded(threads):
+        try:
+            for owner, name, value in _flags(precision):
+                setattr(owner, name, value)
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
+
+
+@contextmanager
+def bounded(threads: int, limit: tuple[torch.device, float] | None = None) -> Iterator[None]:
+    """Within the block: CPU threads, and a share of a CUDA device's memory that this process may take."""
     count = torch.get_num_threads()
     share = None if limit is None else _share(limit[0])
     try:
-        for owner, name, value in _flags(precision):
-            setattr(owner, name, value)
         if threads != count:
             torch.set_num_threads(threads)
         if limit is not None:
             torch.cuda.set_per_process_memory_fraction(limit[1], limit[0])
         yield
     finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
         if threads != count:
             torch.set_num_threads(count)
         if limit is not None and share is not None:

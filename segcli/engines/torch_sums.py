@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,18 +11,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcli.engines.blended import Blending
-from segcli.engines.torch_decide import Decider
-from segcli.engines.torch_memory import Device
-from segcli.inference.deciding import Task
-from segcli.inference.engine import UNSEEN, not_finite
+from segcli.engines.torch_answers import DeviceAnswer, in_terms, mean_decider
+from segcli.engines.torch_decide import AreaDecider, Decider
+from segcli.engines.torch_memory import Device, Total
+from segcli.inference.deciding import Answer, Deciding, Spreading, Task
+from segcli.inference.engine import UNSEEN, Weights, not_finite
+from segcli.inference.half_sums import too_large
 from segcli.space.volume import Box
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, eq=False)
+class _Doubt:
+    """Windows whose logits may not be finite, and whether they are, told by the device.
+
+    half   whether they were computed in half precision
+    """
+
+    windows: Sequence[Box]
+    right: Tensor
+    half: bool
 
 
 class DeviceSums:
     """Sums of logits and of weights beside the network, which no window leaves.
+
+    weight   (d, h, w); where they are float16, windows are added up as nnU-Net v2 does (inference/half_sums.py)
 
     Plane p of the image has the place p modulo their number, so that nothing is moved when they go on. Whether logits
     are finite is asked for all windows since the last slab at once: the device is not waited for meanwhile.
@@ -34,99 +50,147 @@ class DeviceSums:
         image: NDArray[np.float32],
         shape: tuple[int, int, int],
         axis: int,
-        weight: NDArray[np.float32],
+        weight: Weights,
     ) -> None:
         self._engine, self._device, self._held = engine, device, engine.hold(image)
         self._shape, self._axis, self._first = shape, axis, -1
         self._weight = torch.from_numpy(weight)
-        self._norm = torch.zeros(shape)
-        self._total: Tensor | None = None
-        self._doubts: list[tuple[Sequence[Box], Tensor, bool]] = []
+        self._norm = torch.zeros(shape, dtype=self._weight.dtype)
+        self._total: Total | None = None
+        self._doubts: list[_Doubt] = []
+        self._again: list[Box] = []  # windows to be computed again in float32
 
     @property
     def classes(self) -> int:
-        return 0 if self._total is None else len(self._total)
+        return 0 if self._total is None else len(self._total.data)
 
     def add(self, windows: Sequence[Box]) -> None:
-        logits = self._engine.answer(self._held, windows)
-        good = logits.sum((1, 2, 3, 4)).isfinite()
+        rest = list(windows)
+        while rest:
+            some, logits, doubt = self._device.tried(
+                lambda left=tuple(rest): self._answered(left),  # type: ignore[misc]
+                lambda left=len(rest): min(left, self._engine.batch),  # type: ignore[misc]
+            )
+            self._doubts.append(doubt)
+            for at, own, right in zip(some, logits, doubt.right, strict=True):
+                self._put(at, own, right)
+            rest = rest[len(some) :]
+
+    def _answered(self, windows: Sequence[Box]) -> tuple[Sequence[Box], Tensor, _Doubt]:
+        """As many of the windows as go at a time, with their logits; those that are not finite count for nothing."""
+        some = windows[: max(1, self._engine.batch)]
         half = self._engine.precision in HALVES
+        logits = self._engine.answer(self._held, some)
+        good = logits.sum((1, 2, 3, 4)).isfinite()
         if half:  # what overflowed counts as not seen, and is added when it was repeated
             logits = torch.where(good.view(-1, 1, 1, 1, 1), logits, 0.0)
-        self._doubts.append((windows, good, half))
-        for at, own, right in zip(windows, logits, good, strict=True):
-            self._put(at, own, right)
+        return some, logits, _Doubt(some, good, half)
 
     def finished(self, box: Box) -> NDArray[np.float32]:
-        return self.slab(box).to("cpu").contiguous().numpy()
+        self._settle()
+        return self._device.tried(lambda: self.slab(box).to("cpu").contiguous().numpy())
 
     def slab(self, box: Box) -> Tensor:
         """`finished`, where the sums are."""
         self._settle()
         assert self._total is not None  # nobody asks before a window was added
         norm = self._cut(self._norm_there(), box)
-        slab = self._cut(self._total, box) / norm.clamp_min(_TINY)
         unseen = norm == 0
+        slab = self._cut(self._total.data, box) / norm.masked_fill(unseen, 1)
+        if slab.dtype == torch.float16:
+            slab = slab.float()
+            if not slab.isfinite().all():
+                raise too_large()
         slab.masked_fill_(unseen, UNSEEN)
         slab[0].masked_fill_(unseen, 0.0)
         return slab
 
     def advance(self, planes: int) -> None:
         self._settle()
-        for array in (self._norm, *(() if self._total is None else (self._total,))):
+        for array in (self._norm, *(() if self._total is None else (self._total.data,))):
             for place, _ in self._places(slice(self._first, self._first + min(planes, self._shape[self._axis]))):
                 array.narrow(array.dim() - 3 + self._axis, place.start, place.stop - place.start).zero_()
         self._first += planes
 
-    def decider(self, task: Task) -> Decider:
+    def decider(self, task: Task, others: Sequence[Answer] = ()) -> Deciding:
         """Labels, margins and votes, decided on the device."""
-        return Decider(self._device, self.slab, task)
+        if others:
+            own = task.own or task.decide
+            count = len(own.values)
+            return mean_decider(
+                self._device, lambda box, grid: in_terms(self.slab(box)[:count], own, task.decide), task, others
+            )
+        kind = AreaDecider if task.decide.back == "area" else Decider
+        return kind(self._device, lambda box, grid: self.slab(box), task)
+
+    def answer(self, task: Spreading) -> Answer:
+        return DeviceAnswer(self._device, self.slab, task)
 
     def _put(self, at: Box, logits: Tensor, right: Tensor) -> None:
         """Add one window's logits (K, d, h, w) and its weights; none of them where `right` is false."""
         if self._total is None:
-            self._total = self._device.zeros((len(logits), *self._shape))
+            self._total = self._device.zeros((len(logits), *self._shape), self._weight.dtype)
         total = self._total
 
         def added() -> None:
-            values, norm = logits.to(total.device), self._norm_there()
-            weight = self._weight = self._weight.to(total.device)
-            seen = weight * right.to(total.device)
-            for place, own in self._places(at[self._axis]):
-                box, part = [*at], [slice(None)] * 3
-                box[self._axis], part[self._axis] = place, own
-                total[(slice(None), *box)].addcmul_(values[(slice(None), *part)], weight[tuple(part)])
-                norm[tuple(box)].add_(seen[tuple(part)])
+            """All memory is taken before anything is added, so that a step down in between can begin again."""
+            place, norm = total.data, self._norm_there()
+            values = logits.to(place.device)
+            weight = self._weight = self._weight.to(place.device)
+            seen = weight * right.to(place.device)
+            whole = values * weight if place.dtype == torch.float16 else None
+            for own, part in self._boxes(at):
+                if whole is None:
+                    place[(slice(None), *own)].addcmul_(values[(slice(None), *part)], weight[part])
+                else:
+                    place[(slice(None), *own)].add_(whole[(slice(None), *part)])
+                norm[own].add_(seen[part])
 
         self._device.tried(added)
+
+    def _boxes(self, at: Box) -> Iterator[tuple[Box, Box]]:
+        """Where a window lies in the ring, in one piece or two, and which of its voxels each piece holds."""
+        for place, own in self._places(at[self._axis]):
+            box, part = [*at], [slice(None)] * 3
+            box[self._axis], part[self._axis] = place, own
+            yield (box[0], box[1], box[2]), (part[0], part[1], part[2])
 
     def _settle(self) -> None:
         """Have every window's logits finite: in half precision those that are not are computed again in float32.
 
         errors   `not_finite`
         """
-        doubts, self._doubts = self._doubts, []
-        if not doubts:
-            return
-        windows = [(at, half) for some, _, half in doubts for at in some]
-        # The one time that the device is waited for; the CPU may have taken over between two of them.
-        good = torch.cat([right.to(doubts[-1][1].device) for _, right, _ in doubts]).tolist()
-        for (at, half), right in zip(windows, good, strict=True):
-            if right:
-                continue
-            if not half:  # judged as it was computed: the CPU, in float32, may have taken over since
-                raise not_finite(at)
+        if self._doubts:
+            found = self._device.tried(self._wrong)
+            self._again, self._doubts = [*self._again, *found], []
+        while self._again:
+            at = self._again[0]
             with self._engine.exact(1):
-                (logits,) = self._engine.answer(self._held, [at])
-            right = logits.sum().isfinite()
+                logits, right = self._device.tried(lambda at=at: self._exactly(at))  # type: ignore[misc]
             if not right:
                 raise not_finite(at)
             self._put(at, logits, right)
+            self._again = self._again[1:]
+
+    def _wrong(self) -> list[Box]:
+        """The windows so far whose logits are not finite; the one time that the device is waited for."""
+        last = self._doubts[-1].right.device  # the CPU may have taken over between two of them
+        right = torch.cat([doubt.right.to(last) for doubt in self._doubts]).tolist()
+        told = [(at, doubt.half) for doubt in self._doubts for at in doubt.windows]
+        wrong = [pair for pair, good in zip(told, right, strict=True) if not good]
+        for at, half in wrong:
+            if not half:
+                raise not_finite(at)
+        return [at for at, _ in wrong]
+
+    def _exactly(self, at: Box) -> tuple[Tensor, Tensor]:
+        (logits,) = self._engine.answer(self._held, [at])
+        return logits, logits.sum().isfinite()
 
     def _norm_there(self) -> Tensor:
         """The sums of weights where those of logits are, which may have moved to the host."""
-        if self._total is not None and self._norm.device != self._total.device:
-            self._norm = self._norm.to(self._total.device)
+        if self._total is not None and self._norm.device != self._total.data.device:
+            self._norm = self._norm.to(self._total.data.device)
         return self._norm
 
     def _places(self, along: slice) -> list[tuple[slice, slice]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segcli.engines.blended import Blending, Summing
 from segcli.space.resample import Sampler
-from segcli.space.volume import Array, Box
+from segcli.space.volume import Array
 
 
 class Wrapped(Blending):
@@ -52,14 +52,8 @@ class Wrapped(Blending):
     def beside(self, array: Array, other: Array) -> Array:
         return self.inner.beside(array, other)
 
-    def zeros(self, shape: tuple[int, ...]) -> Array:
-        return self.inner.zeros(shape)
-
-    def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
-        self.inner.add(total, at, logits, weight)
-
-    def get(self, total: Array) -> NDArray[np.float32]:
-        return self.inner.get(total)
+    def get(self, logits: Array) -> NDArray[np.float32]:
+        return self.inner.get(logits)
 
     @property
     def summing(self) -> Summing:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from segcli.space.volume import Box, Grid, Volume, Voxels
 
 BLOCK = 1 << 18  # voxels of the scan that are decided in one go
 _THIN = 4  # planes of the model's grid that such a block has at least
+_NEAR = 1e-6  # voxels: two ways to compute a coordinate are not further apart
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,20 @@ class Probabilities:
 
     def __init__(self, grid: Grid, decide: Decision, part: Grid, wanted: Grid, rule: Interpolation = LINEAR) -> None:
         self._decide, self._spread = decide, Spread(grid, part, wanted, rule)
-        self.volume = Volume(mapped((len(decide.values), *grid.shape), np.uint8), grid)
-        if decide.rule == "argmax":
-            self.volume.data[0] = 255
+        self.volume = Volume(no_probabilities(grid, decide), grid)
 
     def watch(self, slabs: Iterable[Volume]) -> Iterator[Volume]:
         for slab in slabs:
             self._spread.put(slab.grid, probabilities(slab.data, self._decide), self.volume.data)
             yield slab
+
+
+def no_probabilities(grid: Grid, decide: Decision) -> NDArray[np.uint8]:
+    """Of a scan that no model has looked at yet, (K, D, H, W) in a temporary file: the first channel has it all."""
+    blank: NDArray[np.uint8] = mapped((len(decide.values), *grid.shape), np.uint8)
+    if decide.rule == "argmax":
+        blank[0] = 255
+    return blank
 
 
 def probabilities(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.float32]:
@@ -251,12 +259,23 @@ class Place:
         beyond = np.clip(along + self.low[axis], 0, self.end[axis]) - self.low[axis]
         return (beyond >= -0.5) & (beyond <= n - 0.5), np.clip(along, 0, n - 1)
 
+    def planes(self, first: NDArray[np.int64], last: NDArray[np.int64], voxels: int) -> Iterator[slice]:
+        """Planes of a scan at an angle, so many voxels of them at a time, where some may lie between first and last."""
+        d, h, w = self.shape
+        count = max(1, voxels // (h * w))
+        for start in range(0, d, count):
+            stop = min(d, start + count)
+            ends = np.array([*product((start, stop - 1), (0, h - 1), (0, w - 1))])
+            along = ends @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+            low, high = (np.clip(extreme, 0, self.part - 1) for extreme in (along.min(0), along.max(0)))
+            if (high >= first - _NEAR).all() and (low <= last + _NEAR).all():
+                yield slice(start, stop)
+
     def _slanted(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[Piece]:
         """Planes of the scan in pieces, each with the mask of its voxels between the slab's first and last."""
-        d, h, w = self.shape
-        planes = max(1, (1 << 20) // (h * w))
-        for start in range(0, d, planes):
-            stop = min(d, start + planes)
+        _, h, w = self.shape
+        for some in self.planes(first, last, 1 << 20):
+            start, stop = some.start, some.stop
             mask = np.ones((stop - start, h, w), bool)
             for axis in range(3):
                 row = self.matrix[axis]
@@ -274,7 +293,7 @@ class Place:
             shift[0, 3] = start
             local = self.matrix @ shift
             local[:3, 3] -= first
-            yield Piece((slice(start, stop), slice(0, h), slice(0, w)), [0, 1, 2], [], [], [], local, mask)
+            yield Piece((some, slice(0, h), slice(0, w)), [0, 1, 2], [], [], [], local, mask)
 
 
 def _blocks(piece: Piece, slab: NDArray[np.float32]) -> Iterator[tuple[Piece, NDArray[np.float32]]]:

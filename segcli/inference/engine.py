@@ -16,6 +16,7 @@ from segcli.errors import ModelError
 from segcli.space.resample import Sampler
 from segcli.space.volume import Box
 
+Weights = NDArray[np.float32] | NDArray[np.float16]
 UNSEEN = -20.0  # logit of a structure where no window was, or where a model did not look, beside 0 for background
 
 
@@ -86,13 +87,11 @@ class Engine(Protocol):
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w) on the host, as comparisons and measurements want them."""
         ...
 
-    def sums(
-        self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: NDArray[np.float32]
-    ) -> Sums:
+    def sums(self, image: NDArray[np.float32], shape: tuple[int, int, int], axis: int, weight: Weights) -> Sums:
         """Empty sums for the windows of an image (C, D, H, W).
 
         shape    of the planes that are summed at a time; `axis` is the one they move along
-        weight   (d, h, w) of each voxel of a window
+        weight   (d, h, w) of each voxel of a window; where they are float16, so are the sums (half_sums.py)
         """
         ...
 

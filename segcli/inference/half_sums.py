@@ -16,12 +16,26 @@ from segcli.space.volume import Box
 _SCALE = 10.0  # nnU-Net's largest weight: float16 then has more of the small ones
 
 
+def half_weights(weight: NDArray[np.float64]) -> NDArray[np.float16]:
+    """Weights, 1 at most, as nnU-Net rounds them."""
+    rounded = (weight * _SCALE).astype(np.float16)
+    rounded[rounded == 0] = rounded[rounded > 0].min()
+    return rounded
+
+
+def too_large() -> ModelError:
+    """The refusal of sums that float16 does not hold."""
+    return ModelError(
+        "logits are too large for sums in float16, which --faithful has for this model", hint="leave it out"
+    )
+
+
 class HalfSums:
     """Sums on the host, whatever the engine computes on; see `inference.engine.Sums`.
 
     image    (C, D, H, W)
     shape    of the planes that are summed at a time; `axis` is the one they move along
-    weight   (d, h, w) float64, 1 at most
+    weight   (d, h, w) of `half_weights`
 
     Each window's weighted logits are added in float32, in the order of the windows, and rounded to float16; so is the
     sum of the weights, and the quotient of both.
@@ -33,12 +47,10 @@ class HalfSums:
         image: NDArray[np.float32],
         shape: tuple[int, int, int],
         axis: int,
-        weight: NDArray[np.float64],
+        weight: NDArray[np.float16],
     ) -> None:
         self._engine, self._image, self._axis, self._first = engine, image, axis, -1
-        rounded = (weight * _SCALE).astype(np.float16)
-        rounded[rounded == 0] = rounded[rounded > 0].min()
-        self._weight = rounded
+        self._weight = weight
         self._norm = np.zeros(shape, np.float16)
         self._total: NDArray[np.float16] | None = None
 
@@ -67,9 +79,7 @@ class HalfSums:
         with np.errstate(over="ignore"):
             slab = (self._total[(slice(None), *place)] / np.where(unseen, np.float16(1), norm)).astype(np.float32)
         if not np.isfinite(slab).all():
-            raise ModelError(
-                "logits are too large for sums in float16, which --faithful has for this model", hint="leave it out"
-            )
+            raise too_large()
         slab[:, unseen] = UNSEEN
         slab[0, unseen] = 0.0
         return slab

@@ -12,14 +12,21 @@ import numpy as np
 from segcli.errors import ModelError
 from segcli.inference.area import labels_by_area
 from segcli.inference.certainty import Means
-from segcli.inference.decide import Decision, Probabilities, Spread, as_probabilities, labels_on
-from segcli.inference.deciding import DecidingSums, Task
+from segcli.inference.decide import (
+    Decision,
+    Probabilities,
+    Spread,
+    as_probabilities,
+    labels_on,
+    no_probabilities,
+)
+from segcli.inference.deciding import Deciding, DecidingSums, Task
 from segcli.inference.engine import Engine, sampler_of
 from segcli.inference.prepare import Prepared, Procedure, at_least, check_channels, finite, prepare
 from segcli.inference.windows import Sliding, Tick, WindowPlan, fitted, no_tick, windows
 from segcli.space.corners import labels_back
 from segcli.space.resample import LINEAR, Interpolation
-from segcli.space.volume import Grid, Volume
+from segcli.space.volume import Box, Grid, Volume
 
 Passing = TypeVar("Passing")
 _PLANES, _SLAB_BYTES = 32, 1 << 28  # of a slab that is decided on a device, at most
@@ -94,20 +101,39 @@ def labelled(
 ) -> Segmentation:
     """Labels of the scan, and what was wished for, from a prepared image.
 
-    Decided where the engine's sums are, if it can: then no logits cross to the host. Probabilities of every label are
-    as large as logits themselves, and are made here.
+    Decided where the engine's sums are, if it can: then no logits cross to the host.
     """
     sliding = Sliding(prepared.image, engine, procedure.window, tick, prepared.outside)
     decide, rule = procedure.decide, procedure.interpolation
+    if not isinstance(sliding.sums, DecidingSums):
+        return decided(scan, prepared, sliding.volumes(), decide, rule, wishes)
+    boxes = sliding.boxes(planes_on_a_device)
+    return decided_there(scan, prepared, sliding.sums.decider, boxes, decide, rule, wishes)
+
+
+def decided_there(
+    scan: Volume,
+    prepared: Prepared,
+    decider_of: Callable[[Task], Deciding],
+    slabs: Iterator[tuple[Box, Grid]],
+    decide: Decision,
+    rule: Interpolation,
+    wishes: Wishes,
+    own: Decision | None = None,
+) -> Segmentation:
+    """As `decided`, on a device: of logits only labels and what was wished for come to the host.
+
+    slabs   boxes of the image, and their grids
+    own     see `Task`
+    """
+    _no_frames(prepared, wishes)
     finished = prepared.frames is not None or decide.finished
     target, rule_there = (prepared.image.grid, LINEAR) if finished else (scan.grid, rule)
-    task = Task(target, scan.grid, prepared.image.grid, prepared.wanted, rule_there, decide, wishes.votes)
-    here = wishes.probabilities or decide.back == "area" or not task.straight
-    if here or not isinstance(sliding.sums, DecidingSums):
-        return decided(scan, prepared, sliding.volumes(), decide, rule, wishes)
-    _no_frames(prepared, wishes)
+    shares = no_probabilities(scan.grid, decide) if wishes.probabilities else None
+    part, wanted = prepared.image.grid, prepared.wanted
     began = time.perf_counter()
-    decider, boxes = sliding.sums.decider(task), Timed(sliding.boxes(_planes_on_a_device))
+    decider = decider_of(Task(target, scan.grid, part, wanted, rule_there, decide, wishes.votes, shares, own))
+    boxes = Timed(slabs)
     for box, slab in boxes:
         decider.take(box, slab)
     labels, votes = Volume(decider.labels()[None], target), decider.votes()
@@ -118,12 +144,13 @@ def labelled(
         _seconds(prepared, boxes, began),
         0,
         decider.margins(),
+        probabilities=None if shares is None else Volume(shares, scan.grid),
         disagreement=decider.disagreement(),
         votes=None if votes is None else Volume(votes[None], scan.grid),
     )
 
 
-def _planes_on_a_device(plane_bytes: int) -> int:
+def planes_on_a_device(plane_bytes: int) -> int:
     """Planes that a slab on a device adds to the one before: work enough for it, and a part of its memory."""
     return max(1, min(_PLANES, _SLAB_BYTES // plane_bytes))
 

@@ -6,9 +6,11 @@ how nnU-Net's ensembles do it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,21 @@ from numpy.typing import NDArray
 from segcli.errors import ModelError
 from segcli.inference.certainty import winners
 from segcli.inference.decide import Decision, Spread, probabilities
+from segcli.inference.deciding import Answer, DecidingSums, Spreading
 from segcli.inference.engine import UNSEEN, Engine, sampler_of
 from segcli.inference.frames import Frame
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
-from segcli.inference.segment import Segmentation, Wishes, decided, said_of, segment, window_count
-from segcli.inference.windows import Tick, no_tick, slide
+from segcli.inference.segment import (
+    Segmentation,
+    Wishes,
+    decided,
+    decided_there,
+    planes_on_a_device,
+    said_of,
+    segment,
+    window_count,
+)
+from segcli.inference.windows import Sliding, Tick, no_tick, slide
 from segcli.memory import OnDisk, mapped
 from segcli.space.resample import LINEAR
 from segcli.space.volume import Box, Grid, Volume
@@ -76,7 +88,7 @@ def segment_together(
     disagreement  share of members whose own decision, on the first member's grid, differs from the mean's
 
     Memory holds one slab and one image of each; the answers of all but the first lie in temporary files, 4 bytes for
-    each class and voxel of the first member's cropped grid.
+    each class and voxel of the first member's cropped grid; where all members run on devices, in the first's memory.
     errors   as `segment`
     """
     first, *others = members
@@ -90,11 +102,17 @@ def segment_together(
     decide = replace(own.decide, are_probabilities=any(member.procedure.decide.are_probabilities for member in members))
     prepared = prepare(scan, own, sampler_of(first.engine))
     before = sum(member.engine.repeated for member in members)
-    theirs = _answers(scan, [(member, decide) for member in others], prepared.image.grid, tick, len(members))
-    last = later(tick, len(others), len(members))
-    slabs = slide(prepared.image, first.engine, own.window, last, prepared.outside)
-    mean = _mean(slabs, prepared, theirs.answers, own.decide, decide)
-    found = decided(scan, prepared, mean, decide, own.interpolation, wishes)
+    theirs = _answers(scan, [(member, decide) for member in others], prepared.image.grid, tick, members)
+    sliding = Sliding(
+        prepared.image, first.engine, own.window, later(tick, len(others), len(members)), prepared.outside
+    )
+    if theirs.there:
+        assert isinstance(sliding.sums, DecidingSums)  # as those of all members
+        decider, boxes = partial(sliding.sums.decider, others=theirs.there), sliding.boxes(planes_on_a_device)
+        found = decided_there(scan, prepared, decider, boxes, decide, own.interpolation, wishes, own.decide)
+    else:
+        mean = _mean(sliding.volumes(), prepared, theirs.on_disk, own.decide, decide)
+        found = decided(scan, prepared, mean, decide, own.interpolation, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
     seconds = added(prepared.seconds, theirs.seconds)
@@ -113,7 +131,7 @@ def segment_at_the_scan(
     votes for background. Confidence and disagreement are those of the scan's voxels.
 
     Memory holds one slab and one image; the answers of all lie in temporary files, 4 bytes for each class and voxel of
-    the scan.
+    the scan; where all members run on devices, in their memory.
     errors   as `segment`
     """
     own = members[0].procedure
@@ -123,13 +141,18 @@ def segment_at_the_scan(
     wanted = [
         (member, replace(own.decide, are_probabilities=member.procedure.decide.are_probabilities)) for member in members
     ]
-    theirs = _answers(scan, wanted, scan.grid, tick, len(members))
-    for answer, (_, have) in zip(theirs.answers, wanted, strict=True):
-        for plane in range(scan.grid.shape[0]):
-            answer[:, plane] = probabilities(np.asarray(answer[:, plane]), have)
+    theirs = _answers(scan, wanted, scan.grid, tick, members)
     decide = replace(own.decide, are_probabilities=True)
     there = Prepared(scan, scan.grid, np.zeros(len(scan.data), np.float32), {})
-    found = decided(scan, there, _means(scan.grid, theirs.answers, decide), decide, LINEAR, wishes)
+    if theirs.there:
+        one, *others = theirs.there
+        boxes = _boxes(scan.grid, planes_on_a_device(4 * len(decide.values) * math.prod(scan.grid.shape[1:])))
+        found = decided_there(scan, there, partial(one.decider, others=others), boxes, decide, LINEAR, wishes)
+    else:
+        for answer, (_, have) in zip(theirs.on_disk, wanted, strict=True):
+            for plane in range(scan.grid.shape[0]):
+                answer[:, plane] = probabilities(np.asarray(answer[:, plane]), have)
+        found = decided(scan, there, _means(scan.grid, theirs.on_disk, decide), decide, LINEAR, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
     seconds = {**theirs.seconds, "decide": found.seconds["network"] + found.seconds["decide"]}
@@ -171,22 +194,38 @@ def later(tick: Tick, position: int, models: int) -> Tick:
 class _Answers:
     """What several members say, as `_answer` has it of one: stage times and windows are the sums of all."""
 
-    answers: list[OnDisk]
+    on_disk: list[OnDisk]
+    there: list[Answer]
     seconds: dict[str, float]
     windows: int
 
 
-def _answers(scan: Volume, members: Sequence[tuple[Member, Decision]], on: Grid, tick: Tick, models: int) -> _Answers:
-    """The answers of members on a grid, each in the terms of its decision; `models` tick in turn."""
-    answers: list[OnDisk] = []
-    seconds: dict[str, float] = {}
-    windows = 0
-    for i, (member, decide) in enumerate(members):
-        answer, stages, count = _answer(scan, member, on, decide, later(tick, i, models))
-        answers.append(answer)
-        seconds = added(seconds, stages)
-        windows += count
-    return _Answers(answers, seconds, windows)
+def _answers(
+    scan: Volume, asked: Sequence[tuple[Member, Decision]], on: Grid, tick: Tick, members: Sequence[Member]
+) -> _Answers:
+    """The answers on a grid of those that are asked among all members, each in the terms of its decision.
+
+    They are kept on the device where all members run on one, else in temporary files. The members tick in turn.
+    """
+    found = _Answers([], [], {}, 0)
+    on_device = all(sampler_of(member.engine) is not None for member in members)
+    for i, (member, decide) in enumerate(asked):
+        turn = later(tick, i, len(members))
+        member, turn, earlier = staged(scan, member, turn)
+        prepared = prepare(scan, member.procedure, sampler_of(member.engine))
+        began = time.perf_counter()
+        if on_device:
+            found.there.append(_on_device(prepared, member, on, decide, turn))
+        else:
+            found.on_disk.append(_on_disk(prepared, member, on, decide, turn))
+        seconds = {**prepared.seconds, "network": time.perf_counter() - began}
+        windows = window_count(prepared.image.grid, member.procedure.window)
+        found = replace(
+            found,
+            seconds=added(found.seconds, seconds, *([earlier.seconds] if earlier else [])),
+            windows=found.windows + windows + (earlier.windows if earlier else 0),
+        )
+    return found
 
 
 def added(*times: Mapping[str, float]) -> dict[str, float]:
@@ -195,27 +234,39 @@ def added(*times: Mapping[str, float]) -> dict[str, float]:
     return {stage: sum(some.get(stage, 0.0) for some in times) for stage in stages}
 
 
-def _answer(
-    scan: Volume, member: Member, on: Grid, decide: Decision, tick: Tick
-) -> tuple[OnDisk, dict[str, float], int]:
-    """A member's answer (K, d, h, w) on a grid, mapped from a file; stage times; windows."""
-    member, tick, earlier = staged(scan, member, tick)
+def _beyond(decide: Decision) -> list[float]:
+    """What each channel is where a member did not look: background."""
+    if decide.are_probabilities:
+        return [float(value == 0) for value in decide.values]
+    return [0.0 if value == 0 else UNSEEN for value in decide.values]
+
+
+def _on_disk(prepared: Prepared, member: Member, on: Grid, decide: Decision, tick: Tick) -> OnDisk:
+    """A member's answer (K, d, h, w) on a grid, mapped from a file."""
     procedure = member.procedure
-    prepared = prepare(scan, procedure, sampler_of(member.engine))
-    began = time.perf_counter()
     answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
-    for channel, value in enumerate(decide.values):
-        answer[channel] = float(value == 0) if decide.are_probabilities else 0.0 if value == 0 else UNSEEN
+    for channel, value in enumerate(_beyond(decide)):
+        answer[channel] = value
     spread = Spread(on, prepared.image.grid, prepared.wanted, procedure.interpolation)
     order = [procedure.decide.values.index(value) for value in decide.values]
     for slab in slide(prepared.image, member.engine, procedure.window, tick, prepared.outside):
         spread.put(slab.grid, _channels(slab.data[order], procedure.decide, decide), np.asarray(answer))
         answer.release()
-    seconds = {**prepared.seconds, "network": time.perf_counter() - began}
-    count = window_count(prepared.image.grid, procedure.window)
-    if earlier is None:
-        return answer, seconds, count
-    return answer, added(seconds, earlier.seconds), count + earlier.windows
+    return answer
+
+
+def _on_device(prepared: Prepared, member: Member, on: Grid, decide: Decision, tick: Tick) -> Answer:
+    """A member's answer on a grid, where its sums are."""
+    own = member.procedure
+    sliding = Sliding(prepared.image, member.engine, own.window, tick, prepared.outside)
+    assert isinstance(sliding.sums, DecidingSums)  # an engine that samples on a device decides there
+    order = [own.decide.values.index(value) for value in decide.values]
+    part = prepared.image.grid
+    task = Spreading(on, part, prepared.wanted, own.interpolation, own.decide, order, decide, _beyond(decide))
+    answer = sliding.sums.answer(task)
+    for box, slab in sliding.boxes(planes_on_a_device):
+        answer.take(box, slab)
+    return answer
 
 
 def _channels(own: NDArray[np.float32], have: Decision, want: Decision) -> NDArray[np.float32]:
@@ -235,11 +286,17 @@ def _mean(
 
 def _means(grid: Grid, answers: list[OnDisk], decide: Decision) -> Iterator[Volume]:
     """The mean of answers on a grid, in slabs that each begin with the last plane of the one before."""
+    planes = max(1, _VALUES // (len(decide.values) * math.prod(grid.shape[1:])))
+    for box, slab in _boxes(grid, planes):
+        yield Volume(_joined([_part(answer, box) for answer in answers], decide), slab)
+
+
+def _boxes(grid: Grid, planes: int) -> Iterator[tuple[Box, Grid]]:
+    """A grid in slabs that add so many planes, each of which begins with the last plane of the one before."""
     depth, h, w = grid.shape
-    planes = max(1, _VALUES // (len(decide.values) * h * w))
     for first in range(0, max(1, depth - 1), planes):
         box = (slice(first, min(first + planes + 1, depth)), slice(0, h), slice(0, w))
-        yield Volume(_joined([_part(answer, box) for answer in answers], decide), grid.crop(box))
+        yield box, grid.crop(box)
 
 
 def _part(answer: OnDisk, box: Box) -> NDArray[np.float32]:

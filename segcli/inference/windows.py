@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import Engine, Sums
-from segcli.inference.half_sums import HalfSums
+from segcli.inference.engine import Engine, Sums, Weights
+from segcli.inference.half_sums import half_weights
 from segcli.inference.intensity import Beyond, beyond
 from segcli.parallel import cores
 from segcli.space.volume import Box, Grid, Volume
@@ -100,9 +100,10 @@ def starts(n: int, size: int, plan: WindowPlan) -> list[int]:
     return sorted({round(exact * i) for i in range(count)})
 
 
-def blend_weights(plan: WindowPlan) -> NDArray[np.float32]:
-    """Weight of each voxel of a window, (d, h, w), at most 1."""
-    return _weights(plan).astype(np.float32)
+def blend_weights(plan: WindowPlan) -> Weights:
+    """Weight of each voxel of a window, (d, h, w), in what windows are added up in."""
+    weight = _weights(plan)
+    return half_weights(weight) if plan.sums == "float16" else weight.astype(np.float32)
 
 
 def _weights(plan: WindowPlan) -> NDArray[np.float64]:
@@ -196,11 +197,7 @@ class Sliding:
         keep[self._axis] = _held(self._parts, self._axis)
         self._plane = math.prod(keep) // keep[self._axis]
         data, held = self._full.data, (keep[0], keep[1], keep[2])
-        self.sums: Sums
-        if self._plan.sums == "float16":
-            self.sums = HalfSums(engine, data, held, self._axis, _weights(self._plan))
-        else:
-            self.sums = engine.sums(data, held, self._axis, blend_weights(self._plan))
+        self.sums: Sums = engine.sums(data, held, self._axis, blend_weights(self._plan))
 
     def volumes(self) -> Iterator[Volume]:
         """The slabs on the host, as `slide` has them."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segcli.engines import torch_devices, torch_state
+from segcli.engines import torch_memory, torch_state
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import cut
 from segcli.engines.mirrored import Mirrored
@@ -65,13 +65,15 @@ def test_6_2_windows_are_halved_until_they_fit_and_the_answer_is_the_same(engine
 
 
 def test_6_2_then_sums_move_to_the_host_and_keep_their_values(engine: Any) -> None:
-    total = engine.zeros((2, 4, 4, 4))
-    engine.add(total, (slice(0, 4),) * 3, torch.ones(2, 4, 4, 4), np.ones((4, 4, 4), np.float32))
+    total = engine.device.zeros((2, 4, 4, 4))
+    total.data += 1
+    before = total.data
     engine.room = 0
     with pytest.raises(OutOfMemory):
         engine.run(patches(1))
     assert engine.fallbacks == ["out of GPU memory: logits are added up in the computer's memory"]
-    assert engine.get(total).min() == 1
+    assert total.data is not before
+    assert total.data.min() == 1
 
 
 def test_6_2_then_the_cpu_goes_on_where_no_device_was_named(engine: Any) -> None:
@@ -138,13 +140,13 @@ def test_6_2_what_a_failed_pass_held_is_gone_before_memory_is_given_back(
 
 
 def test_6_3_sums_that_move_to_the_host_go_into_a_file_where_max_ram_wants_it(engine: Any) -> None:
-    total = engine.zeros((2, 4, 4, 4))
-    engine.add(total, (slice(0, 4),) * 3, torch.ones(2, 4, 4, 4), np.ones((4, 4, 4), np.float32))
+    total = engine.device.zeros((2, 4, 4, 4))
+    total.data += 1
     engine.room, engine.device._max_ram = 0, 1
     with pytest.raises(OutOfMemory):
         engine.run(patches(1))
     assert any("temporary file" in sentence for sentence in engine.fallbacks)
-    assert engine.get(total).min() == 1
+    assert total.data.min() == 1
 
 
 def test_5_8_of_half_precision_only_the_windows_that_overflow_are_computed_again_in_float32(engine: Any) -> None:
@@ -161,8 +163,8 @@ def test_6_2_of_two_folds_the_second_ones_shortage_moves_the_sums_of_the_first(d
     first, second = StandIn(device), StandIn(device, 1)
     both = Ensemble([first, second], Decision((0, 1)), votes=True)
     wanted = both.run(patches(1))
-    total = both.zeros((2, 4, 4, 4))
-    both.add(total, (slice(0, 4),) * 3, torch.ones(2, 4, 4, 4), np.ones((4, 4, 4), np.float32))
+    total = device.zeros((2, 4, 4, 4))
+    total.data += 1
     plain = second._forward
 
     def forward(patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
@@ -173,7 +175,7 @@ def test_6_2_of_two_folds_the_second_ones_shortage_moves_the_sums_of_the_first(d
     second._forward = forward  # type: ignore[method-assign]
     np.testing.assert_array_equal(both.run(patches(1)), wanted)
     assert both.fallbacks == ["out of GPU memory: logits are added up in the computer's memory"]
-    assert both.get(total).min() == 1
+    assert total.data.min() == 1
 
 
 def test_6_2_where_one_fold_leaves_the_device_all_do_and_their_sentence_is_told_once(device: Device) -> None:
@@ -297,14 +299,20 @@ def test_the_share_of_the_devices_memory_holds_for_the_run_and_is_put_back(monke
     now = {"share": 0.9}
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: now["share"], raising=False)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: now.update(share=share))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 << 30, 8 << 30))
-    limit = torch_devices._limited(torch.device("cuda:0"), 2 << 30)
-    with torch_state.settings(1, limit=limit):
-        assert now["share"] == 0.25
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 << 30, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1 << 30)
+    device = Device("cuda:0", max_vram=2 << 30)
+    assert device.tried(lambda: device.tried(lambda: now["share"])) == 0.25  # whatever takes memory, and within that
     assert now["share"] == 0.9
-    assert torch_devices._limited(torch.device("cuda:0"), None) is None
-    monkeypatch.setattr(torch_devices.sys, "platform", "win32")
-    assert torch_devices._limited(torch.device("cuda:0"), None) == (torch.device("cuda:0"), 0.75)
+    assert Device("cuda:0").tried(lambda: now["share"]) == 0.9
+    monkeypatch.setattr(torch_memory.sys, "platform", "win32")  # what is free, and what a network before has taken
+    assert Device("cuda:0").tried(lambda: now["share"]) == 0.75
+
+
+def test_the_processor_works_with_the_runs_threads_while_a_device_is_used() -> None:
+    before = torch.get_num_threads()
+    assert Device("cpu", threads=before + 1).tried(torch.get_num_threads) == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_a_network_on_the_cpu_leaves_the_callers_threads_alone() -> None:
@@ -356,8 +364,6 @@ def test_a_cuda_device_answers_as_the_cpu(precision: str, most: float) -> None:
     with torch.no_grad():
         wanted = net(torch.from_numpy(patches(3)))
     engine = TorchDevice(net, Device("cuda:0"), threads=1, batch=2, precision=precision)
-    total = engine.zeros((2, 4, 4, 4))
     logits = engine.logits(patches(3))
     assert (logits.cpu() - wanted).abs().max() <= most * wanted.abs().max()
-    engine.add(total, (slice(0, 4),) * 3, logits[0], np.ones((4, 4, 4), np.float32))
-    np.testing.assert_array_equal(engine.get(total), logits[0].cpu().numpy())
+    np.testing.assert_array_equal(engine.get(logits[0]), logits[0].cpu().numpy())

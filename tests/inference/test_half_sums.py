@@ -10,6 +10,8 @@ from scipy.ndimage import gaussian_filter
 from shapes import grid
 from test_windows import Numpy, joined
 
+from segcli.engines.torch_devices import TorchDevice
+from segcli.engines.torch_memory import Device
 from segcli.errors import ModelError
 from segcli.inference import half_sums
 from segcli.inference.windows import WindowPlan, slide, starts
@@ -49,6 +51,21 @@ def as_nnunet_does(image: np.ndarray, plan: WindowPlan) -> np.ndarray:
 def test_the_sums_are_nnunets_to_the_last_bit(shape):
     image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
     found = joined(list(slide(Volume(image, grid(shape)), Numpy(network, batch=3), PLAN)), grid(shape))
+    assert np.array_equal(found, as_nnunet_does(image, PLAN))
+
+
+class Net(torch.nn.Module):
+    """The same network on a device."""
+
+    def forward(self, x):
+        return torch.from_numpy(network(x.numpy()))
+
+
+@pytest.mark.parametrize("shape", [(23, 17, 20), (8, 40, 9), (9, 6, 31)], ids=["blocky", "wide", "long"])
+def test_the_sums_of_a_device_are_nnunets_to_the_last_bit(shape):
+    image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
+    engine = TorchDevice(Net(), Device("cpu"), threads=1, batch=3)
+    found = joined(list(slide(Volume(image, grid(shape)), engine, PLAN)), grid(shape))
     assert np.array_equal(found, as_nnunet_does(image, PLAN))
 
 
