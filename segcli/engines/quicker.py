@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,19 @@ def quicker(network: nn.Module) -> nn.Module:
 def in_its_order(network: nn.Module) -> nn.Module:
     """For a GPU: the network with instance norms, replaced in place, that leave data in the order it comes in."""
     return _replaced(network, _normed)
+
+
+# What autocast computes in half precision, so with weights in it: else it would make them anew in each pass.
+_IN_HALF = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear}
+
+
+def in_half(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """For autocast to a type: a copy of the network whose convolutions and linear layers have their weights in it."""
+    made = copy.deepcopy(network)
+    for module in made.modules():
+        if type(module) in _IN_HALF:
+            module.to(dtype)
+    return made
 
 
 def _replaced(network: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
-from segcli.engines.quicker import channels_last, in_its_order, keeps_channels_last, quicker
+from segcli.engines.quicker import channels_last, in_half, in_its_order, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, short
 from segcli.engines.torch_others import operators
 from segcli.engines.torch_sampler import DeviceSampler
@@ -91,6 +92,7 @@ class TorchDevice(Blending):
 
     precision: str = "float32"
     repeated: int = 0
+    _on_host: TorchCPU | None
 
     def __init__(
         self,
@@ -103,14 +105,17 @@ class TorchDevice(Blending):
         library: str = "torch",
     ) -> None:
         self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
-        self._library, self._exact = library, False
+        self._library, self._exact, self._on_host = library, False, None
         usual = device.place.type in ("cuda", "cpu")
-        network = in_its_order(network) if usual else network
-        self._network, self._on_host = network, None if not device.left else TorchCPU(network, threads=threads, batch=1)
+        self._network = in_its_order(network) if usual else network
+        self._there: nn.Module | None = None  # on the device, in the engine's precision
+        self._whole: nn.Module | None = None  # there in float32, once it was asked for
         last = usual and keeps_channels_last(network)
         self._form = torch.channels_last_3d if last else torch.contiguous_format
         device.add(self)
-        if not device.left:
+        if device.left:
+            self.leave()
+        else:
             device.tried(self._send)
 
     @property
@@ -127,6 +132,7 @@ class TorchDevice(Blending):
 
     def leave(self) -> None:
         """Go on on the CPU, in float32."""
+        self._there = self._whole = None
         self._on_host, self.precision = TorchCPU(self._network.cpu(), threads=self.threads, batch=1), "float32"
 
     def rest(self) -> None:
@@ -183,8 +189,10 @@ class TorchDevice(Blending):
             memory_format=self._form
         )
         half = None if exact else HALVES.get(self.precision)
+        network = self._exactly() if exact else self._there
+        assert network is not None  # it was sent when the engine was made
         with torch.autocast(self.device.place.type, half or torch.bfloat16, enabled=half is not None):
-            logits: Tensor = self._network(x)
+            logits: Tensor = network(x)
         return logits.float()
 
     def owned(self, logits: Tensor) -> Tensor:
@@ -199,9 +207,21 @@ class TorchDevice(Blending):
     def _send(self) -> None:
         if self._on_host:  # the device had no room, and the CPU took over
             return
-        self._network = self._network.to(self.device.place)
-        if self._form == torch.channels_last_3d:
-            channels_last(self._network)
+        half = HALVES.get(self.precision)
+        self._there = self._laid(self._network if half is None else in_half(self._network, half))
+
+    def _exactly(self) -> nn.Module:
+        """The network in float32; where it computes in half precision, beside the other one from here on."""
+        if self._there is self._network:
+            return self._network
+        if self._whole is None:
+            self._whole = self._laid(copy.deepcopy(self._network))
+        return self._whole
+
+    def _laid(self, network: nn.Module) -> nn.Module:
+        """On the device, its weights in the order that suits it."""
+        network = network.to(self.device.place)
+        return channels_last(network) if self._form == torch.channels_last_3d else network
 
 
 def _cut(held: Held, at: Sequence[Box], flip: Axes, place: torch.device) -> Tensor:

@@ -70,13 +70,14 @@ class Card(TorchDispatchMode):
     now    bytes that tensors on it have, and the `most` that they have had
     up     bytes that came from the host, down: those that crossed to it, and the largest tensor that did
     waits  how often the host waited for an answer
+    casts  weights that were made anew in another type
     calls  what kernels were asked for
     """
 
     def __init__(self, room: int | None = None) -> None:
         super().__init__()
         self.room, self.now, self.most, self.down, self.up, self.waits = room, 0, 0, 0, 0, 0
-        self.largest = 0
+        self.largest, self.casts = 0, 0
         self.calls: list[str] = []
         self._known: set[int] = set()
 
@@ -138,6 +139,7 @@ class Card(TorchDispatchMode):
         if kind is _aten._local_scalar_dense:
             self.waits += 1
         if kind is _aten._to_copy:
+            self.casts += isinstance(given[0], torch.nn.Parameter) and given[0].device == there
             size = made.nbytes
             if given[0].device.type != "cpu" and there.type == "cpu":
                 self.down, self.waits = self.down + size, self.waits + 1
