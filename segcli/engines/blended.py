@@ -110,8 +110,8 @@ class Memory(Protocol):
         """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
         ...
 
-    def get(self, logits: Array) -> NDArray[np.float32]:
-        """A copy of sums (K, d, h, w)."""
+    def mean(self, total: Array, norm: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sums (K, d, h, w) over those of the weights (d, h, w), none of them 0."""
         ...
 
 
@@ -163,8 +163,8 @@ class BlendedSums:
     def finished(self, box: Box) -> NDArray[np.float32]:
         place = among(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added
-        slab, norm = self._memory.get(self._total[(slice(None), *place)]), self._norm[place]
-        slab /= np.maximum(norm, np.finfo(np.float32).tiny)
+        norm = self._norm[place]
+        slab = self._memory.mean(self._total[(slice(None), *place)], np.maximum(norm, np.finfo(np.float32).tiny))
         unseen = norm == 0
         if unseen.any():
             slab[:, unseen] = UNSEEN

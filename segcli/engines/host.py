@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
 from segcli.memory import RESERVE, OnDisk, zeros
+from segcli.parallel import each
 from segcli.space.volume import Box
 
 # Planes of a window that are weighted at a time: their product stays in the cache.
@@ -81,12 +82,18 @@ class HostEngine(Blending):
             total.release()
 
     def get(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A copy of (K, d, h, w); in memory its shortest axis comes first, for whatever goes plane by plane."""
-        thin = int(np.argmin(logits.shape[1:]))
-        k, n, *others = np.moveaxis(logits, 1 + thin, 1).shape
-        copied = np.moveaxis(np.empty((k, n, *others), np.float32), 1, 1 + thin)
-        for own, channel in zip(copied, logits, strict=True):
-            own[...] = channel
-            if isinstance(logits, OnDisk):
-                logits.release()
-        return copied
+        return np.array(logits)
+
+    def mean(self, total: NDArray[np.float32], norm: NDArray[np.float32]) -> NDArray[np.float32]:
+        """In memory the shortest axis comes first, for whatever goes plane by plane; the cores share the classes."""
+        thin = int(np.argmin(total.shape[1:]))
+        k, n, *others = np.moveaxis(total, 1 + thin, 1).shape
+        mean = np.moveaxis(np.empty((k, n, *others), np.float32), 1, 1 + thin)
+
+        def one(channel: int) -> None:
+            np.divide(total[channel], norm, out=mean[channel])
+            if isinstance(total, OnDisk):
+                total.release()
+
+        each(one, range(k))
+        return mean

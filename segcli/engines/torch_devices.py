@@ -76,6 +76,10 @@ class TorchCPU(Blending):
         with settings(self.threads):
             return logits.clone(memory_format=torch.contiguous_format).numpy()
 
+    def mean(self, total: Tensor, norm: NDArray[np.float32]) -> NDArray[np.float32]:
+        with settings(self.threads):
+            return (total / torch.from_numpy(norm)).contiguous().numpy()
+
     @property
     def summing(self) -> Summing:
         return partial(summed_in, self)

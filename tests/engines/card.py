@@ -148,8 +148,8 @@ class Card(TorchDispatchMode):
                 self.up += size
 
     def _own(self, real: torch.Tensor, there: torch.device) -> OnCard:
-        if there.type == "mps" and real.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        if there.type == "xpu" and real.dtype == torch.float64:
+            raise RuntimeError("Required aspect fp64 is not supported on the device")
         self._count(real.untyped_storage())
         if self.room is not None and self.now > self.room:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {real.nbytes} bytes")
@@ -212,6 +212,6 @@ def _guarded() -> None:
     if library is None:
         pytest.skip("needs torch's library for Linux")
     guards = (ctypes.c_void_p * 16).in_dll(ctypes.CDLL(str(library)), "_ZN3c104impl26device_guard_impl_registryE")
-    cuda, xpu, mps, meta = 1, 12, 13, 14  # the numbers of c10::DeviceType
-    for kind in (cuda, xpu, mps):
+    cuda, xpu, meta = 1, 12, 14  # the numbers of c10::DeviceType
+    for kind in (cuda, xpu):
         guards[kind] = guards[kind] or guards[meta]

@@ -90,6 +90,8 @@ def test_sums_gather_weighted_logits_at_their_place(card: ModelCard, kind: Any) 
     wanted = np.zeros((3, 40, 32, 48), np.float32)
     wanted[(slice(None), *at)] = 2 * plain * weight
     np.testing.assert_allclose(engine.get(total), wanted, rtol=1e-5, atol=1e-6)
+    norm = np.linspace(1, 2, 40 * 32 * 48, dtype=np.float32).reshape(40, 32, 48)
+    np.testing.assert_array_equal(engine.mean(total, norm), engine.get(total) / norm)
 
 
 @pytest.mark.parametrize("kind", KINDS)

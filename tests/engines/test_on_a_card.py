@@ -364,14 +364,13 @@ def test_a_model_is_opened_on_a_card_that_the_driver_shows(
         assert "a card played by the processor, compute capability 9.0" in torch_engine.ENGINE.notes["torch cuda"]()
 
 
-@pytest.mark.parametrize("place", ["mps", "xpu:0"])
 @pytest.mark.parametrize("slanted", [False, True])
-def test_on_apples_and_intels_devices_nothing_of_the_hosts_and_no_float64_is_among_the_tensors(
-    gpu: Card, monkeypatch: pytest.MonkeyPatch, place: str, slanted: bool
+def test_on_intels_devices_nothing_of_the_hosts_and_no_float64_is_among_the_tensors(
+    gpu: Card, monkeypatch: pytest.MonkeyPatch, slanted: bool
 ) -> None:
-    for library in (torch.mps, torch.xpu):
-        monkeypatch.setattr(library, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.xpu, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.xpu, "_lazy_init", lambda: None)
     asked, shown = procedure(), scan(slanted=slanted)
-    there, here = segment(shown, asked, on(place)), segment(shown, asked, on(HOST))
+    there, here = segment(shown, asked, on("xpu:0")), segment(shown, asked, on(HOST))
     assert (there.labels.data != here.labels.data).mean() < (1e-3 if slanted else 1e-9)
     assert there.confidence == pytest.approx(here.confidence, rel=1e-3)
