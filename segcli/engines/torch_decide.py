@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcli.engines.torch_memory import Device
-from segcli.engines.torch_sampler import sent, summed
+from segcli.engines.torch_sampler import WITHOUT_FLOAT64, sent, summed
 from segcli.engines.torch_spots import kept, spots
 from segcli.inference.area import Faces
 from segcli.inference.decide import Decision, Place
@@ -213,7 +213,7 @@ class _Sums:
         order, margin = self._margin(slab[:k]) if sure else (self._regions(slab[:k]), None)
         looked = (order != self._background) | self._diagonals(slab, first)
         # A float64 where there is one: a float32 counts to 2^24.
-        dtype = torch.float32 if slab.device.type in ("mps", "xpu") else torch.float64
+        dtype = torch.float32 if slab.device.type in WITHOUT_FLOAT64 else torch.float64
         rows = []
         for i in range(len(self.values)):
             here = order == i

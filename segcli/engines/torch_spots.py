@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segcli.engines.torch_sampler import sent, summed
+from segcli.engines.torch_sampler import WITHOUT_FLOAT64, sent, summed
 from segcli.inference.decide import Piece, Place
 from segcli.space.resample import Taps
 from segcli.space.volume import Grid, Voxels
@@ -97,7 +97,7 @@ class _Slanted:
         self, place: Place, planes: slice, first: NDArray[np.int64], last: NDArray[np.int64], slab: Tensor
     ) -> None:
         self._planes = planes
-        dtype = torch.float32 if slab.device.type in ("mps", "xpu") else torch.float64
+        dtype = torch.float32 if slab.device.type in WITHOUT_FLOAT64 else torch.float64
         counts = (planes, slice(0, place.shape[1]), slice(0, place.shape[2]))
         z, y, x = (torch.arange(s.start, s.stop, device=slab.device, dtype=dtype) for s in counts)
         self.mask = torch.ones((len(z), len(y), len(x)), dtype=torch.bool, device=slab.device)

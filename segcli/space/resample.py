@@ -21,6 +21,7 @@ from segcli.parallel import each
 from segcli.space.volume import Array, Grid, Volume, Voxels
 
 How = Literal["nearest", "linear", "cubic", "area"]
+REPEATED = 12  # times that scipy repeats the border before it filters
 _MOST_VOXELS = 4096  # along an axis; ratios of such numbers are 6e-8 apart or more
 
 
@@ -69,6 +70,10 @@ class Sampler(Protocol):
         """What the function `apply` makes of it, to the last bit."""
         ...
 
+    def spline(self, data: Array, axis: int) -> Array:
+        """What the function `coefficients` makes of it, to the last bit."""
+        ...
+
     def get(self, data: Array) -> Voxels:
         """The image on the host."""
         ...
@@ -78,7 +83,7 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR, on: Sampler |
     """Sample a volume at the voxel centres of another grid.
 
     volume   (C, D, H, W), any dtype; "nearest" and turns by 90 degrees keep it, the others give float32
-    on       a device; splines and grids at an angle are the host's, as all is without one
+    on       a device; grids at an angle are the host's, as all is without one
     returns  (C, *grid.shape) on `grid`
 
     Outside the volume the border voxel is repeated: a CT does not turn into water at its edge.
@@ -99,14 +104,14 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR, on: Sampler |
     hows = axis_rules(volume.grid, grid, rule)
     coordinates = [positions(start[i], scale[i], n, hows[i]) for i, n in enumerate(grid.shape)]
     fine = [abs(scale[i]) > 1 / rule.finer for i in range(3)]
-    there = on if on is not None and "cubic" not in hows else _HOST
+    there = _HOST if on is None else on
     out = there.send(turned)
     for i in sorted(range(3), key=lambda i: -round(abs(scale[i]), 6)):  # what shrinks most goes first
         n = turned.shape[1 + i]
         if np.array_equal(coordinates[i], np.arange(n)) and not (rule.smooth and fine[i]):
             continue
         if hows[i] == "cubic":
-            out, taps = _spline(out, coordinates[i], 1 + i)
+            out, taps = there.spline(out, 1 + i), _spline_taps(coordinates[i], n)
         elif hows[i] == "area":
             taps = areas(n, grid.shape[i], backwards=scale[i] < 0)
         else:
@@ -127,6 +132,9 @@ class _Host:
 
     def apply(self, data: Voxels, taps: Taps, axis: int) -> Voxels:
         return apply(data, taps, axis)
+
+    def spline(self, data: Voxels, axis: int) -> Voxels:
+        return coefficients(data, axis)
 
     def get(self, data: Voxels) -> Voxels:
         return data
@@ -260,20 +268,23 @@ def _pieces(n: int, size: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
-def _spline(data: Voxels, coordinates: NDArray[np.float64], axis: int) -> tuple[NDArray[np.float32], Taps]:
-    """B-spline coefficients along an axis, and the taps that evaluate them.
+def coefficients(data: Voxels, axis: int) -> NDArray[np.float32]:
+    """B-spline coefficients of order 3 along an axis, of data whose border is repeated `REPEATED` times at both ends.
 
-    scipy's `zoom(order=3, mode="nearest")` repeats the border 12 times before it filters; so do we, since nnU-Net's
-    resampling is that one.
+    So scipy's `zoom(order=3, mode="nearest")` has them, which is nnU-Net's resampling.
     """
     from scipy.ndimage import spline_filter1d
 
     pad = [(0, 0)] * data.ndim
-    pad[axis] = (12, 12)
-    padded = np.pad(data, pad, mode="edge")
-    coefficients = spline_filter1d(padded, 3, axis, np.float32, mode="nearest")
-    n = padded.shape[axis]
-    x = np.clip(coordinates + 12, 0, n - 1)  # beyond the border the spline goes on through its repeated voxels
+    pad[axis] = (REPEATED, REPEATED)
+    found: NDArray[np.float32] = spline_filter1d(np.pad(data, pad, mode="edge"), 3, axis, np.float32, mode="nearest")
+    return found
+
+
+def _spline_taps(coordinates: NDArray[np.float64], n: int) -> Taps:
+    """The sums of coefficients that are the spline at coordinates of an axis of n voxels."""
+    last = n + 2 * REPEATED - 1
+    x = np.clip(coordinates + REPEATED, 0, last)  # beyond the border the spline goes on through its repeated voxels
     low = np.floor(x).astype(np.int64)
     u = x - low
     weights = np.stack(
@@ -284,8 +295,8 @@ def _spline(data: Voxels, coordinates: NDArray[np.float64], axis: int) -> tuple[
             u**3 / 6,
         ]
     )
-    index = np.clip(low[None] + np.arange(-1, 3)[:, None], 0, n - 1)
-    return coefficients, Taps(index, weights.astype(np.float32))
+    index = np.clip(low[None] + np.arange(-1, 3)[:, None], 0, last)
+    return Taps(index, weights.astype(np.float32))
 
 
 def _kept(

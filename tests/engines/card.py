@@ -139,7 +139,7 @@ class Card(TorchDispatchMode):
         if kind is _aten._local_scalar_dense:
             self.waits += 1
         if kind is _aten._to_copy:
-            self.casts += isinstance(given[0], torch.nn.Parameter) and given[0].device == there
+            self.casts += isinstance(given[0], torch.nn.Parameter) and "cpu" != given[0].device.type == there.type
             size = made.nbytes
             if given[0].device.type != "cpu" and there.type == "cpu":
                 self.down, self.waits = self.down + size, self.waits + 1
