@@ -250,6 +250,7 @@ def made(device: Device, kind: str) -> Any:
     return on(device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("may_leave", [False, True])
 @pytest.mark.parametrize("kind", ["plain", "folds", "mirrored", "overflow", "float16 sums"])
 def test_6_2_however_little_memory_a_card_has_labels_are_the_same_or_it_is_said(
@@ -318,6 +319,7 @@ def test_answers_of_several_models_are_averaged_on_the_card(gpu: Card, together:
     assert gpu.largest <= most_that_crosses(there)
 
 
+@pytest.mark.slow
 def test_without_room_for_them_answers_lie_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = scan()
     with played(monkeypatch) as card:
