@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import shutil
@@ -26,7 +27,7 @@ def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     errors   OSError when the disk cannot hold it
     """
     with tempfile.TemporaryFile(prefix="segcli-") as file:  # the mapping keeps the file's blocks alive
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        size = math.prod(map(int, shape)) * np.dtype(dtype).itemsize
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process at the first write
         elif size > shutil.disk_usage(tempfile.gettempdir()).free:
@@ -60,7 +61,7 @@ def zeros(
 
     errors   OutOfMemory (71) when the disk cannot hold them either
     """
-    size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+    size = np.dtype(dtype).itemsize * math.prod(map(int, shape))
     room = available() if max_ram is None else max_ram - resident()
     if size + RESERVE <= room:
         return np.zeros(shape, dtype)

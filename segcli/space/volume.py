@@ -7,6 +7,7 @@ Array order is (C, D, H, W) and never says anything about anatomy; the affine do
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -98,7 +99,7 @@ class Grid:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)  # NumPy's whole numbers would wrap round at 2^63
 
     def world(self, index: ArrayLike) -> NDArray[np.float64]:
         """LPS mm (..., 3) of voxel coordinates (..., 3)."""

@@ -391,3 +391,20 @@ def test_several_channels_are_only_written_as_NIfTI_or_MGH(tmp_path: Path) -> No
     assert np.array_equal(read(formats.write_image(two, tmp_path / "a.mgz"), channels=2).data, two.data)
     with pytest.raises(OutputError, match="2 channels can only be written as NIfTI"):
         formats.write_image(two, tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    "sizes", ["4294967296 4294967296 4294967296", "9223372036854775807 2 2", "2097152 2097152 2097152"]
+)
+@pytest.mark.parametrize("form", ["nrrd", "mha"])
+def test_3_2_sizes_whose_product_no_machines_numbers_hold_are_refused(tmp_path: Path, form: str, sizes: str) -> None:
+    path = tmp_path / f"a.{form}"
+    if form == "nrrd":
+        space = "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n"
+        text = f"NRRD0004\ntype: short\ndimension: 3\n{space}sizes: {sizes}\nencoding: raw\nendian: little\n\n"
+    else:
+        where = "ElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementDataFile = LOCAL\n"
+        text = f"ObjectType = Image\nNDims = 3\nDimSize = {sizes}\nElementType = MET_SHORT\n{where}"
+    path.write_bytes(text.encode() + bytes(64))
+    with pytest.raises(InputError, match="truncated: the header announces"):
+        formats.read([path])
