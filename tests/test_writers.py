@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from segcli.commands.evaluate import _page
 from segcli.commands.outcomes import cohort_files
 from segcli.commands.terminal import events_to
 from segcli.documents import Document
-from segcli.engines.export.cached import exported
+from segcli.engines.export.cached import exported, sums_of
 from segcli.engines.export.verified import export_onnx
 from segcli.errors import DownloadFailed, OutputError, OutputExists, SegcliError
 from segcli.formats import atomic, table
@@ -89,7 +90,8 @@ def labels() -> Volume:
 def cached(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGCLI_HOME", str(folder))
-        exported(find(str(material() / "plain")))
+        card = find(str(material() / "plain"))
+        exported(card, sums_of(card))
 
 
 def online(patch: pytest.MonkeyPatch) -> None:
@@ -261,6 +263,60 @@ def test_2_7_a_file_that_comes_while_a_model_is_exported_stays(tmp_path: Path, m
         WRITERS[path.name](tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == THESIS
+
+
+class Waited(Exception):
+    """Somebody reads what never ends."""
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    def ended(*_: object) -> None:
+        raise Waited
+
+    before = signal.signal(signal.SIGALRM, ended)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+@pytest.mark.parametrize("name", [".bidsignore", "dataset_description.json", "a0_seg.json", "net/model.json"])
+def test_1_7_what_never_ends_in_the_place_of_a_file_is_not_read(
+    tmp_path: Path, name: str, plant: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    plant(path)
+    with suppress(SegcliError):
+        WRITERS[name](tmp_path / "out")
+    assert path.parent.exists()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.write_bytes(THESIS)]
+)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mgz", "evaluation.html"])
+def test_2_11_what_somebody_puts_in_place_of_a_written_file_is_not_read_back_and_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, plant: Callable[[Path], None]
+) -> None:
+    real = os.fsync
+
+    def swap(handle: int) -> None:
+        real(handle)
+        real_stat = os.fstat(handle)
+        (path,) = (p for p in tmp_path.iterdir() if atomic.is_partial(p.name))
+        path.unlink()
+        plant(path)
+        assert path.lstat().st_size != real_stat.st_size
+
+    monkeypatch.setattr(os, "fsync", swap)
+    with pytest.raises(OutputError, match=f"^{name}: somebody else has put another file where it was being written"):
+        WRITERS[name](tmp_path)
+    assert not (tmp_path / name).exists()
 
 
 @needs_two_users

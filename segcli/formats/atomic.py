@@ -98,7 +98,7 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
                 system.flush(file.fileno())
                 _live[temporary] = os.fstat(file.fileno())
             if check is not None:
-                check(temporary)
+                _checked(check, temporary, path)
             if staged is not None:
                 staged[path] = temporary
                 waits = True
@@ -158,16 +158,34 @@ def _user(otherwise: int) -> int:
     return os.geteuid() if hasattr(os, "geteuid") else otherwise
 
 
-def _rename(temporary: Path, path: Path) -> None:
-    """Give a file its final name; refused where another one than was written stands under its temporary name."""
-    no_detour(path)
-    written, now = _live.get(temporary), temporary.lstat()
+def _checked(check: Callable[[Path], None], temporary: Path, path: Path) -> None:
+    """Have the file read back that was written; what is wrong with another one in its place is told as that."""
+    _untouched(temporary, path)
+    try:
+        check(temporary)
+    except Exception:
+        _untouched(temporary, path)
+        raise
+
+
+def _untouched(temporary: Path, path: Path) -> None:
+    """Refuse where another file than was written stands under its temporary name."""
+    try:
+        written, now = _live.get(temporary), temporary.lstat()
+    except FileNotFoundError:
+        written = None
     alike = written is not None and (now.st_size, now.st_uid) == (written.st_size, written.st_uid)
     if not alike or not stat.S_ISREG(now.st_mode):
         raise OutputError(
             f"{path.name}: somebody else has put another file where it was being written, in {path.parent}",
             hint="choose a folder that only you can write to with -o",
         )
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Give a file its final name; refused as in `_untouched`."""
+    no_detour(path)
+    _untouched(temporary, path)
     system.insistently(lambda: temporary.replace(path))
 
 
@@ -236,7 +254,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a small file whole: read back and compared before it gets its name."""
 
     def check(temporary: Path) -> None:
-        if temporary.read_bytes() != data:
+        if system.bytes_of(temporary) != data:
             raise OutputError(f"{path.name}: what was read back differs from what was written")
 
     with whole_file(path, check) as file:

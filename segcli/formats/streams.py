@@ -326,7 +326,7 @@ def write_whole(
     pieces.append(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
 
     def same(temporary: Path) -> None:
-        with temporary.open("rb") as file:
+        with system.opened(temporary) as file:
             begins = file.read(len(plain)) == plain
         if not begins or not _equal(_stored(temporary, len(plain), wrap is not None), pieces):
             raise OutputError(f"{path.name}: what was read back differs from what was written")
@@ -362,7 +362,7 @@ def _stored(path: Path, start: int, packed: bool) -> Iterator[bytes]:
     if packed:
         yield from unpacked(path, start, [])
         return
-    with path.open("rb") as file:
+    with system.opened(path) as file:
         file.seek(start)
         while chunk := file.read(_CHUNK):
             yield chunk

@@ -12,6 +12,7 @@ from functools import cache
 
 from segcli.documents import Facts, legible, loads
 from segcli.errors import ModelError, near
+from segcli.formats.streams import bytes_of
 from segcli.models.library import places
 
 # Licences that ask for nothing but to be named; every other one is accepted by the user or not at all.
@@ -86,7 +87,7 @@ def entries() -> Mapping[str, Entry]:
     for place in places():
         for path in sorted((place / "catalogue").glob("*.json")):
             with legible(str(path)):
-                document = loads(path.read_bytes(), str(path))
+                document = loads(bytes_of(path, ModelError), str(path))
                 for raw in document["models"]:
                     entry = _entry({"network": document.get("network", ""), **raw}, document["source"])
                     found.setdefault(entry.id, entry)

@@ -15,6 +15,7 @@ from segcli.models import weights
 from segcli.models.imports.source import ModelSource, Named, Stated, label_names
 from segcli.models.weights import Stored, Tensors
 from segcli.networks.registry import Inferred
+from segcli.system import bytes_of
 
 LAYERS_FILE = "model.json"
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
@@ -46,7 +47,7 @@ _NOTES = (
 def layers(folder: Path) -> Facts | None:
     """The layers that a folder's model.json describes; None where there is none, or it is another document."""
     try:
-        found = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
+        found = json.loads(bytes_of(folder / LAYERS_FILE))
     except (OSError, ValueError, RecursionError):
         return None
     rows = found.get("layers") if isinstance(found, dict) else None
@@ -143,7 +144,7 @@ def _names(folder: Path) -> list[str]:
     """The names of the labels: colormap.json or labels.json beside the file, {"0": "Unknown", ...}; else none."""
     for file in ("labels.json", "colormap.json"):
         try:
-            found = json.loads((folder / file).read_text(encoding="utf-8"))
+            found = json.loads(bytes_of(folder / file))
         except (OSError, ValueError, RecursionError):
             continue
         found = found.get("labels", found) if isinstance(found, dict) else found

@@ -32,7 +32,7 @@ from segcli.models.imports.graph import with_external_data
 from segcli.models.imports.recognise import Recognised
 from segcli.models.library import file_sha256, former_name, put_back
 from segcli.networks import registry
-from segcli.system import insistently, one_process
+from segcli.system import bytes_of, insistently, one_process
 
 DIGEST_KEY = "tensors_sha256"
 _ANOTHER = "choose another --name, or move it away"
@@ -197,7 +197,7 @@ def _named_files(folder: Path) -> set[str]:
 
     errors   OSError, ValueError, RecursionError: there is no card
     """
-    found = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    found = json.loads(bytes_of(folder / CARD_FILE))
     if not isinstance(found, dict) or not {"format", "architecture"} <= found.keys():
         return set()
     rough = found.get("rough")
