@@ -1,5 +1,6 @@
 import builtins
 import hashlib
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -213,7 +214,19 @@ def test_a_damaged_file_in_the_cache_is_made_anew_and_said(home: Path, tmp_path:
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SEGCLI_HOME", str(tmp_path / "file"))
-    assert open_engine(model(tmp_path / "bare")).engine.name == "openvino cpu"
+    opened = open_engine(model(tmp_path / "bare"))
+    assert opened.engine.name == "openvino cpu"
+    assert "made for this run alone, for it cannot be kept" in opened.note
+
+
+def test_a_graph_of_the_cache_that_is_refused_is_named_as_it_lies_there(home: Path, tmp_path: Path) -> None:
+    card = model(tmp_path / "bare")
+    open_engine(card)
+    (file,) = (home / "onnx").glob("*.onnx")
+    file.write_bytes(b"thesis")
+    file.with_suffix(".sha256").write_text(hashlib.sha256(b"thesis").hexdigest())
+    with pytest.raises(ModelError, match=re.escape(f"{file}: not an ONNX file")):
+        open_engine(card)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from segcli.errors import SegcliError
+from segcli.errors import SegcliError, cause_of
 from segcli.formats.atomic import whole_file
 from segcli.models.card import ModelCard
 from segcli.models.library import cache_home, file_sha256, find, previous_of
@@ -24,7 +24,7 @@ def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
     own, the same bytes where they may use as many cores, and the last rename wins. A cache that cannot be written to
     changes nothing but the time of the next run.
     """
-    path = _place(card, sums)
+    path = place_of(card, sums)
     known = path.with_suffix(".sha256")
     damaged = False
     with contextlib.suppress(OSError):
@@ -35,10 +35,12 @@ def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
     from segcli.engines.export.graph import certified
 
     data = certified(card, {}, count=1, threads=cores())
-    with contextlib.suppress(SegcliError, OSError):
+    try:
         for place, content in ((path, data), (known, hashlib.sha256(data).hexdigest().encode())):
             with whole_file(place) as file:
                 file.write(content)
+    except (SegcliError, OSError) as error:
+        return data, f"{path}: made for this run alone, for it cannot be kept: {cause_of(error)}"
     return data, f"{path}: was damaged and made anew" if damaged else f"{path}: made for this model"
 
 
@@ -55,7 +57,7 @@ def hashes_before(card: ModelCard, hashes: Mapping[str, str]) -> dict[str, str]:
         members[f"{card.previous}/"] = previous_of(card)
     for inside, own in members.items():
         sums = {name: hashes[inside + name] for name in own.weights if inside + name in hashes}
-        known = _place(own, sums).with_suffix(".sha256")
+        known = place_of(own, sums).with_suffix(".sha256")
         with contextlib.suppress(OSError):
             if len(sums) == len(own.weights):
                 total = bytes_of(known).decode("ascii", "replace").strip()
@@ -64,7 +66,7 @@ def hashes_before(card: ModelCard, hashes: Mapping[str, str]) -> dict[str, str]:
     return made
 
 
-def _place(card: ModelCard, sums: Mapping[str, str]) -> Path:
+def place_of(card: ModelCard, sums: Mapping[str, str]) -> Path:
     """The file of an export, named by what it depends on: sha256 over the card and the weights' bytes."""
     total = hashlib.sha256(json.dumps(card.document, sort_keys=True).encode())
     for digest in sums.values():
