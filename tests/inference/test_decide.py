@@ -148,6 +148,15 @@ def test_a_class_is_tried_only_in_cells_where_it_can_win() -> None:
     assert [None if box is None else (box[0].start, box[0].stop) for box in boxes] == [(0, 2), (1, 2), (1, 3), None]
 
 
+def test_a_class_that_is_behind_by_no_more_than_rounding_is_tried() -> None:
+    """Interpolated, it may be level with the other, and then the first one wins."""
+    slab = np.zeros((3, 4, 4, 4), np.float32)
+    slab[1] -= 5e-5
+    slab[2] -= 1
+    boxes = _winning_boxes(slab, Decision((0, 1, 2)))
+    assert [box is not None for box in boxes] == [True, True, False]
+
+
 def test_between_voxels_of_two_others_a_class_wins_that_is_the_largest_at_neither() -> None:
     rows = np.array([[4, 0], [3, 3], [0, 4]], np.float32).reshape(3, 2, 1, 1)
     model, scan = Grid((2, 1, 1), np.diag([2.0, 1, 1, 1])), Grid((3, 1, 1), np.eye(4))
