@@ -27,6 +27,7 @@ _NONLIN: dict[str, type[nn.Module]] = {
     "ELU": nn.ELU,
     "GELU": nn.GELU,
     "SiLU": nn.SiLU,
+    "Mish": nn.Mish,
 }
 
 Sizes = int | Sequence[int] | Sequence[Sequence[int]]

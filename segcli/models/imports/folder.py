@@ -67,7 +67,8 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> Model
     if bundles:
         raise _several([*plans, *bundles], folder, name, "give the folder of one of them")
     endings = (".pt", ".pth", ".ckpt", ".tar", ".model", ".safetensors", ".onnx")
-    alone = [p for p in sorted(folder.rglob("*")) if p.suffix in endings and p.is_file()]
+    # Hidden files are none of a person's: macOS puts ._NAME beside each on other systems' disks and into archives.
+    alone = [p for p in sorted(folder.rglob("*")) if p.suffix in endings and p.is_file() and p.name[0] != "."]
     if len(alone) == 1:
         return _file(alone[0], told=told, wanted=wanted)
     raise ModelError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     plans, dataset = _json(path / "plans.json"), _json(path / "dataset.json")
     files = fold_files(path, _FINAL, folds)
     after = nnunet_after.found(path, [file.parent.name for file in files])
-    return _source(
+    source = _source(
         f"nnU-Net v2 folder, {folds_in_words(files)}",
         f"nnU-Net v2, {plans.get('dataset_name', path.name)}, plans.json",
         "plans.json and dataset.json",
@@ -58,6 +59,7 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
         path,
         after,
     )
+    return replace(source, notes=[*source.notes, *fold_notes(path, _FINAL, files, folds)])
 
 
 def is_checkpoint(content: Content) -> bool:
@@ -338,6 +340,18 @@ def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str]) -> list
     if not chosen:
         raise ModelError(f"{folder.name}: has no fold_X/{names[0]}", hint="give the folder that holds the folds")
     return chosen
+
+
+def fold_notes(folder: Path, names: Sequence[str], files: Sequence[Path], folds: Sequence[str]) -> list[str]:
+    """Sentences about what `fold_files` left out, and about checkpoints that are not the final ones."""
+    others = [place for place in _fold_folders(folder) if place.name not in {file.parent.name for file in files}]
+    empty = [place.name for place in others if not any((place / name).is_file() for name in names)]
+    notes = [f"{', '.join(empty)}: no checkpoint there, left out"] if empty else []
+    whole = [place.name for place in others if place.name not in empty]
+    if whole and not folds:
+        notes.append(f"{', '.join(whole)}: left out (--folds)")
+    unfinished = [file.parent.name for file in files if file.name != names[0]]
+    return notes + ([f"{', '.join(unfinished)}: {names[1]} is taken, no {names[0]} is there"] if unfinished else [])
 
 
 def has_folds(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from segcli.models.imports.nnunet import (
     RESAMPLE,
     common_fields,
     fold_files,
+    fold_notes,
     folds_in_words,
     normalisation,
     not_taken,
@@ -48,7 +49,8 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     with legible("the plans"):
         container = f"nnU-Net v1 folder, {folds_in_words(files)}"
         source = _source(container, "the plans", plans, stage, trainer or path.name, files, after)
-        return replace(source, previous=first_stage_v1(path.resolve(), trainer or path.name))
+        notes = [*source.notes, *fold_notes(path, _FINAL, files, folds)]
+        return replace(source, notes=notes, previous=first_stage_v1(path.resolve(), trainer or path.name))
 
 
 def file(path: Path, table: str | None = None) -> ModelSource:
@@ -80,6 +82,7 @@ def _source(
         folds=[weights.innermost_table(one, table) for one in stored],
         states=partial(_stated, said_in, plans, stage, after),
         named=named,
+        layers={} if named else trainers.layers_v1(trainer),
         notes=[*nnunet_after.notes(after), *([] if table else not_taken(stored[0]))],
         size=[int(n) for n in stage["patch_size"]],
     )

@@ -120,6 +120,9 @@ def recognise(source: ModelSource, arch: str | None, recipe: Inferred | None) ->
     network = _as_named(source.named, shapes) if source.named else network_in(shapes, arch, recipe, source.where)
     if source.size is not None:
         network = _planned(network, source.size, shapes)
+    if network.family == "nnunet_plain":
+        unsure = tuple(said for said in network.unsure if not _tells(source.layers, said))
+        network = replace(network, config={**network.config, **source.layers}, unsure=unsure)
     folds = [first, *(own_part(fold, network, source.where)[0] for fold in source.folds[1:])]
     return Recognised(network.family, dict(network.config), folds, (*notes, *network.unsure), network.open)
 

@@ -93,6 +93,7 @@ class ModelSource:
     folds      the tensors of each fold under the file's own names; empty for a graph
     states     what the container states of a card whose network is the recognised one
     named      the network that the container names; None where its tensors alone tell
+    layers     arguments of that network which the container states and no tensor tells
     size       the windows of its training, for a network that is built for one size
     notes      what was not understood while it was read, a sentence each
     onnx       the graph's file, where there are no tensors
@@ -104,6 +105,7 @@ class ModelSource:
     folds: Sequence[Tensors]
     states: Callable[[Recognised], Stated]
     named: Named | None = None
+    layers: Facts = field(default_factory=dict)
     size: Sequence[int] | None = None
     notes: Sequence[str] = ()
     onnx: Path | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from segcli.documents import Document, Facts
+from segcli.errors import ModelError
 from segcli.models.imports.source import Named
 from segcli.networks import mednext, stunet
 from segcli.networks.registry import Inferred
@@ -35,6 +37,29 @@ def named(trainer: str, inputs: int, outputs: int, strides: Sequence[Sequence[in
         if found:
             return Named(f"the trainer's {kind}", make(found, inputs, outputs, strides))
     return None
+
+
+# Layers without tensors that trainers of version 1 put into its own network, by a word of their names.
+_LAYERS: tuple[tuple[str, Facts], ...] = (
+    ("ReLU", {"nonlin": "torch.nn.ReLU", "nonlin_kwargs": {}}),
+    ("GeLU", {"nonlin": "torch.nn.GELU", "nonlin_kwargs": {}}),
+    ("Mish", {"nonlin": "torch.nn.Mish", "nonlin_kwargs": {}}),
+    ("LReLU_slope_2en1", {"nonlin_kwargs": {"negative_slope": 0.2}}),
+    ("convReLUIN", {"nonlin_first": True}),
+    ("convlReLUIN", {"nonlin_first": True}),
+    ("NoNormalization", {"norm_op": None, "norm_op_kwargs": {}}),
+)
+
+
+def layers_v1(trainer: str) -> Document:
+    """The arguments of version 1's own network that a trainer's name tells and no tensor.
+
+    errors   ModelError (78): a layer that segcli lacks
+    """
+    words = f"{trainer}_"
+    if "_GN_" in words:
+        raise ModelError(f"the network of the trainer {trainer} has group norms, which segcli lacks")
+    return {key: value for word, own in _LAYERS if f"_{word}_" in words for key, value in own.items()}
 
 
 def own(trainer: str) -> bool:

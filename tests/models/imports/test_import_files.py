@@ -637,6 +637,13 @@ def test_the_one_checkpoint_of_a_folder_is_taken(tmp_path: Path) -> None:
     assert imports.inspect(tmp_path / "given").arguments == alone.arguments
 
 
+def test_what_macos_puts_beside_files_in_archives_is_no_checkpoint(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "net.zip", "w") as archive:
+        archive.write(CONTAINERS / "tiny_segresnet_raw.pth", "model/net.pth")
+        archive.writestr("__MACOSX/model/._net.pth", b"\0\5\x16\7" + bytes(100))
+    assert imports.inspect(tmp_path / "net.zip").network == "segresnet"
+
+
 def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros.pt", bytes(12_000_000))

@@ -415,7 +415,20 @@ def test_all_cases_in_one_fold_and_the_best_checkpoint_do(tmp_path: Path) -> Non
     folder = edited(tmp_path)
     (folder / "fold_0").rename(folder / "fold_all")
     (folder / "fold_all" / "checkpoint_final.pth").rename(folder / "fold_all" / "checkpoint_best.pth")
-    assert imports.inspect(folder).container == "nnU-Net v2 folder, fold_all"
+    found = imports.inspect(folder)
+    assert found.container == "nnU-Net v2 folder, fold_all"
+    assert found.notes == ["fold_all: checkpoint_best.pth is taken, no checkpoint_final.pth is there"]
+
+
+def test_folds_that_are_left_out_are_said(tmp_path: Path) -> None:
+    folder = edited(tmp_path)
+    for name in ("fold_1", "fold_all", "fold_2"):
+        shutil.copytree(folder / "fold_0", folder / name)
+    (folder / "fold_2" / "checkpoint_final.pth").unlink()
+    found = imports.inspect(folder)
+    assert (found.folds, found.notes) == (2, ["fold_2: no checkpoint there, left out", "fold_all: left out (--folds)"])
+    chosen = imports.inspect(folder, wanted=imports.WhichModel(folds=("all",)))
+    assert (chosen.folds, chosen.notes) == (1, ["fold_2: no checkpoint there, left out"])
 
 
 def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
@@ -709,7 +722,7 @@ def test_plans_beside_the_file_win_over_a_recipe_which_names_the_labels(tmp_path
     assert made.source == "a recipe"
 
 
-def version_1_unet(flat_stem: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+def version_1_unet(flat_stem: bool, **layers: Any) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     """Tensors as nnU-Net v1's own network names them, and v2's network that computes the same.
 
     flat_stem  whether the first level of the encoder has kernels of 1x3x3, in the decoder always 3x3x3
@@ -725,7 +738,7 @@ def version_1_unet(flat_stem: bool) -> tuple[dict[str, torch.Tensor], torch.nn.M
         "num_classes": 3,
         "n_conv_per_stage_decoder": [2, 2],
     }
-    net = registry.build("nnunet_plain", sizes)
+    net = registry.build("nnunet_plain", sizes | layers)
     for name, tensor in net.state_dict().items():
         if "transpconvs" in name and name.endswith("bias"):
             tensor.zero_()
@@ -765,6 +778,53 @@ def test_version_1s_own_network_is_version_2s_under_other_names(tmp_path: Path, 
     x = torch.randn(1, 1, 8, 16, 16)
     with torch.inference_mode():
         assert (checkpoint.network_of(made)(x) - net(x)).abs().max() < 1e-5
+
+
+OF_TRAINERS: dict[str, dict[str, Any]] = {
+    "nnUNetTrainerV2": {},
+    "nnUNetTrainerV2_ReLU": {"nonlin": "torch.nn.ReLU"},
+    "nnUNetTrainerV2_GeLU": {"nonlin": "torch.nn.GELU"},
+    "nnUNetTrainerV2_Mish": {"nonlin": "torch.nn.Mish"},
+    "nnUNetTrainerV2_LReLU_slope_2en1": {"nonlin_kwargs": {"negative_slope": 0.2}},
+    "nnUNetTrainerV2_ReLU_convReLUIN": {"nonlin": "torch.nn.ReLU", "nonlin_first": True},
+    "nnUNetTrainerV2_lReLU_convlReLUIN": {"nonlin_first": True},
+    "nnUNetTrainerV2_NoNormalization_lr1en3": {"norm_op": None},
+    "nnUNetTrainerV2_BN": {"norm_op": "torch.nn.BatchNorm3d", "norm_op_kwargs": {"eps": 1e-5}},
+    "nnUNetTrainerV2_noDeepSupervision": {},
+}
+
+
+def trained_1(folder: Path, trainer: str, **layers: Any) -> tuple[Path, torch.nn.Module]:
+    """A folder as a trainer of version 1 leaves it, and the network that is in it."""
+    folder, _ = version_1(folder)
+    path = folder / "fold_0" / "model_final_checkpoint.model"
+    old, net = version_1_unet(False, **layers)
+    torch.save({"epoch": 1, "state_dict": old}, path)
+    beside = Path(f"{path}.pkl")
+    beside.write_bytes(pickle.dumps({**pickle.loads(beside.read_bytes()), "name": trainer}))
+    return folder, net
+
+
+@pytest.mark.parametrize("container", ["folder", "zip", "file"])
+@pytest.mark.parametrize("trainer", OF_TRAINERS)
+def test_layers_without_tensors_are_those_of_the_trainer_of_version_1(
+    tmp_path: Path, trainer: str, container: str
+) -> None:
+    folder, net = trained_1(tmp_path / "task", trainer, **OF_TRAINERS[trainer])
+    path = folder / "fold_0" / "model_final_checkpoint.model"
+    if container != "file":
+        path = folder if container == "folder" else Path(shutil.make_archive(str(tmp_path / "task"), "zip", folder))
+    given = imports.options(labels="background,a,b")
+    made = library.read_card(imports.adopt(path, to=tmp_path, name="m", given=given))
+    x = torch.randn(1, 1, 8, 16, 16)
+    with torch.inference_mode():
+        assert (checkpoint.network_of(made)(x) - net(x).softmax(1)).abs().max() < 1e-5
+
+
+def test_a_trainer_of_version_1_with_group_norms_is_refused_by_name(tmp_path: Path) -> None:
+    folder, _ = trained_1(tmp_path / "task", "nnUNetTrainerV2_GN")
+    with pytest.raises(ModelError, match="trainer nnUNetTrainerV2_GN has group norms, which segcli lacks"):
+        imports.inspect(folder)
 
 
 @pytest.mark.skipif(SHARED is None, reason="SEGCLI_SHARED does not name the folder with the full set")
