@@ -8,7 +8,8 @@ the battery. Each is labelled without the card's steps (`--keep-islands`). The f
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import battery
@@ -30,26 +31,35 @@ UNLABELLED = (
     "dicom/mr_t1_enhanced_siemens/dicom",
 )
 
-Head = tuple[str, Volume, np.ndarray | None]  # name, scan, the reference's labels
+Head = tuple[Volume, np.ndarray | None]  # scan, the reference's labels
 
 
-def heads(data: Path, also: list[Path]) -> Iterator[Head]:
+def heads(data: Path, also: list[Path]) -> dict[str, Callable[[], Head]]:
+    """Each head by its name, to be read when its turn comes."""
+    found: dict[str, Callable[[], Head]] = {}
     folder = data / "brain_t1_freesurfer"
     for name, (scan, labels) in FREESURFER.items():
-        truth = freesurfer(read([folder / f"{labels}.nii.gz"]).data[0])
-        yield name, read([folder / f"{scan}.nii.gz"]), truth
+        found[name] = partial(_real, folder / f"{scan}.nii.gz", folder / f"{labels}.nii.gz", freesurfer)
     folder = data / "colin27_aal"
-    yield "Colin27", read([folder / "colin27_t1_head.nii.gz"]), aal(read([folder / "aal.nii.gz"]).data[0])
+    found["Colin27"] = partial(_real, folder / "colin27_t1_head.nii.gz", folder / "aal.nii.gz", aal)
     for path in (*[data / name for name in UNLABELLED], *also):
-        yield path.parent.name if path.is_dir() else path.name.split(".")[0], read([path]), None
-    maps = data / "synthseg_label_maps"
+        found[path.parent.name if path.is_dir() else path.name.split(".")[0]] = partial(_real, path)
+    for contrast in battery.CONTRASTS:
+        found[f"{contrast} 5 mm"] = partial(_drawn, data / "synthseg_label_maps", contrast)
+    return found
+
+
+def _real(scan: Path, labels: Path | None = None, ours: Callable[[np.ndarray], np.ndarray] = aal) -> Head:
+    return read([scan]), None if labels is None else ours(read([labels]).data[0])
+
+
+def _drawn(maps: Path, contrast: str) -> Head:
     table = read_table(maps / "labels.csv")
     outputs = np.array(table.outputs)[table.target.numpy()]
     path = sorted(maps.glob("training_seg_*.nii.gz"))[-HELD_OUT]
-    for contrast in battery.CONTRASTS:
-        image, rows, size = battery.thick(battery.head(path, table, contrast), table)
-        grid = Grid(image.shape, battery.RAS @ np.diag([*size, 1.0]))
-        yield f"{contrast} 5 mm", Volume(np.ascontiguousarray(image, np.float32)[None], grid), outputs[rows]
+    image, rows, size = battery.thick(battery.head(path, table, contrast), table)
+    grid = Grid(image.shape, battery.RAS @ np.diag([*size, 1.0]))
+    return Volume(np.ascontiguousarray(image, np.float32)[None], grid), outputs[rows]
 
 
 def small_pieces(labels: Volume, spare: float, truth: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -77,9 +87,10 @@ def main() -> None:
     gone: dict[str, list[float]] = {x.name: [] for x in names}  # mL of each head
     gain: dict[str, list[float]] = {x.name: [] for x in names}  # Dice, of those with a reference
     whole: list[str] = []
-    for head, scan, truth in heads(args.data, args.also):
+    for head, load in heads(args.data, args.also).items():
         if args.only not in head:
             continue
+        scan, truth = load()
         labels = Volume(model.unchanged(scan)[None], scan.grid)
         skipped = (CSF,) * (head in FREESURFER)
         before = {} if truth is None else dice(labels.data[0].astype(int), truth, skipped)
