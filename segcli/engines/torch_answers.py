@@ -24,7 +24,7 @@ class DeviceAnswer:
     def __init__(self, device: Device, slab: Callable[[Box], Tensor], task: Spreading) -> None:
         self._device, self._slab, self._task = device, slab, task
         self._place = Place(task.on, task.part, task.wanted, task.rule)
-        self._answer = device.zeros((len(task.beyond), *task.on.shape))
+        self._answer = device.answers((len(task.beyond), *task.on.shape))
         for channel, value in zip(self._answer.data, task.beyond, strict=True):
             channel.fill_(value)
 

@@ -94,6 +94,18 @@ class Device:
         self._sums.add(total)
         return total
 
+    def answers(self, shape: tuple[int, ...]) -> Total:
+        """Zeros for a model's whole answer: in the computer's memory where the device has no room, and no more moves."""
+        try:
+            with self.within():
+                total = Total(torch.zeros(shape, device=self.now))
+        except RuntimeError as error:
+            short(error)
+            self.taken.append("out of GPU memory: a model's answer lies in the computer's memory")
+            total = Total(torch.from_numpy(host_zeros(shape, self._max_ram, self.taken)))
+        self._sums.add(total)
+        return total
+
     @contextmanager
     def within(self) -> Iterator[None]:
         """Within the block the limits of threads and of the device's memory hold."""
@@ -136,6 +148,8 @@ class Device:
         elif not self._sums_on_host:
             self._sums_on_host = True
             for total in self._sums:
+                if total.data.device.type == "cpu" != self.place.type:
+                    continue
                 total.data = self._zeros(tuple(total.data.shape), total.data.dtype).copy_(total.data)
             self.taken.append("out of GPU memory: logits are added up in the computer's memory")
         elif self._may_leave and not self.left:

@@ -149,6 +149,22 @@ def test_6_3_sums_that_move_to_the_host_go_into_a_file_where_max_ram_wants_it(en
     assert total.data.min() == 1
 
 
+def test_6_2_an_answer_without_room_on_the_device_lies_on_the_host_and_sums_stay(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*shape: Any, **how: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    sums = device.zeros((2, 4, 4, 4))
+    before = sums.data
+    with monkeypatch.context() as short:
+        short.setattr(torch, "zeros", full)
+        answer = device.answers((3, 4, 4, 4))
+    assert answer.data.shape == (3, 4, 4, 4)
+    assert device.taken == ["out of GPU memory: a model's answer lies in the computer's memory"]
+    assert sums.data is before
+
+
 def test_5_8_of_half_precision_only_the_windows_that_overflow_are_computed_again_in_float32(engine: Any) -> None:
     shown = patches(8)
     over = (shown > 2).any((1, 2, 3, 4))
