@@ -95,7 +95,7 @@ class Device:
         return total
 
     def answers(self, shape: tuple[int, ...]) -> Total:
-        """Zeros for a model's whole answer: in the computer's memory where the device has no room, and no more moves."""
+        """Zeros for a model's whole answer; on the host where the device has no room, and nothing else moves."""
         try:
             with self.within():
                 total = Total(torch.zeros(shape, device=self.now))
