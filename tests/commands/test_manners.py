@@ -261,7 +261,7 @@ def test_more_threads_than_can_be_are_a_usage_error_with_the_bound():
     done = command("predict", "a.nii.gz", "--threads", 100_000)
     assert done.returncode == 2
     assert b"--threads" in done.stderr
-    assert b"less than or equal to 1024" in done.stderr
+    assert b"1024" in done.stderr  # each typer has its own words for it
 
 
 def test_a_misspelt_option_gets_the_nearest_one():
