@@ -43,9 +43,18 @@ class SmallStep(_After, frozen=True, kw_only=True, tag="small"):
 
 
 class FillStep(_After, frozen=True, kw_only=True, tag="fill"):
-    """A structure gets the background that it encloses."""
+    """A structure gets the background that it encloses.
+
+    others   and the parts of other structures in it; each structure counts as it was before the step, and a voxel that
+             several would have is that one's with the highest value
+    flat     in a scan of one slice, where nothing is enclosed, holes in it of less than so many voxels; null for none
+    """
 
     structures: Structures = None
+    others: Annotated[bool, Meta(description="true or false")] = False
+    flat: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="null or a whole number from 1 to 1000000")
+    ] = None
 
 
 class JoinStep(_After, frozen=True, kw_only=True, tag="join"):

@@ -133,6 +133,12 @@ class OutsideStep(_StepOf, frozen=True, kw_only=True, tag="outside"):
     value: Value
 
 
+class HistogramStep(_StepOf, frozen=True, kw_only=True, tag="histogram"):
+    low: Value
+    high: Value
+    share: Annotated[float, Meta(gt=0, lt=1, description="a number between 0 and 1")]
+
+
 class CropStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="crop"):
     above: Annotated[Value | None, Meta(description="null or a number from -1e12 to 1e12")] = 0.0
     margin: Annotated[int, Meta(ge=0, le=10_000, description="a whole number from 0 to 10000")] = 0
@@ -140,7 +146,7 @@ class CropStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="crop"):
 
 
 class ResampleStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="resample"):
-    whole: Annotated[bool, Meta(description="true or false")] = False
+    whole: Annotated[bool | Literal["rounded"], Meta(description='true, false or "rounded"')] = False
 
 
 class FrameStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="frame"):
@@ -150,7 +156,15 @@ class FrameStep(_Kept, frozen=True, kw_only=True, tag_field="step", tag="frame")
 
 
 IntensityStep = (
-    ClipStep | ScaleStep | PercentilesStep | StandardiseStep | OutsideStep | CropStep | ResampleStep | FrameStep
+    ClipStep
+    | ScaleStep
+    | PercentilesStep
+    | HistogramStep
+    | StandardiseStep
+    | OutsideStep
+    | CropStep
+    | ResampleStep
+    | FrameStep
 )
 STEPS: dict[str, type[IntensityStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(IntensityStep)}
 _STEPPED: dict[str, Mapping[str, type[Struct]]] = {"intensity": STEPS, "after": AFTER}
@@ -207,8 +221,8 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
         None
     )
     anchor: Annotated[
-        Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai"],
-        Meta(description="one of edges, corners, stored, oriented, within, monai_stored, monai"),
+        Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai", "conformed"],
+        Meta(description="one of edges, corners, stored, oriented, within, monai_stored, monai, conformed"),
     ] = "edges"
     interpolation: Annotated[
         Literal["linear", "cubic", "nearest", "area"], Meta(description="one of linear, cubic, nearest, area")

@@ -60,8 +60,7 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep) -> NDArray[np
         case SmallStep():
             _drop_small(labels, wanted, step, data)
         case FillStep():
-            for value in wanted:
-                filled(data[0], value)
+            filled(data[0], wanted, others=step.others, flat=step.flat)
         case JoinStep():
             _join(data[0], wanted, [x.id for x in names if x.name in (step.dissolved or ())])
         case SpineStep():

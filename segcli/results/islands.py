@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -196,13 +196,35 @@ def changes(before: Volume, after: Volume, names: Sequence[Label]) -> list[Chang
     return out
 
 
-def filled(data: NDArray[np.integer], structure: int) -> None:
-    """Give a structure, in place, the background that it encloses."""
+def filled(data: NDArray[np.integer], structures: Iterable[int], *, others: bool, flat: int | None) -> None:
+    """Give structures, in place, the background that they enclose.
+
+    others   and parts of other structures: each structure counts as it was, and the highest value comes last
+    flat     of data with one plane, see `enclosed`
+    """
+    before = data.copy()
+    for value in sorted(structures) if others else structures:
+        mask = before == value
+        holes = enclosed(mask, flat)
+        data[holes | mask if others else holes & (data == 0)] = value
+
+
+def enclosed(mask: NDArray[np.bool_], flat: int | None = None) -> NDArray[np.bool_]:
+    """The voxels (D, H, W) that no way through faces leads from to beyond the mask.
+
+    flat   in one plane, where each voxel is beside what is beyond it: the holes in it of less than so many voxels
+    """
     from scipy.ndimage import find_objects, label
 
-    boxes = find_objects((data == structure).view(np.uint8))
+    holes = np.zeros_like(mask)
+    boxes = find_objects(mask.view(np.uint8))
     if boxes:
-        part = data[boxes[0]]
-        outside, _ = label(np.pad(part != structure, 1, constant_values=True))
+        least = flat if mask.shape.count(1) == 1 else None
+        around = [int(n > 1 or least is None) for n in mask.shape]
+        pieces, _ = label(np.pad(~mask[boxes[0]], [(n, n) for n in around], constant_values=True))
         # 1 is the piece that the padding around the box belongs to.
-        part[(outside[1:-1, 1:-1, 1:-1] > 1) & (part == 0)] = structure
+        own = pieces[tuple(slice(n, -n or None) for n in around)]
+        holes[boxes[0]] = own > 1
+        if least is not None:
+            holes[boxes[0]] &= (np.bincount(pieces.ravel()) < least)[own]
+    return holes

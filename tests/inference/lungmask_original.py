@@ -2,8 +2,8 @@
 
     python tests/inference/lungmask_original.py FILE
 
-It needs lungmask 0.2.22. FILE gets the labels of each slice before and after its last steps on the whole, and those of
-a second network for lobes once they are fused with the first one's.
+It needs lungmask 0.2.22. FILE gets the labels of each slice before and after its last steps on the whole, those of a
+scan that is one slice, and those of a second network for lobes once they are fused with the first one's.
 """
 
 import sys
@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 SIZES = {"in_channels": 1, "n_classes": 3, "depth": 3, "wf": 2}
+ONE = slice(2, 3)  # a scan of one slice
 LOBES = SIZES | {"n_classes": 6}
 
 
@@ -84,6 +85,8 @@ def main() -> None:
         name = "after" if program.volume_postprocessing else "before"
         found[name] = program._inference(phantom(), net)
         print(name, np.bincount(found[name].ravel()))
+    found["one_slice"] = program._inference(phantom()[ONE], net)
+    print("one slice", np.bincount(found["one_slice"].ravel()))
     program.modelname, program.model, program.fillmodel, program.fillmodelm = "lobes", lobes, "lungs", net
     found["fused"] = program.apply(phantom())
     print("fused", np.bincount(found["fused"].ravel()))

@@ -72,6 +72,32 @@ def test_a_hole_is_filled_once_it_is_one() -> None:
     assert left(volume(data), FillStep(structures=("one",)), SmallStep(mm3=1))[13] == 0
 
 
+def test_a_hole_is_filled_with_what_others_have_in_it() -> None:
+    data = np.zeros((5, 5, 5), int)
+    data[1:4, 1:4, 1:4] = 1
+    data[2, 2, 2] = 2
+    everything = FillStep(others=True)
+    assert left(volume(data), everything)[62] == 2, "the structure of the higher value has the last word"
+    assert left(volume(data), FillStep(others=True, structures=("one",)))[62] == 1
+    turned = np.where(data > 0, 3 - data, 0)
+    assert left(volume(turned), everything) == np.where(data > 0, 2, 0).ravel().tolist()
+
+
+def test_holes_of_a_single_slice_are_filled_below_a_size() -> None:
+    data = np.ones((1, 7, 9), int)
+    data[0, 1:3, 1:3] = data[0, 4:6, 4:8] = 0  # holes of 4 and of 8 voxels
+    assert left(volume(data), FillStep()) == data.ravel().tolist(), "each voxel is beside what lies beyond the slice"
+    for flat, filled in ((4, 0), (5, 4), (8, 4), (9, 12)):
+        assert sum(left(volume(data), FillStep(flat=flat))) == data.sum() + filled
+        assert sum(left(volume(np.moveaxis(data, 0, 2)), FillStep(flat=flat))) == data.sum() + filled
+    data[0, 0, 1] = 0
+    assert sum(left(volume(data), FillStep(flat=9))) == data.sum() + 8, "one of them is open now"
+    data[0, 4, 4] = 2
+    assert 2 in left(volume(data), FillStep(flat=9))
+    thick = np.concatenate([data, data])
+    assert left(volume(thick), FillStep(flat=9)) == thick.ravel().tolist()
+
+
 def test_what_is_outside_of_a_grown_structure_goes() -> None:
     labels = row(2, 2, 2, 1, 2, 2)
     assert left(labels, WithinStep(of=("one",), mm=2.5)) == [0, 2, 2, 1, 2, 2]  # two voxels of 1 mm
@@ -113,6 +139,8 @@ LIES = [
     ([{"step": "within", "of": ["lung"], "mm": 10}], "names 'lung'"),
     ([{"step": "within", "of": ["liver"], "mm": float("nan")}], "mm"),
     ([{"step": "drop", "structures": ["1", "2", "3", "4", "5"]}], "drops every structure"),
+    ([{"step": "fill", "flat": 0}], "flat = 0, not null or a whole number"),
+    ([{"step": "fill", "others": 1}], "others = 1, not true or false"),
     ({"step": "fill"}, "is not a list of steps"),
 ]
 
