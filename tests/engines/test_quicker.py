@@ -47,10 +47,11 @@ def test_a_quicker_network_answers_as_it_did(name: str, count: int) -> None:
     assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
-def test_an_instance_norm_of_a_large_window_is_exact() -> None:
+@pytest.mark.parametrize("norm", [nn.InstanceNorm3d(4), nn.GroupNorm(4, 4, affine=False)], ids=["instance", "group"])
+def test_a_norm_of_each_channel_of_a_large_window_is_exact(norm: nn.Module) -> None:
     torch.manual_seed(0)
     x = 0.5 + 0.8 * torch.randn(1, 4, 96, 96, 96)
-    found = quicker(nn.Sequential(nn.InstanceNorm3d(4)))(x.contiguous(memory_format=torch.channels_last_3d))
+    found = quicker(nn.Sequential(norm))(x.contiguous(memory_format=torch.channels_last_3d))
     wanted = nn.functional.instance_norm(x.double())
     assert (found - wanted).abs().max() < 1e-5  # the sums of a batch norm over all voxels are off by 1e-3
 
