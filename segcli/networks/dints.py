@@ -202,7 +202,8 @@ class DiNTS(nn.Module):
         maps: list[Tensor | None] = []
         for i, given in enumerate(self.node_a[0]):
             seen = self.stem_down[str(i)](x)
-            maps.append(seen if given else torch.zeros_like(seen))
+            # Not torch.zeros_like: OpenVINO 2026.4 overwrites constant maps, and the next window is answered by them.
+            maps.append(seen if given else seen * 0)
         maps = self.dints_space(maps)
         joined: Tensor | None = None
         for i in reversed(range(len(maps))):

@@ -91,5 +91,5 @@ def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
     exported.in_onnx_runtime()
 
 
-def test_openvino_answers_alike_for_any_batch(exported: Exported) -> None:
+def test_openvino_answers_alike_window_by_window(exported: Exported) -> None:
     exported.in_openvino()

@@ -51,6 +51,6 @@ def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
     exported.in_onnx_runtime()
 
 
-def test_openvino_answers_alike_for_any_batch(exported: Exported) -> None:
+def test_openvino_answers_alike_window_by_window(exported: Exported) -> None:
     # Behind a convolution its instance norm adds all voxels up in float32: UNesT is off by 4e-4, at 64 voxels a side.
     exported.in_openvino(times=4)
