@@ -5,7 +5,7 @@ public state dicts and documentation of MONAI 0.6 to 1.6.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -384,7 +384,10 @@ def norm(spec: Spec, channels: int, dims: int = 3) -> nn.Module:
 
 
 def activation(spec: Spec) -> nn.Module:
-    """An activation by its official name, alone or with its options."""
+    """An activation by its official name, alone or with its options.
+
+    errors   ValueError: a name that is none, options that it has not, or cannot work with
+    """
     kinds: dict[str, type[nn.Module]] = {
         "relu": nn.ReLU,
         "leakyrelu": nn.LeakyReLU,
@@ -397,15 +400,25 @@ def activation(spec: Spec) -> nn.Module:
     name, options = named(spec)
     if name not in kinds:
         raise ValueError(f"no activation is called {name!r}; there are {', '.join(kinds)}")
-    return kinds[name](**options)
+    try:
+        made = kinds[name](**options)
+        made(torch.zeros(1, made.weight.numel() if isinstance(made, nn.PReLU) else 1))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the activation {name} cannot have the options {options!r}") from error
+    return made
 
 
 def named(spec: Spec) -> tuple[str, Document]:
-    """The lower-case name and the options of a specification such as ("GROUP", {"num_groups": 8})."""
-    if isinstance(spec, str):
-        return spec.lower(), {}
-    name, options = spec
-    return str(name).lower(), dict(options)
+    """The lower-case name and the options of a specification such as ("GROUP", {"num_groups": 8}).
+
+    errors   ValueError for what is neither a name nor a name with its options
+    """
+    match spec:
+        case str():
+            return spec.lower(), {}
+        case [str() as name, Mapping() as options]:
+            return name.lower(), dict(options)
+    raise ValueError(f"{spec!r} is neither a name nor a name with its options")
 
 
 def norm_of(shapes: Facts, name: str) -> Literal["instance", "batch", "affine"]:

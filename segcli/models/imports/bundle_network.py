@@ -89,7 +89,9 @@ def _activation(value: Any) -> Any:
     if isinstance(value, list) and value:
         return [_activation(value[0]), *value[1:]]
     text = value.text if isinstance(value, Unknown) else value
-    found = re.fullmatch(r"(?:\w+\.)*(?:nn|Act)\.(\w+)", text) if isinstance(text, str) else None
+    found = (
+        re.fullmatch(r"(?:\w+\.)*(?:nn(?:\.modules(?:\.\w+)?)?|Act)\.(\w+)", text) if isinstance(text, str) else None
+    )
     if found is None:
         return value
     return "swish" if found[1].lower() == "silu" else found[1].lower()  # MONAI's name for it

@@ -901,6 +901,7 @@ def test_a_network_of_the_bundles_own_code_is_told_by_its_tensors(tmp_path: Path
     [
         ("$torch.nn.GELU", "gelu"),
         ("torch.nn.SiLU", "swish"),
+        ("$torch.nn.modules.activation.Mish", "mish"),
         ("$monai.networks.layers.Act.PRELU", "prelu"),
         (["$torch.nn.LeakyReLU", {"negative_slope": 0.1}], ["leakyrelu", {"negative_slope": 0.1}]),
         ("RELU", "RELU"),
@@ -915,6 +916,29 @@ def test_an_activation_that_is_given_as_a_class_is_called_by_its_name(tmp_path: 
     sizes = {k: v for k, v in network.items() if k != "_target_"} | {"act": name}
     torch.save(registry.build("monai_unet", sizes).state_dict(), folder / "models" / "model.pt")
     assert imports.inspect(folder).arguments["act"] == name
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("$torch.nn.Softplus", "no activation is called 'softplus'; there are relu,"),
+        (["$torch.nn.LeakyReLU", {"negative_slope": "x"}], "leakyrelu cannot have the options {'negative_slope': 'x'}"),
+        (["$torch.nn.GELU", {"approximate": "nope"}], "gelu cannot have the options {'approximate': 'nope'}"),
+        (["$torch.nn.ELU", {"slope": 1}], "elu cannot have the options {'slope': 1}"),
+        (["$torch.nn.ELU", {"alpha": 1e400}], "has the number inf"),
+        (["$torch.nn.ELU", 1], r"\['elu', 1\] is neither a name nor a name with its options"),
+        ({"_target_": "torch.nn.GELU"}, "is neither a name nor a name with its options"),
+        ([], r"\[\] is neither a name nor a name with its options"),
+        (5, "5 is neither a name nor a name with its options"),
+    ],
+)
+def test_an_activation_that_is_none_is_refused(tmp_path: Path, act: Any, words: str) -> None:
+    network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"]
+    folder = edited(tmp_path / "b", network_def=network | {"act": act})
+    sizes = {k: v for k, v in network.items() if k != "_target_"} | {"act": "relu"}
+    torch.save(registry.build("monai_unet", sizes).state_dict(), folder / "models" / "model.pt")
+    with pytest.raises(ModelError, match=words):
+        imports.adopt(folder, to=tmp_path, name="m")
 
 
 def test_an_activation_of_a_bundles_own_code_is_not_guessed(tmp_path: Path) -> None:
