@@ -9,12 +9,14 @@ of smooth noise, runs the bundle's inferer and what follows, all but the saving.
 labels the same scans, as its authors have it (--faithful). Printed is a table: whether it was imported, and the share
 of equal labels among the voxels that one or the other labels; labels that MONAI interpolates are rounded.
 
-Windows are 64 voxels at most along each axis, in both programs, and files are read by nibabel. Where MONAI needs what
-is not in the folder (scripts/, codes of an architecture) the reason stands in place of a share. The program ends with 1
+Windows are 64 voxels at most along each axis, in both programs, and files are read by nibabel. The code of a searched
+architecture (DiNTS) is drawn where the folder has none. Where MONAI needs what is not in the folder (scripts/) the
+reason stands in place of a share. The program ends with 1
 where an imported bundle agrees in less than 99.9 % of the voxels.
 """
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -74,8 +76,8 @@ def configurations(configs: Path) -> Iterator[Path]:
 
 
 def shortened(path: Path) -> dict[str, Any]:
-    """Write a configuration with windows of LARGEST at most, and return it."""
-    text = path.read_text(encoding="utf-8")
+    """Write a configuration for the processor with windows of LARGEST at most, and return it."""
+    text = path.read_text(encoding="utf-8").replace("torch.device('cuda')", "torch.device('cpu')")
     config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     roi = config.get("inferer", {}).get("roi_size")
     if isinstance(roi, list):
@@ -85,6 +87,25 @@ def shortened(path: Path) -> dict[str, Any]:
     return config
 
 
+def searched(config: dict[str, Any], folder: Path) -> None:
+    """Draw the code of a DiNTS's architecture where the configuration wants one: each level goes on, a third crosses.
+
+    Of the edges of a block the first lead to the first level, from it and from the one below, and so on.
+    """
+    space, path = config.get("dints_space"), str(config.get("arch_ckpt_path"))
+    file = folder / "models" / path.rpartition("/models/")[2].rstrip("'")
+    if not isinstance(space, dict) or file.exists():
+        return
+    blocks, depths = space["num_blocks"], space["num_depths"]
+    straight = [
+        source == level for level in range(depths) for source in range(level - 1, level + 2) if 0 <= source < depths
+    ]
+    rng = np.random.default_rng(1)
+    opened = np.maximum(np.array(straight, int), rng.random((blocks, len(straight))) < 1 / 3)
+    code = {"arch_code_a": opened, "arch_code_c": rng.integers(0, 5, opened.shape)}
+    torch.save({**code, "node_a": np.ones((blocks + 1, depths), int)}, file)
+
+
 class Theirs:
     """A bundle in MONAI: its network with seeded weights, and its way from files to labels."""
 
@@ -92,6 +113,7 @@ class Theirs:
         sys.path.insert(0, str(folder))  # its own scripts, where it has some
         for name in [n for n in sys.modules if n.partition(".")[0] == "scripts"]:
             del sys.modules[name]
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # codes of architectures are arrays of NumPy
         self.parser = ConfigParser(dict(config))
         self.parser.update({"bundle_root": str(folder), "device": "$torch.device('cpu')"})
         for name in ("preprocessing", "preprocessing_transforms"):
@@ -114,6 +136,15 @@ class Theirs:
         found = self.parser.config.get(name, [])
         found = found.get("transforms", []) if isinstance(found, dict) else found
         return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+    def channels(self) -> int:
+        """That the scans have: those of the network, of which DeepEdit's are a person's clicks but for the first."""
+        network = self.parser.config.get("network_def")
+        if "number_intensity_ch" in self.parser.config:
+            return int(self.parser.config["number_intensity_ch"])
+        if isinstance(network, dict) and "in_channels" in network:
+            return int(self.parser.get_parsed_content("network_def::in_channels"))
+        return int(next(m.in_channels for m in self.network.modules() if hasattr(m, "in_channels")))
 
     def steps(self) -> list[float]:
         """Of scans that need some resampling, mm."""
@@ -175,9 +206,10 @@ def row(source: Path, config: Path, home: Path) -> list[str]:
     shutil.copytree(source, folder, copy_function=shutil.copyfile)
     (folder / "models").mkdir(exist_ok=True)
     try:
-        theirs = Theirs(folder, shortened(folder / "configs" / config.name))
-        channels = next(m.in_channels for m in theirs.network.modules() if hasattr(m, "in_channels"))
-        channels = int(theirs.parser.config.get("number_intensity_ch", channels))  # DeepEdit's others are clicks
+        changed = shortened(folder / "configs" / config.name)
+        searched(changed, folder)
+        theirs = Theirs(folder, changed)
+        channels = theirs.channels()
         files = scans(home, channels, theirs.steps())
         theirs.balance(files["upright"])
     except Exception as error:  # whatever a bundle's own code raises
