@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ Values = NDArray[np.float32]
 Beyond = float | NDArray[np.float32]  # the value beyond an image: one, or (C,) one for each channel
 Map = Callable[[Values], Values]
 Mask = NDArray[np.bool_]
+_BINS = 1000
+_NOTHING = 1e-15  # what is nearer to 0 counts as 0
 Inside = Callable[[], Mask]  # of the whole image, made when a step asks for it
 
 
@@ -75,6 +77,36 @@ class Percentiles:
         width = float(high - low) + self.epsilon
         factor = 1 / width if width > 0 else 0.0
         return _linear(float(low), factor)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Map the image's least value to `low`, the end of its histogram to `high`, and clip (FreeSurfer's conform).
+
+    share    of the voxels that are not 0: so much of them, and all that are 0, lies below the histogram's end. Of its
+             1000 bins the end is the lower edge of the one before that which reaches this, as FastSurfer counts.
+    """
+
+    low: float
+    high: float
+    share: float
+    channels: tuple[int, ...] | None = None
+
+    def fit(self, values: Values, inside: Inside) -> Map:
+        least, width = values.min(), (values.max() - values.min()) / np.float32(_BINS)
+        low, high = np.float32(self.low), np.float32(self.high)
+        reach = np.float32(self._end(values, least, width)) * width
+        change = _linear(float(least), float((high - low) / reach) if reach > 0 else 1.0, self.low)
+        return lambda v: np.clip(change(v), low, high, out=v)
+
+    def _end(self, values: Values, least: np.float32, width: np.float32) -> int:
+        """The bin at whose lower edge the histogram ends; 0 for an image of one value."""
+        if not width > 0:
+            return 0
+        bins = np.minimum(((values - least) / width).astype(np.int64), _BINS - 1)
+        below = np.cumsum(np.bincount(bins.ravel(), minlength=_BINS))
+        above = int((1 - self.share) * np.count_nonzero(np.abs(values) >= _NOTHING))
+        return min(int(np.searchsorted(below[1:], values.size - above)), _BINS - 1)
 
 
 @dataclass(frozen=True)
@@ -212,10 +244,10 @@ def _linear(origin: float, factor: float, low: float = 0.0) -> Map:
 class Resample:
     """The place of the resampling among the intensity steps, where a card says that it is not the first.
 
-    whole    its values become whole numbers, the part behind the point left away (TotalSegmentator)
+    whole    its values become whole numbers: the part behind the point left away (TotalSegmentator), or "rounded"
     """
 
-    whole: bool = False
+    whole: bool | Literal["rounded"] = False
 
 
 Preparation = Step | Crop | Resample | Frame

@@ -15,6 +15,7 @@ from segcli.inference.decide import Decision
 from segcli.inference.frames import Frame, Frames, framed
 from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, enclosed, foreground, normalise
 from segcli.inference.windows import WindowPlan
+from segcli.space.conformed import within
 from segcli.space.corners import zoomed
 from segcli.space.grids import Anchor, GridSpec, model_grid
 from segcli.space.resample import Interpolation, Sampler, onto
@@ -118,15 +119,15 @@ def prepare(scan: Volume, procedure: Procedure, on: Sampler | None = None) -> Pr
             start = time.perf_counter()
             before, wanted = image.grid, model_grid(image.grid, procedure.grid)
             resampled = wanted
-            by_corners = procedure.grid.anchor == "corners" and procedure.interpolation.how == "linear"
-            image = zoomed(image, wanted) if by_corners else onto(image, wanted, procedure.interpolation, on)
+            image = _resampled(image, wanted, procedure, outside, on)
             if step.whole:
-                image = Volume(np.trunc(image.data), image.grid, image.source)
+                cut = np.rint if step.whole == "rounded" else np.trunc
+                image = Volume(cut(image.data), image.grid, image.source)
             seconds["resample"] += time.perf_counter() - start
     assert wanted is not None  # every procedure has one resampling
     if image.data.dtype != np.float32:
         image = Volume(image.data.astype(np.float32), image.grid, image.source)
-    if cropped_first:
+    if cropped_first or procedure.grid.anchor == "conformed":
         wanted = _endless(image.grid)
     if frames is not None:
         wanted = image.grid
@@ -138,6 +139,21 @@ def prepare(scan: Volume, procedure: Procedure, on: Sampler | None = None) -> Pr
         outside = np.append(outside, np.zeros(len(procedure.earlier), np.float32))
     seconds["normalise"] = time.perf_counter() - began - seconds["resample"]
     return Prepared(image, wanted, outside, seconds, frames, procedure.grid.anchor)
+
+
+def _resampled(
+    image: Volume, wanted: Grid, procedure: Procedure, outside: NDArray[np.float32], on: Sampler | None
+) -> Volume:
+    """The image on the wanted grid, by the rule that the grid's anchor asks for.
+
+    outside  (C,) of each channel, the value of what a conformed grid has beyond the image
+    """
+    rule, anchor = procedure.interpolation, procedure.grid.anchor
+    if anchor == "corners" and rule.how == "linear":
+        return zoomed(image, wanted)
+    if anchor == "conformed":
+        return within(image, wanted, rule, outside, on)
+    return onto(image, wanted, rule, on)
 
 
 def _with_labels(image: Volume, scan: Volume, procedure: Procedure, before: Grid, after: Grid) -> Volume:

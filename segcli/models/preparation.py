@@ -11,11 +11,22 @@ from msgspec.structs import asdict
 
 from segcli.errors import ModelError
 from segcli.inference.frames import Frame
-from segcli.inference.intensity import Clip, Crop, Outside, Percentiles, Preparation, Resample, Scale, Standardise
+from segcli.inference.intensity import (
+    Clip,
+    Crop,
+    Histogram,
+    Outside,
+    Percentiles,
+    Preparation,
+    Resample,
+    Scale,
+    Standardise,
+)
 from segcli.models import document as documents
 from segcli.models.document import CardDocument, IntensityStep
 
 Refuse = Callable[[str, str], ModelError]  # of a field, and what is wrong with it
+_WITH_ENDS = documents.ClipStep | documents.ScaleStep | documents.PercentilesStep | documents.HistogramStep
 _OF_ALL = documents.CropStep | documents.ResampleStep | documents.FrameStep  # steps of all channels at once
 
 # The step that each entry of "intensity" makes; their fields have the same names.
@@ -23,6 +34,7 @@ _MADE: dict[type[IntensityStep], type[Any]] = {
     documents.ClipStep: Clip,
     documents.ScaleStep: Scale,
     documents.PercentilesStep: Percentiles,
+    documents.HistogramStep: Histogram,
     documents.StandardiseStep: Standardise,
     documents.CropStep: Crop,
     documents.OutsideStep: Outside,
@@ -67,7 +79,7 @@ def _no_frames(steps: list[Preparation], card: CardDocument) -> str | None:
 def _contradiction(step: IntensityStep, channels: int) -> str | None:
     """What the values of a step say against each other; None where they agree."""
     kind = step.__struct_config__.tag
-    if isinstance(step, documents.ClipStep | documents.ScaleStep | documents.PercentilesStep) and step.low >= step.high:
+    if isinstance(step, _WITH_ENDS) and step.low >= step.high:
         return f"has a step {kind} with low {step.low:g} not below high {step.high:g}"
     if isinstance(step, documents.ScaleStep) and step.source is not None and step.source[0] >= step.source[1]:
         return f"has a step {kind} with from = {list(step.source)}, whose first number is not below the second"

@@ -65,8 +65,23 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
     ),
     (
         "shape",
-        lambda c: c.shape is not None and (c.spacing is not None or math.prod(c.shape) > 2**27),
+        lambda c: (
+            c.shape is not None and ((c.spacing is not None and c.anchor != "conformed") or math.prod(c.shape) > 2**27)
+        ),
         "stands beside a spacing, or has more than 2^27 voxels in all",
+    ),
+    (
+        "anchor",
+        lambda c: c.anchor == "conformed" and not (c.orientation and c.shape and c.spacing and all(c.spacing)),
+        "is conformed, which takes an orientation, a shape and a spacing of three steps",
+    ),
+    (
+        "anchor",
+        lambda c: (
+            c.anchor == "conformed"
+            and (bool({"area", "values"} & {c.interpolation, c.back, c.faithful}) or bool(c.previous))
+        ),
+        "is conformed, beside area, values or a previous model, which are for grids that cover the scan",
     ),
     (
         "shape",

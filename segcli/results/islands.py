@@ -166,7 +166,7 @@ def postprocess(
         pieces.clear(data, goes)
     for x in structures:
         if x.name in fill_holes or "all" in fill_holes:
-            filled(data[0], x.id)
+            filled(data[0], [x.id], others=False, flat=None)
     return Volume(data, labels.grid, labels.source)
 
 

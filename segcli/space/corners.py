@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from segcli.space.conformed import within
 from segcli.space.grids import Anchor
 from segcli.space.resample import Interpolation, onto, parallel
 from segcli.space.sampled import sampled
@@ -41,6 +42,8 @@ def labels_back(
 
     anchor   of the grid, see `GridSpec`
     """
+    if how == "nearest" and anchor == "conformed":
+        return within(labels, scan, NEAREST, np.zeros(1, np.float32))
     if how == "nearest" and anchor == "corners" and _same_corners(wanted, scan):
         return _zoomed_back(labels, wanted, scan)
     return sampled(labels, wanted, scan, how, stored=anchor == "monai_stored")

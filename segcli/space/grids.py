@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segcli.space.volume import Grid, Voxels, turned, turning
 
 Spacing = tuple[float | None, float | None, float | None]  # mm; None keeps the scan's step along that axis
-Anchor = Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai"]
+Anchor = Literal["edges", "corners", "stored", "oriented", "within", "monai_stored", "monai", "conformed"]
 _AS_IT_IS = 1e-3  # mm, and parts of an affine: what is that near to what is wanted MONAI leaves alone
 
 
@@ -32,8 +32,11 @@ class GridSpec:
                "within"    as "oriented", but no sample lies beyond the last voxel
                "monai_stored", "monai"  as "stored" and "oriented", but where rounding in the file or shear leaves axes
                            off a right angle the middle of the volume stays, as MONAI's Spacing has it
+               "conformed" the middle, n/2 voxels from the first one, of a grid of one shape and spacing for every scan
+                           whose axes are the patient's own, whatever the scan's angle (FreeSurfer's conform); what
+                           lies beyond the scan's outermost voxel centres has the value of nothing
     transpose  with axes None: the order of the file's D, H, W that the network sees (nnU-Net's transpose_forward)
-    shape      of every scan's grid, with spacing None: as many voxels between its outer faces
+    shape      of every scan's grid: with spacing None as many voxels between its outer faces, else that of "conformed"
     """
 
     axes: str | None = None
@@ -48,6 +51,8 @@ def model_grid(scan: Grid, spec: GridSpec) -> Grid:
 
     A sheared scan (gantry tilt) gets a right-angled grid around all of it, since a network knows no shear.
     """
+    if spec.anchor == "conformed" and spec.axes and spec.spacing and spec.shape:
+        return _conformed(scan, spec.axes, spec.spacing, spec.shape)
     grid = straightened(scan) if scan.sheared else scan
     if spec.anchor == "stored" and spec.spacing is not None:
         grid = _spaced(grid, spec.spacing[::-1], spec.anchor)  # the file's i, j, k are our W, H, D
@@ -111,6 +116,13 @@ def _between_faces(grid: Grid, shape: Voxels) -> Grid:
     step = np.array(grid.shape) / shape  # in old voxels
     matrix = grid.affine[:3, :3]
     return Grid(_shape(shape), _affine(matrix * step, grid.affine[:3, 3] + matrix @ (step / 2 - 0.5)))
+
+
+def _conformed(scan: Grid, axes: str, spacing: Spacing, shape: tuple[int, int, int]) -> Grid:
+    """A grid along the patient's axes whose middle, half its shape from the first voxel, is the scan's."""
+    matrix = turned(Grid(shape, np.eye(4)), axes).affine[:3, :3] * np.array(spacing, float)
+    middle = scan.world(np.array(scan.shape) / 2)
+    return Grid(shape, _affine(matrix, middle - matrix @ (np.array(shape) / 2)))
 
 
 def _as_monai(grid: Grid, spacing: Spacing) -> Grid:

@@ -89,7 +89,8 @@ def test_a_folder_of_brainchop_is_a_model_in_one_step(tmp_path: Path, form: str)
         assert dict(made.architecture.arguments) == arguments(form)
         assert (made.channels, made.grid.axes, made.grid.spacing) == (("T1",), "LIA", (1.0, 1.0, 1.0))
         assert [label.name for label in made.labels] == ["background", "grey_matter"]
-        assert any("90 % of the labelled voxels of a head had the same labels" in note for note in notes)
+        assert (made.grid.anchor, made.grid.shape, made.after_at) == ("conformed", (256, 256, 256), "model")
+        assert any("what lies beyond these 256 mm is background" in note for note in notes)
         assert [step.together for step in made.after] == [True], "its largest piece of all labels as one stays"
         assert made.faithful == "nearest"
     found = imports.inspect(folder)
@@ -123,7 +124,8 @@ def test_layers_that_are_no_meshnets_are_refused(tmp_path: Path) -> None:
 
 def test_a_meshnet_runs_in_both_engines_and_labels_a_scan(tmp_path: Path) -> None:
     folder = brainchop(tmp_path / "b", "gelu")
-    made = library.read_card(imports.adopt(folder, to=tmp_path, name="mesh", given={"patch_size": [16] * 3}))
+    small = {"patch_size": [16] * 3, "shape": [24] * 3}
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="mesh", given=small))
     proof = export_onnx(made, tmp_path / "mesh.onnx")
     assert proof
     scan = Volume(

@@ -19,13 +19,19 @@ from segcli.system import bytes_of
 
 LAYERS_FILE = "model.json"
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
-# The conformed image that the network sees whole: 1 mm, 256 voxels along each axis, which point left, down and forward.
+# The image as niimath's conform makes it, which the network sees whole: 256 grey values at 256 voxels of 1 mm along
+# each of the patient's axes, which point left, down and forward.
 _GIVEN: Document = {
     "channels": ["T1"],
     "modality": "MR",
     "orientation": "LIA",
+    "anchor": "conformed",
     "spacing": [1.0, 1.0, 1.0],
+    "shape": [256, 256, 256],
     "intensity": [
+        {"step": "histogram", "low": 0.0, "high": 255.0, "share": 0.98},
+        {"step": "outside", "value": 0},
+        {"step": "resample", "whole": "rounded"},
         {"step": "percentiles", "low": 2.0, "high": 98.0, "epsilon": 1e-3},
         {"step": "clip", "low": 0.0, "high": 1.0},
         {"step": "outside", "value": 0},
@@ -34,13 +40,13 @@ _GIVEN: Document = {
     "blend": "constant",
     "after": [{"step": "largest", "together": True, "neighbours": 26}],
     "faithful": "nearest",
+    "after_at": "model",
 }
 _NOTES = (
-    "brainchop's layout: the image is conformed to 1 mm and shown whole, as one window of 256 voxels a side",
-    "the percentiles are of the scan's voxels; brainchop takes them of the cube of 256 voxels a side, also beyond them",
-    "the orientation is LIA, as niimath's conform gives it and brainchop 0.2.5 hands it on; beside its steps "
-    "90 % of the labelled voxels of a head had the same labels by a network of seeded weights; likely reasons are "
-    "that conform rounds to 256 grey values, and its percentiles",
+    "brainchop's layout: the image is conformed to 256 grey values and 256 voxels of 1 mm along each of the patient's "
+    "axes and shown whole; what lies beyond these 256 mm is background",
+    "brainchop writes its labels on the conformed image; with --faithful segcli brings the same labels to the scan's "
+    "voxels as brainchop --inverse-conform does, without it the network's answers are interpolated there",
 )
 
 
