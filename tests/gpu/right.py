@@ -176,15 +176,19 @@ def deciding(check: Check) -> None:
         task = Task(scan, scan, part, part, LINEAR, decide, False)
         planes = shape[0] // 2
         box = (slice(planes - 6, planes + 6), slice(0, shape[1]), slice(0, shape[2]))
-        own = Decider(Device(str(check.place)), make, task)
+        own = _decider(check, make, task)
         own.take(box, part.crop(box))
         start = time.perf_counter()
         host = labels_on(scan, [Volume(make(box).cpu().numpy(), part.crop(box))], decide, part, part).data[0]
         there = time.perf_counter() - start
         same = bool((own.labels() == host).all())
         check.judge("f", f"labels of {classes} classes are the host's bytes", same, host_s=there * shape[0] / 12)
-        _whole(check, Decider(Device(str(check.place)), make, task), part, classes)
+        _whole(check, _decider(check, make, task), part, classes)
     return None
+
+
+def _decider(check: Check, make: Callable[[Box], Tensor], task: Task) -> Decider:
+    return Decider(Device(str(check.place)), lambda box, grid: make(box), task)
 
 
 def _whole(check: Check, decider: Decider, part: Grid, classes: int) -> None:
