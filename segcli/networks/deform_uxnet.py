@@ -74,7 +74,8 @@ def _weighted(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
     ONNX has no such operator, so an exported graph gathers and adds. 3-D GridSample would do both, but does not exist
     before opset 20, few engines have it, and on a CPU torch takes ten times as long for it as for this.
     """
-    if not (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has the second alone
+    if not (exporting() or torch.onnx.is_in_onnx_export()):
         return F.embedding_bag(index, rows, per_sample_weights=share, mode="sum")
     return (rows[index] * share[..., None]).sum(1)
 
