@@ -37,7 +37,9 @@ def families(check: Check) -> None:
         folder = check.work / "families" / family
         folder.mkdir(parents=True)
         card = card_of(family, folder)
-        x = torch.from_numpy(np.random.default_rng(1).standard_normal((2, card.inputs, *small.size), np.float32))
+        count = 1 if check.dry else 2
+        draw = np.random.default_rng(1)
+        x = torch.from_numpy(draw.standard_normal((count, card.inputs, *small.size), np.float32))
         with torch.no_grad():
             wanted = network_of(card)(x)
         facts: dict[str, Any] = {}
