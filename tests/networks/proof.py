@@ -79,6 +79,8 @@ def error(golden: Golden, card: ModelCard, engine: str) -> float:
     opened = open_engine(card, engine=engine, device="cpu", precision="float32", threads=1)  # type: ignore[arg-type]
     logits = opened.engine.run(x[:, :, None] if x.ndim == 4 else x)
     found = torch.from_numpy(np.ascontiguousarray(logits[:, :, 0] if x.ndim == 4 else logits))
+    if golden.name.startswith("unet3plus_"):  # its original ends with what segcli does when it decides
+        found = found.sigmoid()
     # forward gives the first of the official outputs, UNet++ (whose deepest decoder is its last) the last one
     main = len(golden.outputs) - 1 if golden.name.startswith(("unetpp_", "basicunetplusplus_")) else 0
     return golden.error(found, main) / float(golden.outputs[main].abs().max())
