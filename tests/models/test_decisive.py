@@ -14,7 +14,6 @@ import pytest
 from models import CARD, EACH, LABELS, of_cascade, of_models, organs
 from msgspec.structs import fields
 
-import segcli
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import Job, Options
 from segcli.documents import Document
@@ -27,7 +26,7 @@ from segcli.models.document import STEPS, CardDocument
 from segcli.models.library import find
 from segcli.networks import registry
 
-ROOM = Path(segcli.__file__).parent.parent
+WEIGHTS = Path(__file__).parents[2] / "weights"
 PLAIN = {**CARD, "mirror": [0], "volumes_ml": {"liver": [1000, 2000]}, "regions": None, "sha256": "ab" * 32}
 # What every field may say instead: of what decides a label,
 DECIDES: dict[str, object] = {
@@ -123,7 +122,7 @@ def test_a_field_that_describes_changes_no_hash(field: str):
 
 
 def cards() -> dict[str, Document]:
-    found = [ROOM / "weights" / "uxnet" / "model.json", *sorted((ROOM / "weights" / "recipes").glob("*.json"))]
+    found = [WEIGHTS / "uxnet" / "model.json", *sorted((WEIGHTS / "recipes").glob("*.json"))]
     return {"plain": PLAIN, **{path.stem: json.loads(path.read_text(encoding="utf-8")) for path in found}}
 
 
@@ -205,12 +204,13 @@ STEP_WORDS: dict[str, Document] = {
     "percentiles": {"low": 1, "high": 99, "epsilon": 0.5, "channels": [0]},
     "standardise": {"mean": 3, "sd": 2, "where": "nonzero", "epsilon": 0.5, "channels": [0]},
     "outside": {"value": 3, "channels": [0]},
+    "histogram": {"low": 0, "high": 255, "share": 0.999, "channels": [0]},
     "crop": {"above": 3, "margin": 2, "outside": 4},
     "resample": {"whole": True},
     "frame": {"above": 3, "size": [64, 64], "whole": True},
     "largest": {"structures": ["liver"], "together": True, "neighbours": 6, "spare": 5},
     "small": {"mm3": 5, "structures": ["liver"], "neighbours": 6},
-    "fill": {"structures": ["liver"]},
+    "fill": {"structures": ["liver"], "others": True, "flat": 64},
     "join": {"structures": ["liver"], "dissolved": ["spleen"]},
     "drop": {"structures": ["liver"]},
     "within": {"of": ["liver"], "mm": 5, "structures": ["spleen"]},
@@ -222,6 +222,7 @@ OTHER = {
     "high": 8,
     "value": 7,
     "above": 2,
+    "share": 0.99,
     "size": [64, 32],
     "mm3": 6,
     "mm": 6,
@@ -341,8 +342,10 @@ def test_the_hash_of_a_card_is_the_same_in_every_version():
         == "7643fb683a3b3e535f5c8715a07a68a2e96c90e2d29bc92e31d78a32d7dfda7f"
     )
     rough = {"model": "a", "structures": ["x"], "margin_mm": 5, "within": {"structures": ["y"], "mm": 2}}
-    steps = [{"step": name, **STEP_WORDS[name]} for name in STEPS if name != "frame"]
-    after = [{"step": name, **STEP_WORDS[name]} for name in AFTER]
+    # Words that came later change no hash of cards without them.
+    steps = [{"step": name, **STEP_WORDS[name]} for name in STEPS if name not in ("frame", "histogram")]
+    after = [{"step": name, **STEP_WORDS[name]} for name in AFTER if name != "fill"]
+    after.insert([*AFTER].index("fill"), {"step": "fill", "structures": ["liver"]})
     assert (
         sha({**PLAIN, "rough": rough, "intensity": steps, "after": after})
         == "f794c719055d0a9576b1097701b6532ac848dbf4dea457d0b67158cb5979b05f"
