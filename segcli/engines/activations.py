@@ -24,19 +24,41 @@ def peak(card: ModelCard, size: Sequence[int]) -> int:
         image = torch.empty(1, card.inputs, *(n for axis, n in enumerate(size) if axis != card.slice_axis))
         with _Held() as held:
             network(image)
-    return int(held.most + image.nbytes)
+    return int(held.living.most + image.nbytes)
 
 
-class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are made inside, as long as they live.
+class Living:
+    """Bytes of the storages that were counted, as long as they live.
 
+    now    of those that live
     most   of all that lived at a time
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.most, self._now = 0, 0
+        self.now, self.most = 0, 0
         self._known: set[int] = set()
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+        def gone() -> None:
+            self._known.discard(key)
+            self.now -= size
+
+        weakref.finalize(storage, gone)
+
+
+class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that are made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.living = Living()
 
     def __torch_dispatch__(
         self, called: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -44,19 +66,5 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = called(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
+                self.living.count(tensor.untyped_storage())
         return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self._now += size
-        self.most = max(self.most, self._now)
-
-        def gone() -> None:
-            self._known.discard(key)
-            self._now -= size
-
-        weakref.finalize(storage, gone)

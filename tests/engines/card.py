@@ -7,7 +7,6 @@ own code runs as on a device down to the kernels: autocast, the moves of modules
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from segcli.engines.activations import Living
 
 _aten: Any = torch.ops.aten
 _COPIES = {_aten._to_copy, _aten.copy_, _aten._local_scalar_dense}  # what may have tensors of two devices
@@ -67,7 +68,7 @@ class Card(TorchDispatchMode):
     """Within the block there is a device.
 
     room   bytes of its memory; None for no end
-    now    bytes that tensors on it have, and the `most` that they have had
+    living bytes that tensors on it have `now`, and the `most` that they have had
     up     bytes that came from the host, down: those that crossed to it, and the largest tensor that did
     waits  how often the host waited for an answer
     casts  weights that were made anew in another type
@@ -76,10 +77,10 @@ class Card(TorchDispatchMode):
 
     def __init__(self, room: int | None = None) -> None:
         super().__init__()
-        self.room, self.now, self.most, self.down, self.up, self.waits = room, 0, 0, 0, 0, 0
+        self.room, self.down, self.up, self.waits = room, 0, 0, 0
         self.largest, self.casts = 0, 0
         self.calls: list[str] = []
-        self._known: set[int] = set()
+        self.living = Living()
 
     def __torch_dispatch__(self, called: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -150,24 +151,10 @@ class Card(TorchDispatchMode):
     def _own(self, real: torch.Tensor, there: torch.device) -> OnCard:
         if there.type == "xpu" and real.dtype == torch.float64:
             raise RuntimeError("Required aspect fp64 is not supported on the device")
-        self._count(real.untyped_storage())
-        if self.room is not None and self.now > self.room:
+        self.living.count(real.untyped_storage())
+        if self.room is not None and self.living.now > self.room:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {real.nbytes} bytes")
         return OnCard(real, there)
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-
-        def gone() -> None:
-            self._known.discard(key)
-            self.now -= size
-
-        weakref.finalize(storage, gone)
 
 
 @contextmanager

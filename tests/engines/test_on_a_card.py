@@ -264,7 +264,7 @@ def test_6_2_however_little_memory_a_card_has_labels_are_the_same_or_it_is_said(
     wishes = Wishes(votes=kind == "folds")
     with played(monkeypatch) as card:
         wanted = segment(shown, asked, made(Device(CUDA), kind), wishes=wishes)
-        most = card.most
+        most = card.living.most
     ends = set()
     for share in np.linspace(0.02, 1.0, 15):
         with played(monkeypatch, round(share * most)) as card:
@@ -324,7 +324,7 @@ def test_without_room_for_them_answers_lie_on_the_host(monkeypatch: pytest.Monke
     shown = scan()
     with played(monkeypatch) as card:
         wanted = segment_together(shown, members(CUDA))
-        most = card.most
+        most = card.living.most
     moved = 0
     for share in (0.6, 0.7, 0.8, 0.9):
         with played(monkeypatch, int(share * most)):
