@@ -141,12 +141,13 @@ def _cluster(scheduler: str, *, gpu: bool = False) -> Iterator[str]:
 
     # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.
     os.environ["PYTHONWARNINGS"] = "ignore"
+    # Dask's own log is silent: workers' heartbeats fail while the cluster ends, and a case comes back with its error.
     with LocalCluster(
         n_workers=0,
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
-        silence_logs="ERROR",
+        silence_logs="CRITICAL",
         resources={"GPU": 1} if gpu else None,
     ) as local:
         _clusters.append(local)  # before there is a worker, so that each can be ended

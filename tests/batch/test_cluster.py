@@ -1,6 +1,7 @@
 """A batch on a Dask cluster: a real scheduler, two worker processes on loopback, one of them killed (issue 5, 8)."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -280,3 +281,22 @@ def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path, m
         child.join()
     assert cluster._clusters == []
     gc.collect()  # while its warnings are not counted
+
+
+def tell(message: str) -> None:
+    """In a worker: Dask writes an error into its own log."""
+    logging.getLogger("distributed.worker").error(message)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Port 8787")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_log_of_a_local_cluster_is_not_among_the_lines_of_the_command(capfd):
+    from distributed import Client
+
+    from segcli.batch.cluster import _cluster
+
+    with _cluster("local:1") as address, Client(address, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
+        client.run(tell, "Failed to communicate with scheduler during heartbeat.")
+    assert capfd.readouterr().err == ""
