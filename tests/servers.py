@@ -19,13 +19,17 @@ CONFIRMATION = """<html><body><form id="download-form" action="https://drive.use
 
 @dataclass
 class Server:
-    """A file server. `plan` has an entry for each request to come; when it is empty, the server behaves."""
+    """A file server. `plan` has an entry for each request to come; when it is empty, the server behaves.
+
+    files   by their paths; every other path is `body`
+    """
 
     address: str = ""
     plan: list[str] = field(default_factory=list)
     seen: list[dict[str, str]] = field(default_factory=list)
     etag: str = '"one"'
     body: bytes = BODY
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
@@ -59,7 +63,7 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             if step == "confirm":
                 self.page(CONFIRMATION)
                 return
-            body = server.body if step != "other bytes" else bytes(len(server.body))
+            body = server.files.get(self.path, server.body) if step != "other bytes" else bytes(len(server.body))
             first = 0
             asked = self.headers.get("Range")
             if step == "other part":

@@ -306,7 +306,7 @@ def networks(json: Json = False) -> None:
         untold = row.get("untold")
         print_line(f"{row['name']}  {row.get('title', '')}, {row.get('form', '')}")
         print_line(f"    paper           {row.get('paper', '')}")
-        print_line(f"    public weights  {_first(row['public']) or 'none in the catalogue'}")
+        print_line(f"    public weights  {_first(row['public']) or row.get('weights') or 'none in the catalogue'}")
         print_line(f"    its tensors     tell all sizes{f', but not {untold}' if untold else ''}")
     say("`segcli models import` tells a network by its tensors and by what its container states")
 

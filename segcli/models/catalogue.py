@@ -26,18 +26,21 @@ class File:
     addresses  mirrors of the same bytes, in the order in which they are tried
     folder     how an installation of its authors' program calls it, where no address says so
     sum        "sha256:..." or "sha1:..." as the source states it; None where it states none
+    place      where it lies in the one folder that all files of the model make; empty for a file that is a model
     """
 
     addresses: tuple[str, ...]
     sum: str | None = None
     folder: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True)
 class Entry:
     """A public model.
 
-    structures  names of its labels without the background; empty where the source does not list them
+    structures  names of its labels without the background; empty where the source does not list them; in their order
+                where its files make one folder
     options     of `segcli models import`, as it needs them for this file
     chosen      which of several of nnU-Net's models: trainer, plans, configuration, folds
     around      the program around the network: "totalsegmentator" samples scans as TotalSegmentator does
@@ -70,6 +73,11 @@ class Entry:
     def rough(self) -> str | None:
         """The model of the catalogue that finds where this one looks."""
         return self.card["rough"]["model"] if "rough" in self.card else None
+
+    @property
+    def laid_out(self) -> bool:
+        """Whether its files make one folder together, as its authors' program has it."""
+        return any(file.place for file in self.files)
 
     @property
     def open(self) -> bool:
@@ -106,5 +114,5 @@ def entry(name: str) -> Entry:
 
 def _entry(raw: Facts, source: str) -> Entry:
     lists = {key: tuple(raw[key]) for key in ("structures", "spacing_mm", "parts") if key in raw}
-    files = tuple(File(tuple(f["addresses"]), f.get("sum"), f.get("folder", "")) for f in raw.get("files", ()))
+    files = tuple(File(**{**f, "addresses": tuple(f["addresses"])}) for f in raw.get("files", ()))
     return Entry(**{**raw, **lists, "files": files, "source": source})

@@ -6,14 +6,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from segcli.documents import Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import composed, imports
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
-from segcli.models.fetch import Progress, addresses, fetch, file_name
+from segcli.models.fetch import Download, Progress, addresses, fetch, file_name
 from segcli.models.imports.totalsegmentator import around
+from segcli.models.imports.written import unclaimed
 from segcli.models.in_place import installation, stem
 from segcli.models.library import cache_home, read_card
 
@@ -80,7 +82,9 @@ def get(
     ):
         raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
     name = wishes.name or model.id
-    if len(model.files) != 1:
+    if model.laid_out:
+        unclaimed(to / name, replace=wishes.replace)
+    elif len(model.files) != 1:
         composed.unclaimed(to / name, replace=wishes.replace)
     others = dict.fromkeys(model.parts, "part") | ({model.rough: "rough model"} if model.rough else {})
     for other, what in others.items():
@@ -88,6 +92,8 @@ def get(
             tell(f"{model.id}: its {what} {other} is here already")
         else:
             get(other, to, replace(wishes, name=None), tell=tell, progress=progress, tried=tried)
+    if model.laid_out:
+        return _laid_out(model, make, name, progress)
     if len(model.files) == 1:
         return _one(model, model.files[0], make, name, progress)
     parts = [read_card(to / part) for part in model.parts]
@@ -107,12 +113,33 @@ def _one(model: Entry, file: File, make: Import, name: str, progress: Progress) 
     if there is not None:
         make.tell(f"{model.id}: taken from {there}, nothing is fetched")
         return make(there, model, "an installation of TotalSegmentator", name)
-    got = fetch(file.addresses, cache_home() / "downloads", wanted=file.sum, progress=progress)
-    known = "" if got.known else "; no list states it: it is compared next time"
-    make.tell(f"{model.id}: SHA-256 {got.sha256}{known}")
+    got = _fetched(model, file, cache_home() / "downloads", make, progress)
     folder = make(got.path, model, f"{got.address}, SHA-256 {got.sha256}", name)
     got.path.unlink(missing_ok=True)
     return folder
+
+
+def _laid_out(model: Entry, make: Import, name: str, progress: Progress) -> Path:
+    """The folder of what the files of a model are together, each in its place."""
+    downloads = cache_home() / "downloads" / model.id
+    downloads.mkdir(parents=True, exist_ok=True)
+    origins = []
+    with TemporaryDirectory(dir=downloads) as place:
+        for file in model.files:
+            got = _fetched(model, file, downloads, make, progress)
+            origins.append(f"{got.address}, SHA-256 {got.sha256}")
+            laid = Path(place, model.id, file.place)
+            laid.parent.mkdir(parents=True, exist_ok=True)
+            got.path.replace(laid)
+        return make(Path(place, model.id), model, "; ".join(origins), name)
+
+
+def _fetched(model: Entry, file: File, downloads: Path, make: Import, progress: Progress) -> Download:
+    got = fetch(file.addresses, downloads, wanted=file.sum, progress=progress)
+    known = "" if got.known else "; no list states it: it is compared next time"
+    of = f"{file.place}, " if file.place else ""
+    make.tell(f"{model.id}: {of}SHA-256 {got.sha256}{known}")
+    return got
 
 
 @dataclass(frozen=True)
@@ -131,6 +158,8 @@ class Import:
         if model and "recipe" not in options:  # a recipe states these itself
             facts = (model.title, model.citation, origin)
             given = {**given, "licence": model.licence, "source": "; ".join(fact for fact in facts if fact)}
+        if model and model.laid_out:  # none of its files names them
+            given["labels"] = {"background": 0, **{name: i for i, name in enumerate(model.structures, 1)}}
         if model:
             given = {**given, **model.card}
         return imports.adopt(

@@ -170,7 +170,13 @@ class DeformUXNet3D(UXDecoder):
 _CONV3 = partial(DeformUXNet3D, offset_branch="conv3x3x3_pad1")
 _DENSE = partial(DeformUXNet3D, pointwise="dense")
 
-ABOUT = About("3D DeformUX-Net", "Lee et al. 2023, arXiv:2310.00199", "3-D", "the padding of the offsets' branch")
+ABOUT = About(
+    "3D DeformUX-Net",
+    "Lee et al. 2023, arXiv:2310.00199",
+    "3-D",
+    "the padding of the offsets' branch",
+    "none: its authors published none",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "deformuxnet": DeformUXNet3D,
     "deformuxnet_conv1offset": DeformUXNet3D,

@@ -172,7 +172,11 @@ def sized(letter: str, kernel_size: int, in_channels: int, n_classes: int) -> In
 
 
 ABOUT = About(
-    "MedNeXt", "Roy et al. 2023, arXiv:2303.09975; S, B, M, L", "2-D and 3-D", "whether blocks add their input"
+    "MedNeXt",
+    "Roy et al. 2023, arXiv:2303.09975; S, B, M, L",
+    "2-D and 3-D",
+    "whether blocks add their input",
+    "none: its authors published none (MIC-DKFZ/MedNeXt)",
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"mednext": MedNeXt}
 

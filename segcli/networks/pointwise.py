@@ -23,7 +23,7 @@ class Pointwise(nn.Module):
         return logits
 
 
-ABOUT = About("a convolution of 1x1x1", "no paper: the smallest network, for tests", "3-D")
+ABOUT = About("a convolution of 1x1x1", "no paper: the smallest network, for tests", "3-D", weights="none")
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"pointwise": Pointwise}
 
 SMALL = {"pointwise": Small({}, counted=("in_chans", "out_chans"))}

@@ -55,14 +55,16 @@ class Inferred:
 class About:
     """What a network is, for people.
 
-    paper   and whose implementation it follows
-    untold  what its tensors do not tell
+    paper    and whose implementation it follows
+    untold   what its tensors do not tell
+    weights  of public weights: that there are none, or where they are and why the catalogue lacks them
     """
 
     title: str
     paper: str
     form: str
     untold: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,12 @@ def _branch(source: int, level: int) -> str:
     return f"h{source}_Cat_hd{level}" if source == level else f"hd{source}_UT_hd{level}"
 
 
-ABOUT = About("UNet 3+", "Huang et al. 2020, arXiv:2004.08790", "2-D and 3-D")
+ABOUT = About(
+    "UNet 3+",
+    "Huang et al. 2020, arXiv:2004.08790",
+    "2-D and 3-D",
+    weights="none: its authors published none (ZJUGiveLab/UNet-Version)",
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "unet3plus": UNet3Plus,
     "unet3plus_base": UNet3Plus,

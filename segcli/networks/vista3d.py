@@ -99,10 +99,11 @@ class VISTA3D(nn.Module):
 
 ABOUT = About(
     "VISTA3D, its automatic branch",
-    "He et al. 2024, arXiv:2406.05285; MONAI's vista3d132. Its code is open, its published weights are for "
-    "non-commercial use: the recipe vista3d has no weights and is for a checkpoint of your own",
+    "He et al. 2024, arXiv:2406.05285; MONAI's vista3d132",
     "3-D",
     "which classes are asked for: 117 are, of 132, as where its program is asked for nothing",
+    "the bundle vista3d of MONAI's model zoo, not in the catalogue because its weights are for non-commercial use: the "
+    "recipe vista3d is for a checkpoint of your own",
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"vista3d": VISTA3D}
 

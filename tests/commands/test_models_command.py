@@ -52,9 +52,14 @@ def test_every_network_is_listed_with_its_paper_and_its_public_weights(capsys):
     assert all(row["title"] and row["paper"] and row["form"] for row in rows.values())
     assert {"stunet", "mednext", "dints", "unest", "meshnet", "lungmask"} <= rows.keys()
     assert "monai-pancreas-dints" in rows["dints"]["public"]
+    assert "brainchop-model18cls" in rows["meshnet"]["public"]
+    assert "stunet-total-huge" in rows["stunet"]["public"]
+    assert rows["mednext"]["weights"].startswith("none: its authors published none")
     assert "strides" in rows["stunet"]["untold"]
     names = {name for row in rows.values() for name in row["names"]}
     assert {entry.network for entry in catalogue.entries().values()} - {""} <= names
+    answer.networks()
+    assert "    public weights  none: its authors published none (MIC-DKFZ/MedNeXt)\n" in capsys.readouterr().out
 
 
 def test_the_lists_of_models_are_a_table_or_one_document(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from servers import Server, serving
 from totalseg import fast_body, installed, muscles
 
@@ -92,6 +93,35 @@ def test_a_licence_that_asks_for_more_or_is_unknown_is_accepted_or_nothing_is_fe
 
 def test_an_address_of_the_catalogue_is_that_model(home: tuple[Path, Server]) -> None:
     assert wanted(home[1].address).id == "tiny"
+
+
+def test_the_files_of_a_model_of_several_lie_in_their_places_and_its_structures_are_named(
+    home: tuple[Path, Server],
+) -> None:
+    to, server = home
+    rows = [{"in_channels": -1, "out_channels": -1, "kernel_size": 3, "padding": 1, "dilation": 1}, {}]
+    rows[1] = {**rows[0], "kernel_size": 1, "padding": 0}
+    weights = io.BytesIO()
+    torch.save({"a.0.weight": torch.ones(2, 1, 3, 3, 3), "a.1.weight": torch.ones(3, 2, 1, 1, 1)}, weights)
+    server.files = {"/m/model.json": json.dumps({"layers": rows}).encode(), "/m/model.pth": weights.getvalue()}
+    root = server.address.removesuffix("/models/model.zip")
+    files = [{"place": path.removeprefix("/m/"), "addresses": [root + path]} for path in server.files]
+    entry = {"id": "mesh", "title": "Mesh", "modality": "MR", "structures": ["grey", "white"], "licence": "MIT"}
+    listed = {"source": "a test", "network": "meshnet", "models": [{**entry, "citation": "", "files": files}]}
+    (to.parent / "lists" / "catalogue" / "b.json").write_text(json.dumps(listed))
+    catalogue.entries.cache_clear()
+    told: list[str] = []
+    card = read_card(get("mesh", to, tell=told.append))
+    assert (card.name, card.architecture.name) == ("mesh", "meshnet")
+    assert [label.name for label in card.labels] == ["background", "grey", "white"]
+    assert card.source.startswith(f"Mesh; {root}/m/model.json, SHA-256 ")
+    assert [note.partition(", SHA-256")[0] for note in told[1:3]] == ["mesh: model.json", "mesh: model.pth"]
+    downloads = to.parent / "home" / "cache" / "downloads" / "mesh"
+    assert [path.name for path in downloads.iterdir()] == ["sums.json"]
+    seen = len(server.seen)
+    with pytest.raises(OutputExists):
+        get("mesh", to)
+    assert len(server.seen) == seen
 
 
 def test_a_model_that_is_there_is_not_replaced_unless_told(home: tuple[Path, Server]) -> None:

@@ -324,12 +324,13 @@ def normalisation(
 def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str]) -> list[Path]:
     """The checkpoint of each fold, the final one where there is one.
 
+    names    of checkpoints, or patterns of names, in the order in which they are wanted
     folds    those that are wanted ("0", "all"); empty for the numbered ones, or all alone when there is no other
     errors   ModelError for folds that are not there
     """
     found: dict[str, Path] = {}
     for place in _fold_folders(folder):
-        path = next((place / name for name in names if (place / name).is_file()), None)
+        path = next((path for name in names if (path := _only(place, name)) is not None), None)
         if path is not None:
             found[place.name.removeprefix("fold_")] = path
     if lacking := [fold for fold in folds if fold not in found]:
@@ -345,13 +346,22 @@ def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str]) -> list
 def fold_notes(folder: Path, names: Sequence[str], files: Sequence[Path], folds: Sequence[str]) -> list[str]:
     """Sentences about what `fold_files` left out, and about checkpoints that are not the final ones."""
     others = [place for place in _fold_folders(folder) if place.name not in {file.parent.name for file in files}]
-    empty = [place.name for place in others if not any((place / name).is_file() for name in names)]
+    empty = [place.name for place in others if not any(_only(place, name) for name in names)]
     notes = [f"{', '.join(empty)}: no checkpoint there, left out"] if empty else []
     whole = [place.name for place in others if place.name not in empty]
     if whole and not folds:
         notes.append(f"{', '.join(whole)}: left out (--folds)")
-    unfinished = [file.parent.name for file in files if file.name != names[0]]
-    return notes + ([f"{', '.join(unfinished)}: {names[1]} is taken, no {names[0]} is there"] if unfinished else [])
+    others_taken: dict[str, list[str]] = {}
+    for file in files:
+        if file.name != names[0]:
+            others_taken.setdefault(file.name, []).append(file.parent.name)
+    return notes + [f"{', '.join(of)}: {name} is taken, no {names[0]} is there" for name, of in others_taken.items()]
+
+
+def _only(place: Path, pattern: str) -> Path | None:
+    """The one file of a name, or of a pattern of names, in a folder; None for none or several."""
+    found = [path for path in place.glob(pattern) if path.is_file() and path.name[0] != "."]
+    return found[0] if len(found) == 1 else None
 
 
 def has_folds(folder: Path) -> bool:

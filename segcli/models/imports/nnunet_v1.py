@@ -37,7 +37,8 @@ from segcli.networks import registry
 if TYPE_CHECKING:
     from segcli.models.imports.recognise import Recognised
 
-_FINAL = ("model_final_checkpoint.model", "model_best.model")
+# The last are those that STU-Net publishes.
+_FINAL = ("model_final_checkpoint.model", "model_best.model", "*_ep4k.model")
 
 
 def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:

@@ -135,8 +135,14 @@ def test_tensors_of_another_size_than_the_trainers_are_refused(tmp_path: Path) -
         imports.inspect(folder)
 
 
-def version_1(folder: Path, trainer: str, net: torch.nn.Module, extra: dict[str, Any]) -> Path:
-    """A folder of version 1 as its trainer leaves it."""
+def version_1(
+    folder: Path,
+    trainer: str,
+    net: torch.nn.Module,
+    extra: dict[str, Any],
+    called: str = "model_final_checkpoint.model",
+) -> Path:
+    """A folder of version 1 as its trainer leaves it, with a checkpoint of that name."""
     properties = {0: OrderedDict(mean=np.float64(50), sd=np.float64(80), percentile_00_5=-150.0, percentile_99_5=300.0)}
     stage = {
         "patch_size": np.array([16, 32, 32]),
@@ -155,9 +161,9 @@ def version_1(folder: Path, trainer: str, net: torch.nn.Module, extra: dict[str,
     )
     place = folder / "fold_0"
     place.mkdir(parents=True)
-    torch.save({"epoch": 1, "state_dict": {**net.state_dict(), **extra}}, place / "model_final_checkpoint.model")
+    torch.save({"epoch": 1, "state_dict": {**net.state_dict(), **extra}}, place / called)
     info = OrderedDict(init=("/x", 0), name=trainer, plans=plans)
-    (place / "model_final_checkpoint.model.pkl").write_bytes(pickle.dumps(info, 2))
+    (place / f"{called}.pkl").write_bytes(pickle.dumps(info, 2))
     (folder / "plans.pkl").write_bytes(pickle.dumps(plans, 4))
     return folder
 
@@ -178,3 +184,14 @@ def test_a_folder_of_version_1_is_the_network_of_its_trainer(tmp_path: Path, tra
     scan = formats.read([TINY / "caseB_0000.nii.gz"])
     labels = segment(scan, made.procedure, open_engine(made, engine="torch", device="cpu").engine).labels
     assert labels.data.shape == (1, 11, 44, 30)
+
+
+def test_a_folder_as_stunet_publishes_it_is_read_and_one_of_training_alone_is_not(tmp_path: Path) -> None:
+    network = stunet.sized("small", 1, 3, [[1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]])
+    folder = version_1(tmp_path / "a", "STUNetTrainer_small", seeded(network), {}, "small_ep4k.model")
+    found = imports.inspect(folder)
+    assert found.network == "stunet"
+    assert "fold_0: small_ep4k.model is taken, no model_final_checkpoint.model is there" in found.notes
+    version_1(tmp_path / "b", "STUNetTrainer_small", seeded(network), {}, "model_latest.model")
+    with pytest.raises(ModelError, match=r"b: has no fold_X/model_final_checkpoint\.model"):
+        imports.inspect(tmp_path / "b")
