@@ -216,7 +216,8 @@ def sums_bytes(card: ModelCard, part: Grid, batch: int = 1) -> int:
     """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
     window = fitted(card.window, part.shape)
     shape = sums_shape(at_least(part.shape, window.size), window, batch)
-    return 4 * (len(card.decide.values) + 1) * math.prod(shape)
+    each = 2 if window.sums == "float16" else 4
+    return each * (len(card.decide.values) + 1) * math.prod(shape)
 
 
 def whole_bytes(card: ModelCard, part: Grid, engine: Engine) -> int:

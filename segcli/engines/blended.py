@@ -106,6 +106,10 @@ class Memory(Protocol):
         """Where sums of this size should live."""
         ...
 
+    def halves(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
+        """Where sums in float16 of this size should live on the host."""
+        ...
+
     def add(self, total: Array, at: Box, logits: Array, weight: NDArray[np.float32]) -> None:
         """total[:, at] += logits * weight, for one window's (K, d, h, w)."""
         ...
@@ -125,7 +129,7 @@ def summed_in(
 ) -> Sums:
     """Empty sums on the host of what an engine answers: in float16 where the weights are."""
     if weight.dtype == np.float16:
-        return HalfSums(engine, image, shape, axis, weight.astype(np.float16, copy=False))
+        return HalfSums(engine, memory.halves, image, shape, axis, weight.astype(np.float16, copy=False))
     return BlendedSums(memory, engine, image, shape, axis, weight.astype(np.float32, copy=False))
 
 

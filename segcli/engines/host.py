@@ -58,6 +58,9 @@ class HostEngine(Blending):
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         return zeros(shape, self.max_ram, self._taken)
 
+    def halves(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
+        return zeros(shape, self.max_ram, self._taken, np.float16)
+
     def add(
         self, total: NDArray[np.float32], at: Box, logits: NDArray[np.float32], weight: NDArray[np.float32]
     ) -> None:

@@ -68,6 +68,9 @@ class TorchCPU(Blending):
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(host_zeros(shape, self.max_ram, self._taken))
 
+    def halves(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
+        return host_zeros(shape, self.max_ram, self._taken, np.float16)
+
     def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
         with settings(self.threads):
             total[(slice(None), *at)].addcmul_(logits, torch.from_numpy(weight))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
 from segcli.inference.engine import UNSEEN, Engine, among, not_finite
-from segcli.memory import RESERVE, available, mapped
 from segcli.space.volume import Box
 
 _SCALE = 10.0  # nnU-Net's largest weight: float16 then has more of the small ones
@@ -33,6 +31,7 @@ def too_large() -> ModelError:
 class HalfSums:
     """Sums on the host, whatever the engine computes on; see `inference.engine.Sums`.
 
+    zeros    makes them, in memory or in a temporary file
     image    (C, D, H, W)
     shape    of the planes that are summed at a time; `axis` is the one they move along
     weight   (d, h, w) of `half_weights`
@@ -44,13 +43,14 @@ class HalfSums:
     def __init__(
         self,
         engine: Engine,
+        zeros: Callable[[tuple[int, ...]], NDArray[np.float16]],
         image: NDArray[np.float32],
         shape: tuple[int, int, int],
         axis: int,
         weight: NDArray[np.float16],
     ) -> None:
         self._engine, self._image, self._axis, self._first = engine, image, axis, -1
-        self._weight = weight
+        self._weight, self._zeros = weight, zeros
         self._norm = np.zeros(shape, np.float16)
         self._total: NDArray[np.float16] | None = None
 
@@ -64,7 +64,7 @@ class HalfSums:
             if not np.isfinite(logits).all():
                 raise not_finite(at)
             if self._total is None:
-                self._total = _zeros((len(logits), *self._norm.shape))
+                self._total = self._zeros((len(logits), *self._norm.shape))
             place = among(at, self._axis, self._first)
             for sums, channel in zip(self._total, logits, strict=True):
                 with np.errstate(over="ignore"):  # `finished` refuses it
@@ -77,7 +77,9 @@ class HalfSums:
         norm = self._norm[place]
         unseen = norm == 0
         with np.errstate(over="ignore"):
-            slab = (self._total[(slice(None), *place)] / np.where(unseen, np.float16(1), norm)).astype(np.float32)
+            slab = (np.asarray(self._total)[(slice(None), *place)] / np.where(unseen, np.float16(1), norm)).astype(
+                np.float32
+            )
         if not np.isfinite(slab).all():
             raise too_large()
         slab[:, unseen] = UNSEEN
@@ -91,11 +93,3 @@ class HalfSums:
             kept = max(0, len(along) - planes)
             along[:kept] = along[len(along) - kept :].copy()
             along[kept:] = 0
-
-
-def _zeros(shape: tuple[int, ...]) -> NDArray[np.float16]:
-    """In memory where they leave room for the labels' work, else in a temporary file."""
-    size = np.dtype(np.float16).itemsize * math.prod(shape)
-    fits = size + RESERVE <= available()
-    zeros: NDArray[np.float16] = np.zeros(shape, np.float16) if fits else mapped(shape, np.float16)
-    return zeros

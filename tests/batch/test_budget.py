@@ -117,6 +117,8 @@ def test_the_label_map_is_as_large_as_the_plan_says(tmp_path: Path, shape: tuple
 def test_sums_are_one_windows_planes_whatever_the_length() -> None:
     # 6 classes and the weights, 33 planes of 64 x 64
     assert sums_bytes(card(), grid(64, 64, 640)) == 4 * 7 * 33 * 64 * 64
+    halves = replace(card(), window=replace(card().window, sums="float16"))
+    assert sums_bytes(halves, grid(640, 64, 64)) == 2 * 7 * 33 * 64 * 64
 
 
 def test_a_whole_image_is_one_window_and_needs_its_networks_memory_too(tmp_path: Path) -> None:

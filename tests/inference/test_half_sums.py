@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter
 from shapes import grid
 from test_windows import Numpy, joined
 
-from segcli.engines.torch_devices import TorchDevice
+from segcli import memory
+from segcli.engines.torch_devices import TorchCPU, TorchDevice
 from segcli.engines.torch_memory import Device
 from segcli.errors import ModelError
-from segcli.inference import half_sums
 from segcli.inference.windows import WindowPlan, slide, starts
 from segcli.space.volume import Volume
 
@@ -69,15 +69,27 @@ def test_the_sums_of_a_device_are_nnunets_to_the_last_bit(shape):
     assert np.array_equal(found, as_nnunet_does(image, PLAN))
 
 
-def test_sums_that_memory_has_no_room_for_lie_in_a_file_and_are_the_same(monkeypatch):
+def on_a_processor() -> TorchCPU:
+    return TorchCPU(Net(), threads=1, batch=1)
+
+
+@pytest.mark.parametrize("make", [lambda: Numpy(network), on_a_processor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("limit", [None, 1 << 20, 1 << 50], ids=["memory", "--max-ram", "neither"])
+def test_sums_that_memory_or_max_ram_has_no_room_for_lie_in_a_file_and_the_engine_says_so(make, limit, monkeypatch):
     shape = (23, 17, 20)
     image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
-    made: list[tuple[int, ...]] = []
-    true = half_sums.mapped
-    monkeypatch.setattr(half_sums, "available", lambda: 0)
-    monkeypatch.setattr(half_sums, "mapped", lambda *words: (made.append(words[0]), true(*words))[1])
-    found = joined(list(slide(Volume(image, grid(shape)), Numpy(network), PLAN)), grid(shape))
-    assert made == [(3, 9, 17, 20)]
+    made: list[tuple[object, ...]] = []
+    true = memory.mapped
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    monkeypatch.setattr(memory, "mapped", lambda *words: (made.append(words), true(*words))[1])
+    engine = make()
+    engine.max_ram = limit
+    found = joined(list(slide(Volume(image, grid(shape)), engine, PLAN)), grid(shape))
+    on_file = limit != 1 << 50
+    assert made == [((3, 9, 17, 20), np.float16)] * on_file
+    assert [said.partition(":")[0] for said in engine.fallbacks] == [
+        "sums of 0.0 GB are kept in a temporary file"
+    ] * on_file
     assert np.array_equal(found, as_nnunet_does(image, PLAN))
 
 
