@@ -37,12 +37,12 @@ class Ensemble(Wrapped):
     def repeated(self) -> int:
         return sum(member.repeated for member in self.members)
 
-    def answer(self, held: Array, at: Sequence[Box], flip: Axes = ()) -> Array:
+    def answer(self, held: Array, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Array:
         first, *others = self.members
-        total = first.owned(first.answer(held, at, flip))
+        total = first.owned(first.answer(held, at, flips))
         own = [self._decided(total)] if self.votes else []
         for member in others:
-            logits = member.answer(held, at, flip)
+            logits = member.answer(held, at, flips)
             if self.votes:
                 own.append(self._decided(logits))
             total = self.beside(total, logits)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -56,8 +57,11 @@ class Blending(ABC):
         return image
 
     @abstractmethod
-    def answer(self, held: Array, at: Sequence[Box], flip: Axes = ()) -> Array:
-        """Logits (N, K, d, h, w) of windows, which the network sees flipped along array axes; flipped back."""
+    def answer(self, held: Array, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Array:
+        """Logits (N, K, d, h, w) of windows, which the network sees flipped along array axes; flipped back.
+
+        flips   the axes of each window; none are flipped without
+        """
 
     @abstractmethod
     def owned(self, logits: Array) -> Array:
@@ -192,12 +196,15 @@ class BlendedSums:
                     array[(*lead, slice(a + room, b))] = 0
 
 
-def cut(image: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> NDArray[np.float32]:
-    """Windows (N, C, d, h, w) of an image on the host, flipped along array axes."""
-    patches = np.stack([image[(slice(None), *box)] for box in at])
-    if flip:
-        patches = np.flip(patches, tuple(axis + 2 for axis in flip))
-    return np.ascontiguousarray(patches, np.float32)
+def cut(image: NDArray[np.float32], at: Sequence[Box], flips: Sequence[Axes] = ()) -> NDArray[np.float32]:
+    """Windows (N, C, d, h, w) of an image on the host, each flipped along its array axes."""
+    patches = [image[(slice(None), *box)] for box in at]
+    return np.ascontiguousarray(np.stack(turned(patches, flips)), np.float32)
+
+
+def turned(items: Iterable[NDArray[np.float32]], flips: Sequence[Axes]) -> list[NDArray[np.float32]]:
+    """Items (C, d, h, w), each flipped along its array axes; as they are without any."""
+    return [np.flip(item, tuple(axis + 1 for axis in own)) if own else item for item, own in zip_longest(items, flips)]
 
 
 def is_finite(logits: Array) -> bool:

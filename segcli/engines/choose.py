@@ -332,5 +332,8 @@ def _same_windows(member: ModelCard, card: ModelCard) -> None:
 
 
 def windows_of(card: ModelCard, voxels: int) -> int:
-    """Windows at a time, of so many voxels in all: several pictures of a 2-D network or small windows."""
-    return max(1, min(16, voxels // math.prod(card.window.size)))
+    """Windows at a time, of so many voxels in all: several pictures of a 2-D network or small windows.
+
+    A whole image has a size that the card does not say: its mirror images are shown one by one.
+    """
+    return 1 if card.window.whole else max(1, min(16, voxels // math.prod(card.window.size)))

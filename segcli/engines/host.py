@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
+from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in, turned
 from segcli.memory import RESERVE, OnDisk, zeros
 from segcli.parallel import each
 from segcli.space.volume import Box
@@ -44,9 +44,9 @@ class HostEngine(Blending):
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w); they may be overwritten by the next run."""
 
-    def answer(self, held: NDArray[np.float32], at: Sequence[Box], flip: Axes = ()) -> NDArray[np.float32]:
-        logits = self.run(cut(held, at, flip))
-        return np.flip(logits, tuple(axis + 2 for axis in flip)) if flip else logits
+    def answer(self, held: NDArray[np.float32], at: Sequence[Box], flips: Sequence[Axes] = ()) -> NDArray[np.float32]:
+        logits = self.run(cut(held, at, flips))
+        return np.stack(turned(logits, flips)) if any(flips) else logits
 
     def owned(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.array(logits)

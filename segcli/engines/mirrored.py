@@ -25,26 +25,35 @@ class Mirrored(Wrapped):
         super().__init__(inner)
         self.axes, self.sided, self.order = axes, sided, order
 
-    def answer(self, held: Array, at: Sequence[Box], flip: Axes = ()) -> Array:
-        total = self.inner.owned(self.inner.answer(held, at, flip))
-        flips = [more for n in range(1, len(self.axes) + 1) for more in combinations(self.axes, n)]
-        for more in flips:
-            logits = self.inner.answer(held, at, tuple(sorted({*flip} ^ {*more})))
-            total = self.inner.beside(total, logits)
-            if self.sided in more:
-                self._add_exchanged(total, logits)
-            else:
-                total += logits
-        total /= len(flips) + 1
+    def answer(self, held: Array, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Array:
+        """As many mirror images of windows at a time as the inner engine likes: its batches are full."""
+        own, count = flips or [()] * len(at), len(at)
+        mirrors = [more for n in range(len(self.axes) + 1) for more in combinations(self.axes, n)]
+        shown = [(i, more) for more in mirrors for i in range(count)]  # at first all windows as they are
+        total: Array | None = None
+        while shown:
+            size = max(count, self.inner.batch)
+            some, shown = shown[:size], shown[size:]
+            flipped = [tuple(sorted({*own[i]} ^ {*more})) for i, more in some]
+            logits = self.inner.answer(held, [at[i] for i, _ in some], flipped)
+            first = count if total is None else 0
+            total = self.inner.owned(logits[:count]) if total is None else self.inner.beside(total, logits)
+            for (i, more), one in zip(some[first:], logits[first:], strict=True):
+                self._add(total[i], one, exchanged=self.sided in more)
+        assert total is not None  # a network is shown one window at least
+        total /= len(mirrors)
         return total
 
-    def _add_exchanged(self, total: Array, logits: Array) -> None:
-        """total += logits with the channels of left and right exchanged; those behind the labels' channels stay.
+    def _add(self, total: Array, logits: Array, *, exchanged: bool) -> None:
+        """total += logits (K, d, h, w), left and right exchanged if so; channels behind those of labels stay.
 
         Channel by channel: a list of them would be sent to a device each time.
         """
-        for channel, other in enumerate([*self.order, *range(len(self.order), logits.shape[1])]):
-            total[:, channel] += logits[:, other]
+        if not exchanged:
+            total += logits
+            return
+        for channel, other in enumerate([*self.order, *range(len(self.order), len(logits))]):
+            total[channel] += logits[other]
 
 
 def mirrored(inner: Blending, card: ModelCard) -> Mirrored:

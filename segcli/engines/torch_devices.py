@@ -51,8 +51,8 @@ class TorchCPU(Blending):
     def fallbacks(self) -> Sequence[str]:
         return self._taken
 
-    def answer(self, held: Held, at: Sequence[Box], flip: Axes = ()) -> Tensor:
-        return _turned(self.logits(_cut(held, at, flip, torch.device("cpu"))), flip)
+    def answer(self, held: Held, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Tensor:
+        return _turned(self.logits(_cut(held, at, flips, torch.device("cpu"))), flips)
 
     @torch.no_grad()
     def logits(self, patches: Held) -> Tensor:
@@ -161,8 +161,8 @@ class TorchDevice(Blending):
             short(error)
         return here
 
-    def answer(self, held: Held, at: Sequence[Box], flip: Axes = ()) -> Tensor:
-        return _turned(self.logits(self.device.tried(lambda: _cut(held, at, flip, self.device.now))), flip)
+    def answer(self, held: Held, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Tensor:
+        return _turned(self.logits(self.device.tried(lambda: _cut(held, at, flips, self.device.now))), flips)
 
     @torch.no_grad()
     def logits(self, patches: Held) -> Tensor:
@@ -231,15 +231,19 @@ class TorchDevice(Blending):
         return channels_last(network) if self._form == torch.channels_last_3d else network
 
 
-def _cut(held: Held, at: Sequence[Box], flip: Axes, place: torch.device) -> Tensor:
-    """Windows (N, C, d, h, w) of an image, flipped along array axes, on a device."""
+def _cut(held: Held, at: Sequence[Box], flips: Sequence[Axes], place: torch.device) -> Tensor:
+    """Windows (N, C, d, h, w) of an image, each flipped along its array axes, on a device."""
     if isinstance(held, np.ndarray):
-        return torch.from_numpy(cut(held, at, flip)).to(place)
-    return _turned(torch.stack([held[(slice(None), *box)].to(place) for box in at]), flip)
+        return torch.from_numpy(cut(held, at, flips)).to(place)
+    return _turned(torch.stack([held[(slice(None), *box)].to(place) for box in at]), flips)
 
 
-def _turned(windows: Tensor, flip: Axes) -> Tensor:
-    return windows.flip([axis + 2 for axis in flip]) if flip else windows
+def _turned(windows: Tensor, flips: Sequence[Axes]) -> Tensor:
+    """Windows, each flipped along its array axes: in place, for a batch has room for one window's copy."""
+    for window, own in zip(windows, flips, strict=bool(flips)):
+        if own:
+            window.copy_(window.flip([axis + 1 for axis in own]))
+    return windows
 
 
 def device_peak(device: str) -> int:

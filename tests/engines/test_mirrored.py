@@ -1,9 +1,11 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from models import CARD
 
+from segcli.engines.choose import windows_of
 from segcli.engines.host import HostEngine
 from segcli.engines.mirrored import mirrored
 from segcli.errors import ModelError
@@ -65,6 +67,36 @@ def test_all_combinations_of_three_axes_are_shown() -> None:
     patch[0, 0, 0, 0, 0] = 1
     mirrored(Watching(), card(mirror=[0, 1, 2])).run(patch)
     assert sorted(seen) == sorted((a, b, c) for a in (0, 3) for b in (0, 3) for c in (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "shown"),
+    [(1, 1, [1] * 8), (1, 4, [4, 4]), (1, 16, [8]), (2, 2, [2] * 8), (3, 4, [4] * 6), (3, 5, [5, 5, 5, 5, 4])],
+)
+def test_mirror_images_of_several_windows_are_shown_in_full_batches_and_added_up_in_one_order(
+    count: int, batch: int, shown: list[int]
+) -> None:
+    seen = []
+
+    class Watching(Halves):
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            seen.append(len(patches))
+            return super().run(patches) * np.float32(0.1)
+
+    patches = np.random.default_rng(0).standard_normal((count, 1, 4, 4, 4)).astype(np.float32)
+    alone = mirrored(Watching(), card(mirror=[0, 1, 2]))
+    wanted = np.concatenate([alone.run(patch[None]) for patch in patches])
+    together = Watching()
+    together.batch = batch
+    seen.clear()
+    np.testing.assert_array_equal(mirrored(together, card(mirror=[0, 1, 2])).run(patches), wanted)
+    assert seen == shown
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_mirror_images_of_whole_images_of_any_size_are_shown_one_by_one(whole: bool) -> None:
+    size = card(patch_size=[16, 16, 16])
+    assert windows_of(replace(size, window=replace(size.window, whole=whole)), 8 * 16**3) == (1 if whole else 8)
 
 
 @pytest.mark.parametrize(

@@ -216,8 +216,8 @@ class Moving(StandIn):
 
     asked = 0
 
-    def answer(self, held: Any, at: Any, flip: Any = ()) -> torch.Tensor:
-        logits = super().answer(held, at, flip)
+    def answer(self, held: Any, at: Any, flips: Any = ()) -> torch.Tensor:
+        logits = super().answer(held, at, flips)
         self.asked += 1
         return logits.to("meta") if self.asked == 1 else logits
 
@@ -228,9 +228,31 @@ class Moving(StandIn):
 
 def test_6_2_mirror_images_before_and_after_the_step_to_the_cpu_are_added_up_in_one_place(device: Device) -> None:
     inner = Moving(device)
+    device.most = 1
     found = Mirrored(inner, (0,), None, ()).run(patches(1))
     assert inner.seen == ("meta", "cpu")
     assert found.shape == (1, 2, 4, 4, 4)
+
+
+@pytest.mark.parametrize(("room", "shown"), [(8, [8]), (4, [8, 4, 4]), (1, [8, 4, 2, 1, *[1] * 7])])
+def test_6_2_mirror_images_are_one_batch_where_the_device_has_room_and_smaller_ones_where_not(
+    device: Device, room: int, shown: list[int]
+) -> None:
+    image = patches(1)
+    alone = StandIn(device)
+    alone._likes = 1
+    wanted = Mirrored(alone, (0, 1, 2), None, ()).run(image)
+    inner, seen = StandIn(device), list[int]()
+    inner.room, plain = room, inner._forward
+
+    def forward(some: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+        seen.append(len(some))
+        return plain(some, exact=exact)
+
+    inner._forward = forward  # type: ignore[method-assign]
+    np.testing.assert_allclose(Mirrored(inner, (0, 1, 2), None, ()).run(image), wanted, rtol=1e-6, atol=1e-6)
+    assert seen == shown
+    assert len(inner.fallbacks) == [8, 4, 2, 1].index(room)
 
 
 def test_6_2_members_before_and_after_the_step_to_the_cpu_are_added_up_in_one_place(device: Device) -> None:
@@ -255,10 +277,12 @@ def test_an_image_without_room_on_the_device_stays_on_the_host_and_nothing_else_
 def test_windows_are_cut_and_flipped_where_the_image_is(engine: Any) -> None:
     image = np.random.default_rng(1).standard_normal((1, 6, 7, 8)).astype(np.float32)
     at = [(slice(1, 5), slice(0, 4), slice(3, 7)), (slice(2, 6), slice(3, 7), slice(0, 4))]
-    for flip in ((), (0,), (0, 2)):
-        wanted = engine._network(torch.from_numpy(cut(image, at, flip))).detach()
-        wanted = wanted.flip([axis + 2 for axis in flip]) if flip else wanted
-        torch.testing.assert_close(engine.answer(engine.hold(image), at, flip), wanted, rtol=0, atol=0)
+    for flips in ((), ((0,), (0,)), ((), (0, 2)), ((1,), ())):
+        wanted = engine._network(torch.from_numpy(cut(image, at, flips))).detach()
+        wanted = torch.stack(
+            [own.flip([axis + 1 for axis in flip]) for own, flip in zip(wanted, flips or ((), ()), strict=True)]
+        )
+        torch.testing.assert_close(engine.answer(engine.hold(image), at, flips), wanted, rtol=0, atol=0)
 
 
 def test_the_batch_is_what_a_device_is_quickest_with_whatever_memory_is_free(device: Device) -> None:
