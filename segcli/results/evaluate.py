@@ -210,6 +210,7 @@ def _overlap(mask_a: NDArray[np.bool_], mask_b: NDArray[np.bool_], in_a: Box, in
 
 # ---- many cases ---------------------------------------------------------------------------------------------------
 
+_BESIDE = ("_probseg", "_disagreement")
 _ROLES = re.compile(r"(_0000|[_-](d?seg|labels?|mask|gt|pred|ref|reference|groundtruth))+$", re.I)
 
 
@@ -238,7 +239,10 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
 
 
 def _label_maps(folder: Path, deep: bool) -> list[Path]:
-    """Files below the folder, or in it, that may be label maps: no hidden ones, voxels beside a header or masks."""
+    """Files below the folder, or in it, that may be label maps: no hidden ones, voxels beside a header or masks.
+
+    What segcli writes beside label maps, as probabilities, is none.
+    """
     found = sorted(folder.rglob("*") if deep else folder.iterdir()) if folder.is_dir() else []
     known = endings()
     return [
@@ -247,6 +251,7 @@ def _label_maps(folder: Path, deep: bool) -> list[Path]:
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.name.lower().endswith(known)
         and not is_masks(path.parent)
+        and not stem(path).endswith(_BESIDE)
         and path.is_file()
     ]
 

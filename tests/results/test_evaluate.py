@@ -185,6 +185,16 @@ def test_folders_are_paired_by_name_without_endings_and_roles(tmp_path: Path) ->
     assert extra == ["c.nii has no reference and is not scored"]
 
 
+def test_what_lies_beside_label_maps_of_two_runs_is_no_case(tmp_path: Path) -> None:
+    for run in ("one", "other"):
+        (tmp_path / run).mkdir()
+        for name in ("a_seg.nii.gz", "a_probseg.nii.gz", "a_disagreement.nii.gz"):
+            (tmp_path / run / name).touch()
+    pairs, extra = pair_folders(tmp_path / "one", tmp_path / "other")
+    assert [case for case, _, _ in pairs] == ["a"]
+    assert extra == []
+
+
 def test_references_in_subfolders_are_paired_by_their_folders_too(tmp_path: Path) -> None:
     for name in ("pred/x/a_seg.nii.gz", "pred/y/a_seg.nii.gz", "pred/z.nii", "ref/x/a.nii.gz", "ref/y/a.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
