@@ -135,6 +135,19 @@ def _byte(msvcrt: object, handle: int, how: int) -> None:
     msvcrt.locking(handle, how, 1)  # type: ignore[attr-defined]
 
 
+def too_long(path: Path) -> str | None:
+    """What to do about a path that Windows may not find for its length; None where that is not the reason.
+
+    Windows takes 259 characters from the drive on, unless its administrator has turned long paths on.
+    """
+    size = len(os.path.abspath(path))  # noqa: PTH100 - links are followed nowhere here
+    if not WINDOWS or size < 260:
+        return None
+    return (
+        f"its path has {size} characters, and Windows takes 259 unless long paths are turned on: choose a shorter one"
+    )
+
+
 def is_device(name: str) -> bool:
     """Whether Windows takes a name for that of a device, whatever its ending."""
     return name.partition(".")[0].rstrip(" ").upper() in DEVICES

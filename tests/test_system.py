@@ -3,11 +3,13 @@
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
@@ -21,10 +23,11 @@ from segcli import memory, parallel, system
 from segcli.batch import cases, pipeline, side_by_side
 from segcli.batch.outputs import Destination
 from segcli.commands import process, running
-from segcli.errors import Denied, InputError, ModelError, OutOfMemory, OutputError, UsageError
-from segcli.formats import atomic, itk
+from segcli.errors import Denied, InputError, InputMissing, ModelError, OutOfMemory, OutputError, UsageError
+from segcli.formats import atomic, itk, streams
 from segcli.models import card, fetch
 from segcli.models.imports import bundle_weights, graph
+from segcli.models.imports.folder import unpacked
 from segcli.structures import Label, file_names
 
 ROOT = Path(system.__file__).parent
@@ -222,17 +225,22 @@ def test_6_5_a_label_map_for_a_reader_that_has_gone_ends_quietly(
 
 
 @pytest.mark.parametrize(
-    ("terminal", "wish", "encoding"), [(False, None, "utf-8"), (True, None, None), (False, "cp850", None)]
+    ("terminal", "wish", "written"),
+    [(False, None, "ä\n".encode()), (True, None, b"\xe4\r\n"), (False, "cp1252", b"\xe4\n")],
 )
 def test_pipes_of_windows_are_written_in_utf_8_unless_the_user_wants_another_one(
-    terminal: bool, wish: str | None, encoding: str | None, windows: None, monkeypatch: pytest.MonkeyPatch
+    terminal: bool, wish: str | None, written: bytes, windows: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTHONIOENCODING", raising=False)
     if wish:
         monkeypatch.setenv("PYTHONIOENCODING", wish)
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors="strict")
+    bytes_of = io.BytesIO()
+    stream = io.TextIOWrapper(bytes_of, encoding="cp1252", errors="strict", newline="\r\n")
     monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
-    assert process._encoding(stream) == encoding
+    process._as_elsewhere(stream)
+    stream.write("ä\n")
+    stream.flush()
+    assert bytes_of.getvalue() == written
 
 
 def test_a_name_that_windows_own_encoding_lacks_comes_whole_through_a_pipe(
@@ -240,12 +248,44 @@ def test_a_name_that_windows_own_encoding_lacks_comes_whole_through_a_pipe(
 ) -> None:
     monkeypatch.delenv("PYTHONIOENCODING", raising=False)
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252", newline="\r\n"))
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
     out = process._standard_streams()
-    out.write("脳_seg.nii.gz")
+    out.write("脳_seg.nii.gz\n")
     out.flush()
-    assert written.getvalue() == "脳_seg.nii.gz".encode()
+    assert written.getvalue() == "脳_seg.nii.gz\n".encode()
+
+
+# What Python opens for texts; on Windows each line would end in two bytes.
+WRITES_TEXT = re.compile(r"TextIOWrapper\(.*|open\([^\n]*\"[wax]\"[^\n]*|write_text\([^\n]*")
+
+
+def test_6_6_what_is_written_has_the_same_ends_of_lines_on_every_system() -> None:
+    found = [
+        (path.relative_to(ROOT).as_posix(), match)
+        for path in ROOT.rglob("*.py")
+        if path.parent.name != "bench"
+        for match in WRITES_TEXT.findall(path.read_text(encoding="utf-8"))
+        if "newline=" not in match
+    ]
+    # A lock, which holds one line without an end, and a standard stream that was closed, which is not written to.
+    assert sorted(name for name, _ in found) == ["commands/process.py", "models/fetch.py"], found
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list_of_names_is_read_as_windows_programs_write_it(encoding: str) -> None:
+    mark = {"utf-16-le": "\ufeff", "utf-16-be": "\ufeff"}.get(encoding, "")
+    data = f"{mark}脳.nii.gz\r\n\r\nb c.nii\r\n".encode(encoding)
+    assert cases.listed(data, null=False) == ["脳.nii.gz", "b c.nii"]
+
+
+def test_a_list_in_windows_own_encoding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strict(name: bytes) -> str:  # as there: what is no UTF-8 has no stand-in characters
+        return name.decode("utf-8", "surrogatepass")
+
+    monkeypatch.setattr(os, "fsdecode", strict)
+    with pytest.raises(InputError, match="neither UTF-8 nor UTF-16"):
+        cases.listed("Schädel.nii.gz\r\n".encode("cp1252"), null=False)
 
 
 # ---- locks, and files that others have open
@@ -321,6 +361,29 @@ def test_2_1_an_output_that_a_viewer_has_open_keeps_its_bytes_and_the_refusal_sa
         atomic.write_bytes(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_bytes() == b"old"
+
+
+def test_2_1_a_path_that_windows_does_not_find_for_its_length_is_told_as_that(
+    tmp_path: Path, windows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_found(path: Path, *how: object, **more: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    long = tmp_path / ("a" * 100) / ("b" * 100) / ("c" * 100)
+    monkeypatch.setattr("builtins.open", not_found)
+    with pytest.raises(OutputError) as refused:
+        atomic.write_bytes(long / "a.json", b"{}")
+    assert "and Windows takes 259" in refused.value.hint
+    monkeypatch.setattr(Path, "stat", not_found)
+    with pytest.raises(InputMissing) as missing:
+        streams.regular_size(long / "scan.nii.gz")
+    assert "and Windows takes 259" in missing.value.hint
+
+
+def test_elsewhere_a_long_path_is_not_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing) as missing:
+        streams.regular_size(tmp_path / ("a" * 200) / ("b" * 200))
+    assert missing.value.hint == "check the path"
 
 
 def test_2_1_files_reach_the_disk_itself_on_macos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,6 +468,14 @@ def test_on_a_disk_that_tells_them_apart_they_make_two(tmp_path: Path) -> None:
         scan(tmp_path / folder / f"{name}.nii.gz")
     named = [str(tmp_path / "a" / "Scan.nii.gz"), str(tmp_path / "b" / "scan.nii.gz")]
     assert len(cases.cases(named, output=tmp_path / "out")) == 2
+
+
+def test_members_of_an_archive_that_would_be_one_file_are_refused(tmp_path: Path, ignoring_case: IgnoringCase) -> None:
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr("fold_0/a.pth", b"one")
+        archive.writestr("Fold_0/a.pth", b"other")
+    with pytest.raises(ModelError, match="would be one file on this disk"), unpacked(tmp_path / "model.zip"):
+        pass
 
 
 def test_2_6_on_a_disk_that_ignores_case_the_input_is_known_by_another_spelling(

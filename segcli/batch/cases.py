@@ -193,10 +193,21 @@ def shard(found: Sequence[Case], part: str) -> list[Case]:
 
 
 def listed(data: bytes, null: bool) -> list[str]:
-    """The names in a list of inputs: one a line, or between NULs; blank lines and a byte order mark are nothing."""
-    data = data.removeprefix(codecs.BOM_UTF8)
-    parts = data.split(b"\0") if null else data.splitlines()
-    return [os.fsdecode(p) for p in parts if p.strip()]
+    """The names in a list of inputs: one a line, or between NULs; blank lines and a byte order mark are nothing.
+
+    A list in UTF-16 is one too: the PowerShell that comes with Windows writes such.
+
+    errors   InputError: on Windows, a list in another encoding
+    """
+    try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            data = data.decode("utf-16").encode()
+        data = data.removeprefix(codecs.BOM_UTF8)
+        parts = data.split(b"\0") if null else data.splitlines()
+        return [os.fsdecode(p) for p in parts if p.strip()]
+    except UnicodeDecodeError as error:
+        hint = "write it in UTF-8"
+        raise InputError("the list of inputs: a name in it is in neither UTF-8 nor UTF-16", hint=hint) from error
 
 
 def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: str | None, volume: int | None) -> Case:

@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any, TextIO, TypeVar
@@ -143,7 +144,8 @@ def _standard_streams() -> Harmless:
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or open(number, "w", closefd=False, encoding="utf-8")  # noqa: SIM115 - a descriptor
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace", encoding=_encoding(stream))
+            stream.reconfigure(errors="backslashreplace")
+            _as_elsewhere(stream)
         setattr(sys, name, Harmless(stream))
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
@@ -151,10 +153,16 @@ def _standard_streams() -> Harmless:
     return found
 
 
-def _encoding(stream: TextIO) -> str | None:
-    """What a standard stream is written in; None for what it is. UTF-8 in Windows' pipes, whose own has few letters."""
-    own = system.WINDOWS and not stream.isatty() and "PYTHONIOENCODING" not in os.environ
-    return "utf-8" if own else None
+def _as_elsewhere(stream: TextIO) -> None:
+    """Have a pipe of Windows written with the ends of lines of other systems, and in UTF-8: its own has few letters.
+
+    A user's own wish for the encoding counts.
+    """
+    if not system.WINDOWS or stream.isatty() or not isinstance(stream, TextIOWrapper):
+        return
+    stream.reconfigure(newline="\n")
+    if "PYTHONIOENCODING" not in os.environ:
+        stream.reconfigure(encoding="utf-8")
 
 
 def _refused(error: SegcliError, debug: bool) -> int:

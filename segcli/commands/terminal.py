@@ -256,7 +256,7 @@ def _appended(path: Path) -> TextIO:
     from segcli.formats import atomic
 
     if path.exists() and not path.is_file():
-        return path.open("a", encoding="utf-8")
+        return path.open("a", encoding="utf-8", newline="\n")
     try:
         file = open(path, "a+b", opener=atomic.no_link)  # noqa: SIM115 - the stream is the caller's
     except OSError as error:
@@ -275,4 +275,4 @@ def _appended(path: Path) -> TextIO:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":  # a run was killed within a line
             file.write(b"\n")
-    return io.TextIOWrapper(file, encoding="utf-8")
+    return io.TextIOWrapper(file, encoding="utf-8", newline="\n")

@@ -343,7 +343,10 @@ def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
                 f"{path.name}: no space left on the disk of {path.parent}{_needed(path, temporary)}",
                 hint="free some space or choose another folder with -o",
             ) from error
-        raise OutputError(f"{path.name}: cannot write in {path.parent}: {error.strerror or error}") from error
+        raise OutputError(
+            f"{path.name}: cannot write in {path.parent}: {error.strerror or error}",
+            hint=system.too_long(temporary or path),
+        ) from error
 
 
 def _needed(path: Path, temporary: Path | None) -> str:

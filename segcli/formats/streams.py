@@ -116,7 +116,8 @@ def _status(path: Path) -> os.stat_result:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise InputMissing(f"{path.name}: broken link, its target does not exist") from None
-        raise InputMissing(f"{path.name}: no such file or folder", hint="check the path") from None
+        hint = system.too_long(path) or "check the path"
+        raise InputMissing(f"{path.name}: no such file or folder", hint=hint) from None
     except PermissionError as error:
         raise refusal(error, path) from error
     except OSError as error:

@@ -17,6 +17,7 @@ from segcli.models.imports import brainchop, bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
 from segcli.models.imports.source import ModelSource, WhichModel
+from segcli.system import folded, ignores_case
 
 # What zipfile raises of bytes that are no whole archive, of methods that it lacks, and of members behind a password.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
@@ -135,8 +136,8 @@ def _several(places: Sequence[Path], folder: Path, name: str, hint: str, why: st
 def unpacked(path: Path) -> Iterator[Path]:
     """The members of a zip archive as files in a temporary folder, which is removed afterwards.
 
-    errors   ModelError for members that climb out, for links, and for archives that unpack to over ten times their
-             size
+    errors   ModelError for members that climb out, for links, for archives that unpack to over ten times their size,
+             and for members that would be one file on a disk that ignores case
     """
     with TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as folder:
         try:
@@ -147,6 +148,11 @@ def unpacked(path: Path) -> Iterator[Path]:
                     link = (member.external_attr >> 16) & 0o170000 == 0o120000
                     if name.is_absolute() or ".." in name.parts or ":" in member.filename or link:
                         raise ModelError(f"{path.name}: {member.filename!r} leads outside the archive: not allowed")
+                names = sorted({member.filename for member in members})
+                if ignores_case(Path(folder)) and len({folded(name) for name in names}) < len(names):
+                    raise ModelError(
+                        f"{path.name}: names in it that differ in case alone would be one file on this disk"
+                    )
                 if sum(m.file_size for m in members) > 10 * path.stat().st_size + 10_000_000:
                     raise ModelError(f"{path.name}: unpacks to far more than its size: not allowed")
                 for member in members:
