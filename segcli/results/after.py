@@ -27,7 +27,7 @@ from segcli.space.volume import Volume
 from segcli.structures import Label
 
 _ROUNDING = 1e-6  # mm3, within which two volumes are equal
-_SPECK = 3  # voxels; a piece that is smaller goes, as in lungmask
+_SPECK = 3  # voxels; a piece that is smaller is not joined, as in lungmask
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,12 @@ def _join(data: NDArray[np.integer], wanted: Collection[int], dissolved: Collect
     loose = np.isin(values, list(dissolved))
     size = np.bincount(pieces.ravel(), minlength=count + 1)
     boxes = find_objects(pieces)
-    largest = dict.fromkeys(values, 0)
-    for value, voxels in zip(values[1:], size[1:].tolist(), strict=True):
-        largest[value] = max(largest[value], voxels)
-    gone = loose | [voxels < min(_SPECK, largest[value]) for value, voxels in zip(values, size.tolist(), strict=True)]
-    for i in sorted(range(1, count + 1), key=lambda one: int(size[one])):
+    growing = sorted(range(1, count + 1), key=lambda one: int(size[one]))
+    largest, gone = dict.fromkeys(values, 0), loose.copy()
+    for i in growing:  # of equally large pieces of a structure the first alone keeps its name, as in lungmask
+        gone[i] |= size[i] <= largest[values[i]]
+        largest[values[i]] = max(largest[values[i]], int(size[i]))
+    for i in growing:
         if size[i] < _SPECK or (size[i] >= largest[values[i]] and not loose[i]):
             continue
         box = tuple(slice(max(0, along.start - 1), along.stop + 1) for along in boxes[i - 1])

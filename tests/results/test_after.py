@@ -165,10 +165,19 @@ def test_a_small_piece_is_joined_to_the_structure_that_it_touches_most() -> None
     assert left(labels, JoinStep(structures=("one",))) == [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2]
 
 
-def test_pieces_that_touch_nothing_stay_and_specks_go() -> None:
-    labels = row(1, 1, 1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 1, 1)
-    assert left(labels, JoinStep()) == [1, 1, 1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 0, 0]
+def test_pieces_that_touch_nothing_stay_and_specks_are_not_joined() -> None:
+    labels = row(1, 1, 1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 1, 1, 2, 2, 1, 1)
+    assert left(labels, JoinStep()) == [1, 1, 1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 1, 1, 2, 2, 0, 0]
+    assert left(labels, JoinStep(), LargestStep()) == [1] * 4 + [0] * 5 + [2] * 4 + [0] * 6
     assert left(row(1, 1, 0, 2, 2, 2, 2), JoinStep()) == [1, 1, 0, 2, 2, 2, 2], "it is the structure's largest"
+
+
+def test_of_equally_large_pieces_the_first_alone_is_not_joined_and_keeps_its_name() -> None:
+    labels = row(1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 2, 2, 2)
+    assert left(labels, JoinStep()) == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 2, 2, 2]
+    grown = row(1, 1, 1, 1, 2, 2, 2, 0, 1, 1, 1, 1, 0, 2, 2, 2, 2)
+    # The first has grown by the three of two before the second has its turn, which touches nothing.
+    assert left(grown, JoinStep()) == [1] * 7 + [0] * 6 + [2] * 4
 
 
 def test_structures_that_are_dissolved_go_to_those_that_they_touch_as_one() -> None:
