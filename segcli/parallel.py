@@ -18,7 +18,7 @@ Made = TypeVar("Made")
 _most = sys.maxsize  # cores that this process shall use
 
 
-def use(most: int) -> None:
+def use(most: int = sys.maxsize) -> None:
     """From now on the process uses no more cores than this: others run beside it."""
     global _most
     _most = most

@@ -8,9 +8,9 @@ from pkgutil import iter_modules
 import pytest
 from models import organs
 
-from segcli import networks
+from segcli import networks, parallel
 from segcli.bench import __main__ as bench
-from segcli.bench import certificates, material, results, stages, total
+from segcli.bench import certificates, deciding, material, results, stages, total
 from segcli.bench.sgemm import unsteered
 from segcli.formats import read
 from segcli.models.library import read_card
@@ -71,6 +71,28 @@ def test_a_table_has_what_its_columns_mean_and_a_line_for_each_row(capsys: pytes
     assert told[:2] == ["", "start"]
     assert told[2].startswith("  # seconds    from the start of a process")
     assert told[-1] == "  what segcli --help   seconds 0.123"
+
+
+def test_labels_are_timed_with_one_thread_and_more_and_the_cores_are_the_processs_own_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deciding, "SHAPE", (40, 60))
+    monkeypatch.setattr(parallel, "_allowed", lambda: 4)
+    monkeypatch.setattr(parallel, "_group_share", lambda: None)
+    parallel.use()
+    try:
+        rows = list(deciding.table(3, 24, (5,)))
+        assert [row["threads"] for row in rows] == [1, 2, 3]
+        assert parallel.cores() == 4
+    finally:
+        monkeypatch.undo()
+        parallel.use()
+    assert all(
+        set(row) <= {word.split()[0] for word in results.MEANINGS["decide"].splitlines()} | {"classes", "threads"}
+        for row in rows
+    )
+    assert ["alone" in row for row in rows] == [False, True, True]
+    assert all(row["slabs"] and row["blocks"] and row["cpu_s"] >= 0 for row in rows)
 
 
 def test_every_part_is_explained() -> None:

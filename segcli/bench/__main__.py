@@ -12,6 +12,8 @@ total     a CT of 96x240x240 voxels, with --full of 192x400x400, by TotalSegment
           with drawn weights: segcli, and TotalSegmentator, which has to be on the path; not among the parts that run
           when none is named
 big       a CT of 200 slices of 512 x 512 voxels, with --full of 1600, and 118 classes under --max-ram 4G
+decide    labels of 64 columns, with --full of 512, of a CT of 400 slices of 512 x 512 voxels, from logits of 14 and of
+          118 classes: with one thread, two, four, ... up to --threads
 scaling   all but the network against slices and classes; the network against windows and threads
 
 Under the title of each table stands what its columns mean. Compare lines of one run only: times move with what else the
@@ -28,7 +30,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from segcli.bench import material, peers, stages, total
+from segcli.bench import deciding, material, peers, stages, total
 from segcli.bench.certificates import certificates
 from segcli.bench.results import Results, Row, compare
 from segcli.errors import OutputExists
@@ -36,7 +38,7 @@ from segcli.formats.atomic import write_bytes
 from segcli.parallel import cores
 
 Curves = dict[str, list[tuple[float, float]]]
-PARTS = ("start", "network", "certificates", "peers", "total", "big", "scaling")
+PARTS = ("start", "network", "certificates", "peers", "total", "big", "decide", "scaling")
 ALONE = ("total",)  # run when they are named, for they need another program
 SHAPE = (96, 300, 300)
 
@@ -77,6 +79,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 results.table(part, certificates(folder))
             elif part == "big":
                 results.table(part, [stages.big(folder, given.threads, 1600 if given.full else 200)])
+            elif part == "decide":
+                results.table(part, deciding.table(given.threads, 512 if given.full else 64))
             elif part == "total":
                 results.table(part, total.compare(folder, given.threads, given.full))
             elif part == "peers":

@@ -59,6 +59,12 @@ memory     this row's peak / TotalSegmentator's""",
 peak_mb    has to stay below 4,295
 disk_mb    what lay in the temporary folder at most, others' files included
 step       what was done for want of memory""",
+    "decide": """Labels and margins of a CT from finished logits at 1.5 mm, as the network stage hands them over.
+slabs      of logits, one after the other
+blocks     of a slab, which the threads share: as many as threads keep all of them busy
+seconds    of all slabs
+cpu_s      seconds of all cores together
+alone      share of cpu_s that one thread spends while the others wait: 1 / alone is the most that threads gain""",
     "scaling": """Seconds against a size, everything else held; a row for each size.
 slices, classes
            all but the network (resampling, blending, deciding): should grow in proportion, or slower

@@ -99,7 +99,7 @@ def labels_on(
     for slab in logits:
         first = part.start_of(slab.grid)
         for piece in place.pieces(first, slab.grid.shape):
-            each(lambda block: _decide(labels, *block, decide), _blocks(piece, slab.data))
+            each(lambda block: _decide(labels, *block, decide), blocks(piece, slab.data))
     return Volume(labels[None], grid)
 
 
@@ -296,7 +296,7 @@ class Place:
             yield Piece((some, slice(0, h), slice(0, w)), [0, 1, 2], [], [], [], local, mask)
 
 
-def _blocks(piece: Piece, slab: NDArray[np.float32]) -> Iterator[tuple[Piece, NDArray[np.float32]]]:
+def blocks(piece: Piece, slab: NDArray[np.float32]) -> Iterator[tuple[Piece, NDArray[np.float32]]]:
     """A piece of a slab (K, d, h, w) in blocks that stay near the cache, each with its part of the slab.
 
     Blocks share the plane of the slab between them, so they are cut along the axis that has the most of them, and no

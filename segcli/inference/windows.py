@@ -19,8 +19,6 @@ from segcli.space.volume import Box, Grid, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
-# Logits that are finished at a time, work enough for every core: fewer repeat more planes, more leave the cache.
-SLAB_BYTES = (1 << 23) * max(2, min(cores(), 16))
 _THICK, _THICK_BYTES = 4, 1 << 27  # planes that a slab adds at least, as far as they are no more than so many bytes
 
 
@@ -247,7 +245,12 @@ def slab_bytes(plane_bytes: int) -> int:
 
 def new_planes(plane_bytes: int) -> int:
     """Planes that a slab on the host adds to the one before."""
-    return max(1, min(_THICK, _THICK_BYTES // plane_bytes), SLAB_BYTES // plane_bytes)
+    return max(1, min(_THICK, _THICK_BYTES // plane_bytes), finished_bytes() // plane_bytes)
+
+
+def finished_bytes() -> int:
+    """Of logits that are finished at a time, work for every core: fewer repeat more planes, more leave the cache."""
+    return (1 << 23) * max(2, min(cores(), 16))
 
 
 def _parts(items: list[Window], axis: int, batch: int | None) -> list[list[Window]]:

@@ -228,7 +228,7 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     data = np.random.default_rng(0).uniform(-1.2, 1.2, (1, 16, 160, 160)).astype(np.float32)
     scan = Volume(data, grid(16, 160, 160))
     engine = Many(threads=1)
-    monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 21)
+    monkeypatch.setattr(windows, "finished_bytes", lambda: 1 << 21)
     monkeypatch.setattr(windows, "_THICK", 1)
     monkeypatch.setattr(memory, "RESERVE", 1 << 20)
     monkeypatch.setattr(host, "RESERVE", 1 << 20)

@@ -190,7 +190,7 @@ def test_118_classes_of_a_large_scan_are_work_for_16_threads(monkeypatch: pytest
     model, scan = grid((4, 273, 273), (1.5, 1.5, 1.5)), grid((6, 512, 512), (1.0, 0.8, 0.8))
     slab = np.broadcast_to(np.float32(0), (118, *model.shape))
     pieces = decide.Place(scan, model, model, decide.LINEAR).pieces(np.zeros(3, np.int64), model.shape)
-    (blocks,) = [list(decide._blocks(piece, slab)) for piece in pieces]
+    (blocks,) = [list(decide.blocks(piece, slab)) for piece in pieces]
     assert len(blocks) == 16
     assert len(list(certainty._rows(slab, slab[:1]))) >= 64
 

@@ -171,7 +171,7 @@ def test_the_way_that_models_are_averaged_is_the_first_cards_or_the_options() ->
 
 @pytest.mark.slow
 def test_memory_holds_no_answer_for_the_whole_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "SLAB_BYTES", 1 << 18)
+    monkeypatch.setattr(windows, "finished_bytes", lambda: 1 << 18)
     labels = {"background": 0, **{f"s{i}": i for i in range(1, 60)}}
     long = Volume(np.zeros((1, 300, 16, 16), np.int16), grid((300, 16, 16)))
     whole = 60 * long.grid.size * 4

@@ -107,11 +107,19 @@ def test_sums_hold_one_window_of_planes_however_long_the_image_is() -> None:
     assert held == [(1, 11, 8, 8)]  # and the plane before it
 
 
+@pytest.mark.parametrize(("cores", "wanted"), [(1, 1 << 24), (2, 1 << 24), (8, 1 << 26), (16, 1 << 27), (64, 1 << 27)])
+def test_slabs_grow_with_the_cores_that_the_process_may_use_now(
+    monkeypatch: pytest.MonkeyPatch, cores: int, wanted: int
+) -> None:
+    monkeypatch.setattr(windows_room, "cores", lambda: cores)
+    assert windows_room.finished_bytes() == wanted
+
+
 def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     image = Volume(rng.normal(size=(1, 40, 8, 8)).astype(np.float32), grid((40, 8, 8)))
     whole = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
-    monkeypatch.setattr(windows_room, "SLAB_BYTES", 3 * 4 * 8 * 8)
+    monkeypatch.setattr(windows_room, "finished_bytes", lambda: 3 * 4 * 8 * 8)
     monkeypatch.setattr(windows_room, "_THICK", 1)
     cut = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
     assert max(slab.grid.shape[0] for slab in cut) == 4  # three new planes and a shared one
@@ -123,7 +131,7 @@ def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("classes", "plane", "wanted"),
     [
-        (14, 273 * 273, 4),  # 4 MB a plane: as many as SLAB_BYTES have
+        (14, 273 * 273, 4),  # 4 MB a plane: as many as `finished_bytes` are
         (118, 273 * 273, 3),  # 35 MB a plane: not one at a time, of which each would be looked at twice
         (118, 512 * 512, 1),  # 124 MB a plane
     ],
@@ -131,7 +139,7 @@ def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPat
 def test_a_slab_is_not_thin_however_many_classes_there_are(
     monkeypatch: pytest.MonkeyPatch, classes: int, plane: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(windows_room, "SLAB_BYTES", 1 << 24)
+    monkeypatch.setattr(windows_room, "finished_bytes", lambda: 1 << 24)
     low, high = next(windows_room._slabs(1, 200, windows_room.new_planes(4 * classes * plane)))
     assert high - low == wanted + 1
     assert windows_room.slab_bytes(4 * classes * plane) == 4 * classes * plane * (wanted + 1)
