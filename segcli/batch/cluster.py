@@ -19,6 +19,7 @@ from segcli.batch.stages import Options, Outcome
 from segcli.batch.worker import work
 from segcli.engines.devices import spread
 from segcli.engines.driver import driver_devices
+from segcli.engines.loading import environment
 from segcli.engines.opening import Opening
 from segcli.errors import EngineError, UsageError
 from segcli.formats.atomic import sweep
@@ -139,17 +140,19 @@ def _cluster(scheduler: str, *, gpu: bool = False) -> Iterator[str]:
         raise UsageError(f"--scheduler {scheduler}: at least one worker is needed")
     from distributed import LocalCluster
 
-    # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.
-    os.environ["PYTHONWARNINGS"] = "ignore"
-    # Dask's own log is silent: workers' heartbeats fail while the cluster ends, and a case comes back with its error.
-    with LocalCluster(
-        n_workers=0,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
-        silence_logs="CRITICAL",
-        resources={"GPU": 1} if gpu else None,
-    ) as local:
+    # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that. Dask's own
+    # log is silent: workers' heartbeats fail while the cluster ends, and a case comes back with its error.
+    with (
+        environment(PYTHONWARNINGS="ignore"),
+        LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs="CRITICAL",
+            resources={"GPU": 1} if gpu else None,
+        ) as local,
+    ):
         _clusters.append(local)  # before there is a worker, so that each can be ended
         try:
             local.scale(workers)

@@ -27,6 +27,7 @@ from segcli.formats import atomic, tables
 from segcli.inference.engine import Engine, counted, said_since
 from segcli.inference.segment import Segmentation
 from segcli.models.card import ModelCard
+from segcli.models.decisive import model_hash
 from segcli.models.library import file_sha256
 from segcli.results import record, scan_checks
 from segcli.results.after import Effect
@@ -130,7 +131,7 @@ class Job:
     @cached_property
     def model(self) -> ModelFacts:
         """The model's part of the record."""
-        return self._model_facts(record.model_hash)
+        return self._model_facts(model_hash)
 
     @cached_property
     def models_before(self) -> list[ModelFacts]:

@@ -1,4 +1,4 @@
-"""Libraries that read the environment when they are loaded, and at no other time."""
+"""Libraries, and processes, that read the environment when they begin, and at no other time."""
 
 from __future__ import annotations
 

@@ -34,8 +34,7 @@ from segcli.engines.table import libraries
 from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
-from segcli.models.decisive import hash_as_decided, hash_as_written
-from segcli.models.decisive import model_hash as model_hash
+from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256
 from segcli.results import checks
 from segcli.results.after import Effect

@@ -291,12 +291,17 @@ def tell(message: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Port 8787")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_log_of_a_local_cluster_is_not_among_the_lines_of_the_command(capfd):
+def test_the_log_of_a_local_cluster_is_not_among_the_lines_of_the_command(capfd, monkeypatch):
     from distributed import Client
 
     from segcli.batch.cluster import _cluster
 
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
     with _cluster("local:1") as address, Client(address, set_as_default=False) as client:
+        assert (
+            os.environ["PYTHONWARNINGS"] == "ignore"
+        )  # of workers, and of Python's helpers that outlive a stopped run
         client.wait_for_workers(1, timeout=60)
         client.run(tell, "Failed to communicate with scheduler during heartbeat.")
     assert capfd.readouterr().err == ""
+    assert "PYTHONWARNINGS" not in os.environ

@@ -14,7 +14,7 @@ from scan_files import nifti_bytes
 
 from segcli.batch.stages import Outcome
 from segcli.errors import Denied, InputError
-from segcli.models.decisive import hash_as_decided, hash_as_written
+from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256, find
 from segcli.results import record
 
@@ -170,8 +170,8 @@ def test_6_6_the_hash_of_a_model_does_not_depend_on_the_order_of_its_files(tmp_p
     from runs import card
 
     found = card(tmp_path)
-    assert record.model_hash(found, {"a": "1", "b": "2"}) == record.model_hash(found, {"b": "2", "a": "1"})
-    assert record.model_hash(found, {"a": "1"}) != record.model_hash(found, {"a": "2"})
+    assert model_hash(found, {"a": "1", "b": "2"}) == model_hash(found, {"b": "2", "a": "1"})
+    assert model_hash(found, {"a": "1"}) != model_hash(found, {"a": "2"})
 
 
 def test_the_hash_of_a_model_is_that_of_what_decides_its_labels(tmp_path):
@@ -182,14 +182,14 @@ def test_the_hash_of_a_model_is_that_of_what_decides_its_labels(tmp_path):
     document = json.loads((organs(tmp_path / "organs") / "model.json").read_text())
 
     def sha(**changes: object) -> str:
-        return record.model_hash(parse({**document, **changes}), {"a": "1"})
+        return model_hash(parse({**document, **changes}), {"a": "1"})
 
-    same = record.model_hash(parse(dict(reversed(document.items()))), {"a": "1"})
+    same = model_hash(parse(dict(reversed(document.items()))), {"a": "1"})
     assert same == sha() == sha(notes="looked at again") == sha(volumes_ml={"liver": [900, 2000]}, licence="MIT")
     assert sha(overlap=0.25) != sha()
     turned = dict(reversed(document["labels"].items()))
     other = {**document, "labels": {"background": 0, **{k: v for k, v in turned.items() if v}}}
-    assert record.model_hash(parse(other), {"a": "1"}) != sha()  # the outputs of the network mean something else
+    assert model_hash(parse(other), {"a": "1"}) != sha()  # the outputs of the network mean something else
 
 
 @pytest.mark.parametrize("way", record.WAYS_BEFORE[:2])
@@ -240,7 +240,7 @@ def test_a_case_that_ran_on_an_export_is_done_by_the_weights_that_it_was_made_of
     assert first.status == "done"
     card = find(str(folder))
     sums = {"weights.safetensors": card.sha256[0]}
-    assert first.record["model"]["sha256"] == record.model_hash(card, sums)
+    assert first.record["model"]["sha256"] == model_hash(card, sums)
     (graph,) = (tmp_path / "home" / "cache" / "onnx").glob("*.onnx")
     for way in (hash_as_written, hash_as_decided):
         before = json.loads(first.paths[1].read_text())
