@@ -281,9 +281,10 @@ def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) 
     """
     if not folder.is_dir():
         return
+    live = {path.name for path in list(_live)}  # by name: a folder can be called in several ways
     for path in folder.iterdir():
         found = _PARTIAL.match(path.name)
-        if found and found["host"] == _HOST and path not in _live and not _runs(int(found["pid"])):
+        if found and found["host"] == _HOST and path.name not in live and not _runs(int(found["pid"])):
             if path.is_dir() and not path.is_symlink():
                 if int(found["pid"]) != os.getpid() and ours(path):  # with our own number another thread may fill it
                     shutil.rmtree(path, ignore_errors=True)

@@ -91,7 +91,7 @@ def test_2_2_when_one_name_cannot_be_given_the_new_ones_are_taken_back(tmp_path)
     assert last.is_dir()
 
 
-def test_2_3_temporary_files_of_dead_processes_go_and_of_live_ones_stay(tmp_path):
+def test_2_3_temporary_files_of_dead_processes_go_and_of_live_ones_stay(tmp_path, monkeypatch):
     ours = atomic.partial_name("a.nii.gz")
     live, dead, elsewhere = (
         tmp_path / ours.replace(f"-{os.getpid()}-", f"-{os.getppid()}-"),
@@ -106,6 +106,11 @@ def test_2_3_temporary_files_of_dead_processes_go_and_of_live_ones_stay(tmp_path
         (writing,) = (p.name for p in tmp_path.glob(".b.json.*"))
         atomic.sweep(tmp_path)
         assert set(names(tmp_path)) == {live.name, elsewhere.name, ".hidden", writing}
+        (tmp_path / "link").symlink_to(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        for called in (Path(), Path("link"), tmp_path / "link"):  # the same folder, by other names
+            atomic.sweep(called)
+        assert writing in names(tmp_path)
 
 
 def test_2_4_the_record_gets_its_name_first_and_the_label_map_last(tmp_path, monkeypatch):
