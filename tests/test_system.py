@@ -22,7 +22,7 @@ from runs import scan
 from segcli import memory, parallel, system
 from segcli.batch import cases, pipeline, side_by_side
 from segcli.batch.outputs import Destination
-from segcli.commands import process, running
+from segcli.commands import harmless, process, running
 from segcli.errors import Denied, InputError, InputMissing, ModelError, OutOfMemory, OutputError, UsageError
 from segcli.formats import atomic, itk, streams
 from segcli.models import card, fetch
@@ -205,13 +205,13 @@ def test_2_10_without_posix_fallocate_room_is_looked_for_before_a_file_is_mapped
 
 
 def test_6_5_a_pipe_that_nobody_reads_is_known_by_what_windows_says(windows: None) -> None:
-    assert process.closed(OSError(errno.EINVAL, "Invalid argument"))
-    assert not process.closed(OSError(errno.ENOSPC, "full"))
+    assert harmless.closed(OSError(errno.EINVAL, "Invalid argument"))
+    assert not harmless.closed(OSError(errno.ENOSPC, "full"))
 
 
 def test_elsewhere_an_invalid_argument_is_an_error() -> None:
-    assert process.closed(BrokenPipeError(errno.EPIPE, "gone"))
-    assert not process.closed(OSError(errno.EINVAL, "Invalid argument"))
+    assert harmless.closed(BrokenPipeError(errno.EPIPE, "gone"))
+    assert not harmless.closed(OSError(errno.EINVAL, "Invalid argument"))
 
 
 def test_6_5_a_label_map_for_a_reader_that_has_gone_ends_quietly(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -18,9 +17,10 @@ from typing import Any, TextIO, TypeVar
 import typer
 
 from segcli import system
+from segcli.commands.harmless import Harmless, told
 from segcli.commands.options import advice
 from segcli.commands.terminal import Show, say, show_error
-from segcli.errors import EngineError, ModelError, OutputError, SegcliError
+from segcli.errors import EngineError, ModelError, SegcliError
 
 Item = TypeVar("Item")
 STILL = 300.0  # seconds without an event after which the watchdog speaks
@@ -54,9 +54,8 @@ def main() -> None:
         _abandon()
     out.flush()
     sys.stderr.flush()
-    if code == 0 and out.failed is not None and not closed(out.failed):
-        sys.stderr.write(f"error: stdout: {out.failed.strerror}: what was made is whole, its names were not printed\n")
-        code = OutputError.exit_code
+    if code == 0:
+        code = told(out.failed, "stdout", "not all was printed")
     if code in (130, 143) or out.failed is not None or _own_process():
         os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
     sys.exit(code)
@@ -101,39 +100,6 @@ def _abandon() -> None:
     """Leave nothing half where files could have been written."""
     if "segcli.formats.atomic" in sys.modules:
         sys.modules["segcli.formats.atomic"].abandon()
-
-
-def closed(error: OSError) -> bool:
-    """Whether an error of writing says that nobody reads any more; of a pipe Windows says EINVAL."""
-    return error.errno in (errno.EPIPE, errno.EBADF, errno.EIO) or (system.WINDOWS and error.errno == errno.EINVAL)
-
-
-class Harmless:
-    """A standard stream that may be closed or full: what cannot be written is lost, and nothing else.
-
-    failed  the first error
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.failed: OSError | None = None
-
-    def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def _try(self, work: Callable[[], object]) -> None:
-        if self.failed is None:
-            try:
-                work()
-            except OSError as error:
-                self.failed = error
 
 
 def _standard_streams() -> Harmless:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segcli.commands.harmless import closed, told
 from segcli.commands.outcomes import (
     Manners,
     cohort_files,
@@ -20,8 +21,8 @@ from segcli.commands.outcomes import (
     told_of,
     unshown,
 )
-from segcli.commands.process import closed, interruptible, waited
-from segcli.commands.terminal import Show, events_to, print_json, say, show_error
+from segcli.commands.process import interruptible, waited
+from segcli.commands.terminal import STREAMS, Show, events_to, print_json, say, show_error
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +102,16 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         show.close()
         place = {case: i for i, case in enumerate(found)}
         ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
-        return _concluded(given, ended, to, manners, time.perf_counter() - began)
+        code = _concluded(given, ended, to, manners, time.perf_counter() - began)
+        return code or _unwritten(show, manners)
+
+
+def _unwritten(show: Show, manners: Manners) -> int:
+    """Say that events are lost; the exit code. Of stdout the process itself says so at its end."""
+    target = manners.events
+    if target is None or target in STREAMS:
+        return 0
+    return told(show.unwritten, Path(target).name, "not all events were written")
 
 
 def _concluded(given: Given, ended: Sequence[Outcome], to: Destination, manners: Manners, seconds: float) -> int:
@@ -145,11 +155,13 @@ def piped(
     given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, *, to_stdout: bool
 ) -> int:
     """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
+    import shutil
     import tempfile
 
     from segcli import formats
     from segcli.batch.pipeline import predict
     from segcli.engines.devices import devices_of
+    from segcli.formats.atomic import translated
 
     opening = replace(opening, device=devices_of(opening.device)[0])
     if to_stdout and sys.stdout.isatty():
@@ -160,11 +172,11 @@ def piped(
         folder = Path(name)
         inputs = given.inputs
         if inputs == ("-",):
-            data = sys.stdin.buffer.read()
-            if not data:
-                raise InputMissing("stdin: no bytes came in")
             scan = folder / "stdin"
-            scan.write_bytes(data)
+            with translated(scan), scan.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)  # in pieces: what comes may have no end
+            if not scan.stat().st_size:
+                raise InputMissing("stdin: no bytes came in")
             named = scan.rename(f"{scan}{formats.ending_of(scan)}")
             inputs = (str(named),)
         card = opening.card
@@ -188,7 +200,7 @@ def piped(
                 _stream(outcome.paths[0].read_bytes())
         if manners.json:
             print_json(document(ended, time.perf_counter() - began))
-    return exit_code(ended)
+    return exit_code(ended) or _unwritten(show, manners)
 
 
 def _stream(data: bytes) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from segcli.batch.events import Event
 
 SCHEMA = 1  # of the JSON documents on stdout
+STREAMS = ("stderr", "stdout", "-")  # that events can go to; all else is a file's name
 EVERY = 10.0  # seconds between lines about progress, where there is no bar
 
 
@@ -59,11 +60,13 @@ def show_error(error: SegcliError) -> None:
 class Show:
     """Follows a run: a bar per case on a terminal, nothing otherwise; JSON lines where asked for.
 
-    events   a stream for one JSON object a line: schema, event, time, case, and the event's facts
+    events   a stream for one JSON object a line: schema, event, time, case, and the event's facts. `unwritten` says
+             why it could not take one; none is written after that
     """
 
     def __init__(self, total: int, *, quiet: bool, verbose: int, events: TextIO | None) -> None:
         self.total, self.quiet, self.verbose, self.events = total, quiet, verbose, events
+        self.unwritten: OSError | None = None
         from rich.console import Console
 
         self.console = Console(stderr=True, highlight=False, markup=False)
@@ -107,8 +110,9 @@ class Show:
                 with self._writing:
                     self.events.write(line + "\n")
                     self.events.flush()
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
                 self.events = None
+                self.unwritten = error if isinstance(error, OSError) else None
         if name == "doubt" and not self.quiet:
             self.line(f"warning: {case.name}: {event.sentence}")
         if self.verbose and name in ("read", "segment", "write", "done", "skipped"):
@@ -236,25 +240,33 @@ def are_events(head: bytes) -> bool:
 
 @contextlib.contextmanager
 def events_to(target: str | None) -> Iterator[TextIO | None]:
+    """Where events go; an error of closing it is none, because every event has been flushed."""
     if target is None:
         yield None
-    elif target in ("stderr", "stdout", "-"):
+    elif target in STREAMS:
         yield sys.stderr if target == "stderr" else sys.stdout
     else:
         from segcli.formats import atomic
 
         path = Path(target)
-        with atomic.translated(path), _appended(path) as file:
+        with atomic.translated(path):
+            file = _appended(path)
+        try:
             yield file
+        finally:
+            with contextlib.suppress(OSError):  # what it could not take is lost
+                file.close()
 
 
 def _appended(path: Path) -> TextIO:
     """A file that events are added to: a new one, one that holds events already, or what is no file, as a pipe.
 
-    errors   OutputExists (73): somebody else's file, or a link to one
+    errors   OutputExists (73): somebody else's file, a link to one, or a folder
     """
     from segcli.formats import atomic
 
+    if path.is_dir():
+        raise OutputExists(f"{path.name}: is a folder, and events go into a file", hint=atomic.ANOTHER)
     if path.exists() and not path.is_file():
         return path.open("a", encoding="utf-8", newline="\n")
     try:

@@ -2,15 +2,18 @@
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from models import organs
+from runs import command, line, scan
 
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
 from segcli.commands import terminal
-from segcli.commands.process import Harmless
+from segcli.commands.harmless import Harmless
 from segcli.commands.terminal import Show, events_to, plain, say, table
 from segcli.errors import OutputExists
 
@@ -72,6 +75,29 @@ def test_6_5_events_to_a_stream_that_fails_stop_and_do_no_harm():
     show = Show(1, quiet=True, verbose=0, events=Broken())
     show.watch(Event("done", CASE))
     assert show.events is None
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_6_5_events_that_a_full_disk_does_not_take_are_told_once_and_cost_no_label_map(tmp_path, quiet):
+    model, _ = organs(tmp_path / "organs"), scan(tmp_path / "a.nii.gz")
+    words = ["predict", "a.nii.gz", "--model", model, "-o", "out", "--engine", "onnx", "--events", "/dev/full"]
+    done = command(*words, *["-q"] * quiet, cwd=tmp_path)
+    said = [x for x in done.stderr.decode().splitlines() if x.startswith("error")]
+    lost = "error: full: No space left on device: not all events were written; files that were made are whole"
+    assert (done.returncode, said) == (74, [lost])
+    assert (tmp_path / "out" / "a_seg.nii.gz").is_file()
+
+
+def test_6_5_events_to_a_pipe_that_nobody_reads_any_more_are_no_fault(tmp_path):
+    model, _ = organs(tmp_path / "organs"), scan(tmp_path / "a.nii.gz")
+    words = line("predict", "a.nii.gz", "--model", model, "-o", "out", "--engine", "onnx", "-q", "--events")
+    done = subprocess.run(["bash", "-c", '"$@" >(head -c 1 > one)', "-", *words], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_2_7_a_folder_takes_no_events(tmp_path):
+    with pytest.raises(OutputExists, match="is a folder, and events go into a file"), events_to(str(tmp_path)):
+        pass
 
 
 def test_6_5_a_harmless_stream_loses_what_it_cannot_write_and_remembers_why(monkeypatch):
