@@ -54,7 +54,7 @@ OPENS_FOR_WRITING = {
     ("commands/process.py", "open"),  # a descriptor
     ("formats/atomic.py", "open"),
     ("formats/dicom/archive.py", "open"),  # mkdtemp
-    ("commands/running.py", "write_bytes"),  # TemporaryDirectory
+    ("commands/running.py", "open"),  # TemporaryDirectory
     ("commands/terminal.py", "open"),  # events
     ("models/fetch.py", "open"),  # the part of a download
     ("memory.py", "TemporaryFile"),

@@ -26,6 +26,7 @@ from segcli.formats.atomic import sweep
 from segcli.models.card import CARD_FILE
 
 TIMEOUT = "30s"  # within which a scheduler answers
+_START = 120.0  # seconds within which a worker on this machine begins
 
 
 def predict_on(
@@ -34,7 +35,8 @@ def predict_on(
     """Segment the cases on a cluster; outcomes come as they are done, the files are those of a local run.
 
     scheduler  "tcp://host:8786" of a running scheduler, or "local:4" for worker processes on this machine
-    errors     EngineError (69) when the scheduler cannot be reached or the extra [cluster] is not installed
+    errors     EngineError (69) when the scheduler cannot be reached, no local worker begins, or the extra [cluster] is
+               not installed
 
     Workers must see the same files under the same paths. Where workers offer the resource GPU, a case takes one of
     it, unless the run is on the CPU. Workers on this machine take its devices in turn. A worker that is lost costs its
@@ -55,6 +57,8 @@ def predict_on(
                 f"{scheduler}: no Dask scheduler answers: {error}", hint="start one with `dask scheduler`"
             ) from error
         with client:
+            if local:
+                _begun(client, scheduler)
             offered = client.scheduler_info(n_workers=-1).get("workers", {}).values()
             gpu = opening.device != "cpu" and any("GPU" in w.get("resources", {}) for w in offered)
             futures = {}
@@ -87,6 +91,15 @@ def predict_on(
                 yield replace(outcome, case=case)
 
 
+def _begun(client: Any, scheduler: str) -> None:
+    """Wait for the first worker of a local cluster; EngineError (69) where none begins: cases would wait for ever."""
+    try:
+        client.wait_for_workers(1, timeout=_START)
+    except TimeoutError as error:
+        told = f"--scheduler {scheduler}: no worker has begun within {_START:.0f} s"
+        raise EngineError(told, hint="--jobs labels cases side by side without Dask") from error
+
+
 def _devices(device: str, *, local: bool) -> tuple[str, ...]:
     """The devices that workers take in turn, where they are on this machine; UsageError for several elsewhere."""
     if local:
@@ -111,6 +124,7 @@ def end_workers(folders: Iterable[Path]) -> None:
     workers = []
     # Dask lists a worker among `workers` only some time after it took its first task, among `_created` from the start.
     for nanny in [nanny for local in _clusters for nanny in list(local._created)]:
+        nanny.close_gracefully()  # which ends nothing: it is what lets no other worker begin in this one's place
         with suppress(psutil.Error):
             if nanny.pid is not None:
                 workers.append(psutil.Process(nanny.pid))

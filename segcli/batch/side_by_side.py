@@ -10,7 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
@@ -26,6 +26,7 @@ from segcli.batch.outputs import Destination
 from segcli.batch.stages import Options, Outcome, called
 from segcli.batch.worker import work
 from segcli.engines.driver import driver_devices
+from segcli.engines.loading import environment
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory, SegcliError
 from segcli.formats.atomic import sweep
@@ -97,6 +98,7 @@ def predict_beside(
     room = None if opening.max_ram is None else opening.max_ram // jobs
     places = devices or [opening.device]
     free: SimpleQueue[tuple[ProcessPoolExecutor, Opening]] = SimpleQueue()
+    _stopped.clear()
     for i in range(jobs):
         own = replace(opening, threads=share, max_ram=room, device=places[i % len(places)])
         free.put((_process(share), own))
@@ -104,7 +106,11 @@ def predict_beside(
     def driven(case: Case) -> tuple[Outcome, list[Event]]:
         pool, own = free.get()
         try:
-            return pool.submit(_work, case, own, to, options).result()
+            with _beginning:
+                if _stopped.is_set():
+                    raise CancelledError
+                running = pool.submit(_work, case, own, to, options)
+            return running.result()
         except BrokenProcessPool:
             pool = _process(share)
             said = f"{called(case)}: the process that labelled it was ended from outside"
@@ -122,7 +128,12 @@ def predict_beside(
 
 
 def end_processes(folders: Iterable[Path]) -> None:
-    """End the processes that run cases, no other child of this process, and remove what they were writing."""
+    """End the processes that run cases, no other child of this process, and remove what they were writing.
+
+    No other one begins in their place.
+    """
+    with _beginning:
+        _stopped.set()
     running = [process for pool in list(_pools) for process in list((pool._processes or {}).values())]
     for process in running:
         process.kill()
@@ -133,10 +144,14 @@ def end_processes(folders: Iterable[Path]) -> None:
 
 
 _pools: WeakSet[ProcessPoolExecutor] = WeakSet()  # those that this process has started
+_beginning = threading.Lock()  # held while a process may begin
+_stopped = threading.Event()  # none may begin any more
 
 
 def _process(share: int) -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (share,))
+    # A run that is stopped leaves a helper of Python's to end by itself, which would complain about that.
+    with environment(PYTHONWARNINGS="ignore"):
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (share,))
     _pools.add(pool)
     return pool
 

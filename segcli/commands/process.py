@@ -28,6 +28,8 @@ STILL = 300.0  # seconds without an event after which the watchdog speaks
 
 def main() -> None:
     """Run a command; every foreseeable end is a sentence and an exit code."""
+    if _read_again():
+        return
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, _interrupted)
     if system.BREAK is not None:
@@ -59,6 +61,12 @@ def main() -> None:
     if code in (130, 143) or out.failed is not None or _own_process():
         os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
     sys.exit(code)
+
+
+def _read_again() -> bool:
+    """Whether a process of ours only reads the program anew that has called `main`, and is to do its own work."""
+    processes = sys.modules.get("multiprocessing.process")
+    return processes is not None and getattr(processes.current_process(), "_inheriting", False)
 
 
 def _own_process() -> bool:

@@ -34,6 +34,16 @@ from distributed.cli.dask_worker import main
 main()
 """
 
+UNABLE = """
+import multiprocessing, os
+if getattr(multiprocessing.current_process(), "_inheriting", False):
+    os._exit(7)
+import segcli.batch.cluster
+segcli.batch.cluster._START = 5.0
+from segcli.__main__ import main
+main()
+"""
+
 
 def start(words: list[str], home: Path, sign: str) -> tuple[subprocess.Popen[str], str]:
     """A process, once it has written what matches `sign`; and the match."""
@@ -281,6 +291,20 @@ def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path, m
         child.join()
     assert cluster._clusters == []
     gc.collect()  # while its warnings are not counted
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Port 8787")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_6_3_workers_that_never_begin_are_not_waited_for(tmp_path):
+    """The processes that are to become workers end while they read the program again."""
+    scans(tmp_path / "in", 2)
+    (tmp_path / "program.py").write_text(UNABLE)
+    words = ("predict", "in", "-o", "out", "--model", organs(tmp_path / "organs"), "--scheduler", "local:2")
+    done = command(*words, cwd=tmp_path, before=["program.py"])
+    said = done.stderr.decode().splitlines()
+    assert (done.returncode, said[0]) == (69, "error: --scheduler local:2: no worker has begun within 5 s")
+    assert len(said) == 2
 
 
 def tell(message: str) -> None:

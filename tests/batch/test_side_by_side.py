@@ -4,12 +4,15 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -21,7 +24,9 @@ from scan_files import nifti
 from segcli import parallel
 from segcli.batch import side_by_side
 from segcli.batch.cases import Case
+from segcli.batch.outputs import Destination
 from segcli.batch.side_by_side import jobs_for
+from segcli.batch.stages import Options
 from segcli.engines.opening import Opening
 from segcli.models.card import ModelCard
 from segcli.models.library import read_card
@@ -171,8 +176,10 @@ def test_13_a_run_that_is_ended_ends_its_processes_and_leaves_nothing_half(
 ) -> None:
     run, children = started(folder, tmp_path)
     run.send_signal(number)
-    run.communicate(timeout=60)
+    said = run.communicate(timeout=60)[1]
     assert run.returncode == code
+    # Neither does a process that begins at that moment complain, nor Python's own helper.
+    assert [line for line in said.decode().splitlines() if not re.search("at a time$|stopped .* s.$", line)] == []
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     if number != signal.SIGKILL:
@@ -203,7 +210,38 @@ def test_2_2_processes_that_run_cases_are_ended_and_no_other_child_is() -> None:
     pool = side_by_side._process(1)
     own = pool.submit(os.getpid).result()
     side_by_side.end_processes([])
+    assert side_by_side._stopped.is_set()
     assert not psutil.pid_exists(own) or psutil.Process(own).status() == psutil.STATUS_ZOMBIE
     assert other.is_alive()
     other.kill()
     other.join()
+
+
+def test_13_a_program_that_calls_main_without_a_guard_is_read_again_by_its_processes_and_not_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    scans(tmp_path / "in", 2)
+    (tmp_path / "program.py").write_text("from segcli.__main__ import main\nmain()\n")
+    words = ("predict", "in", "-o", "out", "--model", str(folder), *WORDS, "--jobs", "2", "-q")
+    done = command(*words, cwd=tmp_path, before=["program.py"])
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 2
+
+
+def test_13_no_process_begins_once_a_run_is_stopped(folder: Path, tmp_path: Path) -> None:
+    """A pool that breaks while the run ends would otherwise have another one started for the next case."""
+    found = [SimpleNamespace(name=f"a{i}") for i in range(2)]
+    told = side_by_side.predict_beside(2, found, Opening((str(folder),)), Destination(), Options(), lambda event: None)
+    begun: list[int] = []
+    real = side_by_side._process
+
+    def stopped(share: int) -> object:
+        begun.append(share)
+        side_by_side.end_processes([])
+        return real(share)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(side_by_side, "_process", stopped)
+        with pytest.raises(CancelledError):
+            next(told)
+    assert not [process for pool in side_by_side._pools for process in pool._processes or {}]
