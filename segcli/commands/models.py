@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,8 +87,20 @@ def _available(json: bool) -> None:
     if json:
         print_json({"schema": SCHEMA, "models": rows})
         return
-    table("", [{k: str(v)[:60] if k in ("title", "licence") else v for k, v in row.items()} for row in rows])
-    say("`segcli models get NAME` fetches and imports one; nothing is downloaded without it")
+    shown = [
+        {
+            "name": e.id,
+            "modality": e.modality,
+            "structures": len(e.structures) or None,
+            "here": "yes" if row["installed"] else "not yet" if e.lacks else "by hand" if e.by_hand else "",
+            "title": shorten(e.title, 80, placeholder=" ..."),
+            "licence": shorten(e.licence, 80, placeholder=" ..."),
+        }
+        for e, row in zip(entries().values(), rows, strict=True)
+    ]
+    table("", shown, one_line=True)
+    say("`segcli models info NAME` says more of one, `segcli models get NAME` fetches and imports it")
+    say("nothing is downloaded without it")
 
 
 @commands.command()
@@ -152,6 +165,8 @@ def info(
         if value not in (None, "", [], ()):
             shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             print_line(f"{key:11} {plain(shown)}")
+    if known is not None and not here:
+        say(f"not yet: {known.lacks}" if known.lacks else known.by_hand or f"`segcli models get {model}` fetches it")
 
 
 @dataclass(frozen=True)

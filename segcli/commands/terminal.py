@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of the JSON documents on stdout
 STREAMS = ("stderr", "stdout", "-")  # that events can go to; all else is a file's name
 EVERY = 10.0  # seconds between lines about progress, where there is no bar
+_SHORT = 12  # characters of a column that is never cut
 
 
 def plain(text: str) -> str:
@@ -172,9 +173,12 @@ def downloading() -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def table(title: str, rows: Sequence[Facts], *, stderr: bool = False) -> None:
-    """Rows of equal keys as a table, numbers to the right."""
-    from rich.console import Console
+def table(title: str, rows: Sequence[Facts], *, stderr: bool = False, one_line: bool = False) -> None:
+    """Rows of equal keys as a table, numbers to the right. The first column is never cut, for its names are typed.
+
+    one_line   on a terminal that is narrower than a row, long texts are cut rather than continued below
+    """
+    from rich.console import Console, JustifyMethod
     from rich.table import Table
     from rich.text import Text
 
@@ -185,10 +189,12 @@ def table(title: str, rows: Sequence[Facts], *, stderr: bool = False) -> None:
         console.print(Text(plain(title)))
     made = Table(box=None, pad_edge=False, header_style=None if console.no_color else "bold")
     if rows:
-        for key, value in rows[0].items():
-            made.add_column(key, justify="right" if isinstance(value, int | float) else "left")
+        for i, (key, value) in enumerate(rows[0].items()):
+            short = one_line and max(len(_cell(row[key])) for row in rows) <= _SHORT
+            justify: JustifyMethod = "right" if isinstance(value, int | float) else "left"
+            made.add_column(key, justify=justify, no_wrap=i == 0 or short)
     for row in rows:
-        made.add_row(*(Text(plain(_cell(v))) for v in row.values()))
+        made.add_row(*(Text(plain(_cell(v)), no_wrap=one_line, overflow="ellipsis") for v in row.values()))
     console.print(made)
 
 

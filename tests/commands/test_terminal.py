@@ -50,6 +50,19 @@ def test_a_table_without_colours_has_no_escapes_on_a_terminal(capsys, monkeypatc
     assert capsys.readouterr().out.splitlines() == ["title", "name ", "liver"]
 
 
+def test_on_a_narrow_terminal_what_is_typed_is_never_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda console: True))
+    name, words = "a-name-that-is-as-long-as-names-come", "and words " * 9
+    rows = [{"name": name, "title": words, "licence": words}] * 2
+    table("", rows)
+    assert capsys.readouterr().out.count("and") == 36
+    table("", rows, one_line=True)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [name] * 2
+    assert max(map(len, lines)) <= 60
+
+
 def test_events_are_json_lines_with_schema_event_time_and_case():
     stream = io.StringIO()
     show = Show(1, quiet=True, verbose=0, events=stream)
