@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent
@@ -29,6 +30,22 @@ def test_no_other_image_of_a_scanner_is_in_the_repository() -> None:
     assert images - {f"mni_icbm152/mni_icbm152_{kind}.nii.gz" for kind in ("t1", "gm", "wm")} == {
         "containers/nnunetv2_tinyct/caseB_0000.nii.gz"  # made up, as the README says
     }
+
+
+def test_every_binary_file_is_one_whose_origin_is_stated() -> None:
+    files = [path for room in ("segcli", "weights", "tests") for path in (ROOT.parent / room).rglob("*")]
+    data = {path for path in files if path.is_file() and "__pycache__" not in path.parts and b"\0" in path.read_bytes()}
+    others = {path.relative_to(ROOT.parent).as_posix() for path in data if not path.is_relative_to(DATA)}
+    assert others == {f"weights/uxnet/{name}" for name in ("model.onnx", "weights.safetensors", "sample.png")}
+    assert all(name.rpartition("/")[0] in TEXT for name in others)
+
+
+def test_the_wheel_has_the_whole_default_model_and_no_image_of_others() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    placed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    there = {path.name for path in (ROOT.parent / "weights" / "uxnet").iterdir()}
+    assert {Path(name).name for name in placed if name.startswith("weights/uxnet/")} == there - {"sample.png"}
+    assert all(target == f"segcli/{name}" for name, target in placed.items())
 
 
 def test_the_tests_that_took_the_place_of_removed_files_are_there() -> None:
