@@ -64,13 +64,14 @@ def info(
 
 
 def _facts(name: str, read: Volume, card: ModelCard) -> Document:
-    """What the JSON document says of a scan.
+    """What the JSON document says of a scan; `refused` is there where predict would refuse it.
 
     errors   InputError: not one voxel is finite
     """
     from segcli.inference.prepare import finite, prepare
     from segcli.inference.segment import window_count
     from segcli.results import record
+    from segcli.results.scan_checks import beforehand
     from segcli.space.grids import model_grid
 
     source = read.source
@@ -91,6 +92,12 @@ def _facts(name: str, read: Volume, card: ModelCard) -> Document:
         image = prepare(whole, card.procedure).image
         facts["cropped_to"] = list(image.grid.shape)
         facts["windows"] = window_count(image.grid, card.window)
+        try:
+            beforehand(whole, card, name)
+        except InputError as error:
+            facts["refused"] = f"{error.message}; {error.hint}"
+    else:
+        facts["refused"] = f"{card.name} wants {len(card.channels)} channel(s): {', '.join(card.channels)}"
     return facts
 
 
@@ -112,8 +119,8 @@ def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
         lines["windows"] = (
             f"{facts['windows']} of {times(card.window.size)}, after a crop to {times(facts['cropped_to'])}"
         )
-    else:
-        lines["refused"] = f"{card.name} wants {len(card.channels)} channel(s): {', '.join(card.channels)}"
+    if "refused" in facts:
+        lines["refused"] = facts["refused"]
     return lines
 
 

@@ -40,6 +40,18 @@ def test_a_label_map_of_segcli_can_be_looked_at(model, tmp_path, capsys):
     assert looked_at(tmp_path / "a_seg.nii.gz", str(model), capsys)["file"] == "a_seg.nii.gz"
 
 
+def test_what_predict_refuses_as_a_label_map_is_told_so(model, tmp_path, capsys):
+    labels = np.zeros((20, 20, 20), "u1")
+    labels[4:12, 4:12, 4:12], labels[13:18, 4:12, 4:12] = 1, 2
+    path = nifti(tmp_path / "labels.nii.gz", labels)
+    answer.info(path, model)
+    assert "\nrefused  labels.nii.gz: is a label map by its looks" in capsys.readouterr().out
+    answer.info(path, model, json=True)
+    assert "--allow-label-map" in json.loads(capsys.readouterr().out)["refused"]
+    answer.info(scan(tmp_path / "scan.nii.gz"), model, json=True)
+    assert "refused" not in json.loads(capsys.readouterr().out)
+
+
 def test_a_4_d_file_with_the_channels_of_the_model_is_one_scan(tmp_path, capsys):
     two = organs(tmp_path / "two", onnx=False, channels=["T1", "T2"])
     card = json.loads((two / "model.json").read_text())
