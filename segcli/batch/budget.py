@@ -106,7 +106,10 @@ def plan_case(
 
     opened = opening.open(card)
     models = [(own, other.engine) for own, other in opened.running(card)]
-    known = [None if own.window.whole else window_cost(own, engine) for own, engine in models]
+    known = []
+    for own, engine in models:
+        known.append(None if own.window.whole else window_cost(own, engine))
+        engine.rest()
     start = time.perf_counter()
     scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))
     read = time.perf_counter() - start

@@ -88,7 +88,7 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
                     show.line(f"{card.name}: {jobs} cases at a time")
                 stream = predict_beside(jobs, found, opening, to, options, show.watch, devices)
             else:
-                opening = replace(opening, device=devices[0])
+                opening = replace(opening, device=devices[0], once=len(found) == 1)
                 stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
             for outcome in interruptible(stream, show):
                 ended.append(judged(outcome, manners))

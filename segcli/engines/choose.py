@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,6 +13,7 @@ from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import Blending
 from segcli.engines.devices import kind_of, missing, place_of
 from segcli.engines.driver import driver_devices
+from segcli.engines.held import Held
 from segcli.engines.mirrored import mirrored
 from segcli.engines.precision import settled
 from segcli.engines.room import of_graph, of_network, refuse_too_large
@@ -106,6 +107,7 @@ def open_engine(
     max_ram: int | None = None,
     votes: bool = False,
     common: dict[str, object] | None = None,
+    later: Callable[[], Opened] | None = None,
 ) -> Opened:
     """The model loaded into the fastest engine there is, or into the one that was named.
 
@@ -115,6 +117,7 @@ def open_engine(
     precision  "auto", "float32", "tf32", "bfloat16" or "float16" (precision.py)
     max_vram  bytes; max_ram: of the process; sums that would exceed it live in a temporary file
     common    of several models that run together: what their engines share (table.py)
+    later     opens the model, where it shall not be in memory before it runs: its files are only looked at now
     votes     folds and members also say where they would decide otherwise: one channel more (averaged.py)
     errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
               nor a precision that it has not; ModelError (78): files that do not match the card; OutOfMemory (71):
@@ -126,7 +129,7 @@ def open_engine(
     run = Run(threads or cores(), batch, precision, max_vram, max_ram, votes, {} if common is None else common)
     chosen, trouble = choose(first, engine, device), ""
     try:
-        opened, hashes = _loaded(members, card, chosen, run)
+        opened, hashes = _loaded(members, card, chosen, run, later)
     except RuntimeError as error:
         if chosen.device == "cpu":
             raise
@@ -135,8 +138,8 @@ def open_engine(
             raise EngineError(trouble, hint="use --device cpu") from error
     if trouble:
         chosen = replace(choose(first, engine, "cpu"), warnings=(*chosen.warnings, f"{trouble}; the CPU is taken"))
-        opened, hashes = _loaded(members, card, chosen, run)
-    if mirror:
+        opened, hashes = _loaded(members, card, chosen, run, later)
+    if mirror and isinstance(opened, Blending):
         opened = mirrored(opened, card)
     note = chosen.graph.note if chosen.graph else ""
     return Opened(opened, chosen.reason, chosen.warnings, hashes, max_ram=max_ram, note=note)
@@ -152,11 +155,12 @@ def _fit_in_memory(cards: Iterable[ModelCard], device: str, max_ram: int | None)
 
 
 def _loaded(
-    members: Mapping[str, ModelCard], card: ModelCard, chosen: Choice, run: Run
-) -> tuple[Blending, dict[str, str]]:
+    members: Mapping[str, ModelCard], card: ModelCard, chosen: Choice, run: Run, later: Callable[[], Opened] | None
+) -> tuple[Blending | Held, dict[str, str]]:
     """The card's engine, of one model or the mean of several; file name -> sha256 of the bytes that were loaded.
 
     run      with the precision as it was asked for
+    later    loads it when it is needed
     """
     refusals = chosen.spec.precisions(chosen.device)
     numbers = settled(run.precision, [card, *members.values()], refusals, chosen.spec.title, chosen.device)
@@ -169,9 +173,14 @@ def _loaded(
             raise ModelError(f"{card.name}: its member {reference} is made of models, and a member has one network")
         # A second member runs where the first one does: their logits are added up in one library's arrays.
         own = choose(member, chosen.spec.name, chosen.device) if i else chosen
-        made, sums = own.spec.open(member, own, one)
-        loaded.append(made)
+        if later is None or own.spec.seen is None:
+            made, sums = own.spec.open(member, own, one)
+            loaded.append(made)
+        else:
+            sums = own.spec.seen(member, own, one)
         hashes |= {f"{reference}/{name}" if reference else name: digest for name, digest in sums.items()}
+    if later is not None:
+        return Held(f"{chosen.spec.library} {chosen.device}", numbers, hashes, later), hashes
     return (loaded[0] if len(loaded) == 1 else Ensemble(loaded, card.decide, run.votes)), hashes
 
 

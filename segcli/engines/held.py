@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Held:
-    """Loads its network for the first window, and lets go of it when it rests.
+    """Loads its network when a window is there for it, and lets go of it when it rests.
 
-    opened   the network as it was loaded once, to know that it can be; it is let go of
-    again    loads it
+    name       the engine's, and the precision: as they are to be, and once it was loaded, as they were
+    hashes     file name -> sha256 of the bytes that it shall load
+    opens      loads it
     """
 
-    def __init__(self, opened: Opened, again: Callable[[], Opened]) -> None:
-        self._again, self._hashes = again, dict(opened.hashes)
-        self._loaded: Engine | None = opened.engine
+    def __init__(self, name: str, precision: str, hashes: Mapping[str, str], opens: Callable[[], Opened]) -> None:
+        self._name, self._precision, self._hashes, self._opens = name, precision, dict(hashes), opens
+        self._loaded: Engine | None = None
         self._fallbacks: tuple[str, ...] = ()
         self._repeated = 0
-        self.rest()
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class Held:
 
     @property
     def batch(self) -> int:
-        return self._loaded.batch if self._loaded else self._batch
+        return self._engine().batch
 
     @property
     def fallbacks(self) -> Sequence[str]:
@@ -60,7 +60,7 @@ class Held:
         """Let go of the network."""
         if self._loaded is None:
             return
-        self._name, self._precision, self._batch = self.name, self.precision, self.batch
+        self._name, self._precision = self.name, self.precision
         self._fallbacks, self._repeated = tuple(self.fallbacks), self.repeated
         self._loaded.rest()
         self._loaded = None
@@ -68,8 +68,9 @@ class Held:
 
     def _engine(self) -> Engine:
         if self._loaded is None:
-            opened = self._again()
+            opened = self._opens()
             if dict(opened.hashes) != self._hashes:
                 raise ModelError(f"{', '.join(self._hashes)}: changed while the model was in use")
+            self._fallbacks += opened.warnings  # of a device that could not be used
             self._loaded = opened.engine
         return self._loaded

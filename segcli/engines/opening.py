@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from segcli.engines.choose import EngineName, Opened, open_engine
-from segcli.engines.held import Held
 from segcli.engines.precision import Precision
 from segcli.engines.table import engines
 from segcli.errors import ModelError, UsageError
@@ -28,6 +27,7 @@ class Opening:
 
     votes    whether folds and members of a model say where they would decide otherwise
     classes  structures that are wanted, as the user calls them; parts of a model that label none of them stay closed
+    once     for a single scan: no network of a model of models has to stay in memory behind its own work
     """
 
     model: tuple[str, ...]
@@ -41,6 +41,7 @@ class Opening:
     max_vram: int | None = None
     votes: bool = False
     classes: tuple[str, ...] = ()
+    once: bool = False
 
     @property
     def card(self) -> ModelCard:
@@ -70,11 +71,10 @@ class Opening:
             if self.mirror and not any(own.mirror for own in cards):
                 raise ModelError(f"{card.name}: none of its models names an axis to mirror", hint="leave --tta out")
             alone = replace(self, votes=self.votes and not others)
-            common: dict[str, object] = {}
-            one = partial(alone._plain, common=common) if self._fit(cards) else alone._held
+            one = partial(alone._plain, common={} if self._fit(cards) else None)
             beside = tuple((other, alone._of_models(other, one)) for other in others)
             return replace(alone._of_models(card, one), beside=beside)
-        common = {}
+        common: dict[str, object] = {}
         first = self._one(card, common)
         return replace(first, others=tuple((other, self._one(other, common)) for other in others))
 
@@ -94,22 +94,22 @@ class Opening:
         return replace(parts[0][1], warnings=(), hashes={}, note="", parts=parts, rough=before)
 
     def _fit(self, cards: list[ModelCard]) -> bool:
-        """Whether all networks may stay in memory."""
+        """Whether all networks may stay in memory: where there is room, and they are needed again."""
+        if self.once:
+            return False
         files = [card.file(name) for card in cards for name in card.weights or filter(None, [card.onnx])]
         room = available() if self.max_ram is None else self.max_ram
         room = room if self.max_vram is None else min(room, self.max_vram)
         return _OF_ITS_FILES * sum(file.stat().st_size for file in files) <= _OF_THE_ROOM * room
 
-    def _held(self, card: ModelCard) -> Opened:
-        """The engine of a card whose network is in memory only while it runs."""
-        opened = self._plain(card, {})
-        return replace(opened, engine=Held(opened, lambda: self._plain(card, {})))
+    def _plain(self, card: ModelCard, common: dict[str, object] | None) -> Opened:
+        """The engine of one of several models: `mirror` is for those that have axes for it.
 
-    def _plain(self, card: ModelCard, common: dict[str, object]) -> Opened:
-        """The engine of one of several models: `mirror` is for those that have axes for it."""
+        common   what their engines share; None where each network is in memory only while it runs
+        """
         return replace(self, mirror=self.mirror and bool(card.mirror))._one(card, common)
 
-    def _one(self, card: ModelCard, common: dict[str, object]) -> Opened:
+    def _one(self, card: ModelCard, common: dict[str, object] | None) -> Opened:
         """A model's engine, and that of the model whose labels it sees, whose files count as its own."""
         opened = self._alone(card, common)
         if card.previous is None:
@@ -119,7 +119,7 @@ class Opening:
         hashes = {f"{card.previous}/{name}": digest for name, digest in before.hashes.items()}
         return replace(opened, earlier=(earlier, before), hashes={**opened.hashes, **hashes})
 
-    def _alone(self, card: ModelCard, common: dict[str, object]) -> Opened:
+    def _alone(self, card: ModelCard, common: dict[str, object] | None) -> Opened:
         votes = self.votes and len(self.model) == 1
         engine = self.engine
         if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
@@ -139,6 +139,7 @@ class Opening:
                 max_ram=self.max_ram,
                 votes=votes,
                 common=common,
+                later=partial(self._alone, card, {}) if common is None else None,
             )
         except ModelError as error:
             raise error.about(card.folder.name if card.folder else card.name) from error

@@ -217,6 +217,8 @@ class Sliding:
                 done += len(batch)
                 self._tick(done, len(self._every))
             final = position == len(self._parts) - 1
+            if len(self._parts) == 1:
+                self._engine.rest()  # no window follows: what they took is free for the slabs
             step = (part[-1].at[axis].stop if final else self._parts[position + 1][0].at[axis].start) - start
             if self.sums.classes:  # else every window so far was background, unseen
                 most = thickness(4 * self.sums.classes * self._plane)

@@ -1,7 +1,7 @@
 """Networks of a model of models that memory has no room for are loaded one at a time."""
 
-import gc
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,15 @@ import segcli
 from segcli.engines import opening as opening_module
 from segcli.engines.choose import Opened
 from segcli.engines.held import Held
+from segcli.engines.opening import Opening
 from segcli.errors import ModelError
 
 BOX = (slice(0, 4),) * 3
 WINDOW = np.zeros((1, 1, 4, 4, 4), np.float32)
+
+
+def held(again: Callable[[], Opened]) -> Held:
+    return Held("numpy", "float32", opened().hashes, again)
 
 
 def test_a_network_is_loaded_for_its_windows_and_let_go_of_when_it_rests() -> None:
@@ -28,40 +33,45 @@ def test_a_network_is_loaded_for_its_windows_and_let_go_of_when_it_rests() -> No
         made.append(weakref.ref(engine))
         return opened(engine)
 
-    held = Held(again(), again)
-    gc.collect()
-    assert [one() for one in made] == [None], "it was loaded to see whether it can be, and let go of"
-    assert (held.name, held.precision, held.batch) == ("numpy", "float32", 1)
-    held.run(WINDOW)
-    sums = held.sums(WINDOW[0], (5, 4, 4), 0, np.ones((4, 4, 4), np.float32))
+    engine = held(again)
+    assert (engine.name, engine.precision, made) == ("numpy", "float32", []), "known before it is loaded"
+    assert engine.batch == 1
+    engine.run(WINDOW)
+    sums = engine.sums(WINDOW[0], (5, 4, 4), 0, np.ones((4, 4, 4), np.float32))
     sums.add([BOX])
-    assert len(made) == 2
+    assert len(made) == 1
     del sums
-    held.rest()
-    assert made[1]() is None
-    held.rest()
-    held.run(WINDOW)
-    assert len(made) == 3
+    engine.rest()
+    assert made[0]() is None
+    engine.rest()
+    engine.run(WINDOW)
+    assert len(made) == 2
 
 
 def test_what_was_told_of_a_network_stays_when_it_is_gone() -> None:
     class Short(Pointwise):
+        name = "numpy elsewhere"
+        precision = "float16"
         repeated = 2
 
         @property
         def fallbacks(self) -> list[str]:
             return ["went to the disk"]
 
-    held = Held(opened(Short()), lambda: opened(Short()))
-    assert (list(held.fallbacks), held.repeated) == (["went to the disk"], 2)
-    held.run(WINDOW)
-    assert (list(held.fallbacks), held.repeated) == (["went to the disk"] * 2, 4)
+    engine = held(lambda: replace(opened(Short()), warnings=("the device cannot be used",)))
+    assert (list(engine.fallbacks), engine.repeated) == ([], 0)
+    for times in (1, 2):
+        engine.run(WINDOW)
+        engine.rest()
+        assert sorted(engine.fallbacks) == sorted(["the device cannot be used", "went to the disk"] * times)
+        assert engine.repeated == 2 * times
+        assert (engine.name, engine.precision) == ("numpy elsewhere", "float16")
 
 
 def test_a_file_that_changes_meanwhile_is_refused() -> None:
-    held = Held(opened(), lambda: replace(opened(), hashes={"weights.safetensors": "1" * 64}))
+    engine = held(lambda: replace(opened(), hashes={"weights.safetensors": "1" * 64}))
     with pytest.raises(ModelError, match="changed while the model was in use"):
-        held.run(WINDOW)
+        engine.run(WINDOW)
 
 
 def test_networks_stay_in_memory_where_there_is_room_and_give_equal_labels(
@@ -74,6 +84,7 @@ def test_networks_stay_in_memory_where_there_is_room_and_give_equal_labels(
     assert not isinstance(roomy.opened.engine, Held)
     monkeypatch.setattr(opening_module, "_OF_THE_ROOM", 0)
     tight = segcli.load(tmp_path / "finer", engine="onnx")
+    assert tight.engine == roomy.engine
     assert isinstance(tight.opened.engine, Held)
     assert tight.opened.rough is not None
     assert isinstance(tight.opened.rough[1].engine, Held)
@@ -81,3 +92,28 @@ def test_networks_stay_in_memory_where_there_is_room_and_give_equal_labels(
     assert np.array_equal(first.labels, second.labels)
     assert first.record["model"] == second.record["model"]
     assert tight.opened.engine._loaded is None, "nothing is held when the work is done"
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino", "torch"])
+def test_for_one_scan_no_network_is_loaded_before_its_turn_and_what_is_wrong_with_one_is_told_at_once(
+    tmp_path: Path, engine: str
+) -> None:
+    organs(tmp_path / "whole", name="whole")
+    folder = organs(
+        tmp_path / "finer", name="finer", rough={"model": "whole", "structures": ["spleen"], "margin_mm": 9}
+    )
+    opening = Opening((str(folder),), engine=engine, device="cpu", once=True)
+    made = opening.open(opening.card)
+    assert made.rough is not None
+    for own in (made, made.rough[1]):
+        assert isinstance(own.engine, Held)
+        assert own.engine._loaded is None
+        assert own.engine.name.endswith(" cpu")
+        assert own.hashes
+    several = replace(opening, once=False)
+    assert several.open(opening.card).hashes == made.hashes
+    assert made.engine.name == several.open(opening.card).engine.name
+    for file in (tmp_path / "whole").glob("*.onnx" if engine != "torch" else "*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ModelError):
+        opening.open(opening.card)
