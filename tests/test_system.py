@@ -132,7 +132,7 @@ def test_6_4_processes_of_cases_leave_ctrl_break_to_the_one_that_started_them(mo
     monkeypatch.setattr(side_by_side, "BREAK", signal.SIGUSR1)
     monkeypatch.setattr(signal, "signal", told.__setitem__)
     monkeypatch.setattr(side_by_side, "use", lambda share: None)
-    monkeypatch.setattr(side_by_side.warnings, "simplefilter", lambda what: None)
+    monkeypatch.setattr(side_by_side, "silent", lambda: None)
     side_by_side._begin(1)
     assert told == {signal.SIGINT: signal.SIG_IGN, signal.SIGUSR1: signal.SIG_IGN}
 
@@ -522,3 +522,13 @@ def test_2_1_a_failed_disk_is_still_an_error_of_the_output(tmp_path: Path, monke
     with pytest.raises(OutputError, match="Input/output error"):
         atomic.write_bytes(tmp_path / "a.json", b"whole")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ask", ["", "logging.basicConfig(); "])
+def test_1_6_what_libraries_warn_of_and_log_goes_where_the_program_asks_for_it_and_else_nowhere(ask: str) -> None:
+    code = (
+        f"import logging, warnings; {ask}from segcli.engines.loading import silent; silent(); "
+        "warnings.warn('old'); logging.getLogger('asyncio').error('Task was destroyed but it is pending!')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ("ERROR:asyncio:Task was destroyed but it is pending!\n" if ask else "")

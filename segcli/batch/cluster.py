@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from segcli.engines.devices import spread
 from segcli.engines.driver import driver_devices
 from segcli.engines.loading import environment
 from segcli.engines.opening import Opening
-from segcli.errors import EngineError, UsageError
+from segcli.errors import EngineError, UsageError, cause_of
 from segcli.formats.atomic import sweep
 from segcli.models.card import CARD_FILE
 
@@ -44,12 +45,17 @@ def predict_on(
     """
     try:
         from distributed import Client, KilledWorker, as_completed
+        from distributed.utils import silence_logging_cmgr
     except ImportError as error:
         raise EngineError("--scheduler needs Dask", hint="pip install 'segcli[cluster]'") from error
     to = replace(to, folder=to.folder and _absolute(to.folder), file=to.file and _absolute(to.file))
     local = scheduler.partition(":")[0] == "local"
     opening = replace(opening, device=",".join(_devices(opening.device, local=local)))
-    with _cluster(scheduler, gpu=local and driver_devices() > 0) as address:
+    # Dask's own log is silent: workers' heartbeats fail while a cluster ends, and a case comes back with its error.
+    with (
+        silence_logging_cmgr("CRITICAL"),
+        _cluster(scheduler, gpu=local and driver_devices() > 0) as address,
+    ):
         try:
             client = Client(address, timeout=TIMEOUT, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -82,8 +88,11 @@ def predict_on(
                 except KilledWorker:
                     lost = EngineError(f"{case.name}: the worker that had it was lost, again and again")
                     outcome = Outcome(case, "failed", error=lost)
+                except CancelledError:
+                    lost = EngineError(f"{case.name}: the scheduler has gone", hint="start it, and this run, again")
+                    outcome = Outcome(case, "failed", error=lost)
                 except Exception as error:
-                    told = f"{case.name}: the cluster could not run it: {type(error).__name__}: {error}"
+                    told = f"{case.name}: the cluster could not run it: {type(error).__name__}: {cause_of(error)}"
                     hint = "workers need the same segcli, and the scheduler must stay up"
                     outcome = Outcome(case, "failed", error=EngineError(told, hint=hint))
                 watch(Event(outcome.status, case, error=outcome.error.message if outcome.error else None))
@@ -154,8 +163,7 @@ def _cluster(scheduler: str, *, gpu: bool = False) -> Iterator[str]:
         raise UsageError(f"--scheduler {scheduler}: at least one worker is needed")
     from distributed import LocalCluster
 
-    # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that. Dask's own
-    # log is silent: workers' heartbeats fail while the cluster ends, and a case comes back with its error.
+    # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.
     with (
         environment(PYTHONWARNINGS="ignore"),
         LocalCluster(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +25,7 @@ from segcli.batch.outputs import Destination
 from segcli.batch.stages import Options, Outcome, called
 from segcli.batch.worker import work
 from segcli.engines.driver import driver_devices
-from segcli.engines.loading import environment
+from segcli.engines.loading import environment, silent
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory, SegcliError
 from segcli.formats.atomic import sweep
@@ -163,7 +162,7 @@ def _begin(share: int) -> None:
     for number in (signal.SIGINT, BREAK):
         if number is not None:
             signal.signal(number, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # of libraries, as in the command itself
+    silent()
     use(share)
     parent = multiprocessing.parent_process()
 

@@ -83,8 +83,11 @@ def settings(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere. [SEGCLI_DEBUG]")] = False,
 ) -> None:
     from segcli.commands.settings import defaults, files, flag, for_parameters
+    from segcli.engines.loading import silent
 
     context.obj = {"debug": debug}
+    if not debug:
+        silent()
     if files():
         found: Facts = context.command.commands  # type: ignore[attr-defined]
         options = {name: {flag(p): p for p in c.params if flag(p)} for name, c in found.items()}

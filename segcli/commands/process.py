@@ -39,7 +39,7 @@ def main() -> None:
     if debug:
         words = ["--debug", *words]
     else:
-        warnings.simplefilter("ignore")  # of libraries; what matters to a user is said in our own words
+        warnings.simplefilter("ignore")  # from here on; the command itself also silences what libraries log
     from segcli.commands.app import app
 
     try:

@@ -1,10 +1,23 @@
-"""Libraries, and processes, that read the environment when they begin, and at no other time."""
+"""Libraries: those that read the environment when they begin, and what they say on stderr of their own."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def silent() -> None:
+    """Libraries warn of nothing and log nothing on stderr any more; what matters to a user is said in our own words.
+
+    Logs go where the program that segcli is a part of has asked for them.
+    """
+    import logging  # not for help
+
+    warnings.simplefilter("ignore")
+    if not logging.root.handlers:  # what no handler takes would go to stderr
+        logging.root.addHandler(logging.NullHandler())
 
 
 @contextmanager

@@ -294,6 +294,44 @@ def test_2_2_workers_are_ended_and_a_child_of_the_callers_own_is_not(tmp_path, m
 
 
 @pytest.mark.slow
+def test_6_3_a_scheduler_that_is_gone_costs_the_rest_of_the_cases_and_is_told_in_our_own_words(tmp_path):
+    scans(tmp_path / "in", 40)
+    dask = [sys.executable, "-m"]
+    words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    (tmp_path / "marks").mkdir()
+    scheduler, to = start([*dask, "distributed.cli.dask_scheduler", *words], tmp_path, r"tcp://127\.0\.0\.1:\d+")
+    words = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    worker, _ = start([*dask, "distributed.cli.dask_worker", to, *words], tmp_path, "Registered to")
+    words = [
+        "predict",
+        "in",
+        "-o",
+        "out",
+        "--model",
+        organs(tmp_path / "organs"),
+        "--engine",
+        "onnx",
+        "--scheduler",
+        to,
+    ]
+    run = subprocess.Popen(
+        line(*words), cwd=tmp_path, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout.readline()
+    scheduler.kill()
+    said = run.communicate(timeout=60)[1].splitlines()
+    for process in (scheduler, worker):
+        process.kill()
+        process.wait()
+    assert run.returncode == 1
+    own = re.compile(
+        r"error: case\d+: the scheduler has gone$|  start it, and this run, again$|\d+ of 40 scans|out/cohort"
+    )
+    assert [x for x in said if not own.match(x)] == []
+    assert sum("has gone" in x for x in said) > 1
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Port 8787")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_6_3_workers_that_never_begin_are_not_waited_for(tmp_path):
