@@ -170,10 +170,12 @@ def open_file(path: Place) -> DicomFile:
 def _examined(path: Place, header: Any, file: BinaryIO, size: int) -> DicomFile:
     """What the header says of the file, and whether its pixels are all there."""
     syntax = _syntax(header)
+    if header and max(header.keys()) == _tag("SeriesInstanceUID") and not _pixels_follow(file):
+        del header["SeriesInstanceUID"]  # the file ends within it, or so soon that nobody can tell
     if not text_of(header, "SOPClassUID") or not text_of(header, "SeriesInstanceUID"):
         if _class(header) == DICOMDIR_CLASS:
             return DicomFile(path, syntax, None)
-        complete = file.read(2) in (b"\xe0\x7f", b"\x7f\xe0")  # the pixels follow
+        complete = _pixels_follow(file)
         what = "its SeriesInstanceUID or SOPClassUID is missing" if complete else "incomplete: its header ends early"
         return DicomFile(path, syntax, what)
     if syntax == DEFLATED:
@@ -183,6 +185,14 @@ def _examined(path: Place, header: Any, file: BinaryIO, size: int) -> DicomFile:
     if syntax not in NATIVE | LOSSLESS | LOSSY:
         return DicomFile(path, syntax, f"unsupported transfer syntax {uid_name(syntax)}")
     return _with_pixels(path, header, syntax, file, size)
+
+
+def _pixels_follow(file: BinaryIO) -> bool:
+    """Whether the group of the pixels begins where the header has been read to."""
+    at = file.tell()
+    group = file.read(2)
+    file.seek(at)
+    return group in (b"\xe0\x7f", b"\x7f\xe0")
 
 
 def is_dicomdir(file: DicomFile) -> bool:

@@ -196,7 +196,7 @@ def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
     slope = numbers("RescaleSlope", 1)[0] if rescaled else 1.0
     if slope == 0:
         raise InputError(f"{name}: rescale slope 0: its values cannot be told")
-    thickness = _first(groups, "SliceThickness")
+    thickness = _comparable(_first(groups, "SliceThickness"))
     number = _first(groups, "InstanceNumber")
     return Frame(
         file=file,
@@ -206,7 +206,7 @@ def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
         row=row,
         column=column,
         spacing=(spacing[0], spacing[1]),
-        thickness=float(thickness) if thickness else None,
+        thickness=thickness if isinstance(thickness, float) and 0 < thickness < math.inf else None,
         slope=slope,
         intercept=numbers("RescaleIntercept", 1)[0] if rescaled else 0.0,
         rescaled=rescaled,

@@ -67,6 +67,8 @@ def no_slice(file: DicomFile) -> str | None:
     sop_class = file.text("SOPClassUID")
     if _spoilt(sop_class) and (file.fault is not None or file.text("Modality") in ("CT", "MR", "PT")):
         return None  # it claims to be of the series, and what is wrong with it is told when that is read
+    if file.fault is not None and any(known.startswith(sop_class) for known in VOLUME_CLASSES):
+        return None  # the file may end within its class
     if sop_class not in VOLUME_CLASSES:
         kind = _KINDS.get(file.text("Modality"))
         return kind or f"{uid_name(sop_class).removesuffix(' Storage')}, not a CT, MR or PET image"

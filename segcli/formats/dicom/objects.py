@@ -19,7 +19,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 
 import segcli
 from segcli.errors import InputError, UsageError
@@ -169,8 +171,9 @@ class Scan:
         """
         anonymous = self.about.anonymous
         for keyword in (*_PATIENT, *_STUDY, *(() if anonymous else (*_OPTIONAL, *_METHOD))):
-            if keyword in self.header and not anonymous:
-                target[keyword] = self.header[keyword]
+            lent = None if anonymous else _readable(self.header, keyword)
+            if lent is not None:
+                target[keyword] = lent
             elif keyword in (*_PATIENT, *_STUDY):
                 setattr(target, keyword, "")
         target.StudyInstanceUID = self.uid_of("StudyInstanceUID")
@@ -216,6 +219,16 @@ class Scan:
             target.InstanceCreationDate, target.InstanceCreationTime = self.date_time
         for item in target.get("ContributingEquipmentSequence", ()):
             item.ContributionDateTime = "".join(self.date_time)
+
+
+def _readable(header: Dataset, keyword: str) -> DataElement | None:
+    """An attribute of a header; None where there is none, or what is there is nothing of its kind."""
+    if keyword not in header:
+        return None
+    try:
+        return header[keyword]
+    except (BytesLengthException, NotImplementedError, TypeError, ValueError):
+        return None
 
 
 def identification(algorithm: str, version: str) -> hd.AlgorithmIdentificationSequence:

@@ -293,7 +293,7 @@ def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -
     positions = np.array([frames[i].position for i in order])
     normal = np.cross(first.row, first.column)
     if len(frames) == 1:
-        if not first.thickness or not np.isfinite(first.thickness) or first.thickness <= 0:
+        if first.thickness is None:
             raise InputError(f"{name}: one slice without a thickness: no spacing")
         origin, step = positions[0], normal * first.thickness
     else:

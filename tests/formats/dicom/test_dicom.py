@@ -18,7 +18,9 @@ from dicom_phantom import OBLIQUE, PATIENT, affine, header, phantom, pixels, sav
 from models import organs
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
     SecondaryCaptureImageStorage,
     generate_uid,
@@ -110,6 +112,37 @@ def test_4_1_a_slice_whose_header_ends_early_is_refused(tmp_path: Path, keep: in
     file = folder / "a-005.dcm"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"a-005.dcm: (corrupt|incomplete)"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_4_1_a_last_slice_that_ends_anywhere_is_refused_whichever_series_is_asked_for(
+    tmp_path: Path, syntax: str
+) -> None:
+    """Also within its class or its series' identifier, whose rest would be that of no slice, or of another series."""
+    folder = series(tmp_path / "ct", syntax=syntax)
+    file = folder / "a-005.dcm"
+    data, header = file.read_bytes(), pydicom.dcmread(file)
+    chosen = header.SeriesInstanceUID
+    at = [data.rindex(str(uid).encode()) for uid in (header.SOPClassUID, chosen)]
+    ends = {*range(at[0] - 9, at[0] + 32), *range(at[1] - 9, at[1] + len(chosen) + 9), *range(1, len(data) - 1, 37)}
+    for end in sorted(ends):
+        file.write_bytes(data[:end])
+        with pytest.raises(InputError, match=r"a-005.dcm"):
+            dicom.read(folder, series=chosen)
+
+
+def test_a_thickness_that_is_no_number_matters_to_one_slice_alone(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        at = data.index(b"\x18\x00\x50\x00DS")
+        size = int.from_bytes(data[at + 6 : at + 8], "little")
+        file.write_bytes(data[: at + 8] + b"3,0"[:size].ljust(size) + data[at + 8 + size :])
+    assert dicom.read(folder).grid.shape == (6, 7, 5)
+    for file in sorted(folder.iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(InputError, match="one slice without a thickness"):
         dicom.read(folder)
 
 

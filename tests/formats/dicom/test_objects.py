@@ -198,3 +198,18 @@ def test_structures_keep_names_of_any_script_one_value_each_and_are_told_apart(
     ]
     assert referred == [1, 2]
     assert any(line.startswith("DICOM cannot have the names") for line in said) == (names != written)
+
+
+def test_what_a_source_says_in_no_type_that_there_is_is_not_taken_over(tmp_path: Path) -> None:
+    folder = series(tmp_path / "scan", StudyDescription="head", PatientSex="F")
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        for tag, kind in ((b"\x08\x00\x30\x10", b"LO"), (b"\x10\x00\x40\x00", b"CS")):
+            assert tag + kind in data
+            data = data.replace(tag + kind, tag + b"ZZ")
+        file.write_bytes(data)
+    scan = dicom.read(folder)
+    labels = Volume(np.ones(scan.data.shape, np.uint8), scan.grid)
+    seg.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
+    made = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (made.PatientSex, made.PatientName, "StudyDescription" in made) == ("", PATIENT, False)
