@@ -199,6 +199,6 @@ def _guarded() -> None:
     if library is None:
         pytest.skip("needs torch's library for Linux")
     guards = (ctypes.c_void_p * 16).in_dll(ctypes.CDLL(str(library)), "_ZN3c104impl26device_guard_impl_registryE")
-    cuda, xpu, meta = 1, 12, 14  # the numbers of c10::DeviceType
-    for kind in (cuda, xpu):
+    cuda, xpu, mps, meta = 1, 12, 13, 14  # the numbers of c10::DeviceType
+    for kind in (cuda, xpu, mps):
         guards[kind] = guards[kind] or guards[meta]
