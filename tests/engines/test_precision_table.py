@@ -108,7 +108,10 @@ def seen_by(network: nn.Module, device: str) -> Callable[[], str]:
     return first
 
 
-@pytest.mark.parametrize(("engine", "device"), WANTED)
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [pytest.param(*one, marks=pytest.mark.slow if "cuda:0" in one[1] and "torch" in one else ()) for one in WANTED],
+)
 def test_each_precision_runs_as_it_is_named_or_is_refused_with_the_reason(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch, engine: str, device: str
 ) -> None:
