@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import models
@@ -61,6 +62,16 @@ def test_a_path_becomes_labels_volumes_and_files(tmp_path: Path) -> None:
     labels, record = result.save(tmp_path / "labels.nii.gz")
     assert np.array_equal(np.asarray(nibabel.load(labels).dataobj), result.labels)
     assert json.loads(record.read_text())["structures"][0]["volume_ml"] == 27.0
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_threads_that_use_one_model_have_the_labels_of_one(tmp_path: Path, engine: str) -> None:
+    model = segcli.load(organs(tmp_path / "organs"), engine=engine, device="cpu")
+    scans = [np.roll(cube(lopsided=True), i, 0) for i in range(3)]
+    wanted = [model.segment(scan, affine=RAS).labels for scan in scans]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda scan: model.segment(scan, affine=RAS).labels, scans * 3))
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted * 3, strict=True))
 
 
 def test_one_scan_in_every_form_gives_the_same_labels_in_the_order_of_its_own_axes(

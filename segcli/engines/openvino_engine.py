@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class OpenVINOEngine(HostEngine):
 
     precision  float32, or bfloat16 on a processor that has it
 
-    Logits are a view of the request's own memory until the next run.
+    Logits are a view of the request's own memory until the next run of the same thread.
     """
 
     name = "openvino cpu"
@@ -41,7 +42,8 @@ class OpenVINOEngine(HostEngine):
         self.batch, self.precision = batch, precision
         self._file = file
         self._core = library().Core()
-        self._requests: dict[int, Any] = {}
+        self._compiled: dict[int, Any] = {}
+        self._loading, self._own = threading.Lock(), threading.local()
         self._request(batch)
         if batch == 1:  # no other request will be made, and the bytes are inside this one
             self._file = replace(file, data=b"")
@@ -56,14 +58,22 @@ class OpenVINOEngine(HostEngine):
         return logits
 
     def rest(self) -> None:
-        for request in self._requests.values():
-            request.get_compiled_model().release_memory()
+        for compiled in self._compiled.values():
+            compiled.release_memory()
 
     def _request(self, count: int) -> Any:
-        """A request for `count` windows; fixed sizes let OpenVINO plan its memory and choose its kernels."""
+        """The calling thread's request for `count` windows."""
+        requests: dict[int, Any] = vars(self._own).setdefault("requests", {})
+        if count not in requests:
+            with self._loading:
+                requests[count] = self._graph(count).create_infer_request()
+        return requests[count]
+
+    def _graph(self, count: int) -> Any:
+        """The graph compiled for `count` windows; fixed sizes let OpenVINO plan its memory and choose its kernels."""
         from segcli.engines.export.onnx_file import answered
 
-        if count not in self._requests:
+        if count not in self._compiled:
             try:
                 model = self._core.read_model(self._file.data)
                 model.reshape([count, *self._file.shape])
@@ -74,8 +84,8 @@ class OpenVINOEngine(HostEngine):
                 cause = str(error).strip().splitlines()[-1]
                 raise ModelError(f"{self._file.name}: OpenVINO cannot load it: {cause}") from error
             answered(self._file, tuple(compiled.output(0).shape), count)
-            self._requests[count] = compiled.create_infer_request()
-        return self._requests[count]
+            self._compiled[count] = compiled
+        return self._compiled[count]
 
     def _settings(self) -> Document:
         # Without the hint newer processors compute in bfloat16 by default.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ from segcli.space.volume import Box
 
 Held: TypeAlias = Tensor | NDArray[np.float32]
 OTHERS = ("mps", "xpu")  # devices that may lack operators
+_exact = ContextVar("exact", default=False)  # whether this thread's answers are in float32 now
 
 
 class TorchCPU(Blending):
@@ -112,7 +114,7 @@ class TorchDevice(Blending):
         library: str = "torch",
     ) -> None:
         self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
-        self._library, self._exact, self._on_host = library, False, None
+        self._library, self._on_host = library, None
         usual = device.place.type in ("cuda", "cpu")
         self._network = in_its_order(network) if usual else network
         self._there: nn.Module | None = None  # on the device, in the engine's precision
@@ -169,13 +171,13 @@ class TorchDevice(Blending):
         """Logits (N, K, d, h, w) of windows (N, C, d, h, w)."""
         shown = torch.as_tensor(patches)
         watched = operators(self.device.place, self.device.taken) if self.device.place.type in OTHERS else nullcontext()
-        with watched, settings(self.threads, self.precision):
+        with self.device.within(), watched, settings(self.threads, self.precision):
             return self.device.tried(lambda: self._answered(shown), lambda: min(self.batch, len(shown)))
 
     def _answered(self, patches: Tensor) -> Tensor:
         if self._on_host:
             return self._on_host.logits(patches.cpu())
-        parts = [self._forward(some, exact=self._exact) for some in torch.split(patches, self.batch)]
+        parts = [self._forward(some, exact=_exact.get()) for some in torch.split(patches, self.batch)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @property
@@ -184,11 +186,12 @@ class TorchDevice(Blending):
 
     @contextmanager
     def exact(self, windows: int) -> Iterator[None]:
-        self._exact, self.repeated = True, self.repeated + windows
+        self.repeated += windows
+        before = _exact.set(True)
         try:
             yield
         finally:
-            self._exact = False
+            _exact.reset(before)
 
     def _forward(self, patches: Tensor, *, exact: bool = False) -> Tensor:
         """Logits of as many windows as go at a time; in the engine's precision, or, if exact, in float32."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segcli.engines.table import Choice, Run
-from segcli.engines.torch_state import bounded
+from segcli.engines.torch_state import alone, bounded
 from segcli.errors import OutOfMemory, cause_of
 from segcli.memory import zeros as host_zeros
 
@@ -108,16 +108,17 @@ class Device:
 
     @contextmanager
     def within(self) -> Iterator[None]:
-        """Within the block the limits of threads and of the device's memory hold."""
-        if self._inside:
-            yield
-            return
-        self._inside = True
-        try:
-            with bounded(self._threads or torch.get_num_threads(), self._limit):
+        """Within the block the limits of threads and of the device's memory hold, and no other thread is in one."""
+        with alone:
+            if self._inside:
                 yield
-        finally:
-            self._inside = False
+                return
+            self._inside = True
+            try:
+                with bounded(self._threads or torch.get_num_threads(), self._limit):
+                    yield
+            finally:
+                self._inside = False
 
     def tried(self, work: Callable[[], T], count: Callable[[], int] = lambda: 1) -> T:
         """What `work` makes, after as many steps down as it takes.
@@ -126,13 +127,13 @@ class Device:
         errors  OutOfMemory (71) when there is no way left; every other error as it comes
         """
         while True:
-            try:
-                with self.within():
+            with self.within():  # the step too: another thread that runs short meanwhile would take one more
+                try:
                     return work()
-            except RuntimeError as error:
-                cause = short(error)
-            # Here, for the error's traceback keeps alive whatever the failed pass held.
-            self._step_down(cause, count())
+                except RuntimeError as error:
+                    cause = short(error)
+                # Here, for the error's traceback keeps alive whatever the failed pass held.
+                self._step_down(cause, count())
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._sums_on_host or self.left:

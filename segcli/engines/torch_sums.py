@@ -107,9 +107,10 @@ class DeviceSums:
 
     def advance(self, planes: int) -> None:
         self._settle()
-        for array in (self._norm, *(() if self._total is None else (self._total.data,))):
-            for place, _ in self._places(slice(self._first, self._first + min(planes, self._shape[self._axis]))):
-                array.narrow(array.dim() - 3 + self._axis, place.start, place.stop - place.start).zero_()
+        with self._device.within():  # nothing moves to the host meanwhile
+            for array in (self._norm, *(() if self._total is None else (self._total.data,))):
+                for place, _ in self._places(slice(self._first, self._first + min(planes, self._shape[self._axis]))):
+                    array.narrow(array.dim() - 3 + self._axis, place.start, place.stop - place.start).zero_()
         self._first += planes
 
     def decider(self, task: Task, others: Sequence[Answer] = ()) -> Deciding:
