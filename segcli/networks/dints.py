@@ -108,6 +108,11 @@ class _Cell(nn.Module):
         return out
 
 
+def _paths(depths: int) -> list[tuple[int, int]]:
+    """The paths of a block in their order: the resolution where each begins and the one where it ends."""
+    return [(low, out) for out in range(depths) for low in (out - 1, out, out + 1) if 0 <= low < depths]
+
+
 class _Space(nn.Module):
     """Blocks one behind the other; in each the paths that the code opens, and at each resolution their sum."""
 
@@ -115,7 +120,7 @@ class _Space(nn.Module):
         super().__init__()
         opened, chosen = arch_code
         depths = len(widths)
-        self.paths = [(low, out) for out in range(depths) for low in (out - 1, out, out + 1) if 0 <= low < depths]
+        self.paths = _paths(depths)
         self.opened = [[bool(one) for one in row] for row in opened]
         if any(len(row) != len(self.paths) for row in (*opened, *chosen)) or len(opened) != len(chosen):
             raise ValueError(f"arch_code is two tables of {len(self.paths)} numbers in each row")
@@ -247,19 +252,20 @@ def infer(shapes: Shapes) -> Inferred | None:
 
     opened = [[int((block, path) in cells) for path in range(paths)] for block in range(blocks)]
     chosen = [[operation(i, j) if opened[i][j] else 0 for j in range(paths)] for i in range(blocks)]
+    ends = {out for is_open, (_, out) in zip(opened[-1], _paths(depths), strict=True) if is_open}
     return Inferred(
         "dints",
         {
             "in_channels": first[1],
             "num_classes": last[0],
             "arch_code": [opened, chosen],
-            "node_a": [[1] * depths] * (blocks + 1),
+            "node_a": [*[[1] * depths] * blocks, [int(i in ends) for i in range(depths)]],
             "channel_mul": first[0] / 32,
             "use_downsample": "stem_down.0.mod.4.weight" in shapes,
             "spatial_dims": dims,
         },
         (
             "arch_code is not wholly in the tensors: paths that only pass a map on are taken as closed",
-            "node_a is not in the tensors: all resolutions taken; the bundle's file of the search says",
+            "node_a is not in the tensors: resolutions where paths end are taken; the bundle's file of the search says",
         ),
     )

@@ -1,13 +1,15 @@
 """Answers of original networks, for the tests of the networks: files of tests/data/golden/formula.
 
     python tests/networks/originals.py FOLDER NAME [NAME ...]
+    python tests/networks/originals.py FOLDER sizes
 
-NAME is a row of the table ORIGINALS, which says what it needs: a package from the index, or an original's own file on
-PYTHONPATH. Weights and input are those of a formula (golden.py), so that a file holds the answer alone; the noise is
-the largest difference of the original's own answers in float32 and float64.
+NAME is a row of the table ORIGINALS or LARGEST, which says what it needs: a package from the index, or an original's
+own file on PYTHONPATH. Weights and input are those of a formula (golden.py), so that a file holds the answer alone; the
+noise is the largest difference of the original's own answers in float32 and float64. `sizes` writes, without weights,
+how many tensors and parameters STU-Net and MedNeXt have in each published size, and a sum of their names and shapes.
 """
 
-import copy
+import hashlib
 import json
 import math
 import re
@@ -291,6 +293,93 @@ ORIGINALS = {
 }
 
 
+STUNET_SIZES = {"small": (16, 1), "base": (32, 1), "large": (64, 2), "huge": (96, 3)}
+MEDNEXT_SIZES = {
+    "S": ([2] * 9, [2] * 9),
+    "B": ([2] * 9, [2, 3, 4, 4, 4, 4, 4, 3, 2]),
+    "M": ([3, 4, 4, 4, 4, 4, 4, 4, 3], [2, 3, 4, 4, 4, 4, 4, 3, 2]),
+    "L": ([3, 4, 8, 8, 8, 8, 8, 4, 3], [3, 4, 8, 8, 8, 8, 8, 4, 3]),
+}
+
+
+def stunet_sized(width: int, depth: int, classes: int) -> dict[str, Any]:
+    """STU-Net's arguments as its trainers give them, for six levels of two voxels' stride."""
+    return {
+        "input_channels": 1,
+        "num_classes": classes,
+        "depth": [depth] * 6,
+        "dims": [width * times for times in (1, 2, 4, 8, 16, 16)],
+        "pool_op_kernel_sizes": [[2, 2, 2]] * 5,
+        "conv_kernel_sizes": [[3, 3, 3]] * 6,
+    }
+
+
+def mednext_sized(letter: str, kernel: int, classes: int) -> dict[str, Any]:
+    """MedNeXt's arguments as its trainers give them."""
+    blocks, ratios = MEDNEXT_SIZES[letter]
+    return {
+        "in_channels": 1,
+        "n_channels": 32,
+        "n_classes": classes,
+        "exp_r": ratios,
+        "kernel_size": kernel,
+        "deep_supervision": True,
+        "do_res": True,
+        "do_res_up_down": True,
+        "block_counts": blocks,
+    }
+
+
+def own(module: str, kind: str, config: dict[str, Any]) -> Callable[[], nn.Module]:
+    """A network of a file on PYTHONPATH with its authors' classes."""
+    return lambda: getattr(import_module(module), kind)(**config)
+
+
+_STUNET = "uni-medical/A-Eval@dedf2e37 STUNetTrainer.py"
+_MEDNEXT = "MIC-DKFZ/MedNeXt@02583e31 mednextv1"
+_NARROW = stunet_sized(6, 3, 3)  # a whole STU-Net-H has 5.8 GB of weights
+
+# Each with as many layers as the largest sizes; too slow for every day.
+LARGEST = {
+    "stunet_huge_narrow": Original(
+        f"{_STUNET}, H's depth", _NARROW, own("stunet_original", "STUNet", _NARROW), (1, 1, 64, 64, 64), stride=4
+    ),
+    **{
+        f"mednext_large_k{kernel}": Original(
+            _MEDNEXT,
+            config,
+            own("mednext_original", "MedNeXt", config),
+            (1, 1, 32, 32, 48),
+            stride=2,
+            dropped=["dummy_tensor"],
+        )
+        for kernel in (3, 5)
+        for config in [mednext_sized("L", kernel, 3)]
+    },
+}
+
+
+def sizes() -> dict[str, dict[str, Any]]:
+    """Of each published size: whose it is, tensors, parameters, and a sum of names and shapes."""
+    stunets = {f"stunet_{size}": stunet_sized(*STUNET_SIZES[size], 105) for size in STUNET_SIZES}
+    mednexts = {f"mednext_{letter}_k{k}": mednext_sized(letter, k, 14) for letter in MEDNEXT_SIZES for k in (3, 5)}
+    found = {}
+    with torch.device("meta"):
+        for name, config in stunets.items():
+            found[name] = {"source": _STUNET, **tally(own("stunet_original", "STUNet", config)())}
+        for name, config in mednexts.items():
+            found[name] = {"source": _MEDNEXT, **tally(own("mednext_original", "MedNeXt", config)())}
+    return found
+
+
+def tally(net: nn.Module) -> dict[str, Any]:
+    """Of a network: tensors, parameters, and a sum of names and shapes, without what only training uses."""
+    state = {name: tensor for name, tensor in net.state_dict().items() if name != "dummy_tensor"}
+    lines = "".join(f"{name} {list(tensor.shape)}\n" for name, tensor in sorted(state.items()))
+    count = sum(tensor.numel() for tensor in state.values())
+    return {"tensors": len(state), "parameters": count, "sum": hashlib.sha256(lines.encode()).hexdigest()[:16]}
+
+
 def span(name: str, tensor: Tensor) -> list[float] | None:
     """Between what the formula's numbers for a tensor lie: such that maps keep their size from layer to layer."""
     if not tensor.is_floating_point():
@@ -310,7 +399,7 @@ def called(name: str, rename: Sequence[tuple[str, str]]) -> str:
 
 
 def write(name: str, folder: Path) -> None:
-    original = ORIGINALS[name]
+    original = (ORIGINALS | LARGEST)[name]
     net = original.make()
     state = dict(net.state_dict())
     names = {own: called(own, original.rename) for own in state}
@@ -329,9 +418,10 @@ def write(name: str, folder: Path) -> None:
     net.load_state_dict({own: made.get(names[own], state[own]) for own in state})
     net.eval().training = training
     x = made["__input__"]
+    del made
     with torch.inference_mode():
         answers = _answers(net(x))
-        exact = _answers(copy.deepcopy(net).double()(x.double()))
+        exact = _answers(net.double()(x.double()))
     noise = max(float((one - other).abs().max()) for one, other in zip(answers, exact, strict=True))
     meta |= {"output_std": f"{float(answers[0].std()):.4f}", "max_abs_diff_float32_vs_float64": f"{noise:.3e}"}
     tensors = {}
@@ -350,4 +440,7 @@ def _answers(given: Any) -> list[Tensor]:
 
 if __name__ == "__main__":
     for chosen in sys.argv[2:]:
-        write(chosen, Path(sys.argv[1]))
+        if chosen == "sizes":
+            Path(sys.argv[1], "sizes.json").write_text(json.dumps(sizes(), indent=1) + "\n", encoding="utf-8")
+        else:
+            write(chosen, Path(sys.argv[1]))
