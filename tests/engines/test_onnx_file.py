@@ -55,6 +55,19 @@ def test_5_7_an_unsupported_opset_is_refused(card: ModelCard, opset: int) -> Non
     assert f"opset {opset} is not one of" in refused(card, model)
 
 
+@pytest.mark.parametrize(("kind", "size"), [("Conv", 5), ("Conv", 7), ("ConvTranspose", 5)])
+def test_5_7_a_bias_of_another_length_than_its_channels_is_refused(card: ModelCard, kind: str, size: int) -> None:
+    model = graph(card)
+    node = model.graph.node[0]
+    node.op_type, node.name = kind, "the only one"
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[2])
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(size, "f4"), bias.name))
+    assert (
+        f"the convolution 'the only one' of {6 if kind == 'Conv' else 1} channels has a bias of ({size},)"
+        in refused(card, model)
+    )
+
+
 def test_5_7_two_inputs_or_outputs_are_refused(card: ModelCard) -> None:
     model = graph(card)
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))

@@ -62,6 +62,7 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     hashes = {name: digest}
     model = parsed(data, name)
     _standard(model, name)
+    _biases(model, name)
     _same_weights(model, name, card)
     if outside := sorted({location for tensor in _tensors(model.graph) for location in _external(tensor)}):
         data = _whole(model, outside, hashes, card, name)
@@ -140,6 +141,19 @@ def _standard(model: Message, name: str) -> None:
                 f"{name}: the operator {node.domain}.{node.op_type} is not a standard one",
                 hint="export the model with operators of the ONNX standard only",
             )
+
+
+def _biases(model: Message, name: str) -> None:
+    """Refuse a convolution whose bias has another length than its channels: older runtimes read beyond its end."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose") or not {*node.input[1:3]} <= shapes.keys():
+            continue
+        weight, *biases = (shapes[one] for one in node.input[1:3])
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        channels = weight[0] if node.op_type == "Conv" else weight[1] * groups
+        if any(bias != (channels,) for bias in biases):
+            raise ModelError(f"{name}: the convolution {node.name!r} of {channels} channels has a bias of {biases[0]}")
 
 
 def _same_weights(model: Message, name: str, card: ModelCard) -> None:
