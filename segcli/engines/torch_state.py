@@ -94,11 +94,10 @@ def _flags(precision: str) -> list[tuple[object, str, object]]:
     flags = [(backends.cudnn, "benchmark", False), (backends.cudnn, "deterministic", True)]
     if hasattr(backends.cudnn, "conv"):  # from torch 2.9 on; the older names refuse to be read where both were used
         word = "tf32" if tf32 else "ieee"
-        return [
-            *flags,
-            (backends.cudnn.conv, "fp32_precision", word),
-            (backends.cuda.matmul, "fp32_precision", word),
-        ]
+        words = [(backends.cudnn.conv, word), (backends.cuda.matmul, word)]
+        # The processor's are bfloat16 where a caller has asked torch for quick products of matrices.
+        words += [(backends.mkldnn.conv, "ieee"), (backends.mkldnn.matmul, "ieee")]
+        return [*flags, *((owner, "fp32_precision", own) for owner, own in words)]
     return [*flags, (backends.cudnn, "allow_tf32", tf32), (backends.cuda.matmul, "allow_tf32", tf32)]
 
 

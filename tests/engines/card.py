@@ -138,7 +138,7 @@ class Card(TorchDispatchMode):
 
     def _cross(self, kind: Any, given: list[Any], made: Any, there: torch.device) -> None:
         if kind is _aten._local_scalar_dense:
-            self.waits += 1
+            self.waits += isinstance(given[0], OnCard)
         if kind is _aten._to_copy:
             self.casts += isinstance(given[0], torch.nn.Parameter) and "cpu" != given[0].device.type == there.type
             size = made.nbytes

@@ -151,3 +151,18 @@ def test_a_window_that_is_computed_again_in_float32_is_that_of_its_own_thread_al
     for thread in threads:
         thread.join(20)
     assert seen == {"first": [True], "second": [False]}
+
+
+def test_a_caller_who_has_asked_torch_for_quick_products_has_float32_while_a_network_runs() -> None:
+    backends: Any = torch.backends
+    if not hasattr(backends.cudnn, "conv"):
+        pytest.skip("torch before 2.9 has one word for all products")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with settings(1):
+            assert {backends.mkldnn.matmul.fp32_precision, backends.cuda.matmul.fp32_precision} == {"ieee"}
+        assert backends.mkldnn.matmul.fp32_precision == "bf16"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -315,7 +315,12 @@ def test_settings_of_the_process_hold_while_a_network_runs_and_are_put_back(
 
     def forward(patches: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
         seen.append([torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic])
-        named = [(owner, name) for owner, name, _ in torch_state._flags(precision) if "32" in name]
+        mkldnn: Any = torch.backends.mkldnn
+        host = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
+        every = [(owner, name) for owner, name, _ in torch_state._flags(precision) if "32" in name]
+        named = [(owner, name) for owner, name in every if owner not in host]
+        assert len(named) == 2
+        assert all(getattr(owner, name) == "ieee" for owner, name in every if owner in host)
         seen.append([getattr(owner, name) for owner, name in named])
         return plain(patches, exact=exact)
 
