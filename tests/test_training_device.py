@@ -1,12 +1,14 @@
 """weights/train on a GPU, played by the CPU: images of the same statistics, a loss of batches, a rate by the clock."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from test_training import HEADER, TRAIN
 
@@ -118,6 +120,59 @@ def test_the_average_is_near_the_newest_weights_at_first_and_holds_them_by_their
     for _ in range(5000):
         average.move(100_000)
     assert average.tensors()["weight"].item() == pytest.approx(1, abs=0.01)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The card that the processor plays in the tests of engines, which has no generator of its own."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "engines"))
+    from card import played
+
+    class Drawing(torch.Generator):
+        def __new__(cls, device: Any = None) -> Any:
+            return super().__new__(cls)
+
+    monkeypatch.setattr(torch, "Generator", Drawing)
+    with played(monkeypatch) as card:
+        yield card
+
+
+def test_on_a_card_images_and_losses_are_made_without_waiting_and_nothing_crosses_to_the_host(
+    maps: Path, programs: Any, gpu: Any
+) -> None:
+    synth, there, _, device = programs
+    table = synth.read_table(maps / "labels.csv")
+    placed = there.on_device(synth.read_maps([maps / "training_seg_01.nii.gz"], table), table, "cuda:0")
+    net = device.in_its_order(device.build(len(table.outputs), 4)).to("cuda:0", memory_format=torch.channels_last_3d)
+    weight = table.weight.to(placed.device)
+    waited = gpu.waits
+    for seed in range(3):
+        image, target = there.sample_batch(placed, table, np.random.default_rng(seed), 2, (32, 32, 32), 2.0, 0.5)
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            logits = net(image.contiguous(memory_format=torch.channels_last_3d))
+        loss, dice = device.loss_of(logits, target, weight)
+        assert {one.device.type for one in (image, target, logits, loss, dice)} == {"cuda"}
+    assert (gpu.waits, gpu.down) == (waited, 0)
+
+
+def test_norms_that_leave_the_order_of_data_learn_alike_and_change_no_name(programs: Any) -> None:
+    device = programs[3]
+    net = device.build(3, 4)
+    names = list(net.state_dict())
+    assert list(device.in_its_order(net).state_dict()) == names
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, 6, 7)
+    grads = []
+    for norm in (torch.nn.InstanceNorm3d(4), _on_a_device(torch.nn.InstanceNorm3d(4))):
+        own = x.clone().requires_grad_()
+        (norm(own) ** 3).sum().backward()
+        grads.append(own.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-4)
+
+
+def _on_a_device(norm: torch.nn.Module) -> Any:
+    """What a device computes in place of the norm: batch norm of each item."""
+    return lambda x: torch.cat([F.batch_norm(item, None, None, None, None, True, 0.0, norm.eps) for item in x.split(1)])
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ from synth_device import DeviceMaps, on_device, sample_batch
 from torch import Tensor, nn
 from train import HELD_OUT
 
+from segcli.engines.quicker import in_its_order
+
 WARM, SAVE, TOLD = 20, 60, 5  # seconds: to the full rate, between savings, between lines
 
 
@@ -77,7 +79,8 @@ def batches(maps: DeviceMaps, table: Table, args: argparse.Namespace) -> Iterato
     """Batches without end, each drawn while the one before it is learnt from: in a stream of its own on CUDA."""
     rng = np.random.default_rng(args.seed if args.seed is not None else time.time_ns())
     shape = tuple(args.n * 3 if len(args.n) == 1 else args.n)
-    aside = torch.cuda.Stream(maps.device) if maps.device.type == "cuda" else None
+    # Its kernels are small: they go before those of the network, or each would wait for some of them.
+    aside = torch.cuda.Stream(maps.device, priority=-1) if maps.device.type == "cuda" else None
 
     def drawn() -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.cuda.stream(aside) if aside else contextlib.nullcontext():
@@ -163,6 +166,8 @@ def main(words: list[str] | None = None) -> int:
         with safe_open(args.weights, "pt") as file:
             net.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
             before = int(file.metadata()["steps"]), float(file.metadata()["hours"])
+    if maps.device.type != "cpu":  # torch's own norms copy channels-last data to another order and back
+        in_its_order(net)
     return train(net.to(args.device, memory_format=torch.channels_last_3d).train(), maps, table, args, before)
 
 
