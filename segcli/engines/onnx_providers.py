@@ -13,7 +13,7 @@ from segcli.errors import EngineError, ModelError, OutOfMemory, cause_of
 Settings = dict[str, str]
 Provider = tuple[str, Settings]
 # How providers and CUDA's libraries say that memory does not suffice.
-_NO_MEMORY = ("Failed to allocate memory", "out of memory", "OUTOFMEMORY", "ALLOC_FAILED")
+_NO_MEMORY = ("Failed to allocate memory", "out of memory", "OUTOFMEMORY", "ALLOC_FAILED", "Not enough memory")
 _HINTS = {
     "cuda": "install onnxruntime-gpu, or use --device cpu",
     "coreml": "ONNX Runtime has it on macOS; or use --device cpu",

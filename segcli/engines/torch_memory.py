@@ -18,13 +18,15 @@ from segcli.errors import OutOfMemory, cause_of
 from segcli.memory import zeros as host_zeros
 
 T = TypeVar("T")
-# How CUDA and its libraries say, in errors of no class of their own, that the device's memory does not suffice.
+# How CUDA, HIP and their libraries, Apple's and Intel's say, in errors of no class of their own, that the device's
+# memory does not suffice.
 _NO_MEMORY = (
-    "CUDA error: out of memory",
+    "error: out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "BLAS_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
     "MPS backend out of memory",
+    "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
 )
 _MOST = 16  # windows at a time on a device; more gain nothing
 

@@ -126,7 +126,14 @@ def test_another_error_of_a_bound_session_names_its_file(file: OnnxFile, device:
 
 
 @pytest.mark.parametrize(
-    "said", [ARENA, "CUDA failure 2: out of memory ; GPU=0", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"]
+    "said",
+    [
+        ARENA,
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN failure 2: CUDNN_STATUS_ALLOC_FAILED ; GPU=0",
+        "Exception(1) tid(2) 8007000E Not enough memory resources are available to complete this operation.",
+    ],
 )
 def test_6_2_on_the_hosts_arrays_too_want_of_memory_ends_with_71(card: ModelCard, said: str) -> None:
     engine: Any = open_engine(card, engine="onnx", device="cpu").engine

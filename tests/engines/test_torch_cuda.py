@@ -100,6 +100,10 @@ def test_6_2_another_runtime_error_is_no_want_of_memory(engine: Any, monkeypatch
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "CUDA error: out of memory",
+        "HIP error: out of memory",
+        "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 8.00 MB, max allowed: 9.07 GB)",
+        "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
         "GET was unable to find an engine to execute this computation",
     ],
 )
