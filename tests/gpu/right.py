@@ -12,6 +12,7 @@ from checking import Check
 from torch import Tensor
 
 from segcli.bench.certificates import card_of
+from segcli.engines.mirrored import Mirrored
 from segcli.engines.torch_decide import Decider
 from segcli.engines.torch_memory import Device
 from segcli.errors import OutOfMemory
@@ -27,6 +28,7 @@ from segcli.space.volume import Box, Grid, Volume
 # Precision -> the largest error of logits beside the CPU's float32 (L2, of theirs), the least share of equal labels.
 # In bfloat16 a CPU gave 0.002 to 0.015, and 0.993 to 1.
 LIMITS = {"float32": (3e-4, 0.999), "tf32": (1e-2, 0.985), "float16": (1e-2, 0.985), "bfloat16": (5e-2, 0.97)}
+_APART = 2e-4  # share of voxels, of nearly equal logits, that other batches and steps down may label otherwise
 
 
 def families(check: Check) -> None:
@@ -98,6 +100,8 @@ def memory(check: Check) -> None:
     wanted = _labels(check, scan, card, batch=1)
     peak = check.peak
     check.judge("c", "another engine gives the same bytes", bool((_labels(check, scan, card, batch=1) == wanted).all()))
+    apart = float((_mirrored(check, scan, card, 8) != _mirrored(check, scan, card, 1)).mean())
+    check.judge("c", "mirror images are one batch", apart < _APART, differ=apart)
     if check.dry:
         return None
     weights = sum(card.file(name).stat().st_size for name in card.weights)
@@ -114,6 +118,13 @@ def memory(check: Check) -> None:
             return check.say("c: no time left")
         _forced(check, what, scan, card, wanted, (batch, limit, device), refused)
     return None
+
+
+def _mirrored(check: Check, scan: Volume, card: ModelCard, batch: int) -> np.ndarray:
+    axes = (0,) if check.dry else (0, 1, 2)
+    engine = Mirrored(check.engine(card, batch=batch), axes, None, ())
+    found: np.ndarray = segment(scan, card.procedure, engine).labels.data
+    return found
 
 
 def _labels(check: Check, scan: Volume, card: ModelCard, **how: Any) -> np.ndarray:
@@ -144,7 +155,7 @@ def _forced(
         return check.judge("c", what, False, error=f"{type(error).__name__}: {str(error)[:200]}")
     differ = float((found != wanted).mean())
     facts = {"differ": differ, "steps": list(engine.fallbacks), "seconds": time.perf_counter() - start}
-    return check.judge("c", what, not refused and differ < 2e-4 and bool(engine.fallbacks), **facts)
+    return check.judge("c", what, not refused and differ < _APART and bool(engine.fallbacks), **facts)
 
 
 def blobs(check: Check, classes: int, shape: tuple[int, int, int]) -> Callable[[Box], Tensor]:
