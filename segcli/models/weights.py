@@ -32,6 +32,8 @@ from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_
 from segcli.networks import registry
 
 Tensors = dict[str, Tensor]
+# What weights are stored in; floats of 8 bits are quantised, and their scales stand elsewhere.
+WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MODULE = "module."  # DataParallel's prefix
 # Where training scripts keep the table of tensors, the likeliest first.
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
@@ -134,7 +136,7 @@ def filled_network(tensors: Mapping[str, Tensor], family: str, arguments: Facts,
     refuse_other_tensors(wanted, {name: tuple(tensors[name].shape) for name in names}, family, where)
     numbers = {name for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
     for name in names:
-        if name in numbers and not tensors[name].is_floating_point():
+        if name in numbers and tensors[name].dtype not in WEIGHTS:
             kind = str(tensors[name].dtype).removeprefix("torch.")
             raise ModelError(f"{where}: the tensor {name} holds values of the type {kind}, not weights")
     # The real build follows the comparison, so that a file of another network costs no memory.

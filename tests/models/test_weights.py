@@ -336,8 +336,8 @@ def test_5_6_a_nan_among_weights_of_eight_bits_is_found_too() -> None:
         checkpoint.refuse_not_finite({"a": torch.full((3,), float("nan")).to(torch.float8_e4m3fn)}, "w.pt")
 
 
-@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.complex64])
-def test_weights_that_are_whole_numbers_or_complex_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_that_are_whole_numbers_complex_or_quantised_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
     torch.save({name: tensor.to(kind) for name, tensor in tensors().items()}, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"conv\.(bias|weight) holds values of the type .*, not weights"):
         checkpoint.network_of(model(tmp_path, "w.pt"))

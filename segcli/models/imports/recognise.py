@@ -365,20 +365,27 @@ def _alone(whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str
     """
     shapes = shapes_of(parts[prefix])
     alike = [other for other, part in parts.items() if prefix and other and shapes_of(part) == shapes] or [prefix]
+    rest = {name: tensor for name, tensor in whole.items() if not name.startswith(tuple(alike))}
+    if prefix and shapes.items() <= shapes_of(rest).items():  # one stands there without a prefix
+        parts, alike = {**parts, "": {name: rest[name] for name in shapes}}, [*alike, ""]
     plain = [other for other in alike if not weights.is_average(other)]
     if len(plain or alike) > 1:
-        names = [other.rstrip(".") for other in plain or alike]
+        names = [_called(other) for other in plain or alike]
         raise ModelError(
             f"{where}: holds {len(names)} whole networks of one kind: {', '.join(names)}",
             hint=f"choose one with --table {names[0]}",
         )
     taken = (plain or alike)[0]
     said = [
-        f"the network {taken.rstrip('.')} is taken, not its average: --table {other.rstrip('.')} takes that"
+        f"the network {_called(taken)} is taken, not its average: --table {_called(other)} takes that"
         for other in alike
         if other != taken
     ]
     return parts[taken], [*said, *_said(whole, parts[taken], taken)]
+
+
+def _called(prefix: str) -> str:
+    return prefix.rstrip(".") or "without a prefix"
 
 
 def _unwrapped(name: str) -> str:

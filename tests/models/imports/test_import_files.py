@@ -197,6 +197,7 @@ def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tens
         (lambda a, b: {"state_dict": {**under("net", a), **under("net_ema", b)}}, "net", "net_ema"),
         (lambda a, b: {"model": a, "emaModel": b}, "model", "emaModel"),
         (lambda a, b: {"avg_model": b, "net": a}, "net", "avg_model"),
+        (lambda a, b: {**a, **under("ema", b)}, "without a prefix", "ema"),
     ],
 )
 def test_of_a_network_and_its_average_the_network_is_taken_and_that_is_said(
@@ -221,6 +222,8 @@ def test_of_a_network_and_its_average_the_network_is_taken_and_that_is_said(
         (lambda a, b: [a, b], "0, 1"),
         (lambda a, b: {**under("student", a), **under("teacher", b)}, "student, teacher"),
         (lambda a, b: {"model": a, "optimal_model": b}, "model, optimal_model"),
+        (lambda a, b: {**b, **under("module", a)}, "module, without a prefix"),
+        (lambda a, b: {**b, **under("_orig_mod", a), "loss.weight": torch.ones(2)}, "_orig_mod, without a prefix"),
     ],
 )
 def test_of_networks_that_are_equals_none_is_taken(tmp_path: Path, layout: Any, names: str) -> None:
