@@ -290,6 +290,8 @@ def _exists(path: Path, text: str) -> None:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(f"{text}: no such file or folder", hint="check the name") from None
+    except ValueError as error:  # a list may hold bytes that no name has
+        raise InputError(f"{text}: not a file name: {error}") from None
     if not path.exists():
         raise InputMissing(f"{text}: a broken link: what it points to does not exist")
 

@@ -27,6 +27,7 @@ from segcli.formats.atomic import sweep
 from segcli.models.card import CARD_FILE
 
 TIMEOUT = "30s"  # within which a scheduler answers
+_MOST = 1024  # workers on this machine
 _START = 120.0  # seconds within which a worker on this machine begins
 
 
@@ -152,15 +153,15 @@ def _cluster(scheduler: str, *, gpu: bool = False) -> Iterator[str]:
 
     gpu   whether each local worker offers the resource GPU, once
     """
-    match = re.fullmatch(r"local(?::(\d+))?", scheduler)
+    match = re.fullmatch(r"local(?::(\d{1,9}))?", scheduler)
     if not match:
         if "://" not in scheduler:
             raise UsageError(f"--scheduler {scheduler}: is neither tcp://host:port nor local:N")
         yield scheduler
         return
     workers = int(match[1] or 2)
-    if workers < 1:
-        raise UsageError(f"--scheduler {scheduler}: at least one worker is needed")
+    if not 1 <= workers <= _MOST:
+        raise UsageError(f"--scheduler {scheduler}: 1 to {_MOST} workers are possible")
     from distributed import LocalCluster
 
     # A run that is stopped leaves its helpers to end by themselves, and Python's would complain about that.

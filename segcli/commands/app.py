@@ -102,11 +102,14 @@ def settings(
 def _setting(command: str, parameter: Any, value: Any) -> Any:
     """A value of a settings file as the command line would have it: a list, or its items with commas between.
 
-    errors   ModelError (78) for true and false of an option that is no switch, and for anything else of one
+    errors   ModelError (78) for true and false of an option that is no switch, for anything else of one, and for a NUL,
+             which no command line can hold
     """
-    if isinstance(value, bool) != bool(getattr(parameter, "is_flag", False)):
-        from segcli.commands.settings import FILE, flag
+    from segcli.commands.settings import FILE, flag
 
+    if any("\0" in str(part) for part in (value if isinstance(value, list) else [value])):
+        raise ModelError(f"{FILE}: {command}: {flag(parameter)} cannot hold a NUL")
+    if isinstance(value, bool) != bool(getattr(parameter, "is_flag", False)):
         raise ModelError(f"{FILE}: {command}: {flag(parameter)} cannot be {str(value).lower()}")
     if getattr(parameter, "multiple", False):
         return value if isinstance(value, list) else [value]

@@ -313,9 +313,15 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     if target.upper() != "LOCAL":
         file, start = _beside(path, target), 0
     packed = _flag(fields, "compresseddata", False)
+    announced = dtype.itemsize * grid.size * math.prod(lists)
+    if kind in ("MET_LONG", "MET_ULONG") and not packed and streams.regular_size(file) - start >= 2 * announced:
+        raise InputError(
+            f"{path.name}: voxels of {kind} have 4 bytes, and there is room for 8 each: which are meant?",
+            hint="save it with another type, as MET_INT or MET_LONG_LONG",
+        )
     skip = _integer(path, "HeaderSize", fields.get("headersize", "0"))
     if skip == -1 and not packed:
-        start = max(streams.regular_size(file) - dtype.itemsize * grid.size * math.prod(lists), start)
+        start = max(streams.regular_size(file) - announced, start)
     elif skip < 0:
         raise InputError(f"{path.name}: a HeaderSize of {skip} bytes")
     else:

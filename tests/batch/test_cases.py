@@ -362,3 +362,8 @@ def test_a_part_that_there_is_not_is_a_usage_error(part, monkeypatch):
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     with pytest.raises(UsageError, match="--shard"):
         shard([], part)
+
+
+def test_a_name_that_no_file_can_have_is_refused_as_that():
+    with pytest.raises(InputError, match="not a file name: embedded null byte"):
+        cases(["a.nii\0b"])

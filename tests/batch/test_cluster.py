@@ -136,7 +136,7 @@ def test_a_scheduler_that_is_not_there_is_refused_with_69(tmp_path):
     rest = ([], Opening(("organs",)), Destination(tmp_path), Options(), unwatched)
     with pytest.raises(UsageError, match="neither tcp://host:port nor local:N"):
         list(predict_on("nowhere", *rest))
-    with pytest.raises(UsageError, match="at least one worker"):
+    with pytest.raises(UsageError, match="1 to 1024 workers are possible"):
         list(predict_on("local:0", *rest))
     import segcli.batch.cluster
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from runs import command
 
 from segcli.commands import config, settings
 from segcli.errors import ModelError
@@ -87,3 +88,10 @@ def test_config_show_prints_values_as_they_would_be_typed(user, capsys):
     assert told["report"] == ["csv,html", str(user)]
     assert told["tta"] == ["true", str(user)]
     assert told["precision"] == ["auto", "default"]
+
+
+@pytest.mark.parametrize("value", ['"a\\u0000b"', '["a", "b\\u0000"]'])
+def test_a_setting_that_no_command_line_can_hold_is_refused(tmp_path, value):
+    (tmp_path / "segcli.toml").write_text(f"[predict]\nevents = {value}\n")
+    done = command("predict", "a.nii", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (78, b"error: segcli.toml: predict: events cannot hold a NUL\n")

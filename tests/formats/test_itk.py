@@ -258,6 +258,14 @@ def test_the_long_numbers_of_a_MetaImage_have_four_bytes(tmp_path: Path, kind: s
     assert np.array_equal(itks, scan.data[0])
 
 
+@pytest.mark.parametrize("kind", ["MET_LONG", "MET_ULONG"])
+def test_a_MetaImage_whose_long_numbers_could_have_eight_bytes_is_refused(tmp_path: Path, kind: str) -> None:
+    data = np.arange(60).astype("<i8").tobytes()
+    for more in ({}, {"HeaderSize": "-1"}):
+        with pytest.raises(InputError, match=f"voxels of {kind} have 4 bytes, and there is room for 8 each"):
+            read(meta(tmp_path / "a.mha", data, ElementType=kind, **more))
+
+
 def test_a_MetaImage_without_matrix_or_offset_is_read_with_a_warning(tmp_path: Path) -> None:
     scan = read(meta(tmp_path / "a.mha", TransformMatrix=None, Offset=None))
     assert scan.grid.affine[:3, 3].tolist() == [0, 0, 0]

@@ -37,7 +37,7 @@ def opened(path: Path, *, told: bool, wanted: WhichModel) -> Iterator[ModelSourc
         with unpacked(path) as folder:
             yield _folder(folder, path.name, told=told, wanted=wanted)
     elif path.is_dir():
-        yield _folder(path, path.name, told=told, wanted=wanted)
+        yield _folder(path, path.name or path.resolve().name, told=told, wanted=wanted)
     else:
         yield _file(path, told=told, wanted=wanted)
 
