@@ -30,6 +30,7 @@ assert result.mask("liver").sum() == 24""",
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_notebook_runs_from_start_to_end_and_shows_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     organs(tmp_path / "organs")

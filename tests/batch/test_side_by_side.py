@@ -50,6 +50,7 @@ def told(text: bytes) -> list[tuple[str, str]]:
     return [(event["event"], event["case"]) for event in events if event["event"] != "window"]
 
 
+@pytest.mark.slow
 def test_13_cases_side_by_side_give_the_same_bytes_in_the_same_order(folder: Path, tmp_path: Path) -> None:
     scans(tmp_path / "in", 4)
     (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no scan")
@@ -71,6 +72,7 @@ def test_13_cases_side_by_side_give_the_same_bytes_in_the_same_order(folder: Pat
     assert [case for _, case in twos] == sorted((case for _, case in twos), key=order.index)
 
 
+@pytest.mark.slow
 def test_13_a_second_run_finds_everything_done(folder: Path, tmp_path: Path) -> None:
     scans(tmp_path / "in", 2)
     words = ("predict", "in", "-o", "out", "--model", str(folder), *WORDS)

@@ -99,6 +99,7 @@ for name, call in json.loads(sys.argv[1]).items():
 """
 
 
+@pytest.mark.slow
 def test_what_describes_a_model_or_a_command_and_may_not_be_read_is_denied_and_not_called_damaged(
     tmp_path: Path,
 ) -> None:

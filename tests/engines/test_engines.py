@@ -219,6 +219,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypa
     assert "made for this run alone, for it cannot be kept" in opened.note
 
 
+@pytest.mark.slow
 def test_a_graph_of_the_cache_that_is_refused_is_named_as_it_lies_there(home: Path, tmp_path: Path) -> None:
     card = model(tmp_path / "bare")
     open_engine(card)

@@ -36,6 +36,7 @@ def model(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_the_folder_has_a_file_for_each_network_and_labels_as_the_model_does(tmp_path: Path, model: Path) -> None:
     out = tmp_path / "exported" / "fine"
     run = command("export-onnx", "--model", model, "-o", out, "--json")
@@ -57,6 +58,7 @@ def test_the_folder_has_a_file_for_each_network_and_labels_as_the_model_does(tmp
     assert crops[0] == crops[1]
 
 
+@pytest.mark.slow
 def test_a_cascade_is_exported_with_its_first_model_and_labels_likewise_without_it_beside(tmp_path: Path) -> None:
     own, out = of_cascade(tmp_path / "models"), tmp_path / "exported"
     run = command("export-onnx", "--model", own, "-o", out)

@@ -94,6 +94,7 @@ def test_native_bfloat16_is_a_flag_of_the_processor(tmp_path: Path, flags: str, 
     assert native_bfloat16(tmp_path / "nothing") is False
 
 
+@pytest.mark.slow
 def test_torch_on_a_processor_that_has_bfloat16_computes_in_it_and_says_so(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

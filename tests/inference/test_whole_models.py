@@ -64,6 +64,7 @@ def test_nested_regions_are_those_above_one_half() -> None:
     assert found.labels.data.ravel().tolist() == [1, 2, 0]
 
 
+@pytest.mark.slow
 def test_a_model_of_models_is_averaged_with_another_one_and_twice_with_itself(tmp_path: Path) -> None:
     both, path = of_models(tmp_path / "models"), scan(tmp_path / "a.nii.gz")
     plain = organs(tmp_path / "plain", name="plain", spacing=[5.0, 5.0, 5.0])
@@ -106,6 +107,7 @@ def test_logits_of_models_of_models_are_not_averaged(tmp_path: Path) -> None:
     assert b"a model that is made of models has probabilities alone in common" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_windows_of_all(tmp_path: Path) -> None:
     both, path = of_models(tmp_path / "models"), scan(tmp_path / "a.nii.gz")
     planned = command("plan", path, "--model", both, "--model", both, "--engine", "onnx", "--json")

@@ -72,6 +72,7 @@ def model(folder: Path) -> ModelCard:
     return library.read_card(imports.adopt(folder / "net.pt", to=folder, name="m", given=given))
 
 
+@pytest.mark.slow
 def test_the_classes_of_a_run_are_what_the_network_is_asked_for(tmp_path: Path) -> None:
     card = model(tmp_path)
     image = np.random.default_rng(0).normal(size=(20, 18, 17)).astype(np.float32)

@@ -140,6 +140,7 @@ def test_with_a_recipe_a_published_file_just_becomes_a_model(tmp_path: Path) -> 
         assert torch.equal(weights.network_of(made)(x), net(x))
 
 
+@pytest.mark.slow
 def test_outputs_of_a_recipe_are_put_in_the_order_in_which_its_authors_write_them(tmp_path: Path) -> None:
     """BraTS 2021: tumour core, whole tumour, enhancing tumour; written 2, 1, 4, whole tumour first."""
     document = json.loads(imports.recipes()["swinunetr-brats21"].read_text())

@@ -96,6 +96,7 @@ def seeded(found: registry.Inferred) -> torch.nn.Module:
     return registry.build(found.family, found.config)
 
 
+@pytest.mark.slow
 def test_a_stunet_of_version_2_has_the_strides_of_the_plans_and_labels_a_scan(tmp_path: Path) -> None:
     net = seeded(stunet.sized("small", 1, 3, planned_strides()[1:]))
     folder = version_2(tmp_path / "a", "STUNetTrainer_small", net)
@@ -168,9 +169,10 @@ def version_1(
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer",
-    ["STUNetTrainer_small", pytest.param("nnUNetTrainerV2_MedNeXt_S_kernel5", marks=pytest.mark.slow)],
+    ["STUNetTrainer_small", "nnUNetTrainerV2_MedNeXt_S_kernel5"],
 )
 def test_a_folder_of_version_1_is_the_network_of_its_trainer(tmp_path: Path, trainer: str) -> None:
     strides = [[1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
