@@ -87,12 +87,12 @@ class DeviceSums:
         return some, logits, _Doubt(some, good, half)
 
     def finished(self, box: Box) -> NDArray[np.float32]:
-        self._settle()
+        self.settle()
         return self._device.tried(lambda: self.slab(box).to("cpu").contiguous().numpy())
 
     def slab(self, box: Box) -> Tensor:
         """`finished`, where the sums are."""
-        self._settle()
+        self.settle()
         assert self._total is not None  # nobody asks before a window was added
         norm = self._cut(self._norm_there(), box)
         unseen = norm == 0
@@ -106,7 +106,7 @@ class DeviceSums:
         return slab
 
     def advance(self, planes: int) -> None:
-        self._settle()
+        self.settle()
         with self._device.within():  # nothing moves to the host meanwhile
             for array in (self._norm, *(() if self._total is None else (self._total.data,))):
                 for place, _ in self._places(slice(self._first, self._first + min(planes, self._shape[self._axis]))):
@@ -156,7 +156,7 @@ class DeviceSums:
             box[self._axis], part[self._axis] = place, own
             yield (box[0], box[1], box[2]), (part[0], part[1], part[2])
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Have every window's logits finite: in half precision those that are not are computed again in float32.
 
         errors   `not_finite`

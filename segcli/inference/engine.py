@@ -41,7 +41,14 @@ class Sums(Protocol):
     def add(self, windows: Sequence[Box]) -> None:
         """Run the network on windows of the image, and add their weighted logits where they lie.
 
-        errors   `not_finite`, here or at the latest when `finished` is asked
+        errors   `not_finite`, here or at the latest when they are settled
+        """
+        ...
+
+    def settle(self) -> None:
+        """Have all windows so far added: a device is waited for, so that its time counts as the network's.
+
+        errors   `not_finite`
         """
         ...
 

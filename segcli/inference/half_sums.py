@@ -71,6 +71,9 @@ class HalfSums:
                     sums[place] += channel * self._weight
             self._norm[place] += self._weight
 
+    def settle(self) -> None:
+        """Windows are added when they come."""
+
     def finished(self, box: Box) -> NDArray[np.float32]:
         place = among(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added

@@ -216,6 +216,7 @@ class Sliding:
                     self.sums.add(shown)
                 done += len(batch)
                 self._tick(done, len(self._every))
+            self.sums.settle()
             final = position == len(self._parts) - 1
             if len(self._parts) == 1:
                 self._engine.rest()  # no window follows: what they took is free for the slabs

@@ -3,6 +3,7 @@
 What these tests cannot know: how fast a device is, and what its own kernels and libraries answer.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from segcli.engines.choose import open_engine
 from segcli.engines.mirrored import Mirrored
 from segcli.engines.torch_devices import TorchCPU, TorchDevice
 from segcli.engines.torch_memory import Device
+from segcli.engines.torch_sums import DeviceSums
 from segcli.errors import ModelError, OutOfMemory
 from segcli.inference.decide import Decision
 from segcli.inference.intensity import Resample, Standardise
@@ -234,6 +236,22 @@ def test_5_8_windows_that_overflow_on_the_card_are_computed_again_in_float32(gpu
     assert 0 < engine.repeated < there.windows
     assert (there.labels.data != here.labels.data).mean() < 0.05
     assert any("computed again in float32" in words for words in there.warnings)
+
+
+def test_the_time_that_a_device_is_waited_for_is_the_networks(gpu: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited, plain = list[float](), DeviceSums._wrong
+
+    def slowly(self: DeviceSums) -> Any:
+        began = time.perf_counter()
+        time.sleep(0.3)
+        found = plain(self)
+        waited.append(time.perf_counter() - began)
+        return found
+
+    monkeypatch.setattr(DeviceSums, "_wrong", slowly)
+    found = segment(scan((20, 14, 14)), procedure(), on(CUDA))
+    assert len(waited) > 1
+    assert found.seconds["network"] >= sum(waited)
 
 
 # ---- want of memory, wherever it shows

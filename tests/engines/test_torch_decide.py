@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segcli.batch import budget
+from segcli.engines import torch_devices
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import summed_in
 from segcli.engines.mirrored import Mirrored
@@ -226,7 +227,7 @@ def test_5_8_windows_that_overflow_are_computed_again_alone_when_a_row_is_done()
     for own, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(own.data, other.data, rtol=1e-4, atol=1e-4)
     assert 0 < run.repeated == sum(run.asked) < 18
-    assert (run.precision, run._exact) == ("float16", False)
+    assert (run.precision, torch_devices._exact.get()) == ("float16", False)
 
 
 @pytest.mark.parametrize("kind", ["folds", "mirrored"])
