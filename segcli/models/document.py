@@ -53,7 +53,7 @@ ModelName = Annotated[
     Meta(
         max_length=128,
         pattern=rf"^[A-Za-z0-9][A-Za-z0-9._ +-]*{_END}",
-        description="made of letters, digits, spaces and . _ + -, for outputs are named by it",
+        description="made of up to 128 letters (a to z), digits, spaces and . _ + -, for outputs are named by it",
     ),
 ]
 # --classes all means every structure.

@@ -139,8 +139,10 @@ def filled_network(tensors: Mapping[str, Tensor], family: str, arguments: Facts,
         if name in numbers and tensors[name].dtype not in WEIGHTS:
             kind = str(tensors[name].dtype).removeprefix("torch.")
             raise ModelError(f"{where}: the tensor {name} holds values of the type {kind}, not weights")
-    # The real build follows the comparison, so that a file of another network costs no memory.
-    net = registry.build(family, arguments)
+    # The real build follows the comparison, so that a file of another network costs no memory. What it is initialised
+    # with is replaced at once, and costs the caller none of torch's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        net = registry.build(family, arguments)
     net.load_state_dict({name: as_float32(tensors[name]) for name in names}, strict=not own)
     return net.eval()
 

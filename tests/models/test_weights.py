@@ -336,6 +336,15 @@ def test_5_6_a_nan_among_weights_of_eight_bits_is_found_too() -> None:
         checkpoint.refuse_not_finite({"a": torch.full((3,), float("nan")).to(torch.float8_e4m3fn)}, "w.pt")
 
 
+def test_a_network_that_is_filled_takes_none_of_the_callers_random_numbers(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "weights.safetensors")
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    checkpoint.network_of(model(tmp_path))
+    assert torch.equal(torch.rand(3), wanted)
+
+
 @pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_weights_that_are_whole_numbers_complex_or_quantised_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
     torch.save({name: tensor.to(kind) for name, tensor in tensors().items()}, tmp_path / "w.pt")

@@ -90,8 +90,8 @@ def title(name: str | None, path: Path) -> str:
     errors   UsageError for a text that is no name
     """
     found = str(name or slug(_stem(path)).replace("_", "-"))
-    if not NAME.fullmatch(found):
-        raise UsageError(f"{found!r} is no name for a model", hint="letters, digits, dots and dashes")
+    if not NAME.fullmatch(found) or len(found) > 128:
+        raise UsageError(f"{found!r} is no name for a model", hint="up to 128 of a to z, digits and . _ + -")
     return found
 
 

@@ -391,11 +391,22 @@ def common_fields(plans: Facts, channels: Sequence[str], spacing: Sequence[Any],
         "centre": "voxel",
         "channels": channels,
         **_modality(channels),
-        "transpose": [index(a) for a in plans.get("transpose_forward", (0, 1, 2))],
+        "transpose": _transpose(plans),
         "spacing": [None, *steps[-2:]] if flat else steps,
         "patch_size": [1] * flat + [index(n) for n in patch],
         **({"slice_axis": 0} if flat else {}),
     }
+
+
+def _transpose(plans: Facts) -> list[int]:
+    """The order in which the network sees the file's axes; refused where the way back is not the way back."""
+    there = [index(a) for a in plans.get("transpose_forward", (0, 1, 2))]
+    if sorted(there) == [0, 1, 2]:  # anything else is refused as the card's
+        undone = [there.index(i) for i in range(3)]
+        back = [index(a) for a in plans.get("transpose_backward", undone)]
+        if back != undone:
+            raise ModelError(f"the plans' transpose_backward {back} does not undo their transpose_forward {there}")
+    return there
 
 
 def _modality(channels: Sequence[str]) -> dict[str, str]:

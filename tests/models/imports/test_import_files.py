@@ -437,9 +437,10 @@ def _end_at(left_steps: list[int], event: str, _: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_name_that_is_a_path_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["..", "x" * 129])
+def test_a_name_that_is_a_path_or_too_long_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is no name for a model"):
-        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, name="..", given=FACTS)
+        imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, name=name, given=FACTS)
 
 
 def test_verify_finds_a_tensor_that_was_changed(tmp_path: Path) -> None:

@@ -522,8 +522,15 @@ def test_an_ignored_label_has_no_output(tmp_path: Path) -> None:
 
 
 def test_transposed_plans_transpose_the_grid(tmp_path: Path) -> None:
-    made = library.read_card(imports.adopt(edited(tmp_path, plans={"transpose_forward": [2, 0, 1]}), to=tmp_path))
+    plans = {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}
+    made = library.read_card(imports.adopt(edited(tmp_path, plans=plans), to=tmp_path))
     assert made.grid.transpose == (2, 0, 1)
+
+
+def test_plans_whose_way_back_is_another_one_are_refused(tmp_path: Path) -> None:
+    plans = {"transpose_forward": [2, 0, 1], "transpose_backward": [2, 0, 1]}
+    with pytest.raises(ModelError, match=r"transpose_backward \[2, 0, 1\] does not undo their transpose_forward"):
+        imports.inspect(edited(tmp_path, plans=plans))
 
 
 def test_a_reader_that_turns_scans_states_the_orientation(tmp_path: Path) -> None:
@@ -532,7 +539,11 @@ def test_a_reader_that_turns_scans_states_the_orientation(tmp_path: Path) -> Non
 
 
 def test_a_reader_that_turns_scans_hands_them_over_before_the_plans_transpose_them(tmp_path: Path) -> None:
-    plans = {"image_reader_writer": "NibabelIOWithReorient", "transpose_forward": [1, 2, 0]}
+    plans = {
+        "image_reader_writer": "NibabelIOWithReorient",
+        "transpose_forward": [1, 2, 0],
+        "transpose_backward": [2, 0, 1],
+    }
     made = library.read_card(imports.adopt(edited(tmp_path, plans=plans), to=tmp_path))
     axial = Grid((5, 4, 3), np.eye(4)[[2, 1, 0, 3]])
     assert axial.axes == "SPL"
