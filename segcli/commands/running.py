@@ -163,7 +163,7 @@ def piped(
     from segcli.engines.devices import devices_of
     from segcli.formats.atomic import translated
 
-    opening = replace(opening, device=devices_of(opening.device)[0])
+    opening = replace(opening, device=devices_of(opening.device)[0], once=True)
     if to_stdout and sys.stdout.isatty():
         raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
     if to_stdout and (manners.json or manners.events in ("stdout", "-")):

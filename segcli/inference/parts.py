@@ -74,7 +74,7 @@ def segment_parts(
             prepared, seen = prepare(scan, own, sampler_of(engine)), _view(own)
             seconds = added(seconds, prepared.seconds)
         before = engine.repeated
-        wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps)
+        wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps, rests=True)
         found = labelled(scan, prepared, own, engine, ticked, wanted)
         _write(_renumbered(found.labels.data, part.values, labels.dtype), labels, fusion if i else "over")
         if shares is not None and found.probabilities is not None:

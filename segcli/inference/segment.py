@@ -64,11 +64,13 @@ class Wishes:
     probabilities  of each label
     votes          where the members of an ensemble differ
     steps          done with the labels on the model's grid, where finished labels come back from there
+    rests          whether the engine gives back its memory when it has seen all windows
     """
 
     probabilities: bool = False
     votes: bool = False
     steps: Callable[[Volume], Volume] | None = None
+    rests: bool = False
 
 
 def segment(
@@ -103,7 +105,7 @@ def labelled(
 
     Decided where the engine's sums are, if it can: then no logits cross to the host.
     """
-    sliding = Sliding(prepared.image, engine, procedure.window, tick, prepared.outside)
+    sliding = Sliding(prepared.image, engine, procedure.window, tick, prepared.outside, rests=wishes.rests)
     decide, rule = procedure.decide, procedure.interpolation
     if not isinstance(sliding.sums, DecidingSums):
         return decided(scan, prepared, sliding.volumes(), decide, rule, wishes)

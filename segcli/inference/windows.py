@@ -179,12 +179,21 @@ def slide(
 class Sliding:
     """The windows of an image on their way through an engine; what is finished stays in its sums until it is taken.
 
+    rests   whether the engine gives back its memory after the last window
     sums    of the engine
     """
 
     def __init__(
-        self, image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = no_tick, outside: Beyond = 0.0
+        self,
+        image: Volume,
+        engine: Engine,
+        plan: WindowPlan,
+        tick: Tick = no_tick,
+        outside: Beyond = 0.0,
+        *,
+        rests: bool = False,
     ) -> None:
+        self._rests = rests
         self._plan, self._tick, self._outside, self._engine = fitted(plan, image.grid.shape), tick, outside, engine
         self._full, self._inner = padded(image, self._plan, outside)
         shape = self._full.grid.shape
@@ -218,8 +227,8 @@ class Sliding:
                 self._tick(done, len(self._every))
             self.sums.settle()
             final = position == len(self._parts) - 1
-            if len(self._parts) == 1:
-                self._engine.rest()  # no window follows: what they took is free for the slabs
+            if final and self._rests:
+                self._engine.rest()  # what windows took is free for the last slabs
             step = (part[-1].at[axis].stop if final else self._parts[position + 1][0].at[axis].start) - start
             if self.sums.classes:  # else every window so far was background, unseen
                 most = thickness(4 * self.sums.classes * self._plane)

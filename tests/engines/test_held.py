@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import organs
-from runs import Pointwise, opened, scan
+from runs import Pointwise, command, opened, scan
 
 import segcli
 from segcli.engines import opening as opening_module
@@ -117,3 +117,30 @@ def test_for_one_scan_no_network_is_loaded_before_its_turn_and_what_is_wrong_wit
         file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ModelError):
         opening.open(opening.card)
+
+
+TOLD = """
+import sys
+from segcli.__main__ import main
+from segcli.engines.opening import Opening
+real = Opening.open
+def told(self, card):
+    print("once" if self.once else "again", file=sys.stderr)
+    return real(self, card)
+Opening.open = told
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "word"), [(1, "once"), (2, "again"), (0, "once")])
+def test_a_single_scan_also_one_from_a_pipe_needs_each_network_once(tmp_path: Path, count: int, word: str) -> None:
+    model, path = organs(tmp_path / "organs"), scan(tmp_path / "in" / "a.nii.gz")
+    if count == 2:
+        scan(tmp_path / "in" / "b.nii.gz", 1)
+    words, stdin = (
+        (("-", "-o", "-"), path.read_bytes()) if count == 0 else ((tmp_path / "in", "-o", tmp_path / "o"), None)
+    )
+    done = command("predict", *words, "--model", model, "--engine", "onnx", stdin=stdin, before=("-c", TOLD))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.decode().splitlines()[0] == word

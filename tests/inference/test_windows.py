@@ -227,3 +227,28 @@ def test_a_whole_image_is_one_window_whose_sides_are_multiples_of_the_size() -> 
     assert [x.shape for x in seen] == [(1, 1, 24, 8, 32)]
     assert (seen[0][0, 0, :3] == -3).all()
     assert np.array_equal(joined(slabs, image.grid), image.data)
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_an_engine_that_is_done_gives_back_its_memory_before_the_last_slabs(rests: bool) -> None:
+    story: list[str] = []
+
+    class Told(Numpy):
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            story.append("window")
+            return super().run(patches)
+
+        def rest(self) -> None:
+            story.append("rest")
+
+    image = Volume(np.ones((1, 20, 6, 6), np.float32), grid((20, 6, 6)))
+    sliding = windows_room.Sliding(image, Told(), WindowPlan((8, 6, 6)), rests=rests)
+    slabs = []
+    for slab in sliding.volumes():
+        story.append("slab")
+        slabs.append(slab)
+    last = len(story) - story[::-1].index("window")
+    assert story[:last].count("slab") > 0
+    assert story[:last].count("rest") == 0
+    assert story[last:][: 1 + rests] == ["rest", "slab"][1 - rests :]
+    assert sum(slab.grid.shape[0] for slab in slabs) >= 20
