@@ -1,5 +1,6 @@
 """Apple's, Intel's and Windows's devices, which no machine of the tests has, played by stand-ins."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from segcli.models.card import ModelCard
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch that is built for mps and xpu, each with one device whose convolutions run on the CPU."""
+    importlib.import_module("torch._dynamo.device_interface")  # from 2.15 on it asks what torch is built for, by itself
     plain = torch_others.convolved
     monkeypatch.setattr(torch_others, "convolved", lambda cube, device: plain(cube, "cpu"))
     for owner, name in (
