@@ -45,7 +45,7 @@ def predict_on(
     cases another try, three times at most.
     """
     try:
-        from distributed import Client, KilledWorker, as_completed
+        from distributed import Client, as_completed
         from distributed.utils import silence_logging_cmgr
     except ImportError as error:
         raise EngineError("--scheduler needs Dask", hint="pip install 'segcli[cluster]'") from error
@@ -84,21 +84,27 @@ def predict_on(
                 watch(Event("queued", case))
             for future in as_completed(list(futures), loop=client.loop):
                 case = futures.pop(future)
-                try:
-                    outcome: Outcome = future.result()
-                except KilledWorker:
-                    lost = EngineError(f"{case.name}: the worker that had it was lost, again and again")
-                    outcome = Outcome(case, "failed", error=lost)
-                except CancelledError:
-                    lost = EngineError(f"{case.name}: the scheduler has gone", hint="start it, and this run, again")
-                    outcome = Outcome(case, "failed", error=lost)
-                except Exception as error:
-                    told = f"{case.name}: the cluster could not run it: {type(error).__name__}: {cause_of(error)}"
-                    hint = "workers need the same segcli, and the scheduler must stay up"
-                    outcome = Outcome(case, "failed", error=EngineError(told, hint=hint))
+                outcome = _outcome(future, case)
                 watch(Event(outcome.status, case, error=outcome.error.message if outcome.error else None))
                 future.release()
                 yield replace(outcome, case=case)
+
+
+def _outcome(future: Any, case: Case) -> Outcome:
+    """What became of a case, also where its worker or the scheduler was lost."""
+    from distributed import KilledWorker
+
+    try:
+        outcome: Outcome = future.result()
+        return outcome
+    except KilledWorker:
+        told, hint = f"{case.name}: the worker that had it was lost, again and again", None
+    except CancelledError:
+        told, hint = f"{case.name}: the scheduler has gone", "start it, and this run, again"
+    except Exception as error:
+        told = f"{case.name}: the cluster could not run it: {type(error).__name__}: {cause_of(error)}"
+        hint = "workers need the same segcli, and the scheduler must stay up"
+    return Outcome(case, "failed", error=EngineError(told, hint=hint))
 
 
 def _begun(client: Any, scheduler: str) -> None:
