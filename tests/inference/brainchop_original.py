@@ -31,6 +31,7 @@ THIN = (slice(1, None, 4),) * 3
 SCANS = {
     "upright": ((90, 111, 75), (1.0, 0.9, 2.0), (0, 0, 0)),
     "oblique": ((83, 64, 60), (1.7, 2.1, 2.5), (11, -7, 16)),
+    "thick": ((110, 26, 100), (1.5, 6.5, 1.6), (-4, 9, 3)),  # slices of 6.5 mm, at an angle
     "long": ((40, 44, 150), (3.0, 3.5, 2.0), (0, 0, 0)),  # 300 mm: longer than the conformed image
 }
 

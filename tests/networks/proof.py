@@ -6,7 +6,7 @@ A row is a file of tests/data/golden, or of the folder that SEGCLI_SHARED names,
 are in tests/data/meshnet. The network is built with the original's weights, written as a model, exported as `segcli
 export-onnx` does it, and run on the original's input by segcli's engines. Errors are the largest difference from the
 original's answer, divided by the largest number in it. What cannot be exported has its reason in the row. The program
-ends with 1 where an error is above 1e-4.
+ends with 1 where an error is above 1e-4. PROOF.md has what it printed.
 """
 
 import hashlib
