@@ -131,7 +131,7 @@ def test_two_files_of_results_are_compared_figure_by_figure(tmp_path: Path, caps
         "start · gone: only in the old file",
         "start · more: only in the new file",
     ]
-    assert "another thread" in said.err
+    assert said.err == "warning: another number of threads: not segcli alone makes the difference\n"
 
 
 def test_results_that_are_the_same_are_said_to_be(tmp_path: Path, capsys) -> None:
@@ -164,6 +164,17 @@ def test_results_take_the_place_of_results_and_of_nothing_else(tmp_path: Path, c
     assert ended.value.code == 2
     assert "exists already" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "my notes"
+
+
+def test_what_was_measured_is_kept_when_a_run_is_stopped(tmp_path: Path, capsys) -> None:
+    def rows():
+        yield {"what": "a", "seconds": 1.0}
+        raise KeyboardInterrupt
+
+    made = results.Results(tmp_path / "some.json", 2)
+    with pytest.raises(KeyboardInterrupt):
+        made.table("start", rows())
+    assert results._rows(results._read(tmp_path / "some.json")) == {("start", "a"): {"seconds": 1.0}}
 
 
 def test_the_machine_is_told_without_its_name(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from segcli.parallel import cores
 Row = Document  # the cells of a table's line by their columns
 FORM = "segcli_bench"  # the first key of the document; its value says when a meaning changes
 NAMES = ("what", "network", "engine", "pipeline", "against", "voxels")  # columns that name a row; others are measured
+OTHER = {"machine": "another machine", "threads": "another number of threads", "libraries": "other libraries"}
 MOVED = 0.1  # a figure that moved by more than this share is marked
 
 MEANINGS = {
@@ -86,7 +87,7 @@ def line(row: Row) -> str:
 
 
 class Results:
-    """Tables on stdout, each row as soon as it is there, and in a JSON file, written anew after each table."""
+    """Tables on stdout, each row as soon as it is there, and in a JSON file, written anew after each row."""
 
     def __init__(self, file: Path | None, threads: int) -> None:
         self.file, self.threads = file, threads
@@ -95,14 +96,14 @@ class Results:
             unclaimed(file, own=lambda head: f'"{FORM}"'.encode() in head)
 
     def table(self, part: str, rows: Iterable[Row], title: str = "") -> None:
-        print(described(part, title or part))
+        print(described(part, title or part), flush=True)
         made: list[Row] = []
+        self.tables.append({"part": part, "title": title or part, "rows": made})
         for row in rows:
             made.append(row)
             print(line(row), flush=True)
-        self.tables.append({"part": part, "title": title or part, "rows": made})
-        if self.file is not None:
-            write_bytes(self.file, (json.dumps(self.document(), indent=1) + "\n").encode())
+            if self.file is not None:
+                write_bytes(self.file, (json.dumps(self.document(), indent=1) + "\n").encode())
 
     def document(self) -> Document:
         libraries = ("torch", "onnxruntime", "openvino", "numpy", "monai", "nnunetv2")
@@ -140,10 +141,12 @@ def compare(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     old, new = (_read(path) for path in (given.old, given.new))
     for name, document in (("old", old), ("new", new)):
-        print(f"{name}: segcli {document['segcli']}, {document['threads']} threads, {_words(document['machine'])}")
-    for name in ("machine", "threads", "libraries"):
+        count = document["threads"]
+        threads = f"{count} thread{'' if count == 1 else 's'}"
+        print(f"{name}: segcli {document['segcli']}, {threads}, {_words(document['machine'])}")
+    for name, what in OTHER.items():
         if old[name] != new[name]:
-            print(f"warning: another {name.rstrip('s')}: not segcli alone makes the difference", file=sys.stderr)
+            print(f"warning: {what}: not segcli alone makes the difference", file=sys.stderr)
     print(f"* moved by more than {MOVED:.0%}; lines of one run differ less than lines of two\n")
     print("\n".join(_lines(old, new)) or "every figure is the same")
 
