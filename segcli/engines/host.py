@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -100,3 +100,12 @@ class HostEngine(Blending):
 
         each(one, range(k))
         return mean
+
+
+def in_rows(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], patches: NDArray[np.float32], count: int
+) -> NDArray[np.float32]:
+    """Logits of any number of windows from a `run` that takes `count` at a time; the last row is filled up."""
+    filled = np.concatenate([patches, *[patches[-1:]] * (-len(patches) % count)])
+    rows = [np.array(run(filled[i : i + count])) for i in range(0, len(filled), count)]
+    return np.concatenate(rows)[: len(patches)]

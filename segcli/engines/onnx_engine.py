@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.engines.host import HostEngine
+from segcli.engines.host import HostEngine, in_rows
 from segcli.engines.onnx_providers import cannot_run, is_short, out_of_memory, session, unusable
 from segcli.engines.precision import NOT_THERE, ON_GPUS, Refusals
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
@@ -51,12 +51,8 @@ class OnnxEngine(HostEngine):
         from segcli.engines.export.onnx_file import answered
 
         fixed = self._file.batch
-        if fixed is not None and len(patches) != fixed:  # in pieces of that many, the last one filled up
-            missing = -len(patches) % fixed
-            filled = np.concatenate([patches, *[patches[-1:]] * missing])
-            return np.concatenate([self.run(filled[i : i + fixed]) for i in range(0, len(filled), fixed)])[
-                : len(patches)
-            ]
+        if fixed is not None and len(patches) != fixed:
+            return in_rows(self.run, patches, fixed)
         try:
             logits: NDArray[np.float32] = self._session.run(None, {self._file.input: patches})[0]
         except Exception as error:  # the library's exceptions share no class but this one

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.documents import Document
-from segcli.engines.host import HostEngine
+from segcli.engines.host import HostEngine, in_rows
 from segcli.engines.precision import on_cpu
 from segcli.engines.table import Choice, EngineSpec, Preference, Run
 from segcli.errors import ModelError
@@ -39,19 +39,20 @@ class OpenVINOEngine(HostEngine):
         self, file: OnnxFile, *, threads: int, batch: int, max_ram: int | None = None, precision: str = "float32"
     ) -> None:
         super().__init__(threads, max_ram)
-        self.batch, self.precision = batch, precision
+        self.batch, self.precision = file.batch or batch, precision
         self._file = file
         self._core = library().Core()
         self._compiled: dict[int, Any] = {}
         self._loading, self._own = threading.Lock(), threading.local()
-        self._request(batch)
-        if batch == 1:  # no other request will be made, and the bytes are inside this one
+        self._request(self.batch)
+        if self.batch in (1, file.batch):  # no other request will be made, and the bytes are inside this one
             self._file = replace(file, data=b"")
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         count = len(patches)
-        if count not in (1, self.batch):  # what is left of a row of windows
-            return np.concatenate([self.run(patches[i : i + 1]).copy() for i in range(count)])
+        some = self._file.batch or (count if count == self.batch else 1)  # what is left of a row is shown one by one
+        if count != some:
+            return in_rows(self.run, patches, some)
         request = self._request(count)
         result = request.infer([np.ascontiguousarray(patches)], share_inputs=True, share_outputs=True)
         logits: NDArray[np.float32] = result[0]
@@ -81,8 +82,8 @@ class OpenVINOEngine(HostEngine):
                     _steady(model)
                 compiled = self._core.compile_model(model, "CPU", self._settings())
             except RuntimeError as error:
-                cause = str(error).strip().splitlines()[-1]
-                raise ModelError(f"{self._file.name}: OpenVINO cannot load it: {cause}") from error
+                cause = f"{self._file.name}: OpenVINO cannot load it: {_cause(error)}"
+                raise ModelError(cause, hint="try --engine onnx") from error
             answered(self._file, tuple(compiled.output(0).shape), count)
             self._compiled[count] = compiled
         return self._compiled[count]
@@ -95,6 +96,16 @@ class OpenVINOEngine(HostEngine):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
+
+
+def _cause(error: RuntimeError) -> str:
+    """Why OpenVINO does not take a graph, without the places in its source that it passed on the way there.
+
+    It sums up operators that it lacks; of those that it refuses the reason stands before that, at the end of a log.
+    """
+    log, _, summary = str(error).partition("\n\nSummary:\n")
+    lacked = [line.removeprefix("-- ") for line in summary.splitlines() if line.startswith("-- No conversion rule")]
+    return ". ".join(lacked) or log.strip().splitlines()[-1]
 
 
 def _steady(model: Any) -> None:

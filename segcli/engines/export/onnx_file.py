@@ -98,9 +98,12 @@ def parsed(data: bytes, name: str) -> Message:
     errors   ModelError: not ONNX, or truncated
     """
     try:
-        return onnx.load_model_from_string(data)
+        model: Message = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise ModelError(f"{name}: not an ONNX file, or truncated") from error
+    if not model.HasField("graph"):  # as no bytes at all are read
+        raise ModelError(f"{name}: not an ONNX file, or truncated")
+    return model
 
 
 def props(model: Message) -> dict[str, str]:
