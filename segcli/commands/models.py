@@ -13,7 +13,7 @@ import typer
 from segcli.commands.options import Commands, Json, from_groups
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.documents import Document
-from segcli.errors import ModelError
+from segcli.errors import EngineError, ModelError
 
 if TYPE_CHECKING:
     from segcli.models.card import ModelCard
@@ -268,18 +268,46 @@ def _print_made(folder: Path, notes: list[str], json: bool) -> None:
 
 
 def gives_logits(card: ModelCard) -> None:
-    """Run a model's graph on one window.
+    """Run a model's graph on one window, then on as many as a scan shows it at a time.
 
-    errors   ModelError: it does not fit the card, cannot be run, or answers with NaN or infinity
+    ONNX Runtime, where it is there, decides; another engine that cannot run the graph is named on stderr.
+    errors   ModelError: it does not fit the card, cannot be run, or answers with NaN or infinity; EngineError (69)
     """
+    from segcli.engines.table import installed
+
+    names = [spec.name for spec in installed() if spec.reads == "graph" and "cpu" in spec.prefers]
+    if not names:
+        raise EngineError("no engine for an ONNX file is installed", hint="pip install onnxruntime")
+    decides = "onnx" if "onnx" in names else names[0]
+    _answers(card, decides)
+    for name in names:
+        try:
+            if name != decides:
+                _answers(card, name)
+        except ModelError as error:
+            say(f"note: {error.message} (use --engine {decides})")
+
+
+def _answers(card: ModelCard, name: str) -> None:
+    """Run a model's graph by one engine; errors as of `gives_logits`."""
     import numpy as np
 
     from segcli.engines.choose import open_engine
 
-    engine = open_engine(card, engine="onnx", device="cpu").engine
+    engine = open_engine(card, engine=name, device="cpu").engine
     window = np.linspace(-1, 1, card.inputs * math.prod(card.window.size), dtype=np.float32)
-    logits = engine.run(window.reshape(1, card.inputs, *card.window.size))
-    if not np.isfinite(np.asarray(logits)).all():
+    window = window.reshape(1, card.inputs, *card.window.size)
+    logits = np.array(engine.run(window))
+    if engine.batch > 1:
+        try:
+            engine.run(np.repeat(window, engine.batch, axis=0))
+        except ModelError as error:
+            raise ModelError(
+                f"{card.onnx}: answers one window, but not {engine.batch} at a time, as its input allows: "
+                f"{error.message.removeprefix(f'{card.onnx}: ')}",
+                hint="export it for a batch of 1",
+            ) from error
+    if not np.isfinite(logits).all():
         raise ModelError(
             f"{card.onnx}: answers an image of values between -1 and 1 with NaN or infinity",
             hint="the training diverged, or the export is not of float32",

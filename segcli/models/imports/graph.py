@@ -44,7 +44,10 @@ def with_external_data(path: Path) -> bytes:
 def _beside(path: Path, name: str) -> None:
     """Refuse a name that is not that of a plain file in the graph's folder."""
     if not is_plain(name):
-        raise ModelError(f"{path.name}: its weights lie in {name!r}, outside its folder: not allowed")
+        raise ModelError(
+            f"{path.name}: its weights lie in {name!r}, which is no plain name of a file beside it: not allowed",
+            hint="export it again with its weights inside, or in a file beside it",
+        )
     beside = path.with_name(name)
     if beside.is_symlink() or not beside.is_file():
         raise ModelError(

@@ -77,7 +77,7 @@ def test_weights_that_are_a_link_or_elsewhere_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="which is not beside it"):
         imported(path, tmp_path / "models")
     path.write_bytes(path.read_bytes().replace(b"net.onnx.data", b"../a/net.data"))
-    with pytest.raises(ModelError, match="outside its folder: not allowed"):
+    with pytest.raises(ModelError, match="no plain name of a file beside it: not allowed"):
         imported(path, tmp_path / "models")
 
 
@@ -131,3 +131,63 @@ def test_a_graph_that_can_never_run_with_its_card_is_refused_at_import(
 def test_a_graph_that_answers_is_imported(tmp_path: Path) -> None:
     made = imported(graph(tmp_path / "net.onnx", [], [LOGITS]), tmp_path / "models")
     assert library.read_card(made).onnx == "model.onnx"
+
+
+ONES = helper.make_node("MaxPool", ["x"], ["z", "at"], kernel_shape=[1, 1, 1])
+
+
+def with_reshape(path: Path, stated: int | str, inside: int) -> Path:
+    """A graph that is made for `inside` windows, as an export without dynamic axes is, and states another number."""
+    model = onnx.load_model_from_string(onnx_file(*affine(), (32, 32, 32)))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([inside, 1, *SIZE]), "shape"))
+    model.graph.node[0].input[0] = "z"
+    model.graph.node.insert(0, helper.make_node("Reshape", ["x", "shape"], ["z"]))
+    if isinstance(stated, int):
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = stated
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_graph_whose_inside_is_made_for_a_number_of_windows_answers_any_number(
+    tmp_path: Path, engine: Any, batch: int
+) -> None:
+    pytest.importorskip("openvino" if engine == "openvino" else "onnxruntime")
+    made = imported(with_reshape(tmp_path / "net.onnx", batch, batch), tmp_path / "models")
+    opened = open_engine(library.read_card(made), engine=engine, device="cpu").engine
+    assert opened.batch == batch
+    weight, bias = (array.reshape(1, 6, 1, 1, 1) for array in affine())
+    for count in (1, 2, 3, 5):
+        x = np.linspace(0, 1, count * 32**3, dtype=np.float32).reshape(count, 1, 32, 32, 32)
+        assert np.abs(np.asarray(opened.run(x)) - (x * weight + bias)).max() < 1e-3
+
+
+def test_a_graph_that_promises_any_number_of_windows_and_takes_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"answers one window, but not \d+ at a time, as its input allows: "):
+        imported(with_reshape(tmp_path / "net.onnx", "n", 1), tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_an_operator_that_one_engine_lacks_is_named_and_the_other_one_is_advised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    back = helper.make_node("MaxUnpool", ["z", "at"], ["y0"], kernel_shape=[1, 1, 1])
+    model = onnx.load_model_from_string(onnx_file(*affine(), (32, 32, 32)))
+    model.graph.node[0].input[0] = "y0"
+    for node in (back, ONES):
+        model.graph.node.insert(0, node)
+    onnx.save(model, tmp_path / "net.onnx")
+    made = imported(tmp_path / "net.onnx", tmp_path / "models")
+    said = "OpenVINO cannot load it: No conversion rule found for operations: MaxUnpool-17"
+    assert f"note: model.onnx: {said} (use --engine onnx)" in capsys.readouterr().err
+    with pytest.raises(ModelError, match=said):
+        open_engine(library.read_card(made), engine="openvino", device="cpu")
+
+
+def test_a_file_of_nothing_is_no_onnx_file(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match="not an ONNX file, or truncated"):
+        imported(tmp_path / "net.onnx", tmp_path / "models")
