@@ -214,6 +214,19 @@ def test_elsewhere_an_invalid_argument_is_an_error() -> None:
     assert not harmless.closed(OSError(errno.EINVAL, "Invalid argument"))
 
 
+def test_an_error_of_the_disk_is_one_in_a_file_and_a_terminal_that_has_gone_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = OSError(errno.EIO, "Input/output error")
+    with (tmp_path / "list.txt").open("w") as file:
+        assert harmless.is_file(harmless.Harmless(file))
+    assert not harmless.is_file(file)  # it is closed
+    assert harmless.told(failed, "stdout", "not all was printed", file=False) == 0
+    assert capsys.readouterr().err == ""
+    assert harmless.told(failed, "stdout", "not all was printed", file=True) == 74
+    assert "stdout: Input/output error: not all was printed" in capsys.readouterr().err
+
+
 def test_6_5_a_label_map_for_a_reader_that_has_gone_ends_quietly(
     windows: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,7 +454,7 @@ def test_5_2_no_name_leads_elsewhere_on_unix(name: str) -> None:
 def test_5_2_what_names_a_file_elsewhere_on_windows_is_refused(name: str, tmp_path: Path, windows: None) -> None:
     with pytest.raises(ModelError, match="leads outside"):
         card.part(tmp_path, name)
-    with pytest.raises(ModelError, match="outside its folder"):
+    with pytest.raises(ModelError, match="no plain name of a file beside it"):
         graph._beside(tmp_path / "model.onnx", name)
     with pytest.raises(InputError, match="is not allowed"):
         itk._beside(tmp_path / "a.nhdr", name)

@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 import typer
 
 from segcli import system
-from segcli.commands.harmless import Harmless, told
+from segcli.commands.harmless import Harmless, is_file, told
 from segcli.commands.options import advice
 from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import EngineError, ModelError, SegcliError
@@ -57,7 +57,7 @@ def main() -> None:
     out.flush()
     sys.stderr.flush()
     if code == 0:
-        code = told(out.failed, "stdout", "not all was printed")
+        code = told(out.failed, "stdout", "not all was printed", file=is_file(out))
     if code in (130, 143) or out.failed is not None or _own_process():
         os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
     sys.exit(code)

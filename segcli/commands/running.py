@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcli.commands.harmless import closed, told
+from segcli.commands.harmless import closed, is_file, told
 from segcli.commands.outcomes import (
     Manners,
     cohort_files,
@@ -111,7 +111,7 @@ def _unwritten(show: Show, manners: Manners) -> int:
     target = manners.events
     if target is None or target in STREAMS:
         return 0
-    return told(show.unwritten, Path(target).name, "not all events were written")
+    return told(show.unwritten, Path(target).name, "not all events were written", file=Path(target).is_file())
 
 
 def _concluded(given: Given, ended: Sequence[Outcome], to: Destination, manners: Manners, seconds: float) -> int:
@@ -209,6 +209,6 @@ def _stream(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
-        if closed(error):
+        if closed(error, file=is_file(sys.stdout)):
             return
         raise OutputError(f"stdout: the label map cannot be written: {error.strerror}") from error

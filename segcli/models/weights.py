@@ -297,6 +297,9 @@ def _named(stored: Stored, name: str) -> Content:
     chosen = [key for key in tables if key == name] or [key for key in tables if name in key.split(".")]
     if len(chosen) == 1:
         return tables[chosen[0]]
+    second = stored.content.get(name) if isinstance(stored.content, dict) else None
+    if isinstance(second, dict) and second and all(isinstance(v, Tensor) for v in second.values()):
+        return second  # which has another name as well
     whole = _find(stored.content, 4, set()) or {}
     prefix = f"{name}."
     if not chosen and (part := {k: v for k, v in _bare(whole).items() if k.startswith(prefix)}):

@@ -43,10 +43,18 @@ def _checkpoint(path: Path, stored: weights.Stored, table: str | None) -> ModelS
         inside = embedded.safetensors_metadata(path).get(embedded.METADATA_KEY)
     card = embedded.card_inside(inside, path) if inside is not None else {}
     fields = {k: v for k, v in card.items() if k not in _OWN}
-    table, notes = (table, []) if table else weights.taken(stored)
+    table, notes = (table, _equal(stored, table)) if table else weights.taken(stored)
     return ModelSource(
         _container(stored), path.name, [weights.innermost_table(stored, table)], lambda _: Stated(fields), notes=notes
     )
+
+
+def _equal(stored: weights.Stored, table: str) -> list[str]:
+    """A sentence about a table that is wanted and equals the one that is taken without a wish."""
+    wanted, usual = weights.innermost_table(stored, table), weights.innermost_table(stored)
+    others = [key for keys in weights.sister_tables(stored) for key in keys][:1]
+    same = wanted.keys() == usual.keys() and all(wanted[name].equal(tensor) for name, tensor in usual.items())
+    return [f"the networks {table} and {key} are equal" for key in others if same and key != table]
 
 
 def _graph(path: Path) -> ModelSource:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segcli.documents import Content, Document, Facts, legible
 from segcli.errors import ModelError
@@ -24,6 +24,7 @@ from segcli.models.imports.nnunet_resampling import resampling
 from segcli.models.imports.source import ModelSource, Named, Stated, label_names, slug
 from segcli.networks.registry import Inferred
 
+T = TypeVar("T")
 _FINAL = ("checkpoint_final.pth", "checkpoint_best.pth")
 _CLASSES = {
     "PlainConvUNet": "nnunet_plain",
@@ -379,8 +380,8 @@ def folds_in_words(files: Sequence[Path]) -> str:
 
 def common_fields(plans: Facts, channels: Sequence[str], spacing: Sequence[Any], patch: Sequence[Any]) -> Document:
     """Fields of the card that both versions have; in 2-D the slices are the first axis, and keep their distance."""
-    flat = len(patch) == 2
-    steps = [float(s) for s in spacing]
+    flat = isinstance(patch, list | tuple) and len(patch) == 2
+    steps = _each(float, spacing, "spacing")
     return {
         "anchor": "edges",
         "overlap": 0.5,
@@ -393,9 +394,17 @@ def common_fields(plans: Facts, channels: Sequence[str], spacing: Sequence[Any],
         **_modality(channels),
         "transpose": _transpose(plans),
         "spacing": [None, *steps[-2:]] if flat else steps,
-        "patch_size": [1] * flat + [index(n) for n in patch],
+        "patch_size": [1] * flat + _each(index, patch, "patch_size"),
         **({"slice_axis": 0} if flat else {}),
     }
+
+
+def _each(kind: Callable[[Any], T], values: Any, field: str) -> list[T]:
+    """The numbers of a field of the plans; refused by the field's name where it holds something else."""
+    try:
+        return [kind(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the plans' {field} is of an unexpected kind: {values!r}") from error
 
 
 def _transpose(plans: Facts) -> list[int]:

@@ -244,6 +244,20 @@ def test_a_table_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path
     assert caught.value.hint == "--table takes one of: model, ema"
 
 
+def test_a_network_under_two_names_is_one_and_either_name_takes_it(tmp_path: Path) -> None:
+    own, other = two_networks()
+    torch.save({"student": own, "teacher": own}, tmp_path / "w.pt")
+    assert imports.inspect(tmp_path / "w.pt").network == "segresnet"
+    for table, said in (("teacher", ["the networks teacher and student are equal"]), ("student", [])):
+        found = imports.inspect(tmp_path / "w.pt", wanted=imports.WhichModel(table))
+        assert [note for note in found.notes if "equal" in note] == said
+    torch.save({"student": own, "teacher": {k: v.clone() for k, v in own.items()}, "other": other}, tmp_path / "w.pt")
+    found = imports.inspect(tmp_path / "w.pt", wanted=imports.WhichModel("teacher"))
+    assert "the networks teacher and student are equal" in found.notes
+    found = imports.inspect(tmp_path / "w.pt", wanted=imports.WhichModel("other"))
+    assert not [note for note in found.notes if "equal" in note]
+
+
 def test_of_a_bundles_network_and_its_average_the_network_is_taken_and_that_is_said(tmp_path: Path) -> None:
     shutil.copytree(CONTAINERS / "bundle_tiny_unet", tmp_path / "b")
     own = torch.load(tmp_path / "b" / "models" / "model.pt", weights_only=True)

@@ -257,6 +257,19 @@ def edited(tmp_path: Path, dataset: dict[str, Any] | None = None, plans: dict[st
     return folder
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [("spacing", None, "None"), ("spacing", [1, None, 2], r"\[1, None, 2\]"), ("patch_size", None, "None")],
+)
+def test_plans_whose_sizes_are_no_numbers_are_refused_with_the_fields_name(
+    tmp_path: Path, field: str, value: Any, shown: str
+) -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"][field] = value
+    with pytest.raises(ModelError, match=f"the plans' {field} is of an unexpected kind: {shown}"):
+        imports.inspect(edited(tmp_path, plans=plans))
+
+
 def resampling(tmp_path: Path, function: str, back: str | None = None, **options: Any) -> Path:
     """A folder of version 2 whose plans resample with another function, the network's output perhaps with its own."""
     plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
