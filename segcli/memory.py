@@ -111,7 +111,7 @@ def _groups() -> Iterator[tuple[int, int]]:
             except (OSError, ValueError):
                 continue
             if limit.isdigit():
-                yield int(limit), used - _stated(folder / "memory.stat", idle)
+                yield int(limit), max(0, used - _stated(folder / "memory.stat", idle))
 
 
 def _place(controller: str) -> str:

@@ -138,6 +138,6 @@ def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
     if known:
         return chosen(known, wanted, "--labels")
     for word in wanted:
-        if not re.fullmatch("[0-9]+", word):
+        if not re.fullmatch("-?[0-9]+", word):
             raise UsageError(f"--labels {word}: is no number: give --model for names")
     return [Label(int(word), f"label_{word}") for word in wanted]

@@ -84,6 +84,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path, mine, labels, error, sente
         answer.evaluate(tmp_path / mine, truth, labels=labels)
 
 
+def test_a_negative_label_is_chosen_by_its_number(tmp_path, capsys):
+    data = np.zeros((6, 6, 6), np.int16)
+    data[1:3], data[4:] = -3, 2
+    nifti(tmp_path / "a.nii.gz", data)
+    answer.evaluate(tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", labels="-3", json=True)
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert [(s["name"], s["label"], s["status"], s["dice"]) for s in scores] == [("label_-3", -3, "both", 1.0)]
+
+
 def test_labels_of_a_model_are_chosen_by_name(model, tmp_path, capsys):
     folder = boxes(tmp_path / "maps", a=1)
     answer.evaluate(folder, folder, model=str(model), labels="liver", json=True)
