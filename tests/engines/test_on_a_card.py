@@ -368,6 +368,7 @@ def test_areas_are_averaged_and_decided_on_the_card(gpu: Card) -> None:
 # ---- a model that is opened as the command opens it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_model_is_opened_on_a_card_that_the_driver_shows(
     monkeypatch: pytest.MonkeyPatch, card: ModelCard, precision: Any

@@ -85,6 +85,7 @@ def test_the_official_batch_mixes_items() -> None:
         assert not layer(x)[1:2].allclose(layer(x[1:2]), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("branch", BRANCHES)
 def test_an_exported_operator_gathers_to_the_same_answer(branch: str, tmp_path: Path) -> None:
     layer, x = moving(branch), random(2, 2, 4, 3, 5)

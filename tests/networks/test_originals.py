@@ -77,6 +77,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return export(file(request.param), tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
+@pytest.mark.slow
 def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
     exported.in_onnx_runtime()
 
