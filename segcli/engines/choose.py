@@ -173,11 +173,11 @@ def _loaded(
             raise ModelError(f"{card.name}: its member {reference} is made of models, and a member has one network")
         # A second member runs where the first one does: their logits are added up in one library's arrays.
         own = choose(member, chosen.spec.name, chosen.device) if i else chosen
-        if later is None or own.spec.seen is None:
+        if later is None or own.spec.reads == "weights":
             made, sums = own.spec.open(member, own, one)
             loaded.append(made)
-        else:
-            sums = own.spec.seen(member, own, one)
+        else:  # what is wrong with a graph is known without loading it
+            sums = checked_graph(member, own, one).hashes
         hashes |= {f"{reference}/{name}" if reference else name: digest for name, digest in sums.items()}
     if later is not None:
         return Held(f"{chosen.spec.library} {chosen.device}", numbers, hashes, later), hashes

@@ -116,12 +116,6 @@ def _precisions(device: str) -> Refusals:
     return {"float32": "", "tf32": ON_GPUS if device == "cpu" else NOT_THERE}
 
 
-def _seen(card: ModelCard, chosen: Choice, run: Run) -> Mapping[str, str]:
-    from segcli.engines.choose import checked_graph
-
-    return checked_graph(card, chosen, run).hashes
-
-
 def _convolved(cube: NDArray[np.float32], device: str) -> NDArray[np.float32]:
     from segcli.engines.export.onnx_file import convolution
 
@@ -138,7 +132,6 @@ ENGINE = EngineSpec(
     reads="graph",
     devices=("cpu", "cuda", "coreml", "dml"),
     open=_open,
-    seen=_seen,
     prefers={"cpu": Preference(2, "the fastest engine here without a GPU")},
     precisions=_precisions,
     unusable=unusable,

@@ -173,12 +173,6 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mappin
     return engine, file.hashes
 
 
-def _seen(card: ModelCard, chosen: Choice, run: Run) -> Mapping[str, str]:
-    from segcli.engines.choose import checked_graph
-
-    return checked_graph(card, chosen, run).hashes
-
-
 def _convolved(cube: NDArray[np.float32]) -> NDArray[np.float32]:
     from segcli.engines.export.onnx_file import convolution
 
@@ -194,7 +188,6 @@ ENGINE = EngineSpec(
     reads="graph",
     devices=("cpu",),
     open=_open,
-    seen=_seen,
     prefers={"cpu": Preference(1, "the fastest engine here without a GPU")},
     precisions=lambda device: on_cpu(),
     trials={"openvino": _convolved},

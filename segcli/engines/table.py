@@ -93,7 +93,6 @@ class EngineSpec:
     reads     the model's "weights", or an ONNX "graph" of it
     devices   kinds that --device may name: "cpu", "cuda", or others of devices.py
     open      the engine with a model loaded, and file name -> sha256 of the bytes that were loaded
-    seen      the same sums of what would be loaded, checked without loading it; without it, it is loaded to be seen
     prefers   kinds of device on which `auto` may take it
     precisions  what the engine computes in on a device, and why not in the rest
     unusable  a sentence and a hint where the library cannot use a device
@@ -107,7 +106,6 @@ class EngineSpec:
     reads: Literal["weights", "graph"]
     devices: tuple[str, ...]
     open: Callable[[ModelCard, Choice, Run], tuple[Blending, Mapping[str, str]]]
-    seen: Callable[[ModelCard, Choice, Run], Mapping[str, str]] | None = None
     prefers: Mapping[str, Preference] = field(default_factory=dict)
     precisions: Callable[[str], Refusals] = lambda device: {"float32": ""}
     unusable: Callable[[str], tuple[str, str] | None] = lambda device: None
