@@ -91,5 +91,6 @@ def test_onnx_runtime_answers_alike_for_any_batch(exported: Exported) -> None:
     exported.in_onnx_runtime()
 
 
+@pytest.mark.slow
 def test_openvino_answers_alike_window_by_window(exported: Exported) -> None:
     exported.in_openvino()
