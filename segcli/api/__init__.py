@@ -246,10 +246,12 @@ class Model:
         card = asked(self.card, classes)
         if card is self.card:
             return self.card, self.opened
-        if classes not in self._asked:
+        found = self._asked.get(classes)
+        if found is None:
+            found = card, opening.open(card)
             self._asked.clear()
-            self._asked[classes] = card, opening.open(card)
-        return self._asked[classes]
+            self._asked[classes] = found  # another thread may ask for others now: what was found is this one's
+        return found
 
 
 def _of_files(job: Job, case: Case, given: Scan) -> Result:
@@ -373,7 +375,7 @@ def read(
     paths = [scan] if isinstance(scan, str | PathLike) else list(scan)
     return formats.read(
         [Path(path) for path in paths],
-        affine=affine,
+        affine=form(affine),
         series=series,
         volume=volume,
         channels=max(channels, len(paths)),

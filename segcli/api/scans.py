@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -120,20 +120,33 @@ def _one(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:
     if affine is not None:
         raise UsageError("affine= is for an array, and this scan says itself where it is")
     if isinstance(scan, Volume):
-        return InMemory(scan, _NAME, turned=False)
+        return InMemory(replace(scan, data=_plain(scan.data, "the Volume")), _NAME, turned=False)
     return _sitk(scan)
 
 
 def _nibabel(image: Any, affine: ArrayLike | str | None) -> InMemory:
-    """A nibabel image as its file would be read: scaled in float32, with its units, forms and codes."""
+    """A nibabel image as the file would be read that nibabel would make of it: scaled, with its units, forms and codes.
+
+    errors   InputError: of Analyze, whose affine nibabel guesses; a guess may be a mirror image
+    """
     import nibabel
 
     if affine is not None and not isinstance(affine, str):
         raise UsageError("affine= is for an array, and this image says itself where it is")
     name = image.get_filename()
     shown = Path(name).name if name else "the nibabel image"
+    analyze = isinstance(image.header, nibabel.analyze.AnalyzeHeader)  # NIfTI's are of that kind too
+    changed = analyze and image.affine is not None and not _alike(image.affine, image.header.get_best_affine())
     if isinstance(image.header, nibabel.Nifti1Header):
+        if changed:  # since it was loaded: nibabel brings the header up to it when the image is saved
+            _grid(image.affine, image.shape[:3], "RAS", reverse=True)
+            image = type(image)(image.dataobj, image.affine, image.header)
         grid, source = nifti.in_memory(shown, image.header.binaryblock, affine=form(affine))
+    elif analyze and not changed:
+        raise InputError(
+            f"{shown}: an Analyze 7.5 image, not a NIfTI: it does not state its orientation",
+            hint="convert it to NIfTI with the orientation you know it to have",
+        )
     else:
         grid = _grid(image.affine, image.shape[:3], "RAS", reverse=True)
         source = Source((), "memory", facts={"format": type(image).__name__})
@@ -143,6 +156,11 @@ def _nibabel(image: Any, affine: ArrayLike | str | None) -> InMemory:
     channels = np.asarray(raw).reshape((*image.shape[:3], -1), order="F").transpose(3, 2, 1, 0)
     volume = Volume(scale(_numbers(channels, shown), slope, inter), grid, source)
     return InMemory(volume, stem(Path(name)) if name else _NAME, turned=True)
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether nibabel takes two affines for one."""
+    return bool(np.allclose(one, other, equal_nan=True))
 
 
 def _sitk(image: Any) -> InMemory:
@@ -203,7 +221,8 @@ def _plain(data: Voxels, name: str) -> Voxels:
 
 
 def _numbers(data: Voxels, name: str) -> Voxels:
-    """Real numbers; truth values become 0 and 1."""
+    """Real numbers in the machine's byte order; truth values become 0 and 1."""
     if data.dtype.kind not in "iufb":
         raise InputError(f"{name}: voxels of type {data.dtype}; one real number per voxel is expected")
-    return data.astype(np.uint8) if data.dtype.kind == "b" else data
+    wanted = np.dtype(np.uint8) if data.dtype.kind == "b" else data.dtype.newbyteorder("=")
+    return data.astype(wanted, copy=False)

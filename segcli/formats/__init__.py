@@ -201,10 +201,11 @@ def _seems(head: bytes) -> str:
 def joined(parts: Sequence[Volume]) -> Volume:
     """Several volumes on one grid as the channels of one; InputError where the grids differ."""
     first = parts[0]
-    for part in parts[1:]:
+    for number, part in enumerate(parts[1:], 2):
         if not first.grid.same_as(part.grid):
+            apart = _difference(first.grid, part.grid)
             raise InputError(
-                f"{_name(first)} and {_name(part)} are not on one grid: {_difference(first.grid, part.grid)}",
+                f"{_name(first, 1)} and {_name(part, number)} are not on one grid: {apart}",
                 hint="the channels of one scan must be resampled onto one grid first",
             )
     dtypes = {p.data.dtype for p in parts}
@@ -238,5 +239,6 @@ def _size(grid: Grid) -> str:
     return " x ".join(str(n) for n in grid.shape[::-1])
 
 
-def _name(volume: Volume) -> str:
-    return Path(volume.source.paths[0]).name if volume.source else "a volume in memory"
+def _name(volume: Volume, number: int) -> str:
+    """A channel as sentences call it: by its first file, where it has one."""
+    return Path(volume.source.paths[0]).name if volume.source and volume.source.paths else f"channel {number}"

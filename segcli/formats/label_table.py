@@ -11,9 +11,12 @@ from segcli.errors import InputError, InputMissing
 from segcli.structures import Label, named_pairs
 
 _GREY = (128, 128, 128)
-_LOOKUP = re.compile(r"(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+\d+)?$")  # number name R G B A: FreeSurfer, Slicer
+_WHOLE = r"(\d{1,10})"  # no label map holds a number of more digits
+_LOOKUP = re.compile(
+    rf"{_WHOLE}\s+(\S+)\s+{_WHOLE}\s+{_WHOLE}\s+{_WHOLE}(?:\s+\d+)?$"
+)  # number name R G B A: FreeSurfer, Slicer
 _ITKSNAP = re.compile(
-    r'(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"$'
+    rf'{_WHOLE}\s+{_WHOLE}\s+{_WHOLE}\s+{_WHOLE}\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"$'
 )  # number R G B A VIS MSH "name"
 _NUMBERS = ("index", "value", "id", "number", "no", "label")  # headings of a column of numbers, the first that is there
 _NAMES = ("name", "structure", "label_name", "label")
@@ -33,10 +36,13 @@ def read(path: Path) -> list[Label]:
         raise InputError(f"{path.name}: not a table of labels: it is no text") from error
     rows = _columns(path, text) if path.suffix.lower() in (".csv", ".tsv") else _lines(path, text)
     found: dict[int, tuple[str, tuple[int, int, int]]] = {}
-    for value, name, colour in rows:
-        if value in found:
-            raise InputError(f"{path.name}: names the value {value} twice: {found[value][0]!r} and {name!r}")
-        found[value] = (name, colour)
+    try:
+        for value, name, colour in rows:
+            if value in found:
+                raise InputError(f"{path.name}: names the value {value} twice: {found[value][0]!r} and {name!r}")
+            found[value] = (name, colour)
+    except csv.Error as error:
+        raise InputError(f"{path.name}: not a table of labels: {error}") from error
     found.pop(0, None)
     if not found:
         raise InputError(f"{path.name}: not a table of labels: it names no value above 0")
@@ -48,7 +54,9 @@ def labels(names: dict[int, str], colours: dict[int, tuple[int, int, int]] | Non
     plain: dict[int, str] = {}
     for value, name in names.items():
         word = re.sub(r"\W+", "_", name).strip("_").lower() or f"label_{value}"
-        plain[value] = f"{word}_{value}" if word in plain.values() else word
+        while word in plain.values():
+            word += f"_{value}"
+        plain[value] = word
     pairs = dict(named_pairs(list(plain.values())))
     pairs |= {right: left for left, right in pairs.items()}
     return [Label(v, name, None, (colours or {}).get(v, _GREY), pairs.get(name)) for v, name in plain.items()]
@@ -87,7 +95,7 @@ def _columns(path: Path, text: str) -> Iterator[tuple[int, str, tuple[int, int, 
         )
     colour = heads.get("color") or heads.get("colour")
     for row in rows:
-        if not re.fullmatch(r"\s*\d+\s*", row[number] or ""):
+        if not re.fullmatch(rf"\s*{_WHOLE}\s*", row[number] or ""):
             raise InputError(f"{path.name}: line {rows.line_num}: {row[number]!r} is no number of a label")
         code = re.fullmatch(r"#?([0-9a-fA-F]{6})", (row.get(colour) or "").strip()) if colour else None
         red, green, blue = bytes.fromhex(code[1]) if code else _GREY

@@ -65,6 +65,9 @@ def test_what_segcli_writes_is_read_back(tmp_path: Path, form: str, ending: str)
         ("a.csv", "index,name\nfive,liver\n", "a.csv: line 2: 'five' is no number of a label"),
         ("a.csv", "index,name\n5,liver\n5,spleen\n", "a.csv: names the value 5 twice: 'liver' and 'spleen'"),
         ("a.csv", "index,name\n0,background\n", "a.csv: not a table of labels: it names no value above 0"),
+        ("a.csv", f"index,name\n1,{'a' * 140000}\n", "a.csv: not a table of labels: field larger than field limit"),
+        ("a.csv", f"index,name\n{'9' * 5000},a\n", "a.csv: line 2: '9+' is no number of a label"),
+        ("a.txt", f"{'9' * 5000} liver 1 2 3\n", "a.txt: line 1 is not one of a table of labels"),
     ],
 )
 def test_what_is_no_table_of_labels_is_refused(tmp_path: Path, name: str, text: str, sentence: str) -> None:
@@ -82,3 +85,4 @@ def test_a_table_that_is_not_there_and_one_that_is_no_text(tmp_path: Path) -> No
 
 def test_names_that_fall_together_are_told_apart_by_their_value() -> None:
     assert [x.name for x in labels({1: "a b", 2: "A-B", 3: "..."})] == ["a_b", "a_b_2", "label_3"]
+    assert [x.name for x in labels({1: "a_3", 2: "a", 3: "a"})] == ["a_3", "a", "a_3_3"]
