@@ -15,7 +15,7 @@ from segcli.engines.devices import kind_of, missing, place_of
 from segcli.engines.driver import driver_devices
 from segcli.engines.held import Held
 from segcli.engines.mirrored import mirrored
-from segcli.engines.precision import settled
+from segcli.engines.precision import PRECISIONS, settled
 from segcli.engines.room import of_graph, of_network, refuse_too_large
 from segcli.engines.table import Choice, EngineSpec, Graph, Run, engines, installed
 from segcli.errors import EngineError, ModelError, cause_of
@@ -127,7 +127,7 @@ def open_engine(
     first = next(iter(members.values()))
     _fit_in_memory(members.values(), device, max_ram)
     run = Run(threads or cores(), batch, precision, max_vram, max_ram, votes, {} if common is None else common)
-    chosen, trouble = choose(first, engine, device), ""
+    chosen, trouble = choose(first, engine, device, precision), ""
     try:
         opened, hashes = _loaded(members, card, chosen, run, later)
     except RuntimeError as error:
@@ -137,7 +137,9 @@ def open_engine(
         if chosen.named:
             raise EngineError(trouble, hint="use --device cpu") from error
     if trouble:
-        chosen = replace(choose(first, engine, "cpu"), warnings=(*chosen.warnings, f"{trouble}; the CPU is taken"))
+        before = chosen.warnings
+        chosen = choose(first, engine, "cpu", precision)
+        chosen = replace(chosen, warnings=(*before, f"{trouble}; the CPU is taken"))
         opened, hashes = _loaded(members, card, chosen, run, later)
     if mirror and isinstance(opened, Blending):
         opened = mirrored(opened, card)
@@ -184,29 +186,31 @@ def _loaded(
     return (loaded[0] if len(loaded) == 1 else Ensemble(loaded, card.decide, run.votes)), hashes
 
 
-def choose(card: ModelCard, engine: EngineName, device: str) -> Choice:
+def choose(card: ModelCard, engine: EngineName, device: str, precision: str = "auto") -> Choice:
     """Which engine runs a card where, and why; nothing heavy is imported unless a GPU is there.
 
     An engine and a device that were named are taken or refused. Otherwise the one that the table prefers of those
     that are installed: torch on a CUDA device; else OpenVINO, else ONNX Runtime, on the model's ONNX file or on an
-    export of its weights; else torch.
+    export of its weights; else torch. One that can use the device and computes in a precision that was named goes
+    before one that cannot.
     """
     kind = kind_of(device)
     specs = _taking(card, _asked(engine, kind), engine)
     warnings: list[str] = []
     if kind != "cpu":
-        found = _on_device(card, specs, device.replace("auto", "cuda"), kind != "auto", warnings)
+        found = _on_device(card, specs, device.replace("auto", "cuda"), kind != "auto", warnings, precision)
         if found is not None:
             return replace(found, warnings=tuple(warnings))
-    return replace(_on_cpu(card, specs, engine != "auto"), named=kind != "auto", warnings=tuple(warnings))
+    found = _on_cpu(card, specs, engine != "auto", precision)
+    return replace(found, named=kind != "auto", warnings=tuple(warnings))
 
 
 def _on_device(
-    card: ModelCard, specs: Sequence[EngineSpec], device: str, named: bool, warnings: list[str]
+    card: ModelCard, specs: Sequence[EngineSpec], device: str, named: bool, warnings: list[str], precision: str
 ) -> Choice | None:
     """Which engine runs a card on a device other than the processor; None where it was not named and cannot be used.
 
-    errors   EngineError (69): it was named, and is not there or cannot be used
+    errors   EngineError (69): it was named, and is not there, or no engine can use it
     """
     kind, place = kind_of(device), place_of(device)
     if kind == "cuda":  # the drivers are asked before a library comes in, for that takes seconds
@@ -214,17 +218,25 @@ def _on_device(
         if named and int(place.partition(":")[2]) >= count:
             raise EngineError(missing(device, count), hint="use --device cpu")
         specs = specs if count else ()
+    able: list[EngineSpec] = []
+    refusals: list[tuple[str, str]] = []
     for spec in _ranked(specs, kind, named=named):
         if spec.reads == "weights" and not card.weights:
             continue
-        trouble = spec.unusable(place)
-        if trouble and named:
-            raise EngineError(trouble[0], hint=trouble[1])
-        if trouble:
-            warnings.append(f"a CUDA device is there, but {trouble[0].replace('use CUDA', 'use it')}")
+        if trouble := spec.unusable(place):
+            refusals.append(trouble)
             continue
-        reason = spec.prefers[kind].reason if kind in spec.prefers else "device and engine were named"
+        able.append(spec)
+        if _computes(spec, place, precision):
+            break
+    if not named:
+        warnings += [f"a CUDA device is there, but {told.replace('use CUDA', 'use it')}" for told, _ in refusals]
+    if able:
+        spec = able[-1] if _computes(able[-1], place, precision) else able[0]
+        reason = spec.prefers[kind].reason if kind in spec.prefers else "the device was named"
         return Choice(spec, place, reason, _graph_for(card, spec), named)
+    if named and refusals:
+        raise EngineError(refusals[0][0], hint=refusals[0][1])
     if named:
         if any(spec.reads == "weights" and kind in spec.devices for spec in engines().values()):
             _weights_there(card)  # what such an engine would have needed
@@ -265,13 +277,20 @@ def _ranked(specs: Sequence[EngineSpec], kind: str, *, named: bool) -> list[Engi
     return sorted(able, key=lambda spec: spec.prefers[kind].rank if kind in spec.prefers else math.inf)
 
 
-def _on_cpu(card: ModelCard, specs: Sequence[EngineSpec], named: bool) -> Choice:
+def _computes(spec: EngineSpec, place: str, precision: str) -> bool:
+    """Whether an engine computes on a device in a precision, where one was named that there is."""
+    return precision not in PRECISIONS or precision == "auto" or spec.precisions(place).get(precision, "no") == ""
+
+
+def _on_cpu(card: ModelCard, specs: Sequence[EngineSpec], named: bool, precision: str) -> Choice:
     """The named engine, or the preferred one that the model can be loaded into."""
     failed: ModelError | None = None
-    for spec in _ranked(specs, "cpu", named=named):
+    ranked = _ranked(specs, "cpu", named=named)
+    able = [spec for spec in ranked if named or _computes(spec, "cpu", precision)] or ranked
+    for spec in able:
         if named:
             return Choice(spec, "cpu", "it was named", _graph_for(card, spec))
-        reason = spec.prefers["cpu"].reason
+        reason = spec.prefers["cpu"].reason if able[0] is ranked[0] else f"it computes in {precision}"
         if spec.reads == "weights":  # those that cannot be loaded either are refused there
             reason = reason if failed is None else f"the model cannot be exported: {failed.message}"
             return Choice(spec, "cpu", reason, _graph_for(card, spec))

@@ -13,7 +13,15 @@ from segcli.errors import EngineError, ModelError, OutOfMemory, cause_of
 Settings = dict[str, str]
 Provider = tuple[str, Settings]
 # How providers and CUDA's libraries say that memory does not suffice.
-_NO_MEMORY = ("Failed to allocate memory", "out of memory", "OUTOFMEMORY", "ALLOC_FAILED", "Not enough memory")
+_NO_MEMORY = (
+    "Failed to allocate memory",
+    "is smaller than requested bytes",  # of a limit such as gpu_mem_limit
+    "out of memory",
+    "OUTOFMEMORY",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # cuDNN 9
+    "Not enough memory",
+)
 _HINTS = {
     "cuda": "install onnxruntime-gpu, or use --device cpu",
     "coreml": "ONNX Runtime has it on macOS; or use --device cpu",

@@ -22,8 +22,10 @@ T = TypeVar("T")
 # memory does not suffice.
 _NO_MEMORY = (
     "error: out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "BLAS_STATUS_ALLOC_FAILED",
+    "STATUS_ALLOC_FAILED",  # cuBLAS, hipBLAS, cuDNN 8
+    "DEVICE_ALLOCATION_FAILED",  # cuDNN 9
+    "STATUS_NOT_INITIALIZED when calling `cublasCreate",  # as it says so mostly
+    "miopenStatusAllocFailed",
     "unable to find an engine to execute this computation",
     "MPS backend out of memory",
     "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",

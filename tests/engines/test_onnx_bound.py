@@ -113,6 +113,22 @@ def test_6_2_a_session_that_runs_short_takes_the_steps_that_torch_takes(file: On
     assert engine.fallbacks == ["out of GPU memory: 1 windows at a time"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "BFCArena::AllocateRawInternal Available memory of 387667456 is smaller than requested bytes of 390021120",
+        "CUDNN failure 4004: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0",
+    ],
+)
+def test_6_2_every_way_of_a_session_to_say_that_memory_is_short_leads_a_step_down(
+    file: OnnxFile, device: Device, said: str
+) -> None:
+    made = onnx_providers.session(file.data, file.name, "cpu", threads=1)
+    engine = bound(file, device, Short(made, 1, said))
+    engine.run(patches(2))
+    assert engine.fallbacks == ["out of GPU memory: 1 windows at a time"]
+
+
 def test_6_2_a_session_without_room_for_one_window_ends_with_71(file: OnnxFile, device: Device) -> None:
     made = onnx_providers.session(file.data, file.name, "cpu", threads=1)
     with pytest.raises(OutOfMemory, match="Failed to allocate memory"):

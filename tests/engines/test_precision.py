@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from segcli.engines import choose, openvino_engine, precision, torch_cuda, torch_devices, torch_engine
+from segcli.engines import choose, openvino_engine, precision, table, torch_cuda, torch_devices, torch_engine
 from segcli.engines.choose import open_engine
 from segcli.engines.onnx_providers import provider_for
 from segcli.engines.precision import native_bfloat16, on_cpu, settled
@@ -77,6 +77,35 @@ def test_a_precision_that_is_not_there_is_refused_with_the_reason(
     native(monkeypatch, there=False)
     with pytest.raises(EngineError, match=words):
         open_engine(card, engine=engine, device="cpu", precision=asked)
+
+
+def test_auto_takes_the_engine_that_computes_in_the_precision_that_was_named(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native(monkeypatch, there=True)
+    assert choose.choose(card, "auto", "cpu", "bfloat16").spec.name == "openvino"
+    monkeypatch.setattr(choose, "installed", lambda: [table.engines()[name] for name in ("onnx", "torch")])
+    assert choose.choose(card, "auto", "cpu").spec.name == "onnx"
+    opened = open_engine(card, device="cpu", precision="bfloat16")
+    assert (opened.engine.name, opened.engine.precision) == ("torch cpu", "bfloat16")
+    assert opened.reason == "it computes in bfloat16"
+    native(monkeypatch, there=False)
+    with pytest.raises(EngineError, match="--precision bfloat16"):
+        open_engine(card, device="cpu", precision="bfloat16")
+
+
+def test_6_8_auto_takes_the_engine_that_can_use_the_device_that_was_named(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "driver_devices", lambda: 1)
+    monkeypatch.setattr(torch_cuda.torch.version, "cuda", None)  # a torch for the CPU
+    with pytest.raises(EngineError, match="this torch cannot use CUDA: it is built for the CPU"):
+        choose.choose(card, "auto", "cuda")
+    onnx = replace(table.engines()["onnx"], unusable=lambda device: None)
+    monkeypatch.setattr(choose, "installed", lambda: [table.engines()["torch"], onnx])
+    chosen = choose.choose(card, "auto", "cuda")
+    assert (chosen.spec.name, chosen.device, chosen.reason) == ("onnx", "cuda:0", "the device was named")
+    assert choose.choose(card, "auto", "auto").device == "cpu"
 
 
 def test_a_device_too_old_for_a_precision_is_named_with_its_capability(card: ModelCard) -> None:

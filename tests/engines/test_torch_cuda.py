@@ -98,6 +98,9 @@ def test_6_2_another_runtime_error_is_no_want_of_memory(engine: Any, monkeypatch
     "said",
     [
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "MIOpen Error: miopenStatusAllocFailed",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "CUDA error: out of memory",
         "HIP error: out of memory",
