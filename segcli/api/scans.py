@@ -18,7 +18,7 @@ from segcli.batch.cases import Case, cases
 from segcli.batch.selection import Selection
 from segcli.errors import InputError, UsageError
 from segcli.formats import nifti
-from segcli.formats.steps import believable
+from segcli.formats.steps import placed
 from segcli.formats.streams import scale
 from segcli.formats.table import Form, stem
 from segcli.space.volume import Grid, Source, Volume, Voxels
@@ -103,7 +103,7 @@ def held(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:
         found = InMemory(formats.joined([part.volume for part in parts]), parts[0].name, parts[0].turned)
     else:
         found = _one(scan, affine, space)
-    believable("the scan's grid", found.volume.grid.spacing)
+    placed("the scan's grid", found.volume.grid)
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from segcli.errors import InputError, UsageError
 from segcli.formats import streams
-from segcli.formats.steps import believable
+from segcli.formats.steps import placed
 from segcli.formats.table import Form as Form
 from segcli.formats.table import Format, Meaning, Seen, Wanted, known, unseen, written
 from segcli.space.volume import Grid, Source, Volume, Voxels
@@ -140,7 +140,7 @@ def _read_one(path: Path, wanted: Wanted) -> Volume:
     """One file or folder as its format reads it, once its voxels are known to be as far apart as a scan's are."""
 
     def seen(grid: Grid) -> None:
-        believable(path.name, grid.spacing)
+        placed(path.name, grid)
         wanted.seen(grid)
 
     return format_of(path).read(path, replace(wanted, seen=seen))

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams
+from segcli.formats.steps import FARTHEST
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
@@ -38,7 +39,6 @@ _REFUSED_TYPES = {
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_FAR = 1e9  # mm; no voxel is there, and no number of a form is larger
 _VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
 _TURNED = 0.999  # cosine between an axis of the one and of the other, and
 _CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner
@@ -188,7 +188,10 @@ def write(
     extension: bytes = b"",
     slope: float = 1,
 ) -> Path:
-    """Write a volume as NIfTI-1 (NIfTI-2 only beyond 32,767 voxels along an axis), read back before it has its name.
+    """Write a volume as NIfTI-1, read back before it has its name.
+
+    As NIfTI-2 only where a NIfTI-1 cannot hold it: beyond 32,767 voxels along an axis, or where the voxels are so small
+    or so far from the origin that numbers in float32 would put them elsewhere.
 
     volume      (C, D, H, W), any integer type up to 32 bits or float32
     like        a NIfTI source on the same grid lends its dimensions, voxel sizes, both forms with their codes and
@@ -475,7 +478,7 @@ def _compare(name: str, sform: Grid, qform: Grid, apart: float, affine: Form | N
 
 def _lps(header: Header, ras: NDArray[np.float64] | None, factor: float) -> Grid | None:
     """The grid of a (3, 4) RAS affine over i, j, k in the file's units; None when it is not an affine."""
-    if ras is None or not (np.abs(ras * factor) < _FAR).all():  # NaN and infinite too
+    if ras is None or not (np.abs(ras * factor) < FARTHEST).all():  # NaN and infinite too
         return None
     lps = _LPS_OF_RAS @ np.vstack([ras * factor, [0, 0, 0, 1]])
     try:
@@ -621,7 +624,7 @@ def _packed_header(
         extra = b"\1\0\0\0" + struct.pack("<2i", size, 0) + extension.ljust(size - 8, b"\0")
     form = (header.qform_code, header.sform_code)
     places = np.concatenate([header.quatern, header.qoffset, header.srow.ravel()])
-    if max(dim) <= 32767:
+    if max(dim) <= 32767 and _in_float32(header, volume.grid):
         out = bytearray(348)
         struct.pack_into("<i", out, 0, 348)
         struct.pack_into("<8h", out, 40, *dim)
@@ -641,6 +644,18 @@ def _packed_header(
     struct.pack_into("<2i18d", out, 344, *form, *places)
     struct.pack_into("<2i", out, 500, header.units, intent)
     return bytes(out) + extra
+
+
+def _in_float32(header: Header, grid: Grid) -> bool:
+    """Whether a header whose numbers are rounded to float32 still says where the voxels of the grid are."""
+    with np.errstate(over="ignore"):
+        pixdim, quatern, qoffset, srow = (
+            np.asarray(v, np.float32).astype(np.float64)
+            for v in (header.pixdim, header.quatern, header.qoffset, header.srow)
+        )
+    rounded = replace(header, pixdim=tuple(pixdim), quatern=tuple(quatern), qoffset=tuple(qoffset), srow=srow)
+    found = _grids(rounded)[header.counts]
+    return found is not None and found.same_as(grid)
 
 
 def _floats(values: ArrayLike) -> bytes:

@@ -676,6 +676,22 @@ def test_more_than_32767_voxels_along_an_axis_make_a_NIfTI_2(tmp_path: Path) -> 
     assert read(path).grid.same_as(grid)
 
 
+@pytest.mark.parametrize(
+    ("step", "origin", "version"),
+    [(0.02, (-400.123, -410.321, -390.777), 2), (1.0, (0, 0, -99999.123), 2), (0.1, (0, 0, -900.2512345), 1)],
+)
+def test_7_1_a_grid_that_float32_would_move_makes_a_NIfTI_2(
+    tmp_path: Path, step: float, origin: tuple[float, ...], version: int
+) -> None:
+    world = np.diag([step, step, step, 1.0])
+    world[:3, 3] = origin
+    grid = Grid((3, 4, 5), world)
+    path = formats.write(Volume(np.ones((1, *grid.shape), np.uint8), grid), [], tmp_path / "a.nii.gz")
+    found = read(path)
+    assert found.source.facts["format"] == f"NIfTI-{version}"
+    assert found.grid.same_as(grid)
+
+
 def test_probabilities_keep_their_channels_and_their_slope(tmp_path: Path) -> None:
     grid = GRIDS["oblique-RAS"]
     data = np.stack([np.zeros(grid.shape), np.full(grid.shape, 255)]).astype(np.uint8)

@@ -98,3 +98,13 @@ def test_a_step_that_is_no_number_is_refused() -> None:
     for step in (float("nan"), float("inf"), 0.0, -1.0):
         with pytest.raises(SegcliError, match="no scan has such"):
             believable("a.nii", (step, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("x", [1e300, -1e9])
+def test_voxels_that_are_farther_away_than_any_scan_are_refused_before_they_are_read(tmp_path: Path, x: float) -> None:
+    world = affine(origin=(x, 0.0, 0.0))
+    series(tmp_path / "ct", each=lambda ds, k: ds.__setattr__("ImagePositionPatient", [f"{x:g}", "0", str(3 * k)]))
+    with pytest.raises(InputError, match=r"ct: its first voxel lies 1e\+(300|09) mm from the origin: no scan does"):
+        formats.read([tmp_path / "ct"])
+    with pytest.raises(InputError, match="the scan's grid: its first voxel lies"):
+        held(Volume(VOXELS[None], Grid(VOXELS.shape, world)), None, "RAS")

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segcli.formats.dicom.files import LOSSY, Unused, uid_name
+from segcli.formats.dicom.files import LOSSY, Unused, is_uid, uid_name
 from segcli.formats.dicom.frames import Frame
 from segcli.formats.dicom.stack import names_of
 from segcli.space.volume import Grid
+
+_HOUNSFIELD = {"", "HU", "HU_MOD", "US"}  # what a rescaled CT is said to be in: nothing, or HU, or "unspecified"
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
 
 
 def doubts(
@@ -48,6 +51,16 @@ def doubts(
         said.append("the patient's name is spelt in several ways under one patient ID and one study")
     if modality == "CT" and not all(f.rescaled for f in frames):
         said.append("CT without rescale slope and intercept: the stored values are taken for HU")
+    units = {str(f.key("RescaleType") or "") for f in frames} - _HOUNSFIELD
+    if modality == "CT" and units:
+        said.append(
+            f"CT whose values are said to be in {', '.join(sorted(units))}, not in HU: they are taken as they are"
+        )
+    if odd := [keyword for keyword in _UIDS if any(not is_uid(f.file.text(keyword) or "0") for f in frames)]:
+        said.append(
+            f"{', '.join(odd)}: no UIDs (digits and dots, 64 at most): nothing is named by them, and DICOM objects "
+            "made of the scan have others in their place"
+        )
     if not frames[0].file.text("FrameOfReferenceUID"):
         said.append("no frame of reference: its slices are taken to share one")
     syntaxes = {f.file.syntax for f in frames} & LOSSY

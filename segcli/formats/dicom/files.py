@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -139,6 +140,19 @@ def uid_name(uid: str) -> str:
     """The name of a class or syntax that the standard knows, else the identifier itself."""
     with without_warnings():
         return printable(UID(uid).name)
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text is an identifier: digits and dots, 64 at most."""
+    return re.fullmatch(r"[0-9.]{1,64}", text) is not None
+
+
+def unsafe(file: DicomFile) -> str:
+    """The end of a sentence on a file that says what of its identifiers is none."""
+    own = file.text("SOPInstanceUID")
+    named = {f"its UID {own!r}": own, "the UID of its series": file.text("SeriesInstanceUID")}
+    odd = next((what for what, uid in named.items() if re.fullmatch(r"[0-9.]*", uid) is None), None)
+    return "" if odd is None else f"; {odd} is unsafe: not of digits and dots"
 
 
 def open_file(path: Place) -> DicomFile:

@@ -106,7 +106,7 @@ def _frames(file: DicomFile) -> list[Frame]:
         raise InputError(f"{file.name}: a colour image ({file.text('PhotometricInterpretation')})")
     if min(file.count("Rows", 0), file.count("Columns", 0)) < 1:
         raise InputError(f"{file.name}: its rows and columns are missing: no size")
-    if "ModalityLUTSequence" in header:
+    if header.get("ModalityLUTSequence"):
         raise InputError(f"{file.name}: its values go through a modality lookup table, which is not read")
     if "PerFrameFunctionalGroupsSequence" in header:
         return _enhanced(file)

@@ -25,7 +25,7 @@ from pydicom.errors import BytesLengthException
 
 import segcli
 from segcli.errors import InputError, UsageError
-from segcli.formats.dicom.files import DicomFile
+from segcli.formats.dicom.files import DicomFile, is_uid
 from segcli.formats.dicom.frames import Frame
 from segcli.space.volume import Source, Volume
 from segcli.structures import Label, renamed, side_of, structures, told_apart, words_of
@@ -45,7 +45,6 @@ _STUDY = (
 )
 _OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "PatientIdentityRemoved")
 _METHOD = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
-_UID_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,8 @@ class Scan:
         return self.uid_of("FrameOfReferenceUID")
 
     def uid_of(self, keyword: str, file: DicomFile | None = None) -> str:
-        """An identifier of the source; one derived from it where it is longer than the standard allows."""
-        text = (file or self.files[0]).text(keyword)
-        return text if len(text) <= _UID_SIZE else uid("instead of", text)
+        """An identifier of the source, "" where it has none; see `lawful`."""
+        return lawful((file or self.files[0]).text(keyword))
 
     @cached_property
     def date_time(self) -> tuple[str, str]:
@@ -250,6 +248,11 @@ def uid(*parts: object) -> str:
     """An identifier that depends on nothing but what it identifies (2.25 and 128 bits of a hash, PS3.5 B.2)."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
+
+
+def lawful(text: str) -> str:
+    """An identifier as it is; one derived from it where it is too long or no identifier (a path, perhaps)."""
+    return text if not text or is_uid(text) else uid("instead of", text)
 
 
 def fingerprint(scan: Scan, voxels: NDArray[np.generic], names: Sequence[Label], *settings: object) -> str:

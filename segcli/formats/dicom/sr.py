@@ -23,6 +23,7 @@ from segcli.formats.dicom.objects import (
     all_named,
     concept,
     fingerprint,
+    lawful,
     remarks,
     short_names,
     term,
@@ -162,7 +163,6 @@ def _evidence(scan: Scan, header: Dataset) -> Dataset:
     """What a report needs to refer to an instance; the patient is lent afterwards, as the source says it."""
     ds = scan.blank()
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
-        value = str(header[keyword].value)
-        setattr(ds, keyword, value if len(value) <= 64 else uid("instead of", value))
+        setattr(ds, keyword, lawful(str(header[keyword].value)))
     ds.StudyInstanceUID = scan.uid_of("StudyInstanceUID")
     return ds

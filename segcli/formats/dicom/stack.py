@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutOfMemory
-from segcli.formats.dicom.files import DicomFile, voxels
+from segcli.formats.dicom.files import DicomFile, unsafe, voxels
 from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of, tile_of
 from segcli.formats.dicom.kinds import DIRECTION, are_scans
 from segcli.formats.dicom.places import printable
@@ -119,9 +119,8 @@ def _once(files: Sequence[DicomFile]) -> list[DicomFile]:
         uid = file.text("SOPInstanceUID") or str(file.path)
         other = kept.setdefault(uid, file)
         if other is not file and not _same(file, other):
-            unsafe = "" if re.fullmatch(r"[0-9.]+", uid) else f"; its UID {uid!r} is unsafe: not of digits and dots"
             raise InputError(
-                f"{file.name} and {other.name} claim to be the same instance, with other content{unsafe}",
+                f"{file.name} and {other.name} claim to be the same instance, with other content{unsafe(file)}",
                 hint="export the series again",
             )
     return list(kept.values())

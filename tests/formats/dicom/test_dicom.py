@@ -343,6 +343,43 @@ def test_4_6_a_claimed_UID_that_is_a_path_is_called_unsafe(tmp_path: Path) -> No
         dicom.read(folder)
 
 
+def test_4_6_an_instance_with_two_contents_in_a_series_whose_UID_is_a_path_is_called_unsafe(tmp_path: Path) -> None:
+    with pydicom.config.disable_value_validation():
+        folder = series(tmp_path / "ct", SeriesInstanceUID="../../evil")
+        series(folder, phantom() + 1, first=100, each=lambda ds, k: k == 2, SeriesInstanceUID="../../evil")
+    with pytest.raises(
+        InputError, match="same instance, with other content; the UID of its series is unsafe: not of dig"
+    ):
+        dicom.read(folder)
+
+
+def test_identifiers_that_are_none_are_said_once_and_name_nothing(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.SeriesInstanceUID, ds.FrameOfReferenceUID, ds.SOPInstanceUID = "../../evil", "x y", f"../{k}"
+
+    with pydicom.config.disable_value_validation():
+        folder = series(tmp_path / "ct", each=each)
+    (said,) = dicom.read(folder).source.warnings
+    assert said == (
+        "SeriesInstanceUID, FrameOfReferenceUID, SOPInstanceUID: no UIDs (digits and dots, 64 at most): nothing is "
+        "named by them, and DICOM objects made of the scan have others in their place"
+    )
+    (found,) = dicom.find(folder)
+    assert re.fullmatch("series-003-[0-9a-f]{8}", found.name)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("HU", False), ("US", False), ("", False), ("Z_EFF", True), ("MGML", True)])
+def test_4_8_a_CT_whose_values_are_no_HU_is_told_as_one(tmp_path: Path, kind: str, said: bool) -> None:
+    scan = dicom.read(series(tmp_path / "ct", RescaleType=kind))
+    told = f"CT whose values are said to be in {kind}, not in HU: they are taken as they are"
+    assert list(scan.source.warnings) == [told] * said
+
+
+def test_4_8_a_lookup_table_that_is_empty_changes_no_value(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct", ModalityLUTSequence=[]))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+
+
 def test_4_1_a_slice_of_no_bytes_is_called_empty_and_not_only_a_gap(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     (folder / "a-002.dcm").write_bytes(b"")

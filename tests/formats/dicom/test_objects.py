@@ -114,6 +114,18 @@ def test_identifiers_that_are_too_long_are_replaced_by_the_same_one_everywhere(t
     assert {item.ReferencedSOPInstanceUID for item in named.ContourImageSequence} == there
 
 
+def test_identifiers_that_are_none_are_replaced_in_every_object(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID, ds.SeriesInstanceUID = "../evil/1", "../evil/2", "../evil/3"
+        ds.SOPInstanceUID = f"../evil/4.{k}"
+
+    with pydicom.config.disable_value_validation():
+        made = objects(tmp_path, each=each)
+    for name in ("seg", "rt", "sr"):
+        assert b"evil" not in (tmp_path / f"{name}.dcm").read_bytes()
+    assert made[0].StudyInstanceUID == made[1].StudyInstanceUID == made[2].StudyInstanceUID
+
+
 @pytest.mark.parametrize(
     ("charset", "written", "name"),
     [("ISO_IR 100", "ISO_IR 192", "Müller"), (None, None, "M?ller"), ("ISO_IR 6", None, "M?ller")],
