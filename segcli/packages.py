@@ -1,4 +1,4 @@
-"""What installed packages add to segcli: formats, engines, networks, kinds of output, checks, commands."""
+"""What installed packages add to segcli: formats, engines, networks, kinds of output, checks, commands; versions."""
 
 from __future__ import annotations
 
@@ -40,3 +40,17 @@ def added(
         all_taken |= own
         found[point.name] = one
     return found
+
+
+def version_of(library: str) -> str:
+    """The version of an installed library, also where it came under another name, as onnxruntime in onnxruntime-gpu.
+
+    errors   ImportError: it is not installed
+    """
+    from importlib import import_module
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return str(getattr(import_module(library), "__version__", "unknown"))

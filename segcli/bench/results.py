@@ -7,7 +7,6 @@ import json
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from segcli import __version__
 from segcli.documents import Document, Facts
 from segcli.formats.atomic import unclaimed, write_bytes
 from segcli.memory import total
+from segcli.packages import version_of
 from segcli.parallel import cores
 
 Row = Document  # the cells of a table's line by their columns
@@ -118,7 +118,7 @@ class Results:
                 "python": platform.python_version(),
             },
             "threads": self.threads,
-            "libraries": {name: version(name) for name in libraries if find_spec(name)},
+            "libraries": {name: version_of(name) for name in libraries if find_spec(name)},
             "tables": self.tables,
         }
 

@@ -14,6 +14,7 @@ from segcli.commands.options import Commands, Json
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, table
 from segcli.documents import Document
 from segcli.errors import EngineError, ModelError, cause_of
+from segcli.packages import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,11 +105,9 @@ def _weights() -> list[Document]:
 
 
 def _version(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # as slow as all the help of the command line
-
     try:
-        return version(name)
-    except PackageNotFoundError:
+        return version_of(name)
+    except ImportError:
         return None
 
 

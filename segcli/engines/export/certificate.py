@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +17,7 @@ from segcli import __version__
 from segcli.engines.export.onnx_file import props
 from segcli.engines.table import Choice, Graph, Run, installed, libraries
 from segcli.models.card import ModelCard
+from segcli.packages import version_of
 from segcli.space.volume import Voxels
 
 DIGEST_KEY = "segcli_digest"
@@ -71,7 +71,7 @@ def digest(model: Any) -> str:
 def versions() -> dict[str, str]:
     """Of what an export depends on, as far as it is installed."""
     return {"segcli": __version__} | {
-        name: version(name) for name in dict.fromkeys(("torch", "onnx", *libraries())) if find_spec(name)
+        name: version_of(name) for name in dict.fromkeys(("torch", "onnx", *libraries())) if find_spec(name)
     }
 
 
