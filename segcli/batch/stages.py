@@ -252,7 +252,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     if _finished(job, case, key):
         job.watch(Event("skipped", case, labels=str(paths[0])))
         return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
-    scan = scan_of(job, case)
+    scan = scan_of(job, case, inputs)
     _check_room(paths[0], scan)
     outputs.refuse_beforehand(scan, job.to)
     doubt(job, case, scan)
@@ -269,9 +269,12 @@ def key_of(job: Job, case: Case, inputs: record.Inputs) -> Document:
     }
 
 
-def scan_of(job: Job, case: Case) -> Volume:
-    """The voxels of a case, refused before they are read where the model could not label so many of them."""
-    return formats.read(
+def scan_of(job: Job, case: Case, inputs: record.Inputs) -> Volume:
+    """The voxels of a case, refused before they are read where the model could not label so many of them.
+
+    errors   InputError where they are not those whose sum was taken: the record would be about another scan
+    """
+    scan = formats.read(
         case.paths,
         affine=job.options.affine,
         series=case.series,
@@ -280,6 +283,13 @@ def scan_of(job: Job, case: Case) -> Volume:
         fill_gaps=job.options.fill_gaps,
         seen=partial(check_memory, job),
     )
+    odd = record.changed(inputs, case.paths, scan.source.paths if scan.source else ())
+    if odd is not None:
+        raise InputError(
+            f"{called(case)}: {odd.name} came or changed while the scan was read",
+            hint="run again when it is whole: it may still be copied",
+        )
+    return scan
 
 
 def check_memory(job: Job, grid: Grid) -> None:

@@ -16,11 +16,11 @@ number are still read. Readers leave alone what they do not know.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
@@ -36,6 +36,7 @@ from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256
+from segcli.packages import version_of
 from segcli.results import checks
 from segcli.results.after import Effect
 from segcli.results.islands import Change
@@ -197,15 +198,20 @@ def about(case: str, model: ModelFacts, labels: LabelsFacts, measured: Measured,
     )
 
 
+Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The files of a case by name, and one hash over all their bytes.
 
     sha256  of the file, or of the files' sums one after the other, in name order for a folder
+    stamps  size and time of change of each file, before it was read for its sum
     """
 
     files: tuple[str, ...]
     sha256: str
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 
 
 def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda path: False) -> Inputs:
@@ -220,10 +226,27 @@ def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda pat
             files += sorted(p for p in _below(path) if p.is_file() and not mine(p))
         else:
             files += formats.files_of(path)
+    stamps = {os.path.abspath(p): _stamp(p) for p in files}  # noqa: PTH100 - links are followed nowhere here
     sums = [_sum(p) for p in files]
     whole = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
     names = tuple(p.name for p in paths)
-    return Inputs(names, whole)
+    return Inputs(names, whole, stamps)
+
+
+def changed(inputs: Inputs, paths: Sequence[Path], read: Iterable[Path]) -> Path | None:
+    """A file of an input that came or changed since its sum was taken; None where the sum is of what was read.
+
+    paths   of the case; read: the files that its voxels came from
+    """
+    named = (file for path in paths if not is_folder(path) for file in formats.files_of(path))
+    there = ((file, inputs.stamps.get(os.path.abspath(file))) for file in (*named, *read))  # noqa: PTH100 - as above
+    return next((file for file, before in there if before is None or before != _stamp(file)), None)
+
+
+def _stamp(path: Path) -> Stamp:
+    with reading(path):
+        found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -307,7 +330,7 @@ def versions(engine: str = "") -> dict[str, str]:
     """
     found = {"segcli": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in (*_LIBRARIES, *(library for library in libraries() if engine.startswith(library))):
-        found[name] = importlib.metadata.version(name)
+        found[name] = version_of(name)
     return found
 
 

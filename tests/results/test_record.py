@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import importlib.metadata
 import json
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from runs import scan
 from scan_files import nifti_bytes
 
 from segcli.batch.stages import Outcome
+from segcli.commands import doctor
 from segcli.errors import Denied, InputError
 from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256, find
@@ -155,6 +158,20 @@ def test_1_7_a_pipe_is_not_opened(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_library_that_came_under_another_name_has_its_version_in_the_record(monkeypatch):
+    known = importlib.metadata.version
+
+    def of_the_gpu_alone(name: str) -> str:
+        if name == "onnxruntime":  # its package is called onnxruntime-gpu
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", of_the_gpu_alone)
+    assert record.versions("onnxruntime cuda")["onnxruntime"] == import_module("onnxruntime").__version__
+    assert doctor._version("onnxruntime") == import_module("onnxruntime").__version__
+    assert doctor._version("no-such-library") is None
+
+
 def test_6_6_versions_do_not_depend_on_what_else_is_loaded():
     told = "from segcli.results import record; print(sorted(record.versions('onnxruntime cpu')))"
     alone, among = (

@@ -1,0 +1,84 @@
+"""Scans that change while they are read, and what an earlier result leaves beside a newer one."""
+
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+from dicom_phantom import series
+from runs import card, opened, scan
+
+import segcli
+from segcli import formats
+from segcli.batch import pipeline
+from segcli.batch.cases import cases
+from segcli.batch.events import unwatched
+from segcli.batch.outputs import Destination
+from segcli.batch.stages import Options, Outcome
+from segcli.models.card import ModelCard
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    return card(tmp_path_factory.mktemp("model"))
+
+
+def run(model, path, out, options=None, watch=unwatched, **to) -> Outcome:
+    (case,) = cases([str(path)], output=out)
+    (ended,) = pipeline.predict([case], model, opened(), Destination(out, **to), options or Options(), watch)
+    return ended
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, change) -> None:
+    """Something happens between the sum of a scan and its reading."""
+    read = formats.read
+
+    def after_it(*args, **kwargs):
+        change()
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(formats, "read", after_it)
+
+
+def test_7_7_a_scan_that_changes_while_it_is_read_is_refused_and_not_recorded_as_the_old_one(
+    model, tmp_path, monkeypatch
+):
+    path = scan(tmp_path / "a.nii.gz", 0)
+    with monkeypatch.context() as patched:
+        meanwhile(patched, lambda: scan(path, 3))
+        ended = run(model, path, tmp_path / "out")
+        assert ended.error.exit_code == 65
+        assert ended.error.message == "a.nii.gz: a.nii.gz came or changed while the scan was read"
+        assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+    assert run(model, path, tmp_path / "out").status == "done"
+
+
+def test_7_7_voxels_beside_a_header_that_change_are_seen(model, tmp_path, monkeypatch):
+    whole = nibabel.load(scan(tmp_path / "whole.nii.gz"))
+    header, voxels = tmp_path / "a.hdr", tmp_path / "a.img"
+    nibabel.save(nibabel.Nifti1Pair(np.asarray(whole.dataobj), whole.affine), header)
+    meanwhile(monkeypatch, lambda: voxels.write_bytes(voxels.read_bytes()[::-1]))
+    ended = run(model, header, tmp_path / "out")
+    assert "a.img came or changed" in ended.error.message
+
+
+def test_7_7_a_slice_that_comes_while_a_series_is_read_is_seen_and_a_file_beside_it_is_none(
+    model, tmp_path, monkeypatch
+):
+    folder = series(tmp_path / "ct")
+    *_, last = sorted(folder.iterdir())
+    late = last.rename(tmp_path / last.name)
+    with monkeypatch.context() as patched:
+        meanwhile(patched, lambda: (folder / "notes.txt").write_text("of the technician"))
+        assert run(model, folder, tmp_path / "first").error is None
+    meanwhile(monkeypatch, lambda: shutil.copy(late, folder))
+    ended = run(model, folder, tmp_path / "out")
+    assert f"{last.name} came or changed" in ended.error.message
+
+
+def test_7_7_from_python_too(tmp_path, monkeypatch):
+    path = scan(tmp_path / "a.nii.gz", 0)
+    own = segcli.load(str(card(tmp_path).folder), device="cpu", engine="onnx")
+    meanwhile(monkeypatch, lambda: scan(path, 3))
+    with pytest.raises(segcli.SegcliError, match="changed while the scan was read"):
+        own.segment(path)
