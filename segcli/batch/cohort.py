@@ -15,7 +15,7 @@ from segcli.formats import atomic
 from segcli.formats.streams import walk
 from segcli.results.measure import cohort_rows, csv_text, from_json, wide_rows
 from segcli.results.record import is_masks, model_names, read_record
-from segcli.results.tissues import tissues
+from segcli.results.tissues import tissues_of
 
 
 def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
@@ -106,6 +106,6 @@ def _first_line(path: Path) -> str:
 def _sums(record: Facts, model: str) -> Document:
     """The row of a case: verdict, the volume of all structures, sums of tissues of a brain, each structure, in mL."""
     volumes = {str(s["name"]): float(s["volume_ml"]) for s in record["structures"]}
-    sums = {f"sum_{kind.replace(' ', '_')}_ml": round(ml, 3) for kind, ml in tissues(volumes).items()}
+    sums = {f"sum_{kind.replace(' ', '_')}_ml": round(ml, 3) for kind, ml in tissues_of(record, volumes).items()}
     first = (str(record["case"]), model, record.get("verdict"), round(sum(volumes.values()), 3))
     return {**dict(zip(FIXED, first, strict=True)), **sums, **{f"{name}_ml": ml for name, ml in volumes.items()}}

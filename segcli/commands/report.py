@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,16 +58,19 @@ def report(
         split=split,
     )
     counts = form(affine)
+    made, classes = None, tuple[str, ...]()
     if labels is None:
         card = find(model)
         mapped, made = _label_map(labelmap, card, counts)
+        classes = _asked(labelmap, mapped, card)
     else:
-        mapped, made = _one_channel(labelmap, counts), None
+        mapped = _one_channel(labelmap, counts)
         card = _named(labels, mapped)
     scan = _scan(image, labelmap, mapped, card, counts) if image is not None else None
-    found = measure(mapped, card.labels, scan)
-    facts = _facts(labelmap, mapped, made, scan, card, found)
-    paths, said = _written(labelmap, mapped, scan, card, to, found, facts)
+    shown = replace(card, labels=tuple(x for x in card.labels if x.id == 0 or not classes or x.name in classes))
+    found = measure(mapped, shown.labels, scan)
+    facts = _facts(labelmap, mapped, made, scan, card, found, classes)
+    paths, said = _written(labelmap, mapped, scan, shown, to, found, facts)
     if json:
         print_json({"schema": SCHEMA, "files": [str(p) for p in paths], "record": facts})
         return
@@ -101,6 +105,22 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
             hint="name its model with --model",
         )
     return labels, made
+
+
+def _asked(path: Path, labels: Volume, card: ModelCard) -> tuple[str, ...]:
+    """The structures that a label map was made of, where its record says that they are not all of the card's.
+
+    What the map holds beside them counts too: somebody has drawn it since.
+    """
+    import numpy as np
+
+    from segcli.formats.table import stem
+    from segcli.results import record
+
+    if not (asked := record.kept(path.with_name(f"{stem(path)}.json"))):
+        return ()
+    there = set(np.unique(labels.data).tolist())
+    return tuple(x.name for x in card.structures if x.name in asked or x.id in there)
 
 
 def _one_channel(path: Path, counts: Form | None) -> Volume:
@@ -156,23 +176,35 @@ def _scan(image: Path, labelmap: Path, labels: Volume, card: ModelCard, counts: 
 
 
 def _facts(
-    path: Path, labels: Volume, made: ModelFacts | None, scan: Volume | None, card: ModelCard, found: Report
+    path: Path,
+    labels: Volume,
+    made: ModelFacts | None,
+    scan: Volume | None,
+    card: ModelCard,
+    found: Report,
+    classes: tuple[str, ...],
 ) -> Facts:
-    """The record of a label map that exists: of no run of segcli, but of what can be said of it now."""
+    """The record of a label map that exists: of no run of segcli, but of what can be said of it now.
+
+    classes   names of the structures that it was made of, all if empty
+    """
+    from msgspec.structs import replace as with_
+
     from segcli.formats.stated import stated
     from segcli.formats.table import stem
     from segcli.models.library import file_sha256
     from segcli.results import checks, record
 
-    findings = checks.run(labels, scan, card, None, stated(scan.source) if scan else None)
-    return record.about(
+    findings = checks.run(labels, scan, card, None, stated(scan.source) if scan else None, classes)
+    said = record.about(
         stem(path),
         # Without a record of segcli nobody knows what made the label map: the model gives its table of labels alone.
         made or {"name": card.name, "sha256": None, "licence": card.licence},
         {"file": path.name, "sha256": file_sha256(path)},
         record.Measured(labels.grid, found, findings),
         labels.source.warnings if labels.source else (),
-    ).document
+    )
+    return (with_(said, options={"classes": list(classes)}) if classes else said).document
 
 
 def _written(

@@ -357,6 +357,13 @@ def maker(record: Path) -> ModelFacts | None:
     return cast("ModelFacts", {"name": "", "sha256": None, "licence": "", **made})
 
 
+def kept(record: Path) -> tuple[str, ...]:
+    """The structures that were asked for in a label map, as the record beside it says; nothing where all were."""
+    options = (read_record(record) or {}).get("options")
+    names = options.get("classes") if isinstance(options, dict) else None
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+
 def model_names(records: Sequence[Facts]) -> list[str]:
     """The model of each record: its name, with the first digits of its hash where several have that name."""
     made = [(str(record["model"]["name"]), str(record["model"].get("sha256"))[:8]) for record in records]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from segcli.documents import Facts
 from segcli.structures import words_of
 
 _GREY = {"cortex", "thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens"}
@@ -23,6 +24,11 @@ SAYS = (
     "cerebellum's too. Fluid: ventricles and csf, as far as they are labelled. Intracranial: total brain and fluid, "
     "where the fluid around the brain is labelled."
 )
+
+
+def tissues_of(record: Facts, volumes: Mapping[str, float]) -> dict[str, float]:
+    """The sums of a record's volumes; empty where only some structures were asked for: no whole brain."""
+    return {} if (record.get("options") or {}).get("classes") else tissues(volumes)
 
 
 def tissues(volumes: Mapping[str, float]) -> dict[str, float]:

@@ -66,6 +66,9 @@ def test_the_wide_table_of_brains_has_the_sums_of_their_tissues():
     row = _sums({"case": "a", "verdict": "pass", "structures": structures}, "toy")
     assert list(row)[:6] == ["case", "model", "verdict", "sum_ml", "sum_total_brain_ml", "sum_grey_matter_ml"]
     assert (row["sum_ml"], row["sum_grey_matter_ml"], row["sum_white_matter_ml"]) == (460.5, 250.5, 200.0)
+    asked = {"classes": ["left_cerebral_white_matter", "left_cerebral_cortex", "left_lateral_ventricle"]}
+    part = _sums({"case": "a", "verdict": "pass", "structures": structures, "options": asked}, "toy")
+    assert (part["sum_ml"], [key for key in part if key.startswith("sum_")]) == (460.5, ["sum_ml"])
 
 
 def test_a_second_batch_into_a_folder_adds_to_the_cohort(model, tmp_path):

@@ -80,3 +80,17 @@ def test_what_speaks_against_a_label_map_is_printed_beside_the_files(model, tmp_
     assert out.split() == [str(tmp_path / "a_seg.html")]
     print(repr(told))
     assert "no structure was found" in told
+
+
+def test_structures_that_a_label_map_was_not_made_of_are_unknown_and_not_0(model, tmp_path, capsys):
+    data = np.zeros((8, 8, 8), "u1")
+    data[2:4, 2:6, 2:6], data[5:7, 2:6, 2:6] = 2, 3
+    path = nifti(tmp_path / "a_seg.nii.gz", data)
+    made = {"segcli_record": 1, "case": "a", "model": {"name": "organs"}, "options": {"classes": ["liver"]}}
+    (tmp_path / "a_seg.json").write_text(json.dumps(made))
+    answer.report(path, str(model), output=tmp_path, forms=["csv"], json=True)
+    record = json.loads(capsys.readouterr().out)["record"]
+    assert [s["name"] for s in record["structures"]] == ["liver", "spleen"]  # which somebody has drawn since
+    assert record["options"] == {"classes": ["liver", "spleen"]}
+    assert not [check for check in record["checks"] if check["code"] == "missing"]
+    assert len((tmp_path / "a_seg.csv").read_text().splitlines()) == 3

@@ -18,7 +18,7 @@ from segcli.results.page import charts
 from segcli.results.page.parts import css_colour, in_one_line, is_empty, page, words
 from segcli.results.picture import VIEWS, Section, View, drawn_colour, extent, jpeg, overlay, png, sections, window
 from segcli.results.ranges import NEAR, Ranges, usual
-from segcli.results.tissues import SAYS, tissues
+from segcli.results.tissues import SAYS, tissues_of
 from segcli.space.volume import Grid, Volume, turned
 from segcli.structures import Label, side_of
 
@@ -61,7 +61,7 @@ def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivu
         heads=[*heads, ("flags", False)],
         rows=rows,
         paired=paired,
-        sums=tissues({s["name"]: s["volume_ml"] for s in structures}),
+        sums=tissues_of(facts, {s["name"]: s["volume_ml"] for s in structures}),
         sums_say=SAYS,
         footnote=_footnote(card, ranges),
         bright=bright,

@@ -11,7 +11,7 @@ from segcli.documents import Document, Facts
 from segcli.results.page import charts
 from segcli.results.page.parts import page, words
 from segcli.results.record import model_names
-from segcli.results.tissues import tissues
+from segcli.results.tissues import tissues_of
 
 _ORDER = {"fail": 0, "review": 1}
 
@@ -56,7 +56,7 @@ def _case(record: Facts, model: str, folder: Path | None) -> Document:
     own = _page_of(record)
     return {
         "volumes": volumes,
-        "sums": tissues({name: ml for name, ml in volumes.items() if ml is not None}),
+        "sums": tissues_of(record, {name: ml for name, ml in volumes.items() if ml is not None}),
         "name": str(record["case"]),
         "model": model,
         "page": "./" + quote(str(own)) if folder is None or (folder / own).is_file() else "",
