@@ -18,7 +18,7 @@ EventName = Literal["queued", "read", "doubt", "segment", "window", "write", "do
 class Event:
     """What has just happened to a case; the fields that are not None are its facts.
 
-    sentence   of what speaks against the scan, before the network runs: with "doubt"
+    sentence   of what speaks against the scan, before the network runs, or of what an earlier result left: with "doubt"
     shape      of the scan, D, H, W: with "segment"
     done       windows of `total` that the network has seen: with "window"
     labels     path of the label map: with "done" and "skipped"

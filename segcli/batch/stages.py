@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec.structs import replace as with_
 
 from segcli import formats, memory
-from segcli.batch import bids, budget, described, outputs
+from segcli.batch import bids, budget, described, earlier, outputs
 from segcli.batch.answer import finished
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
@@ -249,7 +249,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     start = time.perf_counter()
     inputs = record.hash_inputs(case.paths, is_own)
     key = key_of(job, case, inputs)
-    if _finished(job, case, key):
+    if earlier.finished(job, case, key):
         job.watch(Event("skipped", case, labels=str(paths[0])))
         return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
     scan = scan_of(job, case, inputs)
@@ -316,33 +316,6 @@ def _nameable(case: Case, paths: Iterable[Path]) -> None:
         )
 
 
-def _finished(job: Job, case: Case, key: Facts) -> bool:
-    """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
-
-    Files beside a record of this case are results of an earlier run of it. A label map counts as one only
-    when the record is about it, its input, model and options.
-    """
-    labels, written, *wanted = job.to.files(case, job.shown)
-
-    def is_of(model: ModelFacts) -> bool:
-        return record.is_done(written, labels, {**key, "model": model}, asdict(Options()), job.precision)
-
-    done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
-    if done and record.has_extras(written, wanted, job.choices):
-        return True
-    mine = (record.read_record(written) or {}).get("case") == case.name
-    for path in (labels, written, *wanted):
-        if path.is_dir():
-            raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
-        allowed = done if path == labels else mine
-        if not job.to.overwrite and not allowed and os.path.lexists(path):
-            raise OutputExists(
-                f"{path.name}: exists already and is not a verified result of this run",
-                hint="--overwrite replaces it, -o chooses another folder",
-            )
-    return False
-
-
 def _check_room(labels: Path, scan: Volume) -> None:
     """Refuse before the inference when the folder cannot be written to, or cannot hold even a small label map."""
     folder = labels.parent
@@ -401,9 +374,10 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     if job.to.layout == "bids" and job.to.folder is not None:
         strange = [o.ending for o in outputs.outputs() if not o.bids]
         bids.describe(job.to.folder, case.beside, strange)
-    with atomic.together(record_path, labels_path, lambda: _finished(job, case, loaded.key)) as staged:
+    with atomic.together(record_path, labels_path, lambda: earlier.finished(job, case, loaded.key)) as staged:
         formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=maker)
         made = LabelsFacts(file=labels_path.name, sha256=file_sha256(staged[labels_path]))
+        stays = earlier.stays(job, case, made["sha256"])
         found = described.recorded(job, labelled, made, measured)
         extra, said = outputs.write(
             Finished(base, loaded.scan, result, job.shown, job.to, measured.report, found.document)
@@ -424,6 +398,8 @@ def write(job: Job, labelled: Labelled) -> Outcome:
         ).document
         written = {record.IN_SIDECAR: whole, **tables.bids_sidecar(maker)} if job.to.layout == "bids" else whole
         atomic.write_bytes(record_path, record.to_json(written))
+    if stays:
+        job.watch(Event("doubt", case, sentence=stays))
     job.watch(Event("done", case, labels=str(labels_path), seconds=whole["run"]["seconds"]))
     return Outcome(case, "done", (labels_path, record_path, *extra), whole)
 

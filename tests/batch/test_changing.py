@@ -82,3 +82,25 @@ def test_7_7_from_python_too(tmp_path, monkeypatch):
     meanwhile(monkeypatch, lambda: scan(path, 3))
     with pytest.raises(segcli.SegcliError, match="changed while the scan was read"):
         own.segment(path)
+
+
+def test_files_of_the_labels_that_a_run_replaces_are_told_and_stay(model, tmp_path):
+    path, out = scan(tmp_path / "a.nii.gz"), tmp_path / "out"
+    said: list[str | None] = []
+
+    def again(**how) -> None:
+        said.clear()
+        wanted = Options(classes=how.pop("classes", ()))
+        ended = run(model, path, out, wanted, lambda event: said.append(event.sentence), overwrite=True, **how)
+        assert ended.error is None
+
+    again(reports=("csv",), tables=("slicer",))
+    again(reports=("csv",))  # of the same labels the table of names stays true
+    assert {*said} == {None}
+    again(reports=("csv",), tables=("slicer",))
+    again(reports=("csv",), classes=("liver",))
+    told = "a.ctbl: made of the labels that this run replaced; ask for them again, or take them away"
+    assert {*said} == {None, told}
+    assert (out / "a.ctbl").is_file()
+    again(reports=("csv",), classes=("spleen",))
+    assert {*said} == {None}  # it is in no record any more

@@ -1,0 +1,67 @@
+"""What an earlier run left of a case: a finished result, one that stands in the way, files of one that is replaced."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from segcli.errors import OutputExists
+from segcli.models.library import file_sha256
+from segcli.results import record
+
+if TYPE_CHECKING:
+    from segcli.batch.cases import Case
+    from segcli.batch.stages import Job
+    from segcli.documents import Facts
+    from segcli.results.record import ModelFacts
+
+_SHOWN = 3  # names of files in a sentence
+
+
+def finished(job: Job, case: Case, key: Facts) -> bool:
+    """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
+
+    Files beside a record of this case are results of an earlier run of it. A label map counts as one only
+    when the record is about it, its input, model and options.
+    """
+    labels, written, *wanted = job.to.files(case, job.shown)
+
+    def is_of(model: ModelFacts) -> bool:
+        known = asdict(type(job.options)())
+        return record.is_done(written, labels, {**key, "model": model}, known, job.precision)
+
+    done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
+    if done and record.has_extras(written, wanted, job.choices):
+        return True
+    mine = (record.read_record(written) or {}).get("case") == case.name
+    for path in (labels, written, *wanted):
+        if path.is_dir():
+            raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
+        allowed = done if path == labels else mine
+        if not job.to.overwrite and not allowed and os.path.lexists(path):
+            raise OutputExists(
+                f"{path.name}: exists already and is not a verified result of this run",
+                hint="--overwrite replaces it, -o chooses another folder",
+            )
+    return False
+
+
+def stays(job: Job, case: Case, made: str) -> str:
+    """A sentence about files of the result that is being replaced which are not made anew; "" without any.
+
+    made   the sum of the new label map: of the same labels they stay true
+    """
+    labels, written, *wanted = job.to.files(case, job.shown)
+    earlier = record.read_record(written) or {}
+    of, extras = earlier.get("labels"), earlier.get("extras")
+    sums = extras.get("files") if isinstance(extras, dict) else None
+    if not isinstance(of, dict) or not isinstance(sums, dict) or of.get("sha256") == made:
+        return ""
+    stated = {labels.parent / name: found for name, found in sums.items()}
+    old = [p for p, found in stated.items() if p not in wanted and p.is_file() and file_sha256(p) == found]
+    if not old:
+        return ""
+    more = f" and {len(old) - _SHOWN} more" if len(old) > _SHOWN else ""
+    names = ", ".join(path.name for path in old[:_SHOWN]) + more
+    return f"{names}: made of the labels that this run replaced; ask for them again, or take them away"
