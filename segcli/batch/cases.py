@@ -15,7 +15,7 @@ from segcli.batch.case import Case as Case
 from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
 from segcli.batch.outputs import Destination, is_own
 from segcli.batch.selection import DATASET, Selection, without_time_series
-from segcli.errors import Denied, InputError, InputMissing, UsageError
+from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
 from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.streams import bytes_of, reading, walk
 from segcli.formats.table import endings
@@ -93,19 +93,20 @@ def cases(
     errors    InputMissing (66): nothing there, with what was seen; Denied (77): it may not be read;
               UsageError (2): two inputs, one output name
 
-    Of several inputs, one that is missing or holds no scan becomes a case with a fault, so that it costs no other.
+    Of several inputs and matches of a pattern, one that is missing or holds no scan becomes a case with a fault, so
+    that it costs no other.
     """
     found: list[Case] = []
     if named:
         found.append(_from_channels(named, channels, select.of_series, volume))
     if "" in inputs:  # as of a shell's variable that is not set; as a path it would be this whole folder
         raise UsageError("an input has an empty name", hint="give a file or a folder; . is this one")
-    for text in inputs:
+    for text in [match for given in inputs for match in _matches(given)]:
         try:
             with reading(Path(text)):
                 found += _expand(text, channels, select, volume, output, tell)
         except (InputError, Denied) as error:
-            if len(inputs) == 1:
+            if [text] == list(inputs):
                 raise
             path = Path(text)
             found.append(Case(stem(path) or "input", (path,), path.parent, select.of_series, volume, error))
@@ -228,6 +229,14 @@ def _from_channels(named: Mapping[str, str], channels: Sequence[str], series: st
     return Case(stem(paths[0]), paths, paths[0].parent, series, volume)
 
 
+def _matches(text: str) -> list[str]:
+    """What a pattern matches, outputs of segcli left out; any other text, and one that matches nothing, is itself."""
+    if os.path.lexists(text) or not glob.has_magic(text):
+        return [text]
+    matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
+    return [m for m in matches if os.path.isdir(m) or not is_own(Path(m))] or [text]  # noqa: PTH112
+
+
 def _expand(
     text: str,
     channels: Sequence[str],
@@ -238,12 +247,8 @@ def _expand(
 ) -> list[Case]:
     path = Path(text)
     if not os.path.lexists(path) and glob.has_magic(text):
-        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
-        scans = [m for m in matches if os.path.isdir(m) or not is_own(Path(m))]  # noqa: PTH112
-        if not scans:
-            what = "only outputs of segcli match" if matches else "nothing matches"
-            raise InputMissing(f"{text}: {what} the pattern", hint="check the pattern")
-        return [case for match in scans for case in _expand(match, channels, select, volume, output, tell)]
+        what = "only outputs of segcli match" if glob.glob(text, recursive=True) else "nothing matches"  # noqa: PTH207
+        raise InputMissing(f"{text}: {what} the pattern", hint="check the pattern")
     _exists(path, text)
     if not path.is_dir():
         if is_own(path):
@@ -331,24 +336,36 @@ def _grouped(folder: Path, files: Sequence[Path], channels: Sequence[str]) -> li
     """One case a file, or one for each set of _0000, _0001, ... when the model has several channels."""
     if len(channels) == 1:
         return [Case(_below(folder, f), (f,), folder) for f in files]
-    groups: dict[str, dict[int, Path]] = {}
+    groups: dict[str, dict[int, list[Path]]] = {}
     out: list[Case] = []
     for file in files:
         name = _below(folder, file)
         match = _CHANNEL.match(name)
         if match:
-            groups.setdefault(match["stem"], {})[int(match["channel"])] = file
+            groups.setdefault(match["stem"], {}).setdefault(int(match["channel"]), []).append(file)
         else:
             out.append(Case(name, (file,), folder))
     for name, members in groups.items():
-        lacking = [f"_{i:04d}" for i in range(len(channels)) if i not in members]
-        paths = tuple(members[i] for i in range(len(channels)) if i in members) or tuple(members.values())
-        fault = None
-        if lacking:
-            channel = channels[int(lacking[0][1:])]
-            fault = InputMissing(f"{name}: the channel {lacking[0]} ({channel}) is missing in {folder.name}")
-        out.append(Case(name, paths, folder, fault=fault))
+        paths = tuple(members[i][0] for i in range(len(channels)) if i in members) or next(iter(members.values()))[:1]
+        out.append(Case(name, tuple(paths), folder, fault=_ungrouped(name, members, channels, folder)))
     return sorted(out, key=lambda c: c.name)
+
+
+def _ungrouped(
+    name: str, members: Mapping[int, Sequence[Path]], channels: Sequence[str], folder: Path
+) -> SegcliError | None:
+    """Why files that are called as the channels of one scan are not those of the model; None where they are."""
+    for i, channel in enumerate(channels):
+        if i not in members:
+            return InputMissing(f"{name}: the channel _{i:04d} ({channel}) is missing in {folder.name}")
+    for i, files in sorted(members.items()):
+        if len(files) > 1:
+            said = f"{name}: {files[0].name} and {files[1].name} are both the channel _{i:04d}"
+            return InputError(said, hint="take one of them away")
+    if (most := max(members)) >= len(channels):
+        said = f"{name}: there is a channel _{most:04d}, and the model has {len(channels)}: {', '.join(channels)}"
+        return InputError(said, hint="--channel NAME=FILE names the files of one scan")
+    return None
 
 
 def _below(folder: Path, file: Path) -> str:

@@ -32,13 +32,18 @@ def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
 
 
 def _lying(folder: Path) -> list[Facts]:
-    """The records below a folder whose label maps lie beside them."""
+    """The records below a folder whose label maps lie beside them, each where its case's name says.
+
+    A folder of outputs that lies in it has cases of its own, whose names begin there.
+    """
     found: list[Facts] = []
     for here, folders, names in walk(folder):
         folders[:] = [name for name in folders if not is_masks(here / name)]
         for name in names:
             record = read_record(here / name) if name.endswith(tuple(RECORD.values())) else None
-            if record is not None and _is_whole(record) and (here / record["labels"]["file"]).is_file():
+            if record is None or not _is_whole(record) or (folder / record["case"]).parent != here:
+                continue
+            if (here / record["labels"]["file"]).is_file():
                 found.append(record)
     return found
 

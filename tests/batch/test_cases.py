@@ -89,6 +89,17 @@ def test_a_pattern_that_matches_nothing_is_told_and_costs_no_other(tmp_path):
     assert [(c.name, c.fault is None) for c in found] == [("a1", True), ("b*", False)]
 
 
+def test_6_1_one_match_of_a_pattern_that_holds_no_scan_costs_no_other(tmp_path):
+    touch(tmp_path, "p1/a.nii", "p3/b.nii")
+    (tmp_path / "p2").mkdir()
+    found = cases([str(tmp_path / "p*")])
+    assert [(c.name, c.fault and c.fault.message) for c in found] == [
+        ("a", None),
+        ("p2", "p2: the folder is empty"),
+        ("b", None),
+    ]
+
+
 def test_a_file_with_the_characters_of_a_pattern_is_itself(tmp_path):
     touch(tmp_path, "a[1].nii", "a1.nii")
     assert named(tmp_path / "a[1].nii") == ["a[1]"]
@@ -212,6 +223,13 @@ def test_channels_are_grouped_by_their_numbers_and_a_missing_one_costs_its_case_
     assert [p.name for p in whole.paths] == ["p1_0000.nii", "p1_0001.nii"]
     assert half.fault is not None
     assert "p2: the channel _0001 (T2) is missing" in half.fault.message
+
+
+def test_channels_that_are_there_twice_or_that_the_model_has_not_are_refused(tmp_path):
+    touch(tmp_path, "p1_0000.nii", "p1_0000.nii.gz", "p1_0001.nii", *(f"p2_000{i}.nii" for i in range(3)))
+    twice, more = cases([str(tmp_path)], ("T1", "T2"))
+    assert "p1: p1_0000.nii and p1_0000.nii.gz are both the channel _0000" in twice.fault.message
+    assert "p2: there is a channel _0002, and the model has 2: T1, T2" in more.fault.message
 
 
 def test_the_series_and_volume_that_were_asked_for_are_every_cases(tmp_path):

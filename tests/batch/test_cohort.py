@@ -235,3 +235,11 @@ def test_2_7_a_table_with_other_columns_is_somebody_elses(model, tmp_path):
     few = run(model, tmp_path / "in", tmp_path / "few", Options(classes=("liver",)))
     cohort(gathered(ended, tmp_path / "out"), tmp_path / "few", ["csv"])
     cohort(gathered(few, tmp_path / "few"), tmp_path / "few", ["csv"])  # other structures are still ours
+
+
+def test_cases_of_an_output_folder_inside_are_no_part_of_the_cohort(model, tmp_path):
+    scans(tmp_path / "in", 2)
+    inside, out = tmp_path / "out" / "earlier", tmp_path / "out"
+    for to in (inside, out):
+        outcomes = run(model, tmp_path / "in", to)
+    assert [record["case"] for record in gathered(outcomes[:1], out)] == ["case0", "case1"]
