@@ -11,7 +11,7 @@ from msgspec.structs import replace as with_
 from segcli.formats.stated import stated
 from segcli.results import checks, record
 from segcli.results.measure import summed, tallied
-from segcli.results.record import EngineFacts, LabelsFacts, Measured, Record
+from segcli.results.record import LabelsFacts, Measured, Record
 
 if TYPE_CHECKING:
     from segcli.batch.stages import Job, Labelled
@@ -46,11 +46,7 @@ def recorded(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measur
         record.about(loaded.case.name, job.model, labels, measured, warnings),
         input=loaded.key["input"],
         options=loaded.key["options"],
-        engine=EngineFacts(
-            name=labelled.engine.name,
-            reason=job.opened.reason,
-            precision=job.precision,
-        ),
+        engine=labelled.engine,
         source=dict(source.facts) if source and source.facts is not None else None,
         windows=result.windows,
         crops=list(labelled.crops) or UNSET,
@@ -58,7 +54,7 @@ def recorded(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measur
         disagreement=_rounded(result.disagreement) or UNSET,
         after=labelled.effects or UNSET,
         postprocessing=labelled.changed,
-        versions=record.versions(labelled.engine.name),
+        versions=record.versions(labelled.engine["name"]),
     )
     if job.to.identifiers:
         from segcli.formats.dicom.identifiers import identifiers

@@ -24,7 +24,7 @@ from segcli.documents import Document, Facts
 from segcli.engines.precision import Precision
 from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
-from segcli.inference.engine import Engine, counted, said_since
+from segcli.inference.engine import counted, said_since
 from segcli.inference.segment import Segmentation
 from segcli.models.card import ModelCard
 from segcli.models.decisive import model_hash
@@ -32,7 +32,7 @@ from segcli.models.library import file_sha256
 from segcli.results import record, scan_checks
 from segcli.results.after import Effect
 from segcli.results.islands import Change
-from segcli.results.record import CropFacts, ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
+from segcli.results.record import CropFacts, EngineFacts, ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
 from segcli.space.grids import model_grid
 from segcli.space.volume import Grid, Volume
 from segcli.structures import chosen
@@ -185,6 +185,7 @@ class Loaded:
 class Labelled:
     """A case with its labels.
 
+    engine     what ran, and in which precision: the next scan may be on its way when this one is written
     fallbacks  for want of memory: they change no result, so they stand in the "run" part of the record, as "steps"
     effects    of the card's own steps
     changed    by the post-processing that was asked for, structure by structure
@@ -193,7 +194,7 @@ class Labelled:
 
     loaded: Loaded
     result: Segmentation
-    engine: Engine
+    engine: EngineFacts
     fallbacks: tuple[str, ...]
     effects: list[Effect]
     changed: list[Change]
@@ -354,7 +355,9 @@ def label(job: Job, loaded: Loaded) -> Labelled:
     fallbacks = tuple(said_since(before, engines))
     labels, effects, changed = finished(job, found.result.labels, found.effects)
     kept = replace(found.result, labels=labels)
-    return Labelled(loaded, kept, job.running.fine(job.card)[0][1].engine, fallbacks, effects, changed, found.crops)
+    name = job.running.fine(job.card)[0][1].engine.name
+    ran = EngineFacts(name=name, reason=job.opened.reason, precision=job.precision)
+    return Labelled(loaded, kept, ran, fallbacks, effects, changed, found.crops)
 
 
 # ---- write

@@ -519,6 +519,21 @@ def test_6_2_steps_down_for_want_of_memory_change_no_result_and_are_recorded_for
     assert files(tmp_path / "out") == files(tmp_path / "plain")
 
 
+def test_the_engine_in_a_record_is_the_one_that_ran_whatever_becomes_of_it_with_the_next_scan(
+    model, tmp_path, monkeypatch
+):
+    engine, plain = Pointwise(), stages.formats.write
+
+    def written(*given, **how):
+        engine.name, engine.precision = "another", "float16"
+        plain(*given, **how)
+
+    monkeypatch.setattr(stages.formats, "write", written)
+    scan(tmp_path / "a.nii.gz")
+    (done,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", engine)
+    assert done.record["engine"] == {"name": "numpy", "reason": "for a test", "precision": "float32"}
+
+
 def test_6_2_a_step_that_every_case_takes_is_told_of_each_once(model, tmp_path):
     engine = Pointwise()
     engine.trouble = lambda logits: engine._taken.append("went to the disk") or logits
