@@ -114,7 +114,7 @@ class TorchDevice(Blending):
         library: str = "torch",
     ) -> None:
         self.device, self.threads, self.precision, self._likes = device, threads, precision, batch
-        self._library, self._on_host = library, None
+        self._library, self._on_host, self._wanted = library, None, precision
         usual = device.place.type in ("cuda", "cpu")
         self._network = in_its_order(network) if usual else network
         self._there: nn.Module | None = None  # on the device, in the engine's precision
@@ -141,8 +141,16 @@ class TorchDevice(Blending):
 
     def leave(self) -> None:
         """Go on on the CPU, in float32."""
-        self._there = self._whole = None
-        self._on_host, self.precision = TorchCPU(self._network.cpu(), threads=self.threads, batch=1), "float32"
+        if self._on_host is None:
+            self._there = self._whole = None
+            own = copy.deepcopy(self._network.cpu())  # which is rewritten for the CPU
+            self._on_host, self.precision = TorchCPU(own, threads=self.threads, batch=1), "float32"
+
+    def come(self) -> None:
+        """Go on on the device, where the CPU has taken over."""
+        if self._on_host is not None:
+            self._on_host, self.precision = None, self._wanted
+            self.device.tried(self._send)
 
     def rest(self) -> None:
         self.device.library.empty_cache()

@@ -30,7 +30,6 @@ _NO_MEMORY = (
     "MPS backend out of memory",
     "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
 )
-_MOST = 16  # windows at a time on a device; more gain nothing
 
 
 class Leaving(Protocol):
@@ -38,6 +37,10 @@ class Leaving(Protocol):
 
     def leave(self) -> None:
         """Go on on the CPU."""
+        ...
+
+    def come(self) -> None:
+        """Go on on the device again."""
         ...
 
 
@@ -59,7 +62,7 @@ class Device:
     taken   sentences, one for each step that was taken
 
     The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
-    device. None of them changes the size of a window or the precision on the device.
+    device. None of them changes the size of a window or the precision on the device. Each scan takes its own.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Device:
         max_ram: int | None = None,
         max_vram: int | None = None,
     ) -> None:
-        self.place, self.most, self.left = torch.device(name), _MOST, False
+        self.place, self.most, self.left = torch.device(name), sys.maxsize, False
         self.taken: list[str] = []
         self._threads, self._limit, self._inside = threads, _limited(self.place, max_vram), False
         self._may_leave, self._max_ram, self._sums_on_host = may_leave, max_ram, False
@@ -92,6 +95,20 @@ class Device:
         """A network more, which is told when all have to leave."""
         self._networks.add(network)
 
+    def begin(self) -> None:
+        """The steps that earlier scans took are forgotten, where nothing of these is left.
+
+        So a scan that was too large, or somebody else's program that took the memory for a while, costs the later
+        scans of a batch nothing, and their bytes do not depend on what was before them.
+        """
+        with self.within():
+            if self._sums:
+                return
+            self.most, self._sums_on_host, self.left = sys.maxsize, False, False
+            for network in list(self._networks):
+                if not self.left:  # else there was no room for the one before, and all have left
+                    network.come()
+
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Total:
         """Sums, on the device as long as it has room for all of them."""
         total = Total(self.tried(lambda: self._zeros(shape, dtype)))
@@ -102,7 +119,7 @@ class Device:
         """Zeros for a model's whole answer; on the host where the device has no room, and nothing else moves."""
         try:
             with self.within():
-                total = Total(torch.zeros(shape, device=self.now))
+                total = Total(self._zeros(shape, torch.float32))
         except RuntimeError as error:
             short(error)
             self.taken.append("out of GPU memory: a model's answer lies in the computer's memory")
@@ -161,6 +178,7 @@ class Device:
             self.left = True
             for network in self._networks:
                 network.leave()
+            self.library.empty_cache()  # others may have it
             self.taken.append("out of GPU memory: the CPU goes on")
         else:
             raise OutOfMemory(

@@ -52,6 +52,7 @@ class DeviceSums:
         axis: int,
         weight: Weights,
     ) -> None:
+        device.begin()
         self._engine, self._device, self._held = engine, device, engine.hold(image)
         self._shape, self._axis, self._first = shape, axis, -1
         self._weight = torch.from_numpy(weight)

@@ -301,6 +301,28 @@ def test_6_2_however_little_memory_a_card_has_labels_are_the_same_or_it_is_said(
     assert ("refused" in ends) is not may_leave
 
 
+@pytest.mark.parametrize("kind", ["plain", "overflow"])
+def test_6_2_a_scan_that_was_too_large_costs_the_next_one_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    shown, asked = scan((10, 14, 12)), procedure()
+    with played(monkeypatch) as card:
+        wanted = segment(shown, asked, made(Device(CUDA), kind))
+        most = card.living.most
+        device = Device(CUDA, may_leave=True)
+        engine = made(device, kind)
+        card.room = most // 4  # of a program beside this one
+        first = segment(shown, asked, engine)
+        assert (engine.name, device.left, engine.precision) == ("torch cpu", True, "float32")
+        assert device.taken[-1] == "out of GPU memory: the CPU goes on"
+        steps, again = len(device.taken), segment(shown, asked, engine)
+        assert device.taken[steps:] == device.taken[:steps]  # the record of each scan has its own
+        card.room = None
+        second = segment(shown, asked, engine)
+    assert (engine.name, device.left, len(device.taken)) == ("torch cuda:0", False, 2 * steps)
+    assert engine.precision == ("float16" if kind == "overflow" else "float32")
+    np.testing.assert_array_equal(second.labels.data, wanted.labels.data)
+    np.testing.assert_array_equal(first.labels.data, again.labels.data)
+
+
 # ---- several models
 
 
