@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from segcli import errors, formats
 from segcli.api.result import Result, names_of
-from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, named
+from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, meant, named
 from segcli.batch import stages
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
@@ -173,6 +173,7 @@ class Model:
             label_map=allow_label_map,
             average=average,
         )
+        meant(scan, affine, (*names_of(series), *names_of(where)), volume)
         job = self._job(options, probabilities, progress)
         if isinstance(scan, Case):
             return _of_files(job, scan, scan.paths)

@@ -72,6 +72,15 @@ def form(affine: ArrayLike | str | None) -> Form | None:
     return cast(Form, affine)
 
 
+def meant(scan: Scan, affine: ArrayLike | str | None, series: Sequence[str], volume: int | None) -> None:
+    """Refuse options that mean nothing for such a scan: UsageError."""
+    filed = isinstance(scan, Case) or is_path(scan)
+    if filed and affine is not None and not isinstance(affine, str):
+        raise UsageError("affine= is for an array, and a file says itself where its voxels are")
+    if not filed and (series or volume is not None):
+        raise UsageError("series=, where= and volume= are for DICOM files, and this scan is in memory")
+
+
 def named(scan: Scan, channels: Sequence[str], select: Selection, volume: int | None = None) -> Sequence[Case]:
     """The cases that a path means: of a file one, of a folder each scan in it; of several paths one with channels.
 

@@ -237,7 +237,8 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     if len(head) < 8 or group << 16 | element != _PIXEL_DATA:
         fault = "its voxels are floating-point" if group == 0x7FE0 else "incomplete: it has no pixels"
         return DicomFile(path, syntax, fault)
-    width = 4 if syntax == IMPLICIT else 8
+    # As the element itself is written, whatever the file says of its syntax: these are no lengths, which are even.
+    width = 8 if head[4:6] in (b"OB", b"OW", b"UN") else 4
     if syntax == BIG_ENDIAN and head[4:6] == b"OW" and text_of(header, "BitsAllocated") == "8":
         return DicomFile(path, syntax, "8-bit pixels in 16-bit words of the other byte order, which is not read")
     length = int.from_bytes(head[width : width + 4], order)
@@ -247,8 +248,10 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     expected = _expected(header)
     if expected is None:
         return DicomFile(path, syntax, "its rows, columns or bits are missing or cannot be read")
+    if length == _UNDEFINED:
+        return DicomFile(path, syntax, f"its pixels are compressed, though its syntax is {uid_name(syntax)}")
     there = min(length, size - first)
-    if length == _UNDEFINED or there < expected:
+    if there < expected:
         fault = f"truncated: {max(there, 0)} of {expected} bytes of pixels are there"
         return DicomFile(path, syntax, fault)
     notes = () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
@@ -299,7 +302,8 @@ def voxels(file: DicomFile) -> Voxels:
     allocated, signed = file.count("BitsAllocated", 0), file.count("PixelRepresentation", 0) == 1
     stored = file.count("BitsStored", allocated)
     high = file.count("HighBit", stored - 1)
-    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
+    coded = file.syntax in CODE_STREAMS and high + 1 != stored  # samples have no place in a word there
+    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated or coded:
         raise InputError(f"{file.name}: {stored} of {allocated} bits, highest bit {high}: not a data type that is read")
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     if file.pixels is None:
@@ -337,7 +341,8 @@ def _decoded(file: DicomFile) -> Voxels:
                 header = pydicom.dcmread(handle, force=True)
             if file.syntax in CODE_STREAMS:
                 _sizes_agree(file, header.PixelData)
-            data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin)
+            # its own correction takes the highest bit for the one below BitsStored: `voxels` knows where it is
+            data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
         except MemoryError as error:
             raise OutOfMemory(f"{file.name}: its pixels need more memory than there is") from error
         except SegcliError:

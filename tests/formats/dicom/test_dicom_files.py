@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dicom_phantom import affine, enhanced, phantom, series
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -46,6 +48,65 @@ def compress(folder: Path, syntax: str, **options: int) -> Path:
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
 def test_4_10_native_syntaxes_give_the_same_voxels(tmp_path: Path, syntax: str) -> None:
     np.testing.assert_array_equal(dicom.read(series(tmp_path / "ct", syntax=syntax)).data[0], phantom())
+
+
+def misstated(folder: Path, syntax: str) -> Path:
+    """The files with another transfer syntax in their first group than the data set behind it has."""
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        start = 144 + int.from_bytes(data[140:144], "little")
+        meta = pydicom.dcmread(file).file_meta
+        meta.TransferSyntaxUID = syntax
+        head = BytesIO()
+        write_file_meta_info(head, meta)
+        file.write_bytes(data[:132] + head.getvalue() + data[start:])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("said", "true"),
+    [(ImplicitVRLittleEndian, ExplicitVRLittleEndian), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)],
+)
+def test_4_10_a_file_whose_syntax_is_misstated_has_the_voxels_that_it_has(tmp_path: Path, said: str, true: str) -> None:
+    scan = dicom.read(misstated(series(tmp_path / "ct", syntax=true), said))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    assert scan.source.warnings == ()
+
+
+def test_4_1_compressed_pixels_under_an_uncompressed_syntax_are_refused_as_that(tmp_path: Path) -> None:
+    folder = misstated(compress(series(tmp_path / "ct"), RLELossless), ExplicitVRLittleEndian)
+    with pytest.raises(InputError, match="its pixels are compressed, though its syntax is Explicit VR Little Endian"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless])
+def test_4_9_samples_in_the_upper_bits_of_their_words_are_read_in_every_syntax(tmp_path: Path, syntax: str) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.HighBit = 15
+        ds.PixelData = (np.frombuffer(ds.PixelData, "<u2") << 4 | 3).astype("<u2").tobytes()
+        if syntax == RLELossless:
+            ds.PixelData = encapsulate([rle(np.frombuffer(ds.PixelData, "<u2"))])
+            ds["PixelData"].is_undefined_length = True
+
+    np.testing.assert_array_equal(dicom.read(series(tmp_path / "ct", each=each, syntax=syntax)).data[0], phantom())
+
+
+def test_4_9_samples_of_a_code_stream_that_are_said_to_lie_in_upper_bits_are_refused(tmp_path: Path) -> None:
+    folder = compress(series(tmp_path / "ct", LARGER), JPEGLSLossless)
+    for file in folder.iterdir():
+        ds = pydicom.dcmread(file)
+        ds.HighBit = 15
+        ds.save_as(file)
+    with pytest.raises(InputError, match="12 of 16 bits, highest bit 15: not a data type that is read"):
+        dicom.read(folder)
+
+
+def rle(words: NDArray[np.uint16]) -> bytes:
+    """Words as DICOM packs them by run lengths (PS3.5 G), no run used: the upper bytes, then the lower ones."""
+    parts = [words.astype(">u2").view(np.uint8)[i::2].tobytes() for i in range(2)]
+    packed = [b"".join(bytes([len(p[i : i + 128]) - 1]) + p[i : i + 128] for i in range(0, len(p), 128)) for p in parts]
+    packed = [p + bytes(len(p) % 2) for p in packed]
+    return struct.pack("<16I", 2, 64, 64 + len(packed[0]), *[0] * 13) + b"".join(packed)
 
 
 def test_4_10_files_without_preamble_are_read(tmp_path: Path) -> None:
