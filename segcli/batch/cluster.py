@@ -85,9 +85,22 @@ def predict_on(
             for future in as_completed(list(futures), loop=client.loop):
                 case = futures.pop(future)
                 outcome = _outcome(future, case)
-                watch(Event(outcome.status, case, error=outcome.error.message if outcome.error else None))
+                watch(_ended(outcome, case))
                 future.release()
                 yield replace(outcome, case=case)
+
+
+def _ended(outcome: Outcome, case: Case) -> Event:
+    """What is told of a case that a worker has ended: what a local run tells."""
+    seconds = ((outcome.record or {}).get("run") or {}).get("seconds")
+    return Event(
+        outcome.status,
+        case,
+        labels=str(outcome.paths[0]) if outcome.paths else None,
+        seconds=seconds if outcome.status == "done" else None,
+        error=outcome.error.message if outcome.error else None,
+        exit_code=outcome.error.exit_code if outcome.error else None,
+    )
 
 
 def _outcome(future: Any, case: Case) -> Outcome:

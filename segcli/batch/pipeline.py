@@ -116,24 +116,25 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
     try:
         return stage(job, given)
     except SegcliError as error:
-        return _failed(job, case, error.about(*_names(case)))
+        return failed(job.watch, case, error.about(*_names(case)))
     except OSError as error:
         kind = OutputError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
-        return _failed(job, case, kind(f"{called(case)}: {error.strerror or error}"))
+        return failed(job.watch, case, kind(f"{called(case)}: {error.strerror or error}"))
     except Exception as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
             said = cause_of(error)
             hint = "try --max-ram, or a machine with more"
-            return _failed(job, case, OutOfMemory(f"{called(case)}: not enough memory: {said}", hint=hint))
+            return failed(job.watch, case, OutOfMemory(f"{called(case)}: not enough memory: {said}", hint=hint))
         fault = SegcliError(
             f"{called(case)}: an internal error of segcli: {type(error).__name__}: {error}",
             hint="please report it; --debug shows where it happened",
         )
-        return _failed(job, case, fault, traceback.format_exc())
+        return failed(job.watch, case, fault, traceback.format_exc())
 
 
-def _failed(job: Job, case: Case, error: SegcliError, details: str = "") -> Outcome:
-    job.watch(Event("failed", case, error=error.message, exit_code=error.exit_code))
+def failed(watch: Watch, case: Case, error: SegcliError, details: str = "") -> Outcome:
+    """The outcome of a case that has failed, which is told."""
+    watch(Event("failed", case, error=error.message, exit_code=error.exit_code))
     return Outcome(case, "failed", error=error, details=details)
 
 

@@ -22,6 +22,7 @@ from segcli.batch.budget import host_bytes
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch
 from segcli.batch.outputs import Destination
+from segcli.batch.pipeline import failed
 from segcli.batch.stages import Options, Outcome, called
 from segcli.batch.worker import work
 from segcli.engines.driver import driver_devices
@@ -113,7 +114,8 @@ def predict_beside(
         except BrokenProcessPool:
             pool = _process(share)
             said = f"{called(case)}: the process that labelled it was ended from outside"
-            return Outcome(case, "failed", error=OutOfMemory(said, hint="try fewer --jobs, or --max-ram")), []
+            told = list[Event]()
+            return failed(told.append, case, OutOfMemory(said, hint="try fewer --jobs, or --max-ram")), told
         finally:
             free.put((pool, own))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from segcli.batch.cases import Case
 from segcli.batch.events import Watch, unwatched
 from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import run_case
+from segcli.batch.pipeline import failed, run_case
 from segcli.batch.stages import Options, Outcome
 from segcli.engines.opening import Opening
 from segcli.errors import SegcliError
@@ -32,4 +32,4 @@ def work(case: Case, opening: Opening, to: Destination, options: Options, watch:
             card, opened = _open[opening]
             return run_case(case, card, opened, to, options, watch)
         except SegcliError as error:
-            return Outcome(case, "failed", error=error)
+            return failed(watch, case, error)

@@ -17,8 +17,9 @@ from segcli.documents import Document, Facts
 from segcli.errors import OutputExists, SegcliError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
+    from segcli.batch.case import Case
     from segcli.batch.events import Event
 
 SCHEMA = 1  # of the JSON documents on stdout
@@ -72,7 +73,7 @@ class Show:
 
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.progress: Progress | None = None
-        self.task: Any = None
+        self._bars: dict[Case, TaskID] = {}
         self.last = "opening the model"
         self._told = time.monotonic()
         self._writing = threading.Lock()  # stages of several cases report at once
@@ -107,13 +108,8 @@ class Show:
 
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             line = json.dumps({"schema": SCHEMA, "event": name, "time": now, "case": case.name, **facts}, default=str)
-            try:
-                with self._writing:
-                    self.events.write(line + "\n")
-                    self.events.flush()
-            except (OSError, ValueError) as error:
-                self.events = None
-                self.unwritten = error if isinstance(error, OSError) else None
+            with self._writing:
+                self._write(line)
         if name == "doubt" and not self.quiet:
             self.line(f"warning: {case.name}: {event.sentence}")
         if self.verbose and name in ("read", "segment", "write", "done", "skipped"):
@@ -122,12 +118,21 @@ class Show:
             self._tell_now_and_then(event)
             return
         if name == "segment":
-            self.task = self.progress.add_task(plain(case.name), total=None)
-        elif name == "window" and self.task is not None:
-            self.progress.update(self.task, completed=event.done, total=event.total)
-            if event.done == event.total:
-                self.progress.remove_task(self.task)
-                self.task = None
+            self._bars[case] = self.progress.add_task(plain(case.name), total=None)
+        elif name == "window" and case in self._bars:
+            self.progress.update(self._bars[case], completed=event.done, total=event.total)
+        if (name == "failed" or (name == "window" and event.done == event.total)) and case in self._bars:
+            self.progress.remove_task(self._bars.pop(case))
+
+    def _write(self, line: str) -> None:
+        """Write one event; only one thread at a time, for the one before may have found the disk full."""
+        try:
+            if self.events is not None:
+                self.events.write(line + "\n")
+                self.events.flush()
+        except (OSError, ValueError) as error:
+            self.events = None
+            self.unwritten = error if isinstance(error, OSError) else None
 
     def _tell_now_and_then(self, event: Event) -> None:
         """Where there is no bar, a line every ten seconds says how far a case is."""

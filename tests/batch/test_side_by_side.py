@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +23,15 @@ from runs import command, environment, files, scans
 from scan_files import nifti
 
 from segcli import parallel
-from segcli.batch import side_by_side
+from segcli.batch import cluster, side_by_side
 from segcli.batch.cases import Case
+from segcli.batch.events import Event
 from segcli.batch.outputs import Destination
 from segcli.batch.side_by_side import jobs_for
-from segcli.batch.stages import Options
+from segcli.batch.stages import Options, Outcome
+from segcli.batch.worker import work
 from segcli.engines.opening import Opening
+from segcli.errors import OutOfMemory
 from segcli.models.card import ModelCard
 from segcli.models.library import read_card
 
@@ -247,3 +251,28 @@ def test_13_no_process_begins_once_a_run_is_stopped(folder: Path, tmp_path: Path
         with pytest.raises(CancelledError):
             next(told)
     assert not [process for pool in side_by_side._pools for process in pool._processes or {}]
+
+
+def test_6_1_events_name_each_case_that_failed_also_where_its_process_or_the_model_was_lost(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*work: object) -> None:
+        raise BrokenProcessPool
+
+    case, told = Case("a", (tmp_path / "a.nii",), tmp_path), list[Event]()
+    monkeypatch.setattr(side_by_side, "_process", lambda share: SimpleNamespace(submit=lost, shutdown=bool))
+    (ended,) = side_by_side.predict_beside(1, [case], Opening((str(folder),)), Destination(), Options(), told.append)
+    assert ended.status == "failed"
+    work(case, Opening((str(tmp_path / "no-model"),)), Destination(), Options(), told.append)
+    assert [(event.name, event.case.name, event.exit_code) for event in told] == [
+        ("failed", "a", 71),
+        ("failed", "a", 78),
+    ]
+
+
+def test_a_cluster_tells_of_a_case_what_a_local_run_tells(tmp_path: Path) -> None:
+    case = Case("a", (tmp_path / "a.nii",), tmp_path)
+    done = Outcome(case, "done", (tmp_path / "a_seg.nii.gz",), {"run": {"seconds": {"read": 0.1}}})
+    assert cluster._ended(done, case).facts == {"labels": str(tmp_path / "a_seg.nii.gz"), "seconds": {"read": 0.1}}
+    refused = cluster._ended(Outcome(case, "failed", error=OutOfMemory("too large")), case)
+    assert refused.facts == {"error": "too large", "exit_code": 71}

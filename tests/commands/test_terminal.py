@@ -4,6 +4,8 @@ import io
 import json
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,56 @@ def test_6_5_events_to_a_stream_that_fails_stop_and_do_no_harm():
     show = Show(1, quiet=True, verbose=0, events=Broken())
     show.watch(Event("done", CASE))
     assert show.events is None
+
+
+def test_6_5_a_stage_that_waits_to_tell_something_is_not_harmed_by_the_one_that_finds_the_disk_full():
+    writing, waited = threading.Event(), threading.Event()
+
+    class Filling(io.StringIO):
+        def write(self, text: str) -> int:
+            writing.set()
+            waited.wait(5)
+            raise OSError(28, "No space left on device")
+
+    show, raised = Show(1, quiet=True, verbose=0, events=Filling()), []
+
+    def tell() -> None:
+        try:
+            show.watch(Event("read", CASE))
+        except BaseException as error:
+            raised.append(error)
+
+    first, second = threading.Thread(target=tell), threading.Thread(target=tell)
+    first.start()
+    writing.wait(5)
+    second.start()
+    second.join(0.2)  # it has seen that there is a stream, and waits for its turn
+    waited.set()
+    first.join()
+    second.join()
+    assert raised == []
+    assert show.unwritten is not None
+
+
+def test_the_bar_of_a_case_that_fails_goes_and_that_of_another_stays(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    show = Show(3, quiet=False, verbose=0, events=None)
+    other = replace(CASE, name="b")
+    assert show.progress is not None
+    for case in (CASE, other):
+        show.watch(Event("segment", case))
+    show.watch(Event("failed", replace(CASE, name="c")))  # while it was read ahead
+    show.watch(Event("window", CASE, done=1, total=2))
+    show.watch(Event("failed", CASE))
+    assert [task.description for task in show.progress.tasks] == ["b"]
+    show.watch(Event("window", other, done=2, total=2))
+    assert show.progress.tasks == []
+    show.close()
 
 
 @pytest.mark.parametrize("quiet", [True, False])
