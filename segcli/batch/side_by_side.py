@@ -30,6 +30,7 @@ from segcli.engines.loading import environment, silent
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory, SegcliError
 from segcli.formats.atomic import sweep
+from segcli.formats.streams import walk
 from segcli.memory import available
 from segcli.models.card import ModelCard
 from segcli.parallel import cores, use
@@ -52,13 +53,23 @@ def jobs_for(wanted: int | None, cases: Sequence[Case], card: ModelCard, opening
     most = min(len(cases), wanted)
     if most < 2:
         return 1
-    largest = max(cases, key=lambda case: sum(path.stat().st_size for path in case.paths if path.is_file()))
+    largest = max(cases, key=lambda case: sum(map(_size, case.paths)))
     grid = _grid_of(largest, card)
     if grid is None:  # what is wrong with the case is told when its turn comes
         return most
     need = _PROCESS_BYTES + host_bytes(grid, 4, card, model_grid(grid, card.grid), on_disk=False)
     room = available() if opening.max_ram is None else opening.max_ram
     return max(1, min(most, room // need))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all below a folder; what cannot be asked is nothing."""
+    size = 0
+    with suppress(OSError):
+        files = [here / name for here, _, names in walk(path) for name in names] if path.is_dir() else [path]
+        for file in files:
+            size += file.stat().st_size
+    return size
 
 
 class _Enough(Exception):

@@ -244,13 +244,16 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
         raise case.fault
     paths = job.to.files(case, job.shown)
     _nameable(case, paths)
-    for folder in {path.parent for path in paths} - job.swept:
-        atomic.sweep(folder)
-        job.swept.add(folder)
+    with atomic.translated(paths[0]):
+        for folder in {path.parent for path in paths} - job.swept:
+            atomic.sweep(folder)
+            job.swept.add(folder)
     start = time.perf_counter()
     inputs = record.hash_inputs(case.paths, is_own)
     key = key_of(job, case, inputs)
-    if earlier.finished(job, case, key):
+    with atomic.translated(paths[0]):
+        done = earlier.finished(job, case, key)
+    if done:
         job.watch(Event("skipped", case, labels=str(paths[0])))
         return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
     scan = scan_of(job, case, inputs)

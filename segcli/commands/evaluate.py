@@ -52,6 +52,8 @@ def evaluate(
         raise UsageError(f"--tolerance {tolerance}: is a number of mm")
     if reference_labels is not None and reference_labels not in SETS:
         raise UsageError(f"--reference-labels {reference_labels}: is not one of {', '.join(SETS)}")
+    if html is not None:
+        _unclaimed(html)  # before the work
     counts = form(affine)
     card = find(model) if model else None
     names = _wanted(card.labels if card else (), several(labels))
@@ -62,6 +64,8 @@ def evaluate(
     document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
         others = _scores(against, reference, names, tolerance, resample, counts, reference_labels)
+        if not prediction.is_dir():  # one case, whatever the two predictions of it are called
+            others = dict(zip(scores, others.values(), strict=True))
         document["difference"] = scoring.compare(scores, others, apart)
     if apart:
         say(f"not averaged, as the card of {model} says: {', '.join(apart)}")
@@ -79,12 +83,18 @@ def evaluate(
         table(key, [{k: row[k] for k in shown if k in row} for row in document[key]])
 
 
-def _page(path: Path, document: Document) -> None:
+def _unclaimed(path: Path) -> None:
     from segcli.formats import atomic
-    from segcli.results.page import evaluation_page
     from segcli.results.page.parts import is_page
 
     atomic.unclaimed(path, own=is_page)
+
+
+def _page(path: Path, document: Document) -> None:
+    from segcli.formats import atomic
+    from segcli.results.page import evaluation_page
+
+    _unclaimed(path)
     atomic.write_bytes(path, evaluation_page(document))
 
 

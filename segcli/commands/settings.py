@@ -69,7 +69,7 @@ def origins(command: str, options: Facts, variables: Mapping[str, str]) -> list[
     tables = [(str(p), tomllib.loads(p.read_text(encoding="utf-8")).get(command, {})) for p in files()]
     for name, default in options.items():
         variable = variables.get(name)
-        if variable is not None and variable in os.environ:
+        if variable is not None and os.environ.get(variable):  # an empty one is as if it were not there
             found.append({"option": name, "value": os.environ[variable], "from": variable})
             continue
         for path, table in tables:

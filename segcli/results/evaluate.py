@@ -311,7 +311,8 @@ def compare(
         odd = sorted(keys[0] ^ keys[1])
         raise InputError(
             f"two models can be compared on the same cases and structures only: {len(odd)} are in one of them, "
-            f"the first is {odd[0][1]!r} of case {odd[0][0]!r}"
+            f"the first is {odd[0][1]!r} of case {odd[0][0]!r}",
+            hint="without --model or --labels a structure is one that either map of a case holds",
         )
     names = list(dict.fromkeys(score.name for scores in first.values() for score in scores))
     out = []

@@ -305,7 +305,9 @@ def whole_numbers(labels: Volume) -> Volume:
     if labels.data.dtype.kind in "iu":
         return labels
     rounded = np.round(labels.data)
+    name = labels.source.paths[0].name if labels.source else "a volume"
     if not np.array_equal(rounded, labels.data):
-        name = labels.source.paths[0].name if labels.source else "a volume"
         raise InputError(f"{name}: not a label map: it holds values that are not whole numbers")
+    if (most := float(np.abs(rounded).max())) > np.iinfo(np.int32).max:
+        raise InputError(f"{name}: not a label map: it holds {most:g}, and labels go to {np.iinfo(np.int32).max}")
     return replace(labels, data=rounded.astype(np.int32))

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from dicom_phantom import series
 from models import organs
 from runs import command, environment, files, scans
 from scan_files import nifti
@@ -122,6 +123,19 @@ def test_13_cases_at_a_time_follow_cores_and_memory(
     opening = Opening((str(card.folder),))
     assert jobs_for(wanted, cases(tmp_path, 5), card, opening) == jobs
     assert jobs_for(wanted, cases(tmp_path, 5), card, replace(opening, max_ram=1 << 20)) == 1
+
+
+def test_13_the_memory_is_that_of_the_largest_case_also_among_dicom_folders(
+    card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series(tmp_path / "small")
+    series(tmp_path / "large", np.zeros((40, 64, 64), np.int16))
+    found = [Case(name, (tmp_path / name,), tmp_path) for name in ("small", "large", "small")]
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(side_by_side, "host_bytes", lambda grid, *rest, **how: asked.append(grid.shape) or 1)
+    monkeypatch.setattr(side_by_side, "available", lambda: 1 << 40)
+    assert jobs_for(2, found, card, Opening((str(card.folder),))) == 2
+    assert asked == [(40, 64, 64)]
 
 
 def test_13_on_a_gpu_auto_is_one_case_at_a_time(

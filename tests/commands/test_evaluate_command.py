@@ -7,7 +7,7 @@ import pytest
 from runs import command  # noqa: F401 - makes the folder of scan_files known
 
 from segcli.commands import evaluate as answer
-from segcli.errors import InputError, InputMissing, UsageError
+from segcli.errors import InputError, InputMissing, OutputExists, UsageError
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 
@@ -102,3 +102,26 @@ def test_labels_of_a_model_are_chosen_by_name(model, tmp_path, capsys):
 def test_a_tolerance_without_end_is_no_number_of_mm(tmp_path):
     with pytest.raises(UsageError, match="--tolerance inf: is a number of mm"):
         answer.evaluate(tmp_path, tmp_path, tolerance=float("inf"))
+
+
+def test_two_predictions_of_one_scan_are_compared_whatever_they_are_called(tmp_path, capsys):
+    folder = boxes(tmp_path / "maps", truth=1, first=1, second=2)
+    first, second, truth = (folder / f"{name}.nii.gz" for name in ("first", "second", "truth"))
+    answer.evaluate(first, truth, against=second, json=True)
+    (row,) = [r for r in json.loads(capsys.readouterr().out)["difference"] if r["name"] == "label_1"]
+    assert (row["cases"], row["dice"]) == (1, -0.5)
+
+
+def test_a_page_that_would_take_anothers_place_is_refused_before_the_work(tmp_path, monkeypatch):
+    folder, page = boxes(tmp_path / "maps", a=1), tmp_path / "page.html"
+    page.write_text("somebody else's")
+    monkeypatch.setattr(answer, "_scores", lambda *given: pytest.fail("scored first"))
+    with pytest.raises(OutputExists, match=r"page.html: exists already"):
+        answer.evaluate(folder, folder, html=page)
+
+
+@pytest.mark.parametrize("value", [3e9, np.inf])
+def test_values_that_no_label_map_has_are_refused_and_not_turned_into_others(tmp_path, value):
+    path = nifti(tmp_path / "a.nii.gz", np.full((4, 4, 4), value))
+    with pytest.raises(InputError, match=r"a.nii.gz: not a label map: it holds"):
+        answer.evaluate(path, path)

@@ -67,6 +67,17 @@ def test_what_may_not_be_read_ends_with_77(shut: Path, words: tuple[str, ...]) -
     assert b"permission denied" in done.stderr
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o300])
+def test_an_output_folder_that_may_not_be_looked_into_ends_with_77_and_is_named(tmp_path: Path, mode: int) -> None:
+    model, _ = organs(tmp_path / "organs"), scan(tmp_path / "a.nii.gz")
+    (tmp_path / "closed").mkdir(mode=mode)
+    words = [*PLAIN, *line("predict", "a.nii.gz", "-o", "closed", "--model", model, "--engine", "onnx")]
+    done = subprocess.run(words, cwd=tmp_path, env=environment({}), capture_output=True, timeout=120, check=False)
+    (tmp_path / "closed").chmod(0o700)
+    assert done.returncode == 77, done.stderr
+    assert b"a_seg.nii.gz: permission denied in closed\n  choose a folder" in done.stderr
+
+
 # Files that a model or a command is described by -> what reads them.
 DESCRIBING = {
     "model.json": "library.find('model')",

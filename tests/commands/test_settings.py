@@ -32,11 +32,14 @@ def test_the_environment_wins_over_files_and_each_value_says_its_origin(user, mo
     user.write_text('[predict]\nengine = "torch"\nbatch = 2\n')
     monkeypatch.setenv("SEGCLI_ENGINE", "openvino")
     monkeypatch.setenv("SEGCLI_OVERLAP", "0.9")  # no option listens to this one
-    rows = settings.origins("predict", {"engine": "auto", "batch": None, "overlap": None}, {"engine": "SEGCLI_ENGINE"})
+    monkeypatch.setenv("SEGCLI_DEVICE", "")  # as Click takes it: not there
+    known = {"engine": "auto", "batch": None, "overlap": None, "device": "auto"}
+    rows = settings.origins("predict", known, {"engine": "SEGCLI_ENGINE", "device": "SEGCLI_DEVICE"})
     assert [(r["option"], r["value"], r["from"]) for r in rows] == [
         ("engine", "openvino", "SEGCLI_ENGINE"),
         ("batch", 2, str(user)),
         ("overlap", None, "default"),
+        ("device", "auto", "default"),
     ]
 
 
