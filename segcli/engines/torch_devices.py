@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -187,6 +187,9 @@ class TorchDevice(Blending):
             return self._on_host.logits(patches.cpu())
         parts = [self._forward(some, exact=_exact.get()) for some in torch.split(patches, self.batch)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def tried(self, work: Callable[[], Tensor]) -> Tensor:
+        return self.device.tried(work, lambda: self.batch)
 
     @property
     def summing(self) -> Summing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -54,6 +54,9 @@ class Wrapped(Blending):
 
     def get(self, logits: Array) -> NDArray[np.float32]:
         return self.inner.get(logits)
+
+    def tried(self, work: Callable[[], Array]) -> Array:
+        return self.inner.tried(work)
 
     @property
     def summing(self) -> Summing:

@@ -301,6 +301,21 @@ def test_6_2_however_little_memory_a_card_has_labels_are_the_same_or_it_is_said(
     assert ("refused" in ends) is not may_leave
 
 
+@pytest.mark.parametrize("kind", ["folds", "mirrored"])
+def test_6_2_windows_that_are_only_compared_take_the_steps_down_too(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    shown = np.random.default_rng(0).standard_normal((2, 1, 8, 8, 8)).astype(np.float32)
+    with played(monkeypatch) as card:
+        wanted = made(Device(CUDA), kind).run(shown)
+        most = card.living.most
+    ends = set()
+    for share in np.linspace(0.05, 1.0, 25):
+        with played(monkeypatch, round(share * most)):
+            device = Device(CUDA, may_leave=True)
+            np.testing.assert_allclose(made(device, kind).run(shown), wanted, rtol=1e-4, atol=1e-4)
+            ends.add(device.left)
+    assert ends == {False, True}
+
+
 @pytest.mark.parametrize("kind", ["plain", "overflow"])
 def test_6_2_a_scan_that_was_too_large_costs_the_next_one_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     shown, asked = scan((10, 14, 12)), procedure()
