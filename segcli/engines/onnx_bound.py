@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class Bound(nn.Module):
 
     def __init__(self, session: Any, file: OnnxFile) -> None:
         super().__init__()
-        self._session, self._file = session, file
+        self._session, self._file = session, replace(file, data=b"")  # the session has the bytes
         self._output = session.get_outputs()[0].name
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -43,24 +45,30 @@ class OnnxEngine(HostEngine):
         super().__init__(threads, max_ram)
         self.precision, self.device = precision, device
         self.name = f"onnxruntime {device}"
-        self.batch = file.batch or batch
-        self._file = file
+        self.batch, self._room = file.batch or batch, sys.maxsize  # windows at a time that it has had room for
         self._session = session(file.data, file.name, device, threads=threads, max_vram=max_vram, precision=precision)
+        self._file = replace(file, data=b"")  # the session has the bytes
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         from segcli.engines.export.onnx_file import answered
 
-        fixed = self._file.batch
-        if fixed is not None and len(patches) != fixed:
-            return in_rows(self.run, patches, fixed)
+        fixed, count = self._file.batch, len(patches)
+        if (fixed is not None and count != fixed) or count > self._room:
+            return in_rows(self.run, patches, fixed or self._room)
         try:
             logits: NDArray[np.float32] = self._session.run(None, {self._file.input: patches})[0]
         except Exception as error:  # the library's exceptions share no class but this one
-            if is_short(error):
-                raise out_of_memory(error, self.device) from error
-            raise cannot_run(error, self._file.name) from error
-        answered(self._file, logits.shape, len(patches))
-        return logits
+            if not is_short(error):
+                raise cannot_run(error, self._file.name) from error
+            if fixed is not None or count == 1:
+                what = "one window" if count == 1 else f"a batch of {count} windows"
+                raise out_of_memory(error, what, self.device) from error
+        else:
+            answered(self._file, logits.shape, count)
+            return logits
+        self.batch = self._room = count // 2  # here, for the error's traceback keeps alive what the failed run held
+        self._taken.append(f"out of memory: {self.batch} windows at a time")
+        return self.run(patches)
 
 
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[str, str]]:

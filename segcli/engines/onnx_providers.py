@@ -102,7 +102,7 @@ def session(
             made = onnxruntime.InferenceSession(data, options, providers=[(asked, settings)], enable_fallback=0)
         except Exception as error:  # its exceptions share no class but this one
             if is_short(error):
-                raise out_of_memory(error, device) from error
+                raise out_of_memory(error, "the model", device) from error
             raise ModelError(f"{name}: ONNX Runtime cannot load it: {cause_of(error)}") from error
     if made.get_providers()[0] != asked:
         raise EngineError(
@@ -124,7 +124,7 @@ def cannot_run(error: Exception, name: str) -> ModelError:
     return ModelError(f"{name}: ONNX Runtime cannot run it: {cause_of(error)}")
 
 
-def out_of_memory(error: Exception, device: str) -> OutOfMemory:
+def out_of_memory(error: Exception, what: str, device: str) -> OutOfMemory:
     """The refusal of a window, or of a whole model, that a device has no memory for."""
     hint = "try --max-ram, or a machine with more" if device == "cpu" else "use --device cpu"
-    return OutOfMemory(f"one window does not fit into the memory of {device}: {cause_of(error)}", hint=hint)
+    return OutOfMemory(f"{what} does not fit into the memory of {device}: {cause_of(error)}", hint=hint)

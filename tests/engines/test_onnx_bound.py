@@ -129,6 +129,34 @@ def test_6_2_every_way_of_a_session_to_say_that_memory_is_short_leads_a_step_dow
     assert engine.fallbacks == ["out of GPU memory: 1 windows at a time"]
 
 
+@pytest.mark.parametrize("room", [3, 1, 0])
+def test_6_2_without_torch_a_session_that_runs_short_is_shown_fewer_windows_at_a_time(
+    file: OnnxFile, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = onnx_engine.OnnxEngine(file, device="cpu", threads=1, batch=4)
+    wanted, session = engine.run(patches(7)), engine._session
+
+    class Full:
+        def run(self, names: Any, feed: Any) -> Any:
+            from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+            (shown,) = feed.values()
+            if len(shown) > room:
+                raise Fail(ARENA)
+            return session.run(names, feed)
+
+    monkeypatch.setattr(engine, "_session", Full())
+    if room == 0:
+        with pytest.raises(OutOfMemory, match="one window does not fit into the memory of cpu"):
+            engine.run(patches(7))
+        return
+    for _ in range(2):  # and the next windows at once
+        np.testing.assert_allclose(engine.run(patches(7)), wanted, rtol=1e-4, atol=1e-5)
+    told = ["out of memory: 3 windows at a time", "out of memory: 1 windows at a time"]
+    assert (engine.batch, engine.fallbacks) == (room, told[: 1 if room == 3 else 2])
+    assert not engine._file.data
+
+
 def test_6_2_a_session_without_room_for_one_window_ends_with_71(file: OnnxFile, device: Device) -> None:
     made = onnx_providers.session(file.data, file.name, "cpu", threads=1)
     with pytest.raises(OutOfMemory, match="Failed to allocate memory"):
