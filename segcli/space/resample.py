@@ -116,7 +116,10 @@ def onto(volume: Volume, grid: Grid, rule: Interpolation = LINEAR, on: Sampler |
             taps = areas(n, grid.shape[i], backwards=scale[i] < 0)
         else:
             taps = taps_for(coordinates[i], n, hows[i], rule.smooth * abs(scale[i]) if fine[i] else 0.0)
-        out = there.apply(out, taps, 1 + i)
+        if rule.how == "nearest" and there is _HOST and len(taps.index) == 1:
+            out = out.take(taps.index[0], 1 + i)  # of its own type: float32 does not hold every label's number
+        else:
+            out = there.apply(out, taps, 1 + i)
     out = there.get(out)
     if "cubic" in hows:
         out = _kept(out, turned, coordinates, hows)

@@ -60,6 +60,15 @@ def test_nearest_invents_no_label() -> None:
     assert set(np.unique(got.data)) <= {0, 3, 900}
 
 
+def test_nearest_keeps_numbers_that_float32_does_not_hold() -> None:
+    ids = np.array([16777217, 312782547, 614454277], np.int32).reshape(1, 3, 1, 1)  # as in Allen's atlas
+    half = np.diag([0.5, 1, 1, 1])
+    half[0, 3] = -0.25
+    moved = onto(Volume(ids, Grid((3, 1, 1), np.eye(4))), Grid((6, 1, 1), half), Interpolation("nearest"))
+    assert moved.data.dtype == np.int32
+    assert moved.data.ravel().tolist() == np.repeat(ids, 2).tolist()
+
+
 def test_a_part_gets_the_very_values_that_the_whole_would_get() -> None:
     rng = np.random.default_rng(1)
     scan = Volume(rng.normal(size=(1, 12, 13, 14)).astype(np.float32), grid((12, 13, 14)))
