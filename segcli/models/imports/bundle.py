@@ -136,6 +136,10 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
             margins = listed(item.get("margin", 0))
             if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
                 said.notes.append("the crop's margin is another on each side; segcli takes the largest")
+            if item.get("channel_indices") is not None and (said.network.inputs or 1) > 1:
+                said.notes.append(
+                    "the crop looks at some of the channels; segcli's keeps what is above 0 in any of them"
+                )
             steps.append({"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)})
         elif kind == "Resize" and (shape := _resized(item)) and "Spacing" not in order:
             said.card |= shape

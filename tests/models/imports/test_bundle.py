@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.models import imports, library, weights
 from segcli.models.imports import bundle_network
-from segcli.models.imports.bundle import _intensity
+from segcli.models.imports.bundle import _intensity, _transforms
 from segcli.models.imports.bundle_config import References, Unknown, merged
 from segcli.networks import registry
 from segcli.space.resample import Interpolation, onto
@@ -214,6 +215,13 @@ def test_a_scale_is_of_the_whole_range_or_has_a_factor_that_segcli_lacks() -> No
 )
 def test_what_segcli_does_otherwise_is_noted(tmp_path: Path, at: int, entries: dict[str, Any], note: str) -> None:
     assert any(note in one for one in changed(tmp_path / "b", at, **entries).notes)
+
+
+@pytest.mark.parametrize(("inputs", "noted"), [(1, False), (2, True)])
+def test_a_crop_that_looks_at_some_of_the_channels_is_noted(inputs: int, noted: bool) -> None:
+    said = SimpleNamespace(network=SimpleNamespace(inputs=inputs), notes=[], card={})
+    _transforms([{"_target_": "CropForegroundd", "channel_indices": 0}], said)
+    assert any("keeps what is above 0 in any of them" in note for note in said.notes) == noted
 
 
 def test_channels_that_are_put_together_name_the_inputs_and_without_a_spacing_none_is_kept(tmp_path: Path) -> None:
