@@ -330,10 +330,10 @@ def predict(
     to = outputs.destination()
     options = labelling.options()
     opening = machine.opening(options, to)
-    manners = talk.manners(context.obj["debug"])
+    manners, workers = talk.manners(context.obj["debug"]), machine.workers
     given = scans.given()
     if labelling.half and not manners.quiet:
         say("warning: --half is now --precision auto, the default, and goes in the next version")
     if outputs.streamed or given.inputs == ("-",):
         raise typer.Exit(piped(given, opening, to, options, manners, to_stdout=outputs.streamed))
-    raise typer.Exit(batch(given, opening, to, options, manners, machine.workers))
+    raise typer.Exit(batch(given, opening, to, options, manners, workers))

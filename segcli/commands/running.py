@@ -164,6 +164,8 @@ def piped(
     from segcli.formats.atomic import translated
 
     opening = replace(opening, device=devices_of(opening.device)[0], once=True)
+    if given.shard:
+        raise UsageError(f"--shard {given.shard}: one scan has no parts", hint="leave it away")
     if to_stdout and sys.stdout.isatty():
         raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
     if to_stdout and (manners.json or manners.events in ("stdout", "-")):
@@ -184,8 +186,10 @@ def piped(
         if place.folder is None and place.file is None:
             raise UsageError("a scan from stdin needs -o: a folder, a file, or - for stdout")
         found = replace(given, inputs=inputs).cases(card.channels, place, str if manners.quiet else say)
-        if len(found) != 1:
+        if len(found) != 1 and to_stdout:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
+        if len(found) != 1:
+            raise UsageError(f"stdin: holds {len(found)} scans, and one is taken", hint="--series chooses one")
         began = time.perf_counter()
         with events_to(manners.events) as events:
             show = Show(1, quiet=manners.quiet, verbose=manners.verbose, events=events)

@@ -172,7 +172,10 @@ def postprocess(
 
 @dataclass(frozen=True)
 class Change:
-    """What post-processing did to one structure, for the record."""
+    """What post-processing did to one structure, for the record: voxels that it lost, and that it got.
+
+    What goes from one structure to another is lost by the one and got by the other.
+    """
 
     name: str
     label: int
@@ -185,8 +188,7 @@ class Change:
 def changes(before: Volume, after: Volume, names: Sequence[Label]) -> list[Change]:
     """The structures that post-processing changed, in the order of `names`."""
     differs = before.data != after.data
-    removed = np.bincount(before.data[differs & (after.data == 0)])
-    filled = np.bincount(after.data[differs & (after.data != 0)])
+    removed, filled = np.bincount(before.data[differs]), np.bincount(after.data[differs])
     ml = before.grid.voxel_mm3 / 1000
     out = []
     for x in names:

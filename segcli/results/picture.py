@@ -395,7 +395,8 @@ def _head(facts: Facts, labels: Volume, made: str = "") -> list[tuple[str, tuple
 
 
 def _fitting(text: str, wide: int) -> str:
-    """A text, cut where it would go beyond so many pixels."""
+    """A text in one line, cut where it would go beyond so many pixels."""
+    text = "".join(c if c.isprintable() else " " for c in text)
     if _font(14).getlength(text) <= wide:
         return text
     while text and _font(14).getlength(text + "...") > wide:

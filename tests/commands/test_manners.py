@@ -4,9 +4,11 @@ import gzip
 import json
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
+from dicom_phantom import series
 from runs import command, environment, files, line, scan, scans
 
 REAL = ("--engine", "onnx")
@@ -206,6 +208,21 @@ def test_6_5_closed_and_full_streams_and_readers_that_have_gone_do_no_harm(model
     maps = [(tmp_path / n / "a_seg.nii.gz").read_bytes() for n in ("closed", "full", "gone")]
     assert maps == [piped.stdout] * 3
     assert len(gzip.decompress(piped.stdout)) > 16 * 14 * 12
+
+
+def test_one_scan_from_a_pipe_is_refused_with_what_is_true_of_it(model, tmp_path):
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as packed:
+        for number in (3, 4):
+            for path in series(tmp_path / str(number), uid=str(number), SeriesNumber=number).iterdir():
+                packed.write(path, f"{number}/{path.name}")
+    study, one = (tmp_path / "study.zip").read_bytes(), scan(tmp_path / "a.nii.gz").read_bytes()
+    for data, words, said in (
+        (study, ("--series", "all"), b"error: stdin: holds 2 scans, and one is taken\n  --series chooses one\n"),
+        (one, ("--shard", "2/3"), b"error: --shard 2/3: one scan has no parts\n  leave it away\n"),
+        (one, ("--jobs", "some"), b"error: --jobs some: is neither auto nor a number from 1 to 1024\n"),
+    ):
+        done = command("predict", "-", "-o", "out", "--model", model, *words, cwd=tmp_path, stdin=data)
+        assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_2_12_the_environment_may_be_bare(model, tmp_path):

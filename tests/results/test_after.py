@@ -114,6 +114,12 @@ def test_each_step_says_what_it_changed() -> None:
     assert [[(c.name, c.removed_voxels) for c in e.changed] for e in effects] == [[("one", 1)], [("two", 1)]]
 
 
+def test_what_goes_from_one_structure_to_another_is_lost_by_the_one_and_got_by_the_other() -> None:
+    _, effects = after(row(1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2), NAMES, (JoinStep(),))
+    changed = [(c.name, c.removed_voxels, c.filled_voxels) for c in effects[0].changed]
+    assert changed == [("one", 0, 3), ("two", 3, 0)]
+
+
 @given(seed=st.integers(0, 2**16), shape=st.tuples(*[st.integers(1, 7)] * 3), share=st.floats(0.02, 0.9))
 def test_pieces_through_faces_are_those_of_a_plain_labelling(
     seed: int, shape: tuple[int, int, int], share: float

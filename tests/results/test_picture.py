@@ -245,6 +245,13 @@ def test_the_head_of_the_montage_tells_case_verdict_and_doubts() -> None:
     assert {(255, 214, 120), (255, 150, 140)} <= inks
 
 
+def test_1_5_a_break_of_line_in_a_name_moves_nothing_in_the_head() -> None:
+    image, labels = scan()
+    facts = {"case": "a b", "model": {"name": "toy"}, "verdict": "pass"}
+    plain = montage_picture(image, labels, NAMES, facts)
+    assert montage_picture(image, labels, NAMES, {**facts, "case": "a\nb"}) == plain
+
+
 def test_the_head_has_the_date_of_the_scan_where_identifiers_are_let_in() -> None:
     _, labels = scan()
     facts = {"case": "a", "model": {"name": "toy"}, "verdict": "pass"}
