@@ -134,9 +134,13 @@ def _scalar(kind: _Kind, data: bytes | str) -> Content:
     return np.frombuffer(raw, kind.dtype, 1)[0] if kind.dtype.itemsize else kind.dtype.type()
 
 
+# NumPy's own class would lay an array of objects over any bytes, and follow what they say is an address.
+_ARRAY = _Uncallable("numpy.ndarray", (StandIn,), {})
+
+
 def _array(kind: Content, shape: tuple[int, ...], code: Content) -> Content:
     """An empty NumPy array, which pickle fills afterwards."""
-    if kind is not np.ndarray:
+    if kind is not _ARRAY:
         raise ModelError(f"an array of the class {kind}: not allowed")
     return _Values((0,), "b")
 
@@ -156,7 +160,7 @@ def _text(text: str, encoding: str = "latin1") -> bytes:
 # Reviewed: each makes a plain value and touches nothing else. Both spellings of NumPy's private module are in files.
 NUMPY: dict[str, Maker] = {
     "numpy.dtype": _Kind,
-    "numpy.ndarray": np.ndarray,
+    "numpy.ndarray": _ARRAY,
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _buffer for core in ("core", "_core")},
@@ -300,6 +304,8 @@ def plain_pickle(data: bytes, name: str, named: Collection[str] = ()) -> Content
             raise _unsafe(name, g, [])
     try:
         return _Plain(io.BytesIO(data), named).load()
+    except _Called as error:
+        raise _unsafe(name, str(error), []) from None
     except ModelError as error:
         raise error.about(name) from error
     except Exception as error:  # a damaged pickle can raise anything; none of it is code from the file

@@ -422,6 +422,25 @@ def test_a_web_page_in_place_of_weights_is_not_a_checkpoint(tmp_path: Path) -> N
         checkpoint.read(tmp_path / "w.pt")
 
 
+class Laid:
+    """Pickled, it is a call of NumPy's class: an array of one object over bytes, which are then its address."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import numpy as np
+
+        return np.ndarray, ((1,), "O", b"\x10" * 8)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_file_lays_an_array_of_objects_over_its_own_bytes(tmp_path: Path, old: bool) -> None:
+    torch.save({"state_dict": tensors(), "x": Laid()}, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    with pytest.raises(ModelError, match=r"opening it would call numpy\.ndarray: not allowed"):
+        checkpoint.read(tmp_path / "w.pt")
+    for protocol in range(2, 6):
+        with pytest.raises(ModelError, match=r"opening it would call numpy\.ndarray: not allowed"):
+            unpickle.plain_pickle(pickle.dumps(Laid(), protocol), "plans.pkl")
+
+
 def test_a_numpy_scalar_of_objects_is_no_number(tmp_path: Path) -> None:
     import numpy as np
 
