@@ -56,7 +56,7 @@ def legible(what: str) -> Iterator[None]:
         raise
     except KeyError as error:
         raise ModelError(f"{what}: the field {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:  # the last: 1e999 for a count
         raise ModelError(f"{what}: a field is of an unexpected kind: {error}") from error
 
 

@@ -112,12 +112,13 @@ def build(family: str, config: Facts) -> nn.Module:
             return make(**config).eval()
     except SegcliError:
         raise
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # a size no convolution can have, a string for a number
+    except (TypeError, ValueError, RuntimeError) as error:  # a size no convolution can have, a string for a number
         raise ModelError(f"{family} cannot be built: {error}", hint="compare the card's architecture") from error
+    except (LookupError, AttributeError, ArithmeticError) as error:  # lists of another length, a number for a string
+        raise ModelError(
+            f"{family} cannot be built of these arguments ({type(error).__name__}: {error})",
+            hint="compare the card's architecture",
+        ) from error
 
 
 _MOST = 5_000  # tensors of a network; the largest that segcli knows have some hundreds

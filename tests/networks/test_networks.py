@@ -58,6 +58,25 @@ def test_a_value_of_the_wrong_type_is_a_model_error() -> None:
         build("pointwise", {"in_chans": "one"})
 
 
+@pytest.mark.parametrize(
+    ("family", "arguments"),
+    [
+        ("basicunet", {"features": [8, 8]}),
+        ("unetr_tamasino_article", {"patch_size": 0}),
+        ("monai_unet", {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [], "strides": []}),
+        ("segresnet", {"norm_name": 1}),
+        ("swinunetr", {"in_channels": 1, "out_channels": 2, "window_size": [7]}),
+        ("unest", {"in_channels": 1, "out_channels": 2, "patch_size": 0}),
+        ("uxnet3d", {"feat_size": [48]}),
+    ],
+)
+def test_lists_of_another_length_and_values_of_another_kind_are_model_errors(
+    family: str, arguments: dict[str, object]
+) -> None:
+    with torch.device("meta"), pytest.raises(ModelError, match=f"{family} cannot be built"):
+        build(family, arguments)
+
+
 def test_tensors_of_a_network_are_recognised() -> None:
     (guess,) = infer({"conv.weight": (3, 2, 1, 1, 1), "conv.bias": (3,)})
     assert (guess.family, guess.config) == ("pointwise", {"in_chans": 2, "out_chans": 3})
