@@ -23,15 +23,17 @@ class _After(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_
 
 
 class LargestStep(_After, frozen=True, kw_only=True, tag="largest"):
-    """Of each structure, or of several together as if they were one, the largest piece stays; equal ones all do.
+    """Of each structure, or of several together as if they were one, the largest piece stays.
 
     spare   pieces of at least so many mm3 stay too; null for none
+    equal   of equally large pieces all stay, or the last alone, in the order of the array
     """
 
     structures: Structures = None
     together: Annotated[bool, Meta(description="true or false")] = False
     neighbours: Neighbours = 26
     spare: Annotated[Size | None, Meta(description="null or a number of mm3 from 0 to 1e9")] = None
+    equal: Annotated[Literal["all", "last"], Meta(description='"all" or "last"')] = "all"
 
 
 class SmallStep(_After, frozen=True, kw_only=True, tag="small"):

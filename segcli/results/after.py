@@ -87,7 +87,10 @@ def _keep_largest(labels: Volume, values: Collection[int], step: LargestStep, da
     pieces = islands(Volume(mask.view(np.uint8), labels.grid), [1], step.neighbours)
     if len(pieces.size):
         spared = np.inf if step.spare is None else step.spare - _ROUNDING
-        goes = (pieces.size < pieces.size.max()) & (pieces.size * labels.grid.voxel_mm3 < spared)
+        largest = pieces.size == pieces.size.max()
+        if step.equal == "last":
+            largest[np.flatnonzero(largest)[:-1]] = False
+        goes = ~largest & (pieces.size * labels.grid.voxel_mm3 < spared)
         pieces.clear(data, goes)
 
 

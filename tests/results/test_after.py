@@ -46,6 +46,13 @@ def test_of_equal_pieces_all_stay_and_those_of_a_size_are_spared() -> None:
     assert left(row(1, 1, 1, 0, 1, 1, 0, 1), LargestStep(spare=2)) == [1, 1, 1, 0, 1, 1, 0, 0]
 
 
+def test_of_equal_pieces_the_last_alone_stays_where_the_card_says_so() -> None:
+    last = LargestStep(equal="last")
+    assert left(row(1, 1, 0, 1, 1, 0, 1, 0, 2, 0, 2), last) == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 2]
+    assert left(row(1, 1, 1, 0, 1, 1), last) == [1, 1, 1, 0, 0, 0]
+    assert left(row(1, 1, 0, 1, 1, 0, 1), LargestStep(equal="last", spare=2)) == [1, 1, 0, 1, 1, 0, 0]
+
+
 def test_pieces_of_at_most_a_volume_go() -> None:
     assert left(row(1, 1, 0, 1, 0, 2), SmallStep(mm3=1, structures=("one",))) == [1, 1, 0, 0, 0, 2]
     big = volume(np.array([1, 1, 0, 1]).reshape(1, 1, -1), 2.0)  # voxels of 8 mm3
@@ -108,7 +115,7 @@ def test_what_is_outside_of_a_grown_structure_goes() -> None:
 def test_each_step_says_what_it_changed() -> None:
     _, effects = after(row(1, 1, 0, 1, 2), NAMES, (LargestStep(neighbours=6), DropStep(structures=("two",))))
     assert [e.step for e in effects] == [
-        {"step": "largest", "structures": None, "together": False, "neighbours": 6, "spare": None},
+        {"step": "largest", "structures": None, "together": False, "neighbours": 6, "spare": None, "equal": "all"},
         {"step": "drop", "structures": ["two"]},
     ]
     assert [[(c.name, c.removed_voxels) for c in e.changed] for e in effects] == [[("one", 1)], [("two", 1)]]
