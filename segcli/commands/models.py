@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -268,7 +267,7 @@ def _print_made(folder: Path, notes: list[str], json: bool) -> None:
 
 
 def gives_logits(card: ModelCard) -> None:
-    """Run a model's graph on one window, then on as many as a scan shows it at a time.
+    """Run a model's graph on one window of a scan's values, then on as many as a scan shows it at a time.
 
     ONNX Runtime, where it is there, decides; another engine that cannot run the graph is named on stderr.
     errors   ModelError: it does not fit the card, cannot be run, or answers with NaN or infinity; EngineError (69)
@@ -293,10 +292,10 @@ def _answers(card: ModelCard, name: str) -> None:
     import numpy as np
 
     from segcli.engines.choose import open_engine
+    from segcli.models import trial
 
     engine = open_engine(card, engine=name, device="cpu").engine
-    window = np.linspace(-1, 1, card.inputs * math.prod(card.window.size), dtype=np.float32)
-    window = window.reshape(1, card.inputs, *card.window.size)
+    window = trial.window(card)
     logits = np.array(engine.run(window))
     if engine.batch > 1:
         try:
@@ -309,8 +308,10 @@ def _answers(card: ModelCard, name: str) -> None:
             ) from error
     if not np.isfinite(logits).all():
         raise ModelError(
-            f"{card.onnx}: answers an image of values between -1 and 1 with NaN or infinity",
-            hint="the training diverged, or the export is not of float32",
+            f"{card.onnx}: answers values between {window.min():g} and {window.max():g}, as the card prepares "
+            "a scan's, with NaN or infinity",
+            hint="the card's intensities are not those of its training, the training diverged, or the export is not of "
+            "float32",
         )
 
 

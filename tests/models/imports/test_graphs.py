@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from segcli.commands import models as command
 from segcli.engines.choose import open_engine
 from segcli.errors import ModelError
-from segcli.models import imports, library
+from segcli.models import card, imports, library, trial
 
 SIZE = [32, 32, 32]
 FACTS = imports.options(
@@ -126,6 +126,56 @@ def test_a_graph_that_can_never_run_with_its_card_is_refused_at_import(
     with pytest.raises(ModelError, match=words):
         imported(path, tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
+
+
+NONE_BELOW_0 = [helper.make_node("Sqrt", ["x"], ["s"])]
+ONLY_SMALL = [helper.make_node("Exp", ["x"], ["s"])]
+
+
+def of_root(path: Path, nodes: list[Any]) -> Path:
+    """A graph that sees another number in place of each of the image's."""
+    model = onnx.load_model_from_string(onnx_file(*affine(), (32, 32, 32)))
+    model.graph.node[0].input[0] = "s"
+    model.graph.node.insert(0, nodes[0])
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("nodes", "intensity", "refused"),
+    [
+        (NONE_BELOW_0, {"window": "-1000,1000"}, None),
+        (
+            NONE_BELOW_0,
+            {"normalise": "zscore"},
+            r"values between -1\.73\d* and 1\.73\d*, as the card prepares a scan's",
+        ),
+        (NONE_BELOW_0, {"normalise": "none"}, "values between -1024 and 3071"),
+        (ONLY_SMALL, {"window": "-1000,1000"}, None),
+        (ONLY_SMALL, {"normalise": "none"}, "with NaN or infinity"),
+        (ONLY_SMALL, {"normalise": "-100,400,-90,2"}, "values between -5 and 245"),
+    ],
+)
+def test_a_graph_is_tried_with_values_as_its_card_prepares_them(
+    tmp_path: Path, nodes: list[Any], intensity: dict[str, str], refused: str | None
+) -> None:
+    facts = {k: v for k, v in FACTS.items() if k != "intensity"} | imports.options(**intensity)
+    path = of_root(tmp_path / "net.onnx", nodes)
+    if refused is None:
+        assert imports.adopt(path, to=tmp_path, name="m", given=facts, tried=command.gives_logits).is_dir()
+        return
+    with pytest.raises(ModelError, match=refused):
+        imports.adopt(path, to=tmp_path, name="m", given=facts, tried=command.gives_logits)
+
+
+def test_a_graph_is_tried_with_each_channel_of_its_own(tmp_path: Path) -> None:
+    two = {**FACTS, "channels": ["CT", "PET"], "patch_size": [2, 2, 3], "blank": 1}
+    steps = [{"step": "clip", "low": 0, "high": 100, "channels": [0]}, {"step": "standardise", "where": "inside"}]
+    document = {"format": 1, "name": "m", "architecture": {"name": "x"}, **two, "intensity": steps}
+    window = trial.window(card.parse(document))
+    assert window.shape == (1, 3, 2, 2, 3)
+    assert np.allclose(window[0, :2].mean((1, 2, 3)), 0, atol=1e-6)
+    assert set(np.unique(window[0, 2])) == {0, 1}
 
 
 def test_a_graph_that_answers_is_imported(tmp_path: Path) -> None:
