@@ -93,7 +93,7 @@ def entries() -> Mapping[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for place in places():
-        for path in sorted((place / "catalogue").glob("*.json")):
+        for path in sorted((place / "catalogue").glob("[!.]*.json")):
             with legible(str(path)):
                 document = loads(bytes_of(path, ModelError), str(path))
                 for raw in document["models"]:

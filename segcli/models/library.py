@@ -16,7 +16,7 @@ from segcli.folders import user_folder
 from segcli.formats.streams import bytes_of, reading
 from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
-from segcli.system import insistently, one_process, opened
+from segcli.system import insistently, is_plain, one_process, opened
 
 _FORMER = ".former"
 
@@ -68,7 +68,7 @@ def installed() -> list[Found]:
             continue
         for former in place.glob(f".*{_FORMER}"):
             put_back(place / former.name[1 : -len(_FORMER)])
-        for folder in sorted(p for p in place.iterdir() if (p / CARD_FILE).is_file()):
+        for folder in sorted(p for p in place.iterdir() if p.name[0] != "." and _has_card(p)):
             if folder.name in out:
                 continue
             try:
@@ -85,6 +85,14 @@ def installed() -> list[Found]:
     return list(out.values())
 
 
+def _has_card(folder: Path) -> bool:
+    """Whether a folder is a model's; one that we may not look into is not."""
+    try:
+        return (folder / CARD_FILE).is_file()
+    except PermissionError:
+        return False
+
+
 def find(model: str) -> ModelCard:
     """The card of a model given by name, folder or file (model.json, an .onnx or .safetensors with a card inside).
 
@@ -92,11 +100,11 @@ def find(model: str) -> ModelCard:
     """
     path = Path(model)
     put_back(path)
-    named = path.name == model and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model)
-    if named and not (path / CARD_FILE).is_file():  # what else lies here by that name may be an output folder
+    named = is_plain(model) and model[0] != "."
+    if named and not _has_card(path):  # what else lies here by that name may be an output folder
         for place in places():
             put_back(place / model)
-            if (place / model / CARD_FILE).is_file():
+            if _has_card(place / model):
                 return read_card(place / model)
     if path.is_dir():
         return read_card(path)

@@ -106,6 +106,35 @@ def test_a_model_is_found_by_name_folder_and_card_file(tmp_path: Path, monkeypat
     assert "organs" in [f.name for f in library.installed()]
 
 
+@pytest.mark.parametrize("name", ["my organs", "organs+fat", "Organe (1)", "臓器"])
+def test_a_model_that_is_listed_is_found_by_the_name_in_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = organs(tmp_path / name)
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path))
+    assert name in [f.name for f in library.installed()]
+    assert library.find(name).folder == folder
+
+
+def test_a_hidden_folder_and_one_that_may_not_be_looked_into_are_no_models_of_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("organs", ".organs.being-made", "private"):
+        organs(tmp_path / name)
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path))
+    there = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == "private":  # as the system says of a folder of somebody else
+            raise PermissionError(13, "Permission denied", str(path))
+        return there(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert [f.name for f in library.installed() if f.folder.parent == tmp_path] == ["organs"]
+    with pytest.raises(ModelError, match="no model 'private' found"):
+        library.find("private")
+
+
 def test_a_folder_of_another_kind_does_not_hide_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "uxnet").mkdir()

@@ -12,6 +12,19 @@ from segcli.models.fetch import addresses
 from segcli.models.imports import recipes
 
 
+def test_hidden_files_beside_the_lists_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("catalogue", "recipes"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "._monai.json").write_bytes(b"\0\5\x16\7")  # as macOS leaves them on other systems' disks
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path))
+    entries.cache_clear()
+    try:
+        assert "totalsegmentator" in entries()
+    finally:
+        entries.cache_clear()
+    assert "._monai" not in recipes()
+
+
 def test_the_papers_and_the_field_are_in_it() -> None:
     wanted = {
         "totalsegmentator", "totalsegmentator-fast", "totalsegmentator-fastest", "totalsegmentator-total_mr",

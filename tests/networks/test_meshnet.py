@@ -104,6 +104,12 @@ def test_weights_in_safetensors_under_the_name_of_a_pickle_are_read(tmp_path: Pa
     assert imports.inspect(folder).network == "meshnet"
 
 
+def test_a_hidden_file_beside_the_weights_is_none_of_them(tmp_path: Path) -> None:
+    folder = brainchop(tmp_path / "b", "gelu")
+    (folder / "._model.pth").write_bytes(b"\0\5\x16\7")
+    assert imports.inspect(folder).network == "meshnet"
+
+
 def test_tensors_in_any_order_of_the_file_are_those_of_their_layers(tmp_path: Path) -> None:
     folder = brainchop(tmp_path / "b", "gelu")
     tensors = {name: torch.from_numpy(array) for name, array in part("gelu").items() if name != "logits"}

@@ -66,7 +66,7 @@ def weights_beside(folder: Path) -> Path:
 
     errors   ModelError for none, or several
     """
-    found = [p for p in sorted(folder.iterdir()) if p.suffix in _ENDINGS and p.is_file()]
+    found = [p for p in sorted(folder.iterdir()) if p.suffix in _ENDINGS and p.is_file() and p.name[0] != "."]
     if len(found) != 1:
         raise ModelError(f"{folder.name}: {len(found)} files of weights beside {LAYERS_FILE}, one is wanted")
     return found[0]

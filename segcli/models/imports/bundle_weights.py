@@ -22,7 +22,7 @@ def weights_file(folder: Path, config: References) -> Path:
     for name in [named] * (named is not None) + [*_USUAL]:
         if name is not None and (folder / name).is_file():
             return folder / name
-    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    there = sorted(p.name for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else []
     alone = [name for name in there if Path(name).suffix in _ENDINGS]
     if len(alone) == 1:
         return folder / alone[0]

@@ -55,6 +55,13 @@ def test_a_bundle_becomes_a_card_without_a_question(tmp_path: Path) -> None:
     assert made.decide.back == "probabilities"
 
 
+def test_a_hidden_file_beside_the_only_weights_is_none_of_them(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "b")
+    (folder / "models" / "model.pt").rename(folder / "models" / "best.pt")
+    (folder / "models" / "._best.pt").write_bytes(b"\0\5\x16\7")
+    assert imports.inspect(folder).container == "MONAI bundle, best.pt"
+
+
 def test_labels_of_a_scan_are_those_of_monai(tmp_path: Path) -> None:
     made = library.read_card(imports.adopt(BUNDLE, to=tmp_path))
     scan = formats.read([CONTAINERS / "nnunetv2_tinyct" / "caseB_0000.nii.gz"])
