@@ -350,12 +350,16 @@ def read(document: Content, where: str) -> CardDocument:
     try:
         return msgspec.convert(document, CardDocument)
     except _REFUSED:
-        # Of a library's sentence only that it refuses is used: it names neither the value nor what is possible.
-        for f in known:
-            if f.encode_name in document and not fits(document[f.encode_name], f.type):
-                said = _about(f, document[f.encode_name])
-                raise wrong(document, where, f.encode_name, said) from None
+        refuse_misfits(document, where)
         raise
+
+
+def refuse_misfits(document: Facts, where: str) -> None:
+    """Refuse a field that is not of its type or beyond its bounds, whatever other fields there are, as `read` does."""
+    # Of a library's sentence only that it refuses is used: it names neither the value nor what is possible.
+    for f in msgspec.structs.fields(CardDocument):
+        if f.encode_name in document and not fits(document[f.encode_name], f.type):
+            raise wrong(document, where, f.encode_name, _about(f, document[f.encode_name])) from None
 
 
 def wrong(document: Facts, where: str, key: str, what: str) -> ModelError:

@@ -116,7 +116,7 @@ def adopt(
     """
     known = _recipe(recipe) if recipe else None
     with _read(path, arch, known, wanted) as (source, network, stated):
-        fields = document.fields(stated, network, known, given or {})
+        fields = document.fields(stated, network, known, given or {}, path)
         fields |= around(fields)
         if (order := fields.pop("outputs", None)) is not None:
             network = network.in_order(order)
@@ -179,7 +179,7 @@ def recipes() -> dict[str, Path]:
     """Cards without weights by name: the `recipes` folder in each place where models are looked for."""
     found: dict[str, Path] = {}
     for place in library.places():
-        for path in sorted((place / "recipes").glob("*.json")):
+        for path in sorted((place / "recipes").glob("[!.]*.json")):
             found.setdefault(path.stem, path)
     return found
 

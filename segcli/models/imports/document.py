@@ -9,21 +9,24 @@ from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.inference.windows import fitted
 from segcli.models.card import NAME, ModelCard
-from segcli.models.document import FORMAT
+from segcli.models.document import FORMAT, refuse_misfits
 from segcli.models.imports.recognise import SIZES, Recognised, answers
 from segcli.models.imports.source import NEEDED, ModelSource, Stated, slug
 from segcli.models.imports.written import json_able
 from segcli.networks.registry import Inferred
 
 
-def fields(stated: Stated, network: Recognised, recipe: ModelCard | None, given: Facts) -> Document:
+def fields(stated: Stated, network: Recognised, recipe: ModelCard | None, given: Facts, path: Path) -> Document:
     """Fields of the card: the user's win over the container's, those over the recipe's.
 
     The recipe says better where its own numbers are from.
+
+    errors   ModelError for a field of another kind than a card's, as a card inside a file may have
     """
     known = recipe.document if recipe else {}
     origin = {"source": recipe.source} if recipe else {}
     found: Document = {**known, **stated.fields, **origin, **given}
+    refuse_misfits(json_able(found), path.name)
     size = _window(network, found.get("slice_axis"))
     if size is not None:
         found.setdefault("patch_size", size)
@@ -62,7 +65,7 @@ def complete(found: Document, source: ModelSource, network: Recognised, stated: 
             f"{path.name}: {source.container}; {'; '.join(dict.fromkeys(said))}",
             hint="give " + "; ".join(lacking.values()),
         )
-    inputs = len(found["channels"]) * found.get("slices", 1) + found.get("blank", 0)
+    inputs = len(found["channels"]) * (found.get("slices") or 1) + found.get("blank", 0)
     inputs += sum(value != 0 for value in found["labels"].values()) if found.get("previous") else 0
     if network.inputs is not None and inputs != network.inputs:
         neighbours = ", or --slices N where a slice is shown with its neighbours" if network.dims == 2 else ""
@@ -91,7 +94,7 @@ def title(name: str | None, path: Path) -> str:
     """
     found = str(name or slug(_stem(path)).replace("_", "-"))
     if not NAME.fullmatch(found) or len(found) > 128:
-        raise UsageError(f"{found!r} is no name for a model", hint="up to 128 of a to z, digits and . _ + -")
+        raise UsageError(f"{found!r} is no name for a model", hint="up to 128 of a to z, digits, spaces and . _ + -")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from segcli.documents import Document
@@ -82,7 +83,10 @@ def _intensity(window: str | None, normalise: str | None) -> list[Document]:
 
 
 def _patch(text: str, slice_axis: int | None) -> list[int]:
-    size = [int(n) for n in _numbers(text, "--patch", (2, 3))]
+    numbers = _numbers(text, "--patch", (2, 3))
+    size = [int(n) for n in numbers]
+    if size != numbers:
+        raise UsageError(f"--patch {text}: sizes are whole numbers of voxels")
     if len(size) == 2:
         if slice_axis is None:
             raise UsageError("--patch with two numbers is for slices", hint="add --slice-axis 0, 1 or 2")
@@ -104,8 +108,8 @@ def _labels(text: str) -> dict[str, int]:
     entries = [entry.strip() for entry in text.split(",")]
     if all("=" in entry for entry in entries):
         pairs = [entry.rpartition("=") for entry in entries]
-        if not all(value.strip().isdecimal() for _, _, value in pairs):
-            raise UsageError(f"--labels {text}: the values are whole numbers")
+        if not all(value.strip().isdecimal() and len(value) < 20 for _, _, value in pairs):
+            raise UsageError(f"--labels {text[:200]}: the values are whole numbers below 2147483648")
         found = [(name.strip(), int(value)) for name, _, value in pairs]
     else:
         found = [(name, value) for value, name in enumerate(entries)]
@@ -120,6 +124,6 @@ def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) not in counts:
+    if len(values) not in counts or not all(map(math.isfinite, values)):
         raise UsageError(f"{option} {text}: is not {' or '.join(map(str, counts))} numbers with commas between them")
     return values

@@ -85,11 +85,13 @@ class Recognised:
     def in_order(self, order: Sequence[int]) -> Recognised:
         """The same network with its outputs in another order.
 
-        errors   ModelError for a network whose last layer is not known
+        errors   ModelError for a network whose last layer is not known, or an order of other outputs than its
         """
         last = self.last
         if not last:
             raise ModelError(f"the outputs of {self.family} cannot be put in another order")
+        if sorted(order) != list(range(self.outputs or 0)):
+            raise ModelError(f"{list(order)} is no order of the {self.outputs} outputs of {self.family}")
         folds = [{**fold, **{name: fold[name][list(order)] for name in last}} for fold in self.folds]
         return replace(self, folds=folds)
 

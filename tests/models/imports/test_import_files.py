@@ -32,6 +32,38 @@ def test_a_bare_file_is_told_and_what_is_missing_is_named_with_its_option() -> N
     json.dumps(found.__dict__)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("channels", None, r"the field channels \(None\) is not a list of names"),
+        ("channels", 5, r"the field channels \(5\) is not a list of names"),
+        ("blank", "x", r"the field blank \(x\) is not a whole number from 0 to 64"),
+        ("slices", [1], r"the field slices \(\[1\]\) is not an odd number from 1 to 101"),
+        ("slice_axis", "x", r"the field slice_axis \(x\) is not 0, 1 or 2"),
+        ("labels", None, r"the field labels \(None\) is not an object that maps names"),
+        ("labels", [None], r"the field labels \(\[None\]\) is not an object that maps names"),
+        ("slices", None, None),
+    ],
+)
+def test_a_card_inside_a_file_is_looked_at_field_by_field(
+    tmp_path: Path, field: str, value: object, words: str | None
+) -> None:
+    tensors = {"conv.weight": torch.ones(2, 1, 1, 1, 1), "conv.bias": torch.zeros(2)}
+    card = {**FACTS, "labels": {"background": 0, "body": 1}, field: value}
+    save_file(tensors, tmp_path / "net.safetensors", {embedded.METADATA_KEY: json.dumps(card)})
+    if words is None:
+        assert imports.adopt(tmp_path / "net.safetensors", to=tmp_path, name="m").is_dir()
+        return
+    with pytest.raises(ModelError, match=rf"net\.safetensors: {words}"):
+        imports.adopt(tmp_path / "net.safetensors", to=tmp_path, name="m")
+
+
+def test_outputs_are_put_into_an_order_of_all_of_them_or_not_at_all(tmp_path: Path) -> None:
+    for order in ([0, 0, 1], [0, 1], [0, 1, 3]):
+        with pytest.raises(ModelError, match=r"is no order of the 3 outputs of segresnet"):
+            imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, given={**FACTS, "outputs": order})
+
+
 def test_import_refuses_to_guess_and_names_all_options_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not state channels, orientation, spacing") as caught:
         imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path)
@@ -598,6 +630,11 @@ def test_the_command_lines_texts_become_fields(texts: dict[str, Any], fields: di
         {"normalise": "magic"},
         {"labels": "a,b,a"},
         {"patch": "96,96"},
+        {"patch": "96.5,96,96"},
+        {"patch": "inf,96,96"},
+        {"spacing": "nan,1,1"},
+        {"window": "-inf,200"},
+        {"labels": f"background=0,liver={'9' * 5000}"},
     ],
 )
 def test_texts_that_say_nothing_are_usage_errors(texts: dict[str, Any]) -> None:
