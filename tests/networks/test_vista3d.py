@@ -1,6 +1,7 @@
 """VISTA3D's automatic branch gives the classes that are asked for, and no others."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import segcli
 from segcli.batch.budget import sums_bytes
 from segcli.errors import ModelError, UsageError
 from segcli.models import imports, library, weights
+from segcli.models.after import LargestStep
 from segcli.models.card import ModelCard
 from segcli.models.prompted import asked
 from segcli.networks.registry import build
@@ -100,6 +102,16 @@ def test_a_network_that_cannot_be_asked_keeps_its_card(tmp_path: Path) -> None:
     assert asked(plain, ["thalamus"]) is plain
     with pytest.raises(UsageError, match="lung"):
         asked(card, ["lung"])
+
+
+def test_steps_that_follow_see_all_structures_and_a_mirrored_network_the_other_side(tmp_path: Path) -> None:
+    card = model(tmp_path)
+    followed = replace(card, after=(LargestStep(structures=("liver",)),))
+    assert asked(followed, ["aorta"]) is followed
+    sided = {"spleen": "heart", "heart": "spleen"}
+    paired = replace(card, labels=tuple(replace(label, pair=sided.get(label.name)) for label in card.labels))
+    assert asked(paired, ["spleen"]).decide.values == (0, 1)
+    assert asked(replace(paired, mirror=(0,)), ["spleen"]).decide.values == (0, 1, 3)
 
 
 def test_the_bundle_is_asked_for_what_its_program_is_asked_for(tmp_path: Path) -> None:
