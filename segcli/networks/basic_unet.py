@@ -63,6 +63,8 @@ ABOUT = About(
     "Falk et al. 2019, Nature Methods 16:67; MONAI's BasicUNet",
     "2-D and 3-D",
     "the activation unless it is PReLU",
+    "AURORA's for brain metastases (zenodo.org/records/10557068; its activation is Mish), not in the catalogue: where "
+    "each of its files lies is not known",
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"basicunet": BasicUNet, "monai_basicunet": BasicUNet}
 
