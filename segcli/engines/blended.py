@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import UNSEEN, Sums, Weights, among, not_finite
+from segcli.inference.engine import Sums, Weights, among, not_finite, where_unseen
 from segcli.inference.half_sums import HalfSums
 from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
@@ -144,6 +144,8 @@ def summed_in(
 class BlendedSums:
     """Sums of logits in an engine's own memory; those of the weights, of one channel, in NumPy's."""
 
+    unseen: Sequence[float] = ()
+
     def __init__(
         self,
         memory: Memory,
@@ -180,10 +182,9 @@ class BlendedSums:
         assert self._total is not None  # nobody asks before a window was added
         norm = self._norm[place]
         slab = self._memory.mean(self._total[(slice(None), *place)], np.maximum(norm, np.finfo(np.float32).tiny))
-        unseen = norm == 0
-        if unseen.any():
-            slab[:, unseen] = UNSEEN
-            slab[0, unseen] = 0.0
+        empty = norm == 0
+        if empty.any():
+            slab[:, empty] = np.array(where_unseen(self.unseen, len(slab)), np.float32)[:, None]
         return slab
 
     def advance(self, planes: int) -> None:

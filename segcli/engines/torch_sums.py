@@ -15,7 +15,7 @@ from segcli.engines.torch_answers import DeviceAnswer, in_terms, mean_decider
 from segcli.engines.torch_decide import AreaDecider, Decider
 from segcli.engines.torch_memory import Device, Total
 from segcli.inference.deciding import Answer, Deciding, Spreading, Task
-from segcli.inference.engine import UNSEEN, Weights, not_finite
+from segcli.inference.engine import Weights, not_finite, where_unseen
 from segcli.inference.half_sums import too_large
 from segcli.space.volume import Box
 
@@ -42,6 +42,8 @@ class DeviceSums:
     Plane p of the image has the place p modulo their number, so that nothing is moved when they go on. Whether logits
     are finite is asked for all windows since the last slab at once: the device is not waited for meanwhile.
     """
+
+    unseen: Sequence[float] = ()
 
     def __init__(
         self,
@@ -96,14 +98,14 @@ class DeviceSums:
         self.settle()
         assert self._total is not None  # nobody asks before a window was added
         norm = self._cut(self._norm_there(), box)
-        unseen = norm == 0
-        slab = self._cut(self._total.data, box) / norm.masked_fill(unseen, 1)
+        empty = norm == 0
+        slab = self._cut(self._total.data, box) / norm.masked_fill(empty, 1)
         if slab.dtype == torch.float16:
             slab = slab.float()
             if not slab.isfinite().all():
                 raise too_large()
-        slab.masked_fill_(unseen, UNSEEN)
-        slab[0].masked_fill_(unseen, 0.0)
+        for channel, value in zip(slab, where_unseen(self.unseen, len(slab)), strict=True):
+            channel.masked_fill_(empty, value)
         return slab
 
     def advance(self, planes: int) -> None:

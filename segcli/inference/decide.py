@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.inference.engine import UNSEEN
 from segcli.memory import mapped
 from segcli.parallel import cores, each
 from segcli.space.resample import (
@@ -65,6 +66,13 @@ class Decision:
     def half(self) -> float:
         """The value that stands for a probability of one half."""
         return 0.5 if self.are_probabilities else 0.0
+
+    @property
+    def unseen(self) -> list[float]:
+        """What each channel is where a model did not look: background."""
+        if self.are_probabilities:
+            return [float(value == 0) for value in self.values]
+        return [0.0 if value == 0 else UNSEEN for value in self.values]
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16] | type[np.int32]:

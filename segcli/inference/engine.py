@@ -31,7 +31,11 @@ class Sums(Protocol):
     """Logits of an image's windows, added up over the planes that further windows may still change.
 
     The planes move along one axis of the image: the first of them is at first the one before the image.
+
+    unseen   each channel's value where no window was, see `Decision.unseen`; empty: background by 20
     """
+
+    unseen: Sequence[float]
 
     @property
     def classes(self) -> int:
@@ -53,7 +57,7 @@ class Sums(Protocol):
         ...
 
     def finished(self, box: Box) -> NDArray[np.float32]:
-        """The weighted mean (K, d, h, w) in a box of the image, a copy; background by 20 where no window was."""
+        """The weighted mean (K, d, h, w) in a box of the image, a copy; `unseen` where no window was."""
         ...
 
     def advance(self, planes: int) -> None:
@@ -105,6 +109,12 @@ class Engine(Protocol):
     def rest(self) -> None:
         """Give back what only the network needs of memory; the next window takes it again."""
         ...
+
+
+def where_unseen(unseen: Sequence[float], channels: int) -> list[float]:
+    """The value of each of so many channels where no window was; those behind the given ones, of votes, are 0."""
+    known = list(unseen) or [0.0, *[UNSEEN] * (channels - 1)]
+    return [*known, *[0.0] * (channels - len(known))]
 
 
 def among(at: Box, axis: int, first: int) -> Box:

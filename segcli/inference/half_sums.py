@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
-from segcli.inference.engine import UNSEEN, Engine, among, not_finite
+from segcli.inference.engine import Engine, among, not_finite, where_unseen
 from segcli.space.volume import Box
 
 _SCALE = 10.0  # nnU-Net's largest weight: float16 then has more of the small ones
@@ -39,6 +39,8 @@ class HalfSums:
     Each window's weighted logits are added in float32, in the order of the windows, and rounded to float16; so is the
     sum of the weights, and the quotient of both.
     """
+
+    unseen: Sequence[float] = ()
 
     def __init__(
         self,
@@ -78,15 +80,14 @@ class HalfSums:
         place = among(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added
         norm = self._norm[place]
-        unseen = norm == 0
+        empty = norm == 0
         with np.errstate(over="ignore"):
-            slab = (np.asarray(self._total)[(slice(None), *place)] / np.where(unseen, np.float16(1), norm)).astype(
+            slab = (np.asarray(self._total)[(slice(None), *place)] / np.where(empty, np.float16(1), norm)).astype(
                 np.float32
             )
         if not np.isfinite(slab).all():
             raise too_large()
-        slab[:, unseen] = UNSEEN
-        slab[0, unseen] = 0.0
+        slab[:, empty] = np.array(where_unseen(self.unseen, len(slab)), np.float32)[:, None]
         return slab
 
     def advance(self, planes: int) -> None:

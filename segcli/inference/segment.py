@@ -105,8 +105,10 @@ def labelled(
 
     Decided where the engine's sums are, if it can: then no logits cross to the host.
     """
-    sliding = Sliding(prepared.image, engine, procedure.window, tick, prepared.outside, rests=wishes.rests)
     decide, rule = procedure.decide, procedure.interpolation
+    sliding = Sliding(
+        prepared.image, engine, procedure.window, tick, prepared.outside, unseen=decide.unseen, rests=wishes.rests
+    )
     if not isinstance(sliding.sums, DecidingSums):
         return decided(scan, prepared, sliding.volumes(), decide, rule, wishes)
     boxes = sliding.boxes(planes_on_a_device)

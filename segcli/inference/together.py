@@ -19,7 +19,7 @@ from segcli.errors import ModelError
 from segcli.inference.certainty import winners
 from segcli.inference.decide import Decision, Spread, probabilities
 from segcli.inference.deciding import Answer, DecidingSums, Spreading
-from segcli.inference.engine import UNSEEN, Engine, sampler_of
+from segcli.inference.engine import Engine, sampler_of
 from segcli.inference.frames import Frame
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import (
@@ -104,7 +104,12 @@ def segment_together(
     before = sum(member.engine.repeated for member in members)
     theirs = _answers(scan, [(member, decide) for member in others], prepared.image.grid, tick, members)
     sliding = Sliding(
-        prepared.image, first.engine, own.window, later(tick, len(others), len(members)), prepared.outside
+        prepared.image,
+        first.engine,
+        own.window,
+        later(tick, len(others), len(members)),
+        prepared.outside,
+        unseen=own.decide.unseen,
     )
     if theirs.there:
         assert isinstance(sliding.sums, DecidingSums)  # as those of all members
@@ -234,22 +239,16 @@ def added(*times: Mapping[str, float]) -> dict[str, float]:
     return {stage: sum(some.get(stage, 0.0) for some in times) for stage in stages}
 
 
-def _beyond(decide: Decision) -> list[float]:
-    """What each channel is where a member did not look: background."""
-    if decide.are_probabilities:
-        return [float(value == 0) for value in decide.values]
-    return [0.0 if value == 0 else UNSEEN for value in decide.values]
-
-
 def _on_disk(prepared: Prepared, member: Member, on: Grid, decide: Decision, tick: Tick) -> OnDisk:
     """A member's answer (K, d, h, w) on a grid, mapped from a file."""
     procedure = member.procedure
     answer = mapped((len(decide.values), *on.shape), np.float32).view(OnDisk)
-    for channel, value in enumerate(_beyond(decide)):
+    for channel, value in enumerate(decide.unseen):
         answer[channel] = value
     spread = Spread(on, prepared.image.grid, prepared.wanted, procedure.interpolation)
     order = [procedure.decide.values.index(value) for value in decide.values]
-    for slab in slide(prepared.image, member.engine, procedure.window, tick, prepared.outside):
+    unseen = procedure.decide.unseen
+    for slab in slide(prepared.image, member.engine, procedure.window, tick, prepared.outside, unseen):
         spread.put(slab.grid, _channels(slab.data[order], procedure.decide, decide), np.asarray(answer))
         answer.release()
     return answer
@@ -258,11 +257,11 @@ def _on_disk(prepared: Prepared, member: Member, on: Grid, decide: Decision, tic
 def _on_device(prepared: Prepared, member: Member, on: Grid, decide: Decision, tick: Tick) -> Answer:
     """A member's answer on a grid, where its sums are."""
     own = member.procedure
-    sliding = Sliding(prepared.image, member.engine, own.window, tick, prepared.outside)
+    sliding = Sliding(prepared.image, member.engine, own.window, tick, prepared.outside, unseen=own.decide.unseen)
     assert isinstance(sliding.sums, DecidingSums)  # an engine that samples on a device decides there
     order = [own.decide.values.index(value) for value in decide.values]
     part = prepared.image.grid
-    task = Spreading(on, part, prepared.wanted, own.interpolation, own.decide, order, decide, _beyond(decide))
+    task = Spreading(on, part, prepared.wanted, own.interpolation, own.decide, order, decide, decide.unseen)
     answer = sliding.sums.answer(task)
     for box, slab in sliding.boxes(planes_on_a_device):
         answer.take(box, slab)

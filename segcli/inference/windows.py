@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
@@ -160,12 +160,18 @@ def sums_shape(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tup
 
 
 def slide(
-    image: Volume, engine: Engine, plan: WindowPlan, tick: Tick = no_tick, outside: Beyond = 0.0
+    image: Volume,
+    engine: Engine,
+    plan: WindowPlan,
+    tick: Tick = no_tick,
+    outside: Beyond = 0.0,
+    unseen: Sequence[float] = (),
 ) -> Iterator[Volume]:
     """Blended logits of the whole image as finished slabs, in order along one axis.
 
     image    (C, D, H, W) float32
     outside  value of each channel beyond the image, or one for all; not used where its edge is repeated
+    unseen   logits where windows were skipped, see `Sums`
     yields   (K, d, h, w) float32; each slab begins with the plane that the one before ended with, so that what lies
              between them can be interpolated from one slab
     errors   ModelError when logits are not finite: they are never turned into background
@@ -173,7 +179,7 @@ def slide(
     The sums hold one window's length of planes, K * size * H * W floats, however long the image is; of slices (a
     window of one plane) as many as make a batch, eight at least.
     """
-    return Sliding(image, engine, plan, tick, outside).volumes()
+    return Sliding(image, engine, plan, tick, outside, unseen=unseen).volumes()
 
 
 class Sliding:
@@ -191,6 +197,7 @@ class Sliding:
         tick: Tick = no_tick,
         outside: Beyond = 0.0,
         *,
+        unseen: Sequence[float] = (),
         rests: bool = False,
     ) -> None:
         self._rests = rests
@@ -205,6 +212,7 @@ class Sliding:
         self._plane = math.prod(keep) // keep[self._axis]
         data, held = self._full.data, (keep[0], keep[1], keep[2])
         self.sums: Sums = engine.sums(data, held, self._axis, blend_weights(self._plan))
+        self.sums.unseen = unseen
 
     def volumes(self) -> Iterator[Volume]:
         """The slabs on the host, as `slide` has them."""

@@ -26,7 +26,7 @@ from segcli.inference.decide import Decision
 from segcli.inference.prepare import Prepared
 from segcli.inference.segment import Segmentation, Wishes, decided, labelled
 from segcli.inference.windows import Sliding, WindowPlan
-from segcli.space.resample import LINEAR, Interpolation
+from segcli.space.resample import LINEAR, Interpolation, onto
 from segcli.space.volume import AXES_CODES, Box, Grid, Volume, turned
 
 PLAN = WindowPlan((8, 8, 8), 0.5)
@@ -331,6 +331,37 @@ def test_a_scan_of_one_skipped_window_is_background() -> None:
     found = labelled(scan_of(image.image.grid, "RAS", (1, 1, 1)), image, asked, engine(3), story.no_tick, Wishes())
     assert not found.labels.data.any()
     assert found.confidence == {}
+
+
+@pytest.mark.parametrize("where", ["device", "host"])
+@pytest.mark.parametrize(
+    "decide",
+    [
+        Decision((0, 1, 2)),
+        Decision((0, 1, 2), are_probabilities=True),
+        Decision((1, 2, 3), rule="regions"),
+        Decision((1, 2, 3), rule="regions", are_probabilities=True),
+    ],
+)
+def test_probabilities_where_windows_were_skipped_are_those_of_background(decide: Decision, where: str) -> None:
+    image = prepared((24, 8, 8))
+    image.image.data[:, :14] = 0
+    asked: Any = Asked(decide, LINEAR, replace(PLAN, skip=True))
+    scan, net = scan_of(image.image.grid, "RAS", (1, 1, 1)), nn.Sequential(Net(3))
+    if decide.are_probabilities:
+        net.append(nn.Softmax(1))
+    run: Any = TorchDevice(net, Device("cpu"), threads=1, batch=2)
+    if where == "host":
+        run = TorchCPU(net, threads=1, batch=2)
+    found = labelled(scan, image, asked, run, story.no_tick, Wishes(probabilities=True))
+    assert found.probabilities is not None
+    empty = turned_to_model(found.probabilities, image.image.grid)[:, :8]
+    assert [set(np.unique(channel)) for channel in empty] == [{255 * (value == 0)} for value in decide.values]
+    assert all(0 <= margin <= 1 for margin in found.confidence.values())
+
+
+def turned_to_model(volume: Volume, model: Grid) -> np.ndarray:
+    return onto(volume, model, Interpolation("nearest")).data
 
 
 def test_the_cost_of_a_window_is_learnt_from_sums_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
