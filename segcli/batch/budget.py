@@ -262,19 +262,20 @@ def window_cost(card: ModelCard, engine: Engine) -> Rates:
     start = time.perf_counter()
     engine.run(np.stack([image[:, along] for along, _, _ in at]))
     first, ram = time.perf_counter() - start, peak_memory()
-    sums = engine.sums(image, (engine.batch * d + 1, h, w), 0, np.ones(card.window.size, np.float32))
+    at = at[: engine.batch]  # fewer where memory was short
+    sums = engine.sums(image, (len(at) * d + 1, h, w), 0, np.ones(card.window.size, np.float32))
     sums.add(at)  # in memory of their own
     count, start = 0, time.perf_counter()
     while count == 0 or time.perf_counter() - start < _LEARNING:
         sums.add(at)
         sums.finished((slice(0, 1), slice(0, h), slice(0, w)))  # waits for a device
         count += 1
-    seconds = (time.perf_counter() - start) / (count * engine.batch)
-    more = max(0.0, first - seconds * engine.batch)
+    seconds = (time.perf_counter() - start) / (count * len(at))
+    more = max(0.0, first - seconds * len(at))
     vram = _vram(engine.name)
-    held = 4 * (len(card.decide.values) + 1) * (engine.batch * d + 1) * h * w  # the sums count with the scan's
+    held = 4 * (len(card.decide.values) + 1) * (len(at) * d + 1) * h * w  # the sums count with the scan's
     own = peak_memory() - (0 if vram else held)
-    return Rates(seconds, _pace(), ram, max(0, own - ram), more, batch=engine.batch, vram=vram)
+    return Rates(seconds, _pace(), ram, max(0, own - ram), more, batch=len(at), vram=vram)
 
 
 def tried(scan: Grid, prepared: Prepared, card: ModelCard, engine: Engine, rates: Rates) -> Rates:

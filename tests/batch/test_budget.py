@@ -318,6 +318,20 @@ def test_a_window_is_measured_among_as_many_as_the_engine_takes(monkeypatch: pyt
     assert (found.batch, found.vram) == (3, 0)
 
 
+def test_windows_of_an_engine_that_takes_fewer_at_a_time_than_it_said_are_measured_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Short(HostEngine):
+        name, batch = "numpy", 4
+
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            self.batch = 1
+            return np.repeat(patches, 6, axis=1)
+
+    monkeypatch.setattr(budget, "_LEARNING", 0.0)
+    assert window_cost(card(), Short()).batch == 1
+
+
 def test_max_ram_reaches_the_engine(tmp_path: Path) -> None:
     folder = organs(tmp_path / "organs")
     opened = Opening(model=(str(folder),), engine="onnx", max_ram=123_456_789).open(read_card(folder))
