@@ -147,6 +147,22 @@ def test_rows_of_one_name_are_compared_in_their_order(tmp_path: Path, capsys) ->
     assert "start · a · again: seconds 2 -> 4   x 2.00 *" in capsys.readouterr().out
 
 
+def test_rows_of_other_numbers_of_threads_and_classes_are_not_taken_for_each_other(tmp_path: Path, capsys) -> None:
+    rows = [{"classes": k, "threads": n, "seconds": 1.0 * k / n} for k in (14, 118) for n in (1, 2, 4)]
+    old = _file(tmp_path / "old.json", [row for row in rows if row["threads"] < 4], "decide")
+    new = _file(tmp_path / "new.json", [{**row, "seconds": 2 * row["seconds"]} for row in rows], "decide")
+    capsys.readouterr()
+    bench.main(["compare", str(old), str(new)])
+    assert capsys.readouterr().out.partition("\n\n")[2].splitlines() == [
+        "decide · classes 14 · threads 1: seconds 14 -> 28   x 2.00 *",
+        "decide · classes 14 · threads 2: seconds 7 -> 14   x 2.00 *",
+        "decide · classes 118 · threads 1: seconds 118 -> 236   x 2.00 *",
+        "decide · classes 118 · threads 2: seconds 59 -> 118   x 2.00 *",
+        "decide · classes 14 · threads 4: only in the new file",
+        "decide · classes 118 · threads 4: only in the new file",
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"segcli_bench": 2, "tables": []}', "[" * 100_000, '{"tables": 3}'])
 def test_a_file_that_holds_no_results_is_refused_by_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "some.json"

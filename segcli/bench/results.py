@@ -19,7 +19,8 @@ from segcli.parallel import cores
 
 Row = Document  # the cells of a table's line by their columns
 FORM = "segcli_bench"  # the first key of the document; its value says when a meaning changes
-NAMES = ("what", "network", "engine", "pipeline", "against", "voxels")  # columns that name a row; others are measured
+# Columns that name a row; others are measured.
+NAMES = ("what", "network", "engine", "pipeline", "against", "voxels", "classes", "threads")
 OTHER = {"machine": "another machine", "threads": "another number of threads", "libraries": "other libraries"}
 MOVED = 0.1  # a figure that moved by more than this share is marked
 
@@ -174,7 +175,9 @@ def _rows(document: Facts) -> dict[tuple[str, ...], Row]:
     found: dict[tuple[str, ...], Row] = {}
     for table in document["tables"]:
         for row in table["rows"]:
-            name = (str(table["title"]), *(str(row[key]) for key in NAMES if key in row))
+            own = [(key, row[key]) for key in NAMES if key in row]
+            words = (value if isinstance(value, str) else f"{key} {value}" for key, value in own)
+            name = (str(table["title"]), *words)
             while name in found:
                 name = (*name, "again")
             found[name] = {key: value for key, value in row.items() if key not in NAMES}
