@@ -28,6 +28,7 @@ from segcli.formats import streams
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")  # of the names of such files
 _ZIP, _TAR, _TAR_AT = (b"PK\x03\x04", b"PK\x05\x06"), b"ustar", 257
 _STORED, _DEFLATED = 0, 8
+_END = (1 << 16) + 128  # bytes at the end of a zip in which its last records lie, a comment included
 _BLOCK = 512  # bytes: what a tar is made of
 _RATIO = 1032  # no deflate stream unpacks to more times its size
 _MOST = 1_000_000  # members
@@ -146,8 +147,11 @@ def _listed(path: Path, changed: int, size: int) -> tuple[tuple[ArchiveMember, .
 def _in_zip(path: Path, size: int) -> tuple[list[ArchiveMember], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
+            # A list that is damaged may begin at a later entry. Old writers count 65,536 entries as none.
+            if (len(archive.infolist()) - _announced(path, size)) % (1 << 16):
+                raise ValueError("its list of files has not as many as it should")
             infos = [info for info in archive.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, IndexError, NotImplementedError, ValueError, struct.error) as error:
         raise InputError(f"{path.name}: corrupt or truncated archive: {error}", hint="download it again") from error
     if len(infos) > _MOST or sum(info.compress_size for info in infos) > size:
         raise InputError(f"{path.name}: its entries overlap, or are too many: not an archive that is read")
@@ -175,6 +179,17 @@ def _in_zip(path: Path, size: int) -> tuple[list[ArchiveMember], list[str]]:
     return found, others
 
 
+def _announced(path: Path, size: int) -> int:
+    """How many entries a zip says that it has, in the record at its end (APPNOTE.TXT 4.3.14 and 4.3.16)."""
+    with path.open("rb") as file:
+        file.seek(max(0, size - _END))
+        end = file.read()
+    at = end.rfind(b"PK\x05\x06")
+    count: int = struct.unpack_from("<H", end, at + 10)[0]
+    large = end.rfind(b"PK\x06\x06", 0, at)
+    return struct.unpack_from("<Q", end, large + 32)[0] if count == 0xFFFF and large >= 0 else count
+
+
 def _in_tar(path: Path) -> tuple[list[ArchiveMember], list[str]]:
     store, keeper = _unpacked(path) if streams.is_gzip(path) else (path, None)
     size = store.stat().st_size
@@ -200,10 +215,12 @@ def _in_tar(path: Path) -> tuple[list[ArchiveMember], list[str]]:
         raise InputError(f"{path.name}: corrupt or truncated archive: {error}", hint="download it again") from error
     with store.open("rb") as file:  # a reader of tar takes a damaged header for the end
         file.seek(end)
-        if file.read(_BLOCK).strip(b"\0"):
-            raise InputError(
-                f"{path.name}: corrupt: what follows {found[-1].name if found else 'its start'} is no entry"
-            )
+        after, last = file.read(_BLOCK), found[-1].name if found else "its start"
+    if after.strip(b"\0"):
+        raise InputError(f"{path.name}: corrupt: what follows {last} is no entry")
+    if len(after) < _BLOCK:  # one that was cut between two entries has no other sign of it
+        told = f"{path.name}: truncated: the block that ends an archive does not follow {last}"
+        raise InputError(told, hint="copy or download the archive again")
     return found, others
 
 

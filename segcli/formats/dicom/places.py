@@ -18,6 +18,7 @@ from segcli.formats.atomic import is_partial
 from segcli.formats.dicom import archive
 from segcli.formats.dicom.archive import ArchiveMember, Place
 
+INSIDE = " (inside: "  # between the names of an archive and of what is in it and cannot be read
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _VRS = frozenset(  # two letters each
     b"AEASATCSDADSDTFDFLISLOLTOBOWPNSHSLSQSSSTTMUIULUNUSUT"[i : i + 2] for i in range(0, 52, 2)
@@ -73,7 +74,7 @@ def every_file(path: Path, stray: Stray = at_once) -> Iterator[Place]:
         found, others = archive.members(path)
         yield from found
         for name in others:
-            yield path.parent / f"{path.name} (inside: {Path(name).name})"  # a link or a device: never opened
+            yield path.parent / f"{path.name}{INSIDE}{Path(name).name})"  # a link or a device: never opened
     else:
         yield from _indexed(path)
 

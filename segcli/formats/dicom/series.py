@@ -23,7 +23,7 @@ from segcli.formats.dicom.doubts import doubts
 from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file, without_warnings
 from segcli.formats.dicom.frames import Frame, is_mosaic
 from segcli.formats.dicom.kinds import VOLUME_CLASSES, no_slice, no_volume
-from segcli.formats.dicom.places import Stray, at_once, every_file, is_collection, kind_of, printable
+from segcli.formats.dicom.places import INSIDE, Stray, at_once, every_file, is_collection, kind_of, printable
 from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Stack, Uneven, stack_grid, stacks_of, values_of
 from segcli.formats.table import Seen, unseen
@@ -227,7 +227,9 @@ def _all_there(unused: Sequence[Unused], files: Sequence[DicomFile], name: str) 
 
 
 def _undigited(name: str) -> str:
-    return re.sub("[0-9]+", "0", name)
+    """A file's name whose numbers are all one; of what an archive holds the name in it."""
+    inside = name.rpartition(INSIDE)[2].removesuffix(")") if INSIDE in name else name
+    return re.sub("[0-9]+", "0", inside)
 
 
 def _left_out(series: Series, used: Sequence[DicomFile], others: Sequence[Stack]) -> list[Unused]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import shutil
 import struct
 import tarfile
@@ -133,6 +134,49 @@ def test_an_archive_that_is_cut_short_or_damaged_is_refused(tmp_path: Path) -> N
     data[len(data) // 2] ^= 1  # one bit of a voxel or a header
     file.write_bytes(data)
     with pytest.raises(InputError, match=r"stored\.zip: corrupt: a-\d+.dcm in it is damaged"):
+        dicom.read(file)
+
+
+def test_4_12_a_zip_whose_list_of_files_is_damaged_is_not_taken_for_shorter(tmp_path: Path) -> None:
+    file = packed(series(tmp_path / "ct"), ".zip")
+    data = bytearray(file.read_bytes())
+    end = data.rindex(b"PK\5\6")
+    first = data.index(b"PK\1\2")
+    second = data.index(b"PK\1\2", first + 1)
+    (length,) = struct.unpack_from("<I", data, end + 12)
+    struct.pack_into("<I", data, end + 12, length - (second - first))  # as if the list began at its second entry
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="its list of files has not as many as it should"):
+        dicom.read(file)
+
+
+def test_4_12_a_slice_of_a_zip_that_is_marked_as_a_link_is_not_left_out(tmp_path: Path) -> None:
+    file = packed(series(tmp_path / "ct"), ".zip")
+    data = bytearray(file.read_bytes())
+    struct.pack_into("<I", data, data.rindex(b"a-005.dcm") - 8, 0xA1FF0000)  # attributes in the list of files
+    file.write_bytes(data)
+    with pytest.raises(
+        InputError, match=r"inside: a-005\.dcm\): not found, and called as the slices are: the series may"
+    ):
+        dicom.read(file)
+
+
+def test_4_12_an_entry_of_a_zip_without_a_name_is_refused(tmp_path: Path) -> None:
+    data = zipped(tmp_path / "a.zip")
+    struct.pack_into("<H", data, data.rindex(b"PK\1\2") + 28, 0)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.zip: corrupt or truncated archive"):
+        archive.members(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_4_12_a_tar_that_is_cut_between_two_entries_is_not_taken_for_shorter(tmp_path: Path, ending: str) -> None:
+    with tarfile.open(packed(series(tmp_path / "ct"), ".tar")) as whole:
+        end = whole.getmembers()[-1].offset  # where the last slice begins
+    data = (tmp_path / "ct.tar").read_bytes()[:end]
+    file = tmp_path / f"cut{ending}"
+    file.write_bytes(gzip.compress(data) if ending == ".tar.gz" else data)
+    with pytest.raises(InputError, match=r"truncated: the block that ends an archive does not follow a-\d+\.dcm"):
         dicom.read(file)
 
 
