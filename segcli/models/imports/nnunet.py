@@ -26,6 +26,7 @@ from segcli.networks.registry import Inferred
 
 T = TypeVar("T")
 _FINAL = ("checkpoint_final.pth", "checkpoint_best.pth")
+_LATEST = "checkpoint_latest.pth"
 _CLASSES = {
     "PlainConvUNet": "nnunet_plain",
     "ResidualEncoderUNet": "nnunet_resenc",
@@ -49,7 +50,7 @@ PAD: Document = {"step": "outside", "value": 0}
 def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     """A folder with plans.json, dataset.json and fold_X/checkpoint_final.pth; `folds` takes some of several."""
     plans, dataset = _json(path / "plans.json"), _json(path / "dataset.json")
-    files = fold_files(path, _FINAL, folds)
+    files = fold_files(path, _FINAL, folds, _LATEST)
     after = nnunet_after.found(path, [file.parent.name for file in files])
     source = _source(
         f"nnU-Net v2 folder, {folds_in_words(files)}",
@@ -322,18 +323,15 @@ def normalisation(
 # ---- both versions --------------------------------------------------------------------------------------------------
 
 
-def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str]) -> list[Path]:
+def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str], latest: str) -> list[Path]:
     """The checkpoint of each fold, the final one where there is one.
 
     names    of checkpoints, or patterns of names, in the order in which they are wanted
     folds    those that are wanted ("0", "all"); empty for the numbered ones, or all alone when there is no other
+    latest   name of the checkpoint that a training leaves which was ended early; taken where no fold has another
     errors   ModelError for folds that are not there
     """
-    found: dict[str, Path] = {}
-    for place in _fold_folders(folder):
-        path = next((path for name in names if (path := _only(place, name)) is not None), None)
-        if path is not None:
-            found[place.name.removeprefix("fold_")] = path
+    found = _checkpoints(folder, names) or _checkpoints(folder, [latest])
     if lacking := [fold for fold in folds if fold not in found]:
         known = ", ".join(found) or "none"
         raise ModelError(f"{folder.name}: has no fold {lacking[0]}", hint=f"--folds takes some of: {known}")
@@ -344,11 +342,21 @@ def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str]) -> list
     return chosen
 
 
+def _checkpoints(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The first of some names in each fold that has one."""
+    found: dict[str, Path] = {}
+    for place in _fold_folders(folder):
+        path = next((path for name in names if (path := _only(place, name)) is not None), None)
+        if path is not None:
+            found[place.name.removeprefix("fold_")] = path
+    return found
+
+
 def fold_notes(folder: Path, names: Sequence[str], files: Sequence[Path], folds: Sequence[str]) -> list[str]:
     """Sentences about what `fold_files` left out, and about checkpoints that are not the final ones."""
     others = [place for place in _fold_folders(folder) if place.name not in {file.parent.name for file in files}]
     empty = [place.name for place in others if not any(_only(place, name) for name in names)]
-    notes = [f"{', '.join(empty)}: no checkpoint there, left out"] if empty else []
+    notes = [f"{', '.join(empty)}: no final or best checkpoint there, left out"] if empty else []
     whole = [place.name for place in others if place.name not in empty]
     if whole and not folds:
         notes.append(f"{', '.join(whole)}: left out (--folds)")

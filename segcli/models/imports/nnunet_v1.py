@@ -39,11 +39,12 @@ if TYPE_CHECKING:
 
 # The last are those that STU-Net publishes.
 _FINAL = ("model_final_checkpoint.model", "model_best.model", "*_ep4k.model")
+_LATEST = "model_latest.model"
 
 
 def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     """A folder with plans.pkl and fold_X/NAME.model; `folds` takes some of several."""
-    files = fold_files(path, _FINAL, folds)
+    files = fold_files(path, _FINAL, folds, _LATEST)
     beside = Path(f"{files[0]}.pkl")  # it knows its stage, plans.pkl does not
     plans, stage, trainer = _plans(beside if beside.is_file() else path / "plans.pkl")
     after = nnunet_after.found(path, [file.parent.name for file in files])

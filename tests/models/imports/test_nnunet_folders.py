@@ -439,9 +439,12 @@ def test_folds_that_are_left_out_are_said(tmp_path: Path) -> None:
         shutil.copytree(folder / "fold_0", folder / name)
     (folder / "fold_2" / "checkpoint_final.pth").unlink()
     found = imports.inspect(folder)
-    assert (found.folds, found.notes) == (2, ["fold_2: no checkpoint there, left out", "fold_all: left out (--folds)"])
+    assert (found.folds, found.notes) == (
+        2,
+        ["fold_2: no final or best checkpoint there, left out", "fold_all: left out (--folds)"],
+    )
     chosen = imports.inspect(folder, wanted=imports.WhichModel(folds=("all",)))
-    assert (chosen.folds, chosen.notes) == (1, ["fold_2: no checkpoint there, left out"])
+    assert (chosen.folds, chosen.notes) == (1, ["fold_2: no final or best checkpoint there, left out"])
 
 
 def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -188,12 +189,18 @@ def test_a_folder_of_version_1_is_the_network_of_its_trainer(tmp_path: Path, tra
     assert labels.data.shape == (1, 11, 44, 30)
 
 
-def test_a_folder_as_stunet_publishes_it_is_read_and_one_of_training_alone_is_not(tmp_path: Path) -> None:
+def test_a_folder_as_stunet_publishes_it_is_read_and_one_of_a_training_that_was_ended_early(tmp_path: Path) -> None:
     network = stunet.sized("small", 1, 3, [[1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]])
     folder = version_1(tmp_path / "a", "STUNetTrainer_small", seeded(network), {}, "small_ep4k.model")
     found = imports.inspect(folder)
     assert found.network == "stunet"
     assert "fold_0: small_ep4k.model is taken, no model_final_checkpoint.model is there" in found.notes
-    version_1(tmp_path / "b", "STUNetTrainer_small", seeded(network), {}, "model_latest.model")
-    with pytest.raises(ModelError, match=r"b: has no fold_X/model_final_checkpoint\.model"):
-        imports.inspect(tmp_path / "b")
+    early = version_1(tmp_path / "b", "STUNetTrainer_small", seeded(network), {}, "model_latest.model")
+    found = imports.inspect(early)
+    assert "fold_0: model_latest.model is taken, no model_final_checkpoint.model is there" in found.notes
+    (early / "fold_1").mkdir()
+    for end in ("", ".pkl"):
+        shutil.copy(folder / "fold_0" / f"small_ep4k.model{end}", early / "fold_1" / f"model_best.model{end}")
+    found = imports.inspect(early)  # where one fold has ended, those that have not are none of the model
+    assert found.folds == 1
+    assert "fold_0: no final or best checkpoint there, left out" in found.notes
