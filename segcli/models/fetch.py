@@ -95,10 +95,17 @@ def file_name(address: str) -> str:
 
 
 def fetch(
-    stated: Sequence[str], folder: Path, *, wanted: str | None = None, progress: Progress = lambda done, total: None
+    stated: Sequence[str],
+    folder: Path,
+    *,
+    into: Path | None = None,
+    wanted: str | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Download:
     """The file of the first address that gives it, in `folder`, whole and with the sum that was stated.
 
+    into     in its place the folder where the whole file lies, of the caller alone: another process may fetch a file
+             of the same name
     wanted   "sha256:..." or "sha1:..." as the catalogue states it; without one, the sum of an earlier download of the
              same address counts
     errors   DownloadFailed (69): offline, no address answers, or other bytes than stated; OutputError: no room
@@ -107,6 +114,7 @@ def fetch(
     """
     todo = addresses(stated)
     name = file_name(todo[-1])
+    final = (into or folder) / name
     if forbidden := offline():
         raise DownloadFailed(f"{name}: {forbidden} is set, so nothing is fetched", hint=_by_hand(todo, name))
     with translated(folder / name):
@@ -135,11 +143,11 @@ def fetch(
                 _dropped(part)
                 failures.append(f"{address} gave {total:,} bytes with the sum {found}, not {wanted}")
                 continue
-            with translated(folder / name):
-                insistently(partial(part.replace, folder / name))
+            with translated(final):
+                insistently(partial(part.replace, final))
             _note(part).unlink(missing_ok=True)
             _remember(folder, todo[-1], f"sha256:{sha256}")
-            return Download(folder / name, address, sha256, wanted is not None)
+            return Download(final, address, sha256, wanted is not None)
     raise DownloadFailed(f"{name} could not be fetched: {'; '.join(failures)}{_proxy(todo)}", hint=_by_hand(todo, name))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shlex import quote
 
 from segcli.documents import Facts
 from segcli.errors import ModelError, UsageError
+from segcli.formats.atomic import partial_name, sweep, translated
 from segcli.models import composed, imports
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
@@ -18,6 +21,7 @@ from segcli.models.imports.totalsegmentator import around
 from segcli.models.imports.written import unclaimed
 from segcli.models.in_place import installation, stem
 from segcli.models.library import cache_home, read_card
+from segcli.system import insistently
 
 _ADDRESS = re.compile(r"https?://|hf:|gdrive:")
 _UNSTATED = "not stated"
@@ -59,14 +63,15 @@ def get(
 ) -> Path:
     """Fetch and import a model; its folder in `to`.
 
-    text     a name of the catalogue, https://..., hf:OWNER/REPO@REVISION:FILE, or a file or folder on this machine
+    text     a name of the catalogue, also where a file or folder here is called so (an output folder perhaps: write
+             ./NAME for it), https://..., hf:OWNER/REPO@REVISION:FILE, or a file or folder on this machine
     tried    is shown the card before the model gets its name, and may refuse it, as in `imports.adopt`
     tell     gets a sentence for the licence, the sum of what was fetched, and each note of the import
     errors   ModelError (78): no such model, or one that cannot be used; UsageError (2): a licence to accept;
              DownloadFailed (69); OutputExists (73): a model of that name is there
     """
     make = Import(to, wishes, tell, tried)
-    if _ADDRESS.match(text) is None and Path(text).exists():
+    if _ADDRESS.match(text) is None and text not in entries() and Path(text).exists():
         return make(Path(text))
     model = wanted(text)
     if model.lacks:
@@ -82,9 +87,9 @@ def get(
     ):
         raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
     name = wishes.name or model.id
-    if model.laid_out:
+    if model.laid_out or len(model.files) == 1:
         unclaimed(to / name, replace=wishes.replace)
-    elif len(model.files) != 1:
+    else:
         composed.unclaimed(to / name, replace=wishes.replace)
     others = dict.fromkeys(model.parts, "part") | ({model.rough: "rough model"} if model.rough else {})
     for other, what in others.items():
@@ -113,29 +118,52 @@ def _one(model: Entry, file: File, make: Import, name: str, progress: Progress) 
     if there is not None:
         make.tell(f"{model.id}: taken from {there}, nothing is fetched")
         return make(there, model, "an installation of TotalSegmentator", name)
-    got = _fetched(model, file, cache_home() / "downloads", make, progress)
-    folder = make(got.path, model, f"{got.address}, SHA-256 {got.sha256}", name)
-    got.path.unlink(missing_ok=True)
-    return folder
+    downloads = cache_home() / "downloads"
+    with _own_folder(downloads) as place:
+        got = _fetched(model, file, downloads, place, make, progress)
+        try:
+            return make(got.path, model, f"{got.address}, SHA-256 {got.sha256}", name)
+        except ModelError as error:
+            kept = downloads / got.path.name
+            with translated(kept):
+                insistently(lambda: got.path.replace(kept))
+            told = [error.hint] if error.hint else []
+            raise ModelError(
+                error.message,
+                hint="; ".join([*told, f"what was fetched is kept: segcli models import {quote(str(kept))}"]),
+            ) from error
 
 
 def _laid_out(model: Entry, make: Import, name: str, progress: Progress) -> Path:
     """The folder of what the files of a model are together, each in its place."""
     downloads = cache_home() / "downloads" / model.id
-    downloads.mkdir(parents=True, exist_ok=True)
     origins = []
-    with TemporaryDirectory(dir=downloads) as place:
+    with _own_folder(downloads) as place:
         for file in model.files:
-            got = _fetched(model, file, downloads, make, progress)
+            got = _fetched(model, file, downloads, place, make, progress)
             origins.append(f"{got.address}, SHA-256 {got.sha256}")
-            laid = Path(place, model.id, file.place)
+            laid = place / model.id / file.place
             laid.parent.mkdir(parents=True, exist_ok=True)
             got.path.replace(laid)
-        return make(Path(place, model.id), model, "; ".join(origins), name)
+        return make(place / model.id, model, "; ".join(origins), name)
 
 
-def _fetched(model: Entry, file: File, downloads: Path, make: Import, progress: Progress) -> Download:
-    got = fetch(file.addresses, downloads, wanted=file.sum, progress=progress)
+@contextmanager
+def _own_folder(downloads: Path) -> Iterator[Path]:
+    """A folder of this import alone among the downloads, gone with all that is in it when it is done."""
+    with translated(downloads):
+        downloads.mkdir(parents=True, exist_ok=True)
+        sweep(downloads, ours=lambda folder: True)  # nobody else's lie there
+        place = downloads / partial_name("import")
+        place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _fetched(model: Entry, file: File, downloads: Path, into: Path, make: Import, progress: Progress) -> Download:
+    got = fetch(file.addresses, downloads, into=into, wanted=file.sum, progress=progress)
     known = "" if got.known else "; no list states it: it is compared next time"
     of = f"{file.place}, " if file.place else ""
     make.tell(f"{model.id}: {of}SHA-256 {got.sha256}{known}")

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,56 @@ def test_a_licence_that_asks_for_more_or_is_unknown_is_accepted_or_nothing_is_fe
         get(text, to)
     assert server.seen == []
     assert read_card(get(text, to, FetchOptions(accept_licence=True))).licence in ("CC BY-NC 4.0", "not stated")
+
+
+def test_an_output_folder_with_a_models_name_does_not_hide_it(
+    home: tuple[Path, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home[0].parent / "work" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(home[0].parent / "work")
+    assert read_card(get("tiny", home[0])).name == "tiny"
+
+
+def test_nothing_is_fetched_for_a_name_that_is_taken(home: tuple[Path, Server]) -> None:
+    to, server = home
+    get("tiny", to)
+    seen = len(server.seen)
+    with pytest.raises(OutputExists):
+        get("tiny", to)
+    assert len(server.seen) == seen
+
+
+def test_a_file_that_another_process_fetches_meanwhile_under_the_same_name_is_not_taken_for_ones_own(
+    home: tuple[Path, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, server = home
+    downloads = to.parent / "home" / "cache" / "downloads"
+    adopt, seen = imports.adopt, []
+
+    def later(path: Path, **how: Any) -> Path:
+        (downloads / path.name).write_bytes(b"of another model")
+        seen.append(path.read_bytes())
+        return adopt(path, **how)
+
+    monkeypatch.setattr(imports, "adopt", later)
+    get("tiny", to)
+    assert seen == [server.body]
+    assert sorted(p.name for p in downloads.iterdir()) == ["model.zip", "sums.json"]
+
+
+def test_what_was_fetched_is_kept_where_facts_are_missing_and_it_is_said_where(home: tuple[Path, Server]) -> None:
+    to, server = home
+    bare = io.BytesIO()
+    torch.save({"conv.weight": torch.ones(2, 1, 1, 1, 1), "conv.bias": torch.zeros(2)}, bare)
+    server.files = {"/m/dots.pth": bare.getvalue()}
+    address = server.address.removesuffix("/models/model.zip") + "/m/dots.pth"
+    kept = to.parent / "home" / "cache" / "downloads" / "dots.pth"
+    with pytest.raises(ModelError, match="does not state channels") as caught:
+        get(address, to, FetchOptions(accept_licence=True))
+    assert str(caught.value.hint).startswith("give --channels CT; ")
+    assert str(caught.value.hint).endswith(f"what was fetched is kept: segcli models import {kept}")
+    assert kept.read_bytes() == bare.getvalue()
+    assert not [p for p in kept.parent.iterdir() if p.is_dir()]
 
 
 def test_an_address_of_the_catalogue_is_that_model(home: tuple[Path, Server]) -> None:
