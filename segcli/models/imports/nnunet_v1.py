@@ -82,7 +82,7 @@ def _source(
         container,
         where=files[0].name,
         folds=[weights.innermost_table(one, table) for one in stored],
-        states=partial(_stated, said_in, plans, stage, after),
+        states=partial(_stated, said_in, plans, stage, after, trainer),
         named=named,
         layers={} if named else trainers.layers_v1(trainer),
         notes=[*nnunet_after.notes(after), *([] if table else not_taken(stored[0]))],
@@ -90,7 +90,7 @@ def _source(
     )
 
 
-def _stated(said_in: str, plans: Facts, stage: Facts, after: Path | None, network: Recognised) -> Stated:
+def _stated(said_in: str, plans: Facts, stage: Facts, after: Path | None, trainer: str, network: Recognised) -> Stated:
     """What the plans state of a network whose size they may not know: trainers have their own."""
     notes: list[str] = []
     lacks: dict[str, str] = {}
@@ -108,7 +108,7 @@ def _stated(said_in: str, plans: Facts, stage: Facts, after: Path | None, networ
             "orientation": None,
             "interpolation": "cubic",
             "coarse": 3,
-            "mirror": [1, 2] if len(patch) == 2 else [0, 1, 2],
+            "mirror": _mirrored(trainer, patch, notes),
             # Each window, mirror image and fold goes through softmax there before the mean is taken.
             "average": "probabilities",
             "previous_by": "half",  # of a cascade's second stage
@@ -116,6 +116,14 @@ def _stated(said_in: str, plans: Facts, stage: Facts, after: Path | None, networ
         }
         steps = _intensity(plans, len(channels), notes, lacks)
         return Stated(fields | ({"intensity": steps} if steps is not None else {}), notes, lacks)
+
+
+def _mirrored(trainer: str, patch: Sequence[int], notes: list[str]) -> list[int]:
+    """Field `mirror`, none for a network that never saw a mirrored image: it would take left for right."""
+    if not trainers.mirrors_v1(trainer):
+        notes.append(f"the trainer {trainer.partition('__')[0]} did not mirror: there is no --tta")
+        return []
+    return [1, 2] if len(patch) == 2 else [0, 1, 2]
 
 
 def _intensity(plans: Facts, channels: int, notes: list[str], lacks: dict[str, str]) -> list[Document] | None:

@@ -62,6 +62,11 @@ def layers_v1(trainer: str) -> Document:
     return {key: value for word, own in _LAYERS if f"_{word}_" in words for key, value in own.items()}
 
 
+def mirrors_v1(trainer: str) -> bool:
+    """Whether a trainer of version 1 mirrored its images, by its name: only then may those of a scan be mirrored."""
+    return re.search(r"no_?mirror|noDataAug|_noDA(?=_|$)", trainer, re.IGNORECASE) is None
+
+
 def own(trainer: str) -> bool:
     """Whether a trainer's name has the name of a network that plans never name, be it of another trainer's sizes."""
     return re.search("mednext|stunet", trainer, re.IGNORECASE) is not None

@@ -69,6 +69,22 @@ def test_a_trainers_name_says_which_network_it_brings(trainer: str, kind: str | 
     assert (found and found.kind) == (kind and f"the trainer's {kind}")
 
 
+@pytest.mark.parametrize(
+    ("trainer", "mirrors"),
+    [
+        ("nnUNetTrainerV2", True),
+        ("nnUNetTrainerV2_DA3", True),
+        ("STUNetTrainer_small", True),
+        ("nnUNetTrainerV2_noMirroring", False),
+        ("nnUNetTrainerV2_ep4000_nomirror__nnUNetPlansv2.1", False),
+        ("nnUNetTrainerV2_noDataAugmentation", False),
+        ("nnUNetTrainerV2_MA_noDA", False),
+    ],
+)
+def test_a_network_that_was_trained_without_mirrored_images_is_shown_none(trainer: str, mirrors: bool) -> None:
+    assert trainers.mirrors_v1(trainer) is mirrors
+
+
 def version_2(folder: Path, trainer: str, net: torch.nn.Module) -> Path:
     """A folder of version 2 whose trainer has its own network, its plans' is another."""
     (folder / "fold_0").mkdir(parents=True)
@@ -195,6 +211,11 @@ def test_a_folder_as_stunet_publishes_it_is_read_and_one_of_a_training_that_was_
     found = imports.inspect(folder)
     assert found.network == "stunet"
     assert "fold_0: small_ep4k.model is taken, no model_final_checkpoint.model is there" in found.notes
+    assert (found.found["mirror"], [note for note in found.notes if "--tta" in note]) == ([0, 1, 2], [])
+    plain = version_1(tmp_path / "c", "STUNetTrainer_small_nomirror", seeded(network), {})
+    found = imports.inspect(plain)
+    assert found.found["mirror"] == []
+    assert "the trainer STUNetTrainer_small_nomirror did not mirror: there is no --tta" in found.notes
     early = version_1(tmp_path / "b", "STUNetTrainer_small", seeded(network), {}, "model_latest.model")
     found = imports.inspect(early)
     assert "fold_0: model_latest.model is taken, no model_final_checkpoint.model is there" in found.notes
