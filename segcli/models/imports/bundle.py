@@ -197,6 +197,8 @@ def _spacing(item: Facts, notes: list[str]) -> Document:
     how = {"nearest": "nearest", "bilinear": "linear", 0: "nearest", 1: "linear"}.get(mode)
     if how is None or item.get("diagonal") or item.get("scale_extent"):
         notes.append("Spacing has an interpolation or a corner that segcli has not: linear, between voxel centres")
+    if bounds := [name for name in ("min_pixdim", "max_pixdim") if item.get(name) is not None]:
+        notes.append(f"Spacing leaves scans beyond its {' and '.join(bounds)} as they are; segcli resamples all")
     return {"spacing": (steps + steps[-1:] * 3)[:3], "interpolation": how or "linear"}
 
 
