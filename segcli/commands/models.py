@@ -12,7 +12,7 @@ import typer
 from segcli.commands.options import Commands, Json, from_groups
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.documents import Document
-from segcli.errors import EngineError, ModelError
+from segcli.errors import EngineError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from segcli.models.card import ModelCard
@@ -35,6 +35,9 @@ def models(context: typer.Context, available: Available = False, json: Json = Fa
     """What models there are, what they lack, and where segcli looked."""
     if context.invoked_subcommand is None:
         show(available, json)
+    elif available or json:
+        flag = "--available" if available else "--json"
+        raise UsageError(f"models {flag} {context.invoked_subcommand}: {flag} stands behind the command")
 
 
 @commands.command("list")

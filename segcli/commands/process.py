@@ -232,7 +232,7 @@ def interruptible(stream: Iterable[Item], show: Show) -> Iterator[Item]:
                 item = passed.get(timeout=0.1)
             except Empty:
                 if show.still_for() > STILL:
-                    show.line(f"warning: no progress for {show.still_for():.0f} s in {show.last}")
+                    show.line(f"warning: no news for {show.still_for():.0f} s; the last was: {show.last}")
                     show.beat()
                 continue
             if item is None:

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -242,8 +242,9 @@ def to_json(report: Report) -> list[Document]:
 
 
 def from_json(structures: Sequence[Facts]) -> Report:
-    """The report that `to_json` wrote into a record."""
-    return Report(tuple(Structure(**structure) for structure in structures))
+    """The report that `to_json` wrote into a record; keys that a later version has added are left alone."""
+    known = {field.name for field in fields(Structure)}
+    return Report(tuple(Structure(**{k: v for k, v in s.items() if k in known}) for s in structures))
 
 
 def rows(report: Report) -> list[Document]:

@@ -8,8 +8,9 @@ import pytest
 from models import organs
 
 from segcli.commands import models as answer
+from segcli.commands.app import app
 from segcli.engines.export.verified import export_onnx
-from segcli.errors import InputError, ModelError
+from segcli.errors import InputError, ModelError, UsageError
 from segcli.models import catalogue
 from segcli.models.library import file_sha256, read_card
 
@@ -80,6 +81,12 @@ def test_the_lists_of_models_are_a_table_or_one_document(tmp_path, monkeypatch, 
     out, told = capsys.readouterr()
     assert "totalsegmentator" in out
     assert "nothing is downloaded without it" in told
+
+
+@pytest.mark.parametrize("words", [("--available", "list"), ("--json", "list"), ("--json", "info", "organs")])
+def test_an_option_before_the_command_that_it_is_of_is_refused_and_not_passed_over(words):
+    with pytest.raises(UsageError, match=f"{words[0]} stands behind the command"):
+        app(["models", *words], standalone_mode=False)
 
 
 def test_a_model_is_described_whether_it_is_here_or_only_known(tmp_path, monkeypatch, capsys):

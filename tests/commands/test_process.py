@@ -81,8 +81,8 @@ def test_p4_the_watchdog_names_stage_and_case_when_nothing_happens(show, monkeyp
     timer = threading.Timer(0.7, release.set)
     timer.start()
     assert list(process.interruptible(stream(), show)) == [1]
-    assert "no progress for" in (told := capsys.readouterr().err)
-    assert "in segment of liver_07" in told
+    assert "no news for" in (told := capsys.readouterr().err)
+    assert "; the last was: segment of liver_07" in told
 
 
 def test_6_4_the_taker_is_free_to_answer_signals_while_the_work_hangs(show):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segcli.results.measure import cohort_rows, csv_text, measure, rows, stats_totalseg, to_json
+from segcli.results.measure import cohort_rows, csv_text, from_json, measure, rows, stats_totalseg, to_json
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
 
@@ -114,6 +114,11 @@ def test_the_record_has_exactly_the_agreed_keys() -> None:
     assert list(record[0]) == [
         "name", "label", "voxels", "volume_mm3", "volume_ml", "mean", "sd", "centroid_mm", "bbox_mm", "truncated",
     ]  # fmt: skip
+
+
+def test_a_key_of_a_structure_that_a_later_version_has_added_is_left_alone() -> None:
+    report = measure(planted(), NAMES)
+    assert from_json([{**structure, "surface_cm2": 1.0} for structure in to_json(report)]) == report
 
 
 def test_the_table_says_na_where_a_value_is_unknown() -> None:
