@@ -242,9 +242,13 @@ def _likeness(channel: Voxels) -> float | None:
     """Largest of the correlations between neighbours along the axes, in the middle of a scan."""
     size = 96
     part = channel[tuple(slice(max(0, (n - size) // 2), (n + size) // 2) for n in channel.shape)].astype(np.float64)
-    part = np.nan_to_num(part - np.nanmean(part))
+    known = np.isfinite(part)
+    if part.size < 1000 or not known.any():
+        return None
+    part = np.where(known, part, part[known].mean()) - part[known].mean()
+    part /= np.abs(part).max() or 1.0  # squares of the largest numbers have no place
     power = float(np.mean(part * part))
-    if power == 0 or part.size < 1000:
+    if power == 0:
         return None
     alike = []
     for axis in range(3):

@@ -1,5 +1,6 @@
 """What is known of a scan before the network runs."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,14 @@ def test_a_ct_that_was_windowed_to_soft_tissue_is_told_too(low: int) -> None:
 )
 def test_an_mr_is_not_taken_for_a_ct(scan: np.ndarray) -> None:
     assert not [told for told in scan_checks.beforehand(volume(scan), card("MR"), "a") if "CT" in told]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, 1e300])
+def test_one_voxel_that_is_no_number_or_has_no_square_hides_no_noise(odd: float) -> None:
+    noise = np.random.default_rng(0).normal(100, 20, (12, 12, 12))
+    assert [f.code for f in scan_checks.of_intensity(noise, "T1", None)] == ["noise"]
+    noise[6, 6, 6] = odd
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [f.code for f in scan_checks.of_intensity(noise, "T1", None)]
+    assert found == ["noise"]
