@@ -24,7 +24,7 @@ from segcli.batch.stages import (
     with_names,
     write,
 )
-from segcli.errors import InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
+from segcli.errors import Denied, InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
 from segcli.models.card import ModelCard
 from segcli.system import key_of, keys_of
 
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 # How libraries say in C++ that the host has no memory left: torch, ONNX Runtime, OpenVINO and the standard library.
 _NO_MEMORY = ("DefaultCPUAllocator", "Failed to allocate memory", "std::bad_alloc", "can't start new thread")
+# What the system's errors mean where no room has told more of them; any other is one of the input.
+_SYSTEM: dict[int, type[SegcliError]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EIO), OutputError),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), Denied),
+    errno.ENOMEM: OutOfMemory,
+}
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -118,7 +124,9 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
     except SegcliError as error:
         return failed(job.watch, case, error.about(*_names(case)))
     except OSError as error:
-        kind = OutputError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
+        kind = _SYSTEM.get(error.errno or 0, InputError)
+        if error.errno == errno.EIO and stage is read:
+            kind = InputError  # of the disk that the scan lies on
         return failed(job.watch, case, kind(f"{called(case)}: {error.strerror or error}"))
     except Exception as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):

@@ -26,6 +26,8 @@ from segcli.commands.terminal import STREAMS, Show, events_to, print_json, say, 
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
     from segcli.batch.cases import Case, Given
     from segcli.batch.outputs import Destination
     from segcli.batch.stages import Options, Outcome
@@ -156,7 +158,6 @@ def piped(
 ) -> int:
     """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
     import shutil
-    import tempfile
 
     from segcli import formats
     from segcli.batch.pipeline import predict
@@ -170,7 +171,7 @@ def piped(
         raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
     if to_stdout and (manners.json or manners.events in ("stdout", "-")):
         raise UsageError("-o - writes a label map to stdout, where nothing else can go", hint="name a folder with -o")
-    with tempfile.TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as name:
+    with _temporary() as name:
         folder = Path(name)
         inputs = given.inputs
         if inputs == ("-",):
@@ -205,6 +206,16 @@ def piped(
         if manners.json:
             print_json(document(ended, time.perf_counter() - began))
     return exit_code(ended) or _unwritten(show, manners)
+
+
+def _temporary() -> TemporaryDirectory[str]:
+    """A folder for the scan and its labels; OutputError (74) where the system has no place for one."""
+    from tempfile import TemporaryDirectory
+
+    try:
+        return TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(f"no place for temporary files: {error.strerror}", hint="set TMPDIR to a folder") from error
 
 
 def _stream(data: bytes) -> None:

@@ -1,5 +1,6 @@
 """A batch: one bad case costs itself, everything is whole, and faults of a run are met (PROMISES.md 2 and 6)."""
 
+import errno
 import json
 import os
 import re
@@ -122,6 +123,26 @@ def test_6_1_an_error_in_any_stage_is_the_cases_and_the_batch_goes_on(model, tmp
     assert "report it" in failed.error.hint
     assert "broken" in failed.details or "spoil" in failed.details
     assert len(files(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "stage", "code"),
+    [
+        (errno.EIO, "read", 65),  # the scan's disk
+        (errno.EIO, "write", 74),
+        (errno.ENOSPC, "read", 74),  # of temporary files
+        (errno.ENOMEM, "read", 71),
+        (errno.EACCES, "write", 77),
+    ],
+)
+def test_1_1_an_error_of_the_system_has_the_code_of_its_cause(model, tmp_path, monkeypatch, number, stage, code):
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    scan(tmp_path / "a.nii.gz")
+    monkeypatch.setattr(formats, stage, broken)
+    (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
+    assert (ended.error.exit_code, ended.error.message) == (code, f"a.nii.gz: {os.strerror(number)}")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command's streams, codes and outputs, as another program sees them (PROMISES.md 1, 2, 6.5)."""
 
+import errno
 import gzip
 import json
 import os
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 from dicom_phantom import series
 from runs import command, environment, files, line, scan, scans
+
+from segcli.commands.app import app
+from segcli.errors import OutputError
 
 REAL = ("--engine", "onnx")
 
@@ -223,6 +227,15 @@ def test_one_scan_from_a_pipe_is_refused_with_what_is_true_of_it(model, tmp_path
     ):
         done = command("predict", "-", "-o", "out", "--model", model, *words, cwd=tmp_path, stdin=data)
         assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_2_12_no_place_for_temporary_files_is_told_to_who_pipes_a_scan(monkeypatch):
+    def none(**how: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", none)
+    with pytest.raises(OutputError, match="no place for temporary files: No usable temporary directory"):
+        app(["predict", "-", "-o", "out"], standalone_mode=False)
 
 
 def test_2_12_the_environment_may_be_bare(model, tmp_path):
