@@ -89,8 +89,9 @@ class _InstanceNorm(nn.Module):
 
     The stock operators copy channels-last data, or are off by a standard deviation over 256 x 256 x 256 of it.
 
-    On a processor means and variances are those of groups of planes, put together in float64; the kernels of other
-    devices add up in a tree, which keeps the digits.
+    On a processor means and variances are those of groups of planes, put together in float64; torch's kernels for other
+    devices add up in a tree, which keeps the digits. cuDNN's for channels-last data, which torch would take otherwise,
+    adds up in scaled whole numbers: its documentation warns of their overflow, and torch's sources of lost digits.
     """
 
     def __init__(self, module: nn.InstanceNorm3d | nn.GroupNorm) -> None:
@@ -104,7 +105,9 @@ class _InstanceNorm(nn.Module):
     def _normed(self, item: Tensor) -> Tensor:
         here = item.device.type == "cpu"
         mean, variance = _moments(item) if here else (None, None)
-        return F.batch_norm(item, mean, variance, self.weight, self.bias, not here, 0.0, self.eps)
+        return torch.batch_norm(
+            item, self.weight, self.bias, mean, variance, not here, 0.0, self.eps, cudnn_enabled=False
+        )
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -405,6 +405,18 @@ def test_an_instance_norm_on_a_device_leaves_the_order_of_its_data_and_answers_a
     torch.testing.assert_close(found, norm(x), rtol=1e-4, atol=1e-5)
 
 
+def test_an_instance_norm_on_a_device_is_not_cudnns_which_may_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, plain = list[bool](), torch.batch_norm
+
+    def watched(*given: Any, **how: Any) -> torch.Tensor:
+        asked.append(how.get("cudnn_enabled", given[-1]))
+        return plain(*given, **how)
+
+    monkeypatch.setattr(torch, "batch_norm", watched)
+    in_its_order(nn.Sequential(nn.InstanceNorm3d(8, affine=True)))(torch.randn(2, 8, 5, 6, 7))
+    assert asked == [False, False]
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
