@@ -21,7 +21,7 @@ from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.models import imports, library, weights
 from segcli.models.imports import bundle_network
-from segcli.models.imports.bundle import _intensity, _transforms
+from segcli.models.imports.bundle import _intensity, _spacing, _transforms
 from segcli.models.imports.bundle_config import References, Unknown, merged
 from segcli.networks import registry
 from segcli.space.resample import Interpolation, onto
@@ -60,6 +60,15 @@ def test_a_hidden_file_beside_the_only_weights_is_none_of_them(tmp_path: Path) -
     (folder / "models" / "model.pt").rename(folder / "models" / "best.pt")
     (folder / "models" / "._best.pt").write_bytes(b"\0\5\x16\7")
     assert imports.inspect(folder).container == "MONAI bundle, best.pt"
+
+
+def test_scans_that_a_bundle_would_leave_as_they_are_are_told() -> None:
+    notes: list[str] = []
+    item = {"pixdim": [1.5, 1.5, 2.0], "min_pixdim": [1.0, 1.0, 1.0]}
+    assert _spacing(item, notes) == {"spacing": [1.5, 1.5, 2.0], "interpolation": "linear"}
+    assert notes == ["Spacing leaves scans beyond its min_pixdim as they are; segcli resamples all"]
+    assert _spacing({"pixdim": 2.0}, notes)["spacing"] == [2.0, 2.0, 2.0]
+    assert len(notes) == 1
 
 
 def test_labels_of_a_scan_are_those_of_monai(tmp_path: Path) -> None:
