@@ -202,7 +202,7 @@ class CardFields:
         str | None, typer.Option("--labels", help="liver=1,spleen=2, background,liver in the outputs' order, or JSON.")
     ] = None
     spacing: Annotated[str | None, typer.Option("--spacing", help="mm: 1.5,1.5,2; or keep.")] = None
-    orientation: Annotated[str | None, typer.Option("--orientation", help="RAS, or file to keep it.")] = None
+    orientation: Annotated[str | None, typer.Option("--orientation", help="RAS; file or ijk keep it.")] = None
     window: Annotated[str | None, typer.Option("--window", help="Intensities low,high, mapped to 0..1.")] = None
     normalise: Annotated[str | None, typer.Option("--normalise", help="zscore, nonzero, none or LOW,HIGH,MEAN,SD.")] = (
         None

@@ -29,7 +29,8 @@ def options(
 
     labels       "background,liver,spleen" in the order of the outputs, "background=0,liver=6", or a JSON file
     spacing      "1.5,1.5,2.0" mm along the model's axes, or "keep"
-    orientation  an axes code, or "file" for the order of the file
+    orientation  an axes code; "file" for the order of the file, which is k, j, i where the container does not say
+                 another (nnU-Net's), "ijk" for i, j, k (MONAI's where it does not turn scans)
     window       "LOW,HIGH": clipped, then scaled to 0..1
     normalise    "zscore", "nonzero" (z-score over voxels that are not 0), "none", or "LOW,HIGH,MEAN,SD": clipped, less
                  the mean, by the deviation
@@ -44,7 +45,8 @@ def options(
     if spacing is not None:
         fields["spacing"] = None if spacing == "keep" else _numbers(spacing, "--spacing", (3,))
     if orientation is not None:
-        fields["orientation"] = None if orientation == "file" else orientation.upper()
+        fields["orientation"] = None if orientation in ("file", "ijk") else orientation.upper()
+        fields |= {"transpose": [2, 1, 0]} if orientation == "ijk" else {}
     if window is not None or normalise is not None:
         fields["intensity"] = [*_intensity(window, normalise), {"step": "outside", "value": 0}]
     if slice_axis is not None:

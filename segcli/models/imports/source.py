@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Facts that no tensor tells: the card's field, and the options that give it.
 NEEDED = {
     "channels": "--channels CT",
-    "orientation": '--orientation RAS, or "file" for the order of the file',
+    "orientation": '--orientation RAS, or for the order of the file "file" (nnU-Net\'s) or "ijk" (MONAI\'s)',
     "spacing": '--spacing 1.5,1.5,2.0 in mm, or "keep"',
     "intensity": "--window LOW,HIGH (to 0..1), --normalise zscore, nonzero, none or LOW,HIGH,MEAN,SD, or --recipe NAME",
     "patch_size": "--patch 96,96,96",

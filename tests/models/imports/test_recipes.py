@@ -14,6 +14,7 @@ from segcli.models import card, imports, library, weights
 from segcli.models.imports.recognise import Recognised, network_in
 from segcli.networks import registry
 from segcli.networks.registry import Inferred
+from segcli.space.grids import model_grid
 from segcli.space.volume import Grid, Volume
 
 KEYS = Path(__file__).parents[2] / "data" / "golden" / "keys"
@@ -169,6 +170,19 @@ def test_outputs_of_a_recipe_are_put_in_the_order_in_which_its_authors_write_the
         wanted[theirs[channel] > 0] = value
     assert set(np.unique(wanted)) == {0, 1, 2, 4}
     assert (labels == wanted).all()
+
+
+def test_networks_of_monai_see_the_axes_of_a_file_that_is_not_turned_in_monais_order() -> None:
+    """There an array is i, j, k of the file; nnU-Net's, and those of its kin, are k, j, i as here."""
+    file = Grid((4, 5, 6), np.eye(4))  # k, j, i
+    own = {name: found for name in imports.recipes() if (found := recipe(name)).grid.axes is None}
+    for name, found in own.items():
+        nnunets = found.window.stride == "even"
+        assert model_grid(file, found.grid).shape[:: 1 if nnunets else -1] == (4, 5, 6), name
+    assert {name for name, found in own.items() if found.window.stride != "even"} == {"swinunetr-brats21"}
+    given = imports.options(orientation="ijk")
+    assert given == {"orientation": None, "transpose": [2, 1, 0]}
+    assert imports.options(orientation="file") == {"orientation": None}
 
 
 @pytest.mark.parametrize("fields", [{"outputs": [0, 0, 2]}, {"outputs": [0, 1]}, {"weights": "w.safetensors"}])
