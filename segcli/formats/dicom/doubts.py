@@ -51,6 +51,8 @@ def doubts(
         said.append("the patient's name is spelt in several ways under one patient ID and one study")
     if modality == "CT" and not all(f.rescaled for f in frames):
         said.append("CT without rescale slope and intercept: the stored values are taken for HU")
+    if modality == "CT" and (ways := len({_stored(f) for f in frames})) > 1:
+        said.append(f"CT whose slices are stored in {ways} ways: bits, sign, rescale slope or intercept differ")
     units = {str(f.key("RescaleType") or "") for f in frames} - _HOUNSFIELD
     if modality == "CT" and units:
         said.append(
@@ -67,3 +69,9 @@ def doubts(
     said += [f"compressed with loss ({uid_name(s)})" for s in sorted(syntaxes)]
     said += sorted({note for f in frames for note in f.file.notes})
     return tuple(said)
+
+
+def _stored(frame: Frame) -> tuple[object, ...]:
+    """How the values of a slice are to be understood."""
+    how = (frame.file.text(key) for key in ("BitsStored", "HighBit", "PixelRepresentation"))
+    return (frame.slope, frame.intercept, *how)

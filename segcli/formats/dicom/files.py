@@ -106,7 +106,7 @@ class DicomFile:
 
 def text_of(header: Dataset, keyword: str) -> str:
     """A header value as one line, values parted by a backslash; text as it lies in the file, without conversion."""
-    element = header.get_item(_tag(keyword))
+    element = header.get_item(_tag(keyword), keep_deferred=True)
     value: Any = element.value if element is not None else None
     if value is None:
         return ""
@@ -237,23 +237,25 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     if len(head) < 8 or group << 16 | element != _PIXEL_DATA:
         fault = "its voxels are floating-point" if group == 0x7FE0 else "incomplete: it has no pixels"
         return DicomFile(path, syntax, fault)
+    expected = _expected(header)
     # As the element itself is written, whatever the file says of its syntax: these are no lengths, which are even.
     width = 8 if head[4:6] in (b"OB", b"OW", b"UN") else 4
+    if width == 4 and syntax != IMPLICIT and int.from_bytes(head[4:8], order) != expected:
+        return DicomFile(path, syntax, "corrupt: its pixels are of no type that there is")
     if syntax == BIG_ENDIAN and head[4:6] == b"OW" and text_of(header, "BitsAllocated") == "8":
         return DicomFile(path, syntax, "8-bit pixels in 16-bit words of the other byte order, which is not read")
     length = int.from_bytes(head[width : width + 4], order)
     first = start + width + 4
     if syntax not in NATIVE:
         return DicomFile(path, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early")
-    expected = _expected(header)
     if expected is None:
         return DicomFile(path, syntax, "its rows, columns or bits are missing or cannot be read")
     if length == _UNDEFINED:
         return DicomFile(path, syntax, f"its pixels are compressed, though its syntax is {uid_name(syntax)}")
-    there = min(length, size - first)
-    if there < expected:
-        fault = f"truncated: {max(there, 0)} of {expected} bytes of pixels are there"
-        return DicomFile(path, syntax, fault)
+    there = max(0, min(length, size - first))
+    announced = expected if length <= expected + 1 else length  # a byte may fill up an odd number
+    if there < announced:
+        return DicomFile(path, syntax, f"truncated: {there} of {announced} bytes of pixels are there")
     notes = () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
     return DicomFile(path, syntax, None, (first, expected), notes)
 

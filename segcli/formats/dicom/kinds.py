@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -76,6 +77,7 @@ def no_slice(file: DicomFile) -> str | None:
 
 
 def _spoilt(sop_class: str) -> bool:
-    """Whether a class is none of the standard's, and not one of a maker's own either."""
+    """Whether a class is none of the standard's, and not one of a maker's own either: nearly a slice's is neither."""
     own = re.fullmatch(r"[0-9.]+", sop_class) and not sop_class.startswith("1.2.840.10008.")
-    return not own and uid_name(sop_class) == sop_class
+    near = difflib.get_close_matches(sop_class, VOLUME_CLASSES, cutoff=0.9)
+    return (not own or bool(near)) and uid_name(sop_class) == sop_class

@@ -403,3 +403,44 @@ def test_4_1_compressed_frames_that_are_fewer_than_announced_are_refused(tmp_pat
     ds.save_as(file)
     with pytest.raises(InputError, match=r"mr.dcm: truncated: 5 of 6 frames are there"):
         dicom.read(file)
+
+
+def replaced(path: Path, old: bytes, new: bytes) -> None:
+    """A file with some bytes changed, which are there once."""
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"\xe0\x7f\x10\0OW", b"\xe0\x7f\x10\0OQ", "corrupt: its pixels are of no type that there is"),
+        (b"\xe0\x7f\x10\0OW\0\0", b"\xe0\x7f\x10\0OW\0\0\0", "truncated: 71 of 17920 bytes of pixels are there"),
+    ],
+)
+def test_4_1_pixels_whose_element_is_damaged_are_not_read_a_byte_off(
+    tmp_path: Path, old: bytes, new: bytes, told: str
+) -> None:
+    folder = series(tmp_path / "ct")
+    replaced(folder / "a-005.dcm", old, new)
+    with pytest.raises(InputError, match=f"a-005.dcm: {told}"):
+        dicom.read(folder)
+
+
+def test_4_1_a_last_slice_whose_class_is_damaged_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    path = folder / "a-005.dcm"
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10000.5.1.4.1.1.2"))
+    with pytest.raises(InputError, match=r"a-005\.dcm: corrupt: what kind of image it is cannot be read"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("tags", [{"RescaleIntercept": -3024}, {"BitsStored": 8, "HighBit": 7}])
+def test_4_8_a_CT_slice_that_is_stored_otherwise_than_the_others_is_told(tmp_path: Path, tags: dict[str, int]) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        for tag, value in tags.items():
+            setattr(ds, tag, value if k == 5 else ds[tag].value)
+
+    told = "CT whose slices are stored in 2 ways: bits, sign, rescale slope or intercept differ"
+    assert dicom.read(series(tmp_path / "ct", each=each)).source.warnings == (told,)
