@@ -24,15 +24,19 @@ from segcli.batch.stages import (
     with_names,
     write,
 )
-from segcli.errors import Denied, InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
+from segcli.errors import Denied, EngineError, InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
 from segcli.models.card import ModelCard
 from segcli.system import key_of, keys_of
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
 
-# How libraries say in C++ that the host has no memory left: torch, ONNX Runtime, OpenVINO and the standard library.
-_NO_MEMORY = ("DefaultCPUAllocator", "Failed to allocate memory", "std::bad_alloc", "can't start new thread")
+# How libraries say in C++ that no memory is left: torch, ONNX Runtime, OpenVINO and the standard library.
+_NO_MEMORY = (
+    *("DefaultCPUAllocator", "Failed to allocate memory", "std::bad_alloc", "can't start new thread"),
+    "out of memory",  # of a GPU, where no step down was possible
+)
+_NO_DEVICE = ("CUDA error: ", "HIP error: ")  # how torch says that a device gave up: from then on it always does
 # What the system's errors mean where no room has told more of them; any other is one of the input.
 _SYSTEM: dict[int, type[SegcliError]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EIO), OutputError),
@@ -133,6 +137,9 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
             said = cause_of(error)
             hint = "try --max-ram, or a machine with more"
             return failed(job.watch, case, OutOfMemory(f"{called(case)}: not enough memory: {said}", hint=hint))
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_DEVICE):
+            said, hint = cause_of(error), "run it again: what is done stays done; or use --device cpu"
+            return failed(job.watch, case, EngineError(f"{called(case)}: the GPU failed: {said}", hint=hint))
         fault = SegcliError(
             f"{called(case)}: an internal error of segcli: {type(error).__name__}: {error}",
             hint="please report it; --debug shows where it happened",

@@ -513,6 +513,7 @@ def test_5_8_another_error_of_the_model_ends_the_case_in_half_precision_too(mode
         OutOfMemory("one window does not fit"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: out of memory"),
     ],
 )
 def test_6_3_no_memory_at_last_ends_the_case_with_71(model, tmp_path, error):
@@ -521,6 +522,26 @@ def test_6_3_no_memory_at_last_ends_the_case_with_71(model, tmp_path, error):
 
     scans(tmp_path / "in", 2)
     assert codes(run(model, [tmp_path / "in"], tmp_path / "out", Pointwise(fail))) == [71, 71]
+
+
+def test_a_gpu_that_gives_up_is_no_fault_of_segcli_and_finished_cases_stay(model, tmp_path):
+    shown = []
+
+    def lost(logits: np.ndarray) -> np.ndarray:
+        shown.append(1)
+        if len(shown) > 2:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported")
+        return logits
+
+    scans(tmp_path / "in", 3)
+    ended = run(model, [tmp_path / "in"], tmp_path / "out", Pointwise(lost))
+    assert 0 in codes(ended)
+    assert set(codes(ended)) == {0, 69}
+    assert ended[-1].error.message.startswith(
+        "case2.nii.gz: the GPU failed: CUDA error: uncorrectable ECC error encountered"
+    )
+    again = run(model, [tmp_path / "in"], tmp_path / "out")
+    assert [one.status for one in again] == ["skipped" if code == 0 else "done" for code in codes(ended)]
 
 
 def test_6_2_steps_down_for_want_of_memory_change_no_result_and_are_recorded_for_their_case(model, tmp_path):
