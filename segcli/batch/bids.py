@@ -33,6 +33,13 @@ def name_of(scan: str, model: str) -> str:
     return f"{source[:place]}_seg-{model}{entities}"
 
 
+def set_aside(folder: Path) -> list[Path]:
+    """Where a dataset holds what are not its scans: what was made of them, and what they were made of; else nothing."""
+    if not os.path.isfile(folder / "dataset_description.json"):  # noqa: PTH113 - False where it may not be asked
+        return []
+    return [path for path in (folder / "derivatives", folder / "sourcedata") if os.path.isdir(path)]  # noqa: PTH112
+
+
 def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
     """Say at the root of a derivatives tree what it is, and which files in it are no part of BIDS.
 

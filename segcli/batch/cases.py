@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from segcli.batch.bids import set_aside
 from segcli.batch.case import Case as Case
 from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
 from segcli.batch.outputs import Destination, is_own
@@ -256,6 +257,9 @@ def _expand(
         if is_collection(path):
             return in_file(path, select, volume, tell)
         return [Case(stem(path), (path,), path.parent, select.of_series, volume)]
+    for folder in set_aside(path):
+        if folder.name == "sourcedata":
+            tell(f"{path.name}: sourcedata, of which the dataset was made, is left out")
     there, packed = _images(path, output), _archives(path, output)
     files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
     files = without_time_series(files, tell) if len(channels) == 1 else files
@@ -312,9 +316,7 @@ def _images(folder: Path, output: Path | None, called: tuple[str, ...] = ()) -> 
         if Path(error.filename) == folder:  # one below it costs no other: `in_folder` makes it a case
             raise error
 
-    bids = os.path.isfile(folder / "dataset_description.json")  # noqa: PTH113 - False where it may not be asked
-    derivatives = folder / "derivatives" if bids else None
-    skipped = {key for p in (output, derivatives) if p is not None for key in keys_of(p)} - keys_of(folder)
+    skipped = {key for p in (output, *set_aside(folder)) if p is not None for key in keys_of(p)} - keys_of(folder)
     known = called or endings()
     for root, folders, names in walk(folder, refuse):
         folders[:] = [f for f in folders if not keys_of(root / f) & skipped]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
 from segcli.batch.selection import Selection
 from segcli.errors import InputError, InputMissing, SegcliError
@@ -50,13 +51,15 @@ def in_folder(
             named = folder if folder.name not in ("", "..") else folder.resolve()
             return [Case(named.name, (folder,), named.parent, None, volume)]
     usable, strays = _usable(folder, select, tell, alone=not images)
-    out = []
+    out, aside = [], set_aside(folder)
     for one in usable:
         home = Path(os.path.commonpath([f.path.parent for f in one.files]))
+        if not {home, *home.parents}.isdisjoint(aside):
+            continue
         if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
             name = str(PurePosixPath(*home.relative_to(folder).parts, one.name))
             out.append(Case(name, (home,), folder, one.name, volume))
-    told = {*images, *(home for case in out for home in case.paths)}  # their own reading refuses them
+    told = {*images, *aside, *(home for case in out for home in case.paths)}  # their own reading refuses them
     for path, error in strays.items():
         if isinstance(path, Path) and told.isdisjoint((path, *path.parents)):
             name = str(PurePosixPath(*path.relative_to(folder).parts[:-1], stem(path)))

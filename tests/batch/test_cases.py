@@ -57,6 +57,18 @@ def test_a_bids_tree_keeps_its_folders_and_its_derivatives_are_no_input(tmp_path
     assert named(tmp_path) == ["sub-01/anat/sub-01_T1w", "sub-02/anat/sub-02_T1w"]
 
 
+def test_what_a_bids_dataset_was_made_of_and_what_was_made_of_it_is_no_input_as_dicom_either(tmp_path):
+    touch(tmp_path, "dataset_description.json", "sub-01/anat/sub-01_T1w.nii.gz", "sourcedata/sub-01_T1w.nii.gz")
+    for number, where in enumerate(("sourcedata/sub-01/t1", "derivatives/other/sub-01")):
+        series(tmp_path / where, uid=str(number))
+    (tmp_path / "sourcedata" / "spoilt.dcm").write_bytes(bytes(128) + b"DICM")
+    said: list[str] = []
+    assert [c.name for c in cases([str(tmp_path)], tell=said.append)] == ["sub-01/anat/sub-01_T1w"]
+    assert said == [f"{tmp_path.name}: sourcedata, of which the dataset was made, is left out"]
+    (alone,) = cases([str(tmp_path / "sourcedata" / "sub-01")])
+    assert alone.name.startswith("t1/series-")
+
+
 def test_a_scan_of_a_bids_dataset_has_one_name_whether_the_dataset_the_subject_or_the_scan_was_named(tmp_path):
     scans = "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-1/pet/sub-02_ses-1_pet.nii.gz"
     touch(tmp_path, *(f"all/{name}" for name in scans), "all/sub-03/sub-03_T1w.nii.gz")
