@@ -33,7 +33,7 @@ from segcli.engines.precision import Precision
 from segcli.errors import SegcliError, UsageError
 from segcli.models.card import ModelCard
 from segcli.models.prompted import asked
-from segcli.results.record import Inputs, hash_inputs
+from segcli.results.inputs import Inputs, hash_inputs
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 

@@ -31,6 +31,7 @@ from segcli.models.decisive import model_hash
 from segcli.models.library import file_sha256
 from segcli.results import record, scan_checks
 from segcli.results.after import Effect
+from segcli.results.inputs import Inputs, hash_inputs, odd_file
 from segcli.results.islands import Change
 from segcli.results.record import CropFacts, EngineFacts, ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
 from segcli.space.grids import model_grid
@@ -249,7 +250,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
             atomic.sweep(folder)
             job.swept.add(folder)
     start = time.perf_counter()
-    inputs = record.hash_inputs(case.paths, is_own)
+    inputs = hash_inputs(case.paths, is_own)
     key = key_of(job, case, inputs)
     with atomic.translated(paths[0]):
         done = earlier.finished(job, case, key)
@@ -263,7 +264,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 
 
-def key_of(job: Job, case: Case, inputs: record.Inputs) -> Document:
+def key_of(job: Job, case: Case, inputs: Inputs) -> Document:
     """What the record of a case says of it, its input, model and options."""
     return {
         "case": case.name,
@@ -273,7 +274,7 @@ def key_of(job: Job, case: Case, inputs: record.Inputs) -> Document:
     }
 
 
-def scan_of(job: Job, case: Case, inputs: record.Inputs) -> Volume:
+def scan_of(job: Job, case: Case, inputs: Inputs) -> Volume:
     """The voxels of a case, refused before they are read where the model could not label so many of them.
 
     errors   InputError where they are not those whose sum was taken: the record would be about another scan
@@ -287,7 +288,7 @@ def scan_of(job: Job, case: Case, inputs: record.Inputs) -> Volume:
         fill_gaps=job.options.fill_gaps,
         seen=partial(check_memory, job),
     )
-    odd = record.changed(inputs, case.paths, scan.source.paths if scan.source else ())
+    odd = odd_file(inputs, case.paths, scan.source.paths if scan.source else ())
     if odd is not None:
         raise InputError(
             f"{called(case)}: {odd.name} came or changed while the scan was read",

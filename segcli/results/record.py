@@ -17,21 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from segcli import __version__, formats
+from segcli import __version__
 from segcli.documents import Document, Facts, undented
 from segcli.engines.export.cached import hashes_before
 from segcli.engines.table import libraries
-from segcli.formats.streams import is_folder, reading, refusal, walk
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
@@ -196,71 +194,6 @@ def about(case: str, model: ModelFacts, labels: LabelsFacts, measured: Measured,
         warnings=list(warnings),
         versions=versions(),
     )
-
-
-Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files of a case by name, and one hash over all their bytes.
-
-    sha256  of the file, or of the files' sums one after the other, in name order for a folder
-    stamps  size and time of change of each file, before it was read for its sum
-    """
-
-    files: tuple[str, ...]
-    sha256: str
-    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
-
-
-def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda path: False) -> Inputs:
-    """Names without folders, and the hash that says whether the input is still the same.
-
-    A header with detached data counts with its data file, whichever of the two was named. Of a folder, files that
-    are segcli's own (`mine`) do not count: outputs may lie among the slices.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if is_folder(path):
-            files += sorted(p for p in _below(path) if p.is_file() and not mine(p))
-        else:
-            files += formats.files_of(path)
-    stamps = {os.path.abspath(p): _stamp(p) for p in files}  # noqa: PTH100 - links are followed nowhere here
-    sums = [_sum(p) for p in files]
-    whole = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-    names = tuple(p.name for p in paths)
-    return Inputs(names, whole, stamps)
-
-
-def changed(inputs: Inputs, paths: Sequence[Path], read: Iterable[Path]) -> Path | None:
-    """A file of an input that came or changed since its sum was taken; None where the sum is of what was read.
-
-    paths   of the case; read: the files that its voxels came from
-    """
-    named = (file for path in paths if not is_folder(path) for file in formats.files_of(path))
-    there = ((file, inputs.stamps.get(os.path.abspath(file))) for file in (*named, *read))  # noqa: PTH100 - as above
-    return next((file for file, before in there if before is None or before != _stamp(file)), None)
-
-
-def _stamp(path: Path) -> Stamp:
-    with reading(path):
-        found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder; refused where one of its folders cannot be read."""
-
-    def refuse(error: OSError) -> None:
-        raise refusal(error, folder) from error
-
-    return (here / name for here, _, names in walk(folder, refuse) for name in names)
-
-
-def _sum(path: Path) -> str:
-    with reading(path):
-        return file_sha256(path)
 
 
 HashOf = Callable[[ModelCard, Mapping[str, str]], str]

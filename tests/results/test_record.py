@@ -19,7 +19,7 @@ from segcli.commands import doctor
 from segcli.errors import Denied, InputError
 from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256, find
-from segcli.results import record
+from segcli.results import inputs, record
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
 
@@ -88,10 +88,10 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
 
 def test_the_hash_of_an_input_is_that_of_its_bytes(tmp_path):
     path = scan(tmp_path / "a.nii")
-    assert record.hash_inputs([path]) == record.Inputs(("a.nii",), hashlib.sha256(path.read_bytes()).hexdigest())
+    assert inputs.hash_inputs([path]) == inputs.Inputs(("a.nii",), hashlib.sha256(path.read_bytes()).hexdigest())
     (tmp_path / "slices").mkdir()
     (tmp_path / "slices" / "1.dcm").write_bytes(b"abc")
-    found = record.hash_inputs([tmp_path / "slices"])
+    found = inputs.hash_inputs([tmp_path / "slices"])
     assert found.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
 
 
@@ -126,17 +126,17 @@ def test_2_4_a_header_counts_with_the_voxels_that_it_names_and_with_nothing_else
     (tmp_path / voxels).write_bytes(body)
     (tmp_path / "a.txt").write_bytes(b"of the same stem")
     whole = hashlib.sha256("".join(hashlib.sha256(x).hexdigest() for x in (head, body)).encode()).hexdigest()
-    assert record.hash_inputs([tmp_path / header]).sha256 == whole
+    assert inputs.hash_inputs([tmp_path / header]).sha256 == whole
     if header.startswith("a.hdr"):
-        assert record.hash_inputs([tmp_path / voxels]).sha256 == whole
+        assert inputs.hash_inputs([tmp_path / voxels]).sha256 == whole
 
 
 def test_2_9_outputs_among_the_slices_of_a_folder_do_not_count(tmp_path):
     (tmp_path / "1.dcm").write_bytes(b"slice")
-    before = record.hash_inputs([tmp_path]).sha256
+    before = inputs.hash_inputs([tmp_path]).sha256
     (tmp_path / "own.json").write_bytes(b"{}")
-    assert record.hash_inputs([tmp_path], lambda path: path.name == "own.json").sha256 == before
-    assert record.hash_inputs([tmp_path]).sha256 != before
+    assert inputs.hash_inputs([tmp_path], lambda path: path.name == "own.json").sha256 == before
+    assert inputs.hash_inputs([tmp_path]).sha256 != before
 
 
 def test_1_3_a_slice_that_may_not_be_read_is_refused_by_its_name(tmp_path, monkeypatch):
@@ -144,9 +144,27 @@ def test_1_3_a_slice_that_may_not_be_read_is_refused_by_its_name(tmp_path, monke
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "1.dcm").write_bytes(b"slice")
-    monkeypatch.setattr(record, "file_sha256", denied)
+    monkeypatch.setattr(inputs, "file_sha256", denied)
     with pytest.raises(Denied, match=r"1\.dcm: cannot be read: permission denied"):
-        record.hash_inputs([tmp_path])
+        inputs.hash_inputs([tmp_path])
+
+
+def test_the_files_of_a_folder_are_summed_once_for_all_series_in_it_and_again_when_they_change(tmp_path, monkeypatch):
+    read: list[str] = []
+
+    def summed(path):
+        read.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(inputs, "file_sha256", summed)
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / name).write_bytes(b"slice")
+    first = inputs.hash_inputs([tmp_path])
+    assert inputs.hash_inputs([tmp_path]) == first
+    assert read == ["1.dcm", "2.dcm"]
+    (tmp_path / "2.dcm").write_bytes(b"another")
+    assert inputs.hash_inputs([tmp_path]) != first
+    assert read == ["1.dcm", "2.dcm", "2.dcm"]
 
 
 def test_1_7_a_pipe_is_not_opened(tmp_path):
@@ -154,10 +172,9 @@ def test_1_7_a_pipe_is_not_opened(tmp_path):
 
     os.mkfifo(tmp_path / "a.nii")
     with pytest.raises(InputError, match=r"a\.nii: not a regular file"):
-        record.hash_inputs([tmp_path / "a.nii"])
+        inputs.hash_inputs([tmp_path / "a.nii"])
 
 
-@pytest.mark.slow
 def test_a_library_that_came_under_another_name_has_its_version_in_the_record(monkeypatch):
     known = importlib.metadata.version
 
@@ -172,6 +189,7 @@ def test_a_library_that_came_under_another_name_has_its_version_in_the_record(mo
     assert doctor._version("no-such-library") is None
 
 
+@pytest.mark.slow
 def test_6_6_versions_do_not_depend_on_what_else_is_loaded():
     told = "from segcli.results import record; print(sorted(record.versions('onnxruntime cpu')))"
     alone, among = (
