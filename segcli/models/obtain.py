@@ -17,6 +17,7 @@ from segcli.models import composed, imports
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
 from segcli.models.fetch import Download, Progress, addresses, fetch, file_name
+from segcli.models.imports.document import title
 from segcli.models.imports.totalsegmentator import around
 from segcli.models.imports.written import unclaimed
 from segcli.models.in_place import installation, stem
@@ -86,7 +87,7 @@ def get(
         model.files and all(file.addresses or installation(model, file) for file in model.files)
     ):
         raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
-    name = wishes.name or model.id
+    name = title(wishes.name or model.id, to)
     if model.laid_out or len(model.files) == 1:
         unclaimed(to / name, replace=wishes.replace)
     else:

@@ -100,12 +100,14 @@ def test_an_output_folder_with_a_models_name_does_not_hide_it(
     assert read_card(get("tiny", home[0])).name == "tiny"
 
 
-def test_nothing_is_fetched_for_a_name_that_is_taken(home: tuple[Path, Server]) -> None:
+def test_nothing_is_fetched_for_a_name_that_is_taken_or_is_none(home: tuple[Path, Server]) -> None:
     to, server = home
     get("tiny", to)
     seen = len(server.seen)
     with pytest.raises(OutputExists):
         get("tiny", to)
+    with pytest.raises(UsageError, match=r"'\.\./tiny' is no name for a model"):
+        get("tiny", to, FetchOptions(name="../tiny"))
     assert len(server.seen) == seen
 
 

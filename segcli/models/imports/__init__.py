@@ -132,6 +132,8 @@ def adopt(
             draft = document.of(fields, source, network, stated, title)
         if source.previous is not None:
             unclaimed(to / title, replace=replace)
+            for fold in network.folds:  # what is wrong with them is told before the first model takes its name
+                weights.filled_network(fold, network.family, network.arguments, path.name)
             folds = WhichModel(folds=wanted.folds)
             named = {key: value for key, value in (given or {}).items() if key == "labels"}
             adopt(source.previous, to=to, wanted=folds, name=fields["previous"], given=named, replace=replace)

@@ -599,6 +599,13 @@ def test_the_second_stage_of_a_cascade_is_imported_with_the_first_that_lies_besi
     assert (made.previous, made.inputs) == ("m-first", len(labels))
     assert library.previous_of(made).inputs == 1
     imports.verify(tmp_path / "models" / "m")
+    first, damaged = tmp_path / "models" / "m-first", second / "fold_0" / "checkpoint_final.pth"
+    before, stored = first.stat().st_ino, torch.load(damaged, weights_only=False)
+    stored["network_weights"]["decoder.seg_layers.0.bias"][0] = torch.nan
+    torch.save(stored, damaged)
+    with pytest.raises(ModelError, match=r"decoder\.seg_layers\.0\.bias holds values that are not finite"):
+        imports.adopt(second, to=tmp_path / "models", name="m", replace=True)
+    assert first.stat().st_ino == before, "the first model stays with the second one that it was made for"
     plans["configurations"]["3d_fullres"]["resampling_fn_seg_kwargs"] = {"is_seg": True, "order": 0, "order_z": 0}
     (second / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(ModelError, match="resample the labels of the first stage in a way that segcli lacks"):
