@@ -188,23 +188,21 @@ def _facts(
 
     classes   names of the structures that it was made of, all if empty
     """
-    from msgspec.structs import replace as with_
-
     from segcli.formats.stated import stated
     from segcli.formats.table import stem
     from segcli.models.library import file_sha256
     from segcli.results import checks, record
 
     findings = checks.run(labels, scan, card, None, stated(scan.source) if scan else None, classes)
-    said = record.about(
+    return record.about(
         stem(path),
         # Without a record of segcli nobody knows what made the label map: the model gives its table of labels alone.
         made or {"name": card.name, "sha256": None, "licence": card.licence},
         {"file": path.name, "sha256": file_sha256(path)},
         record.Measured(labels.grid, found, findings),
         labels.source.warnings if labels.source else (),
-    )
-    return (with_(said, options={"classes": list(classes)}) if classes else said).document
+        classes,
+    ).document
 
 
 def _written(

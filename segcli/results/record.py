@@ -181,11 +181,22 @@ class Measured:
     findings: Sequence[checks.Finding]
 
 
-def about(case: str, model: ModelFacts, labels: LabelsFacts, measured: Measured, warnings: Sequence[str]) -> Record:
-    """The record of a label map, as far as it does not matter how it was made."""
+def about(
+    case: str,
+    model: ModelFacts,
+    labels: LabelsFacts,
+    measured: Measured,
+    warnings: Sequence[str],
+    classes: Sequence[str] = (),
+) -> Record:
+    """The record of a label map, as far as it does not matter how it was made.
+
+    classes   names of the structures that it was made of, where they are not all of the model's
+    """
     return Record(
         case=case,
         model=model,
+        options={"classes": list(classes)} if classes else UNSET,
         labels=labels,
         grid=grid_facts(measured.grid),
         structures=list(measured.report.structures),
