@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
-from segcli.inference.engine import Engine, Sums, Weights
+from segcli.inference.engine import Engine, Sums, Weights, sampler_of
+from segcli.space.resample import Sampler
 
 if TYPE_CHECKING:
     from segcli.engines.choose import Opened
@@ -37,6 +38,11 @@ class Held:
     @property
     def precision(self) -> str:
         return self._loaded.precision if self._loaded else self._precision
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """Where images are resampled: on a device that the network is loaded to, the host for one of the processor."""
+        return None if self.name.endswith(" cpu") else sampler_of(self._engine())
 
     @property
     def batch(self) -> int:

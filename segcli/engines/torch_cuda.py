@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from segcli.engines.driver import driver_version
 from segcli.errors import cause_of
 
+# What torch raises of a device that it cannot use: what was asked for before CUDA began fails when it does, for one.
+_RAISED = (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError)
+
 
 def unusable(device: str) -> tuple[str, str] | None:
     """Why this torch cannot use a CUDA device that the driver shows, and what to do; None where it convolves on it."""
@@ -28,7 +31,7 @@ def unusable(device: str) -> tuple[str, str] | None:
         if lacking := _lacking(torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()):
             return f"{own}: {facts(device)}, {lacking}", "install another build of torch"
         convolved(np.ones((1, 1, 8, 8, 8), np.float32), device)
-    except RuntimeError as error:
+    except _RAISED as error:
         return f"{own}: {cause_of(error)}{_driver()}", "use --device cpu"
     return None
 

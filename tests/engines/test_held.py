@@ -16,13 +16,15 @@ from segcli.engines.choose import Opened
 from segcli.engines.held import Held
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError
+from segcli.inference.engine import sampler_of
+from segcli.space.resample import _HOST
 
 BOX = (slice(0, 4),) * 3
 WINDOW = np.zeros((1, 1, 4, 4, 4), np.float32)
 
 
-def held(again: Callable[[], Opened]) -> Held:
-    return Held("numpy", "float32", opened().hashes, again)
+def held(again: Callable[[], Opened], name: str = "numpy cpu") -> Held:
+    return Held(name, "float32", opened().hashes, again)
 
 
 def test_a_network_is_loaded_for_its_windows_and_let_go_of_when_it_rests() -> None:
@@ -34,7 +36,9 @@ def test_a_network_is_loaded_for_its_windows_and_let_go_of_when_it_rests() -> No
         return opened(engine)
 
     engine = held(again)
-    assert (engine.name, engine.precision, made) == ("numpy", "float32", []), "known before it is loaded"
+    assert (engine.name, engine.precision, made) == ("numpy cpu", "float32", []), "known before it is loaded"
+    assert sampler_of(engine) is None
+    assert not made
     assert engine.batch == 1
     engine.run(WINDOW)
     sums = engine.sums(WINDOW[0], (5, 4, 4), 0, np.ones((4, 4, 4), np.float32))
@@ -66,6 +70,13 @@ def test_what_was_told_of_a_network_stays_when_it_is_gone() -> None:
         assert sorted(engine.fallbacks) == sorted(["the device cannot be used", "went to the disk"] * times)
         assert engine.repeated == 2 * times
         assert (engine.name, engine.precision) == ("numpy elsewhere", "float16")
+
+
+def test_images_are_resampled_on_the_device_that_a_network_is_loaded_to() -> None:
+    class There(Pointwise):
+        name, sampler = "torch cuda:0", _HOST
+
+    assert sampler_of(held(lambda: opened(There()), "torch cuda:0")) is _HOST
 
 
 def test_a_file_that_changes_meanwhile_is_refused() -> None:

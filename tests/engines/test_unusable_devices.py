@@ -79,6 +79,20 @@ def test_6_8_a_device_that_does_not_convolve_is_refused_with_what_it_says(
     refused(card, said.partition("\n")[0], "the driver is for CUDA 12.4")
 
 
+def test_6_8_a_device_that_torch_cannot_begin_with_is_refused_as_well(
+    card: ModelCard, there: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = (
+        "CUDA call failed lazily at initialization with error: device >= 0 && device < num_gpus INTERNAL ASSERT FAILED"
+    )
+
+    def broken(device: str) -> None:
+        raise torch.cuda.DeferredCudaCallError(said)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", broken)
+    refused(card, "CUDA call failed lazily at initialization")
+
+
 def test_6_8_a_device_that_fails_when_the_model_is_sent_there_is_refused_as_well(
     card: ModelCard, there: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
