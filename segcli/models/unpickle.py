@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import pickletools
 import struct
@@ -61,6 +62,8 @@ def globals_in(data: bytes, name: str) -> list[str]:
                 elif op.name == "MEMOIZE":
                     memo[len(memo)] = texts[-1] if texts else None
                 elif op.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                    if int(arg or 0) > len(data):  # Python's reader would make room for all numbers below
+                        raise ModelError(f"{name}: a pickle that numbers its parts beyond its size: not allowed")
                     memo[int(arg or 0)] = texts[-1] if texts else None
                 elif op.name in ("GET", "BINGET", "LONG_BINGET"):
                     texts.append(memo.get(int(arg or 0)))
@@ -122,6 +125,8 @@ class _Values(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: Content) -> None:
         version, shape, kind, order, values = state
+        if isinstance(values, list) and len(values) != math.prod(shape):  # NumPy would read on behind the list
+            raise ModelError(f"an array of {len(values)} objects that claims to have the shape {shape}: not allowed")
         if isinstance(values, list) == (kind.dtype.kind == "O"):
             super().__setstate__((version, shape, kind.dtype, order, values))
 

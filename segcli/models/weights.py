@@ -244,6 +244,8 @@ def sister_tables(stored: Stored) -> tuple[list[str], list[str]]:
     keys = []
     for key, tensors in _tables(stored.content, "", 4, set()):
         others = _bare(tensors)
+        if any(tensor.is_nested for tensor in others.values()):  # which has no shape
+            continue
         if {name: tensor.shape for name, tensor in others.items()} == shapes:
             first = all(others[name].data_ptr() == tensor.data_ptr() for name, tensor in taken.items())
             keys.append((not first, key))
@@ -315,8 +317,10 @@ def _whole(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise ModelError(f"{where}: the tensor {name} has a shape and no values", hint=SAVE_AGAIN)
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            raise ModelError(f"{where}: the tensor {name} is sparse or quantised, not a plain one", hint=SAVE_AGAIN)
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            raise ModelError(
+                f"{where}: the tensor {name} is sparse, quantised or nested, not a plain one", hint=SAVE_AGAIN
+            )
         storage = tensor.untyped_storage()
         stored[storage.data_ptr()] = storage.nbytes()
         unfolded += tensor.numel() * tensor.element_size()
@@ -444,6 +448,3 @@ def _zip(data: bytes, name: str) -> tuple[str, Content]:
         # The last four: names that are no text, versions and encryption that zipfile does not know, odd extra fields.
         raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {error}") from error
     return "torch", unpickled(data, name, names)
-
-
-# ---- pickles that are no checkpoints (the plans of nnU-Net v1) -------------------------------------------------------

@@ -9,6 +9,7 @@ import re
 import sys
 import tarfile
 import types
+import warnings
 import zipfile
 from collections import deque
 from collections.abc import Callable
@@ -326,8 +327,19 @@ def test_a_tensor_far_larger_than_its_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(3, 3).to_sparse()}, tmp_path / "w.pt")
-    with pytest.raises(ModelError, match=r"conv\.weight is sparse or quantised"):
+    with pytest.raises(ModelError, match=r"conv\.weight is sparse, quantised or nested"):
         checkpoint.innermost_table(checkpoint.read(tmp_path / "w.pt"))
+
+
+def test_a_tensor_of_tensors_of_several_shapes_is_refused_and_beside_the_weights_left_alone(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    torch.save({"conv.weight": nested}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"conv\.weight is sparse, quantised or nested"):
+        checkpoint.innermost_table(checkpoint.read(tmp_path / "w.pt"))
+    torch.save({"state_dict": tensors(), "other": {"conv.weight": nested}}, tmp_path / "w.pt")
+    assert checkpoint.taken(checkpoint.read(tmp_path / "w.pt")) == (None, [])
 
 
 def test_5_6_a_nan_among_weights_of_eight_bits_is_found_too() -> None:
@@ -441,6 +453,26 @@ def test_no_file_lays_an_array_of_objects_over_its_own_bytes(tmp_path: Path, old
             unpickle.plain_pickle(pickle.dumps(Laid(), protocol), "plans.pkl")
 
 
+class Short:
+    """Pickled, it is an array of more objects than come with it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import numpy as np
+
+        make, how, _ = np.zeros(1).__reduce__()  # type: ignore[misc]
+        return make, how, (1, (1000,), np.dtype("O"), False, [1])
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_array_of_fewer_objects_than_it_claims_is_refused(tmp_path: Path, old: bool) -> None:
+    torch.save({"state_dict": tensors(), "x": Short()}, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    words = r"an array of 1 objects that claims to have the shape \(1000,\): not allowed"
+    with pytest.raises(ModelError, match=rf"w\.pt: {words}"):
+        checkpoint.read(tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=rf"plans\.pkl: {words}"):
+        unpickle.plain_pickle(pickle.dumps(Short(), 2), "plans.pkl")
+
+
 def test_a_numpy_scalar_of_objects_is_no_number(tmp_path: Path) -> None:
     import numpy as np
 
@@ -489,6 +521,8 @@ def test_a_pickle_that_makes_up_a_name_or_has_an_extension_code_is_refused() -> 
         unpickle.plain_pickle(made_up, "p.pkl")
     with pytest.raises(ModelError, match=r"p.pkl: a pickle with extension code 7: not allowed"):
         unpickle.plain_pickle(b"\x80\x02" + pickle.EXT1 + b"\x07.", "p.pkl")
+    with pytest.raises(ModelError, match=r"p.pkl: a pickle that numbers its parts beyond its size: not allowed"):
+        unpickle.plain_pickle(b"\x80\x02]r\xff\xff\xff\x3f.", "p.pkl")
 
 
 @pytest.mark.parametrize(
