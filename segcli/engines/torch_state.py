@@ -27,7 +27,7 @@ def settings(threads: int, precision: str = "float32") -> Iterator[None]:
     with bounded(threads):
         with _lock:
             if not _asked:
-                _before[:] = [(owner, name, getattr(owner, name)) for owner, name, _ in _flags(precision)]
+                _before[:] = [(owner, name, _stated(owner, name)) for owner, name, _ in _flags(precision)]
             _asked.append(precision)
             _set(_flags("tf32" if "tf32" in _asked else precision))
         try:
@@ -83,8 +83,21 @@ def _use(threads: int) -> None:
 
 
 def _set(flags: list[tuple[object, str, object]]) -> None:
+    """What has a value already is left alone: it may follow torch's flag for all of its kind."""
     for owner, name, value in flags:
-        setattr(owner, name, value)
+        if getattr(owner, name) != value:
+            setattr(owner, name, value)
+
+
+def _stated(owner: object, name: str) -> object:
+    """A flag's value, to be put back; "none" where torch's flag for all of its kind has the same: it follows that."""
+    value = getattr(owner, name)
+    if name != "fp32_precision" or value in ("none", "ieee"):
+        return value
+    setattr(owner, name, "none")
+    followed = getattr(owner, name)
+    setattr(owner, name, value)
+    return "none" if followed == value else value
 
 
 def _flags(precision: str) -> list[tuple[object, str, object]]:

@@ -84,6 +84,30 @@ def test_a_thread_that_begins_meanwhile_goes_on_with_the_threads_that_the_proces
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch has one flag for all from 2.9 on")
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("before", ["tf32", "ieee"])
+def test_a_callers_flag_for_all_kinds_of_kernels_holds_after_a_run_as_it_would_without(
+    before: str, precision: str
+) -> None:
+    backends: Any = torch.backends
+    kinds = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    usual = [backends.fp32_precision, *(kind.fp32_precision for kind in kinds)]
+    try:
+        kinds[0].fp32_precision, backends.fp32_precision = "none", before
+        with settings(1, precision):
+            gpu = "tf32" if precision == "tf32" else "ieee"
+            assert [kind.fp32_precision for kind in kinds] == [gpu, gpu, "ieee", "ieee"]
+        assert {kind.fp32_precision for kind in kinds} == {before}
+        if (before, precision) != ("ieee", "tf32"):
+            backends.fp32_precision = after = "ieee" if before == "tf32" else "tf32"
+            assert {kind.fp32_precision for kind in kinds} == {after}
+    finally:
+        backends.fp32_precision = usual[0]
+        for kind, value in zip(kinds, usual[1:], strict=True):
+            kind.fp32_precision = value
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
 def test_settings_are_put_back_after_an_interrupt_too(error: type[BaseException]) -> None:
     before = found()
