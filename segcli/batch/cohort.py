@@ -16,6 +16,7 @@ from segcli.formats.streams import walk
 from segcli.results.measure import cohort_rows, csv_text, from_json, wide_rows
 from segcli.results.record import is_masks, model_names, read_record
 from segcli.results.tissues import tissues_of
+from segcli.system import key_of
 
 
 def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
@@ -41,9 +42,9 @@ def _lying(folder: Path) -> list[Facts]:
         folders[:] = [name for name in folders if not is_masks(here / name)]
         for name in names:
             record = read_record(here / name) if name.endswith(tuple(RECORD.values())) else None
-            if record is None or not _is_whole(record) or (folder / record["case"]).parent != here:
+            if record is None or not _is_whole(record) or not (here / record["labels"]["file"]).is_file():
                 continue
-            if (here / record["labels"]["file"]).is_file():
+            if key_of((folder / record["case"]).parent) == key_of(here):
                 found.append(record)
     return found
 

@@ -52,6 +52,8 @@ def evaluate(
         raise UsageError(f"--tolerance {tolerance}: is a number of mm")
     if reference_labels is not None and reference_labels not in SETS:
         raise UsageError(f"--reference-labels {reference_labels}: is not one of {', '.join(SETS)}")
+    if json and csv:
+        raise UsageError("--json and --csv: one of them can have stdout")
     if html is not None:
         _unclaimed(html)  # before the work
     counts = form(affine)

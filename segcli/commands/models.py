@@ -35,9 +35,10 @@ def models(context: typer.Context, available: Available = False, json: Json = Fa
     """What models there are, what they lack, and where segcli looked."""
     if context.invoked_subcommand is None:
         show(available, json)
-    elif available or json:
-        flag = "--available" if available else "--json"
-        raise UsageError(f"models {flag} {context.invoked_subcommand}: {flag} stands behind the command")
+        return
+    for name in ("available", "json"):
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+            raise UsageError(f"models --{name} {context.invoked_subcommand}: --{name} stands behind the command")
 
 
 @commands.command("list")

@@ -134,8 +134,7 @@ def _concluded(given: Given, ended: Sequence[Outcome], to: Destination, manners:
         say(summary(ended, len(ended), seconds, ""))
     for path in extra:
         say(f"{path}: {told_of(path)}")
-    if said := unshown(ended):
-        say(f"warning: {said}")
+    _told_unshown(ended, manners)
     return code
 
 
@@ -205,7 +204,13 @@ def piped(
                 _stream(outcome.paths[0].read_bytes())
         if manners.json:
             print_json(document(ended, time.perf_counter() - began))
+        _told_unshown(ended, manners)
     return exit_code(ended) or _unwritten(show, manners)
+
+
+def _told_unshown(ended: Sequence[Outcome], manners: Manners) -> None:
+    if not manners.quiet and (said := unshown(ended)):
+        say(f"warning: {said}")
 
 
 def _temporary() -> TemporaryDirectory[str]:

@@ -99,6 +99,11 @@ def test_labels_of_a_model_are_chosen_by_name(model, tmp_path, capsys):
     assert [s["name"] for s in json.loads(capsys.readouterr().out)["scores"]] == ["liver"]
 
 
+def test_two_documents_on_stdout_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="--json and --csv: one of them can have stdout"):
+        answer.evaluate(tmp_path, tmp_path, json=True, csv=True)
+
+
 def test_a_tolerance_without_end_is_no_number_of_mm(tmp_path):
     with pytest.raises(UsageError, match="--tolerance inf: is a number of mm"):
         answer.evaluate(tmp_path, tmp_path, tolerance=float("inf"))

@@ -89,6 +89,15 @@ def test_an_option_before_the_command_that_it_is_of_is_refused_and_not_passed_ov
         app(["models", *words], standalone_mode=False)
 
 
+def test_a_setting_of_the_list_is_none_of_the_commands_beside_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("segcli.toml").write_text("[models]\njson = true\n")
+    app(["models", "info", "uxnet"], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("name ")
+    app(["models"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["models"]
+
+
 def test_a_model_is_described_whether_it_is_here_or_only_known(tmp_path, monkeypatch, capsys):
     organs(tmp_path / "models" / "organs")
     monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path / "models"))

@@ -50,3 +50,6 @@ def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
     assert again.returncode == 1
     assert "zeros: verdict fail: every voxel of the scan is 0: there is no picture" in again.stderr.decode()
     assert {p.name for p in (tmp_path / "out").glob("*_seg.nii.gz")} == {"zeros_seg.nii.gz", "a_seg.nii.gz"}
+    words = ("predict", "-", "--model", "organs", "-o", "piped")
+    piped = command(*words, cwd=tmp_path, stdin=(tmp_path / "zeros.nii.gz").read_bytes())
+    assert (piped.returncode, piped.stderr.decode().strip().splitlines()[-1]) == (0, last)
