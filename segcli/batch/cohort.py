@@ -52,9 +52,13 @@ def _lying(folder: Path) -> list[Facts]:
 def _is_whole(record: Facts) -> bool:
     """Whether a file that says that it is a record has what a table needs."""
     try:
-        from_json(record["structures"])
-        return all(isinstance(x, str) for x in (record["case"], record["model"]["name"], record["labels"]["file"]))
-    except (KeyError, TypeError):
+        measured = all(
+            isinstance(s.voxels, int) and isinstance(s.volume_ml, int | float)
+            for s in from_json(record["structures"]).structures
+        )
+        named = (record["case"], record["model"]["name"], record["labels"]["file"])
+        return measured and all(isinstance(x, str) for x in named)
+    except (AttributeError, KeyError, TypeError):
         return False
 
 

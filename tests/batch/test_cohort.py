@@ -207,6 +207,9 @@ def test_records_without_their_label_map_are_no_part_of_the_cohort(model, tmp_pa
     run(model, tmp_path / "in", out)
     (out / "case1_seg.nii.gz").unlink()
     (out / "notes_seg.json").write_text('{"segcli_record": 1, "structures": "none"}')
+    spoilt = json.loads((out / "case0_seg.json").read_text())
+    spoilt["structures"][0]["volume_ml"] = "much"
+    (out / "drawn_seg.json").write_text(json.dumps({**spoilt, "case": "drawn"}))
     ended = run(model, tmp_path / "in" / "case3.nii.gz", out)
     assert [record["case"] for record in gathered(ended, out)] == ["case0", "case2", "case3"]
 
