@@ -34,6 +34,9 @@ Progress = Callable[[int, int | None], None]  # bytes that are there, bytes in a
 _TRIES = 4  # of one address, each going on where the last one ended
 _WAIT = 1.0  # seconds before the second try, twice as many before each later one
 _STALE = 60.0  # seconds after which a lock that nobody renews, of another machine, is taken over
+# The same of this machine, where a process seems to live: after a restart, and in each container anew, another one has
+# the number. Nothing renews a lock while the sum of a large file is made.
+_LOST = 900.0
 _HUB = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?")
 
 
@@ -366,7 +369,7 @@ def _abandoned(path: Path) -> bool:
     try:
         owner = json.loads(text)
         if owner["host"] == socket.gethostname():
-            return not alive(int(owner["pid"]))
+            return age > _LOST or not alive(int(owner["pid"]))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return age > 2  # being written, or not ours
     return age > _STALE

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -326,3 +327,13 @@ def test_killed_at_twenty_moments_it_goes_on_to_the_same_bytes(server: Server, t
     assert fetch([server.address], tmp_path).path.read_bytes() == BODY
     assert any(begun)
     assert leftovers(tmp_path) == {"model.zip"}
+
+
+def test_a_lock_of_a_process_whose_number_another_one_has_by_now_is_taken_over_in_the_end(tmp_path: Path) -> None:
+    lock = tmp_path / "model.lock"
+    lock.write_text(json.dumps({"host": room.socket.gethostname(), "pid": os.getpid()}))
+    assert not room._abandoned(lock)
+    os.utime(lock, (time.time() - 600,) * 2)
+    assert not room._abandoned(lock), "the sum of a large file takes its time"
+    os.utime(lock, (time.time() - 1000,) * 2)
+    assert room._abandoned(lock)
