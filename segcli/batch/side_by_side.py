@@ -108,10 +108,11 @@ def predict_beside(
     share = max(1, (opening.threads or cores()) // jobs)
     room = None if opening.max_ram is None else opening.max_ram // jobs
     places = devices or [opening.device]
+    vram = None if opening.max_vram is None else opening.max_vram // -(-jobs // len(places))  # of each on a device
     free: SimpleQueue[tuple[ProcessPoolExecutor, Opening]] = SimpleQueue()
     _stopped.clear()
     for i in range(jobs):
-        own = replace(opening, threads=share, max_ram=room, device=places[i % len(places)])
+        own = replace(opening, threads=share, max_ram=room, max_vram=vram, device=places[i % len(places)])
         free.put((_process(share), own))
 
     def driven(case: Case) -> tuple[Outcome, list[Event]]:

@@ -55,6 +55,29 @@ def test_6_8_all_of_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         devices_of("cuda:all")
 
 
+@pytest.mark.parametrize(("device", "jobs", "share"), [("cuda:0,cuda:2", 2, 8), ("cuda", 4, 2)])
+def test_processes_on_one_device_share_what_may_be_taken_of_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, jobs: int, share: int
+) -> None:
+    used: list[int | None] = []
+
+    class Pool:
+        def submit(self, work: Any, case: Case, opening: Opening, *more: Any) -> Any:
+            used.append(opening.max_vram)
+            outcome = Outcome(case, "done"), []
+            return type("Future", (), {"result": lambda self: outcome})()
+
+        def shutdown(self) -> None:
+            pass
+
+    monkeypatch.setattr(side_by_side, "_process", lambda share: Pool())
+    opening = Opening(("organs",), device=device, max_vram=8 << 30)
+    found = [Case(f"case{i}", (tmp_path / f"case{i}.nii.gz",), tmp_path) for i in range(4)]
+    told = (jobs, found, opening, Destination(), Options(), lambda event: None, devices_of(device))
+    assert len(list(side_by_side.predict_beside(*told))) == 4
+    assert set(used) == {share << 30}
+
+
 def test_each_device_has_one_case_at_a_time_whose_files_come_in_the_cases_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
