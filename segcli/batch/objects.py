@@ -1,4 +1,4 @@
-"""What the user says of the DICOM objects that are made, and the day on which a picture is made."""
+"""What the user says of DICOM objects, which scans they can refer to, and the day on which a picture is made."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from segcli.errors import UsageError
+
 if TYPE_CHECKING:
     from segcli.formats.dicom.objects import About
+    from segcli.space.volume import Source
 
 
 class Signed(TypedDict):
@@ -53,3 +56,13 @@ def today() -> str:
 
 
 _DIGITS = 11  # of seconds up to the year 5138; a longer number is no date
+
+
+def refuse_unreferable(source: Source | None, kind: str) -> None:
+    """Refuse a scan that no DICOM object of a kind can refer to; errors as of `referable`."""
+    from segcli.formats.dicom.objects import referable
+
+    if source is None or source.kind != "dicom":
+        told = f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none"
+        raise UsageError(told, hint="leave it away for such input")
+    referable(source, "a DICOM object")

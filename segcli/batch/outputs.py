@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segcli.batch.bids import name_of
-from segcli.batch.objects import Objects, Signed, today
+from segcli.batch.objects import Objects, Signed, refuse_unreferable, today
 from segcli.documents import Facts
 from segcli.errors import UsageError
 from segcli.packages import added
@@ -176,16 +176,14 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
 
 
 def refuse_beforehand(scan: Volume, to: Destination) -> None:
-    """Before anything is computed, UsageError for DICOM objects of no DICOM scan, EngineError for a missing viewer."""
+    """Before anything is computed, refuse DICOM objects of a scan that none can refer to, and a missing viewer."""
     if any("viewer" in output.needs for output in to.outputs):
         from segcli.results.page.niivue import script
 
         script()
-    dicom = [output.kind for output in outputs() if "dicom" in output.needs]
-    for kind in to.forms:
-        if kind in dicom and (scan.source is None or scan.source.kind != "dicom"):
-            told = f"--write {kind}: a DICOM object refers to a DICOM scan, and this one is none"
-            raise UsageError(told, hint="leave it away for such input")
+    dicom = {output.kind for output in outputs() if "dicom" in output.needs}
+    if kind := next((kind for kind in to.forms if kind in dicom), None):
+        refuse_unreferable(scan.source, kind)
 
 
 def write(case: Finished) -> tuple[list[Path], list[str]]:

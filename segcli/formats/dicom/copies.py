@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segcli.errors import InputError
+from segcli.errors import SegcliError
 from segcli.formats.dicom.files import DicomFile, voxels
 from segcli.formats.dicom.frames import frames_of, tile_of
 
@@ -41,7 +41,7 @@ def are_copies(some: Sequence[DicomFile], others: Sequence[DicomFile]) -> bool:
         return False
     try:
         return _slices(some, False) == _slices(others, False) and _slices(some, True) == _slices(others, True)
-    except InputError:
+    except SegcliError:  # their own reading tells it
         return False
 
 

@@ -53,6 +53,7 @@ _BINARY = frozenset(
     ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 )
 
+SPOILT = (BytesLengthException, NotImplementedError, TypeError, ValueError)  # what pydicom says of values of no type
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
@@ -117,7 +118,7 @@ def text_of(header: Dataset, keyword: str) -> str:
         return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))
     try:
         value = header[keyword].value
-    except (BytesLengthException, NotImplementedError, TypeError, ValueError):
+    except SPOILT:
         return ""
     parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
     return printable("\\".join("" if p is None else str(p) for p in parts).strip(" \0"))
@@ -216,7 +217,7 @@ def is_dicomdir(file: DicomFile) -> bool:
 
 def _class(header: Any) -> str:
     meta = getattr(header, "file_meta", None)
-    return "" if meta is None else str(meta.get("MediaStorageSOPClassUID", ""))
+    return "" if meta is None else text_of(meta, "MediaStorageSOPClassUID")
 
 
 def _syntax(header: Any) -> str:
@@ -301,7 +302,9 @@ def _unpacks(data: bytes) -> bool:
 def voxels(file: DicomFile) -> Voxels:
     """(frames, rows, columns) as stored: bits beyond BitsStored masked away, sign respected, not rescaled."""
     rows, columns = file.count("Rows", 0), file.count("Columns", 0)
-    allocated, signed = file.count("BitsAllocated", 0), file.count("PixelRepresentation", 0) == 1
+    allocated, signed = file.count("BitsAllocated", 0), file.text("PixelRepresentation") == "1"
+    if not signed and file.text("PixelRepresentation") != "0":
+        raise InputError(f"{file.name}: whether its pixels have a sign (PixelRepresentation) is not said")
     stored = file.count("BitsStored", allocated)
     high = file.count("HighBit", stored - 1)
     coded = file.syntax in CODE_STREAMS and high + 1 != stored  # samples have no place in a word there

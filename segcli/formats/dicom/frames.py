@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from segcli.errors import InputError, SegcliError
-from segcli.formats.dicom.files import DicomFile, text_of
+from segcli.formats.dicom.files import SPOILT, DicomFile, text_of
 from segcli.space.volume import Voxels
 
 # What may tell the volumes of one series apart, in the order in which it is tried.
@@ -96,7 +96,7 @@ def frames_of(file: DicomFile) -> list[Frame]:
         return _frames(file)
     except SegcliError:
         raise
-    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, *SPOILT) as error:
         raise InputError(f"{file.name}: corrupt: its header makes no sense ({type(error).__name__})") from error
 
 

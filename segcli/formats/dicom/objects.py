@@ -21,12 +21,12 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException
 
 import segcli
 from segcli.errors import InputError, UsageError
-from segcli.formats.dicom.files import DicomFile, is_uid
+from segcli.formats.dicom.files import SPOILT, DicomFile, is_uid
 from segcli.formats.dicom.frames import Frame
+from segcli.formats.dicom.stack import farthest
 from segcli.space.volume import Source, Volume
 from segcli.structures import Label, renamed, side_of, structures, told_apart, words_of
 
@@ -92,6 +92,26 @@ class Term:
     side: Code | None
 
 
+def referable(source: Source | None, what: str) -> Source:
+    """The source of a scan that objects can refer to.
+
+    errors   UsageError: no DICOM; InputError: without a frame of reference, or a file without an identifier
+    """
+    hint = "write the labels as NIfTI instead"
+    if source is None or source.kind != "dicom":
+        raise UsageError(f"{what} needs a DICOM series as its source", hint=hint)
+    files = list(dict.fromkeys(plane.file for plane in source.header.planes if plane is not None))
+    lacking = {
+        "frame of reference": not files[0].text("FrameOfReferenceUID"),
+        "SOPInstanceUID in each file": not all(file.text("SOPInstanceUID") for file in files),
+    }
+    for name in (name for name, lacks in lacking.items() if lacks):
+        raise InputError(
+            f"{files[0].name}: its series has no {name}, without which {what} cannot be written", hint=hint
+        )
+    return source
+
+
 class Scan:
     """The series that labels are written for: its real planes, and what its headers lend to a new object.
 
@@ -99,8 +119,7 @@ class Scan:
     """
 
     def __init__(self, labels: Volume, like: Source | None, what: str, about: About = AS_SOURCE) -> None:
-        if like is None or like.kind != "dicom":
-            raise UsageError(f"{what} needs a DICOM series as its source", hint="write the labels as NIfTI instead")
+        like = referable(like, what)
         planes: Sequence[Frame | None] = like.header.planes
         self.numbers = [k for k, plane in enumerate(planes) if plane is not None]
         self.frames: list[Frame] = [plane for plane in planes if plane is not None]
@@ -110,13 +129,8 @@ class Scan:
             raise ValueError(f"labels of {grid.shape} for a series of {len(planes)} x {self.frames[0].shape}")
         corners = grid.world([[k, 0, 0] for k in self.numbers])
         apart = np.linalg.norm(corners - [f.position for f in self.frames], axis=1).max()
-        if apart > 0.02 * max(1.0, grid.spacing[0]):
+        if apart > farthest(grid.spacing[0]):
             raise ValueError(f"the labels lie up to {apart:.3g} mm off the planes of their series")
-        if not self.frame_of_reference:
-            raise InputError(
-                f"{self.files[0].name}: its series has no frame of reference, without which {what} cannot be written",
-                hint="write the labels as NIfTI instead",
-            )
         self.grid = grid
         self.about = about
 
@@ -225,7 +239,7 @@ def _readable(header: Dataset, keyword: str) -> DataElement | None:
         return None
     try:
         return header[keyword]
-    except (BytesLengthException, NotImplementedError, TypeError, ValueError):
+    except SPOILT:
         return None
 
 

@@ -34,6 +34,7 @@ from segcli.formats.dicom.objects import (
     term,
     uid,
 )
+from segcli.formats.dicom.stack import farthest
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
 
@@ -105,12 +106,10 @@ def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, 
         ds = pydicom.dcmread(path)
         shared = ds.SharedFunctionalGroupsSequence[0]
         groups = ds.PerFrameFunctionalGroupsSequence
-        places = grid.index([_position(g, shared) for g in groups])
-        planes = places[:, 0].round().astype(int)
-        if (
-            np.abs(places - planes[:, None] * [1, 0, 0]).max() > 2e-2
-            or not 0 <= planes.min() <= planes.max() < grid.shape[0]
-        ):
+        positions = np.array([_position(g, shared) for g in groups])
+        planes = grid.index(positions)[:, 0].round().astype(int)
+        apart = np.linalg.norm(positions - grid.world(planes[:, None] * [1, 0, 0]), axis=1).max()
+        if apart > farthest(grid.spacing[0]) or not 0 <= planes.min() <= planes.max() < grid.shape[0]:
             raise OutputError(f"{path.name}: its frames do not lie on the planes of the series")
         segments = [_segment(g, shared) for g in groups]
         pixels = _pixels(ds)

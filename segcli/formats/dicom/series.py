@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pydicom.config
 
-from segcli.errors import Denied, InputError, InputMissing
+from segcli.errors import Denied, InputError, InputMissing, SegcliError
 from segcli.formats.dicom.archive import ArchiveMember
 from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
@@ -77,7 +77,7 @@ class Series:
             grids = [stack_grid(stack.frames, self.name)[0] for stack in self.stacks]
             which = tuple((stack.what, len(stack.frames)) for stack in self.stacks)
             return Summary(self.frames, which, grids[0].shape, grids[0].spacing, None)
-        except InputError as error:
+        except SegcliError as error:  # also of a decoder that is missing, or a file that has gone
             return Summary(self.frames, (), None, None, error.message)
         finally:
             self.__dict__.pop("stacks", None)

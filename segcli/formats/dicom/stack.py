@@ -316,6 +316,11 @@ def stack_grid(frames: Sequence[Frame], name: str, *, fill_gaps: bool = False) -
     return Grid((len(planes), *first.shape), affine), tuple(planes)
 
 
+def farthest(spacing: float) -> float:
+    """How far, in mm, a slice of a volume may lie off its plane: rounding of its position was believed so far."""
+    return max(ROUNDING_LIMIT * spacing, POSITION_TOLERANCE) + 1e-6
+
+
 def _tolerance(spacing: float) -> float:
     """How far, in mm, a slice may lie off the even line of positions without a word."""
     return max(POSITION_TOLERANCE * spacing, POSITION_TOLERANCE)

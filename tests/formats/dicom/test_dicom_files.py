@@ -29,7 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from segcli.errors import Denied, EngineError, InputError
+from segcli.errors import Denied, EngineError, InputError, SegcliError
 from segcli.formats.dicom import files
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.frames import DISTINGUISHING
@@ -444,3 +444,46 @@ def test_4_8_a_CT_slice_that_is_stored_otherwise_than_the_others_is_told(tmp_pat
 
     told = "CT whose slices are stored in 2 ways: bits, sign, rescale slope or intercept differ"
     assert dicom.read(series(tmp_path / "ct", each=each)).source.warnings == (told,)
+
+
+@pytest.mark.parametrize("sign", [None, 129])
+def test_4_9_pixels_that_do_not_say_whether_they_have_a_sign_are_refused(tmp_path: Path, sign: int | None) -> None:
+    folder = series(tmp_path / "ct", each=lambda ds, k: k < 6, PixelRepresentation=sign)
+    with pytest.raises(
+        InputError, match=r"a-000\.dcm: whether its pixels have a sign \(PixelRepresentation\) is not said"
+    ):
+        dicom.read(folder)
+
+
+def test_6_1_damaged_files_in_a_tree_cost_no_other_series(tmp_path: Path) -> None:
+    """Values of no type, in the first group of a file and in a frame's groups, which pydicom meets late."""
+    series(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+
+    def each(group: Dataset, k: int) -> None:
+        group.ImageComments = f"frame{k}"
+
+    replaced(enhanced(tmp_path / "bad" / "e.dcm", phantom(), affine(), each=each), b"LT\x06\0frame3", b"FD\x06\0frame3")
+    (tmp_path / "odd").mkdir()
+    data = (tmp_path / "good" / "a-000.dcm").read_bytes()
+    meta = data.index(b"\x02\0\x02\0UI")
+    spoilt = data[: meta + 4] + b"\x55\0" + data[meta + 6 :]
+    uid = spoilt.index(b"\x20\0\x0e\0UI")
+    (tmp_path / "odd" / "x.dcm").write_bytes(spoilt[:uid] + spoilt[uid + 8 + spoilt[uid + 6] :])  # without its series
+    strays: dict[object, SegcliError] = {}
+    found = dicom.find(tmp_path, strays.setdefault)
+    problems = {s.files[0].path.parent.name: s.summary.problem for s in found}
+    assert problems["good"] is None
+    assert "e.dcm: corrupt: its header makes no sense" in str(problems["bad"])
+    assert [path.name for path in strays] == ["x.dcm"]
+
+
+def test_6_1_a_decoder_that_is_missing_costs_no_other_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices that are there twice are compared by their voxels while a tree is searched."""
+    series(tmp_path / "good", uid="good")
+    for name in ("one", "two"):
+        compress(series(tmp_path / "bad" / name, uid="bad"), RLELossless)
+    monkeypatch.setitem(files._DECODERS, RLELossless, ("none", "a package"))
+    problems = {s.files[0].path.name[:1]: s.summary.problem for s in dicom.find(tmp_path)}
+    assert problems["g"] is None
+    assert "no decoder for RLE Lossless" in str(problems["b"])

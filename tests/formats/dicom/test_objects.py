@@ -15,6 +15,8 @@ import pytest
 from dicom_phantom import PATIENT, affine, phantom, series
 from pydicom.dataset import Dataset
 
+from segcli.batch.outputs import Destination, refuse_beforehand
+from segcli.errors import InputError
 from segcli.formats.dicom import rtstruct, seg, sr
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.objects import About
@@ -225,3 +227,37 @@ def test_what_a_source_says_in_no_type_that_there_is_is_not_taken_over(tmp_path:
     seg.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
     made = pydicom.dcmread(tmp_path / "seg.dcm")
     assert (made.PatientSex, made.PatientName, "StudyDescription" in made) == ("", PATIENT, False)
+
+
+@pytest.mark.parametrize(("step", "unit"), [(12.4, 1.0), (1.04, 0.1)])
+def test_objects_are_made_of_every_series_whose_rounded_positions_are_taken(
+    tmp_path: Path, step: float, unit: float
+) -> None:
+    """Slices may lie up to 5 % of their distance off the even line, which is more than 1 % or a voxel's part."""
+
+    def each(ds: Dataset, k: int) -> None:
+        ds.ImagePositionPatient = ["-10", "-20", f"{round(step * k / unit) * unit:.1f}"]
+
+    seg_object, *_ = objects(tmp_path, hu=phantom((9, 7, 6)), each=each)
+    said = dicom.read(tmp_path / "scan").source.warnings
+    assert "the slice positions are rounded" in said[0]
+    groups = seg_object.PerFrameFunctionalGroupsSequence
+    z = {float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for group in groups}
+    assert z <= {round(round(step * k / unit) * unit, 1) for k in range(9)}  # of the source, not of the line
+
+
+@pytest.mark.parametrize(
+    ("keyword", "told"),
+    [("FrameOfReferenceUID", "no frame of reference"), ("SOPInstanceUID", "no SOPInstanceUID in each file")],
+)
+def test_a_series_that_objects_cannot_refer_to_is_refused_before_the_network_runs(
+    tmp_path: Path, keyword: str, told: str
+) -> None:
+    for file in series(tmp_path / "scan").iterdir():
+        ds = pydicom.dcmread(file)
+        del ds[keyword]
+        ds.save_as(file)
+    scan = dicom.read(tmp_path / "scan")
+    with pytest.raises(InputError, match=f"its series has {told}, without which a DICOM object cannot be written"):
+        refuse_beforehand(scan, Destination(forms=("nifti", "dicom-sr")))
+    refuse_beforehand(scan, Destination(forms=("nifti",)))
