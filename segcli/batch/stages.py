@@ -250,7 +250,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
             atomic.sweep(folder)
             job.swept.add(folder)
     start = time.perf_counter()
-    inputs = hash_inputs(case.paths, is_own)
+    inputs = hash_inputs(case.paths, partial(_apart, case, job.to.folder))
     key = key_of(job, case, inputs)
     with atomic.translated(paths[0]):
         done = earlier.finished(job, case, key)
@@ -262,6 +262,16 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     outputs.refuse_beforehand(scan, job.to)
     doubt(job, case, scan)
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
+
+
+def _apart(case: Case, output: Path | None, path: Path) -> bool:
+    """Whether a file below a case's folder is no input: an output, or anything in an output folder in there."""
+    if output is not None:
+        out = Path(os.path.abspath(output))  # noqa: PTH100 - links are followed nowhere here
+        inside = any(Path(os.path.abspath(home)) in out.parents for home in case.paths)  # noqa: PTH100 - as above
+        if inside and out in Path(os.path.abspath(path)).parents:  # noqa: PTH100 - as above
+            return True
+    return is_own(path)
 
 
 def key_of(job: Job, case: Case, inputs: Inputs) -> Document:

@@ -104,3 +104,15 @@ def test_files_of_the_labels_that_a_run_replaces_are_told_and_stay(model, tmp_pa
     assert (out / "a.ctbl").is_file()
     again(reports=("csv",), classes=("spleen",))
     assert {*said} == {None}  # it is in no record any more
+
+
+def test_2_5_what_lies_in_an_output_folder_among_the_slices_is_no_part_of_the_input(model, tmp_path):
+    folder = series(tmp_path / "ct")
+    out = folder / "out"
+    assert run(model, folder, out).status == "done"
+    (out / "cohort.csv").write_text("case,model\n")
+    (out / "events.jsonl").write_text("{}\n")
+    assert run(model, folder, out).status == "skipped"
+    (folder / "notes.txt").write_text("of the technician")
+    with pytest.raises(segcli.SegcliError, match="not a verified result"):
+        raise run(model, folder, out).error
