@@ -18,6 +18,7 @@ from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
 from segcli.models.fetch import Download, Progress, addresses, fetch, file_name
 from segcli.models.imports.document import title
+from segcli.models.imports.nnunet_axes import turned
 from segcli.models.imports.totalsegmentator import around
 from segcli.models.imports.written import unclaimed
 from segcli.models.in_place import installation, stem
@@ -26,6 +27,8 @@ from segcli.system import insistently
 
 _ADDRESS = re.compile(r"https?://|hf:|gdrive:")
 _UNSTATED = "not stated"
+# Programs around nnU-Net that only turn a scan before: where the axes of the array then point that nnU-Net gets.
+_TURNED = {"lps": "SPL"}
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,8 @@ def _around(model: Entry | None) -> Callable[[Facts], Facts]:
     """Fields that are other ones where the program of an entry's authors runs the model; a part keeps its own names."""
     if model is None or not model.around:
         return lambda fields: {}
+    if (axes := _TURNED.get(model.around)) is not None:
+        return lambda fields: turned(axes, fields.get("transpose", (0, 1, 2)))
     names = model.structures if len(model.files) == 1 else ()
     return lambda fields: around(fields, model.spacing_mm, names)
 

@@ -15,6 +15,7 @@ from totalseg import fast_body, installed, muscles
 
 from segcli.errors import DownloadFailed, ModelError, OutputExists, UsageError
 from segcli.models import catalogue, imports
+from segcli.models.in_place import found as find_installed
 from segcli.models.library import parts_of, read_card, rough_of
 from segcli.models.obtain import FetchOptions, get, urls, wanted
 
@@ -90,6 +91,20 @@ def test_a_licence_that_asks_for_more_or_is_unknown_is_accepted_or_nothing_is_fe
         get(text, to)
     assert server.seen == []
     assert read_card(get(text, to, FetchOptions(accept_licence=True))).licence in ("CC BY-NC 4.0", "not stated")
+
+
+def test_a_model_whose_program_turns_scans_before_has_their_orientation(home: tuple[Path, Server]) -> None:
+    """MRSegmentator's reader hands nnU-Net arrays z, y, x of a scan whose x, y, z point left, backwards and up."""
+    to, server = home
+    entry = {"id": "lps", "title": "LPS", "modality": "CT", "structures": [], "licence": "MIT", "citation": ""}
+    listed = {"source": "t", "models": [{**entry, "files": [{"addresses": [server.address]}], "around": "lps"}]}
+    (to.parent / "lists" / "catalogue" / "b.json").write_text(json.dumps(listed))
+    catalogue.entries.cache_clear()
+    plain, turned = read_card(get("tiny", to)), read_card(get("lps", to))
+    axes = "".join("SPL"[axis] for axis in plain.grid.transpose)
+    assert (plain.grid.axes, turned.grid.axes, turned.grid.transpose) == (None, axes, (0, 1, 2))
+    assert catalogue.entry("mrsegmentator").around == "lps"
+    assert find_installed("lps") is None
 
 
 def test_an_output_folder_with_a_models_name_does_not_hide_it(

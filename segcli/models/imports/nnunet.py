@@ -19,6 +19,7 @@ from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
 from segcli.models import weights
 from segcli.models.imports import nnunet_after, trainers
+from segcli.models.imports.nnunet_axes import READERS, oriented, turned
 from segcli.models.imports.nnunet_cascade import first_stage
 from segcli.models.imports.nnunet_resampling import resampling
 from segcli.models.imports.source import ModelSource, Named, Stated, label_names, slug
@@ -30,13 +31,6 @@ _LATEST = "checkpoint_latest.pth"
 _CLASSES = {
     "PlainConvUNet": "nnunet_plain",
     "ResidualEncoderUNet": "nnunet_resenc",
-}
-# Axes codes of the arrays that each reader hands over, in array order; None is the file's own order.
-_READERS = {
-    "SimpleITKIO": None,
-    "NibabelIO": None,
-    "SimpleITKIOWithReorient": "SAR",
-    "NibabelIOWithReorient": "SAR",
 }
 # Version 1 normalises after resampling, version 2 before. Padding comes last, with 0 whatever air has become by then.
 CROP: Document = {"step": "crop", "above": None}
@@ -119,8 +113,10 @@ def _source(
             where = f"a network of the class {kind}"
             named = Named(f"the plans' {kind}", planned) if planned else None
         lacks: dict[str, str] = {}
+        own = _fields(plans, chosen, channels, labels, lacks)
         fields = {
-            **_fields(plans, chosen, channels, labels, lacks),
+            **own,
+            **oriented(dataset, own["transpose"], notes),
             **_mirrored(content, chosen),
             **nnunet_after.fields(after, labels["labels"]),
             "source": origin,
@@ -167,8 +163,8 @@ def _fields(
         "average": "logits",
     }
     reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
-    if reader in _READERS:
-        fields |= _turned(_READERS[reader], fields["transpose"])
+    if reader in READERS:
+        fields |= turned(READERS[reader], fields["transpose"])
     else:
         lacks["orientation"] = f"the reader {reader} is not one that segcli knows: its orientation is not known"
     steps = normalisation(
@@ -185,13 +181,6 @@ def _mirrored(content: Facts, chosen: Facts) -> Document:
     """Field `mirror`; a checkpoint counts the axes of a slice from 0."""
     axes = content.get("inference_allowed_mirroring_axes")
     return {"mirror": [int(a) + 3 - len(chosen["patch_size"]) for a in axes]} if axes else {}
-
-
-def _turned(axes: str | None, transpose: Sequence[int]) -> Document:
-    """Fields `orientation` and `transpose`; the axes code of a reader that turns scans says the order after both."""
-    if axes is None:
-        return {"orientation": None}
-    return {"orientation": "".join(axes[a] for a in transpose), "transpose": [0, 1, 2]}
 
 
 def _configuration(plans: Facts, name: str) -> Document:

@@ -25,7 +25,7 @@ from segcli.inference.segment import segment
 from segcli.inference.windows import WindowPlan, blend_weights, slide
 from segcli.models import card, imports, library
 from segcli.models import weights as checkpoint
-from segcli.models.imports import nnunet
+from segcli.models.imports import nnunet, nnunet_axes
 from segcli.models.imports.recognise import Recognised
 from segcli.models.imports.source import label_names
 from segcli.networks import registry
@@ -610,6 +610,18 @@ def test_the_second_stage_of_a_cascade_is_imported_with_the_first_that_lies_besi
     (second / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(ModelError, match="resample the labels of the first stage in a way that segcli lacks"):
         imports.inspect(second)
+
+
+def test_the_orientation_of_a_dataset_is_that_of_its_files_axes() -> None:
+    notes: list[str] = []
+    assert nnunet_axes.oriented({"orientation": ["L", "A", "S"]}, (0, 1, 2), notes) == {
+        "orientation": "SAL",  # arrays are k, j, i
+        "transpose": [0, 1, 2],
+    }
+    assert nnunet_axes.oriented({"orientation": "LAS"}, (2, 0, 1), notes)["orientation"] == "LSA"
+    assert notes == ["scans are turned to LAS, the orientation that dataset.json states"] * 2
+    for other in ({}, {"orientation": "as scanned"}, {"orientation": None}, {"orientation": 5}):
+        assert nnunet_axes.oriented(other, (0, 1, 2), notes) == {}
 
 
 def test_a_2d_configuration_keeps_the_distance_of_slices(tmp_path: Path) -> None:
