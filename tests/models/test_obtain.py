@@ -104,6 +104,7 @@ def test_a_model_whose_program_turns_scans_before_has_their_orientation(home: tu
     axes = "".join("SPL"[axis] for axis in plain.grid.transpose)
     assert (plain.grid.axes, turned.grid.axes, turned.grid.transpose) == (None, axes, (0, 1, 2))
     assert catalogue.entry("mrsegmentator").around == "lps"
+    assert {e.around for name, e in catalogue.entries().items() if name.startswith("moose-")} == {"las"}
     assert find_installed("lps") is None
 
 
