@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Affine, Commands, Json, Model, form
+from segcli.commands.options import Affine, Commands, Json, Model, form, output_option
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
 from segcli.documents import Document
 
@@ -20,9 +20,7 @@ commands = Commands("export-onnx")
 @commands.command("export-onnx")
 def export_onnx(
     model: Model = "uxnet",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The ONNX file, default NAME.onnx; a folder for several.")
-    ] = None,
+    output: Annotated[Path | None, output_option("The ONNX file, default NAME.onnx; a folder for several.")] = None,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 17,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     verify: Annotated[Path | None, typer.Option("--verify", help="A scan whose windows are compared as well.")] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Commands, Json, from_groups
+from segcli.commands.options import Commands, Json, from_groups, output_option
 from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
 from segcli.documents import Document
 from segcli.errors import EngineError, ModelError, UsageError
@@ -110,7 +110,7 @@ def _available(json: bool) -> None:
 def get(
     model: Annotated[str, typer.Argument(help="A name of --available, https://..., hf:OWNER/REPO:FILE, or a file.")],
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the catalogue's.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
+    output: Annotated[Path | None, output_option("Folder for the model's folder.")] = None,
     accept: Annotated[
         bool, typer.Option("--accept-licence", help="Of a licence that asks for more than to be named.")
     ] = False,
@@ -233,7 +233,7 @@ def import_model(
         str | None, typer.Option("--recipe", help="A published checkpoint's card: uxnet-amos, ...")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the file's.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the model's folder.")] = None,
+    output: Annotated[Path | None, output_option("Folder for the model's folder.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
     json: Json = False,
 ) -> None:

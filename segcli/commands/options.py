@@ -154,6 +154,17 @@ def _option(name: str, hint: Any, default: Any, group: Any, usual: Sequence[str]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
+def output_option(says: str) -> Any:
+    """The option -o, whose name is not empty: of a shell's variable that is not set it would be the working folder."""
+
+    def named(text: str) -> Path:
+        if not text:
+            raise typer.BadParameter("has an empty name: give a folder or a file; . is this folder")
+        return Path(text)
+
+    return typer.Option("-o", "--output", parser=named, metavar="PATH", help=says)
+
+
 # ---- options that several commands have
 
 Model = Annotated[str, typer.Option("--model", "-m", envvar="SEGCLI_MODEL", help="Name, folder or file of a model.")]

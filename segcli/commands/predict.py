@@ -41,6 +41,7 @@ from segcli.commands.options import (
     form,
     from_groups,
     named_channels,
+    output_option,
     precision_named,
     several,
     size,
@@ -119,7 +120,7 @@ class Outputs:
 
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder, default beside each scan; a file for one; `-`: to stdout."),
+        output_option("Folder, default beside each scan; a file for one; `-`: to stdout."),
     ] = None
     write: Annotated[
         list[str] | None,

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Affine, Commands, Json, Model, Reports, Split, Tables, all_choices, form, several
+from segcli.commands.options import (
+    Affine,
+    Commands,
+    Json,
+    Model,
+    Reports,
+    Split,
+    Tables,
+    all_choices,
+    form,
+    output_option,
+    several,
+)
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
 from segcli.documents import Facts
 from segcli.errors import InputError
@@ -38,7 +50,7 @@ def report(
     ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
     affine: Affine = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default beside the label map.")] = None,
+    output: Annotated[Path | None, output_option("Folder; default beside the label map.")] = None,
     forms: Reports = None,
     tables: Tables = "",
     split: Split = False,

@@ -185,3 +185,12 @@ def test_1_4_a_name_that_no_file_can_have_and_a_bottomless_document_are_no_inter
     done = run(*words, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert b"internal error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["predict a.nii", "report a.nii", "export-onnx", "models import a.pt", "models get a"]
+)
+def test_an_output_with_an_empty_name_is_refused_and_is_not_the_working_folder(words):
+    run = CliRunner().invoke(app, [*words.split(), "-o", ""])
+    assert run.exit_code == 2
+    assert "'-o' / '--output': has an empty name: give a folder or a file; . is this folder" in run.output
