@@ -427,6 +427,29 @@ def test_pieces_that_the_card_takes_away_are_told_and_stay_on_request(tmp_path: 
     assert kept.record["options"]["keep_islands"] is True
 
 
+def test_borders_that_the_card_refines_are_those_of_the_scan_and_the_record_says_how_much_moved(tmp_path: Path) -> None:
+    """The model sees voxels of 3 mm, the scan has 1 mm: the heart's border is at none of the model's."""
+    hu = np.full((40, 40, 40), -1000, np.float32)
+    hu[4:36, 4:36, 4:36] = 40
+    hu[10:30, 10:30, 10:30] = 290 + np.random.default_rng(0).normal(0, 5, (20, 20, 20))
+    hu[10:30, 10:30, 10:21] += 150
+    right = np.select([hu > 375, hu > 200], [4, 3], 0)
+    nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), path := tmp_path / "two.nii.gz")
+    step = {"step": "refine", "mm": 1, "around_mm": 16, "spread": 1.5, "structures": ["spleen", "heart"]}
+    wrong, records = [], []
+    for name, after in (("plain", []), ("refined", [step])):
+        model = segcli.load(organs(tmp_path / name, after=after), engine="onnx")
+        result = model.segment(path)
+        there = np.isin(result.labels, (3, 4)) & (right > 0)
+        wrong.append(int((result.labels != right)[there].sum()))
+        records.append(result.record)
+    assert wrong[1] < wrong[0] / 4
+    assert "after" not in records[0]
+    (effect,) = records[1]["after"]
+    assert effect["step"] == {**step, "mm": 1.0, "around_mm": 16.0}
+    assert "heart" in {c["name"] for c in effect["changed"]} <= {"spleen", "heart"}
+
+
 def test_faithful_is_handed_to_the_model(tmp_path: Path) -> None:
     corners = {"anchor": "corners", "intensity": [{"step": "resample", "whole": True}, *models.CARD["intensity"]]}
     model = segcli.load(organs(tmp_path / "organs", **corners, spacing=[4.0, 4.0, 4.0]), engine="onnx")

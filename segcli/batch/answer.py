@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from segcli.models.card import ModelCard
 
 
-def finished(job: Job, labels: Volume, done: list[Effect] | None = None) -> tuple[Volume, list[Effect], list[Change]]:
+def finished(
+    job: Job, scan: Volume, labels: Volume, done: list[Effect] | None = None
+) -> tuple[Volume, list[Effect], list[Change]]:
     """The labels of the answer, the effects of the card's steps, and what the options' post-processing changed.
 
     done   the effects of the card's steps, where they were taken on the model's grid
     """
-    own, effects = _as_the_card_says(job, _scanned(labels)) if done is None else (_scanned(labels), done)
+    own, effects = _as_the_card_says(job, scan, _scanned(labels)) if done is None else (_scanned(labels), done)
     answer, changed = _postprocessed(job, _wanted(job, own))
     return answer, effects, changed
 
@@ -37,14 +39,14 @@ def _scanned(labels: Volume) -> Volume:
     return Volume(labels.data * scanned[:, None, None], labels.grid, labels.source)
 
 
-def _as_the_card_says(job: Job, labels: Volume) -> tuple[Volume, list[Effect]]:
+def _as_the_card_says(job: Job, scan: Volume, labels: Volume) -> tuple[Volume, list[Effect]]:
     """The labels after the steps that the model's card lists, and what each changed."""
     steps = steps_of(job.card, job.options)
     if not steps:
         return labels, []
     from segcli.results.after import after
 
-    return after(labels, job.card.labels, steps)
+    return after(labels, job.card.labels, steps, scan)
 
 
 def steps_of(card: ModelCard, options: Options) -> tuple[AfterStep, ...]:

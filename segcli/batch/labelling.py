@@ -88,7 +88,9 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
     scan, holes, warnings = finite(scan)
     own, other = opened.rough
     first = _labelled(own, other, scan, later(tick, 0, 2), how.before)
-    labels = first.result.labels if first.effects is not None else after(first.result.labels, own.labels, own.after)[0]
+    labels = first.result.labels
+    if first.effects is None:
+        labels = after(labels, own.labels, own.after, scan)[0]
     _rest(other.models(own))
     wanted = [label.id for label in own.labels if label.name in card.rough.structures]
     box = around(labels, wanted, card.rough.margin_mm)

@@ -367,7 +367,7 @@ def label(job: Job, loaded: Loaded) -> Labelled:
     before = counted(engines)
     found = labels_of(job, loaded.scan, tick)
     fallbacks = tuple(said_since(before, engines))
-    labels, effects, changed = finished(job, found.result.labels, found.effects)
+    labels, effects, changed = finished(job, loaded.scan, found.result.labels, found.effects)
     kept = replace(found.result, labels=labels)
     name = job.running.fine(job.card)[0][1].engine.name
     ran = EngineFacts(name=name, reason=job.opened.reason, precision=job.precision)

@@ -108,7 +108,23 @@ class GrowStep(_After, frozen=True, kw_only=True, tag="grow"):
     mm: Annotated[float, Meta(gt=0, le=100, description="a number of mm above 0, 100 at most")]
 
 
-AfterStep = LargestStep | SmallStep | FillStep | JoinStep | DropStep | WithinStep | SpineStep | GrowStep
+class RefineStep(_After, frozen=True, kw_only=True, tag="refine"):
+    """Voxels near a border between structures go to the one whose voxels nearby are most as bright as they are.
+
+    Borders with background and with other structures stay. The scan's first channel counts.
+
+    mm         sigma of the Gaussian that says how near a structure is
+    around_mm  sigma of the one within which its brightness is looked for
+    spread     how far brightness may vary, as a multiple of the structures' own standard deviation in the middle
+    """
+
+    structures: Structures = None
+    mm: Annotated[float, Meta(ge=0.1, le=10, description="a number of mm from 0.1 to 10")]
+    around_mm: Annotated[float, Meta(ge=1, le=1000, description="a number of mm from 1 to 1000")]
+    spread: Annotated[float, Meta(ge=0.1, le=100, description="a number from 0.1 to 100")]
+
+
+AfterStep = LargestStep | SmallStep | FillStep | JoinStep | DropStep | WithinStep | SpineStep | GrowStep | RefineStep
 AFTER: dict[str, type[AfterStep]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AfterStep)}
 
 

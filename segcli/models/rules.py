@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from segcli.models.after import RefineStep
 from segcli.models.document import CardDocument, FrameStep, Line, ResampleStep, Sum, Text, fits
 
 _FINISHED = ("nearest", "values")
@@ -34,6 +35,11 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
         "after_at",
         lambda c: c.after_at == "model" and bool(c.parts),
         "is model, and parts have no model's grid in common",
+    ),
+    (
+        "after_at",
+        lambda c: c.after_at == "model" and any(isinstance(x, RefineStep) for x in c.after),
+        "is model, and a step refine looks at the scan's own voxels",
     ),
     (
         "anchor",

@@ -17,11 +17,13 @@ from segcli.models.after import (
     GrowStep,
     JoinStep,
     LargestStep,
+    RefineStep,
     SmallStep,
     SpineStep,
     WithinStep,
 )
 from segcli.results.islands import Change, changes, filled, islands
+from segcli.results.refine import refine
 from segcli.results.spine import grow, numbered_anew
 from segcli.space.volume import Volume
 from segcli.structures import Label
@@ -38,19 +40,22 @@ class Effect:
     changed: list[Change]
 
 
-def after(labels: Volume, names: Sequence[Label], steps: Sequence[AfterStep]) -> tuple[Volume, list[Effect]]:
+def after(
+    labels: Volume, names: Sequence[Label], steps: Sequence[AfterStep], scan: Volume | None = None
+) -> tuple[Volume, list[Effect]]:
     """The labels after all steps, as a new label map, and the effect of each.
 
     labels   (1, D, H, W), any integer type, on any grid: lengths and volumes are those of its voxels
+    scan     (C, D, H, W) on the same grid, which steps need that look at brightness
     """
     effects = []
     for step in steps:
-        before, labels = labels, Volume(_done(labels, names, step), labels.grid, labels.source)
+        before, labels = labels, Volume(_done(labels, names, step, scan), labels.grid, labels.source)
         effects.append(Effect(msgspec.json.decode(msgspec.json.encode(step)), changes(before, labels, names)))
     return labels, effects
 
 
-def _done(labels: Volume, names: Sequence[Label], step: AfterStep) -> NDArray[np.integer]:
+def _done(labels: Volume, names: Sequence[Label], step: AfterStep, scan: Volume | None) -> NDArray[np.integer]:
     wanted = [x.id for x in names if x.id != 0 and (step.structures is None or x.name in step.structures)]
     data = labels.data.copy()
     match step:
@@ -68,6 +73,10 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep) -> NDArray[np
         case GrowStep():
             for value in _in_order(step.structures, names):
                 grow(Volume(data, labels.grid), value, step.mm)
+        case RefineStep():
+            if scan is None:
+                raise TypeError("the step refine looks at the scan")
+            refine(labels, scan, wanted, step, data)
         case DropStep():
             data[np.isin(data, wanted)] = 0
         case WithinStep():

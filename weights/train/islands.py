@@ -82,7 +82,8 @@ def main() -> None:
     args = parser.parse_args()
     model = Model(args)
     names = [x for x in model.card.labels if x.id != 0]
-    largest = next(s for s in model.card.after if isinstance(s, LargestStep) and not s.together)
+    pieces = [s for s in model.card.after if isinstance(s, LargestStep)]
+    largest = next(s for s in pieces if not s.together)
     spare = largest.spare or np.inf
     gone: dict[str, list[float]] = {x.name: [] for x in names}  # mL of each head
     gain: dict[str, list[float]] = {x.name: [] for x in names}  # Dice, of those with a reference
@@ -101,7 +102,7 @@ def main() -> None:
                 one, other = (np.count_nonzero(values == x.id) for values in (labels.data, truth))
                 both = before[x.id] * (one + other) / 2
                 gain[x.name].append(2 * (both - right[x.id]) / (one - went[x.id] + other) - before[x.id])
-        answer, effects = after(labels, model.card.labels, model.card.after)
+        answer, effects = after(labels, model.card.labels, pieces)
         taken = [sum(c.removed_ml for c in effect.changed) for effect in effects]
         scores = {} if truth is None else dice(answer.data[0].astype(int), truth)
         changed = [scores[label] - score for label, score in before.items()]

@@ -40,7 +40,7 @@ class Model:
     def label(self, scan: Volume) -> np.ndarray:
         """(D, H, W) labels on the scan's grid, after the card's steps."""
         labels = Volume(self.unchanged(scan)[None], scan.grid)
-        return np.asarray(after(labels, self.card.labels, self.card.after)[0].data[0])
+        return np.asarray(after(labels, self.card.labels, self.card.after, scan)[0].data[0])
 
     def unchanged(self, scan: Volume) -> np.ndarray:
         """The same without the card's steps, as `segcli predict --keep-islands`."""
