@@ -36,7 +36,8 @@ _NO_MEMORY = (
     *("DefaultCPUAllocator", "Failed to allocate memory", "std::bad_alloc", "can't start new thread"),
     "out of memory",  # of a GPU, where no step down was possible
 )
-_NO_DEVICE = ("CUDA error: ", "HIP error: ")  # how torch says that a device gave up: from then on it always does
+# How torch says that a device gave up: from then on it always does.
+_NO_DEVICE = ("CUDA error: ", "HIP error: ", "UR_RESULT_ERROR_DEVICE_LOST")
 # What the system's errors mean where no room has told more of them; any other is one of the input.
 _SYSTEM: dict[int, type[SegcliError]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EIO), OutputError),

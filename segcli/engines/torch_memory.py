@@ -28,7 +28,9 @@ _NO_MEMORY = (
     "miopenStatusAllocFailed",
     "unable to find an engine to execute this computation",
     "MPS backend out of memory",
+    "Invalid buffer size",  # MPS, of one tensor that is larger than Metal's largest
     "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
+    "UR_RESULT_ERROR_OUT_OF_RESOURCES",
 )
 
 

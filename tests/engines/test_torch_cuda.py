@@ -106,7 +106,9 @@ def test_6_2_another_runtime_error_is_no_want_of_memory(engine: Any, monkeypatch
         "HIP error: out of memory",
         "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
         "MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 8.00 MB, max allowed: 9.07 GB)",
+        "Invalid buffer size: 19.38 GiB",
         "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        "level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)",
         "GET was unable to find an engine to execute this computation",
     ],
 )
