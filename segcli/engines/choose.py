@@ -234,6 +234,7 @@ def _on_device(
     if able:
         spec = able[-1] if _computes(able[-1], place, precision) else able[0]
         reason = spec.prefers[kind].reason if kind in spec.prefers else "the device was named"
+        reason += f", and {refusals[0][0]}" if named and refusals else ""
         return Choice(spec, place, reason, _graph_for(card, spec), named)
     if named and refusals:
         raise EngineError(refusals[0][0], hint=refusals[0][1])
