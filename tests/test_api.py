@@ -456,3 +456,13 @@ def test_faithful_is_handed_to_the_model(tmp_path: Path) -> None:
     near, smooth = (model.segment(two_bodies(tmp_path), faithful=f) for f in (True, False))
     assert near.record["options"]["faithful"] is True
     assert not np.array_equal(near.labels, smooth.labels)
+
+
+def test_what_no_model_can_be_loaded_with_is_refused_by_its_name() -> None:
+    for how, words in (
+        ({"model": []}, "model=.*names no model"),
+        ({"threads": -1}, "threads=-1: is at least 1"),
+        ({"batch": 0}, "batch=0: is at least 1"),
+    ):
+        with pytest.raises(segcli.errors.UsageError, match=words):
+            segcli.load(**how)

@@ -312,6 +312,11 @@ def load(
     if half:
         warnings.warn("half=True is precision='auto', the default, and goes", DeprecationWarning, stacklevel=2)
     names = (model,) if isinstance(model, str | PathLike) else tuple(model)
+    if not names:
+        raise UsageError("model=[]: names no model")
+    for name, count in (("threads", threads), ("batch", batch)):
+        if count is not None and count < 1:
+            raise UsageError(f"{name}={count}: is at least 1")
     opening = Opening(
         model=tuple(map(str, names)),
         engine=engine,

@@ -123,7 +123,8 @@ class Opening:
         votes = self.votes and len(self.model) == 1
         engine = self.engine
         if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
-            if engine != "auto" and engines()[engine].reads == "graph":
+            named = engines().get(engine)  # what there is not is refused below
+            if named is not None and named.reads == "graph":
                 raise UsageError(f"--write disagreement: {engine} runs the folds of {card.name} as one network")
             engine = "torch" if engine == "auto" else engine
         try:

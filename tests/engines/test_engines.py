@@ -17,6 +17,7 @@ from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
 from segcli.engines.export.verified import export_onnx
 from segcli.engines.mirrored import Mirrored
+from segcli.engines.opening import Opening
 from segcli.errors import EngineError, ModelError
 from segcli.inference.engine import Engine
 from segcli.memory import OnDisk, zeros
@@ -228,6 +229,13 @@ def test_a_graph_of_the_cache_that_is_refused_is_named_as_it_lies_there(home: Pa
     file.with_suffix(".sha256").write_text(hashlib.sha256(b"thesis").hexdigest())
     with pytest.raises(ModelError, match=re.escape(f"{file}: not an ONNX file")):
         open_engine(card)
+
+
+def test_6_8_an_engine_that_is_not_there_is_refused_where_folds_are_to_be_told_apart_too(tmp_path: Path) -> None:
+    folds = model(tmp_path / "folds", weights=["a.safetensors", "b.safetensors"])
+    opening = Opening((str(folds.folder),), engine="tensorrt", votes=True)
+    with pytest.raises(EngineError, match="no engine is called 'tensorrt'"):
+        opening.open(folds)
 
 
 @pytest.mark.parametrize(
