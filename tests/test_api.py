@@ -294,6 +294,7 @@ def test_saving_never_takes_the_place_of_another_file(tmp_path: Path, model: seg
         ([], {}, "no scan was given"),
         (["a.nii", "b.nii"], {}, "2 paths for a model of 1 channel"),
         ({"T1": "a.nii"}, {}, "T1"),
+        ({"CT": np.zeros((4, 4, 4))}, {}, "names files.*channels in memory are a list"),
         (["a.nii", np.zeros((4, 4, 4))], {"affine": np.eye(4)}, "paths and scans in memory are the channels of one"),
         (sitk.Image(4, 4, 4, sitk.sitkInt16), {"affine": np.eye(4)}, "this scan says itself where it is"),
         ("nothing.nii", {}, "no such file"),

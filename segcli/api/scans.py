@@ -89,6 +89,8 @@ def named(scan: Scan, channels: Sequence[str], select: Selection, volume: int | 
     errors   as of `batch.cases.cases`
     """
     if isinstance(scan, Mapping):
+        if not all(isinstance(path, str | PathLike) for path in scan.values()):
+            raise UsageError("{channel: path} names files", hint="channels in memory are a list, in the model's order")
         return cases([], channels, named={key: str(path) for key, path in scan.items()}, select=select, volume=volume)
     if isinstance(scan, str | PathLike):
         return cases([str(scan)], channels, select=select, volume=volume)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import warnings
 
+from pydicom.dataset import Dataset
+
+from segcli.formats.dicom.files import SPOILT
 from segcli.space.volume import Source
 
 KEYS = (
@@ -24,5 +27,12 @@ def identifiers(source: Source | None) -> dict[str, str]:
     header = next(plane for plane in source.header.planes if plane is not None).file.header
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values are shown as they are
-        found = {key: str(header.get(key, "")) for key in KEYS}
+        found = {key: _said(header, key) for key in KEYS}
     return {key: value for key, value in found.items() if value}
+
+
+def _said(header: Dataset, keyword: str) -> str:
+    try:
+        return str(header.get(keyword, ""))
+    except SPOILT:
+        return ""

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 from segcli.formats.dicom.files import DicomFile, uid_name
 from segcli.formats.dicom.frames import is_colour
@@ -76,6 +77,7 @@ def no_slice(file: DicomFile) -> str | None:
     return "a scout (localizer)" if "LOCALIZER" in file.text("ImageType").split("\\") else None
 
 
+@cache
 def _spoilt(sop_class: str) -> bool:
     """Whether a class is none of the standard's, and not one of a maker's own either: nearly a slice's is neither."""
     own = re.fullmatch(r"[0-9.]+", sop_class) and not sop_class.startswith("1.2.840.10008.")
