@@ -98,7 +98,7 @@ class DicomFile:
     def count(self, keyword: str, otherwise: int = 1) -> int:
         """A whole number of the header, or what it is taken for where it is missing."""
         text = self.text(keyword)
-        return int(text) if text.isdecimal() else otherwise
+        return int(text) if text.isdecimal() and len(text) <= 12 else otherwise  # as many as DICOM has
 
     @property
     def name(self) -> str:

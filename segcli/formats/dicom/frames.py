@@ -68,13 +68,13 @@ class Frame:
 
     def key(self, keyword: str) -> object:
         """A value that can be compared and sorted: a number or text, None where there is none."""
-        return _comparable(_first(self.groups, keyword))
+        return comparable(_first(self.groups, keyword))
 
     @property
     def dimensions(self) -> tuple[object, ...]:
         """Where it stands in each of the dimensions that a multi-frame file names; () where it says nothing."""
         text = _first(self.groups, "DimensionIndexValues")
-        return tuple(map(_comparable, text.split("\\"))) if text else ()
+        return tuple(map(comparable, text.split("\\"))) if text else ()
 
     @property
     def name(self) -> str:
@@ -83,7 +83,8 @@ class Frame:
         return f"{self.file.name}, frame {self.index + 1}" if many else self.file.name
 
 
-def _comparable(text: str) -> object:
+def comparable(text: str) -> object:
+    """A number, else the text; None for none."""
     try:
         return float(text) if text else None
     except ValueError:
@@ -96,7 +97,7 @@ def frames_of(file: DicomFile) -> list[Frame]:
         return _frames(file)
     except SegcliError:
         raise
-    except (AttributeError, IndexError, KeyError, *SPOILT) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, *SPOILT) as error:
         raise InputError(f"{file.name}: corrupt: its header makes no sense ({type(error).__name__})") from error
 
 
@@ -196,7 +197,7 @@ def _frame(file: DicomFile, index: int, groups: tuple[Dataset, ...]) -> Frame:
     slope = numbers("RescaleSlope", 1)[0] if rescaled else 1.0
     if slope == 0:
         raise InputError(f"{name}: rescale slope 0: its values cannot be told")
-    thickness = _comparable(_first(groups, "SliceThickness"))
+    thickness = comparable(_first(groups, "SliceThickness"))
     number = _first(groups, "InstanceNumber")
     return Frame(
         file=file,

@@ -79,6 +79,8 @@ class Series:
             return Summary(self.frames, which, grids[0].shape, grids[0].spacing, None)
         except SegcliError as error:  # also of a decoder that is missing, or a file that has gone
             return Summary(self.frames, (), None, None, error.message)
+        except Exception as error:  # a fault of segcli's own costs no other series; reading this one tells it in full
+            return Summary(self.frames, (), None, None, f"an internal error of segcli: {type(error).__name__}: {error}")
         finally:
             self.__dict__.pop("stacks", None)
             for file in self.files:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutOfMemory
 from segcli.formats.dicom.files import DicomFile, unsafe, voxels
-from segcli.formats.dicom.frames import DISTINGUISHING, Frame, frames_of, tile_of
+from segcli.formats.dicom.frames import DISTINGUISHING, Frame, comparable, frames_of, tile_of
 from segcli.formats.dicom.kinds import DIRECTION, are_scans
 from segcli.formats.dicom.places import printable
 from segcli.formats.steps import believable
@@ -232,8 +232,9 @@ def _words(key: str, value: Any) -> str:
         return f"without {what}"
     if isinstance(value, float):
         return f"{what} {value:g}"
-    numbers = re.fullmatch(r"[-+0-9.eE\\]+", value) and value.split("\\")
-    return f"{what} {' '.join(f'{round(float(n), 3) + 0:g}' for n in numbers) if numbers else printable(str(value))}"
+    parts = [comparable(part) for part in str(value).split("\\")]
+    numbers = [round(part, 3) + 0 for part in parts if isinstance(part, float)]
+    return f"{what} {' '.join(f'{n:g}' for n in numbers) if len(numbers) == len(parts) else printable(str(value))}"
 
 
 def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling: dict[str, list[Any]]) -> list[Stack]:

@@ -437,6 +437,17 @@ def test_4_6_two_phases_are_listed_as_volumes_and_one_is_chosen(tmp_path: Path) 
     assert set(unused(scan).values()) == {"another volume of the series"}
 
 
+@pytest.mark.parametrize(("said", "told"), [("E1", "E1"), ("E", "E"), ("-", "-"), ("1.50", "1.5")])
+def test_4_6_what_tells_volumes_apart_need_be_no_number(tmp_path: Path, said: str, told: str) -> None:
+    with pydicom.config.disable_value_validation():
+        folder = two_phases(tmp_path / "ct", ContrastBolusAgentPhase=said)
+    (found,) = dicom.find(folder)
+    assert {what for what, _ in found.summary.which} == {
+        f"contrast bolus agent phase {told}",
+        "without contrast bolus agent phase",
+    }
+
+
 def test_volumes_are_told_apart_by_instance_numbers_where_nothing_else_does(tmp_path: Path) -> None:
     folder = tmp_path / "ct"
     series(folder, each=lambda ds, k: setattr(ds, "InstanceNumber", 2 * k + 1))

@@ -487,3 +487,14 @@ def test_6_1_a_decoder_that_is_missing_costs_no_other_series(tmp_path: Path, mon
     problems = {s.files[0].path.name[:1]: s.summary.problem for s in dicom.find(tmp_path)}
     assert problems["g"] is None
     assert "no decoder for RLE Lossless" in str(problems["b"])
+
+
+def test_6_1_a_fault_of_segcli_in_one_series_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series(tmp_path / "good", uid="good")
+    series(tmp_path / "bad", uid="bad")
+    whole = dicom.stacks_of
+    monkeypatch.setattr(dicom, "stacks_of", lambda files: 1 / 0 if files[0].path.parent.name == "bad" else whole(files))
+    problems = {s.files[0].path.parent.name: s.summary.problem for s in dicom.find(tmp_path)}
+    assert problems == {"good": None, "bad": "an internal error of segcli: ZeroDivisionError: division by zero"}
+    with pytest.raises(ZeroDivisionError):
+        dicom.read(tmp_path / "bad")

@@ -207,6 +207,12 @@ def test_a_mosaic_that_does_not_say_how_many_slices_it_has_is_refused(tmp_path: 
         series.read(mosaic(tmp_path / "mosaic.dcm", affine(), NumberOfImagesInMosaic=[]))
 
 
+@pytest.mark.parametrize("count", [float("inf"), 1e300, float("nan")])
+def test_a_mosaic_of_endless_slices_is_corrupt(tmp_path: Path, count: float) -> None:
+    with pytest.raises(InputError, match=r"header makes no sense|is not .* tiles|without the header"):
+        series.read(mosaic(tmp_path / "mosaic.dcm", affine(), NumberOfImagesInMosaic=[count]))
+
+
 def test_a_mosaic_that_does_not_divide_into_tiles_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="21 x 15 is not 4 x 4 tiles"):
         series.read(mosaic(tmp_path / "mosaic.dcm", affine(), NumberOfImagesInMosaic=[12]))
