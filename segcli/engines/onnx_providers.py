@@ -98,6 +98,7 @@ def session(
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.enable_mem_pattern = not device.startswith("dml")  # which DirectML does not take
+        options.use_deterministic_compute = device.startswith("cuda")  # else means are added up in any order there
         try:
             made = onnxruntime.InferenceSession(data, options, providers=[(asked, settings)], enable_fallback=0)
         except Exception as error:  # its exceptions share no class but this one

@@ -3,8 +3,10 @@ import hashlib
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -268,6 +270,22 @@ def test_6_8_an_onnx_runtime_without_the_provider_asked_for_is_refused(
 def test_6_8_onnx_runtime_on_cuda_computes_in_the_float32_of_the_record_and_searches_no_kernels() -> None:
     _, settings = onnx_providers.provider_for("cuda:1", None)
     assert settings == {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def test_6_6_onnx_runtime_on_cuda_adds_up_in_the_same_order_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    seen: list[bool] = []
+
+    def made(data: bytes, options: Any, *, providers: Any, enable_fallback: int) -> Any:
+        seen.append(options.use_deterministic_compute)
+        return SimpleNamespace(get_providers=lambda: [providers[0][0]])
+
+    library = SimpleNamespace(SessionOptions=onnxruntime.SessionOptions, InferenceSession=made)
+    monkeypatch.setattr(onnx_providers, "silent", lambda: nullcontext(library))
+    for device in ("cpu", "cuda:0"):
+        onnx_providers.session(b"", "a.onnx", device)
+    assert seen == [False, True]
 
 
 def test_6_8_a_torch_without_cuda_is_refused_for_a_named_device(
