@@ -58,10 +58,10 @@ def stays(job: Job, case: Case, made: str) -> str:
     sums = extras.get("files") if isinstance(extras, dict) else None
     if not isinstance(of, dict) or not isinstance(sums, dict) or of.get("sha256") == made:
         return ""
-    stated = {labels.parent / name: found for name, found in sums.items()}
-    old = [p for p, found in stated.items() if p not in wanted and p.is_file() and file_sha256(p) == found]
+    stated = ((name, labels.parent / name, found) for name, found in sums.items())
+    old = [name for name, p, found in stated if p not in wanted and p.is_file() and file_sha256(p) == found]
     if not old:
         return ""
     more = f" and {len(old) - _SHOWN} more" if len(old) > _SHOWN else ""
-    names = ", ".join(path.name for path in old[:_SHOWN]) + more
+    names = ", ".join(old[:_SHOWN]) + more
     return f"{names}: made of the labels that this run replaced; ask for them again, or take them away"
