@@ -52,10 +52,12 @@ def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda pat
 def odd_file(inputs: Inputs, paths: Sequence[Path], read: Iterable[Path]) -> Path | None:
     """A file of an input that came or changed since its sum was taken; None where the sum is of what was read.
 
-    paths   of the case; read: the files that its voxels came from
+    paths   of the case; read: the files that its voxels came from, of which those in a folder of the case count
     """
-    named = (file for path in paths if not is_folder(path) for file in formats.files_of(path))
-    there = ((file, inputs.stamps.get(os.path.abspath(file))) for file in (*named, *read))  # noqa: PTH100 - as above
+    folders = [path for path in paths if is_folder(path)]
+    named = [file for path in paths if path not in folders for file in formats.files_of(path)]
+    inside = [file for file in read if any(folder in file.parents for folder in folders)]
+    there = ((file, inputs.stamps.get(os.path.abspath(file))) for file in (*named, *inside))  # noqa: PTH100 - as above
     return next((file for file, before in there if before is None or before != _stamp(file)), None)
 
 
