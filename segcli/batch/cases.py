@@ -16,7 +16,7 @@ from segcli.batch.case import Case as Case
 from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
 from segcli.batch.outputs import Destination, is_own
 from segcli.batch.selection import DATASET, Selection, without_time_series
-from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError
+from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError, UsageError
 from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.streams import bytes_of, reading, walk
 from segcli.formats.table import endings
@@ -106,7 +106,7 @@ def cases(
         try:
             with reading(Path(text)):
                 found += _expand(text, channels, select, volume, output, tell)
-        except (InputError, Denied) as error:
+        except (InputError, Denied, OutOfMemory) as error:
             if [text] == list(inputs):
                 raise
             path = Path(text)
@@ -278,7 +278,7 @@ def _archives(folder: Path, output: Path | None) -> list[Path]:
     def could(path: Path) -> bool:
         try:
             return is_collection(path)
-        except InputError:
+        except (InputError, Denied):
             return True  # its own reading refuses it
 
     return [path for path in _images(folder, output, ENDINGS) if could(path)]
@@ -289,7 +289,7 @@ def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None,
     where = PurePosixPath(*file.relative_to(folder).parts[:-1])
     try:
         found = in_file(file, select, volume, tell)
-    except (InputError, Denied) as error:
+    except (InputError, Denied, OutOfMemory) as error:
         return [Case(str(where / stem(file)), (file,), folder, None, volume, error)]
     return [replace(case, name=str(where / case.name), beside=folder) for case in found]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pydicom.config
 
-from segcli.errors import Denied, InputError, InputMissing, SegcliError
+from segcli.errors import InputError, InputMissing, SegcliError
 from segcli.formats.dicom.archive import ArchiveMember
 from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
@@ -290,7 +290,7 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
                     unused.append(Unused(printable(path.name), reason))
                     continue
                 file = open_file(path)
-            except (Denied, InputError) as error:
+            except SegcliError as error:  # also of a member of an archive that no memory holds
                 stray(path, error)
                 continue
             uid = file.text("SeriesInstanceUID")

@@ -21,7 +21,7 @@ from pydicom.fileset import FileSet
 from segcli import formats
 from segcli.batch.cases import cases
 from segcli.batch.selection import Selection
-from segcli.errors import InputError, InputMissing, OutOfMemory
+from segcli.errors import Denied, InputError, InputMissing, OutOfMemory
 from segcli.formats.dicom import archive
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.identifiers import identifiers
@@ -91,6 +91,29 @@ def test_archives_in_a_tree_are_cases_beside_its_images(tmp_path: Path) -> None:
     found = {case.name: case.fault for case in cases([str(tmp_path / "in")])}
     assert set(found) == {"a", "p1/ct", "broken.zip"}
     assert "corrupt or truncated archive" in str(found["broken.zip"])
+
+
+def test_6_1_an_archive_that_may_not_be_read_costs_no_other_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.nii").touch()
+    for name in ("shut", "large"):
+        packed(series(tmp_path / name), ".zip").rename(folder / f"{name}.zip")
+    whole = archive.streams.head
+
+    def head(path: Path, count: int) -> bytes:
+        if path.name == "shut.zip":
+            raise Denied("shut.zip: permission denied")
+        return whole(path, count)
+
+    monkeypatch.setattr(archive.streams, "head", head)
+    monkeypatch.setattr(archive.memory, "available", lambda: 100)
+    found = {case.name: case.fault for case in cases([str(folder)])}
+    assert found["a"] is None
+    assert "permission denied" in str(found["shut.zip"])
+    assert any(name.startswith("large") and isinstance(fault, OutOfMemory) for name, fault in found.items())
 
 
 def test_an_archive_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
