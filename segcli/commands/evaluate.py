@@ -82,7 +82,8 @@ def evaluate(
     else:
         shown = ("name", "cases", "missed", "invented", "dice", "iou", "hd95_mm", "assd_mm", "nsd", "bias_ml")
         key = "difference" if against is not None else "summary"
-        table(key, [{k: row[k] for k in shown if k in row} for row in document[key]])
+        rows = [{k: row[k] for k in shown if k in row} for row in document[key]]
+        table(key, rows, decimals=dict.fromkeys(("dice", "iou", "nsd"), 3))
 
 
 def _unclaimed(path: Path) -> None:

@@ -8,9 +8,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 from segcli.documents import Document, Facts
@@ -178,10 +179,18 @@ def downloading() -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def table(title: str, rows: Sequence[Facts], *, stderr: bool = False, one_line: bool = False) -> None:
+def table(
+    title: str,
+    rows: Sequence[Facts],
+    *,
+    stderr: bool = False,
+    one_line: bool = False,
+    decimals: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     """Rows of equal keys as a table, numbers to the right. The first column is never cut, for its names are typed.
 
     one_line   on a terminal that is narrower than a row, long texts are cut rather than continued below
+    decimals   of numbers below 1000 in a column, where they are not two
     """
     from rich.console import Console, JustifyMethod
     from rich.table import Table
@@ -199,15 +208,16 @@ def table(title: str, rows: Sequence[Facts], *, stderr: bool = False, one_line: 
             justify: JustifyMethod = "right" if isinstance(value, int | float) else "left"
             made.add_column(key, justify=justify, no_wrap=i == 0 or short)
     for row in rows:
-        made.add_row(*(Text(plain(_cell(v)), no_wrap=one_line, overflow="ellipsis") for v in row.values()))
+        cells = (plain(_cell(v, decimals.get(k, 2))) for k, v in row.items())
+        made.add_row(*(Text(cell, no_wrap=one_line, overflow="ellipsis") for cell in cells))
     console.print(made)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, decimals: int = 2) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, float):
-        return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:,.{decimals}f}" if abs(value) < 1000 else f"{value:,.0f}"
     return "" if value is None else str(value)
 
 

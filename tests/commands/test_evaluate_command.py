@@ -117,6 +117,15 @@ def test_two_predictions_of_one_scan_are_compared_whatever_they_are_called(tmp_p
     assert (row["cases"], row["dice"]) == (1, -0.5)
 
 
+def test_a_score_that_is_not_1_is_not_printed_as_1(tmp_path, capsys):
+    data = np.zeros((12, 12, 12), "u1")
+    data[1:11, 1:11, 1:11] = 1
+    first = nifti(tmp_path / "a.nii.gz", data)
+    data[1, 1, 1:9] = 0
+    answer.evaluate(nifti(tmp_path / "b.nii.gz", data), first)
+    assert "0.996" in capsys.readouterr().out.splitlines()[-1].split()  # 1 - 8 / (1000 + 992)
+
+
 def test_a_page_that_would_take_anothers_place_is_refused_before_the_work(tmp_path, monkeypatch):
     folder, page = boxes(tmp_path / "maps", a=1), tmp_path / "page.html"
     page.write_text("somebody else's")
