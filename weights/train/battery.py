@@ -4,7 +4,8 @@
 
 Contrasts T1, T2, FLAIR and proton density at 1 mm from each held-out map; from the first of them also 5 mm slices of
 each contrast, a T1 turned by 20 degrees about two axes, cut off below the cerebellum, with a round lesion of 15 mm
-radius, under a strong bias field, and without its skull.
+radius, under a strong bias field, without its skull, and as a child's: four fifths of the size, and white matter with
+half the contrast.
 """
 
 import sys
@@ -22,6 +23,7 @@ from segcli.space.volume import Grid, Volume
 
 # Intensity of fluid, grey and white matter; other structures keep their place between them in T1.
 CONTRASTS = {"T1": (44, 100, 160), "T2": (220, 130, 90), "FLAIR": (30, 150, 115), "PD": (200, 170, 125)}
+CHILD = (44, 110, 140)
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # array axes to the right, the front, the top; the world is LPS
 LESION_MM = 15
 GOAL = 0.70
@@ -29,13 +31,16 @@ GOAL = 0.70
 Scan = tuple[np.ndarray, np.ndarray, tuple[float, float, float]]  # image, rows of the table, voxel size in mm
 
 
-def head(path: Path, table: Table, contrast: str) -> Scan:
-    """A whole head: the map's classes with their intensities, partial volume, bias and noise; the same each time."""
+def head(path: Path, table: Table, contrast: str, levels: tuple[int, int, int] | None = None) -> Scan:
+    """A whole head: the map's classes with their intensities, partial volume, bias and noise; the same each time.
+
+    levels   of fluid, grey and white matter, where they are not those of the contrast
+    """
     rows = rows_of(path, table)
     some = ndimage.find_objects((rows > 0).astype(np.uint8))[0]
     rows = rows[some]
     rng = np.random.default_rng(zlib.crc32(f"{path.name} {contrast}".encode()))
-    level = np.interp(table.prior[:, 0], CONTRASTS["T1"], CONTRASTS[contrast])
+    level = np.interp(table.prior[:, 0], CONTRASTS["T1"], levels or CONTRASTS[contrast])
     level += rng.normal(0, 4, len(level))
     mean_of = np.where(table.brain, level[table.t1], table.prior[table.t1, 0])
     image = ndimage.gaussian_filter(mean_of[rows].astype(np.float32), 0.5)
@@ -83,6 +88,11 @@ def lesion(scan: Scan, table: Table) -> Scan:
     image[ball] = image[np.isin(table.values, (4, 43))[rows]].mean()
     rows[ball] = IGNORE
     return image, rows, size
+
+
+def smaller(scan: Scan, table: Table) -> Scan:
+    """Four fifths of the size in all directions."""
+    return scan[0], scan[1], (0.8, 0.8, 0.8)
 
 
 def bright(scan: Scan, table: Table) -> Scan:
@@ -143,10 +153,16 @@ def main() -> None:
         colours[label.id] = label.colour or (255, 255, 255)
     print("| scan | mean Dice | lowest structure |\n| --- | --- | --- |")
 
-    def case(name: str, path: Path, contrast: str, change: Callable[[Scan, Table], Scan] | None = None) -> None:
+    def case(
+        name: str,
+        path: Path,
+        contrast: str,
+        change: Callable[[Scan, Table], Scan] | None = None,
+        levels: tuple[int, int, int] | None = None,
+    ) -> None:
         if args.only not in name:
             return
-        scan = head(path, table, contrast)
+        scan = head(path, table, contrast, levels)
         image, rows, size = change(scan, table) if change else scan
         affine = RAS @ np.diag([*size, 1.0])
         guess = model.label(Volume(np.ascontiguousarray(image, np.float32)[None], Grid(image.shape, affine)))
@@ -166,6 +182,7 @@ def main() -> None:
         case(f"{contrast} 5 mm", paths[0], contrast, thick)
     for name, change in TROUBLE.items():
         case(f"T1 {name}", paths[0], "T1", change)
+    case("T1 of a child", paths[0], "T1", smaller, CHILD)
 
 
 if __name__ == "__main__":
