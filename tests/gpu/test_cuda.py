@@ -11,6 +11,7 @@ from right import deciding, families, memory, onnx_runtime
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("default")  # of cuDNN's plans that do not suit, say: torch takes another
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("part", [families, onnx_runtime, memory, deciding])
 def test_what_has_to_be_is_so_on_a_device(part: Callable[[Check], None], tmp_path: Path) -> None:
