@@ -11,11 +11,12 @@ import shutil
 import struct
 import tarfile
 import tempfile
+import threading
 import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -35,25 +36,41 @@ _MOST = 1_000_000  # members
 _SPARE = 1 << 30  # bytes of the disk that an unpacked tar leaves free
 
 
+@dataclass(frozen=True, eq=False)
+class Unpacked:
+    """The tar in a packed one: a temporary file without a name, so that it goes however the process ends.
+
+    size    bytes
+    """
+
+    file: BinaryIO
+    size: int
+    _one: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, start: int, count: int) -> bytes:
+        """Some of its bytes; threads wait for each other."""
+        with self._one:
+            self.file.seek(start)
+            return self.file.read(count)
+
+
 @dataclass(frozen=True)
 class ArchiveMember:
     """One file in an archive.
 
     origin  the archive that was named; inside: the member's name in it
-    store   the file that its bytes are in, from `start`, `packed` of them: the archive, or what a packed tar held
+    store   what its bytes are in, from `start`, `packed` of them: the archive, or what a packed tar held
     size    bytes of the file; crc: their checksum, None where the archive has none
-    keeper  what takes `store` away again when nobody refers to it any more
     """
 
     origin: Path
     inside: str
-    store: Path
+    store: Path | Unpacked
     start: int
     packed: int
     size: int
     crc: int | None
     deflated: bool
-    keeper: object = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -65,9 +82,7 @@ class ArchiveMember:
 
     def head(self, count: int) -> bytes:
         """The first bytes of the file."""
-        with self.store.open("rb") as file:
-            file.seek(self.start)
-            data = file.read(min(self.packed, count + 4096 if self.deflated else count))
+        data = self._bytes(min(self.packed, count + 4096 if self.deflated else count))
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, count) if self.deflated else data
         except zlib.error:
@@ -77,9 +92,7 @@ class ArchiveMember:
         """All bytes of the file, as many and of the checksum as the archive says."""
         if self.size > memory.available():
             raise OutOfMemory(f"{self.name}: its {self.size / 2**20:,.0f} MiB need more memory than there is")
-        with self.store.open("rb") as file:
-            file.seek(self.start)
-            data = file.read(self.packed)
+        data = self._bytes(self.packed)
         if self.deflated:
             unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
             try:
@@ -89,6 +102,14 @@ class ArchiveMember:
         if len(data) != self.size or (self.crc is not None and zlib.crc32(data) != self.crc):
             raise self._corrupt()
         return data
+
+    def _bytes(self, count: int) -> bytes:
+        """The first of its bytes in the store."""
+        if isinstance(self.store, Unpacked):
+            return self.store.read(self.start, count)
+        with self.store.open("rb") as file:
+            file.seek(self.start)
+            return file.read(count)
 
     def _corrupt(self) -> InputError:
         return InputError(
@@ -191,21 +212,19 @@ def _announced(path: Path, size: int) -> int:
 
 
 def _in_tar(path: Path) -> tuple[list[ArchiveMember], list[str]]:
-    store, keeper = _unpacked(path) if streams.is_gzip(path) else (path, None)
-    size = store.stat().st_size
+    store = _unpacked(path) if streams.is_gzip(path) else path
+    size = store.size if isinstance(store, Unpacked) else store.stat().st_size
     found: list[ArchiveMember] = []
     others: list[str] = []
     end = 0
     try:
-        with tarfile.open(store, "r:") as archive:
+        with _opened(store) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 length = info.size if info.isreg() else 0
                 end = info.offset_data + (length + _BLOCK - 1) // _BLOCK * _BLOCK
                 if info.isreg() and not info.issparse():
                     found.append(
-                        ArchiveMember(
-                            path, info.name, store, info.offset_data, info.size, info.size, None, False, keeper
-                        )
+                        ArchiveMember(path, info.name, store, info.offset_data, info.size, info.size, None, False)
                     )
                 elif not info.isdir():
                     others.append(info.name)
@@ -213,7 +232,7 @@ def _in_tar(path: Path) -> tuple[list[ArchiveMember], list[str]]:
                     raise InputError(f"{path.name}: truncated: {info.name} in it is not whole")
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise InputError(f"{path.name}: corrupt or truncated archive: {error}", hint="download it again") from error
-    with store.open("rb") as file:  # a reader of tar takes a damaged header for the end
+    with _opened(store) as file:  # a reader of tar takes a damaged header for the end
         file.seek(end)
         after, last = file.read(_BLOCK), found[-1].name if found else "its start"
     if after.strip(b"\0"):
@@ -224,23 +243,30 @@ def _in_tar(path: Path) -> tuple[list[ArchiveMember], list[str]]:
     return found, others
 
 
-def _unpacked(path: Path) -> tuple[Path, object]:
-    """The tar in a packed one, in a folder that goes when what is returned with it does."""
-    folder = Path(tempfile.mkdtemp(prefix="segcli-"))
-    keeper = _Keeper()
-    weakref.finalize(keeper, shutil.rmtree, folder, ignore_errors=True)
+@contextmanager
+def _opened(store: Path | Unpacked) -> Iterator[BinaryIO]:
+    """A store from its beginning, before others read it."""
+    if isinstance(store, Unpacked):
+        store.file.seek(0)
+        yield store.file
+    else:
+        with store.open("rb") as file:
+            yield file
+
+
+def _unpacked(path: Path) -> Unpacked:
+    folder = Path(tempfile.gettempdir())
     room, written = shutil.disk_usage(folder).free - _SPARE, 0
-    with (folder / "archive.tar").open("wb") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile(prefix="segcli-"))
         for chunk in streams.unpacked(path, 0, []):
             written += len(chunk)
             if written > room:
                 raise InputError(
-                    f"{path.name}: unpacks to over {max(room, 0) / 1e9:.1f} GB, which {folder.parent} has no room for",
+                    f"{path.name}: unpacks to over {max(room, 0) / 1e9:.1f} GB, which {folder} has no room for",
                     hint="name a larger folder in TMPDIR, or unpack the archive first",
                 )
             file.write(chunk)
-    return folder / "archive.tar", keeper
-
-
-class _Keeper:
-    """Stands for a folder that is needed."""
+        found = Unpacked(file, written)
+        weakref.finalize(found, stack.pop_all().close)  # when no member refers to it any more
+    return found

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import gzip
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 import tempfile
 import warnings
@@ -17,6 +20,7 @@ import pydicom
 import pytest
 from dicom_phantom import affine, phantom, series
 from pydicom.fileset import FileSet
+from runs import command
 
 from segcli import formats
 from segcli.batch.cases import cases
@@ -123,6 +127,20 @@ def test_an_archive_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pyte
         dicom.read(packed(series(tmp_path / f"ct{ending[-2:]}"), ending))
         archive._listed.cache_clear()
         assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("signal", [None, "SIGKILL"])
+def test_2_2_a_packed_tar_leaves_nothing_behind_however_the_process_ends(tmp_path: Path, signal: str | None) -> None:
+    """The command ends at once when it is done, without what Python runs at its end."""
+    file, temporary = packed(series(tmp_path / "ct"), ".tar.gz"), tmp_path / "tmp"
+    temporary.mkdir()
+    if signal is None:
+        assert command("info", file, env={"TMPDIR": str(temporary)}).returncode == 0
+    else:
+        read = f"from segcli.formats.dicom import series; from pathlib import Path; series.read(Path({str(file)!r}))"
+        program = f"import os, signal; {read}; os.kill(os.getpid(), signal.{signal})"
+        subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(temporary)}, check=False)
+    assert list(temporary.iterdir()) == []
 
 
 def test_paths_and_links_of_an_archive_lead_nowhere(tmp_path: Path) -> None:
