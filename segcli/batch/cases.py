@@ -260,7 +260,7 @@ def _expand(
     for folder in set_aside(path):
         if folder.name == "sourcedata":
             tell(f"{path.name}: sourcedata, of which the dataset was made, is left out")
-    there, packed = _images(path, output), _archives(path, output)
+    there, packed = _without_derived(_images(path, output), tell), _archives(path, output)
     files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
     files = without_time_series(files, tell) if len(channels) == 1 else files
     found = [replace(case, series=select.of_series, volume=volume) for case in _grouped(path, files, channels)]
@@ -270,6 +270,16 @@ def _expand(
     if not found:
         raise InputMissing(f"{path.name}: none of its {len(there)} images is meant", hint="check what was asked for")
     return found
+
+
+def _without_derived(found: Sequence[Path], tell: Tell) -> list[Path]:
+    """The files without those that are called as what others make of scans; they are counted."""
+    kept = [path for path in found if not _DERIVED.search(stem(path))]
+    if left := len(found) - len(kept):
+        first = next(path.name for path in found if _DERIVED.search(stem(path)))
+        number = "1 image is" if left == 1 else f"{left} images are"
+        tell(f"{number} left out, by the name a label map, a mask or probabilities: {first}{' ...' * (left > 1)}")
+    return kept
 
 
 def _archives(folder: Path, output: Path | None) -> list[Path]:
@@ -328,7 +338,6 @@ def _images(folder: Path, output: Path | None, called: tuple[str, ...] = ()) -> 
                 and not name.startswith(".")
                 and not os.path.isdir(path)  # noqa: PTH112 - where it may not be asked, reading refuses it
                 and not is_own(path)
-                and not _DERIVED.search(stem(path))
             ):
                 found.append(path)
     return found
