@@ -25,6 +25,7 @@ from segcli.structures import Label
 # What spreadsheets compute, where a cell begins with it; some do with the wide signs of East Asian scripts too.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _CHUNK = 1 << 20  # voxels looked at in one go
+_EXACT = 1 << 24  # float32, as which scans are read, holds every whole number up to this
 _AT_ONCE = 8  # of them, before their tallies are added up
 
 
@@ -311,4 +312,9 @@ def whole_numbers(labels: Volume) -> Volume:
         raise InputError(f"{name}: not a label map: it holds values that are not whole numbers")
     if (most := float(np.abs(rounded).max())) > np.iinfo(np.int32).max:
         raise InputError(f"{name}: not a label map: it holds {most:g}, and labels go to {np.iinfo(np.int32).max}")
+    if most > _EXACT:
+        told = (
+            f"{name}: a label map of floating-point numbers up to {most:.0f}, of which those above {_EXACT} are rounded"
+        )
+        raise InputError(told, hint="save it in an integer type")
     return replace(labels, data=rounded.astype(np.int32))

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scan_files import nifti
 
-from segcli.results.measure import cohort_rows, csv_text, from_json, measure, rows, stats_totalseg, to_json
+from segcli import formats
+from segcli.errors import InputError
+from segcli.results.measure import (
+    cohort_rows,
+    csv_text,
+    from_json,
+    measure,
+    rows,
+    stats_totalseg,
+    to_json,
+    whole_numbers,
+)
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
 
@@ -158,3 +171,19 @@ def test_a_name_that_a_spreadsheet_would_compute_is_written_as_text(begin):
         shown = "'" + re.sub(r"\s", " ", name)
         assert head == ["case", "name", shown]
         assert row == ["a", shown, "-1.5"]  # a number is none
+
+
+def test_a_label_map_in_floating_point_is_refused_where_its_numbers_are_rounded(tmp_path: Path) -> None:
+    """312,782,547 of Allen's atlas is 312,782,560 in float32, as which every file of floating-point numbers is read."""
+    for top, good in ((1 << 24, True), (312782547, False)):
+        path = nifti(tmp_path / "a.nii", np.array([0, top], "f8").reshape(2, 1, 1))
+        if good:
+            assert whole_numbers(formats.read([path])).data.max() == top
+        else:
+            with pytest.raises(
+                InputError, match=r"up to 312782560, of which those above 16777216 are rounded"
+            ) as refusal:
+                whole_numbers(formats.read([path]))
+            assert refusal.value.hint == "save it in an integer type"
+    path = nifti(tmp_path / "a.nii", np.array([0, 312782547], "i8").reshape(2, 1, 1))
+    assert whole_numbers(formats.read([path])).data.max() == 312782547
