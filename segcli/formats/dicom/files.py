@@ -324,12 +324,24 @@ def voxels(file: DicomFile) -> Voxels:
             raise InputError(f"{file.name}: truncated: {there} of {length} bytes of pixels are there")
         data = np.frombuffer(buffer, as_stored).astype(kind, copy=False)
     data = data.reshape(-1, rows, columns)
+    padding, least = _padding(file, allocated, signed), -(1 << (stored - 1)) if signed else 0
+    if padding is not None and high + 1 == stored and not least <= padding < least + (1 << stored):
+        data[data == padding] = least  # beyond what was reconstructed: its lower bits alone would be some tissue's
     if stored < allocated and not signed and high + 1 == stored:
         data &= kind.type((1 << stored) - 1)
     elif stored < allocated:  # up to the top, then down again: the sign comes along, bits above and below go
         data <<= kind.type(allocated - high - 1)
         data >>= kind.type(allocated - stored)
     return data
+
+
+def _padding(file: DicomFile, allocated: int, signed: bool) -> int | None:
+    """The value of pixels that are none (PixelPaddingValue), as words of the pixels' own sign hold it."""
+    text = file.text("PixelPaddingValue")
+    if not text.removeprefix("-").isdecimal() or len(text) > 12:
+        return None
+    value = int(text) % (1 << allocated)
+    return value - (1 << allocated) if signed and value >> (allocated - 1) else value
 
 
 def _decoded(file: DicomFile) -> Voxels:

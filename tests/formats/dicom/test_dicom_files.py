@@ -498,3 +498,27 @@ def test_6_1_a_fault_of_segcli_in_one_series_costs_no_other(tmp_path: Path, monk
     assert problems == {"good": None, "bad": "an internal error of segcli: ZeroDivisionError: division by zero"}
     with pytest.raises(ZeroDivisionError):
         dicom.read(tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("stored", "signed", "stated", "bits", "least"),
+    [
+        (63536, 0, 63536, 12, -1024),  # unsigned; its lower 12 bits are 2,096, bone
+        (-2000, 1, -2000, 11, -2048),  # of 11 bits -1024 is the least; the lower bits are 48
+        (-2000, 1, 63536, 11, -2048),  # stated without a sign, as many scanners do
+        (5, 0, 5, 12, 5 - 1024),  # one that the bits hold is as it is
+    ],
+)
+def test_4_9_padding_that_the_stored_bits_do_not_hold_is_the_least_value(
+    tmp_path: Path, stored: int, signed: int, stated: int, bits: int, least: int
+) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        words = np.full((7, 5), 700, "<i4")
+        words[0, 0] = stored
+        ds.PixelData = (words % (1 << 16)).astype("<u2").tobytes()
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits, bits - 1, signed
+        ds.add_new("PixelPaddingValue", "SS" if stated < 0 else "US", stated)
+
+    values = dicom.read(series(tmp_path / "ct", each=each)).data[0]
+    assert (values[:, 0, 0] == least).all()
+    assert (values[:, 0, 1:] == 700 - 1024).all()
