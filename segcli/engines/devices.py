@@ -21,7 +21,7 @@ def kind_of(device: str) -> str:
     kind, colon, number = device.partition(":")
     known = kind in ("auto", "cpu") or kind in KINDS
     counted = kind == "auto" or KINDS.get(kind)
-    if not known or (colon and not (counted and re.fullmatch("[0-9]+", number))):
+    if not known or (colon and not (counted and re.fullmatch("0|[1-9][0-9]*", number))):
         raise EngineError(f"no device is called {device!r}", hint=f"there are {', '.join(NAMES)}")
     return kind
 

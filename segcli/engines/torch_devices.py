@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
 from segcli.engines.quicker import channels_last, in_half, in_its_order, keeps_channels_last, quicker
-from segcli.engines.torch_memory import Device, short
+from segcli.engines.torch_memory import Device, Shown
 from segcli.engines.torch_others import operators
 from segcli.engines.torch_sampler import DeviceSampler
 from segcli.engines.torch_state import settings
@@ -53,8 +53,8 @@ class TorchCPU(Blending):
     def fallbacks(self) -> Sequence[str]:
         return self._taken
 
-    def answer(self, held: Held, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Tensor:
-        return _turned(self.logits(_cut(held, at, flips, torch.device("cpu"))), flips)
+    def answer(self, held: NDArray[np.float32], at: Sequence[Box], flips: Sequence[Axes] = ()) -> Tensor:
+        return _turned(self.logits(cut(held, at, flips)), flips)
 
     @torch.no_grad()
     def logits(self, patches: Held) -> Tensor:
@@ -159,19 +159,10 @@ class TorchDevice(Blending):
     def sampler(self) -> Sampler:
         return DeviceSampler(self.device)
 
-    def hold(self, image: NDArray[np.float32]) -> Tensor:
-        """On the device, sent there once; on the host where it has no room for it."""
-        here = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-        if self._on_host:
-            return here
-        try:
-            with self.device.within():
-                return here.to(self.device.place)
-        except RuntimeError as error:
-            short(error)
-        return here
+    def hold(self, image: NDArray[np.float32]) -> Shown:
+        return self.device.shown(torch.from_numpy(np.require(image, requirements=["C", "W"])))
 
-    def answer(self, held: Held, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Tensor:
+    def answer(self, held: Shown, at: Sequence[Box], flips: Sequence[Axes] = ()) -> Tensor:
         return _turned(self.logits(self.device.tried(lambda: _cut(held, at, flips, self.device.now))), flips)
 
     @torch.no_grad()
@@ -245,11 +236,9 @@ class TorchDevice(Blending):
         return channels_last(network) if self._form == torch.channels_last_3d else network
 
 
-def _cut(held: Held, at: Sequence[Box], flips: Sequence[Axes], place: torch.device) -> Tensor:
+def _cut(held: Shown, at: Sequence[Box], flips: Sequence[Axes], place: torch.device) -> Tensor:
     """Windows (N, C, d, h, w) of an image, each flipped along its array axes, on a device."""
-    if isinstance(held, np.ndarray):
-        return torch.from_numpy(cut(held, at, flips)).to(place)
-    return _turned(torch.stack([held[(slice(None), *box)].to(place) for box in at]), flips)
+    return _turned(torch.stack([held.data[(slice(None), *box)].to(place) for box in at]), flips)
 
 
 def _turned(windows: Tensor, flips: Sequence[Axes]) -> Tensor:

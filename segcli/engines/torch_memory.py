@@ -53,6 +53,14 @@ class Total:
         self.data = data
 
 
+class Shown(Total):
+    """An image whose windows a network is shown; `here` is the host's, and `data` is that too after a step down."""
+
+    def __init__(self, here: Tensor, data: Tensor) -> None:
+        super().__init__(data)
+        self.here = here
+
+
 class Device:
     """A device and its memory, for the networks of folds, members and models that run on it together.
 
@@ -63,8 +71,8 @@ class Device:
     left    whether the CPU has taken over
     taken   sentences, one for each step that was taken
 
-    The steps, in order: half as many windows at a time; sums in the host's memory; the CPU, where the user named no
-    device. None of them changes the size of a window or the precision on the device. Each scan takes its own.
+    The steps, in order: half as many windows at a time; sums and image in the host's memory; the CPU, where the user
+    named no device. None of them changes the size of a window or the precision on the device. Each scan takes its own.
     """
 
     def __init__(
@@ -80,7 +88,7 @@ class Device:
         self.taken: list[str] = []
         self._threads, self._limit, self._inside = threads, _limited(self.place, max_vram), False
         self._may_leave, self._max_ram, self._sums_on_host = may_leave, max_ram, False
-        self._sums: weakref.WeakSet[Total] = weakref.WeakSet()
+        self._sums: weakref.WeakSet[Total] = weakref.WeakSet()  # and images
         self._networks: weakref.WeakSet[Leaving] = weakref.WeakSet()
 
     @property
@@ -129,6 +137,19 @@ class Device:
         self._sums.add(total)
         return total
 
+    def shown(self, here: Tensor) -> Shown:
+        """An image of the host's, sent to the device once; it stays where it is if the device has no room for it."""
+        data = here
+        if not (self._sums_on_host or self.left):
+            try:
+                with self.within():
+                    data = here.to(self.place)
+            except RuntimeError as error:
+                short(error)
+        shown = Shown(here, data)
+        self._sums.add(shown)
+        return shown
+
     @contextmanager
     def within(self) -> Iterator[None]:
         """Within the block the limits of threads and of the device's memory hold, and no other thread is in one."""
@@ -172,9 +193,10 @@ class Device:
         elif not self._sums_on_host:
             self._sums_on_host = True
             for total in self._sums:
-                if total.data.device.type == "cpu" != self.place.type:
-                    continue
-                total.data = self._zeros(tuple(total.data.shape), total.data.dtype).copy_(total.data)
+                if isinstance(total, Shown):
+                    total.data = total.here
+                elif total.data.device.type != "cpu" or self.place.type == "cpu":
+                    total.data = self._zeros(tuple(total.data.shape), total.data.dtype).copy_(total.data)
             self.taken.append("out of GPU memory: logits are added up in the computer's memory")
         elif self._may_leave and not self.left:
             self.left = True

@@ -301,6 +301,17 @@ def test_6_2_however_little_memory_a_card_has_labels_are_the_same_or_it_is_said(
     assert ("refused" in ends) is not may_leave
 
 
+def test_6_2_an_image_leaves_the_device_with_the_sums_where_a_window_needs_its_room(gpu: Card) -> None:
+    image = np.random.default_rng(0).standard_normal((1, 40, 40, 40)).astype(np.float32)
+    engine, at = on(CUDA), [(slice(3, 11), slice(0, 8), slice(30, 38))]
+    held, before = engine.hold(image), gpu.living.now
+    wanted = engine.answer(held, at, [(1,)]).cpu()
+    engine.device._step_down("CUDA out of memory", 1)
+    assert gpu.living.now == before - image.nbytes
+    torch.testing.assert_close(engine.answer(held, at, [(1,)]).cpu(), wanted, rtol=0, atol=0)
+    assert engine.name == "torch cuda:0"
+
+
 @pytest.mark.parametrize("kind", ["folds", "mirrored"])
 def test_6_2_windows_that_are_only_compared_take_the_steps_down_too(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     shown = np.random.default_rng(0).standard_normal((2, 1, 8, 8, 8)).astype(np.float32)

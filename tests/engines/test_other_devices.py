@@ -100,7 +100,7 @@ def test_auto_never_takes_such_a_device(card: ModelCard, played: None, monkeypat
 
 
 @pytest.mark.parametrize(
-    "name", ["gpu", "mps:0", "cuda:x", "cuda:", "xpu:-1", "dml:1:2", "", "CUDA", "cpu:0", "cuda:²"]
+    "name", ["gpu", "mps:0", "cuda:x", "cuda:", "xpu:-1", "dml:1:2", "", "CUDA", "cpu:0", "cuda:²", "cuda:00"]
 )
 def test_what_is_no_device_is_refused_with_all_that_there_are(card: ModelCard, name: str) -> None:
     with pytest.raises(EngineError, match="no device is called") as refusal:

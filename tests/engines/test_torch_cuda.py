@@ -279,7 +279,7 @@ def test_an_image_without_room_on_the_device_stays_on_the_host_and_nothing_else_
 
     with monkeypatch.context() as short:
         short.setattr(torch.Tensor, "to", full)
-        assert engine.hold(patches(1)[0]).device.type == "cpu"
+        assert engine.hold(patches(1)[0]).data.device.type == "cpu"
     assert engine.fallbacks == []
 
 
