@@ -115,11 +115,17 @@ def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: See
         np.dtype(_TYPES[header.datatype]).newbyteorder(header.order),  # type: ignore[arg-type]
         (count, *header.shape),
         offset=int(header.vox_offset),
-        packed=streams.is_gzip(voxels),
+        packed=_packed(voxels, header, count),
         warnings=warnings,
     )
     scaled = streams.scale(data, header.slope, header.inter)
     return Volume(scaled, grid, Source((path,), "nifti", header, (*source.warnings, *warnings), source.facts))
+
+
+def _packed(voxels: Path, header: Header, count: int) -> bool:
+    """Whether voxels are packed; those of a pair may begin with the same bytes by chance, and then have their size."""
+    plain = int(header.vox_offset) + count * int(np.prod(header.shape, dtype=object)) * _itemsize(header)
+    return streams.is_gzip(voxels) and not (header.pair and streams.regular_size(voxels) == plain)
 
 
 def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, Source]:

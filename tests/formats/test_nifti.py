@@ -133,6 +133,15 @@ def test_a_pair_is_read_by_either_of_its_names(tmp_path: Path, ending: str, pack
     assert np.array_equal(scan.data[0].ravel(), np.arange(60))
 
 
+def test_voxels_of_a_pair_that_begin_as_a_packed_file_does_are_read(tmp_path: Path) -> None:
+    data = np.zeros((5, 4, 3), "u1")
+    data[:2, 0, 0] = 0x1F, 0x8B
+    head, voxels = nifti_bytes(data, pair=True)
+    (tmp_path / "a.hdr").write_bytes(head)
+    (tmp_path / "a.img").write_bytes(voxels)
+    assert np.array_equal(read(tmp_path / "a.hdr").data[0], data.transpose(2, 1, 0))
+
+
 def test_a_header_without_its_voxels_is_missing_its_other_half(tmp_path: Path) -> None:
     (tmp_path / "a.hdr").write_bytes(nifti_bytes(pair=True)[0])
     with pytest.raises(InputMissing, match=r"a\.hdr: its other half a\.img was not found"):
