@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Sequence
 from functools import partial
@@ -87,10 +88,24 @@ FIXED = ("case", "model", "verdict", "sum_ml")
 
 
 def _ours(columns: Sequence[str], comma: str, head: bytes) -> bool:
-    """Whether a table begins with these columns, or as versions up to 0.1 wrote it, without the model."""
-    found = head.partition(b"\n")[0].decode(errors="replace").split(comma)
+    """Whether a table has these columns, or as versions up to 0.1 wrote it, and beside them volumes alone."""
+    line, end, _ = head.decode(errors="replace").partition("\n")
+    found = _columns(line, comma)
+    if not end and found:
+        found.pop()  # its name is cut off
     earlier = [name for name in columns if name != "model"]
-    return found[: len(columns)] == [*columns] or found[: len(earlier)] == earlier
+    for known in ([*columns], earlier):
+        if found[: len(known)] == known and all(name.endswith("_ml") for name in found[len(known) :]):
+            return True
+    return False
+
+
+def _columns(line: str, comma: str) -> list[str]:
+    """The names in the first line of a table."""
+    try:
+        return next(csv.reader([line], delimiter=comma), [])
+    except csv.Error:  # no table
+        return []
 
 
 def joined(records: Sequence[Facts], folder: Path) -> list[str]:
@@ -99,7 +114,7 @@ def joined(records: Sequence[Facts], folder: Path) -> list[str]:
     found = []
     for form, comma in (("csv", ","), ("tsv", "\t")):
         head = _first_line(folder / f"cohort_wide.{form}")
-        if _ours(FIXED, comma, head.encode()) and columns.issuperset(head.split(comma)):
+        if _ours(FIXED, comma, f"{head}\n".encode()) and columns.issuperset(_columns(head, comma)):
             found.append(form)
     return found
 

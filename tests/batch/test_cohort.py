@@ -9,7 +9,7 @@ from models import CARD, organs
 from runs import card, opened, scan, scans
 
 from segcli.batch.cases import cases
-from segcli.batch.cohort import cohort, gathered
+from segcli.batch.cohort import FIXED, _ours, cohort, gathered
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
 from segcli.batch.stages import Options, Outcome
@@ -17,6 +17,7 @@ from segcli.commands.outcomes import cohort_files, told_of
 from segcli.errors import OutputExists
 from segcli.models.card import ModelCard
 from segcli.models.library import find
+from segcli.results.measure import csv_text
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +239,32 @@ def test_2_7_a_table_with_other_columns_is_somebody_elses(model, tmp_path):
     few = run(model, tmp_path / "in", tmp_path / "few", Options(classes=("liver",)))
     cohort(gathered(ended, tmp_path / "out"), tmp_path / "few", ["csv"])
     cohort(gathered(few, tmp_path / "few"), tmp_path / "few", ["csv"])  # other structures are still ours
+
+
+@pytest.mark.parametrize("name", ["cohort", "cohort_wide"])
+def test_2_7_a_column_that_somebody_has_added_is_not_lost(model, tmp_path, name):
+    scans(tmp_path / "in", 1)
+    out = tmp_path / "out"
+    records = gathered(run(model, tmp_path / "in", out), out)
+    cohort(records, out, ["csv"])
+    path = out / f"{name}.csv"
+    ours = path.read_text()
+    path.write_text("\n".join(f"{line},x" for line in ours.splitlines()).replace(",x", ",diagnosis", 1))
+    drawn = path.read_text()
+    with pytest.raises(OutputExists):
+        cohort(records, out, ["csv"])
+    assert path.read_text() == drawn
+    path.write_text(ours.replace("\n", "\r\n"))  # as a spreadsheet saves it
+    cohort(records, out, ["csv"])
+    assert path.read_text() == ours
+
+
+def test_a_wide_table_with_more_columns_than_are_looked_at_is_ours(tmp_path):
+    names = ("case", "model", "verdict", "sum_ml", *(f"structure, number {i}_ml" for i in range(400)))
+    head = csv_text([dict.fromkeys(names, 1)]).encode()
+    assert _ours(FIXED, ",", head[:4096])
+    assert _ours(FIXED, ",", head)
+    assert not _ours(FIXED, ",", b"case,model,verdict,sum_ml,age\n")
 
 
 def test_cases_of_an_output_folder_inside_are_no_part_of_the_cohort(model, tmp_path):
