@@ -6,11 +6,15 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from segcli import system
+from segcli.batch.outputs import planned
 from segcli.errors import OutputExists
 from segcli.models.library import file_sha256
 from segcli.results import record
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segcli.batch.cases import Case
     from segcli.batch.stages import Job
     from segcli.documents import Facts
@@ -22,8 +26,8 @@ _SHOWN = 3  # names of files in a sentence
 def finished(job: Job, case: Case, key: Facts) -> bool:
     """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
 
-    Files beside a record of this case are results of an earlier run of it. A label map counts as one only
-    when the record is about it, its input, model and options.
+    Files beside a record of this case are results of an earlier run of it, but for those that somebody has changed.
+    A label map counts as one only when the record is about it, its input, model and options.
     """
     labels, written, *wanted = job.to.files(case, job.shown)
 
@@ -34,10 +38,16 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
     if done and record.has_extras(written, wanted, job.choices):
         return True
+    changed = _changed(job, case, written)
     mine = (record.read_record(written) or {}).get("case") == case.name
     for path in (labels, written, *wanted):
         if path.is_dir():
             raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
+        if path in changed and not job.to.overwrite:
+            raise OutputExists(
+                f"{path.name}: somebody has changed it since segcli made it",
+                hint="--overwrite replaces it, -o chooses another folder",
+            )
         allowed = done if path == labels else mine
         if not job.to.overwrite and not allowed and os.path.lexists(path):
             raise OutputExists(
@@ -47,18 +57,37 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     return False
 
 
+def _changed(job: Job, case: Case, written: Path) -> list[Path]:
+    """Files beside a record that have other bytes than it states, and are not what `segcli report` makes anew."""
+    sums = _stated(written)
+    found = []
+    for path, output in planned(job.to.base(case, job.card.name), job.shown, job.to).items():
+        made = sums.get(path.relative_to(written.parent).as_posix())
+        if made is None or not path.is_file() or file_sha256(path) == made:
+            continue
+        with system.opened(path) as file:
+            if output.own is None or not output.own(file.read(4096)):
+                found.append(path)
+    return found
+
+
+def _stated(written: Path) -> dict[str, str]:
+    """The sums of the files beside a record, by their names from its folder on; empty where it states none."""
+    extras = (record.read_record(written) or {}).get("extras")
+    sums = extras.get("files") if isinstance(extras, dict) else None
+    return sums if isinstance(sums, dict) else {}
+
+
 def stays(job: Job, case: Case, made: str) -> str:
     """A sentence about files of the result that is being replaced which are not made anew; "" without any.
 
     made   the sum of the new label map: of the same labels they stay true
     """
     labels, written, *wanted = job.to.files(case, job.shown)
-    earlier = record.read_record(written) or {}
-    of, extras = earlier.get("labels"), earlier.get("extras")
-    sums = extras.get("files") if isinstance(extras, dict) else None
-    if not isinstance(of, dict) or not isinstance(sums, dict) or of.get("sha256") == made:
+    of = (record.read_record(written) or {}).get("labels")
+    if not isinstance(of, dict) or of.get("sha256") == made:
         return ""
-    stated = ((name, labels.parent / name, found) for name, found in sums.items())
+    stated = ((name, labels.parent / name, found) for name, found in _stated(written).items())
     old = [name for name, p, found in stated if p not in wanted and p.is_file() and file_sha256(p) == found]
     if not old:
         return ""

@@ -116,3 +116,22 @@ def test_2_5_what_lies_in_an_output_folder_among_the_slices_is_no_part_of_the_in
     (folder / "notes.txt").write_text("of the technician")
     with pytest.raises(segcli.SegcliError, match="not a verified result"):
         raise run(model, folder, out).error
+
+
+def test_2_7_a_mask_that_somebody_has_corrected_is_kept_and_a_page_that_report_has_made_anew_is_not(model, tmp_path):
+    path, out = scan(tmp_path / "a.nii.gz"), tmp_path / "out"
+    wanted = {"split": True, "reports": ("html",)}
+    assert run(model, path, out, **wanted).status == "done"
+    page = out / "a_seg.html"
+    page.write_bytes(page.read_bytes().replace(b"<h1>", b"<h1>again: "))
+    assert run(model, path, out, **wanted).status == "done"
+    assert run(model, path, out, **wanted).status == "skipped"
+    mask = out / "a_seg" / "liver.nii.gz"
+    corrected = mask.read_bytes() + b"by hand"
+    mask.write_bytes(corrected)
+    ended = run(model, path, out, **wanted)
+    assert ended.error.exit_code == 73
+    assert "liver.nii.gz: somebody has changed it since segcli made it" in ended.error.message
+    assert mask.read_bytes() == corrected
+    assert run(model, path, out, overwrite=True, **wanted).status == "done"
+    assert mask.read_bytes() != corrected
