@@ -53,7 +53,7 @@ OPENS_FOR_WRITING = {
     ("bench/total.py", "write_text"),  # TemporaryDirectory, or the folder that --work names
     ("commands/process.py", "open"),  # a descriptor
     ("formats/atomic.py", "open"),
-    ("formats/dicom/archive.py", "open"),  # mkdtemp
+    ("formats/dicom/archive.py", "TemporaryFile"),
     ("commands/running.py", "open"),  # TemporaryDirectory
     ("commands/terminal.py", "open"),  # events
     ("models/fetch.py", "open"),  # the part of a download
