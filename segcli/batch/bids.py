@@ -46,7 +46,7 @@ def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
     source    the root of the dataset that the scans come from
     strange   endings of the names of files and folders that BIDS does not know
 
-    What is there already stays, unless segcli wrote it.
+    What is there already stays; to a list that segcli began is added what it lacks.
     """
     from segcli import __version__
     from segcli.formats import atomic
@@ -63,19 +63,20 @@ def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
         if where := _address(folder, source):
             document["SourceDatasets"] = [where]
         atomic.write_bytes(path, to_json(document))
-    ignored = "\n".join([_IGNORED, "/cohort*", *(f"*{ending}" for ending in strange)]).encode() + b"\n"
     path = folder / ".bidsignore"
-    if not os.path.lexists(path) or _is_another_of_ours(path, ignored):
-        atomic.write_bytes(path, ignored)
+    there = _lines(path)
+    wanted = [_IGNORED, "/cohort*", *(f"*{ending}" for ending in strange)]
+    more = [line for line in wanted if line.encode() not in there]
+    if more and (not os.path.lexists(path) or there[:1] == [_IGNORED.encode()]):
+        atomic.write_bytes(path, b"".join(line + b"\n" for line in (*there, *map(str.encode, more))))
 
 
-def _is_another_of_ours(path: Path, wanted: bytes) -> bool:
-    """Whether a .bidsignore was written by segcli and says something else than is wanted."""
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a file, none where it is no plain file."""
     try:
-        there = bytes_of(path)
+        return bytes_of(path).splitlines()
     except OSError:  # a folder, a pipe
-        return False
-    return there.startswith(_IGNORED.encode()) and there != wanted
+        return []
 
 
 _IGNORED = "# written by segcli: what it makes beside the files that BIDS knows"

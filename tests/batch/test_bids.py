@@ -99,3 +99,11 @@ def test_what_somebody_else_wrote_at_the_root_stays(tmp_path):
     for endings in (["_seg.csv"], ["_seg.csv", "_notes.txt"]):
         describe(tmp_path, tmp_path, endings)
     assert (tmp_path / ".bidsignore").read_text().endswith("*_seg.csv\n*_notes.txt\n")
+
+
+def test_2_7_a_line_that_somebody_has_added_to_the_list_of_what_is_ignored_stays(tmp_path):
+    describe(tmp_path, tmp_path, ["_seg.csv"])
+    path = tmp_path / ".bidsignore"
+    path.write_text(path.read_text() + "scratch/\n")
+    describe(tmp_path, tmp_path, ["_seg.csv", "_notes.txt"])
+    assert path.read_text().splitlines()[1:] == ["/cohort*", "*_seg.csv", "scratch/", "*_notes.txt"]
