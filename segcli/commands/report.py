@@ -75,6 +75,9 @@ def report(
         card = find(model)
         mapped, made = _label_map(labelmap, card, counts)
         classes = _asked(labelmap, mapped, card)
+        if made is not None and _is_changed(labelmap):
+            say(f"warning: {labelmap.name} has been changed since {made['name']} made it: what made it is not known")
+            made = None
     else:
         mapped = _one_channel(labelmap, counts)
         card = _named(labels, mapped)
@@ -117,6 +120,16 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
             hint="name its model with --model",
         )
     return labels, made
+
+
+def _is_changed(path: Path) -> bool:
+    """Whether a label map has other bytes than the record beside it states."""
+    from segcli.formats.table import stem
+    from segcli.models.library import file_sha256
+    from segcli.results import record
+
+    stated = (record.read_record(path.with_name(f"{stem(path)}.json")) or {}).get("labels")
+    return isinstance(stated, dict) and stated.get("sha256") not in (None, file_sha256(path))
 
 
 def _asked(path: Path, labels: Volume, card: ModelCard) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from runs import command  # noqa: F401 - makes the folder of scan_files known
 
 from segcli.commands import report as answer
 from segcli.errors import InputError
+from segcli.models.library import file_sha256
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 
@@ -94,3 +95,16 @@ def test_structures_that_a_label_map_was_not_made_of_are_unknown_and_not_0(model
     assert record["options"] == {"classes": ["liver", "spleen"]}
     assert not [check for check in record["checks"] if check["code"] == "missing"]
     assert len((tmp_path / "a_seg.csv").read_text().splitlines()) == 3
+
+
+def test_a_label_map_that_somebody_has_changed_is_not_said_to_be_the_models(model, tmp_path, capsys):
+    path = nifti(tmp_path / "a_seg.nii.gz", np.ones((6, 6, 6), "u1"))
+    for sha256, known in ((file_sha256(path), "1" * 64), ("0" * 64, None)):
+        made = {"segcli_record": 1, "model": {"name": "organs", "sha256": "1" * 64}, "labels": {"sha256": sha256}}
+        (tmp_path / "a_seg.json").write_text(json.dumps(made))
+        answer.report(path, str(model), output=tmp_path, forms=["html"], json=True)
+        out, told = capsys.readouterr()
+        assert json.loads(out)["record"]["model"]["sha256"] == known
+        assert ("warning: a_seg.nii.gz has been changed since organs made it" in told) == (known is None)
+        page = (tmp_path / "a_seg.html").read_text()
+        assert ("segmented by organs" in page, "labels named by organs" in page) == (known is not None, known is None)
