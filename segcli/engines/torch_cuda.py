@@ -15,6 +15,8 @@ from segcli.errors import cause_of
 # What torch raises of a device that it cannot use: what was asked for before CUDA began fails when it does, for one.
 _RAISED = (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError)
 
+_said = ["it finds no device"]  # why torch finds none, which it says once in a process
+
 
 def unusable(device: str) -> tuple[str, str] | None:
     """Why this torch cannot use a CUDA device that the driver shows, and what to do; None where it convolves on it."""
@@ -67,8 +69,9 @@ def _said_of_cuda() -> str:
         warnings.simplefilter("always")
         if torch.cuda.is_available():
             return ""
-    said = told[-1].message if told else "it finds no device"
-    return cause_of(said) if isinstance(said, Warning) else said
+    if told and isinstance(said := told[-1].message, Warning):
+        _said[0] = cause_of(said)
+    return _said[0]
 
 
 def _lacking(capability: tuple[int, int], built: list[str]) -> str:

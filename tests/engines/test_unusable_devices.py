@@ -57,8 +57,12 @@ def test_6_8_a_driver_too_old_for_this_torch_is_named_with_both_versions(
         warnings.warn(said, stacklevel=2)
         return False
 
+    words = "for CUDA 13.0", "The NVIDIA driver on your system is too old", "the driver is for CUDA 12.4"
+    monkeypatch.setattr(torch_cuda, "_said", list(torch_cuda._said))
     monkeypatch.setattr(torch.cuda, "is_available", told)
-    refused(card, "for CUDA 13.0", "The NVIDIA driver on your system is too old", "the driver is for CUDA 12.4")
+    refused(card, *words)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # torch says it once, models are opened one by one
+    refused(card, *words)
 
 
 def test_6_8_a_device_without_kernels_in_this_torch_is_named_with_its_capability(
