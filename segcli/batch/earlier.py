@@ -45,7 +45,7 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
             raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
         if path in changed and not job.to.overwrite:
             raise OutputExists(
-                f"{path.name}: somebody has changed it since segcli made it",
+                f"{path.name}: has been changed since its record was written",
                 hint="--overwrite replaces it, -o chooses another folder",
             )
         allowed = done if path == labels else mine

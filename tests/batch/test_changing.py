@@ -131,7 +131,7 @@ def test_2_7_a_mask_that_somebody_has_corrected_is_kept_and_a_page_that_report_h
     mask.write_bytes(corrected)
     ended = run(model, path, out, **wanted)
     assert ended.error.exit_code == 73
-    assert "liver.nii.gz: somebody has changed it since segcli made it" in ended.error.message
+    assert "liver.nii.gz: has been changed since its record was written" in ended.error.message
     assert mask.read_bytes() == corrected
     assert run(model, path, out, overwrite=True, **wanted).status == "done"
     assert mask.read_bytes() != corrected
