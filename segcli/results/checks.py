@@ -44,6 +44,12 @@ _LONG = {
     "humerus", "scapula", "clavicula", "hip", "skull", "muscle", "autochthon", "gluteus", "iliopsoas", "iliac", "fat",
     "skin", "body", "bowel", "colon", "csf", "fluid", "airway", "lymph", "thrombus", "tissue",
 }  # fmt: skip
+# What most people have none of: a model of nothing else may well find nothing.
+_ABNORMAL = {
+    "lesion", "lesions", "tumor", "tumors", "tumour", "tumours", "nodule", "nodules", "cyst", "cysts", "metastasis",
+    "metastases", "hemorrhage", "haemorrhage", "infarct", "stroke", "edema", "oedema", "necrosis", "necrotic",
+    "enhancing", "embolism", "thrombus", "effusion", "pneumothorax", "covid", "cancer", "carcinoma", "glioma",
+}  # fmt: skip
 # The limits of a card, and what is not checked without them.
 _CALIBRATED = {
     "confidence": "confidence of structures",
@@ -95,7 +101,9 @@ def run(
             return [nothing]
         found = [*of_scan(image, card, said or Stated()), *found]
     if not any(s.voxels for s in report.structures):
-        found.append(Finding("empty", "fail", None, "no structure was found: the label map is empty"))
+        expected = not classes and any(not _ABNORMAL.intersection(words_of(x.name)) for x in structures)
+        sentence = "no structure was found: the label map is empty"
+        found.append(Finding("empty", "fail" if expected else "review", None, sentence))
         return _ordered(found)
     by_id = {s.label: s for s in report.structures}
     said, confidence, disagreement = said or Stated(), confidence or {}, disagreement or {}

@@ -210,6 +210,17 @@ def test_a_structure_of_more_rows_than_fit_is_told_by_their_length_alone(monkeyp
     assert "too many for its pieces" in scattered_like_noise[0].sentence
 
 
+def test_nothing_found_is_no_failure_where_most_people_have_nothing_of_the_kind() -> None:
+    def found(names: list[str], classes: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+        labels = {"background": 0} | {name: i for i, name in enumerate(names, 1)}
+        own = parse({**card().document, "labels": labels, "pairs": [], "volumes_ml": {}})
+        return [(f.code, f.severity) for f in run(Volume(CT.data * 0, CT.grid), IMAGE, own, classes=classes)]
+
+    assert found(["liver", "liver_tumor"]) == [("empty", "fail")]
+    assert found(["liver", "liver_tumor"], ("liver_tumor",)) == [("empty", "review")]
+    assert found(["lung_nodule", "pleural_effusion"]) == [("empty", "review")]
+
+
 def test_a_crop_inside_the_body_is_no_alarm() -> None:
     inside = IMAGE.crop((slice(14, 34), slice(20, 38), slice(18, 36)))
     assert list(of_intensity(inside.data[0], "CT", "CT")) == []
