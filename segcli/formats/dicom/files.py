@@ -56,6 +56,7 @@ _BINARY = frozenset(
 SPOILT = (BytesLengthException, NotImplementedError, TypeError, ValueError)  # what pydicom says of values of no type
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
+_LONGEST_GROUP = 1 << 20  # bytes of the first group of a file
 _UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
 
 
@@ -165,12 +166,16 @@ def open_file(path: Place) -> DicomFile:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(1024)
-        deflated = DEFLATED.encode() in head
+        stated = head[128:138] == b"DICM\2\0\0\0UL"  # the length of its first group
+        first = 144 + int.from_bytes(head[140:144], "little") if stated else 0
+        deflated = DEFLATED.encode() in head + file.read(min(max(first - len(head), 0), _LONGEST_GROUP))
         try:
-            file.seek(0)
+            if first > _LONGEST_GROUP:
+                raise ValueError("the group that states the syntax has no end")
             if not head[:140].strip(b"\0") or (head[128:132] != b"DICM" and not bare(head)):
                 raise ValueError("there is no header where it should be")
-            if deflated and not _unpacks(file.read()):
+            file.seek(0)
+            if deflated and not (stated and _unpacks(file.read())):
                 raise ValueError("it unpacks to too much")
             file.seek(0)
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)

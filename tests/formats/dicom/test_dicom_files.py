@@ -288,6 +288,34 @@ def test_1_7_a_deflated_file_is_not_unpacked_without_limit(tmp_path: Path, monke
         dicom.read(series(tmp_path / "ct", syntax=DeflatedExplicitVRLittleEndian))
 
 
+def test_1_7_a_deflated_file_with_a_long_first_group_is_not_unpacked_without_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transfer syntax stands behind an identifier of 2,000 bytes."""
+    folder = series(tmp_path / "ct", syntax=DeflatedExplicitVRLittleEndian)
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        at = data.index(b"\x02\0\x03\0UI") + 6
+        length = int.from_bytes(data[at : at + 2], "little")
+        group = int.from_bytes(data[140:144], "little") + 2000
+        long = struct.pack("<H", length + 2000) + b"1." * 1000
+        file.write_bytes(data[:140] + struct.pack("<I", group) + data[144:at] + long + data[at + 2 :])
+    np.testing.assert_array_equal(dicom.read(folder).data[0], phantom())
+    monkeypatch.setattr(files, "_UNPACKED_LIMIT", 100)
+    with pytest.raises(InputError, match="corrupt"):
+        dicom.read(folder)
+
+
+def test_4_10_a_first_group_that_does_not_state_its_length_is_read(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        rest = data[144:].removeprefix(b"\2\0\1\0OB\0\0\2\0\0\0\0\1")
+        assert rest.startswith(b"\2\0\2\0UI")  # then its text stands where the length would be
+        file.write_bytes(data[:132] + rest)
+    np.testing.assert_array_equal(dicom.read(folder).data[0], phantom())
+
+
 def test_bytes_behind_the_voxels_are_not_taken_for_voxels(tmp_path: Path) -> None:
     def longer(ds: pydicom.Dataset, k: int) -> None:
         ds.PixelData = ds.PixelData + b"\1\2\3\4"
