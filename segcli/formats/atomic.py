@@ -100,6 +100,7 @@ def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Itera
             if check is not None:
                 _checked(check, temporary, path)
             if staged is not None:
+                discard([staged[path]] if path in staged else [])  # what was written under that name before
                 staged[path] = temporary
                 waits = True
             else:

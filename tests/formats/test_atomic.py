@@ -252,3 +252,12 @@ def test_2_3_the_temporary_files_of_another_user_s_dead_process_are_swept(shared
     as_another(f"pathlib.Path({str(left)!r}).write_text('half')")
     atomic.sweep(shared)
     assert names(shared) == []
+
+
+def test_2_2_a_file_that_is_written_twice_in_one_block_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    first, last = tmp_path / "record", tmp_path / "labels"
+    with atomic.together(first, last):
+        for data in (b"one", b"two"):
+            atomic.write_bytes(first, data)
+        atomic.write_bytes(last, b"three")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"record": b"two", "labels": b"three"}
