@@ -1,6 +1,7 @@
 """Scans that a program holds: their voxels on their grid, or a refusal in plain words."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -9,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 import segcli
+import segcli.api
 from segcli.api.scans import held
 from segcli.errors import InputError, UsageError
 from segcli.formats.mgh import read as read_mgh
@@ -77,3 +79,25 @@ def test_reading_by_a_statement_that_no_header_has_is_a_usage_error(tmp_path: Pa
     nibabel.save(nibabel.Nifti1Image(IJK, RAS), tmp_path / "a.nii")
     with pytest.raises(UsageError, match=re.escape("affine='sfrm': is sform, qform, pixdim")):
         segcli.read(tmp_path / "a.nii", affine="sfrm")
+
+
+def test_a_thread_has_what_it_asked_for_though_another_asks_for_other_structures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was asked for last is kept; another thread may put its own in its place at once."""
+
+    class Forgetful(dict[object, object]):
+        def __setitem__(self, key: object, value: object) -> None:
+            super().__setitem__(key, value)
+            self.clear()
+
+    @dataclass(frozen=True)
+    class Opening:
+        classes: tuple[str, ...] = ()
+
+        def open(self, card: object) -> object:
+            return "opened", card, self.classes
+
+    monkeypatch.setattr(segcli.api, "asked", lambda card, classes: f"card of {classes}")
+    model = segcli.Model("card", Opening(), None, _asked=Forgetful())
+    assert model._answering(("liver",)) == ("card of ('liver',)", ("opened", "card of ('liver',)", ("liver",)))
