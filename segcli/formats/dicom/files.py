@@ -114,7 +114,7 @@ def text_of(header: Dataset, keyword: str) -> str:
         return ""
     kind = element.VR or dictionary_VR(element.tag)  # implicit VR: the file does not say
     if isinstance(value, bytes) and kind in _TEXTUAL:
-        return printable(value.decode("utf-8", "replace").strip(" \0"))
+        return printable(value.decode("utf-8", "replace").rstrip(" \0").lstrip(" "))  # a NUL before a text is damage
     if isinstance(value, bytes) and len(value) == 2 and keyword in _BINARY:
         return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))
     try:

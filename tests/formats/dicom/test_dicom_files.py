@@ -550,3 +550,17 @@ def test_4_9_padding_that_the_stored_bits_do_not_hold_is_the_least_value(
     values = dicom.read(series(tmp_path / "ct", each=each)).data[0]
     assert (values[:, 0, 0] == least).all()
     assert (values[:, 0, 1:] == 700 - 1024).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        (b"-1024.0 ", "RescaleIntercept is not a list of 1 numbers"),
+        (b"-10\\-20\\-15", "position .* is not a list of 3"),
+    ],
+)
+def test_4_5_a_number_whose_sign_became_a_NUL_is_refused(tmp_path: Path, old: bytes, told: str) -> None:
+    folder = series(tmp_path / "ct", RescaleIntercept="-1024.0")
+    replaced(folder / "a-005.dcm", old, b"\0" + old[1:])
+    with pytest.raises(InputError, match=rf"a-005\.dcm: {told}"):
+        dicom.read(folder)
