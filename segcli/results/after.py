@@ -60,8 +60,7 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep, scan: Volume 
     data = labels.data.copy()
     match step:
         case LargestStep():
-            for values in [wanted] if step.together else [[value] for value in wanted]:
-                _keep_largest(labels, values, step, data)
+            _keep_largest(labels, wanted, step, data)
         case SmallStep():
             _drop_small(labels, wanted, step, data)
         case FillStep():
@@ -90,17 +89,20 @@ def _in_order(structures: Sequence[str], names: Sequence[Label]) -> list[int]:
     return [values[name] for name in structures]
 
 
-def _keep_largest(labels: Volume, values: Collection[int], step: LargestStep, data: NDArray[np.integer]) -> None:
-    """Of structures as one, take away all pieces but the largest ones and those that are spared."""
-    mask = np.isin(labels.data, list(values))
-    pieces = islands(Volume(mask.view(np.uint8), labels.grid), [1], step.neighbours)
-    if len(pieces.size):
-        spared = np.inf if step.spare is None else step.spare - _ROUNDING
-        largest = pieces.size == pieces.size.max()
-        if step.equal == "last":
-            largest[np.flatnonzero(largest)[:-1]] = False
-        goes = ~largest & (pieces.size * labels.grid.voxel_mm3 < spared)
-        pieces.clear(data, goes)
+def _keep_largest(labels: Volume, wanted: Collection[int], step: LargestStep, data: NDArray[np.integer]) -> None:
+    """Of each structure, or of all as one, take away all pieces but the largest ones and those that are spared."""
+    if step.together:
+        mask = np.isin(labels.data, list(wanted))
+        pieces = islands(Volume(mask.view(np.uint8), labels.grid), [1], step.neighbours)
+    else:
+        pieces = islands(labels, wanted, step.neighbours)
+    spared = np.inf if step.spare is None else step.spare - _ROUNDING
+    goes = pieces.size * labels.grid.voxel_mm3 < spared
+    for value in np.unique(pieces.value):
+        mine = np.flatnonzero(pieces.value == value)
+        largest = mine[pieces.size[mine] == pieces.size[mine].max()]
+        goes[largest[-1:] if step.equal == "last" else largest] = False
+    pieces.clear(data, goes)
 
 
 def _drop_small(labels: Volume, wanted: Collection[int], step: SmallStep, data: NDArray[np.integer]) -> None:

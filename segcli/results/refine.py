@@ -19,12 +19,11 @@ from segcli.parallel import each
 from segcli.space.resample import apply, taps_for
 from segcli.space.volume import Box, Volume, Voxels
 
-_REACH = 3.0  # sigmas beyond which a structure has no share
+_REACH = 2.0  # sigmas beyond which a structure has no share
 _CORE = 1.28  # sigmas from a flat border, where nine tenths of what is around is the structure's own
-_SHARE = 1e-4  # below it a structure is no candidate; a voxel of which nobody else has more is decided
 _FEW = 20  # core voxels, below which all voxels of a structure count as its core
 _BLOCKS = 4  # a side of the blocks in which brightness is summed is this part of the distance that counts as near
-_FREEDOM = np.float32(3)
+_FREEDOM = np.float32(3)  # of Student's t; `decided` has its power, 2
 _VOXELS = 1 << 20  # of the planes that are decided in one go
 
 
@@ -89,7 +88,7 @@ class _Near:
         shape = tuple(-(-n // size) for n, size in zip(core.shape, block, strict=True))
         places = tuple(at // size for at, size in zip(np.nonzero(core), block, strict=True))
         key, bright = np.ravel_multi_index(places, shape), image[core].astype(np.float64)
-        middle = np.median(bright)  # sums of squares of what is far from 0 would be lost in rounding
+        middle = bright[len(bright) // 2]  # of a voxel: sums of squares of what is far from 0 would be lost in rounding
         bright -= middle
         count, total, squared = (
             np.bincount(key, weights, np.prod(shape)).reshape(shape) for weights in (None, bright, bright * bright)
@@ -154,27 +153,38 @@ class _Borders:
 
     def decided(self, first: int, stop: int) -> Voxels:
         """The number of the structure that has each voxel of some planes; 0 where it stays as it is."""
-        from scipy.ndimage import find_objects, gaussian_filter
+        from scipy.ndimage import gaussian_filter
 
-        low = max(0, first - _halo(self.sigma[0]))
-        planes = slice(low, stop + _halo(self.sigma[0]))
-        own, image = self.own[planes], self.image[planes]
-        best = np.full(own.shape, -np.inf, np.float32)
-        won = np.zeros_like(own)
-        for k, (found, near) in enumerate(zip(find_objects(own), self.near, strict=False), 1):
-            if found is None or near is None:
+        best = np.zeros((stop - first, *self.own.shape[1:]), np.float32)
+        won = np.zeros(best.shape, self.own.dtype)
+        halo = _halo(self.sigma[0])
+        for k, near in enumerate(self.near, 1):
+            if near is None:
                 continue
-            box = _wider(found, self.sigma, own.shape)
-            share = gaussian_filter((own[box] == k).astype(np.float32), self.sigma, mode="constant", truncate=_REACH)
-            candidate = (share > _SHARE) & (share < 1 - _SHARE) & (own[box] > 0)
-            mean = near.at((slice(box[0].start + low, box[0].stop + low), *box[1:]))
-            far = (image[box][candidate] - mean[candidate]) / self.spread
-            score = np.log(share[candidate]) - (_FREEDOM + 1) / 2 * np.log1p(far * far / _FREEDOM)
-            ahead = score > best[box][candidate]
-            candidate[candidate] = ahead
-            won[box][candidate] = k
-            best[box][candidate] = score[ahead]
-        return won[first - low : stop - low]
+            start, end = max(first, near.box[0].start), min(stop, near.box[0].stop)
+            if start >= end:
+                continue
+            here = (slice(start, end), *near.box[1:])
+            seen = (slice(max(0, start - halo), end + halo), *near.box[1:])
+            share = gaussian_filter(
+                (self.own[seen] == k).astype(np.float32), self.sigma, mode="constant", truncate=_REACH
+            )
+            share = share[start - seen[0].start :][: end - start]
+            far = near.at(here)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is endlessly far, or no number, is of nobody
+                np.subtract(self.image[here], far, out=far)
+                far *= 1 / self.spread
+                far *= far
+                far *= 1 / _FREEDOM
+                far += 1
+                far *= far  # to the power of (degrees of freedom + 1) / 2
+                np.divide(share, far, out=far)
+            there = (slice(start - first, end - first), *near.box[1:])
+            ahead = far > best[there]
+            np.copyto(best[there], far, where=ahead)
+            won[there][ahead] = k
+        won[self.own[first:stop] == 0] = 0
+        return won
 
 
 def _cores(own: Voxels, reach: Sequence[int]) -> NDArray[np.bool_]:
