@@ -63,7 +63,8 @@ class IgnoringCase:
         system.ignores_case.cache_clear()
 
     @staticmethod
-    def lexists(path: Path) -> bool:
+    def lexists(path: Path | str) -> bool:
+        path = Path(path)
         return path.name.lower() in {other.name.lower() for other in path.parent.iterdir()}
 
 
