@@ -91,7 +91,7 @@ def test_an_option_before_the_command_that_it_is_of_is_refused_and_not_passed_ov
 
 def test_a_setting_of_the_list_is_none_of_the_commands_beside_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("segcli.toml").write_text("[models]\njson = true\n")
+    Path("segcli.toml").write_text("[models]\njson = true\n", encoding="utf-8")
     app(["models", "info", "uxnet"], standalone_mode=False)
     assert capsys.readouterr().out.startswith("name ")
     app(["models"], standalone_mode=False)

@@ -41,6 +41,11 @@ OTHERWISE = {
     "one_volume_of_a_series_may_be_rescaled": "it tells volumes apart by instance numbers, which are equal here",
     "two_time_points_are_two_volumes": "it stacks all frames into one volume",
     "phases_of_frames_in_no_order": "it stacks all frames into one volume",
+    "syntax_is_misstated": "it takes the syntax that the file states",
+    "samples_in_the_upper_bits": "it takes the lower bits",
+    "stored_otherwise_than_the_others": "it does not cut samples to the bits that are stored",
+    "padding_that_the_stored_bits_do_not_hold": "it takes such padding for a sample",
+    "rounded_positions_are_taken": "it takes the distance of the first two slices for all",
 }
 
 
