@@ -77,6 +77,10 @@ class Card(TorchDispatchMode):
 
     def __init__(self, room: int | None = None) -> None:
         super().__init__()
+        if torch.version.cuda:
+            pytest.skip(
+                "this torch is for CUDA and asks the driver itself where tensors are indexed: no card can be played"
+            )
         self.room, self.down, self.up, self.waits = room, 0, 0, 0
         self.largest, self.casts = 0, 0
         self.calls: list[str] = []

@@ -193,7 +193,9 @@ def test_the_ring_has_what_sums_that_are_moved_have(shape: tuple[int, int, int],
     plan = replace(PLAN, overlap=overlap)
     there = list(Sliding(image, run, plan).volumes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TorchDevice, "summing", partial(summed_in, TorchCPU(nn.Identity(), threads=1, batch=1)))
+        patch.setattr(
+            TorchDevice, "summing", staticmethod(partial(summed_in, TorchCPU(nn.Identity(), threads=1, batch=1)))
+        )
         here = list(Sliding(image, run, plan).volumes())
     for own, wanted in zip(there, here, strict=True):
         np.testing.assert_allclose(own.data, wanted.data, rtol=1e-5, atol=1e-5)
