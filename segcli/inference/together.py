@@ -32,7 +32,7 @@ from segcli.inference.segment import (
     segment,
     window_count,
 )
-from segcli.inference.windows import Sliding, Tick, no_tick, slide
+from segcli.inference.windows import Sliding, Tick, no_tick
 from segcli.memory import OnDisk, mapped
 from segcli.space.resample import LINEAR
 from segcli.space.volume import Box, Grid, Volume
@@ -247,8 +247,9 @@ def _on_disk(prepared: Prepared, member: Member, on: Grid, decide: Decision, tic
         answer[channel] = value
     spread = Spread(on, prepared.image.grid, prepared.wanted, procedure.interpolation)
     order = [procedure.decide.values.index(value) for value in decide.values]
-    unseen = procedure.decide.unseen
-    for slab in slide(prepared.image, member.engine, procedure.window, tick, prepared.outside, unseen):
+    window, unseen = procedure.window, procedure.decide.unseen
+    sliding = Sliding(prepared.image, member.engine, window, tick, prepared.outside, unseen=unseen)
+    for slab in sliding.volumes():
         spread.put(slab.grid, _channels(slab.data[order], procedure.decide, decide), np.asarray(answer))
         answer.release()
     return answer

@@ -159,34 +159,17 @@ def sums_shape(shape: tuple[int, int, int], plan: WindowPlan, batch: int) -> tup
     return keep[0], keep[1], keep[2]
 
 
-def slide(
-    image: Volume,
-    engine: Engine,
-    plan: WindowPlan,
-    tick: Tick = no_tick,
-    outside: Beyond = 0.0,
-    unseen: Sequence[float] = (),
-) -> Iterator[Volume]:
-    """Blended logits of the whole image as finished slabs, in order along one axis.
+class Sliding:
+    """The windows of an image on their way through an engine; what is finished stays in its sums until it is taken.
 
     image    (C, D, H, W) float32
     outside  value of each channel beyond the image, or one for all; not used where its edge is repeated
     unseen   logits where windows were skipped, see `Sums`
-    yields   (K, d, h, w) float32; each slab begins with the plane that the one before ended with, so that what lies
-             between them can be interpolated from one slab
-    errors   ModelError when logits are not finite: they are never turned into background
+    rests    whether the engine gives back its memory after the last window
+    sums     of the engine
 
     The sums hold one window's length of planes, K * size * H * W floats, however long the image is; of slices (a
     window of one plane) as many as make a batch, eight at least.
-    """
-    return Sliding(image, engine, plan, tick, outside, unseen=unseen).volumes()
-
-
-class Sliding:
-    """The windows of an image on their way through an engine; what is finished stays in its sums until it is taken.
-
-    rests   whether the engine gives back its memory after the last window
-    sums    of the engine
     """
 
     def __init__(
@@ -215,12 +198,17 @@ class Sliding:
         self.sums.unseen = unseen
 
     def volumes(self) -> Iterator[Volume]:
-        """The slabs on the host, as `slide` has them."""
+        """Blended logits of the whole image as finished slabs on the host, in order along one axis.
+
+        yields   (K, d, h, w) float32; each slab begins with the plane that the one before ended with, so that what
+                 lies between them can be interpolated from one slab
+        errors   ModelError when logits are not finite: they are never turned into background
+        """
         for box, grid in self.boxes(new_planes):
             yield Volume(self.sums.finished(box), grid)
 
     def boxes(self, thickness: Callable[[int], int]) -> Iterator[tuple[Box, Grid]]:
-        """Boxes of the (padded) image that the sums have finished, with their grids, as `slide` has them.
+        """Boxes of the (padded) image that the sums have finished, with their grids, as `volumes` has them.
 
         thickness   planes that a slab adds to the one before, by the bytes of one
         """

@@ -14,7 +14,7 @@ from segcli import memory
 from segcli.engines.torch_devices import TorchCPU, TorchDevice
 from segcli.engines.torch_memory import Device
 from segcli.errors import ModelError
-from segcli.inference.windows import WindowPlan, slide, starts
+from segcli.inference.windows import Sliding, WindowPlan, starts
 from segcli.space.volume import Volume
 
 PLAN = WindowPlan((8, 6, 8), centre="voxel", floor=6e-9, stride="even", sums="float16")
@@ -50,7 +50,7 @@ def as_nnunet_does(image: np.ndarray, plan: WindowPlan) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(23, 17, 20), (8, 40, 9), (9, 6, 31)], ids=["blocky", "wide", "long"])
 def test_the_sums_are_nnunets_to_the_last_bit(shape):
     image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
-    found = joined(list(slide(Volume(image, grid(shape)), Numpy(network, batch=3), PLAN)), grid(shape))
+    found = joined(list(Sliding(Volume(image, grid(shape)), Numpy(network, batch=3), PLAN).volumes()), grid(shape))
     assert np.array_equal(found, as_nnunet_does(image, PLAN))
 
 
@@ -65,7 +65,7 @@ class Net(torch.nn.Module):
 def test_the_sums_of_a_device_are_nnunets_to_the_last_bit(shape):
     image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
     engine = TorchDevice(Net(), Device("cpu"), threads=1, batch=3)
-    found = joined(list(slide(Volume(image, grid(shape)), engine, PLAN)), grid(shape))
+    found = joined(list(Sliding(Volume(image, grid(shape)), engine, PLAN).volumes()), grid(shape))
     assert np.array_equal(found, as_nnunet_does(image, PLAN))
 
 
@@ -84,7 +84,7 @@ def test_sums_that_memory_or_max_ram_has_no_room_for_lie_in_a_file_and_the_engin
     monkeypatch.setattr(memory, "mapped", lambda *words: (made.append(words), true(*words))[1])
     engine = make()
     engine.max_ram = limit
-    found = joined(list(slide(Volume(image, grid(shape)), engine, PLAN)), grid(shape))
+    found = joined(list(Sliding(Volume(image, grid(shape)), engine, PLAN).volumes()), grid(shape))
     on_file = limit != 1 << 50
     assert made == [((3, 9, 17, 20), np.float16)] * on_file
     assert [said.partition(":")[0] for said in engine.fallbacks] == [
@@ -97,7 +97,7 @@ def test_sums_of_slices_are_in_float16_too():
     shape = (12, 20, 11)
     image = np.random.default_rng(2).normal(size=(1, *shape)).astype(np.float32)
     plan = replace(PLAN, size=(1, 8, 8))
-    found = joined(list(slide(Volume(image, grid(shape)), Numpy(network, batch=4), plan)), grid(shape))
+    found = joined(list(Sliding(Volume(image, grid(shape)), Numpy(network, batch=4), plan).volumes()), grid(shape))
     for d in range(12):
         alone = image[:, d : d + 1]
         assert np.array_equal(found[:, d : d + 1], as_nnunet_does(alone, plan))
@@ -108,7 +108,7 @@ def test_windows_that_are_not_run_are_background():
     image[:, :8] = 1
     plan = replace(PLAN, skip=True)
     engine = Numpy(network)
-    found = joined(list(slide(Volume(image, grid((30, 6, 8))), engine, plan)), grid((30, 6, 8)))
+    found = joined(list(Sliding(Volume(image, grid((30, 6, 8))), engine, plan).volumes()), grid((30, 6, 8)))
     assert engine.seen < len(starts(30, 8, plan))
     assert (found[:, 20:].argmax(0) == 0).all()
 
@@ -117,4 +117,4 @@ def test_windows_that_are_not_run_are_background():
 def test_logits_that_float16_cannot_hold_are_refused(factor, says):
     image = Volume(np.full((1, 8, 6, 8), factor, np.float32), grid((8, 6, 8)))
     with pytest.raises(ModelError, match=says):
-        list(slide(image, Numpy(), PLAN))
+        list(Sliding(image, Numpy(), PLAN).volumes())

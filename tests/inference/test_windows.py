@@ -11,7 +11,7 @@ from shapes import grid
 import segcli.inference.windows as windows_room
 from segcli.engines.host import HostEngine
 from segcli.errors import ModelError
-from segcli.inference.windows import WindowPlan, blend_weights, slide, starts, windows
+from segcli.inference.windows import Sliding, WindowPlan, blend_weights, starts, windows
 from segcli.space.volume import Volume
 
 
@@ -52,7 +52,7 @@ def test_an_identity_engine_gives_the_image_back(shape, size, overlap, blend, st
     rng = np.random.default_rng(0)
     image = Volume(rng.normal(size=(2, *shape)).astype(np.float32), grid(shape))
     plan = WindowPlan(size, overlap, blend, stride=stride)
-    slabs = list(slide(image, Numpy(batch=batch), plan))
+    slabs = list(Sliding(image, Numpy(batch=batch), plan).volumes())
     assert np.abs(joined(slabs, image.grid) - image.data).max() < 1e-4
 
 
@@ -87,7 +87,7 @@ def test_the_largest_weight_is_one_and_the_smallest_is_the_floor() -> None:
 def test_each_slab_begins_with_the_plane_that_the_one_before_ended_with() -> None:
     rng = np.random.default_rng(3)
     image = Volume(rng.normal(size=(1, 40, 8, 8)).astype(np.float32), grid((40, 8, 8)))
-    slabs = list(slide(image, Numpy(), WindowPlan((8, 8, 8))))
+    slabs = list(Sliding(image, Numpy(), WindowPlan((8, 8, 8))).volumes())
     assert len(slabs) > 3
     for a, b in pairwise(slabs):
         assert np.array_equal(a.data[:, -1], b.data[:, 0])
@@ -103,7 +103,7 @@ def test_sums_hold_one_window_of_planes_however_long_the_image_is() -> None:
             return super().zeros(shape)
 
     image = Volume(np.zeros((1, 100, 8, 8), np.float32), grid((100, 8, 8)))
-    list(slide(image, Counting(), WindowPlan((10, 8, 8))))
+    list(Sliding(image, Counting(), WindowPlan((10, 8, 8))).volumes())
     assert held == [(1, 11, 8, 8)]  # and the plane before it
 
 
@@ -118,10 +118,10 @@ def test_slabs_grow_with_the_cores_that_the_process_may_use_now(
 def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     image = Volume(rng.normal(size=(1, 40, 8, 8)).astype(np.float32), grid((40, 8, 8)))
-    whole = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
+    whole = list(Sliding(image, Numpy(), WindowPlan((16, 8, 8))).volumes())
     monkeypatch.setattr(windows_room, "finished_bytes", lambda: 3 * 4 * 8 * 8)
     monkeypatch.setattr(windows_room, "_THICK", 1)
-    cut = list(slide(image, Numpy(), WindowPlan((16, 8, 8))))
+    cut = list(Sliding(image, Numpy(), WindowPlan((16, 8, 8))).volumes())
     assert max(slab.grid.shape[0] for slab in cut) == 4  # three new planes and a shared one
     for a, b in pairwise(cut):
         assert np.array_equal(a.data[:, -1], b.data[:, 0])
@@ -150,7 +150,7 @@ def test_slices_go_to_the_network_in_whole_batches_and_come_back_in_slabs() -> N
     rng = np.random.default_rng(5)
     image = Volume(rng.normal(size=(1, 12, 20, 12)).astype(np.float32), grid((12, 20, 12)))
     engine = Numpy(lambda x: (calls.append(x.shape), x)[1], batch=3)
-    slabs = list(slide(image, engine, WindowPlan((12, 1, 12), blend="constant")))
+    slabs = list(Sliding(image, engine, WindowPlan((12, 1, 12), blend="constant")).volumes())
     assert calls == [(3, 1, 12, 1, 12)] * 6 + [(2, 1, 12, 1, 12)]
     assert [slab.grid.shape[1] for slab in slabs] == [9, 10, 3]
     assert np.array_equal(joined(slabs, image.grid), image.data)
@@ -160,7 +160,7 @@ def test_a_small_image_is_padded_with_the_value_beyond_it() -> None:
     seen = []
     image = Volume(np.ones((1, 2, 2, 2), np.float32), grid((2, 2, 2)))
     engine = Numpy(lambda x: (seen.append(x.copy()), x)[1])
-    (slab,) = slide(image, engine, WindowPlan((4, 4, 4)), outside=-7.0)
+    (slab,) = Sliding(image, engine, WindowPlan((4, 4, 4)), outside=-7.0).volumes()
     assert slab.data.shape == (1, 2, 2, 2)
     assert (seen[0] == -7).sum() == 64 - 8
 
@@ -170,19 +170,19 @@ def test_each_channel_of_a_small_image_is_padded_with_its_own_value_and_windows_
     image = Volume(np.ones((2, 2, 2, 2), np.float32), grid((2, 2, 2)))
     engine = Numpy(lambda x: (seen.append(x.copy()), x)[1])
     beyond = np.array([-7, 3], np.float32)
-    list(slide(image, engine, WindowPlan((4, 4, 4)), outside=beyond))
+    list(Sliding(image, engine, WindowPlan((4, 4, 4)), outside=beyond).volumes())
     assert [(seen[0][0, c] == value).sum() for c, value in enumerate(beyond)] == [64 - 8, 64 - 8]
     air = Volume(np.broadcast_to(beyond[:, None, None, None], (2, 4, 4, 4)).copy(), grid((4, 4, 4)))
-    assert list(slide(air, engine, WindowPlan((4, 4, 4), skip=True), outside=beyond)) == []
+    assert list(Sliding(air, engine, WindowPlan((4, 4, 4), skip=True), outside=beyond).volumes()) == []
     air.data[1, 0, 0, 0] = -7  # what lies beyond the other channel
-    assert len(list(slide(air, engine, WindowPlan((4, 4, 4), skip=True), outside=beyond))) == 1
+    assert len(list(Sliding(air, engine, WindowPlan((4, 4, 4), skip=True), outside=beyond).volumes())) == 1
 
 
 def test_the_edge_of_a_small_image_is_repeated_where_the_plan_says_so() -> None:
     seen = []
     image = Volume(np.array([1, 2, 3], np.float32).reshape(1, 1, 1, 3), grid((1, 1, 3)))
     engine = Numpy(lambda x: (seen.append(x.copy()), x)[1])
-    (slab,) = slide(image, engine, WindowPlan((1, 1, 6), padding="edge"), outside=-7.0)
+    (slab,) = Sliding(image, engine, WindowPlan((1, 1, 6), padding="edge"), outside=-7.0).volumes()
     assert seen[0].ravel().tolist() == [1, 1, 2, 3, 3, 3]
     assert slab.data.ravel().tolist() == [1, 2, 3]
 
@@ -190,16 +190,16 @@ def test_the_edge_of_a_small_image_is_repeated_where_the_plan_says_so() -> None:
 def test_values_that_are_not_finite_end_the_case_and_name_the_window() -> None:
     image = Volume(np.zeros((1, 4, 4, 4), np.float32), grid((4, 4, 4)))
     with pytest.raises(ModelError, match=r"not finite in the window at voxels 0\.\.3"):
-        list(slide(image, Numpy(lambda x: x * np.nan), WindowPlan((4, 4, 4))))
+        list(Sliding(image, Numpy(lambda x: x * np.nan), WindowPlan((4, 4, 4))).volumes())
 
 
 def test_infinities_of_both_signs_end_the_case_without_a_warning() -> None:
     image = Volume(np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4), grid((4, 4, 4)))
     with pytest.raises(ModelError, match="not finite"):
         list(
-            slide(
+            Sliding(
                 image, Numpy(lambda x: np.where(x > 30, np.float32(np.inf), -np.float32(np.inf))), WindowPlan((4, 4, 4))
-            )
+            ).volumes()
         )
 
 
@@ -208,7 +208,7 @@ def test_skipped_windows_become_background_and_the_rest_is_unchanged() -> None:
     data[0, :4] = 5
     image = Volume(data, grid((24, 4, 4)))
     engine = Numpy(lambda x: np.concatenate([-x, x], axis=1))
-    slabs = list(slide(image, engine, WindowPlan((4, 4, 4), 0.5, skip=True)))
+    slabs = list(Sliding(image, engine, WindowPlan((4, 4, 4), 0.5, skip=True)).volumes())
     whole = joined(slabs, image.grid)
     assert engine.seen < len(windows((24, 4, 4), WindowPlan((4, 4, 4))))
     assert (whole.argmax(0)[:4] == 1).all()
@@ -223,7 +223,7 @@ def test_a_whole_image_is_one_window_whose_sides_are_multiples_of_the_size() -> 
         seen.append(x)
         return x
 
-    slabs = list(slide(image, Numpy(network), WindowPlan((8, 8, 8), whole=True), outside=-3.0))
+    slabs = list(Sliding(image, Numpy(network), WindowPlan((8, 8, 8), whole=True), outside=-3.0).volumes())
     assert [x.shape for x in seen] == [(1, 1, 24, 8, 32)]
     assert (seen[0][0, 0, :3] == -3).all()
     assert np.array_equal(joined(slabs, image.grid), image.data)

@@ -22,7 +22,7 @@ from segcli.inference.decide import labels_on
 from segcli.inference.intensity import Outside, Standardise, normalise
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
-from segcli.inference.windows import WindowPlan, blend_weights, slide
+from segcli.inference.windows import Sliding, WindowPlan, blend_weights
 from segcli.models import card, imports, library
 from segcli.models import weights as checkpoint
 from segcli.models.imports import nnunet, nnunet_axes
@@ -152,7 +152,7 @@ def test_with_sums_in_float16_logits_are_those_of_nnunet(
     faithful = replace(made.procedure, window=replace(made.window, sums=made.sums))
     prepared = prepare(scan, faithful)
     engine = open_engine(made, engine="torch", device="cpu").engine
-    slabs = list(slide(prepared.image, engine, faithful.window, outside=prepared.outside))
+    slabs = list(Sliding(prepared.image, engine, faithful.window, outside=prepared.outside).volumes())
     for slab in slabs:
         box = prepared.image.grid.box_of(slab.grid)
         wanted = expected["logits"][(slice(None), *box)].astype(np.float32)
