@@ -103,11 +103,10 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
 
     errors   InputError: another model made it, or it holds what this one never writes
     """
-    from segcli.formats.table import stem
     from segcli.results import record
 
     labels = _one_channel(path, counts)
-    made = record.maker(path.with_name(f"{stem(path)}.json"))
+    made = record.maker(_record_of(path))
     maker = made["name"] if made else card.name
     if card.name not in maker.split("+"):
         raise InputError(
@@ -122,13 +121,19 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
     return labels, made
 
 
+def _record_of(path: Path) -> Path:
+    """Where the record of a label map lies, if it has one."""
+    from segcli.formats.table import stem
+
+    return path.with_name(f"{stem(path)}.json")
+
+
 def _is_changed(path: Path) -> bool:
     """Whether a label map has other bytes than the record beside it states."""
-    from segcli.formats.table import stem
     from segcli.models.library import file_sha256
     from segcli.results import record
 
-    stated = (record.read_record(path.with_name(f"{stem(path)}.json")) or {}).get("labels")
+    stated = (record.read_record(_record_of(path)) or {}).get("labels")
     return isinstance(stated, dict) and stated.get("sha256") not in (None, file_sha256(path))
 
 
@@ -139,10 +144,9 @@ def _asked(path: Path, labels: Volume, card: ModelCard) -> tuple[str, ...]:
     """
     import numpy as np
 
-    from segcli.formats.table import stem
     from segcli.results import record
 
-    if not (asked := record.kept(path.with_name(f"{stem(path)}.json"))):
+    if not (asked := record.kept(_record_of(path))):
         return ()
     there = set(np.unique(labels.data).tolist())
     return tuple(x.name for x in card.structures if x.name in asked or x.id in there)

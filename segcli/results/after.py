@@ -98,9 +98,9 @@ def _keep_largest(labels: Volume, wanted: Collection[int], step: LargestStep, da
         pieces = islands(labels, wanted, step.neighbours)
     spared = np.inf if step.spare is None else step.spare - _ROUNDING
     goes = pieces.size * labels.grid.voxel_mm3 < spared
-    for value in np.unique(pieces.value):
-        mine = np.flatnonzero(pieces.value == value)
-        largest = mine[pieces.size[mine] == pieces.size[mine].max()]
+    for value in np.unique(pieces.value).tolist():
+        mine = pieces.of(value)
+        largest = mine[pieces.size[mine] == pieces.size[mine[0]]]
         goes[largest[-1:] if step.equal == "last" else largest] = False
     pieces.clear(data, goes)
 

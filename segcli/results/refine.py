@@ -39,10 +39,11 @@ def refine(labels: Volume, scan: Volume, values: Sequence[int], step: RefineStep
 
     number = np.zeros(max(int(labels.data.max()), *values) + 1, np.min_scalar_type(len(values)))
     number[list(values)] = np.arange(1, len(values) + 1)
-    boxes = find_objects((number[labels.data[0]] > 0).view(np.uint8))
+    own = number[labels.data[0]]
+    boxes = find_objects((own > 0).view(np.uint8))
     if not boxes:
         return
-    own, changed = number[labels.data[0][boxes[0]]], data[0][boxes[0]]
+    own, changed = own[boxes[0]].copy(), data[0][boxes[0]]
     image = np.ascontiguousarray(scan.data[0][boxes[0]], np.float32)
     own[~np.isfinite(image)] = 0
     borders = _Borders.of(own, image, labels.grid.spacing, step)
