@@ -55,15 +55,13 @@ def test_6_8_all_of_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         devices_of("cuda:all")
 
 
-@pytest.mark.parametrize(("device", "jobs", "share"), [("cuda:0,cuda:2", 2, 8), ("cuda", 4, 2)])
-def test_processes_on_one_device_share_what_may_be_taken_of_its_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, jobs: int, share: int
-) -> None:
-    used: list[int | None] = []
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[Opening]:
+    """In place of processes some that label nothing; what each case was given is kept."""
+    used: list[Opening] = []
 
     class Pool:
         def submit(self, work: Any, case: Case, opening: Opening, *more: Any) -> Any:
-            used.append(opening.max_vram)
+            used.append(opening)
             outcome = Outcome(case, "done"), []
             return type("Future", (), {"result": lambda self: outcome})()
 
@@ -71,30 +69,25 @@ def test_processes_on_one_device_share_what_may_be_taken_of_its_memory(
             pass
 
     monkeypatch.setattr(side_by_side, "_process", lambda share: Pool())
+    return used
+
+
+@pytest.mark.parametrize(("device", "jobs", "share"), [("cuda:0,cuda:2", 2, 8), ("cuda", 4, 2)])
+def test_processes_on_one_device_share_what_may_be_taken_of_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, jobs: int, share: int
+) -> None:
+    used = pools(monkeypatch)
     opening = Opening(("organs",), device=device, max_vram=8 << 30)
     found = [Case(f"case{i}", (tmp_path / f"case{i}.nii.gz",), tmp_path) for i in range(4)]
     told = (jobs, found, opening, Destination(), Options(), lambda event: None, devices_of(device))
     assert len(list(side_by_side.predict_beside(*told))) == 4
-    assert set(used) == {share << 30}
+    assert {opening.max_vram for opening in used} == {share << 30}
 
 
 def test_each_device_has_one_case_at_a_time_whose_files_come_in_the_cases_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[str] = []
-
-    class Pool:
-        """A process that labels nothing, and keeps which device it was given."""
-
-        def submit(self, work: Any, case: Case, opening: Opening, *more: Any) -> Any:
-            used.append(opening.device)
-            outcome = Outcome(case, "done"), []
-            return type("Future", (), {"result": lambda self: outcome})()
-
-        def shutdown(self) -> None:
-            pass
-
-    monkeypatch.setattr(side_by_side, "_process", lambda share: Pool())
+    used = pools(monkeypatch)
     card = read_card(organs(tmp_path / "organs"))
     opening = Opening((str(card.folder),), device="cuda:0,cuda:2")
     found = [Case(path.name, (path,), tmp_path) for path in scans(tmp_path / "in", 6)]
@@ -105,7 +98,7 @@ def test_each_device_has_one_case_at_a_time_whose_files_come_in_the_cases_order(
         side_by_side.predict_beside(jobs, found, opening, Destination(), Options(), lambda event: None, places)
     )
     assert [outcome.case.name for outcome in ended] == [case.name for case in found]
-    assert {"cuda:0", "cuda:2"} >= set(used)
+    assert {"cuda:0", "cuda:2"} >= {opening.device for opening in used}
     assert len(used) == 6
 
 
