@@ -44,8 +44,8 @@ class Entry:
     options     of `segcli models import`, as it needs them for this file
     chosen      which of several of nnU-Net's models: trainer, plans, configuration, folds
     around      the program around the network: "totalsegmentator" samples scans as TotalSegmentator does, "lps" turns
-                them so that i, j, k point left, backwards and up, "las" left, forwards and up (MOOSE turns a scan whose
-                i points right; what it makes of DICOM is so)
+                them so that i, j, k point left, backwards and up, "ras" right, forwards and up (MOOSE since 3.1, of
+                which the list's weights are; before it, they pointed left, forwards and up)
     card        fields of its card that neither the file nor an option states
     by_hand     how to get it where segcli cannot fetch it
     parts       ids of models of the catalogue that it is made of, in place of files of its own

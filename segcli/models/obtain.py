@@ -28,7 +28,7 @@ from segcli.system import insistently
 _ADDRESS = re.compile(r"https?://|hf:|gdrive:")
 _UNSTATED = "not stated"
 # Programs around nnU-Net that only turn a scan before: where the axes of the array then point that nnU-Net gets.
-_TURNED = {"lps": "SPL", "las": "SAL"}
+_TURNED = {"lps": "SPL", "ras": "SAR"}
 
 
 @dataclass(frozen=True)

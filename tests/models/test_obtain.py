@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from servers import Server, serving
 from totalseg import fast_body, installed, muscles
@@ -18,6 +20,7 @@ from segcli.models import catalogue, imports
 from segcli.models.in_place import found as find_installed
 from segcli.models.library import parts_of, read_card, rough_of
 from segcli.models.obtain import FetchOptions, get, urls, wanted
+from segcli.space.volume import AXES_CODES, Grid, turned
 
 NNUNET = Path(__file__).parents[1] / "data" / "containers" / "nnunetv2_tinyct" / "model"
 
@@ -104,8 +107,30 @@ def test_a_model_whose_program_turns_scans_before_has_their_orientation(home: tu
     axes = "".join("SPL"[axis] for axis in plain.grid.transpose)
     assert (plain.grid.axes, turned.grid.axes, turned.grid.transpose) == (None, axes, (0, 1, 2))
     assert catalogue.entry("mrsegmentator").around == "lps"
-    assert {e.around for name, e in catalogue.entries().items() if name.startswith("moose-")} == {"las"}
     assert find_installed("lps") is None
+
+
+def test_a_scan_of_any_orientation_is_shown_to_mooses_models_as_moose_turns_it(home: tuple[Path, Server]) -> None:
+    """MOOSE hands nnU-Net the array z, y, x of what SimpleITK turns to RAS."""
+    to, server = home
+    entry = {"id": "ras", "title": "RAS", "modality": "CT", "structures": [], "licence": "MIT", "citation": ""}
+    listed = {"source": "t", "models": [{**entry, "files": [{"addresses": [server.address]}], "around": "ras"}]}
+    (to.parent / "lists" / "catalogue" / "b.json").write_text(json.dumps(listed))
+    catalogue.entries.cache_clear()
+    plain, card = read_card(get("tiny", to)), read_card(get("ras", to))
+    assert {e.around for name, e in catalogue.entries().items() if name.startswith("moose-")} == {"ras"}
+
+    data = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
+    for axes in AXES_CODES:
+        scan = turned(Grid(data.shape, np.eye(4)), axes)
+        image = sitk.GetImageFromArray(data.reshape(scan.shape))
+        image.SetDirection(scan.affine[:3, :3][:, ::-1].ravel())
+        image.SetOrigin(scan.affine[:3, 3])
+        theirs = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "RAS")).transpose(plain.grid.transpose)
+        shown = turned(scan, card.grid.axes)
+        back = [np.rint(scan.index(shown.world(voxel))).astype(int) for voxel in np.ndindex(shown.shape)]
+        ours = np.array([data.reshape(scan.shape)[tuple(voxel)] for voxel in back]).reshape(shown.shape)
+        assert np.array_equal(ours, theirs), axes
 
 
 def test_an_output_folder_with_a_models_name_does_not_hide_it(
