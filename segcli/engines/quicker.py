@@ -18,7 +18,7 @@ def quicker(network: nn.Module) -> nn.Module:
     or lost (0.94 to 1.1, but SwinUNETR 1.5): the stock instance norm copies such data. UX-Net's grouped 1x1x1
     convolutions as multiply-adds gained nothing beside these and were left alone.
     """
-    return channels_last(_replaced(network, lambda module: _normed(module) or _convolved(module)))
+    return channels_last(_replaced(network, lambda module: _normed(module) or _grouped(module) or _convolved(module)))
 
 
 def in_its_order(network: nn.Module) -> nn.Module:
@@ -56,6 +56,10 @@ def _normed(module: nn.Module) -> nn.Module | None:
     if type(module) is nn.GroupNorm and module.num_groups == module.num_channels:  # MeshNet's
         return _InstanceNorm(module)
     return None
+
+
+def _grouped(module: nn.Module) -> nn.Module | None:
+    return _GroupNorm(module) if type(module) is nn.GroupNorm else None
 
 
 def _convolved(module: nn.Module) -> nn.Module | None:
@@ -104,21 +108,44 @@ class _InstanceNorm(nn.Module):
 
     def _normed(self, item: Tensor) -> Tensor:
         here = item.device.type == "cpu"
-        mean, variance = _moments(item) if here else (None, None)
+        mean, variance = (found.float() for found in _moments(item)) if here else (None, None)
         return torch.batch_norm(
             item, self.weight, self.bias, mean, variance, not here, 0.0, self.eps, cudnn_enabled=False
         )
 
 
+class _GroupNorm(nn.Module):
+    """Group norm on a processor, as the batch norm of one item with means and variances put together in float64.
+
+    The stock operator's sums of channels-last data lose digits: over 128 x 128 x 128 it is off by 0.004 of a standard
+    deviation.
+    """
+
+    def __init__(self, module: nn.GroupNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps, self.groups = module.weight, module.bias, module.eps, module.num_groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        items = [self._normed(item) for item in torch.split(x, 1)]
+        return items[0] if len(items) == 1 else torch.cat(items)
+
+    def _normed(self, item: Tensor) -> Tensor:
+        means, variances = (found.reshape(self.groups, -1) for found in _moments(item))
+        mean = means.mean(1, keepdim=True)
+        variance = (variances + (means - mean) ** 2).mean(1, keepdim=True)
+        own, spread = (found.expand_as(means).flatten().float() for found in (mean, variance))  # of each channel
+        return torch.batch_norm(item, self.weight, self.bias, own, spread, False, 0.0, self.eps, cudnn_enabled=False)
+
+
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of an item (1, C, D, H, W), in float32 whatever the item is in."""
+    """Mean and variance of each channel of an item (1, C, D, H, W), in float64 whatever the item is in."""
     groups = torch.split(x, max(1, _SUMMED // x.shape[3:].numel()), 2)
     found = [torch.batch_norm_update_stats(group.float(), None, None, 0.0) for group in groups]
     means, variances = (torch.stack([one[i] for one in found]).double() for i in (0, 1))
     shares = torch.tensor([[group.shape[2] / x.shape[2]] for group in groups], dtype=torch.float64)
     mean = (shares * means).sum(0)
     variance = (shares * (variances + (means - mean) ** 2)).sum(0)
-    return mean.float(), variance.float()
+    return mean, variance
 
 
 class _Conv(nn.Module):
