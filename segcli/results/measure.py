@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segcli.documents import Document, Facts
 from segcli.errors import InputError
 from segcli.parallel import each
-from segcli.space.volume import Grid, Volume, Voxels
+from segcli.space.volume import Box, Grid, Volume, Voxels
 from segcli.structures import Label
 
 # What spreadsheets compute, where a cell begins with it; some do with the wide signs of East Asian scripts too.
@@ -129,6 +129,13 @@ class Tally:
         """Voxels at each position of each axis."""
         return self.depth, self.rows, np.cumsum(self.first) - np.cumsum(self.last) + self.last
 
+    @property
+    def box(self) -> Box:
+        """Around all voxels."""
+        ends = ((self.depth, self.depth), (self.rows, self.rows), (self.first, self.last))
+        d, h, w = (slice(int(np.flatnonzero(a)[0]), int(np.flatnonzero(b)[-1]) + 1) for a, b in ends)
+        return d, h, w
+
     def add(self, part: Tally, plane: int) -> None:
         """Add what was counted in the planes from `plane` on."""
         self.depth[plane : plane + len(part.depth)] += part.depth
@@ -204,9 +211,8 @@ def _structure(name: str, label: int, tally: Tally | None, grid: Grid, with_imag
         return Structure(name, label, 0, 0.0, 0.0, None, None, None, None, False)
     voxels = round(tally.depth.sum())
     mm3 = voxels * grid.voxel_mm3
-    ranges = [np.flatnonzero(p) for p in (tally.depth, tally.rows)]
-    low = np.array([r[0] for r in ranges] + [np.flatnonzero(tally.first)[0]])
-    high = np.array([r[-1] for r in ranges] + [np.flatnonzero(tally.last)[-1]])
+    low = np.array([side.start for side in tally.box])
+    high = np.array([side.stop - 1 for side in tally.box])
     centre = [float(p @ np.arange(len(p))) / voxels for p in (tally.depth, tally.rows)] + [tally.along / voxels]
     corners = grid.world([[(low - 0.5, high + 0.5)[c >> i & 1][i] for i in range(3)] for c in range(8)])
     mean = tally.total / voxels if with_image else math.nan

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from models import CARD
+from scipy.ndimage import gaussian_filter1d
 from test_after import NAMES
 
 from segcli.errors import ModelError
@@ -120,11 +122,32 @@ def test_slices_of_5_mm_are_refined_within_themselves() -> None:
     assert 1 - inside(found, right, there) < (1 - inside(before, right, there)) / 2
 
 
-def test_labels_do_not_hang_on_how_many_planes_are_decided_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps_mm", [(1, 1, 1), (0.4, 1, 3)])
+def test_labels_do_not_hang_on_how_many_voxels_are_decided_in_one_go(
+    monkeypatch: pytest.MonkeyPatch, steps_mm: tuple[float, float, float]
+) -> None:
     right = truth()
-    whole = refined(coarse(right), image_of(right))
+    whole = refined(coarse(right), image_of(right), steps_mm=steps_mm)
+    monkeypatch.setattr(refine, "_SIDE", 7)
     monkeypatch.setattr(refine, "_VOXELS", 3 * N * N)
-    np.testing.assert_array_equal(refined(coarse(right), image_of(right)), whole)
+    np.testing.assert_array_equal(refined(coarse(right), image_of(right), steps_mm=steps_mm), whole)
+
+
+@pytest.mark.parametrize(("sigma", "reach"), [(0.0, 2), (0.2, 2), (0.25, 2), (1.0, 2), (3.3, 2), (4.0, 4)])
+def test_a_gaussian_is_that_of_scipy(sigma: float, reach: float) -> None:
+    data = np.random.default_rng(0).random((5, 6, 7))
+    for axis in range(3):
+        weights = refine._weights(sigma, reach)
+        found = refine._smoothed(refine._with_rim(data, len(weights) - 1, axis), weights, axis)
+        expected = gaussian_filter1d(data, sigma, axis, mode="constant", truncate=reach) if sigma else data
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_nothing_is_imported_that_takes_as_long_as_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scipy", "scipy.ndimage"):
+        monkeypatch.setitem(sys.modules, name, None)
+    right = truth()
+    assert (refined(coarse(right), image_of(right)) != coarse(right)).any()
 
 
 def test_the_first_channel_counts_and_the_scan_is_left_as_it_is() -> None:
