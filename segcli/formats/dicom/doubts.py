@@ -9,7 +9,7 @@ import numpy as np
 
 from segcli.formats.dicom.files import LOSSY, Unused, is_uid, uid_name
 from segcli.formats.dicom.frames import Frame
-from segcli.formats.dicom.stack import names_of
+from segcli.formats.dicom.volumes import names_of
 from segcli.space.volume import Grid
 
 _HOUNSFIELD = {"", "HU", "HU_MOD", "US"}  # what a rescaled CT is said to be in: nothing, or HU, or "unspecified"

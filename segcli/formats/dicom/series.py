@@ -25,7 +25,8 @@ from segcli.formats.dicom.frames import Frame, is_mosaic
 from segcli.formats.dicom.kinds import VOLUME_CLASSES, no_slice, no_volume
 from segcli.formats.dicom.places import INSIDE, Stray, at_once, every_file, is_collection, kind_of, printable
 from segcli.formats.dicom.places import looks_like as looks_like
-from segcli.formats.dicom.stack import Stack, Uneven, stack_grid, stacks_of, values_of
+from segcli.formats.dicom.stack import Uneven, stack_grid, values_of
+from segcli.formats.dicom.volumes import Stack, stacks_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 

@@ -1,0 +1,263 @@
+"""Which slices of a series belong to one volume, and what tells its volumes apart."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import InputError
+from segcli.formats.dicom.files import DicomFile, unsafe, voxels
+from segcli.formats.dicom.frames import DISTINGUISHING, Frame, comparable, frames_of
+from segcli.formats.dicom.kinds import DIRECTION, are_scans
+from segcli.formats.dicom.places import printable
+from segcli.formats.dicom.stack import POSITION_TOLERANCE, along
+
+ALIKE = 1e-3  # largest difference of direction cosines, and of pixel spacings relative to them, within a series
+_ALONE = "the only one"
+_PLANES = ("sagittal slices", "coronal slices", "axial slices")  # by the axis that is nearest to their normal
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The slices of one volume, and what tells it apart from the others of its series; its direction, where it does."""
+
+    frames: tuple[Frame, ...]
+    what: str
+    direction: str = ""
+
+
+def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
+    """The volumes that the images of a series hold; InputError names the slice that makes them none."""
+    for file in files:
+        if file.fault is not None:
+            raise InputError(f"{file.name}: {file.fault}", hint="export or copy the series again")
+    _one_patient(files)
+    frames = [frame for file in _once(files) for frame in frames_of(file)]
+    stacks = []
+    for what, group in _directions(frames).items():
+        _alike(group)
+        stacks += [Stack(stack.frames, _joined(what, stack.what), what) for stack in _split(group)]
+    for stack in stacks:
+        _rescaled_alike(stack.frames)
+    return tuple(stacks)
+
+
+def _directions(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+    """The frames by what is said of their direction: one group, unless there is a whole scan in each of several."""
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        for group in groups:
+            cosines = zip((*frame.row, *frame.column), (*group[0].row, *group[0].column), strict=True)
+            if max(abs(a - b) for a, b in cosines) <= DIRECTION:
+                group.append(frame)
+                break
+        else:
+            groups.append([frame])
+    if not are_scans([len(group) for group in groups]):
+        return {"": list(frames)}
+    named: dict[str, list[Frame]] = {}
+    for group in groups:
+        normal = np.cross(group[0].row, group[0].column)
+        plain = _PLANES[int(np.abs(normal).argmax())]
+        twin = f"{plain}, normal {' '.join(f'{v:.2f}' for v in normal + 0.0)}"
+        named[twin if plain in named else plain] = group
+    return named
+
+
+def _joined(*words: str) -> str:
+    """What is said of a volume: of its direction, and of what else tells it apart."""
+    return ", ".join(word for word in words if word and word != _ALONE) or _ALONE
+
+
+def _one_patient(files: Sequence[DicomFile]) -> None:
+    """Two patients or two frames of reference under one series are refused; the values are not told."""
+    for keyword, what in (("PatientID", "patients"), ("StudyInstanceUID", "studies")):
+        if len({f.text(keyword) for f in files}) > 1:
+            raise InputError(f"its slices are of several {what}", hint="export the series again")
+    if len(names_of(files)) > 1 and not files[0].text("PatientID"):
+        raise InputError("its slices are of several patients", hint="export the series again")
+    frames = {f.text("FrameOfReferenceUID") for f in files}
+    if "" in frames and len(frames) > 1:
+        missing = next(f.name for f in files if not f.text("FrameOfReferenceUID"))
+        raise InputError(f"{missing}: the frame of reference is missing: no geometry")
+    if len(frames) > 1:
+        raise InputError(f"its slices are in {len(frames)} frames of reference: no common geometry")
+
+
+def names_of(files: Sequence[DicomFile]) -> set[str]:
+    """The patients' names, as the standard compares them: padding and delimiters at the end of a part do not count."""
+
+    def plain(group: str) -> str:
+        return "^".join(part.strip() for part in group.split("^")).rstrip("^")
+
+    names = {file.text("PatientName") for file in files}
+    return {"=".join(map(plain, name.split("="))).rstrip("=") for name in names}
+
+
+def _once(files: Sequence[DicomFile]) -> list[DicomFile]:
+    """Each instance once; two files that claim to be one instance must hold the same."""
+    kept: dict[str, DicomFile] = {}
+    for file in files:
+        uid = file.text("SOPInstanceUID") or str(file.path)
+        other = kept.setdefault(uid, file)
+        if other is not file and not _same(file, other):
+            raise InputError(
+                f"{file.name} and {other.name} claim to be the same instance, with other content{unsafe(file)}",
+                hint="export the series again",
+            )
+    return list(kept.values())
+
+
+def _same(a: DicomFile, b: DicomFile) -> bool:
+    places = (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+    )
+    return all(a.text(k) == b.text(k) for k in places) and np.array_equal(voxels(a), voxels(b))
+
+
+def _alike(frames: Sequence[Frame]) -> None:
+    """All slices have the size, the orientation and the pixel spacing that most of them have."""
+    shape = Counter(f.shape for f in frames).most_common(1)[0][0]
+    axes = np.array([[*f.row, *f.column, *f.spacing] for f in frames])
+    for f, off in zip(frames, np.abs(axes - np.median(axes, axis=0)), strict=True):
+        if f.shape != shape:
+            raise InputError(f"{f.name}: {f.shape[0]} x {f.shape[1]} pixels, other slices have {shape[0]} x {shape[1]}")
+        if off[:6].max() > ALIKE:
+            raise InputError(f"{f.name}: its orientation differs from that of other slices (by {off[:6].max():.3g})")
+        if off[6:].max() > ALIKE * min(f.spacing):
+            raise InputError(f"{f.name}: pixel spacing {f.spacing[0]:g} x {f.spacing[1]:g} mm, other slices differ")
+
+
+def _rescaled_alike(frames: Sequence[Frame]) -> None:
+    """All slices of a volume say how their values are rescaled, or none does: a CT would be 1,024 HU off in a slice."""
+    bare = [f.name for f in frames if not f.rescaled]
+    if 0 < len(bare) < len(frames):
+        raise InputError(
+            f"{bare[0]}: rescale slope and intercept are missing, which {len(frames) - len(bare)} of {len(frames)} "
+            "slices have: its values cannot be told",
+            hint="export the series again",
+        )
+
+
+def _split(frames: list[Frame]) -> list[Stack]:
+    """The volumes of a series: one, or as many as share each position, told apart by one attribute or by number."""
+    place = np.round(along(frames) / POSITION_TOLERANCE).astype(np.int64)
+    order = np.argsort(place, kind="stable")
+    spots = np.cumsum(np.diff(place[order], prepend=place[order[0]]) > 1)  # within one tolerance is one position
+    spot = np.empty(len(frames), np.int64)
+    spot[order] = spots
+    most = int(np.bincount(spot).max())
+    if most == 1:
+        return [Stack(tuple(frames), _ALONE)]
+    said_of = {key: [f.key(key) for f in frames] for key in DISTINGUISHING} | _dimensions(frames)
+    telling = {  # keys with no more values than there are volumes; more is a slice's own
+        key: values for key, values in said_of.items() if len(set(values)) <= most and _differ(values, spot)
+    }
+    direction, value = "DiffusionGradientOrientation", "DiffusionBValue"
+    alone = [(value, key) if key == direction and value in telling else (key,) for key in telling]
+    for keys in (*alone, tuple(telling)):
+        said = list(zip(*(telling[key] for key in keys), strict=True))
+        kinds = sorted(set(said), key=lambda kind: [(v is None, isinstance(v, str), v or 0) for v in kind])
+        groups = [[i for i, kind in enumerate(said) if kind == one] for one in kinds]
+        if len(kinds) == most and all(len({spot[i] for i in g}) == len(g) for g in groups):
+            words = [", ".join(map(_words, keys, kind)) for kind in kinds]
+            return [Stack(tuple(frames[i] for i in g), w) for g, w in zip(groups, words, strict=True)]
+    once = _without_copies(frames, spot)
+    if len(once) < len(frames):
+        return _split(once)
+    return _by_number(frames, spot, most, telling)
+
+
+def _without_copies(frames: list[Frame], spot: NDArray[np.int64]) -> list[Frame]:
+    """One of each slice that is there several times, equal in place and voxels, under other identifiers."""
+    kept: dict[int, list[Frame]] = {}
+    for frame, at in zip(frames, spot.tolist(), strict=True):
+        others = kept.setdefault(at, [])
+        alone = not frame.tile and frame.file.count("NumberOfFrames") == 1
+        if not (alone and any(o.shape == frame.shape and _same(o.file, frame.file) for o in others)):
+            others.append(frame)
+    return [frame for at in sorted(kept) for frame in kept[at]]
+
+
+def _dimensions(frames: Sequence[Frame]) -> dict[str, list[Any]]:
+    """The index of each frame in each dimension of a multi-frame file (time, echo, place in the stack)."""
+    each = [f.dimensions for f in frames]
+    if len({len(indices) for indices in each}) > 1:
+        return {}
+    columns = zip(*each, strict=True)
+    return {f"dimension {n} index": list(column) for n, column in enumerate(columns, 1)}
+
+
+def _differ(values: Sequence[Any], spot: NDArray[np.int64]) -> bool:
+    """Whether slices at one position have several of the values: what goes with the position tells no volumes apart."""
+    return len(set(zip(spot.tolist(), values, strict=True))) > len(set(spot.tolist()))
+
+
+def _words_of(key: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+
+
+def _words(key: str, value: Any) -> str:
+    what = _words_of(key)
+    if value is None:
+        return f"without {what}"
+    if isinstance(value, float):
+        return f"{what} {value:g}"
+    parts = [comparable(part) for part in str(value).split("\\")]
+    numbers = [round(part, 3) + 0 for part in parts if isinstance(part, float)]
+    return f"{what} {' '.join(f'{n:g}' for n in numbers) if len(numbers) == len(parts) else printable(str(value))}"
+
+
+def _by_number(frames: list[Frame], spot: NDArray[np.int64], most: int, telling: dict[str, list[Any]]) -> list[Stack]:
+    """Volumes in the order of the instance numbers at each position, where each position has the same many.
+
+    The numbers must run volume by volume or position by position, and what may tell volumes apart must be one within
+    each of them: else they run across volumes. The frames of a multi-frame file have no such number: the order in
+    which they are stored means nothing.
+    """
+    counts = np.bincount(spot)
+    numbers = [(-1 if f.number is None else f.number, f.index) for f in frames]
+    places: list[list[int]] = [[] for _ in counts]
+    for i in sorted(range(len(frames)), key=lambda i: numbers[i]):
+        places[spot[i]].append(i)
+    ranks = [[place[k] for place in places if k < len(place)] for k in range(most)]
+    mixed = any(len({values[i] for i in rank}) > 1 for values in telling.values() for rank in ranks)
+    unnumbered = len({(f.file, s) for f, s in zip(frames, spot.tolist(), strict=True)}) < len(frames)
+    in_runs = any(_in_runs([[numbers[i] for i in group] for group in groups]) for groups in (ranks, places))
+    if len(counts) == 1 and len(frames) > 1:
+        raise InputError(
+            f"{len(frames)} slices, all at one position: not a volume",
+            hint="name a series whose slices lie side by side",
+        )
+    if counts.min() != most or len(set(numbers)) != len(numbers) or mixed or unnumbered or not in_runs:
+        raise InputError(
+            f"{len(frames)} slices at {len(counts)} positions, up to {most} with other content at the same position: "
+            f"there seem to be {most} volumes, and {_contradicting(telling)}",
+            hint="export the series again, one volume in each",
+        )
+    return [Stack(tuple(frames[i] for i in r), f"number {k} at each position") for k, r in enumerate(ranks, 1)]
+
+
+def _contradicting(telling: dict[str, list[Any]]) -> str:
+    """Why the attributes of the slices tell no volumes apart, with those that differ at one position."""
+    if not telling:
+        return "nothing tells them apart"
+    shown = ", ".join(f"{_words_of(key)} ({len(set(values))} values)" for key, values in list(telling.items())[:5])
+    return f"what differs between them fits no whole volumes: {shown}"
+
+
+def _in_runs(groups: Sequence[Sequence[tuple[int, int]]]) -> bool:
+    """Whether each group's numbers all come before or all after those of any other group."""
+    spans = sorted((min(group), max(group)) for group in groups)
+    return all(a[1] < b[0] for a, b in itertools.pairwise(spans))
