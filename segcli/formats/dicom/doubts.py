@@ -9,10 +9,19 @@ import numpy as np
 
 from segcli.formats.dicom.files import LOSSY, Unused, is_uid, uid_name
 from segcli.formats.dicom.frames import Frame
-from segcli.formats.dicom.volumes import names_of
+from segcli.formats.dicom.volumes import in_words, names_of
 from segcli.space.volume import Grid
 
 _HOUNSFIELD = {"", "HU", "HU_MOD", "US"}  # what a rescaled CT is said to be in: nothing, or HU, or "unspecified"
+_CONTRAST = (  # what a volume is measured with, and has one value of
+    "ConvolutionKernel",
+    "KVP",
+    "ContrastBolusAgentPhase",
+    "TemporalPositionIdentifier",
+    "InversionTime",
+    "FlipAngle",
+    "SliceThickness",
+)
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
 
 
@@ -47,6 +56,11 @@ def doubts(
     several = len(set(numbered))
     if 1 < several <= len(numbered) / 2 and numbered[several:] == numbered[:-several]:
         said.append(f"its slices are of {several} acquisitions that lie between each other")
+    for keyword in _CONTRAST:
+        values = Counter(plane.key(keyword) for _, plane in there)
+        if 1 < len(values) <= len(there) / 2:  # more are the slices' own
+            shown = ", ".join(f"{n} {in_words(keyword, v)}" for v, n in values.most_common(3))
+            said.append(f"its slices differ: {shown}{', ...' if len(values) > 3 else ''}")
     if len(names_of([f.file for f in frames])) > 1:
         said.append("the patient's name is spelt in several ways under one patient ID and one study")
     if modality == "CT" and not all(f.rescaled for f in frames):

@@ -35,9 +35,26 @@ DISTINGUISHING = (
     "NominalCardiacTriggerDelayTime",
     "TriggerTime",
     "AcquisitionNumber",
+    "FrameReferenceTime",
+    "ConvolutionKernel",
+    "KVP",
+    "FlipAngle",
+    "RepetitionTime",
+    "SliceThickness",
     "FrameType",
     "ImageType",
 )
+# Where makers keep what an attribute of the standard says: creator, group and element of a private block.
+_PRIVATE = {
+    "DiffusionBValue": (
+        ("SIEMENS MR HEADER", 0x0019, 0x0C),
+        ("Philips Imaging DD 001", 0x2001, 0x03),
+        ("Image Private Header", 0x0065, 0x09),
+        ("GEMS_PARM_01", 0x0043, 0x39),
+    ),
+    "ComplexImageComponent": (("GEMS_PARM_01", 0x0043, 0x2F),),
+}
+_GE_OFFSET = 1e9  # what GE adds to some b-values
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +85,20 @@ class Frame:
 
     def key(self, keyword: str) -> object:
         """A value that can be compared and sorted: a number or text, None where there is none."""
-        return comparable(_first(self.groups, keyword))
+        return comparable(_first(self.groups, keyword) or _of_maker(self.groups[-1], keyword))
+
+    @property
+    def kind(self) -> dict[str, object]:
+        """What has one value in all slices of a volume, by attribute: they would show different things."""
+        said = (_first(self.groups, "FrameType") or _first(self.groups, "ImageType")).split("\\")
+        shown = said[:1] + (said[2:3] if self.file.text("Modality") == "MR" else [])  # derived or not; M, P, a map
+        return {
+            "EchoNumbers": self.key("EchoNumbers"),
+            "EchoTime": self.key("EffectiveEchoTime") or self.key("EchoTime"),
+            "DiffusionBValue": self.key("DiffusionBValue"),
+            "ComplexImageComponent": self.key("ComplexImageComponent"),
+            "ImageType": "\\".join(shown) or None,
+        }
 
     @property
     def dimensions(self) -> tuple[object, ...]:
@@ -81,6 +111,18 @@ class Frame:
         """For messages: the file, and the frame where it has several."""
         many = self.tile is not None or "PerFrameFunctionalGroupsSequence" in self.file.header
         return f"{self.file.name}, frame {self.index + 1}" if many else self.file.name
+
+
+def _of_maker(header: Dataset, keyword: str) -> str:
+    """The first value of an attribute of an MR image as a maker's private block has it, "" where there is none."""
+    for creator, group, element in _PRIVATE.get(keyword, ()) if text_of(header, "Modality") == "MR" else ():
+        try:
+            value = header.private_block(group, creator)[element].value
+            number = float(value if isinstance(value, int | float | str) else value[0])
+        except (IndexError, KeyError, *SPOILT):
+            continue
+        return f"{number % _GE_OFFSET:g}" if math.isfinite(number) else ""
+    return ""
 
 
 def comparable(text: str) -> object:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pydicom.config
 
 from segcli.errors import InputError, InputMissing, SegcliError
@@ -402,7 +403,9 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
         lines = "; ".join(f"--volume {k}: {s.what}, {len(s.frames)} slices" for k, s in enumerate(stacks[:10], 1))
         more = f"; and {len(stacks) - 10} more, which `segcli info --json` lists" if len(stacks) > 10 else ""
         slices = sum(len(s.frames) for s in stacks)
-        where = "all at the same position" if slices == len(stacks) else "several at the same position"
+        spots = {tuple(np.round(frame.position, 2).tolist()) for stack in stacks for frame in stack.frames}
+        where = "several at the same position" if len(spots) < slices else "which show different things"
+        where = "all at the same position" if len(spots) == 1 else where
         where = "in several directions" if len({s.direction for s in stacks}) > 1 else where
         raise InputError(
             f"{name}: {slices} slices, {where}: there seem to be {len(stacks)} volumes"

@@ -43,7 +43,8 @@ def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
     stacks = []
     for what, group in _directions(frames).items():
         _alike(group)
-        stacks += [Stack(stack.frames, _joined(what, stack.what), what) for stack in _split(group)]
+        for stack in _split(group):
+            stacks += [Stack(part.frames, _joined(what, stack.what, part.what), what) for part in _of_one_kind(stack)]
     for stack in stacks:
         _rescaled_alike(stack.frames)
     return tuple(stacks)
@@ -168,15 +169,46 @@ def _split(frames: list[Frame]) -> list[Stack]:
     alone = [(value, key) if key == direction and value in telling else (key,) for key in telling]
     for keys in (*alone, tuple(telling)):
         said = list(zip(*(telling[key] for key in keys), strict=True))
-        kinds = sorted(set(said), key=lambda kind: [(v is None, isinstance(v, str), v or 0) for v in kind])
+        kinds = sorted(set(said), key=_rank)
         groups = [[i for i, kind in enumerate(said) if kind == one] for one in kinds]
         if len(kinds) == most and all(len({spot[i] for i in g}) == len(g) for g in groups):
-            words = [", ".join(map(_words, keys, kind)) for kind in kinds]
+            words = [", ".join(map(in_words, keys, kind)) for kind in kinds]
             return [Stack(tuple(frames[i] for i in g), w) for g, w in zip(groups, words, strict=True)]
     once = _without_copies(frames, spot)
     if len(once) < len(frames):
         return _split(once)
     return _by_number(frames, spot, most, telling)
+
+
+def _of_one_kind(stack: Stack) -> list[Stack]:
+    """A volume whose slices show different things (echoes, b-values, phase beside magnitude), parted by them.
+
+    A value of its own in each slice is a slice's and tells no volumes apart.
+    """
+    frames = stack.frames
+    each = [frame.kind for frame in frames]
+    said = {name: _merged([kind[name] for kind in each]) for name in each[0]}
+    telling = {name: values for name, values in said.items() if 1 < len(set(values)) < len(frames)}
+    kinds = list(zip(*telling.values(), strict=True)) or [()] * len(frames)
+    parts = {
+        kind: [f for f, k in zip(frames, kinds, strict=True) if k == kind] for kind in sorted(set(kinds), key=_rank)
+    }
+    return [Stack(tuple(part), ", ".join(map(in_words, telling, kind)) or _ALONE) for kind, part in parts.items()]
+
+
+def _merged(values: Sequence[object]) -> list[object]:
+    """The values, of numbers that differ by no more than rounding (1 %) the least."""
+    least: dict[object, object] = {}
+    numbers = sorted({v for v in values if isinstance(v, float)})
+    for before, number in zip([None, *numbers], numbers, strict=False):
+        near = before is not None and number - before <= 0.01 * abs(number)
+        least[number] = least[before] if near else number
+    return [least.get(v, v) for v in values]
+
+
+def _rank(kind: Sequence[Any]) -> list[tuple[bool, bool, Any]]:
+    """The place of a kind among others: numbers before texts, both before nothing."""
+    return [(v is None, isinstance(v, str), v or 0) for v in kind]
 
 
 def _without_copies(frames: list[Frame], spot: NDArray[np.int64]) -> list[Frame]:
@@ -208,7 +240,8 @@ def _words_of(key: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
 
 
-def _words(key: str, value: Any) -> str:
+def in_words(key: str, value: Any) -> str:
+    """An attribute and its value, as a person reads them."""
     what = _words_of(key)
     if value is None:
         return f"without {what}"

@@ -356,6 +356,12 @@ APART: dict[str, tuple[Any, Any]] = {
     "NominalCardiacTriggerDelayTime": (0.0, 412.5),
     "TriggerTime": (0, 412.5),
     "AcquisitionNumber": (1, 2),
+    "FrameReferenceTime": (0.0, 5000.5),
+    "ConvolutionKernel": ("B30f", "B70f"),
+    "KVP": (80.0, 140.0),
+    "FlipAngle": (5.0, 20.0),
+    "RepetitionTime": (15.5, 3000.0),
+    "SliceThickness": (3.0, 10.0),
     "FrameType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
     "ImageType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
 }

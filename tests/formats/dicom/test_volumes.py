@@ -1,0 +1,79 @@
+"""Which slices of a series are one volume: by what they show, and how they were measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_phantom import SHAPE, affine, phantom, series
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from test_dicom import warnings
+
+from segcli.errors import InputError
+from segcli.formats.dicom import series as dicom
+
+
+def _in_block(ds: Dataset, creator: str, group: int, element: int, vr: str, value: Any) -> None:
+    ds.private_block(group, creator, create=True).add_new(element, vr, value)
+
+
+MIXED = {
+    "echo time 80": lambda ds, odd: setattr(ds, "EchoTime", 80 if odd else 2.5 + ds.InstanceNumber / 1000),
+    "echo numbers 2": lambda ds, odd: setattr(ds, "EchoNumbers", 1 + odd),
+    "diffusion bvalue 1000": lambda ds, odd: setattr(ds, "DiffusionBValue", 1000.0 * odd),
+    "diffusion bvalue 800": lambda ds, odd: _in_block(ds, "SIEMENS MR HEADER", 0x19, 0x0C, "IS", 800 * odd),
+    "diffusion bvalue 700": lambda ds, odd: _in_block(ds, "Philips Imaging DD 001", 0x2001, 3, "FL", 700.0 * odd),
+    "diffusion bvalue 600": lambda ds, odd: _in_block(
+        ds, "GEMS_PARM_01", 0x43, 0x39, "IS", [600 + 10**9 if odd else 0, 8, 0]
+    ),
+    "complex image component 3": lambda ds, odd: _in_block(ds, "GEMS_PARM_01", 0x43, 0x2F, "SS", 3 * odd),
+    "without complex image component": lambda ds, odd: None if odd else setattr(ds, "ComplexImageComponent", "REAL"),
+    r"image type ORIGINAL\\P": lambda ds, odd: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "P" if odd else "M"]),
+    "image type ORIGINAL": lambda ds, odd: setattr(ds, "ImageType", ["ORIGINAL" if odd else "DERIVED", "PRIMARY"]),
+}
+
+
+@pytest.mark.parametrize("told", MIXED)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_4_6_slices_that_show_different_things_are_no_one_volume(tmp_path: Path, told: str, syntax: str) -> None:
+    """Every other slice is of another image; each of the two lies at twice the distance."""
+    folder = series(tmp_path / "mr", each=lambda ds, k: MIXED[told](ds, k % 2), modality="MR", syntax=syntax)
+    with pytest.raises(InputError, match=rf"6 slices, which show different things: .*--volume 2: {told}, 3 slices"):
+        dicom.read(folder)
+    scan = dicom.read(folder, volume=2)
+    np.testing.assert_array_equal(scan.data[0], phantom()[1::2])
+    np.testing.assert_allclose(scan.grid.affine, affine(spacing=(6.0, 2.0, 1.5), origin=(-10.0, -20.0, -27.0)))
+
+
+def test_4_6_echoes_of_which_one_slice_alone_is_left_are_not_mixed(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.EchoTime = 80 if k == 3 else 2.5
+
+    with pytest.raises(InputError, match=r"--volume 1: echo time 2.5, 5 slices; --volume 2: echo time 80, 1 slices"):
+        dicom.read(series(tmp_path / "mr", each=each, modality="MR"))
+
+
+def test_an_echo_time_of_its_own_in_each_slice_is_the_slice_s(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.EchoTime = 10 + k
+
+    assert dicom.read(series(tmp_path / "mr", each=each, modality="MR")).grid.shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "told"),
+    [
+        ("ConvolutionKernel", ("B30f", "B70f"), "3 convolution kernel B30f, 3 convolution kernel B70f"),
+        ("KVP", (80, 140), "3 kvp 80, 3 kvp 140"),
+        ("SliceThickness", (3, 10), "3 slice thickness 3, 3 slice thickness 10"),
+    ],
+)
+def test_slices_that_were_measured_in_several_ways_are_said(
+    tmp_path: Path, keyword: str, values: tuple[Any, Any], told: str
+) -> None:
+    scan = dicom.read(series(tmp_path / "ct", each=lambda ds, k: setattr(ds, keyword, values[k // 3])))
+    assert f"its slices differ: {told}" in warnings(scan)
+    assert "its slices differ" not in warnings(dicom.read(series(tmp_path / "one", **{keyword: values[0]})))
