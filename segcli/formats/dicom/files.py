@@ -5,6 +5,7 @@ A reader that meets a short file may leave that slice out: here it is told what 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -35,13 +36,14 @@ IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
+_RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
-LOSSLESS = {DEFLATED, "1.2.840.10008.1.2.5", *(_JPEG + n for n in ("57", "70", "80", "90", "201", "202"))}
+LOSSLESS = {DEFLATED, _RLE, *(_JPEG + n for n in ("57", "70", "80", "90", "201", "202"))}
 LOSSY = {_JPEG + n for n in ("50", "51", "81", "91", "203")}
-CODE_STREAMS = (LOSSLESS | LOSSY) - {DEFLATED, "1.2.840.10008.1.2.5"}  # JPEG and its family
+CODE_STREAMS = (LOSSLESS | LOSSY) - {DEFLATED, _RLE}  # JPEG and its family
 # For each compressed syntax the decoder that segcli depends on: which others are installed changes nothing.
 _DECODERS = {  # pydicom's name of it, and the package that brings it
-    "1.2.840.10008.1.2.5": ("pydicom", "pydicom"),
+    _RLE: ("pydicom", "pydicom"),
     **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), ("pylibjpeg", "pylibjpeg pylibjpeg-libjpeg")),
     **dict.fromkeys((_JPEG + n for n in ("80", "81")), ("pyjpegls", "pyjpegls")),
     **dict.fromkeys(
@@ -363,6 +365,8 @@ def _decoded(file: DicomFile) -> Voxels:
                 header = pydicom.dcmread(handle, force=True)
             if file.syntax in CODE_STREAMS:
                 _sizes_agree(file, header.PixelData)
+            elif file.syntax == _RLE:
+                _runs_agree(file, header.PixelData)
             # its own correction takes the highest bit for the one below BitsStored: `voxels` knows where it is
             data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
         except MemoryError as error:
@@ -386,6 +390,41 @@ def _sizes_agree(file: DicomFile, encapsulated: bytes) -> None:
         found += 1
     if found != frames:
         raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")
+
+
+def _runs_agree(file: DicomFile, encapsulated: bytes) -> None:
+    """The run lengths of each frame have to give as many bytes as its header says: the decoder cuts what is more."""
+    rows, columns, frames = file.count("Rows", 0), file.count("Columns", 0), file.count("NumberOfFrames")
+    segments = file.count("SamplesPerPixel") * file.count("BitsAllocated", 0) // 8
+    found = 0
+    for stream in generate_frames(encapsulated, number_of_frames=frames):
+        if not are_runs(stream, segments, rows * columns):
+            raise InputError(f"{file.name}: corrupt: its run lengths (RLE) are not those of {rows} x {columns} pixels")
+        found += 1
+    if found != frames:
+        raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")
+
+
+def are_runs(stream: bytes, segments: int, size: int) -> bool:
+    """Whether a frame holds so many segments of run lengths, each of `size` bytes when unpacked (PS3.5 G).
+
+    16 words of 4 bytes: the number of segments, where each begins. A segment: a byte n
+    and n + 1 bytes as they are (n below 128), or one byte that is there 257 - n times (n above). Zeros may follow.
+    """
+    words = [int.from_bytes(stream[at : at + 4], "little") for at in range(0, 64, 4)]
+    starts = words[1 : segments + 1]
+    if words[0] != segments or starts[:1] != [64]:
+        return False
+    for start, end in itertools.pairwise([*starts, len(stream)]):
+        at, left = start, size
+        while left > 0 and at < end:
+            n = stream[at]
+            at, left = (
+                (at + n + 2, left - n - 1) if n < 128 else (at + 2, left - 257 + n) if n > 128 else (at + 1, left)
+            )
+        if left != 0 or at > end or stream[at:end].strip(b"\0"):
+            return False
+    return True
 
 
 def coded_size(stream: bytes) -> tuple[int, int] | None:

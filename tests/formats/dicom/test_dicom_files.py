@@ -32,6 +32,7 @@ from pydicom.uid import (
 from segcli.errors import Denied, EngineError, InputError, SegcliError
 from segcli.formats.dicom import files
 from segcli.formats.dicom import series as dicom
+from segcli.formats.dicom.files import are_runs
 from segcli.formats.dicom.frames import DISTINGUISHING
 
 LARGER = phantom((2, 40, 40), 1)  # the JPEG 2000 encoder wants at least 32 pixels each way
@@ -570,3 +571,47 @@ def test_4_5_a_number_whose_sign_became_a_NUL_is_refused(tmp_path: Path, old: by
     replaced(folder / "a-005.dcm", old, b"\0" + old[1:])
     with pytest.raises(InputError, match=rf"a-005\.dcm: {told}"):
         dicom.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("where", "old", "new"),
+    [
+        ("segments", 2, 1),
+        ("segments", 2, 3),
+        ("first", 64, 66),
+        ("second", None, -2),
+        ("second", None, 2),
+        ("run", None, 1),
+    ],
+)
+def test_4_1_run_lengths_that_are_damaged_are_refused(tmp_path: Path, where: str, old: int | None, new: int) -> None:
+    """`old` and `new`: the value there; None: what is there, changed by `new`."""
+    folder = series(tmp_path / "ct")
+    path = sorted(folder.iterdir())[-1]
+    ds = pydicom.dcmread(path)
+    ds.compress(RLELossless)
+    ds.save_as(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\2\0\0\0\x40\0\0\0") + {"segments": 0, "first": 4, "second": 8, "run": 64}[where]
+    assert old is None or data[at] == old
+    data[at] = new if old is not None else data[at] + new
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"{path.name}: corrupt: its run lengths \(RLE\)"):
+        dicom.read(folder)
+
+
+def test_zeros_may_follow_run_lengths() -> None:
+    """Two segments of four bytes: three as they are and one once; one four times."""
+    first, second = b"\2abc\0d", b"\xfde"
+
+    def frame(*parts: bytes) -> bytes:
+        starts = [64, 64 + len(parts[0])][: len(parts)]
+        return b"".join(word.to_bytes(4, "little") for word in [len(parts), *starts]).ljust(64, b"\0") + b"".join(parts)
+
+    assert are_runs(frame(first, second), 2, 4)
+    assert are_runs(frame(first + b"\0\0", b"\x80" + second + b"\0"), 2, 4)
+    assert not are_runs(frame(first, second + b"\0f"), 2, 4)
+    assert not are_runs(frame(first + b"e", second), 2, 4)
+    assert not are_runs(frame(first, b"\xfc" + b"e"), 2, 4)
+    assert not are_runs(frame(first), 2, 4)
+    assert not are_runs(b"", 2, 4)
