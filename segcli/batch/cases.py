@@ -18,6 +18,7 @@ from segcli.batch.outputs import Destination, is_own
 from segcli.batch.selection import DATASET, Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError, UsageError
 from segcli.formats.dicom.archive import ENDINGS
+from segcli.formats.strangers import broken_link
 from segcli.formats.streams import bytes_of, reading, walk
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
@@ -312,7 +313,7 @@ def _exists(path: Path, text: str) -> None:
     except ValueError as error:  # a list may hold bytes that no name has
         raise InputError(f"{text}: not a file name: {error}") from None
     if not path.exists():
-        raise InputMissing(f"{text}: a broken link: what it points to does not exist")
+        raise broken_link(path, text)
 
 
 def _images(folder: Path, output: Path | None, called: tuple[str, ...] = ()) -> list[Path]:

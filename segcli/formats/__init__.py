@@ -16,6 +16,7 @@ import numpy as np
 from segcli.errors import InputError, UsageError
 from segcli.formats import streams
 from segcli.formats.steps import placed
+from segcli.formats.strangers import seems
 from segcli.formats.table import Form as Form
 from segcli.formats.table import Format, Meaning, Seen, Wanted, known, unseen, written
 from segcli.space.volume import Grid, Source, Volume, Voxels
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
 
 LABELS = 1002  # NIfTI's intent code
 _HEAD = 540  # bytes by which a format is recognised: a header of NIfTI-2
-_OTHERS = {  # first bytes of what people hand in by mistake
-    b"PK\x03\x04": "a zip archive: unpack it first",
-    b"PK\x05\x06": "an empty zip archive",
-    b"Rar!": "a rar archive: unpack it first",
-    b"7z\xbc\xaf": "a 7z archive: unpack it first",
-    b"BZh": "packed with bzip2: unpack it first",
-    b"\xfd7zXZ": "packed with xz: unpack it first",
-    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it first",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"%PDF": "a PDF document",
-    b"\x89HDF": "HDF5 (MINC 2, perhaps)",
-    b"CDF": "netCDF (MINC 1, perhaps)",
-    b"II*\0": "a TIFF picture",
-    b"MM\0*": "a TIFF picture",
-    b"<?xml": "XML (GIFTI, perhaps)",
-    b"\x93NUMPY": "a NumPy array",
-}
 
 
 def read(
@@ -180,22 +163,10 @@ def format_of(path: Path) -> Format:
     if found is None:
         *names, last = (f.name for f in known())
         raise InputError(
-            f"{path.name}: not a format that segcli reads; {_seems(head)}",
+            f"{path.name}: not a format that segcli reads; {seems(head)}",
             hint=f"segcli reads {', '.join(names)} and {last}",
         )
     return found
-
-
-def _seems(head: bytes) -> str:
-    """What a refused file seems to be."""
-    for magic, what in _OTHERS.items():
-        if head.startswith(magic):
-            return f"it seems to be {what}"
-    if head[257:262] == b"ustar":
-        return "it seems to be a tar archive: unpack it first"
-    if all(byte >= 32 or byte in b"\t\n\r" for byte in head):
-        return "it seems to be text"
-    return f"it begins with the bytes {head[:8].hex(' ')}"
 
 
 def joined(parts: Sequence[Volume]) -> Volume:

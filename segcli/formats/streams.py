@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from segcli import memory, system
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError
 from segcli.formats.atomic import whole_file
+from segcli.formats.strangers import broken_link
 from segcli.space.volume import Grid, Voxels
 
 Wrap = Literal["gzip", "zlib"]
@@ -115,7 +116,7 @@ def _status(path: Path) -> os.stat_result:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise InputMissing(f"{path.name}: broken link, its target does not exist") from None
+            raise broken_link(path, path.name) from None
         hint = system.too_long(path) or "check the path"
         raise InputMissing(f"{path.name}: no such file or folder", hint=hint) from None
     except PermissionError as error:

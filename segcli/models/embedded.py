@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from segcli.documents import Document, loads
 from segcli.errors import ModelError
+from segcli.formats.strangers import no_pointer
 
 METADATA_KEY = "segcli"
+_HEAD = 64  # bytes that tell a pointer to a file from the file
 
 
 def card_inside(text: str, path: Path) -> Document:
@@ -26,6 +29,7 @@ def card_inside(text: str, path: Path) -> Document:
 def safetensors_metadata(path: Path) -> dict[str, str]:
     """The strings in a safetensors header, read without the library: 8 bytes of length, then JSON."""
     with path.open("rb") as file:
+        _no_pointer(file, path)
         length = int.from_bytes(file.read(8), "little")
         if length > min(path.stat().st_size, 100_000_000):
             raise ModelError(f"{path.name}: not a safetensors file, or truncated")
@@ -46,6 +50,7 @@ def onnx_metadata(path: Path) -> dict[str, str]:
     """
     out: dict[str, str] = {}
     with path.open("rb") as file:
+        _no_pointer(file, path)
         size = path.stat().st_size
         while file.tell() < size:
             number, kind = divmod(_varint(file.read, path), 8)
@@ -67,6 +72,11 @@ def onnx_metadata(path: Path) -> dict[str, str]:
             else:
                 raise ModelError(f"{path.name}: not an ONNX file")
     return out
+
+
+def _no_pointer(file: BinaryIO, path: Path) -> None:
+    no_pointer(file.read(_HEAD), path.name, ModelError)
+    file.seek(0)
 
 
 def _varint(read: Callable[[int], bytes], path: Path) -> int:

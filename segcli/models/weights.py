@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Content, Facts
 from segcli.errors import ModelError, SegcliError
+from segcli.formats.strangers import no_pointer, seems
 from segcli.formats.streams import bytes_of
 from segcli.models.card import ModelCard
 from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_old_torch, unpickled
@@ -39,6 +40,7 @@ MODULE = "module."  # DataParallel's prefix
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
 _OF_TRAINING = re.compile(r"optim(i[sz]er)?s?(?![a-z])", re.IGNORECASE)  # optimizer_states, not optimal_model
 _SHOWN = 10
+_HEAD = 540  # bytes by which it is told what else a file is
 _UNFOLDED = 2**30  # bytes by which tensors may exceed their file: values that are stored once and repeated
 
 
@@ -384,6 +386,7 @@ def read(path: Path, sha256: str = "") -> Stored:
              something, with the name of what it would call
     """
     data = bytes_of(path, ModelError)
+    no_pointer(data, path.name, ModelError)
     found = hashlib.sha256(data).hexdigest()
     if sha256 and found != sha256.lower():
         raise ModelError(
@@ -416,9 +419,8 @@ def _opened(data: bytes, name: str) -> tuple[str, Content]:
         return "torch before 1.6", unpickled(data, name, globals_in(data, name))
     if data[257:262] == b"ustar":
         raise ModelError(f"{name}: an archive of the tar kind (PyTorch before 0.1.10): not allowed", hint=SAVE_AGAIN)
-    start = data[:24].decode("ascii", "replace").strip()
     raise ModelError(
-        f"{name}: not a checkpoint of any format that segcli knows; it has {len(data)} bytes and begins with {start!r}",
+        f"{name}: not a checkpoint of any format that segcli knows; {len(data)} bytes, {seems(data[:_HEAD])}",
         hint="torch, safetensors and ONNX files are read",
     )
 

@@ -15,7 +15,7 @@ from dicom_phantom import series
 from scan_files import RAS, counting, nifti, nifti_bytes
 
 from segcli import formats
-from segcli.errors import InputError, OutOfMemory, OutputError, UsageError
+from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError, UsageError
 from segcli.space.volume import Grid, Volume
 
 
@@ -45,6 +45,10 @@ def test_3_14_the_content_decides_and_not_the_ending(tmp_path: Path) -> None:
         (b"not an image\n" * 40, "it seems to be text"),
         (bytes(range(40, 240)) + bytes(9), "it begins with the bytes 28 29 2a 2b 2c 2d 2e 2f"),
         (gzip.compress(b"not an image\n" * 40, mtime=0), "it seems to be text"),
+        (gzip.compress(gzip.compress(bytes(600), mtime=0), mtime=0), "packed with gzip twice: unpack it once"),
+        (b"\n<!DOCTYPE html>\n<html><title>404</title>", "a web page, such as one that asks for a login"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 7\n", "`git lfs pull` fetches it"),
+        (b"/annex/objects/MD5E-s7--d41d8cd9.nii.gz\n", "`git annex get` fetches it"),
     ],
 )
 def test_3_14_and_4_12_another_format_is_refused_naming_what_it_seems_to_be(
@@ -53,6 +57,17 @@ def test_3_14_and_4_12_another_format_is_refused_naming_what_it_seems_to_be(
     (tmp_path / "scan.nii").write_bytes(content)
     with pytest.raises(InputError, match=rf"scan\.nii: not a format that segcli reads; .*{what}"):
         formats.read([tmp_path / "scan.nii"])
+
+
+def test_3_14_a_link_to_a_file_that_was_not_fetched_says_how_it_is_fetched(tmp_path: Path) -> None:
+    for name, target, hint in (
+        ("annexed.nii.gz", ".git/annex/objects/5Q/8z/MD5E-s7--d4.nii.gz/MD5E-s7--d4.nii.gz", "`datalad get`"),
+        ("dead.nii.gz", "elsewhere.nii.gz", "None"),
+    ):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(InputMissing, match=f"{name}: a broken link") as caught:
+            formats.read([tmp_path / name])
+        assert hint in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mgz", "a.nrrd", "a.mha", "series"])

@@ -22,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from segcli.engines.export import onnx_file
 from segcli.errors import ModelError
-from segcli.models import card, library, unpickle
+from segcli.models import card, imports, library, unpickle
 from segcli.models import weights as checkpoint
 from segcli.networks import registry
 
@@ -435,8 +436,23 @@ def test_a_file_cut_in_half_is_called_truncated(tmp_path: Path, ending: str) -> 
 
 def test_a_web_page_in_place_of_weights_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"<html>404 not found</html>")
-    with pytest.raises(ModelError, match=r"not a checkpoint .* 26 bytes and begins with '<html>404"):
+    with pytest.raises(ModelError, match=r"not a checkpoint .* 26 bytes, it seems to be a web page"):
         checkpoint.read(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.onnx"])
+def test_a_pointer_in_place_of_weights_says_how_they_are_fetched(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 70\n")
+    with pytest.raises(ModelError, match=rf"{name}: is a pointer of Git LFS, .*git lfs pull"):
+        checkpoint.read(path, "0" * 64)
+    with pytest.raises(ModelError, match=rf"{name}: is a pointer of Git LFS"):
+        imports.inspect(path)
+    if name != "w.pt":
+        with pytest.raises(ModelError, match=rf"{name}: is a pointer of Git LFS"):
+            library.find(str(path))
+    with pytest.raises(ModelError, match=rf"{name}: is a pointer of Git LFS"):
+        onnx_file.read(path.read_bytes(), name, model(tmp_path), "0" * 64)
 
 
 class Laid:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import load_external_data_for_model
 
 from segcli.errors import ModelError, cause_of
+from segcli.formats.strangers import no_pointer
 from segcli.models.card import ModelCard, part
 from segcli.models.library import file_sha256
 
@@ -54,6 +55,7 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     errors   ModelError: another hash, not ONNX, operators or opset beyond the standard's, data outside the folder,
              an input that is not one float volume with the card's channels and window, more than one output
     """
+    no_pointer(data, name, ModelError)
     digest = hashlib.sha256(data).hexdigest()
     if sha256 is not None and digest != sha256:
         raise ModelError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segcli.errors import ModelError, SegcliError, cause_of
+from segcli.formats.strangers import no_pointer
 from segcli.formats.streams import bytes_of, opened
 from segcli.system import is_plain
 
@@ -20,6 +21,7 @@ def with_external_data(path: Path) -> bytes:
     from onnx import external_data_helper as external
 
     data = bytes_of(path, ModelError)
+    no_pointer(data, path.name, ModelError)
     try:
         model: Any = onnx.load_model_from_string(data)
         outside = [t for t in external._get_all_tensors(model) if external.uses_external_data(t)]
