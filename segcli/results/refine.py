@@ -10,6 +10,7 @@ The Gaussians are computed here: to import SciPy takes as long as half of the st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -26,7 +27,7 @@ from segcli.space.volume import Box, Volume, Voxels
 _REACH = 2.0  # sigmas beyond which a structure has no share
 _NEAR = 4.0  # sigmas beyond which brightness does not count
 _CORE = 1.28  # sigmas from a flat border, where nine tenths of what is around is the structure's own
-_FEW = 20  # core voxels, below which all voxels of a structure count as its core
+_FEW = 20  # core voxels, below which all voxels of a structure count as its core, and do not tell how it varies
 _BLOCKS = 4  # a side of the blocks in which brightness is summed is this part of the distance that counts as near
 _FREEDOM = np.float32(3)  # of Student's t; `decided` has its power, 2
 _SIDE = 64  # voxels along each axis that are decided in one go, and what shares reach around them
@@ -165,7 +166,7 @@ class _Borders:
 
     @classmethod
     def of(cls, own: Volume, image: Voxels, step: RefineStep) -> _Borders | None:
-        """None where each structure is of one brightness: then the scan says nothing of borders.
+        """None where all structures are of one brightness: then the scan says nothing of borders.
 
         own      (1, D, H, W) numbers of structures from 1; 0 for what stays
         image    (D, H, W), any type
@@ -185,8 +186,7 @@ class _Borders:
             return _Near.of((numbers if few else core)[box], k, image[box], box, block, width)
 
         found = dict(zip(boxes, each(near, boxes), strict=True))
-        deviations = [np.sqrt(x.squares / x.count) for x in found.values()]
-        spread = np.float32(step.spread * np.median(deviations)) if deviations else np.float32(0)
+        spread = np.float32(step.spread * _deviation(list(found.values())))
         if not spread > 0:
             return None
         return cls(np.pad(numbers, [(n, n) for n in halo]), image, weights, found, spread)
@@ -233,6 +233,20 @@ class _Borders:
         own = tuple(slice(n, size + n) for n, size in zip(self.halo, image.shape, strict=True))
         won[seen[own] == 0] = 0
         return won
+
+
+def _deviation(near: Sequence[_Near]) -> float:
+    """How far brightness varies in a structure: the median of their standard deviations, but of those of few voxels.
+
+    Where most are each of one brightness it is the mean, where all are a thousandth of what lies between them; 0 where
+    all are of the same.
+    """
+    told = [x for x in near if x.count >= _FEW] or near
+    if not told:
+        return 0.0
+    own = [math.sqrt(x.squares / x.count) for x in told]
+    between = max(float(x.mean.max()) for x in told) - min(float(x.mean.min()) for x in told)
+    return float(np.median(own)) or float(np.mean(own)) or between / 1000
 
 
 def _cores(own: Voxels, reach: Sequence[int]) -> Voxels:

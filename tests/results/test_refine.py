@@ -17,6 +17,7 @@ from segcli.models.after import RefineStep
 from segcli.results import refine
 from segcli.results.after import after
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
 
 STEP = RefineStep(mm=1, around_mm=16, spread=1.5)
 BRIGHT = np.array([0, 100, 60, 140], np.float32)
@@ -93,6 +94,26 @@ def test_a_scan_that_says_nothing_changes_nothing() -> None:
     np.testing.assert_array_equal(refined(before, np.full(before.shape, np.nan, np.float32)), before)
     nothing = np.zeros_like(before)
     np.testing.assert_array_equal(refined(nothing, image_of(truth())), nothing)
+
+
+@pytest.mark.parametrize("mm", [1, 3])
+def test_a_scan_without_noise_is_followed_also_where_no_structure_varies(mm: float) -> None:
+    right = truth()
+    before, there = coarse(right), (coarse(right) > 0) & (right > 0)
+    found = refined(before, image_of(right, noise=0), RefineStep(mm=mm, around_mm=16, spread=1.5))
+    assert inside(found, right, there) > 0.999
+
+
+def test_structures_of_one_voxel_do_not_tell_how_far_brightness_varies() -> None:
+    right = truth()
+    specks = [Label(10 + i, f"speck_{i}") for i in range(5)]
+    before, grid = coarse(right), Grid(right.shape, np.eye(4))
+    alone = refined(before, image_of(right))
+    for i in range(len(specks)):
+        before[2 * i, 0, 0] = 10 + i
+    scan = Volume(image_of(right)[None], grid)
+    found = after(Volume(before[None], grid), [*NAMES, *specks], [STEP], scan)[0].data[0]
+    np.testing.assert_array_equal(np.where(before < 10, found, 0), alone)
 
 
 def test_one_voxel_one_slice_and_a_structure_alone_are_no_trouble() -> None:
