@@ -131,7 +131,7 @@ AFTER: dict[str, type[AfterStep]] = {str(kind.__struct_config__.tag): kind for k
 def named_steps(
     steps: Sequence[AfterStep], labels: Mapping[str, int], refuse: Callable[[str], Exception]
 ) -> tuple[AfterStep, ...]:
-    """The steps with structures by their names; refused that name none among the labels, or leave none of them.
+    """The steps with structures by their names; refused that name none among the labels, can do nothing, or leave none.
 
     A structure may be named by its label value too, for a file may know no names: "2".
 
@@ -151,6 +151,8 @@ def named_steps(
         return replace(step, **{key: names(step, own) for key, own in lists.items() if own is not None})
 
     made = tuple(named(step) for step in steps)
+    if any(isinstance(x, RefineStep) and len(set(known if x.structures is None else x.structures)) < 2 for x in made):
+        raise refuse("has a step refine of one structure, and borders between structures are all that it refines")
     if known and known.keys() <= dropped(made):
         raise refuse("drops every structure")
     return made

@@ -216,7 +216,7 @@ STEP_WORDS: dict[str, Document] = {
     "within": {"of": ["liver"], "mm": 5, "structures": ["spleen"]},
     "spine": {"structures": ["spine"], "mm3": 5},
     "grow": {"structures": ["liver"], "mm": 5},
-    "refine": {"structures": ["liver"], "mm": 1, "around_mm": 16, "spread": 1.5},
+    "refine": {"structures": ["liver", "spine"], "mm": 1, "around_mm": 16, "spread": 1.5},
 }
 OTHER = {
     "low": 0.5,

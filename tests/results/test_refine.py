@@ -191,6 +191,8 @@ def test_the_first_channel_counts_and_the_scan_is_left_as_it_is() -> None:
         {"spread": 0},
         {"spread": None},
         {"structures": ["heard"]},
+        {"structures": ["heart"]},
+        {"structures": ["heart", str(CARD["labels"]["heart"])]},
         {"sigma": 1},
     ],
 )
@@ -199,6 +201,15 @@ def test_a_step_with_sizes_out_of_range_or_names_unknown_is_refused(wrong: dict[
     assert card.parse({**CARD, "after": [step]}).after == (STEP,)
     with pytest.raises(ModelError, match="after"):
         card.parse({**CARD, "after": [{**step, **wrong}]})
+
+
+def test_a_model_of_one_structure_has_no_borders_to_refine() -> None:
+    step = {"step": "refine", "mm": 1, "around_mm": 16, "spread": 1.5}
+    two_channels = {**CARD["architecture"], "out_chans": 2}
+    one = {**CARD, "architecture": two_channels, "labels": {"background": 0, "heart": 1}, "codes": {}}
+    card.parse(one)
+    with pytest.raises(ModelError, match="of one structure"):
+        card.parse({**one, "after": [step]})
 
 
 def test_labels_on_the_models_grid_are_not_refined() -> None:
