@@ -111,7 +111,10 @@ class Result:
 
     @property
     def probabilities(self) -> NDArray[np.float32] | None:
-        """Of each label, (K, ...) from 0 to 1 with the axes of `labels`; None unless they were asked for."""
+        """Of each label, (K, ...) from 0 to 1 with the axes of `labels`; None unless they were asked for.
+
+        They are the network's: steps of the card and options that change labels leave them as they are.
+        """
         found = self.details.probabilities
         return None if found is None else self._floats(found)
 
