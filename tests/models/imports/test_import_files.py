@@ -658,6 +658,12 @@ def test_labels_may_stand_in_a_json_file_as_a_mapping_to_whole_numbers(tmp_path:
     [
         ((), {}, ModelError, "given: neither an nnU-Net folder nor a MONAI bundle, and 0 checkpoints in it"),
         (("a.pt", "b.pt"), {}, ModelError, "given: neither .*, and 2 checkpoints in it"),
+        (
+            ("t/fold_0/checkpoint_final.pth", "t/fold_1/checkpoint_final.pth", "t/dataset.json"),
+            {},
+            ModelError,
+            r"given: folds of nnU-Net without the plans.json .*give one checkpoint: t/fold_0/checkpoint_final.pth",
+        ),
         (("model.json",), {}, ModelError, "given: is a model folder of segcli already"),
         (("a.pt",), {"config": "inference"}, UsageError, "--config chooses in a MONAI bundle, and given is none"),
         (
