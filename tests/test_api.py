@@ -277,6 +277,8 @@ def test_saving_never_takes_the_place_of_another_file(tmp_path: Path, model: seg
     assert result.save(tmp_path / "mine.nrrd", report="csv")[2].name == "mine_seg.csv"  # its own again
     with pytest.raises(segcli.SegcliError, match="did you mean 'html'"):
         result.save(tmp_path / "page", report="htm")
+    with pytest.raises(segcli.errors.UsageError, match=r"seg\.dcm: a label map is not written as \.dcm"):
+        result.save(tmp_path / "seg.dcm", write="dicom-seg")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from segcli.batch.stages import Job, Labelled
 from segcli.documents import Document
 from segcli.errors import EngineError, UsageError, near
 from segcli.formats.atomic import translated
-from segcli.formats.table import written
 from segcli.results import measure
 from segcli.results.record import LabelsFacts, Measured
 from segcli.results.scan_checks import Finding
@@ -240,10 +239,10 @@ class Result:
         errors   OutputExists: a file is there that is not this result, without `overwrite`; OutputError: no space, ...
         """
         path = Path(to)
-        alone = path.name.lower().endswith(written()) and not path.is_dir()
+        folder, file = outputs.folder_or_file(path)
         place = Destination(
-            folder=None if alone else path,
-            file=path if alone else None,
+            folder=folder,
+            file=file,
             overwrite=overwrite,
             forms=_kinds("--write", write),
             reports=_kinds("--report", report),
@@ -259,7 +258,7 @@ class Result:
         outputs.refuse_beforehand(self.scan, place)
         apart([case], self._job.shown, place)
         with translated(path):
-            (path if not alone else path.parent).mkdir(parents=True, exist_ok=True)
+            (folder or path.parent).mkdir(parents=True, exist_ok=True)
         return list(stages.write(job, self._labelled).paths)
 
 

@@ -193,6 +193,27 @@ def write(case: Finished) -> tuple[list[Path], list[str]]:
     return list(wanted), list(dict.fromkeys(said))
 
 
+def folder_or_file(to: Path) -> tuple[Path | None, Path | None]:
+    """What a named place is: a folder, or the file that one label map becomes.
+
+    errors   UsageError: it is called as a file of another kind, and no folder of that name is there
+    """
+    from segcli.formats.table import endings, written
+
+    name = to.name.lower()
+    if to.is_dir():
+        return to, None
+    if name.endswith(written()):
+        return None, to
+    others = {*endings(), ".img", *(Path(output.ending).suffix for output in outputs()), *RECORD.values()} - {""}
+    if ending := next((e for e in sorted(others) if name.endswith(e)), None):
+        raise UsageError(
+            f"{to}: a label map is not written as {ending}",
+            hint=f"use one of {', '.join(written())}; files of other kinds are written into a folder: name that",
+        )
+    return to, None
+
+
 def is_own(path: Path) -> bool:
     """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
     from segcli.formats.atomic import is_partial

@@ -152,21 +152,14 @@ class Outputs:
         """Whether the label map goes to stdout."""
         return self.output is not None and str(self.output) == "-"
 
-    @property
-    def file(self) -> Path | None:
-        """The label map of one scan, where a file was named and no folder."""
-        from segcli.formats.table import written
-
-        path = self.output
-        return path if path is not None and path.name.lower().endswith(written()) and not path.is_dir() else None
-
     def destination(self) -> Destination:
         from segcli.batch.objects import Objects
-        from segcli.batch.outputs import Destination, choices
+        from segcli.batch.outputs import Destination, choices, folder_or_file
 
+        folder, file = (None, None) if self.output is None or self.streamed else folder_or_file(self.output)
         to = Destination(
-            folder=None if self.streamed or self.file else self.output,
-            file=self.file,
+            folder=folder,
+            file=file,
             overwrite=self.overwrite,
             forms=all_choices("--write", several(*self.write or ()) or ("nifti",), choices("--write")),
             reports=all_choices("--report", several(*self.report or ()), choices("--report")),

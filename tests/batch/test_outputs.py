@@ -9,6 +9,7 @@ from runs import command, scan
 
 from segcli.batch import outputs
 from segcli.batch.outputs import LABELS, RECORD, Destination, Output, choices, is_own, offered, planned
+from segcli.errors import UsageError
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 
@@ -176,6 +177,16 @@ def test_2_7_a_named_file_of_somebody_else_is_kept(model, tmp_path):
     assert b"would overwrite the input" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["seg.mhd", "seg.hdr", "seg.img", "SEG.DCM", "volumes.csv", "page.html", "seg.json"])
+def test_a_place_that_is_called_as_a_file_of_another_kind_does_not_become_a_folder(tmp_path, name):
+    with pytest.raises(UsageError, match=rf"{name}: a label map is not written as \{Path(name).suffix.lower()}"):
+        outputs.folder_or_file(tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert outputs.folder_or_file(tmp_path / name) == (tmp_path / name, None)
+    assert outputs.folder_or_file(tmp_path / "study.v2") == (tmp_path / "study.v2", None)
+    assert outputs.folder_or_file(tmp_path / "a.NII.gz") == (None, tmp_path / "a.NII.gz")
+
+
 def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):
     for name in ("a", "b"):
         scan(tmp_path / f"{name}.nii.gz")
@@ -184,6 +195,8 @@ def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):
     assert (two.returncode, b"is one label map, and there are 2 scans" in two.stderr) == (2, True)
     tree = command("predict", "a.nii.gz", *words, "--layout", "bids", cwd=tmp_path)
     assert (tree.returncode, b"a BIDS tree needs a folder" in tree.stderr) == (2, True)
+    other = command("predict", "a.nii.gz", *words[:-1], "mine.dcm", cwd=tmp_path)
+    assert (other.returncode, b"mine.dcm: a label map is not written as .dcm" in other.stderr) == (2, True)
     (tmp_path / "mine.nii.gz").mkdir()
     folder = command("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
     assert folder.returncode == 0

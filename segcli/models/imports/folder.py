@@ -72,10 +72,11 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> Model
     alone = [p for p in sorted(folder.rglob("*")) if p.suffix in endings and p.is_file() and p.name[0] != "."]
     if len(alone) == 1:
         return _file(alone[0], told=told, wanted=wanted)
-    if any(nnunet.has_folds(place) for place in sorted({p.parent.parent for p in alone})):
+    if any(nnunet.has_folds(place) for place in {p.parent.parent for p in alone}):
+        first = alone[0].relative_to(folder).as_posix()
         raise ModelError(
             f"{name}: folds of nnU-Net without the plans.json (plans.pkl of nnU-Net 1) that belongs beside them",
-            hint=f"copy it from where the model was trained, or give one checkpoint: {alone[0].relative_to(folder).as_posix()}",
+            hint=f"copy it from where the model was trained, or give one checkpoint: {first}",
         )
     raise ModelError(
         f"{name}: neither an nnU-Net folder nor a MONAI bundle, and {len(alone)} checkpoints in it",
