@@ -30,7 +30,13 @@ from segcli.errors import Denied, OutputError, OutputExists, SegcliError
 # .NAME.HOST-PID-RANDOM.partial: the next run removes those of dead processes on this host and never a live one's.
 _PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
 _ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ELSEWHERE = "choose another folder with -o"
+# What is in the way of more bytes, and what would help.
+_FULL = {
+    errno.ENOSPC: ("no space left on the disk of", f"free some space or {_ELSEWHERE}"),
+    errno.EDQUOT: ("your share (quota) is used up on the disk of", f"delete some of your files there or {_ELSEWHERE}"),
+    errno.EFBIG: ("a larger file than is allowed (`ulimit -f`) in", f"raise the limit or {_ELSEWHERE}"),
+}
 ANOTHER = "name another file, or take this one away"
 _HERE = -100  # AT_FDCWD: paths that are not absolute begin at the working directory
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -341,24 +347,29 @@ def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
                 hint="choose a folder you may write to with -o",
             ) from error
         if error.errno in _FULL:
-            raise OutputError(
-                f"{path.name}: no space left on the disk of {path.parent}{_needed(path, temporary)}",
-                hint="free some space or choose another folder with -o",
-            ) from error
+            told, hint = _FULL[error.errno]
+            needed = _needed(error.errno, path, temporary)
+            raise OutputError(f"{path.name}: {told} {path.parent}{needed}", hint=hint) from error
         raise OutputError(
             f"{path.name}: cannot write in {path.parent}: {error.strerror or error}",
             hint=system.too_long(temporary or path),
         ) from error
 
 
-def _needed(path: Path, temporary: Path | None) -> str:
-    """How much had been written when the disk was full, and how much is free."""
+def _needed(number: int, path: Path, temporary: Path | None) -> str:
+    """How much had been written when no more could be, and what is left of a full disk."""
     try:
         written = temporary.stat().st_size if temporary is not None else 0
         free = shutil.disk_usage(path.parent).free
+        disk = os.statvfs(path.parent) if hasattr(os, "statvfs") else None
     except OSError:
         return ""
-    return f": more than {written:,} bytes are needed, {free:,} are free beside them"
+    needed = f": more than {written:,} bytes are needed"
+    if number != errno.ENOSPC:
+        return needed
+    if disk is not None and disk.f_files and not disk.f_favail:  # a disk that counts no files says 0 twice
+        return ": it holds as many files as it can (its inodes are used up)"
+    return f"{needed}, {free:,} are free beside them"
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Files are whole or absent (PROMISES.md, section 2)."""
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,11 +143,34 @@ def test_2_10_a_file_too_large_for_the_disk_says_how_much_was_needed(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OutputError, match=r"a\.json: no space left .*: more than 1,000 bytes are needed"):
+        with pytest.raises(
+            OutputError, match=r"a\.json: a larger file than is allowed .*: more than 1,000 bytes are needed [(]"
+        ):
             atomic.write_bytes(tmp_path / "a.json", b"x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "files", "told"),
+    [
+        (
+            errno.ENOSPC,
+            (7, 9),
+            "no space left on the disk of .*: more than 0 bytes are needed, 900 are free beside them [(]",
+        ),
+        (errno.ENOSPC, (0, 0), "no space left on the disk of .*: more than 0 bytes are needed, 900 are free"),
+        (errno.ENOSPC, (0, 9), "no space left on the disk of .*: it holds as many files as it can"),
+        (errno.EDQUOT, (7, 9), "your share .quota. is used up on the disk of .*: more than 0 bytes are needed [(]"),
+    ],
+)
+def test_2_10_a_disk_that_takes_no_more_says_why(tmp_path, monkeypatch, number, files, told):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=900))
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_favail=files[0], f_files=files[1]), raising=False)
+    (tmp_path / "part").touch()
+    with pytest.raises(OutputError, match=told), atomic.translated(tmp_path / "a.json", tmp_path / "part"):
+        raise OSError(number, os.strerror(number))
 
 
 def test_2_11_nothing_is_written_outside_the_folder_of_the_file(tmp_path):
