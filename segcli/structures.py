@@ -51,7 +51,7 @@ def chosen(labels: Sequence[Label], wanted: Iterable[str], option: str) -> list[
         own = own or [label for label in structures(labels) if fnmatchcase(label.name, word)]
         own = own or [label for label in structures(labels) if _sideless(label.name) == words_of(word)]
         if not own:
-            names = [label.name for label in labels]
+            names = [name for label in labels for name in (label.name, "_".join(_sideless(label.name))) if name]
             raise UsageError(f"{option} {word}: no structure has that name, number or code" + near(word, names))
         found += [label for label in own if label not in found]
     return found

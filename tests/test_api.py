@@ -3,13 +3,15 @@
 import doctest
 import inspect
 import json
+import multiprocessing
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 import types
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import models
@@ -72,6 +74,28 @@ def test_threads_that_use_one_model_have_the_labels_of_one(tmp_path: Path, engin
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda scan: model.segment(scan, affine=RAS).labels, scans * 3))
     assert all(np.array_equal(one, other) for one, other in zip(found, wanted * 3, strict=True))
+
+
+def in_another_process(model: segcli.Model, hu: np.ndarray) -> segcli.Result:
+    return model.segment(hu, affine=RAS, probabilities=True)
+
+
+def test_a_model_and_its_results_cross_between_processes(tmp_path: Path, model: segcli.Model) -> None:
+    here = model.segment(cube(lopsided=True), affine=RAS)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(in_another_process, model, cube(lopsided=True)).result()
+    assert np.array_equal(there.labels, here.labels)
+    assert there.record["structures"] == here.record["structures"]
+    assert there.probabilities.shape == (6, 20, 18, 16)
+    labels, _, page = there.save(tmp_path, report="html")
+    assert np.array_equal(np.asarray(nibabel.load(labels).dataobj), here.labels)
+    assert page.name == "scan_seg.html"
+
+
+def test_a_model_is_loaded_once_for_all_the_tasks_of_another_process(model: segcli.Model) -> None:
+    sent = pickle.dumps(model)
+    assert pickle.loads(sent) is pickle.loads(sent)
+    assert pickle.loads(sent).engine == model.engine
 
 
 def test_one_scan_in_every_form_gives_the_same_labels_in_the_order_of_its_own_axes(
@@ -160,6 +184,12 @@ def test_masks_rows_probabilities_and_a_picture_of_a_result(model: segcli.Model)
     assert result._repr_png_().startswith(b"\x89PNG")
     assert repr(result) == "<Result scan: organs, 2 of 5 structures, 27 mL, " + result.verdict + ">"
     assert repr(model) == "<Model organs on onnxruntime cpu: 5 structures>"
+
+
+def test_a_structure_may_be_called_by_its_number(model: segcli.Model) -> None:
+    result = model.segment(cube(), affine=RAS, classes=[1, "liver"])
+    assert list(result.volumes_ml) == ["body", "liver"]
+    assert np.array_equal(result.mask(1), result.mask("body"))
 
 
 def test_models_are_averaged_as_the_command_averages_them(tmp_path: Path) -> None:

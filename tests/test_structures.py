@@ -38,3 +38,8 @@ def test_what_is_named_twice_comes_once():
 def test_a_word_that_means_nothing_is_refused(word):
     with pytest.raises(UsageError, match="no structure has that name, number or code"):
         chosen(LABELS, [word], "--classes")
+
+
+def test_a_slip_in_a_name_without_a_side_is_answered_by_that_name():
+    with pytest.raises(UsageError, match="did you mean 'hippocampus'"):
+        chosen(LABELS, ["hipocampus"], "--classes")

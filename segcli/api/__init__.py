@@ -7,6 +7,7 @@ version. Everything else may change at any time.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Literal, TypedDict, Unpack
 from numpy.typing import ArrayLike
 
 from segcli import errors, formats
-from segcli.api.result import Result, names_of
+from segcli.api.result import Names, Result, names_of
 from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, meant, named
 from segcli.batch import stages
 from segcli.batch.cases import Case
@@ -52,15 +53,15 @@ class How(TypedDict, total=False):
     volume: int | None
     fill_gaps: bool
     allow_label_map: bool
-    classes: str | Sequence[str]
+    classes: Names
     overlap: float | None
     average: Literal["logits", "probabilities"] | None
     skip_empty: bool
     faithful: bool
     keep_islands: bool
-    largest_component: str | Sequence[str]
+    largest_component: Names
     min_size: float
-    fill_holes: str | Sequence[str]
+    fill_holes: Names
     probabilities: bool
     progress: Progress | None
     name: str | None
@@ -68,7 +69,8 @@ class How(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """A model that is loaded into an engine; `segcli.load` makes it.
+    """A model that is loaded into an engine; `segcli.load` makes it. In another process (pickle, Dask, joblib) it is
+    loaded anew, from the same place.
 
     name     of the model, or of several that label together
     labels   its structures, background first
@@ -100,6 +102,10 @@ class Model:
     def reason(self) -> str:
         return self.opened.reason
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A model crosses to another process by what `load` was told, and is loaded there: once, for all its tasks."""
+        return _there, (self.opening,)
+
     def __repr__(self) -> str:
         return f"<Model {self.name} on {self.engine}: {len(self.card.structures)} structures>"
 
@@ -114,15 +120,15 @@ class Model:
         volume: int | None = None,
         fill_gaps: bool = False,
         allow_label_map: bool = False,
-        classes: str | Sequence[str] = (),
+        classes: Names = (),
         overlap: float | None = None,
         average: Literal["logits", "probabilities"] | None = None,
         skip_empty: bool = False,
         faithful: bool = False,
         keep_islands: bool = False,
-        largest_component: str | Sequence[str] = (),
+        largest_component: Names = (),
         min_size: float = 0.0,
-        fill_holes: str | Sequence[str] = (),
+        fill_holes: Names = (),
         probabilities: bool = False,
         progress: Progress | None = None,
         name: str | None = None,
@@ -329,8 +335,26 @@ def load(
         max_vram=max_vram,
         votes=disagreement,
     )
+    return _opened(opening)
+
+
+def _opened(opening: Opening) -> Model:
     card = opening.card
     return Model(card, opening, opening.open(card))
+
+
+_one_at_a_time = threading.Lock()  # tasks that come to a process together load a model once
+
+
+def _there(opening: Opening) -> Model:
+    """The model of another process, in this one."""
+    with _one_at_a_time:
+        return _last(opening)
+
+
+@lru_cache(maxsize=1)
+def _last(opening: Opening) -> Model:
+    return _opened(opening)
 
 
 def segment(
@@ -345,6 +369,8 @@ def segment(
     **how: Unpack[How],
 ) -> Result:
     """Label every voxel of a scan: `load(model, ...).segment(scan, ...)`, where the last model is kept loaded.
+
+    how   the options of `Model.segment`, which says what they mean
 
     >>> result = segcli.segment("scan.nii.gz")
     >>> result

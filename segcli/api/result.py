@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from segcli.inference.segment import Segmentation
     from segcli.results.measure import Report
 
+Names = str | int | Sequence[str | int]  # what structures are called by: names, numbers, codes
 _RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -102,9 +103,9 @@ class Result:
         """The labels that were looked for, background first."""
         return self._job.shown.labels
 
-    def mask(self, *structures: str) -> NDArray[np.bool_]:
+    def mask(self, *structures: str | int) -> NDArray[np.bool_]:
         """Where any of the structures is, as `labels`; by name, number or code, "hippocampus" for both sides."""
-        ids = [label.id for label in chosen(self._job.shown.structures, structures, "mask")]
+        ids = [label.id for label in chosen(self._job.shown.structures, names_of(structures), "mask")]
         found: NDArray[np.bool_] = np.isin(self.labels, ids)
         return found
 
@@ -262,9 +263,9 @@ class Result:
         return list(stages.write(job, self._labelled).paths)
 
 
-def names_of(value: str | Sequence[str]) -> tuple[str, ...]:
-    """One name, or several."""
-    return (value,) if isinstance(value, str) else tuple(value)
+def names_of(value: Names) -> tuple[str, ...]:
+    """One name or number, or several."""
+    return (str(value),) if isinstance(value, str | int) else tuple(map(str, value))
 
 
 def _kinds(option: outputs.Option, value: str | Sequence[str]) -> tuple[str, ...]:

@@ -112,6 +112,10 @@ class Job:
     watch: Watch = unwatched
     swept: set[Path] = field(default_factory=set)
 
+    def __getstate__(self) -> Document:
+        """What crosses to another process: nobody there is told of this one's events."""
+        return {**self.__dict__, "watch": unwatched}
+
     @cached_property
     def shown(self) -> ModelCard:
         """The card without structures that are no answer or not asked for: their volume is not 0, it is not known."""

@@ -9,6 +9,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from segcli.documents import Document
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import Blending
 from segcli.engines.devices import kind_of, missing, place_of
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 # More would gain nothing, and the same count in every run gives the same bytes.
 VOXELS_ON_A_DEVICE = 2 * 96**3
 EngineName = str  # "auto", or a name in the table of engines
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a process knows of another one's engine."""
+
+    name: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,10 @@ class Opened:
     earlier: tuple[ModelCard, Opened] | None = None
     max_ram: int | None = None
     note: str = ""
+
+    def __getstate__(self) -> Document:
+        """What crosses to another process: of the engine, whose network and device stay in this one, its name."""
+        return {**self.__dict__, "engine": Elsewhere(self.engine.name, self.engine.precision)}
 
     def only(self, card: ModelCard, names: Collection[str]) -> Opened:
         """The same without parts that label none of some structures; with all of them where none is named."""

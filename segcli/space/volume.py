@@ -176,6 +176,8 @@ class Volume:
     >>> scan = segcli.Volume(numpy.zeros((1, 10, 20, 30), numpy.float32), grid)
     >>> scan.crop((slice(4, 6), slice(0, 20), slice(0, 30))).grid.world([0, 0, 0]).tolist()
     [0.0, 0.0, 12.0]
+    >>> scan
+    <Volume of shape (1, 10, 20, 30), float32: 3 x 1 x 1 mm, axes SPL>
     """
 
     data: Voxels
@@ -185,6 +187,10 @@ class Volume:
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape:
             raise ValueError(f"data of shape {self.data.shape} is not (C, D, H, W) on a grid {self.grid.shape}")
+
+    def __repr__(self) -> str:
+        mm = " x ".join(f"{step:.4g}" for step in self.grid.spacing)
+        return f"<Volume of shape {self.data.shape}, {self.data.dtype}: {mm} mm, axes {self.grid.axes}>"
 
     def crop(self, box: Box) -> Volume:
         """The voxels in the box, still in place; the box must lie inside."""
