@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, unsure_norm, upsampling
 from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
@@ -86,6 +86,7 @@ def infer(shapes: Shapes) -> Inferred | None:
         "bias": "conv_0.conv_0.conv.bias" in shapes,
         "upsample": upsampling(shapes, "upcat_4.upsample"),
     }
+    unsure = unsure_norm(config, "norm")
     if "conv_0.conv_0.adn.A.weight" in shapes:
-        return Inferred("basicunet", {**config, "act": "PRELU"})
-    return Inferred("basicunet", config, ("the activation: LeakyReLU 0.1",))
+        return Inferred("basicunet", {**config, "act": "PRELU"}, unsure)
+    return Inferred("basicunet", config, {**unsure, "act": "the activation: LeakyReLU 0.1"})

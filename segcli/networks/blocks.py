@@ -434,6 +434,11 @@ def norm_spec(shapes: Facts, name: str) -> Spec:
     return ["instance", {"affine": True}] if kind == "affine" else kind
 
 
+def unsure_norm(config: Facts, argument: str) -> dict[str, str]:
+    """What is unsure of a norm that `norm_spec` told: scales are those of an instance norm or of a group norm."""
+    return {argument: "the norm: instance norm with scales, not groups"} if isinstance(config[argument], list) else {}
+
+
 def upsampling(shapes: Facts, name: str) -> str:
     """The mode of the up-sampling under a name."""
     if f"{name}.pixelshuffle.conv_block.weight" in shapes:

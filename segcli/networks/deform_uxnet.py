@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.networks.blocks import Spec
+from segcli.networks.blocks import Spec, unsure_norm
 from segcli.networks.registry import About, Inferred, Shapes, Small
 from segcli.networks.uxnet3d import PointwiseMLP, UXDecoder, UXEncoder, infer_sizes, is_dense
 
@@ -205,7 +205,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     config["deform_kernel"] = kernel[2]
     if branch[2] == 3:
         config["offset_branch"] = "conv3x3x3_pad1"
-        return Inferred("deformuxnet_conv3offset", config)
+        return Inferred("deformuxnet_conv3offset", config, unsure_norm(config, "norm_name"))
     config["offset_branch"] = "conv1x1x1_pad1_flat"
-    unsure = "offset_branch: padding is not in the tensors; the repository's conv1x1x1_pad1_flat taken"
-    return Inferred("deformuxnet_conv1offset", config, (unsure,))
+    said = "offset_branch: padding is not in the tensors; the repository's conv1x1x1_pad1_flat taken"
+    return Inferred("deformuxnet_conv1offset", config, {"offset_branch": said, **unsure_norm(config, "norm_name")})

@@ -264,8 +264,9 @@ def infer(shapes: Shapes) -> Inferred | None:
             "use_downsample": "stem_down.0.mod.4.weight" in shapes,
             "spatial_dims": dims,
         },
-        (
-            "arch_code is not wholly in the tensors: paths that only pass a map on are taken as closed",
-            "node_a is not in the tensors: resolutions where paths end are taken; the bundle's file of the search says",
-        ),
+        {
+            "arch_code": "arch_code is not wholly in the tensors: paths that only pass a map on are taken as closed",
+            "node_a": "node_a is not in the tensors: resolutions where paths end are taken; "
+            "the bundle's file of the search says",
+        },
     )

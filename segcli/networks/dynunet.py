@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import BasicBlock, ResidualBlock, Size, Spec, UpBlock, norm_spec, output_block
+from segcli.networks.blocks import BasicBlock, ResidualBlock, Size, Spec, UpBlock, norm_spec, output_block, unsure_norm
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
@@ -126,6 +126,7 @@ def infer(shapes: Shapes) -> Inferred | None:
         "res_block": "input_block.conv3.conv.weight" in shapes,
         "trans_bias": "upsamples.0.transp_conv.conv.bias" in shapes,
     }
+    unsure = {"strides": "the first stride: 1", **unsure_norm(config, "norm_name")}
     if "input_block.lrelu.weight" in shapes:
-        return Inferred("dynunet", {**config, "act_name": "PRELU"}, ("the first stride: 1",))
-    return Inferred("dynunet", config, ("the first stride: 1", "the activation: LeakyReLU 0.01"))
+        return Inferred("dynunet", {**config, "act_name": "PRELU"}, unsure)
+    return Inferred("dynunet", config, {**unsure, "act_name": "the activation: LeakyReLU 0.01"})

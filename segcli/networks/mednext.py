@@ -214,5 +214,5 @@ def infer(shapes: Shapes) -> Inferred | None:
             "block_counts": [length(shapes, row) for row in rows],
             "dim": f"{len(stem) - 2}d",
         },
-        ("do_res is not in the tensors: true taken, as in all its trainers",),
+        {"do_res": "do_res is not in the tensors: true taken, as in all its trainers"},
     )

@@ -101,5 +101,9 @@ def infer(shapes: Shapes) -> Inferred | None:
             "bias": "model.0.0.bias" in shapes,
             "last_bias": f"model.{count}.bias" in shapes,
         },
-        (said, *(() if affine else ("whether there is a norm without tensors: none",)), "the activation: ELU"),
+        {
+            "dilations": said,
+            **({} if affine else {"norm": "whether there is a norm without tensors: none"}),
+            "act": "the activation: ELU",
+        },
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import CONVOLUTIONS, Size, Spec, conv_unit, each_axis, norm_spec
+from segcli.networks.blocks import CONVOLUTIONS, Size, Spec, conv_unit, each_axis, norm_spec, unsure_norm
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
@@ -161,5 +161,10 @@ def infer(shapes: Shapes) -> Inferred | None:
         "norm": norm_spec(shapes, f"{first}adn.N"),
         "bias": f"{first}conv.bias" in shapes,
     }
-    unsure = ("the order of norm and activation: norm first", f"the sizes of strides: {strides}")
-    return Inferred("monai_unet", config, unsure if prelu else (*unsure, "the activation: ReLU"))
+    unsure = {
+        "adn_ordering": "the order of norm and activation: norm first",
+        "strides": f"the sizes of strides: {strides}",
+        **({} if prelu else {"act": "the activation: ReLU"}),
+        **unsure_norm(config, "norm"),
+    }
+    return Inferred("monai_unet", config, unsure)

@@ -448,10 +448,10 @@ def infer(shapes: Shapes) -> Inferred | None:
     }
     if residual:
         config["stem_channels"] = stem[0]
-    unsure = [
-        "nonlin is not in the tensors: LeakyReLU taken",
-        "the epsilon of norm_op_kwargs is not in the tensors: 1e-5 taken",
-    ]
+    unsure = {
+        "nonlin": "nonlin is not in the tensors: LeakyReLU taken",
+        "norm_op_kwargs": "the epsilon of norm_op_kwargs is not in the tensors: 1e-5 taken",
+    }
     if not affine:
-        unsure.append("norm_op has no tensors: instance norm without scale taken")
-    return Inferred("nnunet_resenc" if residual else "nnunet_plain", config, tuple(unsure))
+        unsure["norm_op"] = "norm_op has no tensors: instance norm without scale taken"
+    return Inferred("nnunet_resenc" if residual else "nnunet_plain", config, unsure)

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
@@ -41,13 +41,15 @@ Differences = dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
 class Inferred:
     """What tensor names and shapes tell about a network.
 
-    unsure  one sentence for each argument that shapes cannot tell, with the value taken
+    unsure  of each argument that shapes cannot tell a sentence with the value taken
+    notes   what else is to be said, a sentence each
     open    arguments of which no value is likelier than others: that in `config` only makes the tensors fit
     """
 
     family: str
     config: Document
-    unsure: tuple[str, ...] = ()
+    unsure: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
 
 

@@ -280,11 +280,12 @@ def infer(shapes: Shapes) -> Inferred | None:
 def _infer_plain(shapes: Shapes) -> Inferred:
     first = shapes["convInit.conv.weight"]
     kind = norm_spec(shapes, "conv_final.0")
-    unsure: tuple[str, ...] = ()
+    unsure: dict[str, str] = {}
     if norm_of(shapes, "conv_final.0") == "affine":
-        unsure = ("the norm: instance norm with scales, not groups",)
+        unsure = {"norm": "the norm: instance norm with scales, not groups"}
         if first[0] % 8 == 0:
-            kind, unsure = ["GROUP", {"num_groups": 8}], ("the norm: groups of 8, not instance norm with scales",)
+            kind = ["GROUP", {"num_groups": 8}]
+            unsure = {"norm": "the norm: groups of 8, not instance norm with scales"}
     config: Document = {
         "spatial_dims": len(first) - 2,
         "init_filters": first[0],
@@ -297,7 +298,7 @@ def _infer_plain(shapes: Shapes) -> Inferred:
     }
     if "conv_final.1.weight" in shapes:
         return Inferred("segresnet", {**config, "act": "PRELU"}, unsure)
-    return Inferred("segresnet", config, ("the activation: ReLU", *unsure))
+    return Inferred("segresnet", config, {"act": "the activation: ReLU", **unsure})
 
 
 def _infer_ds(shapes: Shapes) -> Inferred | None:
@@ -308,7 +309,7 @@ def _infer_ds(shapes: Shapes) -> Inferred | None:
     kind = norm_of(shapes, "encoder.layers.0.blocks.0.norm1")
     # Instance norm has scales by default here; groups are always given a number of their own.
     norms: dict[str, Spec] = {"affine": "instance", "instance": ["instance", {"affine": False}]}
-    unsure = ("the norm: instance norm with scales, not groups",) if kind == "affine" else ()
+    unsure = {"norm": "the norm: instance norm with scales, not groups"} if kind == "affine" else {}
     config: Document = {
         "spatial_dims": len(first) - 2,
         "init_filters": first[0],
@@ -324,7 +325,7 @@ def _infer_ds(shapes: Shapes) -> Inferred | None:
         config["resolution"] = coarse
     if "encoder.layers.0.blocks.0.act1.weight" in shapes:
         return Inferred("segresnetds", {**config, "act": "PRELU"}, unsure)
-    return Inferred("segresnetds", config, ("the activation: ReLU", *unsure))
+    return Inferred("segresnetds", config, {"act": "the activation: ReLU", **unsure})
 
 
 def _resolution(shapes: Shapes, levels: int) -> list[float]:

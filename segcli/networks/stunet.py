@@ -174,5 +174,5 @@ def infer(shapes: Shapes) -> Inferred | None:
             "pool_op_kernel_sizes": [[2, 2, 2]] * (levels - 1),
             "conv_kernel_sizes": [list(kernel[2:]) for kernel in kernels],
         },
-        ("pool_op_kernel_sizes is not in the tensors: 2 along each axis taken; nnU-Net's plans say",),
+        {"pool_op_kernel_sizes": "the strides are not in the tensors: 2 along each axis taken; nnU-Net's plans say"},
     )

@@ -23,6 +23,7 @@ from segcli.networks.blocks import (
     layer,
     norm_spec,
     output_block,
+    unsure_norm,
 )
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
@@ -379,5 +380,5 @@ def infer(shapes: Shapes) -> Inferred | None:
     }
     merging = "the order of patch merging: legacy_merging=True (MONAI 0.9 to 1.4, as all published checkpoints)"
     maps = "whether the encoder's maps are normalised: normalize=True"
-    unsure = (maps,) if dims == 2 else (merging, maps)
-    return Inferred("swinunetr", config, unsure)
+    unsure = {"normalize": maps, **unsure_norm(config, "norm_name")}
+    return Inferred("swinunetr", config, unsure if dims == 2 else {"legacy_merging": merging, **unsure})

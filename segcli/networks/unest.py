@@ -20,6 +20,7 @@ from segcli.networks.blocks import (
     layer,
     norm_spec,
     output_block,
+    unsure_norm,
 )
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
@@ -227,18 +228,16 @@ def infer(shapes: Shapes) -> Inferred | None:
     widths = [place[3] for place in places if place]
     voxels = places[0][2] if places[0] else 0
     heads = [max(1, width // _HEAD) for width in widths]
-    return Inferred(
-        "unest",
-        {
-            "in_channels": patch[1],
-            "out_channels": shapes["out.conv.conv.weight"][0],
-            "img_size": [round(voxels ** (1 / 3)) * 2 ** (_LEVELS - 1) * patch[2]] * 3,
-            "feature_size": shapes["encoder1.layer.conv1.conv.weight"][0] // 2,
-            "patch_size": patch[2],
-            "depths": [length(shapes, f"{level}transformer_encoder.") for level in levels],
-            "num_heads": heads,
-            "embed_dim": widths,
-            "norm_name": norm_spec(shapes, "encoder1.layer.norm1"),
-        },
-        (f"num_heads is not in the tensors: {', '.join(map(str, heads))} taken, {_HEAD} channels for each head",),
-    )
+    config: Document = {
+        "in_channels": patch[1],
+        "out_channels": shapes["out.conv.conv.weight"][0],
+        "img_size": [round(voxels ** (1 / 3)) * 2 ** (_LEVELS - 1) * patch[2]] * 3,
+        "feature_size": shapes["encoder1.layer.conv1.conv.weight"][0] // 2,
+        "patch_size": patch[2],
+        "depths": [length(shapes, f"{level}transformer_encoder.") for level in levels],
+        "num_heads": heads,
+        "embed_dim": widths,
+        "norm_name": norm_spec(shapes, "encoder1.layer.norm1"),
+    }
+    told = f"the attention heads: {', '.join(map(str, heads))}, {_HEAD} channels for each head"
+    return Inferred("unest", config, {"num_heads": told, **unsure_norm(config, "norm_name")})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, upsampling
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, unsure_norm, upsampling
 from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
@@ -95,6 +95,7 @@ def infer(shapes: Shapes) -> Inferred | None:
         "bias": "conv_0_0.conv_0.conv.bias" in shapes,
         "upsample": upsampling(shapes, "upcat_0_1.upsample"),
     }
+    unsure = unsure_norm(config, "norm")
     if "conv_0_0.conv_0.adn.A.weight" in shapes:
-        return Inferred("basicunetplusplus", {**config, "act": "PRELU"})
-    return Inferred("basicunetplusplus", config, ("the activation: LeakyReLU 0.1",))
+        return Inferred("basicunetplusplus", {**config, "act": "PRELU"}, unsure)
+    return Inferred("basicunetplusplus", config, {**unsure, "act": "the activation: LeakyReLU 0.1"})

@@ -26,6 +26,7 @@ from segcli.networks.blocks import (
     layer,
     norm_spec,
     output_block,
+    unsure_norm,
 )
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
@@ -458,7 +459,8 @@ def _infer_monai(shapes: Shapes) -> Inferred | None:
         "qkv_bias": "vit.blocks.0.attn.qkv.bias" in shapes,
         **({"spatial_dims": 2} if dims == 2 else {}),
     }
-    return Inferred("unetr_monai", config, unsure, () if len(set(shape)) == 1 else ("img_size",))
+    unsure |= unsure_norm(config, "norm_name")
+    return Inferred("unetr_monai", config, unsure, open=() if len(set(shape)) == 1 else ("img_size",))
 
 
 def _infer_tamasino(shapes: Shapes) -> Inferred:
@@ -482,12 +484,12 @@ def _infer_tamasino(shapes: Shapes) -> Inferred:
         "extract_layers": [layers * i // 4 for i in (1, 2, 3, 4)],
     }
     family = f"unetr_tamasino_{'article' if article else 'upstream'}"
-    return Inferred(family, config, unsure, () if len(set(shape)) == 1 else ("img_shape",))
+    return Inferred(family, config, unsure, open=() if len(set(shape)) == 1 else ("img_shape",))
 
 
 def _unknown(
     size: str, tokens: int, width: int, patch: int = PATCH, dims: int = 3
-) -> tuple[list[int], int, tuple[str, ...]]:
+) -> tuple[list[int], int, dict[str, str]]:
     """The input's shape, a cube if there can be one, the published twelve heads, and what is unsure about both."""
     edge = round(tokens ** (1 / dims))
     cube = edge**dims == tokens
@@ -497,8 +499,8 @@ def _unknown(
     return (
         shape,
         heads,
-        (
-            told + (f"{shape} taken" if cube else f"they make no {'cube' if dims == 3 else 'square'}"),
-            f"the attention heads: {heads}",
-        ),
+        {
+            size: told + (f"{shape} taken" if cube else f"they make no {'cube' if dims == 3 else 'square'}"),
+            "num_heads": f"the attention heads: {heads}",
+        },
     )

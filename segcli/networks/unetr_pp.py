@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import ResidualBlock, Spec, conv, conv_transposed, norm_spec, output_block
+from segcli.networks.blocks import ResidualBlock, Spec, conv, conv_transposed, norm_spec, output_block, unsure_norm
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
@@ -281,7 +281,6 @@ def infer(shapes: Shapes) -> Inferred | None:
     entry, out = ends
     if stem is None or bottom is None or entry is None or out is None:
         return None
-    unsure = []
     if f"{attention}.EF" in shapes:
         names = ["tumor"]
     elif f"{encoder}.stages.0.0.conv52.conv1.conv.weight" in shapes:
@@ -293,11 +292,11 @@ def infer(shapes: Shapes) -> Inferred | None:
     fitting = [name for name, size in sizes.items() if _bottom(size, patch) == bottom[1]]
     if fitting:
         variant, img_size = fitting[0], list(sizes[fitting[0]])
-        unsure.append(f"img_size: tensors tell its voxels alone; the published {img_size} taken")
+        told = f"the published {img_size}"
     else:
         variant = names[0]
         img_size = _image(bottom[1], patch, VARIANTS[variant])
-        unsure.append(f"img_size: tensors tell its voxels alone; {img_size} taken")
+        told = f"{img_size}"
 
     def projected(block: str) -> int:
         matrix = shapes.get(f"{block}.epa_block.EF")
@@ -320,7 +319,8 @@ def infer(shapes: Shapes) -> Inferred | None:
         "decoder_depth": length(shapes, f"{decoder}."),
         "decoder_num_heads": shapes[f"{decoder}.0.epa_block.temperature"][0],
     }
-    return Inferred(f"unetrpp_{variant}", config, tuple(unsure))
+    unsure = {"img_size": f"img_size: tensors tell its voxels alone; {told} taken"}
+    return Inferred(f"unetrpp_{variant}", config, unsure | unsure_norm(config, "norm_name"))
 
 
 def _bottom(img_size: Sequence[int], patch: Sequence[int]) -> int:

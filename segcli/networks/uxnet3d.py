@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import ChannelNorm, Spec, UpBlock, layer, norm_spec, output_block
+from segcli.networks.blocks import ChannelNorm, Spec, UpBlock, layer, norm_spec, output_block, unsure_norm
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 
@@ -160,7 +160,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     if config is None or "uxnet_3d.stages.0.0.dwconv.weight" not in shapes:
         return None
     config["kernel_size"] = shapes["uxnet_3d.stages.0.0.dwconv.weight"][2]
-    return Inferred("uxnet3d", config)
+    return Inferred("uxnet3d", config, unsure_norm(config, "norm_name"))
 
 
 def infer_sizes(shapes: Shapes, encoder: str) -> Document | None:

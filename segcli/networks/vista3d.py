@@ -129,5 +129,5 @@ def infer(shapes: Shapes) -> Inferred | None:
             "n_embeddings": known[0],
             "classes": list(EVERYTHING if known[0] > SUPPORTED else range(1, known[0])),
         },
-        ("classes are not in the tensors: those taken that it labels where nothing is asked for",),
+        {"classes": "classes are not in the tensors: those taken that it labels where nothing is asked for"},
     )

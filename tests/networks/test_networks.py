@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
-from segcli.networks.registry import build, infer, length, live
+from segcli.networks.registry import build, defaults, infer, length, live, small_networks
 
 
 def test_a_class_path_and_a_family_name_build_the_same_network() -> None:
@@ -108,3 +108,27 @@ def test_a_network_of_endless_layers_is_refused_while_it_is_built(family: str, s
     with torch.device("meta"), pytest.raises(ModelError, match="more than 5,000 tensors"):
         build(family, sizes)
     assert build("pointwise", {})
+
+
+NORMS = {"dynunet": "norm_name", "monai_unet": "norm", "basicunet": "norm", "uxnet3d": "norm_name"}
+
+
+@pytest.mark.parametrize(("family", "argument"), NORMS.items())
+def test_scales_of_a_norm_are_said_to_be_unsure(family: str, argument: str) -> None:
+    """Instance norms and group norms have the same tensors."""
+    small = small_networks()[family].all_arguments
+    tensors = [
+        {name: tuple(tensor.shape) for name, tensor in build(family, small | {argument: norm}).state_dict().items()}
+        for norm in (["instance", {"affine": True}], ["group", {"num_groups": 1}])
+    ]
+    assert tensors[0] == tensors[1]
+    (guess,) = infer(tensors[0])
+    assert guess.unsure[argument] == "the norm: instance norm with scales, not groups"
+
+
+@pytest.mark.parametrize("family", small_networks())
+def test_what_is_unsure_is_an_argument_of_the_network(family: str) -> None:
+    with torch.device("meta"):
+        state = build(family, small_networks()[family].all_arguments).state_dict()
+    for guess in infer({name: tuple(tensor.shape) for name, tensor in state.items()}):
+        assert set(guess.unsure) <= set(guess.config) | set(defaults()[guess.family]["defaults"])

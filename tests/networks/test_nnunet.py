@@ -49,8 +49,8 @@ def test_sizes_are_read_from_the_tensors(family: str, config: dict) -> None:
 
 def test_what_tensors_cannot_tell_is_said_to_be_unsure() -> None:
     (guess,) = infer(shapes("nnunet_plain", PLAIN))
-    assert "LeakyReLU" in guess.unsure[0]
-    assert "epsilon" in guess.unsure[1]
+    assert "LeakyReLU" in guess.unsure["nonlin"]
+    assert "epsilon" in guess.unsure["norm_op_kwargs"]
 
 
 def test_the_second_names_of_a_tensor_do_not_count() -> None:

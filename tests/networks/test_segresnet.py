@@ -62,7 +62,7 @@ def test_sizes_of_a_segresnet_ds_are_read_from_its_tensors(changed: dict) -> Non
 
 def test_group_norm_is_named_as_a_guess() -> None:
     (guess,) = infer(shapes("segresnet", PLAIN))
-    assert any("groups of 8" in sentence for sentence in guess.unsure)
+    assert "groups of 8" in guess.unsure["norm"]
 
 
 @pytest.mark.parametrize("name", ["INSTANCE", "INSTANCE_NVFUSER"])
@@ -74,10 +74,10 @@ def test_scales_of_a_segresnet_ds_are_instance_norm_unless_groups_are_stated() -
     tensors = shapes("segresnetds", DS | {"norm": ["GROUP", {"num_groups": 8}]})
     (guess,) = infer(tensors)
     assert guess.config["norm"] == "instance"
-    assert "the norm: instance norm with scales, not groups" in guess.unsure
+    assert guess.unsure["norm"] == "the norm: instance norm with scales, not groups"
     stated = recognised(tensors, 'segresnetds {"norm": ["GROUP", {"num_groups": 8}]}', "a.pth")
     assert stated.config["norm"] == ["GROUP", {"num_groups": 8}]
-    assert stated.unsure == ("the activation: ReLU",)
+    assert stated.unsure == {"act": "the activation: ReLU"}
 
 
 def test_a_segresnet_ds_leaves_the_coarse_axis_alone_until_the_others_are_as_coarse() -> None:

@@ -82,4 +82,4 @@ def test_sizes_are_read_from_the_tensors(changed: dict) -> None:
 def test_the_order_of_merging_is_named_as_unknown() -> None:
     net = build("swinunetr", SMALL)
     (guess,) = infer({name: tuple(tensor.shape) for name, tensor in net.state_dict().items()})
-    assert "legacy_merging=True" in guess.unsure[0]
+    assert "legacy_merging=True" in guess.unsure["legacy_merging"]

@@ -28,7 +28,7 @@ def test_variant_and_sizes_are_read_from_the_tensors(family: str, changed: dict)
     (guess,) = infer(shapes(family, SMALL | changed))
     assert guess.family == family
     assert guess.config | SMALL | changed == guess.config
-    assert guess.unsure == ()
+    assert guess.unsure == {}
 
 
 def test_a_recognised_network_returns_logits() -> None:

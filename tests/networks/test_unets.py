@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from segcli.errors import ModelError
+from segcli.models.imports.recognise import recognised
 from segcli.networks.blocks import activation, norm
 from segcli.networks.registry import build, infer
 
@@ -98,7 +99,7 @@ def test_the_slope_of_a_dynunet_has_its_official_name(residual: bool) -> None:
 
 def test_strides_of_a_unet_are_named_as_a_guess() -> None:
     (guess,) = infer(shapes("unet", UNET))
-    assert "the sizes of strides: [2, 1, 2]" in guess.unsure
+    assert guess.unsure["strides"] == "the sizes of strides: [2, 1, 2]"
 
 
 def test_a_dynunet_without_widths_doubles_from_32_to_320() -> None:
@@ -151,3 +152,11 @@ def test_an_unknown_norm_is_refused() -> None:
 def test_an_unknown_activation_is_refused() -> None:
     with pytest.raises(ModelError, match="no activation is called 'snake'"):
         build("unet", UNET | {"act": "snake"})
+
+
+def test_a_stated_argument_settles_what_is_unsure_of_it_alone() -> None:
+    tensors = shapes("monai_unet", UNET | {"act": "RELU", "norm": ["GROUP", {"num_groups": 1}]})
+    stated = recognised(tensors, 'monai_unet {"norm": ["GROUP", {"num_groups": 1}]}', "a.pth")
+    assert set(stated.unsure) == {"adn_ordering", "strides", "act"}
+    assert set(recognised(tensors, 'monai_unet {"act": "RELU"}', "a.pth").unsure) == {"adn_ordering", "strides", "norm"}
+    assert set(recognised(tensors, 'monai_unet {"adn_ordering": "ADN"}', "a.pth").unsure) == {"strides", "act", "norm"}

@@ -26,7 +26,7 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
 )
 def test_sizes_are_read_from_the_tensors(changed: dict) -> None:
     (guess,) = infer(shapes(SMALL | changed))
-    assert guess.unsure == ()
+    assert guess.unsure == {}
     expected = {"in_chans": 1, "out_chans": 13, "pointwise": "depthwise", "kernel_size": 7, "res_block": True}
     assert guess.config == expected | {"norm_name": "instance"} | SMALL | changed
 

@@ -125,7 +125,7 @@ def windowed(network: Recognised, checked: ModelCard, path: Path) -> Recognised:
         return found
     likely = [_window(network, checked.slice_axis), *_near(size, checked.slice_axis)]
     near = [one for i, one in enumerate(likely) if one and one not in likely[:i] and at(one)][:2]
-    told = [note for note in network.notes if note.startswith(SIZES)]
+    told = [note for name, note in network.unsure.items() if name in SIZES]
     raise ModelError(
         f"{path.name}: the network {network.family} does not take windows of {'×'.join(map(str, size))} voxels"
         + "".join(f" ({note})" for note in told),
@@ -145,7 +145,13 @@ def _near(size: Sequence[int], slice_axis: int | None) -> Iterator[list[int]]:
 
 def notes(source: ModelSource, network: Recognised, stated: Stated) -> list[str]:
     """What was left out, taken for granted or not understood, a sentence each."""
-    said = [*source.notes, *network.notes, *stated.notes, *dict.fromkeys(stated.lacks.values())]
+    said = [
+        *source.notes,
+        *network.notes,
+        *network.unsure.values(),
+        *stated.notes,
+        *dict.fromkeys(stated.lacks.values()),
+    ]
     return [*said, *_inert(network)]
 
 

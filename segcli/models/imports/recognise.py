@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ class Recognised:
 
     family     with the constructor's `arguments`; "onnx" for a graph without a card inside
     folds      the tensors of each fold, under the network's own names; empty for a graph
-    notes      what was left out, taken off or taken for granted, a sentence each
+    notes      what was left out or taken off, a sentence each
+    unsure     of each argument that neither tensors nor container tell a sentence with the value taken
     open       arguments that neither tensors nor container tell
     """
 
@@ -43,6 +44,7 @@ class Recognised:
     arguments: Facts
     folds: Sequence[Tensors] = ()
     notes: Sequence[str] = ()
+    unsure: Mapping[str, str] = field(default_factory=dict)
     open: Sequence[str] = ()
 
     @property
@@ -71,12 +73,12 @@ class Recognised:
 
     def sized(self, size: Sequence[int]) -> Recognised | None:
         """The same network for windows of another size; None when these tensors are not those of that size."""
-        network = Inferred(self.family, dict(self.arguments), tuple(self.notes), tuple(self.open))
+        network = Inferred(self.family, dict(self.arguments), self.unsure, open=tuple(self.open))
         seen = [n for n in size if n != 1] if self.dims == 2 else list(size)  # a slice, without its one voxel
         found = network if seen == self.size() else resized(network, seen, shapes_of(self.folds[0]))
         if found is None:
             return None
-        return replace(self, arguments=found.config, notes=found.unsure, open=found.open)
+        return replace(self, arguments=found.config, unsure=found.unsure, open=found.open)
 
     def with_tensors(self, replaced: Mapping[str, Tensor]) -> Recognised:
         """The same with some tensors of the first fold in another form."""
@@ -123,10 +125,17 @@ def recognise(source: ModelSource, arch: str | None, recipe: Inferred | None) ->
     if source.size is not None:
         network = _planned(network, source.size, shapes)
     if network.family == "nnunet_plain":
-        unsure = tuple(said for said in network.unsure if not _tells(source.layers, said))
-        network = replace(network, config={**network.config, **source.layers}, unsure=unsure)
+        network = _with(network, source.layers)
     folds = [first, *(own_part(fold, network, source.where)[0] for fold in source.folds[1:])]
-    return Recognised(network.family, dict(network.config), folds, (*notes, *network.unsure), network.open)
+    said = (*notes, *network.notes)
+    return Recognised(network.family, dict(network.config), folds, said, network.unsure, network.open)
+
+
+def _with(network: Inferred, stated: Facts) -> Inferred:
+    """The network with arguments that are stated: of them nothing is unsure any more."""
+    unsure = {name: said for name, said in network.unsure.items() if name not in stated}
+    still = tuple(name for name in network.open if name not in stated)
+    return replace(network, config={**network.config, **stated}, unsure=unsure, open=still)
 
 
 def _as_named(named: Named, shapes: Shapes) -> Inferred:
@@ -166,7 +175,7 @@ def _with_layers_of(guess: Inferred, named: Named) -> Inferred | None:
     if stated.config.get("conv_bias", True) != guess.config["conv_bias"]:
         config["conv_bias"] = guess.config["conv_bias"]
         said.append(f"its convolutions have {'a' if config['conv_bias'] else 'no'} bias, other than the plans say")
-    return Inferred(stated.family, config, (f"as its tensors tell: {'; '.join(said)}",) if said else ())
+    return Inferred(stated.family, config, notes=(f"as its tensors tell: {'; '.join(said)}",) if said else ())
 
 
 def _planned(network: Inferred, planned: Sequence[int], shapes: Shapes) -> Inferred:
@@ -192,10 +201,7 @@ def recognised(shapes: Shapes, arch: str | None, where: str) -> Inferred:
     """
     family, stated = _stated(arch) if arch else (None, {})
     guess = _chosen(registry.infer(shapes), family, shapes, where)
-    if not stated:
-        return guess
-    unsure = tuple(s for s in guess.unsure if not _tells(stated, s))
-    return Inferred(guess.family, {**guess.config, **stated}, unsure, tuple(k for k in guess.open if k not in stated))
+    return _with(guess, stated)
 
 
 def size_argument(family: str, arguments: Facts) -> str | None:
@@ -210,8 +216,7 @@ def resized(network: Inferred, size: Sequence[int], shapes: Shapes) -> Inferred 
     key = size_argument(network.family, network.config)
     if key is None:
         return network
-    unsure = tuple(s for s in network.unsure if not s.startswith(key))
-    other = Inferred(network.family, {**network.config, key: list(size)}, unsure)
+    other = replace(_with(network, {key: list(size)}), open=())
     try:
         return None if registry.differences(other, shapes) else other
     except ModelError:  # no network has that size
@@ -244,7 +249,7 @@ def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, wher
         same_kind = guess.family.partition("_")[0] == expected.family.partition("_")[0]
         if same_kind and forms[0].outputs == forms[1].outputs and forms[0].inputs == forms[1].inputs:
             note = f"another form of the recipe's network: {guess.family}"
-            return replace(guess, unsure=(*guess.unsure, note))
+            return replace(guess, notes=(*guess.notes, note))
     _differing(expected, shapes, where)
     return expected
 
@@ -266,12 +271,6 @@ def _stated(arch: str) -> tuple[str, Document]:
     if not isinstance(stated, dict):
         raise UsageError(f"--arch {arch}: what follows the name is not a JSON object")
     return family, stated
-
-
-def _tells(stated: Facts, sentence: str) -> bool:
-    """Whether an argument that the user states settles what a sentence calls unsure."""
-    words = {"act": "activation", "norm": "norm", "strides": "stride", "num_heads": "heads"}
-    return any(words.get(name, name) in sentence for name in stated)
 
 
 def _chosen(found: Sequence[Inferred], arch: str | None, shapes: Shapes, where: str) -> Inferred:

@@ -102,7 +102,7 @@ def test_an_older_form_of_the_recipes_network_is_told_from_its_tensors() -> None
     expected = Inferred("uxnet3d", {**network("uxnet-amos").config, "out_chans": 13})
     found = network_in(shapes, None, expected, path.name)
     assert found.config["pointwise"] == "dense"
-    assert found.unsure == ("another form of the recipe's network: uxnet3d",)
+    assert found.notes == ("another form of the recipe's network: uxnet3d",)
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 13])
