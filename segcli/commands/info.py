@@ -44,7 +44,7 @@ def info(
         if json:
             print_json({"schema": SCHEMA, "series": rows})
         else:
-            table(f"{scan.name}: DICOM series", [{k: v for k, v in row.items() if k != "which"} for row in rows])
+            table(f"{scan.name}: DICOM series", [_shown(row) for row in rows])
         if (refused := _refusal(scan.name, found)) is not None:
             raise refused
         return
@@ -145,6 +145,12 @@ def _row(s: DicomSeries) -> Document:
         "spacing": times(s.summary.spacing) if s.summary.spacing else None,
         "problem": s.summary.problem,
     }
+
+
+def _shown(row: Document) -> Document:
+    """A row of the table: its problem does not say again which series it is."""
+    problem = (row["problem"] or "").removeprefix(f"{row['series']}: ")
+    return {key: problem if key == "problem" else value for key, value in row.items() if key != "which"}
 
 
 def _refusal(folder: str, found: Sequence[DicomSeries]) -> SegcliError | None:

@@ -19,6 +19,7 @@ from segcli.errors import OutputExists, SegcliError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
     from segcli.batch.case import Case
     from segcli.batch.events import Event
@@ -27,6 +28,8 @@ SCHEMA = 1  # of the JSON documents on stdout
 STREAMS = ("stderr", "stdout", "-")  # that events can go to; all else is a file's name
 EVERY = 10.0  # seconds between lines about progress, where there is no bar
 _SHORT = 12  # characters of a column that is never cut
+_LEAST = 8  # characters of a column of texts
+_GAP = 2  # characters between columns
 
 
 def plain(text: str) -> str:
@@ -187,13 +190,13 @@ def table(
     one_line: bool = False,
     decimals: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Rows of equal keys as a table, numbers to the right. The first column is never cut, for its names are typed.
+    """Rows of equal keys as a table, numbers to the right. Neither numbers nor the first column, whose names are typed,
+    are ever cut: on a terminal that is too narrow for all columns the others follow in a further table below.
 
     one_line   on a terminal that is narrower than a row, long texts are cut rather than continued below
     decimals   of numbers below 1000 in a column, where they are not two
     """
-    from rich.console import Console, JustifyMethod
-    from rich.table import Table
+    from rich.console import Console
     from rich.text import Text
 
     console = Console(stderr=stderr, highlight=False, markup=False)
@@ -201,16 +204,52 @@ def table(
         console.width = 400  # a pipe has no width to cut names at
     if title:
         console.print(Text(plain(title)))
-    made = Table(box=None, pad_edge=False, header_style=None if console.no_color else "bold")
-    if rows:
-        for i, (key, value) in enumerate(rows[0].items()):
-            short = one_line and max(len(_cell(row[key])) for row in rows) <= _SHORT
-            justify: JustifyMethod = "right" if isinstance(value, int | float) else "left"
-            made.add_column(key, justify=justify, no_wrap=i == 0 or short)
-    for row in rows:
-        cells = (plain(_cell(v, decimals.get(k, 2))) for k, v in row.items())
-        made.add_row(*(Text(cell, no_wrap=one_line, overflow="ellipsis") for cell in cells))
-    console.print(made)
+    if not rows:
+        return
+    columns = {key: _Column(key, [row[key] for row in rows], decimals.get(key, 2)) for key in rows[0]}
+    for part in _parts(columns, console.width):
+        console.print(_made(part, one_line, bold=not console.no_color))
+
+
+class _Column:
+    """A column of a table as it is printed."""
+
+    def __init__(self, name: str, values: Sequence[Any], decimals: int) -> None:
+        self.name = name
+        self.cells = [plain(_cell(value, decimals)) for value in values]
+        self.width = max(map(len, (name, *self.cells)))
+        self.numbers = all(value is None or isinstance(value, int | float) for value in values)
+
+    @property
+    def least(self) -> int:
+        """The characters that it needs at least: numbers are whole, texts go on below."""
+        return self.width if self.numbers else min(self.width, _LEAST)
+
+
+def _parts(columns: Mapping[str, _Column], room: int) -> list[list[_Column]]:
+    """The columns in tables of at most so many characters, each of which begins with the first column."""
+    first, *others = columns.values()
+    parts, left = [[first]], room - first.width
+    for column in others:
+        if column.least + _GAP > left and len(parts[-1]) > 1:
+            parts.append([first])
+            left = room - first.width
+        parts[-1].append(column)
+        left -= column.least + _GAP
+    return parts
+
+
+def _made(columns: Sequence[_Column], one_line: bool, *, bold: bool) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, header_style="bold" if bold else None)
+    for i, column in enumerate(columns):
+        whole = i == 0 or column.numbers or (one_line and column.width <= _SHORT)
+        made.add_column(column.name, justify="right" if column.numbers else "left", no_wrap=whole)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        made.add_row(*(Text(cell, no_wrap=one_line, overflow="ellipsis") for cell in row))
+    return made
 
 
 def _cell(value: Any, decimals: int = 2) -> str:

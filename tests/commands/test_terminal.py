@@ -65,6 +65,22 @@ def test_on_a_narrow_terminal_what_is_typed_is_never_cut(capsys, monkeypatch):
     assert max(map(len, lines)) <= 60
 
 
+def test_on_a_narrow_terminal_numbers_are_whole_and_columns_that_do_not_fit_follow_below(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda console: True))
+    name = "left_inferior_lateral_ventricle"
+    table("", [{"name": name, "dice": 0.5, "hd95_mm": 1234.5}, {"name": "all", "dice": None, "hd95_mm": 2}])
+    first, second = capsys.readouterr().out.split("name", 2)[1:]
+    assert first.split() == ["dice", name, "0.50", "all"]
+    assert second.split() == ["hd95_mm", name, "1,234", "all", "2"]
+
+
+def test_a_column_of_numbers_is_aligned_right_whatever_its_first_row_lacks(capsys):
+    table("", [{"name": "all", "bias_ml": None}, {"name": "liver", "bias_ml": 1.5}])
+    assert capsys.readouterr().out.splitlines()[-1] == "liver     1.50"
+
+
 def test_events_are_json_lines_with_schema_event_time_and_case():
     stream = io.StringIO()
     show = Show(1, quiet=True, verbose=0, events=stream)
