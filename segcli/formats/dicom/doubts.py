@@ -65,8 +65,10 @@ def doubts(
         said.append("the patient's name is spelt in several ways under one patient ID and one study")
     if modality == "CT" and not all(f.rescaled for f in frames):
         said.append("CT without rescale slope and intercept: the stored values are taken for HU")
-    if modality == "CT" and (ways := len({_stored(f) for f in frames})) > 1:
-        said.append(f"CT whose slices are stored in {ways} ways: bits, sign, rescale slope or intercept differ")
+    rescaled = modality == "CT"  # others have slopes of their own in each slice
+    if (ways := len({_stored(f, rescaled) for f in frames})) > 1:
+        what = "bits, sign, rescale slope or intercept differ" if rescaled else "bits or sign differ"
+        said.append(f"{modality} whose slices are stored in {ways} ways: {what}")
     units = {str(f.key("RescaleType") or "") for f in frames} - _HOUNSFIELD
     if modality == "CT" and units:
         said.append(
@@ -85,7 +87,7 @@ def doubts(
     return tuple(said)
 
 
-def _stored(frame: Frame) -> tuple[object, ...]:
-    """How the values of a slice are to be understood."""
+def _stored(frame: Frame, rescaled: bool) -> tuple[object, ...]:
+    """How the values of a slice are to be understood, with `rescaled` also how they become those of the volume."""
     how = (frame.file.text(key) for key in ("BitsStored", "HighBit", "PixelRepresentation"))
-    return (frame.slope, frame.intercept, *how)
+    return (*how, frame.slope, frame.intercept) if rescaled else (*how,)

@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ _BINARY = frozenset(
     ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 )
 
-SPOILT = (BytesLengthException, NotImplementedError, TypeError, ValueError)  # what pydicom says of values of no type
+# What pydicom says of values of no type, and of sequences that have no end.
+SPOILT = (BytesLengthException, NotImplementedError, OSError, TypeError, ValueError, struct.error)
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _LONGEST_GROUP = 1 << 20  # bytes of the first group of a file
@@ -219,7 +221,12 @@ def _pixels_follow(file: BinaryIO) -> bool:
 
 def is_dicomdir(file: DicomFile) -> bool:
     """Whether a file is the index of a medium."""
-    return _class(file.header) == DICOMDIR_CLASS
+    return stated_class(file) == DICOMDIR_CLASS
+
+
+def stated_class(file: DicomFile) -> str:
+    """The class that the first group of a file states, "" where it states none."""
+    return _class(file.header)
 
 
 def _class(header: Any) -> str:

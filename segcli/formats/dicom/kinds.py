@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
-from segcli.formats.dicom.files import DicomFile, uid_name
+from segcli.formats.dicom.files import DicomFile, stated_class, uid_name
 from segcli.formats.dicom.frames import is_colour
 
 _CLASS = "1.2.840.10008.5.1.4.1.1."
@@ -71,6 +71,8 @@ def no_slice(file: DicomFile) -> str | None:
         return None  # it claims to be of the series, and what is wrong with it is told when that is read
     if file.fault is not None and any(known.startswith(sop_class) for known in VOLUME_CLASSES):
         return None  # the file may end within its class
+    if sop_class not in VOLUME_CLASSES and stated_class(file) in VOLUME_CLASSES:
+        return None  # one of the two is damaged
     if sop_class not in VOLUME_CLASSES:
         kind = _KINDS.get(file.text("Modality"))
         return kind or f"{uid_name(sop_class).removesuffix(' Storage')}, not a CT, MR or PET image"

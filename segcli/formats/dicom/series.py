@@ -188,6 +188,7 @@ def _planned(
     except Uneven as error:
         raise _emptied(error, unused, name) from error
     _all_there(unused, series.files, name)
+    _none_beside(series.files, name)
     files = tuple(dict.fromkeys(plane.file for plane in planes if plane is not None))
     unused = [*unused, *_left_out(series, files, others)]
     facts = {
@@ -228,6 +229,23 @@ def _all_there(unused: Sequence[Unused], files: Sequence[DicomFile], name: str) 
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         told = f"{lost[0].file}: {lost[0].reason}, and called as the slices are{more}: the series may be longer"
         raise InputError(f"{name}: {told}", hint="copy such files again, or take them away if they are no slices")
+
+
+_LIE = ("Rows", "Columns", "ImageOrientationPatient", "PixelSpacing")
+
+
+def _none_beside(files: Sequence[DicomFile], name: str) -> None:
+    """Refuse a series that holds a file of another kind which lies as its slices do, where none of them lies.
+
+    It may be a slice whose kind is damaged; at an end of the series it would be lost without a gap.
+    """
+    slices = [file for file in files if no_slice(file) is None]
+    ways = {tuple(map(file.text, _LIE)) for file in slices}
+    taken = {file.text("ImagePositionPatient") for file in slices}
+    for file in files:
+        if tuple(map(file.text, _LIE)) in ways and file.text("ImagePositionPatient") not in taken:
+            told = f"{file.name}: {no_slice(file)}, and lies as the slices do: the series may be longer"
+            raise InputError(f"{name}: {told}", hint="copy the file again, or take it away if it is no slice")
 
 
 def _undigited(name: str) -> str:

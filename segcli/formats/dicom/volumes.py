@@ -79,7 +79,7 @@ def _joined(*words: str) -> str:
 
 def _one_patient(files: Sequence[DicomFile]) -> None:
     """Two patients or two frames of reference under one series are refused; the values are not told."""
-    for keyword, what in (("PatientID", "patients"), ("StudyInstanceUID", "studies")):
+    for keyword, what in (("PatientID", "patients"), ("StudyInstanceUID", "studies"), ("Modality", "modalities")):
         if len({f.text(keyword) for f in files}) > 1:
             raise InputError(f"its slices are of several {what}", hint="export the series again")
     if len(names_of(files)) > 1 and not files[0].text("PatientID"):

@@ -294,6 +294,7 @@ def test_4_5_geometry_that_is_missing_is_refused_by_slice(tmp_path: Path, tag: s
         ({"FrameOfReferenceUID": "1.2.3"}, "2 frames of reference"),
         ({"FrameOfReferenceUID": None}, "a-003.dcm: the frame of reference is missing"),
         ({"PatientID": "another"}, "several patients"),
+        ({"Modality": "MR"}, "several modalities"),
         ({"StudyInstanceUID": "1.2.3"}, "several studies"),
         ({"RescaleSlope": 0}, "a-003.dcm: rescale slope 0"),
         ({"RescaleIntercept": None}, "a-003.dcm: only one of RescaleSlope and RescaleIntercept"),

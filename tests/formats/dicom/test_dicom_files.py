@@ -471,6 +471,22 @@ def test_4_1_a_last_slice_whose_class_is_damaged_is_refused(tmp_path: Path) -> N
         dicom.read(folder)
 
 
+@pytest.mark.parametrize("kind", ["3", "7"])  # ultrasound is one bit away, a secondary capture two
+def test_4_1_a_last_slice_whose_class_became_another_is_refused(tmp_path: Path, kind: str) -> None:
+    """Where its first group says so too, by the place in which it lies."""
+    old = b"1.2.840.10008.5.1.4.1.1.2"
+    path = series(tmp_path / "ct") / "a-005.dcm"
+    first, class_of, rest = path.read_bytes().rpartition(old)
+    path.write_bytes(first + old[:-1] + kind.encode() + rest)
+    with pytest.raises(InputError, match=r"a-005\.dcm: corrupt: what kind of image it is cannot be read"):
+        dicom.read(path.parent)
+    path.write_bytes((first + class_of + rest).replace(old, old[:-1] + kind.encode()))
+    with pytest.raises(
+        InputError, match=r"a-005\.dcm: .* Image.*, and lies as the slices do: the series may be longer"
+    ):
+        dicom.read(path.parent)
+
+
 @pytest.mark.parametrize("tags", [{"RescaleIntercept": -3024}, {"BitsStored": 8, "HighBit": 7}])
 def test_4_8_a_CT_slice_that_is_stored_otherwise_than_the_others_is_told(tmp_path: Path, tags: dict[str, int]) -> None:
     def each(ds: Dataset, k: int) -> None:
@@ -479,6 +495,14 @@ def test_4_8_a_CT_slice_that_is_stored_otherwise_than_the_others_is_told(tmp_pat
 
     told = "CT whose slices are stored in 2 ways: bits, sign, rescale slope or intercept differ"
     assert dicom.read(series(tmp_path / "ct", each=each)).source.warnings == (told,)
+
+
+def test_4_9_an_MR_slice_of_another_sign_is_told_and_slopes_of_their_own_are_none(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.RescaleSlope, ds.RescaleIntercept, ds.PixelRepresentation = 1 + k, 0, int(k < 5)
+
+    told = "MR whose slices are stored in 2 ways: bits or sign differ"
+    assert dicom.read(series(tmp_path / "mr", modality="MR", each=each)).source.warnings == (told,)
 
 
 @pytest.mark.parametrize("sign", [None, 129])

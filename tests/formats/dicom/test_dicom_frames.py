@@ -419,3 +419,14 @@ def test_what_is_given_alone_and_is_no_whole_volume_is_refused_by_name(tmp_path:
     (scout,) = series.find(classic(tmp_path / "scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     with pytest.raises(InputError, match=r"a scout \(localizer\): not a volume"):
         series.read_series(scout)
+
+
+@pytest.mark.parametrize("bit", [0, 1, 2])
+def test_4_11_frames_whose_groups_end_within_an_element_are_refused(tmp_path: Path, bit: int) -> None:
+    """The length of the sequence with the orientation of all frames is some bytes too long or too short."""
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine(OBLIQUE))
+    data = bytearray(file.read_bytes())
+    data[data.index(b"\x00\x52\x29\x92SQ") + 28] ^= 1 << bit
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"mr\.dcm: corrupt: its header makes no sense"):
+        series.read(file)
