@@ -10,7 +10,7 @@ import numpy as np
 from segcli.inference.decide import Decision
 from segcli.inference.segment import Segmentation
 from segcli.memory import mapped
-from segcli.space.volume import Box, Volume, Voxels
+from segcli.space.volume import Box, Volume, Voxels, among
 
 
 def around(labels: Volume, values: Collection[int], margin_mm: float) -> Box | None:
@@ -19,7 +19,7 @@ def around(labels: Volume, values: Collection[int], margin_mm: float) -> Box | N
     The margin is that many whole voxels along each axis as go into it, the step as a NIfTI header has it, in float32:
     of 20 mm in steps of 0.8 mm, which are a little more there, 24 voxels. TotalSegmentator counts that way.
     """
-    here = np.isin(labels.data[0], list(values))
+    here = among(labels.data[0], values)
     spans = []
     for axis, step in enumerate(labels.grid.spacing):
         along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))

@@ -25,7 +25,7 @@ from segcli.models.after import (
 from segcli.results.islands import Change, changes, filled, islands
 from segcli.results.refine import refine
 from segcli.results.spine import grow, numbered_anew
-from segcli.space.volume import Volume
+from segcli.space.volume import Volume, among
 from segcli.structures import Label
 
 _ROUNDING = 1e-6  # mm3, within which two volumes are equal
@@ -77,9 +77,9 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep, scan: Volume 
                 raise TypeError("the step refine looks at the scan")
             refine(labels, scan, wanted, step, data)
         case DropStep():
-            data[np.isin(data, wanted)] = 0
+            data[among(data, wanted)] = 0
         case WithinStep():
-            data[np.isin(data, wanted) & ~grown(labels, [x.id for x in names if x.name in step.of], step.mm)] = 0
+            data[among(data, wanted) & ~grown(labels, [x.id for x in names if x.name in step.of], step.mm)] = 0
     return data
 
 
@@ -92,7 +92,7 @@ def _in_order(structures: Sequence[str], names: Sequence[Label]) -> list[int]:
 def _keep_largest(labels: Volume, wanted: Collection[int], step: LargestStep, data: NDArray[np.integer]) -> None:
     """Of each structure, or of all as one, take away all pieces but the largest ones and those that are spared."""
     if step.together:
-        mask = np.isin(labels.data, list(wanted))
+        mask = among(labels.data, wanted)
         pieces = islands(Volume(mask.view(np.uint8), labels.grid), [1], step.neighbours)
     else:
         pieces = islands(labels, wanted, step.neighbours)
@@ -161,7 +161,7 @@ def _pieces(data: NDArray[np.integer], structures: Sequence[Sequence[int]]) -> t
 
     pieces, values = np.zeros(data.shape, np.int32), [0]
     for own_values in structures:
-        own, found = label(np.isin(data, own_values), np.ones((3, 3, 3)))
+        own, found = label(among(data, own_values), np.ones((3, 3, 3)))
         np.copyto(pieces, own + (len(values) - 1), where=own > 0)
         values += [own_values[0]] * found
     flat = pieces.ravel()
@@ -178,7 +178,7 @@ def grown(labels: Volume, values: Collection[int], mm: float) -> NDArray[np.bool
     """Where structures are, grown by a length, in whole voxels of the mean step."""
     from scipy.ndimage import binary_dilation
 
-    mask: NDArray[np.bool_] = np.isin(labels.data, list(values))
+    mask = among(labels.data, values)
     voxels = int(mm / np.mean(labels.grid.spacing) + 1e-6)
     if voxels:
         mask[0] = binary_dilation(mask[0], iterations=voxels)

@@ -11,7 +11,7 @@ from segcli.results.islands import Islands, islands
 from segcli.results.measure import Structure
 from segcli.results.scan_checks import Finding
 from segcli.results.scene import DIFFUSE, PIECES, WRONG_SIDE_MM, Scene, midplane
-from segcli.space.volume import Grid, Volume
+from segcli.space.volume import Grid, Volume, among
 from segcli.structures import side_of, words_of
 
 ISLAND_SHARE = 0.7  # of a structure in its largest piece (in the two largest, without a pair)
@@ -81,7 +81,7 @@ def strays(scene: Scene) -> Iterator[Finding]:
     if most is None or rows > ROWS_AT_ONCE or kept != {label.id for label in scene.card.structures}:
         return
     edgeless = [x.id for x in scene.structures if DIFFUSE.intersection(words_of(x.name))]
-    body = Volume((~np.isin(scene.labels.data, [0, *edgeless])).astype(np.uint8), scene.labels.grid)
+    body = Volume((~among(scene.labels.data, [0, *edgeless])).view(np.uint8), scene.labels.grid)
     sizes = np.sort(islands(body, [1]).size) * body.grid.voxel_mm3 / 1000
     if len(sizes) and (apart := float(sizes[:-1].sum())) > most:
         count = "1 piece" if len(sizes) == 2 else f"{len(sizes) - 1} pieces"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.space.volume import Volume, Voxels
+from segcli.space.volume import Volume, Voxels, among
 
 _ROUNDING = 1e-6
 
@@ -20,7 +20,7 @@ def numbered_anew(labels: Volume, values: Sequence[int], mm3: float, data: Voxel
     """
     from scipy.ndimage import label
 
-    here = np.isin(data[0], values)
+    here = among(data[0], values)
     if not _touch(np.where(here, data[0], 0)):
         return
     pieces, count = label(here)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -198,6 +199,15 @@ class Volume:
         if not inside:
             raise ValueError(f"{box} is not inside {self.grid.shape}")
         return Volume(self.data[(slice(None), *box)], self.grid.crop(box), self.source)
+
+
+def among(labels: Voxels, values: Collection[int]) -> NDArray[np.bool_]:
+    """Where labels, integers of any shape, are one of some values: as `np.isin`, which takes 5 to 11 bytes a voxel."""
+    if labels.dtype.kind != "u" or labels.dtype.itemsize > 2:
+        return np.isin(labels, list(values))
+    table = np.zeros(1 << 8 * labels.dtype.itemsize, bool)
+    table[[value for value in values if 0 <= value < len(table)]] = True
+    return table[labels]
 
 
 def whole(grid: Grid) -> Box:

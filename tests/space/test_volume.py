@@ -1,11 +1,13 @@
 """Grid and Volume: hand-worked positions, axes codes, crops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcli.space.volume import AXES_CODES, Grid, Volume, turned
+from segcli.space.volume import AXES_CODES, Grid, Volume, among, turned
 
 AXIAL = Grid(
     (3, 4, 5),
@@ -68,3 +70,23 @@ def test_equal_grids_are_the_same_and_a_shift_of_a_hundredth_of_a_voxel_is_not()
     affine[0, 3] += 0.005
     assert AXIAL.same_as(Grid(AXIAL.shape, AXIAL.affine))
     assert not AXIAL.same_as(Grid(AXIAL.shape, affine))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32])
+@pytest.mark.parametrize("values", [[], [0], [3, 200], [200, 70_000, -1]])
+def test_labels_are_among_values_as_numpy_says(kind: type[np.integer], values: list[int]) -> None:
+    labels = np.random.default_rng(0).choice([0, 1, 3, 127], (3, 4, 5)).astype(kind)
+    if kind != np.uint8:
+        labels[0, 0, 0] = 200
+    if np.issubdtype(kind, np.signedinteger):
+        labels[0, 0, 1] = -1
+    np.testing.assert_array_equal(among(labels, values), np.isin(labels, values))
+
+
+def test_to_look_for_labels_takes_a_byte_a_voxel() -> None:
+    labels = np.random.default_rng(0).integers(0, 60, (64, 64, 64)).astype(np.uint8)
+    tracemalloc.start()
+    among(labels, [0, 3, 40])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * labels.size
