@@ -22,7 +22,7 @@ from segcli.models.after import RefineStep
 from segcli.parallel import each
 from segcli.results.measure import tallied
 from segcli.space.resample import Taps, apply, taps_for
-from segcli.space.volume import Box, Volume, Voxels
+from segcli.space.volume import Box, Grid, Volume, Voxels
 
 _REACH = 2.0  # sigmas beyond which a structure has no share
 _NEAR = 4.0  # sigmas beyond which brightness does not count
@@ -31,7 +31,7 @@ _FEW = 20  # core voxels, below which all voxels of a structure count as its cor
 _BLOCKS = 4  # a side of the blocks in which brightness is summed is this part of the distance that counts as near
 _FREEDOM = np.float32(3)  # of Student's t; `decided` has its power, 2
 _SIDE = 64  # voxels along each axis that are decided in one go, and what shares reach around them
-_VOXELS = 1 << 20  # whose brightness is summed in one go
+_VOXELS = 1 << 18  # whose brightness is summed in one go
 
 
 def refine(labels: Volume, scan: Volume, values: Sequence[int], step: RefineStep, data: Voxels) -> None:
@@ -48,9 +48,9 @@ def refine(labels: Volume, scan: Volume, values: Sequence[int], step: RefineStep
     part, image, changed = labels.crop(box), scan.data[0][box], data[0][box]
     number = np.zeros(max(int(part.data.max()), *values) + 1, np.min_scalar_type(len(values)))
     number[list(values)] = np.arange(1, len(values) + 1)
-    own = Volume(number[part.data], part.grid)
-    own.data[0] *= np.isfinite(image)
-    borders = _Borders.of(own, image, step)
+    weights = _shares(part.grid.spacing, step)
+    own = np.pad(number[part.data[0]], [(len(x) - 1, len(x) - 1) for x in weights])
+    borders = _Borders.of(own, image, weights, part.grid, step)
     if borders is None:
         return
     value = np.array([0, *values], data.dtype)
@@ -165,20 +165,22 @@ class _Borders:
     spread: np.float32
 
     @classmethod
-    def of(cls, own: Volume, image: Voxels, step: RefineStep) -> _Borders | None:
+    def of(
+        cls, own: Voxels, image: Voxels, weights: list[NDArray[np.float32]], grid: Grid, step: RefineStep
+    ) -> _Borders | None:
         """None where all structures are of one brightness: then the scan says nothing of borders.
 
-        own      (1, D, H, W) numbers of structures from 1; 0 for what stays
-        image    (D, H, W), any type
+        own      as the class has it; where the image is not finite, it becomes 0
+        grid     of the image
         """
-        spacing, numbers = own.grid.spacing, own.data[0]
-        # Where voxels are much longer than the Gaussian, it stays within them.
-        weights = [_weights(step.mm / s if step.mm / s >= 0.2 else 0.0, _REACH).astype(np.float32) for s in spacing]
-        halo = [len(x) - 1 for x in weights]
+        spacing, halo = grid.spacing, [len(x) - 1 for x in weights]
         block = [max(1, round(step.around_mm / _BLOCKS / s)) for s in spacing]
         width = [step.around_mm / (size * s) for size, s in zip(block, spacing, strict=True)]
+        numbers = own[tuple(slice(n, n + size) for n, size in zip(halo, image.shape, strict=True))]
+        if image.dtype.kind == "f":
+            numbers *= np.isfinite(image)
         core = _cores(numbers, [round(_CORE * step.mm / s) for s in spacing])
-        boxes = {k: _wider(tally.box, halo, numbers.shape) for k, tally in tallied(own).items()}
+        boxes = {k: _wider(tally.box, halo, numbers.shape) for k, tally in tallied(Volume(numbers[None], grid)).items()}
 
         def near(k: int) -> _Near:
             box = boxes[k]
@@ -189,7 +191,7 @@ class _Borders:
         spread = np.float32(step.spread * _deviation(list(found.values())))
         if not spread > 0:
             return None
-        return cls(np.pad(numbers, [(n, n) for n in halo]), image, weights, found, spread)
+        return cls(own, image, weights, found, spread)
 
     @property
     def halo(self) -> list[int]:
@@ -262,7 +264,14 @@ def _cores(own: Voxels, reach: Sequence[int]) -> Voxels:
             inside[r:] *= same
             inside[:-r] *= same
             inside[:r] = inside[-r:] = 0
+            del same  # before the next one takes as much again
     return core
+
+
+def _shares(spacing: Sequence[float], step: RefineStep) -> list[NDArray[np.float32]]:
+    """The weights along each axis of the Gaussian of shares; it stays within voxels that are much longer than it."""
+    sigmas = [step.mm / s if step.mm / s >= 0.2 else 0.0 for s in spacing]
+    return [_weights(sigma, _REACH).astype(np.float32) for sigma in sigmas]
 
 
 def _weights(sigma: float, reach: float) -> NDArray[np.float64]:

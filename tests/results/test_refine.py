@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from models import CARD
 from scipy.ndimage import gaussian_filter1d
 from test_after import NAMES
 
+from segcli import parallel
 from segcli.errors import ModelError
 from segcli.models import card
 from segcli.models.after import RefineStep
@@ -162,6 +164,18 @@ def test_a_gaussian_is_that_of_scipy(sigma: float, reach: float) -> None:
         found = refine._smoothed(refine._with_rim(data, len(weights) - 1, axis), weights, axis)
         expected = gaussian_filter1d(data, sigma, axis, mode="constant", truncate=reach) if sigma else data
         np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_memory_is_a_few_bytes_for_each_voxel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 1)  # each thread has some of its own
+    right = truth((96, 96, 96))
+    labels, grid = Volume(coarse(right)[None], Grid(right.shape, np.eye(4))), Grid(right.shape, np.eye(4))
+    scan, data = Volume(image_of(right)[None], grid), labels.data.copy()
+    tracemalloc.start()
+    refine.refine(labels, scan, [1, 2, 3], STEP, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * right.size
 
 
 def test_nothing_is_imported_that_takes_as_long_as_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
