@@ -266,7 +266,7 @@ def _of_files(job: Job, case: Case, given: Scan) -> Result:
     if case.fault is not None:
         raise case.fault
     start = time.perf_counter()
-    inputs = hash_inputs(case.paths, is_own)
+    inputs = hash_inputs(case.paths, is_own, case.files)
     key, scan = stages.key_of(job, case, inputs), stages.scan_of(job, case, inputs)
     turned = scan.source is not None and scan.source.kind in ("nifti", "mgh")
     return _result(job, Loaded(case, scan, key, {"read": time.perf_counter() - start}), given, turned)

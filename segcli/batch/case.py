@@ -15,6 +15,7 @@ class Case:
     name     stem of the outputs, with the folders below the input folder: "sub-01/anat/sub-01_T1w"
     paths    its files, one for each channel, or one DICOM folder or archive
     beside   the folder that `name` is below when no output folder is named
+    files    of one series of a folder: its files, over which the sum in the record is taken; else () for all in `paths`
     fault    why it is refused already, where it is one of several
     """
 
@@ -24,3 +25,4 @@ class Case:
     series: str | None = None
     volume: int | None = None
     fault: SegcliError | None = None
+    files: tuple[Path, ...] = ()

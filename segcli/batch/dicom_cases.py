@@ -58,7 +58,7 @@ def in_folder(
             continue
         if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
             name = str(PurePosixPath(*home.relative_to(folder).parts, one.name))
-            out.append(Case(name, (home,), folder, one.name, volume))
+            out.append(Case(name, (home,), folder, one.name, volume, files=_files(one)))
     told = {*images, *aside, *(home for case in out for home in case.paths)}  # their own reading refuses them
     for path, error in strays.items():
         if isinstance(path, Path) and told.isdisjoint((path, *path.parents)):
@@ -81,9 +81,14 @@ def in_file(path: Path, select: Selection, volume: int | None, tell: Tell) -> li
     usable, strays = _usable(path, select, tell, alone=True)
     flat = packed and len({f.path.parent for one in usable for f in one.files}) == 1
     if select.of_series is None and (len(usable) == 1 or flat):
-        return [Case(whole, (place,), beside, None if packed else usable[0].name, volume)]
-    found = [Case(f"{whole}/{one.name}", (place,), beside, one.name, volume) for one in usable]
+        return [Case(whole, (place,), beside, None if packed else usable[0].name, volume, files=_files(usable[0]))]
+    found = [Case(f"{whole}/{one.name}", (place,), beside, one.name, volume, files=_files(one)) for one in usable]
     return found + [Case(f"{whole}/{p.name}", (path,), beside, fault=error) for p, error in strays.items()]
+
+
+def _files(series: Series) -> tuple[Path, ...]:
+    """The files of a series that lie in a folder; none for those in an archive."""
+    return tuple(sorted(file.path for file in series.files if isinstance(file.path, Path)))
 
 
 def _usable(

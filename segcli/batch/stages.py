@@ -254,7 +254,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
             atomic.sweep(folder)
             job.swept.add(folder)
     start = time.perf_counter()
-    inputs = hash_inputs(case.paths, partial(_apart, case, job.to.folder))
+    inputs = hash_inputs(case.paths, partial(_apart, case, job.to.folder), case.files)
     key = key_of(job, case, inputs)
     with atomic.translated(paths[0]):
         done = earlier.finished(job, case, key)

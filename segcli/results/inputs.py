@@ -20,7 +20,7 @@ Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
 class Inputs:
     """The files of a case by name, and one hash over all their bytes.
 
-    sha256  of the file, or of the files' sums one after the other, in name order for a folder
+    sha256  of the file, or of the files' sums one after the other, in name order for a folder or a series in it
     stamps  size and time of change of each file, before it was read for its sum
     """
 
@@ -29,18 +29,21 @@ class Inputs:
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 
 
-def hash_inputs(paths: Sequence[Path], mine: Callable[[Path], bool] = lambda path: False) -> Inputs:
+def hash_inputs(
+    paths: Sequence[Path], mine: Callable[[Path], bool] = lambda path: False, only: Sequence[Path] = ()
+) -> Inputs:
     """Names without folders, and the hash that says whether the input is still the same.
 
     A header with detached data counts with its data file, whichever of the two was named. Of a folder, files that
-    are segcli's own (`mine`) do not count: outputs may lie among the slices.
+    are segcli's own (`mine`) do not count: outputs may lie among the slices. Where the input is one series of a folder,
+    its files (`only`) alone count.
     """
     stamps: dict[str, Stamp] = {}
     sums: list[str] = []
     for path in paths:
         folder = is_folder(path)
-        files = sorted(p for p in _below(path) if p.is_file() and not mine(p)) if folder else formats.files_of(path)
-        for file in files:
+        below = sorted(p for p in _below(path) if p.is_file() and not mine(p)) if folder and not only else ()
+        for file in (only or below) if folder else formats.files_of(path):
             name, stamp = os.path.abspath(file), _stamp(file)  # noqa: PTH100 - links are followed nowhere here
             stamps[name] = stamp
             sums.append(_sum_again(name, stamp) if folder else _sum(file))

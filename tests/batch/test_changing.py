@@ -14,6 +14,7 @@ from segcli.batch import pipeline
 from segcli.batch.cases import cases
 from segcli.batch.events import unwatched
 from segcli.batch.outputs import Destination
+from segcli.batch.selection import Selection
 from segcli.batch.stages import Options, Outcome
 from segcli.models.card import ModelCard
 
@@ -135,3 +136,21 @@ def test_2_7_a_mask_that_somebody_has_corrected_is_kept_and_a_page_that_report_h
     assert mask.read_bytes() == corrected
     assert run(model, path, out, overwrite=True, **wanted).status == "done"
     assert mask.read_bytes() != corrected
+
+
+def test_2_5_a_series_that_comes_into_a_folder_leaves_those_that_are_done(model, tmp_path):
+    """The record's sum is over the files of the series that it names."""
+    folder, out = tmp_path / "study", tmp_path / "out"
+    series(folder, uid="a")
+    series(folder, uid="b")
+
+    def statuses() -> list[str]:
+        found = cases([str(folder)], select=Selection(series=("all",)), output=out)
+        return [o.status for o in pipeline.predict(found, model, opened(), Destination(out), Options(), unwatched)]
+
+    assert statuses() == ["done", "done"]
+    series(folder, uid="c")
+    (folder / "notes.txt").write_text("of the technician")
+    assert sorted(statuses()) == ["done", "skipped", "skipped"]
+    (folder / "b-003.dcm").write_bytes((folder / "b-003.dcm").read_bytes() + bytes(2))
+    assert sorted(statuses()) == ["failed", "skipped", "skipped"]
