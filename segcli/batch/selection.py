@@ -47,7 +47,12 @@ class Selection:
     @property
     def of_paths(self) -> bool:
         """Whether anything was asked for of paths."""
-        return bool(self.include or self.exclude or self.participants or self.sessions or self.suffixes)
+        return bool(self.include or self.exclude or self.of_labels)
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether labels of a BIDS dataset were asked for."""
+        return bool(self.participants or self.sessions or self.suffixes)
 
     def takes(self, below: PurePosixPath) -> bool:
         """Whether a path below what was named is meant."""

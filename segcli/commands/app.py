@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from segcli import __version__, commands
-from segcli.commands.options import Commands, Group
+from segcli.commands.options import Commands, Group, command_meant
 from segcli.documents import Document, Facts
-from segcli.errors import ModelError
+from segcli.errors import ModelError, UsageError
 from segcli.packages import added
 
 FIRST = ("predict", "info", "plan", "report", "evaluate")  # in the help, before the others
@@ -54,6 +54,12 @@ class Everything(Group):
 
     def summaries(self) -> list[tuple[str, str]]:
         return [(name, declared.summary) for name, declared in self.found.declared.items()]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names; UsageError with what is meant, where that is known."""
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and (ours := command_meant(args[0])):
+            raise UsageError(f"no command is called {args[0]!r}; did you mean `segcli {ours}`?")
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(

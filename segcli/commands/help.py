@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,10 @@ commands = Commands("help")
 
 @commands.command()
 def help(
-    topic: Annotated[str | None, typer.Argument(help="What it is about; without one, the topics are listed.")] = None,
+    context: typer.Context,
+    topic: Annotated[
+        str | None, typer.Argument(help="What it is about, or a command; without one, the topics are listed.")
+    ] = None,
 ) -> None:
     """Read about geometry, DICOM, models and their cards, engines, records, clusters, exit codes, Python."""
     from importlib.resources import files
@@ -26,6 +29,13 @@ def help(
             title = texts[name].read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
             print_line(f"{name:12} {title}")
         return
-    if topic not in texts:
-        raise UsageError(f"no help on {topic!r}{near(topic, texts)}", hint="`segcli help` lists the topics")
-    print_line(texts[topic].read_text(encoding="utf-8").rstrip())
+    if topic in texts:
+        print_line(texts[topic].read_text(encoding="utf-8").rstrip())
+        return
+    root: Any = context.find_root()
+    if (command := root.command.get_command(root, topic)) is not None:
+        print_line(command.get_help(command.context_class(command, parent=root, info_name=topic)))
+        return
+    having = [name for name in sorted(texts) if topic.lower() in texts[name].read_text(encoding="utf-8").lower()]
+    found = f"; the word stands in: {', '.join(having)}" if having else near(topic, texts)
+    raise UsageError(f"no help on {topic!r}{found}", hint="`segcli help` lists the topics")

@@ -246,10 +246,27 @@ _MEANT = {
 }
 
 
-# What is so without being asked for, by the words that ask for it elsewhere.
+# What is so without being asked for, or is had otherwise, by the words that ask for it elsewhere.
 _NEEDLESS = {
     "what is done already and verified is skipped": "--resume --continue --skip-existing",
     "nothing is sent, and only `models get` downloads": "--offline --no-download --no-telemetry",
+    "files are named without an option": "-i --i --in --input --inputs --input-dir --input-folder --input-file",
+    "`segcli plan` says beforehand what a run needs": "--dry-run --dryrun --estimate",
+    "the result goes to stdout, and into a file with > FILE": "-o --output",
+}
+# What other programs call a command.
+_COMMANDS = {
+    "predict": "segment run infer inference label apply process",
+    "evaluate": "eval score metrics dice compare",
+    "export-onnx": "export convert onnx",
+    "doctor": "check env test selftest",
+    "models get": "get download fetch install",
+    "models import": "import add register",
+    "models inspect": "inspect",
+    "models verify": "verify validate",
+    "models networks": "networks",
+    "help": "docs topics man",
+    "--version": "version",
 }
 _ALIKE = 0.7  # of two spellings, 0 to 1, below which one is no slip of the other
 
@@ -257,6 +274,15 @@ _ALIKE = 0.7  # of two spellings, 0 to 1, below which one is no slip of the othe
 def meant(word: str, known: Collection[str]) -> str | None:
     """The option of a command that other programs call by this word, with its value where one is meant."""
     return next((ours for ours, words in _MEANT.items() if word in words.split() and ours.split()[0] in known), None)
+
+
+def command_meant(word: str) -> str | None:
+    """The command that a word which is none stands for; `predict` for a scan."""
+    import os
+
+    if os.path.lexists(word) or word == "-":
+        return f"predict {word}"
+    return next((ours for ours, words in _COMMANDS.items() if word in words.split()), None)
 
 
 def advice(word: str, known: Collection[str]) -> str:

@@ -7,6 +7,8 @@ line in the group's method, and a field in the value of its stage.
 from __future__ import annotations
 
 import math
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -300,7 +302,7 @@ class Talk:
     events: Annotated[str | None, typer.Option("--events", help="JSON lines to a file, stderr or stdout.")] = None
     json: Json = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail.")] = 0
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, show_default=False, help="More detail.")] = 0
 
     def manners(self, debug: bool) -> Manners:
         if self.json and self.events in ("stdout", "-"):
@@ -326,8 +328,26 @@ def predict(
     opening = machine.opening(options, to)
     manners, workers = talk.manners(context.obj["debug"]), machine.workers
     given = scans.given()
+    _in_their_places(given, outputs.output)
     if labelling.half and not manners.quiet:
         say("warning: --half is now --precision auto, the default, and goes in the next version")
     if outputs.streamed or given.inputs == ("-",):
         raise typer.Exit(piped(given, opening, to, options, manners, to_stdout=outputs.streamed))
     raise typer.Exit(batch(given, opening, to, options, manners, workers))
+
+
+def _in_their_places(given: Given, output: Path | None) -> None:
+    """Refuse what is no scan and was meant for an option, before a scan is labelled: UsageError.
+
+    Other programs are told `SCAN FOLDER`, and BIDS labels with spaces between.
+    """
+    for word in given.inputs[1:]:
+        if os.path.lexists(word) or not re.fullmatch("[A-Za-z0-9_-]+", word):
+            continue
+        hint = ""
+        if given.select.of_labels:
+            hint = f"several labels have commas between them: --participant-label 01,{word.removeprefix('sub-')}"
+        elif output is None and len(given.inputs) == 2:
+            hint = f"a folder for the results is named with -o {word}"
+        if hint:
+            raise UsageError(f"{word}: no such file or folder", hint=hint)

@@ -188,7 +188,9 @@ def _ask(error: Any) -> None:
     known = {flag for parameter in error.ctx.command.params for flag in parameter.opts} if error.ctx else set()
     name = getattr(error, "option_name", "")
     said = f"No such option: {name}" if name else error.message  # versions of Click say it in their own ways
-    error.message = said + advice(name, known)
+    group = bool(error.ctx) and hasattr(error.ctx.command, "commands")
+    told = advice(name, known) or (": options stand behind a command, as in `segcli predict SCAN`" if group else "")
+    error.message = said + told
     error.possibilities = None
 
 

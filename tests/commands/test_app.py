@@ -134,10 +134,21 @@ def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, wor
     assert f"No such option: {word}; did you mean {ours}?" in done.stderr.decode()
 
 
+def test_an_option_before_the_command_is_told_where_it_stands():
+    from runs import command as run
+
+    done = run("--modell", "uxnet", "a.nii")
+    assert done.returncode == 2
+    assert "No such option: --modell: options stand behind a command" in done.stderr.decode()
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [
         ("--resume", "--resume: what is done already and verified is skipped"),
+        ("-i", "-i: files are named without an option"),
+        ("--dry-run", "--dry-run: `segcli plan` says beforehand what a run needs"),
+        ("-o", "-o: the result goes to stdout, and into a file with > FILE"),
         ("--precission", "--precission; did you mean --precision?"),
         ("--quick", "--quick; did you mean --fast?"),
         ("--fast-mode", "--fast-mode; did you mean --fast?"),
@@ -150,6 +161,42 @@ def test_an_option_is_suggested_only_where_it_is_likely_to_be_meant(word, told):
 
     known = {"--precision", "--fast", "--fill-holes", "--series-number", "-h"}
     assert word + advice(word, known) == told
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [("segment", "predict"), ("a.nii", "predict a.nii"), ("get", "models get"), ("version", "--version")],
+)
+def test_a_command_that_does_not_exist_is_answered_by_what_is_meant(word, ours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.nii").touch()
+    refused = CliRunner().invoke(app, [word]).exception
+    assert isinstance(refused, UsageError)
+    assert refused.message == f"no command is called {word!r}; did you mean `segcli {ours}`?"
+
+
+def test_each_command_that_is_meant_exists():
+    table = CommandTable()
+    for ours in options._COMMANDS:
+        command, *inner = ours.split()
+        assert command in table or command == "--version"
+        assert not inner or inner[0] in table[command].commands
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["a.nii", "out"], "-o out"),
+        (["a.nii", "-o", "x", "--participant-label", "sub-01", "sub-02"], "--participant-label 01,02"),
+    ],
+)
+def test_a_word_that_was_meant_for_an_option_is_told_before_a_scan_is_labelled(words, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.nii").touch()
+    refused = CliRunner().invoke(app, ["predict", *words]).exception
+    assert isinstance(refused, UsageError)
+    assert refused.message == f"{words[-1]}: no such file or folder"
+    assert hint in refused.hint
 
 
 def test_each_option_that_is_meant_exists():

@@ -41,6 +41,18 @@ def test_a_topic_that_is_not_there_is_refused_with_the_nearest() -> None:
         app(["help", "geometri"], standalone_mode=False)
 
 
+def test_a_command_is_a_topic_too(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["help", "predict"], standalone_mode=False)
+    told = capsys.readouterr().out
+    app(["predict", "--help"], standalone_mode=False)
+    assert told.splitlines()[1:] == capsys.readouterr().out.splitlines()[1:]
+
+
+def test_a_word_that_is_no_topic_is_answered_by_the_texts_that_have_it() -> None:
+    with pytest.raises(SegcliError, match="no help on 'Orthanc'; the word stands in: dicom"):
+        app(["help", "Orthanc"], standalone_mode=False)
+
+
 @pytest.mark.parametrize(("topic", "name"), [("card", "CardDocument"), ("card", "Limits"), ("record", "Record")])
 def test_every_field_of_card_and_record_is_told_and_no_other(topic: str, name: str) -> None:
     schema = json.loads((files("segcli") / "schemas" / f"{topic}.schema.json").read_text(encoding="utf-8"))
