@@ -4,6 +4,7 @@ import doctest
 import inspect
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import shutil
@@ -309,6 +310,37 @@ def test_saving_never_takes_the_place_of_another_file(tmp_path: Path, model: seg
         result.save(tmp_path / "page", report="htm")
     with pytest.raises(segcli.errors.UsageError, match=r"seg\.dcm: a label map is not written as \.dcm"):
         result.save(tmp_path / "seg.dcm", write="dicom-seg")
+
+
+FORKS = """
+import multiprocessing, sys, warnings
+import segcli
+
+warnings.simplefilter("ignore")
+scan, model, loaded = sys.argv[1:]
+kept = segcli.load(model, engine="onnx") if loaded == "yes" else None
+
+def volume(again):
+    chosen = kept if again else segcli.load(model, engine="onnx")
+    return chosen.segment(scan).volumes_ml["body"]
+
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    for again in (True, False) if kept else (False,):
+        try:
+            print(pool.map_async(volume, [again]).get(60))
+        except segcli.errors.EngineError as error:
+            print(error.message)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are never forks there")
+@pytest.mark.parametrize(("loaded", "told"), [("yes", ["this process is a fork"] * 2), ("no", ["[27.0]"])])
+def test_a_fork_of_a_process_that_has_loaded_a_model_is_refused_and_does_not_wait_forever(
+    tmp_path: Path, model: segcli.Model, loaded: str, told: list[str]
+) -> None:
+    words = [sys.executable, "-c", FORKS, scan(tmp_path), model.card.folder, loaded]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True)
+    assert [line[: len(begin)] for line, begin in zip(done.stdout.splitlines(), told, strict=True)] == told
 
 
 @pytest.mark.parametrize(

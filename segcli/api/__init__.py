@@ -7,6 +7,7 @@ version. Everything else may change at any time.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -31,7 +32,7 @@ from segcli.batch.stages import Job, Loaded, Options
 from segcli.engines.choose import EngineName, Opened
 from segcli.engines.opening import Opening
 from segcli.engines.precision import Precision
-from segcli.errors import SegcliError, UsageError
+from segcli.errors import EngineError, SegcliError, UsageError
 from segcli.models.card import ModelCard
 from segcli.models.prompted import asked
 from segcli.results.inputs import Inputs, hash_inputs
@@ -157,6 +158,7 @@ class Model:
         >>> result.save("out", report="png")[0].name
         'scan_seg.nii.gz'
         """
+        _refuse_fork()
         if overlap is not None and not 0 <= overlap < 1:
             raise UsageError(f"overlap={overlap}: is at least 0 and below 1")
         if average not in (None, "logits", "probabilities"):
@@ -340,6 +342,9 @@ def load(
 
 def _opened(opening: Opening) -> Model:
     card = opening.card
+    _refuse_fork()
+    global _loaded_in
+    _loaded_in = os.getpid()
     return Model(card, opening, opening.open(card))
 
 
@@ -355,6 +360,21 @@ def _there(opening: Opening) -> Model:
 @lru_cache(maxsize=1)
 def _last(opening: Opening) -> Model:
     return _opened(opening)
+
+
+_loaded_in: int | None = None  # the process that has loaded a model; a fork of it knows the same
+
+
+def _refuse_fork() -> None:
+    """Refuse what would wait forever: a fork of a process has none of the threads of the engines in it.
+
+    errors   EngineError: this process is a fork of one that has loaded a model
+    """
+    if _loaded_in not in (None, os.getpid()):
+        raise EngineError(
+            "this process is a fork of one that had loaded a model: the engine's threads are not in it",
+            hint='start processes by multiprocessing.get_context("spawn"), and load the model in each of them',
+        )
 
 
 def segment(
