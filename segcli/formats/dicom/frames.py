@@ -369,16 +369,15 @@ def _vframe(file: DicomFile) -> list[Frame]:
 
 
 def csa_header(header: Dataset) -> dict[str, list[float]]:
-    """The numbers of the Siemens CSA image header (0029,1010); empty where there is none.
+    """The numbers of the Siemens CSA image header (0029,xx10, mostly 1010); empty where there is none.
 
     Layout, little endian: "SV10" and 4 bytes, uint32 number of tags, uint32 77; a tag: 64 bytes of name, int32 vm,
     4 bytes of VR, int32 syngodt, int32 number of items, int32 77; an item: 4 x int32 of which the second is its
     length, then the text padded to 4 bytes. Source: the description of the format in nibabel's documentation.
     """
-    data = header.get_item(0x00291010)
-    block = bytes(data.value) if data is not None and isinstance(data.value, bytes | bytearray) else b""
-    if block[:4] != b"SV10":
-        return {}
+    elements = (header.get_item(0x00290010 | block << 8) for block in range(0x10, 0x20))
+    values = (bytes(e.value) for e in elements if e is not None and isinstance(e.value, bytes | bytearray))
+    block = next((value for value in values if value[:4] == b"SV10"), b"")
     found: dict[str, list[float]] = {}
     at = 16
     for _ in range(min(int.from_bytes(block[8:12], "little"), 1000)):

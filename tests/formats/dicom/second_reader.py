@@ -45,6 +45,11 @@ OTHERWISE = {
     "samples_in_the_upper_bits": "it takes the lower bits",
     "stored_otherwise_than_the_others": "it does not cut samples to the bits that are stored",
     "padding_that_the_stored_bits_do_not_hold": "it takes such padding for a sample",
+    "diffusion bvalue 600": "it stacks b-values into one volume",
+    "diffusion bvalue 800": "it stacks b-values into one volume",
+    "complex image component 3": "it stacks components of a maker that it does not know",
+    "image type ORIGINAL": "it stacks components of a maker that it does not know",
+    "an_echo_time_of_its_own": "it takes each slice for a volume",
     "rounded_positions_are_taken": "it takes the distance of the first two slices for all",
 }
 

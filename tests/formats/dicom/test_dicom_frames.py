@@ -194,6 +194,18 @@ def test_the_tiles_of_a_mosaic_are_slices_in_their_places(tmp_path: Path) -> Non
     np.testing.assert_allclose(scan.grid.affine, world, atol=1e-5)
 
 
+def test_a_mosaic_whose_header_lies_in_another_private_block_is_read(tmp_path: Path) -> None:
+    """A private block lies where there was room, the first of its group mostly and not always."""
+    path = mosaic(tmp_path / "mosaic.dcm", affine(OBLIQUE))
+    ds = pydicom.dcmread(path)
+    data = ds[0x0029, 0x1010].value
+    del ds[0x0029, 0x0010], ds[0x0029, 0x1010]
+    ds.private_block(0x0029, "SOMEBODY", create=True).add_new(0x10, "OB", b"else")
+    ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", data)
+    ds.save_as(path)
+    np.testing.assert_array_equal(series.read(path).data[0], phantom())
+
+
 def test_a_mosaic_stacked_downwards_comes_out_ascending(tmp_path: Path) -> None:
     scan = series.read(mosaic(tmp_path / "mosaic.dcm", affine(), flip=-1))
     np.testing.assert_array_equal(scan.data[0], phantom()[::-1])
