@@ -50,8 +50,9 @@ def after(
     """
     effects = []
     for step in steps:
-        before, labels = labels, Volume(_done(labels, names, step, scan), labels.grid, labels.source)
-        effects.append(Effect(msgspec.json.decode(msgspec.json.encode(step)), changes(before, labels, names)))
+        made = Volume(_done(labels, names, step, scan), labels.grid, labels.source)
+        effects.append(Effect(msgspec.json.decode(msgspec.json.encode(step)), changes(labels, made, names)))
+        labels = made  # those before it are let go: the next step needs room for its own
     return labels, effects
 
 
