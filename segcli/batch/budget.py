@@ -22,6 +22,7 @@ from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
 from segcli.inference.windows import WindowPlan, fitted, padded, slab_bytes, starts, stream_axis, sums_shape, windows
 from segcli.memory import RESERVE, available, peak_memory, resident
+from segcli.models.after import RefineStep
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
 from segcli.results.islands import islands
@@ -191,16 +192,20 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: 
     slab = 4 * len(card.decide.values) * step * part.size // part.shape[axis]
     plane = slab // step
     share = min(1.0, slab_bytes(plane) / slab) * min(1.0, step / part.shape[axis])
+    labels = scan.size * np.dtype(card.decide.dtype).itemsize
     running = (
         4 * part.size * card.inputs
         + (0 if on_disk else sums_bytes(card, part, batch))
         # A slab on its way to labels, the next being finished, and probabilities beside the logits.
         + (3 if card.decide.softened else 2) * min(slab, slab_bytes(plane))
-        + scan.size * np.dtype(card.decide.dtype).itemsize
+        + labels
         # Of the scan's voxels in the blocks of a slab: values, the best so far, what is better.
         + 12 * min(int(scan.size * share), max(4, 2 * cores()) * BLOCK)
     )
-    return source + max(preparing, running)
+    refines = any(isinstance(step, RefineStep) for step in card.after)
+    # The network's labels, those before and after a step of the card, and a mask of voxels; the step refine has three.
+    finishing = labels * (3 if card.after else 1) + scan.size * (3 if refines else 1)
+    return source + max(preparing, running, finishing)
 
 
 def resampled(scan: Grid, wanted: Grid) -> int:

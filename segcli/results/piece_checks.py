@@ -80,8 +80,9 @@ def strays(scene: Scene) -> Iterator[Finding]:
     rows = sum(int(tally.first.sum()) for label, tally in scene.counted.items() if label in kept)
     if most is None or rows > ROWS_AT_ONCE or kept != {label.id for label in scene.card.structures}:
         return
-    edgeless = [x.id for x in scene.structures if DIFFUSE.intersection(words_of(x.name))]
-    body = Volume((~among(scene.labels.data, [0, *edgeless])).view(np.uint8), scene.labels.grid)
+    edgeless = {x.id for x in scene.structures if DIFFUSE.intersection(words_of(x.name))}
+    solid = among(scene.labels.data, scene.counted.keys() - edgeless)
+    body = Volume(solid.view(np.uint8), scene.labels.grid)
     sizes = np.sort(islands(body, [1]).size) * body.grid.voxel_mm3 / 1000
     if len(sizes) and (apart := float(sizes[:-1].sum())) > most:
         count = "1 piece" if len(sizes) == 2 else f"{len(sizes) - 1} pieces"

@@ -41,6 +41,7 @@ from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.inference.windows import WindowPlan
 from segcli.memory import peak_memory
+from segcli.models.after import LargestStep, RefineStep
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import read_card
 from segcli.space.volume import Grid, Volume
@@ -119,6 +120,17 @@ def test_sums_are_one_windows_planes_whatever_the_length() -> None:
     assert sums_bytes(card(), grid(64, 64, 640)) == 4 * 7 * 33 * 64 * 64
     halves = replace(card(), window=replace(card().window, sums="float16"))
     assert sums_bytes(halves, grid(640, 64, 64)) == 2 * 7 * 33 * 64 * 64
+
+
+def test_steps_with_the_labels_count_where_the_scan_is_far_finer_than_the_network() -> None:
+    coarse = card(spacing=[8.0, 8.0, 8.0])
+    stepped = replace(coarse, after=(LargestStep(),))
+    fine, network = grid(256, 256, 256), grid(32, 32, 32)
+    assert host_bytes(fine, 2, coarse, network, on_disk=False) < host_bytes(fine, 2, stepped, network, on_disk=False)
+    # the file's voxels, three label maps, and a mask beside them; the step refine has as much as three
+    assert host_bytes(fine, 2, stepped, network, on_disk=False) == (2 + 3 + 1) * 256**3
+    refined = replace(coarse, after=(RefineStep(mm=1, around_mm=16, spread=1.5),))
+    assert host_bytes(fine, 2, refined, network, on_disk=False) == (2 + 3 + 3) * 256**3
 
 
 def test_a_whole_image_is_one_window_and_needs_its_networks_memory_too(tmp_path: Path) -> None:
