@@ -25,6 +25,7 @@ from segcli.space.volume import Grid, Volume, turned
 
 RECIPES = Path(__file__).parents[2] / "weights" / "recipes"
 STORED = load_file(Path(__file__).parents[1] / "data" / "lungmask" / "labels.safetensors")
+OF_TORCH = 2  # voxels of 115,280 that another release of torch may decide otherwise: 2.6 does one, 2.13 none
 AXIAL = np.array([[0, 0, 1.0, -70], [0, 1.5, 0, -80], [4, 0, 0, -20], [0, 0, 0, 1]])  # array axes S, P, L
 
 
@@ -67,7 +68,7 @@ def test_labels_are_those_of_lungmask_before_its_last_steps(model: card.ModelCar
     found = labels(model, scan()).data[0]
     expected = STORED["before"].numpy()
     assert len(np.unique(expected)) == 3
-    assert np.array_equal(found, expected)
+    assert np.count_nonzero(found != expected) <= OF_TORCH
 
 
 @pytest.mark.parametrize(("name", "slices"), [("after", slice(0, 8)), ("one_slice", ONE)])
@@ -85,7 +86,7 @@ def test_labels_after_the_cards_steps_are_those_of_lungmask(model: card.ModelCar
     chest = scan().crop((slices, slice(0, 110), slice(0, 131)))
     found = segment(chest, model.procedure, engine, wishes=Wishes(steps=steps)).labels.data[0]
     assert done == ["join", "largest", "fill"]
-    assert np.array_equal(found, STORED[name].numpy())
+    assert np.count_nonzero(found != STORED[name].numpy()) <= OF_TORCH
 
 
 @pytest.mark.slow
