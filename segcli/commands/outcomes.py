@@ -43,8 +43,8 @@ def judged(outcome: Outcome, manners: Manners) -> Outcome:
 
 def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
     if outcome.error is not None:
-        if manners.debug and outcome.details:
-            show.line(outcome.details)
+        for line in outcome.details.splitlines() if manners.debug else ():
+            show.line(line)
         show.line(f"error: {outcome.error.message}")
         if outcome.error.hint:
             show.line(f"  {outcome.error.hint}")

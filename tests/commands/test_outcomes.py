@@ -10,7 +10,9 @@ from scan_files import nifti
 
 from segcli.batch.cases import Case
 from segcli.batch.stages import Outcome
-from segcli.commands.outcomes import Manners, exit_code, judged, unshown
+from segcli.commands.outcomes import Manners, exit_code, judged, tell, unshown
+from segcli.commands.terminal import Show
+from segcli.errors import SegcliError
 
 
 def ended(verdict: str, status: str = "done") -> Outcome:
@@ -26,6 +28,20 @@ def test_a_verdict_counts_as_failed_where_the_user_wishes_so_also_on_a_rerun(fai
         assert (outcome.status == "failed") == (verdict in failing)
         assert exit_code([outcome]) == (verdict in failing)
         assert exit_code([outcome, ended("pass")]) == (verdict in failing)
+
+
+@pytest.mark.parametrize(
+    ("debug", "shown"), [(True, ["Traceback:", '  File "a.py", line 7', "KeyError: 3"]), (False, [])]
+)
+def test_1_4_the_traceback_of_a_case_has_its_own_lines(capfd, debug, shown):
+    fault = Outcome(
+        Case("a", (Path("a.nii"),), Path()),
+        "failed",
+        error=SegcliError("a.nii: an internal error of segcli: KeyError: 3"),
+        details='Traceback:\n  File "a.py", line 7\nKeyError: 3\n',
+    )
+    tell(fault, Show(1, quiet=False, verbose=0, events=None), Manners(debug=debug), 1)
+    assert capfd.readouterr().err.splitlines() == [*shown, f"error: {fault.error.message}"]
 
 
 def test_verdicts_that_the_exit_code_does_not_show_are_counted():
