@@ -40,6 +40,12 @@ def set_aside(folder: Path) -> list[Path]:
     return [path for path in (folder / "derivatives", folder / "sourcedata") if os.path.isdir(path)]  # noqa: PTH112
 
 
+def is_raw(folder: Path) -> bool:
+    """Whether a folder is the root of a BIDS dataset of scans, and not of one that was made of scans."""
+    description = _json(folder / "dataset_description.json")
+    return isinstance(description, dict) and description.get("DatasetType", "raw") == "raw"
+
+
 def describe(folder: Path, source: Path, strange: Sequence[str]) -> None:
     """Say at the root of a derivatives tree what it is, and which files in it are no part of BIDS.
 
@@ -87,11 +93,8 @@ def _address(folder: Path, source: Path) -> dict[str, str] | None:
 
     Any other path would tell names of folders, which are nobody's business.
     """
-    import json  # not before `--help` is told, which knows this room for the names
-
-    try:
-        said = json.loads(bytes_of(source / "dataset_description.json"))
-    except (OSError, ValueError, RecursionError):
+    said = _json(source / "dataset_description.json")
+    if said is None:
         return None
     doi = said.get("DatasetDOI") if isinstance(said, dict) else None
     if isinstance(doi, str) and doi:
@@ -101,3 +104,13 @@ def _address(folder: Path, source: Path) -> dict[str, str] | None:
     if inside == "." or inside.startswith(".."):
         return None
     return {"URL": "/".join([".."] * len(Path(inside).parts))}
+
+
+def _json(path: Path) -> object:
+    """What a JSON file says, None where it cannot be read."""
+    import json  # not before `--help` is told, which knows this room for the names
+
+    try:
+        return json.loads(bytes_of(path))
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -269,7 +269,7 @@ def _expand(
         found += _in_archive(path, file, select, volume, tell)
     found += in_folder(path, select, volume, output, tell, [*there, *packed])
     if not found:
-        raise InputMissing(f"{path.name}: none of its {len(there)} images is meant", hint="check what was asked for")
+        raise InputMissing(f"{path.name}: none of its {len(there)} images is meant", hint=select.instead(there))
     return found
 
 

@@ -16,6 +16,7 @@ from segcli.formats.table import stem
 if TYPE_CHECKING:
     from segcli.formats.dicom.series import Series
 
+_SHOWN = 8  # labels of a kind that a refusal names
 _SEVERAL = ("func", "dwi", "perf")  # the folders of a BIDS dataset whose images are series of volumes
 # The folders of a BIDS dataset that a scan lies in, the last one called by the type of its data: sub-01/ses-1/pet.
 DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?(?P<type>[a-z]+))\Z")
@@ -45,14 +46,23 @@ class Selection:
         return ", ".join((*self.series, *self.where)) or None
 
     @property
-    def of_paths(self) -> bool:
-        """Whether anything was asked for of paths."""
-        return bool(self.include or self.exclude or self.of_labels)
+    def labels(self) -> dict[str, set[str]]:
+        """What was asked for of a BIDS dataset, by the options that ask."""
+        return {
+            "--participant-label": {label.removeprefix("sub-") for label in self.participants},
+            "--session-label": {label.removeprefix("ses-") for label in self.sessions},
+            "--suffix": set(self.suffixes),
+        }
 
     @property
     def of_labels(self) -> bool:
-        """Whether labels of a BIDS dataset were asked for."""
-        return bool(self.participants or self.sessions or self.suffixes)
+        """Whether anything was asked for of a BIDS dataset."""
+        return any(self.labels.values())
+
+    @property
+    def of_paths(self) -> bool:
+        """Whether anything was asked for of paths."""
+        return bool(self.include or self.exclude or self.of_labels)
 
     def takes(self, below: PurePosixPath) -> bool:
         """Whether a path below what was named is meant."""
@@ -64,12 +74,20 @@ class Selection:
 
     def _in_bids(self, below: PurePosixPath) -> bool:
         """Whether the entities of a name are those that were asked for."""
-        parts = stem(Path(below.name)).split("_")
-        entities = dict(part.split("-", 1) for part in parts if "-" in part)
-        for key, wanted in (("sub", self.participants), ("ses", self.sessions)):
-            if wanted and entities.get(key) not in {label.removeprefix(f"{key}-") for label in wanted}:
-                return False
-        return not self.suffixes or parts[-1] in self.suffixes
+        said = labels_of(below.name)
+        return all(said[option] in wanted for option, wanted in self.labels.items() if wanted)
+
+    def instead(self, there: Sequence[Path]) -> str:
+        """What to do where none of the files fits: the labels that there are, for the options that were used."""
+        if not self.of_labels:
+            return "check the patterns"
+        known = {option: sorted({labels_of(path.name)[option] for path in there} - {""}) for option in self.labels}
+        found = "; ".join(
+            f"{option} {', '.join(labels[:_SHOWN])}{', ...' * (len(labels) > _SHOWN)}"
+            for option, labels in known.items()
+            if self.labels[option] and labels
+        )
+        return f"there are {found}" if found else "its files are not called as BIDS calls them"
 
     def chosen(self, there: Sequence[Series], name: str) -> list[Series]:
         """The series of a place that are meant.
@@ -91,6 +109,17 @@ class Selection:
         if there and not kept:
             raise InputError(f"{name}: no series fits --where {' or '.join(self.where)}", hint=listed)
         return kept
+
+
+def labels_of(name: str) -> dict[str, str]:
+    """What the name of a file of a BIDS dataset says, by the option that asks for it; nothing where it says nothing."""
+    parts = stem(Path(name)).split("_")
+    entities = dict(part.split("-", 1) for part in parts if "-" in part)
+    return {
+        "--participant-label": entities.get("sub", ""),
+        "--session-label": entities.get("ses", ""),
+        "--suffix": parts[-1],
+    }
 
 
 def without_time_series(found: Sequence[Path], tell: Callable[[str], object]) -> list[Path]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segcli.commands.options import Affine, Commands, Json, Model, Series, VolumeNumber, form
-from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table, times
+from segcli.commands.terminal import SCHEMA, counted, plain, print_json, print_line, say, table, times
 from segcli.documents import Document
-from segcli.errors import CasesFailed, InputError, SegcliError
+from segcli.errors import CasesFailed, InputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.formats.dicom.series import Series as DicomSeries
@@ -49,7 +49,8 @@ def info(
             raise refused
         return
     card = find(model)
-    read = formats.read([scan], affine=counts, series=series, volume=volume, channels=len(card.channels))
+    paths = _only(scan, card) if scan.is_dir() and series is None and not found else [scan]
+    read = formats.read(paths, affine=counts, series=series, volume=volume, channels=len(card.channels))
     try:
         facts = _facts(scan.name, read, card)
     except InputError as error:
@@ -97,7 +98,7 @@ def _facts(name: str, read: Volume, card: ModelCard) -> Document:
         except InputError as error:
             facts["refused"] = f"{error.message}; {error.hint}"
     else:
-        facts["refused"] = f"{card.name} wants {len(card.channels)} channel(s): {', '.join(card.channels)}"
+        facts["refused"] = f"{card.name} wants {counted(len(card.channels), 'channel')}: {', '.join(card.channels)}"
     return facts
 
 
@@ -108,7 +109,7 @@ def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
     wanted = model_grid(grid, card.grid)
     lines = {
         "file": facts["file"],
-        "voxels": f"{times(grid.shape)} (D x H x W), {facts['dtype']}, {facts['channels']} channel(s)",
+        "voxels": f"{times(grid.shape)} (D x H x W), {facts['dtype']}, {counted(facts['channels'], 'channel')}",
         "spacing": f"{times(grid.spacing)} mm",
         "axes": f"{facts['axes_ijk']} (where i, j, k point, as nibabel says it); as arrays, k, j, i: {grid.axes}"
         + (", sheared" if grid.sheared else ""),
@@ -129,6 +130,25 @@ def _found(folder: Path) -> tuple[DicomSeries, ...]:
     from segcli.formats.dicom import series as dicom
 
     return dicom.find(folder, lambda _, error: say(f"warning: {error.message}"))
+
+
+def _only(folder: Path, card: ModelCard) -> Sequence[Path]:
+    """The files of the one scan in a folder without DICOM.
+
+    errors   UsageError: it holds several; InputMissing: none
+    """
+    from segcli.batch.cases import cases
+
+    there = cases([str(folder)], card.channels)
+    if len(there) > 1:
+        first = f"{there[0].name} and {there[1].name}"
+        raise UsageError(
+            f"info takes one scan, and {folder.name} has {len(there)}: the first are {first}",
+            hint=f"`segcli plan {folder}` says what all of them need",
+        )
+    if there[0].fault is not None:
+        raise there[0].fault
+    return there[0].paths
 
 
 def _row(s: DicomSeries) -> Document:

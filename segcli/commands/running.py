@@ -63,6 +63,7 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
 
     stdout gets the path of each label map as it is done, or one JSON document at the end.
     """
+    from segcli.batch.bids import is_raw
     from segcli.batch.pipeline import apart, predict
     from segcli.engines.devices import devices_of
 
@@ -70,6 +71,10 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
     card = opening.card
     found = given.cases(card.channels, to, str if manners.quiet else say)
     apart(found, card, to)
+    if not manners.quiet and to.folder is None and to.file is None:
+        for dataset in {case.beside for case in found if is_raw(case.beside)}:
+            say(f"warning: results go beside the scans, into the BIDS dataset {dataset}")
+            say(f"  -o {dataset / 'derivatives' / 'segcli'} --layout bids keeps them apart")
     began = time.perf_counter()
     with events_to(manners.events) as events:
         show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)

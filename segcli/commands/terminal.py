@@ -281,6 +281,19 @@ def times(values: Sequence[float] | None) -> str:
     return " x ".join(f"{v:g}" for v in values or ())
 
 
+def counted(number: int, word: str) -> str:
+    """1 channel, 2 channels."""
+    return f"{number} {word}" + "s" * (number != 1)
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it: 48 s, 12 min, 5 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def are_events(head: bytes) -> bool:
     """Whether a file that begins with these bytes is empty, or holds events by what its first line says."""
     import json

@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import card, opened, scan
+from models import organs
+from runs import card, command, opened, scan
 
-from segcli.batch.bids import describe
+from segcli.batch.bids import describe, is_raw
 from segcli.batch.cases import cases
 from segcli.batch.cohort import cohort, gathered
 from segcli.batch.outputs import BUILT_IN, Destination, choices
@@ -21,6 +22,22 @@ SCANS = (
     "sub-02/ses-1/anat/sub-02_ses-1_FLAIR",
 )
 RAW = {"Name": "t", "BIDSVersion": "1.9.0", "DatasetType": "raw", "License": "CC0", "Authors": ["A", "B"]}
+
+
+def test_a_dataset_of_scans_is_told_apart_from_one_that_was_made_of_scans(tmp_path):
+    assert is_raw(dataset(tmp_path / "raw"))
+    assert not is_raw(dataset(tmp_path / "made", DatasetType="derivative"))
+    assert not is_raw(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_writes_into_a_dataset_of_scans_says_how_it_would_not(tmp_path):
+    model = organs(tmp_path / "organs")
+    beside = command("predict", dataset(tmp_path / "raw"), "-m", model, "--engine", "onnx")
+    assert b"into the BIDS dataset" in beside.stderr
+    assert b"-o " + bytes(tmp_path / "raw" / "derivatives" / "segcli") in beside.stderr
+    apart = command("predict", tmp_path / "raw", "-m", model, "--engine", "onnx", "-o", tmp_path / "out")
+    assert b"BIDS dataset" not in apart.stderr
 
 
 def dataset(root: Path, **facts: object) -> Path:

@@ -168,3 +168,20 @@ def test_scans_of_a_tree_are_chosen_by_labels_suffixes_and_patterns(dataset, ask
 def test_a_participant_who_is_not_there_is_missing_input(dataset):
     with pytest.raises(InputMissing, match="none of its 20 images is meant"):
         cases([str(dataset)], select=Selection(participants=("99",)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"),
+    [
+        ({"participants": ("07",), "suffixes": ("T1W",)}, "there are --participant-label 01, 02; --suffix FLAIR, T1w"),
+        ({"sessions": ("1",)}, "its files are not called as BIDS calls them"),
+        ({"include": ("*.mgz",)}, "check the patterns"),
+    ],
+)
+def test_where_nothing_of_a_dataset_is_meant_the_labels_that_there_are_are_told(tmp_path, asked, there):
+    for name in ("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_FLAIR.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(InputMissing, match="none of its 2 images is meant") as refused:
+        cases([str(tmp_path)], select=Selection(**asked))
+    assert refused.value.hint == there

@@ -9,7 +9,7 @@ from models import organs
 from runs import command, scan
 
 from segcli.commands import info as answer
-from segcli.errors import CasesFailed, InputError
+from segcli.errors import CasesFailed, InputError, UsageError
 
 from dicom_phantom import series  # isort: skip - runs makes their folders known
 from scan_files import nifti  # isort: skip
@@ -93,7 +93,7 @@ def test_a_scan_with_other_channels_than_the_model_wants_is_described_and_told_a
     assert "windows" not in looked_at(one, str(two), capsys)
     answer.info(one, str(two))
     out, told = capsys.readouterr()
-    assert "refused  organs wants 2 channel(s): T1, T2" in out
+    assert "refused  organs wants 2 channels: T1, T2" in out
     assert "warning: 1 of 64 voxels are NaN or infinite" in told
     with pytest.raises(InputError, match=r"a\.nii\.gz"):
         answer.info(path, str(model))
@@ -147,3 +147,12 @@ def test_a_scout_beside_a_volume_is_no_fault_of_the_folder_and_alone_it_is(model
     series(tmp_path / "scan" / "b", uid="b")
     answer.info(tmp_path / "scan", str(model))
     assert "DICOM series" in capsys.readouterr().out
+
+
+def test_a_folder_of_several_scans_is_told_as_that_and_one_of_one_scan_is_looked_at(model, tmp_path, capsys):
+    folder = scan(tmp_path / "in" / "a.nii.gz").parent
+    answer.info(folder, str(model))
+    assert "voxels   12 x 14 x 16" in capsys.readouterr().out
+    scan(folder / "b.nii.gz")
+    with pytest.raises(UsageError, match="info takes one scan, and in has 2: the first are a and b"):
+        answer.info(folder, str(model))

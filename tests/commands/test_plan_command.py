@@ -5,6 +5,9 @@ import json
 import pytest
 from runs import command, scan
 
+from segcli.commands.plan import _of_all
+from segcli.commands.terminal import duration
+
 
 @pytest.mark.slow
 def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
@@ -18,13 +21,33 @@ def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_plan_is_of_one_scan_and_takes_its_channels(model, tmp_path):
-    scan(tmp_path / "a.nii.gz")
-    scan(tmp_path / "b.nii.gz")
-    for words, code, told in (
-        ((".", "-m", model), 2, b"plan takes one scan, not 2"),
-        (("--channel", "CT=a.nii.gz", "-m", model), 0, b""),
-    ):
-        done = command("plan", *words, "--engine", "torch", cwd=tmp_path)
-        assert done.returncode == code, done.stderr
-        assert told in done.stderr
+def test_a_plan_is_of_all_scans_and_takes_the_channels_of_one(model, tmp_path):
+    for name in "abcd":
+        scan(tmp_path / f"{name}.nii.gz")
+    many = command("plan", ".", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path)
+    needs = json.loads(many.stdout)
+    assert (needs["scans"], len(needs["looked_at"]), needs["windows"]) == (4, 3, 4)
+    one = command("plan", "--channel", "CT=a.nii.gz", "-m", model, "--engine", "onnx", cwd=tmp_path)
+    assert [line.split()[0] for line in one.stdout.decode().splitlines()] == [
+        "scan", "engine", "windows", "time", "memory", "disk",
+    ]  # fmt: skip
+
+
+def test_what_all_scans_need_is_told_by_some_of_them():
+    one = {
+        "engine": "e",
+        "windows": 1,
+        "seconds": 2.0,
+        "ram_mb": 3,
+        "vram_mb": 0,
+        "disk_mb": 1.0,
+        "sums_on_disk": False,
+    }
+    other = {**one, "windows": 3, "seconds": 4.0, "ram_mb": 5}
+    needs = _of_all([one, other], 10)
+    assert (needs["windows"], needs["seconds"], needs["ram_mb"], needs["disk_mb"]) == (20, 30.0, 5, 10.0)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(48.4, "48 s"), (720, "12 min"), (19_200, "5 h 20 min")])
+def test_a_time_is_told_as_a_person_says_it(seconds, told):
+    assert duration(seconds) == told
