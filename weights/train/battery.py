@@ -31,12 +31,20 @@ GOAL = 0.70
 Scan = tuple[np.ndarray, np.ndarray, tuple[float, float, float]]  # image, rows of the table, voxel size in mm
 
 
-def head(path: Path, table: Table, contrast: str, levels: tuple[int, int, int] | None = None) -> Scan:
+def head(
+    path: Path,
+    table: Table,
+    contrast: str,
+    levels: tuple[int, int, int] | None = None,
+    placed: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Scan:
     """A whole head: the map's classes with their intensities, partial volume, bias and noise; the same each time.
 
     levels   of fluid, grey and white matter, where they are not those of the contrast
+    placed   the map as the scanner has the head before it
     """
     rows = rows_of(path, table)
+    rows = placed(rows) if placed else rows
     some = ndimage.find_objects((rows > 0).astype(np.uint8))[0]
     rows = rows[some]
     rng = np.random.default_rng(zlib.crc32(f"{path.name} {contrast}".encode()))
@@ -62,13 +70,14 @@ def thick(scan: Scan, table: Table) -> Scan:
     return slabs.mean(-1), rows[..., 2 : 5 * n : 5], (1.0, 1.0, 5.0)
 
 
-def turned(scan: Scan, table: Table) -> Scan:
-    """Turned by 20 degrees about the axis through the ears, then about the long axis."""
-    image, rows, size = scan
+def turned(rows: np.ndarray) -> np.ndarray:
+    """Turned by 20 degrees about the axis through the ears, then about the long axis.
+
+    The map is, and not its image: that would be interpolated, and blurred, which no scanner does.
+    """
     for axes in ((1, 2), (0, 1)):
-        image = ndimage.rotate(image, 20, axes, order=1)
         rows = ndimage.rotate(rows, 20, axes, order=0)
-    return image, rows, size
+    return rows
 
 
 def cut(scan: Scan, table: Table) -> Scan:
@@ -109,7 +118,6 @@ def stripped(scan: Scan, table: Table) -> Scan:
 
 IGNORE = 255
 TROUBLE: dict[str, Callable[[Scan, Table], Scan]] = {
-    "turned 20 degrees": turned,
     "cut below the cerebellum": cut,
     "lesion": lesion,
     "bias field": bright,
@@ -159,10 +167,11 @@ def main() -> None:
         contrast: str,
         change: Callable[[Scan, Table], Scan] | None = None,
         levels: tuple[int, int, int] | None = None,
+        placed: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         if args.only not in name:
             return
-        scan = head(path, table, contrast, levels)
+        scan = head(path, table, contrast, levels, placed)
         image, rows, size = change(scan, table) if change else scan
         affine = RAS @ np.diag([*size, 1.0])
         guess = model.label(Volume(np.ascontiguousarray(image, np.float32)[None], Grid(image.shape, affine)))
@@ -180,6 +189,7 @@ def main() -> None:
             case(f"{contrast} {path.name.split('.')[0][-2:]}", path, contrast)
     for contrast in CONTRASTS:
         case(f"{contrast} 5 mm", paths[0], contrast, thick)
+    case("T1 turned 20 degrees", paths[0], "T1", placed=turned)
     for name, change in TROUBLE.items():
         case(f"T1 {name}", paths[0], "T1", change)
     case("T1 of a child", paths[0], "T1", smaller, CHILD)
