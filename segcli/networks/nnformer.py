@@ -559,10 +559,10 @@ def infer(shapes: Shapes) -> Inferred | None:
         "deep_supervision": "final.1.up.weight" in shapes,
         "variant": variant,
     }
-    unsure = {"crop_size": f"crop_size is not in the tensors: {crop} taken"}
+    unsure = {"crop_size": f"crop_size is not in the tensors; {crop} would do"}
     if not kind.masked:
         unsure["window_size"] = f"window_size: tensors tell its voxels alone; {config['window_size']} taken"
-    return Inferred(f"nnformer_{variant}", config, unsure)
+    return Inferred(f"nnformer_{variant}", config, unsure, open=("crop_size",))
 
 
 def _window(offsets: int, index: tuple[int, ...] | None, level: int, kind: Variant) -> Triple:

@@ -38,9 +38,10 @@ def test_variant_and_sizes_are_read_from_the_tensors(family: str, changed: dict)
     assert guess.config | SMALL | changed == guess.config
 
 
-def test_the_size_of_the_image_is_unsure() -> None:
+def test_the_size_of_the_image_is_open() -> None:
     (guess,) = infer(shapes("nnformer_synapse", SMALL))
-    assert guess.unsure == {"crop_size": "crop_size is not in the tensors: [64, 128, 128] taken"}
+    assert guess.unsure == {"crop_size": "crop_size is not in the tensors; [64, 128, 128] would do"}
+    assert guess.open == ("crop_size",)
 
 
 def test_windows_wider_than_the_published_grid_need_a_larger_image() -> None:

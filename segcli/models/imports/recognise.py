@@ -179,9 +179,8 @@ def _with_layers_of(guess: Inferred, named: Named) -> Inferred | None:
 
 
 def _planned(network: Inferred, planned: Sequence[int], shapes: Shapes) -> Inferred:
-    """The network for the stated windows where its tensors allow that, else for those that its tensors tell."""
-    fitting = resized(network, planned, shapes)
-    return replace(fitting or network, open=())
+    """The network for the stated windows where its tensors allow that, else as its tensors tell it."""
+    return resized(network, planned, shapes) or network
 
 
 # ---- from tensors to a network --------------------------------------------------------------------------------------

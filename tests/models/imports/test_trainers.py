@@ -225,3 +225,32 @@ def test_a_folder_as_stunet_publishes_it_is_read_and_one_of_a_training_that_was_
     found = imports.inspect(early)  # where one fold has ended, those that have not are none of the model
     assert found.folds == 1
     assert "fold_0: no final or best checkpoint there, left out" in found.notes
+
+
+@pytest.mark.parametrize(("patch", "beside"), [((32, 64, 64), True), ((32, 64, 64), False), ((64, 64, 64), False)])
+def test_windows_of_an_nnformer_are_those_of_its_plans(tmp_path: Path, patch: tuple[int, ...], beside: bool) -> None:
+    """Its trainers build the network for the patch of the plans; plans.pkl alone says it as well."""
+    folder = nnformer(tmp_path, patch)
+    if not beside:
+        (folder / "fold_0" / "model_best.model.pkl").unlink()
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="back,a,b")))
+    assert made.window.size == tuple(made.architecture.arguments["crop_size"]) == patch
+    assert "not the network's" not in made.document.get("notes", "")
+
+
+def test_plans_of_windows_that_an_nnformer_cannot_have_are_refused(tmp_path: Path) -> None:
+    """nnFormer itself finds other tensors in the file than its network has; the published window is a guess."""
+    with pytest.raises(ModelError, match="nnformer_synapse does not take windows of 16×32×32 voxels"):
+        imports.adopt(nnformer(tmp_path, (16, 32, 32)), to=tmp_path, given=imports.options(labels="back,a,b"))
+
+
+def nnformer(folder: Path, patch: tuple[int, ...]) -> Path:
+    """A folder of nnFormer's with the tensors of windows of 32 x 64 x 64, which its plans may not have."""
+    net = seeded(registry.Inferred("nnformer_synapse", registry.small_networks()["nnformer_synapse"].all_arguments))
+    trainer = "nnFormerTrainerV2_nnformer_synapse"
+    made = version_1(folder / f"{trainer}__plans", trainer, net, {}, called="model_best.model")
+    for path in (made / "plans.pkl", made / "fold_0" / "model_best.model.pkl"):
+        found = pickle.loads(path.read_bytes())
+        found.get("plans", found)["plans_per_stage"][0]["patch_size"] = np.array(patch)
+        path.write_bytes(pickle.dumps(found, 2))
+    return made
