@@ -101,10 +101,17 @@ def report(
 def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume, ModelFacts | None]:
     """A label map of the card's model, and what its record says of the model that made it.
 
-    errors   InputError: another model made it, or it holds what this one never writes
+    errors   InputError: another model made it, it holds what this one never writes, or it is one structure's mask
     """
+    import numpy as np
+
     from segcli.results import record
 
+    if record.is_masks(path.parent):
+        raise InputError(
+            f"{path.name}: the mask of one structure, as --split writes it, and no label map",
+            hint=f"give the label map that lies beside the folder {path.parent.name}",
+        )
     labels = _one_channel(path, counts)
     made = record.maker(_record_of(path))
     maker = made["name"] if made else card.name
@@ -112,11 +119,14 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
         raise InputError(
             f"{path.name}: its record says that {maker} made it, not {card.name}", hint="name its model with --model"
         )
-    low, high, most = int(labels.data.min()), int(labels.data.max()), max(label.id for label in card.labels)
-    if low < 0 or high > most:
+    known = {label.id for label in card.labels}
+    others = sorted(set(np.unique(labels.data).tolist()) - known)
+    # In a map that the model made, somebody may have drawn further structures since.
+    if others and (made is None or others[0] < 0 or others[-1] > max(known)):
+        shown = ", ".join(map(str, others[:10])) + (" ..." if len(others) > 10 else "")
         raise InputError(
-            f"{path.name}: not a label map of {card.name}: it holds {low} to {high}, the labels are 0 to {most}",
-            hint="name its model with --model",
+            f"{path.name}: not a label map of {card.name}: it holds {shown}, and no label has such a number",
+            hint="name its model with --model, or a table of its names with --labels",
         )
     return labels, made
 

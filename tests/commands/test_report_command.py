@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from runs import command  # noqa: F401 - makes the folder of scan_files known
+from models import LABELS, organs
+from runs import command, scan
 
 from segcli.commands import report as answer
 from segcli.errors import InputError
@@ -51,13 +52,21 @@ def test_a_map_of_several_channels_is_no_label_map(model, tmp_path):
         answer.report(path, str(model), output=tmp_path)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 90)])
-def test_values_that_the_model_never_writes_are_refused(model, tmp_path, low, high):
+@pytest.mark.parametrize(("values", "told"), [((-1, 1), "-1"), ((0, 90), "90"), ((2, 3), "3")])
+def test_values_that_the_model_never_writes_are_refused(tmp_path, values, told):
+    card = organs(tmp_path / "organs", labels={**LABELS, "liver": 7, "spleen": 2, "heart": 4}, codes={})
     data = np.zeros((4, 4, 4), "i2")
-    data[0, 0, 0], data[1, 1, 1] = low, high
+    data[0, 0, 0], data[1, 1, 1] = values
     path = nifti(tmp_path / "a.nii.gz", data)
-    with pytest.raises(InputError, match=rf"a.nii.gz: not a label map of organs: it holds {low} to {high}, the labels"):
-        answer.report(path, str(model), output=tmp_path)
+    with pytest.raises(InputError, match=rf"a.nii.gz: not a label map of organs: it holds {told}, and no label has"):
+        answer.report(path, str(card), output=tmp_path)
+
+
+def test_the_mask_of_one_structure_is_not_reported_under_the_name_of_another(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    assert command("predict", "a.nii.gz", "-m", model, "-o", "out", "--split", cwd=tmp_path).returncode == 0
+    with pytest.raises(InputError, match=r"liver.nii.gz: the mask of one structure, as --split writes it"):
+        answer.report(tmp_path / "out" / "a_seg" / "liver.nii.gz", str(model), output=tmp_path)
 
 
 def test_a_table_names_no_values_below_0(tmp_path):
