@@ -162,8 +162,10 @@ def format_of(path: Path) -> Format:
     found = next((f for f in known() if f.looks_like(path, head)), None)
     if found is None:
         *names, last = (f.name for f in known())
+        twice = head.startswith(streams.GZIP_MAGIC)  # one layer was taken off
+        told = "it seems to be packed with gzip twice: unpack it once" if twice else seems(head)
         raise InputError(
-            f"{path.name}: not a format that segcli reads; {seems(head)}",
+            f"{path.name}: not a format that segcli reads; {told}",
             hint=f"segcli reads {', '.join(names)} and {last}",
         )
     return found

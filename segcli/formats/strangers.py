@@ -13,7 +13,7 @@ _POINTERS = {
 }
 _OTHERS = {
     **_POINTERS,
-    b"\x1f\x8b": "packed with gzip twice: unpack it once",
+    b"\x1f\x8b": "packed with gzip: unpack it first",
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"PK\x05\x06": "an empty zip archive",
     b"Rar!": "a rar archive: unpack it first",
@@ -36,7 +36,7 @@ _TAR = (257, b"ustar")  # where its letters stand
 
 
 def seems(head: bytes) -> str:
-    """What a file that is not read seems to be, by its first bytes, unpacked: half a sentence."""
+    """What a file that is not read seems to be, by its first bytes: half a sentence."""
     if not head:
         return "it is empty"
     for magic, what in _OTHERS.items():

@@ -1,6 +1,7 @@
 """Weights are read safely or refused, and fit a network exactly or not at all."""
 
 import argparse
+import gzip
 import hashlib
 import json
 import os
@@ -434,9 +435,17 @@ def test_a_file_cut_in_half_is_called_truncated(tmp_path: Path, ending: str) -> 
         checkpoint.read(path)
 
 
-def test_a_web_page_in_place_of_weights_is_not_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "w.pt").write_bytes(b"<html>404 not found</html>")
-    with pytest.raises(ModelError, match=r"not a checkpoint .* 26 bytes, it seems to be a web page"):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<html>404 not found</html>", "26 bytes, it seems to be a web page"),
+        (gzip.compress(b"weights", mtime=0), "27 bytes, it seems to be packed with gzip: unpack it first"),
+        (b"", "0 bytes, it is empty"),
+    ],
+)
+def test_what_is_not_a_checkpoint_is_called_what_it_seems_to_be(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(ModelError, match=f"not a checkpoint of any format that segcli knows; {told}"):
         checkpoint.read(tmp_path / "w.pt")
 
 
