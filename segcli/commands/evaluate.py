@@ -18,6 +18,7 @@ from segcli.errors import InputError, InputMissing, UsageError
 
 if TYPE_CHECKING:
     from segcli.formats import Form
+    from segcli.models.card import ModelCard
     from segcli.structures import Label
 
 commands = Commands("evaluate")
@@ -60,12 +61,12 @@ def evaluate(
     card = find(model) if model else None
     names = _wanted(card.labels if card else (), several(labels))
     apart = [x.name for x in names if card and x.name in card.not_scored]
-    scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels)
+    scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels, card)
     document: Document = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
     document["not_averaged"] = apart
     document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
-        others = _scores(against, reference, names, tolerance, resample, counts, reference_labels)
+        others = _scores(against, reference, names, tolerance, resample, counts, reference_labels, card)
         if not prediction.is_dir():  # one case, whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
         document["difference"] = scoring.compare(scores, others, apart)
@@ -109,6 +110,7 @@ def _scores(
     resample: bool,
     affine: Form | None,
     numbers: str | None,
+    card: ModelCard | None,
 ) -> Document:
     from segcli import formats
     from segcli.formats.table import stem
@@ -129,6 +131,8 @@ def _scores(
             say(f"warning: {name}")
     out = {}
     for name, mine, truth in pairs:
+        if card is not None:
+            _of_model(mine, card)
         pred, ref = (whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth))
         if numbers is not None:
             ref = merged(ref, numbers)
@@ -140,6 +144,28 @@ def _scores(
             if names and left:
                 say(f"warning: {name}: values of the {whose} that are not scored: {', '.join(map(str, left))}")
     return out
+
+
+def _of_model(path: Path, card: ModelCard) -> None:
+    """Refuse to name the numbers of a label map by a model whose names they do not have.
+
+    errors   InputError: the record beside it calls a number otherwise, or it is the mask of one structure
+    """
+    from segcli.formats.table import stem
+    from segcli.results import record
+
+    hint = "leave --model away, or name the model that made it"
+    if record.is_masks(path.parent):
+        raise InputError(f"{path.name}: the mask of one structure, so its 1 is no label of {card.name}", hint=hint)
+    found = record.read_record(path.with_name(f"{stem(path)}.json")) or {}
+    rows = found.get("structures")
+    stated = (
+        {row.get("label"): row.get("name") for row in rows if isinstance(row, dict)} if isinstance(rows, list) else {}
+    )
+    for label in card.structures:
+        if (called := stated.get(label.id, label.name)) != label.name:
+            told = f"{path.name}: its record calls the number {label.id} {called}, {card.name} calls it {label.name}"
+            raise InputError(told, hint=hint)
 
 
 def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:

@@ -99,6 +99,24 @@ def test_labels_of_a_model_are_chosen_by_name(model, tmp_path, capsys):
     assert [s["name"] for s in json.loads(capsys.readouterr().out)["scores"]] == ["liver"]
 
 
+def test_numbers_that_another_model_wrote_do_not_get_wrong_names(model, tmp_path, capsys):
+    folder = boxes(tmp_path / "maps", a=1)
+    record = {"segcli_record": 1, "structures": [{"name": "left_cerebral_cortex", "label": 3, "voxels": 9}, 7]}
+    (folder / "a.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"a.nii.gz: its record calls the number 3 left_cerebral_cortex, organs calls"):
+        answer.evaluate(folder, folder, model=str(model))
+    with pytest.raises(InputError, match="its record calls the number 3"):
+        answer.evaluate(folder / "a.nii.gz", folder / "a.nii.gz", model=str(model), labels="liver")
+    answer.evaluate(folder, folder, json=True)
+    (folder / "a.json").rename(tmp_path / "a_seg.json")
+    folder.rename(tmp_path / "a_seg")
+    mask = tmp_path / "a_seg" / "a.nii.gz"
+    with pytest.raises(InputError, match=r"a.nii.gz: the mask of one structure, so its 1 is no label of organs"):
+        answer.evaluate(mask, mask, model=str(model))
+    answer.evaluate(mask, mask, json=True)
+    assert capsys.readouterr().out.count('"label_1"') > 1
+
+
 def test_two_documents_on_stdout_are_refused(tmp_path):
     with pytest.raises(UsageError, match="--json and --csv: one of them can have stdout"):
         answer.evaluate(tmp_path, tmp_path, json=True, csv=True)
