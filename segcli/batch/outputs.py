@@ -198,20 +198,24 @@ def folder_or_file(to: Path) -> tuple[Path | None, Path | None]:
 
     errors   UsageError: it is called as a file of another kind, and no folder of that name is there
     """
-    from segcli.formats.table import endings, written
+    from segcli.formats.table import written
 
-    name = to.name.lower()
-    if to.is_dir():
-        return to, None
-    if name.endswith(written()):
-        return None, to
-    others = {*endings(), ".img", *(Path(output.ending).suffix for output in outputs()), *RECORD.values()} - {""}
-    if ending := next((e for e in sorted(others) if name.endswith(e)), None):
-        raise UsageError(
-            f"{to}: a label map is not written as {ending}",
-            hint=f"use one of {', '.join(written())}; files of other kinds are written into a folder: name that",
-        )
-    return to, None
+    ending = file_ending(to)
+    if ending is None or ending in written():
+        return (to, None) if ending is None else (None, to)
+    raise UsageError(
+        f"{to}: a label map is not written as {ending}",
+        hint=f"use one of {', '.join(written())}; files of other kinds are written into a folder: name that",
+    )
+
+
+def file_ending(to: Path) -> str | None:
+    """By which ending a place is called as a file of those that segcli reads or writes; None of a folder."""
+    from segcli.formats.table import endings
+
+    others = {".img", *(Path(output.ending).suffix for output in outputs()), *(Path(r).suffix for r in RECORD.values())}
+    known = [*endings(), *sorted(others - {""})]
+    return None if to.is_dir() else next((e for e in known if to.name.lower().endswith(e)), None)
 
 
 def is_own(path: Path) -> bool:

@@ -10,6 +10,7 @@ import typer
 from segcli.commands.options import Affine, Commands, Json, Model, form, output_option
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
 from segcli.documents import Document
+from segcli.errors import UsageError
 
 if TYPE_CHECKING:
     from segcli.models.card import ModelCard
@@ -44,6 +45,8 @@ def export_onnx(
 
     if card.parts or card.rough or card.previous:
         folder = output or Path(file_of(card.name).removesuffix(".onnx"))
+        if folder.suffix.lower() == ".onnx" and not folder.is_dir():
+            raise UsageError(f"{folder}: {card.name} is several networks, which become a folder", hint="name a folder")
         certificates = export_folder(card, folder, exported)
         if json:
             print_json({"schema": SCHEMA, "folder": str(folder), "certificates": certificates})
@@ -53,6 +56,9 @@ def export_onnx(
             say(f"{name}: {_said(certificate)}")
         return
     path = output or Path(file_of(card.name))
+    if path.suffix.lower() != ".onnx":
+        other = path / file_of(card.name) if path.is_dir() else f"{path}.onnx"
+        raise UsageError(f"{path}: the name of an ONNX file ends in .onnx", hint=f"name it {other}")
     unclaimed(path)  # before a minute of work
     certificate = exported(card, path)
     if json:

@@ -24,7 +24,7 @@ from segcli.commands.options import (
 )
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
 from segcli.documents import Facts
-from segcli.errors import InputError
+from segcli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from segcli.batch.outputs import Destination
@@ -58,10 +58,12 @@ def report(
     json: Json = False,
 ) -> None:
     """Volumes, checks, tables and pages for a label map that exists already."""
-    from segcli.batch.outputs import Destination, choices
+    from segcli.batch.outputs import Destination, choices, file_ending
     from segcli.models.library import find
     from segcli.results.measure import measure
 
+    if output is not None and file_ending(output) is not None:
+        raise UsageError(f"{output}: is called as a file, and it is to be a folder", hint="name a folder with -o")
     to = Destination(
         folder=output,
         overwrite=overwrite,

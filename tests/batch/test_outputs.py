@@ -197,6 +197,9 @@ def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):
     assert (tree.returncode, b"a BIDS tree needs a folder" in tree.stderr) == (2, True)
     other = command("predict", "a.nii.gz", *words[:-1], "mine.dcm", cwd=tmp_path)
     assert (other.returncode, b"mine.dcm: a label map is not written as .dcm" in other.stderr) == (2, True)
+    report = command("report", "a.nii.gz", "--model", model.folder, "-o", "page.html", cwd=tmp_path)
+    assert (report.returncode, b"page.html: is called as a file" in report.stderr) == (2, True)
+    assert not [p for p in tmp_path.iterdir() if p.name not in ("a.nii.gz", "b.nii.gz")]
     (tmp_path / "mine.nii.gz").mkdir()
     folder = command("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
     assert folder.returncode == 0

@@ -10,7 +10,7 @@ from models import LABELS, of_cascade, organs
 from runs import command, scan
 
 from segcli.engines.export.folder import export_folder
-from segcli.errors import ModelError, OutputExists
+from segcli.errors import ModelError, OutputExists, UsageError
 from segcli.models.library import find, models_of
 
 
@@ -34,6 +34,19 @@ def model(tmp_path: Path) -> Path:
     return organs(
         place / "fine", name="fine", onnx=False, rough={"model": "middle", "structures": ["spleen"], "margin_mm": 10}
     )
+
+
+def test_a_file_is_called_onnx_and_a_folder_is_not(tmp_path: Path, model: Path) -> None:
+    from segcli.commands.export import export_onnx
+
+    with pytest.raises(UsageError, match=r"net\.onnx: fine is several networks, which become a folder"):
+        export_onnx(str(model), tmp_path / "net.onnx")
+    one = str(organs(model.parent / "one", name="one"))
+    with pytest.raises(UsageError, match=r"net\.pt: the name of an ONNX file ends in \.onnx .*name it .*net\.pt\.onnx"):
+        export_onnx(one, tmp_path / "net.pt")
+    with pytest.raises(UsageError, match=r"the name of an ONNX file ends in \.onnx .*name it .*one\.onnx"):
+        export_onnx(one, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["models"]
 
 
 @pytest.mark.slow
