@@ -390,7 +390,7 @@ BUILT_IN = (
     Output(
         "probabilities",
         "_probseg.nii.gz",
-        "of each label, as uint8 with a slope",
+        "of each label as the network has it, before the card's steps with the labels; uint8 with a slope",
         lambda path, case: _image(path, case, case.result.probabilities),
         needs=("probabilities",),
         bids=True,
