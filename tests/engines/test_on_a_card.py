@@ -98,6 +98,16 @@ def both(make: Any, asked: Procedure, wishes: Wishes = Wishes(), **how: Any) -> 
 # ---- every network
 
 
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is for CUDA: no card can be played")
+def test_a_card_is_played_wherever_torch_is_for_processors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with played(monkeypatch) as card:
+            assert torch.ones(1, device="cuda").device.type == "cuda"
+            assert card.living.most > 0
+    except pytest.skip.Exception as error:
+        pytest.fail(f"every test on a card would be left out: {error}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", small_networks())
 def test_a_network_answers_on_a_card_with_nothing_of_the_hosts_among_its_tensors(
