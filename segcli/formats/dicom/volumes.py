@@ -40,11 +40,18 @@ def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
             raise InputError(f"{file.name}: {file.fault}", hint="export or copy the series again")
     _one_patient(files)
     frames = [frame for file in _once(files) for frame in frames_of(file)]
+    groups = _directions(frames)
+    several = len(groups) > 1
+    if not several and _unlike(frames) is not None:
+        groups = _images(frames)
     stacks = []
-    for what, group in _directions(frames).items():
-        _alike(group)
+    for what, group in groups.items():
+        if (told := _unlike(group)) is not None:
+            raise InputError(told)
         for stack in _split(group):
-            stacks += [Stack(part.frames, _joined(what, stack.what, part.what), what) for part in _of_one_kind(stack)]
+            parts = _of_one_kind(stack)
+            words = [_joined(what, stack.what, part.what) for part in parts]
+            stacks += [Stack(p.frames, w, what if several else "") for p, w in zip(parts, words, strict=True)]
     for stack in stacks:
         _rescaled_alike(stack.frames)
     return tuple(stacks)
@@ -70,6 +77,16 @@ def _directions(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
         twin = f"{plain}, normal {' '.join(f'{v:.2f}' for v in normal + 0.0)}"
         named[twin if plain in named else plain] = group
     return named
+
+
+def _images(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+    """The frames by their kind of image (original, derived), where each has a geometry of its own; else one group."""
+    kinds: dict[object, list[Frame]] = {}
+    for frame in frames:
+        kinds.setdefault(frame.kind["ImageType"], []).append(frame)
+    if any(_unlike(group) for group in kinds.values()):
+        return {"": list(frames)}
+    return {in_words("ImageType", kind): group for kind, group in sorted(kinds.items(), key=lambda item: str(item[0]))}
 
 
 def _joined(*words: str) -> str:
@@ -127,17 +144,18 @@ def _same(a: DicomFile, b: DicomFile) -> bool:
     return all(a.text(k) == b.text(k) for k in places) and np.array_equal(voxels(a), voxels(b))
 
 
-def _alike(frames: Sequence[Frame]) -> None:
-    """All slices have the size, the orientation and the pixel spacing that most of them have."""
+def _unlike(frames: Sequence[Frame]) -> str | None:
+    """What is said of a slice without the size, the orientation or the pixel spacing that most have; None for none."""
     shape = Counter(f.shape for f in frames).most_common(1)[0][0]
     axes = np.array([[*f.row, *f.column, *f.spacing] for f in frames])
     for f, off in zip(frames, np.abs(axes - np.median(axes, axis=0)), strict=True):
         if f.shape != shape:
-            raise InputError(f"{f.name}: {f.shape[0]} x {f.shape[1]} pixels, other slices have {shape[0]} x {shape[1]}")
+            return f"{f.name}: {f.shape[0]} x {f.shape[1]} pixels, other slices have {shape[0]} x {shape[1]}"
         if off[:6].max() > ALIKE:
-            raise InputError(f"{f.name}: its orientation differs from that of other slices (by {off[:6].max():.3g})")
+            return f"{f.name}: its orientation differs from that of other slices (by {off[:6].max():.3g})"
         if off[6:].max() > ALIKE * min(f.spacing):
-            raise InputError(f"{f.name}: pixel spacing {f.spacing[0]:g} x {f.spacing[1]:g} mm, other slices differ")
+            return f"{f.name}: pixel spacing {f.spacing[0]:g} x {f.spacing[1]:g} mm, other slices differ"
+    return None
 
 
 def _rescaled_alike(frames: Sequence[Frame]) -> None:
@@ -153,11 +171,7 @@ def _rescaled_alike(frames: Sequence[Frame]) -> None:
 
 def _split(frames: list[Frame]) -> list[Stack]:
     """The volumes of a series: one, or as many as share each position, told apart by one attribute or by number."""
-    place = np.round(along(frames) / POSITION_TOLERANCE).astype(np.int64)
-    order = np.argsort(place, kind="stable")
-    spots = np.cumsum(np.diff(place[order], prepend=place[order[0]]) > 1)  # within one tolerance is one position
-    spot = np.empty(len(frames), np.int64)
-    spot[order] = spots
+    spot = _spots(frames)
     most = int(np.bincount(spot).max())
     if most == 1:
         return [Stack(tuple(frames), _ALONE)]
@@ -175,9 +189,18 @@ def _split(frames: list[Frame]) -> list[Stack]:
             words = [", ".join(map(in_words, keys, kind)) for kind in kinds]
             return [Stack(tuple(frames[i] for i in g), w) for g, w in zip(groups, words, strict=True)]
     once = _without_copies(frames, spot)
-    if len(once) < len(frames):
+    if len(once) < len(frames) and len(set(np.bincount(_spots(once)).tolist())) == 1:  # else some are equal by chance
         return _split(once)
     return _by_number(frames, spot, most, telling)
+
+
+def _spots(frames: Sequence[Frame]) -> NDArray[np.int64]:
+    """The number of the position at which each slice lies, from 0 along the normal."""
+    place = np.round(along(frames) / POSITION_TOLERANCE).astype(np.int64)
+    order = np.argsort(place, kind="stable")
+    spot = np.empty(len(frames), np.int64)
+    spot[order] = np.cumsum(np.diff(place[order], prepend=place[order[0]]) > 1)  # within one tolerance is one position
+    return spot
 
 
 def _of_one_kind(stack: Stack) -> list[Stack]:

@@ -10,7 +10,7 @@ import pytest
 from dicom_phantom import SHAPE, affine, phantom, series
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from test_dicom import warnings
+from test_dicom import fresh, warnings
 
 from segcli.errors import InputError
 from segcli.formats.dicom import series as dicom
@@ -77,3 +77,43 @@ def test_slices_that_were_measured_in_several_ways_are_said(
     scan = dicom.read(series(tmp_path / "ct", each=lambda ds, k: setattr(ds, keyword, values[k // 3])))
     assert f"its slices differ: {told}" in warnings(scan)
     assert "its slices differ" not in warnings(dicom.read(series(tmp_path / "one", **{keyword: values[0]})))
+
+
+@pytest.mark.parametrize(
+    ("count", "world"),
+    [(1, affine(((1, 0, 0), (0, 0, -1)))), (3, affine(((1, 0, 0), (0, 0, -1)))), (3, affine(spacing=(6.0, 1.0, 1.0)))],
+    ids=["one coronal slice", "three coronal slices", "other pixels"],
+)
+def test_derived_images_with_a_geometry_of_their_own_are_another_volume(
+    tmp_path: Path, count: int, world: np.ndarray
+) -> None:
+    folder = series(tmp_path / "ct")
+    series(folder, phantom()[:count], world, first=100, each=fresh, ImageType=["DERIVED", "SECONDARY", "MPR"])
+    told = f"{6 + count} slices, .*--volume 1: image type DERIVED, {count} slices; --volume 2: image type ORIGINAL, 6"
+    with pytest.raises(InputError, match=told):
+        dicom.read(folder)
+    np.testing.assert_array_equal(dicom.read(folder, volume=2).data[0], phantom())
+    np.testing.assert_allclose(dicom.read(folder, volume=1).grid.affine[:3, 1:], world[:3, 1:])
+
+
+def test_a_slice_in_another_direction_that_is_called_as_the_others_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct")
+    series(folder, phantom()[:1], affine(((1, 0, 0), (0, 0, -1))), first=100, each=fresh)
+    with pytest.raises(InputError, match=r"a-100\.dcm: its orientation differs"):
+        dicom.read(folder)
+
+
+def test_a_slice_that_is_equal_in_two_volumes_by_chance_belongs_to_both(tmp_path: Path) -> None:
+    """Slices beyond what was measured are 0 in every volume."""
+    content = phantom()
+    content[5] = 0
+
+    def second(ds: Dataset, k: int) -> None:
+        fresh(ds, k)
+        ds.InstanceNumber += 6
+
+    folder = series(tmp_path / "mr", content, modality="MR")
+    content[:5] += 1000
+    series(folder, content, first=100, each=second, modality="MR")
+    assert [what for what, _ in dicom.find(folder)[0].summary.which] == [f"number {n} at each position" for n in (1, 2)]
+    np.testing.assert_array_equal(dicom.read(folder, volume=2).data[0], content)
