@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segcli.commands.options import Affine, Commands, Json, form, several
+from segcli.commands.options import Affine, Commands, Json, choice, form, several
 from segcli.commands.terminal import SCHEMA, print_json, say, table
 from segcli.documents import Document
 from segcli.errors import InputError, InputMissing, UsageError
@@ -41,37 +41,50 @@ def evaluate(
     affine: Affine = None,
     against: Annotated[Path | None, typer.Option("--against", help="A second prediction, compared pairwise.")] = None,
     json: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout, a row for each case and structure.")] = False,
+    summary: Annotated[
+        str, typer.Option("--summary", help="Means and 95 % intervals for a paper, on stdout: csv, markdown or latex.")
+    ] = "",
     html: Annotated[Path | None, typer.Option("--html", help="Write a page as well.")] = None,
 ) -> None:
     """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
     from segcli.models.library import find
     from segcli.results import evaluate as scoring
+    from segcli.results import paper
     from segcli.results.reference_labels import SETS
 
     if not tolerance < math.inf:
         raise UsageError(f"--tolerance {tolerance}: is a number of mm")
     if reference_labels is not None and reference_labels not in SETS:
         raise UsageError(f"--reference-labels {reference_labels}: is not one of {', '.join(SETS)}")
-    if json and csv:
-        raise UsageError("--json and --csv: one of them can have stdout")
+    choice("--summary", summary, ("", *paper.FORMS))
+    asked = [option for option, given in (("--json", json), ("--csv", csv), ("--summary", summary)) if given]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]}: one of them can have stdout")
+    if summary and against is not None:
+        raise UsageError("--summary and --against: a summary is of one prediction", hint="--json has the differences")
     if html is not None:
         _unclaimed(html)  # before the work
     counts = form(affine)
     card = find(model) if model else None
-    names = _wanted(card.labels if card else (), several(labels))
+    chosen = several(labels)
+    names = _wanted(card.labels if card else (), chosen)
     apart = [x.name for x in names if card and x.name in card.not_scored]
-    scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels, card)
+    scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels, card, tell=not chosen)
     document: Document = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
     document["not_averaged"] = apart
     document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
-        others = _scores(against, reference, names, tolerance, resample, counts, reference_labels, card)
+        others = _scores(
+            against, reference, names, tolerance, resample, counts, reference_labels, card, tell=not chosen
+        )
         if not prediction.is_dir():  # one case, whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
         document["difference"] = scoring.compare(scores, others, apart)
     if apart:
         say(f"not averaged, as the card of {model} says: {', '.join(apart)}")
+    if any(row["missed"] or row["invented"] for row in document["summary"][:1]):
+        say(f"note: {scoring.RULE}")
     if html is not None:
         _page(html, document)
     if json:
@@ -80,11 +93,14 @@ def evaluate(
         from segcli.results.measure import csv_text
 
         sys.stdout.write(csv_text(document["difference" if against is not None else "scores"]))
+    elif summary:
+        sys.stdout.write(paper.FORMS[summary](document["summary"]))
     else:
-        shown = ("name", "cases", "missed", "invented", "dice", "iou", "hd95_mm", "assd_mm", "nsd", "bias_ml")
+        shown = ("name", "cases", "missed", "invented", "dice", "iou", "hd95_mm", "assd_mm", "nsd", "bias_ml", "dice_p")
         key = "difference" if against is not None else "summary"
         rows = [{k: row[k] for k in shown if k in row} for row in document[key]]
-        table(key, rows, decimals=dict.fromkeys(("dice", "iou", "nsd"), 3))
+        title = "means over the cases" if against is None else f"means of {against} minus {prediction}"
+        table(title, rows, decimals=dict.fromkeys(("dice", "iou", "nsd", "dice_p"), 3))
 
 
 def _unclaimed(path: Path) -> None:
@@ -111,7 +127,10 @@ def _scores(
     affine: Form | None,
     numbers: str | None,
     card: ModelCard | None,
+    *,
+    tell: bool,
 ) -> Document:
+    """The scores of each case by its name; `tell` says whether values that are not scored are told."""
     from segcli import formats
     from segcli.formats.table import stem
     from segcli.results import evaluate as scoring
@@ -141,7 +160,7 @@ def _scores(
         except InputError as error:
             raise error.about(f"{mine.name} and {truth.name}") from error
         for whose, left in zip(("prediction", "reference"), scoring.unscored(pred, ref, names), strict=True):
-            if names and left:
+            if names and left and tell:
                 say(f"warning: {name}: values of the {whose} that are not scored: {', '.join(map(str, left))}")
     return out
 

@@ -230,9 +230,12 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     lacking = sorted(want.keys() - have.keys())
     if lacking:
         shown = ", ".join(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
+        spare = sorted(have.keys() - want.keys())[:5]
         raise InputMissing(
-            f"{pred.name}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
-            hint="predict them, or take them out of the folder of references",
+            f"{pred}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
+            hint=f"predictions without a reference are called {', '.join(spare)}; names must be equal"
+            if spare
+            else "predict them, or take them out of the folder of references",
         )
     alone = [f"{have[name].name} has no reference and is not scored" for name in sorted(have.keys() - want.keys())]
     return [(name, have[name], want[name]) for name in sorted(want)], alone

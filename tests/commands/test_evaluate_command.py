@@ -8,6 +8,8 @@ from runs import command  # noqa: F401 - makes the folder of scan_files known
 
 from segcli.commands import evaluate as answer
 from segcli.errors import InputError, InputMissing, OutputExists, UsageError
+from segcli.results import paper
+from segcli.results.evaluate import METRICS
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 
@@ -157,3 +159,45 @@ def test_values_that_no_label_map_has_are_refused_and_not_turned_into_others(tmp
     path = nifti(tmp_path / "a.nii.gz", np.full((4, 4, 4), value))
     with pytest.raises(InputError, match=r"a.nii.gz: not a label map: it holds"):
         answer.evaluate(path, path)
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("csv", "label_1,2,0,0,0.75,0.5,1.0,"),
+        ("markdown", "| label 1 | 2 | 0 | 0 | 0.750 (0.500 to 1.000) | "),
+        ("latex", "label 1 & 2 & 0 & 0 & 0.750 (0.500--1.000) & "),
+    ],
+)
+def test_a_summary_has_means_and_intervals_in_the_form_of_a_paper(tmp_path, capsys, form, line):
+    answer.evaluate(boxes(tmp_path / "mine", a=1, b=2), boxes(tmp_path / "truth", a=1, b=3), summary=form)
+    assert line in capsys.readouterr().out
+
+
+def test_what_latex_takes_for_its_own_is_written_as_text():
+    scores = dict.fromkeys(f"{key}{end}" for key in METRICS for end in ("", "_low", "_high"))
+    row = {"name": "5% & #1_a", "cases": 1, "missed": 0, "invented": 0, **scores}
+    assert paper.FORMS["latex"]([row]).splitlines()[4] == r"5\% \& \#1 a & 1 & 0 & 0 & n/a & n/a & n/a & n/a \\"
+
+
+def test_values_that_were_not_asked_for_are_not_told(tmp_path, capsys):
+    data = np.zeros((6, 6, 6), "u1")
+    data[0], data[3] = 1, 2
+    path = nifti(tmp_path / "a.nii.gz", data)
+    answer.evaluate(path, path, labels="1", csv=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_how_a_missed_structure_scores_is_told_where_there_is_one(tmp_path, capsys):
+    truth, empty = boxes(tmp_path / "truth", a=1), tmp_path / "mine"
+    empty.mkdir()
+    nifti(empty / "a.nii.gz", np.zeros((6, 6, 6), "u1"))
+    answer.evaluate(empty, truth)
+    assert "only the reference has (missed)" in capsys.readouterr().err
+
+
+def test_predictions_that_are_called_otherwise_are_named(tmp_path):
+    truth, mine = boxes(tmp_path / "truth", case1=1), boxes(tmp_path / "mine", patient1=1)
+    with pytest.raises(InputMissing) as refused:
+        answer.evaluate(mine, truth)
+    assert refused.value.hint == "predictions without a reference are called patient1; names must be equal"
