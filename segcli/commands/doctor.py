@@ -11,7 +11,7 @@ import typer
 
 from segcli import __version__
 from segcli.commands.options import Commands, Json
-from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, table
+from segcli.commands.terminal import SCHEMA, print_facts, print_json, table
 from segcli.documents import Document
 from segcli.errors import EngineError, ModelError, cause_of
 from segcli.packages import version_of
@@ -41,9 +41,8 @@ def doctor(json: Json = False) -> None:
     if json:
         print_json({"schema": SCHEMA, **found})
     else:
-        for name, value in found["machine"].items():
-            print_line(f"{name:10} {plain(str(value))}")
-        table("engines", found["engines"])
+        print_facts(found["machine"])
+        table("engines", [{**row, "seconds": row["seconds"] if row["works"] else None} for row in found["engines"]])
         table("weights", found["weights"])
         table("libraries", [{"name": k, "version": v} for k, v in found["libraries"].items()])
     if not all(w["right"] for w in found["weights"]):

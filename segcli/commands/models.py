@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segcli.commands.options import Commands, Json, from_groups, output_option
-from segcli.commands.terminal import SCHEMA, plain, print_json, print_line, say, table
+from segcli.commands.terminal import SCHEMA, print_facts, print_json, print_line, say, table
 from segcli.documents import Document
 from segcli.errors import EngineError, ModelError, UsageError
 
@@ -164,10 +164,9 @@ def info(
     if json:
         print_json({"schema": SCHEMA, **facts})
         return
-    for key, value in facts.items():
-        if value not in (None, "", [], ()):
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            print_line(f"{key:11} {plain(shown)}")
+    if here:
+        facts["structures"] = [f"{s.id} {s.name}" for s in card.structures]
+    print_facts(facts)
     if known is not None and not here:
         say(f"not yet: {known.lacks}" if known.lacks else known.by_hand or f"`segcli models get {model}` fetches it")
 
@@ -332,9 +331,7 @@ def inspect(
     if json:
         print_json({"schema": SCHEMA, **found})
         return
-    for key, value in found.items():
-        if value not in (None, [], {}):
-            print_line(f"{key:11} {plain(str(value))}")
+    print_facts({key: value for key, value in found.items() if value != 0})
 
 
 @commands.command()

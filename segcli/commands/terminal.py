@@ -281,6 +281,51 @@ def times(values: Sequence[float] | None) -> str:
     return " x ".join(f"{v:g}" for v in values or ())
 
 
+def print_facts(facts: Facts) -> None:
+    """What is known of something on stdout, a fact a line; facts of facts are indented below their name.
+
+    On a terminal a long fact goes on below, behind its name; in a pipe it stays one line.
+    """
+    width = _width()
+    for line in _lines_of(facts, width):
+        print_line(line)
+
+
+def _width() -> int | None:
+    """The characters of a line of stdout; None where it is no terminal."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _lines_of(facts: Facts, width: int | None) -> Iterator[str]:
+    import textwrap
+
+    known = {key: value for key, value in facts.items() if not (value is None or value in ("", [], {}, ()))}
+    margin = max(map(len, known), default=0) + 2
+    for key, value in known.items():
+        if isinstance(value, Mapping) and any(isinstance(inner, Mapping | list) for inner in value.values()):
+            yield key
+            yield from (f"  {line}" for line in _lines_of(value, width and width - 2))
+            continue
+        text = plain(_words_of(value))
+        lines = textwrap.wrap(text, max(width - margin, _SHORT)) if width else [text]
+        for name, line in zip([key, *[""] * len(lines)], lines, strict=False):
+            yield f"{name:{margin}}{line}"
+
+
+def _words_of(value: Any) -> str:
+    """A value in words: yes and no, 1, 2 for a list, a 1, b 2 for what has names."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words_of(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        between = "; " if any(isinstance(inner, Mapping | list | tuple) for inner in value) else ", "
+        return between.join(map(_words_of, value))
+    return str(value)
+
+
 def counted(number: int, word: str) -> str:
     """1 channel, 2 channels."""
     return f"{number} {word}" + "s" * (number != 1)

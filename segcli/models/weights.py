@@ -421,7 +421,7 @@ def _opened(data: bytes, name: str) -> tuple[str, Content]:
         raise ModelError(f"{name}: an archive of the tar kind (PyTorch before 0.1.10): not allowed", hint=SAVE_AGAIN)
     raise ModelError(
         f"{name}: not a checkpoint of any format that segcli knows; {len(data)} bytes, {seems(data[:_HEAD])}",
-        hint="torch, safetensors and ONNX files are read",
+        hint="torch, safetensors and ONNX files are read; a MONAI bundle or a model of nnU-Net is named by its folder",
     )
 
 

@@ -112,6 +112,8 @@ def test_a_model_is_described_whether_it_is_here_or_only_known(tmp_path, monkeyp
     out = capsys.readouterr().out
     assert "citation    " in out
     assert "looks_where" not in out
+    answer.info("organs")
+    assert "structures  1 body, 2 liver, " in capsys.readouterr().out
 
 
 def test_what_a_file_is_is_printed_without_what_it_lacks(tmp_path, capsys):

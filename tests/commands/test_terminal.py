@@ -16,7 +16,7 @@ from segcli.batch.cases import Case
 from segcli.batch.events import Event
 from segcli.commands import terminal
 from segcli.commands.harmless import Harmless
-from segcli.commands.terminal import Show, events_to, plain, say, table
+from segcli.commands.terminal import Show, events_to, plain, print_facts, say, table
 from segcli.errors import OutputExists
 
 CASE = Case("a", (Path("a.nii"),), Path())
@@ -251,3 +251,24 @@ def test_where_there_is_no_bar_a_line_says_how_far_a_case_is_now_and_then(capsys
         show.watch(Event("window", CASE, done=1, total=2))
         show.watch(Event("window", CASE, done=2, total=2))
         assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_facts_are_a_line_each_and_on_a_terminal_go_on_behind_their_name(capsys, monkeypatch):
+    facts = {
+        "name": "a",
+        "here": True,
+        "none": None,
+        "labels": ["1 liver", "2 spleen"],
+        "crop": {"labels": {"liver": 1}},
+    }
+    print_facts(facts)
+    assert capsys.readouterr().out.splitlines() == [
+        "name    a",
+        "here    yes",
+        "labels  1 liver, 2 spleen",
+        "crop",
+        "  labels  liver 1",
+    ]
+    monkeypatch.setattr(terminal, "_width", lambda: 20)
+    print_facts({"labels": facts["labels"]})
+    assert capsys.readouterr().out.splitlines() == ["labels  1 liver, 2", "        spleen"]

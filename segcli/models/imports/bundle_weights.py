@@ -34,7 +34,11 @@ def weights_file(folder: Path, config: References) -> Path:
             hint=f"save its tensors where it was made: torch.save(torch.jit.load('{programs[0]}').state_dict(), "
             "'model.pt')",
         )
-    raise ModelError(f"{folder.parent.name}: models/ has no {named or _USUAL[0]}, only {', '.join(there) or 'nothing'}")
+    lacking = f"models/ has no {named or _USUAL[0]}"
+    said = f"{lacking}, only {', '.join(there)}" if there else f"{lacking}: it holds nothing"
+    published = (folder.parent / "large_files.yml").is_file()
+    hint = "large_files.yml in the bundle says where it is published: fetch it into models/" if published else None
+    raise ModelError(f"{folder.parent.name}: {said}", hint=hint)
 
 
 def _loaded(config: References) -> str | None:

@@ -90,6 +90,14 @@ def test_weights_of_another_name_are_taken_when_there_are_no_others(tmp_path: Pa
         imports.inspect(tmp_path / "b")
 
 
+def test_a_bundle_without_its_weights_is_told_where_they_are(tmp_path: Path) -> None:
+    (edited(tmp_path / "b") / "models" / "model.pt").unlink()
+    (tmp_path / "b" / "large_files.yml").write_text("large_files: []")
+    with pytest.raises(ModelError, match=r"models/ has no model.pt: it holds nothing") as refused:
+        imports.inspect(tmp_path / "b")
+    assert refused.value.hint == "large_files.yml in the bundle says where it is published: fetch it into models/"
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
 def test_wrapped_names_are_understood_as_bare_ones(tmp_path: Path, prefix: str) -> None:
     path = edited(tmp_path / "b") / "models" / "model.pt"
