@@ -309,7 +309,9 @@ def _exists(path: Path, text: str) -> None:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        raise InputMissing(f"{text}: no such file or folder", hint="check the name") from None
+        address = re.match("[a-z]+://", text)
+        hint = "an address is no file: fetch it first, as `segcli help dicom` shows" if address else "check the name"
+        raise InputMissing(f"{text}: no such file or folder", hint=hint) from None
     except ValueError as error:  # a list may hold bytes that no name has
         raise InputError(f"{text}: not a file name: {error}") from None
     if not path.exists():

@@ -81,7 +81,7 @@ def unshown(outcomes: Sequence[Outcome]) -> str:
     if not count:
         return ""
     cases = "1 case has" if count == 1 else f"{count} cases have"
-    return f"{cases} the verdict fail, which the exit code does not show (--fail-on fail lets it)"
+    return f"{cases} the verdict fail; the exit code says so only with --fail-on fail"
 
 
 def summary(outcomes: Sequence[Outcome], total: int, seconds: float, word: str) -> str:

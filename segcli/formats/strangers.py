@@ -47,6 +47,8 @@ def seems(head: bytes) -> str:
         return "it seems to be a tar archive: unpack it first"
     if head.lstrip().lower().startswith(_WEB_PAGE):
         return "it seems to be a web page, such as one that asks for a login or tells an error: download it again"
+    if head.lstrip().startswith(b"--") and b"content-type:" in head.lower():
+        return "it seems to be an answer of DICOMweb in parts: take the parts apart, or ask for application/zip"
     if all(byte >= 32 or byte in b"\t\n\r" for byte in head):
         return "it seems to be text"
     return f"it begins with the bytes {head[:8].hex(' ')}"

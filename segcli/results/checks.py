@@ -155,7 +155,9 @@ def _confidence(scene: Scene) -> Iterator[Finding]:
         return
     for s, value in there:
         if limits.confidence is not None and value < limits.confidence and not DIFFUSE & set(words_of(s.name)):
-            sentence = f"{s.name}: the network was unsure: a mean margin of {value:.2f} between its first two"
+            sentence = (
+                f"{s.name}: the network was unsure: a mean margin of {value:.2f} between the two most likely labels"
+            )
             yield Finding("confidence", "review", s.name, sentence)
 
 

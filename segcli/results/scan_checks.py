@@ -167,7 +167,7 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
     values = np.where(np.isfinite(values), values, np.nanmin(values[np.isfinite(values)]))
     low, tenth, high = (float(v) for v in np.percentile(values, (0.5, 10, 99.5)))
     if values.min() == values.max():
-        yield Finding("intensity", "fail", None, f"{name}: every voxel is {low:g}: there is no picture")
+        yield Finding("intensity", "fail", None, f"channel {name}: every voxel is {low:g}: there is no picture")
         return
     faces = [np.take(values, i, axis).ravel() for axis in range(3) for i in (0, -1)]
     border = float(np.median(np.concatenate(faces)))
@@ -175,18 +175,18 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
     if modality == "CT":
         sentence = _not_hounsfield(values, low, tenth, high, border, middle)
         if sentence:
-            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
+            yield Finding("intensity", "fail", None, f"channel {name}: {sentence}")
     elif modality == "MR":
         sentence = _hounsfield(values, low, high) or _hounsfield_from_0(values)
         if sentence:
-            yield Finding("modality", "fail", None, f"{name}: {sentence}: a CT?")
+            yield Finding("modality", "fail", None, f"channel {name}: {sentence}: a CT?")
         elif high > low and (border - low) / (high - low) > 0.7 and border > middle:
             sentence = f"the surroundings ({border:.4g}) are brighter than the middle ({middle:.4g}): inverted?"
-            yield Finding("intensity", "fail", None, f"{name}: {sentence}")
+            yield Finding("intensity", "fail", None, f"channel {name}: {sentence}")
     like = _likeness(channel)
     if like is not None and like < NOISE:
         sentence = f"neighbouring voxels hardly resemble each other (correlation {like:.2f}): noise, not a picture?"
-        yield Finding("noise", "review", None, f"{name}: {sentence}")
+        yield Finding("noise", "review", None, f"channel {name}: {sentence}")
 
 
 def _hounsfield(values: NDArray[np.float64], low: float, high: float) -> str | None:

@@ -403,3 +403,9 @@ def test_a_part_that_there_is_not_is_a_usage_error(part, monkeypatch):
 def test_a_name_that_no_file_can_have_is_refused_as_that():
     with pytest.raises(InputError, match=r"not a file name: .*embedded null"):
         cases(["a.nii\0b"])
+
+
+def test_an_address_is_no_missing_file() -> None:
+    with pytest.raises(InputMissing) as refused:
+        cases(["https://archive/studies/1"])
+    assert refused.value.hint.startswith("an address is no file")

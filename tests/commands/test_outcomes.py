@@ -46,9 +46,7 @@ def test_1_4_the_traceback_of_a_case_has_its_own_lines(capfd, debug, shown):
 
 def test_verdicts_that_the_exit_code_does_not_show_are_counted():
     assert unshown([ended("pass"), ended("review")]) == ""
-    assert unshown([ended("fail"), ended("pass")]).startswith(
-        "1 case has the verdict fail, which the exit code does not"
-    )
+    assert unshown([ended("fail"), ended("pass")]).startswith("1 case has the verdict fail; the exit code says so only")
     assert unshown([ended("fail"), ended("fail", "skipped")]).startswith("2 cases have the verdict fail")
     assert unshown([judged(ended("fail"), Manners(fail_on="fail"))]) == ""
 
@@ -61,7 +59,7 @@ def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
     done = command(*given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     last = done.stderr.decode().strip().splitlines()[-1]
-    assert last == "warning: 1 case has the verdict fail, which the exit code does not show (--fail-on fail lets it)"
+    assert last == "warning: 1 case has the verdict fail; the exit code says so only with --fail-on fail"
     again = command(*given, "--fail-on", "fail", cwd=tmp_path)
     assert again.returncode == 1
     assert "zeros: verdict fail: every voxel of the scan is 0: there is no picture" in again.stderr.decode()

@@ -42,6 +42,7 @@ def test_3_14_the_content_decides_and_not_the_ending(tmp_path: Path) -> None:
         (bz2.compress(bytes(600)), "packed with bzip2: unpack it first"),
         (lzma.compress(bytes(600)), "packed with xz: unpack it first"),
         (gzip.compress(b"a.nii".ljust(257, b"\0") + b"ustar" + bytes(600), mtime=0), "a tar archive: unpack it first"),
+        (b"\r\n--a1b2\r\nContent-Type: application/dicom\r\n\r\n" + bytes(600), "an answer of DICOMweb in parts"),
         (b"not an image\n" * 40, "it seems to be text"),
         (bytes(range(40, 240)) + bytes(9), "it begins with the bytes 28 29 2a 2b 2c 2d 2e 2f"),
         (gzip.compress(b"not an image\n" * 40, mtime=0), "it seems to be text"),

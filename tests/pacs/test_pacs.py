@@ -49,7 +49,12 @@ OTHERS = {  # what else is in a study: modality, class
 
 def recipe() -> list[str]:
     """The blocks of code of the recipe: configuration, script, receiver, segmentation."""
-    text = (Path(segcli.help.__path__[0]) / "dicom.md").read_text().split("## Behind a PACS")[1]
+    return blocks("Behind a PACS")
+
+
+def blocks(section: str) -> list[str]:
+    """The blocks of code of a section of the help text."""
+    text = (Path(segcli.help.__path__[0]) / "dicom.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
     found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
     return [re.sub("^    ", "", block, flags=re.MULTILINE).strip() + "\n" for block in found]
 
@@ -116,6 +121,34 @@ def archive(tmp_path: Path) -> Iterator[tuple[str, int]]:
         address = f"http://127.0.0.1:{ports['8042']}"
         until(lambda: ask(f"{address}/system"), 30)
         yield address, ports["4242"]
+
+
+def test_a_script_fetches_a_study_and_stores_what_is_made_of_it(tmp_path: Path) -> None:
+    http = free()
+    wanted = {
+        "HttpPort": http,
+        "DicomPort": free(),
+        "StorageDirectory": str(tmp_path / "db"),
+        "IndexDirectory": str(tmp_path / "db"),
+        "AuthenticationEnabled": False,
+    }
+    (tmp_path / "orthanc.json").write_text(json.dumps(wanted))
+    address = f"http://127.0.0.1:{http}"
+    (script,) = blocks("By a script, over HTTP")
+    script = script.replace("http://127.0.0.1:8042", address).replace("MODEL", shlex.quote(str(organs(tmp_path / "m"))))
+    script = "set -e\n" + script.replace("segcli predict", f"{shlex.quote(sys.executable)} -m segcli predict")
+    with ExitStack() as stack, (tmp_path / "log").open("wb") as log:
+        line = ["Orthanc", str(tmp_path / "orthanc.json")]
+        server = stack.enter_context(subprocess.Popen(line, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT))
+        stack.callback(server.terminate)
+        until(lambda: ask(f"{address}/system"), 30)
+        for file in study(tmp_path / "study").iterdir():
+            urllib.request.urlopen(f"{address}/instances", file.read_bytes(), timeout=10).close()
+        (whole,) = ask(f"{address}/studies")
+        subprocess.run(["sh", "-c", script], cwd=tmp_path, env={**os.environ, "STUDY": whole}, check=True)
+        (made,) = ask(f"{address}/studies")
+        kinds = [one["MainDicomTags"]["Modality"] for one in ask(f"{address}/studies/{made}/series")]
+    assert sorted(kinds) == sorted(["CT", "MR", *OTHERS, "SEG", "SR"])
 
 
 def ask(address: str) -> Any:

@@ -144,7 +144,7 @@ def _structures(
         colour = drawn_colour(colours.get(s["label"], _GREY))
         raised = list(dict.fromkeys(flags.get(s["name"], [])))
         if s["truncated"] and ("review", "truncated") not in raised:
-            raised.append(("", "at border"))
+            raised.append(("", "cut off"))
         row = {
             "words": words(s["name"]),
             "colour": colour,
