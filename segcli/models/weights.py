@@ -399,6 +399,20 @@ def read(path: Path, sha256: str = "") -> Stored:
     return Stored(path.name, container, content, found)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a zip archive is a checkpoint of torch, as a browser may have named one; False for any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(_is_pickle(member) for member in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
+def _is_pickle(member: str) -> bool:
+    """Whether it is the pickle of a torch archive by its place: its tensors lie beside it."""
+    return member.count("/") == 1 and member.endswith("/data.pkl")
+
+
 def _opened(data: bytes, name: str) -> tuple[str, Content]:
     if data[:4] == b"PK\x03\x04":
         return _zip(data, name)
@@ -429,7 +443,7 @@ def _zip(data: bytes, name: str) -> tuple[str, Content]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.namelist()
-            pickles = [m for m in members if m.count("/") == 1 and m.endswith("/data.pkl")]
+            pickles = [m for m in members if _is_pickle(m)]
             if any(m.endswith("/constants.pkl") or "/code/" in m for m in members):
                 raise ModelError(
                     f"{name}: a TorchScript program, which would run as code: not allowed",

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from segcli.errors import ModelError, SegcliError, UsageError
 from segcli.formats.streams import refusal
+from segcli.models import weights
 from segcli.models.card import CARD_FILE
 from segcli.models.imports import brainchop, bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
@@ -33,7 +34,7 @@ def opened(path: Path, *, told: bool, wanted: WhichModel) -> Iterator[ModelSourc
     """
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder")
-    if path.is_file() and path.suffix.lower() == ".zip":
+    if path.is_file() and path.suffix.lower() == ".zip" and not weights.is_checkpoint(path):
         with unpacked(path) as folder:
             yield _folder(folder, path.name, told=told, wanted=wanted)
     elif path.is_dir():
@@ -68,6 +69,11 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> Model
     if bundles:
         raise _several([*plans, *bundles], folder, name, "give the folder of one of them")
     endings = (".pt", ".pth", ".ckpt", ".tar", ".model", ".safetensors", ".onnx")
+    if shards := sorted(folder.rglob("[!.]*.index.json")):
+        raise ModelError(
+            f"{name}: its weights lie in several files, which {shards[0].name} lists; segcli reads those of one file",
+            hint="put their tensors into one file where they are from: safetensors.torch.save_file(TENSORS, FILE)",
+        )
     # Hidden files are none of a person's: macOS puts ._NAME beside each on other systems' disks and into archives.
     alone = [p for p in sorted(folder.rglob("*")) if p.suffix in endings and p.is_file() and p.name[0] != "."]
     if len(alone) == 1:

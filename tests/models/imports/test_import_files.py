@@ -87,6 +87,22 @@ def test_every_container_becomes_the_same_network(tmp_path: Path, name: str) -> 
         assert (weights.network_of(made)(x) - y).abs().max() < 1e-5
 
 
+def test_a_checkpoint_is_known_by_what_it_holds_though_it_is_called_an_archive(tmp_path: Path) -> None:
+    """A checkpoint of torch is a zip archive, and a browser may name it one."""
+    shutil.copy(CONTAINERS / "tiny_segresnet_raw.pth", tmp_path / "weights.zip")
+    assert imports.inspect(tmp_path / "weights.zip").network == "segresnet"
+
+
+def test_weights_in_several_files_are_refused_as_such(tmp_path: Path) -> None:
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    places = {name: f"model-{1 + i % 2:05}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: tensors[name] for name in tensors if places[name] == file}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ModelError, match="its weights lie in several files"):
+        imports.inspect(tmp_path)
+
+
 def test_a_label_value_is_written_in_digits() -> None:
     with pytest.raises(UsageError, match="the values are whole numbers"):
         imports.options(labels="background=0,liver=²")
