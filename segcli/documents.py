@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,16 @@ Document = dict[str, Any]  # one that is being made, or was just read
 Facts = Mapping[str, Any]  # one that is only read
 
 
+def text_of(data: bytes) -> str:
+    """Text that a person wrote: UTF-8, or as Windows writes it too, with a byte order mark before it, or in UTF-16.
+
+    errors   UnicodeDecodeError: another encoding
+    """
+    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+
+
 def loads(text: str | bytes, where: str) -> Content:
-    """What a text in JSON says; bytes are UTF-8.
+    """What a text in JSON says; bytes are read as `text_of` reads them.
 
     where    what the sentences call it
     errors   ModelError (78): no JSON, or an object that says two things under one name
@@ -31,7 +40,7 @@ def loads(text: str | bytes, where: str) -> Content:
         return made
 
     try:
-        return json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=once)
+        return json.loads(text if isinstance(text, str) else text_of(text), object_pairs_hook=once)
     except SegcliError:
         raise
     except (ValueError, RecursionError) as error:

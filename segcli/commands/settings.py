@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segcli.documents import Document, Facts
+from segcli.documents import Document, Facts, text_of
 from segcli.errors import Denied, ModelError, near
 from segcli.folders import user_folder
 
@@ -31,7 +31,7 @@ def defaults() -> dict[str, Document]:
     out: dict[str, Document] = {}
     for path in reversed(files()):
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            document = tomllib.loads(text_of(path.read_bytes()))
         except PermissionError as error:
             raise Denied(f"{path}: cannot be read: permission denied", hint="make it readable for you") from error
         except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
@@ -66,7 +66,7 @@ def origins(command: str, options: Facts, variables: Mapping[str, str]) -> list[
     import tomllib
 
     found = []
-    tables = [(str(p), tomllib.loads(p.read_text(encoding="utf-8")).get(command, {})) for p in files()]
+    tables = [(str(p), tomllib.loads(text_of(p.read_bytes())).get(command, {})) for p in files()]
     for name, default in options.items():
         variable = variables.get(name)
         if variable is not None and os.environ.get(variable):  # an empty one is as if it were not there

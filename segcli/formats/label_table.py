@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from segcli.documents import text_of
 from segcli.errors import InputError, InputMissing
 from segcli.structures import Label, named_pairs
 
@@ -31,7 +32,7 @@ def read(path: Path) -> list[Label]:
     if not path.is_file():
         raise InputMissing(f"{path}: no such file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = text_of(path.read_bytes())
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name}: not a table of labels: it is no text") from error
     rows = _columns(path, text) if path.suffix.lower() in (".csv", ".tsv") else _lines(path, text)

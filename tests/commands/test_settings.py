@@ -28,6 +28,14 @@ def test_the_projects_file_wins_over_the_users(user):
     assert settings.defaults() == {"predict": {"engine": "onnx", "max_ram": "4G"}}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_as_windows_writes_text_is_read(user, encoding):
+    user.write_text('[predict]\r\nmodel = "gehirn-größe"\r\n', encoding=encoding)
+    assert settings.defaults() == {"predict": {"model": "gehirn-größe"}}
+    (row,) = settings.origins("predict", {"model": "uxnet"}, {})
+    assert (row["value"], row["from"]) == ("gehirn-größe", str(user))
+
+
 def test_the_environment_wins_over_files_and_each_value_says_its_origin(user, monkeypatch):
     user.write_text('[predict]\nengine = "torch"\nbatch = 2\n')
     monkeypatch.setenv("SEGCLI_ENGINE", "openvino")

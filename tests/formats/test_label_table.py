@@ -46,6 +46,14 @@ def test_each_table_gives_the_same_label(tmp_path: Path, name: str, text: str) -
     assert table(tmp_path, name, text) == [Label(5, "liver")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("text", ["index,name\r\n5,Größe\r\n\r\n", "5 Größe 1 2 3 0\r\n"])
+def test_a_table_as_windows_writes_text_is_read(tmp_path: Path, encoding: str, text: str) -> None:
+    path = tmp_path / ("a.csv" if "," in text else "a.txt")
+    path.write_bytes(text.encode(encoding))
+    assert [label.name for label in read(path)] == ["größe"]
+
+
 @pytest.mark.parametrize(
     ("form", "ending"), [("slicer", "ctbl"), ("itksnap", "label"), ("freesurfer", "txt"), ("bids", "tsv")]
 )

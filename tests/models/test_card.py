@@ -176,6 +176,14 @@ def test_a_card_inside_an_onnx_file_is_read_without_the_library(tmp_path: Path) 
     assert (card.name, card.onnx, card.weights) == ("inside", "one.onnx", ())
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_card_as_windows_writes_text_is_read(tmp_path: Path, encoding: str) -> None:
+    folder = organs(tmp_path / "organs")
+    text = (folder / "model.json").read_text(encoding="utf-8").replace('"liver"', '"größe"')
+    (folder / "model.json").write_text(text, encoding=encoding)
+    assert library.find(str(folder)).labels[2].name == "größe"
+
+
 def test_a_card_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from segcli.documents import Content, Document, Facts, legible
+from segcli.documents import Content, Document, Facts, legible, text_of
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
 from segcli.models.imports.bundle_literals import Unsaid, said
@@ -161,7 +161,7 @@ def merged(paths: Sequence[Path]) -> Document:
 def _document(path: Path) -> Document:
     data = bytes_of(path, ModelError)
     try:
-        found = json.loads(data) if path.suffix == ".json" else _yaml(data.decode())
+        found = json.loads(data) if path.suffix == ".json" else _yaml(text_of(data))
     except (ValueError, RecursionError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise ModelError(f"{path.name}: cannot be read as {kind}: {error}") from error
