@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from segcli.documents import text_of
 from segcli.formats.table import stem
 from segcli.space.volume import Source
 
@@ -154,7 +155,7 @@ def _json(path: Path) -> dict[str, object]:
 
 def _row(path: Path, key: str, value: str) -> Mapping[str, str]:
     """The row of a table whose column `key` has that value, or has it without what stands before its hyphen."""
-    head, *lines = _read(path).removeprefix("\ufeff").splitlines() or [""]
+    head, *lines = _read(path).splitlines() or [""]
     heads = head.split("\t")
     for line in lines:
         row = dict(zip(heads, line.split("\t"), strict=False))
@@ -169,9 +170,13 @@ def _read(path: Path) -> str:
         kind = path.stat()
         if not stat.S_ISREG(kind.st_mode) or kind.st_size > _LARGEST:
             return ""
-        return path.read_text(encoding="utf-8", errors="replace")
+        data = path.read_bytes()
     except OSError:
         return ""
+    try:
+        return text_of(data)
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
 
 
 def _aged(age: str, unit: str) -> float | None:

@@ -117,6 +117,15 @@ def test_the_age_of_a_participant_is_read_from_its_table(
     assert found.years_from == ("the scan" if years is None else "participants.tsv")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_and_sidecars_as_windows_writes_text_are_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "ds").mkdir()
+    (tmp_path / "ds/participants.tsv").write_text("participant_id\tage\r\nsub-01\t7\r\n", encoding=encoding)
+    (tmp_path / "ds/T1w.json").write_text('{"BodyPartExamined": "KNEE"}', encoding=encoding)
+    found = in_dataset(tmp_path, {})
+    assert (found.years, found.body_part) == (7, "KNEE")
+
+
 def test_an_age_of_the_session_or_of_the_sidecar_comes_before_that_of_the_participant(tmp_path: Path) -> None:
     tables: dict[str, object] = {
         "participants.tsv": [["participant_id", "age"], ["sub-01", "70"]],
