@@ -62,7 +62,7 @@ ABOUT = About(
     "BasicUNet",
     "Falk et al. 2019, Nature Methods 16:67; MONAI's BasicUNet",
     "2-D and 3-D",
-    "the activation unless it is PReLU",
+    "the groups of the norm, and the activation unless it is PReLU",
     "AURORA's for brain metastases (zenodo.org/records/10557068; its activation is Mish), not in the catalogue: where "
     "each of its files lies is not known",
 )

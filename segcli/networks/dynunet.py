@@ -87,7 +87,7 @@ ABOUT = About(
     "DynUNet",
     "Isensee et al. 2018, arXiv:1809.10486; MONAI's DynUNet",
     "2-D and 3-D",
-    "the first stride, and the activation unless it is PReLU",
+    "the first stride, the groups of the norm, and the activation unless it is PReLU",
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"dynunet": DynUNet}
 

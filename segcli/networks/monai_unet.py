@@ -116,7 +116,8 @@ ABOUT = About(
     "UNet",
     "Kerfoot et al. 2019, LNCS 11395:371; MONAI's UNet",
     "2-D and 3-D",
-    "strides without residual units, the order of norm and activation, the activation unless it is PReLU",
+    "strides without residual units, the order of norm and activation, the groups of a norm with scales, and the "
+    "activation unless it is PReLU",
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {"monai_unet": UNet, "unet": UNet}
 

@@ -70,7 +70,7 @@ ABOUT = About(
     "UNet++",
     "Zhou et al. 2018, arXiv:1807.10165; MONAI's BasicUNetPlusPlus",
     "2-D and 3-D",
-    "the activation unless it is PReLU",
+    "the groups of the norm, and the activation unless it is PReLU",
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "basicunetplusplus": BasicUNetPlusPlus,
