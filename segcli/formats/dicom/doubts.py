@@ -44,6 +44,7 @@ def doubts(
         normal = np.cross(frames[0].row, frames[0].column)
         angle = np.degrees(np.arccos(np.clip(normal @ grid.directions[:, 0], -1, 1)))
         said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
+    said += _lost(grid, frames)
     filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
     if filled:
         numbers = ", ".join(map(str, filled))
@@ -56,11 +57,7 @@ def doubts(
     several = len(set(numbered))
     if 1 < several <= len(numbered) / 2 and numbered[several:] == numbered[:-several]:
         said.append(f"its slices are of {several} acquisitions that lie between each other")
-    for keyword in _CONTRAST:
-        values = Counter(plane.key(keyword) for _, plane in there)
-        if 1 < len(values) <= len(there) / 2:  # more are the slices' own
-            shown = ", ".join(f"{n} {in_words(keyword, v)}" for v, n in values.most_common(3))
-            said.append(f"its slices differ: {shown}{', ...' if len(values) > 3 else ''}")
+    said += _mixed(frames)
     if len(names_of([f.file for f in frames])) > 1:
         said.append("the patient's name is spelt in several ways under one patient ID and one study")
     if modality == "CT" and not all(f.rescaled for f in frames):
@@ -85,6 +82,31 @@ def doubts(
     said += [f"compressed with loss ({uid_name(s)})" for s in sorted(syntaxes)]
     said += sorted({note for f in frames for note in f.file.notes})
     return tuple(said)
+
+
+def _lost(grid: Grid, frames: Sequence[Frame]) -> list[str]:
+    """A sentence where the slices lie at a multiple of the distance that their header states; else nothing."""
+    stated = frames[0].key("SpacingBetweenSlices")
+    if not isinstance(stated, float) or stated == 0 or len(frames) == 1:
+        return []
+    times = grid.spacing[0] / abs(stated)
+    if round(times) < 2 or abs(times - round(times)) > 0.01:
+        return []
+    return [
+        f"its slices lie {grid.spacing[0]:.4g} mm apart, {abs(stated):.4g} mm by their header (SpacingBetweenSlices): "
+        f"of every {round(times)} slices {round(times) - 1} may be missing"
+    ]
+
+
+def _mixed(frames: Sequence[Frame]) -> list[str]:
+    """A sentence for each way of measuring in which the slices differ; one of its own in each is a slice's own."""
+    said = []
+    for keyword in _CONTRAST:
+        values = Counter(frame.key(keyword) for frame in frames)
+        if 1 < len(values) <= len(frames) / 2:
+            shown = ", ".join(f"{n} {in_words(keyword, v)}" for v, n in values.most_common(3))
+            said.append(f"its slices differ: {shown}{', ...' if len(values) > 3 else ''}")
+    return said
 
 
 def _stored(frame: Frame, rescaled: bool) -> tuple[object, ...]:

@@ -85,7 +85,7 @@ class Frame:
 
     def key(self, keyword: str) -> object:
         """A value that can be compared and sorted: a number or text, None where there is none."""
-        return comparable(_first(self.groups, keyword) or _of_maker(self.groups[-1], keyword))
+        return comparable(_first(self.groups, keyword) or _of_maker(self.groups, keyword))
 
     @property
     def kind(self) -> dict[str, object]:
@@ -113,9 +113,12 @@ class Frame:
         return f"{self.file.name}, frame {self.index + 1}" if many else self.file.name
 
 
-def _of_maker(header: Dataset, keyword: str) -> str:
-    """The first value of an attribute of an MR image as a maker's private block has it, "" where there is none."""
-    for creator, group, element in _PRIVATE.get(keyword, ()) if text_of(header, "Modality") == "MR" else ():
+def _of_maker(groups: Sequence[Dataset], keyword: str) -> str:
+    """The first value of an attribute of a classic image as a maker's private block has it, "" where there is none."""
+    header = groups[0]
+    for creator, group, element in _PRIVATE.get(keyword, ()) if len(groups) == 1 else ():
+        if group << 16 | 0x10 not in header:  # the creator of a group's first block
+            continue
         try:
             value = header.private_block(group, creator)[element].value
             number = float(value if isinstance(value, int | float | str) else value[0])

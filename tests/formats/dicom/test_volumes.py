@@ -117,3 +117,13 @@ def test_a_slice_that_is_equal_in_two_volumes_by_chance_belongs_to_both(tmp_path
     series(folder, content, first=100, each=second, modality="MR")
     assert [what for what, _ in dicom.find(folder)[0].summary.which] == [f"number {n} at each position" for n in (1, 2)]
     np.testing.assert_array_equal(dicom.read(folder, volume=2).data[0], content)
+
+
+def test_slices_at_twice_the_distance_that_they_state_may_be_half_of_them(tmp_path: Path) -> None:
+    """Where every other slice is lost, no gap shows it."""
+    folder = series(tmp_path / "mr", each=lambda ds, k: k % 2 == 0, modality="MR", SpacingBetweenSlices=3)
+    told = "its slices lie 6 mm apart, 3 mm by their header (SpacingBetweenSlices): of every 2 slices 1 may be missing"
+    assert told in warnings(dicom.read(folder))
+    for stated in (6, 5, -6, 0):
+        folder = series(tmp_path / f"{stated}", world=affine(spacing=(6, 2, 1.5)), SpacingBetweenSlices=stated)
+        assert "apart" not in warnings(dicom.read(folder))
