@@ -88,11 +88,12 @@ def cause_of(error: BaseException) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """The end of a refusal: a question about the nearest known word, or nothing."""
+    """The end of a refusal: a question about the nearest known word, in large or small letters, or nothing."""
     import difflib  # for refusals alone
 
-    found = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    small = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(word.lower(), list(small), 1)
+    return f"; did you mean {small[found[0]]!r}?" if found else ""
 
 
 class UsageError(SegcliError, ValueError):

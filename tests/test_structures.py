@@ -40,6 +40,7 @@ def test_a_word_that_means_nothing_is_refused(word):
         chosen(LABELS, [word], "--classes")
 
 
-def test_a_slip_in_a_name_without_a_side_is_answered_by_that_name():
+@pytest.mark.parametrize("word", ["hipocampus", "Hippocampus", "HIPPOCAMPUS"])
+def test_a_slip_in_a_name_without_a_side_is_answered_by_that_name(word):
     with pytest.raises(UsageError, match="did you mean 'hippocampus'"):
-        chosen(LABELS, ["hipocampus"], "--classes")
+        chosen(LABELS, [word], "--classes")

@@ -140,8 +140,9 @@ def _chosen(places: Sequence[Path], folder: Path, name: str, wanted: WhichModel)
 
 
 def _several(places: Sequence[Path], folder: Path, name: str, hint: str, why: str = "") -> ModelError:
-    listed = ", ".join(str(place.relative_to(folder)) for place in places[:5])
-    return ModelError(f"{name}: {why}holds {len(places)} models: {listed}", hint=hint)
+    listed = ", ".join(name if place == folder else str(place.relative_to(folder)) for place in places[:5])
+    held = f"{len(places)} models" if len(places) > 1 else "one model"
+    return ModelError(f"{name}: {why}holds {held}: {listed}", hint=hint)
 
 
 @contextmanager

@@ -208,6 +208,9 @@ def test_options_choose_among_trainers_plans_configurations_and_folds(tmp_path: 
     with pytest.raises(ModelError, match="none of --configuration 2d: holds 3 models") as caught:
         imports.inspect(place, wanted=imports.WhichModel(configuration="2d"))
     assert "--trainer" in str(caught.value.hint)
+    one = "nnUNetTrainerBN__nnUNetPlans__3d_fullres"
+    with pytest.raises(ModelError, match=f"^{one}: none of --configuration 2d: holds one model: {one} "):
+        imports.inspect(place / one, wanted=imports.WhichModel(configuration="2d"))
     assert (usual.folds, imports.inspect(place, wanted=imports.WhichModel(folds=("1",))).folds) == (2, 1)
     with pytest.raises(ModelError, match="has no fold 7") as caught:
         imports.inspect(place, wanted=imports.WhichModel(folds=("0", "7")))
