@@ -38,8 +38,9 @@ class Label:
 def chosen(labels: Sequence[Label], wanted: Iterable[str], option: str) -> list[Label]:
     """The labels that a user names by name, number or code ("SCT 10200004", or its last part), in their order.
 
-    A name without a side means both: "hippocampus" is hippocampus_left and hippocampus_right. A pattern means all that
-    it fits: "*ventricle*".
+    Large letters, and what stands between words, do not matter: "Third Ventricle" is third_ventricle. A name without a
+    side means both: "hippocampus" is hippocampus_left and hippocampus_right. A pattern means all that it fits:
+    "*ventricle*".
 
     option   of the command line, for the sentence
     errors   UsageError for what none has, with the nearest name
@@ -49,7 +50,7 @@ def chosen(labels: Sequence[Label], wanted: Iterable[str], option: str) -> list[
         own = [label for label in labels if word in (label.name, str(label.id))][:1]
         own = own or [label for label in labels if label.code and word in (label.code, label.code.split()[-1])][:1]
         own = own or [label for label in structures(labels) if fnmatchcase(label.name, word)]
-        own = own or [label for label in structures(labels) if _sideless(label.name) == words_of(word)]
+        own = own or [x for x in structures(labels) if words_of(word) in (words_of(x.name), _sideless(x.name))]
         if not own:
             names = [name for label in labels for name in (label.name, "_".join(_sideless(label.name))) if name]
             raise UsageError(f"{option} {word}: no structure has that name, number or code" + near(word, names))

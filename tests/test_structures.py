@@ -23,6 +23,9 @@ LABELS = [Label(i, name, code="SCT 1" if name == "body" else None) for i, name i
         ("*ventricle*", ["lateral_ventricle_left", "third_ventricle"]),
         ("*_left", ["hippocampus_left", "lateral_ventricle_left"]),
         ("Lateral Ventricle", ["lateral_ventricle_left"]),
+        ("Third Ventricle", ["third_ventricle"]),
+        ("LH-Cortex", ["lh_cortex"]),
+        ("BODY", ["body"]),
     ],
 )
 def test_structures_are_named_by_name_number_code_pattern_or_without_their_side(word, names):
@@ -40,7 +43,7 @@ def test_a_word_that_means_nothing_is_refused(word):
         chosen(LABELS, [word], "--classes")
 
 
-@pytest.mark.parametrize("word", ["hipocampus", "Hippocampus", "HIPPOCAMPUS"])
+@pytest.mark.parametrize("word", ["hipocampus", "HIPOCAMPUS", "Hipocampus"])
 def test_a_slip_in_a_name_without_a_side_is_answered_by_that_name(word):
     with pytest.raises(UsageError, match="did you mean 'hippocampus'"):
         chosen(LABELS, [word], "--classes")
