@@ -271,7 +271,11 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     announced = expected if length <= expected + 1 else length  # a byte may fill up an odd number
     if there < announced:
         return DicomFile(path, syntax, f"truncated: {there} of {announced} bytes of pixels are there")
-    notes = () if length <= expected + 1 else (f"{length - expected} bytes follow the voxels and are not read",)
+    surplus = length - expected
+    if surplus * max(int(text_of(header, side)) for side in ("Rows", "Columns")) >= expected:
+        told = f"corrupt: {length} bytes of pixels, {expected} by its rows, columns, frames and bits"
+        return DicomFile(path, syntax, told)  # a line more in each frame: they would begin elsewhere
+    notes = () if surplus <= 1 else (f"{surplus} bytes follow the voxels and are not read",)
     return DicomFile(path, syntax, None, (first, expected), notes)
 
 

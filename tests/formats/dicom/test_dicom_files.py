@@ -317,6 +317,17 @@ def test_4_10_a_first_group_that_does_not_state_its_length_is_read(tmp_path: Pat
     np.testing.assert_array_equal(dicom.read(folder).data[0], phantom())
 
 
+def test_4_1_pixels_of_a_line_more_in_each_frame_are_refused(tmp_path: Path) -> None:
+    """The sizes of a file of its own, which no other slice contradicts: fewer rows or columns than there are."""
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine())
+    for keyword, size in {"Rows": 6, "Columns": 4}.items():
+        ds = pydicom.dcmread(file)
+        setattr(ds, keyword, size)
+        ds.save_as(tmp_path / "damaged.dcm")
+        with pytest.raises(InputError, match=r"damaged\.dcm: corrupt: 420 bytes of pixels, 3\d\d by its rows"):
+            dicom.read(tmp_path / "damaged.dcm")
+
+
 def test_bytes_behind_the_voxels_are_not_taken_for_voxels(tmp_path: Path) -> None:
     def longer(ds: pydicom.Dataset, k: int) -> None:
         ds.PixelData = ds.PixelData + b"\1\2\3\4"
