@@ -32,7 +32,7 @@ from pydicom.uid import (
 from segcli.errors import Denied, EngineError, InputError, SegcliError
 from segcli.formats.dicom import files
 from segcli.formats.dicom import series as dicom
-from segcli.formats.dicom.files import are_runs
+from segcli.formats.dicom.code_streams import are_runs
 from segcli.formats.dicom.frames import DISTINGUISHING
 
 LARGER = phantom((2, 40, 40), 1)  # the JPEG 2000 encoder wants at least 32 pixels each way
