@@ -343,11 +343,21 @@ def test_a_fork_of_a_process_that_has_loaded_a_model_is_refused_and_does_not_wai
     assert [line[: len(begin)] for line, begin in zip(done.stdout.splitlines(), told, strict=True)] == told
 
 
+class Tensor:
+    """One that NumPy may not have, as torch says it."""
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise RuntimeError("it requires grad")
+
+
 @pytest.mark.parametrize(
     ("given", "how", "told"),
     [
         (np.zeros((4, 4, 4)), {}, "does not say where its voxels are"),
         (np.zeros((4, 4)), {"affine": np.eye(4)}, "three axes are expected"),
+        (np.ma.masked_less(np.arange(64).reshape(4, 4, 4), 3), {"affine": np.eye(4)}, "3 of 64 voxels are masked"),
+        (Tensor(), {"affine": np.eye(4)}, "Tensor: cannot become an array of NumPy: it requires grad"),
+        ([[[0, 1], [2]]], {"affine": np.eye(4)}, "list: cannot become an array of NumPy"),
         (np.zeros((4, 4, 4), complex), {"affine": np.eye(4)}, "complex128"),
         (np.zeros((4, 4, 4)), {"affine": np.zeros((4, 4))}, "the scan's grid"),
         (np.zeros((4, 4, 4)), {"affine": np.eye(4), "space": "LAS"}, "is RAS or LPS"),

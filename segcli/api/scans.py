@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from segcli import formats
 from segcli.batch.cases import Case, cases
 from segcli.batch.selection import Selection
-from segcli.errors import InputError, UsageError
+from segcli.errors import InputError, UsageError, cause_of
 from segcli.formats import nifti
 from segcli.formats.steps import placed
 from segcli.formats.streams import scale
@@ -127,7 +127,7 @@ def _one(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:
         raise UsageError("paths and scans in memory are the channels of one scan", hint="read them first: segcli.read")
     array = not isinstance(scan, Volume) and not (sitk is not None and isinstance(scan, sitk.Image))
     if array:
-        return _array(np.asarray(scan), affine, space)
+        return _array(_as_array(scan), affine, space)
     if affine is not None:
         raise UsageError("affine= is for an array, and this scan says itself where it is")
     if isinstance(scan, Volume):
@@ -181,6 +181,25 @@ def _sitk(image: Any) -> InMemory:
     grid = _grid(ijk, image.GetSize(), "LPS", reverse=True)
     source = Source((), "memory", facts={"format": "SimpleITK.Image"})
     return InMemory(Volume(_plain(data, "the SimpleITK image"), grid, source), _NAME, turned=False)
+
+
+def _as_array(scan: Scan) -> NDArray[Any]:
+    """What has become an array of NumPy: one, a tensor on the processor, numbers in lists.
+
+    errors   InputError: NumPy takes it for none, or some of its voxels are masked, so that it does not say their values
+    """
+    try:
+        array = np.asarray(scan)
+    except (TypeError, ValueError, RuntimeError) as error:
+        told = f"{type(scan).__name__}: cannot become an array of NumPy: {cause_of(error)}"
+        raise InputError(told, hint="give a numpy.ndarray of real numbers") from error
+    if np.ma.is_masked(scan):
+        count = int(np.ma.getmaskarray(scan).sum())
+        raise InputError(
+            f"the array: {count} of {array.size} voxels are masked, so their values are unknown",
+            hint="give it with values in their place: array.filled(VALUE)",
+        )
+    return array
 
 
 def _array(array: NDArray[Any], affine: ArrayLike | str | None, space: Space) -> InMemory:
