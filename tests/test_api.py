@@ -360,6 +360,8 @@ class Tensor:
         ([[[0, 1], [2]]], {"affine": np.eye(4)}, "list: cannot become an array of NumPy"),
         (np.zeros((4, 4, 4), complex), {"affine": np.eye(4)}, "complex128"),
         (np.zeros((4, 4, 4)), {"affine": np.zeros((4, 4))}, "the scan's grid"),
+        (np.zeros((4, 4, 4)), {"affine": {}}, "the scan's grid"),
+        (np.zeros((4, 4, 4)), {"affine": Tensor()}, "the scan's grid: it requires grad"),
         (np.zeros((4, 4, 4)), {"affine": np.eye(4), "space": "LAS"}, "is RAS or LPS"),
         (np.zeros((4, 4, 4)), {"affine": "sfrm"}, "sform, qform, pixdim"),
         (nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), {"affine": "sfrm"}, "sform, qform, pixdim"),

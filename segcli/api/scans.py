@@ -242,7 +242,7 @@ def _grid(affine: ArrayLike, shape: Sequence[int], space: Space, *, reverse: boo
         order = [2, 1, 0] if reverse else [0, 1, 2]
         d, h, w = (int(shape[i]) for i in order)
         return Grid((d, h, w), lps[:, [*order, 3]])
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError, RuntimeError) as error:  # the last of a tensor that NumPy may not have
         raise InputError(f"the scan's grid: {error}") from error
 
 
