@@ -308,8 +308,30 @@ def test_saving_never_takes_the_place_of_another_file(tmp_path: Path, model: seg
     assert result.save(tmp_path / "mine.nrrd", report="csv")[2].name == "mine_seg.csv"  # its own again
     with pytest.raises(segcli.SegcliError, match="did you mean 'html'"):
         result.save(tmp_path / "page", report="htm")
+    for how, told in (
+        ({"layout": "tree"}, "layout='tree': is not one of flat, bids"),
+        ({"stats_format": "csv"}, "stats_format='csv': is not one of segcli, totalseg"),
+        ({"seg_type": "map"}, "seg_type='map': is not one of binary, fractional, labelmap"),
+        ({"content_date": "today"}, "content_date='today': is not one of source, now"),
+    ):
+        with pytest.raises(segcli.errors.UsageError, match=told):
+            result.save(tmp_path / "page", **how)
+    with pytest.raises(segcli.errors.UsageError, match="to='': has an empty name"):
+        result.save("")
     with pytest.raises(segcli.errors.UsageError, match=r"seg\.dcm: a label map is not written as \.dcm"):
         result.save(tmp_path / "seg.dcm", write="dicom-seg")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/../../other", "/tmp/other"])
+def test_2_11_a_scans_name_leads_out_of_no_folder(tmp_path: Path, model: segcli.Model, name: str) -> None:
+    with pytest.raises(segcli.errors.UsageError, match="leads out of it or is none"):
+        model.segment(scan(tmp_path), name=name)
+
+
+def test_memory_is_at_least_a_byte(model: segcli.Model) -> None:
+    for limit in ("max_ram", "max_vram"):
+        with pytest.raises(segcli.errors.UsageError, match=f"{limit}=-1: is at least 1"):
+            segcli.load(model.card.folder, **{limit: -1})
 
 
 FORKS = """

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, TypedDict, Unpack
 
 from numpy.typing import ArrayLike
@@ -163,6 +163,8 @@ class Model:
             raise UsageError(f"overlap={overlap}: is at least 0 and below 1")
         if average not in (None, "logits", "probabilities"):
             raise UsageError(f"average={average!r}: is logits or probabilities")
+        if name is not None and (not PurePath(name).parts or PurePath(name).anchor or ".." in PurePath(name).parts):
+            raise UsageError(f"name={name!r}: is to name files in a folder, and leads out of it or is none")
         if not 0 <= min_size < float("inf"):
             raise UsageError(f"min_size={min_size}: is a number of mL, at least 0")
         options = Options(
@@ -322,7 +324,8 @@ def load(
     names = (model,) if isinstance(model, str | PathLike) else tuple(model)
     if not names:
         raise UsageError("model=[]: names no model")
-    for name, count in (("threads", threads), ("batch", batch)):
+    counts = (("threads", threads), ("batch", batch), ("max_ram", max_ram), ("max_vram", max_vram))
+    for name, count in counts:
         if count is not None and count < 1:
             raise UsageError(f"{name}={count}: is at least 1")
     opening = Opening(

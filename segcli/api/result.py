@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -240,6 +240,16 @@ class Result:
         errors   OutputExists: a file is there that is not this result, without `overwrite`; OutputError: no space, ...
         """
         path = Path(to)
+        if not fspath(to):
+            raise UsageError("to='': has an empty name", hint="give a folder or a file; . is this folder")
+        for name, value, choices in (
+            ("layout", layout, ("flat", "bids")),
+            ("stats_format", stats_format, ("segcli", "totalseg")),
+            ("seg_type", seg_type, ("binary", "fractional", "labelmap")),
+            ("content_date", content_date, ("source", "now")),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name}={value!r}: is not one of {', '.join(choices)}")
         folder, file = outputs.folder_or_file(path)
         place = Destination(
             folder=folder,

@@ -98,6 +98,8 @@ def find(model: str) -> ModelCard:
 
     errors   ModelError (78): no such model, with the nearest name; or what is wrong with its card
     """
+    if not model:
+        raise ModelError("a model has an empty name", hint="`segcli models` lists what there is")
     path = Path(model)
     put_back(path)
     named = is_plain(model) and model[0] != "."
@@ -246,7 +248,7 @@ def read_card(folder: Path) -> ModelCard:
     path = folder / CARD_FILE
     if not path.is_file():
         raise ModelError(
-            f"{folder.name}: {CARD_FILE} not found",
+            f"{folder.name or folder.resolve().name}: {CARD_FILE} not found",
             hint="a model folder holds model.json and its weights; `segcli models import` makes one",
         )
     return parse(loads(bytes_of(path, ModelError), f"{folder.name}/{CARD_FILE}"), folder)

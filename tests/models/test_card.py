@@ -184,6 +184,17 @@ def test_a_card_as_windows_writes_text_is_read(tmp_path: Path, encoding: str) ->
     assert library.find(str(folder)).labels[2].name == "größe"
 
 
+def test_a_model_without_a_name_is_none_and_the_working_folder_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ModelError, match=r"^a model has an empty name"):
+        library.find("")
+    with pytest.raises(ModelError, match=r"^here: model\.json not found"):
+        library.find(".")
+
+
 def test_a_card_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
