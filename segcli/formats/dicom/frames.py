@@ -161,6 +161,7 @@ def _frames(file: DicomFile) -> list[Frame]:
     _as_stored(file)
     if is_mosaic(file):
         return _vframe(file) if _is_vframe(file) else _mosaic(file)
+    _no_mosaic(file)
     return [_frame(file, 0, (header,))]
 
 
@@ -177,6 +178,20 @@ def is_mosaic(file: DicomFile) -> bool:
 
 def _is_vframe(file: DicomFile) -> bool:
     return "VFRAME" in file.text("ImageType").split("\\") and not file.text("ImagePositionPatient")
+
+
+def _no_mosaic(file: DicomFile) -> None:
+    """Refuse a picture that is a mosaic by its private header alone: an anonymiser may have emptied its ImageType.
+
+    A slice that somebody took out of a mosaic may keep the private header; few such divide into as many tiles.
+    """
+    count = csa_numbers(file.header, "NumberOfImagesInMosaic")
+    tiles = math.ceil(math.sqrt(count[0])) if len(count) == 1 and 1 < count[0] < math.inf else 1
+    if tiles > 1 and file.count("Rows", 0) % tiles == file.count("Columns", 0) % tiles == 0:
+        raise InputError(
+            f"{file.name}: by its private header a mosaic of {count[0]:g} slices, which its ImageType does not say",
+            hint="export the series again, with MOSAIC in its ImageType or as single slices",
+        )
 
 
 def _as_stored(file: DicomFile) -> None:
@@ -313,9 +328,8 @@ def _mosaic(file: DicomFile) -> list[Frame]:
     The header's position is that of the whole picture laid around the first slice's centre, so the slice's own
     corner lies half the difference of the sizes further in. Number and normal come from the CSA header.
     """
-    csa = csa_header(file.header)
-    count = csa.get("NumberOfImagesInMosaic", [])
-    normal = csa.get("SliceNormalVector", [])
+    count = csa_numbers(file.header, "NumberOfImagesInMosaic")
+    normal = csa_numbers(file.header, "SliceNormalVector")
     if len(count) != 1 or int(count[0]) < 1 or len(normal) != 3:
         raise InputError(f"{file.name}: a Siemens mosaic without the header that gives its slices' positions")
     whole = _frame(file, 0, (file.header,))
@@ -371,8 +385,8 @@ def _vframe(file: DicomFile) -> list[Frame]:
     ]
 
 
-def csa_header(header: Dataset) -> dict[str, list[float]]:
-    """The numbers of the Siemens CSA image header (0029,xx10, mostly 1010); empty where there is none.
+def csa_numbers(header: Dataset, name: str) -> list[float]:
+    """The numbers of a tag of the Siemens CSA image header (0029,xx10, mostly 1010); [] where there are none.
 
     Layout, little endian: "SV10" and 4 bytes, uint32 number of tags, uint32 77; a tag: 64 bytes of name, int32 vm,
     4 bytes of VR, int32 syngodt, int32 number of items, int32 77; an item: 4 x int32 of which the second is its
@@ -381,21 +395,15 @@ def csa_header(header: Dataset) -> dict[str, list[float]]:
     elements = (header.get_item(0x00290010 | block << 8) for block in range(0x10, 0x20))
     values = (bytes(e.value) for e in elements if e is not None and isinstance(e.value, bytes | bytearray))
     block = next((value for value in values if value[:4] == b"SV10"), b"")
-    found: dict[str, list[float]] = {}
-    at = 16
-    for _ in range(min(int.from_bytes(block[8:12], "little"), 1000)):
-        name = block[at : at + 64].split(b"\0")[0].decode("latin-1")
-        items = int.from_bytes(block[at + 76 : at + 80], "little")
-        at += 84
-        texts = []
-        for _ in range(items):
-            length = int.from_bytes(block[at + 4 : at + 8], "little")
-            texts.append(block[at + 16 : at + 16 + length].split(b"\0")[0].decode("latin-1").strip())
-            at += 16 + (length + 3) // 4 * 4
-            if at > len(block):
-                return found
-        try:
-            found[name] = [float(t) for t in texts if t]
-        except ValueError:
-            continue
-    return found
+    tag = block.find(name.encode() + b"\0")
+    at, texts = tag + 84, []
+    for _ in range(int.from_bytes(block[tag + 76 : tag + 80], "little") if tag >= 0 else 0):
+        length = int.from_bytes(block[at + 4 : at + 8], "little")
+        texts.append(block[at + 16 : at + 16 + length].split(b"\0")[0].decode("latin-1").strip())
+        at += 16 + (length + 3) // 4 * 4
+        if at > len(block):
+            return []
+    try:
+        return [float(text) for text in texts if text]
+    except ValueError:
+        return []

@@ -382,6 +382,23 @@ def test_a_mosaic_whose_private_header_is_of_another_kind_or_ends_early_is_refus
         series.read(damaged(mosaic(tmp_path / "b.dcm", affine()), struct.pack("<4i", 11, 11, 77, 11) + long[16:], long))
 
 
+@pytest.mark.parametrize("kind", [["ORIGINAL", "PRIMARY", "M", "ND"], None])
+def test_a_mosaic_whose_type_does_not_say_so_is_refused_and_a_slice_out_of_one_is_none(
+    tmp_path: Path, kind: list[str] | None
+) -> None:
+    file = mosaic(tmp_path / "mosaic.dcm", affine())
+    ds = pydicom.dcmread(file)
+    ds.ImageType = kind
+    ds.save_as(file)
+    with pytest.raises(
+        InputError, match=r"mosaic\.dcm: by its private header a mosaic of 6 slices, which its ImageType"
+    ):
+        series.read(tmp_path)
+    ds.Rows, ds.Columns, ds.PixelData = 7, 5, ds.PixelData[:70]
+    ds.save_as(file)
+    assert series.read(tmp_path).grid.shape == (1, 7, 5)
+
+
 def test_a_mosaic_with_a_normal_along_its_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="slice normal is not at right angles to its rows and columns"):
         series.read(mosaic(tmp_path / "mosaic.dcm", affine(), SliceNormalVector=[1.0, 0.0, 0.0]))
