@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ Run = TypeVar("Run", bound="Callable[..., Any]")
 Chosen = TypeVar("Chosen")
 
 # ---- how a command is declared
+
+_KINDS = {"str": " TEXT", "path": " PATH", "Path": " PATH", "int": " N", "float": " N"}  # what the help calls Python's types
 
 
 class Group(TyperGroup):
@@ -71,7 +74,10 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             panel = "Arguments" if parameter.param_type_name == "argument" else "Options"
             if (shown := parameter.get_help_record(ctx)) is not None:
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or panel, []).append(shown)
+                names, says = shown
+                kinds = _KINDS if panel == "Options" else {}
+                words = re.sub(r" <(?:list\[)?(\w+)\]?( range)?>", lambda found: kinds.get(found[1], ""), names)
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or panel, []).append((words, says))
         for panel, shown_ones in panels.items():
             if shown_ones:
                 with formatter.section(panel):
@@ -362,8 +368,6 @@ def size(option: str, text: str | None) -> int | None:
     """4G, 500M, 4GiB: powers of 1024."""
     if text is None:
         return None
-    import re
-
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if not match:
         raise UsageError(f"{option} {text}: is not a size such as 4G or 500M")

@@ -1,5 +1,6 @@
 """How a command is declared: found without a list, made when it is called, its options in groups."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,3 +242,13 @@ def test_an_output_with_an_empty_name_is_refused_and_is_not_the_working_folder(w
     run = CliRunner().invoke(app, [*words.split(), "-o", ""])
     assert run.exit_code == 2
     assert "'-o' / '--output': has an empty name: give a folder or a file; . is this folder" in run.output
+
+
+@pytest.mark.parametrize("name", ["predict", "plan", "evaluate", "report", "models"])
+def test_the_help_has_no_types_of_python(name):
+    def told(*words):
+        return CliRunner().invoke(app, [*words, "--help"]).output
+
+    text = told(name) if name != "models" else told("models", "import")
+    assert not re.search(r"<\w|\[str\]|\[default: 0\]", text)
+    assert "TEXT" in text
