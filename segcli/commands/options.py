@@ -32,7 +32,13 @@ Chosen = TypeVar("Chosen")
 
 # ---- how a command is declared
 
-_KINDS = {"str": " TEXT", "path": " PATH", "Path": " PATH", "int": " N", "float": " N"}  # what the help calls Python's types
+_KINDS = {
+    "str": " TEXT",
+    "path": " PATH",
+    "Path": " PATH",
+    "int": " N",
+    "float": " N",
+}  # what the help calls Python's types
 
 
 class Group(TyperGroup):
@@ -74,14 +80,18 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             panel = "Arguments" if parameter.param_type_name == "argument" else "Options"
             if (shown := parameter.get_help_record(ctx)) is not None:
-                names, says = shown
-                kinds = _KINDS if panel == "Options" else {}
-                words = re.sub(r" <(?:list\[)?(\w+)\]?( range)?>", lambda found: kinds.get(found[1], ""), names)
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or panel, []).append((words, says))
+                names = _without_types(shown[0], panel == "Options")
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or panel, []).append((names, shown[1]))
         for panel, shown_ones in panels.items():
             if shown_ones:
                 with formatter.section(panel):
                     formatter.write_dl(shown_ones)
+
+
+def _without_types(names: str, option: bool) -> str:
+    """An option as the help names it, with the kind of its value; an argument alone."""
+    kinds = _KINDS if option else {}
+    return re.sub(r" <(?:list\[)?(\w+)\]?( range)?>", lambda found: kinds.get(found[1], ""), names)
 
 
 class Commands(typer.Typer):

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "tcp://head:8786": "it needs a cluster: tests/batch/test_cluster.py has one",
     "storescp": "it needs a PACS: tests/pacs",
     "storescu": "it needs a PACS: tests/pacs",
+    "curl": "it needs a PACS: tests/pacs",
     "SLURMCluster": "it needs a cluster",
     "--recipe uxnet-amos": "its weights are 212 MB: tests/models/imports/test_recipes.py",
     "python tests/": "a program of its own, of minutes",
