@@ -70,7 +70,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     template = nibabel.load(ROOT / "tests" / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz")
     scan = folder / "scan.nii.gz"
     nibabel.save(template.slicer[::4, ::4, ::4], scan)  # type: ignore[attr-defined]
-    names = ("scans/a", "scans/b_T1w", "scans/c", "data/scans/a", "data/scans/b", "data/scans/c", "f", "t1", "ct")
+    names = (
+        "bids/sub-01/anat/sub-01_T1w",
+        "scans/a",
+        "scans/b_T1w",
+        "scans/c",
+        "data/scans/a",
+        "data/scans/b",
+        "data/scans/c",
+        "f",
+        "t1",
+        "ct",
+    )
     for name in names:
         (folder / f"{name}.nii.gz").parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(scan, folder / f"{name}.nii.gz")
