@@ -76,7 +76,8 @@ class Series:
         try:
             if self.reason is not None:
                 raise InputError(self.reason)
-            grids = [stack_grid(stack.frames, self.name)[0] for stack in self.stacks]
+            names = [self.name if len(self.stacks) == 1 else f"{self.name}, {stack.what}" for stack in self.stacks]
+            grids = [stack_grid(s.frames, name)[0] for s, name in zip(self.stacks, names, strict=True)]
             which = tuple((stack.what, len(stack.frames)) for stack in self.stacks)
             return Summary(self.frames, which, grids[0].shape, grids[0].spacing, None)
         except SegcliError as error:  # also of a decoder that is missing, or a file that has gone

@@ -50,6 +50,7 @@ OTHERWISE = {
     "complex image component 3": "it stacks components of a maker that it does not know",
     "image type ORIGINAL": "it stacks components of a maker that it does not know",
     "an_echo_time_of_its_own": "it takes each slice for a volume",
+    "a_slice_out_of_one_is_none": "it takes a slice out of a mosaic for a mosaic",
     "rounded_positions_are_taken": "it takes the distance of the first two slices for all",
 }
 

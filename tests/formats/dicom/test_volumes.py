@@ -56,6 +56,18 @@ def test_4_6_echoes_of_which_one_slice_alone_is_left_are_not_mixed(tmp_path: Pat
         dicom.read(series(tmp_path / "mr", each=each, modality="MR"))
 
 
+def test_of_several_volumes_the_one_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    def second(ds: Dataset, k: int) -> bool:
+        fresh(ds, k)
+        return k != 3
+
+    folder = series(tmp_path / "mr", modality="MR", EchoTime=2.5)
+    series(folder, first=100, each=second, modality="MR", EchoTime=80)
+    (found,) = dicom.find(folder)
+    assert f"{found.name}, echo time 80: 5 slices unevenly spaced" in str(found.summary.problem)
+    assert dicom.read(folder, volume=1).grid.shape == SHAPE
+
+
 def test_an_echo_time_of_its_own_in_each_slice_is_the_slice_s(tmp_path: Path) -> None:
     def each(ds: Dataset, k: int) -> None:
         ds.EchoTime = 10 + k
