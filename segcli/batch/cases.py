@@ -155,6 +155,10 @@ def _nameable(case: Case) -> Case:
         return case
     for name in (*(path.name for path in case.paths), case.name):
         shown = os.fsencode(name).decode("utf-8", "backslashreplace")  # caf\xe9.nii.gz
+        if shown != name and shown.encode() == os.fsencode(name):
+            reads = sys.getfilesystemencoding()
+            told = f"{case.paths[0].name}: the name is UTF-8 ({shown}), and Python reads names as {reads} here"
+            return replace(case, fault=InputError(told, hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1"))
         if shown != name:
             told = f"{case.paths[0].name}: the name is not UTF-8 ({shown}), so tables and records cannot hold it"
             return replace(case, fault=InputError(told, hint="rename it"))

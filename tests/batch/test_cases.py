@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,17 @@ def test_3_15_a_scan_whose_name_is_no_text_is_refused_and_costs_no_other(tmp_pat
     assert [c.fault is None for c in found] == [True, False, False]
     for case, shown in zip(found[1:], (r"caf\xe9.nii", r"\xe9/b"), strict=True):
         assert case.fault.message.startswith(f"{case.paths[0].name}: the name is not UTF-8 ({shown})")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are read in one way there")
+def test_3_15_a_name_that_python_reads_in_another_encoding_is_not_called_wrong(tmp_path):
+    touch(tmp_path, "größe.nii")
+    code = "from segcli.batch.cases import cases\nprint(ascii(str(cases(['.'])[0].fault)))"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, **plain}, capture_output=True, text=True, check=True)
+    assert r"the name is UTF-8 (gr\xf6\xdfe.nii), and Python reads names as " in done.stdout
+    assert "(set LC_ALL=C.UTF-8, or PYTHONUTF8=1)" in done.stdout
 
 
 @pytest.mark.parametrize("name", [".nii.gz", ".MHA", "..nii.gz", "...nii.gz", "....nrrd"])
