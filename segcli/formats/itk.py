@@ -240,8 +240,8 @@ def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Gr
         )
     axis = sum(d != "none" for d in directions[extra[0] :]) if extra else 0  # the file's first axis is the array's last
     factor = _nrrd_unit(path, fields)
-    matrix = np.array([_vector(path, d) for d in directions if d != "none"]).T * factor
-    origin = np.array(_vector(path, fields.get("space origin", ""))) * factor
+    matrix = np.array([_vector(path, "a space direction", d) for d in directions if d != "none"]).T * factor
+    origin = np.array(_vector(path, "space origin", fields.get("space origin", ""))) * factor
     i, j, k = (n for n, d in zip(sizes, directions, strict=True) if d != "none")
     return _grid(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin), axis
 
@@ -253,13 +253,13 @@ def _nrrd_unit(path: Path, fields: dict[str, str]) -> float:
     return _MILLIMETRES[units.pop()] if units else 1.0
 
 
-def _vector(path: Path, text: str) -> list[float]:
+def _vector(path: Path, key: str, text: str) -> list[float]:
     try:
         numbers = [float(x) for x in text.strip("() ").split(",")]
     except ValueError:
         numbers = []
     if len(numbers) != 3:
-        raise InputError(f"{path.name}: {text!r} is not a position or direction of three numbers")
+        raise InputError(f"{path.name}: {key} is {text or 'missing'!r}, not three numbers")
     return numbers
 
 
