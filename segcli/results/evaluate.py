@@ -242,9 +242,9 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
 
 
 def _label_maps(folder: Path, deep: bool) -> list[Path]:
-    """Files below the folder, or in it, that may be label maps: no hidden ones, voxels beside a header or masks.
+    """Files below the folder, or in it, that may be label maps: no hidden ones and no voxels beside a header.
 
-    What segcli writes beside label maps, as probabilities, is none.
+    What segcli writes beside label maps, as probabilities, is none; nor are masks, unless their own folder is meant.
     """
     found = sorted(folder.rglob("*") if deep else folder.iterdir()) if folder.is_dir() else []
     known = endings()
@@ -253,7 +253,7 @@ def _label_maps(folder: Path, deep: bool) -> list[Path]:
         for path in found
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.name.lower().endswith(known)
-        and not is_masks(path.parent)
+        and (path.parent == folder or not is_masks(path.parent))
         and not stem(path).endswith(_BESIDE)
         and path.is_file()
     ]

@@ -217,6 +217,8 @@ def test_a_reference_in_a_subfolder_counts_beside_those_above_and_masks_are_no_c
     pairs, extra = pair_folders(tmp_path / "pred", tmp_path / "ref")
     assert [case for case, _, _ in pairs] == ["a", "x/b"]
     assert extra == []
+    masks = tmp_path / "pred" / "a_seg"
+    assert pair_folders(masks, masks) == ([("liver", masks / "liver.nii.gz", masks / "liver.nii.gz")], [])
 
 
 def test_two_files_of_one_name_in_a_folder_are_refused(tmp_path: Path) -> None:
