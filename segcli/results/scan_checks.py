@@ -79,7 +79,7 @@ def blank(scan: Volume) -> Finding | None:
     """The one thing to say of a scan that shows nothing: one value in every voxel of each channel."""
     if any((plane != channel.flat[0]).any() for channel in scan.data for plane in channel):
         return None
-    values = ", ".join(f"{float(channel.flat[0]):g}" for channel in scan.data)
+    values = ", ".join(f"{float(channel.flat[0]):zg}" for channel in scan.data)
     return Finding("intensity", "fail", None, f"every voxel of the scan is {values}: there is no picture")
 
 
@@ -167,7 +167,7 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
     values = np.where(np.isfinite(values), values, np.nanmin(values[np.isfinite(values)]))
     low, tenth, high = (float(v) for v in np.percentile(values, (0.5, 10, 99.5)))
     if values.min() == values.max():
-        yield Finding("intensity", "fail", None, f"channel {name}: every voxel is {low:g}: there is no picture")
+        yield Finding("intensity", "fail", None, f"channel {name}: every voxel is {low:zg}: there is no picture")
         return
     faces = [np.take(values, i, axis).ravel() for axis in range(3) for i in (0, -1)]
     border = float(np.median(np.concatenate(faces)))
@@ -185,7 +185,7 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
             yield Finding("intensity", "fail", None, f"channel {name}: {sentence}")
     like = _likeness(channel)
     if like is not None and like < NOISE:
-        sentence = f"neighbouring voxels hardly resemble each other (correlation {like:.2f}): noise, not a picture?"
+        sentence = f"neighbouring voxels hardly resemble each other (correlation {like:z.2f}): noise, not a picture?"
         yield Finding("noise", "review", None, f"channel {name}: {sentence}")
 
 

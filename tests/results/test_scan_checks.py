@@ -101,6 +101,9 @@ def test_a_scan_without_a_finite_value_is_not_said_to_be_zero() -> None:
 def test_of_two_channels_one_may_be_empty() -> None:
     assert scan_checks.blank(volume(NOISY, patches(1) * 0)) is None
     assert scan_checks.blank(volume(patches(1) * 0, patches(1) * 0)) is not None
+    nothing = scan_checks.blank(volume(np.full(SHAPE, -0.0, np.float32)))
+    assert nothing is not None
+    assert nothing.sentence.startswith("every voxel of the scan is 0:")
 
 
 def hounsfield(air: int) -> np.ndarray:
