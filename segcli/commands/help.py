@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from segcli.commands.options import Commands
-from segcli.commands.terminal import print_line
+from segcli.commands.terminal import print_line, print_markdown
 from segcli.errors import UsageError, near
 
 commands = Commands("help")
@@ -30,7 +30,7 @@ def help(
             print_line(f"{name:12} {title}")
         return
     if topic in texts:
-        print_line(texts[topic].read_text(encoding="utf-8").rstrip())
+        print_markdown(texts[topic].read_text(encoding="utf-8").rstrip())
         return
     root: Any = context.find_root()
     if (command := root.command.get_command(root, topic)) is not None:

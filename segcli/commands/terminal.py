@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO, get_args
 
 from segcli.documents import Document, Facts
 from segcli.errors import OutputExists, SegcliError
@@ -30,6 +30,7 @@ EVERY = 10.0  # seconds between lines about progress, where there is no bar
 _SHORT = 12  # characters of a column that is never cut
 _LEAST = 8  # characters of a column of texts
 _GAP = 2  # characters between columns
+_PAGE = 110  # characters of the longest line of a text
 
 
 def plain(text: str) -> str:
@@ -279,6 +280,32 @@ def structure_rows(structures: Sequence[Facts]) -> list[Document]:
 def times(values: Sequence[float] | None) -> str:
     """Sizes along the axes: 16 x 14 x 12."""
     return " x ".join(f"{v:g}" for v in values or ())
+
+
+def print_markdown(text: str) -> None:
+    """A text in Markdown on stdout: on a terminal laid out in its width, tables too; in a pipe as it is.
+
+    Lines of code stay whole, however long they are, for they are copied.
+    """
+    width = _width()
+    if width is None:
+        print_line(text)
+        return
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import CodeBlock, Markdown
+    from rich.text import Text
+    from rich.theme import Theme
+
+    class Code(CodeBlock):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for line in str(self.text).rstrip().splitlines():
+                yield Text(f"    {line}", style="bold", no_wrap=True, overflow="ignore")
+
+    class Page(Markdown):
+        elements: ClassVar = {**Markdown.elements, "fence": Code, "code_block": Code}
+
+    console = Console(width=min(width, _PAGE), highlight=False, theme=Theme({"markdown.code": "bold"}))
+    console.print(Page(text, hyperlinks=False), crop=False)
 
 
 def print_facts(facts: Facts) -> None:

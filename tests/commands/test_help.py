@@ -8,6 +8,7 @@ from importlib.resources import files
 import pytest
 import typer
 
+from segcli.commands import terminal
 from segcli.commands.app import app
 from segcli.errors import SegcliError
 
@@ -34,6 +35,19 @@ def test_the_topics_are_listed_with_their_titles(capsys: pytest.CaptureFixture[s
 def test_a_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     app(["help", "exit-codes"], standalone_mode=False)
     assert capsys.readouterr().out == TEXTS["exit-codes"]
+
+
+def test_on_a_terminal_a_text_is_laid_out_in_its_width_and_commands_stay_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "_width", lambda: 60)
+    monkeypatch.setenv("NO_COLOR", "1")
+    app(["help", "dicom"], standalone_mode=False)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(len(line) for line in lines if not line.startswith("    ")) <= 60
+    code = re.findall(r"^    \S.*$", TEXTS["dicom"], re.MULTILINE)
+    assert max(map(len, code)) > 100
+    assert set(code) <= set(lines)
 
 
 def test_a_topic_that_is_not_there_is_refused_with_the_nearest() -> None:
