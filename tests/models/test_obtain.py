@@ -287,7 +287,7 @@ def test_the_command_says_the_licence_then_fetches_imports_and_names_the_folder(
     app(["models", "get", "tiny", "--print-urls"], standalone_mode=False)
     assert capsys.readouterr().out == home[1].address + "\n"
     app(["models", "info", "tiny"], standalone_mode=False)
-    assert "here        False" in capsys.readouterr().out
+    assert "here        no" in capsys.readouterr().out
     app(["models", "get", "tiny", "-o", str(home[0])], standalone_mode=False)
     out, err = capsys.readouterr()
     assert out == f"{home[0] / 'tiny'}\n"
