@@ -98,8 +98,8 @@ def test_one_range_is_tested_told_printed_and_drawn() -> None:
     assert html.count(f"<div>{low:.1f} to {high:.1f}</div>") == 7
     assert html.count("<div>1.00 to 9.00</div>") == 1
     assert html.count("seven people") == 1
-    assert "for a size of 1.48 times the middle one" in html
-    assert f"a doubt from {NEAR:g} times beyond on" in html
+    assert "for 1.48 times the middle size" in html
+    assert f"above the most times {NEAR:g}, it is a doubt" in html
     first, last = 250, 250 + 640  # the axis: 1 to 100 mL
     at = [f"{round(first + (last - first) * np.log10(ml) / 2, 1):g}" for ml in (low, high)]
     assert f"M{at[0]} " in html

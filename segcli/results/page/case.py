@@ -117,11 +117,11 @@ def _footnote(card: ModelCard, ranges: Ranges) -> str:
         return ""
     size = ""
     if card.volumes_by_size:
-        known = f"for a size of {ranges.size:.2f} times the middle one" if ranges.size else "for any size"
-        size = f", {known} where volumes grow with the size"
+        known = f"{ranges.size:.2f} times the middle size" if ranges.size else "any size"
+        size = f" Ranges that depend on the size of the head or body are for {known}."
     return (
-        f"{card.volumes_source or 'from the model card'}{size}. A volume outside is a note; it is a doubt from "
-        f"{NEAR:g} times beyond on."
+        f"{card.volumes_source or 'from the model card'}.{size} A volume outside its range is a note; "
+        f"below the least divided by {NEAR:g}, or above the most times {NEAR:g}, it is a doubt."
     )
 
 
