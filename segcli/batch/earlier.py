@@ -40,6 +40,11 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
         return True
     changed = _changed(job, case, written)
     mine = (record.read_record(written) or {}).get("case") == case.name
+    if (other := _of_another(written, labels)) and not job.to.overwrite:
+        raise OutputExists(
+            f"{written.name}: is the record of {other}, which would have none then",
+            hint="give the label map another name with -o; --overwrite replaces the record",
+        )
     for path in (labels, written, *wanted):
         if path.is_dir():
             raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
@@ -55,6 +60,14 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
                 hint="--overwrite replaces it, -o chooses another folder",
             )
     return False
+
+
+def _of_another(written: Path, labels: Path) -> str:
+    """The label map that a record is about, where that is another one, which is still there: x.nii beside x.mgz."""
+    of = (record.read_record(written) or {}).get("labels")
+    file = of.get("file") if isinstance(of, dict) else None
+    other = isinstance(file, str) and file != labels.name and labels.with_name(file).is_file()
+    return str(file) if other else ""
 
 
 def _changed(job: Job, case: Case, written: Path) -> list[Path]:

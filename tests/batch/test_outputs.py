@@ -177,6 +177,19 @@ def test_2_7_a_named_file_of_somebody_else_is_kept(model, tmp_path):
     assert b"would overwrite the input" in done.stderr
 
 
+def test_a_label_map_in_another_format_does_not_take_the_record_of_the_first(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    words = ("predict", "a.nii.gz", "--model", model.folder, "--engine", "onnx", "-o")
+    assert command(*words, "x.nii", cwd=tmp_path).returncode == 0
+    first = (tmp_path / "x.json").read_bytes()
+    done = command(*words, "x.mgz", cwd=tmp_path)
+    assert (done.returncode, b"x.json: is the record of x.nii" in done.stderr) == (73, True)
+    assert (tmp_path / "x.json").read_bytes() == first
+    assert not (tmp_path / "x.mgz").exists()
+    (tmp_path / "x.nii").unlink()
+    assert command(*words, "x.mgz", cwd=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["seg.mhd", "seg.hdr", "seg.img", "SEG.DCM", "volumes.csv", "page.html", "seg.json"])
 def test_a_place_that_is_called_as_a_file_of_another_kind_does_not_become_a_folder(tmp_path, name):
     with pytest.raises(UsageError, match=rf"{name}: a label map is not written as \{Path(name).suffix.lower()}"):

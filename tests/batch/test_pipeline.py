@@ -686,10 +686,10 @@ def test_structures_that_were_not_asked_for_are_unknown_and_not_0(model, tmp_pat
     assert len((tmp_path / "out" / "a_seg.csv").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("options", [{"classes": ("Liver",)}, {"largest": ("Liver",)}, {"fill_holes": ("Liver",)}])
+@pytest.mark.parametrize("options", [{"classes": ("Livr",)}, {"largest": ("Livr",)}, {"fill_holes": ("Livr",)}])
 def test_a_structure_that_the_model_does_not_have_is_refused(model, tmp_path, options):
     scan(tmp_path / "a.nii.gz")
-    with pytest.raises(UsageError, match="Liver: no structure has that name, number or code; did you mean 'liver'"):
+    with pytest.raises(UsageError, match="Livr: no structure has that name, number or code; did you mean 'liver'"):
         run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", options=Options(**options))
 
 
