@@ -198,8 +198,10 @@ def test_13_a_run_that_is_ended_ends_its_processes_and_leaves_nothing_half(
     run.send_signal(number)
     said = run.communicate(timeout=60)[1]
     assert run.returncode == code
-    # Neither does a process that begins at that moment complain, nor Python's own helper.
-    assert [line for line in said.decode().splitlines() if not re.search("at a time$|stopped .* s.$", line)] == []
+    # Neither does a process that begins at that moment complain, nor Python's own helper. A case may be done by then.
+    assert [
+        line for line in said.decode().splitlines() if not re.search("at a time$|stopped .* s.$|^review: ", line)
+    ] == []
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     if number != signal.SIGKILL:

@@ -114,10 +114,11 @@ def _dicom(folder: Path) -> None:
     for place in ("dicom/tree/second", "study"):
         series(folder / place, hu, world, uid="c", modality="MR", SeriesNumber=5, **one)
     series(folder / "came" / "in", hu, world, uid="d")
-    for name, held in (("study.zip", "dicom/series"), ("dicom/study.zip", "study")):
+    for name, held in (("study.zip", ("dicom/series", "came/in")), ("dicom/study.zip", ("study",))):
         with zipfile.ZipFile(folder / name, "w") as archive:
-            for file in (folder / held).iterdir():
-                archive.write(file, f"someone/{file.name}")
+            for place in held:
+                for file in (folder / place).iterdir():
+                    archive.write(file, f"someone/{place}/{file.name}")
     medium = FileSet()
     for file in (folder / "dicom" / "series").iterdir():
         medium.add(file)
