@@ -11,10 +11,6 @@ from segcli.results.measure import csv_text
 _SCORES = (("Dice", "dice", 3), ("NSD", "nsd", 3), ("HD95 mm", "hd95_mm", 2), ("ASSD mm", "assd_mm", 2))
 
 
-def _csv(summary: Sequence[Facts]) -> str:
-    return csv_text(summary)
-
-
 def _markdown(summary: Sequence[Facts]) -> str:
     lines = [_headings(), ["---", *["---:"] * (len(_headings()) - 1)], *(_cells(row, " to ") for row in summary)]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
@@ -29,7 +25,7 @@ def _latex(summary: Sequence[Facts]) -> str:
     )
 
 
-FORMS: dict[str, Callable[[Sequence[Facts]], str]] = {"csv": _csv, "markdown": _markdown, "latex": _latex}
+FORMS: dict[str, Callable[[Sequence[Facts]], str]] = {"csv": csv_text, "markdown": _markdown, "latex": _latex}
 
 
 def _headings() -> list[str]:
