@@ -201,8 +201,10 @@ def folder_or_file(to: Path) -> tuple[Path | None, Path | None]:
     from segcli.formats.table import written
 
     ending = file_ending(to)
-    if ending is None or ending in written():
-        return (to, None) if ending is None else (None, to)
+    if ending is None:
+        return to, None
+    if ending in written():
+        return None, to
     raise UsageError(
         f"{to}: a label map is not written as {ending}",
         hint=f"use one of {', '.join(written())}; files of other kinds are written into a folder: name that",
