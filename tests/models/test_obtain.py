@@ -96,13 +96,25 @@ def test_a_licence_that_asks_for_more_or_is_unknown_is_accepted_or_nothing_is_fe
     assert read_card(get(text, to, FetchOptions(accept_licence=True))).licence in ("CC BY-NC 4.0", "not stated")
 
 
+def _list_turned(to: Path, server: Server, around: str) -> None:
+    """A model in a catalogue of its own, named by the orientation that its program turns scans to."""
+    entry = {
+        "id": around,
+        "title": around.upper(),
+        "modality": "CT",
+        "structures": [],
+        "licence": "MIT",
+        "citation": "",
+    }
+    listed = {"source": "t", "models": [{**entry, "files": [{"addresses": [server.address]}], "around": around}]}
+    (to.parent / "lists" / "catalogue" / "b.json").write_text(json.dumps(listed))
+    catalogue.entries.cache_clear()
+
+
 def test_a_model_whose_program_turns_scans_before_has_their_orientation(home: tuple[Path, Server]) -> None:
     """MRSegmentator's reader hands nnU-Net arrays z, y, x of a scan whose x, y, z point left, backwards and up."""
     to, server = home
-    entry = {"id": "lps", "title": "LPS", "modality": "CT", "structures": [], "licence": "MIT", "citation": ""}
-    listed = {"source": "t", "models": [{**entry, "files": [{"addresses": [server.address]}], "around": "lps"}]}
-    (to.parent / "lists" / "catalogue" / "b.json").write_text(json.dumps(listed))
-    catalogue.entries.cache_clear()
+    _list_turned(to, server, "lps")
     plain, turned = read_card(get("tiny", to)), read_card(get("lps", to))
     axes = "".join("SPL"[axis] for axis in plain.grid.transpose)
     assert (plain.grid.axes, turned.grid.axes, turned.grid.transpose) == (None, axes, (0, 1, 2))
@@ -113,10 +125,7 @@ def test_a_model_whose_program_turns_scans_before_has_their_orientation(home: tu
 def test_a_scan_of_any_orientation_is_shown_to_mooses_models_as_moose_turns_it(home: tuple[Path, Server]) -> None:
     """MOOSE hands nnU-Net the array z, y, x of what SimpleITK turns to RAS."""
     to, server = home
-    entry = {"id": "ras", "title": "RAS", "modality": "CT", "structures": [], "licence": "MIT", "citation": ""}
-    listed = {"source": "t", "models": [{**entry, "files": [{"addresses": [server.address]}], "around": "ras"}]}
-    (to.parent / "lists" / "catalogue" / "b.json").write_text(json.dumps(listed))
-    catalogue.entries.cache_clear()
+    _list_turned(to, server, "ras")
     plain, card = read_card(get("tiny", to)), read_card(get("ras", to))
     assert {e.around for name, e in catalogue.entries().items() if name.startswith("moose-")} == {"ras"}
 
