@@ -236,7 +236,8 @@ def _short(value: float) -> float | None:
 
 
 def _point(world: NDArray[np.float64]) -> tuple[float, float, float]:
-    x, y, z = (round(float(v), 2) + 0.0 for v in world)  # + 0.0: no minus zero
+    # Twice: a half is rounded the same way however the axes were added up. + 0.0: no minus zero.
+    x, y, z = (round(round(float(v), 9), 2) + 0.0 for v in world)
     return x, y, z
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scan_files import nifti
 
@@ -96,6 +96,7 @@ def test_an_image_on_another_grid_is_refused() -> None:
 
 
 @given(seed=st.integers(0, 2**16), code=st.sampled_from(AXES_CODES))
+@example(seed=1211, code="RAI")  # a centroid halfway between two hundredths of a millimetre
 @settings(max_examples=40, deadline=None)
 def test_the_same_scan_turned_gives_the_same_report(seed: int, code: str) -> None:
     rng = np.random.default_rng(seed)
