@@ -25,7 +25,7 @@ from segcli.space.volume import Grid, Volume, turned
 
 RECIPES = Path(__file__).parents[2] / "weights" / "recipes"
 STORED = load_file(Path(__file__).parents[1] / "data" / "lungmask" / "labels.safetensors")
-OF_TORCH = 2  # voxels of 115,280 that another release of torch may decide otherwise: 2.6 does one, 2.13 none
+OF_TORCH = 2  # voxels of 115,280 that another torch or processor may decide otherwise: torch 2.6 does one, AVX-512 one
 AXIAL = np.array([[0, 0, 1.0, -70], [0, 1.5, 0, -80], [4, 0, 0, -20], [0, 0, 0, 1]])  # array axes S, P, L
 
 
@@ -100,7 +100,7 @@ def test_lobes_are_fused_with_the_lungs_as_lungmask_fuses_them(tmp_path: Path) -
     run = command("predict", tmp_path / "chest.nii.gz", "--model", model, "--engine", "torch", "-o", tmp_path / "out")
     assert run.returncode == 0, run.stderr
     found = formats.read((tmp_path / "out" / "chest_seg.nii.gz",)).data[0]
-    assert np.array_equal(found, STORED["fused"].numpy())
+    assert np.count_nonzero(found != STORED["fused"].numpy()) <= OF_TORCH
     record = json.loads((tmp_path / "out" / "chest_seg.json").read_text())
     assert {s["name"] for s in record["structures"]} == {x.name for x in library.read_card(model).structures}
     assert "right_lung" not in str(record["structures"])
