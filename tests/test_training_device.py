@@ -12,19 +12,20 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from test_training import HEADER, TRAIN
 
-NAMES = ("synth", "synth_device", "train_device", "train", "network", "kernels")
+NAMES = ("anatomy", "synth", "synth_device", "train_device", "train", "network", "kernels")
 
 
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The folder of the programs on the path, as they are run."""
     monkeypatch.syspath_prepend(str(TRAIN))
+    import anatomy
     import synth
     import synth_device
     import train
     import train_device
 
-    yield synth, synth_device, train, train_device
+    yield anatomy, synth, synth_device, train, train_device
     for name in NAMES:
         sys.modules.pop(name, None)
 
@@ -51,10 +52,10 @@ def maps(tmp_path: Path) -> Path:
 
 
 def test_images_drawn_on_a_device_have_the_statistics_of_those_of_the_host(maps: Path, programs: Any) -> None:
-    synth, there, _, _ = programs
-    table = synth.read_table(maps / "labels.csv")
-    heads = synth.read_maps([maps / "training_seg_01.nii.gz"], table)
-    rng, count, shape = np.random.default_rng(0), 96, (20, 22, 18)
+    anatomy, synth, there, _, _ = programs
+    table = anatomy.read_table(maps / "labels.csv")
+    heads = anatomy.read_maps([maps / "training_seg_01.nii.gz"], table)
+    rng, count, shape = np.random.default_rng(0), 192, (20, 22, 18)
     plain = [synth.sample(heads, table, rng, shape, 2.0, 0.5) for _ in range(count)]
     placed = there.on_device(heads, table, "cpu")
     parts = [there.sample_batch(placed, table, rng, 8, shape, 2.0, 0.5) for _ in range(count // 8)]
@@ -63,7 +64,7 @@ def test_images_drawn_on_a_device_have_the_statistics_of_those_of_the_host(maps:
     assert images["device"].shape == (count, 1, *shape)
     assert targets["device"].shape == (count, *shape)
     shares = {k: torch.bincount(t.flatten(), minlength=4) / t.numel() for k, t in targets.items()}
-    torch.testing.assert_close(shares["device"], shares["host"], rtol=0, atol=0.03)
+    torch.testing.assert_close(shares["device"], shares["host"], rtol=0, atol=0.05)
     flat = {k: i.flatten(1) for k, i in images.items()}
     for moment in (torch.mean, torch.std):
         own, wanted = (torch.stack([moment(one) for one in flat[k]]) for k in ("device", "host"))
@@ -81,9 +82,9 @@ def test_images_drawn_on_a_device_have_the_statistics_of_those_of_the_host(maps:
 
 
 def test_the_same_seed_draws_the_same_batch(maps: Path, programs: Any) -> None:
-    synth, there, _, _ = programs
-    table = synth.read_table(maps / "labels.csv")
-    placed = there.on_device(synth.read_maps([maps / "training_seg_01.nii.gz"], table), table, "cpu")
+    anatomy, _, there, _, _ = programs
+    table = anatomy.read_table(maps / "labels.csv")
+    placed = there.on_device(anatomy.read_maps([maps / "training_seg_01.nii.gz"], table), table, "cpu")
     one, two = (
         there.sample_batch(placed, table, np.random.default_rng(3), 2, (12, 12, 12), 2.0, 0.5) for _ in range(2)
     )
@@ -92,7 +93,7 @@ def test_the_same_seed_draws_the_same_batch(maps: Path, programs: Any) -> None:
 
 
 def test_the_loss_of_one_item_is_that_of_the_other_program_and_of_a_batch_their_mean(programs: Any) -> None:
-    _, _, host, device = programs
+    *_, host, device = programs
     torch.manual_seed(0)
     logits, weight = torch.randn(2, 3, 4, 5, 6), torch.tensor([1.0, 1.0, 1.0])
     target = torch.randint(0, 2, (2, 4, 5, 6))
@@ -103,7 +104,7 @@ def test_the_loss_of_one_item_is_that_of_the_other_program_and_of_a_batch_their_
 
 
 def test_the_rate_climbs_for_twenty_seconds_and_falls_to_nothing_at_the_end(programs: Any) -> None:
-    rate = programs[3].rate_at
+    rate = programs[4].rate_at
     assert rate(10, 510, 1.0) == pytest.approx(0.5, abs=1e-3)
     assert rate(20, 510, 1.0) == 1.0
     assert rate(265, 510, 1.0) == pytest.approx(0.5)
@@ -113,7 +114,7 @@ def test_the_rate_climbs_for_twenty_seconds_and_falls_to_nothing_at_the_end(prog
 def test_the_average_is_near_the_newest_weights_at_first_and_holds_them_by_their_names(programs: Any) -> None:
     net = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.0)
-    average = programs[3].Average(net)
+    average = programs[4].Average(net)
     torch.nn.init.constant_(net.weight, 1.0)
     average.move(1)
     assert average.tensors()["weight"].item() == pytest.approx(9 / 11)
@@ -140,9 +141,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_on_a_card_images_and_losses_are_made_without_waiting_and_nothing_crosses_to_the_host(
     maps: Path, programs: Any, gpu: Any
 ) -> None:
-    synth, there, _, device = programs
-    table = synth.read_table(maps / "labels.csv")
-    placed = there.on_device(synth.read_maps([maps / "training_seg_01.nii.gz"], table), table, "cuda:0")
+    anatomy, _, there, _, device = programs
+    table = anatomy.read_table(maps / "labels.csv")
+    placed = there.on_device(anatomy.read_maps([maps / "training_seg_01.nii.gz"], table), table, "cuda:0")
     net = device.in_its_order(device.build(len(table.outputs), 4)).to("cuda:0", memory_format=torch.channels_last_3d)
     weight = table.weight.to(placed.device)
     waited = gpu.waits
@@ -156,7 +157,7 @@ def test_on_a_card_images_and_losses_are_made_without_waiting_and_nothing_crosse
 
 
 def test_norms_that_leave_the_order_of_data_learn_alike_and_change_no_name(programs: Any) -> None:
-    device = programs[3]
+    device = programs[4]
     net = device.build(3, 4)
     names = list(net.state_dict())
     assert list(device.in_its_order(net).state_dict()) == names
@@ -179,7 +180,7 @@ def _on_a_device(norm: torch.nn.Module) -> Any:
 def test_a_dry_run_learns_some_steps_and_leaves_weights_that_ship(
     maps: Path, programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    device = programs[3]
+    device = programs[4]
     weights = tmp_path / "run.safetensors"
     monkeypatch.setattr(device, "TOLD", 0)
     monkeypatch.setattr(device, "SAVE", 0)

@@ -4,19 +4,20 @@
 
 Contrasts T1, T2, FLAIR and proton density at 1 mm from each held-out map; from the first of them also 5 mm slices of
 each contrast, a T1 turned by 20 degrees about two axes, cut off below the cerebellum, with a round lesion of 15 mm
-radius, under a strong bias field, without its skull, and as a child's: four fifths of the size, and white matter with
-half the contrast.
+radius, under a strong bias field, without its skull, atrophied (ventricles 2 mm larger, a cortex that lost 1 mm), and
+as a child's: four fifths of the size, and white matter with half the contrast; then a quarter of it under the cortex.
 """
 
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from anatomy import CORTEX, OLD, OUTERMOST, Table, kinds_of, read_table, rows_of, with_outermost
 from scipy import ndimage
 from scoring import Model, dice, mean, options
-from synth import Table, read_table, rows_of
 from train import HELD_OUT
 
 from segcli.space.volume import Grid, Volume
@@ -37,11 +38,13 @@ def head(
     contrast: str,
     levels: tuple[int, int, int] | None = None,
     placed: Callable[[np.ndarray], np.ndarray] | None = None,
+    outermost: float = 1,
 ) -> Scan:
     """A whole head: the map's classes with their intensities, partial volume, bias and noise; the same each time.
 
-    levels   of fluid, grey and white matter, where they are not those of the contrast
-    placed   the map as the scanner has the head before it
+    levels      of fluid, grey and white matter, where they are not those of the contrast
+    placed      the map as the scanner has the head before it
+    outermost   how much of white matter's contrast its outermost 2 mm have
     """
     rows = rows_of(path, table)
     rows = placed(rows) if placed else rows
@@ -51,6 +54,8 @@ def head(
     level = np.interp(table.prior[:, 0], CONTRASTS["T1"], levels or CONTRASTS[contrast])
     level += rng.normal(0, 4, len(level))
     mean_of = np.where(table.brain, level[table.t1], table.prior[table.t1, 0])
+    grey = mean_of[table.among(*CORTEX)].mean()
+    mean_of = np.where(table.values > OUTERMOST, grey + (mean_of - grey) * outermost, mean_of)
     image = ndimage.gaussian_filter(mean_of[rows].astype(np.float32), 0.5)
     image += rng.normal(0, 1, rows.shape).astype(np.float32) * np.where(rows > 0, 9, 3)
     return (np.abs(image) * field(rows.shape, rng, 0.15)).astype(np.float32), rows, (1.0, 1.0, 1.0)
@@ -168,10 +173,11 @@ def main() -> None:
         change: Callable[[Scan, Table], Scan] | None = None,
         levels: tuple[int, int, int] | None = None,
         placed: Callable[[np.ndarray], np.ndarray] | None = None,
+        outermost: float = 1,
     ) -> None:
         if args.only not in name:
             return
-        scan = head(path, table, contrast, levels, placed)
+        scan = head(path, table, contrast, levels, placed, outermost)
         image, rows, size = change(scan, table) if change else scan
         affine = RAS @ np.diag([*size, 1.0])
         guess = model.label(Volume(np.ascontiguousarray(image, np.float32)[None], Grid(image.shape, affine)))
@@ -192,7 +198,10 @@ def main() -> None:
     case("T1 turned 20 degrees", paths[0], "T1", placed=turned)
     for name, change in TROUBLE.items():
         case(f"T1 {name}", paths[0], "T1", change)
+    case("T1 atrophied", paths[0], "T1", placed=lambda rows: kinds_of(with_outermost(rows, table), table)[OLD])
     case("T1 of a child", paths[0], "T1", smaller, CHILD)
+    near = partial(with_outermost, table=table)
+    case("T1 of a child, less myelin", paths[0], "T1", smaller, CHILD, placed=near, outermost=0.5)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from anatomy import read_maps, read_table
 from network import HALF, build, quicken
 from safetensors import safe_open
 from ship import BIAS, corrected
-from synth import read_maps, read_table, sample
+from synth import sample
 from train import HELD_OUT
 
 CROPS, SHAPE, VOX = 16, (80, 96, 80), 2.0

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import battery
 import numpy as np
+from anatomy import read_table
 from evaluate import CSF, FREESURFER, aal, freesurfer
 from scoring import Model, dice, options
-from synth import read_table
 from train import HELD_OUT
 
 from segcli.formats import read

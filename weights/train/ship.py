@@ -16,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from anatomy import Table, read_table
 from safetensors import safe_open
 from safetensors.torch import save_file
-from synth import Table, read_table
 from torch import Tensor
 
 from segcli.engines.export.verified import export_onnx

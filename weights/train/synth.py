@@ -5,133 +5,17 @@ one random intensity for each class of tissue, partial volume, noise, sometimes 
 mirroring with left and right exchanged. All training grids are isotropic; axes are RAS.
 """
 
-import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from anatomy import COARSE, CORTEX, OUTERMOST, SHARES, WHITE, Head, Table
 from numpy.random import Generator
-from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Table:
-    """What `labels.csv` says; an array has one entry for each of its rows unless it says otherwise.
-
-    values    number in the maps
-    outputs   label of each network channel (0, the background, first)
-    target    network channel
-    tissue    generation class: rows of one class, and those of the two sides, share one random intensity
-    t1        T1 class, an index into `prior`
-    prior     (T1 classes, 4): mean and deviation of the mean, mean and deviation of the deviation, 0..255
-    brain     whether it is a structure of the brain; csf: whether it is fluid outside the ventricles
-    ventricle whether it is a ventricle or the choroid plexus in one
-    weight    (channels,) of the cross-entropy: rarer structures count more, within bounds
-    mirror    (channels,) the channel on the other side
-    """
-
-    values: np.ndarray
-    outputs: list[int]
-    target: Tensor
-    tissue: np.ndarray
-    t1: np.ndarray
-    prior: np.ndarray
-    brain: np.ndarray
-    csf: np.ndarray
-    ventricle: np.ndarray
-    weight: Tensor
-    mirror: Tensor
-
-
 FLUID = 1  # its T1 class
-VENTRICLES = (4, 5, 14, 15, 43, 44)
-PRIOR = ("t1_mean_of_means", "t1_std_of_means", "t1_mean_of_stds", "t1_std_of_stds")
-
-
-def read_table(path: Path) -> Table:
-    """The table of a folder of label maps."""
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-
-    def column(name: str) -> np.ndarray:
-        return np.array([int(row[name]) for row in rows])
-
-    values, output, t1 = column("label"), column("output_label"), column("t1_class")
-    outputs = sorted({0, *output.tolist()})
-    priors = {int(row["t1_class"]): [float(row[name]) for name in PRIOR] for row in rows}
-    prior = np.array([priors.get(i, [0.0] * 4) for i in range(max(priors) + 1)])
-    ml = np.array([sum(float(r["median_ml"]) for r in rows if int(r["output_label"]) == v) for v in outputs])
-    ml = np.maximum(ml, 0.05)
-    weight = np.clip(np.sqrt(np.median(ml) / ml), 0.1, 4)
-    output_of = dict(zip(values.tolist(), output.tolist(), strict=True))
-    other = {output_of[int(r["label"])]: output_of[int(r["mirror_label"])] for r in rows}
-    tissue = dict(zip(values.tolist(), column("generation_class").tolist(), strict=True))
-    return Table(
-        values,
-        outputs,
-        torch.tensor([outputs.index(v) for v in output]),
-        np.array([min(tissue[int(r["label"])], tissue[int(r["mirror_label"])]) for r in rows]),
-        t1,
-        prior,
-        output != 0,
-        values == 24,
-        np.isin(output, VENTRICLES),
-        torch.tensor(weight, dtype=torch.float32),
-        torch.tensor([outputs.index(other.get(v, v)) for v in outputs]),
-    )
-
-
-@dataclass(frozen=True)
-class Head:
-    """A label map.
-
-    rows       (X, Y, Z) uint8, row numbers of the table; RAS, 1 mm, cut to the head
-    young      the same with ventricles that are 1 mm smaller all around
-    low, high  (3,) the brain in it, voxels
-    """
-
-    rows: np.ndarray
-    young: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def read_maps(paths: list[Path], table: Table) -> list[Head]:
-    """Label maps, ready for drawing."""
-    heads = []
-    for path in paths:
-        rows = rows_of(path, table)
-        head = np.argwhere(rows > 0)
-        low, high = head.min(0), head.max(0) + 1
-        rows = np.ascontiguousarray(rows[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
-        brain = np.argwhere((table.brain & ~table.csf)[rows])
-        heads.append(Head(rows, shrunk(rows, table.ventricle[rows]), brain.min(0), brain.max(0) + 1))
-    return heads
-
-
-def rows_of(path: Path, table: Table) -> np.ndarray:
-    """A label map as (X, Y, Z) uint8 row numbers of the table; RAS."""
-    lookup = np.zeros(table.values.max() + 1, np.uint8)
-    lookup[table.values] = np.arange(len(table.values))
-    return lookup[np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj).astype(int)]
-
-
-def shrunk(rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The rows with the outermost voxels of `inside` given to what is nearest outside of it."""
-    if not inside.any():
-        return rows
-    found = np.argwhere(inside)
-    box = tuple(slice(max(0, a - 2), b + 3) for a, b in zip(found.min(0), found.max(0), strict=True))
-    part, inside = rows[box], inside[box]
-    places = distance_transform_edt(inside, return_distances=False, return_indices=True)
-    out = rows.copy()
-    out[box] = np.where(inside & ~binary_erosion(inside), part[tuple(places)], part)
-    return out
 
 
 @dataclass(frozen=True)
@@ -175,37 +59,107 @@ def pair(
 ) -> tuple[Tensor, Tensor]:
     """An image and the channels of its voxels, or of the points `shift` of a voxel further on."""
     head = maps[int(rng.integers(len(maps)))]
-    points = sample_points(head, shape, vox, rng)
-    kind = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
-    contrast = (t1_like, mr_like, any_contrast)[kind](table, rng)
-    rows = head.young if rng.random() < 0.3 else head.rows
-    image, where = draw(rows, points, strip(contrast, table, rng), rng)
-    image = normalised(worsen(image, contrast, rng), rng)
+    plan = planned(table, rng, t1)
+    points, below = sample_points(head, shape, vox, rng, plan.size)
+    rows = head.kinds[plan.kind]
+    image, where = draw(rows, points, strip(plan.contrast, table, rng), rng)
+    seen = field_of_view(shape, rng)
+    image = normalised(worsen(image, plan.contrast, rng) * seen, rng)
     flipped = rng.random() < 0.5
     if shift is not None:
         where = nearest(rows, between(points, torch.tensor([1 - shift[0], *shift[1:]]) if flipped else shift))
-    target = table.target[where]
+        seen, below = seen[1:, 1:, 1:], below[1:, 1:, 1:]
+    target = table.target[where * (seen & ~below)]
     if flipped:
         image, target = image.flip(2), table.mirror[target].flip(0)
     return image, target[None]
 
 
-def sample_points(head: Head, shape: Shape, vox: float, rng: Generator, device: str | torch.device = "cpu") -> Tensor:
+@dataclass(frozen=True)
+class Plan:
+    """Whose head it is: its contrast, which of `Head.kinds`, and its size, where 1 is that of the map."""
+
+    contrast: Contrast
+    kind: int
+    size: float
+
+
+def planned(table: Table, rng: Generator, t1: float) -> Plan:
+    """A head to draw; one in seven is a child's: small, and its white matter is not myelinated yet."""
+    which = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
+    contrast = (t1_like, mr_like, any_contrast)[which](table, rng)
+    kind = int(rng.choice(len(SHARES), p=SHARES))
+    if rng.random() < 0.15:
+        return Plan(immature(contrast, table, rng), kind, rng.uniform(0.75, 1))
+    return Plan(contrast, kind, rng.uniform(0.8, 1.15) if rng.random() < 0.2 else 1)
+
+
+def sample_points(
+    head: Head, shape: Shape, vox: float, rng: Generator, size: float = 1, device: str | torch.device = "cpu"
+) -> tuple[Tensor, Tensor]:
     """(X, Y, Z, 3) places in voxels of the head: a turned, stretched and bent box; computed on a device.
 
-    Most boxes lie at the brain and reach 20 mm and more past it; one in four lies anywhere, also in face and neck.
+    Most boxes lie at the brain and reach 20 mm and more past it; three in ten lie anywhere, also in face, neck,
+    shoulders and air. Of some heads the places are those of an anatomy between this head and another.
+
+    size      of the head, where 1 is that of the map
+    returns   the places; (X, Y, Z) bool, whether a place is below the map, where nothing is labelled
     """
     affine = rotation(rng, 15 if rng.random() < 0.7 else 30) @ np.diag(rng.uniform(0.85, 1.15, 3)) + rng.uniform(
         -0.01, 0.01, (3, 3)
     )
-    low, high = (head.low - 20, head.high + 20) if rng.random() < 0.75 else (np.zeros(3), np.array(head.rows.shape))
+    affine /= size
+    low, high = (head.low - 20, head.high + 20) if rng.random() < 0.7 else (np.zeros(3), np.array(head.shape))
     room = np.maximum((high - low) / 2 - np.array(shape) * vox / 2 * 0.8, 0)
     centre = (low + high) / 2 + rng.uniform(-room, room)
+    body = rng.random() < 0.6
+    if body and rng.random() < 0.15:
+        centre[2] -= rng.uniform(0, centre[2] + 60)
     axes = [(torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2) * vox for n in shape]
     box = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     bend = smooth(rng, 3, int(rng.integers(4, 9)), shape, rng.uniform(0, 4), device)[0].permute(1, 2, 3, 0)
     turn, middle = (torch.from_numpy(v.astype(np.float32)).to(device) for v in (affine.T, centre))
-    return box @ turn + bend + middle
+    points = box @ turn + bend + middle
+    if head.ways and rng.random() < 0.4:
+        points = points + rng.uniform(0.2, 1) * along(head.ways[int(rng.integers(len(head.ways)))], points)
+    return shoulders(points, head, rng) if body else (points, torch.zeros(shape, dtype=torch.bool, device=device))
+
+
+def along(way: Tensor, points: Tensor) -> Tensor:
+    """(X, Y, Z, 3): how far `anatomy.way` (3, x, y, z) goes from points of its head, both in voxels."""
+    size = torch.tensor(way.shape[1:], device=points.device)
+    grid = (2 * ((points + 0.5) / COARSE - 0.5) / (size - 1) - 1).flip(-1)[None]
+    field = way.to(points.device)[None]
+    return F.grid_sample(field, grid, padding_mode="border", align_corners=True)[0].permute(1, 2, 3, 0)
+
+
+def shoulders(points: Tensor, head: Head, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Points below the map brought into its lowest slices, which so go on as a neck that widens into shoulders.
+
+    A map ends in the neck, or below the brain, where a scan may go on.
+
+    returns  the points; (X, Y, Z) bool, which of them were below the map
+    """
+    depth = (-points[..., 2]).clamp_min(0)
+    fold = float(rng.uniform(4, 16))  # the slices are gone through up and down, so that the neck is not one extrusion
+    fold = max(1, min(fold, float(head.low[2]) - 2))
+    wide = 1 + (depth - float(rng.uniform(0, 60))).clamp_min(0) / float(rng.uniform(10, 60))
+    wide = wide.clamp_max(float(rng.uniform(1, 3.5)))
+    middle = (torch.tensor(head.shape, device=points.device) - 1) / 2
+    x = torch.where(depth > 0, middle[0] + (points[..., 0] - middle[0]) / wide, points[..., 0])
+    y = torch.where(depth > 0, middle[1] + (points[..., 1] - middle[1]) / wide.sqrt(), points[..., 1])
+    z = torch.where(depth > 0, fold - (depth % (2 * fold) - fold).abs(), points[..., 2])
+    return torch.stack([x, y, z], -1), depth > 0
+
+
+def field_of_view(shape: Shape, rng: Generator, device: str | torch.device = "cpu") -> Tensor:
+    """(X, Y, Z) bool, what the scanner saw of a crop: mostly all of it, sometimes nothing beyond a plane."""
+    seen = torch.ones(shape, dtype=torch.bool, device=device)
+    if rng.random() < 0.12:
+        axis = int(rng.integers(3))
+        gone = int(shape[axis] * rng.uniform(0, 0.35))
+        seen.narrow(axis, 0 if rng.random() < 0.5 else shape[axis] - gone, gone).fill_(False)
+    return seen
 
 
 def rotation(rng: Generator, degrees: float) -> np.ndarray:
@@ -259,6 +213,21 @@ def any_contrast(table: Table, rng: Generator) -> Contrast:
     """Any intensity for any class."""
     count = table.tissue.max() + 1
     return contrast_of(rng.uniform(0, 255, count)[table.tissue], rng.uniform(0, 25, count)[table.tissue], rng)
+
+
+def immature(contrast: Contrast, table: Table, rng: Generator) -> Contrast:
+    """The same with white matter nearer to the grey, most so under the cortex, as it is while myelin is missing."""
+    white, cortex = (np.flatnonzero(table.among(*values)) for values in (WHITE, CORTEX))
+    if not len(white) or not len(cortex):
+        return contrast
+    grey, mean = float(contrast.mean[cortex[0]]), contrast.mean.numpy().copy()
+    beyond = table.brain & ~table.ventricle & ~table.csf & ((mean - grey) * (mean[white[0]] - grey) > 0)
+    near = float(rng.uniform(0.2, 0.95))
+    deep = float(rng.uniform(near, 1))  # stem, thalamus and pallidum are earlier
+    outermost = table.values > OUTERMOST
+    share = np.where(table.among(*WHITE), near, np.where(outermost, near * rng.uniform(0.2, 1), deep))
+    mean = np.where(beyond, grey + (mean - grey) * share, mean)
+    return replace(contrast, mean=torch.from_numpy(mean.astype(np.float32)))
 
 
 def contrast_of(mean: np.ndarray, deviation: np.ndarray, rng: Generator) -> Contrast:
@@ -338,7 +307,24 @@ def worsen(image: Tensor, contrast: Contrast, rng: Generator, normal: Normal | N
     noise = drawn * float(rng.uniform(0, 6))
     if contrast.stripped and rng.random() < 0.5:
         noise = noise * (image > 0)
-    return (image + noise).clamp_min(0)
+    return artefact((image + noise).clamp_min(0), rng)
+
+
+def artefact(image: Tensor, rng: Generator) -> Tensor:
+    """Seldom a head that moved, one that is wider than the field of view, or slices that are missing."""
+    which, axis = rng.random(), int(rng.integers(2, 5))
+    n = image.shape[axis]
+    if which < 0.05:  # a ghost of the whole, some way along the axis
+        return image + float(rng.uniform(0.03, 0.2)) * image.roll(int(rng.integers(n // 8, n - n // 8)), axis)
+    if which < 0.08:  # what is beyond one side lies over the other
+        k = max(1, int(n * rng.uniform(0.03, 0.2)))
+        over = torch.zeros_like(image)
+        over.narrow(axis, 0, k).copy_(image.narrow(axis, n - k, k))
+        return image + over * float(rng.uniform(0.4, 1))
+    if which < 0.1:
+        image = image.clone()
+        image.narrow(axis, int(rng.integers(n - 1)), int(rng.integers(1, 3))).zero_()
+    return image
 
 
 def blurred(x: Tensor, sigma: float, axis: int) -> Tensor:

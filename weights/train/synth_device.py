@@ -6,26 +6,13 @@ The host draws what is small (shapes, contrasts, amounts); all that has a number
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from anatomy import Head, Table
 from numpy.random import Generator
-from synth import (
-    Contrast,
-    Head,
-    Normal,
-    Shape,
-    Table,
-    any_contrast,
-    mr_like,
-    normalised,
-    sample_points,
-    strip,
-    t1_like,
-    worsen,
-)
+from synth import Contrast, Normal, Shape, field_of_view, normalised, planned, sample_points, strip, worsen
 from torch import Tensor
 
 
@@ -33,14 +20,13 @@ from torch import Tensor
 class DeviceMaps:
     """Label maps on a device, as uint8 row numbers of the table.
 
-    heads     for their boxes
-    rows      of each; young: with smaller ventricles
+    heads     for their boxes and ways
+    kinds     of each head, as `Head.kinds`
     target, mirror   of the table
     """
 
     heads: Sequence[Head]
-    rows: list[Tensor]
-    young: list[Tensor]
+    kinds: list[list[Tensor]]
     target: Tensor
     mirror: Tensor
 
@@ -50,13 +36,10 @@ class DeviceMaps:
 
 
 def on_device(heads: Sequence[Head], table: Table, device: str) -> DeviceMaps:
-    """The maps sent there once: 17 heads take a third of a gigabyte."""
-    rows, young = ([torch.from_numpy(one).to(device) for one in ones] for ones in _both(heads))
-    return DeviceMaps(heads, rows, young, table.target.to(device), table.mirror.to(device))
-
-
-def _both(heads: Sequence[Head]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    return [head.rows for head in heads], [head.young for head in heads]
+    """The maps sent there once: 17 heads take 0.8 GB."""
+    kinds = [[torch.from_numpy(rows).to(device) for rows in head.kinds] for head in heads]
+    heads = [replace(head, ways=tuple(way.to(device) for way in head.ways)) for head in heads]
+    return DeviceMaps(heads, kinds, table.target.to(device), table.mirror.to(device))
 
 
 def sample_batch(
@@ -80,14 +63,13 @@ def _pair(
 ) -> tuple[Tensor, Tensor]:
     """Image (1, 1, X, Y, Z) and channels (X, Y, Z), in the steps of `synth.pair`."""
     which = int(rng.integers(len(maps.heads)))
-    points = sample_points(maps.heads[which], shape, vox, rng, maps.device)
-    kind = rng.choice(3, p=[t1, 0.8 * (1 - t1), 0.2 * (1 - t1)])
-    contrast = (t1_like, mr_like, any_contrast)[kind](table, rng)
-    rows = (maps.young if rng.random() < 0.3 else maps.rows)[which]
-    stripped = strip(contrast, table, rng)
-    image, where = _drawn(rows, points, stripped, normal)
-    image = normalised(worsen(image, contrast, rng, normal), rng)
-    target = maps.target[where]
+    plan = planned(table, rng, t1)
+    points, below = sample_points(maps.heads[which], shape, vox, rng, plan.size, maps.device)
+    stripped = strip(plan.contrast, table, rng)
+    image, where = _drawn(maps.kinds[which][plan.kind], points, stripped, normal)
+    seen = field_of_view(shape, rng, maps.device)
+    image = normalised(worsen(image, plan.contrast, rng, normal) * seen, rng)
+    target = maps.target[where * (seen & ~below)]
     if rng.random() < 0.5:
         image, target = image.flip(2), maps.mirror[target].flip(0)
     return image, target

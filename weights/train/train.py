@@ -17,11 +17,12 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from anatomy import Head, Table, read_maps, read_table
 from kernels import Loss, LossBetween, extension
 from network import HALF, build, quicken
 from safetensors import safe_open
 from safetensors.torch import save_file
-from synth import Head, Table, read_maps, read_table, sample, sample_between
+from synth import sample, sample_between
 from torch import Tensor
 
 HELD_OUT = 3  # the last label maps are never trained on

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from anatomy import Table, read_maps, read_table
 from network import build
 from safetensors import safe_open
 from safetensors.torch import save_file
-from synth import Table, read_maps, read_table
 from synth_device import DeviceMaps, on_device, sample_batch
 from torch import Tensor, nn
 from train import HELD_OUT
