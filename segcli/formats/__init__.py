@@ -80,11 +80,7 @@ def write(
     """
     if labels.data.shape[0] != 1 or labels.data.dtype.kind not in "iu":
         raise ValueError(f"labels are (1, D, H, W) integers, not {labels.data.dtype} {labels.data.shape}")
-    from segcli.formats import tables
-
-    small = Volume(_label_type(labels), labels.grid)
-    table = tables.caret(names) if names else b""
-    return _write(small, path, Meaning(like, description, LABELS, table))
+    return _write(Volume(_label_type(labels), labels.grid), path, Meaning(like, description, LABELS, names))
 
 
 def write_image(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
-from segcli.formats import streams
+from segcli.formats import streams, tables
 from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume, Voxels
+from segcli.structures import Label
 from segcli.system import is_plain
 
 _HEADER_LIMIT = 1 << 20  # bytes; no header of one image is longer
@@ -121,8 +123,11 @@ def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
     return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
 
 
-def write(volume: Volume, path: Path) -> Path:
-    """Write one channel, packed, in the format of the name's ending; read back before it has its name."""
+def write(volume: Volume, path: Path, names: Sequence[Label] = ()) -> Path:
+    """Write one channel, packed, in the format of the name's ending; read back before it has its name.
+
+    names   of the labels, which go into an NRRD as 3D Slicer's segments
+    """
     if volume.data.shape[0] != 1:
         raise OutputError(f"{path.name}: {volume.data.shape[0]} channels can only be written as NIfTI")
     data = volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False)
@@ -132,7 +137,8 @@ def write(volume: Volume, path: Path) -> Path:
             raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
 
     if not path.name.lower().endswith(".mha"):
-        return streams.write_whole(path, _nrrd_header(volume).encode(), b"", data, wrap="gzip", check=check)
+        header = (_nrrd_header(volume) + tables.segments(names, volume.grid.shape) + "\n").encode()
+        return streams.write_whole(path, header, b"", data, wrap="gzip", check=check)
     # ITK reads noise unless the header says how many packed bytes follow
     header = _meta_header(volume, streams.packed_size(data, "zlib")).encode()
     return streams.write_whole(path, header, b"", data, wrap="zlib", check=check)
@@ -278,7 +284,7 @@ def _nrrd_header(volume: Volume) -> str:
         "kinds: domain domain domain\n"
         "endian: little\n"
         "encoding: gzip\n"
-        f"space origin: {vector(affine[:3, 3])}\n\n"
+        f"space origin: {vector(affine[:3, 3])}\n"
     )
 
 
@@ -481,7 +487,7 @@ NRRD = Format(
     lambda _, head: _is_nrrd(head),
     lambda path, wanted: read(path, channels=wanted.channels, seen=wanted.seen),
     files_of,
-    lambda volume, path, _: write(volume, path),
+    lambda volume, path, meaning: write(volume, path, meaning.names),
     (".nrrd",),
 )
 META = Format(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segcli.errors import InputError, InputMissing, OutputError
-from segcli.formats import streams
+from segcli.formats import streams, tables
 from segcli.formats.steps import FARTHEST
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
@@ -691,7 +691,7 @@ FORMAT = Format(
     lambda path, wanted: read(path, affine=wanted.affine, channels=wanted.channels, seen=wanted.seen),
     files_of,
     lambda volume, path, m: write(
-        volume, path, m.like, description=m.description, intent=m.intent, extension=m.extension, slope=m.slope
+        volume, path, m.like, description=m.description, intent=m.intent, extension=tables.caret(m.names), slope=m.slope
     ),
     (".nii.gz", ".nii"),
     scales=True,

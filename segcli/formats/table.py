@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Literal
 import segcli.formats
 from segcli.packages import added
 from segcli.space.volume import Grid, Source, Volume
+from segcli.structures import Label
 
 Form = Literal["pixdim", "sform", "qform"]
 Seen = Callable[[Grid], None]  # is told a scan's grid before its voxels are read; what it raises ends the reading
@@ -53,14 +54,14 @@ class Meaning:
     like         where the scan came from: a file of the same format lends its header
     description  tool and model
     intent       NIfTI's code of what the values are: 1002 for labels, 0 for none
-    extension    a label table in XML
+    names        the label table
     slope        what the stored numbers are multiplied with when they are read
     """
 
     like: Source | None = None
     description: str = "segcli"
     intent: int = 0
-    extension: bytes = b""
+    names: Sequence[Label] = ()
     slope: float = 1
 
 

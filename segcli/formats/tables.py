@@ -1,4 +1,4 @@
-"""Label tables as Slicer, ITK-SNAP, FreeSurfer and BIDS read them, and the one inside a NIfTI.
+"""Label tables as Slicer, ITK-SNAP, FreeSurfer and BIDS read them, and those inside a NIfTI and an NRRD.
 
 Each function gives the text of a file for labels in the order of their numbers, background first. Formats: conventions
 of each program, and BIDS derivatives (dseg.tsv).
@@ -95,7 +95,9 @@ def bids_volumes(description: str, names: Sequence[Label], values: Sequence[int]
 
 
 def caret(names: Sequence[Label]) -> bytes:
-    """The Caret label table (XML, colours 0 to 1) that a NIfTI carries in an extension of code 0."""
+    """The Caret label table (XML, colours 0 to 1) of a NIfTI's extension of code 0; empty without names."""
+    if not names:
+        return b""
     rows = ['<Label Key="0" Red="0" Green="0" Blue="0" Alpha="0">background</Label>']
     for n in structures(names):
         red, green, blue = (f"{c / 255:.6g}" for c in n.colour)
@@ -105,6 +107,42 @@ def caret(names: Sequence[Label]) -> bytes:
         + "".join(rows)
         + "</LabelTable><VolumeType>Label</VolumeType></VolumeInformation></CaretExtension>"
     ).encode()
+
+
+def segments(names: Sequence[Label], shape: tuple[int, int, int]) -> str:
+    """The lines in the header of an NRRD by which 3D Slicer shows its labels as segments with names and colours.
+
+    Keys as in Slicer's "Segmentation file format" (Slicer User Guide, Data formats); a code is its terminology entry.
+
+    shape   (D, H, W) of the label map, all of which each segment may cover
+    """
+    d, h, w = shape
+    lines = ["Segmentation_ContainedRepresentationNames:=Binary labelmap|"] if structures(names) else []
+    for number, n in enumerate(structures(names)):
+        facts = {
+            "ID": f"Segment_{n.id}",
+            "Name": _escaped(_line(n.name)),
+            "Color": " ".join(f"{c / 255:.6g}" for c in n.colour),
+            "LabelValue": str(n.id),
+            "Layer": "0",
+            "Extent": f"0 {w - 1} 0 {h - 1} 0 {d - 1}",
+            "Tags": _terminology(n),
+        }
+        lines += [f"Segment{number}_{key}:={value}" for key, value in facts.items() if value]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _terminology(label: Label) -> str:
+    """Slicer's terminology entry of a structure with a code: a category, then the type."""
+    scheme, _, value = (label.code or "").partition(" ")
+    meaning = re.sub(r"[~^|]", " ", _escaped(_line(label.name)))
+    entry = f"Segmentation category and type~SCT^123037004^Anatomical Structure~{scheme}^{value}^{meaning}~^^~~^^~^^"
+    return f"TerminologyEntry:{entry}|" if value else ""
+
+
+def _escaped(text: str) -> str:
+    """As a value in the header of an NRRD."""
+    return text.replace("\\", "\\\\")
 
 
 def _colour(label: Label) -> str:

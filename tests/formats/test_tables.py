@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import nibabel
 import numpy as np
 import pytest
+import slicerio
 
 from segcli import formats
 from segcli.batch.outputs import choices
@@ -97,3 +98,35 @@ def test_names_without_blanks_are_told_apart_and_said() -> None:
         "names without blanks in the table for slicer: a b is a_b_1, a_b is a_b_2",
     )
     assert tables.changes(names, "itksnap") == ()
+
+
+def test_Slicer_shows_an_NRRDs_labels_as_segments_with_names_colours_and_codes(tmp_path: Path) -> None:
+    path = tmp_path / "a.seg.nrrd"
+    data = np.zeros((1, 4, 5, 6), np.uint8)
+    data[0, 1], data[0, 2] = 1, 2
+    grid = Grid((4, 5, 6), np.array([[0, 0, 2.0, -5], [0, 1.5, 0, 3], [3, 0, 0, 7], [0, 0, 0, 1]]))
+    formats.write(Volume(data, grid), NAMES, path)
+    shown = slicerio.read_segmentation(str(path))
+    assert [(s["labelValue"], s["name"], s["layer"]) for s in shown["segments"]] == [
+        (1, "liver", 0),
+        (2, "kidney_right", 0),
+    ]
+    assert [[round(255 * c) for c in s["color"]] for s in shown["segments"]] == [[221, 130, 101], [185, 102, 83]]
+    assert shown["segments"][1]["terminology"]["type"] == ["SCT", "64033007", "kidney_right"]
+    assert "terminology" not in shown["segments"][0]
+    assert all(s["extent"] == [0, 5, 0, 4, 0, 3] for s in shown["segments"])
+    assert np.array_equal(shown["voxels"].transpose(2, 1, 0), data[0])
+    assert np.allclose(shown["ijkToLPS"], grid.affine[:, [2, 1, 0, 3]])
+    assert np.array_equal(formats.read((path,)).data, data)
+
+
+def test_an_NRRD_of_labels_without_names_has_no_segments(tmp_path: Path) -> None:
+    labels = Volume(np.ones((1, 2, 2, 2), np.uint8), Grid((2, 2, 2), np.eye(4)))
+    formats.write(labels, (), tmp_path / "a.nrrd")
+    assert b"Segment" not in (tmp_path / "a.nrrd").read_bytes()
+
+
+def test_no_name_ends_a_line_or_an_entry_in_the_header_of_an_NRRD() -> None:
+    lines = tables.segments([Label(1, "a~b|c^d\\e\nf", "SCT 1")], (2, 2, 2)).splitlines()
+    assert "Segment0_Name:=a~b|c^d\\\\e f" in lines
+    assert any(line.startswith("Segment0_Tags:=") and "SCT^1^a b c d\\\\e f~" in line for line in lines)
