@@ -22,6 +22,7 @@ from segcli.structures import Label
 Form = Literal["pixdim", "sform", "qform"]
 Seen = Callable[[Grid], None]  # is told a scan's grid before its voxels are read; what it raises ends the reading
 FIRST, LATER, LAST = 0, 1, 2
+DICOM = ".dcm"  # of single files; most have no ending at all, and so it says nothing of a folder's scans
 
 
 def unseen(grid: Grid) -> None:
@@ -122,5 +123,5 @@ def written() -> tuple[str, ...]:
 def stem(path: Path) -> str:
     """The file's name without its known ending; any other name as it is."""
     low = path.name.lower()
-    ending = next((e for e in endings() if low.endswith(e) and len(low) > len(e)), "")
+    ending = next((e for e in (*endings(), DICOM) if low.endswith(e) and len(low) > len(e)), "")
     return path.name[: len(path.name) - len(ending)] if ending else path.name
