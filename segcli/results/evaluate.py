@@ -213,12 +213,15 @@ def _overlap(mask_a: NDArray[np.bool_], mask_b: NDArray[np.bool_], in_a: Box, in
 _BESIDE = ("_probseg", "_disagreement")
 _ROLES = re.compile(r"(_0000|[_-](d?seg|labels?|mask|gt|pred|ref|reference|groundtruth))+$", re.I)
 
+_SEG = re.compile(r"(?<=[A-Za-z0-9])_seg-[A-Za-z0-9]+")
+
 
 def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Cases that both folders hold, by name, and a sentence for each prediction without a reference.
 
     A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
     a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
+    Where no name is in both, those of BIDS are compared without `seg-`.
 
     errors   InputMissing (66) when a reference has no prediction: a case that failed is not left out of a mean;
              InputError (65) when two files of a folder have one name
@@ -227,6 +230,8 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     have, want = _by_name(pred, deep), _by_name(ref, deep)
     if not want:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
+    if not want.keys() & have.keys():
+        have, want = _by_scan(have), _by_scan(want)
     lacking = sorted(want.keys() - have.keys())
     if lacking:
         shown = ", ".join(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
@@ -268,6 +273,15 @@ def _by_name(folder: Path, deep: bool) -> dict[str, Path]:
             raise InputError(f"{folder.name}: {found[name].name} and {path.name} would both be the case {name!r}")
         found[name] = path
     return found
+
+
+def _by_scan(found: dict[str, Path]) -> dict[str, Path]:
+    """The same by names without the entity `seg-`, by which BIDS tells segmentations of one scan apart.
+
+    Where a scan has several, all names stay.
+    """
+    bare = {_SEG.sub("", name): path for name, path in found.items()}
+    return bare if len(bare) == len(found) else found
 
 
 def rows(cases: Mapping[str, Sequence[Score]]) -> list[Document]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -183,6 +184,29 @@ def test_folders_are_paired_by_name_without_endings_and_roles(tmp_path: Path) ->
         ("b.x", "b.x_seg.nrrd", "b.x.nii.gz"),
     ]
     assert extra == ["c.nii has no reference and is not scored"]
+
+
+def test_derivatives_are_paired_with_references_that_another_program_made_or_nobody_named(tmp_path: Path) -> None:
+    def paired(pred: tuple[str, ...], ref: tuple[str, ...]) -> list[str]:
+        with TemporaryDirectory(dir=tmp_path) as folder:
+            for part, names in (("pred", pred), ("ref", ref)):
+                for name in names:
+                    path = Path(folder, part, name)
+                    path.parent.mkdir(exist_ok=True, parents=True)
+                    path.touch()
+            return [case for case, _, _ in pair_folders(Path(folder, "pred"), Path(folder, "ref"))[0]]
+
+    ours = ("sub-1/anat/sub-1_seg-uxnet_dseg.nii.gz", "sub-2/anat/sub-2_seg-uxnet_desc-FLAIR_dseg.nii.gz")
+    assert paired(ours, ("sub-1/anat/sub-1_dseg.nii.gz",)) == ["sub-1/anat/sub-1"]
+    theirs = tuple(name.replace("uxnet", "aseg") for name in ours)
+    assert paired(ours, theirs) == ["sub-1/anat/sub-1", "sub-2/anat/sub-2_desc-FLAIR"]
+    several = ("sub-1_seg-a_dseg.nii.gz", "sub-1_seg-b_dseg.nii.gz")
+    assert paired(several, several) == ["sub-1_seg-a", "sub-1_seg-b"]
+    for pred, ref in ((several, ("sub-1_dseg.nii.gz",)), (("sub-1_seg-c_dseg.nii.gz",), several)):
+        with pytest.raises(InputMissing, match="have no prediction of the same name"):
+            paired(pred, ref)
+    with pytest.raises(InputMissing, match="1 of 2 references"):  # one has its own name: no other is guessed
+        paired(("1_seg-a.nii", "2_seg-a.nii"), ("1_seg-a.nii", "2_seg-b.nii"))
 
 
 def test_what_lies_beside_label_maps_of_two_runs_is_no_case(tmp_path: Path) -> None:
