@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import segcli.api
 import segcli.api.result
 import segcli.space.volume
 import segcli.structures
+from segcli.engines.opening import Opening
 
 SAMPLE = Path(__file__).parent / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"
 RAS = np.array([[-3.0, 0, 0, 30], [0, 3.0, 0, -20], [0, 0, 3.0, 7], [0, 0, 0, 1]])
@@ -97,6 +99,26 @@ def test_a_model_is_loaded_once_for_all_the_tasks_of_another_process(model: segc
     sent = pickle.dumps(model)
     assert pickle.loads(sent) is pickle.loads(sent)
     assert pickle.loads(sent).engine == model.engine
+
+
+def test_a_process_keeps_one_model_whichever_way_it_was_asked_for(
+    tmp_path: Path, model: segcli.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    opened = Opening.open
+    monkeypatch.setattr(Opening, "open", lambda self, card: loaded.append(self) or opened(self, card))
+    other = str(organs(tmp_path / "other"))
+    segcli.segment(scan(tmp_path), model=other, engine=model.opening.engine)
+    again = pickle.loads(pickle.dumps(segcli.load(other, engine=model.opening.engine)))
+    again.segment(scan(tmp_path))
+    assert [one.model for one in loaded] == [(other,), (other,)]  # of which `load` itself did one
+
+
+@pytest.mark.parametrize("start", [segcli.load, lambda **how: segcli.segment("scan.nii.gz", **how)])
+def test_no_model_and_no_thread_are_refused(start: Callable[..., object]) -> None:
+    for wrong, text in (({"model": []}, r"model=\[\]: names no model"), ({"threads": 0}, "threads=0: is at least 1")):
+        with pytest.raises(segcli.errors.UsageError, match=text):
+            start(**wrong)
 
 
 def test_one_scan_in_every_form_gives_the_same_labels_in_the_order_of_its_own_axes(

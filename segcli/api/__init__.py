@@ -105,7 +105,7 @@ class Model:
 
     def __reduce__(self) -> tuple[object, ...]:
         """A model crosses to another process by what `load` was told, and is loaded there: once, for all its tasks."""
-        return _there, (self.opening,)
+        return _kept, (self.opening,)
 
     def __repr__(self) -> str:
         return f"<Model {self.name} on {self.engine}: {len(self.card.structures)} structures>"
@@ -321,15 +321,8 @@ def load(
     """
     if half:
         warnings.warn("half=True is precision='auto', the default, and goes", DeprecationWarning, stacklevel=2)
-    names = (model,) if isinstance(model, str | PathLike) else tuple(model)
-    if not names:
-        raise UsageError("model=[]: names no model")
-    counts = (("threads", threads), ("batch", batch), ("max_ram", max_ram), ("max_vram", max_vram))
-    for name, count in counts:
-        if count is not None and count < 1:
-            raise UsageError(f"{name}={count}: is at least 1")
     opening = Opening(
-        model=tuple(map(str, names)),
+        model=_names(model),
         engine=engine,
         device=device,
         threads=threads,
@@ -340,7 +333,21 @@ def load(
         max_vram=max_vram,
         votes=disagreement,
     )
-    return _opened(opening)
+    return _opened(_checked(opening))
+
+
+def _names(model: PathName | Sequence[PathName]) -> tuple[str, ...]:
+    return (str(model),) if isinstance(model, str | PathLike) else tuple(map(str, model))
+
+
+def _checked(opening: Opening) -> Opening:
+    if not opening.model:
+        raise UsageError("model=[]: names no model")
+    for name in ("threads", "batch", "max_ram", "max_vram"):
+        count = getattr(opening, name)
+        if count is not None and count < 1:
+            raise UsageError(f"{name}={count}: is at least 1")
+    return opening
 
 
 def _opened(opening: Opening) -> Model:
@@ -351,11 +358,11 @@ def _opened(opening: Opening) -> Model:
     return Model(card, opening, opening.open(card))
 
 
-_one_at_a_time = threading.Lock()  # tasks that come to a process together load a model once
+_one_at_a_time = threading.Lock()  # threads, or tasks that come to a process together, load a model once
 
 
-def _there(opening: Opening) -> Model:
-    """The model of another process, in this one."""
+def _kept(opening: Opening) -> Model:
+    """The model, loaded anew unless it is the last one that was asked for here."""
     with _one_at_a_time:
         return _last(opening)
 
@@ -399,15 +406,9 @@ def segment(
     >>> result
     <Result scan: uxnet, 32 of 32 structures, 1886 mL, pass>
     """
-    names = (str(model),) if isinstance(model, str | PathLike) else tuple(map(str, model))
-    return _kept(names, engine, device, tta, precision, threads).segment(scan, **how)
-
-
-@lru_cache(maxsize=1)
-def _kept(
-    model: tuple[str, ...], engine: EngineName, device: str, tta: bool, precision: Precision, threads: int | None
-) -> Model:
-    return load(model, engine=engine, device=device, tta=tta, precision=precision, threads=threads)
+    names = _names(model)
+    wanted = Opening(model=names, engine=engine, device=device, threads=threads, mirror=tta, precision=precision)
+    return _kept(_checked(wanted)).segment(scan, **how)
 
 
 def read(
