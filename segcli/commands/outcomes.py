@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcli.commands.terminal import SCHEMA, Show, print_line, structure_rows, table
+from segcli.commands.terminal import SCHEMA, Show, structure_rows, table
 from segcli.documents import Document
 from segcli.errors import CasesFailed
 
@@ -64,7 +64,7 @@ def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
             table(f"{outcome.case.name}", structure_rows(facts["structures"]), stderr=True)
     if not manners.json and manners.events not in ("stdout", "-"):  # whose "done" names the label map
         for path in outcome.paths:
-            print_line(str(path))
+            show.data(str(path))
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:

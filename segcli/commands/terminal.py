@@ -100,6 +100,7 @@ class Show:
                 TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
+                redirect_stdout=False,  # it would send data to stderr, which may go elsewhere
             )
             self.progress.start()
 
@@ -158,9 +159,16 @@ class Show:
         if self.progress is not None:
             from rich.text import Text
 
-            self.console.print(Text(plain(text)))
+            self.console.print(Text(plain(text)), soft_wrap=True)  # a path that is copied has no line ends in it
         else:
             say(text)
+
+    def data(self, text: str) -> None:
+        """A line of data on stdout; where that is a terminal too, one that does not tear the bar."""
+        if self.progress is not None and sys.stdout.isatty():
+            self.line(text)
+        else:
+            print_line(text)
 
     def close(self) -> None:
         if self.progress is not None:
@@ -178,7 +186,7 @@ def downloading() -> Iterator[Callable[[int, int | None], None]]:
 
     console = Console(stderr=True, highlight=False, markup=False)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

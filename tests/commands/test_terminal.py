@@ -137,11 +137,30 @@ def test_6_5_a_stage_that_waits_to_tell_something_is_not_harmed_by_the_one_that_
     assert show.unwritten is not None
 
 
-def test_the_bar_of_a_case_that_fails_goes_and_that_of_another_stays(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+@pytest.mark.parametrize("out", [io.StringIO, Terminal])
+def test_while_a_bar_is_on_the_terminal_a_pipe_gets_its_data_and_a_long_path_stays_whole(out, monkeypatch):
+    stdout, stderr = out(), Terminal()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    show = Show(1, quiet=False, verbose=0, events=None)
+    assert show.progress is not None
+    show.watch(Event("segment", CASE))
+    path = "/".join(["a-folder-with-a-long-name"] * 8)
+    show.data(path)
+    print("of a library")
+    show.close()
+    assert stdout.getvalue() == ("" if stdout.isatty() else f"{path}\n") + "of a library\n"
+    assert (path in stderr.getvalue()) == stdout.isatty()
+
+
+def test_the_bar_of_a_case_that_fails_goes_and_that_of_another_stays(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     show = Show(3, quiet=False, verbose=0, events=None)
