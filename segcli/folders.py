@@ -19,6 +19,9 @@ def user_folder(kind: Kind) -> Path:
         return Path(own) if kind == "config" else Path(own) / kind
     if xdg := os.environ.get(f"XDG_{kind.upper()}_HOME"):
         return Path(xdg) / "segcli"
+    if home() == Path("/"):
+        usual = {"config": ".config", "data": ".local/share", "cache": ".cache"}
+        return Path("/", usual[kind], "segcli")  # platformdirs knows none where nobody says which home it is
     import platformdirs  # not where a variable says it
 
     folders = {
@@ -27,3 +30,9 @@ def user_folder(kind: Kind) -> Path:
         "cache": platformdirs.user_cache_path,
     }
     return folders[kind]("segcli", appauthor=False)
+
+
+def home() -> Path:
+    """The user's home; the root where nobody says which it is, as containers have it for a user without a name."""
+    found = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.expanduser raises where there is none
+    return found if found.is_absolute() else Path("/")

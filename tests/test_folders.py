@@ -7,7 +7,7 @@ import platformdirs
 import pytest
 
 from segcli.folders import user_folder
-from segcli.models import library
+from segcli.models import catalogue, in_place, library
 
 KINDS = ("config", "data", "cache")
 
@@ -40,6 +40,22 @@ def test_each_xdg_variable_names_its_own_on_every_platform(
 def test_without_them_the_platforms_habit_counts(kind, usual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_folder(kind) == tmp_path / usual / "segcli"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+@pytest.mark.parametrize("said", [None, "", "home"])  # nobody says, nothing is said, not a whole path
+def test_a_user_without_a_home_has_the_folders_of_the_root_as_in_a_container(
+    said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.delenv("HOME") if said is None else monkeypatch.setenv("HOME", said)
+    folders = [Path("/.config/segcli"), Path("/.local/share/segcli"), Path("/.cache/segcli")]
+    assert [user_folder(kind) for kind in KINDS] == folders
+    model = catalogue.entry("totalsegmentator-fast")
+    assert in_place.installation(model, model.files[0]) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

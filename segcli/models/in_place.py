@@ -13,6 +13,7 @@ from pathlib import Path
 
 from segcli import __version__
 from segcli.documents import Document
+from segcli.folders import home
 from segcli.formats.atomic import whole_file
 from segcli.models import catalogue
 from segcli.models.card import CARD_FILE
@@ -106,7 +107,7 @@ def folder_of(model: Entry, file: File) -> str:
 
 def installation(model: Entry, file: File) -> Path | None:
     """A model's folder in an installation of TotalSegmentator, which is used as it lies and never written to."""
-    home = os.environ.get("TOTALSEG_HOME_DIR") or Path.home() / ".totalsegmentator"
-    place = Path(os.environ.get("TOTALSEG_WEIGHTS_PATH") or Path(home) / "nnunet" / "results")
+    own = Path(os.environ.get("TOTALSEG_HOME_DIR") or home() / ".totalsegmentator")
+    place = Path(os.environ.get("TOTALSEG_WEIGHTS_PATH") or own / "nnunet" / "results")
     folder = place / stem(file)
     return folder if model.id.startswith("totalsegmentator") and folder.is_dir() else None
