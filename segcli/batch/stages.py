@@ -22,7 +22,7 @@ from segcli.batch.labelling import labels_of
 from segcli.batch.outputs import Destination, Finished, is_own
 from segcli.documents import Document, Facts
 from segcli.engines.precision import Precision
-from segcli.errors import Denied, InputError, OutputError, OutputExists, SegcliError, UsageError
+from segcli.errors import InputError, OutputError, OutputExists, SegcliError, UsageError
 from segcli.formats import atomic, tables
 from segcli.inference.engine import counted, said_since
 from segcli.inference.segment import Segmentation
@@ -343,7 +343,7 @@ def _check_room(labels: Path, scan: Volume) -> None:
     if not folder.is_dir():
         raise OutputExists(f"{folder.name}: is a file, not a folder for outputs", hint="choose another folder with -o")
     if not os.access(folder, os.W_OK):
-        raise Denied(f"{labels.name}: permission denied in {folder}", hint="choose a folder you may write to with -o")
+        raise atomic.denied(labels, folder)
     need = scan.grid.size // 100 + 65536  # label maps compress by a hundred and more
     free = shutil.disk_usage(folder).free
     if free < need:

@@ -342,10 +342,7 @@ def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno in _SHUT:
             held = ", or another program has the file open" if system.WINDOWS and path.exists() else ""
-            raise Denied(
-                f"{path.name}: permission denied in {path.parent}{held}",
-                hint="choose a folder you may write to with -o",
-            ) from error
+            raise denied(path, path.parent, held) from error
         if error.errno in _FULL:
             told, hint = _FULL[error.errno]
             needed = _needed(error.errno, path, temporary)
@@ -354,6 +351,16 @@ def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
             f"{path.name}: cannot write in {path.parent}: {error.strerror or error}",
             hint=system.too_long(temporary or path),
         ) from error
+
+
+def denied(path: Path, folder: Path, more: str = "") -> Denied:
+    """The refusal to write a file where this user may not write to a folder, or nobody may."""
+    why = f"permission denied in {folder}{more}"
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no statvfs
+        if os.statvfs(there).f_flag & os.ST_RDONLY:
+            why = f"{there} lies on a disk that is mounted read-only"
+    return Denied(f"{path.name}: {why}", hint="choose a folder you may write to with -o")
 
 
 def _needed(number: int, path: Path, temporary: Path | None) -> str:

@@ -173,6 +173,16 @@ def test_2_10_a_disk_that_takes_no_more_says_why(tmp_path, monkeypatch, number, 
         raise OSError(number, os.strerror(number))
 
 
+@pytest.mark.skipif(not hasattr(os, "statvfs"), reason="Windows does not say how a disk is mounted")
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_disk_that_is_mounted_read_only_is_told_as_that(tmp_path, monkeypatch, number):
+    disk = SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID if number == errno.EROFS else os.ST_NOSUID)
+    monkeypatch.setattr("os.statvfs", lambda _: disk)
+    told = "lies on a disk that is mounted read-only" if number == errno.EROFS else "permission denied in"
+    with pytest.raises(Denied, match=told), atomic.translated(tmp_path / "new" / "a.json"):
+        raise OSError(number, os.strerror(number))
+
+
 def test_2_11_nothing_is_written_outside_the_folder_of_the_file(tmp_path):
     with atomic.whole_file(tmp_path / "a" / "b.json"):
         assert names(tmp_path) == ["a"]
