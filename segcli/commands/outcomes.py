@@ -61,7 +61,7 @@ def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
         if outcome.status == "skipped":
             show.line(f"{outcome.case.name}: already done, verified")
         elif total == 1 and not manners.json:
-            table(f"{outcome.case.name}", structure_rows(facts["structures"]), stderr=True)
+            table(f"{outcome.case.name}", structure_rows(facts["structures"]), on=show.console)
     if not manners.json and manners.events not in ("stdout", "-"):  # whose "done" names the label map
         for path in outcome.paths:
             show.data(str(path))

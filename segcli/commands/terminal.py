@@ -18,6 +18,7 @@ from segcli.documents import Document, Facts
 from segcli.errors import OutputExists, SegcliError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
@@ -30,6 +31,7 @@ EVERY = 10.0  # seconds between lines about progress, where there is no bar
 _SHORT = 12  # characters of a column that is never cut
 _LEAST = 8  # characters of a column of texts
 _GAP = 2  # characters between columns
+_NARROWEST = 40  # characters of a line: less, or the 0 that some terminals say, would leave nothing of a table
 _PAGE = 110  # characters of the longest line of a text
 
 
@@ -74,9 +76,7 @@ class Show:
     def __init__(self, total: int, *, quiet: bool, verbose: int, events: TextIO | None) -> None:
         self.total, self.quiet, self.verbose, self.events = total, quiet, verbose, events
         self.unwritten: OSError | None = None
-        from rich.console import Console
-
-        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.console = _console(stderr=True)
         self.progress: Progress | None = None
         self._bars: dict[Case, TaskID] = {}
         self.last = "opening the model"
@@ -181,10 +181,9 @@ def downloading() -> Iterator[Callable[[int, int | None], None]]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = _console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=None)
@@ -195,22 +194,20 @@ def table(
     title: str,
     rows: Sequence[Facts],
     *,
-    stderr: bool = False,
+    on: Console | None = None,
     one_line: bool = False,
     decimals: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Rows of equal keys as a table, numbers to the right. Neither numbers nor the first column, whose names are typed,
     are ever cut: on a terminal that is too narrow for all columns the others follow in a further table below.
 
+    on         where it is printed; None for stdout
     one_line   on a terminal that is narrower than a row, long texts are cut rather than continued below
     decimals   of numbers below 1000 in a column, where they are not two
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=stderr, highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 400  # a pipe has no width to cut names at
+    console = on or _console(stderr=False)
     if title:
         console.print(Text(plain(title)))
     if not rows:
@@ -218,6 +215,18 @@ def table(
     columns = {key: _Column(key, [row[key] for row in rows], decimals.get(key, 2)) for key in rows[0]}
     for part in _parts(columns, console.width):
         console.print(_made(part, one_line, bold=not console.no_color))
+
+
+def _console(*, stderr: bool) -> Console:
+    """Where tables and bars go, in the width of the terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    if not console.file.isatty():
+        console.width = 400  # a pipe has no width to cut names at, whatever colours are forced
+    elif console.width < _NARROWEST:
+        console.width = _NARROWEST
+    return console
 
 
 class _Column:
@@ -330,7 +339,7 @@ def _width() -> int | None:
     """The characters of a line of stdout; None where it is no terminal."""
     import shutil
 
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return max(shutil.get_terminal_size().columns, _NARROWEST) if sys.stdout.isatty() else None
 
 
 def _lines_of(facts: Facts, width: int | None) -> Iterator[str]:

@@ -22,6 +22,11 @@ from segcli.errors import OutputExists
 CASE = Case("a", (Path("a.nii"),), Path())
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -52,26 +57,33 @@ def test_a_table_without_colours_has_no_escapes_on_a_terminal(capsys, monkeypatc
     assert capsys.readouterr().out.splitlines() == ["title", "name ", "liver"]
 
 
-def test_on_a_narrow_terminal_what_is_typed_is_never_cut(capsys, monkeypatch):
+def shown(monkeypatch, rows, **how):
+    """A table as it is on a terminal."""
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    table("", rows, **how)
+    return sys.stdout.getvalue()
+
+
+def test_on_a_narrow_terminal_what_is_typed_is_never_cut(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda console: True))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     name, words = "a-name-that-is-as-long-as-names-come", "and words " * 9
     rows = [{"name": name, "title": words, "licence": words}] * 2
-    table("", rows)
-    assert capsys.readouterr().out.count("and") == 36
-    table("", rows, one_line=True)
-    _, *lines = capsys.readouterr().out.splitlines()
+    assert shown(monkeypatch, rows).count("and") == 36
+    _, *lines = shown(monkeypatch, rows, one_line=True).splitlines()
     assert [line.split()[0] for line in lines] == [name] * 2
     assert max(map(len, lines)) <= 60
 
 
-def test_on_a_narrow_terminal_numbers_are_whole_and_columns_that_do_not_fit_follow_below(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
+@pytest.mark.parametrize("columns", ["40", "12", "1", "0"])
+def test_on_a_narrow_terminal_numbers_are_whole_and_columns_that_do_not_fit_follow_below(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda console: True))
+    monkeypatch.setenv("TERM", "xterm")
     name = "left_inferior_lateral_ventricle"
-    table("", [{"name": name, "dice": 0.5, "hd95_mm": 1234.5}, {"name": "all", "dice": None, "hd95_mm": 2}])
-    first, second = capsys.readouterr().out.split("name", 2)[1:]
+    rows = [{"name": name, "dice": 0.5, "hd95_mm": 1234.5}, {"name": "all", "dice": None, "hd95_mm": 2}]
+    first, second = shown(monkeypatch, rows).split("name", 2)[1:]
     assert first.split() == ["dice", name, "0.50", "all"]
     assert second.split() == ["hd95_mm", name, "1,234", "all", "2"]
 
@@ -137,11 +149,6 @@ def test_6_5_a_stage_that_waits_to_tell_something_is_not_harmed_by_the_one_that_
     assert show.unwritten is not None
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.parametrize("out", [io.StringIO, Terminal])
 def test_while_a_bar_is_on_the_terminal_a_pipe_gets_its_data_and_a_long_path_stays_whole(out, monkeypatch):
     stdout, stderr = out(), Terminal()
@@ -158,6 +165,23 @@ def test_while_a_bar_is_on_the_terminal_a_pipe_gets_its_data_and_a_long_path_sta
     show.close()
     assert stdout.getvalue() == ("" if stdout.isatty() else f"{path}\n") + "of a library\n"
     assert (path in stderr.getvalue()) == stdout.isatty()
+
+
+def test_where_colours_are_forced_a_pipe_gets_tables_in_their_full_width(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    table("", [{"name": "liver", "title": "word " * 30}])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("columns", ["1", "0"])
+def test_a_terminal_that_says_it_has_no_width_is_told_all(monkeypatch, columns):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", columns)
+    show = Show(1, quiet=False, verbose=0, events=None)
+    show.line("a sentence of some words")
+    show.close()
+    assert "a sentence of some words" in sys.stderr.getvalue()
 
 
 def test_the_bar_of_a_case_that_fails_goes_and_that_of_another_stays(monkeypatch):
