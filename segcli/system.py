@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from io import BufferedReader
@@ -26,10 +26,27 @@ except ImportError:  # Windows
 Made = TypeVar("Made")
 
 WINDOWS = sys.platform == "win32"
-# Ctrl-Break, and a window or a session that is closed: what Windows has instead of SIGTERM.
-BREAK: signal.Signals | None = getattr(signal, "SIGBREAK", None)
+# What ends a run in order -> its exit code. A terminal that is closed sends SIGHUP, and so may clusters send the others
+# before they kill; Ctrl-Break, and a window or a session that is closed, is what Windows has instead of SIGTERM.
+ENDING: dict[signal.Signals, int] = {
+    getattr(signal, name): 143 if name == "SIGBREAK" else 128 + getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+    if hasattr(signal, name)
+}
 # No file of Windows before 11 is called so, whatever its ending.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+
+
+def on_the_end(answer: Callable[[int], object] | int, without: Sequence[int] = ()) -> None:
+    """Have each signal of ENDING answered by `answer(its exit code)`, or ignored; one ignored already stays so (nohup)."""
+    for number, code in ENDING.items():
+        if number not in without and signal.getsignal(number) != signal.SIG_IGN:
+            told = answer if isinstance(answer, int) else functools.partial(_answer, answer, code)
+            signal.signal(number, told)
+
+
+def _answer(answer: Callable[[int], object], code: int, *_: object) -> None:
+    answer(code)
 
 
 def alive(pid: int) -> bool:

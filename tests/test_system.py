@@ -128,14 +128,24 @@ def _catches(status: str, number: int) -> bool:
     return bool(mask >> (number - 1) & 1)
 
 
-def test_6_4_processes_of_cases_leave_ctrl_break_to_the_one_that_started_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_6_4_processes_of_cases_leave_signals_to_the_one_that_started_them(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[int, object] = {}
-    monkeypatch.setattr(side_by_side, "BREAK", signal.SIGUSR1)
     monkeypatch.setattr(signal, "signal", told.__setitem__)
     monkeypatch.setattr(side_by_side, "use", lambda share: None)
     monkeypatch.setattr(side_by_side, "silent", lambda: None)
     side_by_side._begin(1)
-    assert told == {signal.SIGINT: signal.SIG_IGN, signal.SIGUSR1: signal.SIG_IGN}
+    assert told == dict.fromkeys({signal.SIGINT, *system.ENDING} - {signal.SIGTERM}, signal.SIG_IGN)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_6_4_a_signal_that_is_ignored_stays_so_as_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[int, object] = {}
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(signal, "signal", told.__setitem__)
+    system.on_the_end(lambda code: None)
+    monkeypatch.undo()
+    signal.signal(signal.SIGHUP, before)
+    assert set(told) == set(system.ENDING) - {signal.SIGHUP}
 
 
 def test_processes_begin_anew_on_every_platform() -> None:

@@ -36,7 +36,7 @@ from segcli.models.card import ModelCard
 from segcli.parallel import cores, use
 from segcli.space.grids import model_grid
 from segcli.space.volume import Grid
-from segcli.system import BREAK
+from segcli.system import on_the_end
 
 _CORES = 4  # of one case, by `auto`: more gain little
 _PROCESS_BYTES = 1 << 30  # of a process with its libraries and a model, before the first scan
@@ -173,9 +173,8 @@ def _begin(share: int) -> None:
     """A process of so many cores, that leaves signals to the one that has started it, and ends with it."""
     import signal
 
-    for number in (signal.SIGINT, BREAK):
-        if number is not None:
-            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    on_the_end(signal.SIG_IGN, without=[signal.SIGTERM])
     silent()
     use(share)
     parent = multiprocessing.parent_process()

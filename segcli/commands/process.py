@@ -23,6 +23,7 @@ from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import EngineError, ModelError, SegcliError
 
 Item = TypeVar("Item")
+SIGNALLED = 128  # an exit code above it is that and the number of a signal
 STILL = 300.0  # seconds without an event after which the watchdog speaks
 
 
@@ -30,10 +31,8 @@ def main() -> None:
     """Run a command; every foreseeable end is a sentence and an exit code."""
     if _read_again():
         return
-    signal.signal(signal.SIGTERM, _terminated)
+    system.on_the_end(_terminated)
     signal.signal(signal.SIGINT, _interrupted)
-    if system.BREAK is not None:
-        signal.signal(system.BREAK, _terminated)
     out = _standard_streams()
     words, debug = _without_debug(sys.argv[1:])
     if debug:
@@ -46,19 +45,19 @@ def main() -> None:
         code = app(words, standalone_mode=False) or 0
     except SegcliError as error:
         code = _refused(error, debug)
-    except Terminated:
-        code = 143
+    except Terminated as end:
+        code = end.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
         code = _unforeseen(error, debug)
-    if code in (130, 143):
+    if code > SIGNALLED:
         _abandon()
     out.flush()
     sys.stderr.flush()
     if code == 0:
         code = told(out.failed, "stdout", "not all was printed", file=is_file(out))
-    if code in (130, 143) or out.failed is not None or _own_process():
+    if code > SIGNALLED or out.failed is not None or _own_process():
         os._exit(code)  # libraries take a second to be taken apart, or still compute; nothing of theirs is kept
     sys.exit(code)
 
@@ -86,11 +85,16 @@ def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM, or another signal that ends a run in order, arrived."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
 
 
-def _terminated(*_: object) -> None:
-    raise Terminated
+def _terminated(code: int) -> None:
+    """The first such signal ends the run; what comes while it ends (SIGXCPU every second) changes nothing."""
+    system.on_the_end(signal.SIG_IGN)
+    raise Terminated(code)
 
 
 def _interrupted(*_: object) -> None:

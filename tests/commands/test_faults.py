@@ -35,6 +35,14 @@ main()
 """
 
 
+# A terminal that is closed sends SIGHUP; clusters send these before they kill, as the user or they themselves choose.
+ENDS = [
+    (getattr(signal, name), code)
+    for name, code in {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGXCPU": 152}.items()
+    if hasattr(signal, name)
+]
+
+
 def stopped(
     words: list[object], cwd: Path, source: str, *signals: int, made: Path | None = None
 ) -> tuple[int, str, float]:
@@ -62,7 +70,7 @@ def stopped(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), ENDS)
 def test_6_4_a_signal_ends_the_run_at_once_with_the_summary_and_nothing_half(model, tmp_path, number, code):
     scans(tmp_path / "in", 2)
     source = SLOW.format(first=2, where="run", more="")
@@ -88,7 +96,7 @@ def test_6_4_a_signal_is_answered_while_the_model_is_opened(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), ENDS)
 def test_6_4_a_signal_is_answered_while_the_commands_are_imported(tmp_path, number, code):
     (tmp_path / "typer.py").write_text("import sys, time; print('in C++', file=sys.stderr, flush=True); time.sleep(60)")
     source = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from segcli.__main__ import main; main()"
