@@ -19,6 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from segcli.errors import OutOfMemory
+from segcli.system import control_groups
 
 
 def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
@@ -98,30 +99,17 @@ def _groups() -> Iterator[tuple[int, int]]:
 
     Files that were read and are not in use count as free, as the machine's own figures have it.
     """
-    for root, at_most, current, idle in (
-        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for controller, at_most, current, idle in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        own = root / _place("memory" if root.name == "memory" else "")
-        for folder in (own, *own.parents):
-            if not folder.is_relative_to(root):
-                break
+        for folder in control_groups(controller):
             try:
                 limit, used = (folder / at_most).read_text().strip(), int((folder / current).read_text())
             except (OSError, ValueError):
                 continue
             if limit.isdigit():
                 yield int(limit), max(0, used - _stated(folder / "memory.stat", idle))
-
-
-def _place(controller: str) -> str:
-    """The process's group within a hierarchy of control groups; "" for its root, or where nobody says."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines():
-            _, controllers, place = line.split(":", 2)
-            if controller in controllers.split(","):
-                return place.strip("/")
-    return ""
 
 
 def _stated(path: Path, key: str) -> int:

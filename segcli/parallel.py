@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from segcli.system import control_groups
+
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -55,16 +57,16 @@ def each(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
 
 
 def _group_share() -> float | None:
-    """Cores that a control group grants (cgroup v2, v1); None for no limit."""
+    """Cores that the control groups grant, the least of them (cgroup v2, v1); None for no limit."""
+    shares = [_share(folder / "cpu.max") for folder in control_groups("")]
+    shares += [_share(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us") for folder in control_groups("cpu")]
+    return min((share for share in shares if share), default=None)
+
+
+def _share(*files: Path) -> float | None:
+    """Time that may be used over the time of a period; None for no limit, or no such files."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        try:
-            folder = Path("/sys/fs/cgroup/cpu")
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if quota in ("max", "-1"):
+        quota, period = map(int, " ".join(file.read_text(encoding="ascii") for file in files).split())
+    except (OSError, ValueError):  # "max" is no number
         return None
-    return int(quota) / int(period)
+    return quota / period if quota > 0 and period > 0 else None

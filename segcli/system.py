@@ -1,4 +1,4 @@
-"""Where Windows and macOS are not like Linux: processes, locks, names of files, and files that others have open."""
+"""Where systems differ: processes, signals, control groups, locks, names of files, and files that others have open."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT")
 
 
 def on_the_end(answer: Callable[[int], object] | int, without: Sequence[int] = ()) -> None:
-    """Have each signal of ENDING answered by `answer(its exit code)`, or ignored; one ignored already stays so (nohup)."""
+    """Have each signal of ENDING answered by `answer(its exit code)`, or ignored; an ignored one stays so (nohup)."""
     for number, code in ENDING.items():
         if number not in without and signal.getsignal(number) != signal.SIG_IGN:
             told = answer if isinstance(answer, int) else functools.partial(_answer, answer, code)
@@ -47,6 +47,29 @@ def on_the_end(answer: Callable[[int], object] | int, without: Sequence[int] = (
 
 def _answer(answer: Callable[[int], object], code: int, *_: object) -> None:
     answer(code)
+
+
+def control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups that the process is in, its own first; a limit may stand in any of them.
+
+    controller   of version 1, as "cpu"; "" for version 2
+    """
+    root = Path("/sys/fs/cgroup", controller)
+    own = root / _group_of(controller)
+    for folder in (own, *own.parents):
+        if not folder.is_relative_to(root):
+            return
+        yield folder
+
+
+def _group_of(controller: str) -> str:
+    """The process's group within a hierarchy of control groups; "" for its root, or where nobody says."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controller in controllers.split(","):
+                return place.strip("/")
+    return ""
 
 
 def alive(pid: int) -> bool:

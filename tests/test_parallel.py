@@ -28,9 +28,35 @@ def test_the_affinity_and_the_control_group_bound_the_cores(monkeypatch: pytest.
     assert cores() == 2
 
 
-@pytest.mark.parametrize(("text", "share"), [("150000 100000", 1.5), ("max 100000", None)])
-def test_a_control_groups_share_is_read(text: str, share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self, encoding: text)
+TWO, ONE = "/sys/fs/cgroup", "/sys/fs/cgroup/cpu"
+
+
+@pytest.mark.parametrize(
+    ("texts", "share"),
+    [
+        ({f"{TWO}/cpu.max": "150000 100000\n"}, 1.5),
+        ({f"{TWO}/cpu.max": "max 100000\n"}, None),
+        ({}, None),
+        # of a job of SLURM or a unit of systemd: the limit is that of the group itself, or of one around it
+        ({f"{TWO}/slurm/job/cpu.max": "max 100000", f"{TWO}/slurm/cpu.max": "200000 100000"}, 2),
+        ({f"{TWO}/slurm/job/cpu.max": "100000 100000", f"{TWO}/slurm/cpu.max": "200000 100000"}, 1),
+        ({f"{ONE}/cpu.cfs_quota_us": "50000\n", f"{ONE}/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({f"{ONE}/cpu.cfs_quota_us": "-1\n", f"{ONE}/cpu.cfs_period_us": "100000\n"}, None),
+        ({f"{ONE}/docker/x/cpu.cfs_quota_us": "300000", f"{ONE}/docker/x/cpu.cfs_period_us": "100000"}, 3),
+        ({f"{ONE}/cpu.cfs_quota_us": "50000\n", f"{ONE}/cpu.cfs_period_us": "0\n"}, None),
+    ],
+)
+def test_a_control_groups_share_is_read(
+    texts: dict[str, str], share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"/proc/self/cgroup": "4:cpu,cpuacct:/docker/x\n0::/slurm/job\n", **texts}
+
+    def text(self: Path, **_: str) -> str:
+        if str(self) not in known:
+            raise FileNotFoundError
+        return known[str(self)]
+
+    monkeypatch.setattr(Path, "read_text", text)
     assert room._group_share() == share
 
 
