@@ -1,7 +1,9 @@
 """Labels to a DICOM structure set: closed contours along the edges of voxels, slice by slice, in LPS mm.
 
-A contour follows the outer edges of its voxels, so that its area is theirs and every voxel's centre lies clearly inside
-or outside. A hole is joined to what surrounds it by a channel of no width (the keyhole technique of PS3.3 C.8.8.6.3).
+A contour follows the outer edges of its voxels, 1/500 of a voxel inside them: its area is theirs, and every voxel's
+centre lies clearly inside or outside. A reader that rounds its points to whole voxels comes to the outermost ones of the
+structure; points on the edges themselves would be rounded to either side. A hole is joined to what surrounds it by a
+narrow channel (the keyhole technique of PS3.3 C.8.8.6.3).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from segcli.structures import Label, structures
 
 _CONTOUR_DATA = Tag("ContourData")
 Vertex = tuple[int, int]  # corner of voxels: (row, column) of the voxel to its lower right
+_WITHIN = 0.002  # voxels that a contour lies inside the edges
 _IMPLEMENTATION = "2.25.215438237841374102437953022917284623377"  # segcli's own, PS3.7 D.3.3.2
 _RIGHT, _DOWN, _LEFT, _UP = (0, 1), (1, 0), (0, -1), (-1, 0)
 
@@ -183,6 +186,14 @@ def _corners(loop: list[Vertex]) -> list[Vertex]:
     ]
 
 
+def within(loop: Sequence[Vertex]) -> NDArray[np.float64]:
+    """(n, 2) the corners of a contour, as of `contours`, drawn a little towards its voxels."""
+    corners = np.array(loop)
+    out = np.sign(np.roll(corners, -1, axis=0) - corners)  # the way on from each corner
+    ways = out + np.roll(out, 1, axis=0)
+    return corners + _WITHIN * ways[:, ::-1] * [1, -1]  # the voxels lie to the right of each way
+
+
 def _object(
     scan: Scan, stored: Voxels, wanted: Sequence[Label], identity: str, algorithm: str, version: str
 ) -> Dataset:
@@ -247,7 +258,7 @@ def _roi_contours(label: Label, mask: NDArray[np.bool_], scan: Scan) -> Dataset:
         if frame.file.count("NumberOfFrames") > 1:
             reference.ReferencedFrameNumber = frame.index + 1
         for loop in contours(mask[k]):
-            corners = np.array([(scan.numbers[k], r - 0.5, c - 0.5) for r, c in loop])
+            corners = np.insert(within(loop) - 0.5, 0, scan.numbers[k], axis=1)
             item = Dataset()
             item.ContourImageSequence = [reference]
             item.ContourGeometricType = "CLOSED_PLANAR"
