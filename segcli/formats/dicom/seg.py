@@ -210,6 +210,9 @@ def _object(
         series_description=scan.description(algorithm),
         transfer_syntax_uid=RLELossless if kind == "labelmap" else ExplicitVRLittleEndian,
     )
+    if len(slices[used]) == 1:  # of which the library says 1 mm
+        measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SpacingBetweenSlices = _decimal(scan.grid.spacing[0])
     scan.sign(segmentation, algorithm, version)
     scan.lend(segmentation, wanted)
     scan.date(segmentation)

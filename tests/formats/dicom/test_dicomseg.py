@@ -137,6 +137,18 @@ def test_an_empty_label_map_is_a_small_valid_object(tmp_path: Path, kind: seg.Ki
     assert not seg.read(tmp_path / "seg.dcm", scan.grid).any()
 
 
+@pytest.mark.parametrize("planes", [1, 6])
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_an_object_of_one_plane_says_how_far_apart_slices_are(tmp_path: Path, planes: int, kind: seg.Kind) -> None:
+    """A structure of one slice has its volume by it; an empty object has one plane too."""
+    scan = dicom.read(series(tmp_path / "scan", phantom((planes, 7, 5))))
+    data = np.full(scan.data.shape, 2 if planes == 1 else 0, np.uint8)
+    seg.write(Volume(data, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind=kind)
+    shared = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0]
+    measures = shared.PixelMeasuresSequence[0]
+    assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (3, 3)
+
+
 def test_planes_that_filled_a_gap_get_no_labels(tmp_path: Path) -> None:
     folder = series(tmp_path / "scan", each=lambda ds, k: k != 3)
     scan = dicom.read(folder, fill_gaps=True)
