@@ -21,17 +21,26 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 # ruff: noqa: E402
+from there import lacking, stand_in
+
+if __name__ == "__main__" and (absent := lacking()):
+    print(absent, file=sys.stderr)
+    sys.exit(2)
+STANDS_IN = stand_in()
+
 import torch
 from checking import Check, machine
 from right import deciding, families, memory, onnx_runtime
 from speed import a_window, commands, peers
+
+from segcli.engines.torch_cuda import unusable
 
 PARTS = {"a": [families, onnx_runtime], "c": [memory], "f": [deciding], "d": [commands], "b": [a_window], "e": [peers]}
 _LEAST = 20  # seconds, with which a part is begun
 
 
 def main(words: list[str] | None = None) -> int:
-    """The exit code: 0 where all that has to be is so, 1 where not, 2 without a device."""
+    """The exit code: 0 where all that has to be is so, 1 where not, 2 without a device, or without a package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="".join(PARTS), help="some of them, in this order")
     parser.add_argument("--seconds", type=float, default=300)
@@ -39,8 +48,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for check.json; a temporary one without it")
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args(words)
-    if not given.dry_run and not torch.cuda.is_available():
-        print("no CUDA device that this torch can use; --dry-run tries the program without one", file=sys.stderr)
+    if not given.dry_run and (trouble := unusable(given.device)):
+        print(f"{trouble[0]}; --dry-run tries the program without a device", file=sys.stderr)
         return 2
     out = given.out or Path(tempfile.mkdtemp(prefix="segcli-check-"))
     check = Check(torch.device("cpu" if given.dry_run else given.device), given.seconds, out, given.dry_run)
@@ -56,6 +65,8 @@ def main(words: list[str] | None = None) -> int:
 def run(check: Check, parts: str) -> None:
     """The parts, one after the other; one that breaks off counts as failed."""
     machine(check)
+    for name in STANDS_IN:
+        check.say(f"{name} is not installed: the check does without")
     for name in parts:
         for part in PARTS[name]:
             if check.left < _LEAST and not check.dry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
@@ -79,7 +80,8 @@ class Check:
             torch.cuda.synchronize(self.place)
 
     def fresh(self) -> None:
-        """Peak memory counts from here on."""
+        """What was before is gone, and peak memory counts from here on."""
+        gc.collect()  # an engine in a cycle would keep its memory, and a limit would be too narrow for the next one
         if self.place.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.place)

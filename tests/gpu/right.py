@@ -106,18 +106,28 @@ def memory(check: Check) -> None:
         return None
     weights = sum(card.file(name).stat().st_size for name in card.weights)
     sums = 4 * len(card.decide.values) * (card.window.size[0] + 1) * shape[1] * shape[2]
-    window = max(peak - sums - weights, 1)
-    levels = {
-        "windows are halved": (16, weights + sums + 3 * window, str(check.place), False),
-        "sums go to the host": (4, weights + int(1.15 * window), str(check.place), False),
-        "the CPU goes on": (4, weights + int(0.35 * window), "auto", False),
-        "refused with 71": (4, weights + int(0.35 * window), str(check.place), True),
-    }
+    levels = limits(peak, sums, weights, str(check.place))
     for what, (batch, limit, device, refused) in levels.items():
         if check.left < 60:
             return check.say("c: no time left")
         _forced(check, what, scan, card, wanted, (batch, limit, device), refused)
     return None
+
+
+def limits(peak: int, sums: int, weights: int, device: str) -> dict[str, tuple[int, int, str, bool]]:
+    """For each step down: windows at a time, the limit of memory that forces it, the device, whether it is refused.
+
+    peak   bytes that tensors had at most where windows went one by one; of these `sums` and `weights`
+
+    torch counts whole blocks against a limit, more than tensors have: a step has room to spare, half of the sums.
+    """
+    window = max(peak - sums - weights, 1)
+    return {
+        "windows are halved": (16, peak + 2 * window, device, False),
+        "sums go to the host": (4, peak - sums // 2, device, False),
+        "the CPU goes on": (4, weights + int(0.35 * window), "auto", False),
+        "refused with 71": (4, weights + int(0.35 * window), device, True),
+    }
 
 
 def _mirrored(check: Check, scan: Volume, card: ModelCard, batch: int) -> np.ndarray:
