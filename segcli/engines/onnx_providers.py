@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from segcli.engines.loading import environment
@@ -90,9 +91,11 @@ def session(
     errors   ModelError: the graph cannot be loaded; EngineError: the provider takes no part; OutOfMemory (71)
     """
     asked, settings = provider_for(device, max_vram, precision)
+    said = io.StringIO()
     with silent() as onnxruntime:
         if device.startswith("cuda") and hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
-            onnxruntime.preload_dlls()  # CUDA's libraries out of pip's packages, which no search path names
+            with redirect_stdout(said):  # it prints what it does not find, among the results of a command
+                onnxruntime.preload_dlls()  # CUDA's libraries out of pip's packages, which no search path names
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -106,8 +109,9 @@ def session(
                 raise out_of_memory(error, "the model", device) from error
             raise ModelError(f"{name}: ONNX Runtime cannot load it: {cause_of(error)}") from error
     if made.get_providers()[0] != asked:
+        lacking = next((f": {line}" for line in said.getvalue().splitlines() if line.startswith("Failed")), "")
         raise EngineError(
-            f"ONNX Runtime took {made.get_providers()[0]} instead of {asked}",
+            f"ONNX Runtime took {made.get_providers()[0]} instead of {asked}{lacking}",
             hint="the libraries that it needs are not all there; or use --device cpu",
         )
     return made

@@ -262,6 +262,19 @@ def test_cudas_libraries_out_of_pips_packages_are_loaded_before_a_session_on_cud
     assert [made[0] for made in runtime.made].count("dlls") == 1
 
 
+def test_what_onnx_runtime_prints_of_cudas_libraries_is_no_result_and_explains_a_refusal(
+    runtime: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = "Failed to load libcudnn.so.9: no such file\nPlease follow https://onnxruntime.ai"
+    monkeypatch.setattr(runtime, "preload_dlls", lambda: print(printed), raising=False)
+    onnx_providers.session(b"", "model.onnx", "cuda:0")
+    on_cpu = type("Made", (), {"get_providers": lambda self: ["CPUExecutionProvider"]})
+    monkeypatch.setattr(runtime, "InferenceSession", lambda *given, **how: on_cpu(), raising=False)
+    with pytest.raises(EngineError, match=r"instead of CUDAExecutionProvider: Failed to load libcudnn.so.9: no such"):
+        onnx_providers.session(b"", "model.onnx", "cuda:0")
+    assert capsys.readouterr().out == ""
+
+
 def test_doctor_names_every_device_and_what_it_lacks() -> None:
     rows = {row["engine"]: row for row in doctor.diagnosis()["engines"]}
     for name, words in {
