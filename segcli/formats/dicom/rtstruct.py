@@ -1,9 +1,9 @@
 """Labels to a DICOM structure set: closed contours along the edges of voxels, slice by slice, in LPS mm.
 
 A contour follows the outer edges of its voxels, 1/500 of a voxel inside them: its area is theirs, and every voxel's
-centre lies clearly inside or outside. A reader that rounds its points to whole voxels comes to the outermost ones of the
-structure; points on the edges themselves would be rounded to either side. A hole is joined to what surrounds it by a
-narrow channel (the keyhole technique of PS3.3 C.8.8.6.3).
+centre lies clearly inside or outside. A reader that rounds its points to whole voxels comes to the outermost voxels of
+the structure; points on the edges themselves would be rounded to either side. A hole is joined to what surrounds it by
+a narrow channel (the keyhole technique of PS3.3 C.8.8.6.3).
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ def within(loop: Sequence[Vertex]) -> NDArray[np.float64]:
     corners = np.array(loop)
     out = np.sign(np.roll(corners, -1, axis=0) - corners)  # the way on from each corner
     ways = out + np.roll(out, 1, axis=0)
-    return corners + _WITHIN * ways[:, ::-1] * [1, -1]  # the voxels lie to the right of each way
+    drawn: NDArray[np.float64] = corners + _WITHIN * ways[:, ::-1] * [1, -1]  # the voxels lie to the right of each way
+    return drawn
 
 
 def _object(
