@@ -166,7 +166,7 @@ def _loops(mask: NDArray[np.bool_]) -> Iterator[list[Vertex]]:
             if not open_ways:
                 del ways[at]
             at = (at[0] + way[0], at[1] + way[1])
-            if at == start:
+            if at == start and (way[1], -way[0]) not in ways.get(at, ()):  # else the loop comes by here twice
                 break
         yield loop
 
