@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset
 
 import segcli
 from segcli.errors import InputError, UsageError
-from segcli.formats.dicom.files import SPOILT, DicomFile, is_uid
+from segcli.formats.dicom.files import LOSSY, SPOILT, DicomFile, is_uid
 from segcli.formats.dicom.frames import Frame
 from segcli.formats.dicom.stack import farthest
 from segcli.space.volume import Source, Volume
@@ -44,6 +44,7 @@ _STUDY = (
     "AccessionNumber",
 )
 _OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "PatientIdentityRemoved")
+_LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _METHOD = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
 
 
@@ -219,6 +220,18 @@ class Scan:
         for keyword in (*_PATIENT, *_STUDY):
             setattr(out, keyword, None)
         out.StudyInstanceUID = self.uid_of("StudyInstanceUID")
+        return out
+
+    @cached_property
+    def loss(self) -> Dataset:
+        """That the scan's pixels were once compressed with loss, which what is made of them says too; else empty."""
+        out = Dataset()
+        for file in self.files:
+            if file.text(_LOSS[0]) == "01" or file.syntax in LOSSY:
+                for element in filter(None, (_readable(file.header, keyword) for keyword in _LOSS)):
+                    out[element.keyword] = element
+                out.LossyImageCompression = "01"
+                break
         return out
 
     def date(self, target: Dataset) -> None:

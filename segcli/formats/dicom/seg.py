@@ -244,6 +244,7 @@ def _slices(scan: Scan) -> list[Dataset]:
         ds.ImagePositionPatient = [_decimal(v) for v in frame.position]
         ds.PixelSpacing = [_decimal(v) for v in first.spacing]
         ds.SliceThickness = _decimal(frame.thickness or scan.grid.spacing[0])
+        ds.update(scan.loss)
         out.append(ds)
     return out
 

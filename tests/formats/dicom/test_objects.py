@@ -261,3 +261,18 @@ def test_a_series_that_objects_cannot_refer_to_is_refused_before_the_network_run
     with pytest.raises(InputError, match=f"its series has {told}, without which a DICOM object cannot be written"):
         refuse_beforehand(scan, Destination(forms=("nifti", "dicom-sr")))
     refuse_beforehand(scan, Destination(forms=("nifti",)))
+
+
+def test_a_segmentation_of_a_scan_compressed_with_loss_says_so(tmp_path: Path) -> None:
+    """Once 01 the value stays so in all that is derived (PS3.3 C.7.6.1.1.5)."""
+
+    def each(ds: Dataset, k: int) -> None:
+        if k > 1:
+            ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", ["10.5"]
+            ds.LossyImageCompressionMethod = ["ISO_15444_1"]
+
+    plain, *_ = objects(tmp_path / "plain")
+    lossy, *_ = objects(tmp_path / "lossy", each=each)
+    assert plain.LossyImageCompression == "00"
+    assert lossy.LossyImageCompression == "01"
+    assert (lossy.LossyImageCompressionRatio, lossy.LossyImageCompressionMethod) == (10.5, "ISO_15444_1")
