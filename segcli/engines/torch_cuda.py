@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from segcli.engines.driver import driver_version
+from segcli.engines.torch_state import settings
 from segcli.errors import cause_of
 
 # What torch raises of a device that it cannot use: what was asked for before CUDA began fails when it does, for one.
@@ -56,9 +57,13 @@ def note(device: str) -> str:
 
 
 def convolved(cube: NDArray[np.float32], device: str) -> NDArray[np.float32]:
-    """A cube convolved with 3 x 3 x 3 ones on a device; whatever torch raises says that it cannot."""
+    """A cube convolved with 3 x 3 x 3 ones on a device, by the kernels that a run in float32 takes.
+
+    Whatever torch raises says that it cannot. Its own choice would be TF32, for which some cuDNN have a wrong kernel.
+    """
     weight = torch.ones((1, 1, 3, 3, 3), device=device)
-    there = torch.nn.functional.conv3d(torch.from_numpy(cube).to(device), weight, padding=1)
+    with settings(torch.get_num_threads()):
+        there = torch.nn.functional.conv3d(torch.from_numpy(cube).to(device), weight, padding=1)
     found: NDArray[np.float32] = there.cpu().numpy()
     return found
 

@@ -22,6 +22,9 @@ from segcli.engines.activations import Living
 _aten: Any = torch.ops.aten
 _COPIES = {_aten._to_copy, _aten.copy_, _aten._local_scalar_dense}  # what may have tensors of two devices
 _INDICES = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_}  # the host's are sent there
+# What the processor has, and CUDA has no kernels for.
+_UNSIGNED = {torch.uint16, torch.uint32, torch.uint64}  # but to copy and to view them
+_PRODUCTS = {_aten.mm, _aten.bmm, _aten.mv, _aten.dot, _aten.addmm, _aten.addmv, _aten.baddbmm}  # of whole numbers
 # What the processor has not in half precision, or slowly.
 _WIDE = {_aten.convolution, _aten.native_batch_norm, _aten.avg_pool3d}
 
@@ -94,6 +97,9 @@ class Card(TorchDispatchMode):
         kind, given = called.overloadpacket, tree_leaves((args, kwargs))
         here = [one for one in given if isinstance(one, OnCard)]
         there = self._place(called, kind, given, here, kwargs)
+        self._has_kernel(called, kind, here)
+        if kind in _COPIES and there.type == "cpu" and here and (kwargs.get("non_blocking") or args[2:] == (True,)):
+            raise AssertionError(f"{called}: the host would read what has not arrived yet")
         real, named = tree_map(lambda one: one.inside if isinstance(one, OnCard) else one, (args, kwargs))
         if "device" in named and there.type != "meta":
             named["device"] = torch.device("cpu")
@@ -127,6 +133,12 @@ class Card(TorchDispatchMode):
             raise RuntimeError(f"Expected all tensors to be on the same device, but found {found} in {called}")
         self.calls.append(str(kind))
         return torch.device(asked) if asked is not None else here[0].device
+
+    def _has_kernel(self, called: Any, kind: Any, here: list[OnCard]) -> None:
+        kinds = {one.dtype for one in here}
+        whole = kind in _PRODUCTS and not any(of.is_floating_point for of in kinds)
+        if here and kind not in _COPIES and not called.is_view and (whole or kinds & _UNSIGNED):
+            raise NotImplementedError(f"{called} is not implemented on a device for {', '.join(map(str, kinds))}")
 
     def _computed(self, called: Any, kind: Any, args: Any, kwargs: Any, here: bool) -> Any:
         if not (here and kind in _WIDE):

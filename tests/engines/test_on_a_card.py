@@ -95,6 +95,20 @@ def both(make: Any, asked: Procedure, wishes: Wishes = Wishes(), **how: Any) -> 
     return segment(shown, asked, make(CUDA), wishes=wishes), segment(shown, asked, make(HOST), wishes=wishes)
 
 
+def test_a_card_is_as_strict_as_cudas_kernels_are(gpu: Card) -> None:
+    there = torch.ones(2, 2, dtype=torch.int32).to(CUDA)
+    with pytest.raises(NotImplementedError, match="int32"):
+        there @ there
+    counts = there.to(torch.uint16)
+    assert counts[0].cpu().tolist() == [1, 1]  # these are copied and viewed, no more
+    with pytest.raises(NotImplementedError, match="uint16"):
+        counts + 1
+    with pytest.raises(AssertionError, match="not arrived yet"):
+        there.to("cpu", non_blocking=True)
+    with pytest.raises(AssertionError, match="not arrived yet"):
+        torch.empty(2, 2).copy_(there, non_blocking=True)
+
+
 # ---- every network
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segcli.engines import torch_memory, torch_state
+from segcli.engines import torch_cuda, torch_memory, torch_state
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import cut
 from segcli.engines.mirrored import Mirrored
@@ -417,6 +417,20 @@ def test_an_instance_norm_on_a_device_is_not_cudnns_which_may_overflow(monkeypat
     monkeypatch.setattr(torch, "batch_norm", watched)
     in_its_order(nn.Sequential(nn.InstanceNorm3d(8, affine=True)))(torch.randn(2, 8, 5, 6, 7))
     assert asked == [False, False]
+
+
+def test_a_device_is_tried_with_the_kernels_that_a_run_takes_and_flags_are_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, plain = list[bool](), torch.nn.functional.conv3d
+
+    def watched(*given: Any, **how: Any) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.deterministic)
+        return plain(*given, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", watched)
+    assert torch_cuda.convolved(np.ones((1, 1, 4, 4, 4), np.float32), "cpu")[0, 0, 1, 1, 1] == 27
+    assert (seen, torch.backends.cudnn.deterministic) == ([True], False)
 
 
 @pytest.mark.cuda
