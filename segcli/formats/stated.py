@@ -7,6 +7,7 @@ and participants too. A file that cannot be read says nothing.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -156,12 +157,20 @@ def _json(path: Path) -> dict[str, object]:
 def _row(path: Path, key: str, value: str) -> Mapping[str, str]:
     """The row of a table whose column `key` has that value, or has it without what stands before its hyphen."""
     head, *lines = _read(path).splitlines() or [""]
-    heads = head.split("\t")
+    heads = _cells(head)
     for line in lines:
-        row = dict(zip(heads, line.split("\t"), strict=False))
+        row = dict(zip(heads, _cells(line), strict=False))
         if row.get(key) in (value, value.partition("-")[2]):
             return row
     return {}
+
+
+def _cells(line: str) -> list[str]:
+    """The texts of a table's line; R puts them in quotes."""
+    try:
+        return next(csv.reader([line], delimiter="\t"), [])
+    except csv.Error:  # no table
+        return []
 
 
 def _read(path: Path) -> str:
@@ -180,10 +189,10 @@ def _read(path: Path) -> str:
 
 
 def _aged(age: str, unit: str) -> float | None:
-    """Years of an age as tables have it, 34 or 89+, in years, months, weeks or days; None of any other."""
-    found = re.fullmatch(r"\s*(\d{1,4}(?:\.\d+)?)\s*\+?\s*", age)
+    """Years of an age as tables have it, 34, 34.5, 34,5 or 89+, in years, months, weeks or days; None of any other."""
+    found = re.fullmatch(r"\s*(\d{1,4}(?:[.,]\d+)?)\s*\+?\s*", age)
     times = _YEARS.get(_UNITS.get(unit.strip().lower().removesuffix("s"), ""), math.nan)
-    years = float(found[1]) * times if found else math.nan
+    years = float(found[1].replace(",", ".")) * times if found else math.nan
     return years if years < 130 else None
 
 

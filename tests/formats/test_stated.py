@@ -103,7 +103,8 @@ def test_a_sidecar_of_another_suffix_entity_or_place_is_not_inherited(tmp_path: 
 @pytest.mark.parametrize(
     ("age", "said", "years"),
     [
-        ("3", {}, 3), ("34.5", {}, 34.5), ("89+", {}, 89), ("n/a", {}, None), ("-1", {}, None), ("340", {}, None),
+        ("3", {}, 3), ("34.5", {}, 34.5), ("34,5", {}, 34.5), ("89+", {}, 89), ("n/a", {}, None),
+        ("-1", {}, None), ("340", {}, None),
         ("18", {"age": {"Units": "months"}}, 1.5), ("22", {"age": {"Units": "fortnights"}}, None),
     ],
 )  # fmt: skip
@@ -115,6 +116,13 @@ def test_the_age_of_a_participant_is_read_from_its_table(
     found = in_dataset(tmp_path, {"participants.tsv": rows, "participants.json": said})
     assert found.years == (None if years is None else pytest.approx(years))
     assert found.years_from == ("the scan" if years is None else "participants.tsv")
+
+
+@pytest.mark.parametrize(("table", "years"), [('"participant_id"\t"age"\n"sub-01"\t7\n', 7), ("a\x00\n", None)])
+def test_texts_of_a_table_may_stand_in_quotes_as_R_writes_them(tmp_path: Path, table: str, years: float | None) -> None:
+    (tmp_path / "ds").mkdir()
+    (tmp_path / "ds/participants.tsv").write_text(table, encoding="utf-8")
+    assert in_dataset(tmp_path, {}).years == years
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
