@@ -27,7 +27,7 @@ from segcli.system import key_of, keys_of
 
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
-_DERIVED = re.compile(r"_(dseg|probseg|mask|seg)$")
+_DERIVED = re.compile(r"_(dseg|probseg|mask|defacemask|seg|label-[^_]+_roi)$")
 
 
 @dataclass(frozen=True)

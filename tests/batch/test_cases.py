@@ -63,14 +63,16 @@ def test_a_bids_tree_keeps_its_folders_and_its_derivatives_are_no_input(tmp_path
         "sub-02/anat/sub-02_T1w.nii.gz",
         "derivatives/other/sub-01/anat/sub-01_T1w.nii.gz",
         "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "sub-01/anat/sub-01_mod-T1w_defacemask.nii.gz",
+        "sub-02/anat/sub-02_T1w_label-lesion_roi.nii.gz",
     )
     said: list[str] = []
     assert [c.name for c in cases([str(tmp_path)], tell=said.append)] == [
         "sub-01/anat/sub-01_T1w",
         "sub-02/anat/sub-02_T1w",
     ]
-    left = "1 image is left out, by the name a label map, a mask or probabilities"
-    assert said == [f"{left}: sub-01_desc-brain_mask.nii.gz"]
+    left = "3 images are left out, by the name a label map, a mask or probabilities"
+    assert said == [f"{left}: sub-01_desc-brain_mask.nii.gz ..."]
 
 
 def test_what_a_bids_dataset_was_made_of_and_what_was_made_of_it_is_no_input_as_dicom_either(tmp_path):
