@@ -172,11 +172,17 @@ def part(folder: Path, name: str) -> Path:
         linked, there = path.is_symlink(), path.is_file()
     except OSError as error:  # a name that no file can have
         raise ModelError(f"{folder.name}: {name[:60]!r} cannot be a file: {error.strerror}") from error
-    if linked and path.resolve().parent != folder.resolve():
+    if linked and path.resolve().parent not in (folder.resolve(), _blobs(folder.resolve())):
         raise ModelError(f"{folder.name}: {name!r} is a link that leads outside the model's folder: not allowed")
     if not there:
         raise ModelError(f"{folder.name}: {name} not found in the model's folder", hint="the model lacks this file")
     return path
+
+
+def _blobs(folder: Path) -> Path | None:
+    """Where the files lie that a folder links to in Hugging Face's cache: models--.../snapshots/REVISION/."""
+    snapshots = folder.parent
+    return snapshots.parent / "blobs" if snapshots.name == "snapshots" else None
 
 
 # ---- from a document to a card -----------------------------------------------------------------------------------

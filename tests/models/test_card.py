@@ -97,6 +97,21 @@ def test_5_2_a_link_that_leads_outside_the_folder_is_refused(tmp_path: Path) -> 
         cards.part(folder, "weights.pt")
 
 
+def test_links_of_a_snapshot_in_hugging_faces_cache_lead_to_the_files_beside_it(tmp_path: Path) -> None:
+    cache, snapshot = tmp_path / "models--me--organs", tmp_path / "models--me--organs" / "snapshots" / "4d7a"
+    organs(cache / "blobs")
+    snapshot.mkdir(parents=True)
+    for file in (cache / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", file.name))
+    card = library.find(str(snapshot))
+    assert card.file("weights.safetensors").is_file()
+    (tmp_path / "secret").write_text("x")
+    (cache / "blobs" / "linked").symlink_to(tmp_path / "secret")
+    (snapshot / "secret").symlink_to(cache / "blobs" / "linked")
+    with pytest.raises(ModelError, match="outside"):
+        card.file("secret")
+
+
 def test_a_model_is_found_by_name_folder_and_card_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = organs(tmp_path / "organs")
     monkeypatch.setenv("SEGCLI_WEIGHTS", str(tmp_path))
