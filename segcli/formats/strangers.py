@@ -31,6 +31,7 @@ _OTHERS = {
     b"<?xml": "XML (GIFTI, perhaps)",
     b"\x93NUMPY": "a NumPy array",
 }
+AGAIN = "a download that broke off looks so: fetch it again"
 _WEB_PAGE = (b"<!doctype html", b"<html")
 _TAR = (257, b"ustar")  # where its letters stand
 
@@ -52,6 +53,11 @@ def seems(head: bytes) -> str:
     if all(byte >= 32 or byte in b"\t\n\r" for byte in head):
         return "it seems to be text"
     return f"it begins with the bytes {head[:8].hex(' ')}"
+
+
+def hint_of_archive(head: bytes) -> str:
+    """What to do about a damaged zip archive, or what is there instead of one, by its first bytes."""
+    return AGAIN if head.startswith(b"PK\x03\x04") else seems(head)
 
 
 def no_pointer(head: bytes, name: str, kind: type[SegcliError]) -> None:

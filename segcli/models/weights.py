@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from segcli.documents import Content, Facts
 from segcli.errors import ModelError, SegcliError
-from segcli.formats.strangers import no_pointer, seems
+from segcli.formats.strangers import AGAIN, no_pointer, seems
 from segcli.formats.streams import bytes_of
 from segcli.models.card import ModelCard
 from segcli.models.unpickle import SAVE_AGAIN, StandIn, allowed, globals_in, is_old_torch, unpickled
@@ -39,6 +39,7 @@ MODULE = "module."  # DataParallel's prefix
 # Where training scripts keep the table of tensors, the likeliest first.
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
 _OF_TRAINING = re.compile(r"optim(i[sz]er)?s?(?![a-z])", re.IGNORECASE)  # optimizer_states, not optimal_model
+_OF_OPTIMISER = {"state", "param_groups"}  # what torch's optimisers make of themselves
 _SHOWN = 10
 _HEAD = 540  # bytes by which it is told what else a file is
 _UNFOLDED = 2**30  # bytes by which tensors may exceed their file: values that are stored once and repeated
@@ -340,7 +341,7 @@ def _find(content: Content, depth: int, seen: set[int]) -> Tensors | None:
     seen.add(id(content))
     if isinstance(content, list | tuple):
         content = dict(enumerate(content))
-    if not isinstance(content, dict) or depth == 0:
+    if not isinstance(content, dict) or depth == 0 or content.keys() >= _OF_OPTIMISER:
         return None
     if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         return dict(content)
@@ -421,7 +422,7 @@ def _opened(data: bytes, name: str) -> tuple[str, Content]:
             return "safetensors", safetensors.torch.load(data)
         except SafetensorError as error:
             raise ModelError(
-                f"{name}: not a safetensors file, or a truncated one ({len(data)} bytes): {error}"
+                f"{name}: not a safetensors file, or a truncated one ({len(data)} bytes): {error}", hint=AGAIN
             ) from error
     if data[:1] == b"\x80":
         if not is_old_torch(data):
@@ -462,5 +463,6 @@ def _zip(data: bytes, name: str) -> tuple[str, Content]:
         raise
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
         # The last four: names that are no text, versions and encryption that zipfile does not know, odd extra fields.
-        raise ModelError(f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {error}") from error
+        told = f"{name}: a truncated or corrupt checkpoint ({len(data)} bytes): {error}"
+        raise ModelError(told, hint=AGAIN) from error
     return "torch", unpickled(data, name, names)

@@ -296,6 +296,25 @@ def test_the_weights_are_found_beside_the_tables_of_an_optimiser(tmp_path: Path)
     assert checkpoint.innermost_table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()
 
 
+@pytest.mark.parametrize("key", [None, "optimizer_state"])
+def test_the_state_of_an_optimiser_is_no_network(tmp_path: Path, key: str | None) -> None:
+    state = {"state": {0: {"exp_avg": torch.ones(2), "step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match="holds no table of tensors, but a dictionary with 2 entries"):
+        checkpoint.innermost_table(checkpoint.read(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_file_that_ends_early_may_be_fetched_again(tmp_path: Path, name: str) -> None:
+    content = tensors()
+    save_file(content, tmp_path / name) if "safe" in name else torch.save(content, tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="truncated") as found:
+        checkpoint.read(tmp_path / name)
+    assert "a download that broke off" in str(found.value.hint)
+
+
 def test_the_weights_are_found_in_a_tuple(tmp_path: Path) -> None:
     torch.save((3, tensors()), tmp_path / "a.pth")
     assert checkpoint.innermost_table(checkpoint.read(tmp_path / "a.pth")).keys() == tensors().keys()

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from segcli.errors import ModelError, SegcliError, UsageError
+from segcli.formats.strangers import hint_of_archive
 from segcli.formats.streams import refusal
 from segcli.models import weights
 from segcli.models.card import CARD_FILE
@@ -19,9 +20,11 @@ from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
 from segcli.models.imports.source import ModelSource, WhichModel
 from segcli.system import folded, ignores_case
+from segcli.system import opened as opened_file
 
 # What zipfile raises of bytes that are no whole archive, of methods that it lacks, and of members behind a password.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+_HEAD = 540  # bytes by which it is told what else a file is
 # Of nnU-Net's folders in one place the first of each row is taken; a cascade's second stage needs the first.
 _DEFAULTS = (("nnUNetTrainer",), ("nnUNetPlans",), ("3d_fullres", "3d_lowres", "2d"))
 
@@ -175,5 +178,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         except PermissionError as error:
             raise refusal(error, path) from error
         except _DAMAGED as error:
-            raise ModelError(f"{path.name}: a truncated or corrupt archive: {error}") from error
+            with opened_file(path) as file:
+                hint = hint_of_archive(file.read(_HEAD))
+            raise ModelError(f"{path.name}: a truncated or corrupt archive: {error}", hint=hint) from error
         yield Path(folder)

@@ -121,6 +121,21 @@ def test_an_archive_that_climbs_out_is_refused(tmp_path: Path, name: str) -> Non
         imports.inspect(tmp_path / "b.zip")
 
 
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"PK\x03\x04" + bytes(99), "a download that broke off"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+)
+def test_what_is_no_whole_archive_says_what_to_do(tmp_path: Path, content: bytes, hint: str) -> None:
+    (tmp_path / "b.zip").write_bytes(content)
+    with pytest.raises(ModelError, match=r"b\.zip: (a truncated or corrupt archive|is a pointer of Git LFS)") as found:
+        imports.inspect(tmp_path / "b.zip")
+    assert hint in f"{found.value} {found.value.hint}"
+
+
 def test_an_archive_with_a_link_in_it_is_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("weights.pt")
     link.create_system, link.external_attr = 3, 0o120777 << 16
