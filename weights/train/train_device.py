@@ -1,10 +1,12 @@
 """Trains the default brain model on a GPU: batches that the device draws itself, and a rate that follows the clock.
 
     python train_device.py MAPS --weights run.safetensors --minutes 8.5 --n 80 96 80 --t1 0.45
+    python train_device.py MAPS --heads heads.npz                       # writes the file, and trains nothing
 
 Begins with the weights of the file, where it is there, else with new ones. The file is written once a minute and at the
-end: averaged weights under official parameter names, the metadata of train.py. The optimiser is not kept, so that a run
-cannot be gone on with. Without a GPU, `--device cpu` tries the program; train.py is far faster there.
+end: averaged weights in float16 under official parameter names, the metadata of train.py. The optimiser is not kept, so
+that a run cannot be gone on with. Where `--heads` names a file that is there, MAPS needs its labels.csv alone, and the
+machine neither nibabel nor SimpleITK. Without a GPU, `--device cpu` tries the program; train.py is far faster there.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from anatomy import Table, read_maps, read_table
+from anatomy import Table, heads_of, keep, read_maps, read_table
 from network import build
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -72,7 +74,7 @@ class Average:
         torch._foreach_lerp_(self._mean, [t.detach() for t in self._net.state_dict().values()], 1 - keep)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: t.contiguous().cpu() for name, t in zip(self._names, self._mean, strict=True)}
+        return {name: t.half().contiguous().cpu() for name, t in zip(self._names, self._mean, strict=True)}
 
 
 def batches(maps: DeviceMaps, table: Table, args: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
@@ -146,6 +148,7 @@ def save(args: argparse.Namespace, average: Average, table: Table, steps: int, h
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("maps", type=Path, help="folder of training_seg_*.nii.gz with labels.csv")
+    parser.add_argument("--heads", type=Path, help="what the maps become, in one file")
     parser.add_argument("--weights", type=Path, default=Path("run.safetensors"))
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--n", type=int, nargs="+", default=[80, 96, 80], help="edge of the crop, or X Y Z")
@@ -159,8 +162,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int)
     args = parser.parse_args(words)
     table = read_table(args.maps / "labels.csv")
+    known = args.heads is not None and args.heads.exists()
     paths = sorted(args.maps.glob("training_seg_*.nii.gz"))
-    maps = on_device(read_maps(paths[:-HELD_OUT] or paths, table), table, args.device)
+    heads = heads_of(args.heads, table) if known else read_maps(paths[:-HELD_OUT] or paths, table)
+    if args.heads is not None and not known:
+        keep(heads, args.heads)
+        return 0
+    maps = on_device(heads, table, args.device)
     net, before = build(len(table.outputs), args.features), (0, 0.0)
     if args.weights.exists():
         with safe_open(args.weights, "pt") as file:
