@@ -75,7 +75,8 @@ class Result:
 
     @cached_property
     def _picture(self) -> bytes:
-        from segcli.results.picture import montage_picture, png
+        from segcli.results.montage import montage_picture
+        from segcli.results.picture import png
 
         return png(montage_picture(self.scan, self.volume, self.structures, self.record, day=today()))
 

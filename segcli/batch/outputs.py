@@ -265,7 +265,7 @@ def _is_page(head: bytes) -> bool:
 
 
 def _montage(columns: int, path: Path, case: Finished) -> Sequence[str]:
-    from segcli.results.picture import montage
+    from segcli.results.montage import montage
 
     montage(case.scan, case.result.labels, case.card.labels, path, case.facts, columns, today())
     return ()

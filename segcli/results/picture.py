@@ -1,4 +1,4 @@
-"""Slices of a scan with its labels drawn over them: the montage, and the pieces that the page is made of.
+"""Slices of a scan with its labels drawn over them, of which the montage and the page are made.
 
 Views are radiological: the patient's left is on the right of axial and coronal slices, and sagittal ones look to the
 left. Slices run along the scan's own axes, turned to the nearest anatomical ones; nothing is interpolated between
@@ -8,24 +8,20 @@ lines, the two sides of a pair the same one.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
-from segcli.documents import Facts
-from segcli.formats.atomic import write_bytes
 from segcli.results.islands import islands
-from segcli.results.measure import measure
 from segcli.space.volume import Volume, Voxels, turned, turning
 from segcli.structures import Label, words_of
 
@@ -53,10 +49,13 @@ _TINT = (70, 170, 255)  # what a grey colour is mixed with
 _NUMBERED = 60  # pixels that a structure must have to be given its number
 _ROOM = 4.0  # pixels from a number's middle to the structure's edge: less is a shell, on which no number can stand
 _EDGES = (0.02, 0.98)  # of the voxels of the main piece, between which the montage's slices lie
-_COLUMNS = 3  # slices of each view in the montage
 _TILE = 300  # pixels of the longer side in the montage
-_PAPER, _INK, _FAINT = (16, 18, 22), (238, 238, 238), (170, 176, 186)
-_VERDICTS = {"fail": (255, 150, 140), "review": (255, 214, 120), "note": (214, 186, 130), "pass": (140, 225, 190)}
+_RULERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # mm, of scale bars
+_RULED = 60  # pixels: lower slices have no scale bar
+_SYSTEM_FONTS = (  # files of Linux, Windows and macOS, for names in other letters than those of English
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc",
+    "YuGothM.ttc", "msgothic.ttc", "malgun.ttf", "msyh.ttc", "Arial Unicode.ttf", "Hiragino Sans GB.ttc",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +66,7 @@ class Section:
     labels    (h, w), the nearest voxel's
     position  where it lies, mm and the side: "34.5 mm S"
     letters   what is at the left, right, top and bottom
+    scale     pixels in a millimetre
     """
 
     view: View
@@ -75,6 +75,7 @@ class Section:
     labels: NDArray[np.integer]
     position: str
     letters: str
+    scale: float
 
 
 def sections(
@@ -120,7 +121,7 @@ def sections(
             marked = _plane(marks, index, axis)[np.ix_(rows, columns)]
             if upwards:
                 drawn, marked = drawn[::-1], marked[::-1]
-            out[view].append(Section(view, index, drawn, marked, _position(view, grid.world(at)), letters))
+            out[view].append(Section(view, index, drawn, marked, _position(view, grid.world(at)), letters, scale))
     return out
 
 
@@ -223,7 +224,7 @@ def overlay(labels: NDArray[np.integer], names: Sequence[Label]) -> Image.Image:
     drawn = Image.fromarray(rgba)
     pen = ImageDraw.Draw(drawn)
     for label_id, (y, x) in number_places(areas).items():
-        pen.text((x, y), str(label_id), font=_font(10), anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
+        pen.text((x, y), str(label_id), font=font_of(10), anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
                  stroke_fill=(0, 0, 0, 220))  # fmt: skip
     return drawn
 
@@ -297,6 +298,23 @@ def bright(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     return r, g, b
 
 
+def ruled(section: Section) -> NDArray[np.uint8]:
+    """A slice in grey with a scale bar in its lower right corner, where it has room for one."""
+    drawn = Image.fromarray(np.ascontiguousarray(section.grey))
+    w, h = drawn.size
+    fitting = [mm for mm in _RULERS if mm * section.scale <= w / 3]
+    if h >= _RULED and fitting:
+        pen = ImageDraw.Draw(drawn)
+        long, right, low = round(fitting[-1] * section.scale), w - 8, h - 8
+        pen.rectangle((right - long - 1, low - 4, right + 1, low + 1), fill=0)
+        pen.line((right - long, low, right, low), fill=255)
+        for x in (right - long, right):
+            pen.line((x, low - 3, x, low), fill=255)
+        name = f"{fitting[-1]} mm" if fitting[-1] < 10 else f"{fitting[-1] // 10} cm"
+        pen.text((right, low - 5), name, font=font_of(10), anchor="rs", fill=255, stroke_width=1, stroke_fill=0)
+    return np.asarray(drawn)
+
+
 def png(picture: Image.Image) -> bytes:
     """The file's bytes, the same for the same picture."""
     out = io.BytesIO()
@@ -310,130 +328,6 @@ def jpeg(grey: NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
-# ---- the montage -------------------------------------------------------------------------------------------------
-
-
-def montage(
-    image: Volume,
-    labels: Volume,
-    names: Sequence[Label],
-    path: Path,
-    facts: Facts | None = None,
-    columns: int = _COLUMNS,
-    day: str = "",
-) -> None:
-    """Write a PNG with slices of each of three views, with and without labels, and a legend with volumes.
-
-    facts     the record, of which the head of the picture tells case, model, verdict, voxel size and doubts
-    columns   slices of each view
-    day       on which it is made, for the head
-    """
-    write_bytes(path, png(montage_picture(image, labels, names, facts, columns, day)))
-
-
-def montage_picture(
-    image: Volume,
-    labels: Volume,
-    names: Sequence[Label],
-    facts: Facts | None = None,
-    columns: int = _COLUMNS,
-    day: str = "",
-) -> Image.Image:
-    """The montage; with more than four slices a view, the copies without labels stand below and not beside."""
-    shown = sections(image, labels, columns, names=names)
-    head = _head(facts or {}, labels, day)
-    beside = columns <= 4
-    heights = {view: max(s.grey.shape[0] for s in shown[view]) for view in VIEWS}
-    wide = max(s.grey.shape[1] for view in VIEWS for s in shown[view])
-    gap, foot, legend = 8, 16, 300
-    there = [s for s in measure(labels, names).structures if s.voxels]
-    right = gap + columns * (2 if beside else 1) * (wide + gap)
-    top = gap + 20 * len(head)
-    rows = sum((1 if beside else 2) * (heights[view] + gap) + foot for view in VIEWS)
-    high = top + max(rows, 40 + 17 * min(len(there), 60))
-    sheet = Image.new("RGB", (right + legend, high), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for k, (words, ink) in enumerate(head):
-        pen.text((gap, gap + 20 * k), _fitting(words, right + legend - 2 * gap), font=_font(14), fill=ink)
-    at = top
-    for view in VIEWS:
-        for k, section in enumerate(shown[view]):
-            left = gap + k * (2 if beside else 1) * (wide + gap)
-            plain_at = (left + wide + gap, at) if beside else (left, at + heights[view] + gap)
-            for marked, (x, y) in ((True, (left, at)), (False, plain_at)):
-                tile = _tile(section, names if marked else None)
-                sheet.paste(tile, (x + (wide - tile.width) // 2, y + (heights[view] - tile.height) // 2))
-            below = at + heights[view] + (0 if beside else gap + heights[view])
-            pen.text((left, below + 2), f"{view}  {section.position}", font=_font(11), fill=_FAINT)
-        at += (1 if beside else 2) * (heights[view] + gap) + foot
-    _legend(pen, there, names, right + gap, top, high)
-    return sheet
-
-
-def _head(facts: Facts, labels: Volume, made: str = "") -> list[tuple[str, tuple[int, int, int]]]:
-    """Lines above the slices and their colours: the case; model, verdict, voxel size and dates; doubts and warnings."""
-    if not facts:
-        return []
-    model, verdict = facts.get("model") or {}, str(facts.get("verdict", ""))
-    size = " x ".join(f"{s:.3g}" for s in labels.grid.spacing)
-    day = str((facts.get("identifiers") or {}).get("StudyDate", ""))  # let in by the user, as all identifiers are
-    said = [
-        *([f"scan of {day[:4]}-{day[4:6]}-{day[6:]}"] if re.fullmatch(r"\d{8}", day) else []),
-        f"{'model' if model.get('sha256') else 'labels named by'} {model.get('name', 'unknown')}",
-        f"voxels {size} mm",
-        *([f"made {made}"] if made else []),
-        "research use only",
-    ]
-    doubts = [(str(f["sentence"]), str(f["severity"])) for f in facts.get("checks", ())]
-    doubts += [(str(text), "review") for text in facts.get("warnings", ())]
-    more = [(f"and {len(doubts) - 4} more", "review")] if len(doubts) > 4 else []
-    return [
-        (str(facts.get("case", "")), _INK),
-        (", ".join([*([f"verdict: {verdict}"] if verdict else []), *said]), _VERDICTS.get(verdict, _FAINT)),
-        *((text, _VERDICTS.get(severity, _FAINT)) for text, severity in [*doubts[:4], *more]),
-    ]
-
-
-def _fitting(text: str, wide: int) -> str:
-    """A text in one line, cut where it would go beyond so many pixels."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    if _font(14).getlength(text) <= wide:
-        return text
-    while text and _font(14).getlength(text + "...") > wide:
-        text = text[: -max(1, len(text) // 50)]
-    return text + "..."
-
-
-def _tile(section: Section, names: Sequence[Label] | None) -> Image.Image:
-    """A slice with its letters, and with its labels unless `names` is None."""
-    tile = Image.fromarray(np.ascontiguousarray(section.grey)).convert("RGBA")
-    if names is not None:
-        tile.alpha_composite(overlay(section.labels, names))
-    pen = ImageDraw.Draw(tile)
-    w, h = tile.size
-    spots = (((3, h // 2), "lm"), ((w - 3, h // 2), "rm"), ((w // 2, 3), "ma"), ((w // 2, h - 3), "md"))
-    for letter, (at, anchor) in zip(section.letters, spots, strict=True):
-        pen.text(at, letter, font=_font(12), anchor=anchor, fill=_INK, stroke_width=1, stroke_fill=(0, 0, 0))
-    return tile.convert("RGB")
-
-
-def _legend(
-    pen: ImageDraw.ImageDraw, there: Sequence[Any], names: Sequence[Label], left: int, top: int, high: int
-) -> None:
-    colours: Mapping[int, tuple[int, int, int]] = {x.id: x.colour for x in names}
-    pen.text((left, top), "structure", font=_font(11), fill=_FAINT)
-    pen.text((left + 280, top), "mL", font=_font(11), fill=_FAINT, anchor="ra")
-    rows = (high - top - 24) // 17
-    for k, s in enumerate(there[:rows]):
-        y = top + 18 + 17 * k
-        pen.rectangle((left, y + 1, left + 11, y + 12), fill=drawn_colour(colours.get(s.label, (128, 128, 128))))
-        name = f"{s.label}  {s.name.replace('_', ' ')}"
-        pen.text((left + 18, y), name if len(name) < 36 else name[:34] + "...", font=_font(12), fill=_INK)
-        pen.text((left + 280, y), significant(s.volume_ml), font=_font(12), fill=_INK, anchor="ra")
-    if len(there) > rows:
-        pen.text((left, high - 16), f"and {len(there) - rows} more", font=_font(11), fill=_FAINT)
-
-
 def significant(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, none before the point lost: 0.204, 11.6, 1548."""
     if value == 0:
@@ -442,6 +336,26 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{max(0, decimals)}f}"
 
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def font_of(size: int, text: str = "") -> Font:
+    """The font that Pillow brings, or that of this computer's which has most of the letters of a text."""
+    letters = {c for c in text if not c.isspace()}
+    if all(map(str.isascii, letters)):
+        return _fonts(size)[0]
+    return max(_fonts(size), key=lambda font: sum(_has(font, letter) for letter in letters))
+
+
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _fonts(size: int) -> list[Font]:
+    found: list[Font] = [ImageFont.load_default(size)]
+    for name in _SYSTEM_FONTS:
+        with contextlib.suppress(OSError):
+            found.append(ImageFont.truetype(name, size))
+    return found
+
+
+def _has(font: Font, letter: str) -> bool:
+    """Whether a font has a letter: one that it lacks looks as one that no font has."""
+    return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))

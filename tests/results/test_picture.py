@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcli.results import montage as sheets
 from segcli.results import picture
+from segcli.results.measure import Structure
+from segcli.results.montage import montage, montage_picture
 from segcli.results.picture import (
     VIEWS,
     bright,
     drawn_colour,
     extent,
     is_grey,
-    montage,
-    montage_picture,
     number_places,
     overlay,
+    ruled,
     sections,
     significant,
     window,
@@ -255,16 +257,16 @@ def test_1_5_a_break_of_line_in_a_name_moves_nothing_in_the_head() -> None:
 def test_the_head_has_the_date_of_the_scan_where_identifiers_are_let_in() -> None:
     _, labels = scan()
     facts = {"case": "a", "model": {"name": "toy"}, "verdict": "pass"}
-    line = picture._head(facts | {"identifiers": {"StudyDate": "20260131"}}, labels)[1][0]
+    line = sheets._head(facts | {"identifiers": {"StudyDate": "20260131"}}, labels)[1][0]
     assert line.startswith("verdict: pass, scan of 2026-01-31, labels named by toy, voxels ")
-    assert "scan of" not in picture._head(facts, labels)[1][0]
-    assert "scan of" not in picture._head(facts | {"identifiers": {"StudyDate": "31.1."}}, labels)[1][0]
+    assert "scan of" not in sheets._head(facts, labels)[1][0]
+    assert "scan of" not in sheets._head(facts | {"identifiers": {"StudyDate": "31.1."}}, labels)[1][0]
 
 
 def test_the_head_has_the_day_on_which_the_picture_is_made() -> None:
     image, labels = scan()
     facts = {"case": "a", "model": {"name": "toy"}, "verdict": "pass"}
-    assert ", made 2026-01-31, research use only" in picture._head(facts, labels, "2026-01-31")[1][0]
+    assert ", made 2026-01-31, research use only" in sheets._head(facts, labels, "2026-01-31")[1][0]
     assert montage_picture(image, labels, NAMES, facts) != montage_picture(
         image, labels, NAMES, facts, day="2026-01-31"
     )
@@ -282,3 +284,54 @@ def test_the_large_form_has_seven_slices_of_each_view() -> None:
 )
 def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert significant(value) == text
+
+
+def white(section: picture.Section) -> np.ndarray:
+    """Where a slice is white only with its scale bar."""
+    return (ruled(section) == 255) & (section.grey != 255)
+
+
+def test_a_slice_has_a_scale_bar_of_the_length_that_it_states() -> None:
+    """80 mm in 300 pixels: the longest round length within a third of the width is 2 cm, 75 pixels and its end."""
+    image, labels = scan()
+    (section,) = sections(image, labels, 1)["axial"]
+    rows = white(section).sum(axis=1)
+    assert rows.max() == 76
+    assert rows.argmax() > 0.9 * len(rows)
+
+
+def test_a_view_of_a_single_slice_is_not_drawn_in_the_montage() -> None:
+    image, labels = scan()
+    one = Grid((1, *image.grid.shape[1:]), image.grid.affine)
+    drawn = montage_picture(Volume(image.data[:, -1:], one), Volume(labels.data[:, -1:], one), NAMES)
+    whole = montage_picture(image, labels, NAMES)
+    assert drawn.height < 400 < whole.height
+
+
+def test_117_structures_all_have_a_line_in_columns_of_the_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, labels = scan()
+    many = labels.data.copy()
+    many[0].reshape(-1)[:117] = np.arange(1, 118)
+    listed: list[int] = []
+
+    def legend(pen: object, part: list[Structure], names: object, left: int, top: int, more: int) -> None:
+        listed.extend(s.label for s in part)
+        assert more == 0
+
+    monkeypatch.setattr(sheets, "_legend", legend)
+    montage_picture(image, Volume(many, labels.grid), [Label(i, f"s{i}") for i in range(118)])
+    assert listed == list(range(1, 118))
+
+
+def test_a_wide_name_does_not_reach_its_volume() -> None:
+    cut = sheets._fitting("W" * 60, 200, 12)
+    assert cut.endswith("...")
+    assert picture.font_of(12).getlength(cut) <= 200
+
+
+def test_letters_that_the_first_font_lacks_are_drawn_in_one_that_has_them() -> None:
+    fonts = picture._fonts(12)
+    if not any(picture._has(font, "ü") for font in fonts[1:]):
+        pytest.skip("this computer has none of the fonts")
+    assert picture._has(picture.font_of(12, "Müller"), "ü")
+    assert picture.font_of(12, "Muller") is fonts[0]

@@ -16,7 +16,19 @@ from segcli.models.card import ModelCard
 from segcli.results.measure import from_json
 from segcli.results.page import charts
 from segcli.results.page.parts import css_colour, in_one_line, is_empty, page, words
-from segcli.results.picture import VIEWS, Section, View, drawn_colour, extent, jpeg, overlay, png, sections, window
+from segcli.results.picture import (
+    VIEWS,
+    Section,
+    View,
+    drawn_colour,
+    extent,
+    jpeg,
+    overlay,
+    png,
+    ruled,
+    sections,
+    window,
+)
 from segcli.results.ranges import NEAR, Ranges, usual
 from segcli.results.tissues import SAYS, tissues_of
 from segcli.space.volume import Grid, Volume, turned
@@ -97,7 +109,7 @@ def _pictures(shown: Mapping[View, Sequence[Section]], names: Sequence[Label]) -
     return {
         view: [
             {
-                "grey": _inline("image/jpeg", jpeg(s.grey)),
+                "grey": _inline("image/jpeg", jpeg(ruled(s))),
                 "marks": _inline("image/png", png(overlay(s.labels, names))),
                 "at": s.position,
             }
