@@ -30,12 +30,19 @@ STANDS_IN = stand_in()
 
 import torch
 from checking import Check, machine
-from right import deciding, families, memory, onnx_runtime
-from speed import a_window, commands, peers
+from right import deciding, deformed, families, memory, onnx_runtime
+from speed import a_window, commands, depthwise, peers
 
 from segcli.engines.torch_cuda import unusable
 
-PARTS = {"a": [families, onnx_runtime], "c": [memory], "f": [deciding], "d": [commands], "b": [a_window], "e": [peers]}
+PARTS = {
+    "a": [deformed, families, onnx_runtime],
+    "c": [memory],
+    "f": [deciding],
+    "d": [commands],
+    "b": [depthwise, a_window],
+    "e": [peers],
+}
 _LEAST = 20  # seconds, with which a part is begun
 
 

@@ -12,6 +12,7 @@ from checking import Check
 from torch import Tensor
 
 from segcli.bench.certificates import card_of
+from segcli.engines.averaged import Ensemble
 from segcli.engines.mirrored import Mirrored
 from segcli.engines.torch_decide import Decider
 from segcli.engines.torch_memory import Device
@@ -21,6 +22,7 @@ from segcli.inference.deciding import Task
 from segcli.inference.segment import segment
 from segcli.models.card import ModelCard
 from segcli.models.weights import network_of
+from segcli.networks.deform_uxnet import deform_conv3d
 from segcli.networks.registry import small_networks
 from segcli.space.resample import LINEAR
 from segcli.space.volume import Box, Grid, Volume
@@ -59,6 +61,21 @@ def families(check: Check) -> None:
             right &= apart <= most and equal >= least  # no NaN passes
         check.judge("a", family, right, **facts)
     return None
+
+
+def deformed(check: Check) -> None:
+    """The deformable convolution in float32 beside the CPU's float64, its taps near by and far outside the volume."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, weight, bias, offset = draw(2, 4, 7, 8, 9), draw(4, 1, 3, 3, 3), draw(4), draw(2, 81, 7, 8, 9)
+    for what, reach in {"near": 0.7, "far": 40.0}.items():
+        wanted = deform_conv3d(x, reach * offset, weight, bias)
+        found = deform_conv3d(*(one.float().to(check.place) for one in (x, reach * offset, weight, bias)))
+        apart = float((found.cpu() - wanted).norm() / wanted.norm())
+        check.judge("a", f"deformable convolution, {what} taps", apart < 1e-4, error=apart)
 
 
 def onnx_runtime(check: Check) -> None:
@@ -102,6 +119,10 @@ def memory(check: Check) -> None:
     check.judge("c", "another engine gives the same bytes", bool((_labels(check, scan, card, batch=1) == wanted).all()))
     apart = float((_mirrored(check, scan, card, 8) != _mirrored(check, scan, card, 1)).mean())
     check.judge("c", "mirror images are one batch", apart < _APART, differ=apart)
+    check.fresh()
+    apart = float((_labels_of_folds(check, scan, card) != wanted).mean())
+    both = check.peak
+    check.judge("c", "two equal folds label as one", apart < _APART, differ=apart)
     if check.dry:
         return None
     weights = sum(card.file(name).stat().st_size for name in card.weights)
@@ -111,6 +132,10 @@ def memory(check: Check) -> None:
         if check.left < 60:
             return check.say("c: no time left")
         _forced(check, what, scan, card, wanted, (batch, limit, device), refused)
+    _, limit, _, _ = limits(both, sums, 2 * weights, "")["sums go to the host"]
+    check.fresh()
+    apart = float((_labels_of_folds(check, scan, card, limit) != wanted).mean())
+    check.judge("c", "sums of two folds go to the host", apart < _APART, differ=apart, limit_mb=limit / 1e6)
     return None
 
 
@@ -134,6 +159,14 @@ def _mirrored(check: Check, scan: Volume, card: ModelCard, batch: int) -> np.nda
     axes = (0,) if check.dry else (0, 1, 2)
     engine = Mirrored(check.engine(card, batch=batch), axes, None, ())
     found: np.ndarray = segment(scan, card.procedure, engine).labels.data
+    return found
+
+
+def _labels_of_folds(check: Check, scan: Volume, card: ModelCard, limit: int | None = None) -> np.ndarray:
+    """Labels of the mean of two engines of a model, which share a device and one window of its memory at a time."""
+    common: dict[str, object] = {}
+    folds = [check.engine(card, batch=1, max_vram=limit, common=common) for _ in range(2)]
+    found: np.ndarray = segment(scan, card.procedure, Ensemble(folds, card.decide, votes=False)).labels.data
     return found
 
 

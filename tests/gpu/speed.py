@@ -47,6 +47,23 @@ _SMALL = {
 _TINY = {"nnU-Net 3d_fullres": ("nnunet_plain", {**_NNUNET, **_SMALL}, (16,) * 3)}
 
 
+def depthwise(check: Check) -> None:
+    """Milliseconds of a 3D UX-Net's 7x7x7 convolution, and of it with its gradients, which training takes."""
+    size = (2, 4, 8, 8, 8) if check.dry else (8, 16, 40, 48, 40)
+    for name, dtype in {"float32": torch.float32, **HALVES}.items():
+        for last in (False, True):
+            form = torch.channels_last_3d if last else torch.contiguous_format
+            layer = (
+                nn.Conv3d(size[1], size[1], 7, padding=3, groups=size[1]).to(check.place, dtype).to(memory_format=form)
+            )
+            x = torch.randn(size, device=check.place).to(dtype).contiguous(memory_format=form).requires_grad_()
+            what = f"depth-wise 7x7x7 of {size}, {name}, {'channels last' if last else 'as it comes'}"
+            with settings(2):
+                _row(check, what, lambda own=layer, x=x: own(x), 1)
+            # As training has it: with torch's own settings.
+            _row(check, f"{what}, gradients too", lambda own=layer, x=x: own(x).sum().backward(), 1)
+
+
 def a_window(check: Check) -> None:
     """Milliseconds of a window of the network as it comes, in layouts and precisions; and as segcli runs it."""
     for title, (family, arguments, size) in (_TINY if check.dry else NETWORKS).items():

@@ -10,7 +10,7 @@ import there
 import torch
 from check import PARTS, main
 from checking import Check
-from right import deciding, families, limits, memory, onnx_runtime
+from right import deciding, deformed, families, limits, memory, onnx_runtime
 
 CHECK = Path(there.__file__).with_name("check.py")
 # SimpleITK is found beside the check alone, as where it is not installed.
@@ -29,7 +29,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("default")  # of cuDNN's plans that do not suit, say: torch takes another
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("part", [families, onnx_runtime, memory, deciding])
+@pytest.mark.parametrize("part", [deformed, families, onnx_runtime, memory, deciding])
 def test_what_has_to_be_is_so_on_a_device(part: Callable[[Check], None], tmp_path: Path) -> None:
     check = Check(torch.device("cuda:0"), 300, tmp_path)
     part(check)
