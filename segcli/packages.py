@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable
 from typing import Literal, TypeVar
 
@@ -40,6 +41,21 @@ def added(
         all_taken |= own
         found[point.name] = one
     return found
+
+
+_PART = re.compile(r"\.(so|dll|dylib|pyd)\b|\bDLL\b")  # of a library, in what is said of it
+_NO_ROOM = re.compile(r"map segment|allocate memory")
+
+
+def not_loaded(name: str, error: Exception) -> EngineError | None:
+    """The refusal to go on without a library that is installed and cannot be loaded; None for any other error."""
+    of_system = isinstance(error, OSError) and error.filename is None and _PART.search(str(error))
+    if not isinstance(error, ImportError) and not of_system:
+        return None
+    hint = f"pip install --force-reinstall {name}" if name else "`segcli doctor` shows what is there"
+    if _NO_ROOM.search(str(error)):
+        hint = "the process may not have so much address space (`ulimit -v`, `h_vmem` of a cluster): ask for more"
+    return EngineError(f"{name or 'a library'} cannot be loaded: {cause_of(error)}", hint=hint)
 
 
 def version_of(library: str) -> str:

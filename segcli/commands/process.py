@@ -21,6 +21,7 @@ from segcli.commands.harmless import Harmless, is_file, told
 from segcli.commands.options import advice
 from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import EngineError, ModelError, SegcliError
+from segcli.packages import not_loaded
 
 Item = TypeVar("Item")
 SIGNALLED = 128  # an exit code above it is that and the number of a signal
@@ -163,10 +164,12 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     """Click's own refusals keep their code; anything else is a bug of segcli."""
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":  # a machine for ONNX files alone
         return _refused(EngineError("torch is not installed: this command needs it", hint="pip install torch"), debug)
+    if (refusal := not_loaded("", error)) is not None:
+        return _refused(refusal, debug)
     if isinstance(error, OSError) and error.filename is not None:  # a name that no file can have, a disk that is gone
-        from segcli.formats.streams import refusal
+        from segcli.formats.streams import refusal as refusal_of
 
-        return _refused(refusal(error, Path(os.fsdecode(error.filename))), debug)
+        return _refused(refusal_of(error, Path(os.fsdecode(error.filename))), debug)
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
         if _from_a_file(error):

@@ -23,6 +23,7 @@ from segcli.errors import EngineError, ModelError, cause_of
 from segcli.inference.engine import Engine
 from segcli.models.card import ModelCard
 from segcli.models.library import find, needed
+from segcli.packages import not_loaded
 from segcli.parallel import cores
 
 if TYPE_CHECKING:
@@ -140,20 +141,33 @@ def open_engine(
     first = next(iter(members.values()))
     _fit_in_memory(members.values(), device, max_ram)
     run = Run(threads or cores(), batch, precision, max_vram, max_ram, votes, {} if common is None else common)
+    passed: dict[str, str] = {}  # engines that "auto" has passed over -> what is said of their libraries
     chosen, trouble = choose(first, engine, device, precision), ""
-    try:
-        opened, hashes = _loaded(members, card, chosen, run, later)
-    except RuntimeError as error:
-        if chosen.device == "cpu":
-            raise
-        trouble = f"{chosen.device} cannot be used: {cause_of(error)}"
-        if chosen.named:
-            raise EngineError(trouble, hint="use --device cpu") from error
+    while True:
+        try:
+            opened, hashes = _loaded(members, card, chosen, run, later)
+        except RuntimeError as error:
+            if chosen.device == "cpu":
+                raise
+            trouble = f"{chosen.device} cannot be used: {cause_of(error)}"
+            if chosen.named:
+                raise EngineError(trouble, hint="use --device cpu") from error
+        except (ImportError, OSError) as error:
+            refusal = not_loaded(chosen.spec.library, error)
+            if refusal is None:
+                raise
+            passed[chosen.spec.name] = f"{refusal.message}; another engine is taken"
+            if engine != "auto" or len(passed) == len(installed()):
+                raise refusal from error
+            chosen = choose(first, engine, device, precision, passed)
+            continue
+        break
     if trouble:
         before = chosen.warnings
-        chosen = choose(first, engine, "cpu", precision)
+        chosen = choose(first, engine, "cpu", precision, passed)
         chosen = replace(chosen, warnings=(*before, f"{trouble}; the CPU is taken"))
         opened, hashes = _loaded(members, card, chosen, run, later)
+    chosen = replace(chosen, warnings=(*passed.values(), *chosen.warnings))
     if mirror and isinstance(opened, Blending):
         opened = mirrored(opened, card)
     note = chosen.graph.note if chosen.graph else ""
@@ -199,16 +213,19 @@ def _loaded(
     return (loaded[0] if len(loaded) == 1 else Ensemble(loaded, card.decide, run.votes)), hashes
 
 
-def choose(card: ModelCard, engine: EngineName, device: str, precision: str = "auto") -> Choice:
+def choose(
+    card: ModelCard, engine: EngineName, device: str, precision: str = "auto", without: Collection[str] = ()
+) -> Choice:
     """Which engine runs a card where, and why; nothing heavy is imported unless a GPU is there.
 
     An engine and a device that were named are taken or refused. Otherwise the one that the table prefers of those
     that are installed: torch on a CUDA device; else OpenVINO, else ONNX Runtime, on the model's ONNX file or on an
     export of its weights; else torch. One that can use the device and computes in a precision that was named goes
-    before one that cannot.
+    before one that cannot. `without` names engines that are not chosen unless the user named them.
     """
     kind = kind_of(device)
-    specs = _taking(card, _asked(engine, kind), engine)
+    asked = [spec for spec in _asked(engine, kind) if engine != "auto" or spec.name not in without]
+    specs = _taking(card, asked, engine)
     warnings: list[str] = []
     if kind != "cpu":
         found = _on_device(card, specs, device.replace("auto", "cuda"), kind != "auto", warnings, precision)
