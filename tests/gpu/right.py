@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from segcli.errors import OutOfMemory
 from segcli.inference.decide import Decision, labels_on
 from segcli.inference.deciding import Task
 from segcli.inference.segment import segment
+from segcli.inference.windows import sums_shape
 from segcli.models.card import ModelCard
 from segcli.models.weights import network_of
 from segcli.networks.deform_uxnet import deform_conv3d
@@ -126,7 +128,7 @@ def memory(check: Check) -> None:
     if check.dry:
         return None
     weights = sum(card.file(name).stat().st_size for name in card.weights)
-    sums = 4 * len(card.decide.values) * (card.window.size[0] + 1) * shape[1] * shape[2]
+    sums = bytes_of_sums(card, shape)
     levels = limits(peak, sums, weights, str(check.place))
     for what, (batch, limit, device, refused) in levels.items():
         if check.left < 60:
@@ -137,6 +139,11 @@ def memory(check: Check) -> None:
     apart = float((_labels_of_folds(check, scan, card, limit) != wanted).mean())
     check.judge("c", "sums of two folds go to the host", apart < _APART, differ=apart, limit_mb=limit / 1e6)
     return None
+
+
+def bytes_of_sums(card: ModelCard, shape: tuple[int, int, int]) -> int:
+    """Of a model's logits over an image, on a device."""
+    return 4 * len(card.decide.values) * math.prod(sums_shape(shape, card.procedure.window, 1))
 
 
 def limits(peak: int, sums: int, weights: int, device: str) -> dict[str, tuple[int, int, str, bool]]:

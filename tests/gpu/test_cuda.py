@@ -5,12 +5,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import there
 import torch
 from check import PARTS, main
 from checking import Check
-from right import deciding, deformed, families, limits, memory, onnx_runtime
+from right import bytes_of_sums, deciding, deformed, families, limits, memory, onnx_runtime
+
+from segcli.inference.windows import Sliding
+from segcli.space.volume import Grid, Volume
 
 CHECK = Path(there.__file__).with_name("check.py")
 # SimpleITK is found beside the check alone, as where it is not installed.
@@ -82,3 +86,12 @@ def test_a_limit_forces_its_step_and_leaves_room_behind_it() -> None:
     # A quarter of what a window takes, for blocks that are counted whole.
     assert weights + 1.25 * window < found["sums go to the host"] < weights + sums + window
     assert found["the CPU goes on"] == found["refused with 71"] < weights + window
+
+
+def test_the_bytes_of_sums_are_those_that_a_scan_takes(tmp_path: Path) -> None:
+    check, shape = Check(torch.device("cpu"), 300, tmp_path, dry=True), (33, 60, 40)
+    card = check.model(33, 16, 96)
+    image = Volume(np.zeros((1, *shape), np.float32), Grid(shape, np.eye(4)))
+    sums = Sliding(image, check.engine(card), card.procedure.window).sums
+    sums.add([(slice(0, 32), slice(0, 32), slice(0, 32))])
+    assert sums._total.data.nbytes == bytes_of_sums(card, shape)
