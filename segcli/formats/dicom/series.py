@@ -355,7 +355,7 @@ def _single(path: Path) -> Series:
         if is_dicomdir(file):
             raise InputError(f"{name}: an index (DICOMDIR), not an image", hint="give the folder instead")
         series = _series(file.text("SeriesInstanceUID"), [file])
-        if file.fault is not None:
+        if file.fault is not None and series.reason is None:
             raise InputError(f"{name}: {file.fault}")
         if series.reason is None and file.count("NumberOfFrames") == 1 and not is_mosaic(file):
             raise InputError(f"{name}: one slice of a series, not a volume", hint="give the folder of the series")

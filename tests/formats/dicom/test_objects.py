@@ -276,3 +276,10 @@ def test_a_segmentation_of_a_scan_compressed_with_loss_says_so(tmp_path: Path) -
     assert plain.LossyImageCompression == "00"
     assert lossy.LossyImageCompression == "01"
     assert (lossy.LossyImageCompressionRatio, lossy.LossyImageCompressionMethod) == (10.5, "ISO_15444_1")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("seg", "a segmentation"), ("rt", "a structure set"), ("sr", "a report")])
+def test_an_object_that_is_given_as_a_scan_is_called_what_it_is(tmp_path: Path, name: str, kind: str) -> None:
+    objects(tmp_path)
+    with pytest.raises(InputError, match=f"^{name}.dcm: {kind}: not a volume"):
+        dicom.read(tmp_path / f"{name}.dcm")
