@@ -34,6 +34,11 @@ MANUFACTURER = "segcli"
 PRIVATE = "99SEGCLI"  # coding scheme of classes without a code of their own
 SNOMED = "SCT"
 _ABNORMAL = {"108369006", "52988006", "4147007", "367643001", "79654002", "6574001", "416940007"}
+_ABNORMAL_WORDS = {  # of names that have no code
+    *("tumor", "tumors", "tumour", "tumours", "lesion", "lesions", "nodule", "nodules", "metastasis", "metastases"),
+    *("cancer", "cyst", "cysts", "edema", "oedema", "necrosis", "hemorrhage", "haemorrhage", "hematoma", "haematoma"),
+    *("infarct", "infarction"),
+}
 _PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _STUDY = (
     "StudyInstanceUID",
@@ -86,11 +91,12 @@ class Code:
 
 @dataclass(frozen=True)
 class Term:
-    """What a label means: category, type, and side where it has one."""
+    """What a label means: category, type, side where it has one, and whether it is abnormal tissue, not a part."""
 
     category: Code
     kind: Code
     side: Code | None
+    abnormal: bool
 
 
 def referable(source: Source | None, what: str) -> Source:
@@ -319,20 +325,20 @@ def term(label: Label) -> Term:
     meaning = _one_value(meaning)[:64]
     laterality = {"left": Code("7771000", SNOMED, "Left"), "right": Code("24028007", SNOMED, "Right")}
     scheme, _, value = (label.code or "").partition(" ")
-    abnormal = value in _ABNORMAL
+    abnormal = value in _ABNORMAL if value else bool(_ABNORMAL_WORDS & set(words_of(label.name)))
     category = (
         Code("49755003", SNOMED, "Morphologically abnormal structure")
         if abnormal
         else Code("123037004", SNOMED, "Anatomical structure")
     )
     if value:
-        return Term(category, Code(value, scheme, meaning), laterality[side] if side else None)
+        return Term(category, Code(value, scheme, meaning), laterality[side] if side else None, abnormal)
     short = (
         label.name
         if len(label.name) <= 16 and "\\" not in label.name
         else f"{_one_value(label.name[:7])}-{hashlib.sha256(label.name.encode()).hexdigest()[:8]}"
     )
-    return Term(category, Code(short, PRIVATE, meaning), laterality[side] if side else None)
+    return Term(category, Code(short, PRIVATE, meaning), laterality[side] if side else None, abnormal)
 
 
 def remarks(names: Sequence[Label]) -> tuple[str, ...]:

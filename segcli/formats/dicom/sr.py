@@ -145,15 +145,14 @@ def _measured(
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """The volume of one structure, in mL, as measured on a segment."""
     meant = term(label)
-    site = hd.sr.FindingSite(
-        anatomic_location=concept(meant.kind), laterality=concept(meant.side) if meant.side else None
-    )
+    side = concept(meant.side) if meant.side else None
+    sites = [hd.sr.FindingSite(anatomic_location=concept(meant.kind), laterality=side)]
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=known_as,
         referenced_segment=segment,
         finding_type=concept(meant.kind),
         finding_category=concept(meant.category),
-        finding_sites=[site],
+        finding_sites=None if meant.abnormal else sites,  # a tumour is no place, and where it lies is not known
         algorithm_id=made_by,
         measurements=[hd.sr.Measurement(name=codes.SCT.Volume, value=volume, unit=_ML)],
     )

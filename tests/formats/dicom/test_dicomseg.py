@@ -309,6 +309,19 @@ def test_a_report_refers_to_the_segments_it_measured(tmp_path: Path) -> None:
     assert groups[1].finding_sites[0].laterality.value == "7771000"
 
 
+@pytest.mark.parametrize("code", ["SCT 108369006", None])
+def test_a_tumour_is_an_abnormal_structure_and_no_place(tmp_path: Path, code: str | None) -> None:
+    scan = scan_of(tmp_path / "scan", "oblique")
+    names = (*NAMES[:3], Label(60, "liver_tumor", code))
+    how = {"segmentation": tmp_path / "seg.dcm", **MADE}
+    seg.write(labels_on(scan), names, tmp_path / "seg.dcm", scan.source, **MADE)
+    sr.write(labels_on(scan), names, tmp_path / "sr.dcm", scan.source, **how)
+    liver, _, tumour = hd.sr.srread(tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
+    assert (liver.finding_category.value, tumour.finding_category.value) == ("123037004", "49755003")
+    assert liver.finding_sites[0].value.value == "10200004"
+    assert not tumour.finding_sites
+
+
 def test_the_same_report_has_the_same_bytes(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     first = report(tmp_path, scan).read_bytes()
