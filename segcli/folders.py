@@ -1,4 +1,4 @@
-"""The user's own folders: $SEGCLI_HOME, else $XDG_..._HOME, else where the platform keeps such things."""
+"""The user's own folders: $SEGCLI_HOME, else $XDG_..._HOME, else where the platform keeps such things; paths with ~."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def user_folder(kind: Kind) -> Path:
     platform.
     """
     if own := os.environ.get("SEGCLI_HOME"):
-        return Path(own) if kind == "config" else Path(own) / kind
-    if xdg := os.environ.get(f"XDG_{kind.upper()}_HOME"):
-        return Path(xdg) / "segcli"
+        return Path(at_home(own)) if kind == "config" else Path(at_home(own)) / kind
+    xdg = Path(os.environ.get(f"XDG_{kind.upper()}_HOME", ""))
+    if xdg.is_absolute():  # its specification: any other is not to be used
+        return xdg / "segcli"
     if home() == Path("/"):
         usual = {"config": ".config", "data": ".local/share", "cache": ".cache"}
         return Path("/", usual[kind], "segcli")  # platformdirs knows none where nobody says which home it is
@@ -36,3 +37,14 @@ def home() -> Path:
     """The user's home; the root where nobody says which it is, as containers have it for a user without a name."""
     found = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.expanduser raises where there is none
     return found if found.is_absolute() else Path("/")
+
+
+def at_home(path: str) -> str:
+    """A path that begins with ~/ below the user's home: in settings, variables and quotes no shell has seen it."""
+    below = path.startswith("~/") or (os.name == "nt" and path.startswith("~\\"))
+    return f"{home()}{path[1:]}" if below or path == "~" else path
+
+
+def each_at_home(paths: str) -> str:
+    """The same of each of several paths in one variable."""
+    return os.pathsep.join(map(at_home, paths.split(os.pathsep)))

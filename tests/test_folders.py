@@ -5,8 +5,10 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from models import organs
+from runs import command, scan
 
-from segcli.folders import user_folder
+from segcli.folders import at_home, user_folder
 from segcli.models import catalogue, in_place, library
 
 KINDS = ("config", "data", "cache")
@@ -68,3 +70,36 @@ def test_models_and_caches_lie_in_them(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SEGCLI_HOME", str(tmp_path))
     assert library.places()[-1] == tmp_path / "data" / "models"
     assert library.cache_home() == tmp_path / "cache"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SEGCLI_WEIGHTS", "~/w:/x:~other/w:a~/w")
+    assert [str(p) for p in library.places()[:4]] == [f"{tmp_path}/w", "/x", "~other/w", "a~/w"]
+    assert [at_home(path) for path in ("~", "~/a", "~a", "./~/a")] == [str(tmp_path), f"{tmp_path}/a", "~a", "./~/a"]
+    organs(tmp_path / "m")
+    assert library.find("~/m").name == "organs"
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")  # not to be used, by its specification
+    assert user_folder("data") == tmp_path / ".local/share/segcli"
+    monkeypatch.setenv("SEGCLI_HOME", "~/own")
+    assert [user_folder(kind) for kind in KINDS] == [tmp_path / f"own{below}" for below in ("", "/data", "/cache")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+@pytest.mark.parametrize("how", ["word", "option", "variable", "settings", "python"])
+def test_no_folder_is_called_tilde(how: str, tmp_path: Path) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    organs(home / "m"), scan(here / "a.nii.gz")
+    words = {"word": ["-m", "~/m", "-o", "~/out"], "option": ["--model=~/m", "--output=~/out"]}.get(how, [])
+    words += ["-o", "~/out"] if how == "variable" else []
+    if how == "settings":
+        (here / "segcli.toml").write_text('[predict]\noutput = "~/out"\nmodel = ["~/m"]\n')
+    call = ["-c", "import segcli; segcli.segment('a.nii.gz', model='~/m', engine='onnx').save('~/out')"]
+    env = {"HOME": str(home), "SEGCLI_MODEL": "~/m" if how == "variable" else None}
+    python = how == "python"
+    words = [] if python else ["predict", "a.nii.gz", "--engine", "onnx", *words]
+    done = command(*words, before=call if python else (), cwd=here, env=env)
+    assert done.returncode == 0, done.stderr
+    assert (home / "out" / "a_seg.nii.gz").is_file()
+    assert not (here / "~").exists()

@@ -21,6 +21,7 @@ from segcli.batch.pipeline import apart
 from segcli.batch.stages import Job, Labelled
 from segcli.documents import Document
 from segcli.errors import EngineError, UsageError, near
+from segcli.folders import at_home
 from segcli.formats.atomic import translated
 from segcli.results import measure
 from segcli.results.record import LabelsFacts, Measured
@@ -240,7 +241,7 @@ class Result:
         others   as the options of `segcli predict` of that name
         errors   OutputExists: a file is there that is not this result, without `overwrite`; OutputError: no space, ...
         """
-        path = Path(to)
+        path = Path(at_home(fspath(to)))
         if not fspath(to):
             raise UsageError("to='': has an empty name", hint="give a folder or a file; . is this folder")
         for name, value, choices in (

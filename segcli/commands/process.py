@@ -21,6 +21,7 @@ from segcli.commands.harmless import Harmless, is_file, told
 from segcli.commands.options import advice
 from segcli.commands.terminal import Show, say, show_error
 from segcli.errors import EngineError, ModelError, SegcliError
+from segcli.folders import at_home, each_at_home
 from segcli.packages import not_loaded
 
 Item = TypeVar("Item")
@@ -35,7 +36,9 @@ def main() -> None:
     system.on_the_end(_terminated)
     signal.signal(signal.SIGINT, _interrupted)
     out = _standard_streams()
-    words, debug = _without_debug(sys.argv[1:])
+    words, debug = _without_debug([_at_home(word) for word in sys.argv[1:]])
+    for name in [name for name in os.environ if name.startswith("SEGCLI_")]:
+        os.environ[name] = each_at_home(os.environ[name])
     if debug:
         words = ["--debug", *words]
     else:
@@ -75,6 +78,12 @@ def _own_process() -> bool:
     module, file = getattr(program, "__spec__", None), Path(getattr(program, "__file__", None) or "")
     started = file.stem == "segcli" or file.parent.name == "segcli.exe"  # Windows: the program is an archive
     return started or getattr(module, "parent", "") == "segcli"
+
+
+def _at_home(word: str) -> str:
+    """A word of the command line whose path begins with ~/, as in quotes or behind --output=, below the home folder."""
+    option, equals, value = word.partition("=")
+    return f"{option}={at_home(value)}" if equals and option.startswith("--") else at_home(word)
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from segcli.documents import Document, Facts, text_of
 from segcli.errors import Denied, ModelError, near
-from segcli.folders import user_folder
+from segcli.folders import at_home, user_folder
 
 FILE = "segcli.toml"
 
@@ -54,7 +54,14 @@ def for_parameters(found: Mapping[str, Facts], flags: Mapping[str, Mapping[str, 
         for option in options:
             if option not in flags[command]:
                 raise ModelError(f"{FILE}: {command} has no option {option!r}{near(option, flags[command])}")
-    return {command: {flags[command][o]: v for o, v in options.items()} for command, options in found.items()}
+    return {command: {flags[command][o]: _at_home(v) for o, v in options.items()} for command, options in found.items()}
+
+
+def _at_home(value: object) -> object:
+    """A value whose path begins with ~/ below the home folder, also in a list."""
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    return at_home(value) if isinstance(value, str) else value
 
 
 def origins(command: str, options: Facts, variables: Mapping[str, str]) -> list[Document]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segcli.documents import loads
 from segcli.errors import ModelError, SegcliError, near
-from segcli.folders import user_folder
+from segcli.folders import at_home, each_at_home, user_folder
 from segcli.formats.streams import bytes_of, reading
 from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
@@ -29,7 +29,7 @@ def file_sha256(path: Path) -> str:
 
 def places() -> list[Path]:
     """Where models are looked for, first match wins: $SEGCLI_WEIGHTS, the checkout, the package, the user's folder."""
-    found = [Path(p) for p in os.environ.get("SEGCLI_WEIGHTS", "").split(os.pathsep) if p]
+    found = [Path(p) for p in each_at_home(os.environ.get("SEGCLI_WEIGHTS", "")).split(os.pathsep) if p]
     return [*found, *shipped(), data_home() / "models"]
 
 
@@ -100,7 +100,7 @@ def find(model: str) -> ModelCard:
     """
     if not model:
         raise ModelError("a model has an empty name", hint="`segcli models` lists what there is")
-    path = Path(model)
+    path = Path(at_home(model))
     put_back(path)
     named = is_plain(model) and model[0] != "."
     if named and not _has_card(path):  # what else lies here by that name may be an output folder
