@@ -27,13 +27,9 @@ from segcli.structures import Label, words_of
 
 View = Literal["axial", "coronal", "sagittal"]
 VIEWS: tuple[View, ...] = ("axial", "coronal", "sagittal")
-# Of a scan turned to "SPL": the axis cut along, whether its first plane axis is drawn upwards, and the letters at the
-# left, right, top and bottom of the picture.
-_LAYOUT: dict[View, tuple[int, bool, str]] = {
-    "axial": (0, False, "RLAP"),
-    "coronal": (1, True, "RLSI"),
-    "sagittal": (2, True, "APSI"),
-}
+# Of a scan turned to "SPL": the axis cut along, and whether its first plane axis is drawn upwards.
+_LAYOUT: dict[View, tuple[int, bool]] = {"axial": (0, False), "coronal": (1, True), "sagittal": (2, True)}
+_ASIDE = 0.26  # cosine: a direction that leans by more than 15 degrees has a second letter, as R and RA
 _WORLD = {"axial": (2, "S", "I"), "coronal": (1, "P", "A"), "sagittal": (0, "L", "R")}  # LPS coordinate, its two sides
 _SOFT_TISSUE = (-160.0, 240.0)  # HU
 _CT_WINDOWS: tuple[tuple[frozenset[str], tuple[float, float]], ...] = (  # words of a region's structures, HU
@@ -65,7 +61,7 @@ class Section:
     grey      (h, w) uint8, windowed
     labels    (h, w), the nearest voxel's
     position  where it lies, mm and the side: "34.5 mm S"
-    letters   what is at the left, right, top and bottom
+    letters   what is at the left, right, top and bottom: L, or LP where the scan is oblique, and so on
     scale     pixels in a millimetre
     """
 
@@ -74,7 +70,7 @@ class Section:
     grey: NDArray[np.uint8]
     labels: NDArray[np.integer]
     position: str
-    letters: str
+    letters: tuple[str, str, str, str]
     scale: float
 
 
@@ -101,8 +97,11 @@ def sections(
     low, high = window(image, names)
     within = dict(zip(VIEWS, extent(labels, (0.0, 1.0) if whole else _EDGES, main=not whole), strict=True))
     out: dict[View, list[Section]] = {}
-    for view, (axis, upwards, letters) in _LAYOUT.items():
+    for view, (axis, upwards) in _LAYOUT.items():
         rest = [i for i in range(3) if i != axis]
+        down, right = (grid.directions[:, i] for i in rest)
+        down = -down if upwards else down
+        letters = (_letters(-right), _letters(right), _letters(-down), _letters(down))
         shape = [max(1, round(grid.shape[i] * spacing[i] * scale)) for i in rest]
         first, last = within[view]
         steps = min(count, last - first + 1)
@@ -171,6 +170,12 @@ def _position(view: View, world: NDArray[np.float64]) -> str:
     axis, above, below = _WORLD[view]
     value = round(float(world[axis]), 1)
     return f"{abs(value):.1f} mm {above if value >= 0 else below}"
+
+
+def _letters(direction: NDArray[np.float64]) -> str:
+    """Where a direction in LPS points: its largest part first, and each other one that is not small."""
+    parts = sorted(zip(direction.tolist(), ("LR", "PA", "SI"), strict=True), key=lambda part: -abs(part[0]))
+    return "".join(sides[value < 0] for k, (value, sides) in enumerate(parts) if k == 0 or abs(value) > _ASIDE)
 
 
 def window(image: Volume, names: Sequence[Label] = ()) -> tuple[float, float]:

@@ -64,7 +64,7 @@ def test_left_is_on_the_right_and_the_nose_points_left() -> None:
     assert quarter(shown["axial"][0].labels == 1) == "top right"  # anterior is up
     assert quarter(shown["coronal"][0].labels == 1) == "top right"  # superior is up
     assert quarter(shown["sagittal"][0].labels == 1) == "top left"  # anterior is left
-    assert [shown[view][0].letters for view in VIEWS] == ["RLAP", "RLSI", "APSI"]
+    assert ["".join(shown[view][0].letters) for view in VIEWS] == ["RLAP", "RLSI", "APSI"]
 
 
 @pytest.mark.parametrize("code", AXES_CODES)
@@ -99,7 +99,23 @@ def test_an_oblique_scan_and_an_empty_map_are_drawn() -> None:
     turn[:2, :2] = [[0.9, -0.43589], [0.43589, 0.9]]
     grid = Grid(image.grid.shape, turn @ image.grid.affine)
     empty = Volume(np.zeros_like(labels.data), grid)
-    assert len(sections(Volume(image.data, grid), empty, 3)["axial"]) == 3
+    shown = sections(Volume(image.data, grid), empty, 3)
+    assert len(shown["axial"]) == 3
+    # To the patient's left along a row is a little to the back as well, and not up or down.
+    assert [shown[view][0].letters for view in VIEWS] == [
+        ("RA", "LP", "AL", "PR"),
+        ("RA", "LP", "S", "I"),
+        ("AL", "PR", "S", "I"),
+    ]
+
+
+def test_an_axis_that_leans_little_has_one_letter() -> None:
+    image, labels = scan()
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]  # 11 degrees
+    grid = Grid(image.grid.shape, turn @ image.grid.affine)
+    shown = sections(Volume(image.data, grid), Volume(labels.data, grid), 1)
+    assert ["".join(shown[view][0].letters) for view in VIEWS] == ["RLAP", "RLSI", "APSI"]
 
 
 def test_a_ct_is_windowed_to_soft_tissue_and_an_mr_by_its_percentiles() -> None:
