@@ -195,7 +195,9 @@ def shard(found: Sequence[Case], part: str) -> list[Case]:
             raise UsageError(f"--shard {part}: not of the form 3/16")
         index, count = int(match[1]) - 1, int(match[2])
     if not 0 <= index < count:
-        raise UsageError(f"--shard {part}: the part {index + 1} is not among 1 to {count}")
+        gaps = "an --array with gaps has no equal parts: give --shard N/16 with the number of the part"
+        told = f"--shard {part}: the part {index + 1} is not among 1 to {count}"
+        raise UsageError(told, hint=gaps if part == "slurm" else None)
     return list(found[index::count])
 
 

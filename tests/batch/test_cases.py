@@ -417,6 +417,14 @@ def test_a_job_array_with_a_step_gives_its_parts(monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "1/0", "a", "1/3/5", "slurm"])
+def test_of_a_slurm_array_with_gaps_it_is_said_how_its_parts_are_named(monkeypatch):
+    for name, value in {"MIN": "1", "ID": "7", "COUNT": "3", "STEP": "1"}.items():  # --array=1,3,7
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    with pytest.raises(UsageError, match="the part 7 is not among 1 to 3") as found:
+        shard([], "slurm")
+    assert "with gaps" in str(found.value.hint)
+
+
 def test_a_part_that_there_is_not_is_a_usage_error(part, monkeypatch):
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     with pytest.raises(UsageError, match="--shard"):
