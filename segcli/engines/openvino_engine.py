@@ -82,6 +82,8 @@ class OpenVINOEngine(HostEngine):
                     _steady(model)
                 compiled = self._core.compile_model(model, "CPU", self._settings())
             except RuntimeError as error:
+                if "Cannot load library" in str(error):  # its own part for processors, and nothing of the model
+                    raise ImportError(_cause(error)) from error
                 cause = f"{self._file.name}: OpenVINO cannot load it: {_cause(error)}"
                 raise ModelError(cause, hint="try --engine onnx") from error
             answered(self._file, tuple(compiled.output(0).shape), count)

@@ -52,6 +52,23 @@ def test_an_engine_that_was_named_and_cannot_be_loaded_is_refused(tmp_path: Path
     assert found.value.hint == "pip install --force-reinstall openvino"
 
 
+def test_a_part_of_openvino_that_cannot_be_loaded_is_no_fault_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    card = find(str(organs(tmp_path / "organs")))
+
+    def compiled(*_: object) -> None:
+        raise RuntimeError(
+            'Exception from core.cpp:129:\nCannot load library "a.so": version `GLIBCXX_3.4.30\' not found'
+        )
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compiled)
+    with pytest.raises(EngineError, match=r"openvino cannot be loaded: .*GLIBCXX"):
+        open_engine(card, engine="openvino", device="cpu")
+    assert open_engine(card, device="cpu").engine.name == "onnxruntime cpu"
+
+
 @pytest.mark.parametrize(
     ("error", "hint"),
     [
