@@ -27,6 +27,7 @@ from segcli.results.measure import measure, to_json
 from segcli.results.page import case_page, cohort_page, evaluation_page, niivue
 from segcli.results.tissues import tissues
 from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 CARD: ModelCard = parse(
@@ -519,6 +520,26 @@ def test_a_phone_scrolls_tables_and_never_the_page(browser: Browser, tmp_path: P
         (tmp_path / f"{name}.html").write_bytes(data)
         browser.open(tmp_path / f"{name}.html")
         assert browser.run("document.documentElement.scrollWidth") == 390, name
+    browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_on_paper_no_column_is_cut_off(browser: Browser, tmp_path: Path) -> None:
+    """A sheet of A4 between its margins is 718 pixels wide, and nothing scrolls on it."""
+    _, ref = scan()
+    long = [Label(1, "a_very_long_name_of_a_structure_" * 3), *CARD.structures[1:]]
+    case = "case_0123456_of_a_site_with_a_long_name"
+    scores = {case: evaluate(ref, ref, long)}
+    made = {
+        "evaluation": evaluation_page({"tolerance_mm": 1.0, "scores": rows(scores), "summary": summarise(scores)}),
+        "cohort": cohort_page([facts(f"site/{case}/{case}/{case}"), facts("b")]),
+    }
+    browser.call("Emulation.setDeviceMetricsOverride", width=718, height=1000, deviceScaleFactor=1, mobile=False)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    for name, data in made.items():
+        (tmp_path / f"{name}.html").write_bytes(data)
+        browser.open(tmp_path / f"{name}.html")
+        assert browser.run("document.documentElement.scrollWidth") == 718, name
+    browser.call("Emulation.setEmulatedMedia", media="")
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
