@@ -8,6 +8,8 @@ import pytest
 from models import organs
 from runs import command, scan
 
+import segcli
+from segcli.batch.cases import cases
 from segcli.folders import at_home, user_folder
 from segcli.models import catalogue, in_place, library
 
@@ -103,3 +105,11 @@ def test_no_folder_is_called_tilde(how: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (home / "out" / "a_seg.nii.gz").is_file()
     assert not (here / "~").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+def test_scans_of_a_list_or_of_python_may_begin_at_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = scan(tmp_path / "a.nii.gz")
+    assert cases(["~/a.nii.gz"])[0].paths == cases([], named={"image": "~/a.nii.gz"})[0].paths == (file,)
+    assert segcli.read("~/a.nii.gz").data.shape == (1, 12, 14, 16)

@@ -33,6 +33,7 @@ from segcli.engines.choose import EngineName, Opened
 from segcli.engines.opening import Opening
 from segcli.engines.precision import Precision
 from segcli.errors import EngineError, SegcliError, UsageError
+from segcli.folders import at_home
 from segcli.models.card import ModelCard
 from segcli.models.prompted import asked
 from segcli.results.inputs import Inputs, hash_inputs
@@ -430,7 +431,7 @@ def read(
     """
     paths = [scan] if isinstance(scan, str | PathLike) else list(scan)
     return formats.read(
-        [Path(path) for path in paths],
+        [Path(at_home(os.fspath(path))) for path in paths],
         affine=form(affine),
         series=series,
         volume=volume,

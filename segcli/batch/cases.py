@@ -17,6 +17,7 @@ from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
 from segcli.batch.outputs import Destination, is_own
 from segcli.batch.selection import DATASET, Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError, UsageError
+from segcli.folders import at_home
 from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.strangers import broken_link
 from segcli.formats.streams import bytes_of, reading, walk
@@ -98,8 +99,10 @@ def cases(
     Of several inputs and matches of a pattern, one that is missing or holds no scan becomes a case with a fault, so
     that it costs no other.
     """
+    inputs = [at_home(text) for text in inputs]
     found: list[Case] = []
     if named:
+        named = {channel: at_home(file) for channel, file in named.items()}
         found.append(_from_channels(named, channels, select.of_series, volume))
     if "" in inputs:  # as of a shell's variable that is not set; as a path it would be this whole folder
         raise UsageError("an input has an empty name", hint="give a file or a folder; . is this one")
