@@ -101,6 +101,7 @@ def _groups() -> Iterator[tuple[int, int]]:
     """
     for controller, at_most, current, idle in (
         ("", "memory.max", "memory.current", "inactive_file"),
+        ("", "memory.high", "memory.current", "inactive_file"),  # beyond it the process is slowed down to a crawl
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         for folder in control_groups(controller):

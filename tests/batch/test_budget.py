@@ -205,6 +205,21 @@ def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatc
     assert memory.total() == 3_000_000
 
 
+def test_memory_beyond_which_a_group_is_slowed_down_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = "/sys/fs/cgroup"
+    texts = {f"{group}/memory.max": "3000000", f"{group}/memory.high": "2500000", f"{group}/memory.current": "1000000"}
+
+    def text(self: Path, **_: str) -> str:
+        if str(self) not in texts:
+            raise FileNotFoundError
+        return texts[str(self)]
+
+    monkeypatch.setattr(Path, "read_text", text)
+    assert (memory.available(), memory.total()) == (1_500_000, 2_500_000)
+    texts[f"{group}/memory.high"] = "max"
+    assert (memory.available(), memory.total()) == (2_000_000, 3_000_000)
+
+
 def test_every_group_around_the_process_counts_and_files_that_were_read_are_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
