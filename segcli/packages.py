@@ -50,7 +50,8 @@ _NO_ROOM = re.compile(r"map segment|allocate memory")
 def not_loaded(name: str, error: Exception) -> EngineError | None:
     """The refusal to go on without a library that is installed and cannot be loaded; None for any other error."""
     of_system = isinstance(error, OSError) and error.filename is None and _PART.search(str(error))
-    if not isinstance(error, ImportError) and not of_system:
+    of_python = isinstance(error, ImportError) and (error.name or "").partition(".")[0] != "segcli"
+    if not of_python and not of_system:
         return None
     hint = f"pip install --force-reinstall {name}" if name else "`segcli doctor` shows what is there"
     if _NO_ROOM.search(str(error)):

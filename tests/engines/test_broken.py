@@ -79,6 +79,7 @@ def test_a_part_of_openvino_that_cannot_be_loaded_is_no_fault_of_the_model(
         (OSError("image file is truncated"), None),
         (FileNotFoundError(2, "No such file or directory", "a.so"), None),
         (RuntimeError("a.so"), None),
+        (ImportError("cannot import name 'a' from 'segcli.batch'", name="segcli.batch"), None),
     ],
 )
 def test_a_library_that_cannot_be_loaded_is_told_from_other_errors(error: Exception, hint: str | None) -> None:
