@@ -49,8 +49,8 @@ _TILE = 300  # pixels of the longer side in the montage
 _RULERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # mm, of scale bars
 _RULED = 60  # pixels: lower slices have no scale bar
 _SYSTEM_FONTS = (  # files of Linux, Windows and macOS, for names in other letters than those of English
-    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc",
-    "YuGothM.ttc", "msgothic.ttc", "malgun.ttf", "msyh.ttc", "Arial Unicode.ttf", "Hiragino Sans GB.ttc",
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "NotoSansCJK-Regular.ttc", "DroidSansFallbackFull.ttf",
+    "wqy-zenhei.ttc", "YuGothM.ttc", "msgothic.ttc", "malgun.ttf", "msyh.ttc", "Arial Unicode.ttf", "Hiragino Sans GB.ttc",
 )  # fmt: skip
 
 
