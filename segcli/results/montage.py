@@ -13,7 +13,19 @@ from PIL import Image, ImageDraw
 from segcli.documents import Facts
 from segcli.formats.atomic import write_bytes
 from segcli.results.measure import measure
-from segcli.results.picture import VIEWS, Section, drawn_colour, font_of, overlay, png, ruled, sections, significant
+from segcli.results.picture import (
+    VIEWS,
+    Section,
+    drawn_colour,
+    font_of,
+    length_of,
+    overlay,
+    png,
+    ruled,
+    sections,
+    significant,
+    write,
+)
 from segcli.space.volume import Volume
 from segcli.structures import Label
 
@@ -70,7 +82,7 @@ def montage_picture(
     sheet = Image.new("RGB", (width, high), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for k, (words, ink) in enumerate(head):
-        pen.text((gap, gap + 20 * k), _fitting(words, width - 2 * gap, 14), font=font_of(14, words), fill=ink)
+        write(pen, (gap, gap + 20 * k), _fitting(words, width - 2 * gap, 14), 14, ink)
     at = top
     for view in drawn:
         for k, section in enumerate(shown[view]):
@@ -115,10 +127,9 @@ def _head(facts: Facts, labels: Volume, made: str = "") -> list[tuple[str, tuple
 def _fitting(text: str, wide: int, size: int) -> str:
     """A text in one line, cut where it would go beyond so many pixels."""
     text = "".join(c if c.isprintable() else " " for c in text)
-    font = font_of(size, text)
-    if font.getlength(text) <= wide:
+    if length_of(text, size) <= wide:
         return text
-    while text and font.getlength(text + "...") > wide:
+    while text and length_of(text + "...", size) > wide:
         text = text[: -max(1, len(text) // 50)]
     return text + "..."
 
@@ -148,7 +159,7 @@ def _legend(
         pen.rectangle((left, y + 1, left + 11, y + 12), fill=drawn_colour(colours.get(s.label, (128, 128, 128))))
         volume = significant(s.volume_ml)
         name = _fitting(f"{s.label}  {s.name.replace('_', ' ')}", 250 - round(font_of(12).getlength(volume)), 12)
-        pen.text((left + 18, y), name, font=font_of(12, name), fill=_INK)
+        write(pen, (left + 18, y), name, 12, _INK)
         pen.text((left + 280, y), volume, font=font_of(12), fill=_INK, anchor="ra")
     if more:
         pen.text((left, top + 18 + 17 * len(part)), f"and {more} more", font=font_of(11), fill=_FAINT)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -50,7 +51,8 @@ _RULERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # mm, of scale bars
 _RULED = 60  # pixels: lower slices have no scale bar
 _SYSTEM_FONTS = (  # files of Linux, Windows and macOS, for names in other letters than those of English
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "NotoSansCJK-Regular.ttc", "DroidSansFallbackFull.ttf",
-    "wqy-zenhei.ttc", "YuGothM.ttc", "msgothic.ttc", "malgun.ttf", "msyh.ttc", "Arial Unicode.ttf", "Hiragino Sans GB.ttc",
+    "wqy-zenhei.ttc", "YuGothM.ttc", "msgothic.ttc", "malgun.ttf", "msyh.ttc", "Arial Unicode.ttf",
+    "Hiragino Sans GB.ttc",
 )  # fmt: skip
 
 
@@ -344,12 +346,35 @@ def significant(value: float, digits: int = 3) -> str:
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def font_of(size: int, text: str = "") -> Font:
-    """The font that Pillow brings, or that of this computer's which has most of the letters of a text."""
-    letters = {c for c in text if not c.isspace()}
-    if all(map(str.isascii, letters)):
-        return _fonts(size)[0]
-    return max(_fonts(size), key=lambda font: sum(_has(font, letter) for letter in letters))
+def font_of(size: int) -> Font:
+    """The font that Pillow brings, which has the letters of English."""
+    return _fonts(size)[0]
+
+
+def write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, ink: tuple[int, int, int]) -> None:
+    """A line of text from its upper left corner on, each letter in the first font that has it."""
+    x, base = float(at[0]), at[1] + size
+    for font, part in _parts(text, size):
+        pen.text((x, base), part, font=font, anchor="ls", fill=ink)
+        x += font.getlength(part)
+
+
+def length_of(text: str, size: int) -> float:
+    """How many pixels a text takes as `write` writes it."""
+    return sum(font.getlength(part) for font, part in _parts(text, size))
+
+
+def _parts(text: str, size: int) -> list[tuple[Font, str]]:
+    """A text in pieces, each with its font."""
+    return [(_fonts(size)[k], "".join(part)) for k, part in groupby(text, lambda letter: _font_with(letter, size))]
+
+
+@cache
+def _font_with(letter: str, size: int) -> int:
+    """Which of the fonts is the first that has a letter; 0 if none has it."""
+    if letter.isascii():
+        return 0
+    return next((k for k, font in enumerate(_fonts(size)) if _has(font, letter)), 0)
 
 
 @cache
