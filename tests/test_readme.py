@@ -1,5 +1,6 @@
 """The README keeps its promises that can be checked without installing anything."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -52,3 +53,10 @@ def test_files_that_the_readme_points_to_are_there(link: str) -> None:
 def test_the_scan_of_the_first_command_is_in_the_repository() -> None:
     first = next(line for line in commands() if line.startswith("segcli predict"))
     assert (README.parent / first.split()[2]).is_file()
+
+
+def test_the_readme_has_the_sums_of_the_default_model() -> None:
+    folder = README.parent / "weights" / "uxnet"
+    for name in ("weights.safetensors", "model.onnx"):
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert f"`{name}` `{found}`" in TEXT
