@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -39,10 +40,11 @@ def home() -> Path:
     return found if found.is_absolute() else Path("/")
 
 
-def at_home(path: str) -> str:
+def at_home(path: str | PathLike[str]) -> str:
     """A path that begins with ~/ below the user's home: in settings, variables and quotes no shell has seen it."""
-    below = path.startswith("~/") or (os.name == "nt" and path.startswith("~\\"))
-    return f"{home()}{path[1:]}" if below or path == "~" else path
+    text = os.fspath(path)
+    below = text.startswith("~/") or (os.name == "nt" and text.startswith("~\\"))
+    return f"{home()}{text[1:]}" if below or text == "~" else text
 
 
 def each_at_home(paths: str) -> str:

@@ -80,6 +80,7 @@ def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("SEGCLI_WEIGHTS", "~/w:/x:~other/w:a~/w")
     assert [str(p) for p in library.places()[:4]] == [f"{tmp_path}/w", "/x", "~other/w", "a~/w"]
     assert [at_home(path) for path in ("~", "~/a", "~a", "./~/a")] == [str(tmp_path), f"{tmp_path}/a", "~a", "./~/a"]
+    assert at_home(Path("~/a")) == f"{tmp_path}/a"
     organs(tmp_path / "m")
     assert library.find("~/m").name == "organs"
     monkeypatch.setenv("XDG_DATA_HOME", "relative")  # not to be used, by its specification

@@ -431,7 +431,7 @@ def read(
     """
     paths = [scan] if isinstance(scan, str | PathLike) else list(scan)
     return formats.read(
-        [Path(at_home(os.fspath(path))) for path in paths],
+        [Path(at_home(path)) for path in paths],
         affine=form(affine),
         series=series,
         volume=volume,

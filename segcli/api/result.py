@@ -241,7 +241,7 @@ class Result:
         others   as the options of `segcli predict` of that name
         errors   OutputExists: a file is there that is not this result, without `overwrite`; OutputError: no space, ...
         """
-        path = Path(at_home(fspath(to)))
+        path = Path(at_home(to))
         if not fspath(to):
             raise UsageError("to='': has an empty name", hint="give a folder or a file; . is this folder")
         for name, value, choices in (
