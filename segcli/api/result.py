@@ -48,7 +48,7 @@ class Result:
 
     >>> result = segcli.segment("scan.nii.gz")
     >>> result.verdict, round(result.volumes_ml["left_hippocampus"], 1), result.mask("thalamus").dtype
-    ('pass', 6.8, dtype('bool'))
+    ('pass', 6.7, dtype('bool'))
     >>> result.rows[0]["name"], result.checks[0].severity, result.record["model"]["name"]
     ('left_cerebral_white_matter', 'note', 'uxnet')
     >>> result.to_nibabel().shape, result.to_sitk().GetSize()
