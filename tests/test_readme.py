@@ -60,3 +60,7 @@ def test_the_readme_has_the_sums_of_the_default_model() -> None:
     for name in ("weights.safetensors", "model.onnx"):
         found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         assert f"`{name}` `{found}`" in TEXT
+
+
+def test_the_readme_stays_under_250_lines() -> None:
+    assert len(TEXT.splitlines()) < 250
