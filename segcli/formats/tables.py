@@ -117,8 +117,9 @@ def segments(names: Sequence[Label], shape: tuple[int, int, int]) -> str:
     shape   (D, H, W) of the label map, all of which each segment may cover
     """
     d, h, w = shape
-    lines = ["Segmentation_ContainedRepresentationNames:=Binary labelmap|"] if structures(names) else []
-    for number, n in enumerate(structures(names)):
+    found = structures(names)
+    lines = ["Segmentation_ContainedRepresentationNames:=Binary labelmap|"] if found else []
+    for number, n in enumerate(found):
         facts = {
             "ID": f"Segment_{n.id}",
             "Name": _escaped(_line(n.name)),

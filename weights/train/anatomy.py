@@ -6,7 +6,7 @@ knows the way to some other heads: points that go a part of it see an anatomy be
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +135,8 @@ def read_maps(paths: list[Path], table: Table) -> list[Head]:
     ways = []
     for one, head in enumerate(whole):
         others = [(one + i + 1) % len(whole) for i in range(min(NEIGHBOURS, len(whole) - 1))]
-        ways.append(
-            tuple(way(seen[one], seen[o], (whole[o].low + whole[o].high - head.low - head.high) / 2) for o in others)
-        )
-    return [Head(head.kinds, to, head.low, head.high) for head, to in zip(whole, ways, strict=True)]
+        ways.append(tuple(way(seen[one], seen[other], whole[other].middle - head.middle) for other in others))
+    return [replace(head, ways=to) for head, to in zip(whole, ways, strict=True)]
 
 
 def head_of(rows: np.ndarray, ways: tuple[Tensor, ...], table: Table) -> Head:
@@ -182,13 +180,11 @@ def rows_of(path: Path, table: Table) -> np.ndarray:
 
 def with_outermost(rows: np.ndarray, table: Table) -> np.ndarray:
     """The rows with white matter that is within 2 voxels of the cortex as its outermost part."""
-    white, near = table.among(*WHITE)[rows], table.among(*CORTEX)[rows]
+    near = wider(wider(table.among(*CORTEX)[rows]))
     out = rows.copy()
     for value in WHITE:
-        number = np.flatnonzero(table.among(OUTERMOST + value))
-        part = white & table.among(value)[rows]
-        if len(number):
-            out[part & wider(wider(near))] = number[0]
+        for number in np.flatnonzero(table.among(OUTERMOST + value)):
+            out[near & table.among(value)[rows]] = number
     return out
 
 
