@@ -11,7 +11,7 @@ from segcli.inference.decide import Decision, Spread, planes, put
 from segcli.parallel import each
 from segcli.space.volume import Grid, Volume, Voxels
 
-_CACHED = 1 << 18  # values of all channels that are worked on at a time
+_CACHED = 1 << 20  # values of all channels that are worked on at a time
 
 
 def winners(channels: NDArray[np.float32], decide: Decision) -> NDArray[np.integer]:

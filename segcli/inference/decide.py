@@ -332,7 +332,7 @@ def blocks(piece: Piece, slab: NDArray[np.float32]) -> Iterator[tuple[Piece, NDA
 def _decide(whole: NDArray[np.integer], piece: Piece, slab: NDArray[np.float32], decide: Decision) -> None:
     """Write the labels of one piece of a slab (K, d, h, w) into the whole label map."""
     there = piece.of(whole)
-    labels = there.copy("C")
+    labels = np.zeros(there.shape, there.dtype) if piece.mask is None else there.copy()
     cells = _winning_boxes(slab, decide)
     best = np.full(labels.shape, -np.inf, np.float32) if decide.rule == "argmax" else None
     for k, cell_box in enumerate(cells):
