@@ -63,7 +63,12 @@ class Given:
             bids=to.layout == "bids",
             tell=tell,
         )
-        return shard(found, self.shard) if self.shard else found
+        if not self.shard:
+            return found
+        part = shard(found, self.shard)
+        if not part:
+            tell(f"--shard {self.shard}: this part is empty, nothing is to be done (scans in all: {len(found)})")
+        return part
 
 
 def _list(name: str) -> bytes:

@@ -82,7 +82,9 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         end: Callable[[Iterable[Path]], object] = list  # nothing, in one process
         stream: Iterable[Outcome]
         try:
-            if workers.scheduler is not None:
+            if not found:  # of a part that has no scan
+                stream = ()
+            elif workers.scheduler is not None:
                 from segcli.batch.cluster import anywhere, end_workers, predict_on
 
                 placed, end = replace(opening, model=tuple(map(anywhere, opening.model))), end_workers

@@ -154,6 +154,15 @@ def test_a_list_from_stdin_between_nuls_and_a_part_of_it(model, tmp_path):
     assert done.stderr == b""
 
 
+def test_a_part_without_a_scan_is_told_and_ends_well(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    words = ("predict", "a.nii.gz", "--shard", "2/2", "-o", "out", "--model", model, *REAL)
+    done = command(*words, "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["cases"]) == (0, [])
+    assert done.stderr == b"--shard 2/2: this part is empty, nothing is to be done (scans in all: 1)\n"
+    assert (command(*words, "-q", cwd=tmp_path).stderr, list(tmp_path.glob("out/*"))) == (b"", [])
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
