@@ -136,9 +136,8 @@ def one_process(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with locked(handle):
+            yield
     finally:
         os.close(handle)
 
@@ -149,16 +148,36 @@ def _held(folder: Path) -> Iterator[None]:
     import hashlib
     import tempfile
 
-    msvcrt = import_module("msvcrt")
     named = os.path.normcase(os.path.realpath(folder)).encode("utf-8", "surrogatepass")
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # no temporary folder is no obstacle
             place = Path(tempfile.gettempdir(), f"segcli-{hashlib.sha256(named).hexdigest()[:32]}.lock")
-            handle = stack.enter_context(place.open("ab")).fileno()
-            while not _took(msvcrt, handle):
-                time.sleep(0.05)
-            stack.callback(_byte, msvcrt, handle, msvcrt.LK_UNLCK)
+            stack.enter_context(locked(stack.enter_context(place.open("ab")).fileno()))
         yield
+
+
+@contextmanager
+def locked(handle: int) -> Iterator[None]:
+    """Wait until no other descriptor has the system's lock on an open file, and have it; a dead process has none.
+
+    Where the file system knows no locks, nobody waits.
+    """
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+        return
+    msvcrt = import_module("msvcrt")
+    while not _took(msvcrt, handle):
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        _byte(msvcrt, handle, msvcrt.LK_UNLCK)
 
 
 def _took(msvcrt: object, handle: int) -> bool:

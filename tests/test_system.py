@@ -25,7 +25,7 @@ from segcli.batch.outputs import Destination
 from segcli.commands import harmless, process, running
 from segcli.errors import Denied, InputError, InputMissing, ModelError, OutOfMemory, OutputError, UsageError
 from segcli.formats import atomic, itk, streams
-from segcli.models import card, fetch
+from segcli.models import card
 from segcli.models.imports import bundle_weights, graph
 from segcli.models.imports.folder import unpacked
 from segcli.structures import Label, file_names
@@ -98,15 +98,6 @@ def test_2_3_a_temporary_file_of_a_number_that_no_process_can_have_is_swept(tmp_
     planted.touch()
     atomic.sweep(tmp_path)
     assert not planted.exists()
-
-
-@pytest.mark.parametrize("text", [b"\xff\xfe", b"[" * 100_000, b'{"host": "HOST", "pid": Infinity}', b'{"pid": []}'])
-def test_a_lock_that_is_none_is_taken_over(text: bytes, tmp_path: Path) -> None:
-    lock = tmp_path / "a.lock"
-    lock.write_bytes(text.replace(b"HOST", fetch.socket.gethostname().encode()))
-    os.utime(lock, (1, 1))
-    with fetch._locked(lock):
-        assert f'"pid": {os.getpid()}' in lock.read_text(encoding="utf-8")
 
 
 def test_6_4_ctrl_break_ends_as_a_termination_does(tmp_path: Path) -> None:
@@ -292,8 +283,8 @@ def test_6_6_what_is_written_has_the_same_ends_of_lines_on_every_system() -> Non
         for match in WRITES_TEXT.findall(path.read_text(encoding="utf-8"))
         if "newline=" not in match
     ]
-    # A lock, which holds one line without an end, and a standard stream that was closed, which is not written to.
-    assert sorted(name for name, _ in found) == ["commands/process.py", "models/fetch.py"], found
+    # A standard stream that was closed, which is not written to.
+    assert [name for name, _ in found] == ["commands/process.py"], found
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

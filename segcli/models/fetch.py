@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from segcli.documents import Document
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
 from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
 from segcli.models.library import file_sha256
-from segcli.system import alive, bytes_of, insistently
+from segcli.system import bytes_of, insistently, locked
 
 if TYPE_CHECKING:
     import httpx
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]  # bytes that are there, bytes in all where the server says so
 _TRIES = 4  # of one address, each going on where the last one ended
 _WAIT = 1.0  # seconds before the second try, twice as many before each later one
-_STALE = 60.0  # seconds after which a lock that nobody renews, of another machine, is taken over
-# The same of this machine, where a process seems to live: after a restart, and in each container anew, another one has
-# the number. Nothing renews a lock while the sum of a large file is made.
-_LOST = 900.0
 _HUB = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?")
 
 
@@ -126,15 +121,10 @@ def fetch(
     part = folder / f".{hashlib.sha256(todo[-1].encode()).hexdigest()[:12]}-{name}.part"
     wanted = wanted or _sums(folder).get(todo[-1])
     failures: list[str] = []
-    with _locked(part.with_suffix(".lock")) as renew:
-
-        def told(done: int, total: int | None) -> None:
-            renew()
-            progress(done, total)
-
+    with _locked(part.with_suffix(".lock")):
         for address in todo:
             try:
-                total = _complete(address, part, told)
+                total = _complete(address, part, progress)
             except DownloadFailed as error:
                 failures.append(error.message)
                 continue
@@ -333,46 +323,39 @@ def _remember(folder: Path, address: str, found: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[Callable[[], None]]:
-    """Held by one process; yields what renews it. A lock of a dead process, or one not renewed, is taken over."""
-    own: Document = {"host": socket.gethostname(), "pid": os.getpid()}
+def _locked(path: Path) -> Iterator[None]:
+    """Held by one process at a time. The lock is the system's own on a file of that name: a dead process has none."""
     while True:
-        try:
-            with translated(path):
-                handle = insistently(partial(os.open, path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            break
-        except OutputError as error:
-            if not isinstance(error.__cause__, FileExistsError):
-                raise
-        if _abandoned(path):
-            with translated(path):
-                insistently(partial(path.unlink, missing_ok=True))
-        else:
-            time.sleep(0.2)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(own, file)
-        file.flush()
-        try:
-            yield lambda: os.utime(file.fileno() if os.utime in os.supports_fd else path)
-        finally:
-            file.close()
-            insistently(partial(path.unlink, missing_ok=True))
+        with translated(path):
+            handle = insistently(partial(_lock_file, path))
+        with os.fdopen(handle, "rb"), locked(handle):
+            if not _has_name(path, handle):  # whoever had it before has taken the name away
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows takes no name away from a file that is open
+                    path.unlink()
+            return
 
 
-def _abandoned(path: Path) -> bool:
+def _lock_file(path: Path) -> int:
+    """A descriptor of the file of a lock, made where there is none; a link or a pipe of its name is taken away."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
     try:
-        if path.is_symlink() or not path.is_file():  # no lock of ours; a pipe would never end
-            return path.is_symlink() or path.exists()
-        text, age = path.read_text(encoding="utf-8", errors="replace"), time.time() - path.stat().st_mtime
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except PermissionError:  # another user's, who shares the folder
+        return os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _has_name(path: Path, handle: int) -> bool:
+    """Whether a file that is open is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
     except OSError:
         return False
-    try:
-        owner = json.loads(text)
-        if owner["host"] == socket.gethostname():
-            return age > _LOST or not alive(int(owner["pid"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return age > 2  # being written, or not ours
-    return age > _STALE
 
 
 # ---- what to say

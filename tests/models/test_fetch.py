@@ -287,20 +287,47 @@ def test_a_link_that_was_planted_under_the_name_of_a_download_is_not_followed(se
     assert (got.path.read_bytes(), got.path.is_symlink()) == (BODY, False)
 
 
-def test_of_two_processes_one_waits_and_a_dead_ones_lock_is_taken_over(server: Server, tmp_path: Path) -> None:
+def test_one_process_waits_for_another_and_takes_over_from_a_dead_one(server: Server, tmp_path: Path) -> None:
     part = room.hashlib.sha256(server.address.encode()).hexdigest()[:12]
-    lock = tmp_path / f".{part}-model.zip.lock"
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    lock.write_text(json.dumps({"host": room.socket.gethostname(), "pid": int(done.stdout)}))
-    assert fetch([server.address], tmp_path).path.read_bytes() == BODY
-    lock.write_text(json.dumps({"host": room.socket.gethostname(), "pid": os.getpid()}))
-    waiting = threading.Thread(target=fetch, args=([server.address], tmp_path))
-    waiting.start()
-    waiting.join(0.5)
-    assert waiting.is_alive()
-    lock.unlink()
+    code = (
+        "import sys, time; from pathlib import Path; from segcli.models.fetch import _locked\n"
+        "with _locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", code, tmp_path / f".{part}-model.zip.lock"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        waiting = threading.Thread(target=fetch, args=([server.address], tmp_path))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        holder.kill()
     waiting.join(20)
     assert not waiting.is_alive()
+    assert leftovers(tmp_path) == {"model.zip"}
+
+
+def test_a_lock_file_that_is_left_is_free_and_many_have_it_one_by_one(tmp_path: Path) -> None:
+    lock = tmp_path / "a.lock"
+    lock.write_text(json.dumps({"host": "another", "pid": os.getpid()}))
+    inside, most = 0, []
+
+    def work() -> None:
+        nonlocal inside
+        for _ in range(20):
+            with room._locked(lock):
+                inside += 1
+                most.append(inside)
+                time.sleep(0)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most == [1] * 160
+    assert not lock.exists()
 
 
 @pytest.mark.slow
@@ -327,13 +354,3 @@ def test_killed_at_twenty_moments_it_goes_on_to_the_same_bytes(server: Server, t
     assert fetch([server.address], tmp_path).path.read_bytes() == BODY
     assert any(begun)
     assert leftovers(tmp_path) == {"model.zip"}
-
-
-def test_a_lock_of_a_process_whose_number_another_one_has_by_now_is_taken_over_in_the_end(tmp_path: Path) -> None:
-    lock = tmp_path / "model.lock"
-    lock.write_text(json.dumps({"host": room.socket.gethostname(), "pid": os.getpid()}))
-    assert not room._abandoned(lock)
-    os.utime(lock, (time.time() - 600,) * 2)
-    assert not room._abandoned(lock), "the sum of a large file takes its time"
-    os.utime(lock, (time.time() - 1000,) * 2)
-    assert room._abandoned(lock)
