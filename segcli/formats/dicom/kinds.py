@@ -79,6 +79,11 @@ def no_slice(file: DicomFile) -> str | None:
     return "a scout (localizer)" if "LOCALIZER" in file.text("ImageType").split("\\") else None
 
 
+def is_image(file: DicomFile) -> bool:
+    """Whether a file is a slice of a volume, should be one, or is a scout: its frames count as slices."""
+    return file.text("SOPClassUID") in VOLUME_CLASSES or no_slice(file) is None
+
+
 @cache
 def _spoilt(sop_class: str) -> bool:
     """Whether a class is none of the standard's, and not one of a maker's own either: nearly a slice's is neither."""

@@ -23,7 +23,7 @@ from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
 from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file, without_warnings
 from segcli.formats.dicom.frames import Frame, is_mosaic
-from segcli.formats.dicom.kinds import VOLUME_CLASSES, no_slice, no_volume
+from segcli.formats.dicom.kinds import VOLUME_CLASSES, is_image, no_slice, no_volume
 from segcli.formats.dicom.places import INSIDE, Stray, at_once, every_file, is_collection, kind_of, printable
 from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Uneven, stack_grid, values_of
@@ -57,8 +57,8 @@ class Series:
 
     @cached_property
     def frames(self) -> int:
-        """Slices in all of its files, as their headers count them."""
-        return sum(f.count("NumberOfFrames") for f in self.files)
+        """Slices in all of its files, as their headers count them; what is of another kind has none."""
+        return sum(f.count("NumberOfFrames") for f in self.files if is_image(f))
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:
@@ -73,17 +73,18 @@ class Series:
     @cached_property
     def summary(self) -> Summary:
         """What the series holds, or why it is refused; the headers are freed again."""
+        which: tuple[tuple[str, int], ...] = ()
         try:
             if self.reason is not None:
                 raise InputError(self.reason)
+            which = tuple((stack.what, len(stack.frames)) for stack in self.stacks)
             names = [self.name if len(self.stacks) == 1 else f"{self.name}, {stack.what}" for stack in self.stacks]
             grids = [stack_grid(s.frames, name)[0] for s, name in zip(self.stacks, names, strict=True)]
-            which = tuple((stack.what, len(stack.frames)) for stack in self.stacks)
             return Summary(self.frames, which, grids[0].shape, grids[0].spacing, None)
         except SegcliError as error:  # also of a decoder that is missing, or a file that has gone
-            return Summary(self.frames, (), None, None, error.message)
+            return Summary(self.frames, which, None, None, error.message)
         except Exception as error:  # a fault of segcli's own costs no other series; reading this one tells it in full
-            return Summary(self.frames, (), None, None, f"an internal error of segcli: {type(error).__name__}: {error}")
+            return Summary(self.frames, which, None, None, f"an internal error of segcli: {type(error).__name__}: {error}")
         finally:
             self.__dict__.pop("stacks", None)
             for file in self.files:
@@ -100,7 +101,7 @@ class Summary:
     """What a series holds.
 
     which     what tells each of its volumes apart, and its slices: the first is --volume 1
-    problem   why it is not a volume, or refused as one; None when it can be read
+    problem   why it is not a volume, or one of its volumes is refused; None when all can be read
     """
 
     frames: int

@@ -830,7 +830,9 @@ def test_a_tree_lists_what_could_be_a_volume_and_why_the_rest_is_not(tmp_path: P
     assert (plain.number, plain.modality, plain.description) == (3, "CT", "phantom")
     assert plain.summary == dicom.Summary(6, (("the only one", 6),), (6, 7, 5), (3.0, 2.0, 1.5), None)
     assert gap.reason is None
+    assert (gap.summary.frames, gap.summary.volumes) == (5, 1)
     assert "unevenly spaced" in str(gap.summary.problem)
+    assert scout.summary.frames == 2
     assert scout.reason == "a scout (localizer)"
     assert "CANARY" not in f"{plain.name} {gap.name} {scout.name} {gap.summary}"
     np.testing.assert_array_equal(dicom.read_series(plain).data[0], phantom())

@@ -65,6 +65,7 @@ def test_of_several_volumes_the_one_that_is_not_whole_is_named(tmp_path: Path) -
     series(folder, first=100, each=second, modality="MR", EchoTime=80)
     (found,) = dicom.find(folder)
     assert f"{found.name}, echo time 80: 5 slices unevenly spaced" in str(found.summary.problem)
+    assert found.summary.which == (("echo time 2.5", 6), ("echo time 80", 5))
     assert dicom.read(folder, volume=1).grid.shape == SHAPE
 
 
