@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import Literal, get_args
 
 import highdicom as hd
 import numpy as np
@@ -58,8 +59,8 @@ class About:
     """What the user says of an object that is made.
 
     description  of its series; None: "segcli" and the model
-    number       of the segmentation's series, a structure set having the next and a report the one after; None: from
-                 the source's
+    number       of the segmentation's series, a structure set having the next and a report the one after; None: the
+                 source's and 1000, 2000 and 3000, so that objects of several series of a study are told apart
     moment       when it is made, for its dates; None: they are those of the source, so that equal labels make equal
                  bytes
     anonymous    whether patient, dates and study numbers stay away; identifiers of instances stay, which tie it to
@@ -73,6 +74,7 @@ class About:
 
 
 AS_SOURCE = About()
+Made = Literal["segmentation", "structure set", "report"]  # in the order of their series' numbers
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,12 @@ class Scan:
                 return date, time if re.fullmatch(r"\d{2,6}(\.\d+)?", time) else "000000"
         return "19000101", "000000"
 
-    @property
-    def number(self) -> int:
+    def number(self, kind: Made) -> int:
         """The series number of a new object: the source's, moved to where scanners seldom number, or as wished."""
-        wished = self.about.number
-        return self.files[0].count("SeriesNumber", 0) % 100000 + 1000 if wished is None else wished
+        place, wished = get_args(Made).index(kind), self.about.number
+        if wished is not None:
+            return wished + place
+        return self.files[0].count("SeriesNumber", 0) % 100000 + 1000 * (place + 1)
 
     def description(self, algorithm: str) -> str:
         """What the series of a new object is called."""

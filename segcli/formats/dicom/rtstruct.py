@@ -204,7 +204,11 @@ def _object(
     ds.file_meta.ImplementationClassUID, ds.file_meta.ImplementationVersionName = _IMPLEMENTATION, "SEGCLI"
     ds.SOPClassUID, ds.SOPInstanceUID = RTStructureSetStorage, uid(identity, "instance")
     scan.lend(ds, wanted)
-    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "RTSTRUCT", uid(identity, "series"), scan.number + 1
+    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = (
+        "RTSTRUCT",
+        uid(identity, "series"),
+        scan.number("structure set"),
+    )
     ds.SeriesDescription, ds.OperatorsName = scan.description(algorithm), ""
     scan.sign(ds, algorithm, version)
     ds.SeriesDate, ds.SeriesTime = ds.StructureSetDate, ds.StructureSetTime = scan.date_time

@@ -198,7 +198,7 @@ def _object(
             for number, label in enumerate(wanted, 1)
         ],
         series_instance_uid=uid(identity, "series"),
-        series_number=scan.number,
+        series_number=scan.number("segmentation"),
         sop_instance_uid=uid(identity, "instance"),
         instance_number=1,
         manufacturer=MANUFACTURER,

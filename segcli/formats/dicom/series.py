@@ -84,7 +84,9 @@ class Series:
         except SegcliError as error:  # also of a decoder that is missing, or a file that has gone
             return Summary(self.frames, which, None, None, error.message)
         except Exception as error:  # a fault of segcli's own costs no other series; reading this one tells it in full
-            return Summary(self.frames, which, None, None, f"an internal error of segcli: {type(error).__name__}: {error}")
+            return Summary(
+                self.frames, which, None, None, f"an internal error of segcli: {type(error).__name__}: {error}"
+            )
         finally:
             self.__dict__.pop("stacks", None)
             for file in self.files:

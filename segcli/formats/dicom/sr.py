@@ -123,7 +123,7 @@ def _object(
         evidence=[_evidence(scan, segments), *(_evidence(scan, f.header) for f in scan.files)],
         content=report,
         series_instance_uid=uid(identity, "series"),
-        series_number=scan.number + 2,
+        series_number=scan.number("report"),
         sop_instance_uid=uid(identity, "instance"),
         instance_number=1,
         manufacturer=MANUFACTURER,

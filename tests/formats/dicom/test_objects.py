@@ -63,6 +63,11 @@ def test_series_have_the_description_and_the_numbers_that_are_wished(tmp_path: P
     ]
 
 
+def test_objects_of_several_series_of_a_study_have_numbers_of_their_own(tmp_path: Path) -> None:
+    made = [*objects(tmp_path / "a", SeriesNumber=3), *objects(tmp_path / "b", SeriesNumber=4)]
+    assert [ds.SeriesNumber for ds in made] == [1003, 2003, 3003, 1004, 2004, 3004]
+
+
 def test_6_6_dates_are_the_source_s_and_those_of_now_only_where_it_is_wished(tmp_path: Path) -> None:
     plain, dated = (tmp_path / name for name in ("plain", "dated"))
     first = objects(plain)
