@@ -53,9 +53,15 @@ def not_loaded(name: str, error: Exception) -> EngineError | None:
     of_python = isinstance(error, ImportError) and (error.name or "").partition(".")[0] != "segcli"
     if not of_python and not of_system:
         return None
-    hint = f"pip install --force-reinstall {name}" if name else "`segcli doctor` shows what is there"
+    hint = (
+        f"pip install --force-reinstall {name}"
+        if name
+        else "`segcli doctor` shows what is there, `pip check` what is missing"
+    )
     if _NO_ROOM.search(str(error)):
         hint = "the process may not have so much address space (`ulimit -v`, `h_vmem` of a cluster): ask for more"
+    if not name and isinstance(error, ModuleNotFoundError) and "." not in (error.name or "."):
+        return EngineError(f"{error.name} is not installed, and segcli needs it", hint=hint)
     return EngineError(f"{name or 'a library'} cannot be loaded: {cause_of(error)}", hint=hint)
 
 

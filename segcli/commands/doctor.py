@@ -14,7 +14,7 @@ from segcli.commands.options import Commands, Json
 from segcli.commands.terminal import SCHEMA, print_facts, print_json, table
 from segcli.documents import Document
 from segcli.errors import EngineError, ModelError, cause_of
-from segcli.packages import version_of
+from segcli.packages import not_loaded, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,20 +35,40 @@ SIZE = 24  # edge of the convolved cube, voxels
 def doctor(json: Json = False) -> None:
     """Run a small 3-D convolution on each engine, compare the sums of the weights that ship; versions, cores, memory.
 
-    Ends with 78 where a file of weights is not what its card states, with 69 where no engine works.
+    Ends with 78 where a file of weights is not what its card states, with 69 where no engine works or a library that
+    segcli cannot do without is missing.
     """
-    found = diagnosis()
+    try:
+        found = diagnosis()
+    except Exception as error:
+        if not_loaded("", error) is not None:  # a library that segcli cannot do without: which ones there are is told
+            _say_libraries(json)
+        raise
     if json:
         print_json({"schema": SCHEMA, **found})
     else:
         print_facts(found["machine"])
         table("engines", [{**row, "seconds": row["seconds"] if row["works"] else None} for row in found["engines"]])
         table("weights", found["weights"])
-        table("libraries", [{"name": k, "version": v} for k, v in found["libraries"].items()])
+        _say_libraries(json)
     if not all(w["right"] for w in found["weights"]):
         raise typer.Exit(ModelError.exit_code)
     if not any(e["works"] for e in found["engines"]):
         raise typer.Exit(EngineError.exit_code)
+
+
+def _say_libraries(json: bool) -> None:
+    """The versions of the libraries alone."""
+    found = libraries()
+    if json:
+        print_json({"schema": SCHEMA, "libraries": found})
+    else:
+        table("libraries", [{"name": name, "version": version} for name, version in found.items()])
+
+
+def libraries() -> dict[str, str | None]:
+    """The version of each library that segcli uses, None where it is not installed."""
+    return {name: _version(name) for name in LIBRARIES}
 
 
 def diagnosis() -> Document:
@@ -74,7 +94,7 @@ def diagnosis() -> Document:
             for name, trial in spec.trials.items()
         ],
         "weights": _weights(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": libraries(),
     }
 
 

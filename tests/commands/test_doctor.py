@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from runs import command
 
 from segcli.commands import doctor
 from segcli.commands.app import app
@@ -94,3 +95,13 @@ def test_weights_that_are_not_what_shipped_end_with_78(
     rows = json.loads(capsys.readouterr().out)["weights"]
     assert code == 78
     assert any(said in row["note"] for row in rows if not row["right"]), rows
+
+
+def test_a_library_that_segcli_needs_and_that_is_not_there_is_named_and_the_others_are_listed(tmp_path: Path) -> None:
+    without = "import sys; sys.modules['SimpleITK'] = None; from segcli.commands.process import main; sys.exit(main())"
+    done = command("doctor", "--json", cwd=tmp_path, before=("-c", without))
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        69,
+        b"error: SimpleITK is not installed, and segcli needs it",
+    )
+    assert json.loads(done.stdout)["libraries"]["numpy"]
