@@ -50,12 +50,13 @@ def today() -> str:
 
     Where the environment has SOURCE_DATE_EPOCH, seconds since 1970 as of reproducible builds, they say the day.
     """
-    said = os.environ.get("SOURCE_DATE_EPOCH", "")
-    fixed = said.isdecimal() and len(said) <= _DIGITS
-    return (datetime.fromtimestamp(int(said), UTC) if fixed else datetime.now(UTC)).date().isoformat()
+    seconds = epoch_of(os.environ.get("SOURCE_DATE_EPOCH", ""))
+    return (datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)).date().isoformat()
 
 
-_DIGITS = 11  # of seconds up to the year 5138; a longer number is no date
+def epoch_of(said: str) -> int | None:
+    """Seconds since 1970 as SOURCE_DATE_EPOCH states them, up to the year 5138; None for any other text."""
+    return int(said) if said.isascii() and said.isdecimal() and len(said) <= 11 else None
 
 
 def refuse_unreferable(source: Source | None, kind: str) -> None:

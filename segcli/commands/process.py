@@ -17,6 +17,7 @@ from typing import Any, TextIO, TypeVar
 import typer
 
 from segcli import system
+from segcli.batch.objects import epoch_of
 from segcli.commands.harmless import Harmless, is_file, told
 from segcli.commands.options import advice
 from segcli.commands.terminal import Show, say, show_error
@@ -39,6 +40,7 @@ def main() -> None:
     words, debug = _without_debug([_at_home(word) for word in sys.argv[1:]])
     for name in [name for name in os.environ if name.startswith("SEGCLI_")]:
         os.environ[name] = each_at_home(os.environ[name])
+    _without_wrong_date()
     if debug:
         words = ["--debug", *words]
     else:
@@ -84,6 +86,15 @@ def _at_home(word: str) -> str:
     """A word of the command line whose path begins with ~/, as in quotes or behind --output=, below the home folder."""
     option, equals, value = word.partition("=")
     return f"{option}={at_home(value)}" if equals and option.startswith("--") else at_home(word)
+
+
+def _without_wrong_date() -> None:
+    """Leave a SOURCE_DATE_EPOCH that is no date away: NumPy reads it as a number when a part of it is imported."""
+    said = os.environ.get("SOURCE_DATE_EPOCH")
+    if said is not None and epoch_of(said) is None:
+        del os.environ["SOURCE_DATE_EPOCH"]
+        if said:
+            say(f"warning: SOURCE_DATE_EPOCH={said}: is no number of seconds since 1970, and is ignored")
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:

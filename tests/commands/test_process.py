@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from runs import quick
+from runs import command, quick
 
 from segcli.commands import process
 from segcli.commands.terminal import Show
@@ -108,3 +108,16 @@ def test_a_result_that_is_waited_for_is_returned_and_an_error_raised(show):
     assert process.waited(lambda: 3, show) == 3
     with pytest.raises(InputError):
         process.waited(lambda: (_ for _ in ()).throw(InputError("no")), show)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("abc", b"warning: SOURCE_DATE_EPOCH=abc: is no number of seconds since 1970, and is ignored\n"), ("", b"")],
+)
+def test_a_date_of_the_environment_that_is_none_is_ignored_and_told(tmp_path, said, told):
+    program = (
+        "import os; from segcli.commands import process; process._without_wrong_date(); import scipy.ndimage; "
+        "print(os.environ.get('SOURCE_DATE_EPOCH'))"
+    )
+    done = command(before=("-c", program), cwd=tmp_path, env={"SOURCE_DATE_EPOCH": said})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"None\n", told)
