@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+Samples = tuple[int, bool]  # how many bits each has, and whether they have a sign
+
 
 def are_runs(stream: bytes, segments: int, size: int) -> bool:
     """Whether a frame holds so many segments of run lengths, each of `size` bytes when unpacked (PS3.5 G).
@@ -28,19 +30,54 @@ def are_runs(stream: bytes, segments: int, size: int) -> bool:
 
 
 def coded_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream announces, None where it does not.
-
-    JPEG: the first start-of-frame segment (ITU-T T.81 B.2.2, T.87 for JPEG-LS); JPEG 2000: the SIZ segment right
-    behind the start of the code stream (T.800 A.5.1), inside a JP2 file as well.
-    """
-    start = stream.find(b"\xff\x4f\xff\x51")
-    if start >= 0 and stream[:2] != b"\xff\xd8":
-        x1, y1, x0, y0 = (int.from_bytes(stream[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream announces, None where it does not."""
+    at = _size_of_2000(stream)
+    if at is not None:
+        x1, y1, x0, y0 = (int.from_bytes(stream[at + i : at + i + 4], "big") for i in (8, 12, 16, 20))
         return y1 - y0, x1 - x0
+    at = _start_of_frame(stream)
+    if at is None:
+        return None
+    return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
+
+
+def coded_samples(stream: bytes) -> Samples:
+    """What a code stream of a known size says of its samples; those of JPEG and JPEG-LS never have a sign."""
+    at = _size_of_2000(stream)
+    if at is not None:
+        return (stream[at + 42] & 0x7F) + 1, stream[at + 42] > 0x7F
+    at = _start_of_frame(stream)
+    return (0 if at is None else stream[at + 4]), False
+
+
+def are_meant(coded: Samples, said: Samples, low: int, top: int) -> bool:
+    """Whether values that were decoded, from `low` to `top`, mean the same by the code stream and by the header.
+
+    A stream without a sign under a header with one is taken for the two's complement that some encoders store. More
+    bits than the header says are no contradiction where no value needs them.
+    """
+    (bits, sign), (stored, signed) = coded, said
+    if not (-(1 << stored - 1) <= low and top < 1 << stored):
+        return False
+    if sign and not signed:
+        return top < 1 << bits - 1  # a negative value has become a large one
+    if signed and not sign and bits < stored:
+        return low >= 0 and top < 1 << bits - 1  # a large value may have become a negative one
+    return True
+
+
+def _size_of_2000(stream: bytes) -> int | None:
+    """Where a JPEG 2000 code stream begins, also inside a JP2 file; its SIZ segment (T.800 A.5.1) follows at once."""
+    start = stream.find(b"\xff\x4f\xff\x51")
+    return start if 0 <= start <= len(stream) - 43 and stream[:2] != b"\xff\xd8" else None
+
+
+def _start_of_frame(stream: bytes) -> int | None:
+    """Where the first start-of-frame segment of a JPEG lies (ITU-T T.81 B.2.2, T.87 for JPEG-LS)."""
     at = 2
     while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
+            return at
         at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     return None

@@ -29,7 +29,7 @@ from pydicom.uid import UID
 
 from segcli.errors import EngineError, InputError, OutOfMemory, SegcliError
 from segcli.formats.dicom.archive import Place, opened
-from segcli.formats.dicom.code_streams import are_runs, coded_size
+from segcli.formats.dicom.code_streams import Samples, are_meant, are_runs, coded_samples, coded_size
 from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
 from segcli.space.volume import Voxels
 
@@ -329,8 +329,10 @@ def voxels(file: DicomFile) -> Voxels:
     if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated or coded:
         raise InputError(f"{file.name}: {stored} of {allocated} bits, highest bit {high}: not a data type that is read")
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
+    samples: set[Samples] = set()
     if file.pixels is None:
-        data = _decoded(file).astype(kind)
+        data, samples = _decoded(file)
+        data = data.astype(kind)
     else:
         offset, length = file.pixels
         as_stored = kind.newbyteorder(">" if file.syntax == BIG_ENDIAN else "<")
@@ -345,6 +347,14 @@ def voxels(file: DicomFile) -> Voxels:
     padding, least = _padding(file, allocated, signed), -(1 << (stored - 1)) if signed else 0
     if padding is not None and high + 1 == stored and not least <= padding < least + (1 << stored):
         data[data == padding] = least  # beyond what was reconstructed: its lower bits alone would be some tissue's
+    _samples_agree(file, samples, data, stored, signed)
+    below, low, top = high + 1 - stored, int(data.min()), int(data.max())
+    if below and low >= -(1 << stored - 1) and top < 1 << stored and (data & kind.type((1 << below) - 1)).any():
+        raise InputError(
+            f"{file.name}: its samples are said to lie in the bits {below} to {high} of their words, and look as if "
+            f"they lay in the lowest {stored}: its values cannot be told",
+            hint="correct HighBit, or export the series again",
+        )
     if stored < allocated and not signed and high + 1 == stored:
         data &= kind.type((1 << stored) - 1)
     elif stored < allocated:  # up to the top, then down again: the sign comes along, bits above and below go
@@ -362,20 +372,33 @@ def _padding(file: DicomFile, allocated: int, signed: bool) -> int | None:
     return value - (1 << allocated) if signed and value >> (allocated - 1) else value
 
 
-def _decoded(file: DicomFile) -> Voxels:
-    """All frames of a compressed file, by pydicom's decoders."""
+def _samples_agree(file: DicomFile, samples: set[Samples], data: Voxels, stored: int, signed: bool) -> None:
+    """Refuse values on which a code stream and the header do not agree."""
+    for each in samples:
+        if not are_meant(each, (stored, signed), int(data.min()), int(data.max())):
+            coded, said = ("signed" if sign else "unsigned" for sign in (each[1], signed))
+            raise InputError(
+                f"{file.name}: its code stream has {coded} samples of {each[0]} bits, {said} ones of {stored} bits by "
+                "its header: its values cannot be told",
+                hint="export the series again, not compressed",
+            )
+
+
+def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:
+    """All frames of a compressed file, by pydicom's decoders, and what its code streams say of their samples."""
     decoder = get_decoder(UID(file.syntax))
     plugin, package = _DECODERS.get(file.syntax, ("", ""))
     if plugin and plugin not in decoder.available_plugins:
         raise EngineError(
             f"{file.name}: no decoder for {uid_name(file.syntax)}", hint=f"install it: pip install {package}"
         )
+    samples: set[Samples] = set()
     with without_warnings():
         try:
             with reachable(file.path), opened(file.path) as handle:
                 header = pydicom.dcmread(handle, force=True)
             if file.syntax in CODE_STREAMS:
-                _sizes_agree(file, header.PixelData)
+                samples = _sizes_agree(file, header.PixelData)
             elif file.syntax == _RLE:
                 _runs_agree(file, header.PixelData)
             # its own correction takes the highest bit for the one below BitsStored: `voxels` knows where it is
@@ -386,21 +409,26 @@ def _decoded(file: DicomFile) -> Voxels:
             raise
         except Exception as error:  # the decoders raise all kinds
             raise InputError(f"{file.name}: corrupt: its pixels cannot be decoded ({uid_name(file.syntax)})") from error
-    return np.asarray(data)
+    return np.asarray(data), samples
 
 
-def _sizes_agree(file: DicomFile, encapsulated: bytes) -> None:
-    """Before a decoder gets memory for what a code stream announces, that has to be what the header says."""
+def _sizes_agree(file: DicomFile, encapsulated: bytes) -> set[Samples]:
+    """Before a decoder gets memory for what a code stream announces, that has to be what the header says.
+
+    returns   what the code streams of the frames say of their samples
+    """
     rows, columns, frames = file.count("Rows", 0), file.count("Columns", 0), file.count("NumberOfFrames")
-    found = 0
+    found, samples = 0, set()
     for stream in generate_frames(encapsulated, number_of_frames=frames):
         size = coded_size(stream)
         if size != (rows, columns):
             said = "of no known size" if size is None else f"of {size[0]} x {size[1]}"
             raise InputError(f"{file.name}: corrupt: pixels {said}, its header says {rows} x {columns}")
+        samples.add(coded_samples(stream))
         found += 1
     if found != frames:
         raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")
+    return samples
 
 
 def _runs_agree(file: DicomFile, encapsulated: bytes) -> None:

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from dicom_phantom import affine, enhanced, phantom, series
 from numpy.typing import NDArray
+from openjpeg.utils import encode_array
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filewriter import write_file_meta_info
@@ -184,6 +185,66 @@ def test_4_1_slices_in_a_folder_that_may_be_listed_and_not_entered_are_refused(
 def test_4_10_signed_values_survive_compression(tmp_path: Path, syntax: str) -> None:
     scan = dicom.read(compress(series(tmp_path / "mr", LARGER, modality="MR"), syntax))
     np.testing.assert_array_equal(scan.data[0], LARGER)
+
+
+def of_2000(folder: Path, coded: NDArray[Any], bits: int, said: int, signed: bool) -> Path:
+    """A series whose slices are JPEG 2000 code streams of samples of so many bits, and a header that says others."""
+
+    def each(ds: Dataset, k: int) -> None:
+        ds.RescaleIntercept, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 0, said, said - 1, int(signed)
+        ds.PixelData = encapsulate([encode_array(coded[k], bits_stored=bits, photometric_interpretation=2)])
+        ds["PixelData"].is_undefined_length = True
+
+    return series(folder, coded.astype(np.int32), each=each, syntax=JPEG2000Lossless)
+
+
+NOISE = np.random.default_rng(7).integers(0, 1 << 16, (3, 32, 32)).astype(np.uint16)
+SMALL = (NOISE & 0x7FF).view(np.int16) - np.int16(1024)  # of 11 bits with a sign
+
+
+@pytest.mark.parametrize(
+    ("coded", "bits", "said", "signed"),
+    [
+        (NOISE, 16, 12, False),
+        (SMALL, 12, 12, False),
+        (NOISE.view(np.int16), 16, 16, False),
+        (NOISE & 0xFFF, 12, 16, True),
+        (NOISE.view(np.int16), 16, 12, True),
+    ],
+)
+def test_4_9_a_code_stream_whose_values_its_header_contradicts_is_refused(
+    tmp_path: Path, coded: NDArray[Any], bits: int, said: int, signed: bool
+) -> None:
+    streams = f"{'signed' if coded.dtype.kind == 'i' else 'unsigned'} samples of {bits} bits"
+    header = f"{'signed' if signed else 'unsigned'} ones of {said} bits"
+    with pytest.raises(InputError, match=f"a-000.dcm: its code stream has {streams}, {header} by its header"):
+        dicom.read(of_2000(tmp_path / "ct", coded, bits, said, signed))
+
+
+@pytest.mark.parametrize(
+    ("coded", "bits", "said", "signed", "meant"),
+    [
+        (NOISE, 16, 16, True, NOISE.view(np.int16)),  # two's complement, as some encoders store it
+        (SMALL.view(np.uint16) & 0xFFF, 12, 12, True, SMALL),
+        (NOISE & 0x7FF, 12, 16, True, NOISE & 0x7FF),
+        (NOISE & 0xFFF, 16, 12, False, NOISE & 0xFFF),
+        (SMALL, 16, 12, True, SMALL),
+        ((NOISE & 0xFF).astype(np.uint8), 8, 12, False, NOISE & 0xFF),
+    ],
+)
+def test_4_9_a_code_stream_of_other_bits_is_read_where_its_values_fit(
+    tmp_path: Path, coded: NDArray[Any], bits: int, said: int, signed: bool, meant: NDArray[Any]
+) -> None:
+    np.testing.assert_array_equal(dicom.read(of_2000(tmp_path / "ct", coded, bits, said, signed)).data[0], meant)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_4_9_samples_that_do_not_lie_in_the_upper_bits_where_they_are_said_to_are_refused(
+    tmp_path: Path, syntax: str
+) -> None:
+    folder = series(tmp_path / "ct", LARGER, HighBit=15)
+    with pytest.raises(InputError, match=r"lie in the bits 4 to 15 of their words, and look as if .* lowest 12"):
+        dicom.read(compress(folder, RLELossless) if syntax == RLELossless else folder)
 
 
 def test_4_10_loss_is_said(tmp_path: Path) -> None:
