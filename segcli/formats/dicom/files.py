@@ -8,29 +8,23 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.errors import BytesLengthException
 from pydicom.pixels import get_decoder
-from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from segcli.errors import EngineError, InputError, OutOfMemory, SegcliError
 from segcli.formats.dicom.archive import Place, opened
 from segcli.formats.dicom.code_streams import Samples, are_meant, are_runs, coded_samples, coded_size
 from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
+from segcli.formats.dicom.texts import tag, text_of, without_warnings
 from segcli.space.volume import Voxels
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -51,13 +45,6 @@ _DECODERS = {  # pydicom's name of it, and the package that brings it
         (_JPEG + n for n in ("90", "91", "201", "202", "203")), ("pylibjpeg", "pylibjpeg pylibjpeg-openjpeg")
     ),
 }
-_TEXTUAL = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "ST", "TM", "UI"))
-_BINARY = frozenset(
-    ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-)
-
-# What pydicom says of values of no type, and of sequences that have no end.
-SPOILT = (BytesLengthException, NotImplementedError, OSError, TypeError, ValueError, struct.error)
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _LONGEST_GROUP = 1 << 20  # bytes of the first group of a file
@@ -108,38 +95,6 @@ class DicomFile:
     @property
     def name(self) -> str:
         return printable(self.path.name)
-
-
-def text_of(header: Dataset, keyword: str) -> str:
-    """A header value as one line, values parted by a backslash; text as it lies in the file, without conversion."""
-    element = header.get_item(_tag(keyword), keep_deferred=True)
-    value: Any = element.value if element is not None else None
-    if value is None:
-        return ""
-    kind = element.VR or dictionary_VR(element.tag)  # implicit VR: the file does not say
-    if isinstance(value, bytes) and kind in _TEXTUAL:
-        return printable(value.decode("utf-8", "replace").rstrip(" \0").lstrip(" "))  # a NUL before a text is damage
-    if isinstance(value, bytes) and len(value) == 2 and keyword in _BINARY:
-        return str(int.from_bytes(value, "little" if element.is_little_endian else "big"))
-    try:
-        value = header[keyword].value
-    except SPOILT:
-        return ""
-    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
-    return printable("\\".join("" if p is None else str(p) for p in parts).strip(" \0"))
-
-
-@cache
-def _tag(keyword: str) -> BaseTag:
-    return Tag(keyword)
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """Keep pydicom's warnings from the terminal: what matters is checked here, in our words."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def uid_name(uid: str) -> str:
@@ -194,7 +149,7 @@ def open_file(path: Place) -> DicomFile:
 def _examined(path: Place, header: Any, file: BinaryIO, size: int) -> DicomFile:
     """What the header says of the file, and whether its pixels are all there."""
     syntax = _syntax(header)
-    if header and max(header.keys()) == _tag("SeriesInstanceUID") and not _pixels_follow(file):
+    if header and max(header.keys()) == tag("SeriesInstanceUID") and not _pixels_follow(file):
         del header["SeriesInstanceUID"]  # the file ends within it, or so soon that nobody can tell
     if not text_of(header, "SOPClassUID") or not text_of(header, "SeriesInstanceUID"):
         if _class(header) == DICOMDIR_CLASS:

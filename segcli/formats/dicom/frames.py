@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from segcli.errors import InputError, SegcliError
-from segcli.formats.dicom.files import SPOILT, DicomFile, text_of
+from segcli.formats.dicom.files import DicomFile
+from segcli.formats.dicom.texts import SPOILT, text_of
 from segcli.space.volume import Voxels
 
 # What may tell the volumes of one series apart, in the order in which it is tried.

@@ -6,7 +6,7 @@ import warnings
 
 from pydicom.dataset import Dataset
 
-from segcli.formats.dicom.files import SPOILT
+from segcli.formats.dicom.texts import SPOILT
 from segcli.space.volume import Source
 
 KEYS = (

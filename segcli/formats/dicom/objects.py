@@ -25,9 +25,10 @@ from pydicom.dataset import Dataset
 
 import segcli
 from segcli.errors import InputError, UsageError
-from segcli.formats.dicom.files import LOSSY, SPOILT, DicomFile, is_uid
+from segcli.formats.dicom.files import LOSSY, DicomFile, is_uid
 from segcli.formats.dicom.frames import Frame
 from segcli.formats.dicom.stack import farthest
+from segcli.formats.dicom.texts import SPOILT
 from segcli.space.volume import Source, Volume
 from segcli.structures import Label, renamed, side_of, structures, told_apart, words_of
 

@@ -21,7 +21,6 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStruct
 
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
-from segcli.formats.dicom.files import text_of, without_warnings
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     About,
@@ -34,6 +33,7 @@ from segcli.formats.dicom.objects import (
     term,
     uid,
 )
+from segcli.formats.dicom.texts import text_of, without_warnings
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
 

@@ -19,7 +19,6 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 import segcli
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
-from segcli.formats.dicom.files import without_warnings
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     MANUFACTURER,
@@ -35,6 +34,7 @@ from segcli.formats.dicom.objects import (
     uid,
 )
 from segcli.formats.dicom.stack import farthest
+from segcli.formats.dicom.texts import without_warnings
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label, structures
 

@@ -21,12 +21,13 @@ from segcli.errors import InputError, InputMissing, SegcliError
 from segcli.formats.dicom.archive import ArchiveMember
 from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
-from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file, without_warnings
+from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file
 from segcli.formats.dicom.frames import Frame, is_mosaic
 from segcli.formats.dicom.kinds import VOLUME_CLASSES, is_image, no_slice, no_volume
 from segcli.formats.dicom.places import INSIDE, Stray, at_once, every_file, is_collection, kind_of, printable
 from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Uneven, stack_grid, values_of
+from segcli.formats.dicom.texts import without_warnings
 from segcli.formats.dicom.volumes import Stack, stacks_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume

@@ -14,7 +14,6 @@ from pydicom.sr.codedict import codes
 import segcli
 from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
-from segcli.formats.dicom.files import without_warnings
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     MANUFACTURER,
@@ -29,6 +28,7 @@ from segcli.formats.dicom.objects import (
     term,
     uid,
 )
+from segcli.formats.dicom.texts import without_warnings
 from segcli.space.volume import Source, Volume
 from segcli.structures import Label, structures
 

@@ -30,6 +30,7 @@ from runs import command
 from segcli import formats
 from segcli.errors import InputError, InputMissing
 from segcli.formats.dicom import series as dicom
+from segcli.formats.dicom.rules import fit, rules
 
 
 def change(**tags: Any) -> Any:
@@ -878,6 +879,36 @@ def test_a_name_spelt_in_two_ways_under_one_number_is_one_patient_with_a_warning
 def test_two_names_without_a_patient_s_number_are_two_patients(tmp_path: Path) -> None:
     def each(ds: Dataset, k: int) -> None:
         ds.PatientName, ds.PatientID = ("A", "B")[k % 2], ""
+
+    with pytest.raises(InputError, match="several patients"):
+        dicom.read(series(tmp_path / "ct", each=each))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("letters", "words"),
+    [
+        ("ISO_IR 100", "T1 Schädel"),
+        ("ISO_IR 144", "Голова"),
+        ("ISO_IR 192", "头部 T1"),
+        ("GB18030", "头部平扫"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 87"], "頭部 T1"),
+        (["", "ISO 2022 IR 149"], "두부"),
+    ],
+)
+def test_4_14_a_description_is_read_in_the_letters_that_its_header_names(
+    tmp_path: Path, letters: str | list[str], words: str, syntax: str
+) -> None:
+    folder = series(tmp_path / "ct", SpecificCharacterSet=letters, SeriesDescription=words, syntax=syntax)
+    (found,) = dicom.find(folder)
+    assert found.description == words
+    assert fit(found.files[0], [rules(f"SeriesDescription~={words[:2]}")])
+    assert not fit(found.files[0], [rules("SeriesDescription~=Thorax")])
+
+
+def test_4_7_names_that_differ_in_a_letter_beyond_ASCII_are_two_patients(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.SpecificCharacterSet, ds.PatientName, ds.PatientID = "ISO_IR 100", ("Böhm", "Bühm")[k % 2], ""
 
     with pytest.raises(InputError, match="several patients"):
         dicom.read(series(tmp_path / "ct", each=each))
