@@ -80,18 +80,33 @@ def zeros(
 
 def available() -> int:
     """Bytes that the machine, and every control group that the process is in, still have to give."""
-    free = int(psutil.virtual_memory().available)
-    return max(0, min([free, *(limit - used for limit, used in _groups())]))
+    return max(0, min([_machine()[1], *(limit - used for limit, used in _groups())]))
 
 
 def total() -> int:
     """Bytes that the machine, and every control group that the process is in, have at most."""
-    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _groups())])
+    return min([_machine()[0], *(limit for limit, _ in _groups())])
+
+
+_UNTOLD = (OSError, LookupError, ValueError, psutil.Error)  # of psutil, where /proc is not there or lacks a line
+
+
+def _machine() -> tuple[int, int]:
+    """Bytes that the machine has, and those that are free: all of them, where the system does not tell."""
+    try:
+        found = psutil.virtual_memory()
+        return int(found.total), int(found.available)
+    except _UNTOLD:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return whole, whole
 
 
 def resident() -> int:
-    """Bytes that this process has resident now."""
-    return int(psutil.Process().memory_info().rss)
+    """Bytes that this process has resident now; the most so far, where the system does not tell."""
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except _UNTOLD:
+        return peak_memory()
 
 
 def _groups() -> Iterator[tuple[int, int]]:
@@ -121,14 +136,20 @@ def _stated(path: Path, key: str) -> int:
     return 0
 
 
+_STATUS = Path("/proc/self/status")
+
+
 def peak_memory() -> int:
     """Bytes: the largest resident size of this process so far.
 
     Linux's getrusage starts from the size of whoever started the process, so its own status file is read there.
     """
     if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        with contextlib.suppress(OSError):
+            lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+            for line in lines:
+                if line.startswith("VmHWM:"):  # gVisor has no such line
+                    return 1024 * int(line.split()[1])
     try:
         import resource
     except ImportError:  # Windows

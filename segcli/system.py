@@ -73,12 +73,19 @@ def _group_of(controller: str) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process has this number. Windows' `os.kill` would send it Ctrl-C, so nobody is asked by signals."""
-    import psutil
+    """Whether a process has this number: another user's too, which the system's list may hide (hidepid).
 
-    try:
+    Windows' `os.kill` would send it Ctrl-C, so nobody is asked by signals.
+    """
+    if not hasattr(os, "getpgid"):  # Windows
+        import psutil
+
         return bool(psutil.pid_exists(pid))
-    except OverflowError:  # no process has a number like that
+    try:
+        return pid > 0 and os.getpgid(pid) >= 0
+    except PermissionError:  # there is one, of another session
+        return True
+    except (ProcessLookupError, OverflowError):  # no process has a number that is too large
         return False
 
 

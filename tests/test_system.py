@@ -88,6 +88,12 @@ def test_no_process_has_such_a_number(pid: int) -> None:
     assert not system.alive(pid)
 
 
+def test_a_process_that_the_list_hides_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "PROCFS_PATH", "/nonexistent")
+    assert system.alive(1)  # another user's, as a rule
+    assert system.alive(os.getpid())
+
+
 def test_no_process_is_asked_by_a_signal() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py")}
     assert [path.name for path, text in texts.items() if "os.kill(" in text] == []
@@ -191,6 +197,15 @@ def test_windows_states_the_greatest_size_itself(monkeypatch: pytest.MonkeyPatch
     stated = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7000))
     monkeypatch.setattr(psutil, "Process", lambda: stated)
     assert memory.peak_memory() == 7000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of other systems psutil reads no files")
+def test_6_3_where_the_system_does_not_tell_its_memory_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "PROCFS_PATH", "/nonexistent")
+    assert 0 < memory.available() <= memory.total()
+    assert memory.resident() == memory.peak_memory() > 1 << 20
+    monkeypatch.setattr(memory, "_STATUS", Path("/nonexistent"))
+    assert memory.peak_memory() > 1 << 20
 
 
 def test_2_10_without_posix_fallocate_room_is_looked_for_before_a_file_is_mapped(
