@@ -18,11 +18,11 @@ from segcli.documents import Content, Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
 from segcli.models import weights
-from segcli.models.imports import nnunet_after, trainers
+from segcli.models.imports import nnunet_after, nnunet_dataset, trainers
 from segcli.models.imports.nnunet_axes import READERS, oriented, turned
 from segcli.models.imports.nnunet_cascade import first_stage
 from segcli.models.imports.nnunet_resampling import resampling
-from segcli.models.imports.source import ModelSource, Named, Stated, label_names, slug
+from segcli.models.imports.source import ModelSource, Named, Stated, slug
 from segcli.networks.registry import Inferred
 
 T = TypeVar("T")
@@ -101,8 +101,8 @@ def _source(
         configuration = str(content.get("init_args", {}).get("configuration") or configuration)
         chosen = _configuration(plans, configuration)
         first = first_stage(chosen, configuration, place)
-        channels = _channels(dataset)
-        labels, outputs, notes = _labels(dataset)
+        channels = nnunet_dataset.channels(dataset)
+        labels, outputs, notes = nnunet_dataset.labels(dataset)
         told = sum(value != 0 for value in labels["labels"].values()) if first else 0
         trainer = str(content.get("trainer_name", ""))
         if trainers.own(trainer):
@@ -136,14 +136,6 @@ def not_taken(stored: weights.Stored) -> list[str]:
     """A sentence about networks of the same kind in a checkpoint, of which nnU-Net uses its own."""
     own, *others = [name for names in weights.sister_tables(stored) for name in names] or [""]
     return [f"the network {own} is taken, as in nnU-Net, not {', '.join(others)}: --table takes one"] if others else []
-
-
-def _channels(dataset: Facts) -> list[str]:
-    named = dataset.get("channel_names") or dataset["modality"]
-    channels = [str(named[number]) for number in sorted(named, key=int)]
-    if len(set(channels)) < len(channels):
-        return [f"{name}_{number}" for number, name in enumerate(channels)]
-    return channels
 
 
 def _fields(
@@ -252,26 +244,6 @@ def _before_2_4(chosen: Facts, kind: str) -> Document:
         "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
     }
-
-
-def _labels(dataset: Facts) -> tuple[Document, int, list[str]]:
-    """Fields `labels` and `regions` of the card, how many outputs the network has, and what names were changed."""
-    table = {str(k): v for k, v in dataset["labels"].items()}
-    if all(k.isdecimal() and isinstance(v, str) for k, v in table.items()):
-        table = {v: int(k) for k, v in table.items()}  # version 1's order
-    table = {k: v for k, v in table.items() if k != "ignore"}
-    names, said = label_names(list(table))
-    # A list of one value is that value, until some list has more.
-    sets = [v if isinstance(v, list | tuple) else [v] for v in table.values()]
-    if all(len(values) == 1 for values in sets):
-        pairs = sorted(zip(names, (int(values[0]) for values in sets), strict=True), key=lambda pair: pair[1])
-        return {"labels": dict(pairs)}, len(pairs), said
-    structures = [(n, v) for n, v in zip(names, sets, strict=True) if set(v) != {0}]
-    order = [int(v) for v in dataset["regions_class_order"]]
-    if len(order) != len(structures):
-        raise ModelError(f"dataset.json: {len(structures)} regions and {len(order)} values in regions_class_order")
-    values = {n: value for (n, _), value in zip(structures, order, strict=True)}
-    return {"labels": {"background": 0, **values}, "regions": order}, len(order), said
 
 
 def normalisation(
