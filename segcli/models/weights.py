@@ -40,6 +40,7 @@ MODULE = "module."  # DataParallel's prefix
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
 _OF_TRAINING = re.compile(r"optim(i[sz]er)?s?(?![a-z])", re.IGNORECASE)  # optimizer_states, not optimal_model
 _OF_OPTIMISER = {"state", "param_groups"}  # what torch's optimisers make of themselves
+BY_GRAPH = "another one comes in as an ONNX file that is exported where it was trained (torch.onnx.export)"
 _SHOWN = 10
 _HEAD = 540  # bytes by which it is told what else a file is
 _UNFOLDED = 2**30  # bytes by which tensors may exceed their file: values that are stored once and repeated
@@ -169,11 +170,16 @@ def refuse_other_tensors(
     wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], family: str, where: str
 ) -> None:
     """Refuse tensors that are not exactly a network's: at most ten are named, all are counted."""
+    if wanted != found:
+        said = f"{where}: the tensors do not match the network {family}: {differing(wanted, found)}"
+        raise ModelError(said, hint=nearest(found))
+
+
+def differing(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """How tensors differ from a network's, half a sentence: all are counted, at most ten are named."""
     missing = sorted(wanted.keys() - found.keys())
     extra = sorted(found.keys() - wanted.keys())
     other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
-    if not missing and not extra and not other:
-        return
     kinds = [
         [f"{name} is missing" for name in missing],
         [f"{name} has the shape {_size(found[name])}, not {_size(wanted[name])}" for name in other],
@@ -181,11 +187,8 @@ def refuse_other_tensors(
     ]
     shown = _share(kinds, _SHOWN)  # a few of each kind say more than ten of the first
     rest = sum(map(len, kinds)) - len(shown)
-    raise ModelError(
-        f"{where}: the tensors do not match the network {family}: {len(missing)} missing, {len(extra)} unexpected, "
-        f"{len(other)} of another shape, of {len(wanted)}: {'; '.join(shown)}" + (f"; and {rest} more" if rest else ""),
-        hint=nearest(found),
-    )
+    counted = f"{len(missing)} missing, {len(extra)} unexpected, {len(other)} of another shape, of {len(wanted)}"
+    return f"{counted}: {'; '.join(shown)}" + (f"; and {rest} more" if rest else "")
 
 
 def nearest(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -196,7 +199,7 @@ def nearest(shapes: Mapping[str, tuple[int, ...]]) -> str:
     near = registry.nearest(shapes)
     if near is not None:
         return f"nearest is {near[0]}: {near[1]} % of the tensors' names are those of its default sizes"
-    return "the file holds no network that segcli knows; compare the card's architecture with the training code"
+    return f"the file holds no network that segcli knows, `segcli models networks` lists those; {BY_GRAPH}"
 
 
 def _share(kinds: list[list[str]], room: int) -> list[str]:

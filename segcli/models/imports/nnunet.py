@@ -32,6 +32,8 @@ _CLASSES = {
     "PlainConvUNet": "nnunet_plain",
     "ResidualEncoderUNet": "nnunet_resenc",
 }
+_PROPERTIES = "foreground_intensity_properties_per_channel"  # "..._by_modality" in plans of the first versions of 2
+_PREPROCESSOR, _LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"  # some forks bring others
 # Version 1 normalises after resampling, version 2 before. Padding comes last, with 0 whatever air has become by then.
 CROP: Document = {"step": "crop", "above": None}
 RESAMPLE: Document = {"step": "resample"}
@@ -121,6 +123,9 @@ def _source(
             **nnunet_after.fields(after, labels["labels"]),
             "source": origin,
         }
+        if (manager := plans.get("label_manager", _LABEL_MANAGER)) != _LABEL_MANAGER:
+            lacks["labels"] = f"the plans make labels by {manager}, which is not nnU-Net's own: segcli does not know it"
+            fields = {name: value for name, value in fields.items() if name not in labels}
         notes += [*nnunet_after.notes(after), *([] if table else not_taken(stored[0]))]
     return ModelSource(
         container,
@@ -129,6 +134,7 @@ def _source(
         states=lambda _: Stated(fields, notes, lacks),
         named=named,
         previous=first,
+        alone=True,
     )
 
 
@@ -163,9 +169,12 @@ def _fields(
         len(channels),
         chosen["normalization_schemes"],
         chosen.get("use_mask_for_norm", []),
-        plans.get("foreground_intensity_properties_per_channel", {}),
+        plans.get(_PROPERTIES) or plans.get("foreground_intensity_properties_by_modality", {}),
         lacks,
     )
+    if (own := chosen.get("preprocessor_name", _PREPROCESSOR)) != _PREPROCESSOR:
+        lacks["intensity"] = f"the plans prepare scans by {own}, which is not nnU-Net's own: segcli does not know it"
+        steps = None
     return fields | ({"intensity": [CROP, *steps, RESAMPLE, PAD]} if steps is not None else {})
 
 

@@ -87,6 +87,7 @@ def _source(
         layers={} if named else trainers.layers_v1(trainer),
         notes=[*nnunet_after.notes(after), *([] if table else not_taken(stored[0]))],
         size=[int(n) for n in stage["patch_size"]],
+        alone=True,
     )
 
 

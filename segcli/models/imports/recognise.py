@@ -119,14 +119,15 @@ def recognise(source: ModelSource, arch: str | None, recipe: Inferred | None) ->
     if not source.folds:
         assert named is not None  # a graph's reader always names one
         return Recognised(named.family, named.config)
-    first, notes = own_part(source.folds[0], named or recipe, source.where)
+    first, notes = own_part(source.folds[0], named or recipe, source.where, alone=source.alone)
     shapes = shapes_of(first)
     network = _as_named(source.named, shapes) if source.named else network_in(shapes, arch, recipe, source.where)
     if source.size is not None:
         network = _planned(network, source.size, shapes)
     if network.family == "nnunet_plain":
         network = _with(network, source.layers)
-    folds = [first, *(own_part(fold, network, source.where)[0] for fold in source.folds[1:])]
+    others = (own_part(fold, network, source.where, alone=source.alone)[0] for fold in source.folds[1:])
+    folds = [first, *others]
     said = (*notes, *network.notes)
     return Recognised(network.family, dict(network.config), folds, said, network.unsure, network.open)
 
@@ -143,18 +144,14 @@ def _as_named(named: Named, shapes: Shapes) -> Inferred:
 
     errors   ModelError for tensors that are not its
     """
-    differences = registry.differences(named.network, shapes)
-    if not differences:
+    if not registry.differences(named.network, shapes):
         return named.network
     for guess in registry.infer(shapes):
         told = _with_layers_of(guess, named)
         if told is not None and not registry.differences(told, shapes):
             return told
-    name, (ours, theirs) = next(iter(differences.items()))
-    raise ModelError(
-        f"the weights are not those of {named.kind}: {len(differences)} tensors differ, "
-        f"{name} has the shape {theirs}, not {ours}"
-    )
+    differing = weights.differing(*_compared(named.network, shapes))
+    raise ModelError(f"the weights are not those of {named.kind}: {differing}", hint=weights.nearest(shapes))
 
 
 def _with_layers_of(guess: Inferred, named: Named) -> Inferred | None:
@@ -255,10 +252,14 @@ def network_in(shapes: Shapes, arch: str | None, expected: Inferred | None, wher
 
 def _differing(network: Inferred, shapes: Shapes, where: str) -> None:
     """Refuse tensors that are not the network's, with how they differ."""
+    weights.refuse_other_tensors(*_compared(network, shapes), network.family, where)
+
+
+def _compared(network: Inferred, shapes: Shapes) -> tuple[Shapes, Shapes]:
+    """The shapes of a network's tensors, and those of a file's that matter to it."""
     with torch.device("meta"):
         net = registry.build(network.family, network.config)
-    live = {name: shapes[name] for name in registry.live(network.family, shapes)}
-    weights.refuse_other_tensors(shapes_of(net.state_dict()), live, network.family, where)
+    return shapes_of(net.state_dict()), {name: shapes[name] for name in registry.live(network.family, shapes)}
 
 
 def _stated(arch: str) -> tuple[str, Document]:
@@ -305,7 +306,8 @@ def _chosen(found: Sequence[Inferred], arch: str | None, shapes: Shapes, where: 
 
 
 def _encoder_only(shapes: Shapes) -> str | None:
-    if any(".layers1.0.blocks.0." in name or name.startswith("layers1.0.blocks.0.") for name in shapes):
+    names = [f".{name}" for name in shapes]
+    if any(".layers1.0.blocks.0." in name for name in names) and not any(".decoder" in name for name in names):
         return "this is a Swin encoder alone (self-supervised pre-training); it cannot segment"
     return None
 
@@ -313,12 +315,15 @@ def _encoder_only(shapes: Shapes) -> str | None:
 # ---- the network's own tensors among a file's -----------------------------------------------------------------------
 
 
-def own_part(tensors: Tensors, expected: Inferred | None, where: str) -> tuple[Tensors, list[str]]:
+def own_part(
+    tensors: Tensors, expected: Inferred | None, where: str, *, alone: bool = False
+) -> tuple[Tensors, list[str]]:
     """The network's own tensors: those under the prefix with which they make a network, the prefix taken off.
 
     expected   the network that the container or a recipe names
+    alone      whether tensors beside it would be layers of another network, not a loss's or the like
     returns    the tensors, and a sentence each about what was taken off or left out
-    errors     ModelError for several networks that are equals
+    errors     ModelError for several networks that are equals, and with `alone` for tensors beside the network
 
     Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`), and then names of
     wrappers in the middle of the tensors' names.
@@ -330,7 +335,7 @@ def own_part(tensors: Tensors, expected: Inferred | None, where: str) -> tuple[T
     }
     for prefix, part in parts.items():
         if _is_network(part, expected, len(whole)):
-            return _alone(whole, parts, prefix, where)
+            return _taken(whole, parts, prefix, where, alone)
     for prefix, part in parts.items():
         shapes = shapes_of(part)
         if expected:
@@ -339,11 +344,11 @@ def own_part(tensors: Tensors, expected: Inferred | None, where: str) -> tuple[T
             foreign = registry.within(shapes)
         if foreign:
             own = {name: tensor for name, tensor in part.items() if name not in foreign}
-            return own, _said(whole, own, prefix)
+            return own, _said(whole, own, prefix, where, alone)
     bare = {_unwrapped(name): tensor for name, tensor in whole.items()}
     if bare.keys() == whole.keys() or len(bare) < len(whole):
         return dict(whole), []
-    part, said = own_part(bare, expected, where)
+    part, said = own_part(bare, expected, where, alone=alone)
     wrappers = sorted({word for name in whole for word in name.split(".") if word in _WRAPPERS})
     return part, [f"the wrappers' names were taken out: {', '.join(wrappers)}", *said]
 
@@ -358,10 +363,13 @@ def _is_network(part: Tensors, expected: Inferred | None, whole: int) -> bool:
     return bool(guesses) and not (guesses == ["pointwise"] and 2 * len(part) < whole)
 
 
-def _alone(whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str) -> tuple[Tensors, list[str]]:
+def _taken(
+    whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str, alone: bool
+) -> tuple[Tensors, list[str]]:
     """The network under a prefix, or that whose average lies there; what was taken off or left out.
 
-    errors   ModelError where the same network stands under several prefixes that are equals (student, teacher)
+    errors   ModelError where the same network stands under several prefixes that are equals (student, teacher), and as
+             `own_part` with `alone`
     """
     shapes = shapes_of(parts[prefix])
     alike = [other for other, part in parts.items() if prefix and other and shapes_of(part) == shapes] or [prefix]
@@ -381,7 +389,7 @@ def _alone(whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str
         for other in alike
         if other != taken
     ]
-    return parts[taken], [*said, *_said(whole, parts[taken], taken)]
+    return parts[taken], [*said, *_said(whole, parts[taken], taken, where, alone)]
 
 
 def _called(prefix: str) -> str:
@@ -404,9 +412,15 @@ def _prefixes(names: Facts) -> list[str]:
     return ["", *sorted(shared, key=lambda p: (-counts[p], len(p)))[:12]]
 
 
-def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str) -> list[str]:
+def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str, where: str, alone: bool) -> list[str]:
     notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
     foreign = sorted(whole.keys() - {prefix + name for name in part})
+    if foreign and alone:
+        raise ModelError(
+            f"{where}: {len(foreign)} tensors stand beside the network that the plans name, among them "
+            f"{', '.join(foreign[:5])}: its trainer has made another network of it",
+            hint=weights.BY_GRAPH,
+        )
     if foreign:
         notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
     return notes

@@ -98,6 +98,7 @@ class ModelSource:
     notes      what was not understood while it was read, a sentence each
     onnx       the graph's file, where there are no tensors
     previous   of a cascade's second model: the folder of the first
+    alone      whether the tensors are those of a network and of nothing else, as its program writes them
     """
 
     container: str
@@ -110,6 +111,7 @@ class ModelSource:
     notes: Sequence[str] = ()
     onnx: Path | None = None
     previous: Path | None = None
+    alone: bool = False
 
 
 def slug(text: str) -> str:

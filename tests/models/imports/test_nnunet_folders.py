@@ -387,7 +387,7 @@ def test_wrapped_names_are_understood_as_bare_ones(tmp_path: Path, prefix: str) 
 def test_weights_of_another_size_than_the_plans_are_refused(tmp_path: Path) -> None:
     folder = edited(tmp_path)
     trained(folder, num_classes=4)
-    with pytest.raises(ModelError, match="the weights are not those of the plans' PlainConvUNet"):
+    with pytest.raises(ModelError, match=r"not those of the plans' PlainConvUNet: 0 missing, 0 unexpected, \d+ of"):
         imports.inspect(folder)
 
 
@@ -409,6 +409,50 @@ def test_a_refusal_names_what_the_plans_state_and_segcli_lacks(
         imports.adopt(folder, to=tmp_path, name="m")
     assert "does not state" not in caught.value.message
     assert sentence in " ".join(imports.inspect(folder).notes)
+
+
+def test_a_preprocessor_and_a_label_manager_of_a_fork_are_not_taken_for_nnunets_own(tmp_path: Path) -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["preprocessor_name"] = "OurPreprocessor"
+    folder = edited(tmp_path, plans={**plans, "label_manager": "OurLabels"})
+    with pytest.raises(ModelError, match=r"prepare scans by OurPreprocessor, .*; the plans make labels by OurLabels"):
+        imports.adopt(folder, to=tmp_path, name="m")
+    given = imports.options(normalise="-100,200,50,80", labels="background,a,b")
+    made = library.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given))
+    assert [label.name for label in made.labels] == ["background", "a", "b"]
+
+
+def test_intensity_properties_under_their_former_name_are_those_of_today(tmp_path: Path) -> None:
+    plans = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "plans.json").read_text())
+    today = imports.inspect(CONTAINERS / "nnunetv2_tinyct" / "model").found["intensity"]
+    known = plans.pop("foreground_intensity_properties_per_channel")
+    folder = edited(tmp_path)
+    (folder / "plans.json").write_text(json.dumps({**plans, "foreground_intensity_properties_by_modality": known}))
+    assert imports.inspect(folder).found["intensity"] == today
+
+
+def test_tensors_beside_the_plans_network_are_layers_of_another_one(tmp_path: Path) -> None:
+    path = edited(tmp_path) / "fold_0" / "checkpoint_final.pth"
+    stored = torch.load(path, weights_only=False)
+    stored["network_weights"]["attention.gate.weight"] = torch.ones(4, 4)
+    torch.save(stored, path)
+    with pytest.raises(ModelError, match=r"1 tensors stand beside the network .* attention\.gate\.weight") as caught:
+        imports.inspect(path.parents[1])
+    assert "ONNX" in (caught.value.hint or "")
+
+
+def test_structures_of_one_value_are_one_label(tmp_path: Path) -> None:
+    folder = edited(tmp_path, {"labels": {"background": 0, "left kidney": 1, "spleen": 2, "right kidney": 1}})
+    found = imports.inspect(folder)
+    assert found.found["labels"] == {"background": 0, "left_kidney_and_right_kidney": 1, "spleen": 2}
+    assert "left_kidney and right_kidney have the value 1 and are one label" in found.notes
+    regions = {"background": 0, "core": [2, 3], "rest": [1, 2], "rim": 3}
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": regions, "regions_class_order": [2, 1, 2]})
+    )
+    found = imports.inspect(folder)
+    assert found.found["labels"] == {"background": 0, "core_and_rim": 2, "rest": 1}
+    assert found.found["regions"] == [2, 1, 2]
 
 
 def test_regions_are_written_in_the_order_of_their_classes(tmp_path: Path) -> None:
@@ -502,7 +546,8 @@ def test_channels_are_in_the_order_of_their_numbers_and_told_apart() -> None:
 @pytest.mark.parametrize(
     ("dataset", "plans", "words"),
     [
-        ({"labels": None}, {}, "plans.json and dataset.json: a field is of an unexpected kind"),
+        ({"labels": None}, {}, r"dataset.json: the field labels \(None\) is not an object of names and numbers"),
+        ({"channel_names": ["CT"]}, {}, r"the field channel_names \(\['CT'\]\) is not an object of names and numbers"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, {}, "the field 'regions_class_order' is missing"),
         ({"channel_names": {"0": "CT", "1": "PET"}}, {}, "the plans have 1 normalisations for 2 channels"),
         ({}, {"configurations": {"3d_fullres": {}}}, "plans.json and dataset.json: the field '.*' is missing"),
