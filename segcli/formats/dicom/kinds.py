@@ -30,6 +30,11 @@ _KINDS = {
     "DOC": "a document",
 }
 
+LABELS_INSTEAD = (  # of the first two
+    "labels are read as NIfTI, NRRD or MetaImage: give the label map that segcli wrote beside it (NAME_seg.nii.gz); of "
+    "another program's, 3D Slicer or dcmqi's segimage2itkimage makes one"
+)
+
 
 def no_volume(files: list[DicomFile]) -> str | None:
     """Why a series is no volume; None when its slices are of CT, MR or PET, and not a scout's few in each direction."""

@@ -23,7 +23,7 @@ from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
 from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file
 from segcli.formats.dicom.frames import Frame, is_mosaic
-from segcli.formats.dicom.kinds import VOLUME_CLASSES, is_image, no_slice, no_volume
+from segcli.formats.dicom.kinds import LABELS_INSTEAD, VOLUME_CLASSES, is_image, no_slice, no_volume
 from segcli.formats.dicom.places import INSIDE, Stray, at_once, every_file, is_collection, kind_of, printable
 from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Uneven, stack_grid, values_of
@@ -186,7 +186,8 @@ def _planned(
 ) -> tuple[Grid, tuple[Frame | None, ...], Source]:
     """The grid, the frame of each of its planes, and what is to be said of the files."""
     if series.reason is not None:
-        raise InputError(f"{name}: {series.reason}: not a volume")
+        hint = LABELS_INSTEAD if series.modality in ("SEG", "RTSTRUCT") else None
+        raise InputError(f"{name}: {series.reason}: not a volume", hint=hint)
     stack, others = _pick(series, volume, name)
     try:
         grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
