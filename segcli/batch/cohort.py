@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from segcli.batch.outputs import RECORD
+from segcli.batch.selection import labels_of
 from segcli.batch.stages import Outcome
 from segcli.documents import Document, Facts
 from segcli.errors import OutputExists
@@ -69,14 +70,17 @@ def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, over
     forms    "csv" and "tsv"
     errors   OutputExists (73) for a table of that name that has other columns, unless `overwrite`
     """
-    models = model_names(records)
-    named = list(zip(models, records, strict=True))
-    long = [row for model, r in named for row in cohort_rows(str(r["case"]), model, from_json(r["structures"]))]
-    wide = wide_rows([_sums(record, model) for model, record in named])
+    models, people = model_names(records), _people(records)
+    long = [
+        {"case": row["case"], **person, **row}
+        for model, person, r in zip(models, people, records, strict=True)
+        for row in cohort_rows(str(r["case"]), model, from_json(r["structures"]))
+    ]
+    wide = _wide(records, models)
     written = []
     for form in forms:
         comma = "\t" if form == "tsv" else ","
-        for name, table, columns in (("cohort", long, tuple(long[0])), ("cohort_wide", wide, FIXED)):
+        for name, table, columns in (("cohort", long, tuple(long[0])), ("cohort_wide", wide, _fixed(wide))):
             path = folder / f"{name}.{form}"
             atomic.unclaimed(path, overwrite=overwrite, own=partial(_ours, columns, comma))
             atomic.write_bytes(path, csv_text(table, comma).encode())
@@ -85,19 +89,42 @@ def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, over
 
 
 FIXED = ("case", "model", "verdict", "sum_ml")
+_BIDS = ("participant_id", "session_id")  # by which the tables of a BIDS dataset are joined, where cases are called so
+
+
+def _people(records: Sequence[Facts]) -> list[Document]:
+    """For each record whom its case is of, as participants.tsv and sessions.tsv of BIDS call them, where any case says.
+
+    One that says nothing has None.
+    """
+    said = [labels_of(PurePosixPath(str(record["case"])).name) for record in records]
+    values = {
+        "participant_id": [f"sub-{s['--participant-label']}" if s["--participant-label"] else None for s in said],
+        "session_id": [f"ses-{s['--session-label']}" if s["--session-label"] else None for s in said],
+    }
+    return [{key: values[key][i] for key in _BIDS if any(values[key])} for i in range(len(records))]
+
+
+def _wide(records: Sequence[Facts], models: Sequence[str]) -> list[Document]:
+    """The rows of cohort_wide."""
+    people = zip(_people(records), map(_sums, records, models), strict=True)
+    return wide_rows([{"case": row["case"], **person, **row} for person, row in people])
+
+
+def _fixed(wide: Sequence[Facts]) -> tuple[str, ...]:
+    """The columns of a table of cases that are no volumes, and the first sum."""
+    return tuple(name for name in wide[0] if name in (*FIXED, *_BIDS))
 
 
 def _ours(columns: Sequence[str], comma: str, head: bytes) -> bool:
-    """Whether a table has these columns, or as versions up to 0.1 wrote it, and beside them volumes alone."""
+    """Whether a table has these columns, but for those that earlier tables lack, and beside them volumes alone."""
     line, end, _ = head.decode(errors="replace").partition("\n")
     found = _columns(line, comma)
     if not end and found:
         found.pop()  # its name is cut off
-    earlier = [name for name in columns if name != "model"]
-    for known in ([*columns], earlier):
-        if found[: len(known)] == known and all(name.endswith("_ml") for name in found[len(known) :]):
-            return True
-    return False
+    later = {"model", *_BIDS} & {*columns}  # an earlier table may lack them
+    fixed, there = ([name for name in names if name not in later] for names in (columns, found))
+    return there[: len(fixed)] == fixed and all(name.endswith("_ml") for name in there[len(fixed) :])
 
 
 def _columns(line: str, comma: str) -> list[str]:
@@ -110,11 +137,11 @@ def _columns(line: str, comma: str) -> list[str]:
 
 def joined(records: Sequence[Facts], folder: Path) -> list[str]:
     """The forms of the tables that an earlier run left in a folder, where these records keep all of their columns."""
-    columns = {name for record in records for name in _sums(record, "")}
+    wide = _wide(records, model_names(records))
     found = []
     for form, comma in (("csv", ","), ("tsv", "\t")):
         head = _first_line(folder / f"cohort_wide.{form}")
-        if _ours(FIXED, comma, f"{head}\n".encode()) and columns.issuperset(_columns(head, comma)):
+        if wide and _ours(_fixed(wide), comma, f"{head}\n".encode()) and {*wide[0]}.issuperset(_columns(head, comma)):
             found.append(form)
     return found
 

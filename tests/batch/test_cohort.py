@@ -9,11 +9,12 @@ from models import CARD, organs
 from runs import card, opened, scan, scans
 
 from segcli.batch.cases import cases
-from segcli.batch.cohort import FIXED, _ours, cohort, gathered
+from segcli.batch.cohort import FIXED, _ours, cohort, gathered, joined
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
 from segcli.batch.stages import Options, Outcome
 from segcli.commands.outcomes import cohort_files, told_of
+from segcli.documents import Facts
 from segcli.errors import OutputExists
 from segcli.models.card import ModelCard
 from segcli.models.library import find
@@ -265,6 +266,34 @@ def test_a_wide_table_with_more_columns_than_are_looked_at_is_ours(tmp_path):
     assert _ours(FIXED, ",", head[:4096])
     assert _ours(FIXED, ",", head)
     assert not _ours(FIXED, ",", b"case,model,verdict,sum_ml,age\n")
+
+
+def record_of(case: str) -> Facts:
+    nothing = dict.fromkeys(("mean", "sd", "centroid_mm", "bbox_mm", "truncated"))
+    structure = {"name": "liver", "label": 1, "voxels": 8, "volume_mm3": 8.0, "volume_ml": 0.008, **nothing}
+    model = {"name": "toy", "sha256": "ab" * 32}
+    return {"case": case, "model": model, "verdict": "pass", "structures": [structure]}
+
+
+def test_cases_of_a_bids_dataset_have_the_columns_by_which_its_tables_are_joined(tmp_path):
+    records = [record_of("sub-01/ses-b/anat/sub-01_ses-b_T1w"), record_of("sub-02/anat/sub-02_T1w"), record_of("x")]
+    plain = cohort(records[2:], tmp_path, ["csv"])
+    assert all("participant_id" not in table(path)[0] for path in plain)
+    for path in cohort(records, tmp_path, ["csv"]):  # the earlier ones are ours
+        rows = table(path)
+        assert list(rows[0])[:5] == ["case", "participant_id", "session_id", "model", list(rows[0])[4]]
+        assert [(row["participant_id"], row["session_id"]) for row in rows] == [
+            ("sub-01", "ses-b"),
+            ("sub-02", "n/a"),
+            ("n/a", "n/a"),
+        ]
+    assert joined(records, tmp_path) == ["csv"]
+    for path in cohort(records[1:2], tmp_path / "one", ["csv"]):
+        assert list(table(path)[0])[:3] == ["case", "participant_id", "model"]
+    for path in plain:
+        path.write_text(path.read_text().replace("session_id", "age"))
+        with pytest.raises(OutputExists):
+            cohort(records, tmp_path, ["csv"])
 
 
 def test_cases_of_an_output_folder_inside_are_no_part_of_the_cohort(model, tmp_path):
