@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 from scoring import Model, dice, mean, options
 
 from segcli.formats import read
 
 FREESURFER = {"subA": ("subA_t1_brain", "subA_aparc.a2009s+aseg"), "subB": ("subB_t1_brain", "subB_aseg")}
-# FreeSurfer's finer labels: choroid plexus, hypointensities and corpus callosum go to what surrounds them.
-MERGED = {31: 4, 63: 43, 77: 2, 78: 2, 79: 41, 80: 2, 9: 10, 48: 49} | dict.fromkeys(range(251, 256), 2)
+MERGED = {78: 2, 79: 41, 9: 10, 48: 49}
+# FreeSurfer's labels that are two of the model's, as its training maps have them: choroid plexus belongs to the
+# ventricle that it lies in, hypointensities and corpus callosum to the white matter of their side.
+NEARER = {31: (4, 5), 63: (43, 44)} | dict.fromkeys((77, 80, *range(251, 256)), (2, 41))
 DROPPED = (30, 62, 72, 85)
 PARCELS = {3: ((1000, 2000), (11100, 12000)), 42: ((2000, 3000), (12100, 13000))}
 CSF = 24  # FreeSurfer labels only a little of it
@@ -25,13 +28,17 @@ AAL |= {(18, 54): (41, 42)}
 
 
 def freesurfer(labels: np.ndarray) -> np.ndarray:
-    """FreeSurfer's numbers as those of the model."""
+    """FreeSurfer's numbers as those of the model; voxels of equal edges."""
     out = labels.astype(int)
     for cortex, ranges in PARCELS.items():
         for low, high in ranges:
             out[(out >= low) & (out < high)] = cortex
     for old, new in {**MERGED, **dict.fromkeys(DROPPED, 0)}.items():
         out[out == old] = new
+    far = {new: ndimage.distance_transform_edt(labels != new) for pair in set(NEARER.values()) for new in pair}
+    for old, (one, other) in NEARER.items():
+        here = out == old
+        out[here] = np.where(far[one][here] <= far[other][here], one, other)
     return out
 
 
