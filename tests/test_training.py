@@ -274,3 +274,34 @@ def test_of_a_hundred_scanners_most_saw_all_and_no_artefact(monkeypatch: pytest.
     image = torch.rand(1, 1, 20, 20, 20)
     changed = [not torch.equal(synth.artefact(image, rng), image) for _ in range(300)]
     assert 0.04 < np.mean(changed) < 0.17
+
+
+def test_a_structure_is_uneven_smoothly_and_each_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import synth
+
+    where = torch.ones(40, 40, 40, dtype=torch.long)
+    where[20:] = 2
+    spreads, alike = [], []
+    for seed in range(30):
+        found = synth.unevenness(where, torch.tensor([0.0, 10.0, 10.0, 0.0]), np.random.default_rng(seed))
+        spreads.append(float(found.std()))
+        coarse = torch.nn.functional.avg_pool3d(found[None], 10)[0]  # white noise would leave a thirtieth of it
+        alike.append(float(coarse.std() / found.std()))
+    assert 6 <= min(spreads) <= np.median(spreads) <= 10
+    assert np.median(alike) > 0.2
+    one, two = (found[part] - found[part].mean() for part in (slice(19, 20), slice(20, 21)))
+    assert not torch.allclose(one, two)
+    nothing = synth.unevenness(where, torch.zeros(4), np.random.default_rng(0))
+    assert torch.equal(nothing, torch.zeros(40, 40, 40))
+
+
+def test_freesurfers_plexus_belongs_to_the_ventricle_it_lies_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAIN))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    from evaluate import freesurfer
+
+    row = [4, 31, 31, 0, 0, 31, 5, 2, 251, 77, 0, 253, 80, 41, 43, 63, 63, 0, 63, 44, 79, 1005, 12105, 30, 72]
+    wanted = [4, 4, 4, 0, 0, 5, 5, 2, 2, 2, 0, 41, 41, 41, 43, 43, 43, 0, 44, 44, 41, 3, 42, 0, 0]
+    found = freesurfer(np.array(row)[None, None])
+    np.testing.assert_array_equal(found[0, 0], wanted)

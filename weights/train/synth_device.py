@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from anatomy import Head, Table
 from numpy.random import Generator
-from synth import Contrast, Normal, Shape, field_of_view, normalised, planned, sample_points, strip, worsen
+from synth import Contrast, Normal, Shape, field_of_view, normalised, planned, sample_points, strip, unevenness, worsen
 from torch import Tensor
 
 
@@ -66,7 +66,7 @@ def _pair(
     plan = planned(table, rng, t1)
     points, below = sample_points(maps.heads[which], shape, vox, rng, plan.size, maps.device)
     stripped = strip(plan.contrast, table, rng)
-    image, where = _drawn(maps.kinds[which][plan.kind], points, stripped, normal)
+    image, where = _drawn(maps.kinds[which][plan.kind], points, stripped, rng, normal)
     seen = field_of_view(shape, rng, maps.device)
     image = normalised(worsen(image, plan.contrast, rng, normal) * seen, rng)
     target = maps.target[where * (seen & ~below)]
@@ -75,7 +75,7 @@ def _pair(
     return image, target
 
 
-def _drawn(rows: Tensor, points: Tensor, contrast: Contrast, normal: Normal) -> tuple[Tensor, Tensor]:
+def _drawn(rows: Tensor, points: Tensor, contrast: Contrast, rng: Generator, normal: Normal) -> tuple[Tensor, Tensor]:
     """Intensities (1, 1, X, Y, Z) with partial volume and noise of the tissue, and the table's rows (X, Y, Z).
 
     The whole head is filtered: to cut it where the points lie, the device would have to be waited for.
@@ -94,4 +94,4 @@ def _drawn(rows: Tensor, points: Tensor, contrast: Contrast, normal: Normal) -> 
     inside = ((near >= 0) & (near < size)).all(-1)
     x, y, z = torch.minimum(near.clamp_min(0), size - 1).unbind(-1)
     where = rows[x, y, z].long() * inside
-    return image + 0.6 * deviation[where] * normal(where.shape), where
+    return image + unevenness(where, deviation, rng, normal), where
