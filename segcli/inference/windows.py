@@ -19,7 +19,9 @@ from segcli.space.volume import Box, Grid, Volume
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
 _SLICES = 8  # that a slab of a 2-D network has at least: each slab repeats one of them
-_THICK, _THICK_BYTES = 4, 1 << 27  # planes that a slab adds at least, as far as they are no more than so many bytes
+_THICK, _THICK_BYTES = 2, 1 << 25  # planes for each core that a slab adds at least, as far as they are no more bytes
+_LEAST_BYTES = 1 << 27  # that those planes may have, however few cores there are
+_MOST_CORES = 16  # that a slab grows with
 
 
 def no_tick(done: int, total: int) -> None:
@@ -252,13 +254,22 @@ def slab_bytes(plane_bytes: int) -> int:
 
 
 def new_planes(plane_bytes: int) -> int:
-    """Planes that a slab on the host adds to the one before."""
-    return max(1, min(_THICK, _THICK_BYTES // plane_bytes), finished_bytes() // plane_bytes)
+    """Planes that a slab on the host adds to the one before.
+
+    A slab grows with the cores: threads that share a thin one among them wait for the interpreter most of the time.
+    """
+    share = _cores()
+    thick = min(_THICK * share, max(_LEAST_BYTES, _THICK_BYTES * share) // plane_bytes)
+    return max(1, thick, finished_bytes() // plane_bytes)
 
 
 def finished_bytes() -> int:
     """Of logits that are finished at a time, work for every core: fewer repeat more planes, more leave the cache."""
-    return (1 << 23) * max(2, min(cores(), 16))
+    return (1 << 23) * _cores()
+
+
+def _cores() -> int:
+    return max(2, min(cores(), _MOST_CORES))
 
 
 def _parts(items: list[Window], axis: int, batch: int | None) -> list[list[Window]]:

@@ -129,17 +129,20 @@ def test_slabs_of_bounded_size_are_the_same_logits(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("classes", "plane", "wanted"),
+    ("cores", "classes", "plane", "wanted"),
     [
-        (14, 273 * 273, 4),  # 4 MB a plane: as many as `finished_bytes` are
-        (118, 273 * 273, 3),  # 35 MB a plane: not one at a time, of which each would be looked at twice
-        (118, 512 * 512, 1),  # 124 MB a plane
+        (2, 14, 273 * 273, 4),  # 4 MB a plane: as many as `finished_bytes` are
+        (2, 118, 273 * 273, 3),  # 35 MB a plane: not one at a time, of which each would be looked at twice
+        (2, 118, 512 * 512, 1),  # 124 MB a plane
+        (16, 14, 273 * 273, 32),
+        (16, 118, 273 * 273, 15),  # what 16 threads share is no less than what two do
+        (16, 118, 512 * 512, 4),
     ],
 )
-def test_a_slab_is_not_thin_however_many_classes_there_are(
-    monkeypatch: pytest.MonkeyPatch, classes: int, plane: int, wanted: int
+def test_a_slab_is_not_thin_however_many_classes_and_cores_there_are(
+    monkeypatch: pytest.MonkeyPatch, cores: int, classes: int, plane: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(windows_room, "finished_bytes", lambda: 1 << 24)
+    monkeypatch.setattr(windows_room, "cores", lambda: cores)
     low, high = next(windows_room._slabs(1, 200, windows_room.new_planes(4 * classes * plane)))
     assert high - low == wanted + 1
     assert windows_room.slab_bytes(4 * classes * plane) == 4 * classes * plane * (wanted + 1)
