@@ -14,14 +14,14 @@ import numpy as np
 
 from segcli.errors import SegcliError
 from segcli.formats.dicom.files import DicomFile, voxels
-from segcli.formats.dicom.frames import frames_of, tile_of
+from segcli.formats.dicom.frames import frames_of, has_groups, tile_of
 
 Places = Counter[tuple[object, ...]]
 
 
 def is_enhanced(file: DicomFile) -> bool:
     """Whether a file holds its slices as frames with a place of their own."""
-    return file.fault is None and "PerFrameFunctionalGroupsSequence" in file.header
+    return file.fault is None and has_groups(file)
 
 
 def without_copies(files: Sequence[DicomFile]) -> list[DicomFile]:

@@ -219,7 +219,7 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     if syntax not in NATIVE:
         return DicomFile(path, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early")
     if expected is None:
-        return DicomFile(path, syntax, "its rows, columns or bits are missing or cannot be read")
+        return DicomFile(path, syntax, "its rows, columns, frames or bits are missing, 0 or no numbers")
     if length == _UNDEFINED:
         return DicomFile(path, syntax, f"its pixels are compressed, though its syntax is {uid_name(syntax)}")
     there = max(0, min(length, size - first))

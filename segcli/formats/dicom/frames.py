@@ -110,7 +110,7 @@ class Frame:
     @property
     def name(self) -> str:
         """For messages: the file, and the frame where it has several."""
-        many = self.tile is not None or "PerFrameFunctionalGroupsSequence" in self.file.header
+        many = self.tile is not None or has_groups(self.file)
         return f"{self.file.name}, frame {self.index + 1}" if many else self.file.name
 
 
@@ -155,7 +155,7 @@ def _frames(file: DicomFile) -> list[Frame]:
         raise InputError(f"{file.name}: its rows and columns are missing: no size")
     if header.get("ModalityLUTSequence"):
         raise InputError(f"{file.name}: its values go through a modality lookup table, which is not read")
-    if "PerFrameFunctionalGroupsSequence" in header:
+    if has_groups(file):
         return _enhanced(file)
     if file.count("NumberOfFrames") > 1:
         raise InputError(f"{file.name}: several frames without a position for each: no geometry")
@@ -164,6 +164,12 @@ def _frames(file: DicomFile) -> list[Frame]:
         return _vframe(file) if _is_vframe(file) else _mosaic(file)
     _no_mosaic(file)
     return [_frame(file, 0, (header,))]
+
+
+def has_groups(file: DicomFile) -> bool:
+    """Whether a file says something of its frames one by one; some converters leave an empty list in classic files."""
+    groups = file.header.get_item("PerFrameFunctionalGroupsSequence")
+    return groups is not None and bool(groups.value)
 
 
 def is_colour(file: DicomFile) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from dicom_phantom import OBLIQUE, PATIENT, affine, header, phantom, pixels, save, series
 from models import organs
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -202,6 +203,14 @@ def test_the_paths_of_the_source_are_in_the_order_of_the_slices(tmp_path: Path) 
     assert [p.name for p in scan.source.paths] == [f"a-00{k}.dcm" for k in (5, 4, 3, 2, 1, 0)]
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_4_2_a_classic_slice_with_an_empty_list_of_frames_lies_where_it_says(tmp_path: Path, syntax: str) -> None:
+    empty = {f"{whose}FunctionalGroupsSequence": Sequence([]) for whose in ("Shared", "PerFrame")}
+    scan = dicom.read(series(tmp_path / "ct", syntax=syntax, **empty))
+    np.testing.assert_array_equal(scan.data[0], phantom())
+    np.testing.assert_allclose(scan.grid.affine, affine())
+
+
 def test_4_2_the_grid_is_right_handed(tmp_path: Path) -> None:
     scan = dicom.read(series(tmp_path / "ct", world=affine(((0, 1, 0), (0, 0, -1)))))
     i, j, k = scan.grid.directions[:, 2], scan.grid.directions[:, 1], scan.grid.directions[:, 0]
@@ -320,6 +329,11 @@ def test_small_differences_of_orientation_in_every_slice_are_no_scout(tmp_path: 
 
 
 # ---- 4.6: twice the same, and several volumes
+
+
+def test_4_1_a_slice_of_no_frames_is_refused_for_that(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a-000.dcm: its rows, columns, frames or bits are missing, 0 or no numbers"):
+        dicom.read(series(tmp_path / "ct", NumberOfFrames=0))
 
 
 def test_4_6_the_same_instance_twice_is_used_once(tmp_path: Path) -> None:
