@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segcli.formats.dicom.files import LOSSY, Unused, is_uid, uid_name
+from segcli.formats.dicom.files import LOSSY, Unused, is_uid, uid_name, with_loss
 from segcli.formats.dicom.frames import Frame
 from segcli.formats.dicom.volumes import in_words, names_of
 from segcli.space.volume import Grid
@@ -78,8 +78,10 @@ def doubts(
         )
     if not frames[0].file.text("FrameOfReferenceUID"):
         said.append("no frame of reference: its slices are taken to share one")
-    syntaxes = {f.file.syntax for f in frames} & LOSSY
-    said += [f"compressed with loss ({uid_name(s)})" for s in sorted(syntaxes)]
+    syntaxes = {f.file.syntax for f in frames if with_loss(f.file)}
+    said += sorted(
+        {"compressed with loss" + (f" ({uid_name(s)})" if s in LOSSY else ", then unpacked") for s in syntaxes}
+    )
     said += sorted({note for f in frames for note in f.file.notes})
     return tuple(said)
 

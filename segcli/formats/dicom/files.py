@@ -34,7 +34,8 @@ NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN}
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
 LOSSLESS = {DEFLATED, _RLE, *(_JPEG + n for n in ("57", "70", "80", "90", "201", "202"))}
-LOSSY = {_JPEG + n for n in ("50", "51", "81", "91", "203")}
+_LOST = {_JPEG + n for n in ("50", "51")}  # always with loss
+LOSSY = _LOST | {_JPEG + n for n in ("81", "91", "203")}  # also without, which LossyImageCompression says
 CODE_STREAMS = (LOSSLESS | LOSSY) - {DEFLATED, _RLE}  # JPEG and its family
 # For each compressed syntax the decoder that segcli depends on: which others are installed changes nothing.
 _DECODERS = {  # pydicom's name of it, and the package that brings it
@@ -172,6 +173,12 @@ def _pixels_follow(file: BinaryIO) -> bool:
     group = file.read(2)
     file.seek(at)
     return group in (b"\xe0\x7f", b"\x7f\xe0")
+
+
+def with_loss(file: DicomFile) -> bool:
+    """Whether the pixels of a file are, or were before they were unpacked, compressed with loss."""
+    said = file.text("LossyImageCompression")
+    return said == "01" or file.syntax in (_LOST if said == "00" else LOSSY)
 
 
 def is_dicomdir(file: DicomFile) -> bool:

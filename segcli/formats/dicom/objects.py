@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 
 import segcli
 from segcli.errors import InputError, UsageError
-from segcli.formats.dicom.files import LOSSY, DicomFile, is_uid
+from segcli.formats.dicom.files import DicomFile, is_uid, with_loss
 from segcli.formats.dicom.frames import Frame
 from segcli.formats.dicom.stack import farthest
 from segcli.formats.dicom.texts import SPOILT
@@ -237,7 +237,7 @@ class Scan:
         """That the scan's pixels were once compressed with loss, which what is made of them says too; else empty."""
         out = Dataset()
         for file in self.files:
-            if file.text(_LOSS[0]) == "01" or file.syntax in LOSSY:
+            if with_loss(file):
                 for element in filter(None, (_readable(file.header, keyword) for keyword in _LOSS)):
                     out[element.keyword] = element
                 out.LossyImageCompression = "01"

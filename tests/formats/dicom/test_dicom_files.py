@@ -254,6 +254,23 @@ def test_4_10_loss_is_said(tmp_path: Path) -> None:
     assert "compressed with loss (JPEG-LS Lossy (Near-Lossless)" in scan.source.warnings[0]
 
 
+@pytest.mark.parametrize(("said", "warned"), [("", True), ("01", True), ("00", False)])
+def test_4_10_a_syntax_that_may_be_without_loss_is_called_lossy_unless_the_header_denies_it(
+    tmp_path: Path, said: str, warned: bool
+) -> None:
+    folder = compress(series(tmp_path / "ct", LossyImageCompression=said), JPEGLSNearLossless, jls_error=0)
+    for file in folder.iterdir():  # what was compressed just now says nothing of itself
+        ds = pydicom.dcmread(file)
+        ds.LossyImageCompression = said
+        ds.save_as(file)
+    assert any("compressed with loss" in w for w in dicom.read(folder).source.warnings) == warned
+
+
+def test_4_10_loss_before_the_pixels_were_unpacked_is_said(tmp_path: Path) -> None:
+    scan = dicom.read(series(tmp_path / "ct", LossyImageCompression="01", LossyImageCompressionRatio=12))
+    assert scan.source.warnings == ("compressed with loss, then unpacked",)
+
+
 @pytest.mark.parametrize("bits", [12, 16])
 def test_4_10_jpeg_lossless_of_scanners_is_read(tmp_path: Path, bits: int) -> None:
     noise = np.random.default_rng(4).integers(0, 1 << bits, (3, 19, 23))
