@@ -23,7 +23,7 @@ from segcli.formats.steps import FARTHEST
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
-HEAD = 540  # bytes that hold a header of either version
+HEAD = 544  # bytes that hold a header of either version, and the four behind it that announce extensions
 
 _TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
 _REFUSED_TYPES = {
@@ -50,6 +50,7 @@ class Header:
 
     dim     as in the file: number of axes, then sizes i, j, k, ...
     pixdim  as in the file: qfac, then voxel sizes i, j, k, ...; `srow` is (3, 4), RAS, in the file's units
+    extended  whether extensions are said to follow the header
     counts  which of the three says where the voxels are: "sform", "qform" or "pixdim"
     chosen  whether the user said so (--affine), and not the header's codes
     """
@@ -70,6 +71,7 @@ class Header:
     quatern: tuple[float, ...]
     qoffset: tuple[float, ...]
     srow: NDArray[np.float64]
+    extended: bool = False
     counts: Form = "sform"
     chosen: bool = False
 
@@ -311,6 +313,7 @@ def _parse(path: Path, head: bytes) -> Header:
         quatern=get("3f", 256),
         qoffset=get("3f", 268),
         srow=np.array(get("12f", 280)).reshape(3, 4),
+        extended=head[348:349] not in (b"", b"\0"),
     )
 
 
@@ -341,6 +344,7 @@ def _parse_2(path: Path, head: bytes, order: str) -> Header:
         srow=np.array(get("12d", 400)).reshape(3, 4),
         units=get("i", 500)[0] & 0xFF,
         intent=get("i", 504)[0],
+        extended=head[540:541] not in (b"", b"\0"),
     )
 
 
@@ -381,16 +385,22 @@ def _check(path: Path, header: Header) -> None:
 def _offset(path: Path, header: Header) -> tuple[Header, tuple[str, ...]]:
     """The header with a possible place of its voxels, and a warning where that had to be found.
 
-    Some programs write 0 for "right behind the header": believed where exactly the voxels follow there.
+    Some programs write 0 for "right behind the header": believed where exactly the voxels follow there. Others announce
+    extensions, and voxels where these would begin: believed where there are none.
     """
     lowest = 0 if header.pair else (352 if header.version == 1 else 544)
     offset = header.vox_offset
     if np.isfinite(offset) and offset == int(offset) and offset >= lowest:
+        if header.extended and offset == lowest and not header.pair and _beyond(path, header, lowest) > 0:
+            raise InputError(
+                f"{path.name}: extensions are said to follow the header, and the voxels to begin at byte {lowest}, in "
+                "their place, and there are more bytes than the voxels have: where they begin cannot be told",
+                hint="if you know where they begin, write it into vox_offset",
+            )
         return header, ()
     hint = None
     if offset == 0:
-        whole = lowest + int(np.prod(header.dim[1 : header.dim[0] + 1], dtype=object)) * _itemsize(header)
-        if streams.unpacked_size(path, whole + 1) == whole:
+        if _beyond(path, header, lowest) == 0:
             told = f"{path.name}: vox_offset is 0; its voxels are read from byte {lowest} on, which they fill exactly"
             return replace(header, vox_offset=lowest), (told,)
         hint = "if you know where they begin, write it into vox_offset"
@@ -399,6 +409,15 @@ def _offset(path: Path, header: Header) -> tuple[Header, tuple[str, ...]]:
         f"the first possible one is {lowest}",
         hint=hint,
     )
+
+
+def _beyond(path: Path, header: Header, offset: int) -> int:
+    """How many bytes a single file has beyond voxels that begin at an offset, negative where some lack.
+
+    Of a packed file not counted beyond the first.
+    """
+    whole = offset + int(np.prod(header.dim[1 : header.dim[0] + 1], dtype=object)) * _itemsize(header)
+    return streams.unpacked_size(path, whole + 1) - whole
 
 
 def _itemsize(header: Header) -> int:

@@ -542,6 +542,24 @@ def test_7_1_the_label_map_has_the_scans_own_forms_codes_sizes_and_units(tmp_pat
     assert read(path).grid.same_as(scan.grid)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_3_1_extensions_that_lie_where_the_voxels_are_said_to_begin_are_refused(
+    tmp_path: Path, name: str, version: int
+) -> None:
+    header, voxels = nifti_bytes(version=version)
+    extended, extension = header[:-4] + b"\1\0\0\0", struct.pack("<2i24s", 32, 4, b"words")
+    content = extended + extension + voxels
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(InputError, match=r"extensions are said to follow the header, .* cannot be told"):
+        read(tmp_path / name)
+    content = extended + voxels  # announced by bytes that nobody cleared, and not there
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    scan = read(tmp_path / name)
+    np.testing.assert_array_equal(scan.data[0].T, counting())
+    assert scan.source.warnings == ()
+
+
 @pytest.mark.parametrize(("version", "first"), [(1, 352), (2, 544)])
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_3_2_a_vox_offset_of_0_is_right_behind_the_header_where_exactly_the_voxels_follow(
