@@ -1,7 +1,8 @@
 """FreeSurfer's .mgh and .mgz: one volume on its grid.
 
 Layout: surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat. Big-endian throughout; voxels begin at byte 284, and
-what follows them (scan parameters, command lines, colour tables) is not read.
+what follows them (scan parameters, command lines, colour tables) is not read. In newer files the two bytes above that
+of the version say what the voxels are meant for (an image, labels, a warp).
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from segcli.space.volume import Grid, Source, Volume, Voxels
 HEAD = 284
 _FIELDS = ">7ih15f"
 _TYPES = {0: "u1", 1: "i4", 3: "f4", 4: "i2", 10: "u2"}
+_PURPOSE = 0xFFFF00  # of the version: what the voxels are meant for
 _CODES = {"uint8": 0, "int32": 1, "float32": 3, "int16": 4, "int8": 4, "uint16": 1}  # the narrowest that holds it
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def looks_like(_: Path, head: bytes) -> bool:
-    """Whether the unpacked first bytes are those of an MGH header: version 1 and a known voxel type."""
+    """Whether the unpacked first bytes are those of an MGH header: version 1, whatever it is for, and a voxel type."""
     if len(head) < HEAD:
         return False
     fields = struct.unpack_from(">7i", head)
-    return fields[0] == 1 and fields[5] in (*_TYPES, 2, 5, 6, 7, 8, 9)
+    return fields[0] & ~_PURPOSE == 1 and fields[5] in (*_TYPES, 2, 5, 6, 7, 8, 9)
 
 
 def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
@@ -61,7 +63,7 @@ def examine(path: Path) -> tuple[Grid, int, Source]:
     if min(sizes) < 1:
         raise InputError(f"{path.name}: a dimension of {min(sizes)} voxels: {' x '.join(map(str, sizes))}")
     if code not in _TYPES:
-        raise InputError(f"{path.name}: data type {code} of MGH is not one real number per voxel")
+        raise InputError(f"{path.name}: data type {code} of MGH is none of uint8, int16, uint16, int32 and float32")
     if good != 1:
         raise InputError(f"{path.name}: its orientation is not stated (goodRASFlag is {good})")
     spacing, cosines, centre = np.array(numbers[:3]), np.array(numbers[3:12]).reshape(3, 3).T, np.array(numbers[12:])

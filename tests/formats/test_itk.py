@@ -376,6 +376,15 @@ def test_an_mgz_lies_where_nibabel_says(tmp_path: Path, dtype: str) -> None:
     assert np.allclose(scan.grid.affine, [[0, 0, 2, 0], [0, 3, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]])
 
 
+@pytest.mark.parametrize("purpose", [1, 2, 0xFFFF])
+def test_an_mgz_that_says_what_it_is_for_is_read_as_another(tmp_path: Path, purpose: int) -> None:
+    plain, said = (read(mgh(tmp_path / f"{p}.mgz", version=(0, "I", p << 8 | 1))) for p in (0, purpose))
+    assert np.array_equal(said.data, plain.data)
+    assert said.grid.same_as(plain.grid)
+    with pytest.raises(InputError, match="not a format that segcli reads"):
+        read(mgh(tmp_path / "b.mgz", version=(0, "I", purpose << 8 | 2)))
+
+
 @pytest.mark.parametrize(
     ("put", "message"),
     [
