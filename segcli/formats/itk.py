@@ -66,7 +66,13 @@ _SPACES = {
 }
 # What an axis beside the three of space may be: a number of its own for each channel, and no colour or tensor.
 _CHANNEL_KINDS = re.compile(r"list|vector|\d-vector|covariant-vector|time|none|\?\?\?|domain")
-_MILLIMETRES = {"mm": 1.0, "millimetre": 1.0, "millimeter": 1.0, "um": 1e-3, "cm": 10.0, "m": 1e3}
+_UNITS = {
+    1.0: "mm, millimetre, millimeter",
+    1e-3: "um, \N{MICRO SIGN}m, \N{GREEK SMALL LETTER MU}m, micron, micrometre, micrometer",
+    10.0: "cm, centimetre, centimeter",
+    1e3: "m, metre, meter",
+}
+_MILLIMETRES = {name: mm for mm, names in _UNITS.items() for name in names.split(", ")}  # of one such unit
 
 
 @dataclass(frozen=True)
@@ -205,7 +211,17 @@ def _nrrd(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     if skip < 0:
         raise InputError(f"{path.name}: 'byte skip' of {skip} bytes")
     start += 0 if packed else skip
-    return grid, _Voxels(file, dtype, start, skip, packed, text, channels=count, axis=axis), "NRRD", []
+    voxels = _Voxels(file, dtype, start, skip, packed, text, channels=count, axis=axis)
+    return grid, voxels, "NRRD", _quantised(path, fields)
+
+
+def _quantised(path: Path, fields: dict[str, str]) -> list[str]:
+    """A warning where the values are said to have been others before they were stored."""
+    said = {key: fields.get(key) or fields.get(key.replace(" ", "")) for key in ("old min", "old max")}
+    if not any(said.values()):
+        return []
+    shown = ", ".join(f"{key} {value}" for key, value in said.items() if value)
+    return [f"{path.name}: its values were once others ({shown}); they are taken as they are stored"]
 
 
 def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
@@ -253,9 +269,12 @@ def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Gr
 
 
 def _nrrd_unit(path: Path, fields: dict[str, str]) -> float:
-    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {""}
+    units = {unit.removesuffix("s") for unit in re.findall(r'"([^"]*)"', fields.get("space units", ""))} - {""}
     if len(units) > 1 or any(u not in _MILLIMETRES for u in units):
-        raise InputError(f"{path.name}: space units {fields['space units']} are not one unit of length")
+        raise InputError(
+            f"{path.name}: space units {fields['space units']} are not one unit of length for all axes, of those that "
+            "are known here: mm, um, cm, m"
+        )
     return _MILLIMETRES[units.pop()] if units else 1.0
 
 
@@ -310,6 +329,12 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     if kind not in _META_DTYPES:
         raise InputError(f"{path.name}: data type {kind!r} is not one real number per voxel")
     big = _flag(fields, "elementbyteordermsb", _flag(fields, "binarydatabyteordermsb", False))
+    if np.dtype(_META_DTYPES[kind]).itemsize > 1 and big != _flag(fields, "binarydatabyteordermsb", big):
+        raise InputError(
+            f"{path.name}: ElementByteOrderMSB and BinaryDataByteOrderMSB contradict each other: the order of "
+            "its bytes cannot be told",
+            hint="take the wrong one of them out of the header",
+        )
     dtype = np.dtype(_META_DTYPES[kind]).newbyteorder(">" if big else "<")
     if not _flag(fields, "binarydata", True):
         raise InputError(f"{path.name}: voxels as text are not supported", hint="save it in binary form")

@@ -107,16 +107,24 @@ def test_the_spaces_of_NRRD_come_out_as_LPS(tmp_path: Path, space: str, directio
     as_expected(read(nrrd(tmp_path / "a.nrrd", space=space, space_directions=directions, space_origin=origin)))
 
 
-def test_3_11_space_units_are_converted_to_mm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", ["um", "microns", "micrometer", "\N{MICRO SIGN}m"])
+def test_3_11_space_units_are_converted_to_mm(tmp_path: Path, unit: str) -> None:
     scan = read(
         nrrd(
             tmp_path / "a.nrrd",
-            space_units='"um" "um" "um"',
+            space_units=f'"{unit}" "{unit}" "{unit}"',
             space_directions="(2000,0,0) (0,3000,0) (0,0,4000)",
             space_origin="(10000,-20000,30000)",
         )
     )
     assert np.allclose(scan.grid.affine, EXPECTED, rtol=1e-12)
+
+
+@pytest.mark.parametrize("put", [{"old_min": "-1024", "old_max": "3071"}, {"oldmin": "-1024"}])
+def test_values_of_an_NRRD_that_were_quantised_are_told_as_that(tmp_path: Path, put: dict[str, str]) -> None:
+    scan = read(nrrd(tmp_path / "a.nrrd", **put))
+    as_expected(scan)
+    assert "its values were once others (old min -1024" in scan.source.warnings[0]
 
 
 def test_3_10_shear_in_the_space_directions_is_kept_in_full_with_a_warning(tmp_path: Path) -> None:
@@ -141,7 +149,7 @@ def test_3_4_an_NRRD_axis_of_one_is_dropped(tmp_path: Path) -> None:
         ({"space_directions": "(2,0,0) (0,3) (0,0,4)"}, r"a space direction is '\(0,3\)', not three numbers"),
         ({"space_origin": "(0,0,nan)"}, "singular or not finite"),
         ({"space_directions": "(2,0,0) (0,3,0) (0,0,0)"}, "singular or not finite"),
-        ({"space_units": '"parsec" "parsec" "parsec"'}, "not one unit of length"),
+        ({"space_units": '"parsec" "parsec" "parsec"'}, "not one unit of length for all axes, of those that are"),
         ({"sizes": "5 0 3"}, "dimension of 0 voxels"),
         ({"sizes": "5 4.5 3"}, "sizes is '4.5'"),
         ({"sizes": None}, "sizes missing"),
@@ -293,6 +301,7 @@ def test_a_MetaImage_without_matrix_or_offset_is_read_with_a_warning(tmp_path: P
         ({"TransformMatrix": "1 0 0 0 1 0 0 0 0"}, "singular or not finite"),
         ({"DistanceUnits": "ell"}, "DistanceUnits 'ell'"),
         ({"HeaderSize": "-7"}, "HeaderSize of -7"),
+        ({"ElementByteOrderMSB": "True"}, "ElementByteOrderMSB and BinaryDataByteOrderMSB contradict each other"),
         ({"ElementDataFile": None}, "no ElementDataFile"),
     ],
 )
