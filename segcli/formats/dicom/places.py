@@ -6,6 +6,7 @@ slices behind it.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,13 +103,19 @@ def _is_index(path: Path) -> bool:
 
 
 def _indexed(path: Path) -> Iterator[Path]:
-    """The files that an index names, all of which lie below its folder, whatever the case of their names.
+    """The files that an index names, all of which lie below its folder.
+
+    The case of their names does not matter, nor .dcm at their end, or the dot and the version that some discs add.
 
     errors   InputError: one is not there, so that a slice at an end could be missing without a gap
     """
     import pydicom
 
-    below = {file.relative_to(path.parent).as_posix().lower(): file for file in files_below(path.parent)}
+    below: dict[str, Path] = {}
+    for file in files_below(path.parent):
+        name = file.relative_to(path.parent).as_posix().lower()
+        below[name] = file
+        below.setdefault(_plain(name), file)
     try:
         records = pydicom.dcmread(path).DirectoryRecordSequence
         named = [record.ReferencedFileID for record in records if record.get("ReferencedFileID")]
@@ -124,6 +131,11 @@ def _indexed(path: Path) -> Iterator[Path]:
             hint="copy the whole medium, or give the folder instead",
         )
     yield from (below[name] for name in sorted(set(wanted)))
+
+
+def _plain(name: str) -> str:
+    """A file's name as an index has it, without ending and version (PS3.10 8.2): "im1" of "im1.dcm" or "im1.;1"."""
+    return re.sub(r"(\.(dcm)?)?(;\d+)?\Z", "", name)
 
 
 def kind_of(place: Place) -> str | None:

@@ -304,6 +304,15 @@ def test_4_13_an_index_that_names_what_is_not_below_its_folder_is_refused(tmp_pa
         dicom.read(index, series="1")
 
 
+@pytest.mark.parametrize("ending", [".dcm", ".", ".;1", ";1", ".DCM"])
+def test_4_13_files_may_be_called_as_their_index_has_them_and_an_ending(tmp_path: Path, ending: str) -> None:
+    index = medium(tmp_path)
+    for file in [p for p in index.parent.rglob("*") if p.is_file() and p != index]:
+        file.with_name(f"{file.name}.BMP").write_bytes(b"a picture of it")
+        file.rename(file.with_name(file.name + ending))
+    np.testing.assert_array_equal(dicom.read(index, series="1").data[0], phantom())
+
+
 def test_a_media_archive_with_its_index_is_read_without_it(tmp_path: Path) -> None:
     disc = medium(tmp_path).parent
     one, _ = cases([str(packed(disc, ".zip"))])
