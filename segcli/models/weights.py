@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import safetensors.torch
 import torch
@@ -39,8 +39,10 @@ MODULE = "module."  # DataParallel's prefix
 # Where training scripts keep the table of tensors, the likeliest first.
 TABLES = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network", "weights", "params", "ema")
 _OF_TRAINING = re.compile(r"optim(i[sz]er)?s?(?![a-z])", re.IGNORECASE)  # optimizer_states, not optimal_model
+_OF_EXPORT = ("archive_format", "serialized_exported_program.json")  # members of today's archives and of earlier ones
 _OF_OPTIMISER = {"state", "param_groups"}  # what torch's optimisers make of themselves
 BY_GRAPH = "another one comes in as an ONNX file that is exported where it was trained (torch.onnx.export)"
+EXPORTED = "a program of torch.export, not tensors alone"
 _SHOWN = 10
 _HEAD = 540  # bytes by which it is told what else a file is
 _UNFOLDED = 2**30  # bytes by which tensors may exceed their file: values that are stored once and repeated
@@ -443,6 +445,11 @@ def _opened(data: bytes, name: str) -> tuple[str, Content]:
     )
 
 
+def tensors_of(name: str) -> str:
+    """How the tensors of an exported program become a checkpoint, half a sentence."""
+    return f"save its tensors where it was made: torch.save(torch.export.load('{name}').state_dict, 'model.pt')"
+
+
 def _zip(data: bytes, name: str) -> tuple[str, Content]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -454,6 +461,8 @@ def _zip(data: bytes, name: str) -> tuple[str, Content]:
                     hint="save its tensors where it was made: torch.save(torch.jit.load(FILE).state_dict(), NEW), "
                     "then import NEW",
                 )
+            if any(PurePosixPath(m).name in _OF_EXPORT for m in members):
+                raise ModelError(f"{name}: {EXPORTED}", hint=tensors_of(name))
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 pickles = []  # torch never compresses
             if len(pickles) != 1:

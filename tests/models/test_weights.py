@@ -427,6 +427,16 @@ def test_5_1_what_would_run_as_code_is_refused_with_advice(name: str, words: str
     assert "state_dict()" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("member", ["a/archive_format", "a/serialized_exported_program.json"])
+def test_a_program_of_torch_export_is_called_that(tmp_path: Path, member: str) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr(member, "pt2")
+        archive.writestr("a/data/sample_inputs/model.pt", "")
+    with pytest.raises(ModelError, match=r"model\.pt2: a program of torch\.export, not tensors alone") as caught:
+        checkpoint.read(tmp_path / "model.pt2")
+    assert "torch.save(torch.export.load('model.pt2').state_dict" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     "name",
     sorted(
