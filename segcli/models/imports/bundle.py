@@ -18,7 +18,7 @@ from segcli.models.imports.bundle_after import labels_of, way_back
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
 from segcli.models.imports.bundle_network import has_unknown
 from segcli.models.imports.bundle_network import network as network_of
-from segcli.models.imports.bundle_said import LITTLE, PADS, Said, kind_of, listed
+from segcli.models.imports.bundle_said import LITTLE, PADS, Said, images, kind_of, listed, of_image
 from segcli.models.imports.bundle_weights import weights_file as weights_of
 from segcli.models.imports.source import ModelSource, Stated, label_names
 from segcli.networks.registry import Inferred
@@ -118,8 +118,8 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
     order: list[str] = []
     known = True
     for item in items:
-        kind = kind_of(item)
-        if kind in LITTLE:
+        kind, shown = kind_of(item), images(item)
+        if kind in LITTLE or not shown:
             continue
         if kind in ("Orientation", "Spacing"):
             order.append(kind)
@@ -136,7 +136,11 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
             margins = listed(item.get("margin", 0))
             if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
                 said.notes.append("the crop's margin is another on each side; segcli takes the largest")
-            if item.get("channel_indices") is not None and (said.network.inputs or 1) > 1:
+            source = item.get("source_key")
+            if source is not None and source not in shown:
+                said.lack("", f"CropForeground goes by {source!r}, which is no image that the network is shown")
+                known = False
+            if (item.get("channel_indices") is not None or len(shown) > 1) and (said.network.inputs or 1) > 1:
                 said.notes.append(
                     "the crop looks at some of the channels; segcli's keeps what is above 0 in any of them"
                 )
@@ -171,7 +175,7 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
 
 def _resized(item: Facts) -> Document | None:
     """Fields `shape` and `interpolation` of a Resize; None for one that segcli has not."""
-    size, mode = item.get("spatial_size"), item.get("mode", "area")
+    size, mode = item.get("spatial_size"), of_image(item, "mode", "area")
     how = {"area": "area", "trilinear": "linear"}.get(mode) if isinstance(mode, str) else None
     shape = [size] * 3 if isinstance(size, int) else size
     whole = isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
@@ -193,7 +197,7 @@ def _concatenated(item: Facts, said: Said) -> None:
 def _spacing(item: Facts, notes: list[str]) -> Document:
     """Fields `spacing` and `interpolation`: 0 and below keep an axis, the last number stands for those that lack."""
     steps = [float(p) if p > 0 else None for p in listed(item["pixdim"])]
-    mode = listed(item.get("mode", "bilinear"))[0]
+    mode = of_image(item, "mode", "bilinear")
     how = {"nearest": "nearest", "bilinear": "linear", 0: "nearest", 1: "linear"}.get(mode)
     if how is None or item.get("diagonal") or item.get("scale_extent"):
         notes.append("Spacing has an interpolation or a corner that segcli has not: linear, between voxel centres")
@@ -292,7 +296,8 @@ def _inferer(item: Content, metadata: Facts, said: Said) -> None:
     roi = [roi] * 3 if isinstance(roi, int) else roi
     if isinstance(roi, list) and len(roi) == 3 and all(isinstance(n, int) and n > 0 for n in roi):
         said.card["patch_size"] = roi
-    overlap, sigma, mode = item.get("overlap", 0.25), item.get("sigma_scale", 0.125), item.get("mode", "constant")
+    overlap, sigma = (_alike(item.get(option, usual)) for option, usual in (("overlap", 0.25), ("sigma_scale", 0.125)))
+    mode = item.get("mode", "constant")
     if all(isinstance(v, int | float) for v in (overlap, sigma)) and mode in ("constant", "gaussian"):
         said.card |= {"overlap": overlap, "blend": mode, "sigma": sigma}
     else:
@@ -302,3 +307,8 @@ def _inferer(item: Content, metadata: Facts, said: Said) -> None:
         said.card["padding"] = "edge"
     elif padding != "constant":
         said.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
+
+
+def _alike(value: Content) -> Content:
+    """A number that each axis has, of a list with nothing else; any other value as it is."""
+    return value[0] if isinstance(value, list) and value and value == value[:1] * len(value) else value

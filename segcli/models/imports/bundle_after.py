@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from segcli.documents import Document, Facts
+from segcli.documents import Content, Document, Facts
 from segcli.models.imports import bundle_vista3d as vista3d
 from segcli.models.imports.bundle_config import Unknown
 from segcli.models.imports.bundle_said import LITTLE, Said, kind_of, listed
@@ -33,8 +33,13 @@ def way_back(items: Sequence[Document], said: Said) -> None:
             continue
         if kind_of(item) not in (*LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage") and not _writing(item, 0):
             said.notes.append(f"the bundle's {kind_of(item)} after the network is left out")
-        if item.get("threshold", 0.5) != 0.5:
-            said.notes.append(f"the bundle's threshold is {item['threshold']}; segcli's is 0.5")
+        # MONAI before 0.8 said whether there is one, and in another option which.
+        thresholds = [t for t in (*listed(item.get("threshold")), item.get("logit_thresh")) if not _usual(t)]
+        said.notes += [f"the bundle's threshold is {threshold}; segcli's is 0.5" for threshold in thresholds[:1]]
+
+
+def _usual(threshold: Content) -> bool:
+    return threshold is None or isinstance(threshold, bool) or threshold == 0.5
 
 
 def _finished(invert: Facts, discrete: Facts, said: Said) -> None:
@@ -91,9 +96,11 @@ def labels_of(names: Sequence[str], items: Sequence[Document], said: Said) -> No
         return
     largest, sigmoid = done("AsDiscrete", "argmax") or done("Activations", "softmax"), done("Activations", "sigmoid")
     begins = names[0] == "background"
+    # Of outputs that are none of these a threshold makes overlapping ones.
+    overlap = any(kind_of(item) == "AsDiscrete" and item.get("threshold") is not None for item in items)
     if (numbers := said.network.arguments.get("classes")) and (asked := vista3d.labels(names, numbers)):
         said.card["labels"] = asked
-    elif largest or (begins and not sigmoid):
+    elif largest or (begins and not sigmoid and not overlap):
         every = names if begins or len(names) == said.network.outputs else ["background", *names]
         said.card["labels"] = {name: value for value, name in enumerate(every)}
     elif sigmoid and any(kind_of(item) in _MERGING for item in items):

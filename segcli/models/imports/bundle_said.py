@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from segcli.documents import Content, Document
+from segcli.documents import Content, Document, Facts
 from segcli.models.weights import Tensors
 
 if TYPE_CHECKING:
@@ -25,10 +25,16 @@ LITTLE = (  # transforms that change neither voxels nor places in a way that mat
     "SelectItems",
     "DeleteItems",
     "CopyItems",
+    "ToNumpy",
+    "FromMetaTensor",
+    "ToMetaTensor",
+    "DataStats",
+    "SimulateDelay",
     "OrientationGuidanceMultipleLabelDeepEdit",  # these three move a person's clicks, and there are none
     "AddGuidanceFromPointsDeepEdit",
     "ResizeGuidanceMultipleLabelDeepEdit",
 )
+_LABEL = "label"  # monai.utils.CommonKeys.LABEL
 PADS = ("SpatialPad", "DivisiblePad", "BorderPad")
 
 
@@ -58,3 +64,14 @@ def kind_of(item: Content) -> str:
 
 def listed(value: Content) -> list[Content]:
     return value if isinstance(value, list) else [value]
+
+
+def images(item: Facts) -> list[Content]:
+    """What a transform is done with, but for the label, which is there in evaluation alone; [None] where it is open."""
+    return [key for key in listed(item.get("keys")) if key != _LABEL]
+
+
+def of_image(item: Facts, option: str, usual: Content) -> Content:
+    """An option for the first image where a transform has one for each of its keys."""
+    values, keys = listed(item.get(option, usual)), listed(item.get("keys"))
+    return values[keys.index(images(item)[0])] if len(values) == len(keys) and images(item) else values[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 from segcli.errors import ModelError
 from segcli.models.imports.bundle_config import References
+from segcli.models.weights import EXPORTED, tensors_of
 from segcli.system import is_plain
 
 _USUAL = ("model.pt", "model.pth", "model.safetensors")
@@ -34,10 +35,15 @@ def weights_file(folder: Path, config: References) -> Path:
             hint=f"save its tensors where it was made: torch.save(torch.jit.load('{programs[0]}').state_dict(), "
             "'model.pt')",
         )
+    exported = [name for name in there if name.endswith(".pt2")]
+    if exported and not alone:
+        raise ModelError(f"{folder.parent.name}: only models/{exported[0]}: {EXPORTED}", hint=tensors_of(exported[0]))
     lacking = f"models/ has no {named or _USUAL[0]}"
     said = f"{lacking}, only {', '.join(there)}" if there else f"{lacking}: it holds nothing"
-    published = (folder.parent / "large_files.yml").is_file()
-    hint = "large_files.yml in the bundle says where it is published: fetch it into models/" if published else None
+    graphs = [name for name in there if name.endswith(".onnx")]
+    hint = f"import models/{graphs[0]} alone, and give what it does not state" if graphs else None
+    if (folder.parent / "large_files.yml").is_file():
+        hint = "large_files.yml in the bundle says where it is published: fetch it into models/"
     raise ModelError(f"{folder.parent.name}: {said}", hint=hint)
 
 

@@ -98,6 +98,18 @@ def test_a_bundle_without_its_weights_is_told_where_they_are(tmp_path: Path) -> 
     assert refused.value.hint == "large_files.yml in the bundle says where it is published: fetch it into models/"
 
 
+def test_of_a_bundle_with_a_graph_or_a_program_alone_it_is_said_what_to_do(tmp_path: Path) -> None:
+    models = edited(tmp_path / "b") / "models"
+    (models / "model.pt").rename(models / "model.onnx")
+    with pytest.raises(ModelError, match=r"has no model\.pt, only model\.onnx") as refused:
+        imports.inspect(tmp_path / "b")
+    assert refused.value.hint == "import models/model.onnx alone, and give what it does not state"
+    (models / "model.onnx").rename(models / "model.pt2")
+    with pytest.raises(ModelError, match=r"only models/model\.pt2: a program of torch\.export") as refused:
+        imports.inspect(tmp_path / "b")
+    assert "torch.export.load('model.pt2').state_dict" in (refused.value.hint or "")
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
 def test_wrapped_names_are_understood_as_bare_ones(tmp_path: Path, prefix: str) -> None:
     path = edited(tmp_path / "b") / "models" / "model.pt"
@@ -185,6 +197,9 @@ def changed(folder: Path, at: int, **entries: Any) -> imports.Inspection:
     return imports.inspect(edited(folder, preprocessing=preprocessing))
 
 
+CROPPED = {"step": "crop", "above": 0, "margin": 0}
+
+
 @pytest.mark.parametrize(
     ("entries", "steps"),
     [
@@ -217,6 +232,11 @@ def changed(folder: Path, at: int, **entries: Any) -> imports.Inspection:
         ),
         ({"_target_": "SpatialPadd", "spatial_size": [16, 16, 16]}, []),
         ({"_target_": "SpatialPad", "spatial_size": [16, 16, 16]}, []),
+        ({"_target_": "DataStatsd"}, []),
+        ({"_target_": "ConvertToMultiChannelBasedOnBratsClassesd", "keys": "label"}, []),
+        ({"_target_": "CropForegroundd", "keys": ["image", "label"], "source_key": "image"}, [CROPPED]),
+        ({"_target_": "CropForegroundd", "keys": ["image", "label"], "source_key": "label"}, None),
+        ({"_target_": "CropForegroundd", "source_key": "brain_mask"}, None),
         ({"_target_": "NormalizeIntensityd", "subtrahend": 3}, None),
         ({"_target_": "ScaleIntensityRanged", "a_min": -9, "a_max": 9, "b_min": -1}, None),
         ({"_target_": "ScaleIntensityRangePercentilesd", "lower": 1, "upper": 99, "b_min": -1, "b_max": 1}, None),
@@ -294,6 +314,13 @@ def test_a_spacing_is_as_long_as_the_grid(tmp_path: Path, entries: dict[str, Any
     assert changed(tmp_path / "b", 3, _target_="Spacingd", **entries).found["spacing"] == spacing
 
 
+@pytest.mark.parametrize("keys", [["image", "label"], ["label", "image"]])
+def test_of_options_for_each_key_the_images_counts(tmp_path: Path, keys: list[str]) -> None:
+    modes = ["bilinear" if key == "image" else "nearest" for key in keys]
+    found = changed(tmp_path / "b", 3, _target_="Spacingd", pixdim=[1, 1, 1], keys=keys, mode=modes)
+    assert found.found["interpolation"] == "linear"
+
+
 @pytest.mark.parametrize("entries", [{"axcodes": ["L", "P", "S"]}, {"axcodes": "LPS"}, {"as_closest_canonical": True}])
 def test_an_orientation_is_an_axes_code(tmp_path: Path, entries: dict[str, Any]) -> None:
     wanted = "RAS" if "as_closest_canonical" in entries else "LPS"
@@ -355,6 +382,16 @@ def test_windows_are_those_of_the_inferer_or_missing(
     assert found.found.get("patch_size") == patch
     assert any(sentence.startswith(note) for sentence in [*found.notes, ""])
     assert found.found.get("blend") in (None, "constant")
+
+
+@pytest.mark.parametrize(("overlap", "found"), [([0.625] * 3, 0.625), ([0.5, 0.5, 0.25], None)])
+def test_an_overlap_along_each_axis_is_one_where_it_is_the_same(
+    tmp_path: Path, overlap: list[float], found: float | None
+) -> None:
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": 32, "overlap": overlap, "sigma_scale": [0.25] * 3}
+    read = imports.inspect(edited(tmp_path / "b", inferer=inferer))
+    assert read.found.get("overlap") == found
+    assert any(note.startswith("overlap, sigma_scale or mode") for note in read.notes) == (found is None)
 
 
 @pytest.mark.parametrize(("mode", "padding", "noted"), [("replicate", "edge", False), ("reflect", None, True)])
@@ -493,6 +530,29 @@ def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp
     notes = imports.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
     assert "the bundle's threshold is 0.3; segcli's is 0.5" in notes
     assert "the bundle's KeepLargestConnectedComponent after the network is left out" in notes
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"threshold": [0.5, None]}, None),
+        ({"threshold": True}, None),
+        ({"threshold_values": True, "logit_thresh": 0.3}, 0.3),
+        ({"threshold": [0.4, None]}, 0.4),
+    ],
+)
+def test_a_threshold_that_is_not_one_half_is_told(tmp_path: Path, options: dict[str, Any], told: float | None) -> None:
+    steps = [*SIGMOID, {"_target_": "AsDiscreted", "keys": ["pred", "label"], **options}]
+    notes = imports.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
+    assert [note for note in notes if "threshold" in note] == [f"the bundle's threshold is {told}; segcli's is 0.5"] * (
+        told is not None
+    )
+
+
+def test_outputs_that_a_threshold_alone_makes_labels_of_are_asked_for(tmp_path: Path) -> None:
+    """They overlap, and whether they are probabilities is not told: the largest one is a guess."""
+    found = imports.inspect(edited(tmp_path / "b", postprocessing=[{"_target_": "AsDiscreted", "threshold": 0.5}]))
+    assert list(found.missing) == ["labels"]
 
 
 def called(folder: Path, names: list[str], after: list[dict[str, Any]]) -> Path:
