@@ -209,6 +209,51 @@ def test_derivatives_are_paired_with_references_that_another_program_made_or_nob
         paired(("1_seg-a.nii", "2_seg-a.nii"), ("1_seg-a.nii", "2_seg-b.nii"))
 
 
+def made(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_names_of_bids_are_compared_more_loosely_where_none_is_in_both_and_that_is_told(tmp_path: Path) -> None:
+    pred = made(tmp_path / "pred", "sub-1_seg-uxnet_dseg.nii.gz", "sub-2_seg-uxnet_dseg.nii.gz")
+    for number, name in enumerate(("sub-{}_T1w_seg.nii.gz", "sub-{}_desc-manual_dseg.nii.gz")):
+        ref = made(tmp_path / f"ref{number}", name.format(1), name.format(2))
+        pairs, told = pair_folders(pred, ref)
+        assert [(case, truth.name) for case, _, truth in pairs] == [(f"sub-{k}", name.format(k)) for k in (1, 2)]
+        said = "seg- and desc-" if number else "seg-"
+        first = f"sub-1_seg-uxnet_dseg.nii.gz with {name.format(1)}"
+        assert told == [f"names are compared without {said}: {first}"]
+    elsewhere = made(tmp_path / "ref", "sub-1_space-MNI152_dseg.nii.gz", "sub-2_space-MNI152_dseg.nii.gz")
+    with pytest.raises(InputMissing, match="2 of 2 references"):
+        pair_folders(pred, elsewhere)
+
+
+def test_names_are_equal_however_accents_are_put_together_and_slicers_ending_is_none_of_them(tmp_path: Path) -> None:
+    pred = made(tmp_path / "pred", "cafe\u0301_seg.nii.gz", "b.seg.nrrd")
+    ref = made(tmp_path / "ref", "caf\u00e9.nii.gz", "b.nii.gz")
+    assert [case for case, _, _ in pair_folders(pred, ref)[0]] == ["b", "caf\u00e9"]
+
+
+def test_a_reference_that_is_a_broken_link_or_behind_a_link_is_not_left_out(tmp_path: Path) -> None:
+    made(tmp_path / "store", "b.nii.gz")
+    pred, ref = made(tmp_path / "pred", "a.nii.gz"), made(tmp_path / "ref", "a.nii.gz")
+    (ref / "more").symlink_to(tmp_path / "store")
+    with pytest.raises(InputMissing, match="1 of 2 references have no prediction of the same name: more/b"):
+        pair_folders(pred, ref)
+    (ref / "more").unlink()
+    (ref / "b.nii.gz").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputMissing, match="1 of 2 references have no prediction of the same name: b"):
+        pair_folders(pred, ref)
+
+
+def test_predictions_in_subfolders_are_named_where_the_references_lie_in_none(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing) as refused:
+        pair_folders(made(tmp_path / "pred", "x/a_seg.nii.gz"), made(tmp_path / "ref", "a.nii.gz"))
+    assert "predictions in subfolders (x/a_seg.nii.gz)" in str(refused.value.hint)
+
+
 def test_what_lies_beside_label_maps_of_two_runs_is_no_case(tmp_path: Path) -> None:
     for run in ("one", "other"):
         (tmp_path / run).mkdir()
