@@ -151,7 +151,8 @@ def _scores(
     out = {}
     for name, mine, truth in pairs:
         if card is not None:
-            _of_model(mine, card)
+            for path in (mine, truth)[: 1 if numbers is not None else 2]:  # such references have numbers of their own
+                _of_model(path, card)
         pred, ref = (whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth))
         if numbers is not None:
             ref = merged(ref, numbers)
@@ -168,7 +169,8 @@ def _scores(
 def _of_model(path: Path, card: ModelCard) -> None:
     """Refuse to name the numbers of a label map by a model whose names they do not have.
 
-    errors   InputError: the record beside it calls a number otherwise, or it is the mask of one structure
+    errors   InputError: the record beside it or its own header calls a number otherwise, or it is the mask of one
+             structure
     """
     from segcli.formats.table import stem
     from segcli.results import record
@@ -185,6 +187,22 @@ def _of_model(path: Path, card: ModelCard) -> None:
         if (called := stated.get(label.id, label.name)) != label.name:
             told = f"{path.name}: its record calls the number {label.id} {called}, {card.name} calls it {label.name}"
             raise InputError(told, hint=hint)
+    of_segments(path, card, hint)
+
+
+def of_segments(path: Path, card: ModelCard, hint: str) -> None:
+    """Refuse a label map whose own names, as 3D Slicer writes them into an NRRD, have other numbers in the model.
+
+    errors   InputError, with the hint
+    """
+    from segcli.formats.itk import segment_names
+    from segcli.formats.label_table import labels
+
+    numbers = {label.name: label.id for label in labels({x.id: x.name for x in card.structures})}
+    for segment in labels(segment_names(path)):
+        if (number := numbers.get(segment.name, segment.id)) != segment.id:
+            told = f"its header calls the number {segment.id} {segment.name}, which is {number} of {card.name}"
+            raise InputError(f"{path.name}: {told}", hint=hint)
 
 
 def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:

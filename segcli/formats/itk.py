@@ -166,6 +166,24 @@ def files_of(path: Path) -> list[Path]:
     return list(dict.fromkeys((path, examine(path)[2].path)))
 
 
+def segment_names(path: Path) -> dict[int, str]:
+    """Value -> name of the segments that 3D Slicer's keys in the header of an NRRD state; nothing of any other file."""
+    if streams.is_folder(path):
+        return {}
+    with streams.opened(path) as file:
+        head = file.read(_HEADER_LIMIT)
+    if not _is_nrrd(head):
+        return {}
+    text = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("utf-8", "replace")
+    found = dict(re.findall(r"^(Segment\d+_(?:Name|LabelValue)):=(.*?)\r?$", text, re.M))
+    values = {key.removesuffix("_LabelValue"): value for key, value in found.items() if key.endswith("_LabelValue")}
+    return {
+        int(value): found[f"{segment}_Name"].replace("\\\\", "\\")
+        for segment, value in values.items()
+        if re.fullmatch(r"-?\d{1,10}", value) and f"{segment}_Name" in found
+    }
+
+
 def _is_nrrd(head: bytes) -> bool:
     return head.startswith(b"NRRD000")
 

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from runs import command  # noqa: F401 - makes the folder of scan_files known
 
+from segcli import formats
 from segcli.commands import evaluate as answer
+from segcli.commands import report
 from segcli.errors import InputError, InputMissing, OutputExists, UsageError
 from segcli.results import paper
 from segcli.results.evaluate import METRICS
+from segcli.space.volume import Grid, Volume
+from segcli.structures import Label
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
 
@@ -117,6 +121,25 @@ def test_numbers_that_another_model_wrote_do_not_get_wrong_names(model, tmp_path
         answer.evaluate(mask, mask, model=str(model))
     answer.evaluate(mask, mask, json=True)
     assert capsys.readouterr().out.count('"label_1"') > 1
+
+
+def test_names_of_slicer_that_have_other_numbers_in_the_model_are_refused(model, tmp_path, capsys):
+    data = np.zeros((1, 4, 4, 4), "u1")
+    data[0, 1:3] = 1
+    labels = Volume(data, Grid((4, 4, 4), np.eye(4)))
+    drawn, right, free = (tmp_path / f"{name}.seg.nrrd" for name in ("drawn", "right", "free"))
+    formats.write(labels, [Label(1, "Spleen")], drawn)
+    formats.write(labels, [Label(1, "Body")], right)
+    formats.write(labels, [Label(1, "Segment_1")], free)
+    for words in ((drawn, right), (right, drawn)):
+        with pytest.raises(
+            InputError, match=r"drawn.seg.nrrd: its header calls the number 1 spleen, which is 3 of organs"
+        ):
+            answer.evaluate(*words, model=str(model))
+    answer.evaluate(right, free, model=str(model), json=True)
+    answer.evaluate(drawn, right, json=True)
+    with pytest.raises(InputError, match="its header calls the number 1 spleen"):
+        report.report(drawn, str(model), output=tmp_path / "out")
 
 
 def test_two_documents_on_stdout_are_refused(tmp_path):
