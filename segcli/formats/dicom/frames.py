@@ -27,6 +27,7 @@ DISTINGUISHING = (
     "InversionTimes",
     "DiffusionBValue",
     "DiffusionGradientOrientation",
+    "SequenceName",
     "ASLContext",
     "ComplexImageComponent",
     "ContrastBolusAgentPhase",
@@ -97,6 +98,7 @@ class Frame:
             "EchoNumbers": self.key("EchoNumbers"),
             "EchoTime": self.key("EffectiveEchoTime") or self.key("EchoTime"),
             "DiffusionBValue": self.key("DiffusionBValue"),
+            "SequenceName": self.key("SequenceName"),  # of Siemens with the b-value: ep_b0, ep_b1000t
             "ComplexImageComponent": self.key("ComplexImageComponent"),
             "ImageType": "\\".join(shown) or None,
         }

@@ -437,6 +437,7 @@ APART: dict[str, tuple[Any, Any]] = {
     "InversionTimes": (150.0, 900.0),
     "DiffusionBValue": (0.0, 1000.0),
     "DiffusionGradientOrientation": ([0.0, 1.0, 0.0], [0.6, 0.0, 0.8]),
+    "SequenceName": ("ep_b0", "ep_b1000t"),
     "ASLContext": ("CONTROL", "LABEL"),
     "ComplexImageComponent": ("MAGNITUDE", "PHASE"),
     "ContrastBolusAgentPhase": ("IMMEDIATE", "PRE_CONTRAST"),

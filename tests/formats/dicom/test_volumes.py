@@ -29,6 +29,7 @@ MIXED = {
     "diffusion bvalue 600": lambda ds, odd: _in_block(
         ds, "GEMS_PARM_01", 0x43, 0x39, "IS", [600 + 10**9 if odd else 0, 8, 0]
     ),
+    "sequence name ep_b1000": lambda ds, odd: setattr(ds, "SequenceName", "ep_b1000" if odd else "ep_b0"),
     "complex image component 3": lambda ds, odd: _in_block(ds, "GEMS_PARM_01", 0x43, 0x2F, "SS", 3 * odd),
     "without complex image component": lambda ds, odd: None if odd else setattr(ds, "ComplexImageComponent", "REAL"),
     r"image type ORIGINAL\\P": lambda ds, odd: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "P" if odd else "M"]),
