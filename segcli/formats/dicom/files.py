@@ -233,12 +233,29 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     announced = expected if length <= expected + 1 else length  # a byte may fill up an odd number
     if there < announced:
         return DicomFile(path, syntax, f"truncated: {there} of {announced} bytes of pixels are there")
+    if _lines_changed(file, first + length):
+        told = "corrupt: it was transferred as text, which put bytes into it wherever one looked like the end of a line"
+        return DicomFile(path, syntax, told)
     surplus = length - expected
     if surplus * max(int(text_of(header, side)) for side in ("Rows", "Columns")) >= expected:
         told = f"corrupt: {length} bytes of pixels, {expected} by its rows, columns, frames and bits"
         return DicomFile(path, syntax, told)  # a line more in each frame: they would begin elsewhere
     notes = () if surplus <= 1 else (f"{surplus} bytes follow the voxels and are not read",)
     return DicomFile(path, syntax, None, (first, expected), notes)
+
+
+def _lines_changed(file: BinaryIO, end: int) -> bool:
+    """Whether a file goes on behind its pixels, and each byte that ends a line of text comes as CR and LF.
+
+    Padding of zeros may follow the pixels, and elements of higher groups.
+    """
+    file.seek(end)
+    behind = file.read()
+    if not behind.strip(b"\0") or behind[:4] in (b"\xfa\xff\xfa\xff", b"\xfc\xff\xfc\xff"):
+        return False
+    file.seek(0)
+    whole = file.read()
+    return 0 < whole.count(b"\n") == whole.count(b"\r\n")
 
 
 def _expected(header: Dataset) -> int | None:

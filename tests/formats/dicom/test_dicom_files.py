@@ -406,6 +406,27 @@ def test_4_1_pixels_of_a_line_more_in_each_frame_are_refused(tmp_path: Path) -> 
             dicom.read(tmp_path / "damaged.dcm")
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_4_1_a_slice_that_was_transferred_as_text_is_refused(tmp_path: Path, syntax: str) -> None:
+    folder = series(tmp_path / "ct", syntax=syntax)
+    spoilt = folder / "a-002.dcm"
+    ds = pydicom.dcmread(spoilt)
+    ds.PixelData = ds.PixelData.replace(b"\n", b"\v")[:-20] + b"\n\4" * 10
+    ds.save_as(spoilt)
+    dicom.read(folder)
+    spoilt.write_bytes(spoilt.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(InputError, match=r"a-002.dcm: corrupt: it was transferred as text"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("behind", [b"\0" * 9, b"<html>", b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0\n\0\n\0"])
+def test_bytes_behind_the_pixels_are_not_taken_for_them(tmp_path: Path, behind: bytes) -> None:
+    folder = series(tmp_path / "ct")
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes() + behind)
+    np.testing.assert_array_equal(dicom.read(folder).data[0], phantom())
+
+
 def test_bytes_behind_the_voxels_are_not_taken_for_voxels(tmp_path: Path) -> None:
     def longer(ds: pydicom.Dataset, k: int) -> None:
         ds.PixelData = ds.PixelData + b"\1\2\3\4"
