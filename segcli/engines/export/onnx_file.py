@@ -73,7 +73,10 @@ def read(data: bytes, name: str, card: ModelCard, sha256: str | None = None) -> 
     inputs = [value for value in model.graph.input if value.name not in initialised]
     outputs = list(model.graph.output)
     if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelError(f"{name}: has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
+        raise ModelError(
+            f"{name}: has {len(inputs)} inputs and {len(outputs)} outputs, not one of each",
+            hint="export the network with its last output alone, without those of deep supervision",
+        )
     _fits(inputs[0], shape, f"{name}: the input {inputs[0].name!r}")
     channels = len(card.decide.values)
     _fits(outputs[0], (channels, *card.window.size), f"{name}: the output {outputs[0].name!r}")
@@ -137,7 +140,10 @@ def _standard(model: Message, name: str) -> None:
     domains = {entry.domain: entry.version for entry in model.opset_import}
     opset = next((domains[d] for d in _STANDARD if d in domains), 0)
     if opset not in OPSETS:
-        raise ModelError(f"{name}: opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
+        raise ModelError(
+            f"{name}: opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}",
+            hint="export it again with opset_version=17, or convert it with onnx.version_converter",
+        )
     nodes = [*_nodes(model.graph), *(node for function in model.functions for node in function.node)]
     own = {(function.domain, function.name) for function in model.functions}
     for node in nodes:
@@ -239,11 +245,21 @@ def _fits(value: Message, shape: tuple[int, ...], what: str) -> None:
     kind = value.type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
         names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
-        raise ModelError(f"{what} is {names.get(kind.elem_type, f'of the type {kind.elem_type}')}, not float32")
+        raise ModelError(
+            f"{what} is {names.get(kind.elem_type, f'of the type {kind.elem_type}')}, not float32",
+            hint="export the network with float32 at both ends (keep_io_types, where what lies between is float16) and "
+            "without an argmax, a channel for each label",
+        )
     if not kind.HasField("shape"):
         return
     stated = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
     if len(stated) != 5:
-        raise ModelError(f"{what} has {len(stated)} axes, not 5: (batch, channels, d, h, w)")
+        raise ModelError(
+            f"{what} has {len(stated)} axes, not 5: (batch, channels, d, h, w)",
+            hint="export it for volumes; a network of slices is imported from its checkpoint, not from its graph",
+        )
     if any(a not in (None, b) for a, b in zip(stated[1:], shape, strict=True)):
-        raise ModelError(f"{what} has the shape {tuple(stated[1:])}, the card says {shape}")
+        raise ModelError(
+            f"{what} has the shape {tuple(stated[1:])}, the card says {shape}",
+            hint="the card's channels, labels and patch_size have to be the graph's, whose order is channels, d, h, w",
+        )

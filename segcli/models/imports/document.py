@@ -77,7 +77,8 @@ def complete(found: Document, source: ModelSource, network: Recognised, stated: 
     count, labels = network.outputs, found["labels"]
     if count is None or found.get("regions") is not None:
         return
-    if count == len(labels) - 1:
+    exclusive = network.ends is not None and network.ends.last == "Softmax"
+    if count == len(labels) - 1 and not exclusive:
         # One output fewer than labels: each stands for itself, and background is where none is above one half.
         found["regions"] = [value for value in labels.values() if value != 0]
     elif count != len(labels):

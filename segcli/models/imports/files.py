@@ -8,6 +8,7 @@ from pathlib import Path
 from segcli.errors import ModelError
 from segcli.models import embedded, weights
 from segcli.models.imports import brainchop, nnunet, nnunet_v1
+from segcli.models.imports.graph import ends
 from segcli.models.imports.source import ModelSource, Named, Stated
 from segcli.networks.registry import Inferred
 
@@ -66,13 +67,20 @@ def _graph(path: Path) -> ModelSource:
         raise ModelError(f"{path.name}: the card inside has an architecture that is no object with fields")
     fields = {k: v for k, v in document.items() if k not in _OWN}
     arguments = {k: v for k, v in architecture.items() if k != "name"}
+    found = ends(path) if inside is None else None
+    notes = []
+    if found is not None and found.last:
+        fields["average"] = "probabilities"
+        notes = [f"the graph ends with {found.last}: what it gives is taken for probabilities"]
     return ModelSource(
         "ONNX graph" if inside is None else "ONNX graph with a card inside",
         path.name,
         folds=[],
         states=lambda _: Stated(fields),
         named=Named("the graph", Inferred(str(architecture.get("name", "onnx")), arguments)),
+        notes=notes,
         onnx=path,
+        ends=found,
     )
 
 

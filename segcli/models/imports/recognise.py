@@ -12,6 +12,7 @@ from torch import Tensor
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
+from segcli.models.imports.graph import Ends
 from segcli.models.imports.nnunet_v1 import renamed
 from segcli.models.imports.source import ModelSource, Named
 from segcli.models.weights import Tensors
@@ -38,6 +39,7 @@ class Recognised:
     notes      what was left out or taken off, a sentence each
     unsure     of each argument that neither tensors nor container tell a sentence with the value taken
     open       arguments that neither tensors nor container tell
+    ends       of a graph without a card inside, which is all that is known of it
     """
 
     family: str
@@ -46,14 +48,19 @@ class Recognised:
     notes: Sequence[str] = ()
     unsure: Mapping[str, str] = field(default_factory=dict)
     open: Sequence[str] = ()
+    ends: Ends | None = None
 
     @property
     def inputs(self) -> int | None:
+        if self.ends is not None:
+            return self.ends.inputs
         return next((int(self.arguments[k]) for k in _INPUTS if self.arguments.get(k) is not None), None)
 
     @property
     def outputs(self) -> int | None:
-        return None if self.family == "onnx" else registry.outputs(self.family, self.arguments)
+        if self.family == "onnx":
+            return self.ends.outputs if self.ends is not None else None
+        return registry.outputs(self.family, self.arguments)
 
     @property
     def dims(self) -> int:
@@ -65,6 +72,8 @@ class Recognised:
 
         returns  None when any will do, or when it is not known
         """
+        if self.ends is not None:
+            return list(self.ends.size) if self.ends.size else None
         key = size_argument(self.family, self.arguments)
         if key is None or key in self.open:
             return None
@@ -118,7 +127,7 @@ def recognise(source: ModelSource, arch: str | None, recipe: Inferred | None) ->
     named = source.named.network if source.named else None
     if not source.folds:
         assert named is not None  # a graph's reader always names one
-        return Recognised(named.family, named.config)
+        return Recognised(named.family, named.config, ends=source.ends)
     first, notes = own_part(source.folds[0], named or recipe, source.where, alone=source.alone)
     shapes = shapes_of(first)
     network = _as_named(source.named, shapes) if source.named else network_in(shapes, arch, recipe, source.where)

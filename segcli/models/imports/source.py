@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from segcli.documents import Facts
+from segcli.models.imports.graph import Ends
 from segcli.models.weights import Tensors
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class ModelSource:
     size       the windows of its training, for a network that is built for one size
     notes      what was not understood while it was read, a sentence each
     onnx       the graph's file, where there are no tensors
+    ends       what a graph without a card inside states of them
     previous   of a cascade's second model: the folder of the first
     alone      whether the tensors are those of a network and of nothing else, as its program writes them
     """
@@ -110,6 +112,7 @@ class ModelSource:
     size: Sequence[int] | None = None
     notes: Sequence[str] = ()
     onnx: Path | None = None
+    ends: Ends | None = None
     previous: Path | None = None
     alone: bool = False
 

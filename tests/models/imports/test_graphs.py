@@ -91,6 +91,74 @@ def test_weights_that_end_too_early_are_refused(tmp_path: Path) -> None:
 
 
 LOGITS = end("y", TensorProto.FLOAT, ["n", 6, *SIZE])
+ANSWERS = end("z", TensorProto.FLOAT, ["n", 6, *SIZE])
+LAST = [  # softmax as it was exported before opset 13
+    helper.make_node("Transpose", ["y"], ["t"], perm=[0, 2, 3, 4, 1]),
+    helper.make_node("Softmax", ["t"], ["s"], axis=4),
+    helper.make_node("Transpose", ["s"], ["z"], perm=[0, 4, 1, 2, 3]),
+]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "average"),
+    [
+        ([helper.make_node("Softmax", ["y"], ["z"], axis=1)], "probabilities"),
+        (
+            [helper.make_node("Softmax", ["y"], ["s"], axis=-4), helper.make_node("Identity", ["s"], ["z"])],
+            "probabilities",
+        ),
+        (LAST, "probabilities"),
+        ([helper.make_node("Sigmoid", ["y"], ["z"])], "probabilities"),
+        ([helper.make_node("Softmax", ["y"], ["z"], axis=-1)], "logits"),
+        ([helper.make_node("Relu", ["y"], ["z"])], "logits"),
+    ],
+)
+def test_what_a_graph_ends_with_tells_whether_it_gives_probabilities(
+    tmp_path: Path, nodes: list[Any], average: str
+) -> None:
+    made = library.read_card(imported(graph(tmp_path / "net.onnx", nodes, [ANSWERS]), tmp_path / "models"))
+    assert (made.average, made.decide.are_probabilities) == (average, average == "probabilities")
+    assert ("is taken for probabilities" in made.document.get("notes", "")) == (average == "probabilities")
+
+
+@pytest.mark.parametrize(("end_with", "half"), [("Relu", 0.0), ("Sigmoid", 0.5)])
+def test_a_graph_with_an_output_fewer_than_labels_gives_overlapping_ones(
+    tmp_path: Path, end_with: str, half: float
+) -> None:
+    path = graph(tmp_path / "net.onnx", [helper.make_node(end_with, ["y"], ["z"])], [ANSWERS])
+    facts = {**FACTS, **imports.options(labels="background,a,b,c,d,e,f")}
+    made = library.read_card(imports.adopt(path, to=tmp_path, name="m", given=facts, tried=command.gives_logits))
+    assert (made.decide.rule, made.decide.values, made.decide.half) == ("regions", (1, 2, 3, 4, 5, 6), half)
+
+
+def test_of_a_softmax_every_output_is_named(tmp_path: Path) -> None:
+    path = graph(tmp_path / "net.onnx", [helper.make_node("Softmax", ["y"], ["z"], axis=1)], [ANSWERS])
+    facts = {**FACTS, **imports.options(labels="background,a,b,c,d,e,f")}
+    with pytest.raises(ModelError, match="the network has 6 outputs, not 7"):
+        imports.adopt(path, to=tmp_path, name="m", given=facts)
+
+
+def test_a_graph_states_its_channels_and_its_window(tmp_path: Path) -> None:
+    path = graph(tmp_path / "net.onnx", [], [LOGITS])
+    found = imports.inspect(path)
+    assert (found.inputs, found.outputs, "patch_size" in found.missing) == (1, 6, True)
+    facts = {name: value for name, value in FACTS.items() if name != "patch_size"}
+    assert imports.adopt(path, to=tmp_path, name="m", given=facts).is_dir()
+    with pytest.raises(ModelError, match=r"the network has 1 input channels, not 2 \(T1, T2\)"):
+        imports.adopt(path, to=tmp_path, name="n", given={**facts, "channels": ["T1", "T2"]})
+
+
+def test_a_graph_with_its_channels_last_is_told_the_order(tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(onnx_file(*affine(), (32, 32, 32)))
+    model.graph.input[0].name = "last"
+    for d, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], [*SIZE, 1], strict=True):
+        d.dim_value = size
+    model.graph.node.insert(0, helper.make_node("Transpose", ["last"], ["x"], perm=[0, 4, 1, 2, 3]))
+    model.graph.node[1].input[0] = "x"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"'last' has the shape \(32, 32, 32, 1\)") as refused:
+        imported(tmp_path / "net.onnx", tmp_path / "models")
+    assert "whose order is channels, d, h, w" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +192,9 @@ def test_a_graph_that_can_never_run_with_its_card_is_refused_at_import(
     tmp_path: Path, nodes: list[Any], ends: list[Any], kind: int, bias: float, words: str
 ) -> None:
     path = graph(tmp_path / "net.onnx", nodes, ends, kind, bias)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=words) as refused:
         imported(path, tmp_path / "models")
+    assert refused.value.hint
     assert list((tmp_path / "models").iterdir()) == []
 
 
