@@ -191,15 +191,16 @@ def _of_model(path: Path, card: ModelCard) -> None:
 
 
 def of_segments(path: Path, card: ModelCard, hint: str) -> None:
-    """Refuse a label map whose own names, as 3D Slicer writes them into an NRRD, have other numbers in the model.
+    """Refuse a label map whose own names have other numbers in the model: 3D Slicer's in an NRRD, Caret's in a NIfTI.
 
     errors   InputError, with the hint
     """
     from segcli.formats.itk import segment_names
     from segcli.formats.label_table import labels
+    from segcli.formats.nifti import label_names
 
     numbers = {label.name: label.id for label in labels({x.id: x.name for x in card.structures})}
-    for segment in labels(segment_names(path)):
+    for segment in labels(segment_names(path) or label_names(path)):
         if (number := numbers.get(segment.name, segment.id)) != segment.id:
             told = f"its header calls the number {segment.id} {segment.name}, which is {number} of {card.name}"
             raise InputError(f"{path.name}: {told}", hint=hint)

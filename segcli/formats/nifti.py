@@ -9,10 +9,12 @@ World is RAS+ in the file and LPS+ everywhere else in segcli; the sign changes i
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import unescape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +41,8 @@ _REFUSED_TYPES = {
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MOST_EXTENSIONS = 1 << 24  # bytes of a file in which they are looked through
+_LITERAL = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
 _TURNED = 0.999  # cosine between an axis of the one and of the other, and
 _CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner
@@ -170,6 +174,21 @@ def files_of(path: Path) -> list[Path]:
     header_file = _header_file(path)
     voxels = _voxel_file(path, _parse(path, streams.head(header_file, HEAD)))
     return list(dict.fromkeys((header_file, voxels)))
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Value -> name of the label table, Caret's XML, among the extensions of a file; nothing of any other file."""
+    if streams.is_folder(path) or not looks_like(path, streams.head(path, HEAD)):
+        return {}
+    header = _parse(path, streams.head(_header_file(path), HEAD))
+    first = 352 if header.version == 1 else 544
+    end = _MOST_EXTENSIONS if header.pair else header.vox_offset
+    if not (header.extended and first < end <= _MOST_EXTENSIONS):
+        return {}
+    text = streams.head(_header_file(path), int(end))[first:].decode("utf-8", "replace")
+    table = text[text.find("<LabelTable") : text.find("</LabelTable>") + 1]
+    names = re.findall(r'<Label\s[^>]*?\bKey="(-?\d{1,10})"[^>]*>(.*?)</Label>', table, re.DOTALL)
+    return {int(key): _LITERAL.sub(r"\1", name) if "<!" in name else unescape(name) for key, name in names}
 
 
 def time_points(path: Path) -> int:

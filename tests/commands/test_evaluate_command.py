@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 from runs import command  # noqa: F401 - makes the folder of scan_files known
@@ -140,6 +141,22 @@ def test_names_of_slicer_that_have_other_numbers_in_the_model_are_refused(model,
     answer.evaluate(drawn, right, json=True)
     with pytest.raises(InputError, match="its header calls the number 1 spleen"):
         report.report(drawn, str(model), output=tmp_path / "out")
+
+
+def test_names_in_a_nifti_that_have_other_numbers_in_the_model_are_refused(model, tmp_path):
+    """As segcli, TotalSegmentator and Workbench write them: a label table in an extension."""
+    labels = Volume(np.ones((1, 4, 4, 4), "u1"), Grid((4, 4, 4), np.eye(4)))
+    formats.write(labels, [Label(1, "Spleen")], tmp_path / "drawn.nii.gz")
+    formats.write(labels, [Label(1, "Body")], tmp_path / "right.nii")
+    table = b'<LabelTable><Label Red="1" Key="1"\n Alpha="1"><![CDATA[spleen]]></Label></LabelTable>'
+    other = nibabel.Nifti2Image(labels.data[0], np.eye(4))
+    other.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"words"))
+    other.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, table))
+    nibabel.save(other, tmp_path / "other.nii")
+    for name in ("drawn.nii.gz", "other.nii"):
+        with pytest.raises(InputError, match=rf"{name}: its header calls the number 1 spleen, which is 3 of organs"):
+            answer.evaluate(tmp_path / "right.nii", tmp_path / name, model=str(model))
+    answer.evaluate(tmp_path / "right.nii", tmp_path / "right.nii", model=str(model), json=True)
 
 
 def test_two_documents_on_stdout_are_refused(tmp_path):
