@@ -24,11 +24,11 @@ _OTHERS = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
     b"%PDF": "a PDF document",
-    b"\x89HDF": "HDF5 (MINC 2, perhaps)",
+    b"\x89HDF": "HDF5 (MINC 2 or a model of Keras, perhaps)",
     b"CDF": "netCDF (MINC 1, perhaps)",
     b"II*\0": "a TIFF picture",
     b"MM\0*": "a TIFF picture",
-    b"<?xml": "XML (GIFTI, perhaps)",
+    b"<?xml": "XML (GIFTI or a model of OpenVINO, perhaps)",
     b"\x93NUMPY": "a NumPy array",
 }
 AGAIN = "a download that broke off looks so: fetch it again"

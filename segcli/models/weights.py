@@ -42,6 +42,7 @@ _OF_TRAINING = re.compile(r"optim(i[sz]er)?s?(?![a-z])", re.IGNORECASE)  # optim
 _OF_EXPORT = ("archive_format", "serialized_exported_program.json")  # members of today's archives and of earlier ones
 _OF_OPTIMISER = {"state", "param_groups"}  # what torch's optimisers make of themselves
 BY_GRAPH = "another one comes in as an ONNX file that is exported where it was trained (torch.onnx.export)"
+OF_OTHERS = "one of TensorFlow, Keras or OpenVINO has to be exported to ONNX where it was made"
 EXPORTED = "a program of torch.export, not tensors alone"
 _SHOWN = 10
 _HEAD = 540  # bytes by which it is told what else a file is
@@ -441,7 +442,8 @@ def _opened(data: bytes, name: str) -> tuple[str, Content]:
         raise ModelError(f"{name}: an archive of the tar kind (PyTorch before 0.1.10): not allowed", hint=SAVE_AGAIN)
     raise ModelError(
         f"{name}: not a checkpoint of any format that segcli knows; {len(data)} bytes, {seems(data[:_HEAD])}",
-        hint="torch, safetensors and ONNX files are read; a MONAI bundle or a model of nnU-Net is named by its folder",
+        hint="torch, safetensors and ONNX files are read; a MONAI bundle or a model of nnU-Net is named by its folder; "
+        f"{OF_OTHERS}",
     )
 
 

@@ -87,9 +87,11 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> Model
             f"{name}: folds of nnU-Net without the plans.json (plans.pkl of nnU-Net 1) that belongs beside them",
             hint=f"copy it from where the model was trained, or give one checkpoint: {first}",
         )
+    there = ", ".join(sorted(path.name for path in folder.iterdir() if path.name[0] != ".")[:5]) or "nothing"
     raise ModelError(
-        f"{name}: neither an nnU-Net folder nor a MONAI bundle, and {len(alone)} checkpoints in it",
-        hint="give one checkpoint",
+        f"{name}: neither an nnU-Net folder nor a MONAI bundle, and {len(alone)} checkpoints in it"
+        + ("" if alone else f", but {there}"),
+        hint="give one checkpoint" if alone else f"a model of torch, safetensors or ONNX is read; {weights.OF_OTHERS}",
     )
 
 

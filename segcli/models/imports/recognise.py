@@ -12,6 +12,7 @@ from torch import Tensor
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
+from segcli.models.imports.former import of_today
 from segcli.models.imports.graph import Ends
 from segcli.models.imports.nnunet_v1 import renamed
 from segcli.models.imports.source import ModelSource, Named
@@ -337,7 +338,7 @@ def own_part(
     Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`), and then names of
     wrappers in the middle of the tensors' names.
     """
-    whole = renamed(tensors)
+    whole = renamed(of_today(tensors))
     parts = {
         prefix: {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
         for prefix in _prefixes(whole)

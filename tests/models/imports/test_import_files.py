@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -221,6 +222,30 @@ def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
     found = imports.inspect(tmp_path / "w.pt")
     assert found.network == "segresnet"
     assert "the prefix '_orig_mod.model.' was taken off" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "today", "then"),
+    [
+        ("monai_unet", {"channels": [4, 8], "strides": [2], "norm": "batch"}, r"adn\.N", "norm"),
+        ("monai_unet", {"channels": [4, 8], "strides": [2], "num_res_units": 2}, r"adn\.A", "act"),
+        ("basicunet", {"features": [4, 4, 8, 8, 8, 4]}, r"adn\.N", "norm"),
+        ("swinunetr", {"feature_size": 12}, "linear(?=[12])", "fc"),
+        ("swinunetr", {"feature_size": 12}, "swinViT", "swin_vit"),
+    ],
+)
+def test_former_names_of_tensors_are_those_of_today(
+    tmp_path: Path, family: str, arguments: dict[str, Any], today: str, then: str
+) -> None:
+    net = registry.build(family, {"in_channels": 1, "out_channels": 3, **arguments})
+    found = []
+    for replaced in (today, then):
+        tensors = {re.sub(today, then, name) if replaced == then else name: t for name, t in net.state_dict().items()}
+        assert any(re.search(replaced, name) for name in tensors)
+        torch.save({"state_dict": tensors}, tmp_path / "w.pt")
+        one = imports.inspect(tmp_path / "w.pt")
+        found.append((one.network, one.arguments, one.tensors, one.parameters))
+    assert found[0] == found[1]
 
 
 def two_networks() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -553,6 +578,11 @@ def test_an_encoder_alone_cannot_segment(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         imports.inspect(tmp_path / "model_swinvit.pt")
     assert "it cannot segment" in str(caught.value.hint)
+    torch.save({name: torch.zeros(3) for name in [*names, "module.decoder1.conv.weight"]}, tmp_path / "other.pt")
+    with pytest.raises(ModelError) as caught:
+        imports.inspect(tmp_path / "other.pt")
+    assert "it cannot segment" not in str(caught.value.hint)
+    assert "torch.onnx.export" in str(caught.value.hint)
 
 
 def test_a_graph_keeps_the_card_inside_it(tmp_path: Path) -> None:
@@ -672,7 +702,13 @@ def test_labels_may_stand_in_a_json_file_as_a_mapping_to_whole_numbers(tmp_path:
 @pytest.mark.parametrize(
     ("files", "wanted", "error", "sentence"),
     [
-        ((), {}, ModelError, "given: neither an nnU-Net folder nor a MONAI bundle, and 0 checkpoints in it"),
+        (
+            (),
+            {},
+            ModelError,
+            "given: neither an nnU-Net folder nor a MONAI bundle, and 0 checkpoints in it, but nothing",
+        ),
+        (("saved_model.pb", "variables/a.index"), {}, ModelError, "but saved_model.pb, variables.*exported to ONNX"),
         (("a.pt", "b.pt"), {}, ModelError, "given: neither .*, and 2 checkpoints in it"),
         (
             ("t/fold_0/checkpoint_final.pth", "t/fold_1/checkpoint_final.pth", "t/dataset.json"),
