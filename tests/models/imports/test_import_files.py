@@ -227,8 +227,8 @@ def test_stacked_prefixes_are_taken_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "arguments", "today", "then"),
     [
-        ("monai_unet", {"channels": [4, 8], "strides": [2], "norm": "batch"}, r"adn\.N", "norm"),
-        ("monai_unet", {"channels": [4, 8], "strides": [2], "num_res_units": 2}, r"adn\.A", "act"),
+        ("monai_unet", {"spatial_dims": 3, "channels": [4, 8], "strides": [2], "norm": "batch"}, r"adn\.N", "norm"),
+        ("monai_unet", {"spatial_dims": 3, "channels": [4, 8], "strides": [2], "num_res_units": 2}, r"adn\.A", "act"),
         ("basicunet", {"features": [4, 4, 8, 8, 8, 4]}, r"adn\.N", "norm"),
         ("swinunetr", {"feature_size": 12}, "linear(?=[12])", "fc"),
         ("swinunetr", {"feature_size": 12}, "swinViT", "swin_vit"),
