@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,11 +187,19 @@ def segment_names(path: Path) -> dict[int, str]:
 
 
 def _is_nrrd(head: bytes) -> bool:
-    return head.startswith(b"NRRD000")
+    return head.removeprefix(BOM_UTF8).startswith(b"NRRD000")
 
 
 def _is_meta(head: bytes) -> bool:
-    return re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=", head) is not None
+    return re.match(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=", head.removeprefix(BOM_UTF8)) is not None
+
+
+def _text(line: bytes) -> str:
+    """A header's text in UTF-8; else, as programs on Windows write it, in Latin-1."""
+    try:
+        return line.removeprefix(BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 # NRRD ---------------------------------------------------------------------------------------------------------------
@@ -249,7 +259,7 @@ def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
     if end is None and b"data file" not in head and b"datafile" not in head:
         raise InputError(f"{path.name}: truncated: the NRRD header has no end (a blank line)")
     fields = {}
-    for line in text.decode("utf-8", "replace").splitlines()[1:]:
+    for line in _text(text).splitlines()[1:]:
         key, colon, value = line.partition(":")
         if colon and not line.startswith("#") and not value.startswith("="):
             fields[key.strip().lower()] = value.strip()
@@ -397,7 +407,7 @@ def _meta_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
     while at < len(head):
         end = head.find(b"\n", at)
         end = len(head) if end < 0 else end
-        key, equals, value = head[at:end].decode("utf-8", "replace").partition("=")
+        key, equals, value = _text(head[at:end]).partition("=")
         at = end + 1
         if equals:
             fields[key.strip().lower()] = value.strip()
@@ -467,7 +477,7 @@ def _beside(path: Path, target: str) -> Path:
     unsafe = not is_plain(target.removeprefix("./")) or "\\" in target
     listed = target.upper().startswith("LIST") or "%" in target
     if not unsafe and not listed:
-        file = path.parent / target
+        file = _called(path.parent, target.removeprefix("./"))
         streams.regular_size(file)
         if not file.is_symlink() or file.resolve().parent == path.parent.resolve():
             return file
@@ -476,6 +486,14 @@ def _beside(path: Path, target: str) -> Path:
         + ("lists of files are not read" if listed else "the file must lie beside the header, not outside its folder"),
         hint="save the image as one file (.nrrd or .mha)",
     )
+
+
+def _called(folder: Path, name: str) -> Path:
+    """A file of a folder by its name; letters with accents may be written as one character there, or as two (macOS)."""
+    if (folder / name).exists() or name.isascii():
+        return folder / name
+    plain = unicodedata.normalize("NFC", name)
+    return next((file for file in folder.iterdir() if unicodedata.normalize("NFC", file.name) == plain), folder / name)
 
 
 def _numbers(path: Path, fields: dict[str, str], key: str, count: int | None = None) -> list[float]:

@@ -1,9 +1,11 @@
 """NRRD and MetaImage are read whole, in place and from beside their header only; MGH likewise."""
 
+import codecs
 import contextlib
 import gzip
 import os
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -238,6 +240,25 @@ def test_3_13_voxels_that_are_not_beside_the_header_are_refused(
         meta(path, b"", ElementDataFile=target)
     with pytest.raises(InputError, match=message):
         read(path)
+
+
+@pytest.mark.parametrize(("letters", "form"), [("utf-8", "NFC"), ("utf-8", "NFD"), ("latin-1", "NFC")])
+def test_a_data_file_with_letters_of_any_spelling_in_its_name_is_found(tmp_path: Path, letters: str, form: str) -> None:
+    (tmp_path / "sch\N{LATIN SMALL LETTER A WITH DIAERESIS}del.raw").write_bytes(VOXELS)
+    name = unicodedata.normalize(form, "sch\N{LATIN SMALL LETTER A WITH DIAERESIS}del.raw")
+    for path in (meta(tmp_path / "a.mhd", b"", ElementDataFile=name), nrrd(tmp_path / "a.nhdr", b"", data_file=name)):
+        path.write_bytes(path.read_bytes().decode().encode(letters))
+        as_expected(read(path))
+
+
+def test_a_header_that_was_saved_by_notepad_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(VOXELS)
+    for path in (
+        meta(tmp_path / "a.mhd", b"", ElementDataFile="a.raw"),
+        nrrd(tmp_path / "a.nhdr", b"", data_file="a.raw"),
+    ):
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\n", b"\r\n"))
+        as_expected(read(path))
 
 
 def test_a_data_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
