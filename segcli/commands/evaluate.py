@@ -160,6 +160,10 @@ def _scores(
             out[name] = scoring.evaluate(pred, ref, names, tolerance, resample=resample)
         except InputError as error:
             raise error.about(f"{mine.name} and {truth.name}") from error
+        if resample and tell and (gone := scoring.lost(pred, ref.grid)):
+            ml = gone * pred.grid.voxel_mm3 / 1000
+            told = f"{gone:,} labelled voxels of the prediction ({ml:.3g} mL) lie beyond the reference's grid"
+            say(f"warning: {name}: {told} and are not scored")
         for whose, left in zip(("prediction", "reference"), scoring.unscored(pred, ref, names), strict=True):
             if names and left and tell:
                 say(f"warning: {name}: values of the {whose} that are not scored: {', '.join(map(str, left))}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -118,18 +118,29 @@ def aligned(pred: Volume, ref: Volume, *, resample: bool = False) -> Volume:
     )
 
 
+def lost(pred: Volume, grid: Grid) -> int:
+    """How many labelled voxels of a prediction lie beyond another grid, and go where it is moved onto that."""
+    return sum(int(np.count_nonzero(pred.data[0, k][away])) for k, away in enumerate(_beyond(pred.grid, grid)))
+
+
 def _moved(pred: Volume, grid: Grid) -> Volume:
     """Nearest labels on another grid, background beyond the prediction's outer faces."""
     moved = onto(pred, grid, Interpolation("nearest"))
     data = moved.data.copy()
+    for plane, away in enumerate(_beyond(grid, pred.grid)):
+        data[0, plane][away] = 0
+    return Volume(data, grid, pred.source)
+
+
+def _beyond(grid: Grid, other: Grid) -> Iterator[NDArray[np.bool_]]:
+    """For each plane of a grid, (H, W): whether its voxel centres lie beyond another grid's outer faces."""
     d, h, w = grid.shape
     row = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), axis=-1)
-    matrix = grid.to(pred.grid)
+    matrix = grid.to(other)
     for plane in range(d):
         at = plane * matrix[:3, 0] + row @ matrix[:3, 1:3].T + matrix[:3, 3]
-        outside = (at < -0.5 - SAME_LENGTH) | (at > np.array(pred.grid.shape) - 0.5 + SAME_LENGTH)
-        data[0, plane][outside.any(axis=-1)] = 0
-    return Volume(data, grid, pred.source)
+        outside = (at < -0.5 - SAME_LENGTH) | (at > np.array(other.shape) - 0.5 + SAME_LENGTH)
+        yield np.logical_or.reduce(outside, axis=-1)
 
 
 def _sizes(shape: tuple[int, int, int]) -> str:

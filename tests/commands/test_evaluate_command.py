@@ -159,6 +159,18 @@ def test_names_in_a_nifti_that_have_other_numbers_in_the_model_are_refused(model
     answer.evaluate(tmp_path / "right.nii", tmp_path / "right.nii", model=str(model), json=True)
 
 
+def test_labels_beyond_a_reference_that_was_cropped_are_told(tmp_path, capsys):
+    """As 3D Slicer saves segmentations: no larger than what was drawn."""
+    data = np.zeros((1, 8, 8, 8), "u1")
+    data[0, 2:6, 2:6, 2:6] = data[0, 0, 0, :3] = 1
+    whole = Volume(data, Grid((8, 8, 8), np.diag([2.0, 2, 2, 1])))
+    formats.write(whole, [], tmp_path / "a.nii.gz")
+    formats.write(whole.crop((slice(2, 6),) * 3), [], tmp_path / "b.seg.nrrd")
+    answer.evaluate(tmp_path / "a.nii.gz", tmp_path / "b.seg.nrrd", resample=True, json=True)
+    told = "a: 3 labelled voxels of the prediction (0.024 mL) lie beyond the reference's grid and are not scored"
+    assert told in capsys.readouterr().err
+
+
 def test_two_documents_on_stdout_are_refused(tmp_path):
     with pytest.raises(UsageError, match="--json and --csv: one of them can have stdout"):
         answer.evaluate(tmp_path, tmp_path, json=True, csv=True)

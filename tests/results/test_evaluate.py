@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from segcli.errors import InputError, InputMissing
-from segcli.results.evaluate import METRICS, Score, compare, evaluate, pair_folders, rows, summarise, unscored
+from segcli.results.evaluate import METRICS, Score, compare, evaluate, lost, pair_folders, rows, summarise, unscored
 from segcli.results.reference_labels import merged
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
@@ -324,6 +324,14 @@ def test_resampling_on_request_compares_in_place_and_adds_nothing_outside() -> N
     ref[2:6, 2:6, 2:6] = 1
     (score,) = evaluate(small, volume(ref), ONE, resample=True)
     assert score.dice == 1.0
+
+
+def test_labels_beyond_the_grid_that_a_prediction_is_moved_onto_are_counted() -> None:
+    pred = np.zeros((8, 8, 8))
+    pred[2:6, 2:6, 2:6] = pred[0, 0, :3] = 1
+    part = grid((8, 8, 8)).crop((slice(2, 6),) * 3)
+    assert lost(volume(pred), part) == 3
+    assert lost(volume(pred), grid((8, 8, 8))) == 0
 
 
 def test_without_names_every_value_is_scored_and_with_names_the_others_are_told() -> None:
