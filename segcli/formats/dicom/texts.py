@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from segcli.formats.dicom.places import printable
 # What pydicom says of values of no type, and of sequences that have no end.
 SPOILT = (BytesLengthException, NotImplementedError, OSError, TypeError, ValueError, struct.error)
 _IN_LETTERS = frozenset(("LO", "PN", "SH", "ST"))  # of the character set that the header names; others are of ASCII
+_ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}  # the character set of a header that names none
 _TEXTUAL = _IN_LETTERS | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
 _BINARY = frozenset(
     ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -48,17 +49,17 @@ def text_of(header: Dataset, keyword: str) -> str:
 
 
 def _decoded(header: Dataset, value: bytes) -> str:
-    """A text in the character set that its header names (PS3.5 6.1), in UTF-8 where it names none, or none there is."""
+    """A text in the character set that its header names (PS3.5 6.1); where it names none, in UTF-8, else in Latin-1."""
     if value.isascii() and b"\x1b" not in value:
         return value.decode("ascii")
-    sets = text_of(header, "SpecificCharacterSet").split("\\")
-    if not any(sets):
-        return value.decode("utf-8", "replace")
-    with without_warnings():
-        try:
-            return str(decode_bytes(value, convert_encodings([name.strip() for name in sets]), TEXT_VR_DELIMS))
-        except (LookupError, UnicodeError):
-            return value.decode("utf-8", "replace")
+    sets = [name.strip() for name in text_of(header, "SpecificCharacterSet").split("\\")]
+    if not _ASCII.issuperset(sets):
+        with without_warnings(), suppress(LookupError, *SPOILT):  # of sets that there are not
+            return str(decode_bytes(value, convert_encodings(sets), TEXT_VR_DELIMS))
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 @cache

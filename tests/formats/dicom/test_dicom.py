@@ -920,12 +920,26 @@ def test_4_14_a_description_is_read_in_the_letters_that_its_header_names(
     assert not fit(found.files[0], [rules("SeriesDescription~=Thorax")])
 
 
-def test_4_7_names_that_differ_in_a_letter_beyond_ASCII_are_two_patients(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_4_7_names_that_differ_in_a_letter_beyond_ASCII_are_two_patients(tmp_path: Path, named: bool) -> None:
     def each(ds: Dataset, k: int) -> None:
         ds.SpecificCharacterSet, ds.PatientName, ds.PatientID = "ISO_IR 100", ("Böhm", "Bühm")[k % 2], ""
 
+    folder = series(tmp_path / "ct", each=each)
+    for file in folder.iterdir() if not named else ():
+        file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"          "))
     with pytest.raises(InputError, match="several patients"):
-        dicom.read(series(tmp_path / "ct", each=each))
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("letters", ["utf-8", "latin-1"])
+def test_4_14_a_description_is_read_where_its_header_names_no_letters(tmp_path: Path, letters: str) -> None:
+    folder = series(tmp_path / "ct", SpecificCharacterSet="ISO_IR 6", SeriesDescription="Schaedel nativ")
+    for file in folder.iterdir():
+        word = "Schädel".encode(letters)
+        file.write_bytes(file.read_bytes().replace(b"Schaedel nativ", word.ljust(14)))
+    (found,) = dicom.find(folder)
+    assert found.description == "Schädel"
 
 
 def test_an_object_of_no_series_is_unused_unless_it_may_be_a_slice(tmp_path: Path) -> None:
