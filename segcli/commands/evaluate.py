@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,19 +196,28 @@ def _of_model(path: Path, card: ModelCard) -> None:
 
 
 def of_segments(path: Path, card: ModelCard, hint: str) -> None:
-    """Refuse a label map whose own names have other numbers in the model: 3D Slicer's in an NRRD, Caret's in a NIfTI.
+    """Refuse a label map whose own names have other numbers in the model.
+
+    Its own names are 3D Slicer's in an NRRD, Caret's in a NIfTI, and those of BIDS in the table beside x_dseg.nii.gz.
 
     errors   InputError, with the hint
     """
     from segcli.formats.itk import segment_names
-    from segcli.formats.label_table import labels
+    from segcli.formats.label_table import labels, read
     from segcli.formats.nifti import label_names
+    from segcli.formats.table import stem
 
+    beside = path.with_name(f"{stem(path)}.tsv")
+    named = {"header": labels(segment_names(path) or label_names(path))}
+    if beside.name.endswith("_dseg.tsv") and beside.is_file():
+        with suppress(InputError):  # no table of labels
+            named["table"] = read(beside)
     numbers = {label.name: label.id for label in labels({x.id: x.name for x in card.structures})}
-    for segment in labels(segment_names(path) or label_names(path)):
-        if (number := numbers.get(segment.name, segment.id)) != segment.id:
-            told = f"its header calls the number {segment.id} {segment.name}, which is {number} of {card.name}"
-            raise InputError(f"{path.name}: {told}", hint=hint)
+    for what, found in named.items():
+        for label in found:
+            if (number := numbers.get(label.name, label.id)) != label.id:
+                told = f"its {what} calls the number {label.id} {label.name}, which is {number} of {card.name}"
+                raise InputError(f"{path.name}: {told}", hint=hint)
 
 
 def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:

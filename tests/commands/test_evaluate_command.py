@@ -159,6 +159,17 @@ def test_names_in_a_nifti_that_have_other_numbers_in_the_model_are_refused(model
     answer.evaluate(tmp_path / "right.nii", tmp_path / "right.nii", model=str(model), json=True)
 
 
+def test_names_in_a_table_of_BIDS_that_have_other_numbers_in_the_model_are_refused(model, tmp_path):
+    labels = Volume(np.ones((1, 4, 4, 4), "u1"), Grid((4, 4, 4), np.eye(4)))
+    drawn = formats.write(labels, [], tmp_path / "sub-01_dseg.nii.gz")
+    right = formats.write(labels, [], tmp_path / "sub-01_space-T1w_dseg.nii.gz")
+    (tmp_path / "sub-01_dseg.tsv").write_text("index\tname\n1\tSpleen\n")
+    (tmp_path / "sub-01_space-T1w_dseg.tsv").write_text("no table of labels")
+    with pytest.raises(InputError, match=r"sub-01_dseg.nii.gz: its table calls the number 1 spleen, which is 3 of"):
+        answer.evaluate(right, drawn, model=str(model))
+    answer.evaluate(right, right, model=str(model), json=True)
+
+
 def test_labels_beyond_a_reference_that_was_cropped_are_told(tmp_path, capsys):
     """As 3D Slicer saves segmentations: no larger than what was drawn."""
     data = np.zeros((1, 8, 8, 8), "u1")
