@@ -293,8 +293,16 @@ def _asked(engine: EngineName, kind: str) -> list[EngineSpec]:
 
 
 def _taking(card: ModelCard, specs: Sequence[EngineSpec], engine: str) -> list[EngineSpec]:
-    """The engines that take windows of the card's sizes: a graph has one size, whole images have any."""
+    """The engines that run the card's graph as it is meant, and take its windows: whole images have any size."""
     able = [spec for spec in specs if not (card.window.whole and spec.reads == "graph")]
+    if (right := card.engines) is not None and able:
+        alike = [spec for spec in able if spec.reads != "graph" or spec.name in right]
+        if not alike:
+            raise EngineError(
+                f"{card.name}: {engine} does not answer with its ONNX file as it is meant",
+                hint=f"use --engine {' or '.join(right)}",
+            )
+        able = alike
     if specs and not able:
         raise EngineError(
             f"{card.name} is shown whole images of any size, {engine} takes windows of one", hint="use --engine torch"

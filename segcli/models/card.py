@@ -53,6 +53,7 @@ class ModelCard:
     prepare     intensity steps in order, with the crop and the resampling at their place
     outside     value of what lies beyond the image, before the steps that follow the crop
     weights     one file, or one for each fold of an ensemble; names inside `folder`
+    engines     those that answer with the ONNX file as it is meant; None for all that read one
     mirror      array axes (of the network's input) that mirrored inference may flip
     slice_axis  with a 2-D network: the array axis of the model's grid along which slices are taken; else None
     slices      neighbouring slices that a 2-D network sees at once as channels, the middle one being labelled
@@ -85,6 +86,7 @@ class ModelCard:
     sha256: tuple[str, ...]
     onnx: str | None
     onnx_sha256: str | None
+    engines: tuple[str, ...] | None
     channels: tuple[str, ...]
     modality: str | None
     made_for: MadeFor
@@ -210,6 +212,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         sha256=sums,
         onnx=onnx,
         onnx_sha256=onnx_sum,
+        engines=given.engines,
         channels=given.channels,
         modality=given.modality or ("CT" if given.channels == ("CT",) else None),
         made_for=given.made_for or MadeFor(),

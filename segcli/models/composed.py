@@ -14,9 +14,9 @@ from segcli.models.library import parts_of
 
 # Fields of the first part's card that are its own: its files, and what is said of its labels.
 _OWN = (
-    "weights", "sha256", "onnx", "onnx_sha256", "regions", "after", "codes", "colours", "pairs", "not_scored",
-    "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "ensemble", "ensemble_average",
-    "notes", "after_at", "rough",
+    "weights", "sha256", "onnx", "onnx_sha256", "engines", "regions", "after", "codes", "colours", "pairs",
+    "not_scored", "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "checks", "ensemble",
+    "ensemble_average", "notes", "after_at", "rough",
 )  # fmt: skip
 
 

@@ -19,9 +19,9 @@ from segcli.models.library import find, previous_of
 # Fields of a card that change no label: names and texts, what the checks compare with, the names of the weights' files,
 # whose bytes are hashed, and how the models are called that a model is made of, which have hashes of their own.
 _DESCRIBES = {
-    "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "modality", "made_for", "not_scored",
-    "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "limits", "ensemble", "parts", "previous",
-    "folder", "document",
+    "name", "licence", "source", "weights", "sha256", "onnx", "onnx_sha256", "engines", "modality", "made_for",
+    "not_scored", "volumes_ml", "volumes_by_size", "volumes_source", "centroids_mm", "limits", "ensemble", "parts",
+    "previous", "folder", "document",
 }  # fmt: skip
 # The same, as versions up to 0.1 told them apart in a card's document.
 _DESCRIBED_BEFORE = {

@@ -199,6 +199,10 @@ class CardDocument(_Kept, frozen=True, kw_only=True):
     ] = None
     onnx: Annotated[Line | None, Meta(description="null or a file's name")] = None
     onnx_sha256: Annotated[Sum | None, Meta(description="null or a sum of 64 hexadecimal digits")] = None
+    engines: Annotated[
+        Annotated[tuple[Line, ...], Meta(min_length=1, max_length=20)] | None,
+        Meta(description="null or a list of names of engines"),
+    ] = None
     channels: Annotated[
         tuple[Line, ...],
         Meta(min_length=1, max_length=64, description="a list of names, one for each input channel"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +63,7 @@ def get(
     *,
     tell: Callable[[str], None] = lambda _: None,
     progress: Progress = lambda done, total: None,
-    tried: Callable[[ModelCard], None] = lambda _: None,
+    tried: Callable[[ModelCard], Sequence[str] | None] = lambda _: None,
 ) -> Path:
     """Fetch and import a model; its folder in `to`.
 
@@ -181,7 +181,7 @@ class Import:
     to: Path
     wishes: FetchOptions
     tell: Callable[[str], None]
-    tried: Callable[[ModelCard], None]
+    tried: Callable[[ModelCard], Sequence[str] | None]
 
     def __call__(self, path: Path, model: Entry | None = None, origin: str = "", name: str | None = None) -> Path:
         """The folder of the model that a file or folder holds; the catalogue's entry says what the file does not."""

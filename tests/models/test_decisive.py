@@ -83,6 +83,7 @@ DESCRIBES: dict[str, object] = {
     "sha256": "AB" * 32,
     "onnx": "model.onnx",
     "onnx_sha256": "cd" * 32,
+    "engines": ["onnx"],
     "modality": "MR",
     "made_for": {"ages": [18, 90]},
     "codes": {"liver": "SCT 1"},

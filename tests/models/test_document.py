@@ -35,6 +35,7 @@ FULL: dict[str, Any] = {
     "sha256": "a" * 64,
     "onnx": "model.onnx",
     "onnx_sha256": "B" * 64,
+    "engines": ["onnx", "openvino"],
     "modality": "CT",
     "transpose": [0, 1, 2],
     "smooth": {"sigma": 0.25, "finer": 0.75},

@@ -13,7 +13,7 @@ the card's document follows (document.py); card and weights are written whole or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ def adopt(
     around: Callable[[Facts], Facts] = lambda fields: {},
     replace: bool = False,
     tell: Callable[[str], None] = lambda _: None,
-    tried: Callable[[ModelCard], None] = lambda _: None,
+    tried: Callable[[ModelCard], Sequence[str] | None] = lambda _: None,
 ) -> Path:
     """Make the model folder `to`/NAME, whole or not at all.
 
@@ -110,7 +110,8 @@ def adopt(
     around   gives fields that are other ones where another program runs the model; they win over all
     replace  whether a folder of that name is replaced
     tell     takes a sentence each about what was guessed, dropped or not understood, once the folder is made
-    tried    runs a graph once before its folder gets its name; it raises ModelError for one that gives no logits
+    tried    runs a graph once before its folder gets its name; it raises ModelError for one that gives no logits, and
+             returns the engines that answer with it as is meant, None for all
     errors   ModelError (78): unsafe, damaged, not of the network; facts that are missing, each with its option;
              OutputExists (73)
     """

@@ -13,7 +13,7 @@ from segcli.models.imports.source import ModelSource, Named, Stated
 from segcli.networks.registry import Inferred
 
 # Fields of the card inside a file that the new card gets anew.
-_OWN = ("weights", "sha256", "onnx", "onnx_sha256", "architecture", "format", "name")
+_OWN = ("weights", "sha256", "onnx", "onnx_sha256", "engines", "architecture", "format", "name")
 
 
 def file(path: Path, *, told: bool, table: str | None = None) -> ModelSource:

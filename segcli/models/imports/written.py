@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,12 @@ def write(
     folder: Path,
     *,
     replace: bool,
-    tried: Callable[[ModelCard], None],
+    tried: Callable[[ModelCard], Sequence[str] | None],
 ) -> Path:
     """Write card and weights in a new folder, check that they load, and give it its name.
 
     replace  whether a model of that name gives way, as in `whole_folder`
-    tried    runs a graph once, or raises ModelError
+    tried    runs a graph once, or raises ModelError; it returns the engines that answer as is meant, None for all
     errors   OutputExists (73) for a folder that is there, with `replace` for one that holds more than a model
     """
     with whole_folder(folder, replace=replace) as temporary:
@@ -60,12 +60,12 @@ def write(
             del document["weights"], document["sha256"]
         else:
             _write_weights(document, network, temporary)
-        write_card(document, temporary)
         made = card.parse(document, temporary)
         for fold in range(len(made.weights)):
             weights.network_of(made, fold)
-        if made.onnx is not None:
-            tried(made)
+        if made.onnx is not None and (engines := tried(made)) is not None:
+            document["engines"] = list(engines)
+        write_card(document, temporary)
     return folder
 
 

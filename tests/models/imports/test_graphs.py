@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segcli.commands import models as command
 from segcli.engines.choose import open_engine
-from segcli.errors import ModelError
+from segcli.errors import EngineError, ModelError
 from segcli.models import card, imports, library, trial
 
 SIZE = [32, 32, 32]
@@ -290,7 +290,7 @@ def test_a_graph_that_promises_any_number_of_windows_and_takes_one_is_refused(tm
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_an_operator_that_one_engine_lacks_is_named_and_the_other_one_is_advised(
+def test_an_operator_that_one_engine_lacks_is_named_and_the_other_one_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino")
@@ -303,11 +303,29 @@ def test_an_operator_that_one_engine_lacks_is_named_and_the_other_one_is_advised
     made = imported(tmp_path / "net.onnx", tmp_path / "models")
     # OpenVINO, since some release and before it
     lacks = "No conversion rule found for operations: MaxUnpool-17|The input data tensor's rank has to be known"
-    assert re.search(
-        rf"note: model.onnx: OpenVINO cannot load it: ({lacks}).*use --engine onnx", capsys.readouterr().err
-    )
-    with pytest.raises(ModelError, match=lacks):
-        open_engine(library.read_card(made), engine="openvino", device="cpu")
+    said = rf"note: model.onnx: OpenVINO cannot load it: ({lacks}).*: ONNX Runtime is taken"
+    assert re.search(said, capsys.readouterr().err)
+    card = library.read_card(made)
+    assert card.engines == ("onnx",)
+    assert open_engine(card, device="cpu").engine.name == "onnxruntime cpu"
+    with pytest.raises(EngineError, match="openvino does not answer with its ONNX file as it is meant") as refused:
+        open_engine(card, engine="openvino", device="cpu")
+    assert refused.value.hint == "use --engine onnx"
+
+
+def test_an_engine_that_answers_otherwise_than_onnx_runtime_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    path = graph(tmp_path / "net.onnx", [], [LOGITS])
+    assert library.read_card(imported(path, tmp_path / "alike")).engines is None
+    answer = command._answers
+    monkeypatch.setattr(command, "_answers", lambda card, name: answer(card, name) * (1.1 if name == "openvino" else 1))
+    made = library.read_card(imported(path, tmp_path / "other"))
+    assert made.engines == ("onnx",)
+    said = r"note: model.onnx: OpenVINO answers otherwise, by 28\.\d where the most is 288: ONNX Runtime is taken"
+    assert re.search(said, capsys.readouterr().err)
+    assert open_engine(made, device="cpu").engine.name == "onnxruntime cpu"
 
 
 def test_a_file_of_nothing_is_no_onnx_file(tmp_path: Path) -> None:
