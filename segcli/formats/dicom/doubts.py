@@ -43,7 +43,8 @@ def doubts(
     if grid.sheared:
         normal = np.cross(frames[0].row, frames[0].column)
         angle = np.degrees(np.arccos(np.clip(normal @ grid.directions[:, 0], -1, 1)))
-        said.append(f"the gantry was tilted by {angle:.2f} degrees: the slices are sheared, and stay so")
+        what = "the gantry was tilted" if modality == "CT" else "each slice is shifted against the one below,"
+        said.append(f"{what} by {angle:.2f} degrees: the slices are sheared, and stay so")
     said += _lost(grid, frames)
     filled = [k + 1 for k, plane in enumerate(planes) if plane is None]
     if filled:

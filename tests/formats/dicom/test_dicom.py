@@ -259,7 +259,9 @@ def test_4_4_a_tilted_gantry_stays_sheared_and_the_angle_is_said(tmp_path: Path)
     np.testing.assert_allclose(scan.grid.affine, world, atol=1e-6)
     np.testing.assert_array_equal(scan.data[0], phantom())
     assert scan.grid.voxel_mm3 == pytest.approx(9)  # 3 x 2 x 1.5 mm, whatever the tilt
-    assert "tilted by 12.00 degrees" in warnings(scan)
+    assert "the gantry was tilted by 12.00 degrees: the slices are sheared" in warnings(scan)
+    scan = dicom.read(series(tmp_path / "mr", world=world, modality="MR"))
+    assert "each slice is shifted against the one below, by 12.00 degrees: the slices are sheared" in warnings(scan)
 
 
 def test_gaps_are_filled_only_when_wished_and_marked(tmp_path: Path) -> None:
