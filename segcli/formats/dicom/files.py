@@ -327,11 +327,10 @@ def voxels(file: DicomFile) -> Voxels:
     if padding is not None and high + 1 == stored and not least <= padding < least + (1 << stored):
         data[data == padding] = least  # beyond what was reconstructed: its lower bits alone would be some tissue's
     _samples_agree(file, samples, data, stored, signed)
-    below, low, top = high + 1 - stored, int(data.min()), int(data.max())
-    if below and low >= -(1 << stored - 1) and top < 1 << stored and (data & kind.type((1 << below) - 1)).any():
+    if _in_lowest(data, stored, high):
         raise InputError(
-            f"{file.name}: its samples are said to lie in the bits {below} to {high} of their words, and look as if "
-            f"they lay in the lowest {stored}: its values cannot be told",
+            f"{file.name}: its samples are said to lie in the bits {high + 1 - stored} to {high} of their words, and look "
+            f"as if they lay in the lowest {stored}: its values cannot be told",
             hint="correct HighBit, or export the series again",
         )
     if stored < allocated and not signed and high + 1 == stored:
@@ -349,6 +348,14 @@ def _padding(file: DicomFile, allocated: int, signed: bool) -> int | None:
         return None
     value = int(text) % (1 << allocated)
     return value - (1 << allocated) if signed and value >> (allocated - 1) else value
+
+
+def _in_lowest(data: Voxels, stored: int, high: int) -> bool:
+    """Whether samples that are said to end at a higher bit look as if they lay in the lowest bits of their words."""
+    below = high + 1 - stored
+    if below == 0 or int(data.min()) < -(1 << stored - 1) or int(data.max()) >= 1 << stored:
+        return False
+    return bool((data & data.dtype.type((1 << below) - 1)).any())
 
 
 def _samples_agree(file: DicomFile, samples: set[Samples], data: Voxels, stored: int, signed: bool) -> None:
