@@ -329,8 +329,8 @@ def voxels(file: DicomFile) -> Voxels:
     _samples_agree(file, samples, data, stored, signed)
     if _in_lowest(data, stored, high):
         raise InputError(
-            f"{file.name}: its samples are said to lie in the bits {high + 1 - stored} to {high} of their words, and look "
-            f"as if they lay in the lowest {stored}: its values cannot be told",
+            f"{file.name}: its samples are said to lie in the bits {high + 1 - stored} to {high} of their words, and "
+            f"look as if they lay in the lowest {stored}: its values cannot be told",
             hint="correct HighBit, or export the series again",
         )
     if stored < allocated and not signed and high + 1 == stored:
