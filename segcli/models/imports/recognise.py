@@ -12,9 +12,8 @@ from torch import Tensor
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
-from segcli.models.imports.former import of_today
 from segcli.models.imports.graph import Ends
-from segcli.models.imports.nnunet_v1 import renamed
+from segcli.models.imports.own_part import own_part, shapes_of
 from segcli.models.imports.source import ModelSource, Named
 from segcli.models.weights import Tensors
 from segcli.networks import registry
@@ -22,8 +21,6 @@ from segcli.networks.registry import Inferred, Shapes
 
 # How official constructors call the number of input channels, and the size that is baked in.
 _INPUTS = ("in_chans", "in_channels", "input_channels", "input_dim", "n_channels")
-# What torch.compile, activation checkpoints, FSDP and DDP put before the names of what they wrap, at any depth.
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "module")
 SIZES = ("img_size", "img_shape", "crop_size")
 
 
@@ -193,11 +190,6 @@ def _planned(network: Inferred, planned: Sequence[int], shapes: Shapes) -> Infer
 # ---- from tensors to a network --------------------------------------------------------------------------------------
 
 
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, which is all that telling a network takes."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
 def recognised(shapes: Shapes, arch: str | None, where: str) -> Inferred:
     """The one network that has exactly these tensors; `arch` decides where several have.
 
@@ -320,117 +312,3 @@ def _encoder_only(shapes: Shapes) -> str | None:
     if any(".layers1.0.blocks.0." in name for name in names) and not any(".decoder" in name for name in names):
         return "this is a Swin encoder alone (self-supervised pre-training); it cannot segment"
     return None
-
-
-# ---- the network's own tensors among a file's -----------------------------------------------------------------------
-
-
-def own_part(
-    tensors: Tensors, expected: Inferred | None, where: str, *, alone: bool = False
-) -> tuple[Tensors, list[str]]:
-    """The network's own tensors: those under the prefix with which they make a network, the prefix taken off.
-
-    expected   the network that the container or a recipe names
-    alone      whether tensors beside it would be layers of another network, not a loss's or the like
-    returns    the tensors, and a sentence each about what was taken off or left out
-    errors     ModelError for several networks that are equals, and with `alone` for tensors beside the network
-
-    Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`), and then names of
-    wrappers in the middle of the tensors' names.
-    """
-    whole = renamed(of_today(tensors))
-    parts = {
-        prefix: {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
-        for prefix in _prefixes(whole)
-    }
-    for prefix, part in parts.items():
-        if _is_network(part, expected, len(whole)):
-            return _taken(whole, parts, prefix, where, alone)
-    for prefix, part in parts.items():
-        shapes = shapes_of(part)
-        if expected:
-            foreign = registry.beside(shapes, registry.differences(expected, shapes))
-        else:
-            foreign = registry.within(shapes)
-        if foreign:
-            own = {name: tensor for name, tensor in part.items() if name not in foreign}
-            return own, _said(whole, own, prefix, where, alone)
-    bare = {_unwrapped(name): tensor for name, tensor in whole.items()}
-    if bare.keys() == whole.keys() or len(bare) < len(whole):
-        return dict(whole), []
-    part, said = own_part(bare, expected, where, alone=alone)
-    wrappers = sorted({word for name in whole for word in name.split(".") if word in _WRAPPERS})
-    return part, [f"the wrappers' names were taken out: {', '.join(wrappers)}", *said]
-
-
-def _is_network(part: Tensors, expected: Inferred | None, whole: int) -> bool:
-    """Whether tensors are exactly the expected network, or any that segcli knows."""
-    shapes = shapes_of(part)
-    if expected and not registry.differences(expected, shapes):
-        return True
-    guesses = [guess.family for guess in registry.infer(shapes)]
-    # Most networks end in a convolution of 1x1x1, which alone is a pointwise network.
-    return bool(guesses) and not (guesses == ["pointwise"] and 2 * len(part) < whole)
-
-
-def _taken(
-    whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str, alone: bool
-) -> tuple[Tensors, list[str]]:
-    """The network under a prefix, or that whose average lies there; what was taken off or left out.
-
-    errors   ModelError where the same network stands under several prefixes that are equals (student, teacher), and as
-             `own_part` with `alone`
-    """
-    shapes = shapes_of(parts[prefix])
-    alike = [other for other, part in parts.items() if prefix and other and shapes_of(part) == shapes] or [prefix]
-    rest = {name: tensor for name, tensor in whole.items() if not name.startswith(tuple(alike))}
-    if prefix and shapes.items() <= shapes_of(rest).items():  # one stands there without a prefix
-        parts, alike = {**parts, "": {name: rest[name] for name in shapes}}, [*alike, ""]
-    plain = [other for other in alike if not weights.is_average(other)]
-    if len(plain or alike) > 1:
-        names = [_called(other) for other in plain or alike]
-        raise ModelError(
-            f"{where}: holds {len(names)} whole networks of one kind: {', '.join(names)}",
-            hint=f"choose one with --table {names[0]}",
-        )
-    taken = (plain or alike)[0]
-    said = [
-        f"the network {_called(taken)} is taken, not its average: --table {_called(other)} takes that"
-        for other in alike
-        if other != taken
-    ]
-    return parts[taken], [*said, *_said(whole, parts[taken], taken, where, alone)]
-
-
-def _called(prefix: str) -> str:
-    return prefix.rstrip(".") or "without a prefix"
-
-
-def _unwrapped(name: str) -> str:
-    return ".".join(word for word in name.split(".") if word not in _WRAPPERS)
-
-
-def _prefixes(names: Facts) -> list[str]:
-    """The empty prefix, then those that names share, the commonest first ("net.", "model.backbone.")."""
-    counts: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")
-        for depth in range(1, min(len(parts), 5)):
-            prefix = ".".join(parts[:depth]) + "."
-            counts[prefix] = counts.get(prefix, 0) + 1
-    shared = [p for p, n in counts.items() if n >= max(2, len(names) // 10)]
-    return ["", *sorted(shared, key=lambda p: (-counts[p], len(p)))[:12]]
-
-
-def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str, where: str, alone: bool) -> list[str]:
-    notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
-    foreign = sorted(whole.keys() - {prefix + name for name in part})
-    if foreign and alone:
-        raise ModelError(
-            f"{where}: {len(foreign)} tensors stand beside the network that the plans name, among them "
-            f"{', '.join(foreign[:5])}: its trainer has made another network of it",
-            hint=weights.BY_GRAPH,
-        )
-    if foreign:
-        notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
-    return notes
