@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -17,6 +18,8 @@ from segcli.networks.registry import Inferred
 
 # What torch.compile, activation checkpoints, FSDP and DDP put before the names of what they wrap, at any depth.
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "module")
+# How tensors are called that no output depends on: of a loss, of the other half of an autoencoder, of other networks.
+_OF_NONE = re.compile(r"loss|criteri|metric|dice|vae|aux|discrim|teacher|student|queue|optim", re.IGNORECASE)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -25,18 +28,21 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def own_part(
-    tensors: Tensors, expected: Inferred | None, where: str, *, alone: bool = False
+    tensors: Tensors, expected: Inferred | None, where: str, *, alone: bool = False, told: bool = False
 ) -> tuple[Tensors, list[str]]:
     """The network's own tensors: those under the prefix with which they make a network, the prefix taken off.
 
     expected   the network that the container or a recipe names
     alone      whether tensors beside it would be layers of another network, not a loss's or the like
+    told       whether the user says which network it is, and the rest is of no use
     returns    the tensors, and a sentence each about what was taken off or left out
-    errors     ModelError for several networks that are equals, and with `alone` for tensors beside the network
+    errors     ModelError for several networks that are equals, for what may be layers beside the network unless that
+               is named, and with `alone` for any tensors beside it
 
     Where no prefix leaves exactly a network, tensors beside it are dropped too (`loss_fn.weight`), and then names of
     wrappers in the middle of the tensors' names.
     """
+    sure = None if alone else told or expected is not None
     whole = renamed(of_today(tensors))
     parts = {
         prefix: {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
@@ -44,7 +50,7 @@ def own_part(
     }
     for prefix, part in parts.items():
         if _is_network(part, expected, len(whole)):
-            return _taken(whole, parts, prefix, where, alone)
+            return _taken(whole, parts, prefix, where, sure)
     for prefix, part in parts.items():
         shapes = shapes_of(part)
         if expected:
@@ -53,11 +59,11 @@ def own_part(
             foreign = registry.within(shapes)
         if foreign:
             own = {name: tensor for name, tensor in part.items() if name not in foreign}
-            return own, _said(whole, own, prefix, where, alone)
+            return own, _said(whole, own, prefix, where, sure)
     bare = {_unwrapped(name): tensor for name, tensor in whole.items()}
     if bare.keys() == whole.keys() or len(bare) < len(whole):
         return dict(whole), []
-    part, said = own_part(bare, expected, where, alone=alone)
+    part, said = own_part(bare, expected, where, alone=alone, told=told)
     wrappers = sorted({word for name in whole for word in name.split(".") if word in _WRAPPERS})
     return part, [f"the wrappers' names were taken out: {', '.join(wrappers)}", *said]
 
@@ -73,12 +79,14 @@ def _is_network(part: Tensors, expected: Inferred | None, whole: int) -> bool:
 
 
 def _taken(
-    whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str, alone: bool
+    whole: Tensors, parts: Mapping[str, Tensors], prefix: str, where: str, sure: bool | None
 ) -> tuple[Tensors, list[str]]:
     """The network under a prefix, or that whose average lies there; what was taken off or left out.
 
     errors   ModelError where the same network stands under several prefixes that are equals (student, teacher), and as
-             `own_part` with `alone`
+             `own_part`
+
+    sure     whether tensors beside the network are of no use to it; None where none may be there
     """
     shapes = shapes_of(parts[prefix])
     alike = [other for other, part in parts.items() if prefix and other and shapes_of(part) == shapes] or [prefix]
@@ -98,7 +106,7 @@ def _taken(
         for other in alike
         if other != taken
     ]
-    return parts[taken], [*said, *_said(whole, parts[taken], taken, where, alone)]
+    return parts[taken], [*said, *_said(whole, parts[taken], taken, where, sure)]
 
 
 def _called(prefix: str) -> str:
@@ -121,15 +129,29 @@ def _prefixes(names: Facts) -> list[str]:
     return ["", *sorted(shared, key=lambda p: (-counts[p], len(p)))[:12]]
 
 
-def _said(whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str, where: str, alone: bool) -> list[str]:
+def _said(
+    whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str, where: str, sure: bool | None
+) -> list[str]:
     notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
     foreign = sorted(whole.keys() - {prefix + name for name in part})
-    if foreign and alone:
+    if foreign and sure is None:
         raise ModelError(
             f"{where}: {len(foreign)} tensors stand beside the network that the plans name, among them "
             f"{', '.join(foreign[:5])}: its trainer has made another network of it",
             hint=weights.BY_GRAPH,
         )
+    layers = [name for name in foreign if whole[name].ndim > 1 and not (_OF_NONE.search(name) or _is_average(name))]
+    if layers and not sure:
+        family = registry.infer(shapes_of(part))[0].family
+        raise ModelError(
+            f"{where}: {len(layers)} tensors that may be layers stand beside a whole network, {family}, among them "
+            f"{', '.join(layers[:5])}: another network may use both",
+            hint=f"--arch {family} takes it alone; {weights.BY_GRAPH}",
+        )
     if foreign:
         notes.append(f"{len(foreign)} tensors beside the network were left out: {', '.join(foreign[:5])}")
     return notes
+
+
+def _is_average(name: str) -> bool:
+    return any(weights.is_average(word) for word in name.split("."))

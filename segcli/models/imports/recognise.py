@@ -126,14 +126,14 @@ def recognise(source: ModelSource, arch: str | None, recipe: Inferred | None) ->
     if not source.folds:
         assert named is not None  # a graph's reader always names one
         return Recognised(named.family, named.config, ends=source.ends)
-    first, notes = own_part(source.folds[0], named or recipe, source.where, alone=source.alone)
+    first, notes = own_part(source.folds[0], named or recipe, source.where, alone=source.alone, told=arch is not None)
     shapes = shapes_of(first)
     network = _as_named(source.named, shapes) if source.named else network_in(shapes, arch, recipe, source.where)
     if source.size is not None:
         network = _planned(network, source.size, shapes)
     if network.family == "nnunet_plain":
         network = _with(network, source.layers)
-    others = (own_part(fold, network, source.where, alone=source.alone)[0] for fold in source.folds[1:])
+    others = (own_part(fold, network, source.where, alone=source.alone, told=True)[0] for fold in source.folds[1:])
     folds = [first, *others]
     said = (*notes, *network.notes)
     return Recognised(network.family, dict(network.config), folds, said, network.unsure, network.open)

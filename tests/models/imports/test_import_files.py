@@ -140,6 +140,20 @@ def test_foreign_tensors_that_share_the_networks_prefix_are_left_out_too(tmp_pat
     assert said in found.notes
 
 
+def test_a_network_among_what_may_be_its_layers_is_taken_where_the_user_says_so(tmp_path: Path) -> None:
+    tensors = {f"backbone.{name}": t for name, t in load_file(CONTAINERS / "tiny_segresnet_raw.safetensors").items()}
+    head = {"controller.weight": torch.ones(4, 4, 1, 1, 1), "controller.bias": torch.ones(4)}
+    torch.save({**tensors, **head, "loss.matrix": torch.ones(3, 3)}, tmp_path / "w.pt")
+    with pytest.raises(
+        ModelError, match=r"1 tensors that may be layers .* segresnet, .* controller\.weight"
+    ) as refused:
+        imports.inspect(tmp_path / "w.pt")
+    assert str(refused.value.hint).startswith("--arch segresnet takes it alone")
+    assert imports.inspect(tmp_path / "w.pt", arch="segresnet").network == "segresnet"
+    torch.save({**tensors, "loss.matrix": torch.ones(3, 3)}, tmp_path / "w.pt")
+    assert imports.inspect(tmp_path / "w.pt").network == "segresnet"
+
+
 @pytest.mark.parametrize("name", ["convInit.conv.weight", "up_layers.0.0.norm2.bias"])
 def test_a_network_without_one_of_its_tensors_is_not_a_smaller_one(tmp_path: Path, name: str) -> None:
     """Its last convolution alone would be a pointwise network."""
