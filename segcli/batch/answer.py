@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segcli.memory import give_back
 from segcli.models.after import AfterStep, LargestStep, SmallStep
 from segcli.results.after import Effect
 from segcli.results.islands import Change
@@ -23,6 +24,7 @@ def finished(
 
     done   the effects of the card's steps, where they were taken on the model's grid
     """
+    give_back()  # what deciding the labels has left
     own, effects = _as_the_card_says(job, scan, _scanned(labels)) if done is None else (_scanned(labels), done)
     answer, changed = _postprocessed(job, _wanted(job, own))
     return answer, effects, changed

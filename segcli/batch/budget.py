@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # voxels for each of the scan's: 3 to 14 on brain and body scans.
 _AFTER = 10.0
 _RECORD_BYTES, _STRUCTURE_BYTES = 3000, 310  # of the record, and for each structure in it
+_KEPT = 110_000_000  # bytes of freed arrays that the allocator keeps, and of libraries that the last steps load
 _PACKED = 1000  # voxels of nothing that become one byte of a label map
 _LEARNING = 1.0  # seconds
 _TRIED, _TRYING = 12, 5.0  # windows that go all the way to labels, at most, and their network's seconds
@@ -202,9 +203,12 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: 
         # Of the scan's voxels in the blocks of a slab: values, the best so far, what is better.
         + 12 * min(int(scan.size * share), max(4, 2 * cores()) * BLOCK)
     )
+    # The network's labels, those before and after a step of the card, and then a mask of what it changed, or what the
+    # step refine holds three times of the box around the structures.
     refines = any(isinstance(step, RefineStep) for step in card.after)
-    # The network's labels, those before and after a step of the card, and a mask of voxels; the step refine has three.
-    finishing = labels * (3 if card.after else 1) + scan.size * (3 if refines else 1)
+    box = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
+    finishing = labels * (3 if card.after else 1) + max(scan.size, int(3 * box) if refines else 0)
+    finishing += min(_KEPT, 2 * scan.size)  # as measured on brain scans of 0.5 mm; little where arrays are small
     return source + max(preparing, running, finishing)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.documents import Document
+from segcli.memory import give_back
 from segcli.models.after import (
     AfterStep,
     DropStep,
@@ -77,6 +78,7 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep, scan: Volume 
             if scan is None:
                 raise TypeError("the step refine looks at the scan")
             refine(labels, scan, wanted, step, data)
+            give_back()
         case DropStep():
             data[among(data, wanted)] = 0
         case WithinStep():

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from segcli import memory
 from segcli.batch import budget
 from segcli.batch.budget import (
+    _KEPT,
     Rates,
     cells,
     host_bytes,
@@ -125,12 +126,15 @@ def test_sums_are_one_windows_planes_whatever_the_length() -> None:
 def test_steps_with_the_labels_count_where_the_scan_is_far_finer_than_the_network() -> None:
     coarse = card(spacing=[8.0, 8.0, 8.0])
     stepped = replace(coarse, after=(LargestStep(),))
-    fine, network = grid(256, 256, 256), grid(32, 32, 32)
+    fine, network = grid(256, 256, 256), Grid((32, 32, 32), np.diag([8.0, 8.0, 8.0, 1.0]))
     assert host_bytes(fine, 2, coarse, network, on_disk=False) < host_bytes(fine, 2, stepped, network, on_disk=False)
-    # the file's voxels, three label maps, and a mask beside them; the step refine has as much as three
-    assert host_bytes(fine, 2, stepped, network, on_disk=False) == (2 + 3 + 1) * 256**3
+    kept = min(2 * 256**3, _KEPT)
+    # the file's voxels, three label maps, and a mask; the step refine has as much as three of what the network sees
+    assert host_bytes(fine, 2, stepped, network, on_disk=False) == (2 + 3 + 1) * 256**3 + kept
     refined = replace(coarse, after=(RefineStep(mm=1, around_mm=16, spread=1.5),))
-    assert host_bytes(fine, 2, refined, network, on_disk=False) == (2 + 3 + 3) * 256**3
+    assert host_bytes(fine, 2, refined, network, on_disk=False) == (2 + 3 + 3) * 256**3 + kept
+    some = Grid((16, 32, 32), network.affine)
+    assert host_bytes(fine, 2, refined, some, on_disk=False) == (2 + 3 + 1.5) * 256**3 + kept
 
 
 def test_a_whole_image_is_one_window_and_needs_its_networks_memory_too(tmp_path: Path) -> None:
