@@ -207,7 +207,7 @@ def host_bytes(scan: Grid, itemsize: int, card: ModelCard, part: Grid, on_disk: 
     # step refine holds three times of the box around the structures.
     refines = any(isinstance(step, RefineStep) for step in card.after)
     box = min(scan.size, part.size * part.voxel_mm3 / scan.voxel_mm3)
-    finishing = labels * (3 if card.after else 1) + max(scan.size, int(3 * box) if refines else 0)
+    finishing = labels * (3 if card.after else 1) + max(scan.size, round(3 * box) if refines else 0)
     finishing += min(_KEPT, 2 * scan.size)  # as measured on brain scans of 0.5 mm; little where arrays are small
     return source + max(preparing, running, finishing)
 
