@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from segcli.errors import ModelError
 from segcli.models import embedded, weights
-from segcli.models.imports import brainchop, nnunet, nnunet_v1
+from segcli.models.imports import auto3dseg, brainchop, nnunet, nnunet_v1
 from segcli.models.imports.graph import ends
 from segcli.models.imports.source import ModelSource, Named, Stated
 from segcli.networks.registry import Inferred
@@ -45,9 +46,9 @@ def _checkpoint(path: Path, stored: weights.Stored, table: str | None) -> ModelS
     card = embedded.card_inside(inside, path) if inside is not None else {}
     fields = {k: v for k, v in card.items() if k not in _OWN}
     table, notes = (table, _equal(stored, table)) if table else weights.taken(stored)
-    return ModelSource(
-        _container(stored), path.name, [weights.innermost_table(stored, table)], lambda _: Stated(fields), notes=notes
-    )
+    config = auto3dseg.configuration(stored.content)
+    states = partial(auto3dseg.stated, config) if config is not None else lambda _: Stated(fields)
+    return ModelSource(_container(stored), path.name, [weights.innermost_table(stored, table)], states, notes=notes)
 
 
 def _equal(stored: weights.Stored, table: str) -> list[str]:

@@ -154,6 +154,58 @@ def test_a_network_among_what_may_be_its_layers_is_taken_where_the_user_says_so(
     assert imports.inspect(tmp_path / "w.pt").network == "segresnet"
 
 
+AUTO3DSEG = {
+    "modality": "mri",
+    "normalize_mode": "meanstd",
+    "intensity_bounds": [-2.0, 3.0],
+    "resample_resolution": [1.0, 1.0, 1.5],
+    "roi_size": [16, 16, 16],
+    "crop_foreground": True,
+    "sigmoid": False,
+    "class_names": ["Tumour", "node"],
+}
+
+
+def auto3dseg(folder: Path, **changes: Any) -> Path:
+    tensors = load_file(CONTAINERS / "tiny_segresnet_raw.safetensors")
+    torch.save({"epoch": 3, "state_dict": tensors, "config": {**AUTO3DSEG, **changes}}, folder / "model.pt")
+    return folder / "model.pt"
+
+
+def test_a_checkpoint_of_auto3dseg_is_imported_by_the_configuration_inside_it(tmp_path: Path) -> None:
+    made = library.read_card(imports.adopt(auto3dseg(tmp_path), to=tmp_path, name="m"))
+    assert (made.channels, made.grid.axes, made.grid.spacing, made.grid.anchor) == (
+        ("MR",),
+        "RAS",
+        (1, 1, 1.5),
+        "monai",
+    )
+    assert (made.window.size, made.window.overlap) == ((16, 16, 16), 0.625)
+    assert [label.name for label in made.labels] == ["background", "tumour", "node"]
+    steps = [step["step"] for step in made.document["intensity"]]
+    assert steps == ["crop", "resample", "standardise", "outside"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"modality": "ct", "normalize_mode": "range"}, ["intensity"]),
+        ({"sigmoid": True}, ["labels"]),
+        ({"class_names": ["a"]}, ["labels"]),
+        ({"extra_modalities": {"image2": "ct"}}, ["channels", "intensity"]),
+    ],
+)
+def test_what_the_configuration_of_auto3dseg_leaves_open_is_asked_for(
+    tmp_path: Path, changes: dict[str, Any], missing: list[str]
+) -> None:
+    found = imports.inspect(auto3dseg(tmp_path, **changes))
+    assert list(found.missing) == missing
+    assert any("roi_size [16, 16, 16]" in note for note in found.notes)
+    if "normalize_mode" in changes:
+        with pytest.raises(ModelError, match="by 'range': a sigmoid, for which segcli has no step"):
+            imports.adopt(tmp_path / "model.pt", to=tmp_path, name="m")
+
+
 @pytest.mark.parametrize("name", ["convInit.conv.weight", "up_layers.0.0.norm2.bias"])
 def test_a_network_without_one_of_its_tensors_is_not_a_smaller_one(tmp_path: Path, name: str) -> None:
     """Its last convolution alone would be a pointwise network."""
