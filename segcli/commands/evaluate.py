@@ -192,7 +192,7 @@ def _of_model(path: Path, card: ModelCard) -> None:
         if (called := stated.get(label.id, label.name)) != label.name:
             told = f"{path.name}: its record calls the number {label.id} {called}, {card.name} calls it {label.name}"
             raise InputError(told, hint=hint)
-    of_segments(path, card, hint)
+    of_segments(path, card, "export it from 3D Slicer with the colour table of the model that `--tables slicer` writes")
 
 
 def of_segments(path: Path, card: ModelCard, hint: str) -> None:

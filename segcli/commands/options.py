@@ -171,11 +171,13 @@ def _option(name: str, hint: Any, default: Any, group: Any, usual: Sequence[str]
 
 
 def output_option(says: str) -> Any:
-    """The option -o, whose name is not empty: of a shell's variable that is not set it would be the working folder."""
+    """The option -o. An empty name, as of a shell's variable that is not set, would be the working folder: refused."""
 
     def named(text: str) -> Path:
         if not text:
             raise typer.BadParameter("has an empty name: give a folder or a file; . is this folder")
+        if text.startswith("="):  # a short option's value as it comes from -o=NAME
+            raise typer.BadParameter(f"begins with =: write -o {text[1:]}, or ./{text} where the name is meant")
         return Path(text)
 
     return typer.Option("-o", "--output", parser=named, metavar="PATH", help=says)

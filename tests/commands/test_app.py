@@ -242,6 +242,9 @@ def test_an_output_with_an_empty_name_is_refused_and_is_not_the_working_folder(w
     run = CliRunner().invoke(app, [*words.split(), "-o", ""])
     assert run.exit_code == 2
     assert "'-o' / '--output': has an empty name: give a folder or a file; . is this folder" in run.output
+    run = CliRunner().invoke(app, [*words.split(), "-o=out"])
+    assert run.exit_code == 2
+    assert "'-o' / '--output': begins with =: write -o out" in run.output
 
 
 @pytest.mark.parametrize("name", ["predict", "plan", "evaluate", "report", "models"])
