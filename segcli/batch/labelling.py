@@ -16,7 +16,7 @@ from segcli.inference.decide import Decision
 from segcli.inference.engine import Engine
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import check_channels, finite
-from segcli.inference.region import around, put_back
+from segcli.inference.region import around, at_edges, put_back
 from segcli.inference.segment import Segmentation, Wishes
 from segcli.inference.together import Member, added, later, segment_at_the_scan, segment_together
 from segcli.inference.whole_models import mean_of
@@ -110,6 +110,12 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
         _forget(result, ~grown(labels, near, card.rough.within.mm), card.decide)
     if holes is not None:
         result.labels.data[:, holes] = 0
+    if cut := [label.name for label in card.structures if label.id in at_edges(result.labels, box)]:
+        more = f" and {len(cut) - 5} more" if len(cut) > 5 else ""
+        warnings.append(
+            f"{', '.join(cut[:5])}{more}: cut off at the edge of the part that {card.name} looked at, "
+            f"{card.rough.margin_mm:g} mm around what {own.name} found"
+        )
     result = replace(
         result,
         seconds=added(first.result.seconds, result.seconds),

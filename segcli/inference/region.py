@@ -30,6 +30,16 @@ def around(labels: Volume, values: Collection[int], margin_mm: float) -> Box | N
     return spans[0], spans[1], spans[2]
 
 
+def at_edges(labels: Volume, box: Box) -> set[int]:
+    """The values of labels in the outermost planes of a box, but for planes in which the scan ends."""
+    values: set[int] = set()
+    for axis, (side, n) in enumerate(zip(box, labels.grid.shape, strict=True)):
+        planes = [side.start] * (side.start > 0) + [side.stop - 1] * (side.stop < n)
+        for plane in planes:
+            values |= {int(value) for value in np.unique(labels.data[0].take(plane, axis))}
+    return values
+
+
 def put_back(found: Segmentation, scan: Volume, box: Box, decide: Decision) -> Segmentation:
     """What was found in a box of a scan, on the whole scan: all around it is background."""
 

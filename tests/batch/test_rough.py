@@ -12,6 +12,7 @@ from runs import command, scan
 import segcli
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError
+from segcli.inference.region import at_edges
 from segcli.models import imports
 from segcli.models.library import find
 
@@ -58,6 +59,10 @@ def test_the_fine_network_looks_into_the_box_of_the_rough_one_and_nowhere_else(p
     }
     assert [m["name"] for m in record["model"]["members"]] == ["whole", "finer"]
     assert record["model"]["name"] == "finer"
+    (cut,) = [said for said in record["warnings"] if "cut off" in said]
+    assert cut.endswith(": cut off at the edge of the part that finer looked at, 4 mm around what whole found")
+    assert "body" in cut
+    assert "spleen" not in cut
     assert record["windows"] == 2
     again = command(
         "predict",
@@ -71,6 +76,14 @@ def test_the_fine_network_looks_into_the_box_of_the_rough_one_and_nowhere_else(p
         "--json",
     )
     assert json.loads(again.stdout)["summary"]["skipped"] == 1
+
+
+def test_a_structure_ends_at_the_edge_of_a_box_or_of_the_scan() -> None:
+    data = np.zeros((4, 5, 6), np.uint8)
+    data[0, 2, 2], data[3, 2, 3], data[1, 1, 1], data[2, 3, 4] = 1, 2, 3, 4
+    labels = segcli.Volume(data[None], segcli.Grid(data.shape, np.eye(4)))
+    assert at_edges(labels, (slice(0, 4), slice(1, 4), slice(1, 5))) - {0} == {3, 4}
+    assert at_edges(labels, (slice(0, 4), slice(0, 5), slice(0, 6))) == set()
 
 
 @pytest.mark.slow
