@@ -99,23 +99,23 @@ RULES: tuple[tuple[str, Callable[[CardDocument], bool], str], ...] = (
     (
         "slice_axis",
         lambda c: c.slice_axis is not None and c.patch_size[c.slice_axis] != 1,
-        "is 0, 1 or 2, and patch_size is 1 there",
+        "is not an axis along which patch_size is 1",
     ),
     (
         "slices",
         lambda c: (c.slices or 1) % 2 == 0 or ((c.slices or 1) > 1 and c.slice_axis is None),
-        "is an odd number, above 1 only with a slice_axis",
+        "is not an odd number, or above 1 without a slice_axis",
     ),
     (
         "whole",
         lambda c: c.whole and (c.slice_axis is not None or bool(c.onnx) or str(c.weights).endswith(".onnx")),
-        "is true, for networks of three axes and without an ONNX file, which takes windows of one size",
+        "is true, which is for networks of three axes without an ONNX file: that takes windows of one size",
     ),
     ("mirror", lambda c: len(set(c.mirror)) < len(c.mirror), "names an array axis twice"),
     (
         "labels",
         lambda c: next(iter(c.labels.values())) != 0 or list(c.labels.values()).count(0) != 1,
-        "begins with background, the only label with the value 0",
+        "does not begin with background, the only label with the value 0",
     ),
     (
         "regions",

@@ -251,7 +251,7 @@ def test_the_anchor_corners_wants_the_resampling_first() -> None:
 def test_a_card_that_is_shown_whole_images_has_no_graph_which_takes_windows_of_one_size() -> None:
     assert cards.parse({**CARD, "whole": True}).window.whole
     for fields in ({"onnx": "model.onnx"}, {"weights": "model.onnx"}, {"slice_axis": 0, "patch_size": [1, 32, 32]}):
-        with pytest.raises(ModelError, match="networks of three axes and without an ONNX file"):
+        with pytest.raises(ModelError, match="networks of three axes without an ONNX file"):
             cards.parse({**CARD, "whole": True, **fields})
 
 

@@ -211,7 +211,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"labels": {"background": 0, "liver": -1}, "codes": {}}, "'liver'"),
     ({"labels": {"background": False, "liver": 1}, "codes": {}}, "'background'"),
     ({"labels": {"background": 0, "liver": 1.0}, "codes": {}}, "'liver'"),
-    ({"labels": {"liver": 1, "background": 0}, "codes": {}}, "begins with background"),
+    ({"labels": {"liver": 1, "background": 0}, "codes": {}}, "does not begin with background"),
     ({"labels": {}, "codes": {}}, "labels"),
     ({"patch_size": [100000, 100000, 100000]}, "patch_size"),
     ({"patch_size": [4096, 4096, 4096]}, "2\\^27"),

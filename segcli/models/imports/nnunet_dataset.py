@@ -24,6 +24,11 @@ def labels(dataset: Facts) -> tuple[Document, int, list[str]]:
     if all(k.isdecimal() and isinstance(v, str) for k, v in table.items()):
         table = {v: int(k) for k, v in table.items()}  # version 1's order
     table = {k: v for k, v in table.items() if k != "ignore"}
+    if not any(v in (0, "0", [0]) for v in table.values()):
+        raise ModelError(
+            f"dataset.json: none of the labels {', '.join(table)} has the value 0",
+            hint="nnU-Net's first label is the background, with the value 0",
+        )
     names, said = label_names(list(table))
     # A list of one value is that value, until some list has more.
     sets = [v if isinstance(v, list | tuple) else [v] for v in table.values()]

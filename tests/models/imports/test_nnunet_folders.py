@@ -547,6 +547,7 @@ def test_channels_are_in_the_order_of_their_numbers_and_told_apart() -> None:
     ("dataset", "plans", "words"),
     [
         ({"labels": None}, {}, r"dataset.json: the field labels \(None\) is not an object of names and numbers"),
+        ({"labels": {"organ": 1, "lesion": 2}}, {}, "none of the labels organ, lesion has the value 0"),
         ({"channel_names": ["CT"]}, {}, r"the field channel_names \(\['CT'\]\) is not an object of names and numbers"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, {}, "the field 'regions_class_order' is missing"),
         ({"channel_names": {"0": "CT", "1": "PET"}}, {}, "the plans have 1 normalisations for 2 channels"),
