@@ -307,6 +307,8 @@ def _inferer(item: Content, metadata: Facts, said: Said) -> None:
         said.card["padding"] = "edge"
     elif padding != "constant":
         said.notes.append(f"padding by {padding} is not one that segcli has: 0 is taken")
+    elif isinstance(value := item.get("cval", 0), int | float) and said.card.get("intensity"):
+        said.card["intensity"][-1]["value"] = value
 
 
 def _alike(value: Content) -> Content:

@@ -102,7 +102,10 @@ def labels_of(names: Sequence[str], items: Sequence[Document], said: Said) -> No
         said.card["labels"] = asked
     elif largest or (begins and not sigmoid and not overlap):
         every = names if begins or len(names) == said.network.outputs else ["background", *names]
-        said.card["labels"] = {name: value for value, name in enumerate(every)}
+        if said.network.outputs in (None, len(every)):
+            said.card["labels"] = {name: value for value, name in enumerate(every)}
+        else:  # one name more would else mean outputs that overlap
+            said.lacks["labels"] = f"the bundle names {len(every)} outputs, and its network has {said.network.outputs}"
     elif sigmoid and any(kind_of(item) in _MERGING for item in items):
         _merged_labels(names, items, said)
     elif sigmoid:

@@ -394,6 +394,12 @@ def test_an_overlap_along_each_axis_is_one_where_it_is_the_same(
     assert any(note.startswith("overlap, sigma_scale or mode") for note in read.notes) == (found is None)
 
 
+def test_what_an_inferer_pads_small_images_with_lies_beyond_the_image(tmp_path: Path) -> None:
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": 32, "cval": -1.0}
+    found = imports.inspect(edited(tmp_path / "b", inferer=inferer))
+    assert found.found["intensity"][-1] == {"step": "outside", "value": -1.0}
+
+
 @pytest.mark.parametrize(("mode", "padding", "noted"), [("replicate", "edge", False), ("reflect", None, True)])
 def test_an_inferer_that_repeats_the_edge_of_a_small_image_is_understood(
     tmp_path: Path, mode: str, padding: str | None, noted: bool
@@ -593,6 +599,13 @@ def test_whether_the_first_output_is_the_background_is_not_guessed(tmp_path: Pat
 def test_outputs_that_are_not_as_many_as_their_names_are_refused(tmp_path: Path) -> None:
     folder = called(tmp_path / "b", ["liver", "spleen", "pancreas"], SIGMOID)
     with pytest.raises(ModelError, match=r"the network has 2 outputs, not 4 \(background, liver, spleen, pancreas\)"):
+        imports.adopt(folder, to=tmp_path, name="m")
+
+
+@pytest.mark.parametrize("names", [["background", "liver", "spleen"], ["background"]])
+def test_where_the_largest_output_wins_each_has_a_name(tmp_path: Path, names: list[str]) -> None:
+    folder = called(tmp_path / "b", names, SOFTMAX)
+    with pytest.raises(ModelError, match=f"the bundle names {len(names)} outputs, and its network has 2"):
         imports.adopt(folder, to=tmp_path, name="m")
 
 
