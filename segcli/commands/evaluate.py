@@ -20,6 +20,7 @@ from segcli.errors import InputError, InputMissing, UsageError
 if TYPE_CHECKING:
     from segcli.formats import Form
     from segcli.models.card import ModelCard
+    from segcli.space.volume import Volume
     from segcli.structures import Label
 
 commands = Commands("evaluate")
@@ -132,10 +133,8 @@ def _scores(
     tell: bool,
 ) -> Document:
     """The scores of each case by its name; `tell` says whether values that are not scored are told."""
-    from segcli import formats
     from segcli.formats.table import stem
     from segcli.results import evaluate as scoring
-    from segcli.results.measure import whole_numbers
     from segcli.results.reference_labels import merged
 
     for path in (prediction, reference):
@@ -154,7 +153,7 @@ def _scores(
         if card is not None:
             for path in (mine, truth)[: 1 if numbers is not None else 2]:  # such references have numbers of their own
                 _of_model(path, card)
-        pred, ref = (whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth))
+        pred, ref = _both(mine, truth, affine, card)
         if numbers is not None:
             ref = merged(ref, numbers)
         try:
@@ -169,6 +168,24 @@ def _scores(
             if names and left and tell:
                 say(f"warning: {name}: values of the {whose} that are not scored: {', '.join(map(str, left))}")
     return out
+
+
+def _both(mine: Path, truth: Path, affine: Form | None, card: ModelCard | None) -> tuple[Volume, Volume]:
+    """Prediction and reference; one of them may be a DICOM Segmentation, on the planes of the other's grid."""
+    from segcli import formats
+    from segcli.results.measure import whole_numbers
+
+    objects = [path for path in (mine, truth) if formats.is_segmentation(path)]
+    if len(objects) == 2:
+        told = f"{mine.name} and {truth.name}: are both DICOM Segmentations, which lack the planes without labels"
+        raise UsageError(told, hint="give one of them as a label map: segcli writes NAME_seg.nii.gz beside it")
+    plain = {path: whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth) if path not in objects}
+    if objects:
+        from segcli.formats.dicom.seg import labels_on
+
+        (other,) = plain.values()
+        plain[objects[0]] = labels_on(objects[0], other.grid, card.labels if card else ())
+    return plain[mine], plain[truth]
 
 
 def _of_model(path: Path, card: ModelCard) -> None:

@@ -39,7 +39,9 @@ commands = Commands("report")
 
 @commands.command()
 def report(
-    labelmap: Annotated[Path, typer.Argument(help="A label map that exists already.")],
+    labelmap: Annotated[
+        Path, typer.Argument(help="A label map that exists already; with --image also a DICOM Segmentation.")
+    ],
     model: Model = "uxnet",
     labels: Annotated[
         str | None,
@@ -58,6 +60,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Volumes, checks, tables and pages for a label map that exists already."""
+    from segcli import formats
     from segcli.batch.outputs import Destination, choices, file_ending
     from segcli.models.library import find
     from segcli.results.measure import measure
@@ -73,7 +76,15 @@ def report(
     )
     counts = form(affine)
     made, classes = None, tuple[str, ...]()
-    if labels is None:
+    if formats.is_segmentation(labelmap):
+        if labels is not None or image is None:
+            told = f"{labelmap.name}: is a DICOM Segmentation, which lacks the planes without labels"
+            raise UsageError(told, hint="name its scan with --image and its model with --model, and no --labels")
+        from segcli.formats.dicom.seg import labels_on
+
+        card = find(model)
+        mapped = labels_on(labelmap, _read(image, card, counts).grid, card.labels)
+    elif labels is None:
         card = find(model)
         mapped, made = _label_map(labelmap, card, counts)
         classes = _asked(labelmap, mapped, card)
@@ -208,11 +219,15 @@ def _named(table: str, labels: Volume) -> ModelCard:
     )
 
 
-def _scan(image: Path, labelmap: Path, labels: Volume, card: ModelCard, counts: Form | None) -> Volume:
-    """The scan of a label map; InputError where they are not on one grid."""
+def _read(image: Path, card: ModelCard, counts: Form | None) -> Volume:
     from segcli import formats
 
-    scan = formats.read([image], affine=counts, channels=len(card.channels))
+    return formats.read([image], affine=counts, channels=len(card.channels))
+
+
+def _scan(image: Path, labelmap: Path, labels: Volume, card: ModelCard, counts: Form | None) -> Volume:
+    """The scan of a label map; InputError where they are not on one grid."""
+    scan = _read(image, card, counts)
     if not scan.grid.same_as(labels.grid):
         raise InputError(f"{labelmap.name} and {image.name} are not on one grid")
     return scan

@@ -133,6 +133,16 @@ def files_of(path: Path) -> list[Path]:
     return format_of(path).files_of(path)
 
 
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM Segmentation; `dicom.seg.labels_on` reads its labels."""
+    if streams.is_folder(path) or not format_of(path).series:
+        return False
+    from segcli.formats.dicom.files import open_file
+    from segcli.formats.dicom.places import kind_of
+
+    return kind_of(path) is None and open_file(path).text("Modality") == "SEG"
+
+
 def ending_of(path: Path) -> str:
     """What a file with such bytes is called, for a scan that came without a name; "" where no format has an ending."""
     try:

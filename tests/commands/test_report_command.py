@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from dicom_phantom import series
 from models import LABELS, organs
 from runs import command, scan
 
 from segcli.commands import report as answer
-from segcli.errors import InputError
+from segcli.commands.evaluate import evaluate
+from segcli.errors import InputError, UsageError
 from segcli.models.library import file_sha256
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
@@ -117,3 +119,23 @@ def test_a_label_map_that_somebody_has_changed_is_not_said_to_be_the_models(mode
         assert ("warning: a_seg.nii.gz has been changed since organs made it" in told) == (known is None)
         page = (tmp_path / "a_seg.html").read_text()
         assert ("segmented by organs" in page, "labels named by organs" in page) == (known is not None, known is None)
+
+
+def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tmp_path, capsys):
+    words = ("--engine", "onnx", "--model", model, "-q")
+    done = command("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
+    assert done.returncode == 0, done.stderr
+    one, labels = tmp_path / "out" / "ct_seg.dcm", tmp_path / "out" / "ct_seg.nii.gz"
+    for path, name in ((one, "a"), (labels, "b")):
+        answer.report(path, str(model), image=tmp_path / "ct", output=tmp_path / name, forms=["csv"])
+    assert (tmp_path / "a" / "ct_seg.csv").read_bytes() == (tmp_path / "b" / "ct_seg.csv").read_bytes()
+    with pytest.raises(UsageError, match=r"ct_seg\.dcm: is a DICOM Segmentation") as refused:
+        answer.report(one, str(model))
+    assert "--image" in str(refused.value.hint)
+    capsys.readouterr()
+    for pair in ((one, labels), (labels, one)):
+        evaluate(*pair, model=str(model), json=True)
+        scores = json.loads(capsys.readouterr().out)["scores"]
+        assert {s["dice"] for s in scores if s["status"] != "absent"} == {1.0}
+    with pytest.raises(UsageError, match="are both DICOM Segmentations"):
+        evaluate(one, one, model=str(model))

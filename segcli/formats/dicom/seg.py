@@ -13,12 +13,14 @@ from typing import Literal
 import highdicom as hd
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 import segcli
-from segcli.errors import OutputError
+from segcli.errors import InputError, OutputError, cause_of
 from segcli.formats.atomic import whole_file
+from segcli.formats.dicom.files import BIG_ENDIAN, DEFLATED, NATIVE
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     MANUFACTURER,
@@ -34,8 +36,8 @@ from segcli.formats.dicom.objects import (
     uid,
 )
 from segcli.formats.dicom.stack import farthest
-from segcli.formats.dicom.texts import without_warnings
-from segcli.space.volume import Grid, Source, Volume, Voxels
+from segcli.formats.dicom.texts import SPOILT, without_warnings
+from segcli.space.volume import Grid, Source, Volume, Voxels, turned, turning
 from segcli.structures import Label, structures
 
 Kind = Literal["binary", "fractional", "labelmap"]
@@ -95,6 +97,73 @@ def read(path: Path, grid: Grid) -> Voxels:
         else:
             out[k] = image
     return out
+
+
+def labels_on(path: Path, grid: Grid, names: Sequence[Label] = ()) -> Volume:
+    """The labels of a Segmentation on the grid of its scan; planes without a frame have none. (1, D, H, W)
+
+    grid     of the scan, its axes in any order
+    names    labels by whose names the segments have their values; without them the numbers of the segments count
+    errors   InputError: it lies on another grid, holds probabilities, its segments overlap, or one is none of the names
+    """
+    try:
+        data = _labels(path, grid, names)
+    except InputError:
+        raise
+    except OutputError as error:
+        raise InputError(error.message) from error
+    except (AttributeError, LookupError, *SPOILT) as error:
+        raise InputError(f"{path.name}: cannot be read as a DICOM Segmentation: {cause_of(error)}") from error
+    return Volume(data[None], grid, Source((path,), "dicom segmentation"))
+
+
+def _labels(path: Path, grid: Grid, names: Sequence[Label]) -> Voxels:
+    """(D, H, W) on the grid; errors as of `labels_on`, and those of what is missing in the header."""
+    with without_warnings():
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        shared = ds.SharedFunctionalGroupsSequence[0]
+        row, column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float)
+        down, right = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
+    if ds.file_meta.TransferSyntaxUID not in (*NATIVE - {BIG_ENDIAN}, DEFLATED, RLELossless):
+        raise InputError(f"{path.name}: its pixels are packed in a way that is not read of a Segmentation")
+    own = turned(grid, _axes(row, column))
+    apart = np.abs(own.affine[:3, 1:3] - np.stack([column * down, row * right], axis=1)).max()
+    if own.shape[1:] != (int(ds.Rows), int(ds.Columns)) or apart * max(own.shape) > 0.1 * min(own.spacing):
+        raise InputError(f"{path.name}: lies on another grid than the scan or label map that it is read with")
+    value = _values(ds, names, path.name)
+    kind, _, frames = _frames(path, own)
+    if kind == "FRACTIONAL":
+        raise InputError(f"{path.name}: holds probabilities, and no labels", hint="give the label map itself")
+    data = np.zeros(own.shape, np.uint16)
+    for segment, k, image in frames:
+        there = image != 0
+        if data[k][there].any():
+            raise InputError(f"{path.name}: its segments overlap, so they make no label map")
+        data[k][there] = value[segment] if kind == "BINARY" else value[image[there]]
+    back, flips = turning(own.axes, grid.axes)
+    return np.ascontiguousarray(np.flip(data.transpose(back), tuple(i for i, flip in enumerate(flips) if flip)))
+
+
+def _axes(row: NDArray[np.float64], column: NDArray[np.float64]) -> str:
+    """Where the array axes of frames point: along the normal, down the rows, along a row."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([np.cross(row, column), column, row], axis=1)
+    return Grid((1, 1, 1), affine).axes
+
+
+def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.uint16]:
+    """The label of each segment's number.
+
+    errors   InputError: a segment is none of the names
+    """
+    segments = {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in ds.SegmentSequence}
+    known = {name: number for number, name in short_names(names).items()} if names else {}
+    value: NDArray[np.uint16] = np.arange(1 << 16, dtype=np.uint16)
+    for number, name in segments.items():
+        if names and number and name not in known:
+            raise InputError(f"{file}: its segment {name} is none of the model's structures", hint="name its model")
+        value[number] = known.get(name, number)
+    return value
 
 
 def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, Voxels]]]:

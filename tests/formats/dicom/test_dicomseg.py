@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from segcli.errors import InputError, OutputError, UsageError
 from segcli.formats.dicom import rtstruct, seg, sr
 from segcli.formats.dicom import series as dicom
-from segcli.space.volume import Grid, Source, Volume
+from segcli.space.volume import Grid, Source, Volume, turned, turning
 from segcli.structures import Label
 
 NAMES = (
@@ -100,6 +100,50 @@ def test_a_labelmap_keeps_the_label_values(tmp_path: Path) -> None:
     path = written(tmp_path, scan, kind="labelmap")
     np.testing.assert_array_equal(seg.read(path, scan.grid), labels_on(scan).data[0])
     assert [s.SegmentNumber for s in pydicom.dcmread(path).SegmentSequence] == [0, 2, 3, 60]
+
+
+@pytest.mark.parametrize("axes", ["SPL", "RAS", "IRP"])
+@pytest.mark.parametrize("kind", ["oblique", "tilted", "enhanced"])
+def test_labels_are_read_onto_the_scan_s_grid_however_its_axes_run(tmp_path: Path, kind: str, axes: str) -> None:
+    scan = scan_of(tmp_path / "scan", kind)
+    labels = labels_on(scan)
+    grid = turned(scan.grid, axes)
+    order, flips = turning(scan.grid.axes, axes)
+    expected = np.flip(labels.data[0].transpose(order), tuple(i for i, flip in enumerate(flips) if flip))
+    for form in ("binary", "labelmap"):
+        found = seg.labels_on(written(tmp_path, scan, kind=form), grid, NAMES)
+        np.testing.assert_array_equal(found.data[0], expected)
+    plain = seg.labels_on(written(tmp_path, scan), scan.grid)
+    np.testing.assert_array_equal(plain.data[0], numbered(labels))
+
+
+def test_labels_that_would_lie_elsewhere_or_have_other_meanings_are_refused(tmp_path: Path) -> None:
+    scan = scan_of(tmp_path / "scan", "oblique")
+    path, grid = written(tmp_path, scan), scan.grid
+    moved = grid.affine.copy()
+    moved[:3, 3] += moved[:3, 2] / 2
+    wider = grid.affine.copy()
+    wider[:3, 2] *= 1.1
+    for other in (Grid(grid.shape, moved), Grid(grid.shape, wider), Grid((6, 7, 4), grid.affine)):
+        with pytest.raises(InputError, match=r"seg\.dcm: (lies on another grid|its frames do not lie on the planes)"):
+            seg.labels_on(path, other)
+    with pytest.raises(InputError, match=r"seg\.dcm: its segment thing_without_a_code is none of the model's"):
+        seg.labels_on(path, grid, NAMES[:3])
+    ds = pydicom.dcmread(path)
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence = ds.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence
+    ds.PixelData = b"\xff" * len(ds.PixelData)
+    ds.save_as(tmp_path / "over.dcm")
+    with pytest.raises(InputError, match="its segments overlap"):
+        seg.labels_on(tmp_path / "over.dcm", grid)
+    del ds.SharedFunctionalGroupsSequence
+    ds.save_as(tmp_path / "bad.dcm")
+    with pytest.raises(InputError, match="cannot be read as a DICOM Segmentation"):
+        seg.labels_on(tmp_path / "bad.dcm", grid)
+    parts = Volume(np.ones((3, *grid.shape), np.float32), grid)
+    seg.write(parts, NAMES, tmp_path / "parts.dcm", scan.source, **MADE, kind="fractional")
+    with pytest.raises(InputError, match="holds probabilities"):
+        seg.labels_on(tmp_path / "parts.dcm", grid)
 
 
 def test_fractions_come_back_in_steps_of_one_255th(tmp_path: Path) -> None:
