@@ -248,7 +248,8 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     deep = len(below) > len(_label_maps(ref, deep=False))
     have, want = _by_name(pred, deep), _by_name(ref, deep)
     if not want:
-        raise InputMissing(f"{ref.name}: no label map found in the folder of references")
+        objects = "DICOM Segmentations are read one by one: name the files" if [*ref.glob("*.dcm")] else None
+        raise InputMissing(f"{ref.name}: no label map found in the folder of references", hint=objects)
     without: list[str] = []
     for entity, pattern in _LOOSER:
         if not want.keys() & have.keys():

@@ -248,6 +248,12 @@ def test_a_reference_that_is_a_broken_link_or_behind_a_link_is_not_left_out(tmp_
         pair_folders(pred, ref)
 
 
+def test_of_a_folder_of_dicom_objects_it_is_said_how_they_are_read(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match="no label map found") as refused:
+        pair_folders(made(tmp_path / "pred", "a.nii.gz"), made(tmp_path / "ref", "a.dcm"))
+    assert "one by one" in str(refused.value.hint)
+
+
 def test_predictions_in_subfolders_are_named_where_the_references_lie_in_none(tmp_path: Path) -> None:
     with pytest.raises(InputMissing) as refused:
         pair_folders(made(tmp_path / "pred", "x/a_seg.nii.gz"), made(tmp_path / "ref", "a.nii.gz"))
