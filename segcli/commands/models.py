@@ -180,7 +180,9 @@ def info(
 class WhichOnes:
     """Which of several"""
 
-    arch: Annotated[str | None, typer.Option("--arch", help="The network, where tensors fit several or others lie beside it.")] = None
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="The network, where tensors fit several or others lie beside it.")
+    ] = None
     tensors: TableKey = None
     configuration: Annotated[
         str | None, typer.Option("--configuration", help="Of several in nnU-Net's folder: 3d_fullres, 2d, ...")
