@@ -235,7 +235,7 @@ _LOOSER = (
 
 
 def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Cases that both folders hold, by name, and sentences: on how names were compared, on what is not scored.
+    """Cases that both folders hold, by the reference's name, and sentences: how names were compared, what has no score.
 
     A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
     a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
@@ -250,6 +250,7 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     if not want:
         objects = "DICOM Segmentations are read one by one: name the files" if [*ref.glob("*.dcm")] else None
         raise InputMissing(f"{ref.name}: no label map found in the folder of references", hint=objects)
+    called = {path: name for name, path in want.items()}  # whatever a prediction is called: two are compared by cases
     without: list[str] = []
     for entity, pattern in _LOOSER:
         if not want.keys() & have.keys():
@@ -262,7 +263,7 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
             f"{pred}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
             hint=_instead(pred, sorted(have.keys() - want.keys()), deep),
         )
-    pairs = [(name, have[name], want[name]) for name in sorted(want)]
+    pairs = [(called[want[name]], have[name], want[name]) for name in sorted(want)]
     told = []
     if without:
         _, mine, truth = pairs[0]
