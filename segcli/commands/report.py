@@ -80,10 +80,12 @@ def report(
         if labels is not None or image is None:
             told = f"{labelmap.name}: is a DICOM Segmentation, which lacks the planes without labels"
             raise UsageError(told, hint="name its scan with --image and its model with --model, and no --labels")
-        from segcli.formats.dicom.seg import labels_on
+        from segcli.formats.dicom.seg import labels_on, structures_in
 
         card = find(model)
         mapped = labels_on(labelmap, _read(image, card, counts).grid, card.labels)
+        there = structures_in(labelmap, card.structures)
+        classes = tuple(label.name for label in there) if len(there) < len(card.structures) else ()
     elif labels is None:
         card = find(model)
         mapped, made = _label_map(labelmap, card, counts)

@@ -122,7 +122,7 @@ def test_a_label_map_that_somebody_has_changed_is_not_said_to_be_the_models(mode
 
 
 def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tmp_path, capsys):
-    words = ("--engine", "onnx", "--model", model, "-q")
+    words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
     done = command("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
     assert done.returncode == 0, done.stderr
     one, labels = tmp_path / "out" / "ct_seg.dcm", tmp_path / "out" / "ct_seg.nii.gz"

@@ -117,6 +117,14 @@ def labels_on(path: Path, grid: Grid, names: Sequence[Label] = ()) -> Volume:
     return Volume(data[None], grid, Source((path,), "dicom segmentation"))
 
 
+def structures_in(path: Path, names: Sequence[Label]) -> list[Label]:
+    """Of some labels those that a Segmentation has segments of, whether any voxel is theirs or none."""
+    with without_warnings():
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+    there, short = {str(segment.SegmentLabel) for segment in ds.SegmentSequence}, short_names(names)
+    return [label for label in structures(names) if short[label.id] in there]
+
+
 def _labels(path: Path, grid: Grid, names: Sequence[Label]) -> Voxels:
     """(D, H, W) on the grid; errors as of `labels_on`, and those of what is missing in the header."""
     with without_warnings():
