@@ -1,7 +1,8 @@
 """What a checkpoint of MONAI's Auto3DSeg (SegResNet) states in the configuration that its training left in it.
 
-Its scans are turned to RAS, cropped to what is above 0 with a margin of 10 voxels, sampled and then normalised; windows
-overlap by 0.625. Intensities of a CT go through a sigmoid there, for which segcli has no step.
+Its scans are turned to RAS, cropped to what is above 0 with a margin of 10 voxels, and resampled, each where the
+configuration says so, and then normalised; windows overlap by 0.625. Intensities of a CT go through a sigmoid there,
+for which segcli has no step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ _NORMALISED: dict[str, list[Document]] = {
     **{mode: [{"step": "standardise", "where": "nonzero"}] for mode in ("meanstd", "mri")},
 }
 _CURVES = {**dict.fromkeys(("range", "ct", "pet"), "a sigmoid"), "meanstdtanh": "a tanh"}
-_SAID = ("modality", "normalize_mode", "intensity_bounds", "resample_resolution", "roi_size", "sigmoid", "class_names")
+_SAID = (
+    "modality", "normalize_mode", "intensity_bounds", "orientation_ras", "resample", "resample_resolution", "roi_size",
+    "sigmoid", "class_names",
+)  # fmt: skip
 
 
 def configuration(content: Content) -> Facts | None:
@@ -31,11 +35,14 @@ def stated(config: Facts, network: Recognised) -> Stated:
     notes = [f"the checkpoint is of MONAI's Auto3DSeg: {said}"]
     lacks: dict[str, str] = {}
     with legible("the configuration in the checkpoint"):
-        steps = config.get("resample_resolution")
+        # It states steps also where `resample` is false; published ones have the steps alone.
+        steps = config.get("resample_resolution") if config.get("resample", True) else None
+        turned = bool(config.get("orientation_ras"))
         mode = str(config["normalize_mode"])
         fields: Document = {
             "source": "MONAI's Auto3DSeg, SegResNet",
-            "orientation": "RAS",
+            "orientation": "RAS" if turned else None,
+            **({} if turned else {"transpose": [2, 1, 0]}),  # arrays are i, j, k of the file there, k, j, i here
             "anchor": "monai",
             "spacing": [float(step) for step in steps] if steps else None,
             "patch_size": [int(side) for side in config["roi_size"]],
@@ -48,7 +55,9 @@ def stated(config: Facts, network: Recognised) -> Stated:
         if network.inputs == 1 and not config.get("extra_modalities"):
             modality = _MODALITIES.get(str(config.get("modality", "")).lower())
             fields |= {"modality": modality, "channels": [modality]} if modality in ("CT", "MR") else {}
-            if mode in _NORMALISED:
+            if config.get("custom_data_transforms"):
+                lacks["intensity"] = "its training had transforms of its own, which segcli does not know"
+            elif mode in _NORMALISED:
                 crop = [{"step": "crop", "above": 0.0, "margin": 10}] if config.get("crop_foreground", True) else []
                 resample = {"step": "resample"}
                 fields["intensity"] = [*crop, resample, *_NORMALISED[mode], {"step": "outside", "value": 0}]

@@ -158,6 +158,8 @@ AUTO3DSEG = {
     "modality": "mri",
     "normalize_mode": "meanstd",
     "intensity_bounds": [-2.0, 3.0],
+    "orientation_ras": True,
+    "resample": True,
     "resample_resolution": [1.0, 1.0, 1.5],
     "roi_size": [16, 16, 16],
     "crop_foreground": True,
@@ -187,12 +189,28 @@ def test_a_checkpoint_of_auto3dseg_is_imported_by_the_configuration_inside_it(tm
 
 
 @pytest.mark.parametrize(
+    ("changes", "axes", "spacing"),
+    [
+        ({"resample": False}, "RAS", None),
+        ({"orientation_ras": False}, None, (1, 1, 1.5)),
+        ({"orientation_ras": False, "resample": False}, None, None),
+    ],
+)
+def test_scans_are_turned_and_resampled_where_auto3dseg_did_so(
+    tmp_path: Path, changes: dict[str, Any], axes: str | None, spacing: tuple[float, ...] | None
+) -> None:
+    grid = library.read_card(imports.adopt(auto3dseg(tmp_path, **changes), to=tmp_path, name="m")).grid
+    assert (grid.axes, grid.spacing, grid.transpose) == (axes, spacing, (0, 1, 2) if axes else (2, 1, 0))
+
+
+@pytest.mark.parametrize(
     ("changes", "missing"),
     [
         ({"modality": "ct", "normalize_mode": "range"}, ["intensity"]),
         ({"sigmoid": True}, ["labels"]),
         ({"class_names": ["a"]}, ["labels"]),
         ({"extra_modalities": {"image2": "ct"}}, ["channels", "intensity"]),
+        ({"custom_data_transforms": [{"key": "normalize_transforms"}]}, ["intensity"]),
     ],
 )
 def test_what_the_configuration_of_auto3dseg_leaves_open_is_asked_for(
