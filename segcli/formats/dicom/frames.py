@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -57,6 +58,9 @@ _PRIVATE = {
     "ComplexImageComponent": (("GEMS_PARM_01", 0x0043, 0x2F),),
 }
 _GE_OFFSET = 1e9  # what GE adds to some b-values
+# In Siemens' names of sequences (ep_b0, ep_b1000t). Other names may differ within a volume, as of a heart's slices that
+# were taken in breath-holds of their own (*tfi2d1_13, *tfi2d1_15).
+_B_VALUE = re.compile(r"_b\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +98,12 @@ class Frame:
         """What has one value in all slices of a volume, by attribute: they would show different things."""
         said = (_first(self.groups, "FrameType") or _first(self.groups, "ImageType")).split("\\")
         shown = said[:1] + (said[2:3] if self.file.text("Modality") == "MR" else [])  # derived or not; M, P, a map
+        sequence = self.key("SequenceName")
         return {
             "EchoNumbers": self.key("EchoNumbers"),
             "EchoTime": self.key("EffectiveEchoTime") or self.key("EchoTime"),
             "DiffusionBValue": self.key("DiffusionBValue"),
-            "SequenceName": self.key("SequenceName"),  # of Siemens with the b-value: ep_b0, ep_b1000t
+            "SequenceName": sequence if _B_VALUE.search(str(sequence)) else None,
             "ComplexImageComponent": self.key("ComplexImageComponent"),
             "ImageType": "\\".join(shown) or None,
         }

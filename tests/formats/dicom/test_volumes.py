@@ -70,6 +70,13 @@ def test_of_several_volumes_the_one_that_is_not_whole_is_named(tmp_path: Path) -
     assert dicom.read(folder, volume=1).grid.shape == SHAPE
 
 
+def test_names_of_sequences_without_a_b_value_may_differ_within_a_volume(tmp_path: Path) -> None:
+    def each(ds: Dataset, k: int) -> None:
+        ds.SequenceName = "*tfi2d1_13" if k < 2 else "*tfi2d1_15"
+
+    assert dicom.read(series(tmp_path / "mr", each=each, modality="MR")).grid.shape == SHAPE
+
+
 def test_an_echo_time_of_its_own_in_each_slice_is_the_slice_s(tmp_path: Path) -> None:
     def each(ds: Dataset, k: int) -> None:
         ds.EchoTime = 10 + k
