@@ -47,6 +47,7 @@ _DECODERS = {  # pydicom's name of it, and the package that brings it
     ),
 }
 _PIXEL_DATA = 0x7FE00010
+_OVERLAY_BITS = range(0x60000102, 0x60200102, 0x20000)  # OverlayBitPosition of each of the 16 overlays
 _UNDEFINED = 0xFFFFFFFF
 _LONGEST_GROUP = 1 << 20  # bytes of the first group of a file
 _UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
@@ -359,15 +360,22 @@ def _in_lowest(data: Voxels, stored: int, high: int) -> bool:
 
 
 def _samples_agree(file: DicomFile, samples: set[Samples], data: Voxels, stored: int, signed: bool) -> None:
-    """Refuse values on which a code stream and the header do not agree."""
+    """Refuse values on which a code stream and the header do not agree; bits above them may be overlays."""
+    values = data & data.dtype.type((1 << stored) - 1) if samples and _overlays_above(file, stored) else data
     for each in samples:
-        if not are_meant(each, (stored, signed), int(data.min()), int(data.max())):
+        if not are_meant(each, (stored, signed), int(values.min()), int(values.max())):
             coded, said = ("signed" if sign else "unsigned" for sign in (each[1], signed))
             raise InputError(
                 f"{file.name}: its code stream has {coded} samples of {each[0]} bits, {said} ones of {stored} bits by "
                 "its header: its values cannot be told",
                 hint="export the series again, not compressed",
             )
+
+
+def _overlays_above(file: DicomFile, stored: int) -> bool:
+    """Whether overlays lie in the bits above the samples, as in files before 2004 (OverlayBitPosition)."""
+    places = [place for place in _OVERLAY_BITS if place in file.header]
+    return stored < file.count("BitsAllocated", 0) and any(file.header[place].value for place in places)
 
 
 def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:

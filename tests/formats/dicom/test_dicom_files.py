@@ -238,6 +238,15 @@ def test_4_9_a_code_stream_of_other_bits_is_read_where_its_values_fit(
     np.testing.assert_array_equal(dicom.read(of_2000(tmp_path / "ct", coded, bits, said, signed)).data[0], meant)
 
 
+def test_4_9_overlays_above_the_samples_of_a_code_stream_are_masked(tmp_path: Path) -> None:
+    folder = of_2000(tmp_path / "ct", NOISE, 16, 12, False)
+    for path in folder.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.add_new((0x6000, 0x0102), "US", 12)
+        ds.save_as(path)
+    np.testing.assert_array_equal(dicom.read(folder).data[0], NOISE & 0xFFF)
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
 def test_4_9_samples_that_do_not_lie_in_the_upper_bits_where_they_are_said_to_are_refused(
     tmp_path: Path, syntax: str
