@@ -81,7 +81,7 @@ def doubts(
         said.append("no frame of reference: its slices are taken to share one")
     syntaxes = {f.file.syntax for f in frames if with_loss(f.file)}
     said += sorted(
-        {"compressed with loss" + (f" ({uid_name(s)})" if s in LOSSY else ", then unpacked") for s in syntaxes}
+        {f"compressed with loss ({uid_name(s)})" if s in LOSSY else "once compressed with loss" for s in syntaxes}
     )
     said += sorted({note for f in frames for note in f.file.notes})
     return tuple(said)

@@ -177,7 +177,7 @@ def _pixels_follow(file: BinaryIO) -> bool:
 
 
 def with_loss(file: DicomFile) -> bool:
-    """Whether the pixels of a file are, or were before they were unpacked, compressed with loss."""
+    """Whether the pixels of a file are, or once were, compressed with loss."""
     said = file.text("LossyImageCompression")
     return said == "01" or file.syntax in (_LOST if said == "00" else LOSSY)
 
