@@ -295,19 +295,22 @@ def _asked(engine: EngineName, kind: str) -> list[EngineSpec]:
 def _taking(card: ModelCard, specs: Sequence[EngineSpec], engine: str) -> list[EngineSpec]:
     """The engines that run the card's graph as it is meant, and take its windows: whole images have any size."""
     able = [spec for spec in specs if not (card.window.whole and spec.reads == "graph")]
-    if (right := card.engines) is not None and able:
-        alike = [spec for spec in able if spec.reads != "graph" or spec.name in right]
-        if not alike:
+    alike = [spec for spec in able if spec.reads != "graph" or spec.name in (card.engines or [spec.name])]
+    if able and not alike:
+        right = " or ".join(card.engines or ())
+        if engine == "auto":
             raise EngineError(
-                f"{card.name}: {engine} does not answer with its ONNX file as it is meant",
-                hint=f"use --engine {' or '.join(right)}",
+                f"{card.name}: its ONNX file is for {right}, which cannot be used here",
+                hint="`segcli doctor` says what is lacking",
             )
-        able = alike
+        raise EngineError(
+            f"{card.name}: {engine} does not answer with its ONNX file as it is meant", hint=f"use --engine {right}"
+        )
     if specs and not able:
         raise EngineError(
             f"{card.name} is shown whole images of any size, {engine} takes windows of one", hint="use --engine torch"
         )
-    return able
+    return alike
 
 
 def _ranked(specs: Sequence[EngineSpec], kind: str, *, named: bool) -> list[EngineSpec]:
@@ -379,8 +382,8 @@ def checked_graph(card: ModelCard, chosen: Choice, run: Run) -> OnnxFile:
 
 def _weights_there(card: ModelCard) -> None:
     if not card.weights:
-        graphs = " or ".join(spec.name for spec in engines().values() if spec.reads == "graph")
-        raise ModelError(f"{card.name}: has an ONNX file and no weights", hint=f"use --engine {graphs}")
+        graphs = card.engines or [spec.name for spec in engines().values() if spec.reads == "graph"]
+        raise ModelError(f"{card.name}: has an ONNX file and no weights", hint=f"use --engine {' or '.join(graphs)}")
     if find_spec("torch") is None:
         raise EngineError(f"{card.name} has no ONNX file, and torch is not installed", hint="pip install torch")
 

@@ -187,6 +187,18 @@ def test_without_any_engine_there_is_a_sentence_and_no_fault(card: ModelCard, mo
         choose.choose(card, "auto", "cpu")
 
 
+def test_where_the_engine_that_a_card_names_is_missing_that_is_said(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = replace(card, weights=(), onnx="model.onnx", engines=("onnx",))
+    without(monkeypatch, "onnxruntime")
+    with pytest.raises(ModelError, match=r"has an ONNX file and no weights \(use --engine onnx\)"):
+        choose.choose(graph, "auto", "cpu")
+    without(monkeypatch, "onnxruntime", "torch")
+    with pytest.raises(EngineError, match="its ONNX file is for onnx, which cannot be used here"):
+        choose.choose(graph, "auto", "cpu")
+
+
 def test_a_model_without_weights_is_run_by_what_reads_graphs_alone(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
