@@ -1,6 +1,7 @@
 """An ONNX file becomes a model only when it answers a window as its card says, alone in its folder."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,16 @@ def test_an_operator_that_one_engine_lacks_is_named_and_the_other_one_is_taken(
     with pytest.raises(EngineError, match="openvino does not answer with its ONNX file as it is meant") as refused:
         open_engine(card, engine="openvino", device="cpu")
     assert refused.value.hint == "use --engine onnx"
+
+
+def test_an_engine_that_cannot_be_loaded_hinders_no_import_and_is_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segcli.engines.table.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    path = graph(tmp_path / "net.onnx", [], [LOGITS])
+    assert library.read_card(imported(path, tmp_path / "models")).engines is None
+    assert re.search("note: openvino cannot be loaded: .*: it is not compared", capsys.readouterr().err)
 
 
 def test_an_engine_that_answers_otherwise_than_onnx_runtime_is_not_taken(
