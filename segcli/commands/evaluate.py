@@ -209,10 +209,10 @@ def _of_model(path: Path, card: ModelCard) -> None:
         if (called := stated.get(label.id, label.name)) != label.name:
             told = f"{path.name}: its record calls the number {label.id} {called}, {card.name} calls it {label.name}"
             raise InputError(told, hint=hint)
-    of_segments(path, card, "export it from 3D Slicer with the colour table of the model that `--tables slicer` writes")
+    refuse_other_numbers(path, card, f"{hint}; 3D Slicer exports its numbers by the colour table of `--tables slicer`")
 
 
-def of_segments(path: Path, card: ModelCard, hint: str) -> None:
+def refuse_other_numbers(path: Path, card: ModelCard, hint: str) -> None:
     """Refuse a label map whose own names have other numbers in the model.
 
     Its own names are 3D Slicer's in an NRRD, Caret's in a NIfTI, and those of BIDS in the table beside x_dseg.nii.gz.

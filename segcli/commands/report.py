@@ -120,7 +120,7 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
     """
     import numpy as np
 
-    from segcli.commands.evaluate import of_segments
+    from segcli.commands.evaluate import refuse_other_numbers
     from segcli.results import record
 
     if record.is_masks(path.parent):
@@ -129,7 +129,7 @@ def _label_map(path: Path, card: ModelCard, counts: Form | None) -> tuple[Volume
             hint=f"give the label map that lies beside the folder {path.parent.name}",
         )
     labels = _one_channel(path, counts)
-    of_segments(path, card, "name its model with --model, or a table of its names with --labels")
+    refuse_other_numbers(path, card, "name its model with --model, or a table of its names with --labels")
     made = record.maker(_record_of(path))
     maker = made["name"] if made else card.name
     if card.name not in maker.split("+"):
