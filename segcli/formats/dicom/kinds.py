@@ -30,10 +30,10 @@ _KINDS = {
     "DOC": "a document",
 }
 
-LABELS_INSTEAD = (  # of the first two
-    "labels are read as NIfTI, NRRD or MetaImage: give the label map that segcli wrote beside it (NAME_seg.nii.gz); of "
-    "another program's, 3D Slicer or dcmqi's segimage2itkimage makes one"
-)
+LABELS_INSTEAD = {  # by modality
+    "SEG": "as labels, evaluate and report --image read the file of one, named itself and not by its folder",
+    "RTSTRUCT": "give the label map that segcli wrote beside it (NAME_seg.nii.gz), or one that 3D Slicer makes of it",
+}
 
 
 def no_volume(files: list[DicomFile]) -> str | None:

@@ -186,8 +186,7 @@ def _planned(
 ) -> tuple[Grid, tuple[Frame | None, ...], Source]:
     """The grid, the frame of each of its planes, and what is to be said of the files."""
     if series.reason is not None:
-        hint = LABELS_INSTEAD if series.modality in ("SEG", "RTSTRUCT") else None
-        raise InputError(f"{name}: {series.reason}: not a volume", hint=hint)
+        raise InputError(f"{name}: {series.reason}: not a volume", hint=LABELS_INSTEAD.get(series.modality))
     stack, others = _pick(series, volume, name)
     try:
         grid, planes = stack_grid(stack.frames, name, fill_gaps=fill_gaps)
