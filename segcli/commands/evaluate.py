@@ -181,10 +181,14 @@ def _both(mine: Path, truth: Path, affine: Form | None, card: ModelCard | None) 
         raise UsageError(told, hint="give one of them as a label map: segcli writes NAME_seg.nii.gz beside it")
     plain = {path: whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth) if path not in objects}
     if objects:
-        from segcli.formats.dicom.seg import labels_on
+        from segcli.formats.dicom.seg import labels_on, segments_in
 
-        (other,) = plain.values()
-        plain[objects[0]] = labels_on(objects[0], other.grid, card.labels if card else ())
+        (one,), (other,) = objects, plain.values()
+        plain[one] = labels_on(one, other.grid, card.labels if card else ())
+        if card is None:
+            named = [f"{number} {name}" for number, name in segments_in(one).items()]
+            shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
+            say(f"note: {one.name}: its segments are compared by their own numbers ({shown}), with --model by names")
     return plain[mine], plain[truth]
 
 

@@ -139,3 +139,6 @@ def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tm
         assert {s["dice"] for s in scores if s["status"] != "absent"} == {1.0}
     with pytest.raises(UsageError, match="are both DICOM Segmentations"):
         evaluate(one, one, model=str(model))
+    evaluate(one, labels, json=True)
+    told = "note: ct_seg.dcm: its segments are compared by their own numbers (1 liver, 2 spleen), with --model by names"
+    assert told in capsys.readouterr().err

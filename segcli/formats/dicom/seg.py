@@ -117,12 +117,20 @@ def labels_on(path: Path, grid: Grid, names: Sequence[Label] = ()) -> Volume:
     return Volume(data[None], grid, Source((path,), "dicom segmentation"))
 
 
-def structures_in(path: Path, names: Sequence[Label]) -> list[Label]:
-    """Of some labels those that a Segmentation has segments of, whether any voxel is theirs or none."""
+def segments_in(path: Path) -> dict[int, str]:
+    """Number -> name of the segments of a Segmentation, whether any voxel is theirs or none."""
     with without_warnings():
-        ds = pydicom.dcmread(path, stop_before_pixels=True)
-    there, short = {str(segment.SegmentLabel) for segment in ds.SegmentSequence}, short_names(names)
+        return _named(pydicom.dcmread(path, stop_before_pixels=True))
+
+
+def structures_in(path: Path, names: Sequence[Label]) -> list[Label]:
+    """Of some labels those that a Segmentation has segments of."""
+    there, short = segments_in(path).values(), short_names(names)
     return [label for label in structures(names) if short[label.id] in there]
+
+
+def _named(ds: Dataset) -> dict[int, str]:
+    return {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in ds.SegmentSequence}
 
 
 def _labels(path: Path, grid: Grid, names: Sequence[Label]) -> Voxels:
@@ -164,10 +172,9 @@ def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.uint16
 
     errors   InputError: a segment is none of the names
     """
-    segments = {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in ds.SegmentSequence}
     known = {name: number for number, name in short_names(names).items()} if names else {}
     value: NDArray[np.uint16] = np.arange(1 << 16, dtype=np.uint16)
-    for number, name in segments.items():
+    for number, name in _named(ds).items():
         if names and number and name not in known:
             raise InputError(f"{file}: its segment {name} is none of the model's structures", hint="name its model")
         value[number] = known.get(name, number)
