@@ -54,7 +54,7 @@ class _How:
     @property
     def before(self) -> _How:
         """The same for a rough model, of which only labels are wanted, as its own steps leave them."""
-        return replace(self, options=replace(self.options, keep_islands=False), wishes=Wishes())
+        return replace(self, options=replace(self.options, keep_islands=False, classes=()), wishes=Wishes())
 
 
 def labels_of(job: Job, scan: Volume, tick: Tick) -> Found:
@@ -110,7 +110,8 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
         _forget(result, ~grown(labels, near, card.rough.within.mm), card.decide)
     if holes is not None:
         result.labels.data[:, holes] = 0
-    if cut := [label.name for label in card.structures if label.id in at_edges(result.labels, box)]:
+    edges, kept = at_edges(result.labels, box), how.options.classes or [label.name for label in card.structures]
+    if cut := [label.name for label in card.structures if label.id in edges and label.name in kept]:
         more = f" and {len(cut) - 5} more" if len(cut) > 5 else ""
         warnings.append(
             f"{', '.join(cut[:5])}{more}: cut off at the edge of the part that {card.name} looked at, "

@@ -38,6 +38,12 @@ def labelled(folder: Path, model: Path, *words: object) -> tuple[np.ndarray, dic
 
 
 @pytest.mark.slow
+def test_a_structure_that_was_not_asked_for_is_not_told_to_be_cut_off(place: Path) -> None:
+    _, record = labelled(place, place / "finer", "--classes", "spleen")
+    assert not [said for said in record["warnings"] if "cut off" in said]
+
+
+@pytest.mark.slow
 def test_the_fine_network_looks_into_the_box_of_the_rough_one_and_nowhere_else(place: Path) -> None:
     all_of_it, _ = labelled(place, place / "whole")
     seen, record = labelled(place, place / "finer")
