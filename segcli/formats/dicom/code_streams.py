@@ -59,9 +59,11 @@ def are_meant(coded: Samples, said: Samples, low: int, top: int) -> bool:
     (bits, sign), (stored, signed) = coded, said
     if not (-(1 << stored - 1) <= low and top < 1 << stored):
         return False
-    if sign and not signed:
+    if sign and signed:
+        return top < 1 << stored - 1
+    if sign:
         return top < 1 << bits - 1  # a negative value has become a large one
-    if signed and not sign and bits < stored:
+    if signed and bits < stored:
         return low >= 0 and top < 1 << bits - 1  # a large value may have become a negative one
     return True
 

@@ -25,6 +25,7 @@ from segcli.formats.dicom.archive import Place, opened
 from segcli.formats.dicom.code_streams import Samples, are_meant, are_runs, coded_samples, coded_size
 from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
 from segcli.formats.dicom.texts import tag, text_of, without_warnings
+from segcli.formats.dicom.words import in_lowest, too_wide
 from segcli.space.volume import Voxels
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -328,7 +329,13 @@ def voxels(file: DicomFile) -> Voxels:
     if padding is not None and high + 1 == stored and not least <= padding < least + (1 << stored):
         data[data == padding] = least  # beyond what was reconstructed: its lower bits alone would be some tissue's
     _samples_agree(file, samples, data, stored, signed)
-    if _in_lowest(data, stored, high):
+    if high + 1 == stored and too_wide(data, stored):
+        raise InputError(
+            f"{file.name}: its values from {data.min()} to {data.max()} need more than the {stored} bits with a sign "
+            "that its header says: they cannot be told",
+            hint="correct BitsStored and HighBit, or export the series again",
+        )
+    if in_lowest(data, stored, high):
         raise InputError(
             f"{file.name}: its samples are said to lie in the bits {high + 1 - stored} to {high} of their words, and "
             f"look as if they lay in the lowest {stored}: its values cannot be told",
@@ -349,14 +356,6 @@ def _padding(file: DicomFile, allocated: int, signed: bool) -> int | None:
         return None
     value = int(text) % (1 << allocated)
     return value - (1 << allocated) if signed and value >> (allocated - 1) else value
-
-
-def _in_lowest(data: Voxels, stored: int, high: int) -> bool:
-    """Whether samples that are said to end at a higher bit look as if they lay in the lowest bits of their words."""
-    below = high + 1 - stored
-    if below == 0 or int(data.min()) < -(1 << stored - 1) or int(data.max()) >= 1 << stored:
-        return False
-    return bool((data & data.dtype.type((1 << below) - 1)).any())
 
 
 def _samples_agree(file: DicomFile, samples: set[Samples], data: Voxels, stored: int, signed: bool) -> None:

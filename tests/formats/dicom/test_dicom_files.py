@@ -210,6 +210,7 @@ SMALL = (NOISE & 0x7FF).view(np.int16) - np.int16(1024)  # of 11 bits with a sig
         (NOISE.view(np.int16), 16, 16, False),
         (NOISE & 0xFFF, 12, 16, True),
         (NOISE.view(np.int16), 16, 12, True),
+        (SMALL + np.int16(2000), 16, 12, True),
     ],
 )
 def test_4_9_a_code_stream_whose_values_its_header_contradicts_is_refused(
@@ -236,6 +237,22 @@ def test_4_9_a_code_stream_of_other_bits_is_read_where_its_values_fit(
     tmp_path: Path, coded: NDArray[Any], bits: int, said: int, signed: bool, meant: NDArray[Any]
 ) -> None:
     np.testing.assert_array_equal(dicom.read(of_2000(tmp_path / "ct", coded, bits, said, signed)).data[0], meant)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_4_9_values_beyond_the_bits_with_a_sign_that_a_header_says_are_refused(tmp_path: Path, syntax: str) -> None:
+    """A CT of -1024 to 3071 HU takes 13 bits; 12 would make dense bone air."""
+    hu = np.linspace(-1024, 3071, 2 * 1600).astype(np.int16).reshape(40, 40, 2).transpose(2, 0, 1)
+    tags = {"PixelRepresentation": 1, "RescaleIntercept": 0}
+    sound = series(tmp_path / "sound", hu // 2 - 1024, **tags)
+    np.testing.assert_array_equal(dicom.read(sound).data[0], hu // 2)
+    shifted = series(tmp_path / "shifted", hu // 16 * 16 - 1024, HighBit=15, **tags)  # the same words, of 12 upper bits
+    np.testing.assert_array_equal(dicom.read(shifted).data[0], hu // 16)
+    folder = series(tmp_path / "ct", hu - 1024, **tags)
+    with pytest.raises(
+        InputError, match=r"a-000.dcm: its values from -1024 to 30\d+ need more than the 12 bits with a"
+    ):
+        dicom.read(compress(folder, syntax) if syntax == RLELossless else folder)
 
 
 def test_4_9_overlays_above_the_samples_of_a_code_stream_are_masked(tmp_path: Path) -> None:
