@@ -31,7 +31,7 @@ _KINDS = {
 }
 
 LABELS_INSTEAD = {  # by modality
-    "SEG": "as labels, evaluate and report --image read the file of one, named itself and not by its folder",
+    "SEG": "evaluate and report --image read it as labels: name the file, not its folder",
     "RTSTRUCT": "give the label map that segcli wrote beside it (NAME_seg.nii.gz), or one that 3D Slicer makes of it",
 }
 

@@ -286,7 +286,7 @@ def test_a_segmentation_of_a_scan_compressed_with_loss_says_so(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "kind", "instead"),
     [
-        ("seg", "a segmentation", "evaluate and report --image read the file of one"),
+        ("seg", "a segmentation", "evaluate and report --image read it as labels"),
         ("rt", "a structure set", "NAME_seg.nii.gz"),
         ("sr", "a report", "None"),
     ],
