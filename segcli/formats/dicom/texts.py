@@ -29,7 +29,7 @@ _BINARY = frozenset(
 
 
 def text_of(header: Dataset, keyword: str) -> str:
-    """A header value as one line, values parted by a backslash; text as it lies in the file, without conversion."""
+    """A header value as one line, values parted by a backslash; a number as the text that lies in the file."""
     element = header.get_item(tag(keyword), keep_deferred=True)
     value: Any = element.value if element is not None else None
     if value is None:

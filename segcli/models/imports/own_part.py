@@ -83,10 +83,9 @@ def _taken(
 ) -> tuple[Tensors, list[str]]:
     """The network under a prefix, or that whose average lies there; what was taken off or left out.
 
+    sure     whether tensors beside the network are of no use to it; None where none may be there
     errors   ModelError where the same network stands under several prefixes that are equals (student, teacher), and as
              `own_part`
-
-    sure     whether tensors beside the network are of no use to it; None where none may be there
     """
     shapes = shapes_of(parts[prefix])
     alike = [other for other, part in parts.items() if prefix and other and shapes_of(part) == shapes] or [prefix]
@@ -132,6 +131,7 @@ def _prefixes(names: Facts) -> list[str]:
 def _said(
     whole: Mapping[str, Tensor], part: Mapping[str, Tensor], prefix: str, where: str, sure: bool | None
 ) -> list[str]:
+    """What was taken off and left out; `sure` and errors as of `_taken`."""
     notes = [f"the prefix {prefix!r} was taken off"] if prefix else []
     foreign = sorted(whole.keys() - {prefix + name for name in part})
     if foreign and sure is None:
