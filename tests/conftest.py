@@ -1,9 +1,10 @@
-"""What holds for the whole suite: one thread for each of several workers, no clock for Hypothesis; a shared folder."""
+"""What holds for the whole suite: threads of workers, a signal, no clock for Hypothesis; a shared folder."""
 
 import inspect
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before NumPy and torch are loaded: workers that each take every core would make each other many times slower.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, and in the commands that tests start too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
