@@ -76,7 +76,7 @@ def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, over
         for model, person, r in zip(models, people, records, strict=True)
         for row in cohort_rows(str(r["case"]), model, from_json(r["structures"]))
     ]
-    wide = _wide(records, models)
+    wide = _wide(records, models, people)
     written = []
     for form in forms:
         comma = "\t" if form == "tsv" else ","
@@ -105,10 +105,10 @@ def _people(records: Sequence[Facts]) -> list[Document]:
     return [{key: values[key][i] for key in _BIDS if any(values[key])} for i in range(len(records))]
 
 
-def _wide(records: Sequence[Facts], models: Sequence[str]) -> list[Document]:
-    """The rows of cohort_wide."""
-    people = zip(_people(records), map(_sums, records, models), strict=True)
-    return wide_rows([{"case": row["case"], **person, **row} for person, row in people])
+def _wide(records: Sequence[Facts], models: Sequence[str], people: Sequence[Facts]) -> list[Document]:
+    """The rows of cohort_wide; for each record the name of its model, and whom its case is of."""
+    named = zip(people, map(_sums, records, models), strict=True)
+    return wide_rows([{"case": row["case"], **person, **row} for person, row in named])
 
 
 def _fixed(wide: Sequence[Facts]) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def _columns(line: str, comma: str) -> list[str]:
 
 def joined(records: Sequence[Facts], folder: Path) -> list[str]:
     """The forms of the tables that an earlier run left in a folder, where these records keep all of their columns."""
-    wide = _wide(records, model_names(records))
+    wide = _wide(records, model_names(records), _people(records))
     found = []
     for form, comma in (("csv", ","), ("tsv", "\t")):
         head = _first_line(folder / f"cohort_wide.{form}")

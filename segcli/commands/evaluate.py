@@ -151,8 +151,9 @@ def _scores(
     out = {}
     for name, mine, truth in pairs:
         if card is not None:
-            for path in (mine, truth)[: 1 if numbers is not None else 2]:  # such references have numbers of their own
-                _of_model(path, card)
+            _of_model(mine, card)
+            if numbers is None:  # else the reference has numbers of its own
+                _of_model(truth, card)
         pred, ref = _both(mine, truth, affine, card)
         if numbers is not None:
             ref = merged(ref, numbers)
