@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,27 @@ def quick(seconds: float = 60) -> threading.Timer:
     timer.daemon = True
     timer.start()
     return timer
+
+
+def inside(hold: Callable[[], AbstractContextManager[object]], threads: int, turns: int, seconds: float) -> list[int]:
+    """How many threads were in a place, itself included, whenever one of them had come in.
+
+    hold      makes what lets a thread in; each takes so many turns, and stays so many seconds
+    """
+    there, found = 0, []
+
+    def work() -> None:
+        nonlocal there
+        for _ in range(turns):
+            with hold():
+                there += 1
+                found.append(there)
+                time.sleep(seconds)
+                there -= 1
+
+    team = [threading.Thread(target=work) for _ in range(threads)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join(20)
+    return found

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from runs import scan
+from runs import inside, scan
 
 from segcli import memory, parallel, system
 from segcli.batch import cases, pipeline, side_by_side
@@ -326,22 +325,7 @@ def test_2_13_where_no_folder_can_be_opened_a_temporary_file_is_the_lock(
 ) -> None:
     monkeypatch.setattr(system, "fcntl", None)
     monkeypatch.setattr(system, "import_module", lambda name: Held)
-    inside, most = 0, []
-
-    def work() -> None:
-        nonlocal inside
-        with system.one_process(tmp_path):
-            inside += 1
-            most.append(inside)
-            time.sleep(0.02)
-            inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert most == [1] * 5
+    assert inside(lambda: system.one_process(tmp_path), threads=5, turns=1, seconds=0.02) == [1] * 5
     assert list(tmp_path.iterdir()) == []
 
 

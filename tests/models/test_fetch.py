@@ -7,12 +7,12 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from runs import inside
 from servers import BODY, SUM, Server, serving
 
 from segcli.errors import DownloadFailed, OutputError, UsageError
@@ -310,23 +310,7 @@ def test_one_process_waits_for_another_and_takes_over_from_a_dead_one(server: Se
 def test_a_lock_file_that_is_left_is_free_and_many_have_it_one_by_one(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
     lock.write_text(json.dumps({"host": "another", "pid": os.getpid()}))
-    inside, most = 0, []
-
-    def work() -> None:
-        nonlocal inside
-        for _ in range(20):
-            with room._locked(lock):
-                inside += 1
-                most.append(inside)
-                time.sleep(0)
-                inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert most == [1] * 160
+    assert inside(lambda: room._locked(lock), threads=8, turns=20, seconds=0) == [1] * 160
     assert not lock.exists()
 
 
