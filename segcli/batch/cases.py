@@ -7,7 +7,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -275,7 +275,11 @@ def _expand(
     for folder in set_aside(path):
         if folder.name == "sourcedata":
             tell(f"{path.name}: sourcedata, of which the dataset was made, is left out")
-    there, packed = _without_derived(_images(path, output), tell), _archives(path, output)
+    hidden: list[Path] = []
+    there, packed = _without_derived(_images(path, output, hidden=hidden.append), tell), _archives(path, output)
+    if hidden:
+        shown = ", ".join(folder.relative_to(path).as_posix() for folder in hidden[:3]) + " ..." * (len(hidden) > 3)
+        tell(f"{path.name}: hidden folders are not searched: {shown}")
     files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
     files = without_time_series(files, tell) if len(channels) == 1 else files
     found = [replace(case, series=select.of_series, volume=volume) for case in _grouped(path, files, channels)]
@@ -332,10 +336,16 @@ def _exists(path: Path, text: str) -> None:
         raise broken_link(path, text)
 
 
-def _images(folder: Path, output: Path | None, called: tuple[str, ...] = ()) -> list[Path]:
+def _images(
+    folder: Path,
+    output: Path | None,
+    called: tuple[str, ...] = (),
+    hidden: Callable[[Path], object] = lambda folder: None,
+) -> list[Path]:
     """Files in a folder tree that could be scans by their names, sorted; never outputs, reports or temporary files.
 
     called   what their names end with, instead of the endings of the formats
+    hidden   is told of each folder that is not searched
     """
     found: list[Path] = []
 
@@ -345,7 +355,7 @@ def _images(folder: Path, output: Path | None, called: tuple[str, ...] = ()) -> 
 
     skipped = {key for p in (output, *set_aside(folder)) if p is not None for key in keys_of(p)} - keys_of(folder)
     known = called or endings()
-    for root, folders, names in walk(folder, refuse):
+    for root, folders, names in walk(folder, refuse, hidden):
         folders[:] = [f for f in folders if not keys_of(root / f) & skipped]
         for name in names:
             path = root / name

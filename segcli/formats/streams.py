@@ -34,14 +34,18 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 def walk(
-    folder: Path, onerror: Callable[[OSError], object] | None = None
+    folder: Path,
+    onerror: Callable[[OSError], object] | None = None,
+    hidden: Callable[[Path], object] = lambda folder: None,
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
     """As `os.walk` from the top, in the order of names, and through links to folders that lie elsewhere.
 
     Data sets are put together of links. A link is followed once, and not to where the walk comes by anyway, nor to a
-    folder around it: those stay among the files. What is taken from the list of folders is not entered.
+    folder around it: those stay among the files. What is taken from the list of folders is not entered. Nor are hidden
+    folders: other programs keep copies of files there (.git/annex, .ipynb_checkpoints, .Trash-1000).
 
     onerror   is told of each folder that cannot be listed, or whose files cannot be reached; neither is walked
+    hidden    is told of each hidden folder
     """
     top = os.path.realpath(folder)
     entered = {top}
@@ -56,14 +60,21 @@ def walk(
             path = Path(here, name)
             real = os.path.realpath(path)
             around = f"{top}{os.sep}".startswith(f"{real.rstrip(os.sep)}{os.sep}")
-            below = f"{real}{os.sep}".startswith(f"{top.rstrip(os.sep)}{os.sep}")
-            if path.is_symlink() and (around or below or real in entered):
+            below = f"{real}{os.sep}".startswith(f"{top.rstrip(os.sep)}{os.sep}") and not _is_hidden(real[len(top) :])
+            if name.startswith("."):
+                hidden(path)
+            elif path.is_symlink() and (around or below or real in entered):
                 others.append(name)
             else:
                 entered.add(real)
                 inside.append(name)
         folders[:] = inside
         yield Path(here), folders, sorted([*files, *others])
+
+
+def _is_hidden(below: str) -> bool:
+    """Whether one of the folders in a path is hidden."""
+    return any(part.startswith(".") for part in Path(below).parts)
 
 
 def refusal(error: OSError, path: Path) -> SegcliError:

@@ -294,7 +294,7 @@ def _label_maps(folder: Path, deep: bool) -> list[Path]:
 
     found: list[Path] = []
     for here, folders, names in walk(folder, refuse):
-        folders[:] = [name for name in folders if deep and not name.startswith(".")]
+        folders[:] = folders if deep else []
         found += [here / name for name in names if not name.startswith(".")]
     known = endings()
     return [

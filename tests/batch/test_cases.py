@@ -349,6 +349,28 @@ def test_a_folder_that_is_linked_in_is_part_of_the_data_set_once(tmp_path):
     assert named(tmp_path / "data") == ["sub-01/a", "sub-02/b"]
 
 
+def test_hidden_folders_hold_copies_of_other_programs_and_are_told_and_not_searched(tmp_path):
+    """The copies of Jupyter and of a trash were scans of their own, and each file of a DataLad dataset was two."""
+    copies = ".ipynb_checkpoints/a-checkpoint.nii", ".Trash-1000/files/a.nii", "sub/.git/annex/objects/b.nii"
+    touch(tmp_path, "a.nii", *copies, ".store/c/d.nii")
+    (tmp_path / "sub" / "b.nii").symlink_to(tmp_path / copies[-1])
+    (tmp_path / "c").symlink_to(tmp_path / ".store" / "c")
+    said: list[str] = []
+    assert named(tmp_path, tell=said.append) == ["a", "c/d", "sub/b"]
+    assert said == [
+        f"{tmp_path.name}: hidden folders are not searched: .Trash-1000, .ipynb_checkpoints, .store ...",
+    ]
+    assert named(tmp_path / ".store") == ["c/d"]
+
+
+def test_a_dicom_folder_with_a_hidden_folder_in_it_is_one_scan_of_its_own_name(tmp_path):
+    series(tmp_path / "ct")
+    series(tmp_path / "ct" / ".ipynb_checkpoints")
+    (found,) = cases([str(tmp_path / "ct")])
+    assert found.name == "ct"
+    assert len(formats.read(found.paths).source.paths) == SHAPE[0]
+
+
 def test_a_dicom_series_in_a_linked_folder_is_found(tmp_path):
     series(tmp_path / "tree" / "one")
     series(tmp_path / "store" / "two", uid="1.2.3.4")
