@@ -35,7 +35,7 @@ class Objects:
         """With who made them: the model's name and hash."""
         from segcli.formats.dicom.objects import About
 
-        moment = datetime.now() if self.dates == "now" else None  # local, as all times of an object without a zone
+        moment = datetime.now() if self.dates == "now" else None  # local, as all times of a source without a zone
         about = About(self.description, self.number, moment, self.anonymous)
         return {"algorithm": algorithm, "version": version, "about": about}
 

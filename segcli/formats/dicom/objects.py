@@ -12,7 +12,7 @@ import unicodedata
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -50,7 +50,14 @@ _STUDY = (
     "StudyID",
     "AccessionNumber",
 )
-_OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "PatientIdentityRemoved")
+_OPTIONAL = (
+    *("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "PatientIdentityRemoved"),
+    *("IssuerOfPatientID", "PatientSpeciesDescription", "QualityControlSubject"),
+    # By whom a trial knows its patients, who have no other name there.
+    *("ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName"),
+    *("ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID"),
+    *("ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription", "ClinicalTrialCoordinatingCenterName"),
+)
 _LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _METHOD = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
 
@@ -62,8 +69,8 @@ class About:
     description  of its series; None: "segcli" and the model
     number       of the segmentation's series, a structure set having the next and a report the one after; None: the
                  source's and 1000, 2000 and 3000, so that objects of several series of a study are told apart
-    moment       when it is made, for its dates; None: they are those of the source, so that equal labels make equal
-                 bytes
+    moment       when it is made, for its dates, which are in the time zone that the source states; None: they are those
+                 of the source, so that equal labels make equal bytes
     anonymous    whether patient, dates and study numbers stay away; identifiers of instances stay, which tie it to
                  its slices
     """
@@ -157,10 +164,20 @@ class Scan:
         return lawful((file or self.files[0]).text(keyword))
 
     @cached_property
+    def zone(self) -> timezone | None:
+        """The time zone in which all dates and times of the source are; None where it states none."""
+        stated = self.files[0].text("TimezoneOffsetFromUTC")
+        if self.about.anonymous or not re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", stated):
+            return None
+        minutes = int(stated[1:3]) * 60 + int(stated[3:])
+        return timezone(timedelta(minutes=-minutes if stated[0] == "-" else minutes))
+
+    @cached_property
     def date_time(self) -> tuple[str, str]:
         """Date and time of the series, of the study where it has none; those of the clock only where it is wished."""
         if self.about.moment is not None:
-            return f"{self.about.moment:%Y%m%d}", f"{self.about.moment:%H%M%S}"
+            moment = self.about.moment.astimezone(self.zone) if self.zone is not None else self.about.moment
+            return f"{moment:%Y%m%d}", f"{moment:%H%M%S}"
         if self.about.anonymous:
             return "19000101", "000000"
         for name in ("Series", "Study", "Acquisition", "Content"):
@@ -200,6 +217,8 @@ class Scan:
             elif keyword in (*_PATIENT, *_STUDY):
                 setattr(target, keyword, "")
         target.StudyInstanceUID = self.uid_of("StudyInstanceUID")
+        if self.zone is not None:
+            target.TimezoneOffsetFromUTC = self.files[0].text("TimezoneOffsetFromUTC")
         if anonymous:
             target.PatientName, target.PatientIdentityRemoved = "Anonymous", "YES"
             target.DeidentificationMethod = "segcli: no patient, dates or study numbers; UIDs kept"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,35 @@ def test_6_6_dates_are_the_source_s_and_those_of_now_only_where_it_is_wished(tmp
         assert other.get("ContentDate", "20310203") == "20310203"
         assert other.StudyDate == one.StudyDate
         assert other.SOPInstanceUID != one.SOPInstanceUID  # another object, not the same with other dates
+
+
+def test_6_6_times_are_in_the_time_zone_that_the_source_states(tmp_path: Path) -> None:
+    """The zone was left out, so that archives read the times of study and series as local ones."""
+    moment = datetime(2031, 2, 3, 23, 5, 6, tzinfo=UTC)
+    made = objects(tmp_path / "plain", TimezoneOffsetFromUTC="-0330")
+    made += objects(tmp_path / "dated", About(moment=moment), TimezoneOffsetFromUTC="+0130")
+    assert [ds.TimezoneOffsetFromUTC for ds in made] == ["-0330"] * 3 + ["+0130"] * 3
+    assert {(ds.StudyTime, ds.SeriesTime) for ds in made[:3]} == {("040506", "040507")}
+    assert {(ds.StudyTime, ds.SeriesDate, ds.SeriesTime) for ds in made[3:]} == {("040506", "20310204", "003506")}
+    for ds in objects(tmp_path / "odd", TimezoneOffsetFromUTC="CET"):
+        assert "TimezoneOffsetFromUTC" not in ds
+
+
+def test_objects_are_of_the_patient_of_the_source_as_archives_and_trials_tell_patients_apart(tmp_path: Path) -> None:
+    """Who issued the patient's number and the trial's own names were left out: the results were somebody else's."""
+    told = {
+        "IssuerOfPatientID": "HOSPITAL A",
+        "ClinicalTrialSponsorName": "Müller",
+        "ClinicalTrialProtocolID": "P1",
+        "ClinicalTrialSubjectID": "S-001",
+        "ClinicalTrialTimePointID": "week 4",
+        "PatientSpeciesDescription": "Canis lupus",
+        "QualityControlSubject": "YES",
+    }
+    for ds in objects(tmp_path / "a", SpecificCharacterSet="ISO_IR 100", **told):
+        assert {name: ds.get(name) for name in told} == told
+    for ds in objects(tmp_path / "b", About(anonymous=True), SpecificCharacterSet="ISO_IR 100", **told):
+        assert not [name for name in told if name in ds]
 
 
 def test_8_1_anonymous_objects_name_nobody_and_refer_to_the_same_slices(tmp_path: Path) -> None:
