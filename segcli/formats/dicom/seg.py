@@ -41,6 +41,7 @@ from segcli.space.volume import Grid, Source, Volume, Voxels, turned, turning
 from segcli.structures import Label, structures
 
 Kind = Literal["binary", "fractional", "labelmap"]
+_BACKGROUND = "125040"  # of DICOM's own terms (DCM)
 
 
 def write(
@@ -152,10 +153,13 @@ def _labels(path: Path, grid: Grid, names: Sequence[Label]) -> Voxels:
         raise InputError(f"{path.name}: holds probabilities, and no labels", hint="give the label map itself")
     data = np.zeros(own.shape, np.uint16)
     for segment, k, image in frames:
-        there = image != 0
+        labels = value[np.where(image != 0, segment, 0) if kind == "BINARY" else image]
+        if labels.min() < 0:
+            raise InputError(f"{path.name}: holds a segment that it does not describe")
+        there = labels != 0
         if data[k][there].any():
             raise InputError(f"{path.name}: its segments overlap, so they make no label map")
-        data[k][there] = value[segment] if kind == "BINARY" else value[image[there]]
+        data[k][there] = labels[there]
     back, flips = turning(own.axes, grid.axes)
     return np.ascontiguousarray(np.flip(data.transpose(back), tuple(i for i, flip in enumerate(flips) if flip)))
 
@@ -167,18 +171,38 @@ def _axes(row: NDArray[np.float64], column: NDArray[np.float64]) -> str:
     return Grid((1, 1, 1), affine).axes
 
 
-def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.uint16]:
-    """The label of each segment's number.
+def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.int32]:
+    """The label of each segment's number, -1 for a number that is no segment's.
 
-    errors   InputError: a segment is none of the names
+    errors   InputError: a segment is none of the names, or has the number 0 and none are given
     """
     known = {name: number for number, name in short_names(names).items()} if names else {}
-    value: NDArray[np.uint16] = np.arange(1 << 16, dtype=np.uint16)
+    value: NDArray[np.int32] = np.full(1 << 16, -1, np.int32)
+    value[0], background = 0, _background(ds)
     for number, name in _named(ds).items():
-        if names and number and name not in known:
+        if number == background:
+            value[number] = 0
+        elif names and name not in known:
             raise InputError(f"{file}: its segment {name} is none of the model's structures", hint="name its model")
-        value[number] = known.get(name, number)
+        elif not names and number == 0:
+            told = f"{file}: its segment {name} has the number 0, which is the background in a label map"
+            raise InputError(told, hint="name its model, so that segments are told apart by their names")
+        else:
+            value[number] = known.get(name, number)
     return value
+
+
+def _background(ds: Dataset) -> int | None:
+    """The number of a label map's segment that is background (PS3.3 C.8.20.2), None where all are structures.
+
+    Those without a Pixel Padding Value, as dcmqi wrote them until 2026, say it by the type of their segment 0.
+    """
+    if "PixelPaddingValue" in ds:
+        return int(ds.PixelPaddingValue)
+    for segment in ds.SegmentSequence:
+        if segment.SegmentNumber == 0 and segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == _BACKGROUND:
+            return 0
+    return None
 
 
 def _frames(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, Voxels]]]:

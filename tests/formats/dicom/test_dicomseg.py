@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from dicom_phantom import OBLIQUE, PATIENT, affine, enhanced, phantom, series
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from segcli.errors import InputError, OutputError, UsageError
 from segcli.formats.dicom import rtstruct, seg, sr
@@ -115,6 +117,40 @@ def test_labels_are_read_onto_the_scan_s_grid_however_its_axes_run(tmp_path: Pat
         np.testing.assert_array_equal(found.data[0], expected)
     plain = seg.labels_on(written(tmp_path, scan), scan.grid)
     np.testing.assert_array_equal(plain.data[0], numbered(labels))
+
+
+def test_the_background_of_a_label_map_is_what_it_says_and_no_other_segment(tmp_path: Path) -> None:
+    """A background with another number was taken for a structure, and a structure with the number 0 was lost."""
+    scan = scan_of(tmp_path / "scan", "oblique")
+    path, expected = written(tmp_path, scan, kind="labelmap"), labels_on(scan).data[0]
+    ds = pydicom.dcmread(path)
+    pixels = ds.pixel_array.copy()
+    ds.file_meta.TransferSyntaxUID, ds["PixelData"].is_undefined_length = ExplicitVRLittleEndian, False
+
+    def labels(swap: tuple[int, int], *names: Label, padding: int | None = None) -> Any:
+        """As read where two numbers are exchanged, and with a Pixel Padding Value or without."""
+        one, other = swap
+        table = np.arange(256, dtype=np.uint8)
+        table[[one, other]] = other, one
+        ds.PixelData = table[pixels].tobytes()
+        for segment, number in zip(ds.SegmentSequence, (0, 2, 3, 60), strict=True):
+            segment.SegmentNumber = {one: other, other: one}.get(number, number)
+        ds.pop("PixelPaddingValue", None)
+        if padding is not None:
+            ds.add_new("PixelPaddingValue", "US", padding)
+        ds.save_as(tmp_path / "other.dcm")
+        return seg.labels_on(tmp_path / "other.dcm", scan.grid, names).data[0]
+
+    np.testing.assert_array_equal(labels((0, 9), padding=9), expected)
+    np.testing.assert_array_equal(labels((0, 9), *NAMES, padding=9), expected)
+    np.testing.assert_array_equal(labels((0, 0)), expected)
+    np.testing.assert_array_equal(labels((0, 2), *NAMES, padding=2), expected)
+    with pytest.raises(InputError, match="has the number 0, which is the background"):
+        labels((0, 2), padding=2)
+    ds.SegmentSequence = ds.SegmentSequence[:3]
+    ds.SegmentSequence.append(ds.SegmentSequence[2])
+    with pytest.raises(InputError, match="holds a segment that it does not describe"):
+        labels((0, 0))
 
 
 def test_labels_that_would_lie_elsewhere_or_have_other_meanings_are_refused(tmp_path: Path) -> None:
