@@ -304,6 +304,16 @@ def test_a_fourth_axis_of_one_voxel_is_none(model: segcli.Model) -> None:
     assert np.array_equal(one, other)
 
 
+def test_what_a_folder_is_listed_as_names_a_scan(tmp_path: Path) -> None:
+    """An entry of os.scandir is a path whose text is none: it was "no such file"."""
+    scan(tmp_path)
+    organs(tmp_path / "model")
+    entries = {entry.name: entry for entry in os.scandir(tmp_path)}
+    model, name = segcli.load(entries["model"], engine="onnx"), entries["scan.nii.gz"]
+    for given in (name, [name], {"CT": name}):
+        assert model.segment(given).labels.any()
+
+
 def test_one_refused_scan_of_many_costs_no_other(tmp_path: Path, model: segcli.Model) -> None:
     good = scan(tmp_path)
     (tmp_path / "bad.nii.gz").write_bytes(b"no scan")

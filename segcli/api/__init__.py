@@ -338,7 +338,7 @@ def load(
 
 
 def _names(model: PathName | Sequence[PathName]) -> tuple[str, ...]:
-    return (str(model),) if isinstance(model, str | PathLike) else tuple(map(str, model))
+    return (os.fsdecode(model),) if isinstance(model, str | PathLike) else tuple(map(os.fsdecode, model))
 
 
 def _checked(opening: Opening) -> Opening:

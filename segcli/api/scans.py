@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
+from os import PathLike, fsdecode
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -91,13 +91,17 @@ def named(scan: Scan, channels: Sequence[str], select: Selection, volume: int | 
     if isinstance(scan, Mapping):
         if not all(isinstance(path, str | PathLike) for path in scan.values()):
             raise UsageError("{channel: path} names files", hint="channels in memory are a list, in the model's order")
-        return cases([], channels, named={key: str(path) for key, path in scan.items()}, select=select, volume=volume)
+        return cases(
+            [], channels, named={key: fsdecode(path) for key, path in scan.items()}, select=select, volume=volume
+        )
     if isinstance(scan, str | PathLike):
-        return cases([str(scan)], channels, select=select, volume=volume)
+        return cases([fsdecode(scan)], channels, select=select, volume=volume)
     if len(scan) != len(channels):
         told = f"{len(scan)} paths for a model of {len(channels)} channel{'s' * (len(channels) != 1)}"
         raise UsageError(told, hint="several scans are for `segment_many`")
-    return cases([], channels, named=dict(zip(channels, map(str, scan), strict=True)), select=select, volume=volume)
+    return cases(
+        [], channels, named=dict(zip(channels, map(fsdecode, scan), strict=True)), select=select, volume=volume
+    )
 
 
 def held(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:
