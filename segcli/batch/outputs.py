@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 LABELS = {"flat": "_seg.nii.gz", "bids": "_dseg.nii.gz"}  # what the name of a case gets in each layout
 RECORD = {"flat": "_seg.json", "bids": "_dseg.json"}
+# Of files that other programs write labels, surfaces and volumes to, and segcli does not.
+_OTHERS = (
+    *(".img", ".npy", ".npz", ".h5", ".mat", ".tif", ".tiff", ".jpg", ".jpeg", ".stl", ".obj", ".ply", ".vtk"),
+    *(".zip", ".txt", ".xlsx"),
+)
 
 Option = Literal["--write", "--report", "--tables", "--split", "--layout", "--stats-format"]
 Need = Literal["dicom", "probabilities", "viewer", "votes"]
@@ -215,8 +220,8 @@ def file_ending(to: Path) -> str | None:
     """By which ending a place is called as a file of those that segcli reads or writes; None of a folder."""
     from segcli.formats.table import endings
 
-    others = {".img", *(Path(output.ending).suffix for output in outputs()), *(Path(r).suffix for r in RECORD.values())}
-    known = [*endings(), *sorted(others - {""})]
+    own = (*(output.ending for output in outputs()), *RECORD.values())
+    known = [*endings(), *sorted({*_OTHERS, *(Path(ending).suffix for ending in own)} - {""})]
     return None if to.is_dir() else next((e for e in known if to.name.lower().endswith(e)), None)
 
 

@@ -190,7 +190,10 @@ def test_a_label_map_in_another_format_does_not_take_the_record_of_the_first(mod
     assert command(*words, "x.mgz", cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["seg.mhd", "seg.hdr", "seg.img", "SEG.DCM", "volumes.csv", "page.html", "seg.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["seg.mhd", "seg.hdr", "seg.img", "SEG.DCM", "volumes.csv", "page.html", "seg.json", "seg.npz", "seg.tif", "a.stl"],
+)
 def test_a_place_that_is_called_as_a_file_of_another_kind_does_not_become_a_folder(tmp_path, name):
     with pytest.raises(UsageError, match=rf"{name}: a label map is not written as \{Path(name).suffix.lower()}"):
         outputs.folder_or_file(tmp_path / name)
