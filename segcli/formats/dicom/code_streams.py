@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 Samples = tuple[int, bool]  # how many bits each has, and whether they have a sign
 
@@ -50,6 +51,24 @@ def coded_samples(stream: bytes) -> Samples:
     return (0 if at is None else stream[at + 4]), False
 
 
+def coded_with_loss(stream: bytes) -> bool:
+    """Whether a JPEG, JPEG-LS or JPEG 2000 code stream, or its beginning, is of a process that loses something.
+
+    JPEG's are lossless by the third bit of four in the frame's marker (T.81 B.1.1.3), JPEG-LS where a sample may be 0
+    off (NEAR, T.87 C.2.3), JPEG 2000 where its wavelets are reversible (T.800 A.6.1).
+    """
+    start = _size_of_2000(stream)
+    if start is not None:
+        return any(marker == 0x52 and stream[at + 13 : at + 14] == b"\0" for marker, at in _segments(stream, start + 2))
+    at = _start_of_frame(stream)
+    if at is None:
+        return False
+    if stream[at + 1] != 0xF7:
+        return stream[at + 1] & 3 != 3
+    scan = next((at for marker, at in _segments(stream, 2) if marker == 0xDA), None)
+    return scan is not None and stream[scan + 5 + 2 * stream[scan + 4] :][:1] not in (b"", b"\0")
+
+
 def are_meant(coded: Samples, said: Samples, low: int, top: int) -> bool:
     """Whether values that were decoded, from `low` to `top`, mean the same by the code stream and by the header.
 
@@ -76,10 +95,18 @@ def _size_of_2000(stream: bytes) -> int | None:
 
 def _start_of_frame(stream: bytes) -> int | None:
     """Where the first start-of-frame segment of a JPEG lies (ITU-T T.81 B.2.2, T.87 for JPEG-LS)."""
-    at = 2
-    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
-        marker = stream[at + 1]
+    for marker, at in _segments(stream, 2) if stream[:2] == b"\xff\xd8" else ():
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             return at
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     return None
+
+
+def _segments(stream: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """The marker of each segment from a place on, and where it begins, to where the coded samples begin."""
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker != 0xFF:
+            yield marker, at
+        if marker in (0xDA, 0x90):  # start of a scan, of a tile part
+            return
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")

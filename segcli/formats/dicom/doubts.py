@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segcli.formats.dicom.files import LOSSY, Unused, is_uid, uid_name, with_loss
+from segcli.formats.dicom.files import LOSSY, DicomFile, Unused, is_uid, uid_name, with_loss
 from segcli.formats.dicom.frames import Frame
 from segcli.formats.dicom.volumes import in_words, names_of
 from segcli.space.volume import Grid
@@ -79,12 +79,18 @@ def doubts(
         )
     if not frames[0].file.text("FrameOfReferenceUID"):
         said.append("no frame of reference: its slices are taken to share one")
-    syntaxes = {f.file.syntax for f in frames if with_loss(f.file)}
-    said += sorted(
-        {f"compressed with loss ({uid_name(s)})" if s in LOSSY else "once compressed with loss" for s in syntaxes}
-    )
+    said += sorted({_loss(f.file) for f in frames if with_loss(f.file)})
     said += sorted({note for f in frames for note in f.file.notes})
     return tuple(said)
+
+
+def _loss(file: DicomFile) -> str:
+    """What is to be said of pixels that are, or were, compressed with loss."""
+    if file.syntax in LOSSY:
+        return f"compressed with loss ({uid_name(file.syntax)})"
+    if file.lossy:
+        return f"compressed with loss, though its syntax is one without ({uid_name(file.syntax)})"
+    return "once compressed with loss"
 
 
 def _lost(grid: Grid, frames: Sequence[Frame]) -> list[str]:

@@ -22,7 +22,7 @@ from pydicom.uid import UID
 
 from segcli.errors import EngineError, InputError, OutOfMemory, SegcliError
 from segcli.formats.dicom.archive import Place, opened
-from segcli.formats.dicom.code_streams import Samples, are_meant, are_runs, coded_samples, coded_size
+from segcli.formats.dicom.code_streams import Samples, are_meant, are_runs, coded_samples, coded_size, coded_with_loss
 from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
 from segcli.formats.dicom.texts import tag, text_of, without_warnings
 from segcli.formats.dicom.words import in_lowest, too_wide
@@ -50,6 +50,7 @@ _DECODERS = {  # pydicom's name of it, and the package that brings it
 _PIXEL_DATA = 0x7FE00010
 _OVERLAY_BITS = range(0x60000102, 0x60200102, 0x20000)  # OverlayBitPosition of each of the 16 overlays
 _UNDEFINED = 0xFFFFFFFF
+_CODED_HEAD = 1 << 12  # bytes of a code stream in which it says how it is coded
 _LONGEST_GROUP = 1 << 20  # bytes of the first group of a file
 _UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
 
@@ -68,6 +69,7 @@ class DicomFile:
 
     fault    why it cannot be used although it claims to be an image; None when it is whole
     pixels   (offset, length) of the voxel bytes of an uncompressed file, None otherwise
+    lossy    whether a code stream in it is coded with loss, whatever the syntax says
     """
 
     path: Place
@@ -75,6 +77,7 @@ class DicomFile:
     fault: str | None = None
     pixels: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    lossy: bool = False
 
     @cached_property
     def header(self) -> Dataset:
@@ -180,7 +183,7 @@ def _pixels_follow(file: BinaryIO) -> bool:
 def with_loss(file: DicomFile) -> bool:
     """Whether the pixels of a file are, or once were, compressed with loss."""
     said = file.text("LossyImageCompression")
-    return said == "01" or file.syntax in (_LOST if said == "00" else LOSSY)
+    return file.lossy or said == "01" or file.syntax in (_LOST if said == "00" else LOSSY)
 
 
 def is_dicomdir(file: DicomFile) -> bool:
@@ -226,7 +229,10 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     length = int.from_bytes(head[width : width + 4], order)
     first = start + width + 4
     if syntax not in NATIVE:
-        return DicomFile(path, syntax, None if _fragments(file, first, size) else "truncated: its pixels end early")
+        fragments = _fragments(file, first, size)
+        if fragments is None:
+            return DicomFile(path, syntax, "truncated: its pixels end early")
+        return DicomFile(path, syntax, lossy=syntax in CODE_STREAMS and _any_lossy(file, fragments[1:]))
     if expected is None:
         return DicomFile(path, syntax, "its rows, columns, frames or bits are missing, 0 or no numbers")
     if length == _UNDEFINED:
@@ -269,18 +275,31 @@ def _expected(header: Dataset) -> int | None:
     return (math.prod(map(int, texts)) + 7) // 8
 
 
-def _fragments(file: BinaryIO, first: int, size: int) -> bool:
-    """Whether the fragments of a compressed file are there, to the delimiter at their end."""
-    at = first
+def _fragments(file: BinaryIO, first: int, size: int) -> list[tuple[int, int]] | None:
+    """Where each fragment of a compressed file begins and how long it is, the table of offsets first.
+
+    None where the delimiter at their end is not there.
+    """
+    at, found = first, []
     while at + 8 <= size:
         file.seek(at)
         head = file.read(8)
         length = int.from_bytes(head[4:], "little")
         if head[:4] == b"\xfe\xff\xdd\xe0":
-            return True
+            return found
         if head[:4] != b"\xfe\xff\x00\xe0":
-            return False
+            return None
+        found.append((at + 8, length))
         at += 8 + length
+    return None
+
+
+def _any_lossy(file: BinaryIO, fragments: list[tuple[int, int]]) -> bool:
+    """Whether a fragment begins a code stream that is coded with loss."""
+    for at, length in fragments:
+        file.seek(at)
+        if coded_with_loss(file.read(min(length, _CODED_HEAD))):
+            return True
     return False
 
 

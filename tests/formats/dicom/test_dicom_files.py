@@ -9,12 +9,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import jpeg_ls
 import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import affine, enhanced, phantom, series
 from numpy.typing import NDArray
 from openjpeg.utils import encode_array
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filewriter import write_file_meta_info
@@ -24,6 +26,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
@@ -295,6 +298,34 @@ def test_4_10_a_syntax_that_may_be_without_loss_is_called_lossy_unless_the_heade
 def test_4_10_loss_before_the_pixels_were_unpacked_is_said(tmp_path: Path) -> None:
     scan = dicom.read(series(tmp_path / "ct", LossyImageCompression="01", LossyImageCompressionRatio=12))
     assert scan.source.warnings == ("once compressed with loss",)
+
+
+def coded_with_loss(syntax: str, image: NDArray[np.uint8]) -> bytes:
+    """An image coded with loss, by a process of the family that a syntax names."""
+    if syntax == JPEGLSLossless:
+        return bytes(jpeg_ls.encode_array(image, lossy_error=2))
+    if syntax == JPEG2000Lossless:
+        return bytes(encode_array(image, compression_ratios=[4]))
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=60)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless])
+def test_4_10_loss_in_a_code_stream_is_said_under_a_syntax_without(tmp_path: Path, syntax: str) -> None:
+    images = (np.indices((3, 40, 40)).sum(axis=0) * 2).astype(np.uint8)
+
+    def packed(ds: Dataset, k: int) -> None:
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+        ds.RescaleIntercept, ds.LossyImageCompression = 0, "00"
+        ds.PixelData = encapsulate([coded_with_loss(syntax, images[k])])
+        ds["PixelData"].is_undefined_length = True
+
+    scan = dicom.read(series(tmp_path / "ct", np.zeros((3, 40, 40), np.int16), each=packed, syntax=syntax))
+    told = f"compressed with loss, though its syntax is one without ({files.uid_name(syntax)})"
+    assert scan.source is not None
+    assert scan.source.warnings == (told,)
+    assert 0 < np.abs(scan.data[0] - images).max() < 20
 
 
 @pytest.mark.parametrize("bits", [12, 16])
