@@ -135,6 +135,7 @@ def _scores(
     """The scores of each case by its name; `tell` says whether values that are not scored are told."""
     from segcli.formats.table import stem
     from segcli.results import evaluate as scoring
+    from segcli.results.pairing import pair_folders
     from segcli.results.reference_labels import merged
 
     for path in (prediction, reference):
@@ -145,7 +146,7 @@ def _scores(
     if not prediction.is_dir():
         pairs = [(stem(prediction), prediction, reference)]
     else:
-        pairs, alone = scoring.pair_folders(prediction, reference)
+        pairs, alone = pair_folders(prediction, reference)
         for name in alone:
             say(f"warning: {name}")
     out = {}
@@ -154,7 +155,7 @@ def _scores(
             _of_model(mine, card)
             if numbers is None:  # else the reference has numbers of its own
                 _of_model(truth, card)
-        pred, ref = _both(mine, truth, affine, card)
+        pred, ref = _both(mine, truth, affine, card, numbers)
         if numbers is not None:
             ref = merged(ref, numbers)
         try:
@@ -171,8 +172,13 @@ def _scores(
     return out
 
 
-def _both(mine: Path, truth: Path, affine: Form | None, card: ModelCard | None) -> tuple[Volume, Volume]:
-    """Prediction and reference; one of them may be a DICOM Segmentation, on the planes of the other's grid."""
+def _both(
+    mine: Path, truth: Path, affine: Form | None, card: ModelCard | None, numbers: str | None
+) -> tuple[Volume, Volume]:
+    """Prediction and reference; one of them may be a DICOM Segmentation, on the planes of the other's grid.
+
+    numbers   whose the reference's numbers are, which then count instead of its segments' names
+    """
     from segcli import formats
     from segcli.results.measure import whole_numbers
 
@@ -185,11 +191,19 @@ def _both(mine: Path, truth: Path, affine: Form | None, card: ModelCard | None) 
         from segcli.formats.dicom.seg import labels_on, segments_in
 
         (one,), (other,) = objects, plain.values()
-        plain[one] = labels_on(one, other.grid, card.labels if card else ())
-        if card is None:
-            named = [f"{number} {name}" for number, name in segments_in(one).items()]
+        by_number = card is None or (numbers is not None and one == truth)
+        plain[one] = labels_on(one, other.grid, () if card is None or by_number else card.labels)
+        if by_number:
+            segments = {number: name for number, name in segments_in(one).items() if number != 0}
+            if numbers is not None and [*segments] == [*range(1, len(segments) + 1)]:
+                told = (
+                    f"{one.name}: its segments are numbered from 1 to {len(segments)}, which are not those of {numbers}"
+                )
+                raise InputError(told, hint="leave --reference-labels away: with --model segments go by their names")
+            named = [f"{number} {name}" for number, name in segments.items()]
             shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
-            say(f"note: {one.name}: its segments are compared by their own numbers ({shown}), with --model by names")
+            instead = f"as those of {numbers}" if numbers is not None else "with --model by names"
+            say(f"note: {one.name}: its segments are compared by their own numbers ({shown}), {instead}")
     return plain[mine], plain[truth]
 
 

@@ -8,11 +8,8 @@ surface and its distances are is said in `surfaces`.
 from __future__ import annotations
 
 import itertools
-import re
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,10 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from segcli.documents import Document
-from segcli.errors import InputError, InputMissing
-from segcli.formats.streams import refusal, walk
-from segcli.formats.table import endings, stem
-from segcli.results.record import is_masks
+from segcli.errors import InputError
 from segcli.results.surfaces import SAME_LENGTH, Surfaces, distances
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Box, Grid, Volume, turned, turning
@@ -222,113 +216,6 @@ def _overlap(mask_a: NDArray[np.bool_], mask_b: NDArray[np.bool_], in_a: Box, in
 
 
 # ---- many cases ---------------------------------------------------------------------------------------------------
-
-_BESIDE = ("_probseg", "_disagreement")
-_ROLES = re.compile(r"(_0000|[._-](d?seg|labels?|mask|gt|pred|ref|reference|groundtruth))+$", re.I)
-
-# What names of BIDS are compared without, step by step, where no name is in both folders: which segmentation of a scan
-# it is, with the suffix that derivatives leave out, and then its description too.
-_LOOSER = (
-    ("seg-", re.compile(r"(?<=[A-Za-z0-9])_seg-[A-Za-z0-9]+|(?<=[A-Za-z0-9])_T1w$")),
-    ("desc-", re.compile(r"(?<=[A-Za-z0-9])_desc-[A-Za-z0-9]+")),
-)
-
-
-def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Cases that both folders hold, by the reference's name, and sentences: how names were compared, what has no score.
-
-    A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
-    a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
-    Where no name is in both, those of BIDS are compared without `seg-` and `T1w`, and then without `desc-`.
-
-    errors   InputMissing (66) when a reference has no prediction: a case that failed is not left out of a mean;
-             InputError (65) when two files of a folder have one name, or a folder cannot be searched through
-    """
-    below = _label_maps(ref, deep=True)
-    deep = len(below) > len(_label_maps(ref, deep=False))
-    have, want = _by_name(pred, deep), _by_name(ref, deep)
-    if not want:
-        objects = "DICOM Segmentations are read one by one: name the files" if [*ref.glob("*.dcm")] else None
-        raise InputMissing(f"{ref.name}: no label map found in the folder of references", hint=objects)
-    called = {path: name for name, path in want.items()}  # whatever a prediction is called: two are compared by cases
-    without: list[str] = []
-    for entity, pattern in _LOOSER:
-        if not want.keys() & have.keys():
-            have, want = _bare(have, pattern), _bare(want, pattern)
-            without.append(entity)
-    lacking = sorted(want.keys() - have.keys())
-    if lacking:
-        shown = ", ".join(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
-        raise InputMissing(
-            f"{pred}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
-            hint=_instead(pred, sorted(have.keys() - want.keys()), deep),
-        )
-    pairs = [(called[want[name]], have[name], want[name]) for name in sorted(want)]
-    told = []
-    if without:
-        _, mine, truth = pairs[0]
-        told.append(f"names are compared without {' and '.join(without)}: {mine.name} with {truth.name}")
-    told += [f"{have[name].name} has no reference and is not scored" for name in sorted(have.keys() - want.keys())]
-    return pairs, told
-
-
-def _instead(pred: Path, spare: Sequence[str], deep: bool) -> str:
-    """What to do where a reference has no prediction of its name; `spare` are the names of those that are left."""
-    if spare:
-        return f"predictions without a reference are called {', '.join(spare[:5])}; names must be equal"
-    if not deep and (below := _label_maps(pred, deep=True)):
-        shown = ", ".join(path.relative_to(pred).as_posix() for path in below[:3])
-        return f"predictions in subfolders ({shown}) are compared with references in subfolders of the same names alone"
-    return "predict them, or take them out of the folder of references"
-
-
-def _label_maps(folder: Path, deep: bool) -> list[Path]:
-    """Files below the folder, or in it, that may be label maps: no hidden ones and no voxels beside a header.
-
-    What segcli writes beside label maps, as probabilities, is none; nor are masks, unless their own folder is meant. A
-    link that leads nowhere may be one: what is missing is not left out of a mean.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise refusal(error, folder)
-
-    found: list[Path] = []
-    for here, folders, names in walk(folder, refuse):
-        folders[:] = folders if deep else []
-        found += [here / name for name in names if not name.startswith(".")]
-    known = endings()
-    return [
-        path
-        for path in sorted(found)
-        if path.name.lower().endswith(known)
-        and (path.parent == folder or not is_masks(path.parent))
-        and not stem(path).endswith(_BESIDE)
-        and (path.is_file() or not path.exists())
-    ]
-
-
-def _by_name(folder: Path, deep: bool) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in _label_maps(folder, deep):
-        inside = path.relative_to(folder)
-        name = (inside.parent / (_ROLES.sub("", stem(path)) or path.name)).as_posix()
-        name = unicodedata.normalize("NFC", name)  # macOS puts accents together in another way
-        if name in found:
-            raise InputError(
-                f"{folder.name}: {found[name].name} and {path.name} would both be the case {name!r}",
-                hint="take one of them out of the folder",
-            )
-        found[name] = path
-    return found
-
-
-def _bare(found: dict[str, Path], without: re.Pattern[str]) -> dict[str, Path]:
-    """The same by names without an entity by which BIDS tells segmentations of one scan apart.
-
-    Where a scan has several, all names stay.
-    """
-    bare = {without.sub("", name): path for name, path in found.items()}
-    return bare if len(bare) == len(found) else found
 
 
 def rows(cases: Mapping[str, Sequence[Score]]) -> list[Document]:

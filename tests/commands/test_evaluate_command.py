@@ -5,12 +5,15 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from dicom_phantom import series
 from runs import command  # noqa: F401 - makes the folder of scan_files known
 
 from segcli import formats
 from segcli.commands import evaluate as answer
 from segcli.commands import report
 from segcli.errors import InputError, InputMissing, OutputExists, UsageError
+from segcli.formats.dicom import seg
+from segcli.formats.dicom import series as dicom
 from segcli.results import paper
 from segcli.results.evaluate import METRICS
 from segcli.space.volume import Grid, Volume
@@ -37,6 +40,19 @@ def test_parcels_of_a_reference_count_as_the_whole_and_other_values_are_told_wit
     assert scores["left_cerebral_cortex"]["dice"] == 1.0
     assert "values of the prediction that are not scored: 700" in told
     assert "values of the reference that are not scored: 900" in told
+
+
+def test_a_segmentation_may_have_freesurfers_numbers(tmp_path, capsys):
+    scan = dicom.read(series(tmp_path / "mr", modality="MR"))
+    truth, mine = np.zeros(scan.data.shape, "u2"), np.zeros(scan.data.shape, "u1")
+    truth[:, 1:3, 2:6, 2:6], truth[:, 3:5, 2:6, 2:6], mine[:, 1:5, 2:6, 2:6] = 1001, 1035, 3
+    formats.write(Volume(mine, scan.grid), (), tmp_path / "mine.nii.gz", scan.source)
+    names, ref = [Label(0, "background"), Label(1001, "ctx-lh-a"), Label(1035, "ctx-lh-b")], tmp_path / "ref.dcm"
+    seg.write(Volume(truth, scan.grid), names, ref, scan.source, algorithm="a", version="1", kind="labelmap")
+    answer.evaluate(tmp_path / "mine.nii.gz", ref, model="uxnet", reference_labels="freesurfer", json=True)
+    out, told = capsys.readouterr()
+    assert {s["name"]: s["dice"] for s in json.loads(out)["scores"]}["left_cerebral_cortex"] == 1.0
+    assert "by their own numbers (1001 ctx-lh-a, 1035 ctx-lh-b), as those of freesurfer" in told
 
 
 def test_numbers_of_a_program_that_is_not_known_are_refused(tmp_path):

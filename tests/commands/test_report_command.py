@@ -139,6 +139,13 @@ def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tm
         assert {s["dice"] for s in scores if s["status"] != "absent"} == {1.0}
     with pytest.raises(UsageError, match="are both DICOM Segmentations"):
         evaluate(one, one, model=str(model))
+    (truth := tmp_path / "truth" / "ct").mkdir(parents=True)
+    (truth / "1-1.dcm").write_bytes(one.read_bytes())
+    evaluate(tmp_path / "out", truth.parent, model=str(model), json=True)
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert {(s["case"], s["dice"]) for s in scores if s["status"] != "absent"} == {("ct", 1.0)}
+    with pytest.raises(InputError, match="numbered from 1 to 2, which are not those of freesurfer"):
+        evaluate(labels, one, model=str(model), reference_labels="freesurfer")
     evaluate(one, labels, json=True)
     told = "note: ct_seg.dcm: its segments are compared by their own numbers (1 liver, 2 spleen), with --model by names"
     assert told in capsys.readouterr().err

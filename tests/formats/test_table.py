@@ -111,7 +111,7 @@ def test_the_longest_ending_is_taken_from_a_name() -> None:
 def test_a_pair_with_packed_voxels_is_one_label_map_of_a_folder(tmp_path: Path) -> None:
     from scan_files import nifti_bytes
 
-    from segcli.results.evaluate import pair_folders
+    from segcli.results.pairing import pair_folders
 
     header, voxels = nifti_bytes(pair=True)
     for folder in ("pred", "ref"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from scipy.ndimage import gaussian_filter
 
 from segcli.errors import InputError, InputMissing
-from segcli.results.evaluate import METRICS, Score, compare, evaluate, lost, pair_folders, rows, summarise, unscored
+from segcli.formats.dicom.series import digits
+from segcli.results.evaluate import METRICS, Score, compare, evaluate, lost, rows, summarise, unscored
+from segcli.results.pairing import pair_folders
 from segcli.results.reference_labels import merged
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
@@ -249,10 +254,51 @@ def test_a_reference_that_is_a_broken_link_or_behind_a_link_is_not_left_out(tmp_
         pair_folders(pred, ref)
 
 
-def test_of_a_folder_of_dicom_objects_it_is_said_how_they_are_read(tmp_path: Path) -> None:
-    with pytest.raises(InputMissing, match="no label map found") as refused:
-        pair_folders(made(tmp_path / "pred", "a.nii.gz"), made(tmp_path / "ref", "a.dcm"))
-    assert "one by one" in str(refused.value.hint)
+def segmentation(path: Path, series: str, patient: str = "p", number: int = 1) -> None:
+    """What a DICOM Segmentation says of what it is of; without labels."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
+    made.Modality, made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = "SEG", patient, "1.3", "1.4"
+    made.ReferencedSeriesSequence = [Dataset()]
+    made.ReferencedSeriesSequence[0].SeriesInstanceUID = series
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path, enforce_file_format=True)
+
+
+def test_dicom_segmentations_are_paired_by_what_they_refer_to_and_by_name(tmp_path: Path) -> None:
+    made(pred := tmp_path / "pred", "x/series-003-one_seg.nii.gz", "b_seg.nii.gz", "c.nii.gz", "p4.nii.gz")
+    facts = {"segcli_record": 1, "source": {"series": f"series-003-{digits('1.2.3')}"}}
+    (pred / "x" / "series-003-one_seg.json").write_text(json.dumps(facts))
+    segmentation(tmp_path / "ref" / "IM000001", "1.2.3")
+    segmentation(tmp_path / "ref" / "b_seg.dcm", "1.9")
+    segmentation(tmp_path / "ref" / "c" / "1-1.dcm", "1.9")
+    segmentation(tmp_path / "ref" / "1-4.dcm", "1.9", "p4")
+    pairs, told = pair_folders(pred, tmp_path / "ref")
+    assert {case: (mine.name, truth.name) for case, mine, truth in pairs} == {
+        "IM000001": ("series-003-one_seg.nii.gz", "IM000001"),
+        "b": ("b_seg.nii.gz", "b_seg.dcm"),
+        "c": ("c.nii.gz", "1-1.dcm"),
+        "1-4": ("p4.nii.gz", "1-4.dcm"),
+    }
+    assert told == []
+    segmentation(tmp_path / "ref" / "again.dcm", "1.2.3")
+    with pytest.raises(InputError, match=r"ref: IM000001 and again.dcm are of one prediction, series-003-one_seg"):
+        pair_folders(pred, tmp_path / "ref")
+    (tmp_path / "ref" / "again.dcm").write_bytes(b"")
+    with pytest.raises(InputError, match=r"again.dcm"):
+        pair_folders(pred, tmp_path / "ref")
+    (tmp_path / "ref" / "again.dcm").unlink()
+    (pred / "b_seg.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"IM000001: .* are of the series that it refers to"):
+        pair_folders(pred, tmp_path / "ref")
+
+
+def test_a_folder_of_dicom_files_without_a_segmentation_holds_no_references(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match="no label map found"):
+        pair_folders(made(tmp_path / "pred", "a.nii.gz"), made(tmp_path / "ref", "a.txt"))
 
 
 def test_predictions_in_subfolders_are_named_where_the_references_lie_in_none(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from segcli.formats.dicom.objects import (
     uid,
 )
 from segcli.formats.dicom.stack import farthest
-from segcli.formats.dicom.texts import SPOILT, without_warnings
+from segcli.formats.dicom.texts import SPOILT, text_of, without_warnings
 from segcli.space.volume import Grid, Source, Volume, Voxels, turned, turning
 from segcli.structures import Label, structures
 
@@ -122,6 +122,14 @@ def segments_in(path: Path) -> dict[int, str]:
     """Number -> name of the segments of a Segmentation, whether any voxel is theirs or none."""
     with without_warnings():
         return _named(pydicom.dcmread(path, stop_before_pixels=True))
+
+
+def refers_to(path: Path) -> tuple[str, str, str]:
+    """UID of the series that a Segmentation is of, the patient's ID, UID of the study; "" for what is not said."""
+    with without_warnings():
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        series = ds.get("ReferencedSeriesSequence") or [Dataset()]
+        return text_of(series[0], "SeriesInstanceUID"), text_of(ds, "PatientID"), text_of(ds, "StudyInstanceUID")
 
 
 def structures_in(path: Path, names: Sequence[Label]) -> list[Label]:

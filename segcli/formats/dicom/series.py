@@ -366,13 +366,17 @@ def _single(path: Path) -> Series:
     return series
 
 
+def digits(uid: str) -> str:
+    """What the name of a series ends with, by its UID."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:8]
+
+
 def _series(uid: str, files: list[DicomFile]) -> Series:
     first = files[0]
     number = first.text("SeriesNumber")
-    short = hashlib.sha256(uid.encode()).hexdigest()[:8]
     found = int(number) if re.fullmatch(r"\d{1,9}", number) else None
     return Series(
-        name=f"series-{'' if found is None else f'{found:03d}-'}{short}",
+        name=f"series-{'' if found is None else f'{found:03d}-'}{digits(uid)}",
         uid=uid,
         number=found,
         modality=first.text("Modality"),

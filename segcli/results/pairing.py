@@ -1,0 +1,186 @@
+"""Which prediction is compared with which reference, where folders of them are."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from segcli import formats
+from segcli.errors import InputError, InputMissing
+from segcli.formats.streams import refusal, walk
+from segcli.formats.table import DICOM, endings, stem
+from segcli.results.record import is_masks, read_record
+
+_BESIDE = ("_probseg", "_disagreement")
+_ROLES = re.compile(r"(_0000|[._-](d?seg|labels?|mask|gt|pred|ref|reference|groundtruth))+$", re.I)
+
+# What names of BIDS are compared without, step by step, where no name is in both folders: which segmentation of a scan
+# it is, with the suffix that derivatives leave out, and then its description too.
+_LOOSER = (
+    ("seg-", re.compile(r"(?<=[A-Za-z0-9])_seg-[A-Za-z0-9]+|(?<=[A-Za-z0-9])_T1w$")),
+    ("desc-", re.compile(r"(?<=[A-Za-z0-9])_desc-[A-Za-z0-9]+")),
+)
+
+
+def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Cases that both folders hold, by the reference's name, and sentences: how names were compared, what has no score.
+
+    A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
+    a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
+    Where no name is in both, those of BIDS are compared without `seg-` and `T1w`, and then without `desc-`.
+
+    A folder without label maps may hold DICOM Segmentations, one for each case, also in folders of their own. One of
+    the references belongs to the prediction whose record has the series that it refers to; else to the one that is
+    called as its file, its folder, its series, patient or study.
+
+    errors   InputMissing (66) when a reference has no prediction: a case that failed is not left out of a mean;
+             InputError (65) when two files of a folder have one name, or a folder cannot be searched through
+    """
+    below = _label_maps(ref, deep=True)
+    objects = [] if below else _segmentations(ref)
+    deep = bool(objects) or len(below) > len(_label_maps(ref, deep=False))
+    have = _by_name(pred, _label_maps(pred, deep) or _segmentations(pred))
+    want = _by_name(ref, objects or _label_maps(ref, deep))
+    if not want:
+        raise InputMissing(f"{ref.name}: no label map found in the folder of references")
+    called = {path: name for name, path in want.items()}  # whatever a prediction is called: two are compared by cases
+    want = _referring(want, have, ref) if objects else want
+    without: list[str] = []
+    for entity, pattern in _LOOSER:
+        if not want.keys() & have.keys():
+            have, want = _bare(have, pattern), _bare(want, pattern)
+            without.append(entity)
+    lacking = sorted(want.keys() - have.keys())
+    if lacking:
+        shown = ", ".join(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
+        raise InputMissing(
+            f"{pred}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
+            hint=_instead(pred, sorted(have.keys() - want.keys()), deep),
+        )
+    pairs = [(called[want[name]], have[name], want[name]) for name in sorted(want)]
+    told = []
+    if without:
+        _, mine, truth = pairs[0]
+        told.append(f"names are compared without {' and '.join(without)}: {mine.name} with {truth.name}")
+    told += [f"{have[name].name} has no reference and is not scored" for name in sorted(have.keys() - want.keys())]
+    return pairs, told
+
+
+def _instead(pred: Path, spare: Sequence[str], deep: bool) -> str:
+    """What to do where a reference has no prediction of its name; `spare` are the names of those that are left."""
+    if spare:
+        return f"predictions without a reference are called {', '.join(spare[:5])}; names must be equal"
+    if not deep and (below := _label_maps(pred, deep=True)):
+        shown = ", ".join(path.relative_to(pred).as_posix() for path in below[:3])
+        return f"predictions in subfolders ({shown}) are compared with references in subfolders of the same names alone"
+    return "predict them, or take them out of the folder of references"
+
+
+def _label_maps(folder: Path, deep: bool) -> list[Path]:
+    """Files below the folder, or in it, that may be label maps: no hidden ones and no voxels beside a header.
+
+    What segcli writes beside label maps, as probabilities, is none; nor are masks, unless their own folder is meant. A
+    link that leads nowhere may be one: what is missing is not left out of a mean.
+    """
+
+    known = endings()
+    return [
+        path
+        for path in _files(folder, deep)
+        if path.name.lower().endswith(known)
+        and (path.parent == folder or not is_masks(path.parent))
+        and not stem(path).endswith(_BESIDE)
+        and (path.is_file() or not path.exists())
+    ]
+
+
+def _files(folder: Path, deep: bool) -> list[Path]:
+    """Files in a folder, or below it, without hidden ones, sorted; errors as of `pair_folders`."""
+
+    def refuse(error: OSError) -> None:
+        raise refusal(error, folder)
+
+    found: list[Path] = []
+    for here, folders, names in walk(folder, refuse):
+        folders[:] = folders if deep else []
+        found += [here / name for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _segmentations(folder: Path) -> list[Path]:
+    """DICOM Segmentations below a folder, whatever they are called; nothing hidden.
+
+    errors   InputError: a file is called as DICOM objects are, and is of no format
+    """
+    found = []
+    for path in _files(folder, deep=True):
+        try:
+            if formats.is_segmentation(path):
+                found.append(path)
+        except InputError:
+            if path.name.lower().endswith(DICOM):
+                raise
+    return found
+
+
+def _by_name(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
+    """Label maps by their names; a Segmentation that is alone in a subfolder by the subfolder's."""
+    known = endings()
+    objects = [path.parent for path in paths if not path.name.lower().endswith(known)]
+    found: dict[str, Path] = {}
+    for path in paths:
+        inside = path.relative_to(folder)
+        alone = objects.count(path.parent) == 1 and path.parent != folder
+        own = inside.parent if alone else inside.parent / (_ROLES.sub("", stem(path)) or path.name)
+        name = unicodedata.normalize("NFC", own.as_posix())  # macOS puts accents together in another way
+        if name in found:
+            raise InputError(
+                f"{folder.name}: {found[name].name} and {path.name} would both be the case {name!r}",
+                hint="take one of them out of the folder",
+            )
+        found[name] = path
+    return found
+
+
+def _referring(want: dict[str, Path], have: dict[str, Path], ref: Path) -> dict[str, Path]:
+    """DICOM Segmentations by the names of the predictions that they belong to; by their own where there are none.
+
+    errors   InputError: two of them belong to one prediction, or one to several
+    """
+    from segcli.formats.dicom.seg import refers_to
+    from segcli.formats.dicom.series import digits
+
+    by_series: dict[str, list[str]] = {}
+    for name, path in have.items():
+        by_series.setdefault(_series(path), []).append(name)
+    found: dict[str, Path] = {}
+    for own, path in want.items():
+        said = refers_to(path)
+        mine = by_series.get(digits(said[0]), []) if said[0] else []
+        if len(mine) > 1:
+            told = f"{path.name}: {have[mine[0]].name} and {have[mine[1]].name} are of the series that it refers to"
+            raise InputError(told, hint="take one of them out of the folder of predictions")
+        name = next((name for name in (*mine, own, *said) if name in have), own)
+        if name in found:
+            told = f"{ref.name}: {found[name].relative_to(ref)} and {path.relative_to(ref)} are of one prediction"
+            raise InputError(f"{told}, {have[name].name}", hint="take one of them out of the folder")
+        found[name] = path
+    return found
+
+
+def _series(path: Path) -> str:
+    """The digits of the series that a prediction was made of, as the record beside it has them; "" of another one."""
+    source = (read_record(path.with_name(f"{stem(path)}.json")) or {}).get("source")
+    name = source.get("series") if isinstance(source, dict) else None
+    return name.rpartition("-")[2] if isinstance(name, str) else ""
+
+
+def _bare(found: dict[str, Path], without: re.Pattern[str]) -> dict[str, Path]:
+    """The same by names without an entity by which BIDS tells segmentations of one scan apart.
+
+    Where a scan has several, all names stay.
+    """
+    bare = {without.sub("", name): path for name, path in found.items()}
+    return bare if len(bare) == len(found) else found
