@@ -280,7 +280,8 @@ def _fragments(file: BinaryIO, first: int, size: int) -> list[tuple[int, int]] |
 
     None where the delimiter at their end is not there.
     """
-    at, found = first, []
+    at = first
+    found: list[tuple[int, int]] = []
     while at + 8 <= size:
         file.seek(at)
         head = file.read(8)
