@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segcli.batch.cases import Case
+    from segcli.batch.outputs import Output
     from segcli.batch.stages import Job
     from segcli.documents import Facts
     from segcli.results.record import ModelFacts
@@ -26,8 +27,9 @@ _SHOWN = 3  # names of files in a sentence
 def finished(job: Job, case: Case, key: Facts) -> bool:
     """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
 
-    Files beside a record of this case are results of an earlier run of it, but for those that somebody has changed.
-    A label map counts as one only when the record is about it, its input, model and options.
+    Files beside a record of this case are results of an earlier run of it where that states them, or where they say
+    so themselves; others are somebody else's, as are those that somebody has changed. A label map counts as one only
+    when the record is about it, its input, model and options.
     """
     labels, written, *wanted = job.to.files(case, job.shown)
 
@@ -38,7 +40,7 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
     if done and record.has_extras(written, wanted, job.choices):
         return True
-    changed = _changed(job, case, written)
+    changed, known = _changed(job, case, written), _known(job, case, written)
     mine = (record.read_record(written) or {}).get("case") == case.name
     if (other := _of_another(written, labels)) and not job.to.overwrite:
         raise OutputExists(
@@ -53,7 +55,7 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
                 f"{path.name}: has been changed since its record was written",
                 hint="--overwrite replaces it, -o chooses another folder",
             )
-        allowed = done if path == labels else mine
+        allowed = done if path == labels else mine and (path == written or path in known)
         if not job.to.overwrite and not allowed and os.path.lexists(path):
             raise OutputExists(
                 f"{path.name}: exists already and is not a verified result of this run",
@@ -72,23 +74,56 @@ def _of_another(written: Path, labels: Path) -> str:
 
 def _changed(job: Job, case: Case, written: Path) -> list[Path]:
     """Files beside a record that have other bytes than it states, and are not what `segcli report` makes anew."""
-    sums = _stated(written)
+    sums = {**_before(written), **_stated(written)}
     found = []
     for path, output in planned(job.to.base(case, job.card.name), job.shown, job.to).items():
         made = sums.get(path.relative_to(written.parent).as_posix())
-        if made is None or not path.is_file() or file_sha256(path) == made:
-            continue
-        with system.opened(path) as file:
-            if output.own is None or not output.own(file.read(4096)):
-                found.append(path)
+        if made is not None and path.is_file() and file_sha256(path) != made and not _says_so(path, output):
+            found.append(path)
     return found
+
+
+def _known(job: Job, case: Case, written: Path) -> list[Path]:
+    """Files beside a record that it states, or that say themselves what they are; all, of records that state none."""
+    outputs = planned(job.to.base(case, job.card.name), job.shown, job.to)
+    sums = {**_before(written), **_stated(written)}
+    silent = (record.read_record(written) or {}).get("extras") is None
+    return [
+        path
+        for path, output in outputs.items()
+        if silent or path.relative_to(written.parent).as_posix() in sums or _says_so(path, output)
+    ]
+
+
+def _says_so(path: Path, output: Output) -> bool:
+    """Whether a file begins as what `segcli report` makes anew."""
+    if output.own is None or not path.is_file():
+        return False
+    with system.opened(path) as file:
+        return output.own(file.read(4096))
 
 
 def _stated(written: Path) -> dict[str, str]:
     """The sums of the files beside a record, by their names from its folder on; empty where it states none."""
-    extras = (record.read_record(written) or {}).get("extras")
-    sums = extras.get("files") if isinstance(extras, dict) else None
+    return _sums(written, "extras", "files")
+
+
+def _before(written: Path) -> dict[str, str]:
+    """The same of files that earlier runs have made."""
+    return _sums(written, "run", "earlier")
+
+
+def _sums(written: Path, part: str, key: str) -> dict[str, str]:
+    found = (record.read_record(written) or {}).get(part)
+    sums = found.get(key) if isinstance(found, dict) else None
     return sums if isinstance(sums, dict) else {}
+
+
+def beside(job: Job, case: Case) -> dict[str, str]:
+    """The sums of files of earlier runs that are not made anew and that nobody has changed, as a record states them."""
+    labels, written, *wanted = job.to.files(case, job.shown)
+    stated = ((name, labels.parent / name, found) for name, found in {**_before(written), **_stated(written)}.items())
+    return {name: found for name, p, found in stated if p not in wanted and p.is_file() and file_sha256(p) == found}
 
 
 def stays(job: Job, case: Case, made: str) -> str:

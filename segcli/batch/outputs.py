@@ -16,8 +16,10 @@ from segcli.batch.bids import name_of
 from segcli.batch.objects import Objects, Signed, refuse_unreferable, today
 from segcli.documents import Facts
 from segcli.errors import UsageError
+from segcli.formats.table import DICOM
 from segcli.packages import added
 from segcli.structures import file_names, renamed
+from segcli.system import opened
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Case
@@ -226,14 +228,27 @@ def file_ending(to: Path) -> str | None:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it."""
+    """Whether a file is an output or a temporary file of segcli: by its name, and by the record that lies beside it.
+
+    A DICOM object is one only if it says so: a scan may be called x_sr.dcm, a segmentation by others x_seg.dcm.
+    """
     from segcli.formats.atomic import is_partial
     from segcli.results.record import has_record, is_masks, is_named
 
-    if is_partial(path.name) or is_masks(path.parent) or is_named(path):
+    if is_partial(path.name) or is_named(path) or (is_masks(path.parent) and path.name.endswith(".nii.gz")):
         return True
     bases = (path.name.removesuffix(ending) for ending in _endings() if path.name.endswith(ending))
-    return any(base and has_record(path.with_name(base)) for base in bases)
+    beside = any(base and has_record(path.with_name(base)) for base in bases)
+    return beside and (not path.name.endswith(DICOM) or _is_object(path))
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a DICOM object names segcli as its manufacturer, in any syntax; true of one that cannot be read."""
+    try:
+        with opened(path) as file:
+            return b"segcli" in file.read(4096)
+    except OSError:
+        return True
 
 
 @cache

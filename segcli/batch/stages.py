@@ -398,24 +398,27 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     with atomic.together(record_path, labels_path, lambda: earlier.finished(job, case, loaded.key)) as staged:
         formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=maker)
         made = LabelsFacts(file=labels_path.name, sha256=file_sha256(staged[labels_path]))
-        stays = earlier.stays(job, case, made["sha256"])
+        stays, others = earlier.stays(job, case, made["sha256"]), earlier.beside(job, case)
         found = described.recorded(job, labelled, made, measured)
         extra, said = outputs.write(
             Finished(base, loaded.scan, result, job.shown, job.to, measured.report, found.document)
         )
         sums = {path.relative_to(base.parent).as_posix(): file_sha256(staged[path]) for path in extra}
         seconds = {**loaded.seconds, **result.seconds, "write": time.perf_counter() - start}
+        ran = RunFacts(
+            seconds={stage: round(value, 3) for stage, value in seconds.items()},
+            peak_memory_mb=round(memory.peak_memory() / 1e6),
+            steps=list(labelled.fallbacks),
+        )
+        if others:
+            ran["earlier"] = others
         whole = with_(
             found,
             warnings=[*found.warnings, *said],
             extras=ExtrasFacts(
                 seg_type=job.to.seg_type, identifiers=job.to.identifiers, dicom=job.to.dicom.choices, files=sums
             ),
-            run=RunFacts(
-                seconds={stage: round(value, 3) for stage, value in seconds.items()},
-                peak_memory_mb=round(memory.peak_memory() / 1e6),
-                steps=list(labelled.fallbacks),
-            ),
+            run=ran,
         ).document
         written = {record.IN_SIDECAR: whole, **tables.bids_sidecar(maker)} if job.to.layout == "bids" else whole
         atomic.write_bytes(record_path, record.to_json(written))

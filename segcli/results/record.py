@@ -122,11 +122,12 @@ class CropFacts(TypedDict):
 
 
 class RunFacts(TypedDict):
-    """Seconds of each stage, the peak of memory, and steps down for want of it."""
+    """Seconds of each stage, the peak of memory, steps down for want of it, and files of earlier runs (as `extras`)."""
 
     seconds: dict[str, float]
     peak_memory_mb: int
     steps: list[str]
+    earlier: NotRequired[dict[str, str]]
 
 
 class Record(Struct, kw_only=True, frozen=True):

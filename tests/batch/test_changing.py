@@ -107,6 +107,20 @@ def test_files_of_the_labels_that_a_run_replaces_are_told_and_stay(model, tmp_pa
     assert {*said} == {None}  # it is in no record any more
 
 
+def test_2_7_a_file_beside_a_record_that_it_does_not_state_is_kept(model, tmp_path):
+    """It may be somebody else's: volumes that were drawn by hand, a reader's segmentation."""
+    path, out = scan(tmp_path / "a.nii.gz"), tmp_path / "out"
+    assert run(model, path, out, reports=("tsv",)).status == "done"
+    (out / "a_seg.csv").write_text("by hand")
+    ended = run(model, path, out, reports=("csv",))
+    assert "a_seg.csv: exists already and is not a verified result of this run" in ended.error.message
+    assert (out / "a_seg.csv").read_text() == "by hand"
+    (out / "a_seg.csv").unlink()
+    assert [run(model, path, out, reports=(kind,)).status for kind in ("csv", "tsv", "csv")] == ["done"] * 3
+    (out / "a_seg.tsv").write_text("by hand")
+    assert "has been changed" in run(model, path, out, reports=("tsv",)).error.message
+
+
 def test_2_5_what_lies_in_an_output_folder_among_the_slices_is_no_part_of_the_input(model, tmp_path):
     folder = series(tmp_path / "ct")
     out = folder / "out"
