@@ -41,6 +41,7 @@ _REFUSED_TYPES = {
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_LEAST_EXTENSION = 8  # bytes of an extension: its size and its code
 _MOST_EXTENSIONS = 1 << 24  # bytes of a file in which they are looked through
 _LITERAL = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _VOLUME_TOLERANCE = 0.01  # sform and qform may differ by this in voxel volume, and
@@ -405,12 +406,12 @@ def _offset(path: Path, header: Header) -> tuple[Header, tuple[str, ...]]:
     """The header with a possible place of its voxels, and a warning where that had to be found.
 
     Some programs write 0 for "right behind the header": believed where exactly the voxels follow there. Others announce
-    extensions, and voxels where these would begin: believed where there are none.
+    extensions, and voxels where these would begin: believed where no extension can be there.
     """
     lowest = 0 if header.pair else (352 if header.version == 1 else 544)
     offset = header.vox_offset
     if np.isfinite(offset) and offset == int(offset) and offset >= lowest:
-        if header.extended and offset == lowest and not header.pair and _beyond(path, header, lowest) > 0:
+        if header.extended and offset == lowest and not header.pair and _may_be_extension(path, header, lowest):
             raise InputError(
                 f"{path.name}: extensions are said to follow the header, and the voxels to begin at byte {lowest}, in "
                 "their place, and there are more bytes than the voxels have: where they begin cannot be told",
@@ -430,13 +431,20 @@ def _offset(path: Path, header: Header) -> tuple[Header, tuple[str, ...]]:
     )
 
 
-def _beyond(path: Path, header: Header, offset: int) -> int:
+def _may_be_extension(path: Path, header: Header, at: int) -> bool:
+    """Whether a place may hold an extension and not voxels: it begins with its size, which the file has beyond them."""
+    begins = streams.head(path, at + 4)[at:]
+    size = struct.unpack(f"{header.order}i", begins)[0] if len(begins) == 4 else 0
+    return size >= _LEAST_EXTENSION and _beyond(path, header, at, size) >= size
+
+
+def _beyond(path: Path, header: Header, offset: int, most: int = 1) -> int:
     """How many bytes a single file has beyond voxels that begin at an offset, negative where some lack.
 
-    Of a packed file not counted beyond the first.
+    Of a packed file not counted much beyond `most`.
     """
     whole = offset + int(np.prod(header.dim[1 : header.dim[0] + 1], dtype=object)) * _itemsize(header)
-    return streams.unpacked_size(path, whole + 1) - whole
+    return streams.unpacked_size(path, whole + most) - whole
 
 
 def _itemsize(header: Header) -> int:
