@@ -102,14 +102,26 @@ def total() -> int:
 _UNTOLD = (OSError, LookupError, ValueError, psutil.Error)  # of psutil, where /proc is not there or lacks a line
 
 
+def free_is_told() -> bool:
+    """Whether the system tells how much of the machine's memory is free."""
+    return _told() is not None
+
+
 def _machine() -> tuple[int, int]:
     """Bytes that the machine has, and those that are free: all of them, where the system does not tell."""
+    if (found := _told()) is not None:
+        return found
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return whole, whole
+
+
+def _told() -> tuple[int, int] | None:
+    """Bytes that the machine has, and those that are free, as the system tells."""
     try:
         found = psutil.virtual_memory()
         return int(found.total), int(found.available)
     except _UNTOLD:
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return whole, whole
+        return None
 
 
 def resident() -> int:

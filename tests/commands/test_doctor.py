@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import psutil
 import pytest
 import typer
 from runs import command
@@ -105,3 +106,12 @@ def test_a_library_that_segcli_needs_and_that_is_not_there_is_named_and_the_othe
         b"error: SimpleITK is not installed, and segcli needs it",
     )
     assert json.loads(done.stdout)["libraries"]["numpy"]
+
+
+def test_free_memory_that_the_system_does_not_tell_is_not_called_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", absent)
+    monkeypatch.setattr("segcli.engines.table.engines", dict)
+    assert "GiB; the system does not tell" in doctor.diagnosis()["machine"]["memory"]
