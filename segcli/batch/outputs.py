@@ -117,7 +117,9 @@ class Destination:
     def base(self, case: Case, model: str) -> Path:
         """Outputs of a case are this path with something added to its name."""
         if self.file is not None:
-            return self.file.with_name(self._stem.removesuffix("_seg"))
+            from segcli.results.record import base_of
+
+            return self.file.with_name(base_of(self._stem))
         path = (self.folder or case.beside) / case.name
         if self.layout == "bids":
             return path.with_name(name_of(path.name, "".join(c for c in model if c.isalnum())))

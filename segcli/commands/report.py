@@ -279,8 +279,9 @@ def _written(
     from segcli.formats import atomic
     from segcli.formats.table import stem
     from segcli.inference.segment import Segmentation
+    from segcli.results.record import base_of
 
-    base = (to.folder or path.parent) / stem(path).removesuffix("_seg")
+    base = (to.folder or path.parent) / base_of(stem(path))
     for planned, output in outputs.planned(base, card, to).items():
         atomic.unclaimed(planned, overwrite=to.overwrite, own=output.own)
     result = Segmentation(labels, {}, 0, {})

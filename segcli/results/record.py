@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -358,6 +359,11 @@ def has_extras(record: Path, files: Sequence[Path], choices: Facts) -> bool:
 SEG = "_seg"
 
 
+def base_of(labels: str) -> str:
+    """How files beside a label map begin, by its name without ending: with "a" beside a_seg and a.seg."""
+    return re.sub(r"(?<=.)[._]seg$", "", labels)
+
+
 def is_masks(folder: Path) -> bool:
     """Whether a folder is one of masks, NAME_seg, that segcli made of a case."""
     return folder.name.endswith(SEG) and has_record(folder.with_name(folder.name.removesuffix(SEG)))
@@ -365,7 +371,7 @@ def is_masks(folder: Path) -> bool:
 
 def has_record(base: Path) -> bool:
     """Whether the record of a case lies beside its outputs: in the flat layout, in that of BIDS, or of a named file."""
-    return any(_is_record(base.with_name(f"{base.name}{end}.json")) for end in (SEG, "_dseg", ""))
+    return any(_is_record(base.with_name(f"{base.name}{end}.json")) for end in (SEG, "_dseg", "", ".seg"))
 
 
 def is_named(path: Path) -> bool:

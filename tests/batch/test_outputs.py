@@ -8,6 +8,7 @@ from packages import example
 from runs import command, scan
 
 from segcli.batch import outputs
+from segcli.batch.case import Case
 from segcli.batch.outputs import LABELS, RECORD, Destination, Output, choices, is_own, offered, planned
 from segcli.errors import UsageError
 from segcli.models.card import ModelCard
@@ -130,12 +131,22 @@ def test_6_6_a_picture_has_the_day_on_which_it_is_made_and_equal_days_make_equal
 # ---- a label map with a name of its own
 
 
+def test_files_beside_a_segmentation_of_3d_slicer_have_its_name_without_seg_and_are_known(tmp_path):
+    to = Destination(file=tmp_path / "a.seg.nrrd", reports=("html",))
+    case = Case("scan", (tmp_path / "scan.nii",), tmp_path)
+    assert to.base(case, "organs") == tmp_path / "a"
+    (tmp_path / "a.seg.json").write_text('{"segcli_record": 1}')
+    assert is_own(tmp_path / "a_seg.html")
+    assert is_own(tmp_path / "a_seg" / "liver.nii.gz")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "rest"),
     [
         ("out/mine.nii.gz", {"mine.json", "mine_seg.csv", "mine.ctbl", "mine_seg/body.nii.gz"}),
         ("out/a_seg.nrrd", {"a_seg.json", "a_seg.csv", "a.ctbl", "a_seg/body.nii.gz"}),
+        ("out/a.seg.nrrd", {"a.seg.json", "a_seg.csv", "a.ctbl", "a_seg/body.nii.gz"}),
     ],
 )
 def test_a_label_map_gets_the_name_that_the_user_gave_and_the_rest_lies_beside_it(model, tmp_path, file, rest):
