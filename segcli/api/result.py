@@ -268,7 +268,7 @@ class Result:
             dicom=Objects(series_description, series_number, content_date, anonymous),
         )
         job, case = replace(self._job, to=place), self._labelled.loaded.case
-        outputs.refuse_beforehand(self.scan, place)
+        outputs.refuse_beforehand(self.scan, place, self._job.shown.labels)
         apart([case], self._job.shown, place)
         with translated(path):
             (folder or path.parent).mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from segcli.documents import Facts
 from segcli.errors import UsageError
 from segcli.formats.table import DICOM
 from segcli.packages import added
-from segcli.structures import file_names, renamed
+from segcli.structures import Label, file_names, renamed
 from segcli.system import opened
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LABELS = {"flat": "_seg.nii.gz", "bids": "_dseg.nii.gz"}  # what the name of a case gets in each layout
 RECORD = {"flat": "_seg.json", "bids": "_dseg.json"}
+_LARGEST = 65535  # number of a segment, PS3.3 C.8.20.2
 # Of files that other programs write labels, surfaces and volumes to, and segcli does not.
 _OTHERS = (
     *(".img", ".npy", ".npz", ".h5", ".mat", ".tif", ".tiff", ".jpg", ".jpeg", ".stl", ".obj", ".ply", ".vtk"),
@@ -184,8 +185,11 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
     return found
 
 
-def refuse_beforehand(scan: Volume, to: Destination) -> None:
-    """Before anything is computed, refuse DICOM objects of a scan that none can refer to, and a missing viewer."""
+def refuse_beforehand(scan: Volume, to: Destination, labels: Iterable[Label] = ()) -> None:
+    """Before anything is computed, refuse what cannot be written: UsageError, InputError, EngineError.
+
+    DICOM objects of a scan that none can refer to, numbers of labels that DICOM cannot have, a missing viewer.
+    """
     if any("viewer" in output.needs for output in to.outputs):
         from segcli.results.page.niivue import script
 
@@ -193,6 +197,10 @@ def refuse_beforehand(scan: Volume, to: Destination) -> None:
     dicom = {output.kind for output in outputs() if "dicom" in output.needs}
     if kind := next((kind for kind in to.forms if kind in dicom), None):
         refuse_unreferable(scan.source, kind)
+    most = max(labels, key=lambda label: label.id, default=None)
+    if to.seg_type == "labelmap" and "dicom-seg" in to.forms and most is not None and most.id > _LARGEST:
+        told = f"--seg-type labelmap: numbers go up to {_LARGEST} there, and {most.name} has {most.id}"
+        raise UsageError(told, hint="--seg-type binary numbers its segments from 1 on")
 
 
 def write(case: Finished) -> tuple[list[Path], list[str]]:

@@ -263,7 +263,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
         return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
     scan = scan_of(job, case, inputs)
     _check_room(paths[0], scan)
-    outputs.refuse_beforehand(scan, job.to)
+    outputs.refuse_beforehand(scan, job.to, job.shown.labels)
     doubt(job, case, scan)
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
 

@@ -16,7 +16,7 @@ from dicom_phantom import PATIENT, affine, phantom, series
 from pydicom.dataset import Dataset
 
 from segcli.batch.outputs import Destination, refuse_beforehand
-from segcli.errors import InputError
+from segcli.errors import InputError, UsageError
 from segcli.formats.dicom import rtstruct, seg, sr
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.objects import About
@@ -295,6 +295,16 @@ def test_a_series_that_objects_cannot_refer_to_is_refused_before_the_network_run
     with pytest.raises(InputError, match=f"its series has {told}, without which a DICOM object cannot be written"):
         refuse_beforehand(scan, Destination(forms=("nifti", "dicom-sr")))
     refuse_beforehand(scan, Destination(forms=("nifti",)))
+
+
+def test_numbers_that_a_label_map_in_dicom_cannot_have_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    """They were an internal error after the network had run."""
+    scan = dicom.read(series(tmp_path / "scan"))
+    large = (*NAMES, Label(70000, "thalamus"))
+    with pytest.raises(UsageError, match="labelmap: numbers go up to 65535 there, and thalamus has 70000"):
+        refuse_beforehand(scan, Destination(forms=("dicom-seg",), seg_type="labelmap"), large)
+    refuse_beforehand(scan, Destination(forms=("dicom-seg",), seg_type="labelmap"), NAMES)
+    refuse_beforehand(scan, Destination(forms=("dicom-seg",)), large)
 
 
 def test_a_segmentation_of_a_scan_compressed_with_loss_says_so(tmp_path: Path) -> None:
