@@ -262,9 +262,10 @@ def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
 
     if not wanted:
         return list(known)
-    if known:
-        return chosen(known, wanted, "--labels")
     for word in wanted:
-        if not re.fullmatch("-?[0-9]+", word):
+        if not known and not re.fullmatch("-?[0-9]+", word):
             raise UsageError(f"--labels {word}: is no number: give --model for names")
-    return [Label(int(word), f"label_{word}") for word in wanted]
+    found = chosen(known, wanted, "--labels") if known else [Label(int(w), f"label_{int(w)}") for w in wanted]
+    if any(label.id == 0 for label in found):
+        raise UsageError("--labels: 0 is the background, which is never scored", hint="leave it away")
+    return list(dict.fromkeys(found))

@@ -98,6 +98,7 @@ def test_two_folders_are_compared_pairwise_and_a_file_without_its_like_is_told(t
         ("mine/a.nii.gz", "", UsageError, r"a.nii.gz and .*truth: one is a folder, the other a file"),
         ("mine", "", InputMissing, r"mine: 1 of 1 references have no prediction of the same name: b"),
         ("mine", "liver", UsageError, r"--labels liver: is no number: give --model for names"),
+        ("mine", "1,00", UsageError, r"--labels: 0 is the background, which is never scored"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, mine, labels, error, sentence):
@@ -107,11 +108,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path, mine, labels, error, sente
         answer.evaluate(tmp_path / mine, truth, labels=labels)
 
 
-def test_a_negative_label_is_chosen_by_its_number(tmp_path, capsys):
+def test_a_negative_label_is_chosen_by_its_number_and_counts_once_however_often_it_is_named(tmp_path, capsys):
     data = np.zeros((6, 6, 6), np.int16)
     data[1:3], data[4:] = -3, 2
     nifti(tmp_path / "a.nii.gz", data)
-    answer.evaluate(tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", labels="-3", json=True)
+    answer.evaluate(tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", labels="-3,-3,-03", json=True)
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert [(s["name"], s["label"], s["status"], s["dice"]) for s in scores] == [("label_-3", -3, "both", 1.0)]
 
