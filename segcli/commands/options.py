@@ -235,7 +235,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 _MEANT = {
     "--device cuda": "--gpu --gpus --cuda --use-gpu",
     "--device cpu": "--cpu --no-gpu",
-    "--output": "--out --out-dir --outdir --output-dir --output-folder --output-file --save-dir --dest",
+    "--output": "--o --out --out-dir --outdir --output-dir --output-folder --output-file --save-dir --dest",
     "--classes": "--labels --label --roi --rois --roi-subset --structures --organs --class",
     "--model": "--task --weights --checkpoint --ckpt --network --net --dataset",
     "--overwrite": "--force --clobber --yes",
@@ -250,7 +250,7 @@ _MEANT = {
     "--max-vram": "--vram --gpu-memory",
     "--report html": "--html --preview",
     "--html": "--report",
-    "--report csv": "--csv --statistics --stats --volumes --save-csv",
+    "--report csv": "--csv --statistics --stats --vol --volumes --save-csv",
     "--report png": "--png --picture --screenshot",
     "--write": "--format --output-type --output-format --save",
     "--write probabilities": "--probs --probabilities --save-probabilities --softmax",
@@ -266,7 +266,9 @@ _MEANT = {
 
 # What is so without being asked for, or is had otherwise, by the words that ask for it elsewhere.
 _NEEDLESS = {
-    "what is done already and verified is skipped": "--resume --continue --skip-existing",
+    "what is done already and verified is skipped": "--resume --continue --continue-prediction --skip-existing",
+    "one label map of all structures is what is written": "--ml --multilabel",
+    "mirrored copies are averaged with --tta alone": "--disable-tta --no-tta",
     "nothing is sent, and only `models get` downloads": "--offline --no-download --no-telemetry",
     "files are named without an option": "-i --i --in --input --inputs --input-dir --input-folder --input-file",
     "`segcli plan` says beforehand what a run needs": "--dry-run --dryrun --estimate",
@@ -291,6 +293,7 @@ _ALIKE = 0.7  # of two spellings, 0 to 1, below which one is no slip of the othe
 
 def meant(word: str, known: Collection[str]) -> str | None:
     """The option of a command that other programs call by this word, with its value where one is meant."""
+    word = word.replace("_", "-")  # as nnU-Net and TotalSegmentator write it
     return next((ours for ours, words in _MEANT.items() if word in words.split() and ours.split()[0] in known), None)
 
 
@@ -307,7 +310,8 @@ def advice(word: str, known: Collection[str]) -> str:
     """The end of a refusal of an option: why it is not needed, what is meant, what is spelt like it, or nothing."""
     import difflib  # for refusals alone
 
-    if reason := next((reason for reason, words in _NEEDLESS.items() if word in words.split()), None):
+    plain = word.replace("_", "-")
+    if reason := next((reason for reason, words in _NEEDLESS.items() if plain in words.split()), None):
         return f": {reason}"
     bare = {flag.lstrip("-"): flag for flag in known if flag.startswith("--")}
     alike = difflib.get_close_matches(word.lstrip("-"), bare, 1, _ALIKE)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,7 +53,7 @@ from segcli.commands.options import (
 from segcli.commands.outcomes import FAIL_ON, Manners
 from segcli.commands.running import Workers, batch, piped
 from segcli.commands.terminal import say
-from segcli.errors import UsageError
+from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Given
@@ -153,6 +155,17 @@ class Outputs:
     def streamed(self) -> bool:
         """Whether the label map goes to stdout."""
         return self.output is not None and str(self.output) == "-"
+
+    def option_of(self, kind: str) -> str | None:
+        """The option that a kind of output is one of, with what was given to it; None where nothing was."""
+        from segcli.batch.outputs import choices
+
+        given = (
+            ("--write", choices("--write"), several(*self.write or ())),
+            ("--report", choices("--report"), several(*self.report or ())),
+            ("--tables", choices("--tables"), several(self.tables)),
+        )
+        return next((f"{option} {','.join(named)}" for option, known, named in given if named and kind in known), None)
 
     def destination(self) -> Destination:
         from segcli.batch.objects import Objects
@@ -328,7 +341,7 @@ def predict(
     opening = machine.opening(options, to)
     manners, workers = talk.manners(context.obj["debug"]), machine.workers
     given = scans.given()
-    _in_their_places(given, outputs.output)
+    _in_their_places(given, outputs, options.classes, opening.model[0])
     if labelling.half and not manners.quiet:
         say("warning: --half is now --precision auto, the default, and goes in the next version")
     if outputs.streamed or given.inputs == ("-",):
@@ -336,18 +349,34 @@ def predict(
     raise typer.Exit(batch(given, opening, to, options, manners, workers))
 
 
-def _in_their_places(given: Given, output: Path | None) -> None:
+def _in_their_places(given: Given, outputs: Outputs, classes: Sequence[str], model: str) -> None:
     """Refuse what is no scan and was meant for an option, before a scan is labelled: UsageError.
 
-    Other programs are told `SCAN FOLDER`, and BIDS labels with spaces between.
+    Other programs are told `SCAN FOLDER`, and BIDS labels, structures and kinds of files with spaces between.
     """
-    for word in given.inputs[1:]:
+    if len(given.inputs) < 2:
+        return
+    for word in given.inputs:
         if os.path.lexists(word) or not re.fullmatch("[A-Za-z0-9_-]+", word):
             continue
         hint = ""
-        if given.select.of_labels:
+        if option := outputs.option_of(word):
+            hint = f"several kinds have commas between them: {option},{word}"
+        elif classes and _is_structure(word, model):
+            hint = f"several structures have commas between them: --classes {','.join(classes)},{word}"
+        elif given.select.of_labels:
             hint = f"several labels have commas between them: --participant-label 01,{word.removeprefix('sub-')}"
-        elif output is None and len(given.inputs) == 2:
+        elif outputs.output is None and given.inputs[1:] == (word,):
             hint = f"a folder for the results is named with -o {word}"
         if hint:
             raise UsageError(f"{word}: no such file or folder", hint=hint)
+
+
+def _is_structure(word: str, model: str) -> bool:
+    """Whether a model has a structure of that name."""
+    from segcli.models.library import find
+    from segcli.structures import chosen
+
+    with suppress(SegcliError):
+        return bool(chosen(find(model).structures, [word], "--classes"))
+    return False

@@ -148,6 +148,11 @@ def test_an_option_before_the_command_is_told_where_it_stands():
     [
         ("--resume", "--resume: what is done already and verified is skipped"),
         ("-i", "-i: files are named without an option"),
+        ("--continue_prediction", "--continue_prediction: what is done already and verified is skipped"),
+        ("--ml", "--ml: one label map of all structures is what is written"),
+        ("--disable_tta", "--disable_tta: mirrored copies are averaged with --tta alone"),
+        ("--roi_subset", "--roi_subset; did you mean --classes?"),
+        ("--save_probabilities", "--save_probabilities; did you mean --write probabilities?"),
         ("--dry-run", "--dry-run: `segcli plan` says beforehand what a run needs"),
         ("-o", "-o: the result goes to stdout, and into a file with > FILE"),
         ("--precission", "--precission; did you mean --precision?"),
@@ -160,7 +165,7 @@ def test_an_option_before_the_command_is_told_where_it_stands():
 def test_an_option_is_suggested_only_where_it_is_likely_to_be_meant(word, told):
     from segcli.commands.options import advice
 
-    known = {"--precision", "--fast", "--fill-holes", "--series-number", "-h"}
+    known = {"--precision", "--fast", "--fill-holes", "--series-number", "--classes", "--write", "-h"}
     assert word + advice(word, known) == told
 
 
@@ -189,6 +194,9 @@ def test_each_command_that_is_meant_exists():
     [
         (["a.nii", "out"], "-o out"),
         (["a.nii", "-o", "x", "--participant-label", "sub-01", "sub-02"], "--participant-label 01,02"),
+        (["a.nii", "-o", "x", "--classes", "thalamus", "hippocampus"], "--classes thalamus,hippocampus"),
+        (["a.nii", "-o", "x", "--report", "csv", "html"], "--report csv,html"),
+        (["a.nii", "-o", "x", "--tables", "slicer", "bids"], "--tables slicer,bids"),
     ],
 )
 def test_a_word_that_was_meant_for_an_option_is_told_before_a_scan_is_labelled(words, hint, tmp_path, monkeypatch):
