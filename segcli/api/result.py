@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from segcli.batch.stages import Job, Labelled
 from segcli.documents import Document
 from segcli.errors import EngineError, UsageError, near
 from segcli.folders import at_home
-from segcli.formats.atomic import translated
+from segcli.formats.atomic import temporary_folder, translated
 from segcli.results import measure
 from segcli.results.record import LabelsFacts, Measured
 from segcli.results.scan_checks import Finding
@@ -210,7 +209,7 @@ class Result:
             import nibabel
         except ImportError as error:
             raise EngineError("nibabel is not installed", hint="pip install nibabel") from error
-        with tempfile.TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as folder:
+        with temporary_folder() as folder:
             path = Path(folder, "labels.nii")
             formats.write(self.volume, self.structures, path, self.scan.source)
             data = path.read_bytes()

@@ -478,11 +478,9 @@ def _whole(write: Writer) -> Writer:
     """A writer whose file is whole or absent, however it is written."""
 
     def written(path: Path, case: Finished) -> Sequence[str]:
-        from tempfile import TemporaryDirectory
-
         from segcli.formats import atomic
 
-        with TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as folder:
+        with atomic.temporary_folder() as folder:
             said = write(Path(folder, path.name), case)
             atomic.write_bytes(path, Path(folder, path.name).read_bytes())
         return said

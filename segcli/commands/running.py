@@ -26,8 +26,6 @@ from segcli.commands.terminal import STREAMS, Show, events_to, print_json, say, 
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
-
     from segcli.batch.cases import Case, Given
     from segcli.batch.outputs import Destination
     from segcli.batch.stages import Options, Outcome
@@ -168,7 +166,7 @@ def piped(
     from segcli import formats
     from segcli.batch.pipeline import predict
     from segcli.engines.devices import devices_of
-    from segcli.formats.atomic import translated
+    from segcli.formats.atomic import temporary_folder, translated
 
     opening = replace(opening, device=devices_of(opening.device)[0], once=True)
     if given.shard:
@@ -177,7 +175,7 @@ def piped(
         raise UsageError("-o - writes a label map to stdout, which is a terminal", hint="redirect it to a file")
     if to_stdout and (manners.json or manners.events in ("stdout", "-")):
         raise UsageError("-o - writes a label map to stdout, where nothing else can go", hint="name a folder with -o")
-    with _temporary() as name:
+    with temporary_folder() as name:
         folder = Path(name)
         inputs = given.inputs
         if inputs == ("-",):
@@ -218,16 +216,6 @@ def piped(
 def _told_unshown(ended: Sequence[Outcome], manners: Manners) -> None:
     if not manners.quiet and (said := unshown(ended)):
         say(f"warning: {said}")
-
-
-def _temporary() -> TemporaryDirectory[str]:
-    """A folder for the scan and its labels; OutputError (74) where the system has no place for one."""
-    from tempfile import TemporaryDirectory
-
-    try:
-        return TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise OutputError(f"no place for temporary files: {error.strerror}", hint="set TMPDIR to a folder") from error
 
 
 def _stream(data: bytes) -> None:

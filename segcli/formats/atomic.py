@@ -16,6 +16,7 @@ import secrets
 import shutil
 import socket
 import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -266,6 +267,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     with whole_file(path, check) as file:
         file.write(data)
+
+
+def temporary_place() -> Path:
+    """Where temporary files lie; OutputError (74) where the system has no place for them."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise OutputError(f"no place for temporary files: {error.strerror}", hint="set TMPDIR to a folder") from error
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder that vanishes with what is in it, in a `with` statement; errors as of `temporary_place`."""
+    return tempfile.TemporaryDirectory(prefix="segcli-", dir=temporary_place(), ignore_cleanup_errors=True)
 
 
 def partial_name(name: str) -> str:

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from dicom_phantom import series
 from runs import command, environment, files, line, scan, scans
 
+import segcli
 from segcli.commands.app import app
 from segcli.errors import OutputError
 
@@ -238,13 +240,27 @@ def test_one_scan_from_a_pipe_is_refused_with_what_is_true_of_it(model, tmp_path
         assert (done.returncode, done.stderr) == (2, said)
 
 
-def test_2_12_no_place_for_temporary_files_is_told_to_who_pipes_a_scan(monkeypatch):
-    def none(**how: object) -> None:
+def test_2_12_no_place_for_temporary_files_is_told_wherever_one_is_needed(model, tmp_path, monkeypatch):
+    """A scan of stdin, an archive that is unpacked, a model in a zip, an image for nibabel."""
+
+    def none() -> str:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", none)
-    with pytest.raises(OutputError, match="no place for temporary files: No usable temporary directory"):
-        app(["predict", "-", "-o", "out"], standalone_mode=False)
+    result = segcli.segment(scan(tmp_path / "a.nii.gz"), model=str(model), engine="onnx")
+    series(tmp_path / "ct")
+    with tarfile.open(tmp_path / "ct.tar.gz", "w:gz") as packed:
+        packed.add(tmp_path / "ct", "ct")
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as packed:
+        packed.writestr("Dataset001_A/plans.json", "{}")
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    for call in (
+        result.to_nibabel,
+        lambda: segcli.read(tmp_path / "ct.tar.gz"),
+        lambda: app(["predict", "-", "-o", "out"], standalone_mode=False),
+        lambda: app(["models", "inspect", str(tmp_path / "model.zip")], standalone_mode=False),
+    ):
+        with pytest.raises(OutputError, match="no place for temporary files: No usable temporary directory"):
+            call()
 
 
 def test_2_12_the_environment_may_be_bare(model, tmp_path):

@@ -25,6 +25,7 @@ from typing import BinaryIO
 from segcli import memory
 from segcli.errors import InputError, OutOfMemory
 from segcli.formats import streams
+from segcli.formats.atomic import temporary_place
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")  # of the names of such files
 _ZIP, _TAR, _TAR_AT = (b"PK\x03\x04", b"PK\x05\x06"), b"ustar", 257
@@ -255,7 +256,7 @@ def _opened(store: Path | Unpacked) -> Iterator[BinaryIO]:
 
 
 def _unpacked(path: Path) -> Unpacked:
-    folder = Path(tempfile.gettempdir())
+    folder = temporary_place()
     room, written = shutil.disk_usage(folder).free - _SPARE, 0
     with ExitStack() as stack:
         file = stack.enter_context(tempfile.TemporaryFile(prefix="segcli-"))

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from segcli.errors import ModelError, SegcliError, UsageError
+from segcli.formats.atomic import temporary_folder
 from segcli.formats.strangers import hint_of_archive
 from segcli.formats.streams import refusal
 from segcli.models import weights
@@ -157,7 +157,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     errors   ModelError for members that climb out, for links, for archives that unpack to over ten times their size,
              and for members that would be one file on a disk that ignores case
     """
-    with TemporaryDirectory(prefix="segcli-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in archive.infolist() if not m.is_dir()]
