@@ -33,11 +33,14 @@ def export_onnx(
     A model of several networks becomes a folder with a file for each.
     """
     from segcli.engines.export.folder import export_folder, file_of
+    from segcli.engines.export.onnx_file import OPSETS
     from segcli.engines.export.verified import export_onnx as export
     from segcli.engines.export.verified import unclaimed
     from segcli.models.library import find
 
     counts = form(affine)
+    if opset not in OPSETS:  # before a minute of work
+        raise UsageError(f"--opset {opset}: is not one of {OPSETS[0]} to {OPSETS[-1]}", hint="17 is read everywhere")
     card = find(model)
 
     def exported(own: ModelCard, path: Path) -> Document:

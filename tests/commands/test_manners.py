@@ -15,7 +15,7 @@ from runs import command, environment, files, line, scan, scans
 
 import segcli
 from segcli.commands.app import app
-from segcli.errors import OutputError
+from segcli.errors import OutputError, UsageError
 
 REAL = ("--engine", "onnx")
 
@@ -455,3 +455,10 @@ def test_a_precision_is_one_word_and_an_unknown_one_is_a_usage_error(model, tmp_
     done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--fast", cwd=tmp_path)
     facts = json.loads((tmp_path / "out" / "a_seg.json").read_text())
     assert (facts["options"]["precision"], facts["options"]["overlap"]) == ("fast", 0.25)
+
+
+@pytest.mark.parametrize("opset", ["7", "99"])
+def test_an_operator_set_that_is_not_there_is_refused_before_the_export(model, tmp_path, opset):
+    """It was a bad model (78), after the work, in the words of torch's own export."""
+    with pytest.raises(UsageError, match=f"--opset {opset}: is not one of 9 to "):
+        app(["export-onnx", "-m", str(model), "-o", str(tmp_path / "a.onnx"), "--opset", opset], standalone_mode=False)
