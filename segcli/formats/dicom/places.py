@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from filecmp import cmp
 from pathlib import Path
 from typing import Literal
 
@@ -107,15 +108,18 @@ def _indexed(path: Path) -> Iterator[Path]:
 
     The case of their names does not matter, nor .dcm at their end, or the dot and the version that some discs add.
 
-    errors   InputError: one is not there, so that a slice at an end could be missing without a gap
+    errors   InputError: one is not there, so that a slice at an end could be missing without a gap; or several that
+             differ may be it
     """
     import pydicom
 
-    below: dict[str, Path] = {}
+    below: dict[str, list[Path]] = {}
+    called: dict[str, list[Path]] = {}
     for file in files_below(path.parent):
         name = file.relative_to(path.parent).as_posix().lower()
-        below[name] = file
-        below.setdefault(_plain(name), file)
+        below.setdefault(name, []).append(file)
+        called.setdefault(_plain(name), []).append(file)
+    below = called | below
     try:
         records = pydicom.dcmread(path).DirectoryRecordSequence
         named = [record.ReferencedFileID for record in records if record.get("ReferencedFileID")]
@@ -130,7 +134,15 @@ def _indexed(path: Path) -> Iterator[Path]:
             f"{path.name}: {len(missing)} of the {len(wanted)} files that the index names are not below its folder",
             hint="copy the whole medium, or give the folder instead",
         )
-    yield from (below[name] for name in sorted(set(wanted)))
+    for name in sorted(set(wanted)):
+        first, *others = below[name]
+        for other in others:
+            with reachable(other):
+                equal = cmp(first, other, shallow=False)
+            if not equal:
+                told = f"{path.name}: {printable(first.name)} and {printable(other.name)} differ, and either may be"
+                raise InputError(f"{told} the {name} that it names", hint="take one of them away")
+        yield first
 
 
 def _plain(name: str) -> str:

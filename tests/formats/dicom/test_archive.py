@@ -313,6 +313,18 @@ def test_4_13_files_may_be_called_as_their_index_has_them_and_an_ending(tmp_path
     np.testing.assert_array_equal(dicom.read(index, series="1").data[0], phantom())
 
 
+def test_4_13_of_two_files_that_may_be_what_an_index_names_none_is_guessed(tmp_path: Path) -> None:
+    index = medium(tmp_path)
+    file = sorted(p for p in index.parent.rglob("*") if p.is_file() and p != index)[0]
+    content = file.read_bytes()
+    file.rename(file.with_name(f"{file.name}.dcm"))
+    file.with_name(f"{file.name}.;1").write_bytes(content)
+    np.testing.assert_array_equal(dicom.read(index, series="1").data[0], phantom())
+    file.with_name(f"{file.name}.;1").write_bytes(content[:-2] + b"ab")
+    with pytest.raises(InputError, match=f"{file.name}.;1 and {file.name}.dcm differ, and either may be the"):
+        dicom.read(index, series="1")
+
+
 def test_a_media_archive_with_its_index_is_read_without_it(tmp_path: Path) -> None:
     disc = medium(tmp_path).parent
     one, _ = cases([str(packed(disc, ".zip"))])
