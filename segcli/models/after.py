@@ -50,6 +50,7 @@ class FillStep(_After, frozen=True, kw_only=True, tag="fill"):
     others   and the parts of other structures in it; each structure counts as it was before the step, and a voxel that
              several would have is that one's with the highest value
     flat     in a scan of one slice, where nothing is enclosed, holes in it of less than so many voxels; null for none
+    neighbours   through what a hole is open: voxels of background that share a face, or a corner too
     """
 
     structures: Structures = None
@@ -57,6 +58,7 @@ class FillStep(_After, frozen=True, kw_only=True, tag="fill"):
     flat: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="null or a whole number from 1 to 1000000")
     ] = None
+    neighbours: Neighbours = 6
 
 
 class JoinStep(_After, frozen=True, kw_only=True, tag="join"):

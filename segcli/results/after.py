@@ -66,7 +66,7 @@ def _done(labels: Volume, names: Sequence[Label], step: AfterStep, scan: Volume 
         case SmallStep():
             _drop_small(labels, wanted, step, data)
         case FillStep():
-            filled(data[0], wanted, others=step.others, flat=step.flat)
+            filled(data[0], wanted, others=step.others, flat=step.flat, neighbours=step.neighbours)
         case JoinStep():
             _join(data[0], wanted, [x.id for x in names if x.name in (step.dissolved or ())])
         case SpineStep():

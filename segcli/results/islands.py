@@ -198,21 +198,23 @@ def changes(before: Volume, after: Volume, names: Sequence[Label]) -> list[Chang
     return out
 
 
-def filled(data: NDArray[np.integer], structures: Iterable[int], *, others: bool, flat: int | None) -> None:
+def filled(
+    data: NDArray[np.integer], structures: Iterable[int], *, others: bool, flat: int | None, neighbours: int = 6
+) -> None:
     """Give structures, in place, the background that they enclose.
 
     others   and parts of other structures: each structure counts as it was, and the highest value comes last
-    flat     of data with one plane, see `enclosed`
+    flat     of data with one plane; it and `neighbours`: see `enclosed`
     """
     before = data.copy()
     for value in sorted(structures) if others else structures:
         mask = before == value
-        holes = enclosed(mask, flat)
+        holes = enclosed(mask, flat, neighbours)
         data[holes | mask if others else holes & (data == 0)] = value
 
 
-def enclosed(mask: NDArray[np.bool_], flat: int | None = None) -> NDArray[np.bool_]:
-    """The voxels (D, H, W) that no way through faces leads from to beyond the mask.
+def enclosed(mask: NDArray[np.bool_], flat: int | None = None, neighbours: int = 6) -> NDArray[np.bool_]:
+    """The voxels (D, H, W) that no way through faces leads from to beyond the mask; with 26 neighbours through corners.
 
     flat   in one plane, where each voxel is beside what is beyond it: the holes in it of less than so many voxels
     """
@@ -223,7 +225,8 @@ def enclosed(mask: NDArray[np.bool_], flat: int | None = None) -> NDArray[np.boo
     if boxes:
         least = flat if mask.shape.count(1) == 1 else None
         around = [int(n > 1 or least is None) for n in mask.shape]
-        pieces, _ = label(np.pad(~mask[boxes[0]], [(n, n) for n in around], constant_values=True))
+        free = np.pad(~mask[boxes[0]], [(n, n) for n in around], constant_values=True)
+        pieces, _ = label(free, None if neighbours == 6 else np.ones((3, 3, 3)))
         # 1 is the piece that the padding around the box belongs to.
         own = pieces[tuple(slice(n, -n or None) for n in around)]
         holes[boxes[0]] = own > 1

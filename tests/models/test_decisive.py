@@ -211,7 +211,7 @@ STEP_WORDS: dict[str, Document] = {
     "frame": {"above": 3, "size": [64, 64], "whole": True},
     "largest": {"structures": ["liver"], "together": True, "neighbours": 6, "spare": 5, "equal": "last"},
     "small": {"mm3": 5, "structures": ["liver"], "neighbours": 6},
-    "fill": {"structures": ["liver"], "others": True, "flat": 64},
+    "fill": {"structures": ["liver"], "others": True, "flat": 64, "neighbours": 26},
     "join": {"structures": ["liver"], "dissolved": ["spleen"]},
     "drop": {"structures": ["liver"]},
     "within": {"of": ["liver"], "mm": 5, "structures": ["spleen"]},
@@ -348,7 +348,7 @@ def test_the_hash_of_a_card_is_the_same_in_every_version():
     rough = {"model": "a", "structures": ["x"], "margin_mm": 5, "within": {"structures": ["y"], "mm": 2}}
     # Words that came later change no hash of cards without them.
     steps = [{"step": name, **STEP_WORDS[name]} for name in STEPS if name not in ("frame", "histogram")]
-    later = {"fill": {"others", "flat"}, "largest": {"equal"}}
+    later = {"fill": {"others", "flat", "neighbours"}, "largest": {"equal"}}
     after = [
         {"step": name, **{k: v for k, v in STEP_WORDS[name].items() if k not in later.get(name, ())}}
         for name in AFTER

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import CARD
-from scipy.ndimage import generate_binary_structure, label
+from scipy.ndimage import binary_dilation, generate_binary_structure, label
 
 from segcli.errors import ModelError
 from segcli.models import card
@@ -200,3 +200,17 @@ def test_structures_that_are_dissolved_go_to_those_that_they_touch_as_one() -> N
     assert left(row(3, 3, 3, 1, 1, 1, 3, 3, 3, 1, 1, 1, 1), dissolved)[6:9] == [1] * 3
     made = card.parse({**CARD, "after": [{"step": "join", "dissolved": ["body", "5"]}]})
     assert [x.name for x in made.structures] == ["liver", "spleen", "heart"]
+
+
+@pytest.mark.parametrize(("connectivity", "neighbours"), [(1, 6), (3, 26)])
+def test_holes_are_filled_as_monais_FillHoles_does(connectivity: int, neighbours: int) -> None:
+    """A structure after the other, also where one encloses another and where a hole is open through a corner alone."""
+    data = ((np.random.default_rng(3).random((7, 9, 8)) * 3.7).astype(np.uint8) % 3)[None]
+    data[0, 1:6, 1:7, 1:7] = np.maximum(data[0, 1:6, 1:7, 1:7], 1)
+    steps = [FillStep(structures=(name,), others=True, neighbours=neighbours) for name in ("one", "two")]
+    done, _ = after(volume(data[0]), NAMES, steps)
+    for value in (1, 2):  # monai.transforms.utils.fill_holes
+        way = generate_binary_structure(3, connectivity)
+        beyond = binary_dilation(np.zeros(data.shape[1:]), way, -1, mask=data[0] != value, border_value=1)
+        data[0, ~beyond] = value
+    np.testing.assert_array_equal(done.data, data)

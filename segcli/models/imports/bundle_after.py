@@ -31,6 +31,15 @@ def way_back(items: Sequence[Document], said: Said) -> None:
             said.card.setdefault("after", []).append(step)
             said.card |= {"after_at": "model"} if place < len(before) else {}
             continue
+        if kind_of(item) == "FillHoles" and (steps := _fills(item, items[:place], said)):
+            said.card.setdefault("after", []).extend(steps)
+            said.card |= {"after_at": "model"} if place < len(before) else {}
+            continue
+        if kind_of(item) == "MapLabelValue" and (values := _other_values(items, said)):
+            for step in said.card.get("after", ()):  # whose structures have the values before
+                if named := step.get("structures"):
+                    step["structures"] = [str(values.get(int(name), name)) for name in named]
+            continue
         if kind_of(item) not in (*LITTLE, "Activations", "Invert", "AsDiscrete", "SaveImage") and not _writing(item, 0):
             said.notes.append(f"the bundle's {kind_of(item)} after the network is left out")
         # MONAI before 0.8 said whether there is one, and in another option which.
@@ -82,6 +91,40 @@ def _largest(item: Facts, before: Sequence[Document]) -> Document | None:
     return step if item.get("independent", True) else {**step, "together": True}
 
 
+def _fills(item: Facts, before: Sequence[Document], said: Said) -> list[Document]:
+    """The steps of `after` that FillHoles is: one structure after the other gets all that it encloses; or none.
+
+    before   what is done before it: labels have to stand
+    """
+    last = next((other for other in reversed(before) if kind_of(other) == "AsDiscrete"), {})
+    neighbours = {1: 6, 3: 26, None: 26}.get(item.get("connectivity"))
+    values = listed(item.get("applied_labels") or [*range(1, said.network.outputs or 0)])
+    known = {"keys", "applied_labels", "connectivity", "allow_missing_keys"}
+    whole = all(isinstance(value, int) for value in values)
+    stands = True in listed(last.get("argmax")) and not any(listed(last.get("to_onehot")))
+    if not stands or not whole or neighbours is None or {k for k in item if not k.startswith("_")} - known:
+        return []
+    return [
+        {"step": "fill", "structures": [str(value)], "others": True, "neighbours": neighbours}
+        for value in sorted({*values} - {0})
+    ]
+
+
+def _other_values(items: Sequence[Document], said: Said) -> dict[int, int]:
+    """Value -> value of each output by the one MapLabelValue of finished labels; empty where it joins or drops some."""
+    kinds = [kind_of(item) for item in items]
+    if kinds.count("MapLabelValue") != 1 or said.network.outputs is None or "classes" in said.network.arguments:
+        return {}
+    place = kinds.index("MapLabelValue")
+    have, want = (listed(items[place].get(key)) for key in ("orig_labels", "target_labels"))
+    decided = any(kind_of(other) == "AsDiscrete" and True in listed(other.get("argmax")) for other in items[:place])
+    if not decided or len(have) != len(want) or not all(isinstance(v, int) and v >= 0 for v in (*have, *want)):
+        return {}
+    pairs = dict(zip(have, want, strict=True))
+    found = {value: pairs.get(value, value) for value in range(said.network.outputs)}
+    return found if len({*found.values()}) == len(found) and found[0] == 0 else {}
+
+
 def labels_of(names: Sequence[str], items: Sequence[Document], said: Said) -> None:
     """Fields `labels` and `regions`, of the outputs' names and of what is done with the outputs.
 
@@ -117,6 +160,8 @@ def labels_of(names: Sequence[str], items: Sequence[Document], said: Said) -> No
         said.notes.append("sigmoid outputs overlap: they are written in the order of the outputs, the last one wins")
     else:
         said.notes.append("neither softmax, argmax nor sigmoid tells whether the first output is the background")
+    if (values := _other_values(items, said)) and "labels" in said.card:
+        said.card["labels"] = {name: values.get(value, value) for name, value in said.card["labels"].items()}
 
 
 def _merged_labels(names: Sequence[str], items: Sequence[Document], said: Said) -> None:

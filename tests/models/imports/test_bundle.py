@@ -20,6 +20,7 @@ from segcli.errors import ModelError, UsageError
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.models import imports, library, weights
+from segcli.models.after import FillStep, LargestStep
 from segcli.models.imports import bundle_network
 from segcli.models.imports.bundle import _intensity, _spacing, _transforms
 from segcli.models.imports.bundle_config import References, Unknown, merged
@@ -536,6 +537,28 @@ def test_what_the_bundle_does_after_the_network_and_segcli_does_not_is_named(tmp
     notes = imports.inspect(edited(tmp_path / "b", postprocessing=steps)).notes
     assert "the bundle's threshold is 0.3; segcli's is 0.5" in notes
     assert "the bundle's KeepLargestConnectedComponent after the network is left out" in notes
+
+
+@pytest.mark.parametrize(("connectivity", "neighbours"), [(None, 26), (1, 6), (3, 26)])
+def test_holes_are_filled_and_labels_get_other_values_as_in_the_bundle(
+    tmp_path: Path, connectivity: int | None, neighbours: int
+) -> None:
+    fill = {"_target_": "FillHolesd", "applied_labels": [1], "connectivity": connectivity}
+    to_seven = {"_target_": "MapLabelValued", "orig_labels": [0, 1], "target_labels": [0, 7]}
+    steps = [*SOFTMAX, *ARGMAX, fill, LARGEST, to_seven]
+    bundle = edited(tmp_path / "b", postprocessing=steps)
+    made = library.read_card(imports.adopt(bundle, to=tmp_path, name="m"))
+    assert [(label.id, label.name) for label in made.labels] == [(0, "background"), (7, "spleen")]
+    holes, largest = made.after
+    assert holes == FillStep(structures=("spleen",), others=True, neighbours=neighbours)
+    assert isinstance(largest, LargestStep)
+    assert largest.structures == ("spleen",)
+    assert not [note for note in imports.inspect(bundle).notes if "left out" in note]
+    for other in ({**to_seven, "target_labels": [0, 0]}, {**to_seven, "orig_labels": [0, 0]}):
+        said = imports.inspect(
+            edited(tmp_path / str(len([*tmp_path.iterdir()])), postprocessing=[*ARGMAX, other])
+        ).notes
+        assert "the bundle's MapLabelValue after the network is left out" in said
 
 
 @pytest.mark.parametrize(
