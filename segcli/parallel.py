@@ -18,6 +18,16 @@ Made = TypeVar("Made")
 
 
 _most = sys.maxsize  # cores that this process shall use
+# What says how many cores a job of a cluster was given, by what says that there is a job: not every cluster binds a
+# job to its cores, and others compute on the rest of the machine.
+_GRANTED = {
+    "SLURM_CPUS_PER_TASK": "SLURM_JOB_ID",
+    "SLURM_CPUS_ON_NODE": "SLURM_JOB_ID",
+    "NSLOTS": "JOB_ID",  # Grid Engine
+    "LSB_DJOB_NUMPROC": "LSB_JOBID",  # LSF
+    "NCPUS": "PBS_JOBID",
+    "PBS_NUM_PPN": "PBS_JOBID",
+}
 
 
 def use(most: int = sys.maxsize) -> None:
@@ -29,9 +39,18 @@ def use(most: int = sys.maxsize) -> None:
 
 @functools.cache
 def cores() -> int:
-    """CPU cores that the process may use: its affinity, its control group's share rounded up, and what `use` says."""
+    """CPU cores that the process may use: the least of several limits.
+
+    They are its affinity, its control group's share rounded up, what its job was given, and what `use` says.
+    """
     share = _group_share()
-    return max(1, min(_most, _allowed(), *(() if share is None else (math.ceil(share),))))
+    return max(1, min(_most, _allowed(), *_granted(), *(() if share is None else (math.ceil(share),))))
+
+
+def _granted() -> list[int]:
+    """Cores that a job was given, as the variables of its cluster say."""
+    said = [os.environ.get(name, "") for name, job in _GRANTED.items() if job in os.environ]
+    return [int(count) for count in said if count.isascii() and count.isdecimal() and int(count)]
 
 
 def _allowed() -> int:

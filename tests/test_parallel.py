@@ -28,6 +28,33 @@ def test_the_affinity_and_the_control_group_bound_the_cores(monkeypatch: pytest.
     assert cores() == 2
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "SLURM_CPUS_ON_NODE": "16"}, 4),
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "1"}, 1),
+        ({"JOB_ID": "7", "NSLOTS": "3"}, 3),
+        ({"LSB_JOBID": "7", "LSB_DJOB_NUMPROC": "2"}, 2),
+        ({"PBS_JOBID": "7.head", "NCPUS": "5", "PBS_NUM_PPN": "6"}, 5),
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "128"}, 64),  # of a node with fewer
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "24(x2)"}, 64),
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "0"}, 64),
+        ({"NCPUS": "5", "NSLOTS": ""}, 64),  # of no job
+    ],
+)
+def test_a_job_takes_no_more_cores_than_it_was_given(
+    variables: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a cluster binds no job to its cores, a job with 4 of them took all of the machine's."""
+    for name in {*room._GRANTED, *room._GRANTED.values()}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(room, "_group_share", lambda: None)
+    assert cores() == expected
+
+
 TWO, ONE = "/sys/fs/cgroup", "/sys/fs/cgroup/cpu"
 
 

@@ -40,7 +40,9 @@ def export_onnx(
 
     counts = form(affine)
     if opset not in OPSETS:  # before a minute of work
-        raise UsageError(f"--opset {opset}: is not one of {OPSETS[0]} to {OPSETS[-1]}", hint="17 is read everywhere")
+        raise UsageError(
+            f"--opset {opset}: is not one of {OPSETS[0]} to {OPSETS[-1]}", hint="leave it away: then it is 17"
+        )
     card = find(model)
 
     def exported(own: ModelCard, path: Path) -> Document:
