@@ -90,13 +90,13 @@ def give_back() -> None:
 
 
 def available() -> int:
-    """Bytes that the machine, and every control group that the process is in, still have to give."""
-    return max(0, min([_machine()[1], *(limit - used for limit, used in _groups())]))
+    """Bytes that the machine, every control group that the process is in, and its job still have to give."""
+    return max(0, min([_machine()[1], *(limit - used for limit, used in (*_groups(), *_job()))]))
 
 
 def total() -> int:
-    """Bytes that the machine, and every control group that the process is in, have at most."""
-    return min([_machine()[0], *(limit for limit, _ in _groups())])
+    """Bytes that the machine, every control group that the process is in, and its job have at most."""
+    return min([_machine()[0], *(limit for limit, _ in (*_groups(), *_job()))])
 
 
 _UNTOLD = (OSError, LookupError, ValueError, psutil.Error)  # of psutil, where /proc is not there or lacks a line
@@ -149,6 +149,22 @@ def _groups() -> Iterator[tuple[int, int]]:
                 continue
             if limit.isdigit():
                 yield int(limit), max(0, used - _stated(folder / "memory.stat", idle))
+
+
+def _job() -> Iterator[tuple[int, int]]:
+    """What a job of SLURM was given on this machine, and what this process has of it.
+
+    Where the cluster has no control groups, it ends a job that has taken more.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        whole, each, count = (
+            int(said) if said.isascii() and said.isdecimal() else 0
+            for said in (
+                os.environ.get(f"SLURM_{name}", "") for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
+            )
+        )
+        if mebibytes := whole or each * count:  # 0 is all of the machine's
+            yield mebibytes << 20, resident()
 
 
 def _stated(path: Path, key: str) -> int:

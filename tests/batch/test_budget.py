@@ -209,6 +209,31 @@ def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatc
     assert memory.total() == 3_000_000
 
 
+@pytest.mark.parametrize(
+    ("variables", "mebibytes"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_NODE": "2048"}, 2048),
+        ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "3"}, 3072),
+        ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_NODE": "0"}, None),  # all of the machine's
+        ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "1024"}, None),
+        ({"SLURM_MEM_PER_NODE": "2048"}, None),  # of no job
+    ],
+)
+def test_what_a_job_of_slurm_was_given_is_what_there_is(
+    variables: dict[str, str], mebibytes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without control groups a cluster ends a job that takes more, and the machine's whole memory counted."""
+    for name in ("JOB_ID", "MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(memory, "_machine", lambda: (64 << 30, 60 << 30))
+    monkeypatch.setattr(memory, "_groups", lambda: [])
+    monkeypatch.setattr(memory, "resident", lambda: 1 << 30)
+    expected = (64 << 30, 60 << 30) if mebibytes is None else (mebibytes << 20, (mebibytes - 1024) << 20)
+    assert (memory.total(), memory.available()) == expected
+
+
 def test_memory_beyond_which_a_group_is_slowed_down_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     group = "/sys/fs/cgroup"
     texts = {f"{group}/memory.max": "3000000", f"{group}/memory.high": "2500000", f"{group}/memory.current": "1000000"}
