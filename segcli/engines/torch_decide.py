@@ -19,6 +19,7 @@ from segcli.engines.torch_memory import Device
 from segcli.engines.torch_sampler import WITHOUT_FLOAT64, sent, summed
 from segcli.engines.torch_spots import kept, spots
 from segcli.inference.area import Faces
+from segcli.inference.certainty import shared_axis
 from segcli.inference.decide import Decision, Place
 from segcli.inference.deciding import Task
 from segcli.space.volume import Box, Grid
@@ -183,7 +184,7 @@ class _Sums:
         """A slab; its first plane was the last of the slab before."""
         shift = None if self._previous is None else self._previous.start_of(grid)
         first = self._first if shift is None else self._first + shift
-        row = self._row(slab, first, None if shift is None else int(np.argmax(shift)))
+        row = self._row(slab, first, None if self._previous is None else shared_axis(self._previous, grid))
         self._previous, self._first = grid, first
         if row is not None:
             self._rows.append(row)

@@ -43,6 +43,12 @@ def _diagonals(first: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.b
     return some[None]
 
 
+def shared_axis(before: Grid, slab: Grid) -> int:
+    """The axis along which a slab begins with the last plane of the slab before, which may be its only one."""
+    on = 2 * before.start_of(slab) + np.array(slab.shape) - np.array(before.shape)
+    return int(np.argmax(on)) if on.any() else int(np.argmin(slab.shape))  # of the same plane again nothing is new
+
+
 class Means:
     """Means over the model's voxels of each label value, gathered while slabs go by.
 
@@ -68,7 +74,7 @@ class Means:
             first = first if shift is None else first + shift
             np.maximum(slab.data[count:], 0, out=slab.data[count:])  # windows that were skipped have no votes
             some = _diagonals(first, slab.grid.shape)
-            self._gather(slab.data, some, None if shift is None else int(np.argmax(shift)))
+            self._gather(slab.data, some, None if previous is None else shared_axis(previous, slab.grid))
             previous = slab.grid
             if len(slab.data) > count:
                 self._voted = True

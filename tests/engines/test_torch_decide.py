@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segcli.batch import budget
-from segcli.engines import torch_devices
+from segcli.engines import torch_decide, torch_devices
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import summed_in
 from segcli.engines.mirrored import Mirrored
@@ -372,3 +372,22 @@ def test_the_cost_of_a_window_is_learnt_from_sums_on_a_device(monkeypatch: pytes
     rates = budget.window_cost(card, engine(3))
     assert rates.batch == 2
     assert rates.seconds > 0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_plane_that_is_a_slab_of_its_own_is_counted_once(axis: int) -> None:
+    shape = (4, 5, 6)
+    model, logits = Grid(shape, np.eye(4)), torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for ends in (
+        [(0, shape[axis])],
+        [(0, 1), (0, 2), (1, shape[axis])],
+        [(0, shape[axis]), (shape[axis] - 1, shape[axis])],
+    ):
+        sums = torch_decide._Sums(Decision((0, 1, 2)))
+        for low, high in ends:
+            box = tuple(slice(low, high) if i == axis else slice(0, n) for i, n in enumerate(shape))
+            sums.add(logits[(slice(None), *box)], model.crop((box[0], box[1], box[2])))
+        found.append(sums.margins())
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0] == pytest.approx(found[2], rel=1e-6)

@@ -229,6 +229,21 @@ def test_the_same_voxels_of_the_background_are_looked_at_however_slabs_are_cut()
         assert found[0] == pytest.approx(other, rel=1e-12)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_plane_that_is_a_slab_of_its_own_is_counted_once(axis: int) -> None:
+    """So begins what windows finish that lie one plane apart; where padding ends one may come that is known."""
+    model = grid((4, 5, 6))
+    logits = Volume(np.random.default_rng(0).normal(size=(3, *model.shape)).astype(np.float32), model)
+    whole = certainty.Means(Decision((0, 1, 2)))
+    list(whole.watch([logits], None, None))
+    n = model.shape[axis]
+    for ends in ([(0, 1), (0, 2), (1, n)], [(0, 1), (0, 1), (0, n)], [(0, n), (n - 1, n)]):
+        boxes = [[slice(*end) if i == axis else slice(0, m) for i, m in enumerate(model.shape)] for end in ends]
+        means = certainty.Means(Decision((0, 1, 2)))
+        list(means.watch([logits.crop((d, h, w)) for d, h, w in boxes], None, None))
+        assert (means._seen.tolist(), means._counts.tolist()) == (whole._seen.tolist(), whole._counts.tolist())
+
+
 def test_margins_of_a_plane_are_gathered_in_parts_and_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = Volume(np.random.default_rng(0).normal(size=(9, 2, 40, 30)).astype(np.float32), grid((2, 40, 30)))
     found = []
