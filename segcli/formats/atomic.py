@@ -18,6 +18,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +29,7 @@ from typing import BinaryIO
 from segcli import system
 from segcli.errors import Denied, OutputError, OutputExists, SegcliError
 
-# .NAME.HOST-PID-RANDOM.partial: the next run removes those of dead processes on this host and never a live one's.
+# .NAME.HOST-PID-RANDOM.partial: the next run removes those of dead processes and never a live one's.
 _PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
 _ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 _ELSEWHERE = "choose another folder with -o"
@@ -40,6 +41,7 @@ _FULL = {
 }
 ANOTHER = "name another file, or take this one away"
 _HERE = -100  # AT_FDCWD: paths that are not absolute begin at the working directory
+_STALE = 7 * 24 * 3600  # seconds after which a temporary file of another host is nobody's: files take minutes
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 _naming = threading.Lock()  # held while files get their names, and when the process is about to end
@@ -296,7 +298,10 @@ def is_partial(name: str) -> bool:
 
 
 def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) -> None:
-    """Remove temporary files that dead processes of this host left in a folder, and temporary folders that are `ours`.
+    """Remove temporary files that dead processes left in a folder, and temporary folders that are `ours`.
+
+    Whether a process of another host still runs nobody knows here: what it left is removed when it is a week old. A
+    container that was killed is such a host.
 
     ours   whether such a folder holds nothing but what segcli puts there: any folder can be given its name
     """
@@ -305,13 +310,24 @@ def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) 
     live = {path.name for path in list(_live)}  # by name: a folder can be called in several ways
     for path in folder.iterdir():
         found = _PARTIAL.match(path.name)
-        if found and found["host"] == _HOST and path.name not in live and not _runs(int(found["pid"])):
+        if found and path.name not in live and _is_left(path, found["host"], int(found["pid"])):
             if path.is_dir() and not path.is_symlink():
-                if int(found["pid"]) != os.getpid() and ours(path):  # with our own number another thread may fill it
+                mine = (found["host"], int(found["pid"])) == (_HOST, os.getpid())  # another thread may fill it
+                if not mine and ours(path):
                     shutil.rmtree(path, ignore_errors=True)
                 continue
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _is_left(path: Path, host: str, pid: int) -> bool:
+    """Whether the process that made a temporary file is gone."""
+    if host == _HOST:
+        return not _runs(pid)
+    try:
+        return time.time() - path.lstat().st_mtime > _STALE
+    except OSError:  # it has just gone
+        return False
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,19 @@ def test_2_3_temporary_files_of_dead_processes_go_and_of_live_ones_stay(tmp_path
         for called in (Path(), Path("link"), tmp_path / "link"):  # the same folder, by other names
             atomic.sweep(called)
         assert writing in names(tmp_path)
+
+
+def test_2_3_what_another_machine_left_goes_when_it_is_a_week_old(tmp_path):
+    """Each container is another machine: what a killed one left stayed for ever."""
+    elsewhere = [atomic.partial_name(f"{k}.nii.gz").replace(atomic._HOST, "another-machine") for k in range(3)]
+    now = time.time()
+    for name, days in zip(elsewhere, (0, 6, 8), strict=True):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (now, now - days * 86400))
+    (tmp_path / ".a.nii.gz.partial").write_bytes(b"the user's")
+    os.utime(tmp_path / ".a.nii.gz.partial", (0, 0))
+    atomic.sweep(tmp_path)
+    assert set(names(tmp_path)) == {*elsewhere[:2], ".a.nii.gz.partial"}
 
 
 def test_2_4_the_record_gets_its_name_first_and_the_label_map_last(tmp_path, monkeypatch):
