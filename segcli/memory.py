@@ -39,7 +39,7 @@ def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         return np.memmap(file, dtype, "r+", shape=shape)
 
 
-RESERVE = 1 << 28  # bytes beside the sums: slabs on their way to labels, and what deciding them takes
+RESERVE = 1 << 28  # bytes beside the sums, at least: slabs on their way to labels, and what deciding them takes
 
 
 class OnDisk(np.memmap[Any, Any]):
@@ -57,15 +57,20 @@ class OnDisk(np.memmap[Any, Any]):
 
 
 def zeros(
-    shape: tuple[int, ...], max_ram: int | None, fallbacks: list[str], dtype: type[np.floating[Any]] = np.float32
+    shape: tuple[int, ...],
+    max_ram: int | None,
+    fallbacks: list[str],
+    reserve: int,
+    dtype: type[np.floating[Any]] = np.float32,
 ) -> NDArray[Any]:
     """Zeros in memory where they leave room for the labels' work, else in a temporary file; a step then says so.
 
+    reserve  bytes of that work, RESERVE at least
     errors   OutOfMemory (71) when the disk cannot hold them either
     """
     size = np.dtype(dtype).itemsize * math.prod(map(int, shape))
     room = available() if max_ram is None else max_ram - resident()
-    if size + RESERVE <= room:
+    if size + reserve <= room:
         return np.zeros(shape, dtype)
     fallbacks.append(
         f"sums of {size / 1e9:.1f} GB are kept in a temporary file: {max(room, 0) / 1e9:.1f} GB of memory left"

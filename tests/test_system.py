@@ -214,7 +214,7 @@ def test_2_10_without_posix_fallocate_room_is_looked_for_before_a_file_is_mapped
     assert memory.mapped((4, 4), np.float32).sum() == 0
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(OutOfMemory, match="fit neither into memory nor into"):
-        memory.zeros((4, 4), 0, [])
+        memory.zeros((4, 4), 0, [], 0)
 
 
 # ---- standard streams

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.documents import Document
+from segcli.engines.host import beside
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory
 from segcli.inference.decide import BLOCK
@@ -21,7 +22,7 @@ from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
 from segcli.inference.windows import WindowPlan, fitted, padded, slab_bytes, starts, stream_axis, sums_shape, windows
-from segcli.memory import RESERVE, available, peak_memory, resident
+from segcli.memory import available, peak_memory, resident
 from segcli.models.after import RefineStep
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
@@ -128,7 +129,7 @@ def plan_case(
             rate = window_cost(own, engine)
         rate = tried(scan.grid, prepared, own, engine, rate)
         room = available() if limit is None else limit - resident()
-        on_file = sums_bytes(own, parts[-1], rate.batch) + RESERVE > room
+        on_file = sums_bytes(own, parts[-1], rate.batch) + beside(held(own, parts[-1], rate.batch)) > room
         before = sum(prepared.seconds.values())
         needs.append(needed(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
         on_disk |= on_file
@@ -226,10 +227,14 @@ def resampled(scan: Grid, wanted: Grid) -> int:
 
 def sums_bytes(card: ModelCard, part: Grid, batch: int = 1) -> int:
     """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
+    each = 2 if card.window.sums == "float16" else 4
+    return each * math.prod(held(card, part, batch))
+
+
+def held(card: ModelCard, part: Grid, batch: int = 1) -> tuple[int, ...]:
+    """The shape of the sums, those of weights as one class more."""
     window = fitted(card.window, part.shape)
-    shape = sums_shape(at_least(part.shape, window.size), window, batch)
-    each = 2 if window.sums == "float16" else 4
-    return each * (len(card.decide.values) + 1) * math.prod(shape)
+    return len(card.decide.values) + 1, *sums_shape(at_least(part.shape, window.size), window, batch)
 
 
 def whole_bytes(card: ModelCard, part: Grid, engine: Engine) -> int:

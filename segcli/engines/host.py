@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in, turned
+from segcli.inference.windows import slab_bytes
 from segcli.memory import RESERVE, OnDisk, zeros
 from segcli.parallel import each
 from segcli.space.volume import Box
@@ -56,10 +59,10 @@ class HostEngine(Blending):
         return partial(summed_in, self)
 
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        return zeros(shape, self.max_ram, self._taken)
+        return no_sums(shape, self.max_ram, self._taken)
 
     def halves(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
-        return zeros(shape, self.max_ram, self._taken, np.float16)
+        return no_sums(shape, self.max_ram, self._taken, np.float16)
 
     def add(
         self, total: NDArray[np.float32], at: Box, logits: NDArray[np.float32], weight: NDArray[np.float32]
@@ -100,6 +103,19 @@ class HostEngine(Blending):
 
         each(one, range(k))
         return mean
+
+
+def no_sums(
+    shape: tuple[int, ...], max_ram: int | None, fallbacks: list[str], dtype: type[np.floating[Any]] = np.float32
+) -> NDArray[Any]:
+    """Sums (K, d, h, w) of nothing yet; see `memory.zeros`."""
+    return zeros(shape, max_ram, fallbacks, beside(shape), dtype)
+
+
+def beside(shape: tuple[int, ...]) -> int:
+    """Bytes to leave beside sums (K, d, h, w): slabs grow with the cores, and two of them are there at a time."""
+    whole = 4 * math.prod(shape)
+    return max(RESERVE, 2 * min(whole, slab_bytes(whole // min(shape[-3:]))))
 
 
 def in_rows(

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
+from segcli.engines.host import no_sums
 from segcli.engines.quicker import channels_last, in_half, in_its_order, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, Shown
 from segcli.engines.torch_others import operators
 from segcli.engines.torch_sampler import DeviceSampler
 from segcli.engines.torch_state import settings
 from segcli.engines.torch_sums import HALVES, DeviceSums
-from segcli.memory import zeros as host_zeros
 from segcli.space.resample import Sampler
 from segcli.space.volume import Box
 
@@ -69,10 +69,10 @@ class TorchCPU(Blending):
         return logits
 
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(host_zeros(shape, self.max_ram, self._taken))
+        return torch.from_numpy(no_sums(shape, self.max_ram, self._taken))
 
     def halves(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
-        return host_zeros(shape, self.max_ram, self._taken, np.float16)
+        return no_sums(shape, self.max_ram, self._taken, np.float16)
 
     def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
         with settings(self.threads):

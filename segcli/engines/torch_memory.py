@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segcli.engines.host import no_sums
 from segcli.engines.table import Choice, Run
 from segcli.engines.torch_state import alone, bounded
 from segcli.errors import OutOfMemory, cause_of
-from segcli.memory import zeros as host_zeros
 
 T = TypeVar("T")
 # How CUDA, HIP and their libraries, Apple's and Intel's say, in errors of no class of their own, that the device's
@@ -133,7 +133,7 @@ class Device:
         except RuntimeError as error:
             short(error)
             self.taken.append("out of GPU memory: a model's answer lies in the computer's memory")
-            total = Total(torch.from_numpy(host_zeros(shape, self._max_ram, self.taken)))
+            total = Total(torch.from_numpy(no_sums(shape, self._max_ram, self.taken)))
         self._sums.add(total)
         return total
 
@@ -182,7 +182,7 @@ class Device:
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._sums_on_host or self.left:
             numbers = np.float16 if dtype == torch.float16 else np.float32
-            return torch.from_numpy(host_zeros(shape, self._max_ram, self.taken, numbers))
+            return torch.from_numpy(no_sums(shape, self._max_ram, self.taken, numbers))
         return torch.zeros(shape, dtype=dtype, device=self.place)
 
     def _step_down(self, cause: str, count: int) -> None:

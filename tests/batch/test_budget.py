@@ -3,6 +3,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,6 +279,17 @@ class Many(HostEngine):
     def run(self, patches: np.ndarray) -> np.ndarray:
         k = np.linspace(-1, 1, 100, dtype=np.float32).reshape(1, -1, 1, 1, 1)
         return patches * k - k * k
+
+
+def test_what_is_left_beside_sums_grows_with_the_cores_as_slabs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """117 classes of 300 x 300: a plane has 42 MB, and 13 of them are a slab of 16 cores, of which two are there."""
+    sums, left = (118, 97, 300, 300), []
+    for cores in (2, 16):
+        monkeypatch.setattr(windows, "cores", partial(int, cores))
+        left.append(host.beside(sums))
+        assert left[-1] == 2 * windows.slab_bytes(4 * 118 * 300 * 300)
+    assert left[0] < 1 << 29 < 1 << 30 < left[1]
+    assert host.beside((3, 17, 20, 20)) == memory.RESERVE
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 from models import organs
 from small import model
 
+from segcli import memory
 from segcli.engines import choose, onnx_providers, table, torch_cuda, torch_devices
 from segcli.engines.averaged import Ensemble
 from segcli.engines.choose import open_engine
@@ -105,7 +106,7 @@ def test_sums_beyond_the_limit_live_in_a_file_and_are_the_same(card: ModelCard, 
     engine = open_engine(card, engine=kind, threads=1).engine
     engine.max_ram = 1000
     total = engine.zeros((3, 32, 32, 32))
-    assert isinstance(zeros((3, 32, 32, 32), 1000, []), OnDisk)
+    assert isinstance(zeros((3, 32, 32, 32), 1000, [], memory.RESERVE), OnDisk)
     assert "sums of 0.0 GB are kept in a temporary file" in engine.fallbacks[0]
     (logits,) = engine.answer(patches(1)[0], [WINDOW])
     engine.add(total, (slice(0, 32),) * 3, logits, np.ones((32, 32, 32), np.float32))
