@@ -198,7 +198,8 @@ def refuse_beforehand(scan: Volume, to: Destination, labels: Iterable[Label] = (
     if kind := next((kind for kind in to.forms if kind in dicom), None):
         refuse_unreferable(scan.source, kind)
     most = max(labels, key=lambda label: label.id, default=None)
-    if to.seg_type == "labelmap" and "dicom-seg" in to.forms and most is not None and most.id > _LARGEST:
+    packed = to.seg_type == "labelmap" and any(output.kind == "dicom-seg" for output in to.outputs)
+    if packed and most is not None and most.id > _LARGEST:
         told = f"--seg-type labelmap: numbers go up to {_LARGEST} there, and {most.name} has {most.id}"
         raise UsageError(told, hint="--seg-type binary numbers its segments from 1 on")
 

@@ -301,8 +301,9 @@ def test_numbers_that_a_label_map_in_dicom_cannot_have_are_refused_before_anythi
     """They were an internal error after the network had run."""
     scan = dicom.read(series(tmp_path / "scan"))
     large = (*NAMES, Label(70000, "thalamus"))
-    with pytest.raises(UsageError, match="labelmap: numbers go up to 65535 there, and thalamus has 70000"):
-        refuse_beforehand(scan, Destination(forms=("dicom-seg",), seg_type="labelmap"), large)
+    for form in ("dicom-seg", "dicom-sr"):  # a report brings its segmentation along
+        with pytest.raises(UsageError, match="labelmap: numbers go up to 65535 there, and thalamus has 70000"):
+            refuse_beforehand(scan, Destination(forms=(form,), seg_type="labelmap"), large)
     refuse_beforehand(scan, Destination(forms=("dicom-seg",), seg_type="labelmap"), NAMES)
     refuse_beforehand(scan, Destination(forms=("dicom-seg",)), large)
 
