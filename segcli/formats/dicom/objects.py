@@ -52,7 +52,7 @@ _STUDY = (
 )
 _OPTIONAL = (
     *("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "PatientIdentityRemoved"),
-    *("IssuerOfPatientID", "PatientSpeciesDescription", "QualityControlSubject"),
+    *("IssuerOfPatientID", "QualityControlSubject"),
     # By whom a trial knows its patients, who have no other name there.
     *("ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName"),
     *("ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID"),

@@ -101,7 +101,6 @@ def test_objects_are_of_the_patient_of_the_source_as_archives_and_trials_tell_pa
         "ClinicalTrialProtocolID": "P1",
         "ClinicalTrialSubjectID": "S-001",
         "ClinicalTrialTimePointID": "week 4",
-        "PatientSpeciesDescription": "Canis lupus",
         "QualityControlSubject": "YES",
     }
     for ds in objects(tmp_path / "a", SpecificCharacterSet="ISO_IR 100", **told):
