@@ -16,7 +16,6 @@ from segcli.batch.bids import name_of
 from segcli.batch.objects import Objects, Signed, refuse_unreferable, today
 from segcli.documents import Facts
 from segcli.errors import UsageError
-from segcli.formats.table import DICOM
 from segcli.packages import added
 from segcli.structures import Label, file_names, renamed
 from segcli.system import opened
@@ -244,6 +243,7 @@ def is_own(path: Path) -> bool:
     A DICOM object is one only if it says so: a scan may be called x_sr.dcm, a segmentation by others x_seg.dcm.
     """
     from segcli.formats.atomic import is_partial
+    from segcli.formats.table import DICOM
     from segcli.results.record import has_record, is_masks, is_named
 
     if is_partial(path.name) or is_named(path) or (is_masks(path.parent) and path.name.endswith(".nii.gz")):
