@@ -26,6 +26,8 @@ _FAMILIES = {
     "UNETR": "unetr_monai",
     "SwinUNETR": "swinunetr",
     "DiNTS": "dints",
+    "AttentionUnet": "attentionunet",
+    "VNet": "vnet",
 }
 
 
