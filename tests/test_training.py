@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -282,9 +283,11 @@ def test_a_structure_is_uneven_smoothly_and_each_in_its_own_way(monkeypatch: pyt
 
     where = torch.ones(40, 40, 40, dtype=torch.long)
     where[20:] = 2
+    deviation = torch.tensor([0.0, 10.0, 10.0, 0.0])
+    contrast = synth.Contrast(deviation, deviation, False, torch.arange(4))
     spreads, alike = [], []
     for seed in range(30):
-        found = synth.unevenness(where, torch.tensor([0.0, 10.0, 10.0, 0.0]), np.random.default_rng(seed))
+        found = synth.unevenness(where, contrast, np.random.default_rng(seed))
         spreads.append(float(found.std()))
         coarse = torch.nn.functional.avg_pool3d(found[None], 10)[0]  # white noise would leave a thirtieth of it
         alike.append(float(coarse.std() / found.std()))
@@ -292,8 +295,21 @@ def test_a_structure_is_uneven_smoothly_and_each_in_its_own_way(monkeypatch: pyt
     assert np.median(alike) > 0.2
     one, two = (found[part] - found[part].mean() for part in (slice(19, 20), slice(20, 21)))
     assert not torch.allclose(one, two)
-    nothing = synth.unevenness(where, torch.zeros(4), np.random.default_rng(0))
+    one_whole = replace(contrast, whole=torch.tensor([0, 1, 1, 3]))
+    one_row = synth.unevenness(where.clamp_max(1), contrast, np.random.default_rng(0))
+    assert torch.equal(synth.unevenness(where, one_whole, np.random.default_rng(0)), one_row)
+    nothing = synth.unevenness(where, replace(contrast, deviation=torch.zeros(4)), np.random.default_rng(0))
     assert torch.equal(nothing, torch.zeros(40, 40, 40))
+
+
+def test_the_outermost_white_matter_is_a_part_of_the_rest(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a row of its own, so that myelin may be missing there, and no border to the rest where it is not."""
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import anatomy
+
+    table = anatomy.read_table(two / "labels.csv")
+    assert table.values.tolist() == [0, 24, 511, 2, 3, 4, 10_002]
+    assert table.whole.tolist() == [0, 1, 2, 3, 4, 5, 3]
 
 
 def test_freesurfers_plexus_belongs_to_the_ventricle_it_lies_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,12 @@ class Table:
     weight: Tensor
     mirror: Tensor
 
+    @property
+    def whole(self) -> np.ndarray:
+        """(rows,) the row that each is a part of: the outermost white matter belongs to the white matter below it."""
+        row_of = {int(value): row for row, value in enumerate(self.values)}
+        return np.array([row_of[int(v) - OUTERMOST if v > OUTERMOST else int(v)] for v in self.values])
+
     def among(self, *values: int) -> np.ndarray:
         """(rows,) whether a row's number in the maps is one of these."""
         return np.isin(self.values, values)

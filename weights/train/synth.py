@@ -22,11 +22,12 @@ SMOOTH_PART = 1.5  # of their greatest weights, in deviations of the structure
 
 @dataclass(frozen=True)
 class Contrast:
-    """Mean and deviation of the intensity for each row of the table, 0..255."""
+    """Mean and deviation of the intensity for each row of the table, 0..255; `whole` as the table has it."""
 
     mean: Tensor
     deviation: Tensor
     stripped: bool
+    whole: Tensor
 
 
 Shape = tuple[int, int, int]
@@ -194,7 +195,7 @@ def t1_like(table: Table, rng: Generator) -> Contrast:
     mean = rng.normal(p[:, 0], 1.5 * p[:, 1])
     mean[FLUID] = max(5, mean[FLUID] - rng.uniform(0, p[FLUID, 2]))
     deviation = np.abs(rng.normal(p[:, 2], p[:, 3])) * rng.uniform(0.4, 1)
-    return contrast_of(mean[table.t1], deviation[table.t1], rng)
+    return contrast_of(mean[table.t1], deviation[table.t1], table, rng)
 
 
 def mr_like(table: Table, rng: Generator) -> Contrast:
@@ -208,13 +209,13 @@ def mr_like(table: Table, rng: Generator) -> Contrast:
     level += rng.normal(0, rng.uniform(0, 20), len(level))
     outside = rng.uniform(0, 255, table.tissue.max() + 1)[table.tissue]
     mean = np.where(table.brain, level[table.t1], outside)
-    return contrast_of(mean, rng.uniform(2, 22, len(level))[table.t1], rng)
+    return contrast_of(mean, rng.uniform(2, 22, len(level))[table.t1], table, rng)
 
 
 def any_contrast(table: Table, rng: Generator) -> Contrast:
     """Any intensity for any class."""
     count = table.tissue.max() + 1
-    return contrast_of(rng.uniform(0, 255, count)[table.tissue], rng.uniform(0, 25, count)[table.tissue], rng)
+    return contrast_of(rng.uniform(0, 255, count)[table.tissue], rng.uniform(0, 25, count)[table.tissue], table, rng)
 
 
 def immature(contrast: Contrast, table: Table, rng: Generator) -> Contrast:
@@ -232,12 +233,12 @@ def immature(contrast: Contrast, table: Table, rng: Generator) -> Contrast:
     return replace(contrast, mean=torch.from_numpy(mean.astype(np.float32)))
 
 
-def contrast_of(mean: np.ndarray, deviation: np.ndarray, rng: Generator) -> Contrast:
+def contrast_of(mean: np.ndarray, deviation: np.ndarray, table: Table, rng: Generator) -> Contrast:
     """A contrast whose background is most often dark."""
     if rng.random() < 0.6:
         mean[0], deviation[0] = rng.uniform(0, 10), rng.uniform(0, 5)
     as_tensor = [torch.tensor(v, dtype=torch.float32) for v in (mean, deviation)]
-    return Contrast(as_tensor[0], as_tensor[1], bool(rng.random() < 0.35))
+    return Contrast(as_tensor[0], as_tensor[1], bool(rng.random() < 0.35), torch.from_numpy(table.whole))
 
 
 def strip(contrast: Contrast, table: Table, rng: Generator) -> Contrast:
@@ -246,7 +247,7 @@ def strip(contrast: Contrast, table: Table, rng: Generator) -> Contrast:
         return contrast
     gone = ~table.brain | (table.csf if rng.random() < 0.25 else np.zeros_like(table.csf))
     keep = torch.from_numpy(~gone).float()
-    return Contrast(contrast.mean * keep, contrast.deviation * keep, True)
+    return replace(contrast, mean=contrast.mean * keep, deviation=contrast.deviation * keep)
 
 
 def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -> tuple[Tensor, Tensor]:
@@ -269,24 +270,26 @@ def draw(rows: np.ndarray, points: Tensor, contrast: Contrast, rng: Generator) -
     image = F.grid_sample(fine[None, None], grid, mode="bilinear", padding_mode=beyond, align_corners=True)
 
     where = nearest(part, points)
-    return image + unevenness(where, contrast.deviation, rng), where
+    return image + unevenness(where, contrast, rng), where
 
 
-def unevenness(where: Tensor, deviation: Tensor, rng: Generator, normal: Normal | None = None) -> Tensor:
+def unevenness(where: Tensor, contrast: Contrast, rng: Generator, normal: Normal | None = None) -> Tensor:
     """(X, Y, Z) by how much tissue differs from its structure's mean: from voxel to voxel, and smoothly.
 
     Myelin, iron and vessels make a real thalamus or brain stem darker at one end than at the other, which noise alone
-    does not teach. The smooth part is a mixture of fields of some sizes, another one for each row of the table.
+    does not teach. The smooth part is a mixture of fields of some sizes, another one for each row of the table but
+    those that are parts of another: no border runs between them.
 
-    where       (X, Y, Z) rows of the table; deviation (rows,), on the same device
+    where       (X, Y, Z) rows of the table, on the contrast's device
     normal      draws for every voxel where they are; the generator's own on the host without it
     """
     noise = normal(where.shape) if normal else torch.from_numpy(rng.standard_normal(where.shape, dtype=np.float32))
-    share = rng.uniform(0, SMOOTH_PART) * rng.standard_normal((len(deviation), len(KNOTS))).astype(np.float32)
-    shares = torch.from_numpy(share.astype(np.float32)).to(where.device)
+    rows = (len(contrast.deviation), len(KNOTS))
+    share = rng.uniform(0, SMOOTH_PART) * rng.standard_normal(rows).astype(np.float32)
+    shares = torch.from_numpy(share.astype(np.float32)).to(where.device)[contrast.whole]
     for knots, some in zip(KNOTS, shares.T, strict=True):
         noise = noise + some[where] * smooth(rng, 1, knots, where.shape, 1, where.device)[0, 0]
-    return 0.6 * deviation[where] * noise
+    return 0.6 * contrast.deviation[where] * noise
 
 
 def nearest(rows: np.ndarray, points: Tensor) -> Tensor:

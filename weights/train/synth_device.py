@@ -80,8 +80,9 @@ def _drawn(rows: Tensor, points: Tensor, contrast: Contrast, rng: Generator, nor
 
     The whole head is filtered: to cut it where the points lie, the device would have to be waited for.
     """
-    mean, deviation = (v.to(points.device) for v in (contrast.mean, contrast.deviation))
-    fine = mean[rows.long()]
+    tensors = {name: getattr(contrast, name).to(points.device) for name in ("mean", "deviation", "whole")}
+    there = replace(contrast, **tensors)
+    fine = there.mean[rows.long()]
     for axis in range(3):
         n = fine.shape[axis] - 2
         inner = (fine.narrow(axis, 0, n) + fine.narrow(axis, 1, n) + fine.narrow(axis, 2, n)) / 3
@@ -94,4 +95,4 @@ def _drawn(rows: Tensor, points: Tensor, contrast: Contrast, rng: Generator, nor
     inside = ((near >= 0) & (near < size)).all(-1)
     x, y, z = torch.minimum(near.clamp_min(0), size - 1).unbind(-1)
     where = rows[x, y, z].long() * inside
-    return image + unevenness(where, deviation, rng, normal), where
+    return image + unevenness(where, there, rng, normal), where
