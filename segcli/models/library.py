@@ -14,6 +14,7 @@ from segcli.documents import loads
 from segcli.errors import ModelError, SegcliError, near
 from segcli.folders import at_home, each_at_home, user_folder
 from segcli.formats.streams import bytes_of, reading
+from segcli.models.after import dropped
 from segcli.models.card import CARD_FILE, NAME, ModelCard, parse, part
 from segcli.models.embedded import METADATA_KEY, card_inside, onnx_metadata, safetensors_metadata
 from segcli.system import insistently, is_plain, one_process, opened
@@ -146,7 +147,9 @@ def previous_of(card: ModelCard) -> ModelCard:
     errors   ModelError (78): it is not there, is of several models, or sees or labels something else
     """
     earlier = _other(card, str(card.previous), "first model")
-    if earlier.channels != card.channels or {x.id for x in earlier.labels} != {x.id for x in card.labels}:
+    made, shown = ({x.id for x in one.labels} for one in (earlier, card))
+    nowhere = {x.id for x in card.labels if x.name in dropped(card.after)}
+    if earlier.channels != card.channels or made not in (shown, shown - nowhere):
         raise ModelError(f"{card.name}: its first model {earlier.name} has other channels or label values")
     if earlier.previous or earlier.parts or earlier.rough:
         raise ModelError(f"{card.name}: its first model {earlier.name} is made of models itself")

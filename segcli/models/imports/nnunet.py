@@ -105,6 +105,8 @@ def _source(
         first = first_stage(chosen, configuration, place)
         channels = nnunet_dataset.channels(dataset)
         labels, outputs, notes = nnunet_dataset.labels(dataset)
+        nowhere = {f"label_{value}": value for value in nnunet_dataset.unwritten(dataset)} if first else {}
+        labels["labels"] |= nowhere
         told = sum(value != 0 for value in labels["labels"].values()) if first else 0
         trainer = str(content.get("trainer_name", ""))
         if trainers.own(trainer):
@@ -123,6 +125,8 @@ def _source(
             **nnunet_after.fields(after, labels["labels"]),
             "source": origin,
         }
+        if nowhere:
+            fields["after"] = [*fields.get("after", ()), {"step": "drop", "structures": [*nowhere]}]
         if (manager := plans.get("label_manager", _LABEL_MANAGER)) != _LABEL_MANAGER:
             lacks["labels"] = f"the plans make labels by {manager}, which is not nnU-Net's own: segcli does not know it"
             fields = {name: value for name, value in fields.items() if name not in labels}

@@ -44,6 +44,14 @@ def labels(dataset: Facts) -> tuple[Document, int, list[str]]:
     return {"labels": {name: value for value, name in called.items()}, "regions": order}, len(order), said
 
 
+def unwritten(dataset: Facts) -> list[int]:
+    """The values that are in regions and that none of these writes: a cascade shows them too, and they are nowhere."""
+    sets = [v if isinstance(v, list | tuple) else [v] for k, v in dataset["labels"].items() if k != "ignore"]
+    if all(len(values) == 1 for values in sets):
+        return []
+    return sorted({int(v) for values in sets for v in values} - {0, *map(int, dataset["regions_class_order"])})
+
+
 def _by_value(names: Sequence[str], values: Sequence[int], said: list[str]) -> dict[int, str]:
     """The name of each value: where several have one, nnU-Net knows them as one label, which is called by all."""
     alike: dict[int, list[str]] = {}

@@ -623,11 +623,10 @@ def test_the_second_stage_of_a_cascade_is_refused(tmp_path: Path) -> None:
         imports.inspect(edited(tmp_path, plans=plans))
 
 
-def test_the_second_stage_of_a_cascade_is_imported_with_the_first_that_lies_beside_it(tmp_path: Path) -> None:
-    """Both stages are the small model; the second one's network has an input more for each structure."""
+def cascade(tmp_path: Path, shown: int, **dataset: Any) -> Path:
+    """The folder of a second stage, with the first beside it; both are the small model, the second with more inputs."""
     source = CONTAINERS / "nnunetv2_tinyct" / "model"
     plans = json.loads((source / "plans.json").read_text())
-    labels = json.loads((source / "dataset.json").read_text())["labels"]
     for stage in ("3d_lowres", "3d_fullres"):
         plans["configurations"][stage] = {**plans["configurations"]["3d_fullres"]}
     plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
@@ -635,15 +634,22 @@ def test_the_second_stage_of_a_cascade_is_imported_with_the_first_that_lies_besi
         folder = tmp_path / f"nnUNetTrainer__nnUNetPlans__{stage}"
         shutil.copytree(source, folder)
         (folder / "plans.json").write_text(json.dumps(plans))
+        stated = json.loads((source / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps({**stated, **dataset}))
         for path in folder.glob("fold_*/checkpoint_final.pth"):
             stored = torch.load(path, weights_only=False)
             stored["init_args"] |= {"plans": plans, "configuration": stage}
             if stage == "3d_fullres":
                 for name, tensor in stored["network_weights"].items():
                     if "encoder.stages.0.0.convs.0" in name and tensor.ndim == 5 and tensor.shape[1] == 1:
-                        stored["network_weights"][name] = tensor.repeat(1, len(labels), 1, 1, 1)
+                        stored["network_weights"][name] = tensor.repeat(1, 1 + shown, 1, 1, 1)
             torch.save(stored, path)
-    second = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    return tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+
+
+def test_the_second_stage_of_a_cascade_is_imported_with_the_first_that_lies_beside_it(tmp_path: Path) -> None:
+    labels = json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "dataset.json").read_text())["labels"]
+    second = cascade(tmp_path, len(labels) - 1)
     made = library.read_card(imports.adopt(second, to=tmp_path / "models", name="m"))
     assert (made.previous, made.inputs) == ("m-first", len(labels))
     assert library.previous_of(made).inputs == 1
@@ -655,6 +661,7 @@ def test_the_second_stage_of_a_cascade_is_imported_with_the_first_that_lies_besi
     with pytest.raises(ModelError, match=r"decoder\.seg_layers\.0\.bias holds values that are not finite"):
         imports.adopt(second, to=tmp_path / "models", name="m", replace=True)
     assert first.stat().st_ino == before, "the first model stays with the second one that it was made for"
+    plans = json.loads((second / "plans.json").read_text())
     plans["configurations"]["3d_fullres"]["resampling_fn_seg_kwargs"] = {"is_seg": True, "order": 0, "order_z": 0}
     (second / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(ModelError, match="resample the labels of the first stage in a way that segcli lacks"):
@@ -761,6 +768,18 @@ def test_a_folder_of_version_1_needs_names_for_its_labels_and_nothing_else(tmp_p
     )
     assert made.window.size == (16, 32, 32)
     assert (made.average, made.sums) == ("probabilities", "float32")
+
+
+def test_a_cascade_shows_values_that_no_region_writes_as_nnunet_does(tmp_path: Path) -> None:
+    """Its second stage has an input for each value in its regions, also for one that its first stage never gives."""
+    outputs = len(json.loads((CONTAINERS / "nnunetv2_tinyct" / "model" / "dataset.json").read_text())["labels"])
+    order = [*range(1, outputs + 1)]
+    regions = {"background": 0, **{f"r{value}": [value, 9] for value in order}}
+    second = cascade(tmp_path, outputs + 1, labels=regions, regions_class_order=order)
+    made = library.read_card(imports.adopt(second, to=tmp_path / "models", name="m"))
+    assert made.procedure.earlier == (*order, 9)
+    assert [label.id for label in made.structures] == order
+    assert [label.id for label in library.previous_of(made).labels] == [0, *order]
 
 
 def test_a_cascade_of_version_1_is_imported_with_the_first_stage_from_the_folder_beside(tmp_path: Path) -> None:
