@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+_CODED_HEAD = 1 << 12  # bytes of a code stream in which it says how it is coded
 
 Samples = tuple[int, bool]  # how many bits each has, and whether they have a sign
 
@@ -28,6 +31,35 @@ def are_runs(stream: bytes, segments: int, size: int) -> bool:
         if left != 0 or at > end or stream[at:end].strip(b"\0"):
             return False
     return True
+
+
+def fragments_of(file: BinaryIO, first: int, size: int) -> list[tuple[int, int]] | None:
+    """Where each fragment of a compressed file begins and how long it is, the table of offsets first.
+
+    None where the delimiter at their end is not there.
+    """
+    at = first
+    found: list[tuple[int, int]] = []
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == b"\xfe\xff\xdd\xe0":
+            return found
+        if head[:4] != b"\xfe\xff\x00\xe0":
+            return None
+        found.append((at + 8, length))
+        at += 8 + length
+    return None
+
+
+def any_with_loss(file: BinaryIO, fragments: Sequence[tuple[int, int]]) -> bool:
+    """Whether a fragment begins a code stream that is coded with loss."""
+    for at, length in fragments:
+        file.seek(at)
+        if coded_with_loss(file.read(min(length, _CODED_HEAD))):
+            return True
+    return False
 
 
 def coded_size(stream: bytes) -> tuple[int, int] | None:

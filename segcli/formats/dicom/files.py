@@ -22,7 +22,15 @@ from pydicom.uid import UID
 
 from segcli.errors import EngineError, InputError, OutOfMemory, SegcliError
 from segcli.formats.dicom.archive import Place, opened
-from segcli.formats.dicom.code_streams import Samples, are_meant, are_runs, coded_samples, coded_size, coded_with_loss
+from segcli.formats.dicom.code_streams import (
+    Samples,
+    any_with_loss,
+    are_meant,
+    are_runs,
+    coded_samples,
+    coded_size,
+    fragments_of,
+)
 from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
 from segcli.formats.dicom.texts import tag, text_of, without_warnings
 from segcli.formats.dicom.words import in_lowest, too_wide
@@ -50,7 +58,6 @@ _DECODERS = {  # pydicom's name of it, and the package that brings it
 _PIXEL_DATA = 0x7FE00010
 _OVERLAY_BITS = range(0x60000102, 0x60200102, 0x20000)  # OverlayBitPosition of each of the 16 overlays
 _UNDEFINED = 0xFFFFFFFF
-_CODED_HEAD = 1 << 12  # bytes of a code stream in which it says how it is coded
 _LONGEST_GROUP = 1 << 20  # bytes of the first group of a file
 _UNPACKED_LIMIT = 1 << 30  # bytes that one deflated file may unpack to
 
@@ -229,10 +236,10 @@ def _with_pixels(path: Place, header: Dataset, syntax: str, file: BinaryIO, size
     length = int.from_bytes(head[width : width + 4], order)
     first = start + width + 4
     if syntax not in NATIVE:
-        fragments = _fragments(file, first, size)
+        fragments = fragments_of(file, first, size)
         if fragments is None:
             return DicomFile(path, syntax, "truncated: its pixels end early")
-        return DicomFile(path, syntax, lossy=syntax in CODE_STREAMS and _any_lossy(file, fragments[1:]))
+        return DicomFile(path, syntax, lossy=syntax in CODE_STREAMS and any_with_loss(file, fragments[1:]))
     if expected is None:
         return DicomFile(path, syntax, "its rows, columns, frames or bits are missing, 0 or no numbers")
     if length == _UNDEFINED:
@@ -273,35 +280,6 @@ def _expected(header: Dataset) -> int | None:
     if not all(t.isdecimal() and int(t) > 0 for t in texts):
         return None
     return (math.prod(map(int, texts)) + 7) // 8
-
-
-def _fragments(file: BinaryIO, first: int, size: int) -> list[tuple[int, int]] | None:
-    """Where each fragment of a compressed file begins and how long it is, the table of offsets first.
-
-    None where the delimiter at their end is not there.
-    """
-    at = first
-    found: list[tuple[int, int]] = []
-    while at + 8 <= size:
-        file.seek(at)
-        head = file.read(8)
-        length = int.from_bytes(head[4:], "little")
-        if head[:4] == b"\xfe\xff\xdd\xe0":
-            return found
-        if head[:4] != b"\xfe\xff\x00\xe0":
-            return None
-        found.append((at + 8, length))
-        at += 8 + length
-    return None
-
-
-def _any_lossy(file: BinaryIO, fragments: list[tuple[int, int]]) -> bool:
-    """Whether a fragment begins a code stream that is coded with loss."""
-    for at, length in fragments:
-        file.seek(at)
-        if coded_with_loss(file.read(min(length, _CODED_HEAD))):
-            return True
-    return False
 
 
 def _unpacks(data: bytes) -> bool:

@@ -36,6 +36,7 @@ OTHERWISE = {
     "where_its_values_fit[coded1": "it takes the sign of the highest allocated bit",
     "where_its_values_fit[coded4": "it takes the sign of the highest allocated bit",
     "where_its_values_fit[coded5": "it takes a code stream of bytes for one of words",
+    "where_its_values_fit[coded6": "it takes the sign of the highest allocated bit",
     "each_frame_is_rescaled_by_its_own": "it rescales all frames by the first one's values",
     "equal_slices_under_new_identifiers": "it takes copies for a second volume",
     "what_tells_volumes_apart": "it tells volumes apart by instance numbers, which have no order here",

@@ -234,6 +234,7 @@ def test_4_9_a_code_stream_whose_values_its_header_contradicts_is_refused(
         (NOISE & 0xFFF, 16, 12, False, NOISE & 0xFFF),
         (SMALL, 16, 12, True, SMALL),
         ((NOISE & 0xFF).astype(np.uint8), 8, 12, False, NOISE & 0xFF),
+        (SMALL.view(np.uint16), 16, 12, True, SMALL),  # as dcm4che packs values with a sign: all bits of their words
     ],
 )
 def test_4_9_a_code_stream_of_other_bits_is_read_where_its_values_fit(
