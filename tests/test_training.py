@@ -243,6 +243,29 @@ def test_white_matter_without_myelin_is_nearer_to_the_grey(two: Path, monkeypatc
             assert mean[row[value]] == before.mean[row[value]]
 
 
+def test_a_caudate_has_not_the_brightness_of_the_cortex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import anatomy
+    import synth
+
+    grey, white = "3,96,12,19,6,1,20\n", "2,160,22,16,5,1,20\n"
+    rows = ["0,background,N,0,0,0,0,7,2,5,2,1,100\n"]
+    for left, right, name, tail in ((2, 41, "white matter", white), (3, 42, "cortex", grey), (11, 50, "caudate", grey)):
+        rows += [f"{left},{name},L,{right},{left},{left},{tail}", f"{right},{name},R,{left},{right},{left},{tail}"]
+    (tmp_path / "labels.csv").write_text(HEADER + "".join(rows))
+    table = anatomy.read_table(tmp_path / "labels.csv")
+    row = {int(value): number for number, value in enumerate(table.values)}
+    for contrast in (synth.t1_like, synth.mr_like):
+        shares = []
+        for seed in range(200):
+            mean = contrast(table, np.random.default_rng(seed)).mean
+            assert mean[row[11]] == mean[row[50]]
+            assert mean[row[3]] == mean[row[42]]
+            shares.append(float((mean[row[11]] - mean[row[3]]) / (mean[row[2]] - mean[row[3]])))
+        assert np.median(shares) == pytest.approx(0.2, abs=0.04)
+        assert np.std(shares) == pytest.approx(0.12, abs=0.03)
+
+
 def test_what_a_scanner_did_not_see_is_dark_and_has_no_label(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TRAIN))
     import anatomy

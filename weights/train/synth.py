@@ -16,6 +16,9 @@ from numpy.random import Generator
 from torch import Tensor
 
 FLUID = 1  # its T1 class
+# Structures whose T1 class is the cortex's have a brightness near it: how much of the way from cortex to white matter,
+# mean and deviation. Measured on five T1 scans, where the caudate lies 0.08 to 0.36 of the way.
+NEAR_CORTEX = {(11, 50): (0.2, 0.12), (26, 58): (0.1, 0.18), (17, 53): (0, 0.1), (18, 54): (0, 0.12)}
 KNOTS = (4, 10, 24)  # of the fields that make a structure uneven, along each axis of a crop
 SMOOTH_PART = 1.5  # of their greatest weights, in deviations of the structure
 
@@ -195,7 +198,7 @@ def t1_like(table: Table, rng: Generator) -> Contrast:
     mean = rng.normal(p[:, 0], 1.5 * p[:, 1])
     mean[FLUID] = max(5, mean[FLUID] - rng.uniform(0, p[FLUID, 2]))
     deviation = np.abs(rng.normal(p[:, 2], p[:, 3])) * rng.uniform(0.4, 1)
-    return contrast_of(mean[table.t1], deviation[table.t1], table, rng)
+    return contrast_of(apart(mean[table.t1], table, rng), deviation[table.t1], table, rng)
 
 
 def mr_like(table: Table, rng: Generator) -> Contrast:
@@ -208,8 +211,19 @@ def mr_like(table: Table, rng: Generator) -> Contrast:
     level = np.interp(rng.normal(p[:, 0], 0.7 * p[:, 1]), fluid_grey_white, rng.uniform(10, 250, 3))
     level += rng.normal(0, rng.uniform(0, 20), len(level))
     outside = rng.uniform(0, 255, table.tissue.max() + 1)[table.tissue]
-    mean = np.where(table.brain, level[table.t1], outside)
+    mean = np.where(table.brain, apart(level[table.t1], table, rng), outside)
     return contrast_of(mean, rng.uniform(2, 22, len(level))[table.t1], table, rng)
+
+
+def apart(mean: np.ndarray, table: Table, rng: Generator) -> np.ndarray:
+    """(rows,) the same means, the structures of `NEAR_CORTEX` brought away from the cortex."""
+    cortex, white = (mean[table.among(*values)] for values in (CORTEX, WHITE))
+    if not len(cortex) or not len(white):
+        return mean
+    mean, span = mean.copy(), white[0] - cortex[0]
+    for sides, (middle, deviation) in NEAR_CORTEX.items():
+        mean[table.among(*sides)] += rng.normal(middle, deviation) * span
+    return mean
 
 
 def any_contrast(table: Table, rng: Generator) -> Contrast:
