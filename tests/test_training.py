@@ -266,6 +266,20 @@ def test_a_caudate_has_not_the_brightness_of_the_cortex(tmp_path: Path, monkeypa
         assert np.std(shares) == pytest.approx(0.12, abs=0.03)
 
 
+def test_white_matter_is_nearer_to_the_cortex_under_it(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import anatomy
+    import synth
+
+    table = anatomy.read_table(two / "labels.csv")
+    row = {int(value): number for number, value in enumerate(table.values)}
+    for contrast in (synth.t1_like, synth.mr_like):
+        for seed in range(20):
+            mean = contrast(table, np.random.default_rng(seed)).mean
+            outer = mean[row[anatomy.OUTERMOST + 2]]
+            assert 0.8 <= float((outer - mean[row[3]]) / (mean[row[2]] - mean[row[3]])) <= 1
+
+
 def test_what_a_scanner_did_not_see_is_dark_and_has_no_label(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TRAIN))
     import anatomy

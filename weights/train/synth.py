@@ -19,6 +19,8 @@ FLUID = 1  # its T1 class
 # Structures whose T1 class is the cortex's have a brightness near it: how much of the way from cortex to white matter,
 # mean and deviation. Measured on five T1 scans, where the caudate lies 0.08 to 0.36 of the way.
 NEAR_CORTEX = {(11, 50): (0.2, 0.12), (26, 58): (0.1, 0.18), (17, 53): (0, 0.1), (18, 54): (0, 0.12)}
+# The same of the outermost 2 mm of white matter, least and most: less myelin makes them darker on a T1 scan.
+OUTER = (0.8, 1)
 KNOTS = (4, 10, 24)  # of the fields that make a structure uneven, along each axis of a crop
 SMOOTH_PART = 1.5  # of their greatest weights, in deviations of the structure
 
@@ -216,13 +218,14 @@ def mr_like(table: Table, rng: Generator) -> Contrast:
 
 
 def apart(mean: np.ndarray, table: Table, rng: Generator) -> np.ndarray:
-    """(rows,) the same means, the structures of `NEAR_CORTEX` brought away from the cortex."""
+    """(rows,) the same means, `NEAR_CORTEX` brought away from the cortex, outer white matter nearer to it."""
     cortex, white = (mean[table.among(*values)] for values in (CORTEX, WHITE))
     if not len(cortex) or not len(white):
         return mean
     mean, span = mean.copy(), white[0] - cortex[0]
     for sides, (middle, deviation) in NEAR_CORTEX.items():
         mean[table.among(*sides)] += rng.normal(middle, deviation) * span
+    mean[table.values > OUTERMOST] = cortex[0] + rng.uniform(*OUTER) * span
     return mean
 
 
