@@ -30,7 +30,10 @@ from segcli import system
 from segcli.errors import Denied, OutputError, OutputExists, SegcliError
 
 # .NAME.HOST-PID-RANDOM.partial: the next run removes those of dead processes and never a live one's.
-_PARTIAL = re.compile(r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]+\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL)
+# A date or a UUID in a name of somebody else's does not look like that.
+_PARTIAL = re.compile(
+    r"^\..*\.(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d+)-[0-9a-f]{16}\.partial(\.[A-Za-z0-9]+)*$", re.DOTALL
+)
 _ENDING = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 _ELSEWHERE = "choose another folder with -o"
 # What is in the way of more bytes, and what would help.

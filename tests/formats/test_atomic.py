@@ -123,10 +123,25 @@ def test_2_3_what_another_machine_left_goes_when_it_is_a_week_old(tmp_path):
     for name, days in zip(elsewhere, (0, 6, 8), strict=True):
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (now, now - days * 86400))
-    (tmp_path / ".a.nii.gz.partial").write_bytes(b"the user's")
-    os.utime(tmp_path / ".a.nii.gz.partial", (0, 0))
     atomic.sweep(tmp_path)
-    assert set(names(tmp_path)) == {*elsewhere[:2], ".a.nii.gz.partial"}
+    assert names(tmp_path) == sorted(elsewhere[:2])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".a.nii.gz.partial",
+        ".results.2024-11-30.partial.csv",
+        ".scan.550e8400-e29b-4123-8716-446655440000.partial",
+        ".a.nii.gz.host-12-0123456789abcdef0.partial",
+    ],
+)
+def test_a_file_of_somebody_else_is_no_temporary_file_however_old_it_is(tmp_path, name):
+    """Of a date "2024" was the machine, 11 the process, and the day what nobody can guess."""
+    (tmp_path / name).write_bytes(b"the user's")
+    os.utime(tmp_path / name, (0, 0))
+    atomic.sweep(tmp_path)
+    assert names(tmp_path) == [name]
 
 
 def test_2_4_the_record_gets_its_name_first_and_the_label_map_last(tmp_path, monkeypatch):
