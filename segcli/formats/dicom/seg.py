@@ -186,27 +186,29 @@ def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.int32]
     """
     known = {name: number for number, name in short_names(names).items()} if names else {}
     value: NDArray[np.int32] = np.full(1 << 16, -1, np.int32)
-    value[0], background = 0, _background(ds)
+    background = _background(ds)
+    value[[0, background or 0]] = 0
     for number, name in _named(ds).items():
         if number == background:
-            value[number] = 0
-        elif names and name not in known:
+            continue
+        if names and name not in known:
             raise InputError(f"{file}: its segment {name} is none of the model's structures", hint="name its model")
-        elif not names and number == 0:
+        if not names and number == 0:
             told = f"{file}: its segment {name} has the number 0, which is the background in a label map"
             raise InputError(told, hint="name its model, so that segments are told apart by their names")
-        else:
-            value[number] = known.get(name, number)
+        value[number] = known.get(name, number)
     return value
 
 
 def _background(ds: Dataset) -> int | None:
-    """The number of a label map's segment that is background (PS3.3 C.8.20.2), None where all are structures.
+    """The number of a label map's pixels that are background (PS3.3 C.8.20.2), None where all are structures.
 
     Those without a Pixel Padding Value, as dcmqi wrote them until 2026, say it by the type of their segment 0.
     """
-    if "PixelPaddingValue" in ds:
-        return int(ds.PixelPaddingValue)
+    if ds.SegmentationType != "LABELMAP":
+        return None
+    if (stated := ds.get("PixelPaddingValue")) is not None:
+        return int(stated) % (1 << 16)  # -1 of a writer that takes it for signed
     for segment in ds.SegmentSequence:
         if segment.SegmentNumber == 0 and segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == _BACKGROUND:
             return 0

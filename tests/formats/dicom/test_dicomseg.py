@@ -153,6 +153,26 @@ def test_the_background_of_a_label_map_is_what_it_says_and_no_other_segment(tmp_
         labels((0, 0))
 
 
+def test_the_background_of_a_label_map_needs_no_segment_and_no_other_kind_has_one(tmp_path: Path) -> None:
+    """A file was refused whose padding no segment describes, and of a binary one with a padding a structure was lost."""
+    scan = scan_of(tmp_path / "scan", "oblique")
+    path, expected = written(tmp_path, scan, kind="labelmap"), labels_on(scan).data[0]
+    ds = pydicom.dcmread(path)
+    pixels = ds.pixel_array
+    ds.file_meta.TransferSyntaxUID, ds["PixelData"].is_undefined_length = ExplicitVRLittleEndian, False
+    ds.PixelData = np.where(pixels == 0, 255, pixels).astype(np.uint8).tobytes()
+    ds.SegmentSequence = ds.SegmentSequence[1:]
+    ds.add_new("PixelPaddingValue", "US", 255)
+    ds.save_as(tmp_path / "other.dcm")
+    np.testing.assert_array_equal(seg.labels_on(tmp_path / "other.dcm", scan.grid).data[0], expected)
+
+    path = written(tmp_path, scan)
+    before, ds = seg.labels_on(path, scan.grid).data, pydicom.dcmread(path)
+    ds.add_new("PixelPaddingValue", "US", 1)
+    ds.save_as(path)
+    np.testing.assert_array_equal(seg.labels_on(path, scan.grid).data, before)
+
+
 def test_labels_that_would_lie_elsewhere_or_have_other_meanings_are_refused(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     path, grid = written(tmp_path, scan), scan.grid
