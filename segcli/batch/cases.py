@@ -20,7 +20,7 @@ from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliE
 from segcli.folders import at_home
 from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.strangers import broken_link
-from segcli.formats.streams import bytes_of, reading, walk
+from segcli.formats.streams import bytes_of, name_of, reading, walk
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
 from segcli.results.record import SEG
@@ -274,12 +274,12 @@ def _expand(
         return [Case(stem(path), (path,), path.parent, select.of_series, volume)]
     for folder in set_aside(path):
         if folder.name == "sourcedata":
-            tell(f"{path.name}: sourcedata, of which the dataset was made, is left out")
+            tell(f"{name_of(path)}: sourcedata, of which the dataset was made, is left out")
     hidden: list[Path] = []
     there, packed = _without_derived(_images(path, output, hidden=hidden.append), tell), _archives(path, output)
     if hidden:
         shown = ", ".join(folder.relative_to(path).as_posix() for folder in hidden[:3]) + " ..." * (len(hidden) > 3)
-        tell(f"{path.name}: hidden folders are not searched: {shown}")
+        tell(f"{name_of(path)}: hidden folders are not searched: {shown}")
     files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
     files = without_time_series(files, tell) if len(channels) == 1 else files
     found = [replace(case, series=select.of_series, volume=volume) for case in _grouped(path, files, channels)]
@@ -287,7 +287,7 @@ def _expand(
         found += _in_archive(path, file, select, volume, tell)
     found += in_folder(path, select, volume, output, tell, [*there, *packed])
     if not found:
-        raise InputMissing(f"{path.name}: none of its {len(there)} images is meant", hint=select.instead(there))
+        raise InputMissing(f"{name_of(path)}: none of its {len(there)} images is meant", hint=select.instead(there))
     return found
 
 
@@ -345,7 +345,7 @@ def _images(
     """Files in a folder tree that could be scans by their names, sorted; never outputs, reports or temporary files.
 
     called   what their names end with, instead of the endings of the formats
-    hidden   is told of each folder that is not searched
+    hidden   is told of each hidden folder, which is not searched, but for the output folder
     """
     found: list[Path] = []
 
@@ -355,7 +355,12 @@ def _images(
 
     skipped = {key for p in (output, *set_aside(folder)) if p is not None for key in keys_of(p)} - keys_of(folder)
     known = called or endings()
-    for root, folders, names in walk(folder, refuse, hidden):
+
+    def not_entered(hides: Path) -> None:
+        if not keys_of(hides) & skipped:
+            hidden(hides)
+
+    for root, folders, names in walk(folder, refuse, not_entered):
         folders[:] = [f for f in folders if not keys_of(root / f) & skipped]
         for name in names:
             path = root / name

@@ -11,7 +11,7 @@ from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
 from segcli.batch.selection import Selection
 from segcli.errors import InputError, InputMissing, SegcliError
-from segcli.formats.streams import walk
+from segcli.formats.streams import name_of, walk
 from segcli.formats.table import stem
 from segcli.results.record import is_masks
 
@@ -44,9 +44,9 @@ def in_folder(
     flat = not any(p.is_dir() and p.name[0] != "." and not _is_output(p, output) for p in folder.iterdir())
     if not images and flat:
         if not any(folder.iterdir()):
-            raise InputMissing(f"{folder.name}: the folder is empty")
+            raise InputMissing(f"{name_of(folder)}: the folder is empty")
         if not places.looks_like(folder):
-            raise InputMissing(f"{folder.name}: no images in the folder: {_seen(folder)}")
+            raise InputMissing(f"{name_of(folder)}: no images in the folder: {_seen(folder)}")
         if select.of_series is None and not select.of_paths:
             named = folder if folder.name not in ("", "..") else folder.resolve()
             return [Case(named.name, (folder,), named.parent, None, volume)]
@@ -108,21 +108,21 @@ def _usable(
         return PurePosixPath(path).relative_to(root) if isinstance(path, Path) else PurePosixPath(path.inside)
 
     meant = [s for s in there if not select.of_paths or any(select.takes(below(f.path)) for f in s.files)]
-    found = select.chosen(meant, place.name)
+    found = select.chosen(meant, name_of(place))
     usable = [s for s in found if s.reason is None and (s.copy is None or s.name in select.series)]
     if alone and not usable:
         if strays:
             raise next(iter(strays.values()))
         if found:
             raise InputError(
-                f"{place.name}: {len(found)} DICOM series, none of which is a volume: {found[0].summary.problem}"
+                f"{name_of(place)}: {len(found)} DICOM series, none of which is a volume: {found[0].summary.problem}"
             )
         if there:
-            raise InputMissing(f"{place.name}: no DICOM series fits --include and --exclude, of {len(there)}")
-        raise InputMissing(f"{place.name}: no images in the folder: {_seen(place)}")
+            raise InputMissing(f"{name_of(place)}: no DICOM series fits --include and --exclude, of {len(there)}")
+        raise InputMissing(f"{name_of(place)}: no images in the folder: {_seen(place)}")
     for one in found:
         if one not in usable:
-            tell(f"{place.name}: the DICOM series {one.name} is left out: {one.left_out}")
+            tell(f"{name_of(place)}: the DICOM series {one.name} is left out: {one.left_out}")
     return usable, strays
 
 

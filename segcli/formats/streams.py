@@ -72,6 +72,11 @@ def walk(
         yield Path(here), folders, sorted([*files, *others])
 
 
+def name_of(path: Path) -> str:
+    """What a file or folder is called, without its path; `.` and `..` by their own names."""
+    return path.name if path.name not in ("", "..") else path.resolve().name
+
+
 def _is_hidden(below: str) -> bool:
     """Whether one of the folders in a path is hidden."""
     return any(part.startswith(".") for part in Path(below).parts)

@@ -376,6 +376,19 @@ def test_hidden_folders_hold_copies_of_other_programs_and_are_told_and_not_searc
     assert named(tmp_path / ".store") == ["c/d"]
 
 
+def test_a_folder_that_is_named_by_dots_is_told_by_its_name_and_its_output_folder_is_not_told(tmp_path, monkeypatch):
+    touch(tmp_path, "scans/a.nii", "scans/.git/a.nii", "scans/.out/a_seg.nii.gz", "none/b.txt", "none/c/d.txt")
+    for here, name in (("scans", "."), ("none", "../scans"), ("none/c", "../../scans"), ("scans/.git", "..")):
+        monkeypatch.chdir(tmp_path / here)
+        said: list[str] = []
+        assert named(name, output=Path(name, ".out"), tell=said.append) == ["a"]
+        assert said == ["scans: hidden folders are not searched: .git"]
+    for here, name in (("none", "."), ("none/c", "..")):
+        monkeypatch.chdir(tmp_path / here)
+        with pytest.raises(InputMissing, match=r"^none: no images in the folder"):
+            named(name)
+
+
 def test_a_dicom_folder_with_a_hidden_folder_in_it_is_one_scan_of_its_own_name(tmp_path):
     series(tmp_path / "ct")
     series(tmp_path / "ct" / ".ipynb_checkpoints")

@@ -29,6 +29,7 @@ from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Uneven, stack_grid, values_of
 from segcli.formats.dicom.texts import without_warnings
 from segcli.formats.dicom.volumes import Stack, stacks_of
+from segcli.formats.streams import name_of
 from segcli.formats.table import Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
 
@@ -281,7 +282,7 @@ def real_slices(volume: Volume) -> list[int]:
 
 def _name(path: Path) -> str:
     """A file or folder without its path, "." by its own name."""
-    return printable(path.name or path.resolve().name)
+    return printable(name_of(path))
 
 
 def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:

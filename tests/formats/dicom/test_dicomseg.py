@@ -154,7 +154,7 @@ def test_the_background_of_a_label_map_is_what_it_says_and_no_other_segment(tmp_
 
 
 def test_the_background_of_a_label_map_needs_no_segment_and_no_other_kind_has_one(tmp_path: Path) -> None:
-    """A file was refused whose padding no segment describes, and of a binary one with a padding a structure was lost."""
+    """A file was refused whose padding no segment describes, and of a binary one with one a structure was lost."""
     scan = scan_of(tmp_path / "scan", "oblique")
     path, expected = written(tmp_path, scan, kind="labelmap"), labels_on(scan).data[0]
     ds = pydicom.dcmread(path)
