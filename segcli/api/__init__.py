@@ -26,7 +26,8 @@ from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_pat
 from segcli.batch import stages
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
-from segcli.batch.outputs import Destination, is_own
+from segcli.batch.names import is_own
+from segcli.batch.outputs import Destination
 from segcli.batch.selection import Selection
 from segcli.batch.stages import Job, Loaded, Options
 from segcli.engines.choose import EngineName, Opened

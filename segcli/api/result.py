@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segcli import formats
 from segcli.batch import described, outputs, stages
+from segcli.batch.names import folder_or_file
 from segcli.batch.objects import Objects, today
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import apart
@@ -251,7 +252,7 @@ class Result:
         ):
             if value not in choices:
                 raise UsageError(f"{name}={value!r}: is not one of {', '.join(choices)}")
-        folder, file = outputs.folder_or_file(path)
+        folder, file = folder_or_file(path)
         place = Destination(
             folder=folder,
             file=file,

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from segcli.batch.bids import set_aside
 from segcli.batch.case import Case as Case
 from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
-from segcli.batch.outputs import Destination, is_own
+from segcli.batch.names import is_own
+from segcli.batch.outputs import Destination
 from segcli.batch.selection import DATASET, Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError, UsageError
 from segcli.folders import at_home

@@ -19,7 +19,8 @@ from segcli.batch.answer import finished
 from segcli.batch.cases import Case
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.labelling import labels_of
-from segcli.batch.outputs import Destination, Finished, is_own
+from segcli.batch.names import is_own
+from segcli.batch.outputs import Destination, Finished
 from segcli.documents import Document, Facts
 from segcli.engines.precision import Precision
 from segcli.errors import InputError, OutputError, OutputExists, SegcliError, UsageError

@@ -168,8 +168,9 @@ class Outputs:
         return next((f"{option} {','.join(named)}" for option, known, named in given if named and kind in known), None)
 
     def destination(self) -> Destination:
+        from segcli.batch.names import folder_or_file
         from segcli.batch.objects import Objects
-        from segcli.batch.outputs import Destination, choices, folder_or_file
+        from segcli.batch.outputs import Destination, choices
 
         folder, file = (None, None) if self.output is None or self.streamed else folder_or_file(self.output)
         to = Destination(

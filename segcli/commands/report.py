@@ -61,7 +61,8 @@ def report(
 ) -> None:
     """Volumes, checks, tables and pages for a label map that exists already."""
     from segcli import formats
-    from segcli.batch.outputs import Destination, choices, file_ending
+    from segcli.batch.names import file_ending
+    from segcli.batch.outputs import Destination, choices
     from segcli.models.library import find
     from segcli.results.measure import measure
 

@@ -11,7 +11,7 @@ from dicom_phantom import SHAPE, series
 
 from segcli import formats
 from segcli.batch.cases import Case, cases, listed, shard, stem
-from segcli.batch.outputs import is_own
+from segcli.batch.names import is_own
 from segcli.batch.selection import Selection
 from segcli.errors import Denied, InputError, InputMissing, UsageError
 

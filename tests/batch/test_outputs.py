@@ -9,7 +9,8 @@ from runs import command, scan
 
 from segcli.batch import outputs
 from segcli.batch.case import Case
-from segcli.batch.outputs import LABELS, RECORD, Destination, Output, choices, is_own, offered, planned
+from segcli.batch.names import folder_or_file, is_own
+from segcli.batch.outputs import LABELS, RECORD, Destination, Output, choices, offered, planned
 from segcli.errors import UsageError
 from segcli.models.card import ModelCard
 from segcli.models.library import find
@@ -207,11 +208,11 @@ def test_a_label_map_in_another_format_does_not_take_the_record_of_the_first(mod
 )
 def test_a_place_that_is_called_as_a_file_of_another_kind_does_not_become_a_folder(tmp_path, name):
     with pytest.raises(UsageError, match=rf"{name}: a label map is not written as \{Path(name).suffix.lower()}"):
-        outputs.folder_or_file(tmp_path / name)
+        folder_or_file(tmp_path / name)
     (tmp_path / name).mkdir()
-    assert outputs.folder_or_file(tmp_path / name) == (tmp_path / name, None)
-    assert outputs.folder_or_file(tmp_path / "study.v2") == (tmp_path / "study.v2", None)
-    assert outputs.folder_or_file(tmp_path / "a.NII.gz") == (None, tmp_path / "a.NII.gz")
+    assert folder_or_file(tmp_path / name) == (tmp_path / name, None)
+    assert folder_or_file(tmp_path / "study.v2") == (tmp_path / "study.v2", None)
+    assert folder_or_file(tmp_path / "a.NII.gz") == (None, tmp_path / "a.NII.gz")
 
 
 def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):

@@ -20,7 +20,8 @@ from segcli.batch import labelling, pipeline, stages
 from segcli.batch.bids import name_of
 from segcli.batch.cases import Case, cases
 from segcli.batch.events import unwatched
-from segcli.batch.outputs import Destination, is_own
+from segcli.batch.names import is_own
+from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import apart
 from segcli.batch.stages import Options, Outcome
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
