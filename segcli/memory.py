@@ -20,7 +20,7 @@ import psutil
 from numpy.typing import NDArray
 
 from segcli.errors import OutOfMemory
-from segcli.system import control_groups
+from segcli.system import control_groups, number_in
 
 
 def mapped(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
@@ -104,6 +104,14 @@ def total() -> int:
     return min([_machine()[0], *(limit for limit, _ in (*_groups(), *_job()))])
 
 
+def more(otherwise: str = "use a machine with more memory") -> str:
+    """What to do where memory is short, as a hint; `otherwise` where it is not a job's."""
+    given = next((limit for limit, _ in _job()), None)
+    if given is None or given > total():
+        return otherwise
+    return f"the job was given {given / 1e9:.1f} GB: ask SLURM for more, as with --mem"
+
+
 _UNTOLD = (OSError, LookupError, ValueError, psutil.Error)  # of psutil, where /proc is not there or lacks a line
 
 
@@ -161,13 +169,8 @@ def _job() -> Iterator[tuple[int, int]]:
 
     Where the cluster has no control groups, it ends a job that has taken more.
     """
-    if "SLURM_JOB_ID" in os.environ:
-        whole, each, count = (
-            int(said) if said.isascii() and said.isdecimal() else 0
-            for said in (
-                os.environ.get(f"SLURM_{name}", "") for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
-            )
-        )
+    if os.environ.get("SLURM_JOB_ID"):
+        whole, each, count = map(number_in, ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"))
         if mebibytes := whole or each * count:  # 0 is all of the machine's
             yield mebibytes << 20, resident()
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segcli.system import control_groups
+from segcli.system import control_groups, number_in
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -21,7 +21,7 @@ _most = sys.maxsize  # cores that this process shall use
 # What says how many cores a job of a cluster was given, by what says that there is a job: not every cluster binds a
 # job to its cores, and others compute on the rest of the machine.
 _GRANTED = {
-    "SLURM_CPUS_PER_TASK": "SLURM_JOB_ID",
+    "SLURM_CPUS_PER_TASK": "SLURM_STEP_ID",  # a task of srun; a script that runs alone has those of all tasks
     "SLURM_CPUS_ON_NODE": "SLURM_JOB_ID",
     "NSLOTS": "JOB_ID",  # Grid Engine
     "LSB_DJOB_NUMPROC": "LSB_JOBID",  # LSF
@@ -49,8 +49,8 @@ def cores() -> int:
 
 def _granted() -> list[int]:
     """Cores that a job was given, as the variables of its cluster say."""
-    said = [os.environ.get(name, "") for name, job in _GRANTED.items() if job in os.environ]
-    return [int(count) for count in said if count.isascii() and count.isdecimal() and int(count)]
+    said = [number_in(name) for name, job in _GRANTED.items() if os.environ.get(job)]
+    return [count for count in said if count]
 
 
 def _allowed() -> int:

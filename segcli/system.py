@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import signal
 import stat
 import sys
@@ -70,6 +71,12 @@ def _group_of(controller: str) -> str:
             if controller in controllers.split(","):
                 return place.strip("/")
     return ""
+
+
+def number_in(variable: str) -> int:
+    """The whole number that a variable of the environment is; 0 where it is none."""
+    said = os.environ.get(variable, "")
+    return int(said) if re.fullmatch("[0-9]{1,15}", said) else 0
 
 
 def alive(pid: int) -> bool:

@@ -31,14 +31,17 @@ def test_the_affinity_and_the_control_group_bound_the_cores(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "SLURM_CPUS_ON_NODE": "16"}, 4),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_CPUS_PER_TASK": "4", "SLURM_CPUS_ON_NODE": "16"}, 4),
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "1", "SLURM_CPUS_ON_NODE": "8"}, 8),  # a script of eight tasks
         ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "1"}, 1),
         ({"JOB_ID": "7", "NSLOTS": "3"}, 3),
         ({"LSB_JOBID": "7", "LSB_DJOB_NUMPROC": "2"}, 2),
         ({"PBS_JOBID": "7.head", "NCPUS": "5", "PBS_NUM_PPN": "6"}, 5),
-        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "128"}, 64),  # of a node with fewer
-        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "24(x2)"}, 64),
-        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "0"}, 64),
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "128"}, 64),  # of a node with fewer
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "24(x2)"}, 64),
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "0"}, 64),
+        ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "9" * 5000}, 64),
+        ({"SLURM_JOB_ID": "", "SLURM_CPUS_ON_NODE": "1"}, 64),
         ({"NCPUS": "5", "NSLOTS": ""}, 64),  # of no job
     ],
 )

@@ -217,6 +217,7 @@ def test_a_control_groups_memory_is_what_there_is(monkeypatch: pytest.MonkeyPatc
         ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "3"}, 3072),
         ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_NODE": "0"}, None),  # all of the machine's
         ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "1024"}, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_MEM_PER_NODE": "4G"}, None),
         ({"SLURM_MEM_PER_NODE": "2048"}, None),  # of no job
     ],
 )
@@ -233,6 +234,9 @@ def test_what_a_job_of_slurm_was_given_is_what_there_is(
     monkeypatch.setattr(memory, "resident", lambda: 1 << 30)
     expected = (64 << 30, 60 << 30) if mebibytes is None else (mebibytes << 20, (mebibytes - 1024) << 20)
     assert (memory.total(), memory.available()) == expected
+    assert memory.more().startswith(
+        "use a machine" if mebibytes is None else f"the job was given {expected[0] / 1e9:.1f}"
+    )
 
 
 def test_memory_beyond_which_a_group_is_slowed_down_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
