@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from segcli import system
 from segcli.batch.outputs import planned
@@ -40,7 +40,7 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
     if done and record.has_extras(written, wanted, job.choices):
         return True
-    changed, known = _changed(job, case, written), _known(job, case, written)
+    whose = _whose(job, case, written)
     mine = (record.read_record(written) or {}).get("case") == case.name
     if (other := _of_another(written, labels)) and not job.to.overwrite:
         raise OutputExists(
@@ -50,12 +50,12 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     for path in (labels, written, *wanted):
         if path.is_dir():
             raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
-        if path in changed and not job.to.overwrite:
+        if whose.get(path) == "changed" and not job.to.overwrite:
             raise OutputExists(
                 f"{path.name}: has been changed since its record was written",
                 hint="--overwrite replaces it, -o chooses another folder",
             )
-        allowed = done if path == labels else mine and (path == written or path in known)
+        allowed = done if path == labels else mine and (path == written or whose[path] == "ours")
         if not job.to.overwrite and not allowed and os.path.lexists(path):
             raise OutputExists(
                 f"{path.name}: exists already and is not a verified result of this run",
@@ -72,27 +72,25 @@ def _of_another(written: Path, labels: Path) -> str:
     return str(file) if other else ""
 
 
-def _changed(job: Job, case: Case, written: Path) -> list[Path]:
-    """Files beside a record that have other bytes than it states, and are not what `segcli report` makes anew."""
-    sums = {**_before(written), **_stated(written)}
-    found = []
-    for path, output in planned(job.to.base(case, job.card.name), job.shown, job.to).items():
-        made = sums.get(path.relative_to(written.parent).as_posix())
-        if made is not None and path.is_file() and file_sha256(path) != made and not _says_so(path, output):
-            found.append(path)
-    return found
+def _whose(job: Job, case: Case, written: Path) -> dict[Path, Literal["ours", "changed", "other"]]:
+    """Of each file that is made beside a record: whose the one is that may be there.
 
-
-def _known(job: Job, case: Case, written: Path) -> list[Path]:
-    """Files beside a record that it states, or that say themselves what they are; all, of records that state none."""
-    outputs = planned(job.to.base(case, job.card.name), job.shown, job.to)
+    "ours" are files that the record states, and those that begin as what `segcli report` makes anew; all, of a record
+    that states none. "changed" are those that have other bytes than it states.
+    """
     sums = {**_before(written), **_stated(written)}
-    silent = (record.read_record(written) or {}).get("extras") is None
-    return [
-        path
-        for path, output in outputs.items()
-        if silent or path.relative_to(written.parent).as_posix() in sums or _says_so(path, output)
-    ]
+    states_none = (record.read_record(written) or {}).get("extras") is None
+
+    def of(path: Path, output: Output) -> Literal["ours", "changed", "other"]:
+        stated = sums.get(path.relative_to(written.parent).as_posix())
+        if _says_so(path, output):
+            return "ours"
+        if stated is None:
+            return "ours" if states_none else "other"
+        return "changed" if path.is_file() and file_sha256(path) != stated else "ours"
+
+    files = planned(job.to.base(case, job.card.name), job.shown, job.to)
+    return {path: of(path, output) for path, output in files.items()}
 
 
 def _says_so(path: Path, output: Output) -> bool:
@@ -121,9 +119,15 @@ def _sums(written: Path, part: str, key: str) -> dict[str, str]:
 
 def beside(job: Job, case: Case) -> dict[str, str]:
     """The sums of files of earlier runs that are not made anew and that nobody has changed, as a record states them."""
-    labels, written, *wanted = job.to.files(case, job.shown)
-    stated = ((name, labels.parent / name, found) for name, found in {**_before(written), **_stated(written)}.items())
-    return {name: found for name, p, found in stated if p not in wanted and p.is_file() and file_sha256(p) == found}
+    written = job.to.record(case, job.card.name)
+    return _untouched(job, case, {**_before(written), **_stated(written)})
+
+
+def _untouched(job: Job, case: Case, sums: dict[str, str]) -> dict[str, str]:
+    """Of the sums of files beside a label map, those of files that are not made anew and that nobody has changed."""
+    labels, _, *wanted = job.to.files(case, job.shown)
+    there = ((name, labels.parent / name, made) for name, made in sums.items())
+    return {name: made for name, p, made in there if p not in wanted and p.is_file() and file_sha256(p) == made}
 
 
 def stays(job: Job, case: Case, made: str) -> str:
@@ -131,12 +135,11 @@ def stays(job: Job, case: Case, made: str) -> str:
 
     made   the sum of the new label map: of the same labels they stay true
     """
-    labels, written, *wanted = job.to.files(case, job.shown)
+    written = job.to.record(case, job.card.name)
     of = (record.read_record(written) or {}).get("labels")
     if not isinstance(of, dict) or of.get("sha256") == made:
         return ""
-    stated = ((name, labels.parent / name, found) for name, found in _stated(written).items())
-    old = [name for name, p, found in stated if p not in wanted and p.is_file() and file_sha256(p) == found]
+    old = [*_untouched(job, case, _stated(written))]
     if not old:
         return ""
     more = f" and {len(old) - _SHOWN} more" if len(old) > _SHOWN else ""
