@@ -20,7 +20,7 @@ from segcli.errors import InputError, InputMissing, UsageError
 if TYPE_CHECKING:
     from segcli.formats import Form
     from segcli.models.card import ModelCard
-    from segcli.space.volume import Volume
+    from segcli.space.volume import Grid, Volume
     from segcli.structures import Label
 
 commands = Commands("evaluate")
@@ -177,7 +177,7 @@ def _both(
 ) -> tuple[Volume, Volume]:
     """Prediction and reference; one of them may be a DICOM Segmentation, on the planes of the other's grid.
 
-    numbers   whose the reference's numbers are, which then count instead of its segments' names
+    numbers   whose the reference's numbers are
     """
     from segcli import formats
     from segcli.results.measure import whole_numbers
@@ -188,23 +188,32 @@ def _both(
         raise UsageError(told, hint="give one of them as a label map: segcli writes NAME_seg.nii.gz beside it")
     plain = {path: whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth) if path not in objects}
     if objects:
-        from segcli.formats.dicom.seg import labels_on, segments_in
-
         (one,), (other,) = objects, plain.values()
-        by_number = card is None or (numbers is not None and one == truth)
-        plain[one] = labels_on(one, other.grid, () if card is None or by_number else card.labels)
-        if by_number:
-            segments = {number: name for number, name in segments_in(one).items() if number != 0}
-            if numbers is not None and [*segments] == [*range(1, len(segments) + 1)]:
-                told = (
-                    f"{one.name}: its segments are numbered from 1 to {len(segments)}, which are not those of {numbers}"
-                )
-                raise InputError(told, hint="leave --reference-labels away: with --model segments go by their names")
-            named = [f"{number} {name}" for number, name in segments.items()]
-            shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
-            instead = f"as those of {numbers}" if numbers is not None else "with --model by names"
-            say(f"note: {one.name}: its segments are compared by their own numbers ({shown}), {instead}")
+        plain[one] = _of_segmentation(one, other.grid, card, numbers if one == truth else None)
     return plain[mine], plain[truth]
+
+
+def _of_segmentation(path: Path, grid: Grid, card: ModelCard | None, numbers: str | None) -> Volume:
+    """The labels of a DICOM Segmentation on a grid, numbered as the card has its segments' names.
+
+    Without a card its segments' own numbers count, and where they are said to be those of a program.
+
+    numbers  the name of that program; None: nothing is said
+    errors   InputError: they are plainly not that program's
+    """
+    from segcli.formats.dicom.seg import labels_on, segments_in
+
+    if card is not None and numbers is None:
+        return labels_on(path, grid, card.labels)
+    segments = {number: name for number, name in segments_in(path).items() if number != 0}
+    if numbers is not None and [*segments] == [*range(1, len(segments) + 1)]:
+        told = f"{path.name}: its segments are numbered from 1 to {len(segments)}, which are not those of {numbers}"
+        raise InputError(told, hint="leave --reference-labels away: with --model segments go by their names")
+    named = [f"{number} {name}" for number, name in segments.items()]
+    shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
+    instead = f"as those of {numbers}" if numbers is not None else "with --model by names"
+    say(f"note: {path.name}: its segments are compared by their own numbers ({shown}), {instead}")
+    return labels_on(path, grid, ())
 
 
 def _of_model(path: Path, card: ModelCard) -> None:

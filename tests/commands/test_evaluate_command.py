@@ -55,6 +55,18 @@ def test_a_segmentation_may_have_freesurfers_numbers(tmp_path, capsys):
     assert "by their own numbers (1001 ctx-lh-a, 1035 ctx-lh-b), as those of freesurfer" in told
 
 
+def test_of_a_prediction_that_is_a_segmentation_nothing_is_said_about_the_reference_s_numbers(tmp_path, capsys):
+    """Its segments 1 and 2 were refused as no numbers of FreeSurfer's, which only the reference has."""
+    scan = dicom.read(series(tmp_path / "mr", modality="MR"))
+    labels = np.zeros(scan.data.shape, "u1")
+    labels[:, 1:3], labels[:, 3:5] = 1, 2
+    formats.write(Volume(labels, scan.grid), (), tmp_path / "ref.nii.gz", scan.source)
+    names, mine = [Label(0, "background"), Label(1, "one"), Label(2, "two")], tmp_path / "mine.dcm"
+    seg.write(Volume(labels, scan.grid), names, mine, scan.source, algorithm="a", version="1")
+    answer.evaluate(mine, tmp_path / "ref.nii.gz", reference_labels="freesurfer", json=True)
+    assert "by their own numbers (1 one, 2 two), with --model by names" in capsys.readouterr().err
+
+
 def test_numbers_of_a_program_that_is_not_known_are_refused(tmp_path):
     with pytest.raises(UsageError, match="--reference-labels free: is not one of freesurfer"):
         answer.evaluate(tmp_path, tmp_path, reference_labels="free")
