@@ -11,6 +11,7 @@ from segcli.models.imports.bundle_config import Unknown
 from segcli.models.imports.bundle_said import LITTLE, Said, kind_of, listed
 
 _MERGING = ("Lambda", "MergeClasses")  # make labels of outputs that overlap
+_NEIGHBOURS = {1: 6, 3: 26, None: 26}  # by MONAI's connectivity
 
 
 def way_back(items: Sequence[Document], said: Said) -> None:
@@ -27,11 +28,8 @@ def way_back(items: Sequence[Document], said: Said) -> None:
                 "the bundle brings means of areas back, as --faithful does; segcli interpolates probabilities"
             )
     for place, item in enumerate(items):
-        if kind_of(item) == "KeepLargestConnectedComponent" and (step := _largest(item, items[:place])):
-            said.card.setdefault("after", []).append(step)
-            said.card |= {"after_at": "model"} if place < len(before) else {}
-            continue
-        if kind_of(item) == "FillHoles" and (steps := _fills(item, items[:place], said)):
+        steps_of = _STEPS.get(kind_of(item))
+        if steps_of is not None and (steps := steps_of(item, items[:place], said)):
             said.card.setdefault("after", []).extend(steps)
             said.card |= {"after_at": "model"} if place < len(before) else {}
             continue
@@ -64,50 +62,53 @@ def _finished(invert: Facts, discrete: Facts, said: Said) -> None:
         said.notes.append("the bundle interpolates outputs of 0 and 1 on their way back; segcli brings logits back")
 
 
-def _largest(item: Facts, before: Sequence[Document]) -> Document | None:
-    """The step of `after` that KeepLargestConnectedComponent is; None where it does what segcli does not.
+def _decided(before: Sequence[Document]) -> bool:
+    """Whether these steps give labels, and not outputs above a threshold."""
+    return any(kind_of(item) == "AsDiscrete" and True in listed(item.get("argmax")) for item in before)
 
-    before   what is done before it: labels have to stand, not outputs above a threshold
+
+def _has_others(item: Facts, *known: str) -> bool:
+    """Whether a transform has options that are none of these."""
+    return any(not option.startswith("_") and option not in ("keys", "allow_missing_keys", *known) for option in item)
+
+
+def _largest(item: Facts, before: Sequence[Document], said: Said) -> list[Document]:
+    """The step of `after` that KeepLargestConnectedComponent is; none where it does what segcli does not.
+
+    before   what is done before it
     """
-    decided = any(kind_of(other) == "AsDiscrete" and True in listed(other.get("argmax")) for other in before)
-    known = {
-        "keys",
-        "applied_labels",
-        "is_onehot",
-        "independent",
-        "connectivity",
-        "num_components",
-        "allow_missing_keys",
-    }
+    others = _has_others(item, "applied_labels", "is_onehot", "independent", "connectivity", "num_components")
     plain = item.get("is_onehot") in (None, False) and item.get("num_components", 1) == 1
-    neighbours = {1: 6, 3: 26, None: 26}.get(item.get("connectivity"))
+    neighbours = _NEIGHBOURS.get(item.get("connectivity"))
     wanted = item.get("applied_labels")
     named = [str(value) for value in listed(wanted)] if wanted is not None else None
-    if not decided or not plain or neighbours is None or {k for k in item if not k.startswith("_")} - known:
-        return None
+    if not _decided(before) or not plain or neighbours is None or others:
+        return []
     step: Document = {"step": "largest", "neighbours": neighbours}
     if named is not None:
         step["structures"] = named
-    return step if item.get("independent", True) else {**step, "together": True}
+    return [step if item.get("independent", True) else {**step, "together": True}]
 
 
 def _fills(item: Facts, before: Sequence[Document], said: Said) -> list[Document]:
     """The steps of `after` that FillHoles is: one structure after the other gets all that it encloses; or none.
 
-    before   what is done before it: labels have to stand
+    before   what is done before it: one label map has to stand at last, not a channel for each label
     """
     last = next((other for other in reversed(before) if kind_of(other) == "AsDiscrete"), {})
-    neighbours = {1: 6, 3: 26, None: 26}.get(item.get("connectivity"))
+    neighbours = _NEIGHBOURS.get(item.get("connectivity"))
     values = listed(item.get("applied_labels") or [*range(1, said.network.outputs or 0)])
-    known = {"keys", "applied_labels", "connectivity", "allow_missing_keys"}
     whole = all(isinstance(value, int) for value in values)
     stands = True in listed(last.get("argmax")) and not any(listed(last.get("to_onehot")))
-    if not stands or not whole or neighbours is None or {k for k in item if not k.startswith("_")} - known:
+    if not stands or not whole or neighbours is None or _has_others(item, "applied_labels", "connectivity"):
         return []
     return [
         {"step": "fill", "structures": [str(value)], "others": True, "neighbours": neighbours}
         for value in sorted({*values} - {0})
     ]
+
+
+_STEPS = {"KeepLargestConnectedComponent": _largest, "FillHoles": _fills}
 
 
 def _other_values(items: Sequence[Document], said: Said) -> dict[int, int]:
@@ -117,8 +118,11 @@ def _other_values(items: Sequence[Document], said: Said) -> dict[int, int]:
         return {}
     place = kinds.index("MapLabelValue")
     have, want = (listed(items[place].get(key)) for key in ("orig_labels", "target_labels"))
-    decided = any(kind_of(other) == "AsDiscrete" and True in listed(other.get("argmax")) for other in items[:place])
-    if not decided or len(have) != len(want) or not all(isinstance(v, int) and v >= 0 for v in (*have, *want)):
+    if (
+        not _decided(items[:place])
+        or len(have) != len(want)
+        or not all(isinstance(v, int) and v >= 0 for v in (*have, *want))
+    ):
         return {}
     pairs = dict(zip(have, want, strict=True))
     found = {value: pairs.get(value, value) for value in range(said.network.outputs)}
