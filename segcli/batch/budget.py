@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.documents import Document
-from segcli.engines.host import beside
+from segcli.engines.host import room_beside
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory
 from segcli.inference.decide import BLOCK
@@ -129,7 +129,8 @@ def plan_case(
             rate = window_cost(own, engine)
         rate = tried(scan.grid, prepared, own, engine, rate)
         room = available() if limit is None else limit - resident()
-        on_file = sums_bytes(own, parts[-1], rate.batch) + beside(held(own, parts[-1], rate.batch)) > room
+        left = room_beside(shape_of_sums(own, parts[-1], rate.batch))
+        on_file = sums_bytes(own, parts[-1], rate.batch) + left > room
         before = sum(prepared.seconds.values())
         needs.append(needed(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
         on_disk |= on_file
@@ -228,11 +229,11 @@ def resampled(scan: Grid, wanted: Grid) -> int:
 def sums_bytes(card: ModelCard, part: Grid, batch: int = 1) -> int:
     """The sums of logits and of weights, of windows or slices that come `batch` at a time."""
     each = 2 if card.window.sums == "float16" else 4
-    return each * math.prod(held(card, part, batch))
+    return each * math.prod(shape_of_sums(card, part, batch))
 
 
-def held(card: ModelCard, part: Grid, batch: int = 1) -> tuple[int, ...]:
-    """The shape of the sums, those of weights as one class more."""
+def shape_of_sums(card: ModelCard, part: Grid, batch: int = 1) -> tuple[int, ...]:
+    """(K + 1, d, h, w) of the sums of K classes' logits and, as one class more, of weights; `batch` as there."""
     window = fitted(card.window, part.shape)
     return len(card.decide.values) + 1, *sums_shape(at_least(part.shape, window.size), window, batch)
 

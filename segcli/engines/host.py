@@ -59,10 +59,10 @@ class HostEngine(Blending):
         return partial(summed_in, self)
 
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        return no_sums(shape, self.max_ram, self._taken)
+        return empty_sums(shape, self.max_ram, self._taken)
 
     def halves(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
-        return no_sums(shape, self.max_ram, self._taken, np.float16)
+        return empty_sums(shape, self.max_ram, self._taken, np.float16)
 
     def add(
         self, total: NDArray[np.float32], at: Box, logits: NDArray[np.float32], weight: NDArray[np.float32]
@@ -105,14 +105,14 @@ class HostEngine(Blending):
         return mean
 
 
-def no_sums(
+def empty_sums(
     shape: tuple[int, ...], max_ram: int | None, fallbacks: list[str], dtype: type[np.floating[Any]] = np.float32
 ) -> NDArray[Any]:
-    """Sums (K, d, h, w) of nothing yet; see `memory.zeros`."""
-    return zeros(shape, max_ram, fallbacks, beside(shape), dtype)
+    """Sums (K, d, h, w) to which nothing is added yet; see `memory.zeros`."""
+    return zeros(shape, max_ram, fallbacks, room_beside(shape), dtype)
 
 
-def beside(shape: tuple[int, ...]) -> int:
+def room_beside(shape: tuple[int, ...]) -> int:
     """Bytes to leave beside sums (K, d, h, w): slabs grow with the cores, and two of them are there at a time."""
     whole = 4 * math.prod(shape)
     return max(RESERVE, 2 * min(whole, slab_bytes(whole // min(shape[-3:]))))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in
-from segcli.engines.host import no_sums
+from segcli.engines.host import empty_sums
 from segcli.engines.quicker import channels_last, in_half, in_its_order, keeps_channels_last, quicker
 from segcli.engines.torch_memory import Device, Shown
 from segcli.engines.torch_others import operators
@@ -69,10 +69,10 @@ class TorchCPU(Blending):
         return logits
 
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(no_sums(shape, self.max_ram, self._taken))
+        return torch.from_numpy(empty_sums(shape, self.max_ram, self._taken))
 
     def halves(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
-        return no_sums(shape, self.max_ram, self._taken, np.float16)
+        return empty_sums(shape, self.max_ram, self._taken, np.float16)
 
     def add(self, total: Tensor, at: Box, logits: Tensor, weight: NDArray[np.float32]) -> None:
         with settings(self.threads):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcli.engines.host import no_sums
+from segcli.engines.host import empty_sums
 from segcli.engines.table import Choice, Run
 from segcli.engines.torch_state import alone, bounded
 from segcli.errors import OutOfMemory, cause_of
@@ -133,7 +133,7 @@ class Device:
         except RuntimeError as error:
             short(error)
             self.taken.append("out of GPU memory: a model's answer lies in the computer's memory")
-            total = Total(torch.from_numpy(no_sums(shape, self._max_ram, self.taken)))
+            total = Total(torch.from_numpy(empty_sums(shape, self._max_ram, self.taken)))
         self._sums.add(total)
         return total
 
@@ -182,7 +182,7 @@ class Device:
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._sums_on_host or self.left:
             numbers = np.float16 if dtype == torch.float16 else np.float32
-            return torch.from_numpy(no_sums(shape, self._max_ram, self.taken, numbers))
+            return torch.from_numpy(empty_sums(shape, self._max_ram, self.taken, numbers))
         return torch.zeros(shape, dtype=dtype, device=self.place)
 
     def _step_down(self, cause: str, count: int) -> None:

@@ -290,10 +290,10 @@ def test_what_is_left_beside_sums_grows_with_the_cores_as_slabs_do(monkeypatch: 
     sums, left = (118, 97, 300, 300), []
     for cores in (2, 16):
         monkeypatch.setattr(windows, "cores", partial(int, cores))
-        left.append(host.beside(sums))
+        left.append(host.room_beside(sums))
         assert left[-1] == 2 * windows.slab_bytes(4 * 118 * 300 * 300)
     assert left[0] < 1 << 29 < 1 << 30 < left[1]
-    assert host.beside((3, 17, 20, 20)) == memory.RESERVE
+    assert host.room_beside((3, 17, 20, 20)) == memory.RESERVE
 
 
 @pytest.mark.slow
