@@ -205,8 +205,12 @@ def test_structures_that_are_dissolved_go_to_those_that_they_touch_as_one() -> N
 @pytest.mark.parametrize(("connectivity", "neighbours"), [(1, 6), (3, 26)])
 def test_holes_are_filled_as_monais_FillHoles_does(connectivity: int, neighbours: int) -> None:
     """A structure after the other, also where one encloses another and where a hole is open through a corner alone."""
-    data = ((np.random.default_rng(3).random((7, 9, 8)) * 3.7).astype(np.uint8) % 3)[None]
+    data = ((np.random.default_rng(3).random((17, 9, 8)) * 3.7).astype(np.uint8) % 3)[None]
     data[0, 1:6, 1:7, 1:7] = np.maximum(data[0, 1:6, 1:7, 1:7], 1)
+    data[0, 7:] = 0
+    data[0, 8:12, 1:6, 1:6], data[0, 9:11, 2:5, 2:5], data[0, 9, 3, 3] = 1, 0, 2  # around a hole with another one in it
+    data[0, 13:16, 2:5, 2:5], data[0, 14, 3, 3], data[0, 13, 2, 2] = 2, 0, 0  # around a hole that is open at a corner
+    before = data.copy()
     steps = [FillStep(structures=(name,), others=True, neighbours=neighbours) for name in ("one", "two")]
     done, _ = after(volume(data[0]), NAMES, steps)
     for value in (1, 2):  # monai.transforms.utils.fill_holes
@@ -214,3 +218,6 @@ def test_holes_are_filled_as_monais_FillHoles_does(connectivity: int, neighbours
         beyond = binary_dilation(np.zeros(data.shape[1:]), way, -1, mask=data[0] != value, border_value=1)
         data[0, ~beyond] = value
     np.testing.assert_array_equal(done.data, data)
+    assert np.all(data[0, 9:11, 2:5, 2:5] == 1)
+    assert (data[0, 14, 3, 3] == 2) == (neighbours == 6)
+    assert np.count_nonzero(data != before) >= 18
