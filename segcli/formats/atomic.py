@@ -324,7 +324,7 @@ def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) 
 
 
 def _is_left(path: Path, host: str, pid: int) -> bool:
-    """Whether the process that made a temporary file is gone."""
+    """Whether the process that made a temporary file is gone; of one of another host, whether the file is old."""
     if host == _HOST:
         return not _runs(pid)
     try:

@@ -84,7 +84,6 @@ def _label_maps(folder: Path, deep: bool) -> list[Path]:
     What segcli writes beside label maps, as probabilities, is none; nor are masks, unless their own folder is meant. A
     link that leads nowhere may be one: what is missing is not left out of a mean.
     """
-
     known = endings()
     return [
         path
@@ -157,12 +156,12 @@ def _referring(want: dict[str, Path], have: dict[str, Path], ref: Path) -> dict[
         by_series.setdefault(_series(path), []).append(name)
     found: dict[str, Path] = {}
     for own, path in want.items():
-        said = refers_to(path)
-        mine = by_series.get(digits(said[0]), []) if said[0] else []
+        series, patient, study = refers_to(path)
+        mine = by_series.get(digits(series), []) if series else []
         if len(mine) > 1:
             told = f"{path.name}: {have[mine[0]].name} and {have[mine[1]].name} are of the series that it refers to"
             raise InputError(told, hint="take one of them out of the folder of predictions")
-        name = next((name for name in (*mine, own, *said) if name in have), own)
+        name = next((name for name in (*mine, own, series, patient, study) if name in have), own)
         if name in found:
             told = f"{ref.name}: {found[name].relative_to(ref)} and {path.relative_to(ref)} are of one prediction"
             raise InputError(f"{told}, {have[name].name}", hint="take one of them out of the folder")

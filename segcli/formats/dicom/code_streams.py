@@ -86,8 +86,9 @@ def coded_samples(stream: bytes) -> Samples:
 def coded_with_loss(stream: bytes) -> bool:
     """Whether a JPEG, JPEG-LS or JPEG 2000 code stream, or its beginning, is of a process that loses something.
 
-    JPEG's are lossless by the third bit of four in the frame's marker (T.81 B.1.1.3), JPEG-LS where a sample may be 0
-    off (NEAR, T.87 C.2.3), JPEG 2000 where its wavelets are reversible (T.800 A.6.1).
+    JPEG loses nothing where the marker of its frame is SOF3, 7, 11 or 15 (T.81 B.1.1.3), JPEG-LS where samples may be 0
+    off (NEAR, T.87 C.2.3), JPEG 2000 where its wavelets are reversible (T.800 A.6.1). What does not say it, as a head
+    that is too short, counts as without loss.
     """
     start = _size_of_2000(stream)
     if start is not None:
@@ -96,9 +97,12 @@ def coded_with_loss(stream: bytes) -> bool:
     if at is None:
         return False
     if stream[at + 1] != 0xF7:
-        return stream[at + 1] & 3 != 3
+        return stream[at + 1] not in (0xC3, 0xC7, 0xCB, 0xCF)
     scan = next((at for marker, at in _segments(stream, 2) if marker == 0xDA), None)
-    return scan is not None and stream[scan + 5 + 2 * stream[scan + 4] :][:1] not in (b"", b"\0")
+    if scan is None:
+        return False
+    near = scan + 5 + 2 * stream[scan + 4]  # behind the components of the scan, two bytes each
+    return stream[near : near + 1] not in (b"", b"\0")
 
 
 def are_meant(coded: Samples, said: Samples, low: int, top: int) -> bool:

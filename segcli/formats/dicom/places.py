@@ -113,13 +113,13 @@ def _indexed(path: Path) -> Iterator[Path]:
     """
     import pydicom
 
-    below: dict[str, list[Path]] = {}
-    called: dict[str, list[Path]] = {}
+    exact: dict[str, list[Path]] = {}
+    alike: dict[str, list[Path]] = {}
     for file in files_below(path.parent):
         name = file.relative_to(path.parent).as_posix().lower()
-        below.setdefault(name, []).append(file)
-        called.setdefault(_plain(name), []).append(file)
-    below = called | below
+        exact.setdefault(name, []).append(file)
+        alike.setdefault(_plain(name), []).append(file)
+    below = alike | exact
     try:
         records = pydicom.dcmread(path).DirectoryRecordSequence
         named = [record.ReferencedFileID for record in records if record.get("ReferencedFileID")]
