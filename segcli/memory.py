@@ -104,7 +104,7 @@ def total() -> int:
     return min([_machine()[0], *(limit for limit, _ in (*_groups(), *_job()))])
 
 
-def more(otherwise: str = "use a machine with more memory") -> str:
+def remedy(otherwise: str = "use a machine with more memory") -> str:
     """What to do where memory is short, as a hint; `otherwise` where it is not a job's."""
     given = next((limit for limit, _ in _job()), None)
     if given is None or given > total():

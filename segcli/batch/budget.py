@@ -22,7 +22,7 @@ from segcli.inference.engine import Engine
 from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
 from segcli.inference.windows import WindowPlan, fitted, padded, slab_bytes, starts, stream_axis, sums_shape, windows
-from segcli.memory import available, more, peak_memory, resident
+from segcli.memory import available, peak_memory, remedy, resident
 from segcli.models.after import RefineStep
 from segcli.models.card import ModelCard
 from segcli.parallel import cores
@@ -264,7 +264,7 @@ def refuse_too_large(scan: Grid, itemsize: int, card: ModelCard, *, limit: int |
     if need > room:
         raise OutOfMemory(
             f"{need / 1e9:.1f} GB of memory are needed, {room / 1e9:.1f} GB may be used",
-            hint=more() if limit is None else "give more --max-ram",
+            hint=remedy() if limit is None else "give more --max-ram",
         )
 
 

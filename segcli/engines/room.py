@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from segcli.errors import OutOfMemory
-from segcli.memory import available, more, resident
+from segcli.memory import available, remedy, resident
 from segcli.models.card import ModelCard
 
 # Bytes that networks hold for each voxel of a window at most, as a rule: what is far below the room is not counted.
@@ -32,7 +32,7 @@ def refuse_too_large(card: ModelCard, max_ram: int | None, need: Callable[[], in
         raise OutOfMemory(
             f"{card.name}: its network takes {wanted / 1e9:.1f} GB of memory for one window of {d} x {h} x {w} voxels "
             f"(patch_size), {max(room, 0) / 1e9:.1f} GB may be used",
-            hint=more() if max_ram is None else "give more --max-ram",
+            hint=remedy() if max_ram is None else "give more --max-ram",
         )
 
 

@@ -416,7 +416,7 @@ def _room(path: Path, count: int) -> NDArray[np.uint8]:
     if count > free:
         raise OutOfMemory(
             f"{path.name}: too large: its voxels need {count / 2**20:,.0f} MiB of memory, {free / 2**20:,.0f} are free",
-            hint=memory.more("close other programs, or use a machine with more memory"),
+            hint=memory.remedy("close other programs, or use a machine with more memory"),
         )
     return np.empty(count, np.uint8)
 

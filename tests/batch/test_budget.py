@@ -234,7 +234,7 @@ def test_what_a_job_of_slurm_was_given_is_what_there_is(
     monkeypatch.setattr(memory, "resident", lambda: 1 << 30)
     expected = (64 << 30, 60 << 30) if mebibytes is None else (mebibytes << 20, (mebibytes - 1024) << 20)
     assert (memory.total(), memory.available()) == expected
-    assert memory.more().startswith(
+    assert memory.remedy().startswith(
         "use a machine" if mebibytes is None else f"the job was given {expected[0] / 1e9:.1f}"
     )
 
