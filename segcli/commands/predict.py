@@ -57,7 +57,7 @@ from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Given
-    from segcli.batch.outputs import Destination
+    from segcli.batch.outputs import Destination, Option
     from segcli.batch.selection import Selection
     from segcli.batch.stages import Options
     from segcli.engines.opening import Opening
@@ -156,16 +156,21 @@ class Outputs:
         """Whether the label map goes to stdout."""
         return self.output is not None and str(self.output) == "-"
 
+    @property
+    def kinds(self) -> dict[Option, tuple[str, ...]]:
+        """What was given to each option that names kinds of outputs."""
+        return {
+            "--write": several(*self.write or ()),
+            "--report": several(*self.report or ()),
+            "--tables": several(self.tables),
+        }
+
     def option_of(self, kind: str) -> str | None:
         """The option that a kind of output is one of, with what was given to it; None where nothing was."""
         from segcli.batch.outputs import choices
 
-        given = (
-            ("--write", choices("--write"), several(*self.write or ())),
-            ("--report", choices("--report"), several(*self.report or ())),
-            ("--tables", choices("--tables"), several(self.tables)),
-        )
-        return next((f"{option} {','.join(named)}" for option, known, named in given if named and kind in known), None)
+        given = ((option, named) for option, named in self.kinds.items() if named)
+        return next((f"{option} {','.join(named)}" for option, named in given if kind in choices(option)), None)
 
     def destination(self) -> Destination:
         from segcli.batch.names import folder_or_file
@@ -173,13 +178,14 @@ class Outputs:
         from segcli.batch.outputs import Destination, choices
 
         folder, file = (None, None) if self.output is None or self.streamed else folder_or_file(self.output)
+        made = {option: all_choices(option, named, choices(option)) for option, named in self.kinds.items()}
         to = Destination(
             folder=folder,
             file=file,
             overwrite=self.overwrite,
-            forms=all_choices("--write", several(*self.write or ()) or ("nifti",), choices("--write")),
-            reports=all_choices("--report", several(*self.report or ()), choices("--report")),
-            tables=all_choices("--tables", several(self.tables), choices("--tables")),
+            forms=made["--write"] or ("nifti",),
+            reports=made["--report"],
+            tables=made["--tables"],
             split=self.split,
             layout=choice("--layout", self.layout, ("flat", "bids")),
             stats=choice("--stats-format", self.stats_format, ("segcli", "totalseg")),
