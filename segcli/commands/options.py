@@ -237,13 +237,13 @@ _MEANT = {
     "--device cpu": "--cpu --no-gpu",
     "--output": "--o --out --out-dir --outdir --output-dir --output-folder --output-file --save-dir --dest",
     "--classes": "--labels --label --roi --rois --roi-subset --structures --organs --class",
-    "--model": "--task --weights --checkpoint --ckpt --network --net --dataset",
+    "--model": "-d --task --weights --checkpoint --chk --ckpt --network --net --dataset",
     "--overwrite": "--force --clobber --yes",
     "--tta": "--mirror --mirroring --flip --augment",
     "--precision float16": "--fp16 --float16",
     "--precision bfloat16": "--bf16 --bfloat16",
     "--precision": "--amp --mixed-precision --dtype",
-    "--threads": "--workers --num-workers --nproc --cores --n-threads --num-threads",
+    "--threads": "--workers --num-workers --nproc --npp --nps --cores --n-threads --num-threads",
     "--batch": "--batch-size --sw-batch-size",
     "--overlap": "--step-size --tile-step-size --stride",
     "--max-ram": "--memory --ram",
@@ -293,8 +293,13 @@ _ALIKE = 0.7  # of two spellings, 0 to 1, below which one is no slip of the othe
 
 def meant(word: str, known: Collection[str]) -> str | None:
     """The option of a command that other programs call by this word, with its value where one is meant."""
-    word = word.replace("_", "-")  # as nnU-Net and TotalSegmentator write it
+    word = _spelt_as_ours(word)
     return next((ours for ours, words in _MEANT.items() if word in words.split() and ours.split()[0] in known), None)
+
+
+def _spelt_as_ours(word: str) -> str:
+    """An option as nnU-Net and TotalSegmentator write it, with one dash or `_` between words, with ours."""
+    return word if len(word) == 2 else f"--{word.lstrip('-').replace('_', '-')}"
 
 
 def command_meant(word: str) -> str | None:
@@ -310,7 +315,7 @@ def advice(word: str, known: Collection[str]) -> str:
     """The end of a refusal of an option: why it is not needed, what is meant, what is spelt like it, or nothing."""
     import difflib  # for refusals alone
 
-    plain = word.replace("_", "-")
+    plain = _spelt_as_ours(word)
     if reason := next((reason for reason, words in _NEEDLESS.items() if plain in words.split()), None):
         return f": {reason}"
     bare = {flag.lstrip("-"): flag for flag in known if flag.startswith("--")}

@@ -214,6 +214,8 @@ def _ask(error: Any) -> None:
         return
     known = {flag for parameter in error.ctx.command.params for flag in parameter.opts} if error.ctx else set()
     name = getattr(error, "option_name", "")
+    if len(name) == 2:  # the first letter of a word with one dash, as nnU-Net writes them
+        name = next((word for word in sys.argv if word.startswith(name)), name)
     said = f"No such option: {name}" if name else error.message  # versions of Click say it in their own ways
     group = bool(error.ctx) and hasattr(error.ctx.command, "commands")
     told = advice(name, known) or (": options stand behind a command, as in `segcli predict SCAN`" if group else "")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from runs import command
 from typer.testing import CliRunner
 
 from segcli import commands
@@ -132,7 +133,7 @@ def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, wor
 
     done = run(command, "a.nii", word)
     assert done.returncode == 2
-    assert f"No such option: {word}; did you mean {ours}?" in done.stderr.decode()
+    assert f"No such option: {word}; did you mean {ours}?".encode() in done.stderr.decode()
 
 
 def test_an_option_before_the_command_is_told_where_it_stands():
@@ -152,6 +153,7 @@ def test_an_option_before_the_command_is_told_where_it_stands():
         ("--ml", "--ml: one label map of all structures is what is written"),
         ("--disable_tta", "--disable_tta: mirrored copies are averaged with --tta alone"),
         ("--roi_subset", "--roi_subset; did you mean --classes?"),
+        ("-precision", "-precision; did you mean --precision?"),
         ("--save_probabilities", "--save_probabilities; did you mean --write probabilities?"),
         ("--dry-run", "--dry-run: `segcli plan` says beforehand what a run needs"),
         ("-o", "-o: the result goes to stdout, and into a file with > FILE"),
@@ -179,6 +181,14 @@ def test_a_command_that_does_not_exist_is_answered_by_what_is_meant(word, ours, 
     refused = CliRunner().invoke(app, [word]).exception
     assert isinstance(refused, UsageError)
     assert refused.message == f"no command is called {word!r}; did you mean `segcli {ours}`?"
+
+
+def test_an_option_with_one_dash_is_told_whole(tmp_path):
+    """nnU-Net's -step_size was "No such option: -s"."""
+    for word, ours in (("-step_size", "--overlap"), ("-device", "--device"), ("-d", "--model")):
+        done = command("predict", "a.nii", word, "0", cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"No such option: {word}; did you mean {ours}?".encode() in done.stderr
 
 
 def test_each_command_that_is_meant_exists():
