@@ -133,7 +133,7 @@ def test_an_option_that_does_not_exist_is_answered_by_what_is_meant(command, wor
 
     done = run(command, "a.nii", word)
     assert done.returncode == 2
-    assert f"No such option: {word}; did you mean {ours}?".encode() in done.stderr.decode()
+    assert f"No such option: {word}; did you mean {ours}?" in done.stderr.decode()
 
 
 def test_an_option_before_the_command_is_told_where_it_stands():
@@ -188,7 +188,7 @@ def test_an_option_with_one_dash_is_told_whole(tmp_path):
     for word, ours in (("-step_size", "--overlap"), ("-device", "--device"), ("-d", "--model")):
         done = command("predict", "a.nii", word, "0", cwd=tmp_path)
         assert done.returncode == 2
-        assert f"No such option: {word}; did you mean {ours}?".encode() in done.stderr
+        assert f"No such option: {word}; did you mean {ours}?" in done.stderr.decode()
 
 
 def test_each_command_that_is_meant_exists():
