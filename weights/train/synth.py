@@ -218,7 +218,10 @@ def mr_like(table: Table, rng: Generator) -> Contrast:
 
 
 def apart(mean: np.ndarray, table: Table, rng: Generator) -> np.ndarray:
-    """(rows,) the same means, `NEAR_CORTEX` brought away from the cortex, outer white matter nearer to it."""
+    """(rows,) the same means, those of `NEAR_CORTEX` moved away from the cortex's and of outer white matter towards it.
+
+    A table without cortex or white matter keeps its means.
+    """
     cortex, white = (mean[table.among(*values)] for values in (CORTEX, WHITE))
     if not len(cortex) or not len(white):
         return mean

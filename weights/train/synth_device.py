@@ -80,9 +80,9 @@ def _drawn(rows: Tensor, points: Tensor, contrast: Contrast, rng: Generator, nor
 
     The whole head is filtered: to cut it where the points lie, the device would have to be waited for.
     """
-    tensors = {name: getattr(contrast, name).to(points.device) for name in ("mean", "deviation", "whole")}
-    there = replace(contrast, **tensors)
-    fine = there.mean[rows.long()]
+    mean, deviation, whole = (v.to(points.device) for v in (contrast.mean, contrast.deviation, contrast.whole))
+    there = replace(contrast, mean=mean, deviation=deviation, whole=whole)
+    fine = mean[rows.long()]
     for axis in range(3):
         n = fine.shape[axis] - 2
         inner = (fine.narrow(axis, 0, n) + fine.narrow(axis, 1, n) + fine.narrow(axis, 2, n)) / 3
