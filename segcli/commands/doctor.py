@@ -74,7 +74,6 @@ def libraries() -> dict[str, str | None]:
 def diagnosis() -> Document:
     """machine: facts; engines: one row each with `works` and why not; weights: files; libraries: versions or None."""
     from segcli.engines.table import engines
-    from segcli.memory import available, free_is_told, total
     from segcli.models.library import cache_home, places
     from segcli.parallel import cores
 
@@ -84,9 +83,7 @@ def diagnosis() -> Document:
             "python": platform.python_version(),
             "system": platform.platform(terse=True),
             "cores": cores(),
-            "memory": f"{available() / 2**30:.1f} of {total() / 2**30:.1f} GiB free"
-            if free_is_told()
-            else f"{total() / 2**30:.1f} GiB; the system does not tell how much of it is free",
+            "memory": _memory(),
             "models": ", ".join(str(p) for p in places()),
             "cache": str(cache_home()),
         },
@@ -98,6 +95,16 @@ def diagnosis() -> Document:
         "weights": _weights(),
         "libraries": libraries(),
     }
+
+
+def _memory() -> str:
+    """How much memory there is, and how much of it is free where the system tells."""
+    from segcli.memory import available, free_is_told, total
+
+    whole = f"{total() / 2**30:.1f} GiB"
+    if free_is_told():
+        return f"{available() / 2**30:.1f} of {whole} free"
+    return f"{whole}; the system does not tell how much of it is free"
 
 
 def _weights() -> list[Document]:

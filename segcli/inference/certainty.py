@@ -45,8 +45,11 @@ def _diagonals(first: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.b
 
 def shared_axis(before: Grid, slab: Grid) -> int:
     """The axis along which a slab begins with the last plane of the slab before, which may be its only one."""
-    on = 2 * before.start_of(slab) + np.array(slab.shape) - np.array(before.shape)
-    return int(np.argmax(on)) if on.any() else int(np.argmin(slab.shape))  # of the same plane again nothing is new
+    start = before.start_of(slab)
+    beyond = start + np.array(slab.shape) - np.array(before.shape)  # how far it ends beyond the slab before
+    if not (start + beyond).any():  # the same plane again, of which nothing is new
+        return int(np.argmin(slab.shape))
+    return int(np.argmax(start + beyond))
 
 
 class Means:
