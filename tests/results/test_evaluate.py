@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from scipy.ndimage import gaussian_filter
 
-from segcli.errors import InputError, InputMissing
-from segcli.formats.dicom.series import digits
+from segcli.errors import InputError
 from segcli.results.evaluate import METRICS, Score, compare, evaluate, lost, rows, summarise, unscored
-from segcli.results.pairing import pair_folders
 from segcli.results.reference_labels import merged
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
@@ -169,186 +162,6 @@ def test_taking_a_structure_out_never_improves_a_score(seed: int) -> None:
             for old, new in zip(before, after, strict=True):
                 gain = getattr(new, metric) - getattr(old, metric)
                 assert (gain if higher else -gain) <= 0
-
-
-def test_leaving_a_case_out_of_a_folder_is_refused(tmp_path: Path) -> None:
-    for name in ("pred/a_seg.nii.gz", "ref/a.nii.gz", "ref/b.nii.gz"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(InputMissing, match=r"1 of 2 references have no prediction of the same name: b"):
-        pair_folders(tmp_path / "pred", tmp_path / "ref")
-
-
-def test_folders_are_paired_by_name_without_endings_and_roles(tmp_path: Path) -> None:
-    for name in ("pred/a_seg.nii.gz", "pred/b.x_seg.nrrd", "pred/c.nii", "ref/a_label.mha", "ref/b.x.nii.gz"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    pairs, extra = pair_folders(tmp_path / "pred", tmp_path / "ref")
-    assert [(case, p.name, r.name) for case, p, r in pairs] == [
-        ("a", "a_seg.nii.gz", "a_label.mha"),
-        ("b.x", "b.x_seg.nrrd", "b.x.nii.gz"),
-    ]
-    assert extra == ["c.nii has no reference and is not scored"]
-
-
-def test_derivatives_are_paired_with_references_that_another_program_made_or_nobody_named(tmp_path: Path) -> None:
-    def paired(pred: tuple[str, ...], ref: tuple[str, ...]) -> list[str]:
-        with TemporaryDirectory(dir=tmp_path) as folder:
-            for part, names in (("pred", pred), ("ref", ref)):
-                for name in names:
-                    path = Path(folder, part, name)
-                    path.parent.mkdir(exist_ok=True, parents=True)
-                    path.touch()
-            return [case for case, _, _ in pair_folders(Path(folder, "pred"), Path(folder, "ref"))[0]]
-
-    ours = ("sub-1/anat/sub-1_seg-uxnet_dseg.nii.gz", "sub-2/anat/sub-2_seg-uxnet_desc-FLAIR_dseg.nii.gz")
-    assert paired(ours, ("sub-1/anat/sub-1_dseg.nii.gz",)) == ["sub-1/anat/sub-1"]
-    theirs = tuple(name.replace("uxnet", "aseg") for name in ours)
-    assert paired(ours, theirs) == ["sub-1/anat/sub-1_seg-aseg", "sub-2/anat/sub-2_seg-aseg_desc-FLAIR"]
-    assert paired(ours, theirs) == paired(theirs, theirs)  # so that two predictions can be compared
-    several = ("sub-1_seg-a_dseg.nii.gz", "sub-1_seg-b_dseg.nii.gz")
-    assert paired(several, several) == ["sub-1_seg-a", "sub-1_seg-b"]
-    for pred, ref in ((several, ("sub-1_dseg.nii.gz",)), (("sub-1_seg-c_dseg.nii.gz",), several)):
-        with pytest.raises(InputMissing, match="have no prediction of the same name"):
-            paired(pred, ref)
-    with pytest.raises(InputMissing, match="1 of 2 references"):  # one has its own name: no other is guessed
-        paired(("1_seg-a.nii", "2_seg-a.nii"), ("1_seg-a.nii", "2_seg-b.nii"))
-
-
-def made(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(exist_ok=True, parents=True)
-        (folder / name).touch()
-    return folder
-
-
-def test_names_of_bids_are_compared_more_loosely_where_none_is_in_both_and_that_is_told(tmp_path: Path) -> None:
-    pred = made(tmp_path / "pred", "sub-1_seg-uxnet_dseg.nii.gz", "sub-2_seg-uxnet_dseg.nii.gz")
-    for number, name in enumerate(("sub-{}_T1w_seg.nii.gz", "sub-{}_desc-manual_dseg.nii.gz")):
-        ref = made(tmp_path / f"ref{number}", name.format(1), name.format(2))
-        pairs, told = pair_folders(pred, ref)
-        assert [truth.name for _, _, truth in pairs] == [name.format(k) for k in (1, 2)]
-        said = "seg- and desc-" if number else "seg-"
-        first = f"sub-1_seg-uxnet_dseg.nii.gz with {name.format(1)}"
-        assert told == [f"names are compared without {said}: {first}"]
-    elsewhere = made(tmp_path / "ref", "sub-1_space-MNI152_dseg.nii.gz", "sub-2_space-MNI152_dseg.nii.gz")
-    with pytest.raises(InputMissing, match="2 of 2 references"):
-        pair_folders(pred, elsewhere)
-
-
-def test_names_are_equal_however_accents_are_put_together_and_slicers_ending_is_none_of_them(tmp_path: Path) -> None:
-    pred = made(tmp_path / "pred", "cafe\u0301_seg.nii.gz", "b.seg.nrrd")
-    ref = made(tmp_path / "ref", "caf\u00e9.nii.gz", "b.nii.gz")
-    assert [case for case, _, _ in pair_folders(pred, ref)[0]] == ["b", "caf\u00e9"]
-
-
-def test_a_reference_that_is_a_broken_link_or_behind_a_link_is_not_left_out(tmp_path: Path) -> None:
-    made(tmp_path / "store", "b.nii.gz")
-    pred, ref = made(tmp_path / "pred", "a.nii.gz"), made(tmp_path / "ref", "a.nii.gz")
-    (ref / "more").symlink_to(tmp_path / "store")
-    with pytest.raises(InputMissing, match="1 of 2 references have no prediction of the same name: more/b"):
-        pair_folders(pred, ref)
-    (ref / "more").unlink()
-    (ref / "b.nii.gz").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputMissing, match="1 of 2 references have no prediction of the same name: b"):
-        pair_folders(pred, ref)
-
-
-def segmentation(path: Path, series: str, patient: str = "p", number: int = 1) -> None:
-    """What a DICOM Segmentation says of what it is of; without labels."""
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = SegmentationStorage
-    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
-    made.Modality, made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = "SEG", patient, "1.3", "1.4"
-    made.ReferencedSeriesSequence = [Dataset()]
-    made.ReferencedSeriesSequence[0].SeriesInstanceUID = series
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made.save_as(path, enforce_file_format=True)
-
-
-def test_dicom_segmentations_are_paired_by_what_they_refer_to_and_by_name(tmp_path: Path) -> None:
-    made(pred := tmp_path / "pred", "x/series-003-one_seg.nii.gz", "b_seg.nii.gz", "c.nii.gz", "p4.nii.gz")
-    facts = {"segcli_record": 1, "source": {"series": f"series-003-{digits('1.2.3')}"}}
-    (pred / "x" / "series-003-one_seg.json").write_text(json.dumps(facts))
-    segmentation(tmp_path / "ref" / "IM000001", "1.2.3")
-    segmentation(tmp_path / "ref" / "b_seg.dcm", "1.9")
-    segmentation(tmp_path / "ref" / "c" / "1-1.dcm", "1.9")
-    segmentation(tmp_path / "ref" / "1-4.dcm", "1.9", "p4")
-    pairs, told = pair_folders(pred, tmp_path / "ref")
-    assert {case: (mine.name, truth.name) for case, mine, truth in pairs} == {
-        "IM000001": ("series-003-one_seg.nii.gz", "IM000001"),
-        "b": ("b_seg.nii.gz", "b_seg.dcm"),
-        "c": ("c.nii.gz", "1-1.dcm"),
-        "1-4": ("p4.nii.gz", "1-4.dcm"),
-    }
-    assert told == []
-    segmentation(tmp_path / "ref" / "again.dcm", "1.2.3")
-    with pytest.raises(InputError, match=r"ref: IM000001 and again.dcm are of one prediction, series-003-one_seg"):
-        pair_folders(pred, tmp_path / "ref")
-    (tmp_path / "ref" / "again.dcm").write_bytes(b"")
-    with pytest.raises(InputError, match=r"again.dcm"):
-        pair_folders(pred, tmp_path / "ref")
-    (tmp_path / "ref" / "again.dcm").unlink()
-    (pred / "b_seg.json").write_text(json.dumps(facts))
-    with pytest.raises(InputError, match=r"IM000001: .* are of the series that it refers to"):
-        pair_folders(pred, tmp_path / "ref")
-
-
-def test_a_folder_of_dicom_files_without_a_segmentation_holds_no_references(tmp_path: Path) -> None:
-    with pytest.raises(InputMissing, match="no label map found"):
-        pair_folders(made(tmp_path / "pred", "a.nii.gz"), made(tmp_path / "ref", "a.txt"))
-
-
-def test_predictions_in_subfolders_are_named_where_the_references_lie_in_none(tmp_path: Path) -> None:
-    with pytest.raises(InputMissing) as refused:
-        pair_folders(made(tmp_path / "pred", "x/a_seg.nii.gz"), made(tmp_path / "ref", "a.nii.gz"))
-    assert "predictions in subfolders (x/a_seg.nii.gz)" in str(refused.value.hint)
-
-
-def test_what_lies_beside_label_maps_of_two_runs_is_no_case(tmp_path: Path) -> None:
-    for run in ("one", "other"):
-        (tmp_path / run).mkdir()
-        for name in ("a_seg.nii.gz", "a_probseg.nii.gz", "a_disagreement.nii.gz"):
-            (tmp_path / run / name).touch()
-    pairs, extra = pair_folders(tmp_path / "one", tmp_path / "other")
-    assert [case for case, _, _ in pairs] == ["a"]
-    assert extra == []
-
-
-def test_references_in_subfolders_are_paired_by_their_folders_too(tmp_path: Path) -> None:
-    for name in ("pred/x/a_seg.nii.gz", "pred/y/a_seg.nii.gz", "pred/z.nii", "ref/x/a.nii.gz", "ref/y/a.nii.gz"):
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).touch()
-    pairs, extra = pair_folders(tmp_path / "pred", tmp_path / "ref")
-    assert [(case, p.parent.name, r.parent.name) for case, p, r in pairs] == [("x/a", "x", "x"), ("y/a", "y", "y")]
-    assert extra == ["z.nii has no reference and is not scored"]
-
-
-def test_a_reference_in_a_subfolder_counts_beside_those_above_and_masks_are_no_cases(tmp_path: Path) -> None:
-    names = ["ref/a.nii.gz", "ref/x/b.nii.gz", "pred/a_seg.nii.gz", "pred/a_seg.dcm", "pred/a_seg/liver.nii.gz"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).touch()
-    (tmp_path / "pred" / "a_seg.json").write_text('{"segcli_record": 1}')
-    with pytest.raises(InputMissing, match=r"1 of 2 references have no prediction of the same name: x/b"):
-        pair_folders(tmp_path / "pred", tmp_path / "ref")
-    (tmp_path / "pred" / "x").mkdir()
-    (tmp_path / "pred" / "x" / "b_seg.nii.gz").touch()
-    pairs, extra = pair_folders(tmp_path / "pred", tmp_path / "ref")
-    assert [case for case, _, _ in pairs] == ["a", "x/b"]
-    assert extra == []
-    masks = tmp_path / "pred" / "a_seg"
-    assert pair_folders(masks, masks) == ([("liver", masks / "liver.nii.gz", masks / "liver.nii.gz")], [])
-
-
-def test_two_files_of_one_name_in_a_folder_are_refused(tmp_path: Path) -> None:
-    for name in ("ref/a.nii.gz", "ref/a_seg.nii.gz"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"a\.nii\.gz and a_seg\.nii\.gz would both be the case 'a'"):
-        pair_folders(tmp_path / "ref", tmp_path / "ref")
 
 
 @pytest.mark.parametrize("code", AXES_CODES[::5])
