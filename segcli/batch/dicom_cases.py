@@ -41,7 +41,7 @@ def in_folder(
     """
     from segcli.formats.dicom import places
 
-    flat = not any(p.is_dir() and p.name[0] != "." and not _is_output(p, output) for p in folder.iterdir())
+    flat = not any(p.is_dir() and not p.name.startswith(".") and not _is_output(p, output) for p in folder.iterdir())
     if not images and flat:
         if not any(folder.iterdir()):
             raise InputMissing(f"{name_of(folder)}: the folder is empty")
