@@ -14,7 +14,7 @@ from segcli.system import bytes_of
 _AFTER_SEG = re.compile(r"_(?:scale|res|den|label|prov|desc)-")
 
 
-def name_of(scan: str, model: str) -> str:
+def derivative_name(scan: str, model: str) -> str:
     """The name of a BIDS derivative, as far as the suffix (_dseg, _probseg): sub-01_T1w -> sub-01_seg-MODEL.
 
     The scan's own suffix is left out when it is T1w. Any other becomes desc-, the last of the entities, so that a FLAIR

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from segcli.batch.bids import name_of
+from segcli.batch.bids import derivative_name
 from segcli.batch.objects import Objects, Signed, refuse_unreferable, today
 from segcli.documents import Facts
 from segcli.errors import UsageError
@@ -116,7 +116,7 @@ class Destination:
             return self.file.with_name(base_of(self._stem))
         path = (self.folder or case.beside) / case.name
         if self.layout == "bids":
-            return path.with_name(name_of(path.name, "".join(c for c in model if c.isalnum())))
+            return path.with_name(derivative_name(path.name, "".join(c for c in model if c.isalnum())))
         return path
 
     @property

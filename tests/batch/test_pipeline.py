@@ -17,7 +17,7 @@ from scan_files import nifti
 
 from segcli import formats
 from segcli.batch import labelling, pipeline, stages
-from segcli.batch.bids import name_of
+from segcli.batch.bids import derivative_name
 from segcli.batch.cases import Case, cases
 from segcli.batch.events import unwatched
 from segcli.batch.names import is_own
@@ -377,7 +377,7 @@ def test_2_8_scans_of_one_subject_have_names_of_their_own_in_a_bids_tree(model, 
     ],
 )
 def test_a_bids_name_has_seg_and_desc_where_the_specification_puts_them(name, expected):
-    assert name_of(name, "m") == expected
+    assert derivative_name(name, "m") == expected
 
 
 def test_2_10_free_space_is_checked_before_the_network_runs(model, tmp_path, monkeypatch):

@@ -554,11 +554,9 @@ def test_holes_are_filled_and_labels_get_other_values_as_in_the_bundle(
     assert isinstance(largest, LargestStep)
     assert largest.structures == ("spleen",)
     assert not [note for note in imports.inspect(bundle).notes if "left out" in note]
-    for other in ({**to_seven, "target_labels": [0, 0]}, {**to_seven, "orig_labels": [0, 0]}):
-        said = imports.inspect(
-            edited(tmp_path / str(len([*tmp_path.iterdir()])), postprocessing=[*ARGMAX, other])
-        ).notes
-        assert "the bundle's MapLabelValue after the network is left out" in said
+    for name, wrong in (("joined", {"target_labels": [0, 0]}), ("twice", {"orig_labels": [0, 0]})):
+        other = edited(tmp_path / name, postprocessing=[*ARGMAX, {**to_seven, **wrong}])
+        assert "the bundle's MapLabelValue after the network is left out" in imports.inspect(other).notes
 
 
 @pytest.mark.parametrize(
