@@ -21,7 +21,7 @@ from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliE
 from segcli.folders import at_home
 from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.strangers import broken_link
-from segcli.formats.streams import bytes_of, name_of, reading, walk
+from segcli.formats.streams import bytes_of, name_of, not_searched, reading, walk
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
 from segcli.results.record import SEG
@@ -278,9 +278,8 @@ def _expand(
             tell(f"{name_of(path)}: sourcedata, of which the dataset was made, is left out")
     hidden: list[Path] = []
     there, packed = _without_derived(_images(path, output, hidden=hidden.append), tell), _archives(path, output)
-    if hidden:
-        shown = ", ".join(folder.relative_to(path).as_posix() for folder in hidden[:3]) + " ..." * (len(hidden) > 3)
-        tell(f"{name_of(path)}: hidden folders are not searched: {shown}")
+    for said in not_searched(path, hidden):
+        tell(said)
     files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
     files = without_time_series(files, tell) if len(channels) == 1 else files
     found = [replace(case, series=select.of_series, volume=volume) for case in _grouped(path, files, channels)]

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -70,6 +70,14 @@ def walk(
                 inside.append(name)
         folders[:] = inside
         yield Path(here), folders, sorted([*files, *others])
+
+
+def not_searched(folder: Path, hidden: Sequence[Path]) -> list[str]:
+    """The sentence about hidden folders below a folder; none without any."""
+    if not hidden:
+        return []
+    shown = ", ".join(path.relative_to(folder).as_posix() for path in hidden[:3]) + " ..." * (len(hidden) > 3)
+    return [f"{name_of(folder)}: hidden folders are not searched: {shown}"]
 
 
 def name_of(path: Path) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing
-from segcli.formats.streams import refusal, walk
+from segcli.formats.streams import not_searched, refusal, walk
 from segcli.formats.table import DICOM, endings, stem
 from segcli.results.record import is_masks, read_record
 
@@ -25,7 +25,9 @@ _LOOSER = (
 
 
 def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Cases that both folders hold, by the reference's name, and sentences: how names were compared, what has no score.
+    """Cases that both folders hold, by the reference's name, and sentences.
+
+    These say how names were compared, what is not searched, and what has no score.
 
     A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
     a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
@@ -38,7 +40,8 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     errors   InputMissing (66) when a reference has no prediction: a case that failed is not left out of a mean;
              InputError (65) when two files of a folder have one name, or a folder cannot be searched through
     """
-    below = _label_maps(ref, deep=True)
+    hidden: list[Path] = []
+    below = _label_maps(ref, deep=True, hidden=hidden.append)
     objects = [] if below else _segmentations(ref)
     deep = bool(objects) or len(below) > len(_label_maps(ref, deep=False))
     have = _by_name(pred, _label_maps(pred, deep) or _segmentations(pred))
@@ -60,7 +63,7 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
             hint=_instead(pred, sorted(have.keys() - want.keys()), deep),
         )
     pairs = [(called[want[name]], have[name], want[name]) for name in sorted(want)]
-    told = []
+    told = not_searched(ref, hidden)
     if without:
         _, mine, truth = pairs[0]
         told.append(f"names are compared without {' and '.join(without)}: {mine.name} with {truth.name}")
@@ -78,16 +81,18 @@ def _instead(pred: Path, spare: Sequence[str], deep: bool) -> str:
     return "predict them, or take them out of the folder of references"
 
 
-def _label_maps(folder: Path, deep: bool) -> list[Path]:
+def _label_maps(folder: Path, deep: bool, hidden: Callable[[Path], object] = lambda folder: None) -> list[Path]:
     """Files below the folder, or in it, that may be label maps: no hidden ones and no voxels beside a header.
 
     What segcli writes beside label maps, as probabilities, is none; nor are masks, unless their own folder is meant. A
     link that leads nowhere may be one: what is missing is not left out of a mean.
+
+    hidden   is told of each hidden folder
     """
     known = endings()
     return [
         path
-        for path in _files(folder, deep)
+        for path in _files(folder, deep, hidden)
         if path.name.lower().endswith(known)
         and (path.parent == folder or not is_masks(path.parent))
         and not stem(path).endswith(_BESIDE)
@@ -95,14 +100,14 @@ def _label_maps(folder: Path, deep: bool) -> list[Path]:
     ]
 
 
-def _files(folder: Path, deep: bool) -> list[Path]:
+def _files(folder: Path, deep: bool, hidden: Callable[[Path], object] = lambda folder: None) -> list[Path]:
     """Files in a folder, or below it, without hidden ones, sorted; errors as of `pair_folders`."""
 
     def refuse(error: OSError) -> None:
         raise refusal(error, folder)
 
     found: list[Path] = []
-    for here, folders, names in walk(folder, refuse):
+    for here, folders, names in walk(folder, refuse, hidden):
         folders[:] = folders if deep else []
         found += [here / name for name in names if not name.startswith(".")]
     return sorted(found)

@@ -23,6 +23,16 @@ def test_leaving_a_case_out_of_a_folder_is_refused(tmp_path: Path) -> None:
         pair_folders(tmp_path / "pred", tmp_path / "ref")
 
 
+def test_hidden_folders_of_references_are_told(tmp_path: Path) -> None:
+    """References in them were left out of the means without a word."""
+    for name in ("pred/a_seg.nii.gz", "ref/a.nii.gz", "ref/.hidden/b.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    pairs, told = pair_folders(tmp_path / "pred", tmp_path / "ref")
+    assert [case for case, _, _ in pairs] == ["a"]
+    assert told == ["ref: hidden folders are not searched: .hidden"]
+
+
 def test_folders_are_paired_by_name_without_endings_and_roles(tmp_path: Path) -> None:
     for name in ("pred/a_seg.nii.gz", "pred/b.x_seg.nrrd", "pred/c.nii", "ref/a_label.mha", "ref/b.x.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
