@@ -122,11 +122,9 @@ def _source(
             **own,
             **oriented(dataset, own["transpose"], notes),
             **_mirrored(content, chosen),
-            **nnunet_after.fields(after, labels["labels"]),
+            **nnunet_after.fields(after, labels["labels"], nowhere),
             "source": origin,
         }
-        if nowhere:
-            fields["after"] = [*fields.get("after", ()), {"step": "drop", "structures": [*nowhere]}]
         if (manager := plans.get("label_manager", _LABEL_MANAGER)) != _LABEL_MANAGER:
             lacks["labels"] = f"the plans make labels by {manager}, which is not nnU-Net's own: segcli does not know it"
             fields = {name: value for name, value in fields.items() if name not in labels}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,15 @@ def found(folder: Path, folds: Sequence[str]) -> Path | None:
     return next((place / name for place in places for name in _FILES if (place / name).is_file()), None)
 
 
-def fields(path: Path | None, labels: Mapping[str, int]) -> Document:
-    """The card's field `after`, or none where there is no file or nothing is to be done."""
+def fields(path: Path | None, labels: Mapping[str, int], nowhere: Collection[str] = ()) -> Document:
+    """The card's field `after`, or none where nothing is to be done.
+
+    path     the file that states steps; None where there is none
+    labels   of the card: name -> value
+    nowhere  those of them that no voxel has in the end
+    """
     made = steps(path, labels) if path else []
+    made += [{"step": "drop", "structures": [*nowhere]}] if nowhere else []
     return {"after": made} if made else {}
 
 
