@@ -99,7 +99,7 @@ def test_no_process_is_asked_by_a_signal() -> None:
 
 
 def test_2_3_a_temporary_file_of_a_number_that_no_process_can_have_is_swept(tmp_path: Path) -> None:
-    planted = tmp_path / f".a.json.{atomic._HOST}-{10**30}-ab.partial"
+    planted = tmp_path / f".a.json.{atomic._HOST}-{10**30}-{'ab' * 8}.partial"
     planted.touch()
     atomic.sweep(tmp_path)
     assert not planted.exists()
