@@ -13,6 +13,7 @@ from segcli.models.library import file_sha256
 from segcli.results import record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from segcli.batch.cases import Case
@@ -38,9 +39,10 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
         return record.is_done(written, labels, {**key, "model": model}, known, job.precision)
 
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
-    if done and record.has_extras(written, wanted, job.choices):
+    outputs = planned(job.to.base(case, job.card.name), job.shown, job.to)
+    if done and record.has_extras(written, wanted, job.choices, lambda path: _says_so(path, outputs[path])):
         return True
-    whose = _whose(job, case, written)
+    whose = _whose(outputs, written)
     mine = (record.read_record(written) or {}).get("case") == case.name
     if (other := _of_another(written, labels)) and not job.to.overwrite:
         raise OutputExists(
@@ -72,7 +74,7 @@ def _of_another(written: Path, labels: Path) -> str:
     return str(file) if other else ""
 
 
-def _whose(job: Job, case: Case, written: Path) -> dict[Path, Literal["ours", "changed", "other"]]:
+def _whose(outputs: Mapping[Path, Output], written: Path) -> dict[Path, Literal["ours", "changed", "other"]]:
     """Of each file that is made beside a record: whose the one is that may be there.
 
     "ours" are files that the record states, and those that begin as what `segcli report` makes anew; all, of a record
@@ -89,8 +91,7 @@ def _whose(job: Job, case: Case, written: Path) -> dict[Path, Literal["ours", "c
             return "ours" if states_none else "other"
         return "changed" if path.is_file() and file_sha256(path) != stated else "ours"
 
-    files = planned(job.to.base(case, job.card.name), job.shown, job.to)
-    return {path: of(path, output) for path, output in files.items()}
+    return {path: of(path, output) for path, output in outputs.items()}
 
 
 def _says_so(path: Path, output: Output) -> bool:

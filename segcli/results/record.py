@@ -343,17 +343,25 @@ def _as_today(found: Facts, defaults: Facts, asked: Facts, runs: str) -> Documen
     return options
 
 
-def has_extras(record: Path, files: Sequence[Path], choices: Facts) -> bool:
-    """Whether the files beside a record are those that it states, made with the same choices."""
+def has_extras(record: Path, files: Sequence[Path], choices: Facts, anew: Callable[[Path], bool]) -> bool:
+    """Whether the files beside a record are those that it states, made with the same choices.
+
+    anew   whether a file with other bytes is what `segcli report` has made in its place
+    """
     if not files:
         return True
     stated = (read_record(record) or {}).get("extras")
     if not isinstance(stated, dict) or any(stated.get(k) != v for k, v in choices.items()):
         return False
     sums = stated.get("files")
-    return isinstance(sums, dict) and all(
-        path.is_file() and sums.get(path.relative_to(record.parent).as_posix()) == file_sha256(path) for path in files
-    )
+    if not isinstance(sums, dict):
+        return False
+
+    def is_there(path: Path) -> bool:
+        made = sums.get(path.relative_to(record.parent).as_posix())
+        return made is not None and path.is_file() and (file_sha256(path) == made or anew(path))
+
+    return all(map(is_there, files))
 
 
 SEG = "_seg"

@@ -149,3 +149,16 @@ def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tm
     evaluate(one, labels, json=True)
     told = "note: ct_seg.dcm: its segments are compared by their own numbers (1 liver, 2 spleen), with --model by names"
     assert told in capsys.readouterr().err
+
+
+def test_2_4_a_page_that_report_made_anew_does_not_make_predict_run_again(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    words = ("predict", "a.nii.gz", "--model", str(model), "--engine", "onnx", "-o", "out", "--report", "html")
+    assert command(*words, cwd=tmp_path).returncode == 0
+    first = (tmp_path / "out" / "a_seg.html").read_bytes()
+    answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model), image=tmp_path / "a.nii.gz")
+    page = (tmp_path / "out" / "a_seg.html").read_bytes()
+    assert page != first
+    again = command(*words, cwd=tmp_path)
+    assert (again.returncode, b"already done" in again.stderr) == (0, True), again.stderr
+    assert (tmp_path / "out" / "a_seg.html").read_bytes() == page

@@ -78,12 +78,23 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     facts = json.loads(written.read_text())
     facts["extras"] = {"seg_type": "binary", "files": {"a_seg/liver.nii.gz": file_sha256(mask)}}
     written.write_bytes(record.to_json(facts))
-    assert record.has_extras(written, [mask], {"seg_type": "binary"})
-    assert record.has_extras(written, [], {"seg_type": "labelmap"})
-    assert not record.has_extras(written, [mask], {"seg_type": "labelmap"})
-    assert not record.has_extras(written, [mask, written.parent / "a_seg.csv"], {"seg_type": "binary"})
+    table = written.parent / "a_seg.csv"
+
+    def there(files, seg_type="binary", *, anew=False):
+        return record.has_extras(written, files, {"seg_type": seg_type}, lambda path: anew)
+
+    assert there([mask])
+    assert there([], "labelmap")
+    assert not there([mask], "labelmap")
+    assert not there([mask, table])
     mask.write_bytes(b"mosk")
-    assert not record.has_extras(written, [mask], {"seg_type": "binary"})
+    assert not there([mask])
+    assert there([mask], anew=True)
+    assert not there([mask], "labelmap", anew=True)
+    table.write_text("made anew, and never stated\n")
+    assert not there([mask, table], anew=True)
+    mask.unlink()
+    assert not there([mask], anew=True)
 
 
 def test_the_hash_of_an_input_is_that_of_its_bytes(tmp_path):
