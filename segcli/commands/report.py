@@ -27,12 +27,15 @@ from segcli.documents import Facts
 from segcli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from segcli.batch.outputs import Destination
     from segcli.formats import Form
     from segcli.models.card import ModelCard
     from segcli.results.measure import Report
     from segcli.results.record import ModelFacts
     from segcli.space.volume import Volume
+    from segcli.structures import Label
 
 commands = Commands("report")
 
@@ -47,7 +50,8 @@ def report(
         str | None,
         typer.Option(
             "--labels",
-            help="In place of a model: a table of names (FreeSurfer, Slicer, ITK-SNAP, csv, tsv), or totalsegmentator.",
+            help="In place of a model: a table of names (FreeSurfer, Slicer, ITK-SNAP, csv, tsv), the DICOM "
+            "Segmentation itself, or totalsegmentator.",
         ),
     ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
@@ -78,15 +82,20 @@ def report(
     counts = form(affine)
     made, classes = None, tuple[str, ...]()
     if formats.is_segmentation(labelmap):
-        if labels is not None or image is None:
+        if image is None:
             told = f"{labelmap.name}: is a DICOM Segmentation, which lacks the planes without labels"
-            raise UsageError(told, hint="name its scan with --image and its model with --model, and no --labels")
+            raise UsageError(told, hint="name its scan with --image")
         from segcli.formats.dicom.seg import labels_on, structures_in
 
         card = find(model)
-        mapped = labels_on(labelmap, _read(image, card, counts).grid, card.labels)
-        there = structures_in(labelmap, card.structures)
-        classes = tuple(label.name for label in there) if len(there) < len(card.structures) else ()
+        grid = _read(image, card, counts).grid
+        if labels is None:
+            mapped = labels_on(labelmap, grid, card.labels)
+            there = structures_in(labelmap, card.structures)
+            classes = tuple(label.name for label in there) if len(there) < len(card.structures) else ()
+        else:
+            mapped = labels_on(labelmap, grid)
+            card = _named(labels, _names(labels, labelmap), mapped)
     elif labels is None:
         card = find(model)
         mapped, made = _label_map(labelmap, card, counts)
@@ -96,7 +105,7 @@ def report(
             made = None
     else:
         mapped = _one_channel(labelmap, counts)
-        card = _named(labels, mapped)
+        card = _named(labels, _names(labels, labelmap), mapped)
     scan = _scan(image, labelmap, mapped, card, counts) if image is not None else None
     shown = replace(card, labels=tuple(x for x in card.labels if x.id == 0 or not classes or x.name in classes))
     found = measure(mapped, shown.labels, scan)
@@ -188,18 +197,29 @@ def _one_channel(path: Path, counts: Form | None) -> Volume:
     return whole_numbers(formats.read([path], affine=counts))
 
 
-def _named(table: str, labels: Volume) -> ModelCard:
+def _names(table: str, labelmap: Path) -> list[Label]:
+    """The labels that `--labels` names: TotalSegmentator's, those of a table, or of a Segmentation's own segments."""
+    from segcli import formats
+    from segcli.formats import label_table
+
+    if table == "totalsegmentator":
+        from segcli.models import catalogue
+
+        return label_table.labels(dict(enumerate(catalogue.entry(table).structures, 1)))
+    if Path(table) == labelmap and formats.is_segmentation(labelmap):
+        from segcli.formats.dicom.seg import segments_in
+
+        return label_table.labels(segments_in(labelmap))
+    return label_table.read(Path(table))
+
+
+def _named(table: str, known: Sequence[Label], labels: Volume) -> ModelCard:
     """A card that gives the values of a label map the names of a table, and no more; what has none is told."""
     import numpy as np
 
-    from segcli.formats import label_table
-    from segcli.models import card, catalogue
+    from segcli.models import card
     from segcli.structures import Label
 
-    if table == "totalsegmentator":
-        known = label_table.labels(dict(enumerate(catalogue.entry(table).structures, 1)))
-    else:
-        known = label_table.read(Path(table))
     there = set(np.unique(labels.data).tolist()) - {0}
     if min(there, default=0) < 0:
         raise InputError(f"{table}: names no values below 0, and the label map holds {min(there)}")

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_phantom import series
 from models import LABELS, organs
@@ -162,3 +163,22 @@ def test_2_4_a_page_that_report_made_anew_does_not_make_predict_run_again(model,
     again = command(*words, cwd=tmp_path)
     assert (again.returncode, b"already done" in again.stderr) == (0, True), again.stderr
     assert (tmp_path / "out" / "a_seg.html").read_bytes() == page
+
+
+def test_a_segmentation_of_another_program_is_reported_by_its_own_names(model, tmp_path, capsys):
+    words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
+    done = command("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
+    assert done.returncode == 0, done.stderr
+    file = pydicom.dcmread(tmp_path / "out" / "ct_seg.dcm")
+    for segment, name in zip(file.SegmentSequence, ("Leber (links)", "Milz"), strict=True):
+        segment.SegmentLabel = name
+    file.save_as(tmp_path / "theirs.dcm")
+    with pytest.raises(InputError, match="its segment Leber") as refused:
+        answer.report(tmp_path / "theirs.dcm", str(model), image=tmp_path / "ct", output=tmp_path)
+    assert "--labels theirs.dcm" in str(refused.value.hint)
+    theirs = tmp_path / "theirs.dcm"
+    answer.report(theirs, str(model), labels=str(theirs), image=tmp_path / "ct", output=tmp_path, json=True)
+    found = {s["name"]: s["voxels"] for s in json.loads(capsys.readouterr().out)["record"]["structures"]}
+    answer.report(tmp_path / "out" / "ct_seg.nii.gz", str(model), output=tmp_path / "own", json=True)
+    own = {s["name"]: s["voxels"] for s in json.loads(capsys.readouterr().out)["record"]["structures"]}
+    assert found == {"leber_links": own["liver"], "milz": own["spleen"]}

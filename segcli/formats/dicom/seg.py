@@ -192,7 +192,10 @@ def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.int32]
         if number == background:
             continue
         if names and name not in known:
-            raise InputError(f"{file}: its segment {name} is none of the model's structures", hint="name its model")
+            raise InputError(
+                f"{file}: its segment {name} is none of the model's structures",
+                hint=f"name its model; `segcli report` takes the file's own names with --labels {file}",
+            )
         if not names and number == 0:
             told = f"{file}: its segment {name} has the number 0, which is the background in a label map"
             raise InputError(told, hint="name its model, so that segments are told apart by their names")
