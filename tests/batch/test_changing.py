@@ -133,13 +133,18 @@ def test_2_5_what_lies_in_an_output_folder_among_the_slices_is_no_part_of_the_in
         raise run(model, folder, out).error
 
 
-def test_2_7_a_mask_that_somebody_has_corrected_is_kept_and_a_page_that_report_has_made_anew_is_not(model, tmp_path):
+def test_2_7_a_mask_that_somebody_has_corrected_is_kept_and_a_page_that_report_has_made_anew_is_ours(model, tmp_path):
     path, out = scan(tmp_path / "a.nii.gz"), tmp_path / "out"
     wanted = {"split": True, "reports": ("html",)}
     assert run(model, path, out, **wanted).status == "done"
     page = out / "a_seg.html"
-    page.write_bytes(page.read_bytes().replace(b"<h1>", b"<h1>again: "))
+    first = page.read_bytes()
+    page.write_bytes(first.replace(b"<h1>", b"<h1>again: "))
+    assert run(model, path, out, **wanted).status == "skipped"
+    assert page.read_bytes() != first
+    (out / "a_seg.nii.gz").unlink()
     assert run(model, path, out, **wanted).status == "done"
+    assert page.read_bytes() == first
     assert run(model, path, out, **wanted).status == "skipped"
     mask = out / "a_seg" / "liver.nii.gz"
     corrected = mask.read_bytes() + b"by hand"
