@@ -32,14 +32,16 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     so themselves; others are somebody else's, as are those that somebody has changed. A label map counts as one only
     when the record is about it, its input, model and options.
     """
-    labels, written, *wanted = job.to.files(case, job.shown)
+    name = job.card.name
+    labels, written = job.to.labels(case, name), job.to.record(case, name)
+    outputs = planned(job.to.base(case, name), job.shown, job.to)
+    wanted = list(outputs)
 
     def is_of(model: ModelFacts) -> bool:
         known = asdict(type(job.options)())
         return record.is_done(written, labels, {**key, "model": model}, known, job.precision)
 
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
-    outputs = planned(job.to.base(case, job.card.name), job.shown, job.to)
     if done and record.has_extras(written, wanted, job.choices, lambda path: _says_so(path, outputs[path])):
         return True
     whose = _whose(outputs, written)
