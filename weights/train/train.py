@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from synth import sample, sample_between
 from torch import Tensor
 
-HELD_OUT = 3  # the last label maps are never trained on
+HELD_OUT = 3  # the last label maps, which figures are given of
 SAVE = 150  # seconds between two savings
 
 
@@ -185,13 +185,16 @@ def main() -> None:
     parser.add_argument("--keep", type=float, default=0.999, help="share of the average that stays at each step")
     parser.add_argument("--balance", type=float, default=1, help="power of the weights of rare structures")
     parser.add_argument("--between", action="store_true", help="labels of points between the voxels")
+    parser.add_argument(
+        "--all", action="store_true", help="train on the held-out maps too: no figure is then of maps not seen"
+    )
     parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="on a CPU")
     args = parser.parse_args()
     torch.set_num_threads(1)
     table = read_table(args.maps / "labels.csv")
     paths = sorted(args.maps.glob("training_seg_*.nii.gz"))
-    maps = read_maps(paths[:-HELD_OUT] or paths, table)
+    maps = read_maps(paths if args.all else paths[:-HELD_OUT] or paths, table)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     run = Run(args, table, device)
     if device == "cuda":
