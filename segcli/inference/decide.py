@@ -27,7 +27,7 @@ from segcli.space.resample import (
     positions,
     taps_for,
 )
-from segcli.space.volume import Box, Grid, Volume, Voxels
+from segcli.space.volume import Box, Grid, Volume, Voxels, extent
 
 BLOCK = 1 << 18  # voxels of the scan that are decided in one go
 _THIN = 4  # planes of the model's grid that such a block has at least
@@ -386,7 +386,7 @@ def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | No
     cannot win in that cell. A box start..stop means the voxels start to stop, both included.
     """
     if decide.rule != "argmax":
-        return [_box(_corners(channel, np.maximum) >= decide.half) for channel in slab]
+        return [extent(_corners(channel, np.maximum) >= decide.half) for channel in slab]
     highest = slab.max(axis=(1, 2, 3))
     rounding = 1e-4 + 1e-5 * np.abs(highest).max()  # while interpolating
     floor = np.full([max(1, n - 1) for n in slab.shape[1:]], -np.inf, np.float32)
@@ -401,7 +401,7 @@ def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | No
     floor -= rounding
     boxes: list[Box | None] = [None] * len(slab)
     for k, cells in tried.items():
-        here = _box(_corners(_voxels(slab[k], cells), np.maximum) >= floor[cells])
+        here = extent(_corners(_voxels(slab[k], cells), np.maximum) >= floor[cells])
         if here is not None:
             d, h, w = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(cells, here, strict=True))
             boxes[k] = d, h, w
@@ -410,7 +410,7 @@ def _winning_boxes(slab: NDArray[np.float32], decide: Decision) -> list[Box | No
 
 def _touched(voxels: NDArray[np.bool_]) -> Box:
     """The box of cells that have one of these voxels at a corner; there is one at least."""
-    box = _box(voxels)
+    box = extent(voxels)
     assert box is not None
     d, h, w = (
         slice(max(0, span.start - 1), max(1, min(span.stop, n - 1))) for span, n in zip(box, voxels.shape, strict=True)
@@ -432,13 +432,3 @@ def _corners(values: NDArray[np.float32], best: np.ufunc) -> NDArray[np.float32]
             high = tuple(slice(1, n) if i == axis else slice(None) for i in range(3))
             values = best(values[low], values[high])
     return values if values.base is None else values.copy()
-
-
-def _box(here: NDArray[np.bool_]) -> Box | None:
-    spans = []
-    for axis in range(3):
-        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(along) == 0:
-            return None
-        spans.append(slice(int(along[0]), int(along[-1]) + 1))
-    return spans[0], spans[1], spans[2]

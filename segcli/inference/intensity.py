@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.inference.frames import Frame
-from segcli.space.volume import Box, Volume, Voxels
+from segcli.space.volume import Box, Volume, Voxels, extent, whole, widened
 
 Values = NDArray[np.float32]
 Beyond = float | NDArray[np.float32]  # the value beyond an image: one, or (C,) one for each channel
@@ -207,15 +207,8 @@ def foreground(image: Volume, rule: Crop) -> Box:
     here = np.zeros(image.grid.shape, bool)
     for channel in image.data:
         here |= channel != 0 if rule.above is None else channel > rule.above
-    spans = []
-    for axis in range(3):
-        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(along) == 0:
-            spans.append(slice(0, image.grid.shape[axis]))
-        else:
-            low, high = int(along[0]) - rule.margin, int(along[-1]) + 1 + rule.margin
-            spans.append(slice(max(0, low), min(high, image.grid.shape[axis])))
-    return spans[0], spans[1], spans[2]
+    box = extent(here)
+    return whole(image.grid) if box is None else widened(box, [rule.margin] * 3, image.grid.shape)
 
 
 def enclosed(channels: Voxels) -> Mask:

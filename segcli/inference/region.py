@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from segcli.inference.decide import Decision
+from segcli.inference.decide import Decision, no_probabilities
 from segcli.inference.segment import Segmentation
-from segcli.memory import mapped
-from segcli.space.volume import Box, Volume, Voxels, among
+from segcli.space.volume import Box, Volume, Voxels, among, extent, widened
 
 
 def around(labels: Volume, values: Collection[int], margin_mm: float) -> Box | None:
@@ -19,15 +18,11 @@ def around(labels: Volume, values: Collection[int], margin_mm: float) -> Box | N
     The margin is that many whole voxels along each axis as go into it, the step as a NIfTI header has it, in float32:
     of 20 mm in steps of 0.8 mm, which are a little more there, 24 voxels. TotalSegmentator counts that way.
     """
-    here = among(labels.data[0], values)
-    spans = []
-    for axis, step in enumerate(labels.grid.spacing):
-        along = np.flatnonzero(here.any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(along) == 0:
-            return None
-        margin = int(margin_mm / float(np.float32(round(step, 5))))
-        spans.append(slice(max(0, int(along[0]) - margin), min(here.shape[axis], int(along[-1]) + 1 + margin)))
-    return spans[0], spans[1], spans[2]
+    box = extent(among(labels.data[0], values))
+    if box is None:
+        return None
+    margin = [int(margin_mm / float(np.float32(round(step, 5)))) for step in labels.grid.spacing]
+    return widened(box, margin, labels.grid.shape)
 
 
 def at_edges(labels: Volume, box: Box) -> set[int]:
@@ -49,10 +44,7 @@ def put_back(found: Segmentation, scan: Volume, box: Box, decide: Decision) -> S
 
     labels, shares, votes = found.labels, found.probabilities, found.votes
     if shares is not None:
-        whole = mapped((len(shares.data), *scan.grid.shape), np.uint8)
-        if decide.rule == "argmax":
-            whole[0] = 255
-        shares = placed(shares, whole)
+        shares = placed(shares, no_probabilities(scan.grid, decide))
     if votes is not None:
         votes = placed(votes, np.zeros((1, *scan.grid.shape), np.uint8))
     return replace(

@@ -22,7 +22,7 @@ from segcli.models.after import RefineStep
 from segcli.parallel import each
 from segcli.results.measure import tallied
 from segcli.space.resample import Taps, apply, taps_for
-from segcli.space.volume import Box, Grid, Volume, Voxels
+from segcli.space.volume import Box, Grid, Volume, Voxels, extent, widened
 
 _REACH = 2.0  # sigmas beyond which a structure has no share
 _NEAR = 4.0  # sigmas beyond which brightness does not count
@@ -42,7 +42,7 @@ def refine(labels: Volume, scan: Volume, values: Sequence[int], step: RefineStep
     values   of the structures that have borders with each other; all others, and background, stay as they are
     data     (1, D, H, W) what is changed: the labels, or a copy of them
     """
-    box = _around(labels.data[0])
+    box = extent(labels.data[0])
     if box is None:
         return
     part, image, changed = labels.crop(box), scan.data[0][box], data[0][box]
@@ -180,7 +180,9 @@ class _Borders:
         if image.dtype.kind == "f":
             numbers *= np.isfinite(image)
         core = _cores(numbers, [round(_CORE * step.mm / s) for s in spacing])
-        boxes = {k: _wider(tally.box, halo, numbers.shape) for k, tally in tallied(Volume(numbers[None], grid)).items()}
+        boxes = {
+            k: widened(tally.box, halo, numbers.shape) for k, tally in tallied(Volume(numbers[None], grid)).items()
+        }
 
         def near(k: int) -> _Near:
             box = boxes[k]
@@ -209,7 +211,7 @@ class _Borders:
     def decided(self, part: Box) -> Voxels | None:
         """The number of the structure that has each voxel of a part; 0 where it stays as it is. None where all stay."""
         seen = self.own[_with_halo(part, self.halo)]
-        there = [(k, box) for k, near in self.near.items() if _meet(near.box, part) and (box := _around(seen == k))]
+        there = [(k, box) for k, near in self.near.items() if _meet(near.box, part) and (box := extent(seen == k))]
         if len(there) < 2:
             return None
         image = np.asarray(self.image[part], np.float32)
@@ -307,24 +309,6 @@ def _with_rim(data: Voxels, n: int, axis: int) -> Voxels:
     out = np.zeros(shape, data.dtype)
     np.moveaxis(out, axis, 0)[n : n + data.shape[axis]] = np.moveaxis(data, axis, 0)
     return out
-
-
-def _around(there: Voxels) -> Box | None:
-    """The box around all that is not 0; None for nothing."""
-    plane = there.max(axis=0)
-    found = [np.flatnonzero(x) for x in (there.max(axis=(1, 2)), plane.max(axis=1), plane.max(axis=0))]
-    if not found[0].size:
-        return None
-    d, h, w = (slice(int(x[0]), int(x[-1]) + 1) for x in found)
-    return d, h, w
-
-
-def _wider(box: Box, halo: Sequence[int], shape: Sequence[int]) -> Box:
-    """The box with a rim, within a shape."""
-    d, h, w = (
-        slice(max(0, side.start - n), min(size, side.stop + n)) for side, n, size in zip(box, halo, shape, strict=True)
-    )
-    return d, h, w
 
 
 def _with_halo(box: Box, halo: Sequence[int]) -> Box:

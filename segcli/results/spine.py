@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.space.volume import Volume, Voxels, among
+from segcli.space.volume import Volume, Voxels, among, extent, widened
 
 _ROUNDING = 1e-6
 
@@ -71,13 +71,10 @@ def grow(labels: Volume, value: int, mm: float) -> None:
     data = labels.data[0]
     radii = [mm / step for step in labels.grid.spacing]
     reach = [int(radius + _ROUNDING) for radius in radii]
-    spans = []
-    for axis in range(3):
-        along = np.flatnonzero((data == value).any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(along) == 0:
-            return
-        spans.append(slice(max(0, int(along[0]) - reach[axis]), int(along[-1]) + reach[axis] + 1))
+    there = extent(data == value)
+    if there is None:
+        return
     offsets = np.ogrid[tuple(slice(-n, n + 1) for n in reach)]
     ball = sum((at / radius) ** 2 for at, radius in zip(offsets, radii, strict=True)) <= 1 + _ROUNDING
-    box = data[tuple(spans)]
+    box = data[widened(there, reach, data.shape)]
     box[(box == 0) & binary_dilation(box == value, ball)] = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -214,6 +214,25 @@ def whole(grid: Grid) -> Box:
     """The box that holds all of a grid."""
     d, h, w = grid.shape
     return slice(0, d), slice(0, h), slice(0, w)
+
+
+def extent(voxels: Voxels) -> Box | None:
+    """The smallest box that holds all voxels (D, H, W) that are not 0; None where all are."""
+    plane: Voxels = voxels.any(axis=0)
+    found = [np.flatnonzero(along) for along in (voxels.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))]
+    if not found[0].size:
+        return None
+    d, h, w = (slice(int(there[0]), int(there[-1]) + 1) for there in found)
+    return d, h, w
+
+
+def widened(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
+    """A box with so many voxels more at both ends of each axis, as far as a grid of a shape goes."""
+    d, h, w = (
+        slice(max(0, side.start - more), min(n, side.stop + more))
+        for side, more, n in zip(box, margin, shape, strict=True)
+    )
+    return d, h, w
 
 
 def turned(grid: Grid, axes: str) -> Grid:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segcli.space.volume import AXES_CODES, Grid, Volume, among, turned
+from segcli.space.volume import AXES_CODES, Grid, Volume, among, extent, turned, widened
 
 AXIAL = Grid(
     (3, 4, 5),
@@ -90,3 +90,12 @@ def test_to_look_for_labels_takes_a_byte_a_voxel() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * labels.size
+
+
+def test_the_extent_of_voxels_has_all_that_are_not_0_and_a_wider_box_ends_with_the_grid() -> None:
+    voxels = np.zeros((5, 6, 7), np.uint8)
+    assert extent(voxels) is None
+    voxels[1, 2, 6] = voxels[3, 2, 4] = 9
+    box = slice(1, 4), slice(2, 3), slice(4, 7)
+    assert extent(voxels) == extent(voxels > 0) == box
+    assert widened(box, [2, 1, 3], voxels.shape) == (slice(0, 5), slice(1, 4), slice(1, 7))
