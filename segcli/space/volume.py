@@ -218,7 +218,7 @@ def whole(grid: Grid) -> Box:
 
 def extent(voxels: Voxels) -> Box | None:
     """The smallest box that holds all voxels (D, H, W) that are not 0; None where all are."""
-    plane: Voxels = voxels.any(axis=0)
+    plane = np.asarray(voxels.any(axis=0))
     found = [np.flatnonzero(along) for along in (voxels.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))]
     if not found[0].size:
         return None
