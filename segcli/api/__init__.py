@@ -192,7 +192,7 @@ class Model:
         if not is_path(scan):
             return _of_memory(job, scan, held(scan, affine, space), name)
         select = Selection(series=names_of(series), where=names_of(where))
-        found = named(scan, self.card.channels, select, volume)
+        found = named(scan, self.card.channels, select, volume, label_maps=allow_label_map)
         if len(found) != 1:
             raise UsageError(f"{scan}: {len(found)} scans", hint="`segment_many` takes them one by one")
         return _of_files(job, found[0] if name is None else replace(found[0], name=name), scan)
@@ -225,7 +225,8 @@ class Model:
         paths = [names_of(kind) for kind in (include, exclude, participant_label, session_label, suffix)]
         if isinstance(scans, str | PathLike):
             select = Selection(names_of(how.get("series", ())), names_of(how.get("where", ())), *paths)
-            given = named(scans, self.card.channels, select, how.get("volume"))
+            label_maps = how.get("allow_label_map", False)
+            given = named(scans, self.card.channels, select, how.get("volume"), label_maps=label_maps)
         elif any(paths):
             raise UsageError("include= and the like choose among the scans of one folder", hint="give the folder alone")
         else:

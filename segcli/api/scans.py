@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike, fsdecode
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -81,10 +83,13 @@ def meant(scan: Scan, affine: ArrayLike | str | None, series: Sequence[str], vol
         raise UsageError("series=, where= and volume= are for DICOM files, and this scan is in memory")
 
 
-def named(scan: Scan, channels: Sequence[str], select: Selection, volume: int | None = None) -> Sequence[Case]:
+def named(
+    scan: Scan, channels: Sequence[str], select: Selection, volume: int | None = None, *, label_maps: bool = False
+) -> Sequence[Case]:
     """The cases that a path means: of a file one, of a folder each scan in it; of several paths one with channels.
 
-    select   which of the scans in a folder
+    select      which of the scans in a folder
+    label_maps  whether label maps in a folder are scans; what is left out of it is warned of
 
     errors   as of `batch.cases.cases`
     """
@@ -95,7 +100,8 @@ def named(scan: Scan, channels: Sequence[str], select: Selection, volume: int | 
             [], channels, named={key: fsdecode(path) for key, path in scan.items()}, select=select, volume=volume
         )
     if isinstance(scan, str | PathLike):
-        return cases([fsdecode(scan)], channels, select=select, volume=volume)
+        warned = partial(warnings.warn, stacklevel=4)
+        return cases([fsdecode(scan)], channels, select=select, volume=volume, label_maps=label_maps, tell=warned)
     if len(scan) != len(channels):
         told = f"{len(scan)} paths for a model of {len(channels)} channel{'s' * (len(channels) != 1)}"
         raise UsageError(told, hint="several scans are for `segment_many`")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from segcli.batch.bids import set_aside
 from segcli.batch.case import Case as Case
 from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
+from segcli.batch.label_maps import without_label_maps
 from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination
 from segcli.batch.selection import DATASET, Selection, without_time_series
@@ -39,6 +40,7 @@ class Given:
     channels    channel -> file, for one case of several channels
     files_from  a file with a list of further inputs, "-" for stdin; null: its names stand between NULs
     shard       as `shard` takes it
+    label_maps  whether what looks like a label map is taken for a scan
     """
 
     inputs: tuple[str, ...]
@@ -48,6 +50,7 @@ class Given:
     select: Selection = field(default_factory=Selection)
     volume: int | None = None
     shard: str | None = None
+    label_maps: bool = False
 
     def cases(self, channels: Sequence[str], to: Destination, tell: Tell = str) -> list[Case]:
         """The scans, for a model of these channels; errors and `tell` as in `cases`."""
@@ -62,6 +65,7 @@ class Given:
             volume=self.volume,
             output=to.folder,
             bids=to.layout == "bids",
+            label_maps=self.label_maps,
             tell=tell,
         )
         if not self.shard:
@@ -87,6 +91,7 @@ def cases(
     volume: int | None = None,
     output: Path | None = None,
     bids: bool = False,
+    label_maps: bool = False,
     tell: Tell = str,
 ) -> list[Case]:
     """Every scan that the inputs name, in a fixed order.
@@ -98,7 +103,9 @@ def cases(
     output    the output folder, so that what lies in it is never taken for input
     bids      whether a name has the folders sub-*/[ses-*/]<datatype> that a scan lies in, however it was named; only
               with an output folder
-    tell      gets a sentence for each DICOM series that is left out, and for images of several volumes
+    label_maps  whether what looks like a label map is a scan also where a folder is searched; a file that was named
+              is always one, which is judged when it is read
+    tell      gets a sentence for each DICOM series that is left out, for images of several volumes, for label maps
     errors    InputMissing (66): nothing there, with what was seen; Denied (77): it may not be read;
               UsageError (2): two inputs, one output name
 
@@ -115,7 +122,7 @@ def cases(
     for text in [match for given in inputs for match in _matches(given)]:
         try:
             with reading(Path(text)):
-                found += _expand(text, channels, select, volume, output, tell)
+                found += _expand(text, channels, select, volume, output, label_maps, tell)
         except (InputError, Denied, OutOfMemory) as error:
             if [text] == list(inputs):
                 raise
@@ -260,6 +267,7 @@ def _expand(
     select: Selection,
     volume: int | None,
     output: Path | None,
+    label_maps: bool,
     tell: Tell,
 ) -> list[Case]:
     path = Path(text)
@@ -282,10 +290,16 @@ def _expand(
         tell(said)
     files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
     files = without_time_series(files, tell) if len(channels) == 1 else files
-    found = [replace(case, series=select.of_series, volume=volume) for case in _grouped(path, files, channels)]
+    grouped = _grouped(path, files, channels)
+    scans = grouped if label_maps else without_label_maps(grouped, tell)
+    found = [replace(case, series=select.of_series, volume=volume) for case in scans]
     for file in packed:
         found += _in_archive(path, file, select, volume, tell)
     found += in_folder(path, select, volume, output, tell, [*there, *packed])
+    if not found and grouped:
+        said = f"{name_of(path)}: holds no scan, but what looks like label maps: {grouped[0].paths[0].name}"
+        hint = "name the folder of the scans; --allow-label-map takes label maps as such"
+        raise InputError(f"{said}{' ...' * (len(grouped) > 1)}", hint=hint)
     if not found:
         raise InputMissing(f"{name_of(path)}: none of its {len(there)} images is meant", hint=select.instead(there))
     return found

@@ -139,7 +139,7 @@ def _only(folder: Path, card: ModelCard) -> Sequence[Path]:
     """
     from segcli.batch.cases import cases
 
-    there = cases([str(folder)], card.channels)
+    there = cases([str(folder)], card.channels, tell=say)
     if len(there) > 1:
         first = f"{there[0].name} and {there[1].name}"
         raise UsageError(

@@ -210,6 +210,7 @@ Threads = Annotated[
     int | None, typer.Option("--threads", envvar="SEGCLI_THREADS", min=1, max=1024, help="CPU threads.")
 ]
 Affine = Annotated[str | None, typer.Option("--affine", help="What counts in a NIfTI header: sform, qform or pixdim.")]
+AllowLabelMap = Annotated[bool, typer.Option("--allow-label-map", help="Take what looks like a label map for a scan.")]
 Average = Annotated[
     str | None, typer.Option("--average", help="Of several models: logits, or probabilities on the scan's grid.")
 ]

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ import typer
 from segcli.batch.outputs import offered
 from segcli.commands.options import (
     Affine,
+    AllowLabelMap,
     Arithmetic,
     Average,
     Channels,
@@ -218,9 +219,7 @@ class Labelling:
     classes: Annotated[str, typer.Option("--classes", help="Only these structures: names, numbers, codes, *.")] = ""
     affine: Affine = None
     fill_gaps: Annotated[bool, typer.Option("--fill-gaps", help="Interpolate missing DICOM slices; marked.")] = False
-    allow_label_map: Annotated[
-        bool, typer.Option("--allow-label-map", help="Take what looks like a label map for a scan.")
-    ] = False
+    allow_label_map: AllowLabelMap = False
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies, left and right swapped.")] = False
     average: Average = None
     faithful: Faithful = False
@@ -347,7 +346,7 @@ def predict(
     options = labelling.options()
     opening = machine.opening(options, to)
     manners, workers = talk.manners(context.obj["debug"]), machine.workers
-    given = scans.given()
+    given = replace(scans.given(), label_maps=options.label_map)
     _in_their_places(given, outputs, options.classes, opening.model[0])
     if labelling.half and not manners.quiet:
         say("warning: --half is now --precision auto, the default, and goes in the next version")
