@@ -33,19 +33,19 @@ def found(name: str) -> Path | None:
         return None
     place = cache_home() / "in-place"
     place.mkdir(parents=True, exist_ok=True)
+    models = place / "models"
+    networks = [(entry, file) for entry in chain for file in entry.files]
     with one_process(place):
-        for entry in chain:
-            for file in entry.files:
-                _forget_changed(place / "models", entry, file)
-        if not (place / "models" / name / CARD_FILE).is_file():
+        for entry, file in networks:
+            _forget_changed(models, entry, file)
+        if not (models / name / CARD_FILE).is_file():
             from segcli.models.obtain import FetchOptions, get  # which needs torch
 
-            get(name, place / "models", FetchOptions(accept_licence=True))
-            for entry in chain:
-                for file in entry.files:
-                    with whole_file(_note(place / "models", entry, file)) as note:
-                        note.write(json.dumps(_state(entry, file)).encode())
-    return place / "models" / name
+            get(name, models, FetchOptions(accept_licence=True))
+            for entry, file in networks:
+                with whole_file(_note(models, entry, file)) as note:
+                    note.write(json.dumps(_state(entry, file)).encode())
+    return models / name
 
 
 def is_installed(name: str) -> bool:

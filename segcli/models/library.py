@@ -64,26 +64,26 @@ class Found:
 def installed() -> list[Found]:
     """Every model in every place, shadowed ones left out."""
     out: dict[str, Found] = {}
-    for place in places():
-        if not place.is_dir():
-            continue
+    for place in filter(Path.is_dir, places()):
         for former in place.glob(f".*{_FORMER}"):
             put_back(place / former.name[1 : -len(_FORMER)])
         for folder in sorted(p for p in place.iterdir() if p.name[0] != "." and _has_card(p)):
-            if folder.name in out:
-                continue
-            try:
-                card, problem = read_card(folder), None
-                if lacking := [n for n in card.weights if not (folder / n).is_file()]:
-                    problem = f"lacks {', '.join(lacking)}"
-                    if card.onnx and (folder / card.onnx).is_file():
-                        problem = None
-                if card.parts or card.rough:
-                    models_of(card)
-            except SegcliError as error:
-                card, problem = None, error.message
-            out[folder.name] = Found(folder.name, folder, card, problem)
+            if folder.name not in out:
+                out[folder.name] = _found(folder)
     return list(out.values())
+
+
+def _found(folder: Path) -> Found:
+    """What a model folder is, and why it cannot be used: a wrong card, or neither all weights nor the ONNX file."""
+    try:
+        card = read_card(folder)
+        if card.parts or card.rough:
+            models_of(card)
+    except SegcliError as error:
+        return Found(folder.name, folder, None, error.message)
+    lacking = [name for name in card.weights if not (folder / name).is_file()]
+    usable = not lacking or (card.onnx is not None and (folder / card.onnx).is_file())
+    return Found(folder.name, folder, card, None if usable else f"lacks {', '.join(lacking)}")
 
 
 def _has_card(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import pickletools
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import islice
 from typing import Any
@@ -45,28 +45,9 @@ def globals_in(data: bytes, name: str) -> list[str]:
     found: dict[str, None] = {}
     # An old torch file has five: magic number, protocol, system, the object, the list of storages.
     for number in range(5 if is_old_torch(data) else 1):
-        texts: list[str | None] = []
-        memo: dict[int, str | None] = {}
         try:
-            for op, arg, _ in pickletools.genops(stream):
-                if op.name in ("GLOBAL", "INST"):
-                    found[".".join(str(arg).split(" ", 1))] = None
-                elif op.name == "STACK_GLOBAL":
-                    if len(texts) < 2 or None in texts[-2:]:
-                        raise ModelError(f"{name}: a pickle that makes up a name while it is read: not allowed")
-                    found[f"{texts[-2]}.{texts[-1]}"] = None
-                elif op.name.startswith("EXT"):
-                    raise ModelError(f"{name}: a pickle with extension code {arg}: not allowed")
-                if "UNICODE" in op.name or op.name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
-                    texts.append(str(arg))
-                elif op.name == "MEMOIZE":
-                    memo[len(memo)] = texts[-1] if texts else None
-                elif op.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                    if int(arg or 0) > len(data):  # Python's reader would make room for all numbers below
-                        raise ModelError(f"{name}: a pickle that numbers its parts beyond its size: not allowed")
-                    memo[int(arg or 0)] = texts[-1] if texts else None
-                elif op.name in ("GET", "BINGET", "LONG_BINGET"):
-                    texts.append(memo.get(int(arg or 0)))
+            for dotted in _globals_of_one(stream, len(data), name):
+                found[dotted] = None
         except SegcliError:
             raise
         except (ValueError, EOFError, UnicodeDecodeError) as error:
@@ -74,6 +55,31 @@ def globals_in(data: bytes, name: str) -> list[str]:
                 break
             raise ModelError(f"{name}: a truncated or corrupt pickle ({len(data)} bytes): {error}") from error
     return list(found)
+
+
+def _globals_of_one(stream: io.BytesIO, size: int, name: str) -> Iterator[str]:
+    """The dotted names of the globals in the pickle that a stream of so many bytes is at; errors as of `globals_in`."""
+    texts: list[str | None] = []
+    memo: dict[int, str | None] = {}
+    for op, arg, _ in pickletools.genops(stream):
+        if op.name in ("GLOBAL", "INST"):
+            yield ".".join(str(arg).split(" ", 1))
+        elif op.name == "STACK_GLOBAL":
+            if len(texts) < 2 or None in texts[-2:]:
+                raise ModelError(f"{name}: a pickle that makes up a name while it is read: not allowed")
+            yield f"{texts[-2]}.{texts[-1]}"
+        elif op.name.startswith("EXT"):
+            raise ModelError(f"{name}: a pickle with extension code {arg}: not allowed")
+        if "UNICODE" in op.name or op.name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
+            texts.append(str(arg))
+        elif op.name == "MEMOIZE":
+            memo[len(memo)] = texts[-1] if texts else None
+        elif op.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if int(arg or 0) > size:  # Python's reader would make room for all numbers below
+                raise ModelError(f"{name}: a pickle that numbers its parts beyond its size: not allowed")
+            memo[int(arg or 0)] = texts[-1] if texts else None
+        elif op.name in ("GET", "BINGET", "LONG_BINGET"):
+            texts.append(memo.get(int(arg or 0)))
 
 
 class _Uncallable(type):

@@ -161,18 +161,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in archive.infolist() if not m.is_dir()]
-                for member in members:
-                    name = PurePosixPath(member.filename.replace("\\", "/"))
-                    link = (member.external_attr >> 16) & 0o170000 == 0o120000
-                    if name.is_absolute() or ".." in name.parts or ":" in member.filename or link:
-                        raise ModelError(f"{path.name}: {member.filename!r} leads outside the archive: not allowed")
-                names = sorted({member.filename for member in members})
-                if ignores_case(Path(folder)) and len({folded(name) for name in names}) < len(names):
-                    raise ModelError(
-                        f"{path.name}: names in it that differ in case alone would be one file on this disk"
-                    )
-                if sum(m.file_size for m in members) > 10 * path.stat().st_size + 10_000_000:
-                    raise ModelError(f"{path.name}: unpacks to far more than its size: not allowed")
+                _refuse_members(path, members, Path(folder))
                 for member in members:
                     archive.extract(member, folder)
         except SegcliError:
@@ -184,3 +173,17 @@ def unpacked(path: Path) -> Iterator[Path]:
                 hint = hint_of_archive(file.read(_HEAD))
             raise ModelError(f"{path.name}: a truncated or corrupt archive: {error}", hint=hint) from error
         yield Path(folder)
+
+
+def _refuse_members(path: Path, members: Sequence[zipfile.ZipInfo], folder: Path) -> None:
+    """Refuse what must not be unpacked from an archive into a folder, as `unpacked` says."""
+    for member in members:
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        link = (member.external_attr >> 16) & 0o170000 == 0o120000
+        if name.is_absolute() or ".." in name.parts or ":" in member.filename or link:
+            raise ModelError(f"{path.name}: {member.filename!r} leads outside the archive: not allowed")
+    names = {member.filename for member in members}
+    if ignores_case(folder) and len({folded(name) for name in names}) < len(names):
+        raise ModelError(f"{path.name}: names in it that differ in case alone would be one file on this disk")
+    if sum(member.file_size for member in members) > 10 * path.stat().st_size + 10_000_000:
+        raise ModelError(f"{path.name}: unpacks to far more than its size: not allowed")
