@@ -463,7 +463,7 @@ def feed_card(path: Path) -> None:
 
 
 def feed_weights(path: Path) -> None:
-    from segcli.models import imports, weights
+    from segcli.models import checkpoint, imports, weights
 
     with suppress(SegcliError):
         imports.inspect(path)
@@ -472,7 +472,9 @@ def feed_weights(path: Path) -> None:
             from segcli.models.library import find
 
             find(str(path))
-    weights.filled_network(weights.innermost_table(weights.read(path)), "pointwise.Pointwise", _arguments(), path.name)
+    weights.filled_network(
+        checkpoint.innermost_table(checkpoint.read(path)), "pointwise.Pointwise", _arguments(), path.name
+    )
 
 
 def _arguments() -> dict[str, Any]:

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from segcli.engines.export import onnx_file
 from segcli.errors import ModelError
-from segcli.models import card, imports, library, unpickle
-from segcli.models import weights as checkpoint
+from segcli.models import card, checkpoint, imports, library, unpickle, weights
 from segcli.networks import registry
 
 CONTAINERS = Path(__file__).parents[1] / "data" / "containers"
@@ -73,7 +72,7 @@ def answer(net: nn.Module) -> list[float]:
 
 def test_the_network_of_a_card_answers_with_the_files_weights(tmp_path: Path) -> None:
     save_file(tensors(), tmp_path / "weights.safetensors")
-    net = checkpoint.network_of(model(tmp_path))
+    net = weights.network_of(model(tmp_path))
     assert not net.training
     assert answer(net) == [0.5, 5.0]
 
@@ -81,21 +80,21 @@ def test_the_network_of_a_card_answers_with_the_files_weights(tmp_path: Path) ->
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_5_6_weights_of_any_float_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     save_file({k: v.to(dtype) for k, v in tensors().items()}, tmp_path / "weights.safetensors")
-    net = checkpoint.network_of(model(tmp_path))
+    net = weights.network_of(model(tmp_path))
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert answer(net) == [0.5, 5.0]
 
 
 def test_the_prefix_of_data_parallel_on_every_name_is_taken_off(tmp_path: Path) -> None:
     torch.save({"state_dict": {f"module.{k}": v for k, v in tensors().items()}, "epoch": 3}, tmp_path / "w.pt")
-    assert answer(checkpoint.network_of(model(tmp_path, "w.pt"))) == [0.5, 5.0]
+    assert answer(weights.network_of(model(tmp_path, "w.pt"))) == [0.5, 5.0]
 
 
 def test_each_fold_is_loaded_from_its_own_file(tmp_path: Path) -> None:
     save_file(tensors(), tmp_path / "a.safetensors")
     save_file({k: v + 1 for k, v in tensors().items()}, tmp_path / "b.safetensors")
     folds = model(tmp_path, weights=["a.safetensors", "b.safetensors"])  # type: ignore[arg-type]
-    assert answer(checkpoint.network_of(folds, 1)) == [1 * 3 + 1.5, 3 * 3 + 0.0]
+    assert answer(weights.network_of(folds, 1)) == [1 * 3 + 1.5, 3 * 3 + 0.0]
 
 
 def test_a_file_that_was_changed_after_signing_is_refused_with_both_sums(tmp_path: Path) -> None:
@@ -105,7 +104,7 @@ def test_a_file_that_was_changed_after_signing_is_refused_with_both_sums(tmp_pat
     save_file({k: v * 2 for k, v in tensors().items()}, path)
     now = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(ModelError, match=f"checksum {now} does not match the {signed}"):
-        checkpoint.network_of(model(tmp_path, sha256=signed))
+        weights.network_of(model(tmp_path, sha256=signed))
 
 
 def test_5_6_a_nan_among_the_weights_is_refused_by_the_tensors_name(tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_5_6_a_nan_among_the_weights_is_refused_by_the_tensors_name(tmp_path: Pa
     bad["conv.bias"][1] = torch.nan
     save_file(bad, tmp_path / "weights.safetensors")
     with pytest.raises(ModelError, match=r"conv\.bias holds values that are not finite"):
-        checkpoint.network_of(model(tmp_path))
+        weights.network_of(model(tmp_path))
 
 
 def test_5_5_a_mismatch_counts_all_and_names_ten(tmp_path: Path) -> None:
@@ -121,7 +120,7 @@ def test_5_5_a_mismatch_counts_all_and_names_ten(tmp_path: Path) -> None:
     other["conv.weight"] = torch.zeros(7, 5, 3)
     save_file(other, tmp_path / "weights.safetensors")
     with pytest.raises(ModelError) as caught:
-        checkpoint.network_of(model(tmp_path))
+        weights.network_of(model(tmp_path))
     text = caught.value.message
     assert "1 missing, 30 unexpected, 1 of another shape, of 2" in text
     assert "conv.bias is missing" in text
@@ -133,14 +132,14 @@ def test_5_5_a_mismatch_counts_all_and_names_ten(tmp_path: Path) -> None:
 def test_a_mismatch_names_the_network_that_the_file_holds(tmp_path: Path) -> None:
     save_file(load_file(CONTAINERS / "tiny_segresnet_raw.safetensors"), tmp_path / "weights.safetensors")
     with pytest.raises(ModelError) as caught:
-        checkpoint.network_of(model(tmp_path))
+        weights.network_of(model(tmp_path))
     assert caught.value.hint == "the file holds the network segresnet"
 
 
 def test_labels_that_are_not_as_many_as_outputs_are_refused(tmp_path: Path) -> None:
     save_file(tensors(), tmp_path / "weights.safetensors")
     with pytest.raises(ModelError, match=r"labels of model\.json are for 3 output channels, the network has 2"):
-        checkpoint.network_of(model(tmp_path, labels={"background": 0, "a": 1, "b": 2}))
+        weights.network_of(model(tmp_path, labels={"background": 0, "a": 1, "b": 2}))
 
 
 def test_a_tensor_of_a_shape_that_no_network_has_is_a_mismatch_and_no_fault(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_a_tensor_of_a_shape_that_no_network_has_is_a_mismatch_and_no_fault(tmp_
     save_file(bad, tmp_path / "weights.safetensors")
     architecture = {"name": "segresnet", "init_filters": 4, "out_channels": 2, "blocks_down": [1, 1], "blocks_up": [1]}
     with pytest.raises(ModelError, match=r"convInit\.conv\.weight has the shape 7×5×3"):
-        checkpoint.network_of(model(tmp_path, architecture={**architecture, "norm": ["GROUP", {"num_groups": 2}]}))
+        weights.network_of(model(tmp_path, architecture={**architecture, "norm": ["GROUP", {"num_groups": 2}]}))
 
 
 def test_a_mismatch_names_the_nearest_network(tmp_path: Path) -> None:
@@ -157,14 +156,14 @@ def test_a_mismatch_names_the_nearest_network(tmp_path: Path) -> None:
     del near["convInit.conv.weight"]
     save_file(near, tmp_path / "weights.safetensors")
     with pytest.raises(ModelError) as caught:
-        checkpoint.network_of(model(tmp_path))
+        weights.network_of(model(tmp_path))
     assert "nearest is segresnet: " in str(caught.value.hint)
 
 
 def test_a_network_of_pictures_takes_windows_of_one_slice() -> None:
     x = torch.arange(24.0).reshape(1, 1, 4, 1, 6)
     with torch.inference_mode():
-        y = checkpoint.FlatNetwork(nn.Conv2d(1, 3, 1), axis=1)(x)
+        y = weights.FlatNetwork(nn.Conv2d(1, 3, 1), axis=1)(x)
     assert y.shape == (1, 3, 4, 1, 6)
 
 
@@ -369,9 +368,9 @@ def test_a_tensor_of_tensors_of_several_shapes_is_refused_and_beside_the_weights
 
 
 def test_5_6_a_nan_among_weights_of_eight_bits_is_found_too() -> None:
-    checkpoint.refuse_not_finite({"a": torch.ones(3).to(torch.float8_e4m3fn)}, "w.pt")
+    weights.refuse_not_finite({"a": torch.ones(3).to(torch.float8_e4m3fn)}, "w.pt")
     with pytest.raises(ModelError, match="the tensor a holds values that are not finite"):
-        checkpoint.refuse_not_finite({"a": torch.full((3,), float("nan")).to(torch.float8_e4m3fn)}, "w.pt")
+        weights.refuse_not_finite({"a": torch.full((3,), float("nan")).to(torch.float8_e4m3fn)}, "w.pt")
 
 
 def test_a_network_that_is_filled_takes_none_of_the_callers_random_numbers(tmp_path: Path) -> None:
@@ -379,7 +378,7 @@ def test_a_network_that_is_filled_takes_none_of_the_callers_random_numbers(tmp_p
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    checkpoint.network_of(model(tmp_path))
+    weights.network_of(model(tmp_path))
     assert torch.equal(torch.rand(3), wanted)
 
 
@@ -387,7 +386,7 @@ def test_a_network_that_is_filled_takes_none_of_the_callers_random_numbers(tmp_p
 def test_weights_that_are_whole_numbers_complex_or_quantised_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
     torch.save({name: tensor.to(kind) for name, tensor in tensors().items()}, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"conv\.(bias|weight) holds values of the type .*, not weights"):
-        checkpoint.network_of(model(tmp_path, "w.pt"))
+        weights.network_of(model(tmp_path, "w.pt"))
 
 
 def test_a_load_allows_other_threads_no_more_than_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +449,7 @@ def test_every_container_gives_the_same_weights(name: str) -> None:
     with safe_open(CONTAINERS / "tiny_segresnet_expected.safetensors", "pt") as file:
         config = {k: v for k, v in json.loads(file.metadata()["config"]).items() if k != "network"}
         x, y = file.get_tensor("__input__"), file.get_tensor("__output__")
-    net = checkpoint.filled_network(checkpoint.innermost_table(stored), "segresnet", config, name)
+    net = weights.filled_network(checkpoint.innermost_table(stored), "segresnet", config, name)
     with torch.inference_mode():
         assert (net(x) - y).abs().max() < 1e-5
 
@@ -621,7 +620,7 @@ def test_a_card_without_weights_has_no_network(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     own = model(tmp_path, weights=[], onnx="model.onnx")
     with pytest.raises(ModelError, match="dots: the card names no weights"):
-        checkpoint.network_of(own)
+        weights.network_of(own)
 
 
 def test_an_empty_table_beside_the_weights_is_passed_by(tmp_path: Path) -> None:
@@ -636,13 +635,13 @@ def test_a_network_of_volumes_is_refused_for_slices_and_one_of_slices_for_volume
 
     folder = organs(tmp_path / "organs", onnx=False, slice_axis=0, patch_size=[1, 32, 32])
     with pytest.raises(ModelError, match=r"of 3 axes, which by slice_axis \(0\) would see slices"):
-        checkpoint.network_of(library.find(str(folder)))
+        weights.network_of(library.find(str(folder)))
     arguments = {"spatial_dims": 2, "out_channels": 6, "features": [4, 4, 4, 4, 4, 4]}
     save_file(registry.build("basicunet", arguments).state_dict(), folder / "weights.safetensors")
     document = json.loads((folder / "model.json").read_text())
     document |= {"architecture": {"name": "basicunet", **arguments}, "sha256": None}
     (folder / "model.json").write_text(json.dumps(document))
-    assert isinstance(checkpoint.network_of(library.find(str(folder))), checkpoint.FlatNetwork)
+    assert isinstance(weights.network_of(library.find(str(folder))), weights.FlatNetwork)
     (folder / "model.json").write_text(json.dumps({**document, "slice_axis": None, "patch_size": [32, 32, 32]}))
     with pytest.raises(ModelError, match=r"of 2 axes, which by slice_axis \(None\) would see volumes"):
-        checkpoint.network_of(library.find(str(folder)))
+        weights.network_of(library.find(str(folder)))

@@ -21,7 +21,7 @@ from pathlib import Path
 from segcli.documents import Document, Facts, loads
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
-from segcli.models import card, embedded, library, weights
+from segcli.models import card, checkpoint, embedded, library, weights
 from segcli.models.card import ModelCard
 from segcli.models.imports import document
 from segcli.models.imports.folder import opened
@@ -167,7 +167,7 @@ def _verify(found: ModelCard) -> None:
         path = found.file(file)
         if path.suffix == ".safetensors":
             said = embedded.safetensors_metadata(path).get(DIGEST_KEY)
-            if said is not None and said != weights.digest(weights.innermost_table(weights.read(path))):
+            if said is not None and said != checkpoint.digest(checkpoint.innermost_table(checkpoint.read(path))):
                 raise ModelError(f"{found.folder.name}/{file}: the tensors are not those that it was made with")
     if found.onnx is not None:
         said = found.onnx_sha256

@@ -11,9 +11,9 @@ from typing import Any
 
 from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
-from segcli.models import weights
+from segcli.models import checkpoint
+from segcli.models.checkpoint import Stored, Tensors
 from segcli.models.imports.source import ModelSource, Named, Stated, label_names
-from segcli.models.weights import Stored, Tensors
 from segcli.networks.registry import Inferred
 from segcli.system import bytes_of
 
@@ -79,7 +79,7 @@ def source(path: Path, stored: Stored, described: Facts) -> ModelSource:
     """
     with legible(LAYERS_FILE):
         arguments = _arguments(described)
-    tensors = _in_order(weights.innermost_table(stored), arguments)
+    tensors = _in_order(checkpoint.innermost_table(stored), arguments)
     names, changed = label_names(_names(path.parent))
     fields = dict(_GIVEN)
     if len(names) == arguments["out_channels"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcli.documents import Content, Document, Facts, legible
-from segcli.models import weights as checkpoint
+from segcli.models import checkpoint
 from segcli.models.imports import bundle_vista3d as vista3d
 from segcli.models.imports.bundle_after import labels_of, way_back
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged

@@ -8,7 +8,7 @@ from typing import Any
 
 from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
-from segcli.models import weights
+from segcli.models import checkpoint
 from segcli.models.imports.bundle_config import References, Unknown
 from segcli.models.imports.source import Named
 from segcli.networks.registry import Inferred
@@ -78,7 +78,7 @@ def _searched(arguments: Document, path: Any, models: Path) -> Document:
             hint="it is published beside the weights: large_files.yml says where",
         )
     with legible(f"models/{file.name}"):
-        found = weights.read(file).content
+        found = checkpoint.read(file).content
         opened, chosen, node_a = (_whole(found[key]) for key in ("arch_code_a", "arch_code_c", "node_a"))
     space: Facts = arguments.get("dints_space") or {}
     kept = {k: v for k, v in space.items() if not k.startswith("_") and k not in ("num_blocks", "num_depths", "device")}

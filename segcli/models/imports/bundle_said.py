@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from segcli.documents import Content, Document, Facts
-from segcli.models.weights import Tensors
+from segcli.models.checkpoint import Tensors
 
 if TYPE_CHECKING:
     from segcli.models.imports.recognise import Recognised

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segcli.errors import ModelError
+from segcli.models.checkpoint import EXPORTED, tensors_of
 from segcli.models.imports.bundle_config import References
-from segcli.models.weights import EXPORTED, tensors_of
 from segcli.system import is_plain
 
 _USUAL = ("model.pt", "model.pth", "model.safetensors")

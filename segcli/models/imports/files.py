@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from segcli.errors import ModelError
-from segcli.models import embedded, weights
+from segcli.models import checkpoint, embedded
 from segcli.models.imports import auto3dseg, brainchop, nnunet, nnunet_v1
 from segcli.models.imports.graph import ends
 from segcli.models.imports.source import ModelSource, Named, Stated
@@ -30,7 +30,7 @@ def file(path: Path, *, told: bool, table: str | None = None) -> ModelSource:
         return _graph(path)
     if path.suffix == ".model" and Path(f"{path}.pkl").is_file():
         return nnunet_v1.file(path, table)
-    stored = weights.read(path)
+    stored = checkpoint.read(path)
     if nnunet.is_checkpoint(stored.content) and not told:
         return nnunet.file(stored, table)
     described = brainchop.layers(path.parent)
@@ -39,22 +39,22 @@ def file(path: Path, *, told: bool, table: str | None = None) -> ModelSource:
     return _checkpoint(path, stored, table)
 
 
-def _checkpoint(path: Path, stored: weights.Stored, table: str | None) -> ModelSource:
+def _checkpoint(path: Path, stored: checkpoint.Stored, table: str | None) -> ModelSource:
     inside = None
     if stored.container == "safetensors":
         inside = embedded.safetensors_metadata(path).get(embedded.METADATA_KEY)
     card = embedded.card_inside(inside, path) if inside is not None else {}
     fields = {k: v for k, v in card.items() if k not in _OWN}
-    table, notes = (table, _equal(stored, table)) if table else weights.taken(stored)
+    table, notes = (table, _equal(stored, table)) if table else checkpoint.taken(stored)
     config = auto3dseg.configuration(stored.content)
     states = partial(auto3dseg.stated, config) if config is not None else lambda _: Stated(fields)
-    return ModelSource(_container(stored), path.name, [weights.innermost_table(stored, table)], states, notes=notes)
+    return ModelSource(_container(stored), path.name, [checkpoint.innermost_table(stored, table)], states, notes=notes)
 
 
-def _equal(stored: weights.Stored, table: str) -> list[str]:
+def _equal(stored: checkpoint.Stored, table: str) -> list[str]:
     """A sentence about a table that is wanted and equals the one that is taken without a wish."""
-    wanted, usual = weights.innermost_table(stored, table), weights.innermost_table(stored)
-    others = [key for keys in weights.sister_tables(stored) for key in keys][:1]
+    wanted, usual = checkpoint.innermost_table(stored, table), checkpoint.innermost_table(stored)
+    others = [key for keys in checkpoint.sister_tables(stored) for key in keys][:1]
     same = wanted.keys() == usual.keys() and all(wanted[name].equal(tensor) for name, tensor in usual.items())
     return [f"the networks {table} and {key} are equal" for key in others if same and key != table]
 
@@ -85,7 +85,7 @@ def _graph(path: Path) -> ModelSource:
     )
 
 
-def _container(stored: weights.Stored) -> str:
+def _container(stored: checkpoint.Stored) -> str:
     if stored.container == "safetensors":
         return "safetensors"
     kind, content = f"{stored.container} checkpoint", stored.content
@@ -93,5 +93,5 @@ def _container(stored: weights.Stored) -> str:
         return kind
     if "pytorch-lightning_version" in content:
         return f"Lightning checkpoint ({kind})"
-    named = next((key for key in weights.TABLES if isinstance(content.get(key), Mapping)), None)
+    named = next((key for key in checkpoint.TABLES if isinstance(content.get(key), Mapping)), None)
     return f"{kind}, tensors under {named!r}" if named else f"{kind}, tensors alone"

@@ -13,7 +13,7 @@ from segcli.errors import ModelError, SegcliError, UsageError
 from segcli.formats.atomic import temporary_folder
 from segcli.formats.strangers import hint_of_archive
 from segcli.formats.streams import refusal
-from segcli.models import weights
+from segcli.models import checkpoint
 from segcli.models.card import CARD_FILE
 from segcli.models.imports import brainchop, bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
@@ -37,7 +37,7 @@ def opened(path: Path, *, told: bool, wanted: WhichModel) -> Iterator[ModelSourc
     """
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder")
-    if path.is_file() and path.suffix.lower() == ".zip" and not weights.is_checkpoint(path):
+    if path.is_file() and path.suffix.lower() == ".zip" and not checkpoint.is_checkpoint(path):
         with unpacked(path) as folder:
             yield _folder(folder, path.name, told=told, wanted=wanted)
     elif path.is_dir():
@@ -91,7 +91,9 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> Model
     raise ModelError(
         f"{name}: neither an nnU-Net folder nor a MONAI bundle, and {len(alone)} checkpoints in it"
         + ("" if alone else f", but {there}"),
-        hint="give one checkpoint" if alone else f"a model of torch, safetensors or ONNX is read; {weights.OF_OTHERS}",
+        hint="give one checkpoint"
+        if alone
+        else f"a model of torch, safetensors or ONNX is read; {checkpoint.OF_OTHERS}",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from segcli.models.weights import Tensors
+from segcli.models.checkpoint import Tensors
 
 # In which table of names (one of them has this), what is called otherwise today, and how.
 _FORMER = (

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from segcli.documents import Content, Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
-from segcli.models import weights
+from segcli.models import checkpoint
 from segcli.models.imports import nnunet_after, nnunet_dataset, trainers
 from segcli.models.imports.nnunet_axes import READERS, oriented, turned
 from segcli.models.imports.nnunet_cascade import first_stage
@@ -53,7 +53,7 @@ def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
         f"nnU-Net v2, {plans.get('dataset_name', path.name)}, plans.json",
         "plans.json and dataset.json",
         (plans, dataset, path.name.rpartition("__")[2]),
-        [weights.read(file) for file in files],
+        [checkpoint.read(file) for file in files],
         path,
         after,
     )
@@ -66,7 +66,7 @@ def is_checkpoint(content: Content) -> bool:
     return isinstance(init, dict) and {"plans", "dataset_json"} <= init.keys() and "network_weights" in content
 
 
-def file(stored: weights.Stored, table: str | None = None) -> ModelSource:
+def file(stored: checkpoint.Stored, table: str | None = None) -> ModelSource:
     """A checkpoint alone; `table` is the key of another table of tensors than nnU-Net's own."""
     init = stored.content["init_args"]
     return _source(
@@ -84,7 +84,7 @@ def _source(
     origin: str,
     said_in: str,
     plan: tuple[Facts, Facts, str],
-    stored: Sequence[weights.Stored],
+    stored: Sequence[checkpoint.Stored],
     place: Path | None = None,
     after: Path | None = None,
     table: str | None = None,
@@ -132,7 +132,7 @@ def _source(
     return ModelSource(
         container,
         where=where,
-        folds=[weights.innermost_table(one, table) for one in stored],
+        folds=[checkpoint.innermost_table(one, table) for one in stored],
         states=lambda _: Stated(fields, notes, lacks),
         named=named,
         previous=first,
@@ -140,9 +140,9 @@ def _source(
     )
 
 
-def not_taken(stored: weights.Stored) -> list[str]:
+def not_taken(stored: checkpoint.Stored) -> list[str]:
     """A sentence about networks of the same kind in a checkpoint, of which nnU-Net uses its own."""
-    own, *others = [name for names in weights.sister_tables(stored) for name in names] or [""]
+    own, *others = [name for names in checkpoint.sister_tables(stored) for name in names] or [""]
     return [f"the network {own} is taken, as in nnU-Net, not {', '.join(others)}: --table takes one"] if others else []
 
 

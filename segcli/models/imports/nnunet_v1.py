@@ -16,7 +16,8 @@ from torch import Tensor
 
 from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
-from segcli.models import unpickle, weights
+from segcli.models import checkpoint, unpickle
+from segcli.models.checkpoint import Tensors
 from segcli.models.imports import nnunet_after, trainers
 from segcli.models.imports.nnunet import (
     CROP,
@@ -31,7 +32,6 @@ from segcli.models.imports.nnunet import (
 )
 from segcli.models.imports.nnunet_cascade import first_stage_v1
 from segcli.models.imports.source import ModelSource, Stated
-from segcli.models.weights import Tensors
 from segcli.networks import registry
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _source(
     after: Path | None = None,
     table: str | None = None,
 ) -> ModelSource:
-    stored = [weights.read(path) for path in files]
+    stored = [checkpoint.read(path) for path in files]
     stage = plans["plans_per_stage"][number]
     named = None
     if trainers.own(trainer):
@@ -81,7 +81,7 @@ def _source(
     return ModelSource(
         container,
         where=files[0].name,
-        folds=[weights.innermost_table(one, table) for one in stored],
+        folds=[checkpoint.innermost_table(one, table) for one in stored],
         states=partial(_stated, said_in, plans, stage, after, trainer),
         named=named,
         layers={} if named else trainers.layers_v1(trainer),

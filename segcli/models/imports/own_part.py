@@ -9,10 +9,10 @@ from torch import Tensor
 
 from segcli.documents import Facts
 from segcli.errors import ModelError
-from segcli.models import weights
+from segcli.models import checkpoint, weights
+from segcli.models.checkpoint import Tensors
 from segcli.models.imports.former import of_today
 from segcli.models.imports.nnunet_v1 import renamed
-from segcli.models.weights import Tensors
 from segcli.networks import registry
 from segcli.networks.registry import Inferred
 
@@ -92,7 +92,7 @@ def _taken(
     rest = {name: tensor for name, tensor in whole.items() if not name.startswith(tuple(alike))}
     if prefix and shapes.items() <= shapes_of(rest).items():  # one stands there without a prefix
         parts, alike = {**parts, "": {name: rest[name] for name in shapes}}, [*alike, ""]
-    plain = [other for other in alike if not weights.is_average(other)]
+    plain = [other for other in alike if not checkpoint.is_average(other)]
     if len(plain or alike) > 1:
         names = [_called(other) for other in plain or alike]
         raise ModelError(
@@ -154,4 +154,4 @@ def _said(
 
 
 def _is_average(name: str) -> bool:
-    return any(weights.is_average(word) for word in name.split("."))
+    return any(checkpoint.is_average(word) for word in name.split("."))

@@ -12,10 +12,10 @@ from torch import Tensor
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.models import weights
+from segcli.models.checkpoint import Tensors
 from segcli.models.imports.graph import Ends
 from segcli.models.imports.own_part import own_part, shapes_of
 from segcli.models.imports.source import ModelSource, Named
-from segcli.models.weights import Tensors
 from segcli.networks import registry
 from segcli.networks.registry import Inferred, Shapes
 

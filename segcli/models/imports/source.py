@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from segcli.documents import Facts
+from segcli.models.checkpoint import Tensors
 from segcli.models.imports.graph import Ends
-from segcli.models.weights import Tensors
 
 if TYPE_CHECKING:
     from segcli.models.imports.recognise import Recognised

@@ -25,7 +25,7 @@ from segcli.formats.atomic import (
     whole_file,
     write_bytes,
 )
-from segcli.models import card, weights
+from segcli.models import card, checkpoint, weights
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.embedded import METADATA_KEY, onnx_metadata
 from segcli.models.imports.graph import with_external_data
@@ -236,7 +236,7 @@ def _write_weights(document: Document, network: Recognised, folder: Path) -> Non
         # A copy of each: safetensors keeps no tensors that share memory.
         tensors = {n: fold[n].detach().clone().contiguous() for n in registry.live(network.family, fold)}
         weights.refuse_not_finite(tensors, name)
-        metadata = {"format": "pt", METADATA_KEY: inside, DIGEST_KEY: weights.digest(tensors)}
+        metadata = {"format": "pt", METADATA_KEY: inside, DIGEST_KEY: checkpoint.digest(tensors)}
         with whole_file(folder / name) as file:
             file.write(safetensors.torch.save(tensors, metadata))
         sums.append(file_sha256(folder / name))

@@ -23,8 +23,7 @@ from segcli.inference.intensity import Outside, Standardise, normalise
 from segcli.inference.prepare import prepare
 from segcli.inference.segment import segment
 from segcli.inference.windows import Sliding, WindowPlan, blend_weights
-from segcli.models import card, imports, library
-from segcli.models import weights as checkpoint
+from segcli.models import card, checkpoint, imports, library, weights
 from segcli.models.imports import nnunet, nnunet_axes
 from segcli.models.imports.recognise import Recognised
 from segcli.models.imports.source import label_names
@@ -367,7 +366,7 @@ def test_where_a_trainer_changes_the_network_its_tensors_tell_and_not_the_plans(
     assert said in made.document["notes"]
     x = torch.randn(1, 1, 12, 24, 24)
     with torch.inference_mode():
-        assert torch.equal(checkpoint.network_of(made)(x), net(x))
+        assert torch.equal(weights.network_of(made)(x), net(x))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
@@ -381,7 +380,7 @@ def test_wrapped_names_are_understood_as_bare_ones(tmp_path: Path, prefix: str) 
     bare = library.read_card(imports.adopt(edited(tmp_path / "bare"), to=tmp_path, name="plain"))
     x = torch.randn(1, 1, 12, 24, 24)
     with torch.inference_mode():
-        assert torch.equal(checkpoint.network_of(made)(x), checkpoint.network_of(bare)(x))
+        assert torch.equal(weights.network_of(made)(x), weights.network_of(bare)(x))
 
 
 def test_weights_of_another_size_than_the_plans_are_refused(tmp_path: Path) -> None:
@@ -806,7 +805,7 @@ def test_version_1_averages_probabilities_of_windows(tmp_path: Path) -> None:
     made = imports.adopt(folder, to=tmp_path, name="m", given=imports.options(labels="background,organ,lesion"))
     x = torch.randn(1, 1, 16, 32, 32)
     with torch.inference_mode():
-        ours, logits = checkpoint.network_of(library.read_card(made))(x), net(x)
+        ours, logits = weights.network_of(library.read_card(made))(x), net(x)
     assert torch.allclose(ours, torch.softmax(logits, 1), atol=1e-6)
 
 
@@ -891,7 +890,7 @@ def test_version_1s_own_network_is_version_2s_under_other_names(tmp_path: Path, 
     )
     x = torch.randn(1, 1, 8, 16, 16)
     with torch.inference_mode():
-        assert (checkpoint.network_of(made)(x) - net(x)).abs().max() < 1e-5
+        assert (weights.network_of(made)(x) - net(x)).abs().max() < 1e-5
 
 
 OF_TRAINERS: dict[str, dict[str, Any]] = {
@@ -932,7 +931,7 @@ def test_layers_without_tensors_are_those_of_the_trainer_of_version_1(
     made = library.read_card(imports.adopt(path, to=tmp_path, name="m", given=given))
     x = torch.randn(1, 1, 8, 16, 16)
     with torch.inference_mode():
-        assert (checkpoint.network_of(made)(x) - net(x).softmax(1)).abs().max() < 1e-5
+        assert (weights.network_of(made)(x) - net(x).softmax(1)).abs().max() < 1e-5
 
 
 def test_a_trainer_of_version_1_with_group_norms_is_refused_by_name(tmp_path: Path) -> None:
@@ -949,7 +948,7 @@ def test_the_stored_folder_of_version_1_answers_as_unetr_plus_plus(tmp_path: Pat
     made = library.read_card(imports.adopt(folder, to=tmp_path, name="m", given=given))
     expected = {k: torch.from_numpy(v) for k, v in load_file(folder / "expected.safetensors").items()}
     with torch.inference_mode():
-        ours = checkpoint.network_of(made)(expected["__input__"])
+        ours = weights.network_of(made)(expected["__input__"])
     assert (ours - torch.softmax(expected["__output__"], 1)).abs().max() < 1e-4
 
 
