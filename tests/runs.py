@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from models import affine, organs
 
-from segcli.engines.choose import Opened
 from segcli.engines.host import HostEngine
+from segcli.engines.opened import Opened
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 

@@ -30,7 +30,8 @@ from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination
 from segcli.batch.selection import Selection
 from segcli.batch.stages import Job, Loaded, Options
-from segcli.engines.choose import EngineName, Opened
+from segcli.engines.choose import EngineName
+from segcli.engines.opened import Opened
 from segcli.engines.opening import Opening
 from segcli.engines.precision import Precision
 from segcli.errors import EngineError, SegcliError, UsageError

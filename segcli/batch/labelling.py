@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segcli.batch import budget
 from segcli.batch.answer import steps_of
-from segcli.engines.choose import Opened
+from segcli.engines.opened import Opened
 from segcli.inference.decide import Decision
 from segcli.inference.engine import Engine
 from segcli.inference.parts import Part, segment_parts

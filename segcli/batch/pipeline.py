@@ -29,7 +29,7 @@ from segcli.models.card import ModelCard
 from segcli.system import key_of, keys_of
 
 if TYPE_CHECKING:
-    from segcli.engines.choose import Opened
+    from segcli.engines.opened import Opened
 
 # How libraries say in C++ that no memory is left: torch, ONNX Runtime, OpenVINO and the standard library.
 _NO_MEMORY = (

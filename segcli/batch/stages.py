@@ -40,7 +40,7 @@ from segcli.space.volume import Grid, Volume
 from segcli.structures import chosen
 
 if TYPE_CHECKING:
-    from segcli.engines.choose import Opened
+    from segcli.engines.opened import Opened
 
 FAST_OVERLAP = 0.25
 _LONGEST = 255  # bytes of a file's name

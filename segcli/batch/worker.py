@@ -15,7 +15,7 @@ from segcli.errors import SegcliError
 from segcli.models.card import ModelCard
 
 if TYPE_CHECKING:
-    from segcli.engines.choose import Opened
+    from segcli.engines.opened import Opened
 
 _lock = threading.Lock()  # a worker of a cluster may have threads
 _open: dict[Opening, tuple[ModelCard, Opened]] = {}  # the model that this process has loaded

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from segcli.batch.cases import Case, Given
     from segcli.batch.outputs import Destination
     from segcli.batch.stages import Options, Outcome
-    from segcli.engines.choose import Opened
+    from segcli.engines.opened import Opened
     from segcli.engines.opening import Opening
     from segcli.models.card import ModelCard
 

@@ -4,108 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from segcli.documents import Document
 from segcli.engines.averaged import Ensemble
 from segcli.engines.blended import Blending
 from segcli.engines.devices import kind_of, missing, place_of
 from segcli.engines.driver import driver_devices
 from segcli.engines.held import Held
 from segcli.engines.mirrored import mirrored
+from segcli.engines.opened import Opened
 from segcli.engines.precision import PRECISIONS, settled
 from segcli.engines.room import of_graph, of_network, refuse_too_large
 from segcli.engines.table import Choice, EngineSpec, Graph, Run, engines, installed
 from segcli.errors import EngineError, ModelError, cause_of
-from segcli.inference.engine import Engine
 from segcli.models.card import ModelCard
-from segcli.models.library import find, needed
+from segcli.models.library import find
 from segcli.packages import not_loaded
 from segcli.parallel import cores
 
 if TYPE_CHECKING:
     from segcli.engines.export.onnx_file import OnnxFile
 
-# On a GPU one window of 96^3 fills the card, by count of its multiplications; two hide the start of each kernel.
-# More would gain nothing, and the same count in every run gives the same bytes.
-VOXELS_ON_A_DEVICE = 2 * 96**3
 EngineName = str  # "auto", or a name in the table of engines
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """What a process knows of another one's engine."""
-
-    name: str
-    precision: str
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An engine, and what the record says of it.
-
-    reason    why it was chosen
-    hashes    file name -> sha256 of the bytes that were loaded
-    others    further models whose answers are averaged with this one's
-    parts     models that the model is made of; `engine` is the first one's then
-    rough     the model that finds where this one looks
-    beside    further models where one of them all is made of models: their results for the whole scan are averaged
-    earlier   of a cascade's second model: the first, whose labels it sees
-    max_ram   bytes that the process may have resident, where the user said so
-    note      a word on the file that was loaded, for those who want more detail
-    """
-
-    engine: Engine
-    reason: str
-    warnings: tuple[str, ...]
-    hashes: Mapping[str, str]
-    others: tuple[tuple[ModelCard, Opened], ...] = ()
-    parts: tuple[tuple[ModelCard, Opened], ...] = ()
-    rough: tuple[ModelCard, Opened] | None = None
-    beside: tuple[tuple[ModelCard, Opened], ...] = ()
-    earlier: tuple[ModelCard, Opened] | None = None
-    max_ram: int | None = None
-    note: str = ""
-
-    def __getstate__(self) -> Document:
-        """What crosses to another process: of the engine, whose network and device stay in this one, its name."""
-        return {**self.__dict__, "engine": Elsewhere(self.engine.name, self.engine.precision)}
-
-    def only(self, card: ModelCard, names: Collection[str]) -> Opened:
-        """The same without parts that label none of some structures; with all of them where none is named."""
-        wanted = needed(card, [own for own, _ in self.parts], names)
-        beside = tuple((own, other.only(own, names)) for own, other in self.beside)
-        return replace(self, parts=tuple(part for part in self.parts if part[0] in wanted), beside=beside)
-
-    @property
-    def several(self) -> tuple[ModelCard, ...]:
-        """The further models that the user named."""
-        return tuple(card for card, _ in (*self.others, *self.beside))
-
-    def fine(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
-        """The models that run behind the rough one: that of the card and those averaged with it, or its parts."""
-        return self.parts or ((card, self), *self.others)
-
-    def first(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
-        """The models that are shown the whole scan."""
-        own = self.fine(card) if self.rough is None else self.rough[1].first(self.rough[0])
-        return (*own, *(one for other, opened in self.beside for one in opened.first(other)))
-
-    def running(self, card: ModelCard) -> list[tuple[ModelCard, Opened]]:
-        """All models that run, a cascade's first one, which is no model of its own elsewhere, before its second."""
-        return [one for own, opened in self.models(card) for one in opened.cascade(own)]
-
-    def cascade(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
-        """The model alone, of a cascade's second one the first before it."""
-        return (*((self.earlier,) if self.earlier else ()), (card, self))
-
-    def models(self, card: ModelCard) -> tuple[tuple[ModelCard, Opened], ...]:
-        """All models that run, in their order."""
-        before = self.rough[1].models(self.rough[0]) if self.rough else ()
-        return (*before, *self.fine(card), *(one for other, opened in self.beside for one in opened.models(other)))
 
 
 def open_engine(
@@ -399,11 +322,3 @@ def _same_windows(member: ModelCard, card: ModelCard) -> None:
     ):
         if own != wanted:
             raise ModelError(f"{card.name}: its member {member.name} has another {what}: {own}, not {wanted}")
-
-
-def windows_of(card: ModelCard, voxels: int) -> int:
-    """Windows at a time, of so many voxels in all: several pictures of a 2-D network or small windows.
-
-    A whole image has a size that the card does not say: its mirror images are shown one by one.
-    """
-    return 1 if card.window.whole else max(1, min(16, voxels // math.prod(card.window.size)))

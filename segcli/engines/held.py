@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.engines.opened import Opened
 from segcli.errors import ModelError
 from segcli.inference.engine import Engine, Sums, Weights, sampler_of
 from segcli.space.resample import Sampler
-
-if TYPE_CHECKING:
-    from segcli.engines.choose import Opened
 
 
 class Held:

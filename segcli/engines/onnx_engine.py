@@ -72,7 +72,8 @@ class OnnxEngine(HostEngine):
 
 
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[str, str]]:
-    from segcli.engines.choose import VOXELS_ON_A_DEVICE, checked_graph, windows_of
+    from segcli.engines.choose import checked_graph
+    from segcli.engines.room import VOXELS_ON_A_DEVICE, windows_of
 
     file = checked_graph(card, chosen, run)
     batch = run.batch or windows_of(card, _VOXELS_AT_A_TIME if chosen.device == "cpu" else VOXELS_ON_A_DEVICE)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from segcli.engines.choose import EngineName, Opened, open_engine
+from segcli.engines.choose import EngineName, open_engine
+from segcli.engines.opened import Opened
 from segcli.engines.precision import Precision
 from segcli.engines.table import engines
 from segcli.errors import ModelError, UsageError

@@ -167,7 +167,8 @@ def _converted(name: str) -> Any:
 
 
 def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[HostEngine, Mapping[str, str]]:
-    from segcli.engines.choose import checked_graph, windows_of
+    from segcli.engines.choose import checked_graph
+    from segcli.engines.room import windows_of
 
     file = checked_graph(card, chosen, run)
     batch = run.batch or windows_of(card, _VOXELS_AT_A_TIME)

@@ -1,4 +1,4 @@
-"""Whether a window of a card's size fits into memory, told before the network runs on it."""
+"""How many windows of a card's size are shown at a time; whether one fits into memory, told before the network runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from segcli.models.card import ModelCard
 # Bytes that networks hold for each voxel of a window at most, as a rule: what is far below the room is not counted.
 _OF_A_VOXEL = 2048
 _SMALL = 1 << 30  # bytes that every machine has
+# On a GPU one window of 96^3 fills the card, by count of its multiplications; two hide the start of each kernel.
+# More would gain nothing, and the same count in every run gives the same bytes.
+VOXELS_ON_A_DEVICE = 2 * 96**3
+
+
+def windows_of(card: ModelCard, voxels: int) -> int:
+    """Windows at a time, of so many voxels in all: several pictures of a 2-D network or small windows.
+
+    A whole image has a size that the card does not say: its mirror images are shown one by one.
+    """
+    return 1 if card.window.whole else max(1, min(16, voxels // math.prod(card.window.size)))
 
 
 def refuse_too_large(card: ModelCard, max_ram: int | None, need: Callable[[], int]) -> None:

@@ -43,7 +43,7 @@ def _open(card: ModelCard, chosen: Choice, run: Run) -> tuple[Blending, Mapping[
 
 def _placed(network: nn.Module, card: ModelCard, chosen: Choice, run: Run) -> Blending:
     """The engine of one network on the chosen device."""
-    from segcli.engines.choose import VOXELS_ON_A_DEVICE, windows_of
+    from segcli.engines.room import VOXELS_ON_A_DEVICE, windows_of
     from segcli.engines.torch_devices import TorchCPU, TorchDevice
     from segcli.engines.torch_memory import shared
 

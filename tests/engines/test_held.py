@@ -12,8 +12,8 @@ from runs import Pointwise, command, opened, scan
 
 import segcli
 from segcli.engines import opening as opening_module
-from segcli.engines.choose import Opened
 from segcli.engines.held import Held
+from segcli.engines.opened import Opened
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError
 from segcli.inference.engine import sampler_of

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from models import CARD
 
-from segcli.engines.choose import windows_of
 from segcli.engines.host import HostEngine
 from segcli.engines.mirrored import mirrored
+from segcli.engines.room import windows_of
 from segcli.errors import ModelError
 from segcli.models.card import ModelCard, parse
 
