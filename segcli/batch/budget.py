@@ -28,6 +28,7 @@ from segcli.models.card import ModelCard
 from segcli.parallel import cores
 from segcli.results.islands import islands
 from segcli.results.measure import tallied
+from segcli.results.scan_checks import beforehand
 from segcli.space.grids import model_grid
 from segcli.space.resample import apply, parallel, taps_for
 from segcli.space.volume import Box, Grid, Volume
@@ -94,6 +95,7 @@ def plan_case(
     affine: Form | None = None,
     series: str | None = None,
     volume: int | None = None,
+    label_map: bool = False,
 ) -> Document:
     """What predicting a scan would need: read and prepared as then, some windows run to learn what one costs.
 
@@ -103,6 +105,8 @@ def plan_case(
     a rough model is asked for the whole scan, for nobody knows yet how little of it the rough one leaves.
 
     paths    of one case, a file for each channel; the options are those of `formats.read`
+    label_map  whether what looks like a label map is taken for a scan
+    returns  the figures, and under "warnings" what speaks against the scan
     errors   InputError for a scan that is refused, or has other channels than the model's
     """
     from segcli import formats
@@ -117,6 +121,7 @@ def plan_case(
     scan = formats.read(paths, affine=affine, series=series, volume=volume, channels=len(card.channels))
     read = time.perf_counter() - start
     check_channels(scan, card.procedure)
+    doubts = beforehand(scan, card, paths[0].name, label_map=label_map)
     itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
     limit, needs, on_disk = opening.max_ram, list[Budget](), False
     parts: list[Grid] = []
@@ -145,6 +150,7 @@ def plan_case(
         "vram_mb": round(max(need.vram_bytes for need in needs) / 1e6),
         "disk_mb": round((max(need.disk_bytes for need in needs) + answers) / 1e6, 3),
         "sums_on_disk": on_disk,
+        "warnings": doubts,
     }
 
 

@@ -305,6 +305,12 @@ def _expand(
     return found
 
 
+def images(folder: Path, channels: Sequence[str], tell: Tell) -> list[Case]:
+    """The scans in a folder tree that are no DICOM; `tell` as of `cases`."""
+    there = _without_derived(_images(folder, None), tell)
+    return without_label_maps(_grouped(folder, there, channels), tell)
+
+
 def _without_derived(found: Sequence[Path], tell: Tell) -> list[Path]:
     """The files without those that are called as what others make of scans; they are counted."""
     kept = [path for path in found if not _DERIVED.search(stem(path))]

@@ -32,23 +32,29 @@ def info(
 ) -> None:
     """Grid, orientation, spacing and range of a scan, and what predict would do with it.
 
-    Of a folder with several DICOM series a list; it ends with 65 where none is a volume, with 1 where one is refused.
+    Of a folder with several DICOM series a list, with the images of other formats; it ends with 65 where none of the
+    series is a volume, with 1 where one is refused.
     """
     from segcli import formats
+    from segcli.batch.cases import images
     from segcli.models.library import find
 
     counts = form(affine)
     found = _found(scan) if scan.is_dir() and series is None else ()
-    rows = [_row(one) for one in found]
-    if len(rows) > 1 or (rows and (rows[0]["problem"] or (volume is None and rows[0]["volumes"] > 1))):
+    rows, card = [_row(one) for one in found], find(model)
+    beside = images(scan, card.channels, say) if rows else []
+    several = len(rows) + len(beside) > 1
+    if several or (rows and (rows[0]["problem"] or (volume is None and rows[0]["volumes"] > 1))):
+        files = [{"image": case.name, "files": ", ".join(path.name for path in case.paths)} for case in beside]
         if json:
-            print_json({"schema": SCHEMA, "series": rows})
+            print_json({"schema": SCHEMA, "series": rows, "images": files})
         else:
             table(f"{scan.name}: DICOM series", [_shown(row) for row in rows])
+            if files:
+                table(f"{scan.name}: other images", files)
         if (refused := _refusal(scan.name, found)) is not None:
             raise refused
         return
-    card = find(model)
     paths = _only(scan, card) if scan.is_dir() and series is None and not found else [scan]
     read = formats.read(paths, affine=counts, series=series, volume=volume, channels=len(card.channels))
     try:
@@ -94,7 +100,7 @@ def _facts(name: str, read: Volume, card: ModelCard) -> Document:
         facts["cropped_to"] = list(image.grid.shape)
         facts["windows"] = window_count(image.grid, card.window)
         try:
-            beforehand(whole, card, name)
+            facts["warnings"] += beforehand(whole, card, name)
         except InputError as error:
             facts["refused"] = f"{error.message}; {error.hint}"
     else:

@@ -108,8 +108,10 @@ def run(
     by_id = {s.label: s for s in report.structures}
     said, confidence, disagreement = said or Stated(), confidence or {}, disagreement or {}
     scene = Scene(labels, structures, by_id, counted, card, image, said, confidence, disagreement)
+    of_another_modality = any(f.code == "modality" for f in found)
     for check in (*CHECKS, *_added()):
-        found += check(scene)
+        if not (of_another_modality and check is fit_checks.moved):  # whose brightness fits the structures nowhere
+            found += check(scene)
     return _ordered(_gathered(found))
 
 

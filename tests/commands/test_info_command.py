@@ -72,6 +72,17 @@ def test_axes_are_those_of_nibabel_and_those_of_arrays(model, tmp_path, capsys):
     assert f"axes     {wanted} (where i, j, k point, as nibabel says it)" in capsys.readouterr().out
 
 
+def test_a_scan_of_another_modality_is_told_with_the_command_that_lists_models(model, tmp_path, capsys):
+    data = np.full((16, 14, 12), 0, "i2")
+    data[2:-2, 2:-2, 2:-2] = 900
+    path = nifti(tmp_path / "a.nii.gz", data + np.random.default_rng(0).integers(0, 9, data.shape, "i2"))
+    (warning,) = looked_at(path, model, capsys)["warnings"]
+    assert "not Hounsfield units" in warning
+    assert warning.endswith("; `segcli models --available` lists models with their modality")
+    answer.info(path, model)
+    assert f"warning: {warning}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_scan_whose_millimetres_are_called_metres_is_refused_as_geometry_by_every_command(tmp_path: Path) -> None:
     path, model = scan(tmp_path / "a.nii.gz", xyzt_units=1), organs(tmp_path / "model")
@@ -97,6 +108,17 @@ def test_a_scan_with_other_channels_than_the_model_wants_is_described_and_told_a
     assert "warning: 1 of 64 voxels are NaN or infinite" in told
     with pytest.raises(InputError, match=r"a\.nii\.gz"):
         answer.info(path, str(model))
+
+
+def test_images_beside_dicom_are_listed_too(model, tmp_path, capsys):
+    series(tmp_path / "both" / "dicom")
+    scan(tmp_path / "both" / "b.nii.gz")
+    answer.info(tmp_path / "both", str(model), json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["series"]) == 1
+    assert found["images"] == [{"image": "b", "files": "b.nii.gz"}]
+    answer.info(tmp_path / "both", str(model))
+    assert "both: other images" in capsys.readouterr().out
 
 
 def test_a_folder_of_several_series_is_described_by_its_series(model, tmp_path, capsys):

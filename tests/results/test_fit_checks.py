@@ -1,8 +1,11 @@
 """Labels that lie where the scan shows their structures, and labels that lie beside them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard, parse
 from segcli.results.checks import Finding, run
 from segcli.results.fit_checks import STRUCTURES
@@ -69,6 +72,17 @@ def test_labels_that_lie_beside_their_structures_are_told_with_the_way_back(
 @pytest.mark.parametrize("noise", [0.0, 5.0, 40.0])
 def test_labels_where_they_belong_are_no_doubt(noise: float) -> None:
     assert told(*blocks(noise)) == []
+
+
+def test_of_a_scan_of_another_modality_it_is_not_said_where_its_brightness_would_fit() -> None:
+    labels, image = blocks()
+    other = Volume(np.roll(labels.data, 6, 1), labels.grid)
+    model = replace(card(moved=1.25), modality="MR")
+    (moved,) = (f.sentence for f in run(other, image, model, said=Stated("MR")) if f.code == "misplaced")
+    assert moved.startswith("moved by")
+    codes = {f.code for f in run(other, image, model, said=Stated("CT"))}
+    assert "modality" in codes
+    assert "misplaced" not in codes
 
 
 def test_labels_of_a_scan_that_shows_nothing_of_them_are_no_doubt() -> None:
