@@ -65,16 +65,19 @@ def open_engine(
     _fit_in_memory(members.values(), device, max_ram)
     run = Run(threads or cores(), batch, precision, max_vram, max_ram, votes, {} if common is None else common)
     passed: dict[str, str] = {}  # engines that "auto" has passed over -> what is said of their libraries
-    chosen, trouble = choose(first, engine, device, precision), ""
+    warnings: tuple[str, ...] = ()  # of a device that "auto" has given up
     while True:
+        chosen = choose(first, engine, device, precision, passed)
         try:
             opened, hashes = _loaded(members, card, chosen, run, later)
+            break
         except RuntimeError as error:
             if chosen.device == "cpu":
                 raise
             trouble = f"{chosen.device} cannot be used: {cause_of(error)}"
             if chosen.named:
                 raise EngineError(trouble, hint="use --device cpu") from error
+            warnings, device = (*chosen.warnings, f"{trouble}; the CPU is taken"), "cpu"
         except (ImportError, OSError) as error:
             refusal = not_loaded(chosen.spec.library, error)
             if refusal is None:
@@ -82,19 +85,11 @@ def open_engine(
             passed[chosen.spec.name] = f"{refusal.message}; another engine is taken"
             if engine != "auto" or len(passed) == len(installed()):
                 raise refusal from error
-            chosen = choose(first, engine, device, precision, passed)
-            continue
-        break
-    if trouble:
-        before = chosen.warnings
-        chosen = choose(first, engine, "cpu", precision, passed)
-        chosen = replace(chosen, warnings=(*before, f"{trouble}; the CPU is taken"))
-        opened, hashes = _loaded(members, card, chosen, run, later)
-    chosen = replace(chosen, warnings=(*passed.values(), *chosen.warnings))
     if mirror and isinstance(opened, Blending):
         opened = mirrored(opened, card)
     note = chosen.graph.note if chosen.graph else ""
-    return Opened(opened, chosen.reason, chosen.warnings, hashes, max_ram=max_ram, note=note)
+    said = (*passed.values(), *warnings, *chosen.warnings)
+    return Opened(opened, chosen.reason, said, hashes, max_ram=max_ram, note=note)
 
 
 def _fit_in_memory(cards: Iterable[ModelCard], device: str, max_ram: int | None) -> None:
