@@ -17,8 +17,8 @@ from segcli.documents import Document
 from segcli.engines.host import room_beside
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory
-from segcli.inference.decide import BLOCK
 from segcli.inference.engine import Engine
+from segcli.inference.place import BLOCK
 from segcli.inference.prepare import Prepared, at_least, check_channels, prepare
 from segcli.inference.segment import Wishes, decided, window_count
 from segcli.inference.windows import WindowPlan, fitted, padded, slab_bytes, starts, stream_axis, sums_shape, windows

@@ -9,7 +9,8 @@ import numpy as np
 
 from segcli import parallel
 from segcli.bench.results import Row
-from segcli.inference.decide import Decision, Place, blocks
+from segcli.inference.decide import Decision
+from segcli.inference.place import Place, blocks
 from segcli.inference.prepare import Prepared
 from segcli.inference.segment import Wishes, decided
 from segcli.inference.windows import new_planes

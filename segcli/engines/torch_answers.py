@@ -10,8 +10,9 @@ from torch import Tensor
 from segcli.engines.torch_decide import Decider, Slab, decided, soften
 from segcli.engines.torch_memory import Device
 from segcli.engines.torch_spots import kept, spots
-from segcli.inference.decide import Decision, Place
+from segcli.inference.decide import Decision
 from segcli.inference.deciding import Answer, Deciding, Spreading, Task
+from segcli.inference.place import Place
 from segcli.space.volume import Box, Grid
 
 

@@ -20,8 +20,9 @@ from segcli.engines.torch_sampler import WITHOUT_FLOAT64, sent, summed
 from segcli.engines.torch_spots import kept, spots
 from segcli.inference.area import Faces
 from segcli.inference.certainty import shared_axis
-from segcli.inference.decide import Decision, Place
+from segcli.inference.decide import Decision
 from segcli.inference.deciding import Task
+from segcli.inference.place import Place
 from segcli.space.volume import Box, Grid
 
 Slab = Callable[[Box, Grid], Tensor]

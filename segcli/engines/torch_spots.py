@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcli.engines.torch_sampler import WITHOUT_FLOAT64, sent, summed
-from segcli.inference.decide import Piece, Place
+from segcli.inference.place import Piece, Place
 from segcli.space.resample import Taps
 from segcli.space.volume import Grid, Voxels
 

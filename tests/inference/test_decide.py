@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import distances, grid
 
-from segcli.inference import certainty, decide
+from segcli.inference import certainty, decide, place
 from segcli.inference.decide import Decision, Probabilities, _winning_boxes, labels_on
 from segcli.space.resample import onto
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
@@ -178,7 +178,7 @@ def test_many_classes_give_each_core_a_block_and_the_same_labels(monkeypatch: py
     scan, found = grid((5, 150, 170), (1.1, 1.1, 1.1)), {}
     monkeypatch.setattr(decide, "each", each)
     for many in (1, 16):
-        monkeypatch.setattr(decide, "cores", lambda many=many: many)
+        monkeypatch.setattr(place, "cores", lambda many=many: many)
         shared.clear()
         found[many] = labels_on(scan, cut(logits, [2]), Decision(tuple(range(9))), model, model).data
         assert min(shared) == many
@@ -186,11 +186,11 @@ def test_many_classes_give_each_core_a_block_and_the_same_labels(monkeypatch: py
 
 
 def test_118_classes_of_a_large_scan_are_work_for_16_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decide, "cores", lambda: 16)
+    monkeypatch.setattr(place, "cores", lambda: 16)
     model, scan = grid((4, 273, 273), (1.5, 1.5, 1.5)), grid((6, 512, 512), (1.0, 0.8, 0.8))
     slab = np.broadcast_to(np.float32(0), (118, *model.shape))
-    pieces = decide.Place(scan, model, model, decide.LINEAR).pieces(np.zeros(3, np.int64), model.shape)
-    (blocks,) = [list(decide.blocks(piece, slab)) for piece in pieces]
+    pieces = place.Place(scan, model, model, decide.LINEAR).pieces(np.zeros(3, np.int64), model.shape)
+    (blocks,) = [list(place.blocks(piece, slab)) for piece in pieces]
     assert len(blocks) == 16
     assert len(list(certainty._rows(slab, slab[:1]))) >= 32
 
