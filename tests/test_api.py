@@ -26,6 +26,7 @@ from runs import command
 
 import segcli
 import segcli.api
+import segcli.api.model
 import segcli.api.result
 import segcli.space.volume
 import segcli.structures
@@ -472,7 +473,7 @@ def test_the_examples_of_volumes_labels_and_errors_run(tmp_path: Path, monkeypat
 def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(SAMPLE, tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
-    assert examples_run(segcli.api, segcli.api.result) >= 15
+    assert examples_run(segcli.api, segcli.api.model, segcli.api.result) >= 15
 
 
 def test_every_public_class_and_function_has_an_example() -> None:

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 import segcli
-import segcli.api
+import segcli.api.model
 from segcli.api.scans import held
 from segcli.errors import InputError, UsageError
 from segcli.formats.mgh import read as read_mgh
@@ -98,6 +98,6 @@ def test_a_thread_has_what_it_asked_for_though_another_asks_for_other_structures
         def open(self, card: object) -> object:
             return "opened", card, self.classes
 
-    monkeypatch.setattr(segcli.api, "asked", lambda card, classes: f"card of {classes}")
+    monkeypatch.setattr(segcli.api.model, "asked", lambda card, classes: f"card of {classes}")
     model = segcli.Model("card", Opening(), None, _asked=Forgetful())
     assert model._answering(("liver",)) == ("card of ('liver',)", ("opened", "card of ('liver',)", ("liver",)))
