@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,12 +34,12 @@ FAIL_ON: dict[str, tuple[str, ...]] = {"": (), "review": ("review", "fail"), "fa
 
 
 def judged(outcome: Outcome, manners: Manners) -> Outcome:
-    """A case whose verdict the user does not want counts as failed; its files stay."""
+    """A case whose verdict the user does not want ends with an error; it is segmented, and its files stay."""
     verdict = (outcome.record or {}).get("verdict", "pass")
-    if outcome.status == "failed" or verdict not in FAIL_ON[manners.fail_on]:
+    if outcome.error is not None or verdict not in FAIL_ON[manners.fail_on]:
         return outcome
     first = next((c["sentence"] for c in (outcome.record or {}).get("checks", ())), "")
-    return replace(outcome, status="failed", error=CasesFailed(f"{outcome.case.name}: verdict {verdict}: {first}"))
+    return replace(outcome, error=CasesFailed(f"{outcome.case.name}: verdict {verdict}: {first}"))
 
 
 def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
@@ -48,6 +49,7 @@ def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
         show.line(f"error: {outcome.error.message}")
         if outcome.error.hint:
             show.line(f"  {outcome.error.hint}")
+    if outcome.status == "failed":
         return
     facts = outcome.record or {}
     if not manners.quiet:
@@ -55,13 +57,13 @@ def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
             show.line(f"warning: {outcome.case.name}: {warning}")
         doubts = [c for c in facts.get("checks", ()) if manners.verbose or c["severity"] != "note"]
         shown = len(doubts) if total == 1 or manners.verbose else 1  # of a batch, the gravest; all are in the record
-        for check in doubts[:shown]:
+        for check in doubts[outcome.error is not None : shown]:  # an error about the verdict has the gravest
             more = f" (and {len(doubts) - shown} more)" if len(doubts) > shown else ""
             show.line(f"{check['severity']}: {outcome.case.name}: {check['sentence']}{more}")
         if outcome.status == "skipped":
             show.line(f"{outcome.case.name}: already done, verified")
-        elif total == 1 and not manners.json:
-            table(f"{outcome.case.name}", structure_rows(facts["structures"]), on=show.console)
+        if total == 1 and not manners.json:
+            table(f"{outcome.case.name}", structure_rows(facts.get("structures", ())), on=show.console)
     if not manners.json and manners.events not in ("stdout", "-"):  # whose "done" names the label map
         for path in outcome.paths:
             show.data(str(path))
@@ -77,7 +79,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 def unshown(outcomes: Sequence[Outcome]) -> str:
     """How many cases end well by the exit code though their verdict is "fail"; nothing where there is none."""
-    count = sum(o.status != "failed" and (o.record or {}).get("verdict") == "fail" for o in outcomes)
+    count = sum(o.error is None and (o.record or {}).get("verdict") == "fail" for o in outcomes)
     if not count:
         return ""
     cases = "1 case has" if count == 1 else f"{count} cases have"
@@ -85,12 +87,20 @@ def unshown(outcomes: Sequence[Outcome]) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], total: int, seconds: float, word: str) -> str:
-    count = {s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")}
+    """The line at the end: how many scans are segmented and how many failed, and the verdicts that were not wanted."""
+    count = _counted(outcomes)
+    unwanted = Counter(str((o.record or {}).get("verdict")) for o in outcomes if o.error and o.status != "failed")
     parts = [f"{count['done']} of {total} scans segmented"]
     parts += [f"{count['skipped']} already done"] if count["skipped"] else []
     parts += [f"{count['failed']} failed"] if count["failed"] else []
+    parts += [f"{number} with the verdict {verdict}" for verdict, number in unwanted.items()]
     parts += [word] if word else []
     return ", ".join(parts) + f" ({seconds:.0f} s)"
+
+
+def _counted(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many cases ended in each way."""
+    return {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
 
 
 def document(outcomes: Sequence[Outcome], seconds: float) -> Document:
@@ -107,7 +117,7 @@ def document(outcomes: Sequence[Outcome], seconds: float) -> Document:
             for o in outcomes
         ],
         "summary": {
-            **{s: sum(o.status == s for o in outcomes) for s in ("done", "skipped", "failed")},
+            **_counted(outcomes),
             "seconds": round(seconds, 2),
         },
     }

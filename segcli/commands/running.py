@@ -22,7 +22,7 @@ from segcli.commands.outcomes import (
     unshown,
 )
 from segcli.commands.process import interruptible, waited
-from segcli.commands.terminal import STREAMS, Show, events_to, print_json, say, show_error
+from segcli.commands.terminal import STREAMS, Show, events_to, print_json, print_line, say, show_error
 from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
@@ -133,12 +133,15 @@ def _concluded(given: Given, ended: Sequence[Outcome], to: Destination, manners:
         code = code or error.exit_code
     if manners.json:
         print_json(document(ended, seconds))
+    elif manners.events not in ("stdout", "-"):
+        for path in extra:
+            print_line(str(path))
     if manners.quiet:
         return code
     if len(ended) > 1:
         say(summary(ended, len(ended), seconds, ""))
     for path in extra:
-        say(f"{path}: {told_of(path)}")
+        say(f"{path.name}: {told_of(path)}")
     _told_unshown(ended, manners)
     return code
 

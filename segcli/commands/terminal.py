@@ -274,7 +274,7 @@ def _cell(value: Any, decimals: int = 2) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, float):
-        return f"{value:,.{decimals}f}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:z,.{decimals}f}" if abs(value) < 1000 else f"{value:z,.0f}"
     return "" if value is None else str(value)
 
 

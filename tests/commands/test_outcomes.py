@@ -25,7 +25,7 @@ def ended(verdict: str, status: str = "done") -> Outcome:
 def test_a_verdict_counts_as_failed_where_the_user_wishes_so_also_on_a_rerun(fail_on, failing, status):
     for verdict in ("pass", "review", "fail"):
         outcome = judged(ended(verdict, status), Manners(fail_on=fail_on))
-        assert (outcome.status == "failed") == (verdict in failing)
+        assert (outcome.status, outcome.error is not None) == (status, verdict in failing)
         assert exit_code([outcome]) == (verdict in failing)
         assert exit_code([outcome, ended("pass")]) == (verdict in failing)
 
@@ -62,8 +62,29 @@ def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
     assert last == "warning: 1 case has the verdict fail; the exit code says so only with --fail-on fail"
     again = command(*given, "--fail-on", "fail", cwd=tmp_path)
     assert again.returncode == 1
+    assert again.stdout == done.stdout
+    assert again.stderr.decode().count("every voxel of the scan is 0") == 1
+    assert "0 of 2 scans segmented, 2 already done, 1 with the verdict fail (" in again.stderr.decode()
     assert "zeros: verdict fail: every voxel of the scan is 0: there is no picture" in again.stderr.decode()
     assert {p.name for p in (tmp_path / "out").glob("*_seg.nii.gz")} == {"zeros_seg.nii.gz", "a_seg.nii.gz"}
     words = ("predict", "-", "--model", "organs", "-o", "piped")
     piped = command(*words, cwd=tmp_path, stdin=(tmp_path / "zeros.nii.gz").read_bytes())
     assert (piped.returncode, piped.stderr.decode().strip().splitlines()[-1]) == (0, last)
+
+
+def test_the_volumes_of_a_single_scan_are_shown_also_where_it_is_finished_already(tmp_path):
+    organs(tmp_path / "organs")
+    scan(tmp_path / "a.nii.gz")
+    first, again = (command("predict", "a.nii.gz", "-m", "organs", "-o", "out", cwd=tmp_path) for _ in range(2))
+    shown = [line for line in first.stderr.decode().splitlines() if "spleen" in line.split()]
+    assert len(shown) == 1
+    assert shown[0] in again.stderr.decode().splitlines()
+
+
+def test_the_tables_of_a_batch_are_named_on_stdout(tmp_path):
+    organs(tmp_path / "organs")
+    for name in "ab":
+        scan(tmp_path / f"{name}.nii.gz")
+    done = command("predict", "a.nii.gz", "b.nii.gz", "-m", "organs", "-o", "out", cwd=tmp_path)
+    assert done.stdout.decode().splitlines()[-2:] == ["out/cohort.csv", "out/cohort_wide.csv"]
+    assert "cohort_wide.csv: one row for each case\n" in done.stderr.decode()

@@ -50,6 +50,11 @@ def test_1_5_a_table_takes_no_markup_and_no_escapes(capsys):
     assert "\x1b" not in out
 
 
+def test_a_number_that_is_rounded_to_zero_has_no_sign(capsys):
+    table("", [{"name": "liver", "bias_ml": -0.001}])
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["liver", "0.00"]
+
+
 def test_a_table_without_colours_has_no_escapes_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
