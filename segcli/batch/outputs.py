@@ -47,7 +47,7 @@ class Output:
     also     whether something else that was asked for brings it along
     inside   names of the files in the folder, where there are several
     bids     whether a BIDS derivative may have such files
-    own      whether a file that begins with these bytes is an earlier one, which `segcli report` may replace
+    shows    its file says at its beginning what it shows, as `shown.shown_in` reads it
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Output:
     also: Callable[[Destination], bool] = lambda to: False
     inside: Callable[[ModelCard], Iterable[str]] | None = None
     bids: bool = False
-    own: Callable[[bytes], bool] | None = None
+    shows: bool = False
 
     @property
     def asked(self) -> str:
@@ -147,6 +147,7 @@ class Finished:
     scan    (C, D, H, W), as in the file; the labels of `result` are on its grid
     card    the model, with no other structures than those that are written
     facts   the record, as JSON has it
+    bare    the scan itself is not there, and `scan` is black
     """
 
     base: Path
@@ -156,6 +157,7 @@ class Finished:
     to: Destination
     report: Report
     facts: Facts
+    bare: bool = False
 
     @property
     def signed(self) -> Signed:
@@ -221,20 +223,14 @@ def _page(viewer: bool, path: Path, case: Finished) -> Sequence[str]:
     from segcli.results.page.niivue import script
 
     shown = script() if viewer else ""
-    atomic.write_bytes(path, case_page(case.scan, case.result.labels, case.card, case.facts, shown))
+    atomic.write_bytes(path, case_page(case.scan, case.result.labels, case.card, case.facts, shown, bare=case.bare))
     return ()
-
-
-def _is_page(head: bytes) -> bool:
-    from segcli.results.page.parts import is_page
-
-    return is_page(head)
 
 
 def _montage(columns: int, path: Path, case: Finished) -> Sequence[str]:
     from segcli.results.montage import montage
 
-    montage(case.scan, case.result.labels, case.card.labels, path, case.facts, columns, today())
+    montage(case.scan, case.result.labels, case.card.labels, path, case.facts, columns, today(), bare=case.bare)
     return ()
 
 
@@ -328,12 +324,14 @@ _report = partial(Output, option="--report")
 BUILT_IN = (
     _report("csv", "_seg.csv", "the structures as a table", _csv),
     _report("tsv", "_seg.tsv", "the same with tabs between", _csv),
-    _report("html", "_seg.html", "a page: slices, volumes, doubts", partial(_page, False), own=_is_page),
+    _report("html", "_seg.html", "a page: slices, volumes, doubts", partial(_page, False), shows=True),
     _report(
-        "html-viewer", "_seg_viewer.html", "with NiiVue inside", partial(_page, True), needs=("viewer",), own=_is_page
+        "html-viewer", "_seg_viewer.html", "with NiiVue inside", partial(_page, True), needs=("viewer",), shows=True
     ),
-    _report("png", "_seg.png", "slices with the labels over them, verdict, model, day", partial(_montage, 3)),
-    _report("png-large", "_seg_large.png", "the same, seven slices of each view", partial(_montage, 7)),
+    _report(
+        "png", "_seg.png", "slices with the labels over them, verdict, model, day", partial(_montage, 3), shows=True
+    ),
+    _report("png-large", "_seg_large.png", "the same, seven slices of each view", partial(_montage, 7), shows=True),
     Output("slicer", ".ctbl", "names and colours for 3D Slicer", partial(_table, "slicer"), "--tables"),
     Output("itksnap", ".label", "the same for ITK-SNAP", partial(_table, "itksnap"), "--tables"),
     Output("freesurfer", "_lut.txt", "the same for FreeSurfer", partial(_table, "freesurfer"), "--tables"),

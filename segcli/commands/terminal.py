@@ -217,6 +217,11 @@ def table(
         console.print(_made(part, one_line, bold=not console.no_color))
 
 
+def talk() -> Console:
+    """Where tables go that are no data: stderr."""
+    return _console(stderr=True)
+
+
 def _console(*, stderr: bool) -> Console:
     """Where tables and bars go, in the width of the terminal."""
     from rich.console import Console

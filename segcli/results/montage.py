@@ -26,6 +26,7 @@ from segcli.results.picture import (
     significant,
     write,
 )
+from segcli.results.shown import NAME, shown_by
 from segcli.space.volume import Volume
 from segcli.structures import Label
 
@@ -45,14 +46,20 @@ def montage(
     facts: Facts | None = None,
     columns: int = _COLUMNS,
     day: str = "",
+    *,
+    bare: bool = False,
 ) -> None:
     """Write a PNG with slices of each of three views, with and without labels, and a legend with volumes.
 
     facts     the record, of which the head of the picture tells case, model, verdict, voxel size and doubts
     columns   slices of each view
     day       on which it is made, for the head
+    bare      the scan itself is not there, and `image` is black
     """
-    write_bytes(path, png(montage_picture(image, labels, names, facts, columns, day)))
+    shown = shown_by(facts or {}, scan=not bare)
+    write_bytes(
+        path, png(montage_picture(image, labels, names, facts, columns, day), {NAME: str(shown)} if shown else {})
+    )
 
 
 def montage_picture(

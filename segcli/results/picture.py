@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import distance_transform_edt
 
 from segcli.results.islands import islands
@@ -322,10 +324,12 @@ def ruled(section: Section) -> NDArray[np.uint8]:
     return np.asarray(drawn)
 
 
-def png(picture: Image.Image) -> bytes:
-    """The file's bytes, the same for the same picture."""
-    out = io.BytesIO()
-    picture.save(out, "PNG", compress_level=6)
+def png(picture: Image.Image, says: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """The file's bytes, the same for the same picture; `says`: texts by their names, which stand before the pixels."""
+    out, texts = io.BytesIO(), PngInfo()
+    for name, text in says.items():
+        texts.add_text(name, text)
+    picture.save(out, "PNG", compress_level=6, pnginfo=texts)
     return out.getvalue()
 
 

@@ -123,7 +123,10 @@ class CropFacts(TypedDict):
 
 
 class RunFacts(TypedDict):
-    """Seconds of each stage, the peak of memory, steps down for want of it, and files of earlier runs (as `extras`)."""
+    """Seconds of each stage, the peak of memory, steps down for want of it.
+
+    earlier  files beside the label map that earlier runs made, or `report`, as in `extras`
+    """
 
     seconds: dict[str, float]
     peak_memory_mb: int
@@ -343,25 +346,63 @@ def _as_today(found: Facts, defaults: Facts, asked: Facts, runs: str) -> Documen
     return options
 
 
-def has_extras(record: Path, files: Sequence[Path], choices: Facts, anew: Callable[[Path], bool]) -> bool:
+def has_extras(record: Path, files: Sequence[Path], choices: Facts) -> bool:
     """Whether the files beside a record are those that it states, made with the same choices.
 
-    anew   whether a file with other bytes is what `segcli report` has made in its place
+    One that `segcli report` has made of the same labels in place of such a file is as good.
     """
     if not files:
         return True
-    stated = (read_record(record) or {}).get("extras")
+    found = read_record(record) or {}
+    stated = found.get("extras")
     if not isinstance(stated, dict) or any(stated.get(k) != v for k, v in choices.items()):
         return False
-    sums = stated.get("files")
-    if not isinstance(sums, dict):
-        return False
+    of_run, known = stated_files(found, "extras"), known_files(found)
 
     def is_there(path: Path) -> bool:
-        made = sums.get(path.relative_to(record.parent).as_posix())
-        return made is not None and path.is_file() and (file_sha256(path) == made or anew(path))
+        name = path.relative_to(record.parent).as_posix()
+        return name in of_run and path.is_file() and file_sha256(path) in known[name]
 
     return all(map(is_there, files))
+
+
+# Where a record states files beside its label map: those of its run; those of earlier runs, and those of `report`.
+_FILES: Mapping[Literal["extras", "run"], str] = {"extras": "files", "run": "earlier"}
+
+
+def stated_files(found: Facts, part: Literal["extras", "run"]) -> dict[str, str]:
+    """The sums of the files beside a label map that a part of its record states, by their names from its folder on."""
+    stated = found.get(part)
+    sums = stated.get(_FILES[part]) if isinstance(stated, dict) else None
+    return sums if isinstance(sums, dict) else {}
+
+
+def known_files(found: Facts) -> dict[str, set[str]]:
+    """The sums that a file beside a label map may have and be segcli's own, by its name from the record's folder on."""
+    known: dict[str, set[str]] = {}
+    for part in _FILES:
+        for name, made in stated_files(found, part).items():
+            known.setdefault(name, set()).add(str(made))
+    return known
+
+
+def with_files(record: Path, sums: Mapping[str, str]) -> bytes:
+    """A record, or a sidecar with one, that also states files which `segcli report` has made of its label map."""
+    document = json.loads(bytes_of(record))
+    found = document[IN_SIDECAR] if isinstance(document.get(IN_SIDECAR), dict) else document
+    stated = stated_files(found, "extras")
+    new = {name: made for name, made in sums.items() if stated.get(name) != made}
+    found["run"]["earlier"] = {**stated_files(found, "run"), **new}
+    return to_json(document)
+
+
+def of_labels(labels: Path, sha256: str) -> Record | None:
+    """All that the record beside a label map says; None where none is there, or it is about other bytes than these."""
+    try:
+        found = msgspec.convert(read_record(labels.with_name(f"{stem(labels)}.json")), Record)
+    except msgspec.ValidationError:
+        return None
+    return found if found.labels["sha256"] == sha256 else None
 
 
 SEG = "_seg"

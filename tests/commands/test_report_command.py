@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -11,7 +12,7 @@ from runs import command, scan
 
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
-from segcli.errors import InputError, UsageError
+from segcli.errors import InputError, OutputExists, UsageError
 from segcli.models.library import file_sha256
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
@@ -152,17 +153,81 @@ def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tm
     assert told in capsys.readouterr().err
 
 
-def test_2_4_a_page_that_report_made_anew_does_not_make_predict_run_again(model, tmp_path):
-    scan(tmp_path / "a.nii.gz")
-    words = ("predict", "a.nii.gz", "--model", str(model), "--engine", "onnx", "-o", "out", "--report", "html")
-    assert command(*words, cwd=tmp_path).returncode == 0
-    first = (tmp_path / "out" / "a_seg.html").read_bytes()
-    answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model), image=tmp_path / "a.nii.gz")
-    page = (tmp_path / "out" / "a_seg.html").read_bytes()
-    assert page != first
+def predicted(model, home, *names, reports="html"):
+    """Cases in the folder out of `home`, whose scans lie in `home`; the words that predict them again."""
+    for name in names:
+        scan(home / f"{name}.nii.gz", len(name))
+    scans = [f"{name}.nii.gz" for name in names]
+    words = ("predict", *scans, "--model", str(model), "--engine", "onnx", "-o", "out", "--report", reports)
+    done = command(*words, cwd=home)
+    assert done.returncode == 0, done.stderr
+    return words
+
+
+def test_a_page_that_report_makes_of_a_result_is_the_one_of_predict(model, tmp_path, capsys):
+    predicted(model, tmp_path, "a")
+    page = tmp_path / "out" / "a_seg.html"
+    first = page.read_bytes()
+    assert b"confidence" in first
+    page.unlink()
+    answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model))
+    assert page.read_bytes() == first
+    told = capsys.readouterr().err
+    assert f"note: the scan is {tmp_path / 'a.nii.gz'}, as the record of a_seg.nii.gz says" in told
+    assert [line.split()[1] for line in told.splitlines() if line.split()[0].isdigit()] == ["body", "liver", "spleen"]
+
+
+def test_a_page_that_shows_the_scan_is_not_replaced_by_one_without_it(model, tmp_path):
+    predicted(model, tmp_path, "a")
+    page, labels = tmp_path / "out" / "a_seg.html", tmp_path / "out" / "a_seg.nii.gz"
+    first = page.read_bytes()
+    scan(tmp_path / "a.nii.gz", 3)  # another one under its name
+    with pytest.raises(OutputExists, match=r"a_seg\.html: shows the scan") as refused:
+        answer.report(labels, str(model))
+    assert "--image" in str(refused.value.hint)
+    assert page.read_bytes() == first
+    answer.report(labels, str(model), overwrite=True)
+    assert "<th" in page.read_text()
+    assert "confidence" in page.read_text()
+    answer.report(labels, str(model))  # one without the scan is replaced by another
+
+
+def test_2_4_what_report_makes_beside_a_record_is_ours_and_a_copied_page_is_not(model, tmp_path):
+    words = predicted(model, tmp_path, "a")
+    out = tmp_path / "out"
+    answer.report(out / "a_seg.nii.gz", str(model), forms=["csv,html,png"], tables="slicer,bids")
+    page = (out / "a_seg.html").read_bytes()
     again = command(*words, cwd=tmp_path)
     assert (again.returncode, b"already done" in again.stderr) == (0, True), again.stderr
-    assert (tmp_path / "out" / "a_seg.html").read_bytes() == page
+    more = command(*words, "--report", "csv", "--tables", "slicer", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    (out / "a_seg.html").write_bytes(page.replace(b"<h1>a", b"<h1>b"))
+    copied = command(*words, cwd=tmp_path)
+    assert (copied.returncode, b"a_seg.html: has been changed since" in copied.stderr) == (73, True), copied.stderr
+
+
+def test_a_page_of_another_label_map_of_that_name_is_not_replaced(model, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        data = np.zeros((6, 6, 6), "u1")
+        data[1, 1:3, 1 : 3 + (name == "b")] = 2
+        nifti(tmp_path / name / "aseg.nii.gz", data)
+    for _ in range(2):
+        answer.report(tmp_path / "a" / "aseg.nii.gz", str(model), output=tmp_path / "out", forms=["html,csv"])
+    with pytest.raises(OutputExists, match=r"aseg_seg\.\w+: exists already"):
+        answer.report(tmp_path / "b" / "aseg.nii.gz", str(model), output=tmp_path / "out", forms=["html,csv"])
+    assert "liver" in (tmp_path / "out" / "aseg_seg.csv").read_text()
+
+
+def test_a_label_map_that_is_corrected_by_hand_has_its_page_made_anew(model, tmp_path):
+    predicted(model, tmp_path, "a")
+    labels = tmp_path / "out" / "a_seg.nii.gz"
+    for row in (3, 4):
+        image = nibabel.load(labels)
+        data = np.asarray(image.dataobj).copy()
+        data[row, row] = 2
+        nibabel.save(nibabel.Nifti1Image(data, image.affine, image.header), labels)
+        answer.report(labels, str(model), image=tmp_path / "a.nii.gz")
 
 
 def test_a_segmentation_of_another_program_is_reported_by_its_own_names(model, tmp_path, capsys):

@@ -80,8 +80,8 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     written.write_bytes(record.to_json(facts))
     table = written.parent / "a_seg.csv"
 
-    def there(files, seg_type="binary", *, anew=False):
-        return record.has_extras(written, files, {"seg_type": seg_type}, lambda path: anew)
+    def there(files, seg_type="binary"):
+        return record.has_extras(written, files, {"seg_type": seg_type})
 
     assert there([mask])
     assert there([], "labelmap")
@@ -89,12 +89,16 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     assert not there([mask, table])
     mask.write_bytes(b"mosk")
     assert not there([mask])
-    assert there([mask], anew=True)
-    assert not there([mask], "labelmap", anew=True)
-    table.write_text("made anew, and never stated\n")
-    assert not there([mask, table], anew=True)
+    facts["run"] = {}
+    written.write_bytes(record.to_json(facts))
+    table.write_text("made anew, and never stated by a run\n")
+    sums = {"a_seg/liver.nii.gz": file_sha256(mask), "a_seg.csv": file_sha256(table)}
+    written.write_bytes(record.with_files(written, sums))
+    assert there([mask])
+    assert not there([mask], "labelmap")
+    assert not there([mask, table])
     mask.unlink()
-    assert not there([mask], anew=True)
+    assert not there([mask])
 
 
 def test_the_hash_of_an_input_is_that_of_its_bytes(tmp_path):

@@ -30,6 +30,7 @@ from segcli.results.picture import (
     window,
 )
 from segcli.results.ranges import NEAR, Ranges, usual
+from segcli.results.shown import shown_by
 from segcli.results.tissues import SAYS, tissues_of
 from segcli.space.volume import Grid, Volume, turned
 from segcli.structures import Label, side_of
@@ -40,12 +41,15 @@ _VIEWER_EDGE = 200  # voxels along each axis that the interactive viewer gets at
 _GREY = (128, 128, 128)  # of a structure that the card does not name
 
 
-def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivue: str = "") -> bytes:
+def case_page(
+    scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivue: str = "", *, bare: bool = False
+) -> bytes:
     """The page of one case.
 
     scan     (C, D, H, W), its first channel is shown; labels (1, D, H, W) on the same grid
     facts    the record: case, structures, verdict, checks, warnings, grid, model, input, ...
     niivue   the script of the interactive viewer, as `niivue.script` gives it; the page then holds both volumes too
+    bare     the scan itself is not there, and `scan` is black
     """
     shown = sections(scan, labels, SLICES, _SIZE, names=card.labels, whole=True)
     ranges = usual(card, from_json(facts["structures"]).structures)
@@ -61,6 +65,7 @@ def case_page(scan: Volume, labels: Volume, card: ModelCard, facts: Facts, niivu
     heads += [("confidence", True)] if confident else []
     return page(
         "case.html",
+        shown=shown_by(facts, scan=not bare),
         title=f"{case}: {verdict or 'segmentation'}",
         case=case,
         verdict=verdict,
