@@ -16,7 +16,7 @@ from segcli.inference.decide import Decision
 from segcli.inference.engine import Engine
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import check_channels, finite
-from segcli.inference.region import around, at_edges, put_back
+from segcli.inference.region import around, at_edges, on_whole_scan
 from segcli.inference.segment import Segmentation, Wishes
 from segcli.inference.together import Member, added, later, segment_at_the_scan, segment_together
 from segcli.inference.whole_models import mean_of
@@ -104,7 +104,7 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
         budget.refuse_too_large(part.grid, part.data.itemsize, model, limit=how.max_ram)
     found = _fine(card, opened, part, later(tick, 1, 2), how)
     _rest(opened.fine(card))
-    result = put_back(found.result, scan, box, card.decide)
+    result = on_whole_scan(found.result, scan, box, card.decide)
     if card.rough.within is not None:
         near = [label.id for label in own.labels if label.name in card.rough.within.structures]
         _forget(result, ~grown(labels, near, card.rough.within.mm), card.decide)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.engine import Sums, Weights, among, not_finite, where_unseen
+from segcli.inference.engine import Sums, Weights, not_finite, on_planes, where_unseen
 from segcli.inference.half_sums import HalfSums
 from segcli.space.resample import Sampler
 from segcli.space.volume import Array, Box
@@ -170,7 +170,7 @@ class BlendedSums:
                 raise not_finite(at)
             if self._total is None:
                 self._total = self._memory.zeros((len(logits), *self._norm.shape))
-            place = among(at, self._axis, self._first)
+            place = on_planes(at, self._axis, self._first)
             self._memory.add(self._total, place, logits, self._weight)
             self._norm[place] += self._weight
 
@@ -178,7 +178,7 @@ class BlendedSums:
         """Windows are added when they come."""
 
     def finished(self, box: Box) -> NDArray[np.float32]:
-        place = among(box, self._axis, self._first)
+        place = on_planes(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added
         norm = self._norm[place]
         slab = self._memory.mean(self._total[(slice(None), *place)], np.maximum(norm, np.finfo(np.float32).tiny))
@@ -207,10 +207,10 @@ class BlendedSums:
 def cut(image: NDArray[np.float32], at: Sequence[Box], flips: Sequence[Axes] = ()) -> NDArray[np.float32]:
     """Windows (N, C, d, h, w) of an image on the host, each flipped along its array axes."""
     patches = [image[(slice(None), *box)] for box in at]
-    return np.ascontiguousarray(np.stack(turned(patches, flips)), np.float32)
+    return np.ascontiguousarray(np.stack(flipped(patches, flips)), np.float32)
 
 
-def turned(items: Iterable[NDArray[np.float32]], flips: Sequence[Axes]) -> list[NDArray[np.float32]]:
+def flipped(items: Iterable[NDArray[np.float32]], flips: Sequence[Axes]) -> list[NDArray[np.float32]]:
     """Items (C, d, h, w), each flipped along its array axes; as they are without any."""
     return [np.flip(item, tuple(axis + 1 for axis in own)) if own else item for item, own in zip_longest(items, flips)]
 

@@ -277,11 +277,11 @@ def graph_of(card: ModelCard) -> Graph:
     if card.onnx is not None and (not card.weights or (card.folder is not None and (card.folder / card.onnx).exists())):
         return Graph(card.onnx, card.file(card.onnx).read_bytes(), card.onnx_sha256)
     _weights_there(card)
-    from segcli.engines.export.cached import exported, place_of, sums_of
+    from segcli.engines.export.cached import export_path, exported, sums_of
 
     sums = sums_of(card)
     data, note = exported(card, sums)
-    return Graph(str(place_of(card, sums)), data, note=note, made_of=sums)
+    return Graph(str(export_path(card, sums)), data, note=note, made_of=sums)
 
 
 def checked_graph(card: ModelCard, chosen: Choice, run: Run) -> OnnxFile:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.engines.blended import Axes, Blending, Summing, cut, summed_in, turned
+from segcli.engines.blended import Axes, Blending, Summing, cut, flipped, summed_in
 from segcli.inference.windows import slab_bytes
 from segcli.memory import RESERVE, OnDisk, zeros
 from segcli.parallel import each
@@ -49,7 +49,7 @@ class HostEngine(Blending):
 
     def answer(self, held: NDArray[np.float32], at: Sequence[Box], flips: Sequence[Axes] = ()) -> NDArray[np.float32]:
         logits = self.run(cut(held, at, flips))
-        return np.stack(turned(logits, flips)) if any(flips) else logits
+        return np.stack(flipped(logits, flips)) if any(flips) else logits
 
     def owned(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.array(logits)

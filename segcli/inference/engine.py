@@ -117,7 +117,7 @@ def where_unseen(unseen: Sequence[float], channels: int) -> list[float]:
     return [*known, *[0.0] * (channels - len(known))]
 
 
-def among(at: Box, axis: int, first: int) -> Box:
+def on_planes(at: Box, axis: int, first: int) -> Box:
     """A box of an image among planes along an axis, of which `first` is the first one."""
     box = list(at)
     box[axis] = slice(at[axis].start - first, at[axis].stop - first)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import ModelError
-from segcli.inference.engine import Engine, among, not_finite, where_unseen
+from segcli.inference.engine import Engine, not_finite, on_planes, where_unseen
 from segcli.space.volume import Box
 
 _SCALE = 10.0  # nnU-Net's largest weight: float16 then has more of the small ones
@@ -67,7 +67,7 @@ class HalfSums:
                 raise not_finite(at)
             if self._total is None:
                 self._total = self._zeros((len(logits), *self._norm.shape))
-            place = among(at, self._axis, self._first)
+            place = on_planes(at, self._axis, self._first)
             for sums, channel in zip(self._total, logits, strict=True):
                 with np.errstate(over="ignore"):  # `finished` refuses it
                     sums[place] += channel * self._weight
@@ -77,7 +77,7 @@ class HalfSums:
         """Windows are added when they come."""
 
     def finished(self, box: Box) -> NDArray[np.float32]:
-        place = among(box, self._axis, self._first)
+        place = on_planes(box, self._axis, self._first)
         assert self._total is not None  # nobody asks before a window was added
         norm = self._norm[place]
         empty = norm == 0

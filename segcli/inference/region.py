@@ -35,7 +35,7 @@ def at_edges(labels: Volume, box: Box) -> set[int]:
     return values
 
 
-def put_back(found: Segmentation, scan: Volume, box: Box, decide: Decision) -> Segmentation:
+def on_whole_scan(found: Segmentation, scan: Volume, box: Box, decide: Decision) -> Segmentation:
     """What was found in a box of a scan, on the whole scan: all around it is background."""
 
     def placed(part: Volume, into: Voxels) -> Volume:

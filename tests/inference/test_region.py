@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segcli.inference.decide import Decision
-from segcli.inference.region import around, put_back
+from segcli.inference.region import around, on_whole_scan
 from segcli.inference.segment import Segmentation
 from segcli.space.volume import Grid, Volume
 
@@ -48,7 +48,7 @@ def test_around_the_box_all_is_background(rule: str) -> None:
         probabilities=Volume(np.full((2, 2, 2, 2), 9, np.uint8), part),
         votes=Volume(np.full((1, 2, 2, 2), 5, np.uint8), part),
     )
-    back = put_back(found, scan, box, Decision((0, 7), rule))  # type: ignore[arg-type]
+    back = on_whole_scan(found, scan, box, Decision((0, 7), rule))  # type: ignore[arg-type]
     assert back.probabilities is not None
     assert back.votes is not None
     for volume, inside, outside in (

@@ -24,7 +24,7 @@ def exported(card: ModelCard, sums: Mapping[str, str]) -> tuple[bytes, str]:
     own, the same bytes where they may use as many cores, and the last rename wins. A cache that cannot be written to
     changes nothing but the time of the next run.
     """
-    path = place_of(card, sums)
+    path = export_path(card, sums)
     known = path.with_suffix(".sha256")
     damaged = False
     with contextlib.suppress(OSError):
@@ -57,7 +57,7 @@ def hashes_before(card: ModelCard, hashes: Mapping[str, str]) -> dict[str, str]:
         members[f"{card.previous}/"] = previous_of(card)
     for inside, own in members.items():
         sums = {name: hashes[inside + name] for name in own.weights if inside + name in hashes}
-        known = place_of(own, sums).with_suffix(".sha256")
+        known = export_path(own, sums).with_suffix(".sha256")
         with contextlib.suppress(OSError):
             if len(sums) == len(own.weights):
                 total = bytes_of(known).decode("ascii", "replace").strip()
@@ -66,7 +66,7 @@ def hashes_before(card: ModelCard, hashes: Mapping[str, str]) -> dict[str, str]:
     return made
 
 
-def place_of(card: ModelCard, sums: Mapping[str, str]) -> Path:
+def export_path(card: ModelCard, sums: Mapping[str, str]) -> Path:
     """The file of an export, named by what it depends on: sha256 over the card and the weights' bytes."""
     total = hashlib.sha256(json.dumps(card.document, sort_keys=True).encode())
     for digest in sums.values():
