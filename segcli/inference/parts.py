@@ -13,7 +13,7 @@ from segcli.errors import ModelError
 from segcli.inference.decide import Decision
 from segcli.inference.engine import sampler_of
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
-from segcli.inference.segment import Segmentation, Wishes, labelled, said_of, window_count
+from segcli.inference.segment import Segmentation, Wishes, labelled, said_of
 from segcli.inference.together import Member, added, later, staged
 from segcli.inference.windows import Tick, no_tick
 from segcli.memory import mapped
@@ -62,7 +62,7 @@ def segment_parts(
     scan, holes, warnings = finite(scan)
     labels = np.zeros((1, *scan.grid.shape), decide.dtype)
     shares = mapped((len(decide.values), *scan.grid.shape), np.uint8) if wishes.probabilities else None
-    seconds = dict.fromkeys(("resample", "normalise", "network", "decide"), 0.0)
+    times: list[Mapping[str, float]] = []
     confidence: dict[int, float] = {}
     prepared: Prepared | None = None
     seen: tuple[object, ...] = ()
@@ -72,7 +72,7 @@ def segment_parts(
         own, engine = member.procedure, member.engine
         if prepared is None or _view(own) != seen:
             prepared, seen = prepare(scan, own, sampler_of(engine)), _view(own)
-            seconds = added(seconds, prepared.seconds)
+            times.append(prepared.seconds)
         before = engine.repeated
         wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps, rests=True)
         found = labelled(scan, prepared, own, engine, ticked, wanted)
@@ -80,11 +80,11 @@ def segment_parts(
         if shares is not None and found.probabilities is not None:
             _write_shares(found.probabilities.data, part, shares, decide)
         confidence |= {part.values[value]: m for value, m in found.confidence.items() if value in part.values}
-        seconds = added(seconds, {stage: found.seconds[stage] for stage in ("network", "decide")})
-        count += window_count(prepared.image.grid, own.window)
+        times.append({stage: found.seconds[stage] for stage in ("network", "decide")})
+        count += found.windows
         if earlier is not None:
+            times.append(earlier.seconds)
             count += earlier.windows
-            seconds = added(seconds, earlier.seconds)
         repeated += engine.repeated - before
         engine.rest()
     if holes is not None:
@@ -93,7 +93,7 @@ def segment_parts(
         shares[0] = 255 - np.minimum(shares.sum(axis=0, dtype=np.uint32), 255)
     return Segmentation(
         Volume(labels, scan.grid, scan.source),
-        seconds,
+        added(*times),
         count,
         confidence,
         (*warnings, *said_of(repeated)),

@@ -88,8 +88,7 @@ def segment(
     found = labelled(scan, prepared, procedure, engine, tick, wishes)
     if holes is not None:
         found.labels.data[:, holes] = 0
-    count = window_count(prepared.image.grid, procedure.window)
-    return replace(found, windows=count, warnings=(*warnings, *said_of(engine.repeated - before)))
+    return replace(found, warnings=(*warnings, *said_of(engine.repeated - before)))
 
 
 def said_of(repeated: int) -> tuple[str, ...]:
@@ -109,10 +108,12 @@ def labelled(
     sliding = Sliding(
         prepared.image, engine, procedure.window, tick, prepared.outside, unseen=decide.unseen, rests=wishes.rests
     )
-    if not isinstance(sliding.sums, DecidingSums):
-        return decided(scan, prepared, sliding.volumes(), decide, rule, wishes)
-    boxes = sliding.boxes(planes_on_a_device)
-    return decided_there(scan, prepared, sliding.sums.decider, boxes, decide, rule, wishes)
+    if isinstance(sliding.sums, DecidingSums):
+        boxes = sliding.boxes(planes_on_a_device)
+        found = decided_there(scan, prepared, sliding.sums.decider, boxes, decide, rule, wishes)
+    else:
+        found = decided(scan, prepared, sliding.volumes(), decide, rule, wishes)
+    return replace(found, windows=window_count(prepared.image.grid, procedure.window))
 
 
 def decided_there(
