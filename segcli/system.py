@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import os
@@ -34,6 +35,7 @@ ENDING: dict[signal.Signals, int] = {
     for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
     if hasattr(signal, name)
 }
+_HERE = -100  # AT_FDCWD: paths that are not absolute begin at the working directory
 # No file of Windows before 11 is called so, whatever its ending.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
 
@@ -111,6 +113,38 @@ def insistently(work: Callable[[], Made], seconds: float = 3.0) -> Made:
             if not WINDOWS or time.monotonic() > until:
                 raise
         time.sleep(0.05)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Whether two paths have each other's names now, given in one step; False where the system cannot do that."""
+    return _renamed(one, other, linux=2, macos=2) == 0  # RENAME_EXCHANGE, RENAME_SWAP
+
+
+def rename_free(path: Path, to: Path) -> None:
+    """Give a path a name that nothing has, in one step where the system can do that.
+
+    errors   FileExistsError: something has it
+    """
+    failed = _renamed(path, to, linux=1, macos=4)  # RENAME_NOREPLACE, RENAME_EXCL
+    if failed == errno.EEXIST or (failed and os.path.lexists(to)):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(to))
+    if failed:
+        path.rename(to)
+
+
+def _renamed(one: Path, other: Path, *, linux: int, macos: int) -> int:
+    """The number of the error with which a rename by a rule failed; 0 for one that is done."""
+    if os.name != "posix":
+        return errno.ENOSYS
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):  # Linux
+        failed = library.renameat2(_HERE, names[0], _HERE, names[1], linux)
+    elif hasattr(library, "renamex_np"):  # macOS
+        failed = library.renamex_np(*names, macos)
+    else:
+        return errno.ENOSYS
+    return ctypes.get_errno() or errno.EIO if failed else 0
 
 
 def opened(path: Path) -> BufferedReader:

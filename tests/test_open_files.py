@@ -10,8 +10,8 @@ import pytest
 from models import organs
 from runs import scan
 
+from segcli import system
 from segcli.commands.app import app
-from segcli.formats import atomic
 
 TRAINED = Path(__file__).parent / "data" / "containers" / "nnunetv2_tinyct" / "model"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is open is read from /proc")
@@ -39,7 +39,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
         return rename
 
-    for owner, name in ((Path, "replace"), (Path, "rename"), (atomic, "_renamed")):
+    for owner, name in ((Path, "replace"), (Path, "rename"), (system, "_renamed")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     return given
 

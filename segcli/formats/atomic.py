@@ -7,7 +7,6 @@ through its descriptor and never by its name, and gets its final name only as th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import filecmp
 import os
@@ -43,7 +42,6 @@ _FULL = {
     errno.EFBIG: ("a larger file than is allowed (`ulimit -f`) in", f"raise the limit or {_ELSEWHERE}"),
 }
 ANOTHER = "name another file, or take this one away"
-_HERE = -100  # AT_FDCWD: paths that are not absolute begin at the working directory
 _STALE = 7 * 24 * 3600  # seconds after which a temporary file of another host is nobody's: files take minutes
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -331,38 +329,6 @@ def _is_left(path: Path, host: str, pid: int) -> bool:
         return time.time() - path.lstat().st_mtime > _STALE
     except OSError:  # it has just gone
         return False
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Whether two paths have each other's names now, given in one step; False where the system cannot do that."""
-    return _renamed(one, other, linux=2, macos=2) == 0  # RENAME_EXCHANGE, RENAME_SWAP
-
-
-def rename_free(path: Path, to: Path) -> None:
-    """Give a path a name that nothing has, in one step where the system can do that.
-
-    errors   FileExistsError: something has it
-    """
-    failed = _renamed(path, to, linux=1, macos=4)  # RENAME_NOREPLACE, RENAME_EXCL
-    if failed == errno.EEXIST or (failed and os.path.lexists(to)):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(to))
-    if failed:
-        path.rename(to)
-
-
-def _renamed(one: Path, other: Path, *, linux: int, macos: int) -> int:
-    """The number of the error with which a rename by a rule failed; 0 for one that is done."""
-    if os.name != "posix":
-        return errno.ENOSYS
-    library = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(one), os.fsencode(other)
-    if hasattr(library, "renameat2"):  # Linux
-        failed = library.renameat2(_HERE, names[0], _HERE, names[1], linux)
-    elif hasattr(library, "renamex_np"):  # macOS
-        failed = library.renamex_np(*names, macos)
-    else:
-        return errno.ENOSYS
-    return ctypes.get_errno() or errno.EIO if failed else 0
 
 
 @contextmanager

@@ -15,11 +15,9 @@ import safetensors.torch
 from segcli.documents import Document
 from segcli.errors import ModelError, OutputError, OutputExists
 from segcli.formats.atomic import (
-    exchange,
     is_partial,
     no_detour,
     partial_name,
-    rename_free,
     sweep,
     translated,
     whole_file,
@@ -32,7 +30,7 @@ from segcli.models.imports.graph import with_external_data
 from segcli.models.imports.recognise import Recognised
 from segcli.models.library import file_sha256, former_name, put_back
 from segcli.networks import registry
-from segcli.system import bytes_of, insistently, one_process
+from segcli.system import bytes_of, exchange, insistently, one_process, rename_free
 
 DIGEST_KEY = "tensors_sha256"
 _ANOTHER = "choose another --name, or move it away"
