@@ -301,8 +301,8 @@ def is_partial(name: str) -> bool:
 def sweep(folder: Path, *, ours: Callable[[Path], bool] = lambda folder: False) -> None:
     """Remove temporary files that dead processes left in a folder, and temporary folders that are `ours`.
 
-    Whether a process of another host still runs nobody knows here: what it left is removed when it is a week old. A
-    container that was killed is such a host.
+    Whether a process of another host still runs nobody knows here: what it left is removed when it is a week old, by
+    this machine's clock and by the file system's. A container that was killed is such a host.
 
     ours   whether such a folder holds nothing but what segcli puts there: any folder can be given its name
     """
@@ -326,9 +326,19 @@ def _is_left(path: Path, host: str, pid: int) -> bool:
     if host == _HOST:
         return not _runs(pid)
     try:
-        return time.time() - path.lstat().st_mtime > _STALE
-    except OSError:  # it has just gone
+        old = time.time() - path.lstat().st_mtime > _STALE
+        return old and _clock_of(path.parent) - path.lstat().st_mtime > _STALE  # this machine's clock may be wrong
+    except OSError:  # it has just gone, or nothing can be made beside it
         return False
+
+
+def _clock_of(folder: Path) -> float:
+    """The time by the clock of a folder's file system, which dates the files of every machine in it."""
+    probe = folder / partial_name("clock")
+    with probe.open("xb") as file:
+        now = os.fstat(file.fileno()).st_mtime
+    probe.unlink()
+    return now
 
 
 @contextmanager

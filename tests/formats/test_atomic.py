@@ -127,6 +127,15 @@ def test_2_3_what_another_machine_left_goes_when_it_is_a_week_old(tmp_path):
     assert names(tmp_path) == sorted(elsewhere[:2])
 
 
+def test_a_machine_whose_clock_is_ahead_removes_nothing_of_another(tmp_path, monkeypatch):
+    live = tmp_path / atomic.partial_name("a.nii.gz").replace(atomic._HOST, "another-machine")
+    live.write_bytes(b"half")
+    ahead = time.time() + 8 * 86400
+    monkeypatch.setattr(atomic.time, "time", lambda: ahead)
+    atomic.sweep(tmp_path)
+    assert names(tmp_path) == [live.name]
+
+
 @pytest.mark.parametrize(
     "name",
     [
