@@ -11,7 +11,7 @@ from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
 from segcli.batch.selection import Selection
 from segcli.errors import InputError, InputMissing, SegcliError
-from segcli.formats.streams import name_of, walk
+from segcli.formats.streams import name_of, not_searched, walk
 from segcli.formats.table import stem
 from segcli.results.record import is_masks
 
@@ -78,6 +78,9 @@ def in_file(path: Path, select: Selection, volume: int | None, tell: Tell) -> li
     packed = archive.is_archive(path)
     whole, place = (archive.stem(path), path) if packed else (path.parent.resolve().name, path.parent)
     beside = path.parent if packed else path.parent.resolve().parent
+    hidden = dict.fromkeys(member.hidden for member in archive.members(path)[0] if member.hidden) if packed else {}
+    for said in not_searched(path, [path / name for name in hidden]):
+        tell(said)
     usable, strays = _usable(path, select, tell, alone=True)
     flat = packed and len({f.path.parent for one in usable for f in one.files}) == 1
     if select.of_series is None and (len(usable) == 1 or flat):

@@ -81,6 +81,11 @@ class ArchiveMember:
     def parent(self) -> PurePosixPath:
         return PurePosixPath(self.inside).parent
 
+    @property
+    def hidden(self) -> str | None:
+        """The hidden folder that it lies in, as the archive calls it; None outside any."""
+        return hidden_in(self.inside)
+
     def head(self, count: int) -> bytes:
         """The first bytes of the file."""
         data = self._bytes(min(self.packed, count + 4096 if self.deflated else count))
@@ -129,6 +134,13 @@ def opened(place: Place) -> Iterator[BinaryIO]:
     else:
         with place.open("rb") as file:
             yield file
+
+
+def hidden_in(inside: str) -> str | None:
+    """The hidden folder in the path of an entry; such are searched in archives as little as on disks."""
+    parts = PurePosixPath(inside).parts[:-1]
+    at = next((i for i, part in enumerate(parts) if part.startswith(".") and part != ".."), None)
+    return None if at is None else "/".join(parts[: at + 1])
 
 
 def is_archive(path: Path) -> bool:

@@ -74,8 +74,8 @@ def every_file(path: Path, stray: Stray = at_once) -> Iterator[Place]:
         yield from files_below(path, stray)
     elif archive.is_archive(path):
         found, others = archive.members(path)
-        yield from found
-        for name in others:
+        yield from (member for member in found if member.hidden is None)
+        for name in (name for name in others if archive.hidden_in(name) is None):
             yield path.parent / f"{path.name}{INSIDE}{Path(name).name})"  # a link or a device: never opened
     else:
         yield from _indexed(path)

@@ -85,6 +85,21 @@ def test_each_series_of_an_archived_study_is_a_case_without_the_folders_names(tm
     np.testing.assert_array_equal(scan.data[0], phantom() + 7)
 
 
+@pytest.mark.parametrize("ending", FORMS)
+def test_hidden_folders_in_an_archive_are_told_and_not_searched_as_those_of_a_folder(
+    tmp_path: Path, ending: str
+) -> None:
+    folder = study(tmp_path / "in" / "study")
+    shutil.copytree(folder, folder / ".Trash-1000" / "files")
+    (tmp_path / "plain").mkdir()
+    said: list[str] = []
+    found = cases([str(packed(folder, ending))], tell=said.append)
+    assert len(found) == 2
+    assert [line for line in said if "hidden" in line] == [
+        f"study{ending}: hidden folders are not searched: .Trash-1000"
+    ]
+
+
 def test_archives_in_a_tree_are_cases_beside_its_images(tmp_path: Path) -> None:
     packed(series(tmp_path / "in" / "p1" / "ct"), ".zip")
     shutil.rmtree(tmp_path / "in" / "p1" / "ct")
