@@ -19,7 +19,7 @@ from segcli.engines.opened import Opened
 from segcli.engines.precision import PRECISIONS, settled
 from segcli.engines.room import of_graph, of_network, refuse_too_large
 from segcli.engines.table import Choice, EngineSpec, Graph, Run, engines, installed
-from segcli.errors import EngineError, ModelError, cause_of
+from segcli.errors import EngineError, ModelError, UsageError, cause_of
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 from segcli.packages import not_loaded
@@ -56,7 +56,8 @@ def open_engine(
     common    of several models that run together: what their engines share (table.py)
     later     opens the model, where it shall not be in memory before it runs: its files are only looked at now
     votes     folds and members also say where they would decide otherwise: one channel more (averaged.py)
-    errors    EngineError (69): an engine or device that was named is not there, it is never replaced by another;
+    errors    UsageError (2): nothing is called as was named; EngineError (69): what was is not there, and is never
+              replaced by another;
               nor a precision that it has not; ModelError (78): files that do not match the card; OutOfMemory (71):
               one window does not fit
     """
@@ -199,7 +200,7 @@ def _asked(engine: EngineName, kind: str) -> list[EngineSpec]:
     if engine == "auto":
         return installed()
     if engine not in known:
-        raise EngineError(f"no engine is called {engine!r}", hint=f"there are auto, {', '.join(known)}")
+        raise UsageError(f"no engine is called {engine!r}", hint=f"there are auto, {', '.join(known)}")
     spec = known[engine]
     if not spec.installed:
         raise EngineError(f"{spec.library} is not installed", hint=f"pip install {spec.library}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from segcli.engines.driver import driver_devices
-from segcli.errors import EngineError
+from segcli.errors import EngineError, UsageError
 
 # Kind of device -> whether a machine may have several, which are counted from 0.
 KINDS = {"cuda": True, "xpu": True, "mps": False, "coreml": False, "dml": True}
@@ -16,13 +16,13 @@ SEVERAL = "cuda:0,cuda:1 or cuda:all"  # how a batch is given several
 def kind_of(device: str) -> str:
     """ "auto", "cpu", or the kind of device that was named; "auto:N" is auto that looks at that device.
 
-    errors   EngineError (69): nothing is called like that
+    errors   UsageError (2): nothing is called like that
     """
     kind, colon, number = device.partition(":")
     known = kind in ("auto", "cpu") or kind in KINDS
     counted = kind == "auto" or KINDS.get(kind)
     if not known or (colon and not (counted and re.fullmatch("0|[1-9][0-9]*", number))):
-        raise EngineError(f"no device is called {device!r}", hint=f"there are {', '.join(NAMES)}")
+        raise UsageError(f"no device is called {device!r}", hint=f"there are {', '.join(NAMES)}")
     return kind
 
 
@@ -34,7 +34,7 @@ def place_of(device: str) -> str:
 def devices_of(device: str) -> tuple[str, ...]:
     """The devices that --device names for a batch: mostly one; "cuda:all" is every one that the drivers show.
 
-    errors   EngineError (69): one of several is not there, or none at all
+    errors   EngineError (69): one of several is not there, or none at all; UsageError (2): they are no several
     """
     if device != "cuda:all" and "," not in device:
         kind_of(device)
@@ -44,7 +44,7 @@ def devices_of(device: str) -> tuple[str, ...]:
     for one in found:
         number = one.partition(":")[2]
         if kind_of(one) != "cuda" or not number or found.count(one) > 1:
-            raise EngineError(f"--device {device}: several are different CUDA devices by their numbers", hint=SEVERAL)
+            raise UsageError(f"--device {device}: several are different CUDA devices by their numbers", hint=SEVERAL)
         if int(number) >= count:
             raise EngineError(missing(one, count), hint="use --device cpu")
     if not found:

@@ -23,7 +23,7 @@ from segcli.engines.export.verified import export_onnx
 from segcli.engines.mirrored import Mirrored
 from segcli.engines.opening import Opening
 from segcli.engines.torch_devices import TorchCPU
-from segcli.errors import EngineError, ModelError
+from segcli.errors import EngineError, ModelError, UsageError
 from segcli.inference.engine import Engine
 from segcli.memory import OnDisk, zeros
 from segcli.models.card import ModelCard
@@ -270,15 +270,13 @@ def test_a_graph_of_the_cache_that_is_refused_is_named_as_it_lies_there(home: Pa
 def test_6_8_an_engine_that_is_not_there_is_refused_where_folds_are_to_be_told_apart_too(tmp_path: Path) -> None:
     folds = model(tmp_path / "folds", weights=["a.safetensors", "b.safetensors"])
     opening = Opening((str(folds.folder),), engine="tensorrt", votes=True)
-    with pytest.raises(EngineError, match="no engine is called 'tensorrt'"):
+    with pytest.raises(UsageError, match="no engine is called 'tensorrt'"):
         opening.open(folds)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"engine": "tensorrt"}, "no engine is called 'tensorrt'"),
-        ({"device": "gpu"}, "no device is called 'gpu'"),
         ({"engine": "openvino", "device": "cuda"}, "OpenVINO runs on the CPU"),
         ({"device": "cuda"}, "cuda is not there"),
         ({"device": "cuda:3"}, "cuda:3 is not there"),
@@ -291,6 +289,15 @@ def test_6_8_a_named_engine_or_device_that_is_not_there_is_refused(
     monkeypatch.setattr(choose, "driver_devices", lambda: 0)
     with pytest.raises(EngineError, match=words):
         open_engine(card, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"engine": "tensorrt"}, {"device": "gpu"}])
+def test_an_engine_or_device_of_no_such_name_is_a_mistake_of_the_command_line(
+    card: ModelCard, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="is called") as refusal:
+        open_engine(card, **arguments)
+    assert refusal.value.exit_code == 2
 
 
 def test_6_8_an_onnx_runtime_without_the_provider_asked_for_is_refused(

@@ -19,7 +19,7 @@ from segcli.engines.loading import environment
 from segcli.engines.onnx_providers import provider_for
 from segcli.engines.torch_devices import TorchDevice
 from segcli.engines.torch_memory import Device
-from segcli.errors import EngineError
+from segcli.errors import EngineError, UsageError
 from segcli.models.card import ModelCard
 
 
@@ -103,7 +103,7 @@ def test_auto_never_takes_such_a_device(card: ModelCard, played: None, monkeypat
     "name", ["gpu", "mps:0", "cuda:x", "cuda:", "xpu:-1", "dml:1:2", "", "CUDA", "cpu:0", "cuda:²", "cuda:00"]
 )
 def test_what_is_no_device_is_refused_with_all_that_there_are(card: ModelCard, name: str) -> None:
-    with pytest.raises(EngineError, match="no device is called") as refusal:
+    with pytest.raises(UsageError, match="no device is called") as refusal:
         open_engine(card, device=name)
     assert refusal.value.hint == f"there are {', '.join(NAMES)}"
 
