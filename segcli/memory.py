@@ -106,10 +106,16 @@ def total() -> int:
 
 def remedy(otherwise: str = "use a machine with more memory") -> str:
     """What to do where memory is short, as a hint; `otherwise` where it is not a job's."""
-    given = next((limit for limit, _ in _job()), None)
+    given = of_job()
     if given is None or given > total():
         return otherwise
-    return f"the job was given {given / 1e9:.1f} GB: ask SLURM for more, as with --mem"
+    inherited = "in a shell that only inherited them, unset SLURM_MEM_PER_NODE and SLURM_MEM_PER_CPU"
+    return f"the job was given {given / 1e9:.1f} GB: ask SLURM for more, as with --mem; {inherited}"
+
+
+def of_job() -> int | None:
+    """Bytes that a job of SLURM was given, as its variables say; None without a job."""
+    return next((limit for limit, _ in _job()), None)
 
 
 _UNTOLD = (OSError, LookupError, ValueError, psutil.Error)  # of psutil, where /proc is not there or lacks a line

@@ -98,13 +98,14 @@ def diagnosis() -> Document:
 
 
 def _memory() -> str:
-    """How much memory there is, and how much of it is free where the system tells."""
-    from segcli.memory import available, free_is_told, total
+    """How much memory there is, how much of it is free where the system tells, and what a job's variables allow."""
+    from segcli.memory import available, free_is_told, of_job, total
 
-    whole = f"{total() / 2**30:.1f} GiB"
+    whole, given = f"{total() / 2**30:.1f} GiB", of_job()
+    job = "" if given is None else f"; SLURM's variables give the job {given / 2**30:.1f} GiB"
     if free_is_told():
-        return f"{available() / 2**30:.1f} of {whole} free"
-    return f"{whole}; the system does not tell how much of it is free"
+        return f"{available() / 2**30:.1f} of {whole} free{job}"
+    return f"{whole}; the system does not tell how much of it is free{job}"
 
 
 def _weights() -> list[Document]:
