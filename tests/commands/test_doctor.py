@@ -115,3 +115,9 @@ def test_free_memory_that_the_system_does_not_tell_is_not_called_free(monkeypatc
     monkeypatch.setattr(psutil, "virtual_memory", absent)
     monkeypatch.setattr("segcli.engines.table.engines", dict)
     assert "GiB; the system does not tell" in doctor.diagnosis()["machine"]["memory"]
+
+
+def test_what_variables_of_slurm_allow_is_told(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "4096")
+    assert doctor._memory().endswith("; SLURM's variables give the job 4.0 GiB")
