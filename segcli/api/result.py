@@ -241,7 +241,8 @@ class Result:
         others   as the options of `segcli predict` of that name
         errors   OutputExists: a file is there that is not this result, without `overwrite`; OutputError: no space, ...
         """
-        path = Path(at_home(to))
+        named = at_home(to)
+        path = Path(named)
         if not fspath(to):
             raise UsageError("to='': has an empty name", hint="give a folder or a file; . is this folder")
         for name, value, choices in (
@@ -252,7 +253,7 @@ class Result:
         ):
             if value not in choices:
                 raise UsageError(f"{name}={value!r}: is not one of {', '.join(choices)}")
-        folder, file = folder_or_file(path)
+        folder, file = folder_or_file(named)
         place = Destination(
             folder=folder,
             file=file,

@@ -57,6 +57,8 @@ class Given:
         inputs = list(self.inputs)
         if self.files_from is not None:
             inputs += listed(_list(self.files_from), self.null)
+        if to.file is not None and (several := len({os.path.abspath(at_home(text)) for text in inputs})) > 1:  # noqa: PTH100
+            raise one_label_map(to, several)
         found = cases(
             inputs,
             channels,
@@ -158,11 +160,22 @@ def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
         if other is None:
             owners[key] = case
         elif _input(other) != _input(case):
-            raise UsageError(
-                f"{other.paths[0]} and {case.paths[0]} would both be written as {target.name}",
-                hint="rename one, or run them with different -o",
-            )
+            raise one_name(other, case, target.name)
     return list(owners.values())
+
+
+def one_name(one: Case, other: Case, written: str) -> UsageError:
+    """The refusal of two cases that would be written as one, and what works: names keep folders below what is named."""
+    places = [os.path.abspath(case.paths[0]) for case in (one, other)]  # noqa: PTH100 - links are followed nowhere here
+    hint = "rename one, or run them with different -o"
+    if one.beside != other.beside:
+        hint = f"name the folder above both, {os.path.commonpath(places)}, whose folders the names then have; or {hint}"
+    return UsageError(f"{one.paths[0]} and {other.paths[0]} would both be written as {written}", hint=hint)
+
+
+def one_label_map(to: Destination, count: int) -> UsageError:
+    """The refusal of several scans where -o names a file."""
+    return UsageError(f"-o {to.file} is one label map, and there are {count} scans", hint="name a folder with -o")
 
 
 def _nameable(case: Case) -> Case:
@@ -349,6 +362,7 @@ def _exists(path: Path, text: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         address = re.match("[a-z]+://", text)
         hint = "an address is no file: fetch it first, as `segcli help dicom` shows" if address else "check the name"
+        hint = "`segcli predict - -o FOLDER` takes a scan from stdin, and `segcli info -`" if text == "-" else hint
         raise InputMissing(f"{text}: no such file or folder", hint=hint) from None
     except ValueError as error:  # a list may hold bytes that no name has
         raise InputError(f"{text}: not a file name: {error}") from None

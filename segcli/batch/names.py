@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -14,23 +15,25 @@ _OTHERS = (
     *(".img", ".npy", ".npz", ".h5", ".mat", ".tif", ".tiff", ".jpg", ".jpeg", ".stl", ".obj", ".ply", ".vtk"),
     *(".zip", ".txt", ".xlsx"),
 )
+_SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 
-def folder_or_file(to: Path) -> tuple[Path | None, Path | None]:
-    """What a named place is: a folder, or the file that one label map becomes.
+def folder_or_file(named: str) -> tuple[Path | None, Path | None]:
+    """What a named place is: a folder, as with a slash at its end, or the file that one label map becomes.
 
     errors   UsageError: it is called as a file of another kind, and no folder of that name is there
     """
     from segcli.formats.table import written
 
-    ending = file_ending(to)
+    to = Path(named)
+    ending = None if named.endswith(_SLASHES) else file_ending(to)
     if ending is None:
         return to, None
     if ending in written():
         return None, to
     raise UsageError(
         f"{to}: a label map is not written as {ending}",
-        hint=f"use one of {', '.join(written())}; files of other kinds are written into a folder: name that",
+        hint=f"use one of {', '.join(written())}; files of other kinds are written into a folder: -o {to}/ is one",
     )
 
 

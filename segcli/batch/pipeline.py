@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from segcli.batch.cases import Case
+from segcli.batch.cases import Case, one_label_map, one_name
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import (
@@ -164,9 +164,7 @@ def _names(case: Case) -> list[str]:
 def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
     """Refuse, before anything runs, outputs that would be each other's or an input."""
     if to.file is not None and len(cases) > 1:
-        raise UsageError(
-            f"-o {to.file} is one label map, and there are {len(cases)} scans", hint="name a folder with -o"
-        )
+        raise one_label_map(to, len(cases))
     inputs = {key: case for case in cases for path in case.paths if not path.is_dir() for key in keys_of(path)}
     owners: dict[Path, Case] = {}
     for case in cases:
@@ -174,10 +172,7 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
             key = key_of(path)
             other = owners.setdefault(key, case)
             if other is not case:
-                raise UsageError(
-                    f"{other.paths[0]} and {case.paths[0]} would both be written as {path.name}",
-                    hint="rename one, or run them with different -o",
-                )
+                raise one_name(other, case, path.name)
             taken = next((inputs[key] for key in keys_of(path) if key in inputs), None)
             if taken is not None:
                 raise UsageError(

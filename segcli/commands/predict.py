@@ -124,8 +124,8 @@ class Outputs:
     """What is written"""
 
     output: Annotated[
-        Path | None,
-        output_option("Folder, default beside each scan; a file for one; `-`: to stdout."),
+        str | None,  # a slash at its end counts
+        output_option("Folder, default beside each scan; a file for one; `-`: to stdout.", str),
     ] = None
     write: Annotated[
         list[str] | None,
@@ -155,7 +155,7 @@ class Outputs:
     @property
     def streamed(self) -> bool:
         """Whether the label map goes to stdout."""
-        return self.output is not None and str(self.output) == "-"
+        return self.output == "-"
 
     @property
     def kinds(self) -> dict[Option, tuple[str, ...]]:

@@ -10,8 +10,9 @@ import pytest
 from dicom_phantom import SHAPE, series
 
 from segcli import formats
-from segcli.batch.cases import Case, cases, listed, shard, stem
+from segcli.batch.cases import Case, Given, cases, listed, shard, stem
 from segcli.batch.names import is_own
+from segcli.batch.outputs import Destination
 from segcli.batch.selection import Selection
 from segcli.errors import Denied, InputError, InputMissing, UsageError
 
@@ -190,6 +191,16 @@ def test_2_8_two_inputs_with_one_output_are_refused_by_name(tmp_path):
     with pytest.raises(UsageError, match="both be written"):
         named(tmp_path / "x", tmp_path / "y", output=tmp_path / "out")
     assert named(tmp_path / "x", tmp_path / "y") == ["s", "s"]  # beside each input there is no clash
+    with pytest.raises(UsageError) as refusal:
+        named(tmp_path / "x" / "s.nii", tmp_path / "y" / "s.nii", output=tmp_path / "out")
+    assert f"name the folder above both, {tmp_path}, " in (refusal.value.hint or "")
+
+
+def test_several_scans_into_one_file_are_refused_by_its_name(tmp_path):
+    touch(tmp_path, "a.nii", "a.mha")
+    given = Given((str(tmp_path / "a.nii"), str(tmp_path / "a.mha")), {})
+    with pytest.raises(UsageError, match=r"^-o y\.nii\.gz is one label map, and there are 2 scans"):
+        given.cases(["image"], Destination(file=Path("y.nii.gz")))
 
 
 def test_the_same_input_twice_is_one_case(tmp_path):
