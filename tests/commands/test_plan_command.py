@@ -5,7 +5,7 @@ import json
 import pytest
 from runs import command, scan
 
-from segcli.commands.plan import _of_all
+from segcli.commands.plan import _lines, _of_all
 from segcli.commands.terminal import duration
 
 
@@ -14,7 +14,10 @@ def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     one, two = (
         json.loads(command("plan", "a.nii.gz", *models, *limits, "--engine", "onnx", "--json", cwd=tmp_path).stdout)
-        for models, limits in ((("-m", model), ("--max-ram", "64G")), (("-m", model, "-m", model), ("--max-ram", "1")))
+        for models, limits in (
+            (("-m", model), ("--max-ram", "64G")),
+            (("-m", model, "-m", model), ("--max-ram", "16M")),
+        )
     )
     assert two["windows"] == 2 * one["windows"] > 0
     assert (one["sums_on_disk"], two["sums_on_disk"]) == (False, True)
@@ -46,6 +49,12 @@ def test_what_all_scans_need_is_told_by_some_of_them():
     other = {**one, "windows": 3, "seconds": 4.0, "ram_mb": 5}
     needs = _of_all([one, other], 10)
     assert (needs["windows"], needs["seconds"], needs["ram_mb"], needs["disk_mb"]) == (20, 30.0, 5, 10.0)
+
+
+@pytest.mark.parametrize(("disk", "told"), [(0.003, "less than 0.1 MB"), (0.1, "0.1 MB"), (1234.56, "1,234.6 MB")])
+def test_a_little_of_the_disk_is_not_told_as_nothing(disk, told):
+    needs = {"engine": "e", "windows": 1, "seconds": 1, "ram_mb": 1, "vram_mb": 0, "sums_on_disk": False}
+    assert _lines({**needs, "disk_mb": disk})["disk"] == told
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(48.4, "48 s"), (720, "12 min"), (19_200, "5 h 20 min")])
