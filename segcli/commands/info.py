@@ -14,6 +14,7 @@ from segcli.documents import Document
 from segcli.errors import CasesFailed, InputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
+    from segcli.formats import Form
     from segcli.formats.dicom.series import Series as DicomSeries
     from segcli.models.card import ModelCard
     from segcli.space.volume import Grid, Volume
@@ -23,7 +24,7 @@ commands = Commands("info")
 
 @commands.command()
 def info(
-    scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM.")],
+    scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM; `-`: stdin.")],
     model: Model = "uxnet",
     series: Series = None,
     volume: VolumeNumber = None,
@@ -35,11 +36,22 @@ def info(
     Of a folder with several DICOM series a list, with the images of other formats; it ends with 65 where none of the
     series is a volume, with 1 where one is refused.
     """
+    if str(scan) == "-":
+        from segcli.commands.running import from_stdin
+        from segcli.formats.atomic import temporary_folder
+
+        with temporary_folder() as name:
+            _of(from_stdin(Path(name)), model, series, volume, form(affine), json)
+        return
+    _of(scan, model, series, volume, form(affine), json)
+
+
+def _of(scan: Path, model: str, series: str | None, volume: int | None, counts: Form | None, json: bool) -> None:
+    """Print what there is to say of a scan, or the series of a folder; options and errors as of the command."""
     from segcli import formats
     from segcli.batch.cases import images
     from segcli.models.library import find
 
-    counts = form(affine)
     found = _found(scan) if scan.is_dir() and series is None else ()
     rows, card = [_row(one) for one in found], find(model)
     beside = images(scan, card.channels, say) if rows else []

@@ -170,15 +170,18 @@ def _option(name: str, hint: Any, default: Any, group: Any, usual: Sequence[str]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-def output_option(says: str) -> Any:
-    """The option -o. An empty name, as of a shell's variable that is not set, would be the working folder: refused."""
+def output_option(says: str, kind: Callable[[str], Any] = Path) -> Any:
+    """The option -o. An empty name, as of a shell's variable that is not set, would be the working folder: refused.
 
-    def named(text: str) -> Path:
+    kind   what its value becomes
+    """
+
+    def named(text: str) -> Any:
         if not text:
             raise typer.BadParameter("has an empty name: give a folder or a file; . is this folder")
         if text.startswith("="):  # a short option's value as it comes from -o=NAME
             raise typer.BadParameter(f"begins with =: write -o {text[1:]}, or ./{text} where the name is meant")
-        return Path(text)
+        return kind(text)
 
     return typer.Option("-o", "--output", parser=named, metavar="PATH", help=says)
 
@@ -289,6 +292,7 @@ _COMMANDS = {
     "help": "docs topics man",
     "--version": "version",
 }
+_LEAST = 16 << 20  # bytes: the smallest limit of memory that is taken for one that was meant
 _ALIKE = 0.7  # of two spellings, 0 to 1, below which one is no slip of the other
 
 
@@ -387,10 +391,14 @@ def named_channels(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def size(option: str, text: str | None) -> int | None:
-    """4G, 500M, 4GiB: powers of 1024."""
+    """4G, 500M, 4GiB: powers of 1024; UsageError for less than anything runs in, as of a number without its unit."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if not match:
         raise UsageError(f"{option} {text}: is not a size such as 4G or 500M")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    found = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    if found < _LEAST:
+        hint = f"{option} {match[1]}GB?" if not match[2] else f"such as {option} 4GB"
+        raise UsageError(f"{option} {text}: is {found:,} bytes, in which nothing can run", hint=hint)
+    return found

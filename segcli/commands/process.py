@@ -21,7 +21,7 @@ from segcli.batch.objects import epoch_of
 from segcli.commands.harmless import Harmless, is_file, told
 from segcli.commands.options import advice
 from segcli.commands.terminal import Show, say, show_error
-from segcli.errors import EngineError, ModelError, SegcliError
+from segcli.errors import EngineError, ModelError, SegcliError, UsageError
 from segcli.folders import at_home, each_at_home
 from segcli.packages import not_loaded
 
@@ -190,14 +190,13 @@ def _unforeseen(error: Exception, debug: bool) -> int:
         from segcli.formats.streams import refusal as refusal_of
 
         return _refused(refusal_of(error, Path(os.fsdecode(error.filename))), debug)
-    show = getattr(error, "show", None)
-    if show is not None and hasattr(error, "exit_code"):
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         if _from_a_file(error):
             from segcli.commands.settings import FILE
 
-            return _refused(ModelError(f"{FILE}: {error.format_message().rstrip('.')}"), debug)  # type: ignore[attr-defined]
+            return _refused(ModelError(f"{FILE}: {error.format_message().rstrip('.')}"), debug)
         _ask(error)
-        show()
+        _show(error)
         return int(error.exit_code)
     if debug:
         import traceback
@@ -206,6 +205,16 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     say(f"error: an internal error of segcli: {type(error).__name__}: {error}")
     say("  please report it; --debug shows where it happened")
     return 70
+
+
+def _show(error: Any) -> None:
+    """Say a refusal of Click's as all others are said; of a group without a command the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    hint = f"`{context.command_path} --help` lists what can be given" if context is not None else None
+    show_error(UsageError(error.format_message().rstrip("."), hint=hint))
 
 
 def _ask(error: Any) -> None:

@@ -23,7 +23,7 @@ from segcli.commands.outcomes import (
 )
 from segcli.commands.process import interruptible, waited
 from segcli.commands.terminal import STREAMS, Show, events_to, print_json, print_line, say, show_error
-from segcli.errors import InputMissing, OutputError, SegcliError, UsageError
+from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Case, Given
@@ -67,7 +67,7 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
 
     devices = devices_of(opening.device) if workers.scheduler is None else ()
     card = opening.card
-    found = given.cases(card.channels, to, str if manners.quiet else say)
+    found = _found(given, card, to, manners)
     apart(found, card, to)
     if not manners.quiet and to.folder is None and to.file is None:
         for dataset in {case.beside for case in found if is_raw(case.beside)}:
@@ -111,6 +111,21 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
         code = _concluded(given, ended, to, manners, time.perf_counter() - began)
         return code or _unwritten(show, manners)
+
+
+def _found(given: Given, card: ModelCard, to: Destination, manners: Manners) -> list[Case]:
+    """The scans that were named; where the only one is refused, the document of a run that was asked for says so."""
+    from segcli.batch.cases import Case, stem
+    from segcli.batch.stages import Outcome
+
+    try:
+        return given.cases(card.channels, to, str if manners.quiet else say)
+    except (InputError, Denied, OutOfMemory) as error:
+        if manners.json:
+            paths = tuple(map(Path, given.inputs))
+            case = Case(stem(paths[0]) if paths else "input", paths, Path())
+            print_json(document([Outcome(case, "failed", error=error)], 0.0))
+        raise
 
 
 def _unwritten(show: Show, manners: Manners) -> int:
@@ -164,12 +179,9 @@ def piped(
     given: Given, opening: Opening, to: Destination, options: Options, manners: Manners, *, to_stdout: bool
 ) -> int:
     """One scan from stdin or to stdout: `cat scan.nii.gz | segcli predict - -o - > labels.nii.gz`."""
-    import shutil
-
-    from segcli import formats
     from segcli.batch.pipeline import predict
     from segcli.engines.devices import devices_of
-    from segcli.formats.atomic import temporary_folder, translated
+    from segcli.formats.atomic import temporary_folder
 
     opening = replace(opening, device=devices_of(opening.device)[0], once=True)
     if given.shard:
@@ -180,20 +192,12 @@ def piped(
         raise UsageError("-o - writes a label map to stdout, where nothing else can go", hint="name a folder with -o")
     with temporary_folder() as name:
         folder = Path(name)
-        inputs = given.inputs
-        if inputs == ("-",):
-            scan = folder / "stdin"
-            with translated(scan), scan.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)  # in pieces: what comes may have no end
-            if not scan.stat().st_size:
-                raise InputMissing("stdin: no bytes came in")
-            named = scan.rename(f"{scan}{formats.ending_of(scan)}")
-            inputs = (str(named),)
+        inputs = (str(from_stdin(folder)),) if given.inputs == ("-",) else given.inputs
         card = opening.card
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
         if place.folder is None and place.file is None:
             raise UsageError("a scan from stdin needs -o: a folder, a file, or - for stdout")
-        found = replace(given, inputs=inputs).cases(card.channels, place, str if manners.quiet else say)
+        found = _found(replace(given, inputs=inputs), card, place, manners)
         if len(found) != 1 and to_stdout:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
         if len(found) != 1:
@@ -214,6 +218,21 @@ def piped(
             print_json(document(ended, time.perf_counter() - began))
         _told_unshown(ended, manners)
     return exit_code(ended) or _unwritten(show, manners)
+
+
+def from_stdin(folder: Path) -> Path:
+    """The scan that comes through stdin, in a file in a folder, called by its format; InputMissing: nothing came."""
+    import shutil
+
+    from segcli import formats
+    from segcli.formats.atomic import translated
+
+    scan = folder / "stdin"
+    with translated(scan), scan.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)  # in pieces: what comes may have no end
+    if not scan.stat().st_size:
+        raise InputMissing("stdin: no bytes came in")
+    return scan.rename(f"{scan}{formats.ending_of(scan)}")
 
 
 def _told_unshown(ended: Sequence[Outcome], manners: Manners) -> None:

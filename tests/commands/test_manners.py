@@ -109,6 +109,34 @@ def test_1_2_all_failing_alike_end_with_their_code_and_leave_nothing(model, tmp_
     assert done.stdout == b""
 
 
+def test_an_input_that_is_not_there_is_in_the_document_too(model, tmp_path):
+    done = command("predict", "missing.nii", "-o", "out", "--model", model, "--json", cwd=tmp_path)
+    assert done.returncode == 66
+    (case,) = json.loads(done.stdout)["cases"]
+    assert (case["case"], case["status"], case["exit_code"]) == ("missing", "failed", 66)
+    assert case["error"] == "missing.nii: no such file or folder"
+
+
+def test_info_takes_a_scan_from_stdin(model, tmp_path):
+    done = command("info", "-", "--model", model, "--json", stdin=scan(tmp_path / "a.nii.gz").read_bytes())
+    assert json.loads(done.stdout)["file"] == "stdin.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--overlap", "x"], "error: Invalid value for '--overlap'"),
+        (["--max-ram", "10"], "error: --max-ram 10: is 10 bytes, in which nothing can run\n  --max-ram 10GB?"),
+        (["--device", "gpu"], "error: no device is called 'gpu'"),
+        (["--nonsense"], "error: No such option: --nonsense"),
+    ],
+)
+def test_every_mistake_of_the_command_line_is_told_in_one_style(model, tmp_path, words, told):
+    done = command("predict", scan(tmp_path / "a.nii.gz"), "--model", model, "-o", tmp_path / "out", *words)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith(told)
+
+
 def test_2_8_a_clash_of_names_is_refused_before_anything_is_read(model, tmp_path):
     scan(tmp_path / "a.nii")
     (tmp_path / "a.nii.gz").write_bytes(b"not even a scan")
