@@ -130,9 +130,10 @@ def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: See
 
 
 def _packed(voxels: Path, header: Header, count: int) -> bool:
-    """Whether voxels are packed; those of a pair may begin with the same bytes by chance, and then have their size."""
+    """Whether voxels are packed; those in an .img may begin with the same bytes by chance, and then have their size."""
     plain = int(header.vox_offset) + count * int(np.prod(header.shape, dtype=object)) * _itemsize(header)
-    return streams.is_gzip(voxels) and not (header.pair and streams.regular_size(voxels) == plain)
+    named_plain = header.pair and not voxels.name.lower().endswith(".gz")
+    return streams.is_gzip(voxels) and not (named_plain and streams.regular_size(voxels) == plain)
 
 
 def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, Source]:
@@ -280,7 +281,7 @@ def _voxel_file(path: Path, header: Header) -> Path:
 def has_header_beside(path: Path) -> bool:
     """Whether a file called .img has its .hdr in the same folder."""
     stem = path.name.removesuffix(".gz").rpartition(".")[0]
-    return any(path.with_name(stem + ending).exists() for ending in (".hdr", ".HDR", ".hdr.gz"))
+    return any(path.with_name(stem + ending).exists() for ending in (".hdr", ".HDR", ".hdr.gz", ".HDR.gz"))
 
 
 def _sibling(path: Path, have: str, want: str) -> Path | None:

@@ -580,6 +580,15 @@ def test_3_2_a_vox_offset_of_0_is_right_behind_the_header_where_exactly_the_voxe
         assert "vox_offset" in told.value.hint
 
 
+@pytest.mark.parametrize("name", ["a.img.gz", "a.IMG.gz"])
+def test_voxels_in_an_img_gz_are_unpacked_though_it_is_as_long_as_they_are(tmp_path: Path, name: str) -> None:
+    header, voxels = nifti_bytes(counting() // 8, pair=True)
+    (tmp_path / name.replace("img", "hdr").replace("IMG", "HDR")).write_bytes(gzip.compress(header))
+    (tmp_path / name).write_bytes(gzip.compress(voxels).ljust(len(voxels), b"\0"))
+    assert (tmp_path / name).stat().st_size == len(voxels)
+    assert np.array_equal(read(tmp_path / name).data[0].ravel(), np.arange(60) // 8)
+
+
 IN_METRES = in_units(1, 1000)
 
 
