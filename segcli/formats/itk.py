@@ -116,7 +116,7 @@ def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
     shape = [*grid.shape]
     shape.insert(voxels.axis, voxels.channels)
     if voxels.text:
-        data = _text_voxels(voxels, shape)
+        data = _text_voxels(voxels, shape, warnings)
     else:
         data = streams.read_voxels(
             voxels.path,
@@ -383,6 +383,8 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
         start = max(streams.regular_size(file) - announced, start)
     elif skip < 0:
         raise InputError(f"{path.name}: a HeaderSize of {skip} bytes")
+    elif skip and file == path:
+        start = _behind(path, length, skip, announced, packed)
     else:
         start += skip
     scaling = {"elementtointensityfunctionslope": "1", "elementtointensityfunctionoffset": "0", **fields}
@@ -398,6 +400,23 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
         axis=3 if components > 1 else 0,
     )
     return grid, voxels, "MetaImage", warnings
+
+
+def _behind(path: Path, length: int, skip: int, announced: int, packed: bool) -> int:
+    """Where voxels begin that lie in the header's own file, of which HeaderSize bytes are to be skipped.
+
+    MetaIO counts them from the beginning of the file, other programs from the end of the header: the one counts after
+    which exactly the voxels follow.
+    """
+    size = streams.regular_size(path)
+    possible = {at for at in (skip, length + skip) if at >= length and size - at == announced}
+    if packed or len(possible) != 1:
+        raise InputError(
+            f"{path.name}: a HeaderSize of {skip} bytes with the voxels in the header's own file: where they begin "
+            "cannot be told",
+            hint="leave HeaderSize away where they follow the header",
+        )
+    return possible.pop()
 
 
 def _meta_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
@@ -523,19 +542,22 @@ def _grid(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], 
         raise InputError(f"{path.name}: directions or spacing are singular or not finite: {matrix.tolist()}") from error
 
 
-def _text_voxels(voxels: _Voxels, shape: list[int]) -> Voxels:
+def _text_voxels(voxels: _Voxels, shape: list[int], warnings: list[str]) -> Voxels:
     room = streams.regular_size(voxels.path) - voxels.start
     count = math.prod(shape)
-    words: list[bytes] = []
+    text = b""
     if room >= 2 * count - 1:  # a digit and a space for each
         with streams.opened(voxels.path) as file:
             file.seek(voxels.start)
-            words = file.read().split()
+            text = file.read()
+    words = text.split()
     if len(words) < count:
         raise InputError(
             f"{voxels.path.name}: truncated: the header announces {count:,} voxels, {max(room, 0):,} bytes of "
             f"text with {len(words):,} are there"
         )
+    if len(words) == count and not text[-1:].isspace():
+        warnings.append(f"{voxels.path.name}: its text ends with its last voxel, of which digits may be missing")
     try:
         return np.array(words[:count]).astype(voxels.dtype).reshape(shape)
     except (ValueError, OverflowError) as error:

@@ -96,6 +96,14 @@ def test_an_NRRD_may_be_packed_big_endian_text_or_skip_bytes(tmp_path: Path) -> 
     as_expected(read(nrrd(tmp_path / "f.nrrd", gzip.compress(b"12" + VOXELS), encoding="gz", byte_skip="2")))
 
 
+def test_3_1_text_that_may_be_cut_within_its_last_voxel_is_told(tmp_path: Path) -> None:
+    text = " ".join(str(n) for n in range(60)).encode()
+    for content, cut in ((text + b"\n", False), (text, True), (text[:-1], True)):
+        scan = read(nrrd(tmp_path / "a.nrrd", content, encoding="ascii", endian=None))
+        told = "a.nrrd: its text ends with its last voxel, of which digits may be missing"
+        assert scan.source.warnings == ((told,) if cut else ())
+
+
 @pytest.mark.parametrize(
     ("space", "directions", "origin"),
     [
@@ -277,6 +285,15 @@ def test_a_MetaImage_may_be_packed_big_endian_scaled_or_skip_a_header(tmp_path: 
     as_expected(read(meta(tmp_path / "d.mha", b"1234567" + VOXELS, HeaderSize="7")))
     as_expected(read(meta(tmp_path / "e.mha", b"1234567" + VOXELS, HeaderSize="-1")))
     as_expected(read(meta(tmp_path / "f.mha", DistanceUnits="mm")))
+
+
+def test_the_HeaderSize_of_a_MetaImage_in_one_file_counts_from_where_exactly_the_voxels_follow(tmp_path: Path) -> None:
+    header = len(meta(tmp_path / "a.mha", b"", HeaderSize="100").read_bytes())
+    as_expected(read(meta(tmp_path / "a.mha", HeaderSize=f"{header}")))
+    as_expected(read(meta(tmp_path / "b.mha", bytes(20) + VOXELS, HeaderSize=f"{header + 20}")))
+    for voxels in (VOXELS, bytes(9) + VOXELS, bytes(header) + VOXELS + b"1"):
+        with pytest.raises(InputError, match="where they begin cannot be told"):
+            read(meta(tmp_path / "c.mha", voxels, HeaderSize="7"))
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("MET_LONG", "<i4"), ("MET_ULONG", "<u4")])
