@@ -207,9 +207,16 @@ def _planned(
         "volume": stack.what,
         "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
     }
-    warnings = doubts(series.modality, grid, planes, unused, len(files))
+    warnings = (*doubts(series.modality, grid, planes, unused, len(files)), *_shorter(stack, others))
     paths = dict.fromkeys(f.path.origin if isinstance(f.path, ArchiveMember) else f.path for f in files)
     return grid, planes, Source(tuple(paths), "dicom", Slices(planes), warnings, facts)
+
+
+def _shorter(stack: Stack, others: Sequence[Stack]) -> list[str]:
+    """A sentence where another volume of the series in the same direction has more slices; else nothing."""
+    most = max((len(o.frames) for o in others if o.direction == stack.direction), default=0)
+    have = len(stack.frames)
+    return [f"the volume has {have} slices, another of the series {most}: some may be missing"] if have < most else []
 
 
 def _emptied(error: InputError, unused: Sequence[Unused], name: str) -> InputError:

@@ -455,6 +455,20 @@ def test_4_6_two_phases_are_listed_as_volumes_and_one_is_chosen(tmp_path: Path) 
     assert set(unused(scan).values()) == {"another volume of the series"}
 
 
+def test_4_1_a_volume_with_fewer_slices_than_another_of_its_series_is_told(tmp_path: Path) -> None:
+    folder = series(tmp_path / "ct", AcquisitionNumber=1)
+    series(
+        folder,
+        phantom() + 100,
+        first=100,
+        AcquisitionNumber=2,
+        each=lambda ds, k: k < 5 and fresh(ds, k) is None,  # the last slice is missing, which no gap gives away
+    )
+    told = "the volume has 5 slices, another of the series 6: some may be missing"
+    assert told in dicom.read(folder, volume=2).source.warnings
+    assert not any("another of the series" in said for said in dicom.read(folder, volume=1).source.warnings)
+
+
 @pytest.mark.parametrize(("said", "told"), [("E1", "E1"), ("E", "E"), ("-", "-"), ("1.50", "1.5")])
 def test_4_6_what_tells_volumes_apart_need_be_no_number(tmp_path: Path, said: str, told: str) -> None:
     with pydicom.config.disable_value_validation():
