@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,22 @@ from segcli.structures import Label
 
 _COLUMNS = 3  # slices of each view in the montage
 _THIN = 16  # pixels: a view that is no higher, as of a single slice, is not drawn
+_BESIDE = 4  # slices of each view at most, beside which their copies without labels stand
+_LARGER = 1.6  # times as large are the letters of a picture with more slices, which is seen from farther away
 _LEGEND = 300  # pixels of one column of the legend
 _LEGENDS = 3  # columns of the legend at most
 _PAPER, _INK, _FAINT = (16, 18, 22), (238, 238, 238), (170, 176, 186)
 _VERDICTS = {"fail": (255, 150, 140), "review": (255, 214, 120), "note": (214, 186, 130), "pass": (140, 225, 190)}
+
+
+@dataclass(frozen=True)
+class _Text:
+    """How many times as large as in the small picture letters and what goes with them are."""
+
+    times: float
+
+    def __call__(self, pixels: int) -> int:
+        return round(pixels * self.times)
 
 
 def montage(
@@ -73,37 +86,39 @@ def montage_picture(
     """The montage; with more than four slices a view, the copies without labels stand below and not beside."""
     shown = sections(image, labels, columns, names=names)
     head = _head(facts or {}, labels, day)
-    beside = columns <= 4
+    beside = columns <= _BESIDE
+    size = _Text(1.0 if beside else _LARGER)
     heights = {view: max(s.grey.shape[0] for s in shown[view]) for view in VIEWS}
     drawn = [view for view in VIEWS if heights[view] > _THIN] or list(VIEWS)
     wide = max(s.grey.shape[1] for view in drawn for s in shown[view])
-    gap, foot = 8, 16
+    gap, foot = 8, size(16)
     there = [s for s in measure(labels, names).structures if s.voxels]
     right = gap + columns * (2 if beside else 1) * (wide + gap)
-    top = gap + 20 * len(head)
+    top = gap + size(20) * len(head)
     rows = sum((1 if beside else 2) * (heights[view] + gap) + foot for view in drawn)
-    lines = max(20, (rows - 40) // 17)
+    lines = max(20, (rows - size(40)) // size(17))
     legends = min(_LEGENDS, max(1, math.ceil(len(there) / lines)))
     lines = min(max(lines, math.ceil(len(there) / legends)), 60)
-    width, high = right + legends * _LEGEND, top + max(rows, 40 + 17 * min(lines, len(there)))
+    width = right + legends * size(_LEGEND)
+    high = top + max(rows, size(40) + size(17) * min(lines, len(there)))
     sheet = Image.new("RGB", (width, high), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for k, (words, ink) in enumerate(head):
-        write(pen, (gap, gap + 20 * k), _fitting(words, width - 2 * gap, 14), 14, ink)
+        write(pen, (gap, gap + size(20) * k), _fitting(words, width - 2 * gap, size(14)), size(14), ink)
     at = top
     for view in drawn:
         for k, section in enumerate(shown[view]):
             left = gap + k * (2 if beside else 1) * (wide + gap)
             plain_at = (left + wide + gap, at) if beside else (left, at + heights[view] + gap)
             for marked, (x, y) in ((True, (left, at)), (False, plain_at)):
-                tile = _tile(section, names if marked else None)
+                tile = _tile(section, names if marked else None, size)
                 sheet.paste(tile, (x + (wide - tile.width) // 2, y + (heights[view] - tile.height) // 2))
             below = at + heights[view] + (0 if beside else gap + heights[view])
-            pen.text((left, below + 2), f"{view}  {section.position}", font=font_of(11), fill=_FAINT)
+            pen.text((left, below + 2), f"{view}  {section.position}", font=font_of(size(11)), fill=_FAINT)
         at += (1 if beside else 2) * (heights[view] + gap) + foot
     for k in range(legends):
         part, more = there[k * lines : (k + 1) * lines], max(0, len(there) - legends * lines)
-        _legend(pen, part, names, right + gap + k * _LEGEND, top, more if k == legends - 1 else 0)
+        _legend(pen, part, names, right + gap + k * size(_LEGEND), top, more if k == legends - 1 else 0, size)
     return sheet
 
 
@@ -141,32 +156,41 @@ def _fitting(text: str, wide: int, size: int) -> str:
     return text + "..."
 
 
-def _tile(section: Section, names: Sequence[Label] | None) -> Image.Image:
+def _tile(section: Section, names: Sequence[Label] | None, size: _Text) -> Image.Image:
     """A slice with its letters, and with its labels unless `names` is None."""
-    tile = Image.fromarray(ruled(section)).convert("RGBA")
+    tile = Image.fromarray(ruled(section, size(10))).convert("RGBA")
     if names is not None:
-        tile.alpha_composite(overlay(section.labels, names))
+        tile.alpha_composite(overlay(section.labels, names, size(10)))
     pen = ImageDraw.Draw(tile)
     w, h = tile.size
     spots = (((3, h // 2), "lm"), ((w - 3, h // 2), "rm"), ((w // 2, 3), "ma"), ((w // 2, h - 3), "md"))
     for letter, (at, anchor) in zip(section.letters, spots, strict=True):
-        pen.text(at, letter, font=font_of(12), anchor=anchor, fill=_INK, stroke_width=1, stroke_fill=(0, 0, 0))
+        pen.text(at, letter, font=font_of(size(12)), anchor=anchor, fill=_INK, stroke_width=1, stroke_fill=(0, 0, 0))
     return tile.convert("RGB")
 
 
 def _legend(
-    pen: ImageDraw.ImageDraw, part: Sequence[Any], names: Sequence[Label], left: int, top: int, more: int
+    pen: ImageDraw.ImageDraw,
+    part: Sequence[Any],
+    names: Sequence[Label],
+    left: int,
+    top: int,
+    more: int,
+    size: _Text,
 ) -> None:
     """One column of structures with their volumes, and how many `more` there are that have no line."""
     colours: Mapping[int, tuple[int, int, int]] = {x.id: x.colour for x in names}
-    pen.text((left, top), "structure", font=font_of(11), fill=_FAINT)
-    pen.text((left + 280, top), "mL", font=font_of(11), fill=_FAINT, anchor="ra")
+    right, small, plain = left + size(280), font_of(size(11)), font_of(size(12))
+    pen.text((left, top), "structure", font=small, fill=_FAINT)
+    pen.text((right, top), "mL", font=small, fill=_FAINT, anchor="ra")
     for k, s in enumerate(part):
-        y = top + 18 + 17 * k
-        pen.rectangle((left, y + 1, left + 11, y + 12), fill=drawn_colour(colours.get(s.label, (128, 128, 128))))
+        y = top + size(18) + size(17) * k
+        colour = drawn_colour(colours.get(s.label, (128, 128, 128)))
+        pen.rectangle((left, y + 1, left + size(11), y + size(12)), fill=colour)
         volume = significant(s.volume_ml)
-        name = _fitting(f"{s.label}  {s.name.replace('_', ' ')}", 250 - round(font_of(12).getlength(volume)), 12)
-        write(pen, (left + 18, y), name, 12, _INK)
-        pen.text((left + 280, y), volume, font=font_of(12), fill=_INK, anchor="ra")
+        room = size(250) - round(plain.getlength(volume))
+        name = _fitting(f"{s.label}  {s.name.replace('_', ' ')}", room, size(12))
+        write(pen, (left + size(18), y), name, size(12), _INK)
+        pen.text((right, y), volume, font=plain, fill=_INK, anchor="ra")
     if more:
-        pen.text((left, top + 18 + 17 * len(part)), f"and {more} more", font=font_of(11), fill=_FAINT)
+        pen.text((left, top + size(18) + size(17) * len(part)), f"and {more} more", font=small, fill=_FAINT)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, maximum_filter1d
 
 from segcli.results.islands import islands
 from segcli.space.volume import Volume, Voxels, turned, turning
@@ -41,6 +41,7 @@ _CT_WINDOWS: tuple[tuple[frozenset[str], tuple[float, float]], ...] = (  # words
     (frozenset({"vertebra", "vertebrae", "rib", "ribs", "bone", "femur", "hip", "sacrum", "skull", "sternum",
                 "humerus", "scapula", "clavicula", "tibia", "mandible", "teeth"}), (-450.0, 1050.0)),
 )  # fmt: skip
+_RIM = 10.0  # mm around what is labelled, whose values count for the window
 _FILL = 0.35  # opacity of a structure's area
 _FAINT_FILL = 0.12  # of one whose own colour is a grey, as those of white matter and csf are
 _GREYISH = 40  # least difference of the channels of a colour that is told from the scan
@@ -48,6 +49,7 @@ _TINT = (70, 170, 255)  # what a grey colour is mixed with
 _NUMBERED = 60  # pixels that a structure must have to be given its number
 _ROOM = 4.0  # pixels from a number's middle to the structure's edge: less is a shell, on which no number can stand
 _EDGES = (0.02, 0.98)  # of the voxels of the main piece, between which the montage's slices lie
+_TEXT = 10  # pixels of letters in a slice
 _TILE = 300  # pixels of the longer side in the montage
 _RULERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # mm, of scale bars
 _RULED = 60  # pixels: lower slices have no scale bar
@@ -98,7 +100,7 @@ def sections(
     grid = turned(labels.grid, "SPL")
     spacing = np.array(grid.spacing)
     scale = size / float(max(np.array(grid.shape) * spacing))  # pixels in a millimetre
-    low, high = window(image, names)
+    low, high = window(image, names, labels)
     within = dict(zip(VIEWS, extent(labels, (0.0, 1.0) if whole else _EDGES, main=not whole), strict=True))
     out: dict[View, list[Section]] = {}
     for view, (axis, upwards) in _LAYOUT.items():
@@ -182,19 +184,21 @@ def _letters(direction: NDArray[np.float64]) -> str:
     return "".join(sides[value < 0] for k, (value, sides) in enumerate(parts) if k == 0 or abs(value) > _ASIDE)
 
 
-def window(image: Volume, names: Sequence[Label] = ()) -> tuple[float, float]:
-    """The values drawn black and white: in Hounsfield units those for the region, else 1 to 99.5 percent.
+def window(image: Volume, names: Sequence[Label] = (), labels: Volume | None = None) -> tuple[float, float]:
+    """The values drawn black and white: in Hounsfield units those for the region, else those of what is labelled.
 
     names   what is labelled, which tells the region: lungs, head or bones; any other is drawn as soft tissue
+    labels  (1, D, H, W) on the grid of the image; without any label its values from 1 to 99.5 percent count
     """
     step = max(1, math.ceil((image.data[0].size / 1e6) ** (1 / 3)))
     values = image.data[0, ::step, ::step, ::step]
-    values = values[np.isfinite(values)]
-    if values.size == 0:
+    finite = np.isfinite(values)
+    if not finite.any():
         return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(values, (1, 99.5)))
+    low, high = (float(v) for v in np.percentile(values[finite], (1, 99.5)))
     if low >= -300:  # no air of a CT
-        return low, high
+        marked = finite & (labels.data[0, ::step, ::step, ::step] != 0) if labels is not None else ~finite
+        return _around(values, marked, finite, [s * step for s in image.grid.spacing]) or (low, high)
     spoken = [set(words_of(label.name)) for label in names if label.id != 0]
     for region, values_shown in _CT_WINDOWS:
         if 2 * sum(bool(words & region) for words in spoken) > len(spoken):
@@ -202,8 +206,28 @@ def window(image: Volume, names: Sequence[Label] = ()) -> tuple[float, float]:
     return _SOFT_TISSUE
 
 
-def overlay(labels: NDArray[np.integer], names: Sequence[Label]) -> Image.Image:
+def _around(
+    values: Voxels, marked: NDArray[np.bool_], finite: NDArray[np.bool_], spacing: Sequence[float]
+) -> tuple[float, float] | None:
+    """The values of marked voxels and of a rim around them, drawn black and white; None where they are all one.
+
+    Neither bright fat that a part of the rim shows makes what is marked dark, nor does dark fluid, where that is what
+    is marked, make its surroundings white.
+    """
+    if not marked.any():
+        return None
+    near = marked
+    for axis, size in enumerate(spacing):
+        near = maximum_filter1d(near, 2 * math.ceil(_RIM / size) + 1, axis=axis, mode="constant")
+    inside, both = values[marked], values[near & finite]
+    low, high = float(np.percentile(both, 1)), float(max(np.percentile(inside, 99.5), np.percentile(both, 90)))
+    return (low, high) if high > low else None
+
+
+def overlay(labels: NDArray[np.integer], names: Sequence[Label], text: int = _TEXT) -> Image.Image:
     """A slice's structures as an RGBA picture: area, contour in the structure's kind of line, and number.
+
+    text   pixels of a number's letters
 
     Both sides of a pair have one kind of line. No two numbers overlap; one that has no room is left out.
     """
@@ -232,8 +256,8 @@ def overlay(labels: NDArray[np.integer], names: Sequence[Label]) -> Image.Image:
         areas[label.id] = area
     drawn = Image.fromarray(rgba)
     pen = ImageDraw.Draw(drawn)
-    for label_id, (y, x) in number_places(areas).items():
-        pen.text((x, y), str(label_id), font=font_of(10), anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
+    for label_id, (y, x) in number_places(areas, text).items():
+        pen.text((x, y), str(label_id), font=font_of(text), anchor="mm", fill=(255, 255, 255, 255), stroke_width=1,
                  stroke_fill=(0, 0, 0, 220))  # fmt: skip
     return drawn
 
@@ -249,7 +273,7 @@ def _kinds_of_line(names: Sequence[Label]) -> dict[str, int]:
     return kinds
 
 
-def number_places(areas: Mapping[int, NDArray[np.bool_]]) -> dict[int, tuple[int, int]]:
+def number_places(areas: Mapping[int, NDArray[np.bool_]], text: int = _TEXT) -> dict[int, tuple[int, int]]:
     """Where each structure's number stands, (row, column): well inside, the roomiest first, none over another."""
     depth: dict[int, NDArray[np.float64]] = {}
     corner: dict[int, tuple[int, int]] = {}
@@ -265,7 +289,7 @@ def number_places(areas: Mapping[int, NDArray[np.bool_]]) -> dict[int, tuple[int
         inside = np.argwhere(depth[label_id] >= _ROOM)
         best = inside[np.argsort(-depth[label_id][tuple(inside.T)], kind="stable")]
         for y, x in (best[:: max(1, len(best) // 40)] + corner[label_id]).tolist():
-            place = _number_box(label_id, y, x)
+            place = _number_box(label_id, y, x, text)
             if not any(_overlap(place, other) for other in taken):
                 taken.append(place)
                 found[label_id] = (y, x)
@@ -273,10 +297,10 @@ def number_places(areas: Mapping[int, NDArray[np.bool_]]) -> dict[int, tuple[int
     return found
 
 
-def _number_box(label_id: int, y: int, x: int) -> tuple[int, int, int, int]:
+def _number_box(label_id: int, y: int, x: int, text: int) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of a number that is written around a pixel, its rim included."""
-    wide = 3 * len(str(label_id)) + 2
-    return y - 6, y + 6, x - wide, x + wide
+    high, wide = round(0.6 * text), round(0.3 * text * len(str(label_id))) + 2
+    return y - high, y + high, x - wide, x + wide
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
@@ -307,8 +331,8 @@ def bright(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     return r, g, b
 
 
-def ruled(section: Section) -> NDArray[np.uint8]:
-    """A slice in grey with a scale bar in its lower right corner, where it has room for one."""
+def ruled(section: Section, text: int = _TEXT) -> NDArray[np.uint8]:
+    """A slice in grey with a scale bar in its lower right corner, where it has room for one; `text`: pixels of it."""
     drawn = Image.fromarray(np.ascontiguousarray(section.grey))
     w, h = drawn.size
     fitting = [mm for mm in _RULERS if mm * section.scale <= w / 3]
@@ -320,7 +344,7 @@ def ruled(section: Section) -> NDArray[np.uint8]:
         for x in (right - long, right):
             pen.line((x, low - 3, x, low), fill=255)
         name = f"{fitting[-1]} mm" if fitting[-1] < 10 else f"{fitting[-1] // 10} cm"
-        pen.text((right, low - 5), name, font=font_of(10), anchor="rs", fill=255, stroke_width=1, stroke_fill=0)
+        pen.text((right, low - 5), name, font=font_of(text), anchor="rs", fill=255, stroke_width=1, stroke_fill=0)
     return np.asarray(drawn)
 
 

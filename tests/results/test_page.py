@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segcli import formats
 from segcli.errors import EngineError
@@ -590,3 +592,10 @@ CONTRAST = """(() => {
   const [a, b] = [light(ink), light(paper)].sort((x, y) => y - x);
   return (a + 0.05) / (b + 0.05);
 })()"""
+
+
+def test_the_pictures_of_all_views_have_one_size_so_that_they_are_shown_in_one_scale() -> None:
+    html = case_page(*scan(), CARD, facts()).decode()
+    inside = re.findall(r'src="data:image/(?:jpeg|png);base64,([^"]+)"', html)
+    assert len(inside) == 9
+    assert {Image.open(io.BytesIO(base64.b64decode(data))).size for data in inside} == {(320, 274)}

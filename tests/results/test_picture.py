@@ -125,6 +125,22 @@ def test_a_ct_is_windowed_to_soft_tissue_and_an_mr_by_its_percentiles() -> None:
     assert window(image) == (100.0, 900.0)
 
 
+def test_what_is_labelled_is_as_bright_beside_bright_fat_as_without_it() -> None:
+    image, labels = scan((2.0, 2.0, 2.0))
+    image.data[0, 20:35, 10:30, 10:30] = 200
+    image.data[0, 20:35, 15:25, 15:25] = 300
+    labels.data[:], labels.data[0, 20:35, 10:30, 10:30] = 0, 1
+    image.data[0, :12] = 5000  # a neck
+    image.data[0, 35:, :16] = 4000  # a cap on the head, a part of the rim
+    assert window(image)[1] == 5000
+    assert window(image, NAMES, labels)[1] <= 900
+    labels.data[:], labels.data[0, 24:26, 19:21, 19:21] = 0, 1  # dark fluid in something brighter
+    image.data[labels.data != 0] = 20
+    assert window(image, NAMES, labels)[1] >= 200
+    labels.data[:] = 0
+    assert window(image, NAMES, labels) == window(image)
+
+
 def test_a_contour_is_opaque_and_the_area_is_not() -> None:
     labels = np.zeros((40, 40), np.uint8)
     labels[10:30, 10:30] = 2  # 20 x 20, the second structure: dashes
@@ -291,7 +307,7 @@ def test_the_head_has_the_day_on_which_the_picture_is_made() -> None:
 def test_the_large_form_has_seven_slices_of_each_view() -> None:
     image, labels = scan((2.0, 2.0, 2.0))
     labels.data[0, 5:35, 5:35, 5:35] = 2
-    assert montage_picture(image, labels, NAMES, columns=7).width == 8 + 7 * 308 + 300
+    assert montage_picture(image, labels, NAMES, columns=7).width == 8 + 7 * 308 + round(1.6 * 300)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +346,7 @@ def test_117_structures_all_have_a_line_in_columns_of_the_legend(monkeypatch: py
     many[0].reshape(-1)[:117] = np.arange(1, 118)
     listed: list[int] = []
 
-    def legend(pen: object, part: list[Structure], names: object, left: int, top: int, more: int) -> None:
+    def legend(pen: object, part: list[Structure], names: object, left: int, top: int, more: int, size: object) -> None:
         listed.extend(s.label for s in part)
         assert more == 0
 

@@ -7,8 +7,10 @@ import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segcli.documents import Document, Facts
 from segcli.formats import nifti
@@ -110,12 +112,20 @@ def _findings(facts: Facts) -> list[Document]:
 
 
 def _pictures(shown: Mapping[View, Sequence[Section]], names: Sequence[Label]) -> dict[str, list[dict[str, str]]]:
-    """Each view's slices as pictures for an `img`, and where they lie."""
+    """Each view's slices as pictures for an `img`, and where they lie.
+
+    All have one size, around slices that are smaller: the page shows each as large as it can, and so in one scale.
+    """
+    size = np.max([s.grey.shape for view in VIEWS for s in shown[view]], axis=0)
+
+    def framed(picture: NDArray[Any]) -> NDArray[Any]:
+        return np.pad(picture, [((n - m) // 2, n - m - (n - m) // 2) for n, m in zip(size, picture.shape, strict=True)])
+
     return {
         view: [
             {
-                "grey": _inline("image/jpeg", jpeg(ruled(s))),
-                "marks": _inline("image/png", png(overlay(s.labels, names))),
+                "grey": _inline("image/jpeg", jpeg(framed(ruled(s)))),
+                "marks": _inline("image/png", png(overlay(framed(s.labels), names))),
                 "at": s.position,
             }
             for s in shown[view]
@@ -251,7 +261,7 @@ def _known(facts: Facts) -> dict[str, str]:
 
 def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> Document:
     """Both volumes as NIfTI in base64, every n-th voxel where there are many, and NiiVue's table of labels."""
-    low, high = window(scan, names)
+    low, high = window(scan, names, labels)
     step = [max(1, math.ceil(n / _VIEWER_EDGE)) for n in scan.grid.shape]
     every = tuple(slice(None, None, s) for s in step)
     level = (np.nan_to_num(scan.data[0][every].astype(np.float32), nan=low) - low) / max(high - low, 1e-9)
