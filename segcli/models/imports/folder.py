@@ -18,6 +18,7 @@ from segcli.models.card import CARD_FILE
 from segcli.models.imports import brainchop, bundle, nnunet, nnunet_v1
 from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
+from segcli.models.imports.nnunet_folds import has_folds
 from segcli.models.imports.source import ModelSource, WhichModel
 from segcli.system import folded, ignores_case
 from segcli.system import opened as opened_file
@@ -56,7 +57,7 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> Model
     plans = {path.parent: nnunet.folder for path in sorted(folder.rglob("plans.json"))}
     plans |= {path.parent: nnunet_v1.folder for path in sorted(folder.rglob("plans.pkl"))}
     # Cross-validation and prediction leave copies of the plans, without folds beside them.
-    plans = {place: read for place, read in plans.items() if nnunet.has_folds(place)} or plans
+    plans = {place: read for place, read in plans.items() if has_folds(place)} or plans
     bundles = [path.parent for path in sorted(folder.rglob("configs")) if is_bundle(path.parent)]
     if wanted.config is not None and not bundles:
         raise UsageError(f"--config chooses in a MONAI bundle, and {name} is none")
@@ -81,7 +82,7 @@ def _folder(folder: Path, name: str, *, told: bool, wanted: WhichModel) -> Model
     alone = [p for p in sorted(folder.rglob("*")) if p.suffix in endings and p.is_file() and p.name[0] != "."]
     if len(alone) == 1:
         return _file(alone[0], told=told, wanted=wanted)
-    if any(nnunet.has_folds(place) for place in {p.parent.parent for p in alone}):
+    if any(has_folds(place) for place in {p.parent.parent for p in alone}):
         first = alone[0].relative_to(folder).as_posix()
         raise ModelError(
             f"{name}: folds of nnU-Net without the plans.json (plans.pkl of nnU-Net 1) that belongs beside them",

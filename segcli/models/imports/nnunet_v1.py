@@ -24,13 +24,11 @@ from segcli.models.imports.nnunet import (
     PAD,
     RESAMPLE,
     common_fields,
-    fold_files,
-    fold_notes,
-    folds_in_words,
     normalisation,
     not_taken,
 )
 from segcli.models.imports.nnunet_cascade import first_stage_v1
+from segcli.models.imports.nnunet_folds import fold_files, fold_notes, folds_in_words
 from segcli.models.imports.source import ModelSource, Stated
 from segcli.networks import registry
 
