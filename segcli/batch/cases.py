@@ -22,9 +22,10 @@ from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliE
 from segcli.folders import at_home
 from segcli.formats.dicom.archive import ENDINGS
 from segcli.formats.strangers import broken_link
-from segcli.formats.streams import bytes_of, name_of, not_searched, reading, walk
+from segcli.formats.streams import bytes_of, reading
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
+from segcli.formats.walk import name_of, not_searched, walk
 from segcli.results.record import SEG
 from segcli.system import key_of, keys_of
 

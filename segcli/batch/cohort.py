@@ -14,7 +14,7 @@ from segcli.batch.stages import Outcome
 from segcli.documents import Document, Facts
 from segcli.errors import OutputExists
 from segcli.formats import atomic
-from segcli.formats.streams import walk
+from segcli.formats.walk import walk
 from segcli.results.measure import cohort_rows, csv_text, from_json, wide_rows
 from segcli.results.record import is_masks, model_names, read_record
 from segcli.results.tissues import tissues_of

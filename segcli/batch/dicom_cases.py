@@ -11,8 +11,8 @@ from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
 from segcli.batch.selection import Selection
 from segcli.errors import InputError, InputMissing, SegcliError
-from segcli.formats.streams import name_of, not_searched, walk
 from segcli.formats.table import stem
+from segcli.formats.walk import name_of, not_searched, walk
 from segcli.results.record import is_masks
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from segcli.engines.loading import environment, silent
 from segcli.engines.opening import Opening
 from segcli.errors import OutOfMemory, SegcliError
 from segcli.formats.atomic import sweep
-from segcli.formats.streams import walk
+from segcli.formats.walk import walk
 from segcli.memory import available
 from segcli.models.card import ModelCard
 from segcli.parallel import cores, use

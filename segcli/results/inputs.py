@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from segcli import formats
-from segcli.formats.streams import is_folder, reading, refusal, walk
+from segcli.formats.streams import is_folder, reading, refusal
+from segcli.formats.walk import walk
 from segcli.models.library import file_sha256
 
 Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change

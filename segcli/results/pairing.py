@@ -9,8 +9,9 @@ from pathlib import Path
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing
-from segcli.formats.streams import not_searched, refusal, walk
+from segcli.formats.streams import refusal
 from segcli.formats.table import DICOM, endings, stem
+from segcli.formats.walk import not_searched, walk
 from segcli.results.record import is_masks, read_record
 
 _BESIDE = ("_probseg", "_disagreement")

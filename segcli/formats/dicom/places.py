@@ -19,6 +19,7 @@ from segcli.formats import streams
 from segcli.formats.atomic import is_partial
 from segcli.formats.dicom import archive
 from segcli.formats.dicom.archive import ArchiveMember, Place
+from segcli.formats.walk import walk
 
 INSIDE = " (inside: "  # between the names of an archive and of what is in it and cannot be read
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
@@ -82,7 +83,7 @@ def every_file(path: Path, stray: Stray = at_once) -> Iterator[Place]:
 
 
 def files_below(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
-    """Every entry below a folder that is not a folder, in the order of names; of links to folders see `streams.walk`.
+    """Every entry below a folder that is not a folder, in the order of names; of links to folders see `walk`.
 
     stray    gets Denied for a folder that cannot be listed: slices might lie there
     """
@@ -92,7 +93,7 @@ def files_below(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
         told = f"{printable(path.name)}: the folder cannot be read: permission denied"
         stray(path, Denied(told, hint="make the folder readable for you"))
 
-    for here, _, files in streams.walk(folder, refuse):
+    for here, _, files in walk(folder, refuse):
         yield from (here / name for name in files)
 
 

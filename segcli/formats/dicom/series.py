@@ -29,8 +29,8 @@ from segcli.formats.dicom.places import looks_like as looks_like
 from segcli.formats.dicom.stack import Uneven, stack_grid, values_of
 from segcli.formats.dicom.texts import without_warnings
 from segcli.formats.dicom.volumes import Stack, stacks_of
-from segcli.formats.streams import name_of
 from segcli.formats.table import Seen, unseen
+from segcli.formats.walk import name_of
 from segcli.space.volume import Grid, Source, Volume
 
 
