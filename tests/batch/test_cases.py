@@ -11,7 +11,6 @@ from dicom_phantom import SHAPE, series
 
 from segcli import formats
 from segcli.batch.cases import Case, Given, cases, listed, shard, stem
-from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination
 from segcli.batch.selection import Selection
 from segcli.errors import Denied, InputError, InputMissing, UsageError
@@ -161,25 +160,6 @@ def test_2_9_an_output_that_is_named_as_a_scan_is_refused(tmp_path):
     touch(tmp_path, "a_seg.nii.gz", "a_seg.json")
     with pytest.raises(InputError, match=r"a_seg\.nii\.gz: is an output of segcli"):
         named(tmp_path / "a_seg.nii.gz")
-
-
-def test_a_scan_whose_name_ends_in_seg_is_a_scan(tmp_path):
-    touch(tmp_path, "a_seg.nii.gz", "mine_seg/liver.nii.gz")
-    assert not is_own(tmp_path / "a_seg.nii.gz")
-    assert not is_own(tmp_path / "mine_seg" / "liver.nii.gz")
-
-
-@pytest.mark.parametrize("ending", ["_seg.dcm", "_sr.dcm", "_rtstruct.dcm"])
-def test_2_9_a_dicom_file_that_is_called_as_an_output_is_one_only_where_it_says_so(tmp_path, ending):
-    touch(tmp_path, "a_seg.nii.gz", "a_seg.json")
-    path = tmp_path / f"a{ending}"
-    path.write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x70\x00LO\x06\x00segcli")
-    assert is_own(path)
-    path.write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x70\x00LO\x08\x00Siemens ")
-    assert not is_own(path)
-    assert named(path) == [path.stem]
-    touch(tmp_path / "a_seg", "1.dcm", "liver.nii.gz")
-    assert [is_own(tmp_path / "a_seg" / name) for name in ("1.dcm", "liver.nii.gz")] == [False, True]
 
 
 def test_2_8_two_inputs_with_one_output_are_refused_by_name(tmp_path):

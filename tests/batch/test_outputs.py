@@ -9,9 +9,8 @@ from runs import command, scan
 
 from segcli.batch import outputs
 from segcli.batch.case import Case
-from segcli.batch.names import folder_or_file, is_own
+from segcli.batch.names import is_own
 from segcli.batch.outputs import LABELS, RECORD, Destination, Output, choices, offered, planned
-from segcli.errors import UsageError
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 
@@ -200,24 +199,6 @@ def test_a_label_map_in_another_format_does_not_take_the_record_of_the_first(mod
     assert not (tmp_path / "x.mgz").exists()
     (tmp_path / "x.nii").unlink()
     assert command(*words, "x.mgz", cwd=tmp_path).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["seg.mhd", "seg.hdr", "seg.img", "SEG.DCM", "volumes.csv", "page.html", "seg.json", "seg.npz", "seg.tif", "a.stl"],
-)
-def test_a_place_that_is_called_as_a_file_of_another_kind_does_not_become_a_folder(tmp_path, name):
-    with pytest.raises(UsageError, match=rf"{name}: a label map is not written as \{Path(name).suffix.lower()}"):
-        folder_or_file(str(tmp_path / name))
-    (tmp_path / name).mkdir()
-    assert folder_or_file(str(tmp_path / name)) == (tmp_path / name, None)
-    assert folder_or_file(str(tmp_path / "study.v2")) == (tmp_path / "study.v2", None)
-    assert folder_or_file(str(tmp_path / "a.NII.gz")) == (None, tmp_path / "a.NII.gz")
-
-
-@pytest.mark.parametrize("name", ["fresh.nii.gz", "y.tif", "out"])
-def test_a_slash_at_the_end_names_a_folder(tmp_path, name):
-    assert folder_or_file(f"{tmp_path / name}/") == (tmp_path / name, None)
 
 
 def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):
