@@ -15,6 +15,7 @@ from segcli.inference.decide import Decision
 from segcli.inference.frames import Frame, Frames, framed
 from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, enclosed, foreground, normalise
 from segcli.inference.windows import WindowPlan
+from segcli.space import sampled
 from segcli.space.conformed import within
 from segcli.space.corners import zoomed
 from segcli.space.grids import Anchor, GridSpec, model_grid
@@ -151,6 +152,8 @@ def _resampled(
     rule, anchor = procedure.interpolation, procedure.grid.anchor
     if anchor == "corners" and rule.how == "linear":
         return zoomed(image, wanted)
+    if anchor in ("monai", "monai_stored") and rule.how == "nearest":
+        return sampled.nearest(image, wanted, stored=anchor == "monai_stored")
     if anchor == "conformed":
         return within(image, wanted, rule, outside, on)
     return onto(image, wanted, rule, on)

@@ -63,6 +63,17 @@ def sampled(
     return onto(Volume(out[None], like), scan, Interpolation("nearest"))
 
 
+def nearest(image: Volume, wanted: Grid, *, stored: bool = False) -> Volume:
+    """The nearest voxels of an image at those of a model's grid, as MONAI's Spacing has them.
+
+    image    (C, D, H, W)
+    stored   whether the axes are those of the file, i, j, k, while it is sampled, and not those of `wanted`
+    """
+    turning = turned_as_monai(image.grid, image.grid.axes[::-1] if stored else wanted.axes)
+    channels = [sampled(Volume(channel[None], image.grid), turning, wanted, "nearest").data for channel in image.data]
+    return Volume(np.concatenate(channels), wanted, image.source)
+
+
 def _between(framed: Voxels, places: Places, low: NDArray[np.int64]) -> NDArray[np.float64]:
     """Values interpolated between the eight voxels around each place."""
     first = [np.floor(place) for place in places]

@@ -8,6 +8,7 @@ from scipy.linalg import expm
 
 from segcli.space.corners import labels_back
 from segcli.space.grids import GridSpec, model_grid
+from segcli.space.sampled import nearest as nearest_voxels
 from segcli.space.volume import Grid, Volume
 
 LPS = np.diag([-1.0, -1, 1, 1])
@@ -66,3 +67,32 @@ def test_half_way_between_two_voxels_the_even_one_is_the_nearest() -> None:
     assert wanted.shape == (1, 1, 5)
     labels = Volume(np.arange(1, 6, dtype=np.uint8)[None, None, None], wanted)
     assert labels_back(labels, wanted, scan, "nearest", "monai").data.ravel().tolist() == [1, 1, 2, 3, 3, 3, 4, 5, 5]
+
+
+@pytest.mark.parametrize("anchor", ["monai", "monai_stored"])
+def test_the_nearest_voxels_half_way_between_two_are_those_of_monais_spacing(anchor: MonaiAnchor) -> None:
+    """Steps of 1 made 1.5 put every other sample half-way; 1.5 is a little less in the sums that lead there."""
+    rising = np.tile(np.arange(7.0, dtype=np.float32), (2, 3, 3, 1))
+    scan = Volume(rising, Grid((3, 3, 7), LPS[:, [2, 1, 0, 3]]))
+    wanted = model_grid(scan.grid, GridSpec("RAS", (1.5, 1.0, 1.0), anchor))
+    found = nearest_voxels(scan, wanted, stored=anchor == "monai_stored").data
+    assert found.shape == (2, 5, 3, 3)
+    assert found[1, :, 0, 0].tolist() == [0, 1, 3, 4, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anchor", ["monai", "monai_stored"])
+def test_an_images_nearest_voxels_are_those_of_monais_spacing(anchor: MonaiAnchor) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        pytest.skip("torch adds up in another order on this processor, and MONAI decides otherwise half-way")
+    transforms = pytest.importorskip("monai.transforms")
+    metatensor = pytest.importorskip("monai.data").MetaTensor
+    for shape, ras, steps in scans(15):
+        values = np.random.default_rng(3).normal(size=(2, *shape)).astype(np.float32)
+        there = [transforms.Orientation("RAS", labels=None), transforms.Spacing(steps, mode="nearest")]
+        theirs = transforms.Compose(there if anchor == "monai" else there[::-1])(metatensor(values, affine=ras))
+        scan = Volume(values.transpose(0, 3, 2, 1), Grid(tuple(shape[::-1]), (LPS @ ras)[:, [2, 1, 0, 3]]))
+        wanted = model_grid(scan.grid, GridSpec("RAS", steps, anchor))
+        ours = nearest_voxels(scan, wanted, stored=anchor == "monai_stored").data
+        assert np.array_equal(ours, theirs.numpy()), (shape, steps)
