@@ -18,7 +18,17 @@ from segcli.models.imports.bundle_after import labels_of, way_back
 from segcli.models.imports.bundle_config import References, Unknown, configuration, files, merged
 from segcli.models.imports.bundle_network import has_unknown
 from segcli.models.imports.bundle_network import network as network_of
-from segcli.models.imports.bundle_said import LITTLE, PADS, Said, images, kind_of, listed, of_image
+from segcli.models.imports.bundle_said import (
+    CONCATENATIONS,
+    LITTLE,
+    PADS,
+    Said,
+    images,
+    kind_of,
+    listed,
+    of_image,
+    touched,
+)
 from segcli.models.imports.bundle_weights import weights_file as weights_of
 from segcli.models.imports.source import ModelSource, Stated, label_names
 from segcli.networks.registry import Inferred
@@ -116,26 +126,31 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
     """Grid and intensity steps, in their order; what they leave open is left out of the card."""
     steps: list[Document] = []
     order: list[str] = []
-    known = True
-    for item in items:
+    known, padded = True, False
+    places, parts = touched(items)
+    apart = parts == said.network.inputs  # each of the images that are put together is one channel
+    for item, at in zip(items, places, strict=True):
         kind, shown = kind_of(item), images(item)
-        if kind in LITTLE or not shown:
+        if at == frozenset() or (kind in LITTLE and not _rounds(item)):
             continue
         if kind in ("Orientation", "Spacing"):
             order.append(kind)
-        if any(has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
+        some = {} if at is None or len(at) == parts else {"channels": sorted(at)}
+        if some and (not apart or kind in ("Orientation", "Spacing", "CropForeground", "Resize")):
+            said.lack(kind.lower(), f"{kind} is done with some of the network's images alone")
+            known = False
+        elif any(has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
             said.lack(kind.lower(), f"{kind} has values that are Python and were not evaluated")
             known = False
-        elif kind == "Orientation":
+        elif kind == "Orientation" and _turns_last(item, order):
             axes = "RAS" if item.get("as_closest_canonical") else item["axcodes"]
             said.card["orientation"] = "".join(axes)
-        elif kind == "Spacing":
+        elif kind == "Spacing" and not said.card.get("shape") and order.count(kind) == 1:
             said.card |= _spacing(item, said.notes)
             steps.append({"step": "resample"})
         elif kind == "CropForeground":
             margins = listed(item.get("margin", 0))
-            if len(set(margins)) > 1 or item.get("k_divisible", 1) != 1:
-                said.notes.append("the crop's margin is another on each side; segcli takes the largest")
+            said.notes += _other_box(item, margins)
             source = item.get("source_key")
             if source is not None and source not in shown:
                 said.lack("", f"CropForeground goes by {source!r}, which is no image that the network is shown")
@@ -151,16 +166,20 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
         elif kind == "AddGuidanceSignalDeepEdit":
             said.card["blank"] = (said.network.inputs or 1) - int(item.get("number_intensity_ch", 1))
             said.notes.append("channels of a person's clicks are 0: the network labels without any")
-        elif kind in ("ConcatItems", "ConcatImages"):
+        elif kind in CONCATENATIONS:
             _concatenated(item, said)
         elif kind in PADS:
             said.notes.append(f"the padding of {kind} is left to the windows")
+            padded = True
         else:
-            found = _intensity(kind, item, said.network.inputs or 1)
+            found = _intensity(kind, item, 1 if apart and at is not None else said.network.inputs or 1)
             if found is None:
-                said.lack("", f"the transform {kind} is not one that segcli has, or not with these options")
+                said.lack(kind.lower(), f"the transform {kind} is not one that segcli has, or not with these options")
                 known = False
-            steps += found or []
+            elif padded and any(_of_all(step) for step in found):
+                said.lack("", f"{kind} goes by all voxels, also those of a padding before it, which segcli leaves out")
+                known = False
+            steps += [{**step, **some} for step in found or []]
     if items and "Orientation" not in order:
         said.card["orientation"] = None
     if said.card.get("orientation") is None:
@@ -171,6 +190,40 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
         said.card["anchor"] = "monai_stored" if order[0] == "Spacing" and len(order) > 1 else "monai"
     if items and known:
         said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
+
+
+def _turns_last(item: Facts, order: Sequence[str]) -> bool:
+    """Whether an Orientation names the axes as MONAI does, and no other one was there before the spacing.
+
+    order   of the turning and spacing transforms up to this one
+    """
+    usual = item.get("labels") in (None, [["L", "R"], ["P", "A"], ["I", "S"]])
+    return usual and (order[0] == "Spacing" or order.count("Orientation") == 1)
+
+
+def _rounds(item: Facts) -> bool:
+    """Whether a transform of `LITTLE` makes whole numbers of the image's values."""
+    kind = of_image(item, "dtype", None)
+    return isinstance(kind, str) and kind.rpartition(".")[2].startswith(("int", "uint"))
+
+
+def _of_all(step: Facts) -> bool:
+    """Whether what a step does hangs on all of the image's voxels."""
+    if step["step"] == "standardise":
+        return "mean" not in step and step.get("where") != "nonzero"
+    return step["step"] == "percentiles" or (step["step"] == "scale" and "from" not in step)
+
+
+def _other_box(item: Facts, margins: Sequence[Content]) -> list[str]:
+    """What is said of a CropForeground whose box is not segcli's."""
+    told = []
+    if len(set(margins)) > 1:
+        told.append("the crop's margin is another on each side; segcli takes the largest")
+    if any(margins) and item.get("allow_smaller") is not True:
+        told.append("MONAI from 1.5 pads where the crop's margin goes beyond the scan; segcli's ends with the scan")
+    if set(listed(item.get("k_divisible", 1))) != {1}:
+        told.append("the crop makes its sides multiples of k_divisible, and segcli does not")
+    return told
 
 
 def _resized(item: Facts) -> Document | None:
@@ -199,6 +252,8 @@ def _spacing(item: Facts, notes: list[str]) -> Document:
     steps = [float(p) if p > 0 else None for p in listed(item["pixdim"])]
     mode = of_image(item, "mode", "bilinear")
     how = {"nearest": "nearest", "bilinear": "linear", 0: "nearest", 1: "linear"}.get(mode)
+    if (beyond := of_image(item, "padding_mode", "border")) not in ("border", "nearest"):
+        notes.append(f"Spacing takes {beyond!r} for what lies beyond the scan; segcli repeats its outermost voxels")
     if how is None or item.get("diagonal") or item.get("scale_extent"):
         notes.append("Spacing has an interpolation or a corner that segcli has not: linear, between voxel centres")
     if bounds := [name for name in ("min_pixdim", "max_pixdim") if item.get(name) is not None]:

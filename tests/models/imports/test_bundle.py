@@ -24,6 +24,7 @@ from segcli.models.after import FillStep, LargestStep
 from segcli.models.imports import bundle_network
 from segcli.models.imports.bundle import _intensity, _spacing, _transforms
 from segcli.models.imports.bundle_config import References, Unknown, merged
+from segcli.models.imports.bundle_said import Said
 from segcli.networks import registry
 from segcli.space.resample import Interpolation, onto
 from segcli.space.volume import Grid, Volume, turned
@@ -270,6 +271,9 @@ def test_a_scale_is_of_the_whole_range_or_has_a_factor_that_segcli_lacks() -> No
     [
         (3, {"_target_": "Spacingd", "pixdim": [1, 1, 1], "mode": "bicubic"}, "Spacing has an interpolation or"),
         (4, {"_target_": "CropForegroundd", "margin": [1, 2, 3]}, "the crop's margin is another on each side"),
+        (4, {"_target_": "CropForegroundd", "margin": 2}, "MONAI from 1.5 pads where the crop's margin goes beyond"),
+        (4, {"_target_": "CropForegroundd", "k_divisible": [4, 4, 1]}, "the crop makes its sides multiples of"),
+        (3, {"_target_": "Spacingd", "pixdim": [1, 1, 1], "padding_mode": "zeros"}, "Spacing takes 'zeros' for what"),
         (4, {"_target_": "SpatialPadd", "spatial_size": [8, 8, 8]}, "the padding of SpatialPad is left to the windows"),
     ],
 )
@@ -282,6 +286,73 @@ def test_a_crop_that_looks_at_some_of_the_channels_is_noted(inputs: int, noted: 
     said = SimpleNamespace(network=SimpleNamespace(inputs=inputs), notes=[], card={})
     _transforms([{"_target_": "CropForegroundd", "channel_indices": 0}], said)
     assert any("keeps what is above 0 in any of them" in note for note in said.notes) == noted
+
+
+def said_of(*items: dict[str, Any], inputs: int = 2) -> Any:
+    """What is gathered of these transforms for a network of so many inputs."""
+    said = Said(SimpleNamespace(inputs=inputs), {})  # type: ignore[arg-type]
+    _transforms(items, said)
+    return said
+
+
+RANGE = {"_target_": "ScaleIntensityRanged", "a_min": 0, "a_max": 9, "b_min": 0, "b_max": 1}
+TOGETHER = {"_target_": "ConcatItemsd", "keys": ["ct", "pt"], "name": "image"}
+
+
+def test_what_is_done_with_one_of_the_images_is_done_with_its_channel_alone() -> None:
+    pair = {"_target_": "ScaleIntensityd", "keys": ["pt", "ct"]}
+    found = said_of({**RANGE, "keys": "ct"}, {"_target_": "NormalizeIntensityd", "keys": ["pt"]}, pair, TOGETHER)
+    assert found.card["intensity"] == [
+        {"step": "scale", "from": [0, 9], "low": 0, "high": 1, "channels": [0]},
+        {"step": "standardise", "channels": [1]},
+        {"step": "scale", "low": 0, "high": 1},
+        {"step": "outside", "value": 0},
+    ]
+    assert not found.lacks
+
+
+def test_over_channels_that_were_put_together_no_mean_is_that_of_each() -> None:
+    assert "intensity" in said_of(TOGETHER, {"_target_": "NormalizeIntensityd", "keys": "image"}).lacks
+
+
+def test_what_is_done_with_an_image_that_the_network_is_not_shown_is_left_out() -> None:
+    copied = {"_target_": "CopyItemsd", "keys": "image", "names": "raw"}
+    mean = {"_target_": "NormalizeIntensityd", "keys": "image"}
+    found = said_of(copied, {**RANGE, "keys": "raw"}, mean, inputs=1)
+    assert found.card["intensity"] == [{"step": "standardise"}, {"step": "outside", "value": 0}]
+
+
+def test_what_is_done_with_an_image_before_it_is_copied_is_done_with_the_copy() -> None:
+    copied = {"_target_": "CopyItemsd", "keys": "ct", "names": "pt"}
+    assert "channels" not in said_of({**RANGE, "keys": "ct"}, copied, TOGETHER).card["intensity"][0]
+
+
+SPACED = {"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{**SPACED, "keys": ["ct"]}, TOGETHER],  # of one image alone
+        [SPACED, {**SPACED, "pixdim": [2, 2, 2]}],
+        [{"_target_": "Resized", "keys": "image", "spatial_size": [4, 4, 4]}, SPACED],
+        [
+            {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+            SPACED,
+            {"_target_": "Orientationd", "keys": "image", "axcodes": "LIA"},
+        ],
+        [{"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": ["RL", "AP", "SI"]}],
+        [{"_target_": "CastToTyped", "keys": "image", "dtype": "uint8"}],
+        [
+            {"_target_": "SpatialPadd", "keys": "image", "spatial_size": [16, 16, 16]},
+            {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True},
+        ],
+    ],
+)
+def test_a_row_of_transforms_that_segcli_does_not_go_through_is_no_row_of_steps(items: list[dict[str, Any]]) -> None:
+    found = said_of(*items)
+    assert "intensity" in found.lacks
+    assert "intensity" not in found.card
 
 
 def test_channels_that_are_put_together_name_the_inputs_and_without_a_spacing_none_is_kept(tmp_path: Path) -> None:
