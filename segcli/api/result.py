@@ -26,7 +26,7 @@ from segcli.formats.atomic import temporary_folder, translated
 from segcli.results import measure
 from segcli.results.record import LabelsFacts, Measured
 from segcli.results.scan_checks import Finding
-from segcli.space.volume import Volume, Voxels
+from segcli.space.volume import LPS_OF_RAS, Volume, Voxels
 from segcli.structures import Label, chosen
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from segcli.results.measure import Report
 
 Names = str | int | Sequence[str | int]  # what structures are called by: names, numbers, codes
-_RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +96,7 @@ class Result:
     def affine(self) -> NDArray[np.float64]:
         """(4, 4), from indices of `labels` to RAS+ mm, as nibabel has it."""
         lps = self.volume.grid.affine
-        ras: NDArray[np.float64] = _RAS_OF_LPS @ (lps[:, [2, 1, 0, 3]] if self.turned else lps)
+        ras: NDArray[np.float64] = LPS_OF_RAS @ (lps[:, [2, 1, 0, 3]] if self.turned else lps)
         return ras
 
     @property

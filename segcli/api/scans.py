@@ -23,7 +23,7 @@ from segcli.formats import nifti
 from segcli.formats.steps import placed
 from segcli.formats.streams import scale
 from segcli.formats.table import Form, stem
-from segcli.space.volume import Grid, Source, Volume, Voxels
+from segcli.space.volume import LPS_OF_RAS, Grid, Source, Volume, Voxels
 
 Space = Literal["RAS", "LPS"]
 PathName = str | PathLike[str]
@@ -31,7 +31,6 @@ PathName = str | PathLike[str]
 # several of them, one for each channel of the model; or channel -> path.
 Scan = Any
 
-_LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NAME = "scan"  # of one that has none
 
 
@@ -248,7 +247,7 @@ def _grid(affine: ArrayLike, shape: Sequence[int], space: Space, *, reverse: boo
         matrix = np.asarray(affine, np.float64)
         if matrix.shape != (4, 4):
             raise ValueError(f"an affine of shape {matrix.shape}, where (4, 4) is expected")
-        lps = _LPS_OF_RAS @ matrix if space == "RAS" else matrix
+        lps = LPS_OF_RAS @ matrix if space == "RAS" else matrix
         order = [2, 1, 0] if reverse else [0, 1, 2]
         d, h, w = (int(shape[i]) for i in order)
         return Grid((d, h, w), lps[:, [*order, 3]])

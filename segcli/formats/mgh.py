@@ -16,14 +16,13 @@ from segcli.errors import InputError, OutputError
 from segcli.formats import streams
 from segcli.formats.steps import believable
 from segcli.formats.table import Format, Seen, unseen
-from segcli.space.volume import Grid, Source, Volume, Voxels
+from segcli.space.volume import LPS_OF_RAS, Grid, Source, Volume, Voxels
 
 HEAD = 284
 _FIELDS = ">7ih15f"
 _TYPES = {0: "u1", 1: "i4", 3: "f4", 4: "i2", 10: "u2"}
 _PURPOSE = 0xFFFF00  # of the version: what the voxels are meant for
 _CODES = {"uint8": 0, "int32": 1, "float32": 3, "int16": 4, "int8": 4, "uint16": 1}  # the narrowest that holds it
-_LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def looks_like(_: Path, head: bytes) -> bool:
@@ -74,7 +73,7 @@ def examine(path: Path) -> tuple[Grid, int, Source]:
     ras = np.eye(4)
     ras[:3, :3], ras[:3, 3] = matrix, centre - matrix @ (np.array(sizes[:3]) / 2)
     try:
-        grid = Grid((depth, height, width), (_LPS_OF_RAS @ ras)[:, [2, 1, 0, 3]])
+        grid = Grid((depth, height, width), (LPS_OF_RAS @ ras)[:, [2, 1, 0, 3]])
     except ValueError as error:
         raise InputError(f"{path.name}: its direction cosines are singular: {cosines.round(4).tolist()}") from error
     warnings = streams.shear_warning(path, grid)
@@ -89,7 +88,7 @@ def write(volume: Volume, path: Path) -> Path:
         raise OutputError(f"{path.name}: voxels of type {name} cannot be written as MGH")
     code = _CODES[name]
     count, depth, height, width = volume.data.shape
-    ras = _LPS_OF_RAS @ volume.grid.affine[:, [2, 1, 0, 3]]
+    ras = LPS_OF_RAS @ volume.grid.affine[:, [2, 1, 0, 3]]
     spacing = np.linalg.norm(ras[:3, :3], axis=0)
     centre = ras[:3, 3] + ras[:3, :3] @ (np.array([width, height, depth]) / 2)
     cosines: Voxels = ras[:3, :3] / spacing

@@ -23,7 +23,7 @@ from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams, tables
 from segcli.formats.steps import FARTHEST
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
-from segcli.space.volume import Grid, Source, Volume
+from segcli.space.volume import LPS_OF_RAS, Grid, Source, Volume
 
 HEAD = 544  # bytes that hold a header of either version, and the four behind it that announce extensions
 
@@ -40,7 +40,6 @@ _REFUSED_TYPES = {
 }
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
-_LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LEAST_EXTENSION = 8  # bytes of an extension: its size and its code
 _MOST_EXTENSIONS = 1 << 24  # bytes of a file in which they are looked through
 _LITERAL = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
@@ -533,7 +532,7 @@ def _lps(header: Header, ras: NDArray[np.float64] | None, factor: float) -> Grid
     """The grid of a (3, 4) RAS affine over i, j, k in the file's units; None when it is not an affine."""
     if ras is None or not (np.abs(ras * factor) < FARTHEST).all():  # NaN and infinite too
         return None
-    lps = _LPS_OF_RAS @ np.vstack([ras * factor, [0, 0, 0, 1]])
+    lps = LPS_OF_RAS @ np.vstack([ras * factor, [0, 0, 0, 1]])
     try:
         return Grid(header.shape, lps[:, [2, 1, 0, 3]])
     except ValueError:
@@ -617,7 +616,7 @@ def _made(grid: Grid) -> Header:
     A qform is a rotation times voxel sizes and cannot hold shear; for a sheared grid its code is 0, because it would
     say something else than the sform.
     """
-    ras = (_LPS_OF_RAS @ grid.affine[:, [2, 1, 0, 3]])[:3]
+    ras = (LPS_OF_RAS @ grid.affine[:, [2, 1, 0, 3]])[:3]
     sizes = np.linalg.norm(ras[:, :3], axis=0)
     rotation = ras[:, :3] / sizes
     qfac = 1.0 if np.linalg.det(rotation) > 0 else -1.0

@@ -23,6 +23,7 @@ Box = tuple[slice, slice, slice]  # part of a grid, in voxels of its D, H, W axe
 
 # A dot product of two unit axes beyond this is shear, which is processed in full; below it is rounding in the file.
 SHEAR_TOLERANCE = 1e-3
+LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS+ to LPS+, and back: two axes point the other way
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative, positive direction of LPS x, y, z
 
 
