@@ -55,7 +55,7 @@ OPENS_FOR_WRITING = {
     ("formats/atomic.py", "open"),
     ("formats/dicom/archive.py", "TemporaryFile"),
     ("commands/running.py", "open"),  # TemporaryDirectory
-    ("commands/terminal.py", "open"),  # events
+    ("commands/events.py", "open"),
     ("models/fetch.py", "open"),  # the part of a download
     ("memory.py", "TemporaryFile"),
     ("system.py", "open"),  # a lock, in the temporary folder that each user of Windows has

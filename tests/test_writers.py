@@ -33,8 +33,8 @@ from segcli.batch.events import unwatched
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import Options
 from segcli.commands.evaluate import _page
+from segcli.commands.events import events_to
 from segcli.commands.outcomes import cohort_files
-from segcli.commands.terminal import events_to
 from segcli.documents import Document
 from segcli.engines.export.cached import exported, sums_of
 from segcli.engines.export.verified import export_onnx

@@ -124,7 +124,7 @@ def get(
     json: Json = False,
 ) -> None:
     """Fetch a public model, check it and import it."""
-    from segcli.commands.terminal import downloading
+    from segcli.commands.progress import downloading
     from segcli.models.library import data_home
     from segcli.models.obtain import FetchOptions, urls
     from segcli.models.obtain import get as obtain

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcli.commands.terminal import SCHEMA, Show, structure_rows, table
+from segcli.commands.progress import Show
+from segcli.commands.terminal import SCHEMA, structure_rows, table
 from segcli.documents import Document
 from segcli.errors import CasesFailed
 

@@ -20,7 +20,8 @@ from segcli import system
 from segcli.batch.objects import epoch_of
 from segcli.commands.harmless import Harmless, is_file, told
 from segcli.commands.options import advice
-from segcli.commands.terminal import Show, say, show_error
+from segcli.commands.progress import Show
+from segcli.commands.terminal import say, show_error
 from segcli.errors import EngineError, ModelError, SegcliError, UsageError
 from segcli.folders import at_home, each_at_home
 from segcli.packages import not_loaded

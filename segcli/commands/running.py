@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segcli.commands.events import STREAMS, events_to
 from segcli.commands.harmless import closed, is_file, told
 from segcli.commands.outcomes import (
     Manners,
@@ -22,7 +23,8 @@ from segcli.commands.outcomes import (
     unshown,
 )
 from segcli.commands.process import interruptible, waited
-from segcli.commands.terminal import STREAMS, Show, events_to, print_json, print_line, say, show_error
+from segcli.commands.progress import Show
+from segcli.commands.terminal import print_json, print_line, say, show_error
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, OutputError, SegcliError, UsageError
 
 if TYPE_CHECKING:

@@ -1,33 +1,21 @@
-"""Everything a person sees on stderr, and tables on request: progress, results, errors."""
+"""What is printed: lines, errors and JSON, tables, facts, texts in Markdown."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from segcli.documents import Document, Facts
-from segcli.errors import OutputExists, SegcliError
+from segcli.errors import SegcliError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
     from rich.table import Table
 
-    from segcli.batch.case import Case
-    from segcli.batch.events import Event
 
 SCHEMA = 1  # of the JSON documents on stdout
-STREAMS = ("stderr", "stdout", "-")  # that events can go to; all else is a file's name
-EVERY = 10.0  # seconds between lines about progress, where there is no bar
 _SHORT = 12  # characters of a column that is never cut
 _LEAST = 8  # characters of a column of texts
 _GAP = 2  # characters between columns
@@ -64,130 +52,6 @@ def show_error(error: SegcliError) -> None:
     say(f"error: {error.message}")
     if error.hint:
         say(f"  {error.hint}")
-
-
-class Show:
-    """Follows a run: a bar per case on a terminal, nothing otherwise; JSON lines where asked for.
-
-    events   a stream for one JSON object a line: schema, event, time, case, and the event's facts. `unwritten` says
-             why it could not take one; none is written after that
-    """
-
-    def __init__(self, total: int, *, quiet: bool, verbose: int, events: TextIO | None) -> None:
-        self.total, self.quiet, self.verbose, self.events = total, quiet, verbose, events
-        self.unwritten: OSError | None = None
-        self.console = _console(stderr=True)
-        self.progress: Progress | None = None
-        self._bars: dict[Case, TaskID] = {}
-        self.last = "opening the model"
-        self._told = time.monotonic()
-        self._writing = threading.Lock()  # stages of several cases report at once
-        self.beat()
-        if sys.stderr.isatty() and not quiet and not self.console.is_dumb_terminal:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-
-            self.progress = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("windows"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-                redirect_stdout=False,  # it would send data to stderr, which may go elsewhere
-            )
-            self.progress.start()
-
-    def watch(self, event: Event) -> None:
-        """Takes the events of predict()."""
-        name, case, facts = event.name, event.case, event.facts
-        self.last = f"{name} of {case.name}"
-        self.beat()
-        if self.events is not None:
-            import json
-
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"schema": SCHEMA, "event": name, "time": now, "case": case.name, **facts}, default=str)
-            with self._writing:
-                self._write(line)
-        if name == "doubt" and not self.quiet:
-            self.line(f"warning: {case.name}: {event.sentence}")
-        if self.verbose and name in ("read", "segment", "write", "done", "skipped"):
-            self.line(f"{case.name}: {name}" + (f" {facts}" if self.verbose > 1 and facts else ""))
-        if self.progress is None:
-            self._tell_now_and_then(event)
-            return
-        if name == "segment":
-            self._bars[case] = self.progress.add_task(plain(case.name), total=None)
-        elif name == "window" and case in self._bars:
-            self.progress.update(self._bars[case], completed=event.done, total=event.total)
-        if (name == "failed" or (name == "window" and event.done == event.total)) and case in self._bars:
-            self.progress.remove_task(self._bars.pop(case))
-
-    def _write(self, line: str) -> None:
-        """Write one event; only one thread at a time, for the one before may have found the disk full."""
-        try:
-            if self.events is not None:
-                self.events.write(line + "\n")
-                self.events.flush()
-        except (OSError, ValueError) as error:
-            self.events = None
-            self.unwritten = error if isinstance(error, OSError) else None
-
-    def _tell_now_and_then(self, event: Event) -> None:
-        """Where there is no bar, a line every ten seconds says how far a case is."""
-        if event.name == "window" and not self.quiet and time.monotonic() - self._told >= EVERY:
-            self._told = time.monotonic()
-            self.line(f"{event.case.name}: {event.done} of {event.total} windows")
-
-    def beat(self) -> None:
-        """Something happened just now."""
-        self._beat = time.monotonic()
-
-    def still_for(self) -> float:
-        """Seconds since something happened."""
-        return time.monotonic() - self._beat
-
-    def line(self, text: str) -> None:
-        """A line on stderr that does not tear the bar."""
-        if self.progress is not None:
-            from rich.text import Text
-
-            self.console.print(Text(plain(text)), soft_wrap=True)  # a path that is copied has no line ends in it
-        else:
-            say(text)
-
-    def data(self, text: str) -> None:
-        """A line of data on stdout; where that is a terminal too, one that does not tear the bar."""
-        if self.progress is not None and sys.stdout.isatty():
-            self.line(text)
-        else:
-            print_line(text)
-
-    def close(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-
-
-@contextlib.contextmanager
-def downloading() -> Iterator[Callable[[int, int | None], None]]:
-    """What is told of a download: a bar with rate and time left on a terminal, nothing otherwise."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    console = _console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def table(
@@ -386,72 +250,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def are_events(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is empty, or holds events by what its first line says."""
-    import json
-
-    from segcli.batch.events import EventName
-
-    if not head:
-        return True
-    try:
-        first = json.loads(head.split(b"\n")[0])
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(first, dict) or not isinstance(first.get("schema"), int):
-        return False
-    return list(first)[:4] == ["schema", "event", "time", "case"] and first["event"] in get_args(EventName)
-
-
-@contextlib.contextmanager
-def events_to(target: str | None) -> Iterator[TextIO | None]:
-    """Where events go; an error of closing it is none, because every event has been flushed."""
-    if target is None:
-        yield None
-    elif target in STREAMS:
-        yield sys.stderr if target == "stderr" else sys.stdout
-    else:
-        from segcli.formats import atomic
-
-        path = Path(target)
-        with atomic.translated(path):
-            file = _appended(path)
-        try:
-            yield file
-        finally:
-            with contextlib.suppress(OSError):  # what it could not take is lost
-                file.close()
-
-
-def _appended(path: Path) -> TextIO:
-    """A file that events are added to: a new one, one that holds events already, or what is no file, as a pipe.
-
-    errors   OutputExists (73): somebody else's file, a link to one, or a folder
-    """
-    from segcli.formats import atomic
-
-    if path.is_dir():
-        raise OutputExists(f"{path.name}: is a folder, and events go into a file", hint=atomic.ANOTHER)
-    if path.exists() and not path.is_file():
-        return path.open("a", encoding="utf-8", newline="\n")
-    try:
-        file = open(path, "a+b", opener=atomic.no_link)  # noqa: SIM115 - the stream is the caller's
-    except OSError as error:
-        if path.is_symlink():
-            raise OutputExists(
-                f"{path.name}: is a link, and events go into no file behind one", hint=atomic.ANOTHER
-            ) from error
-        raise
-    # Judged by what was opened: another file may have the name since.
-    file.seek(0)
-    head = file.read(4096)
-    if not are_events(head):
-        file.close()
-        raise atomic.claimed(path)
-    if head:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":  # a run was killed within a line
-            file.write(b"\n")
-    return io.TextIOWrapper(file, encoding="utf-8", newline="\n")

@@ -11,7 +11,7 @@ from scan_files import nifti
 from segcli.batch.cases import Case
 from segcli.batch.stages import Outcome
 from segcli.commands.outcomes import Manners, exit_code, judged, tell, unshown
-from segcli.commands.terminal import Show
+from segcli.commands.progress import Show
 from segcli.errors import SegcliError
 
 

@@ -8,7 +8,7 @@ import pytest
 from runs import command, quick
 
 from segcli.commands import process
-from segcli.commands.terminal import Show
+from segcli.commands.progress import Show
 from segcli.errors import InputError
 
 

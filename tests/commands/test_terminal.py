@@ -14,9 +14,11 @@ from runs import command, line, scan
 
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
-from segcli.commands import terminal
+from segcli.commands import progress, terminal
+from segcli.commands.events import events_to
 from segcli.commands.harmless import Harmless
-from segcli.commands.terminal import Show, events_to, plain, print_facts, say, table
+from segcli.commands.progress import Show
+from segcli.commands.terminal import plain, print_facts, say, table
 from segcli.errors import OutputExists
 
 CASE = Case("a", (Path("a.nii"),), Path())
@@ -294,7 +296,7 @@ def test_where_there_is_no_bar_a_line_says_how_far_a_case_is_now_and_then(capsys
         (9.0, False, []),
         (0.0, True, []),
     ):
-        monkeypatch.setattr(terminal, "EVERY", every)
+        monkeypatch.setattr(progress, "EVERY", every)
         show = Show(1, quiet=quiet, verbose=0, events=None)
         show.watch(Event("window", CASE, done=1, total=2))
         show.watch(Event("window", CASE, done=2, total=2))
