@@ -228,16 +228,14 @@ def _other_box(item: Facts, margins: Sequence[Content]) -> list[str]:
 
 def _resized(item: Facts) -> Document | None:
     """Fields `shape` and `interpolation` of a Resize; None for one that segcli has not."""
-    size, mode = item.get("spatial_size"), of_image(item, "mode", "area")
+    shape, mode = _sides(item.get("spatial_size")), of_image(item, "mode", "area")
     how = {"area": "area", "trilinear": "linear"}.get(mode) if isinstance(mode, str) else None
-    shape = [size] * 3 if isinstance(size, int) else size
-    whole = isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
     others = {
         k
         for k, v in item.items()
         if k in ("align_corners", "anti_aliasing", "size_mode") and v not in (None, False, "all")
     }
-    return {"shape": shape, "interpolation": how} if how and whole and not others else None
+    return {"shape": shape, "interpolation": how} if how and shape and not others else None
 
 
 def _concatenated(item: Facts, said: Said) -> None:
@@ -313,8 +311,7 @@ def _whole(kind: str, roi: Content, metadata: Facts, said: Said) -> None:
         said.card |= {"whole": True, "patch_size": [step] * 3}
         return
     image: Document = next(iter(metadata.get("network_data_format", {}).get("inputs", {}).values()), {})
-    shape = [roi] * 3 if isinstance(roi, int) else roi or image.get("spatial_shape")
-    if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape):
+    if shape := _sides(roi or image.get("spatial_shape")):
         said.card["patch_size"] = shape
         size = "×".join(map(str, shape))
         said.notes.append(f"the bundle shows the network whole images ({kind}), segcli windows of {size}")
@@ -348,9 +345,8 @@ def _inferer(item: Content, metadata: Facts, said: Said) -> None:
         axis = item.get("spatial_dim", 0)
         said.card["slice_axis"] = axis
         roi = [*roi[:axis], 1, *roi[axis:]] if isinstance(roi, list) and len(roi) == 2 else None
-    roi = [roi] * 3 if isinstance(roi, int) else roi
-    if isinstance(roi, list) and len(roi) == 3 and all(isinstance(n, int) and n > 0 for n in roi):
-        said.card["patch_size"] = roi
+    if size := _sides(roi):
+        said.card["patch_size"] = size
     overlap, sigma = (_alike(item.get(option, usual)) for option, usual in (("overlap", 0.25), ("sigma_scale", 0.125)))
     mode = item.get("mode", "constant")
     if all(isinstance(v, int | float) for v in (overlap, sigma)) and mode in ("constant", "gaussian"):
@@ -369,3 +365,10 @@ def _inferer(item: Content, metadata: Facts, said: Said) -> None:
 def _alike(value: Content) -> Content:
     """A number that each axis has, of a list with nothing else; any other value as it is."""
     return value[0] if isinstance(value, list) and value and value == value[:1] * len(value) else value
+
+
+def _sides(size: Content) -> list[int] | None:
+    """Three sides in voxels, of a list of them or of one number for all; None of anything else."""
+    sides = [size] * 3 if isinstance(size, int) else size
+    fits = isinstance(sides, list) and len(sides) == 3 and all(isinstance(n, int) and n > 0 for n in sides)
+    return sides if fits else None
