@@ -7,19 +7,17 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segcli.commands.options import Affine, Commands, Json, choice, form, several
 from segcli.commands.terminal import SCHEMA, print_json, say, table
 from segcli.documents import Document
-from segcli.errors import InputError, InputMissing, UsageError
+from segcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from segcli.formats import Form
-    from segcli.models.card import ModelCard
-    from segcli.space.volume import Grid, Volume
+    from segcli.results.comparing import Comparison
     from segcli.structures import Label
 
 commands = Commands("evaluate")
@@ -50,58 +48,86 @@ def evaluate(
 ) -> None:
     """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
     from segcli.models.library import find
-    from segcli.results import evaluate as scoring
-    from segcli.results import paper
-    from segcli.results.reference_labels import SETS
+    from segcli.results.comparing import Comparison
 
     if not tolerance < math.inf:
         raise UsageError(f"--tolerance {tolerance}: is a number of mm")
-    if reference_labels is not None and reference_labels not in SETS:
-        raise UsageError(f"--reference-labels {reference_labels}: is not one of {', '.join(SETS)}")
-    choice("--summary", summary, ("", *paper.FORMS))
-    asked = [option for option, given in (("--json", json), ("--csv", csv), ("--summary", summary)) if given]
-    if len(asked) > 1:
-        raise UsageError(f"{asked[0]} and {asked[1]}: one of them can have stdout")
-    if summary and against is not None:
-        raise UsageError("--summary and --against: a summary is of one prediction", hint="--json has the differences")
+    _refuse_forms(reference_labels, summary, json=json, csv=csv, against=against is not None)
     if html is not None:
         _unclaimed(html)  # before the work
     counts = form(affine)
     card = find(model) if model else None
     chosen = several(labels)
     names = _wanted(card.labels if card else (), chosen)
-    apart = [x.name for x in names if card and x.name in card.not_scored]
-    scores = _scores(prediction, reference, names, tolerance, resample, counts, reference_labels, card, tell=not chosen)
-    document: Document = {"schema": SCHEMA, "tolerance_mm": tolerance, "scores": scoring.rows(scores)}
-    document["not_averaged"] = apart
-    document["summary"] = scoring.summarise(scores, apart)
-    if against is not None:
-        others = _scores(
-            against, reference, names, tolerance, resample, counts, reference_labels, card, tell=not chosen
-        )
-        if not prediction.is_dir():  # one case, whatever the two predictions of it are called
-            others = dict(zip(scores, others.values(), strict=True))
-        document["difference"] = scoring.compare(scores, others, apart)
-    if apart:
+    how = Comparison(names, tolerance, resample, counts, reference_labels, card, tell=not chosen)
+    document = _document(how, prediction, reference, against)
+    if apart := document["not_averaged"]:
         say(f"not averaged, as the card of {model} says: {', '.join(apart)}")
     if any(row["missed"] or row["invented"] for row in document["summary"][:1]):
-        say(f"note: {scoring.RULE}")
+        from segcli.results.evaluate import RULE
+
+        say(f"note: {RULE}")
     if html is not None:
         _page(html, document)
     if json:
         print_json(document)
-    elif csv:
-        from segcli.results.measure import csv_text
+    else:
+        _print(document, csv=csv, summary=summary, title=f"means of {against} minus {prediction}")
 
-        sys.stdout.write(csv_text(document["difference" if against is not None else "scores"]))
+
+def _refuse_forms(reference_labels: str | None, summary: str, *, json: bool, csv: bool, against: bool) -> None:
+    """Refuse words that no option has, and two documents for one stdout."""
+    from segcli.results import paper
+    from segcli.results.reference_labels import SETS
+
+    if reference_labels is not None and reference_labels not in SETS:
+        raise UsageError(f"--reference-labels {reference_labels}: is not one of {', '.join(SETS)}")
+    choice("--summary", summary, ("", *paper.FORMS))
+    asked = [option for option, given in (("--json", json), ("--csv", csv), ("--summary", summary)) if given]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]}: one of them can have stdout")
+    if summary and against:
+        raise UsageError("--summary and --against: a summary is of one prediction", hint="--json has the differences")
+
+
+def _document(how: Comparison, prediction: Path, reference: Path, against: Path | None) -> Document:
+    """All that is said of a prediction, and of a second one's difference to it."""
+    from segcli.results import evaluate as scoring
+
+    scores = how.scores(prediction, reference, say)
+    apart = [x.name for x in how.names if how.card and x.name in how.card.not_scored]
+    document: Document = {"schema": SCHEMA, "tolerance_mm": how.tolerance, "scores": scoring.rows(scores)}
+    document["not_averaged"] = apart
+    document["summary"] = scoring.summarise(scores, apart)
+    if against is not None:
+        others = how.scores(against, reference, say)
+        if not prediction.is_dir():  # one case, whatever the two predictions of it are called
+            others = dict(zip(scores, others.values(), strict=True))
+        document["difference"] = scoring.compare(scores, others, apart)
+    return document
+
+
+def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
+    """The scores on stdout as CSV, their summary for a paper, or a table to be read; `title`: of a difference."""
+    from segcli.results import paper
+    from segcli.results.measure import csv_text
+
+    key, scores = ("difference", "difference") if "difference" in document else ("summary", "scores")
+    apart = document["not_averaged"]
+    rows = [{**row, "name": paper.marked(row["name"], apart)} for row in document[key]]
+    if csv:
+        sys.stdout.write(csv_text(document[scores]))
+    elif summary == "csv":  # whose names other programs read
+        sys.stdout.write(csv_text([{**row, "averaged": row["name"] not in apart} for row in document[key]]))
     elif summary:
-        sys.stdout.write(paper.FORMS[summary](document["summary"]))
+        sys.stdout.write(paper.FORMS[summary](rows))
     else:
         shown = ("name", "cases", "missed", "invented", "dice", "iou", "hd95_mm", "assd_mm", "nsd", "bias_ml", "dice_p")
-        key = "difference" if against is not None else "summary"
-        rows = [{k: row[k] for k in shown if k in row} for row in document[key]]
-        title = "means over the cases" if against is None else f"means of {against} minus {prediction}"
-        table(title, rows, decimals=dict.fromkeys(("dice", "iou", "nsd", "dice_p"), 3))
+        table(
+            "means over the cases" if key == "summary" else title,
+            [{k: row[k] for k in shown if k in row} for row in rows],
+            decimals=dict.fromkeys(("dice", "iou", "nsd", "dice_p"), 3),
+        )
 
 
 def _unclaimed(path: Path) -> None:
@@ -117,103 +143,6 @@ def _page(path: Path, document: Document) -> None:
 
     _unclaimed(path)
     atomic.write_bytes(path, evaluation_page(document))
-
-
-def _scores(
-    prediction: Path,
-    reference: Path,
-    names: Sequence[Any],
-    tolerance: float,
-    resample: bool,
-    affine: Form | None,
-    numbers: str | None,
-    card: ModelCard | None,
-    *,
-    tell: bool,
-) -> Document:
-    """The scores of each case by its name; `tell` says whether values that are not scored are told."""
-    from segcli.formats.table import stem
-    from segcli.results import evaluate as scoring
-    from segcli.results.numbers import refuse_model
-    from segcli.results.pairing import pair_folders
-    from segcli.results.reference_labels import merged
-
-    for path in (prediction, reference):
-        if not path.exists():
-            raise InputMissing(f"{path}: no such file or folder")
-    if prediction.is_dir() != reference.is_dir():
-        raise UsageError(f"{prediction} and {reference}: one is a folder, the other a file")
-    if not prediction.is_dir():
-        pairs = [(stem(prediction), prediction, reference)]
-    else:
-        pairs, alone = pair_folders(prediction, reference)
-        for name in alone:
-            say(f"warning: {name}")
-    out = {}
-    for name, mine, truth in pairs:
-        if card is not None:
-            refuse_model(mine, card)
-            if numbers is None:  # else the reference has numbers of its own
-                refuse_model(truth, card)
-        pred, ref = _both(mine, truth, affine, card, numbers)
-        if numbers is not None:
-            ref = merged(ref, numbers)
-        try:
-            out[name] = scoring.evaluate(pred, ref, names, tolerance, resample=resample)
-        except InputError as error:
-            raise error.about(f"{mine.name} and {truth.name}") from error
-        if resample and tell and (gone := scoring.lost(pred, ref.grid)):
-            ml = gone * pred.grid.voxel_mm3 / 1000
-            told = f"{gone:,} labelled voxels of the prediction ({ml:.3g} mL) lie beyond the reference's grid"
-            say(f"warning: {name}: {told} and are not scored")
-        for whose, left in zip(("prediction", "reference"), scoring.unscored(pred, ref, names), strict=True):
-            if names and left and tell:
-                say(f"warning: {name}: values of the {whose} that are not scored: {', '.join(map(str, left))}")
-    return out
-
-
-def _both(
-    mine: Path, truth: Path, affine: Form | None, card: ModelCard | None, numbers: str | None
-) -> tuple[Volume, Volume]:
-    """Prediction and reference; one of them may be a DICOM Segmentation, on the planes of the other's grid.
-
-    numbers   whose the reference's numbers are
-    """
-    from segcli import formats
-    from segcli.results.measure import whole_numbers
-
-    objects = [path for path in (mine, truth) if formats.is_segmentation(path)]
-    if len(objects) == 2:
-        told = f"{mine.name} and {truth.name}: are both DICOM Segmentations, which lack the planes without labels"
-        raise UsageError(told, hint="give one of them as a label map: segcli writes NAME_seg.nii.gz beside it")
-    plain = {path: whole_numbers(formats.read([path], affine=affine)) for path in (mine, truth) if path not in objects}
-    if objects:
-        (one,), (other,) = objects, plain.values()
-        plain[one] = _of_segmentation(one, other.grid, card, numbers if one == truth else None)
-    return plain[mine], plain[truth]
-
-
-def _of_segmentation(path: Path, grid: Grid, card: ModelCard | None, numbers: str | None) -> Volume:
-    """The labels of a DICOM Segmentation on a grid, numbered as the card has its segments' names.
-
-    Without a card its segments' own numbers count, and where they are said to be those of a program.
-
-    numbers  the name of that program; None: nothing is said
-    errors   InputError: they are plainly not that program's
-    """
-    from segcli.formats.dicom.seg import labels_on, segments_in
-
-    if card is not None and numbers is None:
-        return labels_on(path, grid, card.labels)
-    segments = {number: name for number, name in segments_in(path).items() if number != 0}
-    if numbers is not None and [*segments] == [*range(1, len(segments) + 1)]:
-        told = f"{path.name}: its segments are numbered from 1 to {len(segments)}, which are not those of {numbers}"
-        raise InputError(told, hint="leave --reference-labels away: with --model segments go by their names")
-    named = [f"{number} {name}" for number, name in segments.items()]
-    shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
-    instead = f"as those of {numbers}" if numbers is not None else "with --model by names"
-    say(f"note: {path.name}: its segments are compared by their own numbers ({shown}), {instead}")
-    return labels_on(path, grid, ())
 
 
 def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:

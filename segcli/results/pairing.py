@@ -42,11 +42,12 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
              InputError (65) when two files of a folder have one name, or a folder cannot be searched through
     """
     hidden: list[Path] = []
-    below = _label_maps(ref, deep=True, hidden=hidden.append)
-    objects = [] if below else _segmentations(ref)
-    deep = bool(objects) or len(below) > len(_label_maps(ref, deep=False))
-    have = _by_name(pred, _label_maps(pred, deep) or _segmentations(pred))
-    want = _by_name(ref, objects or _label_maps(ref, deep))
+    files = _files(ref, deep=True, hidden=hidden.append)
+    below = _label_maps(ref, files)
+    objects = [] if below else _segmentations(files)
+    deep = bool(objects) or any(path.parent != ref for path in below)
+    have = _by_name(pred, _label_maps(pred, _files(pred, deep)) or _segmentations(_files(pred, deep=True)))
+    want = _by_name(ref, objects or below)
     if not want:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
     called = {path: name for name, path in want.items()}  # whatever a prediction is called: two are compared by cases
@@ -76,24 +77,22 @@ def _instead(pred: Path, spare: Sequence[str], deep: bool) -> str:
     """What to do where a reference has no prediction of its name; `spare` are the names of those that are left."""
     if spare:
         return f"predictions without a reference are called {', '.join(spare[:5])}; names must be equal"
-    if not deep and (below := _label_maps(pred, deep=True)):
+    if not deep and (below := _label_maps(pred, _files(pred, deep=True))):
         shown = ", ".join(path.relative_to(pred).as_posix() for path in below[:3])
         return f"predictions in subfolders ({shown}) are compared with references in subfolders of the same names alone"
     return "predict them, or take them out of the folder of references"
 
 
-def _label_maps(folder: Path, deep: bool, hidden: Callable[[Path], object] = lambda folder: None) -> list[Path]:
-    """Files below the folder, or in it, that may be label maps: no hidden ones and no voxels beside a header.
+def _label_maps(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Of the files of a folder those that may be label maps: no voxels beside a header.
 
     What segcli writes beside label maps, as probabilities, is none; nor are masks, unless their own folder is meant. A
     link that leads nowhere may be one: what is missing is not left out of a mean.
-
-    hidden   is told of each hidden folder
     """
     known = endings()
     return [
         path
-        for path in _files(folder, deep, hidden)
+        for path in files
         if path.name.lower().endswith(known)
         and (path.parent == folder or not is_masks(path.parent))
         and not stem(path).endswith(_BESIDE)
@@ -102,7 +101,10 @@ def _label_maps(folder: Path, deep: bool, hidden: Callable[[Path], object] = lam
 
 
 def _files(folder: Path, deep: bool, hidden: Callable[[Path], object] = lambda folder: None) -> list[Path]:
-    """Files in a folder, or below it, without hidden ones, sorted; errors as of `pair_folders`."""
+    """Files in a folder, or below it, without hidden ones, sorted; errors as of `pair_folders`.
+
+    hidden   is told of each hidden folder
+    """
 
     def refuse(error: OSError) -> None:
         raise refusal(error, folder)
@@ -114,13 +116,13 @@ def _files(folder: Path, deep: bool, hidden: Callable[[Path], object] = lambda f
     return sorted(found)
 
 
-def _segmentations(folder: Path) -> list[Path]:
-    """DICOM Segmentations below a folder, whatever they are called; nothing hidden.
+def _segmentations(files: Sequence[Path]) -> list[Path]:
+    """Of some files those that are DICOM Segmentations, whatever they are called.
 
     errors   InputError: a file is called as DICOM objects are, and is of no format
     """
     found = []
-    for path in _files(folder, deep=True):
+    for path in files:
         try:
             if formats.is_segmentation(path):
                 found.append(path)

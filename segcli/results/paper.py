@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from segcli.documents import Facts
 from segcli.results.measure import csv_text
@@ -26,6 +26,11 @@ def _latex(summary: Sequence[Facts]) -> str:
 
 
 FORMS: dict[str, Callable[[Sequence[Facts]], str]] = {"csv": csv_text, "markdown": _markdown, "latex": _latex}
+
+
+def marked(name: str, apart: Collection[str]) -> str:
+    """A structure's name as tables have it, which say of those `apart` that the mean of all leaves them out."""
+    return f"{name} (not in all)" if name in apart else name
 
 
 def _headings() -> list[str]:

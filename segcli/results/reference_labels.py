@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -30,6 +30,23 @@ _FREESURFER = (
     (48, 48, 49),
 )
 SETS: Mapping[str, Sequence[tuple[int, int, int]]] = {"freesurfer": _FREESURFER}
+
+
+_ASEG = {41, 42}  # white matter and cortex of the right half: a map without them is hardly FreeSurfer's
+_PARCELS = 1000  # from which on numbers of FreeSurfer are of parcels
+
+
+def parcels(values: Collection[int], whole: Collection[int]) -> list[int]:
+    """Of some values those that are FreeSurfer's numbers of parts, where others have the whole that these are of.
+
+    Numbers below 1000 are another program's as well: they count beside the two halves of a brain alone.
+    """
+    parts = [
+        value
+        for value in sorted({*values} - {*whole})
+        if any(first <= value <= last and target in whole for first, last, target in _FREESURFER)
+    ]
+    return [value for value in parts if value >= _PARCELS or {*whole} >= _ASEG]
 
 
 def merged(labels: Volume, numbers: str) -> Volume:

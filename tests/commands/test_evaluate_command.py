@@ -16,6 +16,7 @@ from segcli.formats.dicom import seg
 from segcli.formats.dicom import series as dicom
 from segcli.results import paper
 from segcli.results.evaluate import METRICS
+from segcli.results.reference_labels import parcels
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
@@ -40,6 +41,40 @@ def test_parcels_of_a_reference_count_as_the_whole_and_other_values_are_told_wit
     assert scores["left_cerebral_cortex"]["dice"] == 1.0
     assert "values of the prediction that are not scored: 700" in told
     assert "values of the reference that are not scored: 900" in told
+
+
+def test_parcels_that_are_not_said_to_be_freesurfers_are_told(tmp_path, capsys):
+    truth, mine = np.zeros((6, 6, 6), "i2"), np.zeros((6, 6, 6), "i2")
+    truth[1:3, 1:5, 1:5], truth[3:5, 1:5, 1:5] = 1001, 1035
+    mine[1:5, 1:5, 1:5] = 3
+    pred, ref = nifti(tmp_path / "pred.nii.gz", mine), nifti(tmp_path / "ref.nii.gz", truth)
+    hint = "1001, 1035 of the reference are parcels as FreeSurfer numbers them: --reference-labels freesurfer counts"
+    for model in ("uxnet", None):
+        answer.evaluate(pred, ref, model=model)
+        assert hint in capsys.readouterr().err
+    answer.evaluate(ref, ref)
+    answer.evaluate(ref, pred)
+    assert "FreeSurfer" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("whole", "told"), [({2, 3, 41, 42, 4}, [31, 77]), ({1, 2, 3, 4}, []), ({41, 42}, [])], ids=str
+)
+def test_small_numbers_are_freesurfers_beside_both_halves_of_a_brain_alone(whole, told):
+    assert parcels([31, 77, 85, 3], whole) == told
+
+
+def test_a_structure_that_the_mean_leaves_out_is_marked_in_the_table(tmp_path, capsys):
+    data = np.zeros((6, 6, 6), "u1")
+    data[1:3], data[4] = 17, 24
+    path = nifti(tmp_path / "a.nii.gz", data)
+    shown = {"": "csf (not in all)  ", "markdown": "| csf (not in all) |", "latex": "csf (not in all) &"}
+    for summary, line in shown.items():
+        answer.evaluate(path, path, model="uxnet", summary=summary)
+        assert line in capsys.readouterr().out
+    answer.evaluate(path, path, model="uxnet", summary="csv")
+    rows = {row.split(",")[0]: row.split(",")[-1] for row in capsys.readouterr().out.splitlines()}
+    assert (rows["name"], rows["csf"], rows["left_hippocampus"]) == ("averaged", "false", "true")
 
 
 def test_a_segmentation_may_have_freesurfers_numbers(tmp_path, capsys):
@@ -244,7 +279,7 @@ def test_a_score_that_is_not_1_is_not_printed_as_1(tmp_path, capsys):
 def test_a_page_that_would_take_anothers_place_is_refused_before_the_work(tmp_path, monkeypatch):
     folder, page = boxes(tmp_path / "maps", a=1), tmp_path / "page.html"
     page.write_text("somebody else's")
-    monkeypatch.setattr(answer, "_scores", lambda *given: pytest.fail("scored first"))
+    monkeypatch.setattr(answer, "_document", lambda *given: pytest.fail("scored first"))
     with pytest.raises(OutputExists, match=r"page.html: exists already"):
         answer.evaluate(folder, folder, html=page)
 

@@ -139,8 +139,6 @@ def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tm
         evaluate(*pair, model=str(model), json=True)
         scores = json.loads(capsys.readouterr().out)["scores"]
         assert {s["dice"] for s in scores if s["status"] != "absent"} == {1.0}
-    with pytest.raises(UsageError, match="are both DICOM Segmentations"):
-        evaluate(one, one, model=str(model))
     (truth := tmp_path / "truth" / "ct").mkdir(parents=True)
     (truth / "1-1.dcm").write_bytes(one.read_bytes())
     evaluate(tmp_path / "out", truth.parent, model=str(model), json=True)
@@ -150,7 +148,42 @@ def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tm
         evaluate(labels, one, model=str(model), reference_labels="freesurfer")
     evaluate(one, labels, json=True)
     told = "note: ct_seg.dcm: its segments are compared by their own numbers (1 liver, 2 spleen), with --model by names"
-    assert told in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert told in err
+    assert [s["name"] for s in json.loads(out)["scores"]] == ["liver", "spleen", "label_3"]
+
+
+def test_two_segmentations_of_one_grid_are_compared_by_the_names_of_their_segments(model, tmp_path, capsys):
+    words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
+    done = command("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
+    assert done.returncode == 0, done.stderr
+    one, labels, theirs = tmp_path / "out" / "ct_seg.dcm", tmp_path / "out" / "ct_seg.nii.gz", tmp_path / "theirs.dcm"
+    evaluate(one, one, model=str(model), json=True)
+    assert {s["dice"] for s in json.loads(capsys.readouterr().out)["scores"] if s["status"] != "absent"} == {1.0}
+    evaluate(labels, labels, json=True)
+    volumes = {s["name"]: s["volume_ml"] for s in json.loads(capsys.readouterr().out)["scores"]}
+    file = pydicom.dcmread(one)
+    for segment, name in zip(file.SegmentSequence, ("Spleen", "liver"), strict=True):  # numbers mean something else
+        segment.SegmentLabel = name
+    file.save_as(theirs)
+    evaluate(one, theirs, json=True)
+    scores = {s["name"]: s for s in json.loads(capsys.readouterr().out)["scores"]}
+    assert {name: s["status"] for name, s in scores.items()} == {
+        "Spleen": "missed",
+        "liver": "both",
+        "spleen": "invented",
+    }
+    assert [scores[n]["volume_ml"] for n in ("liver", "spleen")] == [volumes["label_2"], volumes["label_3"]]
+    for segment, name in zip(file.SegmentSequence, ("Leber", "Milz"), strict=True):
+        segment.SegmentLabel = name
+    file.save_as(theirs)
+    with pytest.raises(InputError, match="no segments of one have a name of the other's: liver, spleen and Leber, Mi"):
+        evaluate(one, theirs)
+    shared = file.SharedFunctionalGroupsSequence[0]
+    shared.PixelMeasuresSequence[0].PixelSpacing = [1.5, 1.5]
+    file.save_as(theirs)
+    with pytest.raises(InputError, match=r"ct_seg\.dcm and theirs\.dcm: do not lie on one grid"):
+        evaluate(one, theirs)
 
 
 def predicted(model, home, *names, reports="html"):

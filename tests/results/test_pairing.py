@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 from segcli.errors import InputError, InputMissing
+from segcli.formats import streams
 from segcli.formats.dicom.series import digits
+from segcli.results import pairing
 from segcli.results.pairing import pair_folders
 
 
@@ -203,3 +206,17 @@ def test_two_files_of_one_name_in_a_folder_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"a\.nii\.gz and a_seg\.nii\.gz would both be the case 'a'"):
         pair_folders(tmp_path / "ref", tmp_path / "ref")
+
+
+def test_a_folder_of_references_is_walked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pred/ct/seg.dcm", "ref/ct/1-1.dcm"):
+        segmentation(tmp_path / name, series="1.2.3")
+    walked: list[Path] = []
+
+    def walk(folder: Path, *how: Any) -> Any:
+        walked.append(folder)
+        return streams.walk(folder, *how)
+
+    monkeypatch.setattr(pairing, "walk", walk)
+    assert len(pair_folders(tmp_path / "pred", tmp_path / "ref")[0]) == 1
+    assert walked.count(tmp_path / "ref") == 1

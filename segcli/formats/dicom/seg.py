@@ -7,6 +7,7 @@ back by other code than wrote it, and compared, before the file gets its name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -119,9 +120,78 @@ def labels_on(path: Path, grid: Grid, names: Sequence[Label] = ()) -> Volume:
 
 
 def segments_in(path: Path) -> dict[int, str]:
-    """Number -> name of the segments of a Segmentation, whether any voxel is theirs or none."""
+    """Number -> name of the segments of a Segmentation but for the background, whether any voxel is theirs or none."""
     with without_warnings():
-        return _named(pydicom.dcmread(path, stop_before_pixels=True))
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        background = _background(ds)
+        return {number: name for number, name in _named(ds).items() if number != background}
+
+
+def common_grid(paths: Sequence[Path]) -> Grid:
+    """The grid of the planes on which some Segmentations have frames, and of those between them.
+
+    The distance of planes is SpacingBetweenSlices where that fits all of them, else the smallest one between two, and
+    of a single plane its thickness.
+
+    errors   InputError: they do not lie on one grid, or cannot be read
+    """
+    told = " and ".join(path.name for path in paths)
+    try:
+        return _planes([_placed(path) for path in paths], told)
+    except (AttributeError, LookupError, *SPOILT) as error:
+        raise InputError(f"{told}: cannot be read as DICOM Segmentations: {cause_of(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Where the frames of a Segmentation lie, in mm.
+
+    shape      rows and columns
+    axes       (3, 3) the normal, a step down the rows, a step along a row, as columns
+    positions  (frames, 3) of the first pixel of each
+    apart      SpacingBetweenSlices and SliceThickness; 0 where they are not stated
+    """
+
+    shape: tuple[int, int]
+    axes: NDArray[np.float64]
+    positions: NDArray[np.float64]
+    apart: tuple[float, float]
+
+
+def _placed(path: Path) -> _Placed:
+    with without_warnings():
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        shared = ds.SharedFunctionalGroupsSequence[0]
+        row, column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float)
+        measures = shared.PixelMeasuresSequence[0]
+        down, right = map(float, measures.PixelSpacing)
+        apart = float(measures.get("SpacingBetweenSlices") or 0), float(measures.get("SliceThickness") or 0)
+        axes = np.stack([np.cross(row, column), column * down, row * right], axis=1)
+        positions = np.array([_position(g, shared) for g in ds.PerFrameFunctionalGroupsSequence])
+        return _Placed((int(ds.Rows), int(ds.Columns)), axes, positions, apart)
+
+
+def _planes(placed: Sequence[_Placed], told: str) -> Grid:
+    """The grid of all their planes; `told` names the files."""
+    first = placed[0]
+    normal, small = first.axes[:, 0], 0.1 * np.linalg.norm(first.axes[:, 1:], axis=0).min()
+    positions = np.concatenate([one.positions for one in placed])
+    heights = (positions - first.positions[0]) @ normal
+    start = first.positions[0] + normal * heights.min()
+    aside = np.linalg.norm(positions - start - np.outer(heights - heights.min(), normal), axis=1).max()
+    turned = max(np.abs(one.axes - first.axes).max() * max(first.shape) for one in placed)
+    if any(one.shape != first.shape for one in placed) or turned > small or aside > small:
+        raise InputError(f"{told}: do not lie on one grid", hint="give one of them as a label map, with --resample")
+    planes = np.unique(np.round(np.sort(heights - heights.min()), 3))
+    gaps = np.diff(planes)
+    stated, thick = ([abs(one.apart[i]) for one in placed] for i in (0, 1))
+    for apart in (*stated, gaps[gaps > farthest(1.0)].min(initial=np.inf), *thick):
+        steps = planes / apart if 0 < apart < np.inf else planes + np.inf
+        if np.abs(steps - np.round(steps)).max() < 0.05:
+            affine = np.eye(4)
+            affine[:3] = np.column_stack([normal * apart, first.axes[:, 1:], start])
+            return Grid((round(float(steps[-1])) + 1, *first.shape), affine)
+    raise InputError(f"{told}: their planes are not evenly apart", hint="give one of them as a label map")
 
 
 def refers_to(path: Path) -> tuple[str, str, str]:
