@@ -73,20 +73,27 @@ SMALL = {"basicunet": Small({"features": [8, 8, 16, 16, 32, 8]})}
 
 def infer(shapes: Shapes) -> Inferred | None:
     """The sizes of a BasicUNet; its activation is not in its tensors unless it is PReLU."""
-    first, out = "conv_0.conv_0.conv.weight", "final_conv.weight"
-    if not all(name in shapes for name in (first, out, "down_4.convs.conv_0.conv.weight")):
+    levels = ("conv_0", *(f"down_{i}" for i in (1, 2, 3, 4)))
+    return infer_sizes(shapes, "basicunet", levels, "upcat_4.upsample", "final_conv")
+
+
+def infer_sizes(shapes: Shapes, family: str, levels: Sequence[str], up: str, last: str) -> Inferred | None:
+    """The network of a family with five levels of two convolutions, by how its layers are called; None for another."""
+    first, out = levels[0], f"{last}.weight"
+    down = [f"{level}.convs.conv_0.conv.weight" for level in levels[1:]]
+    if not all(name in shapes for name in (f"{first}.conv_0.conv.weight", *down, out)):
         return None
-    down = [shapes[f"down_{i}.convs.conv_0.conv.weight"][0] for i in (1, 2, 3, 4)]
+    width, inputs, *kernel = shapes[f"{first}.conv_0.conv.weight"]
     config: Document = {
-        "spatial_dims": len(shapes[first]) - 2,
-        "in_channels": shapes[first][1],
+        "spatial_dims": len(kernel),
+        "in_channels": inputs,
         "out_channels": shapes[out][0],
-        "features": [shapes[first][0], *down, shapes[out][1]],
-        "norm": norm_spec(shapes, "conv_0.conv_0.adn.N"),
-        "bias": "conv_0.conv_0.conv.bias" in shapes,
-        "upsample": upsampling(shapes, "upcat_4.upsample"),
+        "features": [width, *(shapes[name][0] for name in down), shapes[out][1]],
+        "norm": norm_spec(shapes, f"{first}.conv_0.adn.N"),
+        "bias": f"{first}.conv_0.conv.bias" in shapes,
+        "upsample": upsampling(shapes, up),
     }
     unsure = unsure_norm(config, "norm")
-    if "conv_0.conv_0.adn.A.weight" in shapes:
-        return Inferred("basicunet", {**config, "act": "PRELU"}, unsure)
-    return Inferred("basicunet", config, {**unsure, "act": "the activation: LeakyReLU 0.1"})
+    if f"{first}.conv_0.adn.A.weight" in shapes:
+        return Inferred(family, {**config, "act": "PRELU"}, unsure)
+    return Inferred(family, config, {**unsure, "act": "the activation: LeakyReLU 0.1"})

@@ -50,42 +50,6 @@ class ChannelNorm(nn.Module):
         return channels_first(x)
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions with norms; the input is added before the last activation.
-
-    Where width or stride differ, a 1x1x1 convolution and a norm project the input first. The activation is `lrelu`
-    officially, whichever it is.
-    """
-
-    def __init__(
-        self,
-        in_chans: int,
-        out_chans: int,
-        kernel: Size = 3,
-        stride: Size = 1,
-        norm_name: Spec = "instance",
-        act: Spec = ("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
-        dims: int = 3,
-    ) -> None:
-        super().__init__()
-        self.conv1 = conv(in_chans, out_chans, kernel, stride, dims=dims)
-        self.conv2 = conv(out_chans, out_chans, kernel, dims=dims)
-        self.lrelu = activation(act)
-        self.norm1 = norm(norm_name, out_chans, dims)
-        self.norm2 = norm(norm_name, out_chans, dims)
-        self.projects = in_chans != out_chans or set(each_axis(stride, dims)) != {1}
-        if self.projects:
-            self.conv3 = conv(in_chans, out_chans, 1, stride, dims=dims)
-            self.norm3 = norm(norm_name, out_chans, dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.lrelu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        shortcut = self.norm3(self.conv3(x)) if self.projects else x
-        out: Tensor = self.lrelu(y + shortcut)
-        return out
-
-
 class BasicBlock(nn.Module):
     """Twice convolution, norm, activation, the latter under the name `lrelu`."""
 
@@ -109,6 +73,37 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.lrelu(self.norm1(self.conv1(x)))
         out: Tensor = self.lrelu(self.norm2(self.conv2(x)))
+        return out
+
+
+class ResidualBlock(BasicBlock):
+    """The same with the input added before the last activation.
+
+    Where width or stride differ, a 1x1x1 convolution and a norm project the input first. The activation is `lrelu`
+    officially, whichever it is.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel: Size = 3,
+        stride: Size = 1,
+        norm_name: Spec = "instance",
+        act: Spec = ("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
+        dims: int = 3,
+    ) -> None:
+        super().__init__(in_chans, out_chans, kernel, stride, norm_name, act, dims)
+        self.projects = in_chans != out_chans or set(each_axis(stride, dims)) != {1}
+        if self.projects:
+            self.conv3 = conv(in_chans, out_chans, 1, stride, dims=dims)
+            self.norm3 = norm(norm_name, out_chans, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lrelu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        shortcut = self.norm3(self.conv3(x)) if self.projects else x
+        out: Tensor = self.lrelu(y + shortcut)
         return out
 
 

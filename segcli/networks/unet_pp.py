@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from segcli.documents import Document
-from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, unsure_norm, upsampling
+from segcli.networks.basic_unet import infer_sizes
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat
 from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
@@ -82,20 +82,5 @@ SMALL = {"basicunetplusplus": Small({"features": [8, 8, 16, 16, 32, 8]})}
 
 def infer(shapes: Shapes) -> Inferred | None:
     """The sizes of a UNet++; its activation is not in its tensors unless it is PReLU."""
-    first, out = "conv_0_0.conv_0.conv.weight", "final_conv_0_4.weight"
-    if not all(name in shapes for name in (first, out, "conv_4_0.convs.conv_0.conv.weight")):
-        return None
-    down = [shapes[f"conv_{i}_0.convs.conv_0.conv.weight"][0] for i in (1, 2, 3, 4)]
-    config: Document = {
-        "spatial_dims": len(shapes[first]) - 2,
-        "in_channels": shapes[first][1],
-        "out_channels": shapes[out][0],
-        "features": [shapes[first][0], *down, shapes[out][1]],
-        "norm": norm_spec(shapes, "conv_0_0.conv_0.adn.N"),
-        "bias": "conv_0_0.conv_0.conv.bias" in shapes,
-        "upsample": upsampling(shapes, "upcat_0_1.upsample"),
-    }
-    unsure = unsure_norm(config, "norm")
-    if "conv_0_0.conv_0.adn.A.weight" in shapes:
-        return Inferred("basicunetplusplus", {**config, "act": "PRELU"}, unsure)
-    return Inferred("basicunetplusplus", config, {**unsure, "act": "the activation: LeakyReLU 0.1"})
+    levels = [f"conv_{i}_0" for i in range(5)]
+    return infer_sizes(shapes, "basicunetplusplus", levels, "upcat_0_1.upsample", "final_conv_0_4")
