@@ -33,17 +33,18 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     name = job.card.name
     labels, written = job.to.labels(case, name), job.to.record(case, name)
     wanted = list(planned(job.to.base(case, name), job.shown, job.to))
+    found = record.read_record(written)
 
     def is_of(model: ModelFacts) -> bool:
         known = asdict(type(job.options)())
-        return record.is_done(written, labels, {**key, "model": model}, known, job.precision)
+        return record.is_done(found, labels, {**key, "model": model}, known, job.precision)
 
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
-    if done and record.has_extras(written, wanted, job.choices):
+    stated = found or {}
+    if done and record.has_extras(stated, written.parent, wanted, job.choices):
         return True
-    whose = _whose(wanted, written)
-    mine = (record.read_record(written) or {}).get("case") == case.name
-    if (other := _of_another(written, labels)) and not job.to.overwrite:
+    whose, mine = _whose(wanted, written.parent, stated), stated.get("case") == case.name
+    if (other := _of_another(stated, labels)) and not job.to.overwrite:
         raise OutputExists(
             f"{written.name}: is the record of {other}, which would have none then",
             hint="give the label map another name with -o; --overwrite replaces the record",
@@ -65,25 +66,24 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     return False
 
 
-def _of_another(written: Path, labels: Path) -> str:
+def _of_another(found: Facts, labels: Path) -> str:
     """The label map that a record is about, where that is another one, which is still there: x.nii beside x.mgz."""
-    of = (record.read_record(written) or {}).get("labels")
+    of = found.get("labels")
     file = of.get("file") if isinstance(of, dict) else None
     other = isinstance(file, str) and file != labels.name and labels.with_name(file).is_file()
     return str(file) if other else ""
 
 
-def _whose(outputs: Iterable[Path], written: Path) -> dict[Path, Literal["ours", "changed", "other"]]:
-    """Of each file that is made beside a record: whose the one is that may be there.
+def _whose(outputs: Iterable[Path], folder: Path, found: Facts) -> dict[Path, Literal["ours", "changed", "other"]]:
+    """Of each file that is made beside a record in a folder: whose the one is that may be there.
 
     "ours" are files that the record states; all, of a record that states none. "changed" are those that have other
     bytes than it states, as a page of another case has that was copied there.
     """
-    found = record.read_record(written) or {}
     known, states_none = record.known_files(found), found.get("extras") is None
 
     def of(path: Path) -> Literal["ours", "changed", "other"]:
-        sums = known.get(path.relative_to(written.parent).as_posix())
+        sums = known.get(path.relative_to(folder).as_posix())
         if sums is None:
             return "ours" if states_none else "other"
         return "changed" if path.is_file() and file_sha256(path) not in sums else "ours"

@@ -320,17 +320,19 @@ def model_names(records: Sequence[Facts]) -> list[str]:
     return [f"{name} {own}" if name in several else name for name, own in made]
 
 
-def is_done(record: Path, labels: Path, key: Facts, defaults: Facts | None = None, precision: str = "float32") -> bool:
-    """Whether both files are there and the record matches input, model, options and the label map's own bytes.
+def is_done(
+    found: Facts | None, labels: Path, key: Facts, defaults: Facts | None = None, precision: str = "float32"
+) -> bool:
+    """Whether a record and its label map are there and it matches input, model, options and the map's own bytes.
 
     Existence alone is never taken for done. An option that the record does not know yet had its default then. What
     the network computed in is the same where the same word asked for it, or where it is `precision`, that of this run.
     """
-    found = read_record(record)
     if found is None or not labels.is_file():
         return False
     if isinstance(found.get("options"), dict) and "options" in key:
-        found["options"] = _as_today(found, json.loads(json.dumps(defaults or {})), key["options"], precision)
+        today = _as_today(found, json.loads(json.dumps(defaults or {})), key["options"], precision)
+        found = {**found, "options": today}
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in key.items())
     stated = found.get("labels")
     return same and isinstance(stated, dict) and stated.get("sha256") == file_sha256(labels)
@@ -346,21 +348,20 @@ def _as_today(found: Facts, defaults: Facts, asked: Facts, runs: str) -> Documen
     return options
 
 
-def has_extras(record: Path, files: Sequence[Path], choices: Facts) -> bool:
-    """Whether the files beside a record are those that it states, made with the same choices.
+def has_extras(found: Facts, folder: Path, files: Sequence[Path], choices: Facts) -> bool:
+    """Whether files are those that the record in a folder states, made with the same choices.
 
     One that `segcli report` has made of the same labels in place of such a file is as good.
     """
     if not files:
         return True
-    found = read_record(record) or {}
     stated = found.get("extras")
     if not isinstance(stated, dict) or any(stated.get(k) != v for k, v in choices.items()):
         return False
     of_run, known = stated_files(found, "extras"), known_files(found)
 
     def is_there(path: Path) -> bool:
-        name = path.relative_to(record.parent).as_posix()
+        name = path.relative_to(folder).as_posix()
         return name in of_run and path.is_file() and file_sha256(path) in known[name]
 
     return all(map(is_there, files))

@@ -189,7 +189,7 @@ def done(folder: Path, options: dict[str, Any], ran: str, asked: str, runs: str)
     }
     written.write_text(json.dumps(facts))
     key = {"options": {"overlap": None, "precision": asked}}
-    return record.is_done(written, labels, key, {"overlap": None, "precision": "auto"}, runs)
+    return record.is_done(record.read_record(written), labels, key, {"overlap": None, "precision": "auto"}, runs)
 
 
 @pytest.mark.parametrize(
