@@ -152,11 +152,11 @@ def _in_dataset(case: Case) -> Case:
 
 
 def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
-    """The cases, the same input once; refused when two inputs would make one output."""
-    owners: dict[Path, Case] = {}
+    """The cases, the same input once; refused when two inputs would make one output. One with a fault makes none."""
+    owners: dict[object, Case] = {}
     for case in map(_nameable, found):
         target = (output or case.beside) / f"{case.name}{SEG}.nii.gz"
-        key = key_of(target)
+        key = key_of(target) if case.fault is None else case.paths
         other = owners.get(key)
         if other is None:
             owners[key] = case

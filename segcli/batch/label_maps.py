@@ -31,7 +31,7 @@ def without_label_maps(found: Sequence[Case], tell: Callable[[str], object]) -> 
     if left:
         number = "1 image is" if len(left) == 1 else f"{len(left)} images are"
         names = ", ".join(case.paths[0].name for case in left[:_SHOWN]) + " ..." * (len(left) > _SHOWN)
-        tell(f"{number} left out, by the voxels a label map: {names}; --allow-label-map takes such as scans")
+        tell(f"{number} left out, by the voxels a label map: {names}; --allow-label-map takes them as scans")
     others = set(left)
     return [case for case in found if case not in others]
 

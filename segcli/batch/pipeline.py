@@ -168,7 +168,7 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
     inputs = {key: case for case in cases for path in case.paths if not path.is_dir() for key in keys_of(path)}
     owners: dict[Path, Case] = {}
     for case in cases:
-        for path in to.files(case, card):
+        for path in to.files(case, card) if case.fault is None else ():
             key = key_of(path)
             other = owners.setdefault(key, case)
             if other is not case:

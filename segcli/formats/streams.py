@@ -28,6 +28,7 @@ from segcli.space.volume import Grid, Voxels
 Wrap = Literal["gzip", "zlib"]
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
+_NO_STDIN = "`segcli predict -` and `segcli info -` alone read stdin"
 _SURPLUS = 1_000_000  # bytes beyond the announced ones that are forgiven
 _DEFLATE_RATIO = 1032  # no deflate stream unpacks to more times its size than this
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -84,7 +85,8 @@ def _status(path: Path) -> os.stat_result:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise broken_link(path, path.name) from None
-        hint = system.too_long(path) or "check the path"
+        check = _NO_STDIN if str(path) == "-" else "check the path"
+        hint = system.too_long(path) or check
         raise InputMissing(f"{path.name}: no such file or folder", hint=hint) from None
     except PermissionError as error:
         raise refusal(error, path) from error

@@ -176,6 +176,14 @@ def test_2_8_two_inputs_with_one_output_are_refused_by_name(tmp_path):
     assert f"name the folder above both, {tmp_path}, " in (refusal.value.hint or "")
 
 
+def test_two_inputs_that_are_not_there_are_told_as_that_and_not_as_one_output(tmp_path):
+    touch(tmp_path, "b.nii")
+    missing = [tmp_path / "x" / "a.nii", tmp_path / "y" / "a.nii"]
+    found = cases([str(path) for path in (*missing, missing[0], tmp_path / "b.nii")], output=tmp_path / "out")
+    assert [case.name for case in found] == ["a", "a", "b"]
+    assert all("no such file" in str(case.fault) for case in found[:2])
+
+
 def test_several_scans_into_one_file_are_refused_by_its_name(tmp_path):
     touch(tmp_path, "a.nii", "a.mha")
     given = Given((str(tmp_path / "a.nii"), str(tmp_path / "a.mha")), {})

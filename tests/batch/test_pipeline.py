@@ -102,7 +102,7 @@ def test_1_3_a_refusal_names_its_case_where_files_of_several_bear_one_name(model
 
 @pytest.mark.parametrize("stage", ["read", "network", "write"])
 def test_6_1_an_error_in_any_stage_is_the_cases_and_the_batch_goes_on(model, tmp_path, monkeypatch, stage):
-    scans(tmp_path / "in", 3)
+    inputs = scans(tmp_path / "in", 3)
 
     def broken(*_: object, **__: object) -> None:
         monkeypatch.undo()
@@ -117,7 +117,7 @@ def test_6_1_an_error_in_any_stage_is_the_cases_and_the_batch_goes_on(model, tmp
     seen: list[int] = []
     if stage != "network":
         monkeypatch.setattr(formats, stage, broken)
-    ended = run(model, [tmp_path / "in"], tmp_path / "out", Pointwise(spoil))
+    ended = run(model, inputs, tmp_path / "out", Pointwise(spoil))
     assert sorted(codes(ended)) == [0, 0, 70]
     (failed,) = (o for o in ended if o.error)
     assert "internal error of segcli: RuntimeError: out of order" in failed.error.message
