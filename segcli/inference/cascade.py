@@ -15,7 +15,7 @@ from segcli.space.volume import Grid, Volume, Voxels
 Rule = Literal["largest", "half"]
 
 
-def shown(
+def label_channels(
     labels: Volume, values: Sequence[int], inside: Volume, want: Grid, coarse: float | None, rule: Rule = "largest"
 ) -> NDArray[np.float32]:
     """A channel (L, d, h, w) on a grid for each of several label values, as nnU-Net resamples label maps.

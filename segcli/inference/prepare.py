@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError
-from segcli.inference.cascade import Rule, shown
+from segcli.inference.cascade import Rule, label_channels
 from segcli.inference.decide import Decision
 from segcli.inference.frames import Frame, Frames, framed
 from segcli.inference.intensity import Crop, Preparation, Resample, Step, beyond, enclosed, foreground, normalise
@@ -40,7 +40,7 @@ class Procedure:
     window         how the image is cut into windows and put together again
     decide         how logits become labels
     earlier        of a cascade's second model: the first one's label values that it sees, a channel each
-    earlier_by     how these are resampled, see `cascade.shown`
+    earlier_by     how these are resampled, see `cascade.label_channels`
     first          labels (1, D, H, W) of the scan by that first model; without them these channels are 0
     """
 
@@ -169,7 +169,7 @@ def _with_labels(image: Volume, scan: Volume, procedure: Procedure, before: Grid
     else:
         nearest = Interpolation("nearest")
         inside = Volume(enclosed(onto(scan, before, nearest).data)[None], before)
-        whole = shown(
+        whole = label_channels(
             procedure.first, procedure.earlier, inside, after, procedure.interpolation.coarse, procedure.earlier_by
         )
         told = onto(Volume(whole, after), image.grid, nearest).data

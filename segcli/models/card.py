@@ -69,7 +69,7 @@ class ModelCard:
     centroids_mm  where structures usually lie among each other: LPS mm, about any point
     limits      of the checks of a result, as far as they were calibrated for this model
     previous    of a cascade's second model: the first, whose labels it sees as further channels
-    previous_by  how these are resampled, see `cascade.shown`
+    previous_by  how these are resampled, see `cascade.label_channels`
     blank       further channels that are 0: where a person's clicks would be (DeepEdit)
     parts       models that this one is made of, in order: each labels the structures that it has in common with this
                 card, by their names, and a later one has the last word

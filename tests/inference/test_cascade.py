@@ -14,7 +14,7 @@ from segcli.batch.pipeline import predict
 from segcli.batch.stages import Options
 from segcli.engines.opening import Opening
 from segcli.errors import ModelError
-from segcli.inference.cascade import Rule, shown
+from segcli.inference.cascade import Rule, label_channels
 from segcli.inference.parts import Part, segment_parts
 from segcli.inference.prepare import prepare
 from segcli.inference.together import Member, segment_together
@@ -34,7 +34,7 @@ def line(values: list[int], step: float = 1.0) -> Volume:
 def told(labels: list[int], inside: list[int], steps: int, rule: Rule = "largest") -> list[list[int]]:
     have, want = line(labels), line([0] * steps, len(labels) / steps)
     body = Volume(line(inside).data > 0, have.grid)
-    return shown(have, (1, 2), body, want.grid, None, rule).reshape(2, -1).astype(int).tolist()
+    return label_channels(have, (1, 2), body, want.grid, None, rule).reshape(2, -1).astype(int).tolist()
 
 
 def test_the_label_with_the_largest_share_of_a_voxel_is_shown() -> None:
@@ -62,7 +62,7 @@ def test_background_where_there_is_nothing_is_a_label_of_its_own() -> None:
     affine[1:3, 3] = 0.5
     for inside, seen in (([1, 1, 1, 1], 0), ([0, 1, 1, 1], 1)):
         body = Volume(np.array(inside, bool).reshape(1, 1, 2, 2), have.grid)
-        assert shown(have, (1,), body, Grid((1, 1, 1), affine), None).sum() == seen
+        assert label_channels(have, (1,), body, Grid((1, 1, 1), affine), None).sum() == seen
 
 
 @pytest.fixture

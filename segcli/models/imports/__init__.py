@@ -24,7 +24,7 @@ from segcli.formats.streams import bytes_of
 from segcli.models import card, checkpoint, embedded, library, weights
 from segcli.models.card import ModelCard
 from segcli.models.imports import document
-from segcli.models.imports.folder import opened
+from segcli.models.imports.folder import source_at
 from segcli.models.imports.options import options
 from segcli.models.imports.recognise import Recognised, recognise
 from segcli.models.imports.source import ModelSource, Stated, WhichModel
@@ -193,7 +193,7 @@ def _read(
 ) -> Iterator[tuple[ModelSource, Recognised, Stated]]:
     """What lies at a path, its network, and what it states of the network's card."""
     expected = Inferred(recipe.architecture.name, dict(recipe.architecture.arguments)) if recipe else None
-    with opened(path, told=arch is not None or recipe is not None, wanted=wanted) as source:
+    with source_at(path, told=arch is not None or recipe is not None, wanted=wanted) as source:
         network = recognise(source, arch, expected)
         stated = source.states(network)
         yield source, network.with_tensors(stated.replaced), stated

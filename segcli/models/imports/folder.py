@@ -20,8 +20,7 @@ from segcli.models.imports.bundle_config import is_bundle
 from segcli.models.imports.files import file
 from segcli.models.imports.nnunet_folds import has_folds
 from segcli.models.imports.source import ModelSource, WhichModel
-from segcli.system import folded, ignores_case
-from segcli.system import opened as opened_file
+from segcli.system import folded, ignores_case, opened
 
 # What zipfile raises of bytes that are no whole archive, of methods that it lacks, and of members behind a password.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
@@ -31,7 +30,7 @@ _DEFAULTS = (("nnUNetTrainer",), ("nnUNetPlans",), ("3d_fullres", "3d_lowres", "
 
 
 @contextmanager
-def opened(path: Path, *, told: bool, wanted: WhichModel) -> Iterator[ModelSource]:
+def source_at(path: Path, *, told: bool, wanted: WhichModel) -> Iterator[ModelSource]:
     """The source at a path; archives are unpacked as long as it is in use.
 
     told   whether the user says what network it is
@@ -172,7 +171,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         except PermissionError as error:
             raise refusal(error, path) from error
         except _DAMAGED as error:
-            with opened_file(path) as file:
+            with opened(path) as file:
                 hint = hint_of_archive(file.read(_HEAD))
             raise ModelError(f"{path.name}: a truncated or corrupt archive: {error}", hint=hint) from error
         yield Path(folder)
