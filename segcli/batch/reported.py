@@ -16,7 +16,7 @@ from segcli import formats, system
 from segcli.batch import outputs
 from segcli.batch.outputs import Destination, Output
 from segcli.errors import InputError, OutputExists
-from segcli.formats import Form, atomic, label_table
+from segcli.formats import Form, atomic, freesurfer, label_table
 from segcli.formats.stated import stated
 from segcli.formats.table import stem
 from segcli.inference.segment import Segmentation
@@ -112,7 +112,7 @@ def _refuse_values(path: Path, labels: Volume, card: ModelCard, *, drawn: bool) 
         shown = ", ".join(map(str, others[:10])) + (" ..." if len(others) > 10 else "")
         raise InputError(
             f"{path.name}: not a label map of {card.name}: it holds {shown}, and no label has such a number",
-            hint="name its model with --model, or a table of its names with --labels",
+            hint="name its model with --model, or a table of its names with --labels (freesurfer for FreeSurfer's)",
         )
 
 
@@ -165,7 +165,9 @@ def by_own_names(path: Path, grid: Grid, table: str) -> Existing:
 
 
 def names_of(table: str) -> list[Label]:
-    """The labels that `--labels` names: TotalSegmentator's, or those of a table."""
+    """The labels that `--labels` names: those of a program whose names are known, or of a table."""
+    if table == "freesurfer":
+        return label_table.labels(freesurfer.names())
     if table == "totalsegmentator":
         from segcli.models import catalogue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -214,8 +215,27 @@ def _show(error: Any) -> None:
         error.show()
         return
     context = getattr(error, "ctx", None)
+    said = error.format_message().rstrip(".")
     hint = f"`{context.command_path} --help` lists what can be given" if context is not None else None
-    show_error(UsageError(error.format_message().rstrip("."), hint=hint))
+    show_error(UsageError(said, hint=_with_commas(context, said) or hint))
+
+
+def _with_commas(context: Any, said: str) -> str | None:
+    """What is meant where a kind of output stands behind another with a space between; None of any other refusal."""
+    found = re.search(r"unexpected extra arguments?(?:\(s\))? \((.+)\)", said)
+    if context is None or found is None:
+        return None
+    from segcli.batch.outputs import choices
+    from segcli.commands.options import several
+
+    words = found[1].split()
+    for parameter in context.command.params:
+        option = parameter.opts[0]
+        given = context.params.get(parameter.name) if option in ("--report", "--tables") else None
+        if given and {*words} <= {*choices(option)}:
+            values = several(*([given] if isinstance(given, str) else given))
+            return f"several kinds have commas between them: {option} {','.join((*values, *words))}"
+    return None
 
 
 def _ask(error: Any) -> None:

@@ -43,7 +43,7 @@ def report(
         typer.Option(
             "--labels",
             help="In place of a model: a table of names (FreeSurfer, Slicer, ITK-SNAP, csv, tsv), the DICOM "
-            "Segmentation itself, or totalsegmentator.",
+            "Segmentation itself, freesurfer (aseg, aparc, wmparc), or totalsegmentator.",
         ),
     ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,

@@ -1,6 +1,7 @@
 """What `segcli report` refuses, and what it says of label maps that others made."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -13,6 +14,7 @@ from runs import command, scan
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
 from segcli.errors import InputError, OutputExists, UsageError
+from segcli.formats import freesurfer
 from segcli.models.library import file_sha256
 
 from scan_files import nifti  # isort: skip - runs makes its folder known
@@ -280,3 +282,37 @@ def test_a_segmentation_of_another_program_is_reported_by_its_own_names(model, t
     answer.report(tmp_path / "out" / "ct_seg.nii.gz", str(model), output=tmp_path / "own", json=True)
     own = {s["name"]: s["voxels"] for s in json.loads(capsys.readouterr().out)["record"]["structures"]}
     assert found == {"leber_links": own["liver"], "milz": own["spleen"]}
+
+
+def test_freesurfers_numbers_are_known(tmp_path, capsys):
+    data = np.zeros((6, 6, 6), "i2")
+    for plane, value in enumerate((17, 53, 1035, 2001, 254, 11101)):
+        data[plane] = value
+    path = nifti(tmp_path / "aparc+aseg.nii.gz", data)
+    answer.report(path, labels="freesurfer", output=tmp_path, json=True)
+    out, told = capsys.readouterr()
+    assert [s["name"] for s in json.loads(out)["record"]["structures"]] == [
+        "left_hippocampus",
+        "right_hippocampus",
+        "cc_mid_anterior",
+        "ctx_lh_insula",
+        "ctx_rh_bankssts",
+        "label_11101",
+    ]
+    assert "warning: freesurfer has no name for 11101" in told
+    with pytest.raises(InputError) as refused:
+        answer.report(path, "uxnet", output=tmp_path)
+    assert "freesurfer" in str(refused.value.hint)
+
+
+def test_parcels_stand_in_the_order_of_freesurfers_own_table():
+    table = nibabel.load(Path(nibabel.__file__).parent / "gifti" / "tests" / "data" / "rh.aparc.annot.gii").labeltable
+    ours = freesurfer.names()
+    assert [f"ctx-rh-{label.label}" for label in table.labels] == [ours[2000 + k] for k in range(len(table.labels))]
+
+
+def test_kinds_with_a_space_between_are_told_to_have_commas(tmp_path):
+    for option, first, second in (("--report", "png", "html"), ("--tables", "slicer", "itksnap")):
+        done = command("report", tmp_path / "a.nii.gz", option, first, second)
+        assert done.returncode == 2
+        assert f"several kinds have commas between them: {option} {first},{second}" in done.stderr.decode()
