@@ -242,11 +242,11 @@ def _table(form: str, path: Path, case: Finished) -> Sequence[str]:
 
 
 def _dicom_seg(path: Path, case: Finished) -> Sequence[str]:
-    from segcli.formats.dicom import seg
+    from segcli.formats.dicom import seg_writer
 
     kind = case.to.seg_type
     shown = _fractions(case.result, case.card) if kind == "fractional" else case.result.labels
-    return seg.write(shown, case.card.structures, path, case.scan.source, kind=kind, **case.signed)
+    return seg_writer.write(shown, case.card.structures, path, case.scan.source, kind=kind, **case.signed)
 
 
 def _fractions(result: Segmentation, card: ModelCard) -> Volume:

@@ -12,7 +12,7 @@ from segcli import formats
 from segcli.commands import evaluate as answer
 from segcli.commands import report
 from segcli.errors import InputError, InputMissing, OutputExists, UsageError
-from segcli.formats.dicom import seg
+from segcli.formats.dicom import seg_writer
 from segcli.formats.dicom import series as dicom
 from segcli.results import paper
 from segcli.results.evaluate import METRICS
@@ -83,7 +83,7 @@ def test_a_segmentation_may_have_freesurfers_numbers(tmp_path, capsys):
     truth[:, 1:3, 2:6, 2:6], truth[:, 3:5, 2:6, 2:6], mine[:, 1:5, 2:6, 2:6] = 1001, 1035, 3
     formats.write(Volume(mine, scan.grid), (), tmp_path / "mine.nii.gz", scan.source)
     names, ref = [Label(0, "background"), Label(1001, "ctx-lh-a"), Label(1035, "ctx-lh-b")], tmp_path / "ref.dcm"
-    seg.write(Volume(truth, scan.grid), names, ref, scan.source, algorithm="a", version="1", kind="labelmap")
+    seg_writer.write(Volume(truth, scan.grid), names, ref, scan.source, algorithm="a", version="1", kind="labelmap")
     answer.evaluate(tmp_path / "mine.nii.gz", ref, model="uxnet", reference_labels="freesurfer", json=True)
     out, told = capsys.readouterr()
     assert {s["name"]: s["dice"] for s in json.loads(out)["scores"]}["left_cerebral_cortex"] == 1.0
@@ -97,7 +97,7 @@ def test_of_a_prediction_that_is_a_segmentation_nothing_is_said_about_the_refere
     labels[:, 1:3], labels[:, 3:5] = 1, 2
     formats.write(Volume(labels, scan.grid), (), tmp_path / "ref.nii.gz", scan.source)
     names, mine = [Label(0, "background"), Label(1, "one"), Label(2, "two")], tmp_path / "mine.dcm"
-    seg.write(Volume(labels, scan.grid), names, mine, scan.source, algorithm="a", version="1")
+    seg_writer.write(Volume(labels, scan.grid), names, mine, scan.source, algorithm="a", version="1")
     answer.evaluate(mine, tmp_path / "ref.nii.gz", reference_labels="freesurfer", json=True)
     assert "by their own numbers (1 one, 2 two), with --model by names" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, MRImageStorage
 
 from segcli.errors import InputError
-from segcli.formats.dicom import seg, series
+from segcli.formats.dicom import seg, seg_writer, series
 from segcli.space.volume import Volume
 from segcli.structures import Label
 
@@ -266,7 +266,7 @@ def test_labels_of_a_mosaic_go_to_a_segmentation_in_their_places(tmp_path: Path)
     scan = series.read(mosaic(tmp_path / "mosaic.dcm", affine(OBLIQUE), flip=-1))
     labels = Volume((scan.data > 100).astype(np.uint8), scan.grid)
     names = (Label(0, "background"), Label(1, "brain", "SCT 12738006"))
-    seg.write(labels, names, tmp_path / "seg.dcm", scan.source, algorithm="uxnet", version="0")
+    seg_writer.write(labels, names, tmp_path / "seg.dcm", scan.source, algorithm="uxnet", version="0")
     np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), labels.data[0])
     ds = pydicom.dcmread(tmp_path / "seg.dcm")
     source = ds.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]

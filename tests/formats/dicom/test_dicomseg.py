@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from segcli.errors import InputError, OutputError, UsageError
-from segcli.formats.dicom import rtstruct, seg, sr
+from segcli.formats.dicom import rtstruct, seg, seg_writer, sr
 from segcli.formats.dicom import series as dicom
 from segcli.space.volume import Grid, Source, Volume, turned, turning
 from segcli.structures import Label
@@ -58,7 +58,7 @@ def scan_of(folder: Path, kind: str) -> Volume:
 
 def written(tmp_path: Path, scan: Volume, **options: str) -> Path:
     path = tmp_path / "seg.dcm"
-    seg.write(labels_on(scan), NAMES, path, scan.source, **MADE, **options)
+    seg_writer.write(labels_on(scan), NAMES, path, scan.source, **MADE, **options)
     return path
 
 
@@ -66,7 +66,7 @@ def written(tmp_path: Path, scan: Volume, **options: str) -> Path:
 def test_a_segmentation_holds_the_labels_voxel_for_voxel(tmp_path: Path, kind: str) -> None:
     scan = scan_of(tmp_path / "scan", kind)
     labels = labels_on(scan)
-    seg.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
+    seg_writer.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
     np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), numbered(labels))
 
 
@@ -197,7 +197,7 @@ def test_labels_that_would_lie_elsewhere_or_have_other_meanings_are_refused(tmp_
     with pytest.raises(InputError, match="cannot be read as a DICOM Segmentation"):
         seg.labels_on(tmp_path / "bad.dcm", grid)
     parts = Volume(np.ones((3, *grid.shape), np.float32), grid)
-    seg.write(parts, NAMES, tmp_path / "parts.dcm", scan.source, **MADE, kind="fractional")
+    seg_writer.write(parts, NAMES, tmp_path / "parts.dcm", scan.source, **MADE, kind="fractional")
     with pytest.raises(InputError, match="holds probabilities"):
         seg.labels_on(tmp_path / "parts.dcm", grid)
 
@@ -206,7 +206,7 @@ def test_fractions_come_back_in_steps_of_one_255th(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     parts = np.zeros((3, *scan.grid.shape), np.float32)
     parts[1, 2, 3] = [0.0, 0.25, 0.5, 0.75, 1.0]
-    seg.write(Volume(parts, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind="fractional")
+    seg_writer.write(Volume(parts, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind="fractional")
     found = seg.read(tmp_path / "seg.dcm", scan.grid)
     assert np.abs(found - parts).max() <= 0.5 / 255 + 1e-6
     assert found[1, 2, 3, 4] == 1
@@ -228,10 +228,10 @@ def test_a_segmentation_on_other_planes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap", "fractional"])
-def test_an_empty_label_map_is_a_small_valid_object(tmp_path: Path, kind: seg.Kind) -> None:
+def test_an_empty_label_map_is_a_small_valid_object(tmp_path: Path, kind: seg_writer.Kind) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     nothing = Volume(np.zeros(scan.data.shape, np.uint8), scan.grid)
-    seg.write(nothing, NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind=kind)
+    seg_writer.write(nothing, NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind=kind)
     ds = pydicom.dcmread(tmp_path / "seg.dcm")
     assert ds.NumberOfFrames == (1 if kind == "labelmap" else 3)
     assert not seg.read(tmp_path / "seg.dcm", scan.grid).any()
@@ -239,11 +239,13 @@ def test_an_empty_label_map_is_a_small_valid_object(tmp_path: Path, kind: seg.Ki
 
 @pytest.mark.parametrize("planes", [1, 6])
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
-def test_an_object_of_one_plane_says_how_far_apart_slices_are(tmp_path: Path, planes: int, kind: seg.Kind) -> None:
+def test_an_object_of_one_plane_says_how_far_apart_slices_are(
+    tmp_path: Path, planes: int, kind: seg_writer.Kind
+) -> None:
     """A structure of one slice has its volume by it; an empty object has one plane too."""
     scan = dicom.read(series(tmp_path / "scan", phantom((planes, 7, 5))))
     data = np.full(scan.data.shape, 2 if planes == 1 else 0, np.uint8)
-    seg.write(Volume(data, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind=kind)
+    seg_writer.write(Volume(data, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind=kind)
     shared = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0]
     measures = shared.PixelMeasuresSequence[0]
     assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (3, 3)
@@ -305,7 +307,7 @@ def test_segments_say_what_they_are_and_what_made_them(tmp_path: Path) -> None:
 
 def test_a_label_without_a_code_is_a_warning(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
-    said = seg.write(labels_on(scan), NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
+    said = seg_writer.write(labels_on(scan), NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
     assert said == ("no SNOMED CT code for thing_without_a_code: a private code (99SEGCLI) is written",)
 
 
@@ -315,7 +317,7 @@ def test_6_6_the_same_labels_give_the_same_bytes_and_others_other_identifiers(tm
     assert written(tmp_path, scan).read_bytes() == first
     other = labels_on(scan)
     other.data[0, 0, 0, 0] = 2
-    seg.write(other, NAMES, tmp_path / "other.dcm", scan.source, **MADE)
+    seg_writer.write(other, NAMES, tmp_path / "other.dcm", scan.source, **MADE)
     uids = {pydicom.dcmread(p).SOPInstanceUID for p in (tmp_path / "seg.dcm", tmp_path / "other.dcm")}
     assert len(uids) == 2
 
@@ -323,7 +325,7 @@ def test_6_6_the_same_labels_give_the_same_bytes_and_others_other_identifiers(tm
 @pytest.mark.parametrize("kind", ["binary", "labelmap", "fractional"])
 @pytest.mark.parametrize("fault", ["a voxel more", "a frame less"])
 def test_2_1_a_file_that_reads_back_otherwise_does_not_get_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: seg.Kind, fault: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: seg_writer.Kind, fault: str
 ) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     right = seg._pixels
@@ -342,13 +344,13 @@ def test_2_1_a_file_that_reads_back_otherwise_does_not_get_its_name(
 
 def test_2_1_a_frame_that_is_missing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
-    right = seg._frames
+    right = seg.frames_in
 
     def fewer(path: Path, grid: Grid) -> tuple[str, int, Iterator[tuple[int, int, NDArray[np.uint8]]]]:
         kind, count, frames = right(path, grid)
         return kind, count, iter(list(frames)[1:])
 
-    monkeypatch.setattr(seg, "_frames", fewer)
+    monkeypatch.setattr(seg_writer, "frames_in", fewer)
     with pytest.raises(OutputError, match="read back differs"):
         written(tmp_path, scan)
 
@@ -356,13 +358,13 @@ def test_2_1_a_frame_that_is_missing_is_noticed(tmp_path: Path, monkeypatch: pyt
 def test_7_5_a_label_without_a_name_is_not_left_out_in_silence(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     with pytest.raises(ValueError, match="not in the label table"):
-        seg.write(labels_on(scan), NAMES[:3], tmp_path / "seg.dcm", scan.source, **MADE)
+        seg_writer.write(labels_on(scan), NAMES[:3], tmp_path / "seg.dcm", scan.source, **MADE)
 
 
 def test_a_source_that_is_no_dicom_is_a_usage_error(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     with pytest.raises(UsageError, match="needs a DICOM series"):
-        seg.write(labels_on(scan), NAMES, tmp_path / "seg.dcm", Source((), "nifti"), **MADE)
+        seg_writer.write(labels_on(scan), NAMES, tmp_path / "seg.dcm", Source((), "nifti"), **MADE)
 
 
 def test_a_series_without_a_frame_of_reference_gets_no_segmentation(tmp_path: Path) -> None:
@@ -414,7 +416,7 @@ def test_a_tumour_is_an_abnormal_structure_and_no_place(tmp_path: Path, code: st
     scan = scan_of(tmp_path / "scan", "oblique")
     names = (*NAMES[:3], Label(60, "liver_tumor", code))
     how = {"segmentation": tmp_path / "seg.dcm", **MADE}
-    seg.write(labels_on(scan), names, tmp_path / "seg.dcm", scan.source, **MADE)
+    seg_writer.write(labels_on(scan), names, tmp_path / "seg.dcm", scan.source, **MADE)
     sr.write(labels_on(scan), names, tmp_path / "sr.dcm", scan.source, **how)
     liver, _, tumour = hd.sr.srread(tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
     assert (liver.finding_category.value, tumour.finding_category.value) == ("123037004", "49755003")

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from segcli.batch.outputs import Destination, refuse_beforehand
 from segcli.errors import InputError, UsageError
-from segcli.formats.dicom import rtstruct, seg, sr
+from segcli.formats.dicom import rtstruct, seg, seg_writer, sr
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.objects import About
 from segcli.space.volume import Volume
@@ -34,7 +34,7 @@ def objects(tmp_path: Path, about: About | None = None, **tags: Any) -> list[Dat
     data = np.zeros(scan.data.shape, np.uint8)
     data[0, 1:4, 1:5, 1:3], data[0, 2, 2, 2:5] = 1, 2
     labels, how = Volume(data, scan.grid), {**MADE, "about": about or About()}
-    seg.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **how)
+    seg_writer.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **how)
     rtstruct.write(labels, NAMES, tmp_path / "rt.dcm", scan.source, **how)
     sr.write(labels, NAMES, tmp_path / "sr.dcm", scan.source, segmentation=tmp_path / "seg.dcm", **how)
     return [pydicom.dcmread(tmp_path / f"{name}.dcm") for name in ("seg", "rt", "sr")]
@@ -240,7 +240,7 @@ def test_a_label_map_of_many_structures_is_small(tmp_path: Path) -> None:
         names.append(Label(k + 1, f"part {k}"))
         row, column = divmod(k, 12)
         data[0, :, row * 12 : row * 12 + 9, column * 10 : column * 10 + 8] = k + 1
-    seg.write(Volume(data, scan.grid), names, tmp_path / "seg.dcm", scan.source, **MADE, kind="labelmap")
+    seg_writer.write(Volume(data, scan.grid), names, tmp_path / "seg.dcm", scan.source, **MADE, kind="labelmap")
     np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), data[0])
     assert (tmp_path / "seg.dcm").stat().st_size < data.size + 60_000
     assert len(pydicom.dcmread(tmp_path / "seg.dcm").PixelData) < data.size / 3
@@ -263,7 +263,7 @@ def test_structures_keep_names_of_any_script_one_value_each_and_are_told_apart(
     data = np.zeros(scan.data.shape, np.uint8)
     data[0, 1:4, 1:5, 1:3], data[0, 2, 2, 2:5] = 1, 2
     labels, own = Volume(data, scan.grid), (NAMES[0], Label(1, names[0]), Label(2, names[1]))
-    said = seg.write(labels, own, tmp_path / "seg.dcm", scan.source, **MADE)
+    said = seg_writer.write(labels, own, tmp_path / "seg.dcm", scan.source, **MADE)
     rtstruct.write(labels, own, tmp_path / "rt.dcm", scan.source, **MADE)
     sr.write(labels, own, tmp_path / "sr.dcm", scan.source, segmentation=tmp_path / "seg.dcm", **MADE)
     segments = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
@@ -288,7 +288,7 @@ def test_what_a_source_says_in_no_type_that_there_is_is_not_taken_over(tmp_path:
         file.write_bytes(data)
     scan = dicom.read(folder)
     labels = Volume(np.ones(scan.data.shape, np.uint8), scan.grid)
-    seg.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
+    seg_writer.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
     made = pydicom.dcmread(tmp_path / "seg.dcm")
     assert (made.PatientSex, made.PatientName, "StudyDescription" in made) == ("", PATIENT, False)
 
