@@ -79,7 +79,7 @@ class Blending(ABC):
         """Nothing to give back, unless an engine says otherwise."""
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of windows, shown as those of one long image."""
+        """Logits (N, K, d, h, w) of windows (N, C, d, h, w), shown as those of one long image."""
         n, _, d, h, w = patches.shape
         at = [(slice(i * d, (i + 1) * d), slice(0, h), slice(0, w)) for i in range(n)]
         held = self.hold(np.concatenate(list(patches), axis=1))
@@ -135,7 +135,7 @@ def summed_in(
     axis: int,
     weight: Weights,
 ) -> Sums:
-    """Empty sums on the host of what an engine answers: in float16 where the weights are."""
+    """Empty sums on the host of what an engine answers: in float16 where the weights are; see `Engine.sums`."""
     if weight.dtype == np.float16:
         return HalfSums(engine, memory.halves, image, shape, axis, weight.astype(np.float16, copy=False))
     return BlendedSums(memory, engine, image, shape, axis, weight.astype(np.float32, copy=False))

@@ -121,7 +121,7 @@ def room_beside(shape: tuple[int, ...]) -> int:
 def in_rows(
     run: Callable[[NDArray[np.float32]], NDArray[np.float32]], patches: NDArray[np.float32], count: int
 ) -> NDArray[np.float32]:
-    """Logits of any number of windows from a `run` that takes `count` at a time; the last row is filled up."""
+    """Logits (N, K, d, h, w) of N windows from a `run` that takes `count` at a time; the last row is filled up."""
     filled = np.concatenate([patches, *[patches[-1:]] * (-len(patches) % count)])
     rows = [np.array(run(filled[i : i + count])) for i in range(0, len(filled), count)]
     return np.concatenate(rows)[: len(patches)]

@@ -36,7 +36,7 @@ class DeviceAnswer:
         return mean_decider(self._device, lambda box, grid: self.slab(grid, task.decide), task, others)
 
     def slab(self, grid: Grid, decide: Decision) -> Tensor:
-        """A copy of what the answer has in a slab of its grid, in the terms of a decision."""
+        """A copy (K, d, h, w) of what the answer has in a slab of its grid, in the terms of a decision."""
         slab = self._answer.data[(slice(None), *self._task.on.box_of(grid))].to(self._device.now, copy=True)
         return in_terms(slab, self._task.want, decide)
 

@@ -107,7 +107,7 @@ class Decider:
 
 
 def decided(channels: Iterable[Tensor], labels: Tensor, values: Sequence[int], decide: Decision) -> Tensor:
-    """Labels of channels that come one by one, written over those that are there where regions leave them.
+    """Labels (d, h, w) of channels that come one by one, written over those that are there where regions leave them.
 
     values   the label of each channel
     """
@@ -182,7 +182,7 @@ class _Sums:
         self._voted = False
 
     def add(self, slab: Tensor, grid: Grid) -> None:
-        """A slab; its first plane was the last of the slab before."""
+        """Add a slab (K, d, h, w); its first plane was the last of the slab before."""
         shift = None if self._previous is None else self._previous.start_of(grid)
         first = self._first if shift is None else self._first + shift
         row = self._row(slab, first, None if self._previous is None else shared_axis(self._previous, grid))

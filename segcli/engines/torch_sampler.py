@@ -94,7 +94,7 @@ def sent(taps: Taps, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def summed(data: Tensor, index: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Data in float32 with one axis sampled; products and sums apart."""
+    """Data (..., n, ...) in float32 with one axis sampled by `sent` taps; products and sums apart."""
     row = [1] * data.dim()
     row[axis] = -1
     total = data.index_select(axis, index[0]) * weights[0].view(row)

@@ -15,7 +15,7 @@ _SCALE = 10.0  # nnU-Net's largest weight: float16 then has more of the small on
 
 
 def half_weights(weight: NDArray[np.float64]) -> NDArray[np.float16]:
-    """Weights, 1 at most, as nnU-Net rounds them."""
+    """Weights (d, h, w), 1 at most, as nnU-Net rounds them."""
     rounded = (weight * _SCALE).astype(np.float16)
     rounded[rounded == 0] = rounded[rounded > 0].min()
     return rounded

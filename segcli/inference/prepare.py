@@ -194,7 +194,7 @@ def _endless(part: Grid) -> Grid:
 
 
 def finite(scan: Volume) -> tuple[Volume, NDArray[np.bool_] | None, list[str]]:
-    """The scan without NaN and infinity, where they were, and a sentence about them.
+    """The scan without NaN and infinity, where one of its channels had them, (D, H, W), and a sentence about them.
 
     They become the lowest finite value of their channel: air in a CT, nothing in an MR.
     """

@@ -178,7 +178,7 @@ def _pieces(data: NDArray[np.integer], structures: Sequence[Sequence[int]]) -> t
 
 
 def grown(labels: Volume, values: Collection[int], mm: float) -> NDArray[np.bool_]:
-    """Where structures are, grown by a length, in whole voxels of the mean step."""
+    """Where structures are, (1, D, H, W), grown by a length, in whole voxels of the mean step."""
     from scipy.ndimage import binary_dilation
 
     mask = among(labels.data, values)

@@ -203,6 +203,7 @@ def filled(
 ) -> None:
     """Give structures, in place, the background that they enclose.
 
+    data     (D, H, W) labels
     others   and parts of other structures: each structure counts as it was, and the highest value comes last
     flat     of data with one plane; it and `neighbours`: see `enclosed`
     """

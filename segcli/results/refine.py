@@ -106,7 +106,7 @@ class _Near:
         return cls(box, (mean + middle).astype(np.float32), taps, squares, voxels)
 
     def at(self, box: Box) -> NDArray[np.float32]:
-        """At the voxels of a part of the box, linearly between the middles of blocks."""
+        """The means at the voxels of a part of the box, (d, h, w), linearly between the middles of blocks."""
         taps, blocks = [], []
         for side, whole, own in zip(box, self.box, self.taps, strict=True):
             here = slice(side.start - whole.start, side.stop - whole.start)

@@ -63,7 +63,7 @@ def x_of(s: Structure) -> float:
 
 
 def midplane(scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """A point and the direction to the left of the plane between the pairs; None with fewer than two pairs."""
+    """A point, LPS mm, and the unit vector to the left of the plane between the pairs; None with fewer than two."""
     both = [
         (np.array(a.centroid_mm), np.array(b.centroid_mm))
         for left, right in scene.pairs()

@@ -164,7 +164,7 @@ def turned_as_monai(grid: Grid, axes: str) -> Grid:
 
 
 def as_torch(one: Voxels, other: Voxels) -> NDArray[np.float64]:
-    """The product of two small matrices in the sums of torch, which rounds each product; NumPy may not."""
+    """The product (n, k) of two small matrices in the sums of torch, which rounds each product; NumPy may not."""
     total: NDArray[np.float64] = one[:, :1] * other[0]
     for k in range(1, len(other)):
         total = total + one[:, k : k + 1] * other[k]

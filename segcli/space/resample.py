@@ -161,7 +161,7 @@ def parallel(matrix: NDArray[np.float64]) -> list[int] | None:
 
 
 def positions(start: float, scale: float, count: int, how: How) -> NDArray[np.float64]:
-    """Where the samples 0, 1, ... of an axis lie in the input: start + scale * i.
+    """Where the samples 0, 1, ... of an axis lie in the input, (count,) in its voxels: start + scale * i.
 
     A sample half-way between two voxels belongs to the upper one, and which sample is half-way must not be left to the
     rounding of two affines. So for "nearest", where grids share a face and their steps are as their numbers of voxels,
@@ -192,7 +192,7 @@ def axis_rules(have: Grid, want: Grid, rule: Interpolation) -> list[How]:
 
 
 def taps_for(coordinates: NDArray[np.float64], n: int, how: How = "linear", sigma: float = 0.0) -> Taps:
-    """The sums that sample an axis of n voxels at fractional coordinates, the border repeated.
+    """The sums that sample an axis of n voxels at fractional coordinates, (m,), the border repeated.
 
     sigma    voxels of the input; the Gaussian is cut at 3 sigma and applied before the interpolation. Below 0.2
              voxels it would change nothing and is left out.
@@ -232,7 +232,7 @@ def areas(have: int, want: int, *, backwards: bool = False) -> Taps:
 
 
 def apply(data: Voxels, taps: Taps, axis: int) -> NDArray[np.float32]:
-    """`data` with one axis sampled by `taps`; float32 whatever comes in.
+    """`data`, (C, D, H, W) or fewer axes, with one of them sampled by `taps`; float32 whatever comes in.
 
     The first spatial axis that is not sampled is cut into pieces for two or more threads; each voxel's sum stays
     the same.

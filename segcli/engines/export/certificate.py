@@ -43,7 +43,10 @@ def runtimes() -> list[str]:
 def answer(
     card: ModelCard, data: bytes, runtime: str, windows: Windows, threads: int = 1
 ) -> dict[str, NDArray[np.float32]]:
-    """Logits of windows by a runtime, through the very engine that predicts; they repeat with one number of threads."""
+    """Logits (N, K, d, h, w) of windows (N, C, d, h, w) by a runtime, through the very engine that predicts.
+
+    They repeat with one number of threads.
+    """
     spec = next(spec for spec in installed() if spec.library == runtime)
     chosen = Choice(spec, "cpu", "", Graph(f"{card.name}.onnx", data))
     engine, _ = spec.open(card, chosen, Run(threads=threads, batch=1))
@@ -51,12 +54,12 @@ def answer(
 
 
 def current_samples(card: ModelCard, data: bytes, runtime: str) -> NDArray[np.float32]:
-    """The logits that a certificate keeps, as a runtime gives them now."""
+    """The logits that a certificate keeps, (SAMPLES,), as a runtime gives them now."""
     return samples(answer(card, data, runtime, {"seeded 0": seeded(card, 0)})["seeded 0"])
 
 
 def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """Largest difference as a share of the largest logit."""
+    """Largest difference of two arrays of one shape as a share of the largest logit that is wanted."""
     return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
 
 
@@ -121,7 +124,7 @@ def _up(value: float) -> float:
 
 
 def samples(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits at fixed places all over a window."""
+    """Logits at fixed places all over an array of any shape, (SAMPLES,)."""
     flat = logits.reshape(-1)
     places = np.random.default_rng(1).integers(0, flat.size, SAMPLES)
     picked: NDArray[np.float32] = flat[places]
