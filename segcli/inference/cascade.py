@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segcli.space.corners import turned_to
-from segcli.space.resample import Interpolation, axis_rules, onto, parallel, positions, taps_for
+from segcli.space.resample import LINEAR, Interpolation, axis_rules, onto, parallel, positions, taps_for
 from segcli.space.volume import Grid, Volume, Voxels
 
 Rule = Literal["largest", "half"]
 
 
 def label_channels(
-    labels: Volume, values: Sequence[int], inside: Volume, want: Grid, coarse: float | None, rule: Rule = "largest"
+    labels: Volume,
+    values: Sequence[int],
+    inside: Volume,
+    want: Grid,
+    apart: Interpolation | None,
+    rule: Rule = "largest",
 ) -> NDArray[np.float32]:
     """A channel (L, d, h, w) on a grid for each of several label values, as nnU-Net resamples label maps.
 
     labels   (1, D, H, W) on the scan's grid
     inside   (1, D', H', W') whether there is something, of the part of the scan that is resampled: beyond that part
              its border goes on, and background where there is nothing is a label of its own
-    coarse   as in `Interpolation`
+    apart    says which slices are resampled one by one, see `Interpolation.coarse`; None for none
 
     Each label's mask is interpolated linearly, in float64, and the largest wins; of equal ones the label of the nearest
     voxel, where it is among them, else the least. With the rule "half" (version 1) it is the last label that has one
@@ -39,12 +45,12 @@ def label_channels(
             found[_resized(cut == value, have, want, 1, None) >= 0.5] = value
         return _channels(found, values)
     cut = np.where((cut == 0) & ~body, -1, cut.astype(np.int32))
-    nearest = _resized(cut, have, want, 0, coarse).astype(np.int32)
+    nearest = _resized(cut, have, want, 0, apart).astype(np.int32)
     best = np.full(want.shape, -1.0)
     found = np.zeros(want.shape, np.int32)
     among = np.zeros(want.shape, bool)  # whether the nearest voxel's label is one of the best
     for value in np.unique(cut):
-        share = np.clip(_resized(cut == value, have, want, 1, coarse), 0, 1)
+        share = np.clip(_resized(cut == value, have, want, 1, apart), 0, 1)
         better, equal = share > best, share == best
         among = np.where(better, nearest == value, among | (equal & (nearest == value)))
         found[better] = value
@@ -57,7 +63,7 @@ def _channels(found: NDArray[np.int32], values: Sequence[int]) -> NDArray[np.flo
     return np.stack([(found == value).astype(np.float32) for value in values])
 
 
-def _resized(data: Voxels, have: Grid, want: Grid, order: int, coarse: float | None) -> NDArray[np.float64]:
+def _resized(data: Voxels, have: Grid, want: Grid, order: int, apart: Interpolation | None) -> NDArray[np.float64]:
     """(d, h, w) on a grid of parallel axes that covers the same body, by splines of an order, as skimage's resize."""
     from scipy.ndimage import zoom
 
@@ -65,7 +71,7 @@ def _resized(data: Voxels, have: Grid, want: Grid, order: int, coarse: float | N
         rule = Interpolation("linear" if order else "nearest")
         slanted: NDArray[np.float64] = onto(Volume(data[None].astype(np.float32), have), want, rule).data[0]
         return slanted
-    hows = axis_rules(have, want, Interpolation("linear", coarse=coarse))
+    hows = axis_rules(have, want, LINEAR if apart is None else replace(apart, how="linear"))
     factors = [1.0 if how == "nearest" else n / m for how, n, m in zip(hows, want.shape, have.shape, strict=True)]
     out: NDArray[np.float64] = zoom(data.astype(np.float64), factors, order=order, mode="nearest", grid_mode=True)
     if "nearest" in hows:

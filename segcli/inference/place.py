@@ -62,7 +62,7 @@ class Place:
         self.axes = None if order is None else [order.index(axis) for axis in range(3)]
         if self.axes is None:
             return
-        hows = axis_rules(wanted, grid, Interpolation("linear", coarse=rule.coarse))
+        hows = axis_rules(wanted, grid, replace(rule, how="linear"), back=True)
         self.hows = [hows[i] for i in self.axes]
         # The axis along which the scan is coarsest goes first, whatever the box, so that sums are the same in each
         # slab; of equal ones the last: what grows most is then added up row by row.

@@ -170,7 +170,7 @@ def _with_labels(image: Volume, scan: Volume, procedure: Procedure, before: Grid
         nearest = Interpolation("nearest")
         inside = Volume(enclosed(onto(scan, before, nearest).data)[None], before)
         whole = label_channels(
-            procedure.first, procedure.earlier, inside, after, procedure.interpolation.coarse, procedure.earlier_by
+            procedure.first, procedure.earlier, inside, after, procedure.interpolation, procedure.earlier_by
         )
         told = onto(Volume(whole, after), image.grid, nearest).data
     return Volume(np.concatenate([image.data, told]), image.grid, image.source)

@@ -36,12 +36,15 @@ class Interpolation:
     finer     an axis is finer when its step is below `finer` times the wanted one
     coarse    an axis whose step is more than `coarse` times the finest, in the scan or else in the wanted grid, is
               sampled by the nearest voxel, whatever `how` says (nnU-Net's separate z, 3 there); None for never
+    spacing   mm, that the model asks for along its grid's axes: `coarse` goes by these steps, and not by those of the
+              grid, which are stretched to whole numbers of voxels; None, or None for one axis, for the grid's own
     """
 
     how: How = "linear"
     smooth: float = 0.0
     finer: float = 0.75
     coarse: float | None = None
+    spacing: tuple[float | None, float | None, float | None] | None = None
 
 
 LINEAR = Interpolation()
@@ -176,13 +179,20 @@ def positions(start: float, scale: float, count: int, how: How) -> NDArray[np.fl
     return start + scale * index
 
 
-def axis_rules(have: Grid, want: Grid, rule: Interpolation) -> list[How]:
-    """The interpolation along each axis of `want` when voxels of `have` are moved there."""
+def axis_rules(have: Grid, want: Grid, rule: Interpolation, *, back: bool = False) -> list[How]:
+    """The interpolation along each axis of `want` when voxels of `have` are moved there.
+
+    back   whether `have` is the model's grid, and not `want`
+    """
     hows: list[How] = [rule.how] * 3
     if rule.coarse is None:
         return hows
     order = parallel(want.to(have))
-    for spacing in ([have.spacing[i] for i in order or (0, 1, 2)], list(want.spacing)):
+    asked = rule.spacing or (None, None, None)
+    stretched = have.spacing if back else want.spacing
+    model = [step if own is None else own for own, step in zip(asked, stretched, strict=True)]
+    source, target = (model, list(want.spacing)) if back else (list(have.spacing), model)
+    for spacing in ([source[i] for i in order or (0, 1, 2)], target):
         if max(spacing) / min(spacing) > rule.coarse:
             widest = [i for i in range(3) if spacing[i] == max(spacing)]
             if len(widest) == 1:

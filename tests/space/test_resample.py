@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates
 from shapes import grid
 
 from segcli.space.grids import GridSpec, model_grid, straightened
-from segcli.space.resample import Interpolation, apply, onto, positions, taps_for
+from segcli.space.resample import Interpolation, apply, axis_rules, onto, positions, taps_for
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned
 
 
@@ -193,3 +193,25 @@ def test_only_axes_along_which_the_scan_is_finer_are_smoothed(axis: int) -> None
     assert np.allclose(plain, smooth, atol=1e-5) == (axis > 0)
     wider = onto(scan, wanted, Interpolation(smooth=0.5, finer=0.9)).data
     assert np.allclose(plain, wider, atol=1e-5) == (axis > 1)
+
+
+def test_whether_slices_are_apart_is_told_by_the_models_spacing_and_not_by_its_stretched_steps() -> None:
+    """Of 7 voxels of 1 mm 2 of 3 mm become 3.5 mm, nnU-Net goes by 3: which is not more than 3 times the finest."""
+    scan = Grid((7, 4, 4), np.eye(4))
+    spec = GridSpec(spacing=(3.0, 1.0, 1.0))
+    model = model_grid(scan, spec)
+    assert model.spacing == (3.5, 1.0, 1.0)
+    rule = Interpolation("linear", coarse=3, spacing=spec.spacing)
+    assert axis_rules(scan, model, rule) == ["linear"] * 3
+    assert axis_rules(model, scan, rule, back=True) == ["linear"] * 3
+    wider = Interpolation("linear", coarse=3, spacing=(3.1, 1.0, 1.0))
+    assert axis_rules(scan, model, wider)[0] == axis_rules(model, scan, wider, back=True)[0] == "nearest"
+
+
+def test_of_two_axes_that_the_model_wants_equally_wide_none_is_apart() -> None:
+    scan = Grid((14, 21, 9), np.eye(4))
+    spec = GridSpec(spacing=(5.0, 5.0, 1.0))
+    model = model_grid(scan, spec)
+    assert model.spacing[0] != model.spacing[1]
+    assert axis_rules(scan, model, Interpolation("cubic", coarse=3, spacing=spec.spacing)) == ["cubic"] * 3
+    assert axis_rules(scan, model, Interpolation("cubic", coarse=3, spacing=(None, 5.0, 1.0)))[1] == "nearest"
