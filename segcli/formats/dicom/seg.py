@@ -20,6 +20,7 @@ from segcli.formats.dicom.texts import SPOILT, text_of, without_warnings
 from segcli.space.volume import Grid, Source, Volume, Voxels, turned, turning
 from segcli.structures import Label, structures
 
+_OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 _BACKGROUND = "125040"  # of DICOM's own terms (DCM)
 
 
@@ -162,7 +163,7 @@ def _labels(path: Path, grid: Grid, names: Sequence[Label]) -> Voxels:
         down, right = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
     if ds.file_meta.TransferSyntaxUID not in (*NATIVE - {BIG_ENDIAN}, DEFLATED, RLELossless):
         raise InputError(f"{path.name}: its pixels are packed in a way that is not read of a Segmentation")
-    own = turned(grid, _axes(row, column))
+    own = turned(grid, _axes(grid, row, column))
     apart = np.abs(own.affine[:3, 1:3] - np.stack([column * down, row * right], axis=1)).max()
     if own.shape[1:] != (int(ds.Rows), int(ds.Columns)) or apart * max(own.shape) > 0.1 * min(own.spacing):
         raise InputError(f"{path.name}: lies on another grid than the scan or label map that it is read with")
@@ -183,11 +184,17 @@ def _labels(path: Path, grid: Grid, names: Sequence[Label]) -> Voxels:
     return np.ascontiguousarray(np.flip(data.transpose(back), tuple(i for i, flip in enumerate(flips) if flip)))
 
 
-def _axes(row: NDArray[np.float64], column: NDArray[np.float64]) -> str:
-    """Where the array axes of frames point: along the normal, down the rows, along a row."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([np.cross(row, column), column, row], axis=1)
-    return Grid((1, 1, 1), affine).axes
+def _axes(grid: Grid, row: NDArray[np.float64], column: NDArray[np.float64]) -> str:
+    """The letters of a grid's axes turned to lie along the normal of frames, down their rows and along a row.
+
+    The slices of a sheared grid may be nearer to a column than to the normal: rows and columns are found first.
+    """
+    cosines = np.stack([np.cross(row, column), column, row]) @ grid.directions
+    down, right = (int(np.abs(along).argmax()) for along in cosines[1:])
+    right = right if right != down else (down + 1) % 3  # on another grid, which the distances tell
+    order = (3 - down - right, down, right)
+    ahead = [cosines[k, i] > 0 for k, i in enumerate(order)]
+    return "".join(grid.axes[i] if on else _OPPOSITE[grid.axes[i]] for i, on in zip(order, ahead, strict=True))
 
 
 def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.int32]:

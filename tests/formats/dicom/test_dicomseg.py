@@ -119,6 +119,16 @@ def test_labels_are_read_onto_the_scan_s_grid_however_its_axes_run(tmp_path: Pat
     np.testing.assert_array_equal(plain.data[0], numbered(labels))
 
 
+@pytest.mark.parametrize("tilt", [-3.0, -1.0, 1.0])
+def test_labels_are_read_of_a_tilted_scan_whose_columns_are_nearer_to_its_slices_than_the_normal(
+    tmp_path: Path, tilt: float
+) -> None:
+    world = affine(((1.0, 0.0, 0.0), (0.0, 0.8, 0.6)), tilt=tilt)
+    scan = dicom.read(series(tmp_path / "scan", world=world))
+    found = seg.labels_on(written(tmp_path, scan), scan.grid, NAMES)
+    np.testing.assert_array_equal(found.data, labels_on(scan).data)
+
+
 def test_the_background_of_a_label_map_is_what_it_says_and_no_other_segment(tmp_path: Path) -> None:
     """A background with another number was taken for a structure, and a structure with the number 0 was lost."""
     scan = scan_of(tmp_path / "scan", "oblique")
