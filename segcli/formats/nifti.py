@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -466,7 +467,7 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
             hint="if you know which statement of the header is right, say so: --affine sform, qform or pixdim",
         )
     counts: Form = affine or ("sform" if code["sform"] > 0 else "qform")
-    if affine != "sform" and not all(np.isfinite(s) and s > 0 for s in sizes):
+    if affine != "sform" and not _positive(sizes):
         raise InputError(
             f"{name}: voxel spacing (pixdim) of {sizes[0]:g} x {sizes[1]:g} x {sizes[2]:g}; all must be above 0",
             hint="if its sform is right, say so: --affine sform" if code["sform"] > 0 else "repair the header",
@@ -501,6 +502,11 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
         warnings.append(f"{name}: lengths are stored in {unit}; they were converted to mm")
     warnings += streams.shear_warning(path, grid)
     return replace(header, counts=counts, chosen=affine is not None), grid, warnings, apart
+
+
+def _positive(sizes: Sequence[float]) -> bool:
+    """Whether voxel sizes are finite and above 0."""
+    return all(np.isfinite(size) and size > 0 for size in sizes)
 
 
 def _grids(header: Header) -> dict[Form, Grid | None]:
@@ -592,10 +598,11 @@ def _header_for(volume: Volume, like: Source | None) -> Header:
 
 
 def _agrees(header: Header, grids: dict[Form, Grid | None], grid: Grid) -> bool:
-    """Whether a form is set, and each that is says what the grid says."""
+    """Whether a form is set, each that is says what the grid says, and the header can be read without a choice."""
     forms = (header.sform_code, grids["sform"]), (header.qform_code, grids["qform"])
     told = [form for code, form in forms if code > 0]
-    return bool(told) and all(form is not None and _apart(form, grid) <= _CORNER_TOLERANCE for form in told)
+    agreed = all(form is not None and _apart(form, grid) <= _CORNER_TOLERANCE for form in told)
+    return bool(told) and agreed and _positive(header.pixdim[1:4])
 
 
 def _stating(header: Header, grid: Grid) -> Header:
@@ -606,8 +613,8 @@ def _stating(header: Header, grid: Grid) -> Header:
 
 
 def _apart(one: Grid, other: Grid) -> float:
-    """Distance of the corners that are farthest apart, mm."""
-    return float(np.linalg.norm(one.corners() - other.corners(), axis=1).max())
+    """Distance of the corners that are farthest apart, mm, as if each axis had at least two voxels."""
+    return float(np.linalg.norm(one.corners(2) - other.corners(2), axis=1).max())
 
 
 def _made(grid: Grid) -> Header:

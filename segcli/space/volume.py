@@ -128,9 +128,9 @@ class Grid:
         matrix: NDArray[np.float64] = np.linalg.inv(other.affine) @ self.affine
         return matrix
 
-    def corners(self) -> NDArray[np.float64]:
-        """(8, 3) LPS mm of the centres of the corner voxels."""
-        last = np.array(self.shape) - 1
+    def corners(self, least: int = 1) -> NDArray[np.float64]:
+        """(8, 3) LPS mm of the centres of the corner voxels, as if each axis had at least so many voxels."""
+        last = np.maximum(self.shape, least) - 1
         bits = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
         return self.world(bits * last)
 
@@ -143,10 +143,13 @@ class Grid:
         )
 
     def same_as(self, other: Grid, tolerance: float = 1e-3) -> bool:
-        """Whether the shapes are equal and no corner differs by more than `tolerance` voxels."""
+        """Whether the shapes are equal and no corner differs by more than `tolerance` voxels.
+
+        Along an axis of one voxel its step counts: slices of other thickness are other grids.
+        """
         if self.shape != other.shape:
             return False
-        apart = np.linalg.norm(self.corners() - other.corners(), axis=1).max()
+        apart = np.linalg.norm(self.corners(2) - other.corners(2), axis=1).max()
         return bool(apart <= tolerance * min(*self.spacing, *other.spacing))
 
 

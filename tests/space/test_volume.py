@@ -72,6 +72,12 @@ def test_equal_grids_are_the_same_and_a_shift_of_a_hundredth_of_a_voxel_is_not()
     assert not AXIAL.same_as(Grid(AXIAL.shape, affine))
 
 
+def test_grids_of_one_slice_are_the_same_only_with_the_same_thickness() -> None:
+    thicker = np.diag([2.0, 1, 1, 1])
+    assert Grid((1, 4, 5), thicker).same_as(Grid((1, 4, 5), thicker))
+    assert not Grid((1, 4, 5), thicker).same_as(Grid((1, 4, 5), np.eye(4)))
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32])
 @pytest.mark.parametrize("values", [[], [0], [3, 200], [200, 70_000, -1]])
 def test_labels_are_among_values_as_numpy_says(kind: type[np.integer], values: list[int]) -> None:
