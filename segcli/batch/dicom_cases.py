@@ -122,7 +122,8 @@ def _usable(
             )
         if there:
             raise InputMissing(f"{name_of(place)}: no DICOM series fits --include and --exclude, of {len(there)}")
-        raise InputMissing(f"{name_of(place)}: no images in the folder: {_seen(place)}")
+        seen = f"in the folder: {_seen(place)}" if place.is_dir() else "in it, outside hidden folders"
+        raise InputMissing(f"{name_of(place)}: no images {seen}")
     for one in found:
         if one not in usable:
             tell(f"{name_of(place)}: the DICOM series {one.name} is left out: {one.left_out}")

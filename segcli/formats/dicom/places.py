@@ -58,8 +58,10 @@ def at_once(place: Place, error: SegcliError) -> None:
 
 
 def is_collection(path: Path) -> bool:
-    """Whether a file stands for DICOM files: an index, or an archive that holds at least one."""
-    return path.is_file() and (_is_index(path) or (archive.is_archive(path) and looks_like(path)))
+    """Whether a file stands for DICOM files: an index, or an archive that holds one, be it in a hidden folder."""
+    if not path.is_file():
+        return False
+    return _is_index(path) or (archive.is_archive(path) and any(kind_of(m) is None for m in archive.members(path)[0]))
 
 
 def looks_like(path: Path) -> bool:

@@ -100,6 +100,16 @@ def test_hidden_folders_in_an_archive_are_told_and_not_searched_as_those_of_a_fo
     ]
 
 
+def test_an_archive_of_hidden_folders_alone_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    series(tmp_path / "in" / "study" / ".store" / "ct")
+    file = packed(tmp_path / "in" / "study", ".zip")
+    shutil.rmtree(tmp_path / "in" / "study")
+    with pytest.raises(InputMissing, match=r"study\.zip: no images in it, outside hidden folders"):
+        cases([str(file)])
+    (case,) = cases([str(tmp_path / "in")])
+    assert "outside hidden folders" in str(case.fault)
+
+
 def test_archives_in_a_tree_are_cases_beside_its_images(tmp_path: Path) -> None:
     packed(series(tmp_path / "in" / "p1" / "ct"), ".zip")
     shutil.rmtree(tmp_path / "in" / "p1" / "ct")
