@@ -26,10 +26,11 @@ import pydicom
 import pytest
 from dicom_phantom import affine, series
 from models import organs
+from seg_frames import read_seg
 
 import segcli.help
-from segcli.formats.dicom import seg, sr
 from segcli.formats.dicom import series as dicom
+from segcli.formats.dicom import sr
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 MISSING = [name for name in ("Orthanc", "storescp", "storescu") if shutil.which(name) is None]
@@ -214,7 +215,7 @@ def test_what_is_made_of_a_study_comes_back_into_it_with_the_right_references(
     report.save_as(tmp_path / "sr.dcm")
     scan = dicom.read(sent, series="1")
     volumes = dict(sr.read(tmp_path / "sr.dcm"))
-    labels = seg.read(tmp_path / "seg.dcm", scan.grid)
+    labels = read_seg(tmp_path / "seg.dcm", scan.grid)
     assert volumes["liver"] == pytest.approx(np.count_nonzero(labels == 2) * 24 / 1000)
     assert volumes["liver"] > 0
     kinds = [item["00080060"]["Value"][0] for item in ask(f"{address}/dicom-web/series")]

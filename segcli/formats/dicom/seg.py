@@ -24,25 +24,6 @@ _OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 _BACKGROUND = "125040"  # of DICOM's own terms (DCM)
 
 
-def read(path: Path, grid: Grid) -> Voxels:
-    """What a Segmentation object says on the planes of a grid, other planes 0.
-
-    returns  (D, H, W) segment numbers for binary and labelmap, (K, D, H, W) 0..1 for fractional
-    """
-    kind, count, frames = frames_in(path, grid)
-    out = np.zeros(
-        (count, *grid.shape) if kind == "FRACTIONAL" else grid.shape, np.float32 if kind == "FRACTIONAL" else np.uint16
-    )
-    for segment, k, image in frames:
-        if kind == "FRACTIONAL":
-            out[segment - 1, k] = image
-        elif kind == "BINARY":
-            out[k][image != 0] = segment
-        else:
-            out[k] = image
-    return out
-
-
 def labels_on(path: Path, grid: Grid, names: Sequence[Label] = ()) -> Volume:
     """The labels of a Segmentation on the grid of its scan; planes without a frame have none. (1, D, H, W)
 

@@ -14,9 +14,10 @@ from dicom_phantom import series as classic
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, MRImageStorage
+from seg_frames import read_seg
 
 from segcli.errors import InputError
-from segcli.formats.dicom import seg, seg_writer, series
+from segcli.formats.dicom import seg_writer, series
 from segcli.space.volume import Volume
 from segcli.structures import Label
 
@@ -267,7 +268,7 @@ def test_labels_of_a_mosaic_go_to_a_segmentation_in_their_places(tmp_path: Path)
     labels = Volume((scan.data > 100).astype(np.uint8), scan.grid)
     names = (Label(0, "background"), Label(1, "brain", "SCT 12738006"))
     seg_writer.write(labels, names, tmp_path / "seg.dcm", scan.source, algorithm="uxnet", version="0")
-    np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), labels.data[0])
+    np.testing.assert_array_equal(read_seg(tmp_path / "seg.dcm", scan.grid), labels.data[0])
     ds = pydicom.dcmread(tmp_path / "seg.dcm")
     source = ds.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
     assert source.ReferencedSOPInstanceUID == pydicom.dcmread(tmp_path / "mosaic.dcm").SOPInstanceUID

@@ -9,10 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from seg_frames import read_seg
 
 from segcli.errors import InputError
 from segcli.formats.dicom import files as dicom_files
-from segcli.formats.dicom import rtstruct, seg, series
+from segcli.formats.dicom import rtstruct, series
 from segcli.space.volume import Volume
 
 SHARED = os.environ.get("SEGCLI_SHARED")
@@ -133,7 +134,7 @@ def test_the_segmentation_of_another_writer_is_read_voxel_for_voxel() -> None:
     import SimpleITK as sitk
 
     scan = series.read(DATA / "ct_3slices_with_seg" / "dicom")
-    found = seg.read(DATA / "ct_3slices_with_seg" / "liver_dicom_seg.dcm", scan.grid)
+    found = read_seg(DATA / "ct_3slices_with_seg" / "liver_dicom_seg.dcm", scan.grid)
     mask = sitk.ReadImage(str(DATA / "ct_3slices_with_seg" / "liver_seg.nrrd"))
     np.testing.assert_array_equal(found, sitk.GetArrayFromImage(mask))
 

@@ -17,6 +17,7 @@ from dicom_phantom import OBLIQUE, PATIENT, affine, enhanced, phantom, series
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from seg_frames import read_seg
 
 from segcli.errors import InputError, OutputError, UsageError
 from segcli.formats.dicom import rtstruct, seg, seg_writer, sr
@@ -67,7 +68,7 @@ def test_a_segmentation_holds_the_labels_voxel_for_voxel(tmp_path: Path, kind: s
     scan = scan_of(tmp_path / "scan", kind)
     labels = labels_on(scan)
     seg_writer.write(labels, NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
-    np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), numbered(labels))
+    np.testing.assert_array_equal(read_seg(tmp_path / "seg.dcm", scan.grid), numbered(labels))
 
 
 def test_highdicom_finds_the_same_voxels_by_source_instance(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_highdicom_finds_the_same_voxels_by_source_frame(tmp_path: Path) -> None
 def test_a_labelmap_keeps_the_label_values(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
     path = written(tmp_path, scan, kind="labelmap")
-    np.testing.assert_array_equal(seg.read(path, scan.grid), labels_on(scan).data[0])
+    np.testing.assert_array_equal(read_seg(path, scan.grid), labels_on(scan).data[0])
     assert [s.SegmentNumber for s in pydicom.dcmread(path).SegmentSequence] == [0, 2, 3, 60]
 
 
@@ -217,14 +218,14 @@ def test_fractions_come_back_in_steps_of_one_255th(tmp_path: Path) -> None:
     parts = np.zeros((3, *scan.grid.shape), np.float32)
     parts[1, 2, 3] = [0.0, 0.25, 0.5, 0.75, 1.0]
     seg_writer.write(Volume(parts, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind="fractional")
-    found = seg.read(tmp_path / "seg.dcm", scan.grid)
+    found = read_seg(tmp_path / "seg.dcm", scan.grid)
     assert np.abs(found - parts).max() <= 0.5 / 255 + 1e-6
     assert found[1, 2, 3, 4] == 1
 
 
 def test_labels_without_fractions_are_whole_ones(tmp_path: Path) -> None:
     scan = scan_of(tmp_path / "scan", "oblique")
-    found = seg.read(written(tmp_path, scan, kind="fractional"), scan.grid)
+    found = read_seg(written(tmp_path, scan, kind="fractional"), scan.grid)
     np.testing.assert_array_equal(found[0], labels_on(scan).data[0] == 2)
 
 
@@ -234,7 +235,7 @@ def test_a_segmentation_on_other_planes_is_refused(tmp_path: Path) -> None:
     moved = np.array(scan.grid.affine)
     moved[:3, 3] += 0.5
     with pytest.raises(OutputError, match="do not lie on the planes"):
-        seg.read(path, Grid(scan.grid.shape, moved))
+        read_seg(path, Grid(scan.grid.shape, moved))
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap", "fractional"])
@@ -244,7 +245,7 @@ def test_an_empty_label_map_is_a_small_valid_object(tmp_path: Path, kind: seg_wr
     seg_writer.write(nothing, NAMES, tmp_path / "seg.dcm", scan.source, **MADE, kind=kind)
     ds = pydicom.dcmread(tmp_path / "seg.dcm")
     assert ds.NumberOfFrames == (1 if kind == "labelmap" else 3)
-    assert not seg.read(tmp_path / "seg.dcm", scan.grid).any()
+    assert not read_seg(tmp_path / "seg.dcm", scan.grid).any()
 
 
 @pytest.mark.parametrize("planes", [1, 6])
@@ -264,7 +265,7 @@ def test_an_object_of_one_plane_says_how_far_apart_slices_are(
 def test_planes_that_filled_a_gap_get_no_labels(tmp_path: Path) -> None:
     folder = series(tmp_path / "scan", each=lambda ds, k: k != 3)
     scan = dicom.read(folder, fill_gaps=True)
-    found = seg.read(written(tmp_path, scan), scan.grid)
+    found = read_seg(written(tmp_path, scan), scan.grid)
     expected = numbered(labels_on(scan))
     expected[3] = 0
     np.testing.assert_array_equal(found, expected)

@@ -14,10 +14,11 @@ import pydicom
 import pytest
 from dicom_phantom import PATIENT, affine, phantom, series
 from pydicom.dataset import Dataset
+from seg_frames import read_seg
 
 from segcli.batch.outputs import Destination, refuse_beforehand
 from segcli.errors import InputError, UsageError
-from segcli.formats.dicom import rtstruct, seg, seg_writer, sr
+from segcli.formats.dicom import rtstruct, seg_writer, sr
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.objects import About
 from segcli.space.volume import Volume
@@ -241,7 +242,7 @@ def test_a_label_map_of_many_structures_is_small(tmp_path: Path) -> None:
         row, column = divmod(k, 12)
         data[0, :, row * 12 : row * 12 + 9, column * 10 : column * 10 + 8] = k + 1
     seg_writer.write(Volume(data, scan.grid), names, tmp_path / "seg.dcm", scan.source, **MADE, kind="labelmap")
-    np.testing.assert_array_equal(seg.read(tmp_path / "seg.dcm", scan.grid), data[0])
+    np.testing.assert_array_equal(read_seg(tmp_path / "seg.dcm", scan.grid), data[0])
     assert (tmp_path / "seg.dcm").stat().st_size < data.size + 60_000
     assert len(pydicom.dcmread(tmp_path / "seg.dcm").PixelData) < data.size / 3
 
