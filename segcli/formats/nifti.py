@@ -131,9 +131,13 @@ def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: See
 
 def _packed(voxels: Path, header: Header, count: int) -> bool:
     """Whether voxels are packed; those in an .img may begin with the same bytes by chance, and then have their size."""
+    if not header.pair:
+        return streams.is_gzip(voxels)
     plain = int(header.vox_offset) + count * int(np.prod(header.shape, dtype=object)) * _itemsize(header)
-    named_plain = header.pair and not voxels.name.lower().endswith(".gz")
-    return streams.is_gzip(voxels) and not (named_plain and streams.regular_size(voxels) == plain)
+    fits, named = streams.regular_size(voxels) == plain, voxels.name.lower().endswith(".gz")
+    if named and not fits and not streams.is_gzip(voxels):
+        raise InputError(f"{voxels.name}: corrupt: it does not begin as a gzip file does", hint="copy the file again")
+    return streams.is_gzip(voxels) and (named or not fits)
 
 
 def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, Source]:

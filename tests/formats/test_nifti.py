@@ -598,6 +598,18 @@ def test_voxels_in_an_img_gz_are_unpacked_though_it_is_as_long_as_they_are(tmp_p
     assert np.array_equal(read(tmp_path / name).data[0].ravel(), np.arange(60) // 8)
 
 
+def test_3_1_an_img_gz_that_does_not_begin_as_gzip_does_is_refused_unless_it_holds_the_voxels_alone(
+    tmp_path: Path,
+) -> None:
+    header, voxels = nifti_bytes(pair=True)
+    (tmp_path / "a.hdr").write_bytes(header)
+    (tmp_path / "a.img.gz").write_bytes(b"\x1e" + gzip.compress(voxels, 0)[1:])
+    with pytest.raises(InputError, match=r"a\.img\.gz: corrupt: it does not begin as a gzip file does"):
+        read(tmp_path / "a.hdr")
+    (tmp_path / "a.img.gz").write_bytes(voxels)
+    assert np.array_equal(read(tmp_path / "a.hdr").data[0].ravel(), np.arange(60))
+
+
 IN_METRES = in_units(1, 1000)
 
 
