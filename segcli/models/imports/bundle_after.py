@@ -75,6 +75,8 @@ def _has_others(item: Facts, *known: str) -> bool:
 def _largest(item: Facts, before: Sequence[Document], said: Said) -> list[Document]:
     """The step of `after` that KeepLargestConnectedComponent is; none where it does what segcli does not.
 
+    Of equally large pieces MONAI keeps one, the last of few; of many its sorting leaves open which.
+
     before   what is done before it
     """
     others = _has_others(item, "applied_labels", "is_onehot", "independent", "connectivity", "num_components")
@@ -84,7 +86,7 @@ def _largest(item: Facts, before: Sequence[Document], said: Said) -> list[Docume
     named = [str(value) for value in listed(wanted)] if wanted is not None else None
     if not _decided(before) or not plain or neighbours is None or others:
         return []
-    step: Document = {"step": "largest", "neighbours": neighbours}
+    step: Document = {"step": "largest", "neighbours": neighbours, "equal": "last"}
     if named is not None:
         step["structures"] = named
     return [step if item.get("independent", True) else {**step, "together": True}]

@@ -624,6 +624,7 @@ def test_holes_are_filled_and_labels_get_other_values_as_in_the_bundle(
     assert holes == FillStep(structures=("spleen",), others=True, neighbours=neighbours)
     assert isinstance(largest, LargestStep)
     assert largest.structures == ("spleen",)
+    assert largest.equal == "last"  # of equally large pieces MONAI keeps one
     assert not [note for note in imports.inspect(bundle).notes if "left out" in note]
     for name, wrong in (("joined", {"target_labels": [0, 0]}), ("twice", {"orig_labels": [0, 0]})):
         other = edited(tmp_path / name, postprocessing=[*ARGMAX, {**to_seven, **wrong}])
