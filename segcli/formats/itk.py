@@ -258,11 +258,13 @@ def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
     text = head[: end.start()] if end else head
     if end is None and b"data file" not in head and b"datafile" not in head:
         raise InputError(f"{path.name}: truncated: the NRRD header has no end (a blank line)")
-    fields = {}
-    for line in _text(text).splitlines()[1:]:
+    fields: dict[str, str] = {}
+    for line in _text(text).split("\n")[1:]:
         key, colon, value = line.partition(":")
         if colon and not line.startswith("#") and not value.startswith("="):
-            fields[key.strip().lower()] = value.strip()
+            key, value = key.strip().lower(), value.strip()
+            if fields.setdefault(key, value) != value:
+                raise InputError(f"{path.name}: its header says two things of {key}: {fields[key]!r} and {value!r}")
     for name, alias in (("data file", "datafile"), ("byte skip", "byteskip"), ("line skip", "lineskip")):
         if alias in fields:
             fields[name] = fields.pop(alias)

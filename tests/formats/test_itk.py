@@ -96,6 +96,21 @@ def test_an_NRRD_may_be_packed_big_endian_text_or_skip_bytes(tmp_path: Path) -> 
     as_expected(read(nrrd(tmp_path / "f.nrrd", gzip.compress(b"12" + VOXELS), encoding="gz", byte_skip="2")))
 
 
+def test_an_NRRD_that_states_a_field_twice_and_differently_is_refused(tmp_path: Path) -> None:
+    content = nrrd(tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(content.replace(b"\n\n", b"\ntype: short\n\n", 1))
+    as_expected(read(tmp_path / "a.nrrd"))
+    (tmp_path / "a.nrrd").write_bytes(content.replace(b"\n\n", b"\nspace: RAS\n\n", 1))
+    with pytest.raises(InputError, match="two things of space: 'left-posterior-superior' and 'RAS'"):
+        read(tmp_path / "a.nrrd")
+
+
+def test_a_line_of_an_NRRD_s_header_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    content = nrrd(tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(content.replace(b"\n\n", "\nnote:=a\u2028sizes: 1 1 1\n\n".encode(), 1))
+    as_expected(read(tmp_path / "a.nrrd"))
+
+
 def test_3_1_text_that_may_be_cut_within_its_last_voxel_is_told(tmp_path: Path) -> None:
     text = " ".join(str(n) for n in range(60)).encode()
     for content, cut in ((text + b"\n", False), (text, True), (text[:-1], True)):
