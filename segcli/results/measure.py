@@ -244,13 +244,8 @@ def _point(world: NDArray[np.float64]) -> tuple[float, float, float]:
 # ---- the report as other programs and people read it -------------------------------------------------------------
 
 
-def to_json(report: Report) -> list[Document]:
-    """The structures as the record holds them."""
-    return [asdict(structure) for structure in report.structures]
-
-
 def from_json(structures: Sequence[Facts]) -> Report:
-    """The report that `to_json` wrote into a record; keys that a later version has added are left alone."""
+    """The report whose structures stand in a record; keys that a later version has added are left alone."""
     known = {field.name for field in fields(Structure)}
     return Report(tuple(Structure(**{k: v for k, v in s.items() if k in known}) for s in structures))
 
