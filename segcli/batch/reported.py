@@ -160,8 +160,25 @@ def by_own_names(path: Path, grid: Grid, table: str) -> Existing:
     labels = labels_on(path, grid)
     own = Path(table).exists() and Path(table).samefile(path)
     known = label_table.labels(segments_in(path)) if own else names_of(table)
-    card, said = named(table, known, labels)
+    card, said = named(table, known, labels, whole=own)
     return Existing(path, labels, file_sha256(path), card, said=said)
+
+
+def of_other_frame(path: Path, scan: Volume) -> tuple[str, ...]:
+    """A sentence where a DICOM Segmentation names another frame of reference than the DICOM scan that it is shown on.
+
+    Equal numbers are places in another body then.
+    """
+    from segcli.formats.dicom.seg import frame_of_reference
+
+    like = next((p for p in scan.source.paths if p.is_file()), None) if scan.source is not None else None
+    if like is None or not formats.format_of(like).series:
+        return ()
+    frames = {frame_of_reference(path), frame_of_reference(like)} - {""}
+    told = (
+        f"{path.name}: its positions are in another frame of reference than those of {like.name}: is it of this scan?"
+    )
+    return (told,) if len(frames) > 1 else ()
 
 
 def names_of(table: str) -> list[Label]:
@@ -175,8 +192,13 @@ def names_of(table: str) -> list[Label]:
     return label_table.read(Path(table))
 
 
-def named(table: str, known: Sequence[Label], labels: Volume) -> tuple[ModelCard, tuple[str, ...]]:
-    """A card that gives the values of a label map the names of a table, and no more; a sentence of what has none."""
+def named(
+    table: str, known: Sequence[Label], labels: Volume, *, whole: bool = False
+) -> tuple[ModelCard, tuple[str, ...]]:
+    """A card that gives the values of a label map the names of a table; a sentence of what has none.
+
+    whole   names of which the map holds no voxel stand in the card too
+    """
     there = set(np.unique(labels.data).tolist()) - {0}
     if min(there, default=0) < 0:
         raise InputError(f"{table}: names no values below 0, and the label map holds {min(there)}")
@@ -184,7 +206,8 @@ def named(table: str, known: Sequence[Label], labels: Volume) -> tuple[ModelCard
     if unknown := sorted(there - {x.id for x in known}):
         shown = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
         said = (f"{Path(table).name} has no name for {shown}",)
-    names = [x for x in known if x.id in there] + [Label(value, f"label_{value}") for value in unknown] or known[:1]
+    names = [x for x in known if whole or x.id in there] + [Label(value, f"label_{value}") for value in unknown]
+    names = [replace(x, name=f"{x.name}_{x.id}" if x.name == "background" else x.name) for x in names or known[:1]]
     grey = (128, 128, 128)
     made = cards.parse(
         {

@@ -98,8 +98,12 @@ def _found(path: Path, card: ModelCard, labels: str | None, image: Path | None, 
     if image is None:
         told = f"{path.name}: is a DICOM Segmentation, which lacks the planes without labels"
         raise UsageError(told, hint="name its scan with --image")
-    grid = formats.read([image], affine=counts, channels=len(card.channels)).grid
-    return reported.by_segments(path, grid, card) if labels is None else reported.by_own_names(path, grid, labels)
+    scan = formats.read([image], affine=counts, channels=len(card.channels))
+    for doubt in reported.of_other_frame(path, scan):
+        say(f"warning: {doubt}")
+    if labels is None:
+        return reported.by_segments(path, scan.grid, card)
+    return reported.by_own_names(path, scan.grid, labels)
 
 
 def _show(record: Record) -> None:

@@ -1,5 +1,6 @@
 """What `segcli report` refuses, and what it says of label maps that others made."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -316,3 +317,81 @@ def test_kinds_with_a_space_between_are_told_to_have_commas(tmp_path):
         done = command("report", tmp_path / "a.nii.gz", option, first, second)
         assert done.returncode == 2
         assert f"several kinds have commas between them: {option} {first},{second}" in done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def segmented(model, tmp_path_factory):
+    """A folder with a CT, ct, and a Segmentation of its liver and spleen, ct_seg.dcm."""
+    home = tmp_path_factory.mktemp("segmented")
+    words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
+    done = command("predict", series(home / "ct"), "-o", home, "--write", "dicom-seg", *words)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def foreign(segmented, path, change):
+    """The Segmentation as another program may have written it, reported by its own names: the record."""
+    file = pydicom.dcmread(segmented / "ct_seg.dcm")
+    change(file)
+    file.save_as(path)
+    answer.report(path, labels=str(path), image=segmented / "ct", output=path.parent, json=True)
+
+
+def call(*names):
+    def change(file):
+        for segment, name in zip(file.SegmentSequence, names, strict=True):
+            segment.SegmentLabel = name
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("Lesion", "Lesion"), ["lesion", "lesion_2"]),
+        (("background", "<b>a/b</b>"), ["background_1", "b_a_b_b"]),
+        ((" ", ""), ["label_1", "label_2"]),
+    ],
+)
+def test_whatever_the_segments_of_another_program_are_called_each_is_shown(segmented, tmp_path, capsys, names, shown):
+    foreign(segmented, tmp_path / "theirs.dcm", call(*names))
+    structures = json.loads(capsys.readouterr().out)["record"]["structures"]
+    assert [s["name"] for s in structures] == shown
+    assert all(s["voxels"] for s in structures)
+    assert "<b>a" not in (tmp_path / "theirs_seg.html").read_text()
+
+
+def test_a_segment_without_a_voxel_has_no_volume_and_is_not_left_out(segmented, tmp_path, capsys):
+    def change(file):
+        file.SegmentSequence.append(copy.deepcopy(file.SegmentSequence[0]))
+        file.SegmentSequence[2].SegmentNumber, file.SegmentSequence[2].SegmentLabel = 3, "Niere"
+        file.SegmentSequence[1].__delattr__("SegmentLabel")
+
+    foreign(segmented, tmp_path / "theirs.dcm", change)
+    structures = json.loads(capsys.readouterr().out)["record"]["structures"]
+    assert [(s["name"], s["voxels"] > 0) for s in structures] == [("liver", True), ("label_2", True), ("niere", False)]
+
+
+def test_two_segments_of_one_number_are_refused_by_their_names(segmented, tmp_path):
+    with pytest.raises(InputError) as refused:
+        foreign(segmented, tmp_path / "x.dcm", lambda file: setattr(file.SegmentSequence[1], "SegmentNumber", 1))
+    assert refused.value.message == "x.dcm: two of its segments, liver and spleen, have the number 1"
+
+
+def test_a_segmentation_without_segments_is_refused_by_evaluate_too(segmented, tmp_path):
+    file = pydicom.dcmread(segmented / "ct_seg.dcm")
+    del file.SegmentSequence
+    file.save_as(tmp_path / "x.dcm")
+    with pytest.raises(InputError, match=r"x\.dcm: cannot be read as a DICOM Segmentation"):
+        evaluate(tmp_path / "x.dcm", segmented / "ct_seg.nii.gz")
+
+
+def test_a_segmentation_in_another_frame_of_reference_than_the_scan_is_told(segmented, tmp_path, capsys):
+    told = "x.dcm: its positions are in another frame of reference than those of "
+    for uid, warned in (("1.2.3.4", True), (None, False)):
+        foreign(
+            segmented,
+            tmp_path / "x.dcm",
+            lambda file, uid=uid: setattr(file, "FrameOfReferenceUID", uid or file.FrameOfReferenceUID),
+        )
+        assert (told in capsys.readouterr().err) == warned

@@ -21,6 +21,7 @@ from segcli.space.volume import Grid, Source, Volume, Voxels, turned, turning
 from segcli.structures import Label, structures
 
 _OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
+_FRAME = "FrameOfReferenceUID"
 _BACKGROUND = "125040"  # of DICOM's own terms (DCM)
 
 
@@ -44,10 +45,15 @@ def labels_on(path: Path, grid: Grid, names: Sequence[Label] = ()) -> Volume:
 
 def segments_in(path: Path) -> dict[int, str]:
     """Number -> name of the segments of a Segmentation but for the background, whether any voxel is theirs or none."""
-    with without_warnings():
-        ds = pydicom.dcmread(path, stop_before_pixels=True)
-        background = _background(ds)
-        return {number: name for number, name in _named(ds).items() if number != background}
+    try:
+        with without_warnings():
+            ds = pydicom.dcmread(path, stop_before_pixels=True)
+            background = _background(ds)
+            return {number: name for number, name in _named(ds).items() if number != background}
+    except InputError:
+        raise
+    except (AttributeError, LookupError, *SPOILT) as error:
+        raise InputError(f"{path.name}: cannot be read as a DICOM Segmentation: {cause_of(error)}") from error
 
 
 def common_grid(paths: Sequence[Path]) -> Grid:
@@ -61,6 +67,8 @@ def common_grid(paths: Sequence[Path]) -> Grid:
     told = " and ".join(path.name for path in paths)
     try:
         return _planes([_placed(path) for path in paths], told)
+    except InputError:
+        raise
     except (AttributeError, LookupError, *SPOILT) as error:
         raise InputError(f"{told}: cannot be read as DICOM Segmentations: {cause_of(error)}") from error
 
@@ -131,8 +139,24 @@ def structures_in(path: Path, names: Sequence[Label]) -> list[Label]:
     return [label for label in structures(names) if short[label.id] in there]
 
 
+def frame_of_reference(path: Path) -> str:
+    """UID of the coordinates that positions in a DICOM file are in; "" where it names none."""
+    with without_warnings():
+        return text_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[_FRAME]), _FRAME)
+
+
 def _named(ds: Dataset) -> dict[int, str]:
-    return {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in ds.SegmentSequence}
+    """Number -> name of each segment, "" of one without; InputError where two have one number."""
+    found: dict[int, str] = {}
+    for segment in ds.SegmentSequence:
+        number = int(segment.SegmentNumber)
+        if number in found:
+            told = (
+                f"two of its segments, {found[number]} and {text_of(segment, 'SegmentLabel')}, have the number {number}"
+            )
+            raise InputError(f"{Path(str(ds.filename)).name}: {told}")
+        found[number] = text_of(segment, "SegmentLabel")
+    return found
 
 
 def _labels(path: Path, grid: Grid, names: Sequence[Label]) -> Voxels:

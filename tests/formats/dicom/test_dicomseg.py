@@ -144,7 +144,7 @@ def test_the_background_of_a_label_map_is_what_it_says_and_no_other_segment(tmp_
         table = np.arange(256, dtype=np.uint8)
         table[[one, other]] = other, one
         ds.PixelData = table[pixels].tobytes()
-        for segment, number in zip(ds.SegmentSequence, (0, 2, 3, 60), strict=True):
+        for segment, number in zip(ds.SegmentSequence, (0, 2, 3, 60), strict=False):
             segment.SegmentNumber = {one: other, other: one}.get(number, number)
         ds.pop("PixelPaddingValue", None)
         if padding is not None:
@@ -159,7 +159,6 @@ def test_the_background_of_a_label_map_is_what_it_says_and_no_other_segment(tmp_
     with pytest.raises(InputError, match="has the number 0, which is the background"):
         labels((0, 2), padding=2)
     ds.SegmentSequence = ds.SegmentSequence[:3]
-    ds.SegmentSequence.append(ds.SegmentSequence[2])
     with pytest.raises(InputError, match="holds a segment that it does not describe"):
         labels((0, 0))
 
