@@ -210,7 +210,7 @@ def joined(parts: Sequence[Volume]) -> Volume:
 def _difference(one: Grid, other: Grid) -> str:
     if one.shape != other.shape:
         return f"{_size(one)} and {_size(other)} voxels"
-    apart = np.linalg.norm(one.corners() - other.corners(), axis=1).max()
+    apart = np.linalg.norm(one.corners(2) - other.corners(2), axis=1).max()
     return f"up to {apart:.4g} mm apart at a corner"
 
 

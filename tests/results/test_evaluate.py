@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from segcli.errors import InputError
-from segcli.results.evaluate import METRICS, Score, compare, evaluate, lost, rows, summarise, unscored
+from segcli.results.evaluate import METRICS, Score, aligned, compare, evaluate, lost, rows, summarise, unscored
 from segcli.results.reference_labels import merged
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
@@ -323,3 +323,23 @@ def test_agrees_with_monai(seed: int, spacing: tuple[float, float, float]) -> No
     assert ours.hd95_mm == pytest.approx(float(hd95), abs=max(spacing))
     assd = other.compute_average_surface_distance(x, y, True, symmetric=True, spacing=spacing)
     assert ours.assd_mm == pytest.approx(float(assd), abs=max(spacing) / 2)
+
+
+def test_grids_turned_by_45_degrees_are_one_grid_however_they_were_rounded() -> None:
+    data = np.arange(60, dtype=np.uint8).reshape(1, 3, 4, 5)
+    one, other = (_turned_by(np.pi / 4 + off) for off in (-1e-7, 1e-7))
+    assert one.axes != other.axes
+    np.testing.assert_array_equal(aligned(Volume(data, one), Volume(data, other)).data, data)
+
+
+def _turned_by(angle: float) -> Grid:
+    affine = np.diag([1.0, 2, 1, 1])
+    affine[:2, :2] = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return Grid((3, 4, 5), affine)
+
+
+def test_slices_of_another_thickness_are_another_grid_and_told_as_that() -> None:
+    data = np.ones((1, 1, 4, 5), np.uint8)
+    one, other = (Volume(data, Grid((1, 4, 5), np.diag([thick, 1.0, 1, 1]))) for thick in (2.0, 5.0))
+    with pytest.raises(InputError, match="the same size, but corners up to 3 mm apart"):
+        aligned(one, other)
