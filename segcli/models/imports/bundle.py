@@ -149,17 +149,9 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
             said.card |= _spacing(item, said.notes)
             steps.append({"step": "resample"})
         elif kind == "CropForeground":
-            margins = listed(item.get("margin", 0))
-            said.notes += _other_box(item, margins)
-            source = item.get("source_key")
-            if source is not None and source not in shown:
-                said.lack("", f"CropForeground goes by {source!r}, which is no image that the network is shown")
-                known = False
-            if (item.get("channel_indices") is not None or len(shown) > 1) and (said.network.inputs or 1) > 1:
-                said.notes.append(
-                    "the crop looks at some of the channels; segcli's keeps what is above 0 in any of them"
-                )
-            steps.append({"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)})
+            crop = _crop(item, shown, said)
+            known &= crop is not None
+            steps += [crop] if crop else []
         elif kind == "Resize" and (shape := _resized(item)) and "Spacing" not in order:
             said.card |= shape
             steps.append({"step": "resample"})
@@ -190,6 +182,19 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
         said.card["anchor"] = "monai_stored" if order[0] == "Spacing" and len(order) > 1 else "monai"
     if items and known:
         said.card["intensity"] = [*steps, {"step": "outside", "value": 0}]
+
+
+def _crop(item: Facts, shown: Sequence[str], said: Said) -> Document | None:
+    """The step of a CropForeground; None where it goes by no image that the network is shown."""
+    margins = listed(item.get("margin", 0))
+    said.notes += _other_box(item, margins)
+    if (item.get("channel_indices") is not None or len(shown) > 1) and (said.network.inputs or 1) > 1:
+        said.notes.append("the crop looks at some of the channels; segcli's keeps what is above 0 in any of them")
+    source = item.get("source_key")
+    if source is not None and source not in shown:
+        said.lack("", f"CropForeground goes by {source!r}, which is no image that the network is shown")
+        return None
+    return {"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)}
 
 
 def _turns_last(item: Facts, order: Sequence[str]) -> bool:
