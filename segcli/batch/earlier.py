@@ -10,6 +10,7 @@ from segcli.batch.outputs import planned
 from segcli.errors import OutputExists
 from segcli.models.library import file_sha256
 from segcli.results import record
+from segcli.results.beside import has_extras, known_files, stated_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -41,7 +42,7 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
 
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
     stated = found or {}
-    if done and record.has_extras(stated, written.parent, wanted, job.choices):
+    if done and has_extras(stated, written.parent, wanted, job.choices):
         return True
     whose, mine = _whose(wanted, written.parent, stated), stated.get("case") == case.name
     if (other := _of_another(stated, labels)) and not job.to.overwrite:
@@ -80,7 +81,7 @@ def _whose(outputs: Iterable[Path], folder: Path, found: Facts) -> dict[Path, Li
     "ours" are files that the record states; all, of a record that states none. "changed" are those that have other
     bytes than it states, as a page of another case has that was copied there.
     """
-    known, states_none = record.known_files(found), found.get("extras") is None
+    known, states_none = known_files(found), found.get("extras") is None
 
     def of(path: Path) -> Literal["ours", "changed", "other"]:
         sums = known.get(path.relative_to(folder).as_posix())
@@ -94,7 +95,7 @@ def _whose(outputs: Iterable[Path], folder: Path, found: Facts) -> dict[Path, Li
 def beside(job: Job, case: Case) -> dict[str, str]:
     """The sums of files of earlier runs that are not made anew and that nobody has changed, as a record states them."""
     written = job.to.record(case, job.card.name)
-    return _untouched(job, case, record.known_files(record.read_record(written) or {}))
+    return _untouched(job, case, known_files(record.read_record(written) or {}))
 
 
 def _untouched(job: Job, case: Case, known: Mapping[str, Collection[str]]) -> dict[str, str]:
@@ -115,8 +116,8 @@ def stays(job: Job, case: Case, made: str) -> str:
     of = found.get("labels")
     if not isinstance(of, dict) or of.get("sha256") == made:
         return ""
-    known = record.known_files(found)
-    old = [*_untouched(job, case, {name: known[name] for name in record.stated_files(found, "extras")})]
+    known = known_files(found)
+    old = [*_untouched(job, case, {name: known[name] for name in stated_files(found, "extras")})]
     if not old:
         return ""
     more = f" and {len(old) - _SHOWN} more" if len(old) > _SHOWN else ""

@@ -24,6 +24,7 @@ from segcli.models import card as cards
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
 from segcli.results import checks, record
+from segcli.results.beside import known_files, with_files
 from segcli.results.inputs import hash_inputs
 from segcli.results.measure import Report, measure, whole_numbers
 from segcli.results.numbers import refuse_other_numbers
@@ -342,7 +343,7 @@ def written(found: Existing, scan: Volume | None, told: Record, to: Destination)
             _refuse_others(found, wanted, sums, base.parent if beside else None)
         if beside and found.known is not None and found.known.run is not UNSET:
             names = {path.relative_to(base.parent).as_posix(): made for path, made in sums.items()}
-            atomic.write_bytes(own, record.with_files(own, names))
+            atomic.write_bytes(own, with_files(own, names))
     return paths, said
 
 
@@ -365,7 +366,7 @@ def _refuse_others(found: Existing, wanted: Mapping[Path, Output], sums: Mapping
     It is where it has the new file's bytes or, beside the label map, a sum that the record states; and where it says
     that it shows these bytes, or beside the label map a file of that name, which somebody has changed since.
     """
-    known = record.known_files(record.read_record(_record_of(found.path)) or {}) if home else {}
+    known = known_files(record.read_record(_record_of(found.path)) or {}) if home else {}
     for path, output in wanted.items():
         if not os.path.lexists(path):
             continue

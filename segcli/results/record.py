@@ -348,55 +348,6 @@ def _as_today(found: Facts, defaults: Facts, asked: Facts, runs: str) -> Documen
     return options
 
 
-def has_extras(found: Facts, folder: Path, files: Sequence[Path], choices: Facts) -> bool:
-    """Whether files are those that the record in a folder states, made with the same choices.
-
-    One that `segcli report` has made of the same labels in place of such a file is as good.
-    """
-    if not files:
-        return True
-    stated = found.get("extras")
-    if not isinstance(stated, dict) or any(stated.get(k) != v for k, v in choices.items()):
-        return False
-    of_run, known = stated_files(found, "extras"), known_files(found)
-
-    def is_there(path: Path) -> bool:
-        name = path.relative_to(folder).as_posix()
-        return name in of_run and path.is_file() and file_sha256(path) in known[name]
-
-    return all(map(is_there, files))
-
-
-# Where a record states files beside its label map: those of its run; those of earlier runs, and those of `report`.
-_FILES: Mapping[Literal["extras", "run"], str] = {"extras": "files", "run": "earlier"}
-
-
-def stated_files(found: Facts, part: Literal["extras", "run"]) -> dict[str, str]:
-    """The sums of the files beside a label map that a part of its record states, by their names from its folder on."""
-    stated = found.get(part)
-    sums = stated.get(_FILES[part]) if isinstance(stated, dict) else None
-    return sums if isinstance(sums, dict) else {}
-
-
-def known_files(found: Facts) -> dict[str, set[str]]:
-    """The sums that a file beside a label map may have and be segcli's own, by its name from the record's folder on."""
-    known: dict[str, set[str]] = {}
-    for part in _FILES:
-        for name, made in stated_files(found, part).items():
-            known.setdefault(name, set()).add(str(made))
-    return known
-
-
-def with_files(record: Path, sums: Mapping[str, str]) -> bytes:
-    """A record, or a sidecar with one, that also states files which `segcli report` has made of its label map."""
-    document = json.loads(bytes_of(record))
-    found = document[IN_SIDECAR] if isinstance(document.get(IN_SIDECAR), dict) else document
-    stated = stated_files(found, "extras")
-    new = {name: made for name, made in sums.items() if stated.get(name) != made}
-    found["run"]["earlier"] = {**stated_files(found, "run"), **new}
-    return to_json(document)
-
-
 def of_labels(labels: Path, sha256: str) -> Record | None:
     """All that the record beside a label map says; None where none is there, or it is about other bytes than these."""
     try:

@@ -18,7 +18,7 @@ from segcli.batch.selection import Selection
 from segcli.batch.stages import Options, Outcome
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
-from segcli.results import record
+from segcli.results.beside import with_files
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_2_7_a_mask_that_somebody_has_corrected_is_kept_and_a_page_that_report_h
     first = page.read_bytes()
     page.write_bytes(first.replace(b"<h1>", b"<h1>again: "))
     written = out / "a_seg.json"
-    written.write_bytes(record.with_files(written, {page.name: file_sha256(page)}))
+    written.write_bytes(with_files(written, {page.name: file_sha256(page)}))
     assert run(model, path, out, **wanted).status == "skipped"
     assert page.read_bytes() != first
     (out / "a_seg.nii.gz").unlink()

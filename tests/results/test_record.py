@@ -20,6 +20,7 @@ from segcli.errors import Denied, InputError
 from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256, find
 from segcli.results import inputs, record
+from segcli.results.beside import has_extras, with_files
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
 
@@ -85,7 +86,7 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     table = written.parent / "a_seg.csv"
 
     def there(files, seg_type="binary"):
-        return record.has_extras(record.read_record(written), written.parent, files, {"seg_type": seg_type})
+        return has_extras(record.read_record(written), written.parent, files, {"seg_type": seg_type})
 
     assert there([mask])
     assert there([], "labelmap")
@@ -97,7 +98,7 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     written.write_bytes(record.to_json(facts))
     table.write_text("made anew, and never stated by a run\n")
     sums = {"a_seg/liver.nii.gz": file_sha256(mask), "a_seg.csv": file_sha256(table)}
-    written.write_bytes(record.with_files(written, sums))
+    written.write_bytes(with_files(written, sums))
     assert there([mask])
     assert not there([mask], "labelmap")
     assert not there([mask, table])
