@@ -14,7 +14,7 @@ from segcli.inference.decide import Decision
 from segcli.inference.engine import sampler_of
 from segcli.inference.prepare import Prepared, Procedure, check_channels, finite, prepare
 from segcli.inference.segment import Segmentation, Wishes, labelled, said_of
-from segcli.inference.together import Member, added, later, staged
+from segcli.inference.together import Member, added, later, repeated, staged
 from segcli.inference.windows import Tick, no_tick
 from segcli.memory import mapped
 from segcli.space.volume import Volume, Voxels
@@ -66,14 +66,14 @@ def segment_parts(
     confidence: dict[int, float] = {}
     prepared: Prepared | None = None
     seen: tuple[object, ...] = ()
-    count = repeated = 0
+    count = again = 0
     for i, part in enumerate(parts):
+        before = repeated([part.member])
         member, ticked, earlier = staged(scan, part.member, later(tick, i, len(parts)))
         own, engine = member.procedure, member.engine
         if prepared is None or _view(own) != seen:
             prepared, seen = prepare(scan, own, sampler_of(engine)), _view(own)
             times.append(prepared.seconds)
-        before = engine.repeated
         wanted = Wishes(probabilities=wishes.probabilities, steps=part.steps, rests=True)
         found = labelled(scan, prepared, own, engine, ticked, wanted)
         _write(_renumbered(found.labels.data, part.values, labels.dtype), labels, fusion if i else "over")
@@ -85,7 +85,7 @@ def segment_parts(
         if earlier is not None:
             times.append(earlier.seconds)
             count += earlier.windows
-        repeated += engine.repeated - before
+        again += repeated([part.member]) - before
         engine.rest()
     if holes is not None:
         labels[:, holes] = 0
@@ -96,7 +96,7 @@ def segment_parts(
         added(*times),
         count,
         confidence,
-        (*warnings, *said_of(repeated)),
+        (*warnings, *said_of(again)),
         probabilities=None if shares is None else Volume(shares, scan.grid),
     )
 

@@ -101,7 +101,7 @@ def segment_together(
     scan, holes, warnings = finite(scan)
     decide = replace(own.decide, are_probabilities=any(member.procedure.decide.are_probabilities for member in members))
     prepared = prepare(scan, own, sampler_of(first.engine))
-    before = sum(member.engine.repeated for member in members)
+    before = repeated([first, *others])
     theirs = _answers(scan, [(member, decide) for member in others], prepared.image.grid, tick, members)
     sliding = Sliding(
         prepared.image,
@@ -123,7 +123,7 @@ def segment_together(
     seconds = added(prepared.seconds, theirs.seconds)
     seconds = {**found.seconds, **seconds, "network": seconds["network"] + found.seconds["network"]}
     count = theirs.windows + window_count(prepared.image.grid, own.window)
-    warnings += said_of(sum(member.engine.repeated for member in members) - before)
+    warnings += said_of(repeated([first, *others]) - before)
     return with_earlier(replace(found, seconds=seconds, windows=count, warnings=tuple(warnings)), earlier)
 
 
@@ -142,7 +142,7 @@ def segment_at_the_scan(
     own = members[0].procedure
     check_channels(scan, own)
     scan, holes, warnings = finite(scan)
-    before = sum(member.engine.repeated for member in members)
+    before = repeated(members)
     wanted = [
         (member, replace(own.decide, are_probabilities=member.procedure.decide.are_probabilities)) for member in members
     ]
@@ -161,7 +161,7 @@ def segment_at_the_scan(
     if holes is not None:
         found.labels.data[:, holes] = 0
     seconds = {**theirs.seconds, "decide": found.seconds["network"] + found.seconds["decide"]}
-    warnings += said_of(sum(member.engine.repeated for member in members) - before)
+    warnings += said_of(repeated(members) - before)
     return replace(found, seconds=seconds, windows=theirs.windows, warnings=tuple(warnings))
 
 
@@ -176,6 +176,12 @@ def staged(scan: Volume, member: Member, tick: Tick) -> tuple[Member, Tick, Segm
     member.first.engine.rest()
     shown = replace(member.procedure, first=found.labels)
     return Member(shown, member.engine), later(tick, 1, 2), found
+
+
+def repeated(members: Sequence[Member]) -> int:
+    """Windows that the members' engines, and those of cascades' first models, have computed again so far."""
+    firsts = [member.first for member in members if member.first is not None]
+    return sum(member.engine.repeated for member in (*members, *firsts))
 
 
 def with_earlier(found: Segmentation, earlier: Segmentation | None) -> Segmentation:

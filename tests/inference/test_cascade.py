@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import CARD, EACH, of_cascade, organs
-from runs import scan
+from runs import Pointwise, scan
 
 from segcli import formats
 from segcli.batch.cases import Case
@@ -111,6 +111,29 @@ def test_the_windows_of_both_models_are_counted_and_progress_never_goes_back(cas
     both = segment_parts(image, parts, decide, lambda done, total: shares.append(done / total))
     assert (both.windows, len(shares)) == (3 * alone, 3 * alone)
     assert shares == sorted(shares)
+
+
+def test_windows_that_the_first_model_computed_again_are_told_however_it_is_run(cascade) -> None:
+    class Again(Pointwise):
+        def run(self, patches: np.ndarray) -> np.ndarray:
+            self.repeated += len(patches)
+            return super().run(patches)
+
+    opened = Opening((str(cascade.folder),), "torch", "cpu", threads=1).open(cascade)
+    assert opened.earlier is not None
+    image = Volume(np.ones((1, 9, 8, 7), np.float32), Grid((9, 8, 7), np.eye(4)))
+    procedure = opened.earlier[0].procedure
+
+    def second() -> Member:
+        return Member(cascade.procedure, opened.engine, Member(procedure, Again()))
+
+    values = {label.id: label.id for label in cascade.structures}
+    for found in (
+        segment_together(image, [second()]),
+        segment_together(image, [Member(procedure, Pointwise()), second()]),
+        segment_parts(image, [Part(second(), values)], cascade.procedure.decide),
+    ):
+        assert [words for words in found.warnings if "in 1 window: computed again" in words]
 
 
 def test_without_its_first_model_the_channels_are_nothing(cascade) -> None:
