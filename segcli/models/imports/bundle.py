@@ -23,6 +23,7 @@ from segcli.models.imports.bundle_said import (
     LITTLE,
     PADS,
     Said,
+    alike,
     images,
     kind_of,
     listed,
@@ -145,14 +146,14 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
         elif kind == "Orientation" and _turns_last(item, order):
             axes = "RAS" if item.get("as_closest_canonical") else item["axcodes"]
             said.card["orientation"] = "".join(axes)
-        elif kind == "Spacing" and not said.card.get("shape") and order.count(kind) == 1:
+        elif kind == "Spacing" and alike(item, "mode") and not said.card.get("shape") and order.count(kind) == 1:
             said.card |= _spacing(item, said.notes)
             steps.append({"step": "resample"})
         elif kind == "CropForeground":
             crop = _crop(item, shown, said)
             known &= crop is not None
             steps += [crop] if crop else []
-        elif kind == "Resize" and (shape := _resized(item)) and "Spacing" not in order:
+        elif kind == "Resize" and alike(item, "mode") and (shape := _resized(item)) and "Spacing" not in order:
             said.card |= shape
             steps.append({"step": "resample"})
         elif kind == "AddGuidanceSignalDeepEdit":

@@ -79,6 +79,14 @@ def of_image(item: Facts, option: str, usual: Content) -> Content:
     return values[keys.index(images(item)[0])] if len(values) == len(keys) and images(item) else values[0]
 
 
+def alike(item: Facts, option: str) -> bool:
+    """Whether an option is the same for all images that a transform is done with."""
+    values, keys = listed(item.get(option)), listed(item.get("keys"))
+    if len(values) != len(keys):
+        return len(values) == 1
+    return len({str(value) for value, key in zip(values, keys, strict=True) if key in images(item)}) <= 1
+
+
 def touched(items: Sequence[Facts]) -> tuple[list[frozenset[int] | None], int]:
     """Which of the images that are put together for the network each transform is done with, by their places.
 

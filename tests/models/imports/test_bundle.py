@@ -328,6 +328,7 @@ def test_what_is_done_with_an_image_before_it_is_copied_is_done_with_the_copy() 
 
 
 SPACED = {"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1]}
+RESIZED = {"_target_": "Resized", "keys": "image", "spatial_size": [4, 4, 4]}
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,9 @@ SPACED = {"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1]}
     [
         [{**SPACED, "keys": ["ct"]}, TOGETHER],  # of one image alone
         [SPACED, {**SPACED, "pixdim": [2, 2, 2]}],
-        [{"_target_": "Resized", "keys": "image", "spatial_size": [4, 4, 4]}, SPACED],
+        [{**SPACED, "keys": ["ct", "pt"], "mode": ["bilinear", "nearest"]}, TOGETHER],
+        [{**RESIZED, "keys": ["ct", "pt"], "mode": ["area", "trilinear"]}, TOGETHER],
+        [RESIZED, SPACED],
         [
             {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
             SPACED,
