@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from msgspec import UNSET
@@ -15,7 +17,8 @@ from msgspec.structs import replace as with_
 from segcli import formats, system
 from segcli.batch import outputs
 from segcli.batch.outputs import Destination, Output
-from segcli.errors import InputError, OutputExists
+from segcli.documents import Facts
+from segcli.errors import Denied, InputError, OutputError, OutputExists, UsageError
 from segcli.formats import Form, atomic, freesurfer, label_table
 from segcli.formats.stated import stated
 from segcli.formats.table import stem
@@ -28,7 +31,7 @@ from segcli.results.beside import known_files, with_files
 from segcli.results.inputs import hash_inputs
 from segcli.results.measure import Report, measure, whole_numbers
 from segcli.results.numbers import refuse_other_numbers
-from segcli.results.record import Measured, ModelFacts, Record
+from segcli.results.record import InputFacts, Measured, ModelFacts, Record
 from segcli.results.shown import shown_in
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
@@ -244,27 +247,38 @@ def scan_of(found: Existing, image: Path | None, counts: Form | None) -> Scanned
 def _recorded_scan(found: Existing) -> Scanned | None:
     """The files that the record of a label map names, read as they were for it.
 
-    They are looked for beside the label map, a folder above it and in the working folder, and have the sum of the
-    record. Folders, as those of DICOM, are not looked for.
+    They are looked for by their names beside the label map, a folder above it and in the working folder, and have the
+    sum of the record. Folders, as those of DICOM, are not looked for.
     """
     known = found.known
     if known is None or known.input is UNSET or known.options is UNSET:
         return None
     here = found.path.absolute().parent
+    names = [Path(name).name for name in known.input["files"]]
     for folder in dict.fromkeys((here, here.parent, Path.cwd())):
-        paths = [folder / name for name in known.input["files"]]
-        if paths and all(map(Path.is_file, paths)) and hash_inputs(paths).sha256 == known.input["sha256"]:
-            scan = formats.read(
+        paths = [folder / name for name in names]
+        scan = _read_as(paths, known.input, known.options, len(found.card.channels)) if names else None
+        if scan is not None and scan.grid.same_as(found.labels.grid):
+            shown = ", ".join(map(str, paths))
+            return Scanned(scan, (f"the scan is {shown}, as the record of {found.path.name} says",))
+    return None
+
+
+def _read_as(paths: Sequence[Path], recorded: InputFacts, options: Facts, channels: int) -> Volume | None:
+    """The scan in files, read as a record says; None where they are not what it names, or cannot be read so."""
+    affine = options.get("affine")
+    if not all(map(Path.is_file, paths)) or affine not in (None, *get_args(Form)):
+        return None
+    with suppress(InputError, Denied, UsageError):  # another file has the name now, or somebody changed the record
+        if hash_inputs(paths).sha256 == recorded["sha256"]:
+            return formats.read(
                 paths,
-                affine=known.options.get("affine"),
-                series=known.input["series"],
-                volume=known.input["volume"],
-                channels=len(found.card.channels),
-                fill_gaps=bool(known.options.get("fill_gaps")),
+                affine=affine,
+                series=recorded["series"],
+                volume=recorded["volume"],
+                channels=channels,
+                fill_gaps=bool(options.get("fill_gaps")),
             )
-            if scan.grid.same_as(found.labels.grid):
-                shown = ", ".join(map(str, paths))
-                return Scanned(scan, (f"the scan is {shown}, as the record of {found.path.name} says",))
     return None
 
 
@@ -317,7 +331,8 @@ def written(found: Existing, scan: Volume | None, told: Record, to: Destination)
 
     A record beside them that is about this label map states them from now on, so that a later run knows them.
 
-    errors   OutputExists: a file there is somebody else's, shows another label map, or shows the scan that is not here
+    errors   OutputExists: a file there is somebody else's, shows another label map, or shows the scan that is not here;
+             OutputError: the record was changed while they were made
     """
     base = (to.folder or found.path.parent) / record.base_of(stem(found.path))
     wanted = outputs.planned(base, found.shown, to)
@@ -336,7 +351,14 @@ def written(found: Existing, scan: Volume | None, told: Record, to: Destination)
     beside = base.parent.absolute() == own.parent.absolute()
     if not to.overwrite:
         _refuse_richer(wanted, bare=case.bare)
-    with atomic.together(own, next(reversed(wanted))) as staged:
+    before = system.bytes_of(own) if own.is_file() else b""
+
+    def changed() -> bool:
+        if (system.bytes_of(own) if own.is_file() else b"") != before:
+            raise OutputError(f"{own.name}: has been changed while its files were made", hint="run it again")
+        return False
+
+    with atomic.together(own, next(reversed(wanted)), changed) as staged:
         paths, said = outputs.write(case)
         sums = {path: file_sha256(staged[path]) for path in paths}
         if not to.overwrite:
@@ -364,9 +386,12 @@ def _refuse_others(found: Existing, wanted: Mapping[Path, Output], sums: Mapping
     home   the folder of the label map, where the files lie beside it
 
     It is where it has the new file's bytes or, beside the label map, a sum that the record states; and where it says
-    that it shows these bytes, or beside the label map a file of that name, which somebody has changed since.
+    that it shows these bytes, or beside the label map a file of that name, which somebody has changed since. What the
+    record states with other bytes, and shows the label map of the record, somebody has changed.
     """
-    known = known_files(record.read_record(_record_of(found.path)) or {}) if home else {}
+    stated = (record.read_record(_record_of(found.path)) or {}) if home else {}
+    known, of = known_files(stated), stated.get("labels")
+    recorded = of.get("sha256") if isinstance(of, dict) else None
     for path, output in wanted.items():
         if not os.path.lexists(path):
             continue
@@ -375,6 +400,11 @@ def _refuse_others(found: Existing, wanted: Mapping[Path, Output], sums: Mapping
         if there == sums[path] or there in known.get(name, ()):
             continue
         shown = shown_in(_head(path)) if output.shows else None
+        if shown is not None and name in known and shown.sha256 == recorded:
+            raise OutputExists(
+                f"{path.name}: has been changed since its record was written",
+                hint="--overwrite replaces it, -o chooses another folder",
+            )
         if shown is None or not (shown.sha256 == found.sha256 or (home and shown.file == found.path.name)):
             raise atomic.claimed(path)
 

@@ -12,9 +12,10 @@ from dicom_phantom import series
 from models import LABELS, organs
 from runs import command, scan
 
+from segcli.batch import outputs
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
-from segcli.errors import InputError, OutputExists, UsageError
+from segcli.errors import InputError, OutputError, OutputExists, UsageError
 from segcli.formats import freesurfer
 from segcli.models.library import file_sha256
 
@@ -395,3 +396,47 @@ def test_a_segmentation_in_another_frame_of_reference_than_the_scan_is_told(segm
             lambda file, uid=uid: setattr(file, "FrameOfReferenceUID", uid or file.FrameOfReferenceUID),
         )
         assert (told in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda scan, record: scan.write_bytes(b"no scan"),
+        lambda scan, record: scan.write_bytes(b""),
+        lambda scan, record: record["input"].update(files=["../odd/a.nii.gz"]),
+        lambda scan, record: record["input"].update(series="3"),
+        lambda scan, record: record["options"].update(affine="foo"),
+    ],
+)
+def test_a_scan_that_cannot_be_read_as_the_record_says_is_none(model, tmp_path, edit, capsys):
+    predicted(model, tmp_path, "a", reports="csv")
+    written = tmp_path / "out" / "a_seg.json"
+    document = json.loads(written.read_bytes())
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "a.nii.gz").write_bytes(b"no scan")
+    edit(tmp_path / "a.nii.gz", document)
+    written.write_text(json.dumps(document))
+    answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model))
+    assert ("note: the scan is" in capsys.readouterr().err) == ("odd" in written.read_text())
+
+
+@pytest.mark.parametrize("form", ["html", "png"])
+def test_a_page_that_somebody_has_written_in_is_not_replaced(model, tmp_path, form):
+    predicted(model, tmp_path, "a", reports=form)
+    page = tmp_path / "out" / f"a_seg.{form}"
+    page.write_bytes(page.read_bytes() + b"<!-- looks odd, call me -->")
+    with pytest.raises(OutputExists, match=rf"a_seg\.{form}: has been changed since its record was written"):
+        answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model), image=tmp_path / "a.nii.gz", forms=[form])
+    assert page.read_bytes().endswith(b"call me -->")
+
+
+def test_a_record_that_another_process_writes_meanwhile_stays_as_it_is(model, tmp_path, monkeypatch):
+    predicted(model, tmp_path, "a", reports="csv")
+    written = tmp_path / "out" / "a_seg.json"
+    newer = json.dumps({**json.loads(written.read_bytes()), "case": "newer"})
+    make = outputs.write
+    monkeypatch.setattr(outputs, "write", lambda case: [make(case), written.write_text(newer)][0])
+    with pytest.raises(OutputError, match=r"a_seg\.json: has been changed while its files were made"):
+        answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model))
+    assert written.read_text() == newer
+    assert not (tmp_path / "out" / "a_seg.html").exists()
