@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 from segcli.errors import InputError, InputMissing
-from segcli.formats import streams
 from segcli.formats.dicom.series import digits
+from segcli.formats.walk import walk
 from segcli.results import pairing
 from segcli.results.pairing import pair_folders
 
@@ -213,10 +213,10 @@ def test_a_folder_of_references_is_walked_through_once(tmp_path: Path, monkeypat
         segmentation(tmp_path / name, series="1.2.3")
     walked: list[Path] = []
 
-    def walk(folder: Path, *how: Any) -> Any:
+    def noted(folder: Path, *how: Any) -> Any:
         walked.append(folder)
-        return streams.walk(folder, *how)
+        return walk(folder, *how)
 
-    monkeypatch.setattr(pairing, "walk", walk)
+    monkeypatch.setattr(pairing, "walk", noted)
     assert len(pair_folders(tmp_path / "pred", tmp_path / "ref")[0]) == 1
     assert walked.count(tmp_path / "ref") == 1
