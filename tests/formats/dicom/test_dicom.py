@@ -469,6 +469,24 @@ def test_4_1_a_volume_with_fewer_slices_than_another_of_its_series_is_told(tmp_p
     assert not any("another of the series" in said for said in dicom.read(folder, volume=1).source.warnings)
 
 
+@pytest.mark.parametrize(("every", "after"), [(1, 3), (2, 0)])
+def test_a_volume_of_another_part_or_thickness_has_no_slices_missing(tmp_path: Path, every: int, after: int) -> None:
+    """A neck beside a chest of the series, or thick slices beside thin ones, share places with them."""
+    folder = series(tmp_path / "ct", AcquisitionNumber=1)
+    world = affine(origin=(-10.0, -20.0, -30.0 + 3.0 * after))
+    some = range(0, 5, every)
+    series(
+        folder,
+        phantom() + 100,
+        world,
+        first=100,
+        AcquisitionNumber=2,
+        each=lambda ds, k: k in some and fresh(ds, k) is None,
+    )
+    scan = dicom.read(folder, volume=2)
+    assert not any("another of the series" in said for said in scan.source.warnings)
+
+
 @pytest.mark.parametrize(("said", "told"), [("E1", "E1"), ("E", "E"), ("-", "-"), ("1.50", "1.5")])
 def test_4_6_what_tells_volumes_apart_need_be_no_number(tmp_path: Path, said: str, told: str) -> None:
     with pydicom.config.disable_value_validation():
