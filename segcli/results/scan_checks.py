@@ -63,9 +63,9 @@ def beforehand(scan: Volume, card: ModelCard, name: str, *, label_map: bool = Fa
             f"{name}: is a label map by its looks: {count} whole numbers in patches, without noise",
             hint="give the scan itself; --allow-label-map takes it as one",
         )
-    nothing = blank(scan)
-    found = [nothing] if nothing else of_scan(scan, card, said)
-    told = [f for f in found if f.severity == "fail" or f.code in SAID_FIRST]
+    if (nothing := blank(scan)) is not None:
+        return [nothing.sentence]
+    told = [f for f in of_scan(scan, card, said) if f.severity == "fail" or f.code in SAID_FIRST]
     return [f"{f.sentence}{OTHER_MODELS if _of_another(f, card) else ''}" for f in told]
 
 

@@ -72,6 +72,11 @@ def test_axes_are_those_of_nibabel_and_those_of_arrays(model, tmp_path, capsys):
     assert f"axes     {wanted} (where i, j, k point, as nibabel says it)" in capsys.readouterr().out
 
 
+def test_of_a_scan_without_a_picture_no_other_model_is_said_to_fit(model, tmp_path, capsys):
+    path = nifti(tmp_path / "a.nii.gz", np.zeros((16, 14, 12), "i2"))
+    assert looked_at(path, model, capsys)["warnings"] == ["every voxel of the scan is 0: there is no picture"]
+
+
 def test_a_scan_of_another_modality_is_told_with_the_command_that_lists_models(model, tmp_path, capsys):
     data = np.full((16, 14, 12), 0, "i2")
     data[2:-2, 2:-2, 2:-2] = 900
