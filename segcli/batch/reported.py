@@ -173,16 +173,12 @@ def of_other_frame(path: Path, scan: Volume) -> tuple[str, ...]:
 
     Equal numbers are places in another body then.
     """
-    from segcli.formats.dicom.seg import frame_of_reference
+    from segcli.formats.dicom.seg import in_other_frame
 
-    like = next((p for p in scan.source.paths if p.is_file()), None) if scan.source is not None else None
-    if like is None or not formats.format_of(like).series:
+    if scan.source is None or not in_other_frame(path, scan.source):
         return ()
-    frames = {frame_of_reference(path), frame_of_reference(like)} - {""}
-    told = (
-        f"{path.name}: its positions are in another frame of reference than those of {like.name}: is it of this scan?"
-    )
-    return (told,) if len(frames) > 1 else ()
+    like = scan.source.paths[0].name
+    return (f"{path.name}: its positions are in another frame of reference than those of {like}: is it of this scan?",)
 
 
 def names_of(table: str) -> list[Label]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -330,12 +331,12 @@ def segmented(model, tmp_path_factory):
     return home
 
 
-def foreign(segmented, path, change):
+def foreign(segmented, path, change, image="ct"):
     """The Segmentation as another program may have written it, reported by its own names: the record."""
     file = pydicom.dcmread(segmented / "ct_seg.dcm")
     change(file)
     file.save_as(path)
-    answer.report(path, labels=str(path), image=segmented / "ct", output=path.parent, json=True)
+    answer.report(path, labels=str(path), image=segmented / image, output=path.parent, json=True)
 
 
 def call(*names):
@@ -387,13 +388,16 @@ def test_a_segmentation_without_segments_is_refused_by_evaluate_too(segmented, t
         evaluate(tmp_path / "x.dcm", segmented / "ct_seg.nii.gz")
 
 
-def test_a_segmentation_in_another_frame_of_reference_than_the_scan_is_told(segmented, tmp_path, capsys):
+@pytest.mark.parametrize("image", ["ct", "ct.zip"])
+def test_a_segmentation_in_another_frame_of_reference_than_the_scan_is_told(segmented, tmp_path, capsys, image):
+    shutil.make_archive(str(segmented / "ct"), "zip", segmented / "ct")
     told = "x.dcm: its positions are in another frame of reference than those of "
     for uid, warned in (("1.2.3.4", True), (None, False)):
         foreign(
             segmented,
             tmp_path / "x.dcm",
             lambda file, uid=uid: setattr(file, "FrameOfReferenceUID", uid or file.FrameOfReferenceUID),
+            image,
         )
         assert (told in capsys.readouterr().err) == warned
 

@@ -139,10 +139,14 @@ def structures_in(path: Path, names: Sequence[Label]) -> list[Label]:
     return [label for label in structures(names) if short[label.id] in there]
 
 
-def frame_of_reference(path: Path) -> str:
-    """UID of the coordinates that positions in a DICOM file are in; "" where it names none."""
+def in_other_frame(path: Path, source: Source) -> bool:
+    """Whether a Segmentation and a scan from DICOM each name a frame of reference, and not the same one."""
+    if source.kind != "dicom":
+        return False
     with without_warnings():
-        return text_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[_FRAME]), _FRAME)
+        own = text_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[_FRAME]), _FRAME)
+    slices = next(plane.file for plane in source.header.planes if plane is not None)
+    return len({own, slices.text(_FRAME)} - {""}) > 1
 
 
 def _named(ds: Dataset) -> dict[int, str]:
