@@ -104,9 +104,11 @@ def _counted(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
 
 
-def document(outcomes: Sequence[Outcome], seconds: float) -> Document:
+def document(outcomes: Sequence[Outcome], seconds: float, notes: Sequence[str] = ()) -> Document:
+    """What `predict --json` prints; `notes`: a sentence about each kind of input that is no case."""
     return {
         "schema": SCHEMA,
+        "notes": list(notes),
         "cases": [
             {
                 "case": o.case.name,

@@ -69,7 +69,7 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
 
     devices = devices_of(opening.device) if workers.scheduler is None else ()
     card = opening.card
-    found = _found(given, card, to, manners)
+    found, notes = _found(given, card, to, manners)
     apart(found, card, to)
     if not manners.quiet and to.folder is None and to.file is None:
         for dataset in {case.beside for case in found if is_raw(case.beside)}:
@@ -111,22 +111,32 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         show.close()
         place = {case: i for i, case in enumerate(found)}
         ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
-        code = _concluded(given, ended, to, manners, time.perf_counter() - began)
+        code = _concluded(given, ended, to, manners, time.perf_counter() - began, notes)
         return code or _unwritten(show, manners)
 
 
-def _found(given: Given, card: ModelCard, to: Destination, manners: Manners) -> list[Case]:
-    """The scans that were named; where the only one is refused, the document of a run that was asked for says so."""
+def _found(given: Given, card: ModelCard, to: Destination, manners: Manners) -> tuple[list[Case], list[str]]:
+    """The scans that were named, and what was said of what is none.
+
+    Where the only one is refused, the document of a run that was asked for says so.
+    """
     from segcli.batch.cases import Case, stem
     from segcli.batch.stages import Outcome
 
+    notes: list[str] = []
+
+    def note(sentence: str) -> None:
+        notes.append(sentence)
+        if not manners.quiet:
+            say(sentence)
+
     try:
-        return given.cases(card.channels, to, str if manners.quiet else say)
+        return given.cases(card.channels, to, note), notes
     except (InputError, Denied, OutOfMemory) as error:
         if manners.json:
             paths = tuple(map(Path, given.inputs))
             case = Case(stem(paths[0]) if paths else "input", paths, Path())
-            print_json(document([Outcome(case, "failed", error=error)], 0.0))
+            print_json(document([Outcome(case, "failed", error=error)], 0.0, notes))
         raise
 
 
@@ -138,7 +148,9 @@ def _unwritten(show: Show, manners: Manners) -> int:
     return told(show.unwritten, Path(target).name, "not all events were written", file=Path(target).is_file())
 
 
-def _concluded(given: Given, ended: Sequence[Outcome], to: Destination, manners: Manners, seconds: float) -> int:
+def _concluded(
+    given: Given, ended: Sequence[Outcome], to: Destination, manners: Manners, seconds: float, notes: Sequence[str]
+) -> int:
     """Write the cohort's files, and say of all cases what is to be said at the end; the exit code."""
     code = exit_code(ended)
     extra: list[Path] = []
@@ -149,7 +161,7 @@ def _concluded(given: Given, ended: Sequence[Outcome], to: Destination, manners:
         show_error(error)
         code = code or error.exit_code
     if manners.json:
-        print_json(document(ended, seconds))
+        print_json(document(ended, seconds, notes))
     elif manners.events not in ("stdout", "-"):
         for path in extra:
             print_line(str(path))
@@ -199,7 +211,7 @@ def piped(
         place = replace(to, folder=folder / "out", layout="flat") if to_stdout else to
         if place.folder is None and place.file is None:
             raise UsageError("a scan from stdin needs -o: a folder, a file, or - for stdout")
-        found = _found(replace(given, inputs=inputs), card, place, manners)
+        found, notes = _found(replace(given, inputs=inputs), card, place, manners)
         if len(found) != 1 and to_stdout:
             raise UsageError(f"-o - takes one scan, not {len(found)}", hint="name a folder with -o")
         if len(found) != 1:
@@ -217,7 +229,7 @@ def piped(
             if to_stdout and outcome.error is None:
                 _stream(outcome.paths[0].read_bytes())
         if manners.json:
-            print_json(document(ended, time.perf_counter() - began))
+            print_json(document(ended, time.perf_counter() - began, notes))
         _told_unshown(ended, manners)
     return exit_code(ended) or _unwritten(show, manners)
 

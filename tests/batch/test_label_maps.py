@@ -95,4 +95,10 @@ def test_predict_and_plan_agree_on_a_folder_with_label_maps(tmp_path):
     )
     assert (one.returncode, two.returncode) == (0, 0)
     assert len(json.loads(one.stdout)["cases"]) == json.loads(two.stdout)["scans"] == 1
-    assert all(b"1 image is left out, by the voxels a label map: aseg.nii.gz" in done.stderr for done in (one, two))
+    told = "1 image is left out, by the voxels a label map: aseg.nii.gz"
+    for done in (one, two):
+        assert told in done.stderr.decode()
+        (note,) = json.loads(done.stdout)["notes"]
+        assert note.startswith(told)
+    quiet = command("predict", "in", "-m", model, "--engine", "onnx", "--json", "-q", cwd=tmp_path)
+    assert (quiet.stderr, json.loads(quiet.stdout)["notes"]) == (b"", [note])
