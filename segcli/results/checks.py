@@ -27,7 +27,7 @@ from segcli.results.places import fitted, stretches
 from segcli.results.scan_checks import Finding as Finding
 from segcli.results.scan_checks import Severity, blank, of_grid, of_scan
 from segcli.results.scene import DIFFUSE, PIECES, WRONG_SIDE_MM, Scene, midplane, x_of
-from segcli.space.volume import Volume
+from segcli.space.volume import OPPOSITE, Volume
 from segcli.structures import words_of
 
 Check = Callable[[Scene], Iterable[Finding]]
@@ -64,7 +64,6 @@ _CALIBRATED = {
 # Unpaired organs by side: the first lies to the right of the second in all but 1 of 10,000 people.
 _RIGHT_OF = (("liver", "spleen"), ("liver", "stomach"), ("gallbladder", "spleen"), ("inferior_vena_cava", "aorta"))
 _SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "I": "inferior", "S": "superior"}
-_OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 
 
 def verdict(findings: Sequence[Finding]) -> Literal["pass", "review", "fail"]:
@@ -243,7 +242,7 @@ def _places(scene: Scene) -> Iterator[Finding]:
     axis = int(np.argmax(np.abs(np.log(ratios))))
     if most is not None and not 1 / most < ratios[axis] < most:
         end = grid.axes[axis]
-        ways = f"{_SIDES[_OPPOSITE[end]]}-{_SIDES[end]}"
+        ways = f"{_SIDES[OPPOSITE[end]]}-{_SIDES[end]}"
         sentence = (
             f"the structures lie {ratios[axis]:.2f} times as far apart {ways} as the other directions let expect: "
         )
@@ -271,7 +270,7 @@ def _truncated(scene: Scene) -> Iterator[Finding]:
         sides = []
         for letter, area in zip(letters, scene.counted[s.label].areas, strict=True):
             if len(area) >= 4:  # of fewer slices nothing can be told
-                sides += [(area[end] / area.max(), _SIDES[way]) for end, way in ((-1, letter), (0, _OPPOSITE[letter]))]
+                sides += [(area[end] / area.max(), _SIDES[way]) for end, way in ((-1, letter), (0, OPPOSITE[letter]))]
         share, side = max(sides, default=(0.0, ""))
         if share > CUT_SHARE:
             sentence = f"{s.name} is cut by the {side} border of the scan, where its cross-section is {share:.0%} of "

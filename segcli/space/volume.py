@@ -25,6 +25,7 @@ Box = tuple[slice, slice, slice]  # part of a grid, in voxels of its D, H, W axe
 SHEAR_TOLERANCE = 1e-3
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS+ to LPS+, and back: two axes point the other way
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative, positive direction of LPS x, y, z
+OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))  # letter of an axis -> of the other way along it
 
 
 Voxels = NDArray[Any]  # of any number type

@@ -17,10 +17,9 @@ from segcli.formats.dicom.files import BIG_ENDIAN, DEFLATED, NATIVE
 from segcli.formats.dicom.objects import short_names
 from segcli.formats.dicom.stack import farthest
 from segcli.formats.dicom.texts import SPOILT, text_of, without_warnings
-from segcli.space.volume import Grid, Source, Volume, Voxels, turned, turning
+from segcli.space.volume import OPPOSITE, Grid, Source, Volume, Voxels, turned, turning
 from segcli.structures import Label, structures
 
-_OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 _FRAME = "FrameOfReferenceUID"
 _BACKGROUND = "125040"  # of DICOM's own terms (DCM)
 
@@ -110,14 +109,15 @@ def _planes(placed: Sequence[_Placed], told: str) -> Grid:
     heights = (positions - first.positions[0]) @ normal
     start = first.positions[0] + normal * heights.min()
     aside = np.linalg.norm(positions - start - np.outer(heights - heights.min(), normal), axis=1).max()
-    turned = max(np.abs(one.axes - first.axes).max() * max(first.shape) for one in placed)
-    if any(one.shape != first.shape for one in placed) or turned > small or aside > small:
+    leaning = max(np.abs(one.axes - first.axes).max() * max(first.shape) for one in placed)
+    if any(one.shape != first.shape for one in placed) or leaning > small or aside > small:
         raise InputError(f"{told}: do not lie on one grid", hint="give one of them as a label map, with --resample")
     planes = np.unique(np.round(np.sort(heights - heights.min()), 3))
     gaps = np.diff(planes)
     stated, thick = ([abs(one.apart[i]) for one in placed] for i in (0, 1))
-    for apart in (*stated, gaps[gaps > farthest(1.0)].min(initial=np.inf), *thick):
-        steps = planes / apart if 0 < apart < np.inf else planes + np.inf
+    smallest = gaps[gaps > farthest(1.0)].min(initial=np.inf)
+    for apart in (mm for mm in (*stated, smallest, *thick) if 0 < mm < np.inf):
+        steps = planes / apart
         if np.abs(steps - np.round(steps)).max() < 0.05:
             affine = np.eye(4)
             affine[:3] = np.column_stack([normal * apart, first.axes[:, 1:], start])
@@ -203,7 +203,7 @@ def _axes(grid: Grid, row: NDArray[np.float64], column: NDArray[np.float64]) -> 
     right = right if right != down else (down + 1) % 3  # on another grid, which the distances tell
     order = (3 - down - right, down, right)
     ahead = [cosines[k, i] > 0 for k, i in enumerate(order)]
-    return "".join(grid.axes[i] if on else _OPPOSITE[grid.axes[i]] for i, on in zip(order, ahead, strict=True))
+    return "".join(grid.axes[i] if on else OPPOSITE[grid.axes[i]] for i, on in zip(order, ahead, strict=True))
 
 
 def _values(ds: Dataset, names: Sequence[Label], file: str) -> NDArray[np.int32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,23 @@ def test_labels_are_read_of_a_tilted_scan_whose_columns_are_nearer_to_its_slices
     scan = dicom.read(series(tmp_path / "scan", world=world))
     found = seg.labels_on(written(tmp_path, scan), scan.grid, NAMES)
     np.testing.assert_array_equal(found.data, labels_on(scan).data)
+
+
+@pytest.mark.parametrize(("planes", "shape"), [((1, 2, 4), (4, 7, 5)), ((2,), (1, 7, 5))])
+def test_planes_whose_distance_is_not_stated_are_as_far_apart_as_the_nearest_or_as_they_are_thick(
+    tmp_path: Path, planes: tuple[int, ...], shape: tuple[int, int, int]
+) -> None:
+    scan = scan_of(tmp_path / "scan", "oblique")
+    data = np.zeros(scan.data.shape, np.uint8)
+    data[0, planes, 2:4, 2:4] = 2
+    seg_writer.write(Volume(data, scan.grid), NAMES, tmp_path / "seg.dcm", scan.source, **MADE)
+    ds = pydicom.dcmread(tmp_path / "seg.dcm")
+    del ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
+    ds.save_as(tmp_path / "seg.dcm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        grid = seg.common_grid([tmp_path / "seg.dcm"])
+    assert (grid.shape, grid.spacing[0]) == (shape, pytest.approx(scan.grid.spacing[0]))
 
 
 def test_the_background_of_a_label_map_is_what_it_says_and_no_other_segment(tmp_path: Path) -> None:
