@@ -197,7 +197,9 @@ def window(image: Volume, names: Sequence[Label] = (), labels: Volume | None = N
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(values[finite], (1, 99.5)))
     if low >= -300:  # no air of a CT
-        marked = finite & (labels.data[0, ::step, ::step, ::step] != 0) if labels is not None else ~finite
+        if labels is None:
+            return low, high
+        marked = finite & (labels.data[0, ::step, ::step, ::step] != 0)
         return _around(values, marked, finite, [s * step for s in image.grid.spacing]) or (low, high)
     spoken = [set(words_of(label.name)) for label in names if label.id != 0]
     for region, values_shown in _CT_WINDOWS:
