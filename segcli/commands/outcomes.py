@@ -30,7 +30,7 @@ class Manners:
     fail_on: str = ""
 
 
-# What --fail-on names, and the verdicts by which a case then counts as failed.
+# What --fail-on names, and the verdicts by which a case then ends with an error.
 FAIL_ON: dict[str, tuple[str, ...]] = {"": (), "review": ("review", "fail"), "fail": ("fail",)}
 
 
@@ -58,7 +58,8 @@ def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
             show.line(f"warning: {outcome.case.name}: {warning}")
         doubts = [c for c in facts.get("checks", ()) if manners.verbose or c["severity"] != "note"]
         shown = len(doubts) if total == 1 or manners.verbose else 1  # of a batch, the gravest; all are in the record
-        for check in doubts[outcome.error is not None : shown]:  # an error about the verdict has the gravest
+        said = 0 if outcome.error is None else 1  # an error about the verdict has the gravest
+        for check in doubts[said:shown]:
             more = f" (and {len(doubts) - shown} more)" if len(doubts) > shown else ""
             show.line(f"{check['severity']}: {outcome.case.name}: {check['sentence']}{more}")
         if outcome.status == "skipped":

@@ -316,7 +316,7 @@ class Talk:
     """What is told"""
 
     fail_on: Annotated[
-        str, typer.Option("--fail-on", help="review or fail: a case of that verdict counts as failed.")
+        str, typer.Option("--fail-on", help="review or fail: a case of that verdict ends with 1; its files stay.")
     ] = ""
     events: Annotated[str | None, typer.Option("--events", help="JSON lines to a file, stderr or stdout.")] = None
     json: Json = False
