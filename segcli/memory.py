@@ -109,7 +109,7 @@ def remedy(otherwise: str = "use a machine with more memory") -> str:
     given = of_job()
     if given is None or given > total():
         return otherwise
-    inherited = "in a shell that only inherited them, unset SLURM_MEM_PER_NODE and SLURM_MEM_PER_CPU"
+    inherited = "in a shell that only inherited a job's variables, unset SLURM_MEM_PER_NODE and SLURM_MEM_PER_CPU"
     return f"the job was given {given / 1e9:.1f} GB: ask SLURM for more, as with --mem; {inherited}"
 
 

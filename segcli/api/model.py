@@ -283,6 +283,7 @@ def _result(job: Job, loaded: Loaded, given: Scan, turned: bool) -> Result:
 
 
 def opened_model(opening: Opening) -> Model:
+    """The model, loaded into its engine here; errors as of `load`, and of `_refuse_fork`."""
     card = opening.card
     _refuse_fork()
     global _loaded_in

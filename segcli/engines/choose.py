@@ -56,10 +56,9 @@ def open_engine(
     common    of several models that run together: what their engines share (table.py)
     later     opens the model, where it shall not be in memory before it runs: its files are only looked at now
     votes     folds and members also say where they would decide otherwise: one channel more (averaged.py)
-    errors    UsageError (2): nothing is called as was named; EngineError (69): what was is not there, and is never
-              replaced by another;
-              nor a precision that it has not; ModelError (78): files that do not match the card; OutOfMemory (71):
-              one window does not fit
+    errors    UsageError (2): no engine or device has the name; EngineError (69): the one that was named is not there,
+              or has not the precision: neither is replaced by another; ModelError (78): files that do not match the
+              card; OutOfMemory (71): one window does not fit
     """
     members = {name: find(name) for name in card.ensemble} or {"": card}
     first = next(iter(members.values()))

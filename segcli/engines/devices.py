@@ -34,7 +34,7 @@ def place_of(device: str) -> str:
 def devices_of(device: str) -> tuple[str, ...]:
     """The devices that --device names for a batch: mostly one; "cuda:all" is every one that the drivers show.
 
-    errors   EngineError (69): one of several is not there, or none at all; UsageError (2): they are no several
+    errors   EngineError (69): one of several is not there, or none at all; UsageError (2): they are not different ones
     """
     if device != "cuda:all" and "," not in device:
         kind_of(device)

@@ -24,7 +24,7 @@ NOISE = 0.2  # correlation of neighbouring voxels
 # Neighbours within a structure that are equal: 0.87 to 1 in label maps of 2 to 189 values, at most 0.37 in scans.
 EQUAL = 0.8
 LABELS = 1000  # values that a label map has at most
-OTHER_MODELS = "; `segcli models --available` lists models with their modality"
+_OTHER_MODELS = "; `segcli models --available` lists models with their modality"
 _PLANES = 32  # that are looked at
 SAID_FIRST = ("modality", "age", "body part", "contrast", "sequence")  # what a person wants to know before the network
 
@@ -66,7 +66,7 @@ def beforehand(scan: Volume, card: ModelCard, name: str, *, label_map: bool = Fa
     if (nothing := blank(scan)) is not None:
         return [nothing.sentence]
     told = [f for f in of_scan(scan, card, said) if f.severity == "fail" or f.code in SAID_FIRST]
-    return [f"{f.sentence}{OTHER_MODELS if _of_another(f, card) else ''}" for f in told]
+    return [f"{f.sentence}{_OTHER_MODELS if _of_another(f, card) else ''}" for f in told]
 
 
 def _of_another(doubt: Finding, card: ModelCard) -> bool:
