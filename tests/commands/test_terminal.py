@@ -2,16 +2,12 @@
 
 import io
 import sys
-from pathlib import Path
 
 import pytest
 
-from segcli.batch.cases import Case
 from segcli.commands import terminal
 from segcli.commands.harmless import Harmless
 from segcli.commands.terminal import plain, print_facts, say, table
-
-CASE = Case("a", (Path("a.nii"),), Path())
 
 
 class Terminal(io.StringIO):

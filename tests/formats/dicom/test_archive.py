@@ -91,7 +91,6 @@ def test_hidden_folders_in_an_archive_are_told_and_not_searched_as_those_of_a_fo
 ) -> None:
     folder = study(tmp_path / "in" / "study")
     shutil.copytree(folder, folder / ".Trash-1000" / "files")
-    (tmp_path / "plain").mkdir()
     said: list[str] = []
     found = cases([str(packed(folder, ending))], tell=said.append)
     assert len(found) == 2
