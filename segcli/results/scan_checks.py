@@ -25,6 +25,7 @@ NOISE = 0.2  # correlation of neighbouring voxels
 EQUAL = 0.8
 LABELS = 1000  # values that a label map has at most
 _OTHER_MODELS = "; `segcli models --available` lists models with their modality"
+_NO_WORD = "OT"  # the Modality in DICOM of what has none of its own, or was written by a program that knows none
 _PLANES = 32  # that are looked at
 SAID_FIRST = ("modality", "age", "body part", "contrast", "sequence")  # what a person wants to know before the network
 
@@ -78,7 +79,7 @@ def of_scan(scan: Volume, card: ModelCard, said: Stated) -> list[Finding]:
     """Every doubt about a scan, (C, D, H, W): what is said of it against what the card says, and its brightness."""
     found = list(of_statements(card, said))
     for channel, name in zip(scan.data, card.channels, strict=False):
-        found += of_intensity(channel, name, card.modality)
+        found += of_intensity(channel, name, card.modality, said=said.modality == card.modality)
     return found
 
 
@@ -130,7 +131,7 @@ def of_grid(grid: Grid) -> Iterator[Finding]:
 def of_statements(card: ModelCard, said: Stated) -> Iterator[Finding]:
     """What is said of patient and acquisition, where the model was made for other ones."""
     made, name = card.made_for, card.name
-    if card.modality and said.modality and said.modality != card.modality:
+    if card.modality and said.modality not in ("", _NO_WORD, card.modality):
         sentence = f"the scan says {said.modality}, {name} was made for {card.modality}"
         yield Finding("modality", "fail", None, sentence)
     if made.ages and said.years is not None and not made.ages[0] <= said.years <= made.ages[1]:
@@ -162,10 +163,11 @@ def _any(words: Sequence[str]) -> str:
     return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[Finding]:
+def of_intensity(channel: Voxels, name: str, modality: str | None, *, said: bool = False) -> Iterator[Finding]:
     """What a channel's brightness says against the modality that the model wants.
 
     channel   (D, H, W); every n-th voxel is looked at, two million in all
+    said      whether the scan says that it is of that modality: differences of MR look like a CT by their values
     """
     step = max(1, math.ceil((channel.size / 2e6) ** (1 / 3)))
     values = channel[::step, ::step, ::step].astype(np.float64)
@@ -184,7 +186,7 @@ def of_intensity(channel: Voxels, name: str, modality: str | None) -> Iterator[F
         if sentence:
             yield Finding("intensity", "fail", None, f"channel {name}: {sentence}")
     elif modality == "MR":
-        sentence = _hounsfield(values, low, high) or _hounsfield_from_0(values)
+        sentence = None if said else _hounsfield(values, low, high) or _hounsfield_from_0(values)
         if sentence:
             yield Finding("modality", "fail", None, f"channel {name}: {sentence}: a CT?")
         elif high > low and (border - low) / (high - low) > 0.7 and border > middle:

@@ -17,7 +17,7 @@ from segcli.models.card import ModelCard, parse
 from segcli.models.library import find
 from segcli.results import checks, piece_checks
 from segcli.results.checks import Finding, run, verdict
-from segcli.results.scan_checks import beforehand, of_intensity
+from segcli.results.scan_checks import beforehand, of_intensity, of_scan
 from segcli.space.volume import Grid, Volume
 
 SAMPLE = Path(__file__).parents[1] / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"
@@ -248,6 +248,19 @@ def test_an_mr_as_bright_as_a_stored_ct_is_none(level: int) -> None:
 def test_the_header_of_another_modality_is_told() -> None:
     (finding,) = run(CT, IMAGE, card(), None, Stated("PT"))
     assert finding == Finding("modality", "fail", None, "the scan says PT, phantom was made for CT")
+
+
+def test_a_header_that_knows_no_modality_says_nothing_of_it() -> None:
+    assert run(CT, IMAGE, card(), None, Stated("OT")) == []
+
+
+def test_differences_of_mr_are_no_ct_where_the_header_says_mr() -> None:
+    rng = np.random.default_rng(0)
+    values = np.round(rng.normal(0, 5, (24, 24, 24)))
+    values[6:-6, 6:-6, 6:-6] += np.linspace(-400, 400, 12).round()
+    scan = Volume(values[None].astype("i2"), Grid((24, 24, 24), np.eye(4)))
+    assert [f.code for f in of_scan(scan, card("MR"), Stated())] == ["modality"]
+    assert of_scan(scan, card("MR"), Stated("MR")) == []
 
 
 def test_low_confidence_names_the_structure_and_the_margin() -> None:
