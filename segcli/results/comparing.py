@@ -88,7 +88,7 @@ class Comparison:
         """
         objects = [path for path in (mine, truth) if formats.is_segmentation(path)]
         if len(objects) == 2:
-            return self._two_segmentations(mine, truth)
+            return self._two_segmentations(mine, truth, say)
         plain = {
             path: whole_numbers(formats.read([path], affine=self.affine))
             for path in (mine, truth)
@@ -127,14 +127,19 @@ class Comparison:
         say(f"note: {path.name}: its segments are compared by their own numbers ({shown}), {instead}")
         return labels_on(path, grid), [Label(number, name) for number, name in segments.items()]
 
-    def _two_segmentations(self, mine: Path, truth: Path) -> tuple[Volume, Volume, Sequence[Label]]:
+    def _two_segmentations(
+        self, mine: Path, truth: Path, say: Callable[[str], None]
+    ) -> tuple[Volume, Volume, Sequence[Label]]:
         """Two DICOM Segmentations on the planes that they have, their segments by their names."""
-        from segcli.formats.dicom.seg import common_grid, labels_on, segments_in
+        from segcli.formats.dicom.seg import common_grid, in_other_frames, labels_on, segments_in
 
         if self.numbers is not None:
             told = f"{mine.name} and {truth.name}: are both DICOM Segmentations, whose segments go by their names"
             raise UsageError(told, hint="leave --reference-labels away")
         grid = common_grid([mine, truth])
+        if in_other_frames([mine, truth]):
+            told = "their positions are in different frames of reference: are they of one scan?"
+            say(f"warning: {mine.name} and {truth.name}: {told}")
         if self.card is not None:
             return labels_on(mine, grid, self.card.labels), labels_on(truth, grid, self.card.labels), ()
         called = [dict.fromkeys(segments_in(path).values()) for path in (mine, truth)]

@@ -444,3 +444,25 @@ def test_a_record_that_another_process_writes_meanwhile_stays_as_it_is(model, tm
         answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model))
     assert written.read_text() == newer
     assert not (tmp_path / "out" / "a_seg.html").exists()
+
+
+def test_two_segmentations_in_different_frames_of_reference_are_told(segmented, tmp_path, capsys):
+    file = pydicom.dcmread(segmented / "ct_seg.dcm")
+    file.FrameOfReferenceUID = "1.2.3.4"
+    file.save_as(tmp_path / "x.dcm")
+    evaluate(segmented / "ct_seg.dcm", tmp_path / "x.dcm", json=True)
+    assert "warning: ct_seg.dcm and x.dcm: their positions are in different frames of ref" in capsys.readouterr().err
+    evaluate(segmented / "ct_seg.dcm", segmented / "ct_seg.dcm", json=True)
+    assert "frames of reference" not in capsys.readouterr().err
+
+
+def test_a_segmentation_whose_frames_lie_a_kilometre_apart_is_refused(segmented, tmp_path):
+    file = pydicom.dcmread(segmented / "ct_seg.dcm")
+    place = file.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+    step = np.cross(
+        *np.reshape(file.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0][0x200037].value, (2, 3))
+    )
+    place.ImagePositionPatient = [*(np.array(place.ImagePositionPatient, float) + 3e6 * step)]
+    file.save_as(tmp_path / "x.dcm")
+    with pytest.raises(InputError, match=r"x\.dcm: their frames lie 3,000,0\d\d mm apart"):
+        evaluate(segmented / "ct_seg.dcm", tmp_path / "x.dcm")

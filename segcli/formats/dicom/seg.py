@@ -21,6 +21,7 @@ from segcli.space.volume import OPPOSITE, Grid, Source, Volume, Voxels, turned, 
 from segcli.structures import Label, structures
 
 _FRAME = "FrameOfReferenceUID"
+_PLANES = 20_000  # more than any scan has
 _BACKGROUND = "125040"  # of DICOM's own terms (DCM)
 
 
@@ -119,6 +120,8 @@ def _planes(placed: Sequence[_Placed], told: str) -> Grid:
     for apart in (mm for mm in (*stated, smallest, *thick) if 0 < mm < np.inf):
         steps = planes / apart
         if np.abs(steps - np.round(steps)).max() < 0.05:
+            if steps[-1] > _PLANES:
+                raise InputError(f"{told}: their frames lie {planes[-1]:,.0f} mm apart, with planes each {apart:g} mm")
             affine = np.eye(4)
             affine[:3] = np.column_stack([normal * apart, first.axes[:, 1:], start])
             return Grid((round(float(steps[-1])) + 1, *first.shape), affine)
@@ -143,10 +146,18 @@ def in_other_frame(path: Path, source: Source) -> bool:
     """Whether a Segmentation and a scan from DICOM each name a frame of reference, and not the same one."""
     if source.kind != "dicom":
         return False
-    with without_warnings():
-        own = text_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[_FRAME]), _FRAME)
     slices = next(plane.file for plane in source.header.planes if plane is not None)
-    return len({own, slices.text(_FRAME)} - {""}) > 1
+    return len({_frame_of(path), slices.text(_FRAME)} - {""}) > 1
+
+
+def in_other_frames(paths: Sequence[Path]) -> bool:
+    """Whether some Segmentations name frames of reference, and not all the same one."""
+    return len({*map(_frame_of, paths)} - {""}) > 1
+
+
+def _frame_of(path: Path) -> str:
+    with without_warnings():
+        return text_of(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[_FRAME]), _FRAME)
 
 
 def _named(ds: Dataset) -> dict[int, str]:
