@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 _SHORT, _ENDLESS = 160, 600  # characters of what a library says: of some sentences, of one without an end
@@ -85,6 +85,11 @@ def cause_of(error: BaseException) -> str:
             break
         said += f" {sentence}"
     return said
+
+
+def first_few(words: Sequence[object], most: int) -> str:
+    """At most so many words with commas between, and dots behind them where there are more."""
+    return ", ".join(map(str, words[:most])) + " ..." * (len(words) > most)
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segcli.batch.case import Case
+from segcli.errors import first_few
 from segcli.formats.streams import opened
 from segcli.space.volume import Grid
 
@@ -30,7 +31,7 @@ def without_label_maps(found: Sequence[Case], tell: Callable[[str], object]) -> 
     left = [case for case in found if _is_label_map(case)]
     if left:
         number = "1 image is" if len(left) == 1 else f"{len(left)} images are"
-        names = ", ".join(case.paths[0].name for case in left[:_SHOWN]) + " ..." * (len(left) > _SHOWN)
+        names = first_few([case.paths[0].name for case in left], _SHOWN)
         tell(f"{number} left out, by the voxels a label map: {names}; --allow-label-map takes them as scans")
     others = set(left)
     return [case for case in found if case not in others]

@@ -18,7 +18,7 @@ from segcli import formats, system
 from segcli.batch import outputs
 from segcli.batch.outputs import Destination, Output
 from segcli.documents import Facts
-from segcli.errors import Denied, InputError, OutputError, OutputExists, UsageError
+from segcli.errors import Denied, InputError, OutputError, OutputExists, UsageError, first_few
 from segcli.formats import Form, atomic, freesurfer, label_table
 from segcli.formats.stated import stated
 from segcli.formats.table import stem
@@ -35,6 +35,8 @@ from segcli.results.record import InputFacts, Measured, ModelFacts, Record
 from segcli.results.shown import shown_in
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
+
+_SHOWN = 10  # values in a sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ def _refuse_values(path: Path, labels: Volume, card: ModelCard, *, drawn: bool) 
     known = {label.id for label in card.labels}
     others = sorted(set(np.unique(labels.data).tolist()) - known)
     if others and (not drawn or others[0] < 0 or others[-1] > max(known)):
-        shown = ", ".join(map(str, others[:10])) + (" ..." if len(others) > 10 else "")
+        shown = first_few(others, _SHOWN)
         raise InputError(
             f"{path.name}: not a label map of {card.name}: it holds {shown}, and no label has such a number",
             hint="name its model with --model, or a table of its names with --labels (freesurfer for FreeSurfer's)",
@@ -204,8 +206,7 @@ def named(
         raise InputError(f"{table}: names no values below 0, and the label map holds {min(there)}")
     said = tuple[str, ...]()
     if unknown := sorted(there - {x.id for x in known}):
-        shown = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
-        said = (f"{Path(table).name} has no name for {shown}",)
+        said = (f"{Path(table).name} has no name for {first_few(unknown, _SHOWN)}",)
     names = [x for x in known if whole or x.id in there] + [Label(value, f"label_{value}") for value in unknown]
     names = [replace(x, name=f"{x.name}_{x.id}" if x.name == "background" else x.name) for x in names or known[:1]]
     grey = (128, 128, 128)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from segcli.errors import first_few
+
 
 def walk(
     folder: Path,
@@ -51,7 +53,7 @@ def not_searched(folder: Path, hidden: Sequence[Path]) -> list[str]:
     """The sentence about hidden folders below a folder; none without any."""
     if not hidden:
         return []
-    shown = ", ".join(path.relative_to(folder).as_posix() for path in hidden[:3]) + " ..." * (len(hidden) > 3)
+    shown = first_few([path.relative_to(folder).as_posix() for path in hidden], 3)
     return [f"{name_of(folder)}: hidden folders are not searched: {shown}"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segcli import formats
-from segcli.errors import InputError, InputMissing, UsageError
+from segcli.errors import InputError, InputMissing, UsageError, first_few
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.results import evaluate as scoring
@@ -75,10 +75,10 @@ class Comparison:
         left = scoring.unscored(pred, ref, names)
         for whose, values in zip(("prediction", "reference"), left, strict=True):
             if names and values:
-                say(f"warning: {name}: values of the {whose} that are not scored: {_some(values)}")
+                say(f"warning: {name}: values of the {whose} that are not scored: {first_few(values, _SHOWN)}")
         known = {label.id for label in names} or {*left[0]}
         if self.numbers is None and (parts := parcels(left[1], known)):
-            told = f"{_some(parts)} of the reference are parcels as FreeSurfer numbers them"
+            told = f"{first_few(parts, _SHOWN)} of the reference are parcels as FreeSurfer numbers them"
             say(f"warning: {name}: {told}: --reference-labels freesurfer counts them as the whole that they are of")
 
     def _both(self, mine: Path, truth: Path, say: Callable[[str], None]) -> tuple[Volume, Volume, Sequence[Label]]:
@@ -122,7 +122,7 @@ class Comparison:
             told = f"{path.name}: its segments are numbered from 1 to {len(segments)}, which are not those of {numbers}"
             raise InputError(told, hint="leave --reference-labels away: with --model segments go by their names")
         named = [f"{number} {name}" for number, name in segments.items()]
-        shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
+        shown = first_few(named, 5)
         instead = f"as those of {numbers}" if numbers is not None else "with --model by names"
         say(f"note: {path.name}: its segments are compared by their own numbers ({shown}), {instead}")
         return labels_on(path, grid), [Label(number, name) for number, name in segments.items()]
@@ -164,7 +164,3 @@ def _pairs(prediction: Path, reference: Path, say: Callable[[str], None]) -> lis
     for sentence in told:
         say(f"warning: {sentence}")
     return pairs
-
-
-def _some(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:_SHOWN])) + (" ..." if len(numbers) > _SHOWN else "")

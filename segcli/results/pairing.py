@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segcli import formats
-from segcli.errors import InputError, InputMissing
+from segcli.errors import InputError, InputMissing, first_few
 from segcli.formats.streams import refusal
 from segcli.formats.table import DICOM, endings, stem
 from segcli.formats.walk import not_searched, walk
@@ -59,7 +59,7 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
             without.append(entity)
     lacking = sorted(want.keys() - have.keys())
     if lacking:
-        shown = ", ".join(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
+        shown = first_few(lacking, 5)
         raise InputMissing(
             f"{pred}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
             hint=_instead(pred, sorted(have.keys() - want.keys()), deep),
