@@ -143,7 +143,7 @@ def _transforms(items: Sequence[Document], said: Said) -> None:
         elif any(has_unknown(v) for k, v in item.items() if k not in ("keys", "reader", "device")):
             said.lack(kind.lower(), f"{kind} has values that are Python and were not evaluated")
             known = False
-        elif kind == "Orientation" and _turns_last(item, order):
+        elif kind == "Orientation" and _fits_a_card(item, order):
             axes = "RAS" if item.get("as_closest_canonical") else item["axcodes"]
             said.card["orientation"] = "".join(axes)
         elif kind == "Spacing" and alike(item, "mode") and not said.card.get("shape") and order.count(kind) == 1:
@@ -198,8 +198,8 @@ def _crop(item: Facts, shown: Sequence[str], said: Said) -> Document | None:
     return {"step": "crop", "above": 0.0, "margin": max(int(n) for n in margins)}
 
 
-def _turns_last(item: Facts, order: Sequence[str]) -> bool:
-    """Whether an Orientation names the axes as MONAI does, and no other one was there before the spacing.
+def _fits_a_card(item: Facts, order: Sequence[str]) -> bool:
+    """Whether a card can say what an Orientation does: one with MONAI's names of axes, and no other before a spacing.
 
     order   of the turning and spacing transforms up to this one
     """
