@@ -19,7 +19,7 @@ import pytest
 from runs import inside, scan
 
 from segcli import memory, parallel, system
-from segcli.batch import cases, pipeline, side_by_side
+from segcli.batch import cases, clashes, side_by_side
 from segcli.batch.outputs import Destination
 from segcli.commands import harmless, process, running
 from segcli.errors import Denied, InputError, InputMissing, ModelError, OutOfMemory, OutputError, UsageError
@@ -502,7 +502,7 @@ def test_2_6_on_a_disk_that_ignores_case_the_input_is_known_by_another_spelling(
     own = read_card(organs(tmp_path / "organs"))
     (case,) = cases.cases([str(scan(tmp_path / "Scan.nii.gz"))])
     with pytest.raises(UsageError, match="would overwrite the input"):
-        pipeline.apart([case], own, Destination(file=tmp_path / "SCAN.nii.gz"))
+        clashes.apart([case], own, Destination(file=tmp_path / "SCAN.nii.gz"))
 
 
 def test_2_9_on_a_disk_that_ignores_case_the_output_folder_is_known_by_another_spelling(

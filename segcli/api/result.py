@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from segcli import formats
 from segcli.batch import described, outputs, stages
+from segcli.batch.clashes import apart
 from segcli.batch.names import folder_or_file
 from segcli.batch.objects import Objects, today
 from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import apart
 from segcli.batch.stages import Job, Labelled
 from segcli.documents import Document
 from segcli.errors import EngineError, UsageError, near

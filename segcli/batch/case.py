@@ -26,3 +26,8 @@ class Case:
     volume: int | None = None
     fault: SegcliError | None = None
     files: tuple[Path, ...] = ()
+
+
+def called(case: Case) -> str:
+    """A case as sentences call it: by its first file, where it has one."""
+    return (case.paths[0].name if case.paths else "") or case.name

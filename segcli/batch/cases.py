@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from segcli.batch.bids import set_aside
 from segcli.batch.case import Case as Case
+from segcli.batch.clashes import one_label_map, one_name
 from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
 from segcli.batch.label_maps import without_label_maps
 from segcli.batch.names import is_own
@@ -163,20 +164,6 @@ def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
         elif _input(other) != _input(case):
             raise one_name(other, case, target.name)
     return list(owners.values())
-
-
-def one_name(one: Case, other: Case, written: str) -> UsageError:
-    """The refusal of two cases that would be written as one, and what works: names keep folders below what is named."""
-    places = [os.path.abspath(case.paths[0]) for case in (one, other)]  # noqa: PTH100 - links are followed nowhere here
-    hint = "rename one, or run them with different -o"
-    if one.beside != other.beside:
-        hint = f"name the folder above both, {os.path.commonpath(places)}, whose folders the names then have; or {hint}"
-    return UsageError(f"{one.paths[0]} and {other.paths[0]} would both be written as {written}", hint=hint)
-
-
-def one_label_map(to: Destination, count: int) -> UsageError:
-    """The refusal of several scans where -o names a file."""
-    return UsageError(f"-o {to.file} is one label map, and there are {count} scans", hint="name a folder with -o")
 
 
 def _nameable(case: Case) -> Case:

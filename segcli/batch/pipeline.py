@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from segcli.batch.cases import Case, one_label_map, one_name
+from segcli.batch.case import Case, called
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import (
@@ -18,15 +17,13 @@ from segcli.batch.stages import (
     Loaded,
     Options,
     Outcome,
-    called,
     label,
     read,
     with_names,
     write,
 )
-from segcli.errors import Denied, EngineError, InputError, OutOfMemory, OutputError, SegcliError, UsageError, cause_of
+from segcli.errors import Denied, EngineError, InputError, OutOfMemory, OutputError, SegcliError, cause_of
 from segcli.models.card import ModelCard
-from segcli.system import key_of, keys_of
 
 if TYPE_CHECKING:
     from segcli.engines.opened import Opened
@@ -159,23 +156,3 @@ def _names(case: Case) -> list[str]:
     if "/" in case.name:  # sub-07/t1, where others are t1 as well
         return [case.name]
     return [called(case), case.name, *(name for path in case.paths for name in (path.name, str(path)) if name)]
-
-
-def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
-    """Refuse, before anything runs, outputs that would be each other's or an input."""
-    if to.file is not None and len(cases) > 1:
-        raise one_label_map(to, len(cases))
-    inputs = {key: case for case in cases for path in case.paths if not path.is_dir() for key in keys_of(path)}
-    owners: dict[Path, Case] = {}
-    for case in cases:
-        for path in to.files(case, card) if case.fault is None else ():
-            key = key_of(path)
-            other = owners.setdefault(key, case)
-            if other is not case:
-                raise one_name(other, case, path.name)
-            taken = next((inputs[key] for key in keys_of(path) if key in inputs), None)
-            if taken is not None:
-                raise UsageError(
-                    f"{path.name}: the output of {called(case)} would overwrite the input {called(taken)}",
-                    hint="choose another folder with -o",
-                )

@@ -19,11 +19,11 @@ from weakref import WeakSet
 
 from segcli import formats
 from segcli.batch.budget import host_bytes
-from segcli.batch.cases import Case
+from segcli.batch.case import Case, called
 from segcli.batch.events import Event, Watch
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import failed
-from segcli.batch.stages import Options, Outcome, called
+from segcli.batch.stages import Options, Outcome
 from segcli.batch.worker import work
 from segcli.engines.driver import driver_devices
 from segcli.engines.loading import environment, silent

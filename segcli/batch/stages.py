@@ -16,7 +16,7 @@ from msgspec.structs import replace as with_
 from segcli import formats, memory
 from segcli.batch import bids, budget, described, earlier, outputs
 from segcli.batch.answer import finished
-from segcli.batch.cases import Case
+from segcli.batch.case import Case, called
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.labelling import labels_of
 from segcli.batch.names import is_own
@@ -427,8 +427,3 @@ def write(job: Job, labelled: Labelled) -> Outcome:
         job.watch(Event("doubt", case, sentence=stays))
     job.watch(Event("done", case, labels=str(labels_path), seconds=whole["run"]["seconds"]))
     return Outcome(case, "done", (labels_path, record_path, *extra), whole)
-
-
-def called(case: Case) -> str:
-    """A case as sentences call it: by its first file, where it has one."""
-    return (case.paths[0].name if case.paths else "") or case.name

@@ -64,7 +64,8 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
     stdout gets the path of each label map as it is done, or one JSON document at the end.
     """
     from segcli.batch.bids import is_raw
-    from segcli.batch.pipeline import apart, predict
+    from segcli.batch.clashes import apart
+    from segcli.batch.pipeline import predict
     from segcli.engines.devices import devices_of
 
     devices = devices_of(opening.device) if workers.scheduler is None else ()
