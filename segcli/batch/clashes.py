@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,11 +34,17 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
 
 def one_name(one: Case, other: Case, written: str) -> UsageError:
     """The refusal of two cases that would be written as one, and what works: names keep folders below what is named."""
-    places = [os.path.abspath(case.paths[0]) for case in (one, other)]  # noqa: PTH100 - links are followed nowhere here
     hint = "rename one, or run them with different -o"
-    if one.beside != other.beside:
-        hint = f"name the folder above both, {os.path.commonpath(places)}, whose folders the names then have; or {hint}"
+    above = _above(one.paths[0], other.paths[0]) if one.beside != other.beside else None
+    if above is not None:
+        hint = f"name the folder above both, {above}, whose folders the names then have; or {hint}"
     return UsageError(f"{one.paths[0]} and {other.paths[0]} would both be written as {written}", hint=hint)
+
+
+def _above(one: Path, other: Path) -> Path | None:
+    """The nearest folder that both lie in; None where that is a whole disk, or they lie on two."""
+    around = {*other.absolute().parents}
+    return next((folder for folder in one.absolute().parents if folder in around and folder != folder.parent), None)
 
 
 def one_label_map(to: Destination, count: int) -> UsageError:
