@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +44,9 @@ def one_name(one: Case, other: Case, written: str) -> UsageError:
 
 def _above(one: Path, other: Path) -> Path | None:
     """The nearest folder that both lie in; None where that is a whole disk, or they lie on two."""
-    around = {*other.absolute().parents}
-    return next((folder for folder in one.absolute().parents if folder in around and folder != folder.parent), None)
+    first, second = (Path(os.path.abspath(path)) for path in (one, other))  # noqa: PTH100 - links are followed nowhere
+    around = {*second.parents}
+    return next((folder for folder in first.parents if folder in around and folder != folder.parent), None)
 
 
 def one_label_map(to: Destination, count: int) -> UsageError:

@@ -12,6 +12,11 @@ from segcli.batch.clashes import one_name
     ("one", "other", "above"),
     [
         ("/data/x/s.nii", "/data/y/s.nii", "name the folder above both, /data, whose folders the names then have; or "),
+        (
+            "/data/y/../x/s.nii",
+            "/data/y/s.nii",
+            "name the folder above both, /data, whose folders the names then have; or ",
+        ),
         ("/x/s.nii", "/y/s.nii", ""),  # a whole disk is no folder to search
     ],
 )
