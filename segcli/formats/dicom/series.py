@@ -26,9 +26,9 @@ from segcli.formats.dicom.frames import Frame, is_mosaic
 from segcli.formats.dicom.kinds import LABELS_INSTEAD, VOLUME_CLASSES, is_image, no_slice, no_volume
 from segcli.formats.dicom.places import INSIDE, Stray, at_once, every_file, is_collection, kind_of, printable
 from segcli.formats.dicom.places import looks_like as looks_like
-from segcli.formats.dicom.stack import POSITION_TOLERANCE, Uneven, along, stack_grid, values_of
+from segcli.formats.dicom.stack import Uneven, stack_grid, values_of
 from segcli.formats.dicom.texts import without_warnings
-from segcli.formats.dicom.volumes import Stack, stacks_of
+from segcli.formats.dicom.volumes import Stack, shorter, stacks_of
 from segcli.formats.table import Seen, unseen
 from segcli.formats.walk import name_of
 from segcli.space.volume import Grid, Source, Volume
@@ -207,27 +207,9 @@ def _planned(
         "volume": stack.what,
         "filled_slices": [k for k, plane in enumerate(planes) if plane is None],
     }
-    warnings = (*doubts(series.modality, grid, planes, unused, len(files)), *_shorter(stack, others))
+    warnings = (*doubts(series.modality, grid, planes, unused, len(files)), *shorter(stack, others))
     paths = dict.fromkeys(f.path.origin if isinstance(f.path, ArchiveMember) else f.path for f in files)
     return grid, planes, Source(tuple(paths), "dicom", Slices(planes), warnings, facts)
-
-
-def _shorter(stack: Stack, others: Sequence[Stack]) -> list[str]:
-    """A sentence where another volume of the series has the slices of this one, in a row, and more; else nothing."""
-    have = len(stack.frames)
-    most = max((len(o.frames) for o in others if len(o.frames) > have and _holds(o, stack)), default=0)
-    return [f"the volume has {have} slices, another of the series {most}: some may be missing"] if most else []
-
-
-def _holds(other: Stack, stack: Stack) -> bool:
-    """Whether another volume has a slice where each of a volume's is, and no further one between these."""
-    if other.direction != stack.direction:
-        return False
-    at = along([*stack.frames, *other.frames])
-    own, there = np.sort(at[: len(stack.frames)]), np.sort(at[len(stack.frames) :])
-    near = 2 * POSITION_TOLERANCE  # a slice of each volume may be off by one
-    between = there[(there >= own[0] - near) & (there <= own[-1] + near)]
-    return len(between) == len(own) and bool((np.abs(between - own) <= near).all())
 
 
 def _emptied(error: InputError, unused: Sequence[Unused], name: str) -> InputError:

@@ -317,3 +317,21 @@ def _in_runs(groups: Sequence[Sequence[tuple[int, int]]]) -> bool:
     """Whether each group's numbers all come before or all after those of any other group."""
     spans = sorted((min(group), max(group)) for group in groups)
     return all(a[1] < b[0] for a, b in itertools.pairwise(spans))
+
+
+def shorter(stack: Stack, others: Sequence[Stack]) -> list[str]:
+    """A sentence where another volume of the series has the slices of this one, in a row, and more; else nothing."""
+    have = len(stack.frames)
+    most = max((len(o.frames) for o in others if len(o.frames) > have and _holds(o, stack)), default=0)
+    return [f"the volume has {have} slices, another of the series {most}: some may be missing"] if most else []
+
+
+def _holds(other: Stack, stack: Stack) -> bool:
+    """Whether another volume has a slice where each of a volume's is, and no further one between these."""
+    if other.direction != stack.direction:
+        return False
+    at = along([*stack.frames, *other.frames])
+    own, there = np.sort(at[: len(stack.frames)]), np.sort(at[len(stack.frames) :])
+    near = 2 * POSITION_TOLERANCE  # a slice of each volume may be off by one
+    between = there[(there >= own[0] - near) & (there <= own[-1] + near)]
+    return len(between) == len(own) and bool((np.abs(between - own) <= near).all())
