@@ -399,6 +399,6 @@ def size(option: str, text: str | None) -> int | None:
         raise UsageError(f"{option} {text}: is not a size such as 4G or 500M")
     found = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
     if found < _LEAST:
-        hint = f"{option} {match[1]}GB?" if not match[2] else f"such as {option} 4GB"
+        hint = f"{option} {match[1]}GB?" if found and not match[2] else f"such as {option} 4GB"
         raise UsageError(f"{option} {text}: is {found:,} bytes, in which nothing can run", hint=hint)
     return found

@@ -5,8 +5,10 @@ import json
 import pytest
 from runs import command, scan
 
+from segcli.commands.options import size
 from segcli.commands.plan import _lines, _of_all
 from segcli.commands.terminal import duration
+from segcli.errors import UsageError
 
 
 @pytest.mark.slow
@@ -60,3 +62,12 @@ def test_a_little_of_the_disk_is_not_told_as_nothing(disk, told):
 @pytest.mark.parametrize(("seconds", "told"), [(48.4, "48 s"), (720, "12 min"), (19_200, "5 h 20 min")])
 def test_a_time_is_told_as_a_person_says_it(seconds, told):
     assert duration(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"), [("10", "--max-ram 10GB?"), ("0", "such as --max-ram 4GB"), ("1M", "such as --max-ram 4GB")]
+)
+def test_a_limit_in_which_nothing_runs_is_refused_with_what_may_be_meant(text, hint):
+    with pytest.raises(UsageError) as refusal:
+        size("--max-ram", text)
+    assert refusal.value.hint == hint
