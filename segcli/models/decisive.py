@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -78,6 +78,7 @@ def _usual() -> Document:
 def _stated(card: ModelCard) -> Document:
     stated = {f.name: getattr(card, f.name) for f in fields(card) if f.name not in _DESCRIBES}
     stated["architecture"] = built(card.architecture)
+    stated["interpolation"] = replace(card.interpolation, spacing=None)  # which the grid says
     stated["labels"] = [(label.id, label.name, label.pair) for label in card.labels]
     stated["members"] = [[built(m.architecture), m.slice_axis, m.half] for m in map(find, card.ensemble)]
     stated["first"] = decisive(previous_of(card)) if card.previous else None

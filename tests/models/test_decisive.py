@@ -341,6 +341,7 @@ def test_a_model_of_a_model_counts_by_what_it_does(tmp_path: Path, made: Callabl
 
 def test_the_hash_of_a_card_is_the_same_in_every_version():
     assert sha(PLAIN) == "de01014472f449440640c2f2f20414c31ee0ffc4c31f4cbd0504fdd44baef917"
+    assert sha({**PLAIN, "coarse": 3}) == "c478c53392840aaec86bca0dbce8f40743d720648468519ee21cbf91e233b244"
     assert (
         sha({**PLAIN, **DECIDES, "whole": False, "labels": LABELS, "blank": 0})
         == "7643fb683a3b3e535f5c8715a07a68a2e96c90e2d29bc92e31d78a32d7dfda7f"
