@@ -348,10 +348,11 @@ def written(found: Existing, scan: Volume | None, told: Record, to: Destination)
     beside = base.parent.absolute() == own.parent.absolute()
     if not to.overwrite:
         _refuse_richer(wanted, bare=case.bare)
-    before = system.bytes_of(own) if own.is_file() else b""
+    states = beside and found.known is not None and found.known.run is not UNSET
+    before = system.bytes_of(own) if states else b""
 
     def changed() -> bool:
-        if (system.bytes_of(own) if own.is_file() else b"") != before:
+        if states and (not own.is_file() or system.bytes_of(own) != before):
             raise OutputError(f"{own.name}: has been changed while its files were made", hint="run it again")
         return False
 
@@ -360,7 +361,7 @@ def written(found: Existing, scan: Volume | None, told: Record, to: Destination)
         sums = {path: file_sha256(staged[path]) for path in paths}
         if not to.overwrite:
             _refuse_others(found, wanted, sums, base.parent if beside else None)
-        if beside and found.known is not None and found.known.run is not UNSET:
+        if states:
             names = {path.relative_to(base.parent).as_posix(): made for path, made in sums.items()}
             atomic.write_bytes(own, with_files(own, names))
     return paths, said
