@@ -25,8 +25,7 @@ def folder_or_file(named: str) -> tuple[Path | None, Path | None]:
     """
     from segcli.formats.table import written
 
-    to = Path(named)
-    ending = None if named.endswith(_SLASHES) else file_ending(to)
+    to, ending = Path(named), file_ending(named)
     if ending is None:
         return to, None
     if ending in written():
@@ -37,13 +36,19 @@ def folder_or_file(named: str) -> tuple[Path | None, Path | None]:
     )
 
 
-def file_ending(to: Path) -> str | None:
-    """By which ending a place is called as a file of those that segcli reads or writes; None of a folder."""
+def file_ending(named: str) -> str | None:
+    """By which ending a place is called as a file of those that segcli reads or writes; None of a folder.
+
+    A folder is what there is one, and what has a slash at its end.
+    """
     from segcli.formats.table import endings
 
+    to = Path(named)
+    if named.endswith(_SLASHES) or to.is_dir():
+        return None
     own = (*(output.ending for output in outputs()), *RECORD.values())
     known = [*endings(), *sorted({*_OTHERS, *(Path(ending).suffix for ending in own)} - {""})]
-    return None if to.is_dir() else next((e for e in known if to.name.lower().endswith(e)), None)
+    return next((e for e in known if to.name.lower().endswith(e)), None)
 
 
 def is_own(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,10 @@ def report(
     ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="The scan it belongs to.")] = None,
     affine: Affine = None,
-    output: Annotated[Path | None, output_option("Folder; default beside the label map.")] = None,
+    output: Annotated[
+        str | None,  # a slash at its end counts
+        output_option("Folder; default beside the label map.", str),
+    ] = None,
     forms: Reports = None,
     tables: Tables = "",
     split: Split = False,
@@ -61,10 +65,11 @@ def report(
     from segcli.batch.reported import described, scan_of, written
     from segcli.models.library import find
 
-    if output is not None and file_ending(output) is not None:
-        raise UsageError(f"{output}: is called as a file, and it is to be a folder", hint="name a folder with -o")
+    if output is not None and file_ending(fspath(output)) is not None:
+        told = f"{output}: is called as a file, and it is to be a folder"
+        raise UsageError(told, hint=f"name a folder with -o: {output}/ is one")
     to = Destination(
-        folder=output,
+        folder=None if output is None else Path(output),
         overwrite=overwrite,
         reports=all_choices("--report", several(*forms or ()) or ("html",), choices("--report")),
         tables=all_choices("--tables", several(tables), choices("--tables")),

@@ -218,3 +218,6 @@ def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):
     folder = command("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
     assert folder.returncode == 0
     assert (tmp_path / "mine.nii.gz" / "a_seg.nii.gz").is_file()
+    made = tmp_path / "mine.nii.gz" / "a_seg.nii.gz"
+    report = command("report", made, "--model", model.folder, "-o", "page.html/", cwd=tmp_path)
+    assert (report.returncode, (tmp_path / "page.html" / "a_seg.html").is_file()) == (0, True), report.stderr
