@@ -299,7 +299,7 @@ def _expand(
     found += in_folder(path, select, volume, output, tell, [*there, *packed])
     if not found and grouped:
         said = f"{name_of(path)}: holds no scan, but what looks like label maps: {grouped[0].paths[0].name}"
-        hint = "name the folder of the scans; --allow-label-map takes label maps as such"
+        hint = "name the folder of the scans; `predict --allow-label-map` takes label maps as scans"
         raise InputError(f"{said}{' ...' * (len(grouped) > 1)}", hint=hint)
     if not found:
         raise InputMissing(f"{name_of(path)}: none of its {len(there)} images is meant", hint=select.instead(there))

@@ -32,7 +32,7 @@ def without_label_maps(found: Sequence[Case], tell: Callable[[str], object]) -> 
     if left:
         number = "1 image is" if len(left) == 1 else f"{len(left)} images are"
         names = first_few([case.paths[0].name for case in left], _SHOWN)
-        tell(f"{number} left out, by the voxels a label map: {names}; --allow-label-map takes them as scans")
+        tell(f"{number} left out, by the voxels a label map: {names}; `predict --allow-label-map` takes them as scans")
     others = set(left)
     return [case for case in found if case not in others]
 

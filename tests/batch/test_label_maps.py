@@ -43,7 +43,9 @@ def test_label_maps_in_a_folder_are_left_out_and_told(mixed):
     said: list[str] = []
     assert [case.name for case in cases([str(mixed)], tell=said.append)] == ["t1", "t2"]
     told = "aseg.nii, mask.nii.gz, x_label.nrrd"
-    assert said == [f"3 images are left out, by the voxels a label map: {told}; --allow-label-map takes them as scans"]
+    assert said == [
+        f"3 images are left out, by the voxels a label map: {told}; `predict --allow-label-map` takes them as scans"
+    ]
     every = ["aseg", "mask", "t1", "t2", "sub/x_label"]
     assert [case.name for case in cases([str(mixed)], label_maps=True)] == every
     assert [case.name for case in cases([str(mixed / "mask.nii.gz")])] == ["mask"]
