@@ -88,7 +88,7 @@ def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
             f"{path.name}: the mask of one structure, as --split writes it, and no label map",
             hint=f"give the label map that lies beside the folder {path.parent.name}",
         )
-    labels = one_channel(path, counts)
+    labels = _one_channel(path, counts)
     refuse_other_numbers(path, card, "name its model with --model, or a table of its names with --labels")
     written = _record_of(path)
     made = record.maker(written)
@@ -138,15 +138,15 @@ def _asked(written: Path, labels: Volume, card: ModelCard) -> tuple[str, ...]:
     return tuple(x.name for x in card.structures if x.name in asked or x.id in there)
 
 
-def one_channel(path: Path, counts: Form | None) -> Volume:
+def _one_channel(path: Path, counts: Form | None) -> Volume:
     """A file's whole numbers; InputError where it holds others, or several channels."""
     return whole_numbers(formats.read([path], affine=counts))
 
 
 def by_table(path: Path, table: str, counts: Form | None) -> Existing:
     """A label map of any program, whose values have the names of a table."""
-    labels = one_channel(path, counts)
-    card, said = named(table, names_of(table), labels)
+    labels = _one_channel(path, counts)
+    card, said = _named(table, _names_of(table), labels)
     return Existing(path, labels, file_sha256(path), card, said=said)
 
 
@@ -165,8 +165,8 @@ def by_own_names(path: Path, grid: Grid, table: str) -> Existing:
 
     labels = labels_on(path, grid)
     own = Path(table).exists() and Path(table).samefile(path)
-    known = label_table.labels(segments_in(path)) if own else names_of(table)
-    card, said = named(table, known, labels, whole=own)
+    known = label_table.labels(segments_in(path)) if own else _names_of(table)
+    card, said = _named(table, known, labels, whole=own)
     return Existing(path, labels, file_sha256(path), card, said=said)
 
 
@@ -183,7 +183,7 @@ def of_other_frame(path: Path, scan: Volume) -> tuple[str, ...]:
     return (f"{path.name}: its positions are in another frame of reference than those of {like}: is it of this scan?",)
 
 
-def names_of(table: str) -> list[Label]:
+def _names_of(table: str) -> list[Label]:
     """The labels that `--labels` names: those of a program whose names are known, or of a table."""
     if table == "freesurfer":
         return label_table.labels(freesurfer.names())
@@ -194,7 +194,7 @@ def names_of(table: str) -> list[Label]:
     return label_table.read(Path(table))
 
 
-def named(
+def _named(
     table: str, known: Sequence[Label], labels: Volume, *, whole: bool = False
 ) -> tuple[ModelCard, tuple[str, ...]]:
     """A card that gives the values of a label map the names of a table; a sentence of what has none.
@@ -352,6 +352,7 @@ def written(found: Existing, scan: Volume | None, told: Record, to: Destination)
     before = system.bytes_of(own) if states else b""
 
     def changed() -> bool:
+        """Refuse a record that another program changed meanwhile; never true, for what is refused is dropped too."""
         if states and (not own.is_file() or system.bytes_of(own) != before):
             raise OutputError(f"{own.name}: has been changed while its files were made", hint="run it again")
         return False
