@@ -105,6 +105,8 @@ def test_an_archive_of_hidden_folders_alone_is_refused_and_not_passed_over(tmp_p
     shutil.rmtree(tmp_path / "in" / "study")
     with pytest.raises(InputMissing, match=r"study\.zip: no images in it, outside hidden folders"):
         cases([str(file)])
+    with pytest.raises(InputMissing, match=r"study\.zip: no file in it, outside hidden folders"):
+        dicom.read(file)
     (case,) = cases([str(tmp_path / "in")])
     assert "outside hidden folders" in str(case.fault)
 
