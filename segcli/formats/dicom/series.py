@@ -390,8 +390,9 @@ def _series(uid: str, files: list[DicomFile]) -> Series:
 def _choose(found: Sequence[Series], unused: list[Unused], wanted: str | None, name: str) -> Series:
     """The series that was asked for, or the only one that could be a volume."""
     if not found:
-        what = f"{len(unused)} files, but no DICOM image among them" if unused else "no file in it, outside hidden folders"
-        raise InputMissing(f"{name}: {what}")
+        if not unused:
+            raise InputMissing(f"{name}: no file in it, outside hidden folders")
+        raise InputMissing(f"{name}: {len(unused)} files, but no DICOM image among them")
     if wanted is not None:
         match = [s for s in found if matches(s, wanted)]
         if len(match) != 1:
