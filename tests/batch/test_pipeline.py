@@ -19,10 +19,10 @@ from segcli import formats
 from segcli.batch import labelling, pipeline, stages
 from segcli.batch.bids import derivative_name
 from segcli.batch.cases import Case, cases
+from segcli.batch.clashes import apart
 from segcli.batch.events import unwatched
 from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination
-from segcli.batch.pipeline import apart
 from segcli.batch.stages import Options, Outcome
 from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
 from segcli.formats import atomic

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +26,7 @@ from segcli import formats
 from segcli.errors import EngineError
 from segcli.models.card import ModelCard, parse
 from segcli.results.evaluate import compare, evaluate, rows, summarise
-from segcli.results.measure import measure, to_json
+from segcli.results.measure import measure
 from segcli.results.page import case_page, cohort_page, evaluation_page, niivue
 from segcli.results.tissues import tissues
 from segcli.space.volume import Grid, Volume
@@ -65,7 +66,7 @@ def facts(case: str = "toy case") -> dict[str, Any]:
         "model": {"name": "toy", "sha256": "ab" * 32},
         "labels": {"file": f"{Path(case).name}_seg.nii.gz"},
         "grid": {"shape": [20, 24, 28], "affine_lps": labels.grid.affine.tolist()},
-        "structures": to_json(measure(labels, CARD.labels, image)),
+        "structures": msgspec.to_builtins(measure(labels, CARD.labels, image).structures),
         "confidence": {"1": 0.81, "2": 0.35},
         "verdict": "review",
         "checks": [

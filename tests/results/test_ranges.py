@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from models import CARD
@@ -91,9 +92,10 @@ def test_one_range_is_tested_told_printed_and_drawn() -> None:
         ("review", f"part_g: 45 mL, outside {low:g} to {high:g} mL"),
         ("note", f"part_f: 31 mL, just outside {low:g} to {high:g} mL"),
     ]
-    from segcli.results.measure import measure, to_json
+    from segcli.results.measure import measure
 
-    facts = {"case": "a", "structures": to_json(measure(labels, model.labels)), "checks": [], "verdict": "review"}
+    structures = msgspec.to_builtins(measure(labels, model.labels).structures)
+    facts = {"case": "a", "structures": structures, "checks": [], "verdict": "review"}
     html = case_page(Volume(labels.data.astype(np.float32), labels.grid), labels, model, facts).decode()
     assert html.count(f"<div>{low:.1f} to {high:.1f}</div>") == 7
     assert html.count("<div>1.00 to 9.00</div>") == 1
