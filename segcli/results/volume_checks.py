@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from segcli.results.ranges import NEAR
+from segcli.results.measure import Structure
+from segcli.results.ranges import NEAR, TELLING
 from segcli.results.scan_checks import Finding
 from segcli.results.scene import Scene
 
@@ -14,6 +15,7 @@ ROOM = (
     1.75  # times the root of high over low that a pair may differ by; 1.68 is the most of the 20 heads of `volumes_ml`
 )
 EXPLODED = 3.0  # times beyond the reference range that cannot be anatomy
+LITTLE = 0.01  # part of the least usual volume of all structures together, below which there is next to nothing
 
 
 def asymmetry(scene: Scene) -> Iterator[Finding]:
@@ -33,7 +35,7 @@ def asymmetry(scene: Scene) -> Iterator[Finding]:
 
 
 def missing(scene: Scene) -> Iterator[Finding]:
-    """One side of a pair alone; and in a scan that shows the whole anatomy, an absent structure that everyone has."""
+    """One side of a pair alone; a structure that everyone has, where most others are; next to nothing of any."""
     for left, right in scene.pairs():
         for name, other in ((left, right), (right, left)):
             there = scene[name]
@@ -43,12 +45,30 @@ def missing(scene: Scene) -> Iterator[Finding]:
     ranged = [s for s in scene.by_id.values() if scene.usual.ml.get(s.name, (0.0, 0.0))[0] > 0]
     absent = [s for s in ranged if not s.voxels]
     told = {x.name for x in scene.structures if x.pair and scene[x.pair]}
-    if len(absent) < len(ranged) / 2:
-        for s in absent:
-            if s.name not in told:
-                low = scene.usual.ml[s.name][0]
-                sentence = f"{s.name} was not found; {low:g} mL is the least that is usual"
-                yield Finding("missing", "review", s.name, sentence)
+    if len(absent) >= len(ranged) / 2:
+        yield from _next_to_nothing(scene, ranged)
+        return
+    for s in absent:
+        if s.name not in told:
+            low = scene.usual.ml[s.name][0]
+            sentence = f"{s.name} was not found; {low:g} mL is the least that is usual"
+            yield Finding("missing", "review", s.name, sentence)
+
+
+def _next_to_nothing(scene: Scene, ranged: Sequence[Structure]) -> Iterator[Finding]:
+    """Hardly anything of many structures; a scan of a part of the body has at least one of them whole, or much more.
+
+    ranged  the structures that everyone has, of which at least half are absent
+    """
+    lows = {s.name: scene.usual.ml[s.name][0] for s in ranged}
+    together, least = sum(s.volume_ml for s in ranged), sum(lows.values())
+    whole = any(s.volume_ml >= lows[s.name] for s in ranged)
+    if len(ranged) < TELLING or whole or together >= LITTLE * least:
+        return
+    there = sum(s.voxels > 0 for s in ranged)
+    found = f"{there} of {len(ranged)} structures that everyone has were found, with {together:.3g} mL together"
+    sentence = f"{found}; {least:.3g} mL is the least that is usual: does the scan show them?"
+    yield Finding("missing", "review", None, sentence)
 
 
 def volumes(scene: Scene) -> Iterator[Finding]:

@@ -280,6 +280,34 @@ def test_structures_that_were_not_asked_for_are_not_missed() -> None:
     assert run(kept, IMAGE, card(), classes=("liver",)) == []
 
 
+@pytest.mark.parametrize(
+    ("voxels", "count"),
+    [
+        ({}, 0),
+        ({"left_inner": 3}, 1),
+        ({"left_inner": 3, "left_outer": 40}, None),  # one that is whole: a part of the body
+        (dict.fromkeys(("left_inner", "left_outer", "left_top"), 13), None),  # together over 1 %
+    ],
+)
+def test_next_to_nothing_of_many_structures_is_a_doubt(voxels: dict[str, int], count: int | None) -> None:
+    """As of a lone slice: where a model has ranges, a little of one that has none is no result."""
+    labels, model = balls()
+    ranges = {name: [0.6, 3.0] for name in BALLS} | {"left_front": [50.0, 90.0]}  # mL; a voxel has 0.016
+    model = parse(model.document | {"labels": model.document["labels"] | {"csf": 90}, "volumes_ml": ranges})
+    data = np.zeros_like(labels.data)
+    data[0, 0, 0, :40] = 90
+    for row, (name, number) in enumerate(voxels.items(), 2):
+        data[0, row, 20, :number] = model.document["labels"][name]
+    found = [f for f in run(Volume(data, labels.grid), None, model) if (f.code, f.structure) == ("missing", None)]
+    told = f"{count} of 12 structures that everyone has were found, with {'0.047' if count else '0'} mL together"
+    assert [f.severity for f in found] == ([] if count is None else ["review"])
+    assert all(f.sentence.startswith(told) for f in found)
+    bare = parse(model.document | {"volumes_ml": {}})
+    for own, asked in ((bare, ()), (model, ("csf", "left_inner", "left_outer"))):
+        some = run(Volume(data, labels.grid), None, own, classes=asked)
+        assert not [f for f in some if (f.code, f.structure) == ("missing", None)]
+
+
 def test_the_side_of_the_cut_is_named() -> None:
     sentence = next(f.sentence for f in run(cut(CT, 22), None, card()) if f.code == "truncated")
     assert "superior border" in sentence
