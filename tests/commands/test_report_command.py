@@ -466,3 +466,23 @@ def test_a_segmentation_whose_frames_lie_a_kilometre_apart_is_refused(segmented,
     file.save_as(tmp_path / "x.dcm")
     with pytest.raises(InputError, match=r"x\.dcm: their frames lie 3,000,0\d\d mm apart"):
         evaluate(segmented / "ct_seg.dcm", tmp_path / "x.dcm")
+
+
+@pytest.mark.parametrize(
+    ("moved", "every", "told"),
+    [(1.5, 1, "their planes are not evenly apart"), (0, 2, "their planes are 3 and 6 mm apart")],
+)
+def test_two_segmentations_with_planes_of_their_own_are_not_compared(segmented, tmp_path, moved, every, told):
+    """Half-way between the other's, or on each second one: with all their planes in one grid hardly a label agrees."""
+    file = pydicom.dcmread(segmented / "ct_seg.dcm")
+    shared, frames = file.SharedFunctionalGroupsSequence[0], file.PerFrameFunctionalGroupsSequence
+    step = np.cross(*np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float))
+    first = np.array(frames[0].PlanePositionSequence[0].ImagePositionPatient, float)
+    for frame in frames:
+        place = frame.PlanePositionSequence[0]
+        from_first = np.array(place.ImagePositionPatient, float) - first
+        place.ImagePositionPatient = [*(first + from_first * every + step * moved)]
+    shared.PixelMeasuresSequence[0].SpacingBetweenSlices = 3 * every
+    file.save_as(tmp_path / "x.dcm")
+    with pytest.raises(InputError, match=rf"ct_seg\.dcm and x\.dcm: {told}"):
+        evaluate(segmented / "ct_seg.dcm", tmp_path / "x.dcm")

@@ -22,6 +22,7 @@ from segcli.structures import Label, structures
 
 _FRAME = "FrameOfReferenceUID"
 _PLANES = 20_000  # more than any scan has
+_AS_LABEL_MAP = "give one of them as a label map, with --resample"
 _BACKGROUND = "125040"  # of DICOM's own terms (DCM)
 
 
@@ -59,8 +60,9 @@ def segments_in(path: Path) -> dict[int, str]:
 def common_grid(paths: Sequence[Path]) -> Grid:
     """The grid of the planes on which some Segmentations have frames, and of those between them.
 
-    The distance of planes is SpacingBetweenSlices where that fits all of them, else the smallest one between two, and
-    of a single plane its thickness.
+    The distance of planes is SpacingBetweenSlices where that fits those of a Segmentation, else the smallest one
+    between two of them, and of single planes their thickness. It is never one between planes of two Segmentations:
+    slices half-way between the other's, or thicker ones, have labels on planes where the other can have none.
 
     errors   InputError: they do not lie on one grid, or cannot be read
     """
@@ -112,20 +114,42 @@ def _planes(placed: Sequence[_Placed], told: str) -> Grid:
     aside = np.linalg.norm(positions - start - np.outer(heights - heights.min(), normal), axis=1).max()
     leaning = max(np.abs(one.axes - first.axes).max() * max(first.shape) for one in placed)
     if any(one.shape != first.shape for one in placed) or leaning > small or aside > small:
-        raise InputError(f"{told}: do not lie on one grid", hint="give one of them as a label map, with --resample")
-    planes = np.unique(np.round(np.sort(heights - heights.min()), 3))
-    gaps = np.diff(planes)
-    stated, thick = ([abs(one.apart[i]) for one in placed] for i in (0, 1))
-    smallest = gaps[gaps > farthest(1.0)].min(initial=np.inf)
-    for apart in (mm for mm in (*stated, smallest, *thick) if 0 < mm < np.inf):
-        steps = planes / apart
-        if np.abs(steps - np.round(steps)).max() < 0.05:
-            if steps[-1] > _PLANES:
+        raise InputError(f"{told}: do not lie on one grid", hint=_AS_LABEL_MAP)
+    own = [apart for one in placed if (apart := _distance(one, normal)) is not None]
+    if own and max(own) - min(own) > farthest(min(own)):
+        raise InputError(f"{told}: their planes are {own[0]:g} and {own[1]:g} mm apart", hint=_AS_LABEL_MAP)
+    planes = _heights(positions, normal)
+    for apart in (*own, *(abs(one.apart[1]) for one in placed)):
+        if _are_whole(planes, apart):
+            count = round(float(planes[-1] / apart)) + 1
+            if count > _PLANES:
                 raise InputError(f"{told}: their frames lie {planes[-1]:,.0f} mm apart, with planes each {apart:g} mm")
             affine = np.eye(4)
             affine[:3] = np.column_stack([normal * apart, first.axes[:, 1:], start])
-            return Grid((round(float(steps[-1])) + 1, *first.shape), affine)
-    raise InputError(f"{told}: their planes are not evenly apart", hint="give one of them as a label map")
+            return Grid((count, *first.shape), affine)
+    raise InputError(f"{told}: their planes are not evenly apart", hint=_AS_LABEL_MAP)
+
+
+def _distance(one: _Placed, normal: NDArray[np.float64]) -> float | None:
+    """How far the planes of a Segmentation are apart, mm; None where neither it says that nor two of its planes."""
+    planes = _heights(one.positions, normal)
+    gaps = np.diff(planes)
+    smallest = float(gaps[gaps > farthest(1.0)].min(initial=np.inf))
+    return next((apart for apart in (abs(one.apart[0]), smallest) if _are_whole(planes, apart)), None)
+
+
+def _heights(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where planes lie along a normal, mm above the lowest, each once."""
+    along = np.sort(positions @ normal)
+    return np.unique(np.round(along - along[0], 3))
+
+
+def _are_whole(planes: NDArray[np.float64], apart: float) -> bool:
+    """Whether planes are whole numbers of a distance away from the first."""
+    if not farthest(1.0) < apart < np.inf:
+        return False
+    steps = planes / apart
+    return bool(np.abs(steps - np.round(steps)).max() < 0.05)
 
 
 def refers_to(path: Path) -> tuple[str, str, str]:
