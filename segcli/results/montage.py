@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from segcli.results.shown import NAME, shown_by
 from segcli.space.volume import Volume
 from segcli.structures import Label
 
+_Size = Callable[[int], int]  # pixels in the small picture -> pixels in this one
 _COLUMNS = 3  # slices of each view in the montage
 _THIN = 16  # pixels: a view that is no higher, as of a single slice, is not drawn
 _BESIDE = 4  # slices of each view at most, beside which their copies without labels stand
@@ -39,16 +39,6 @@ _LEGEND = 300  # pixels of one column of the legend
 _LEGENDS = 3  # columns of the legend at most
 _PAPER, _INK, _FAINT = (16, 18, 22), (238, 238, 238), (170, 176, 186)
 _VERDICTS = {"fail": (255, 150, 140), "review": (255, 214, 120), "note": (214, 186, 130), "pass": (140, 225, 190)}
-
-
-@dataclass(frozen=True)
-class _Text:
-    """How many times as large as in the small picture letters and what goes with them are."""
-
-    times: float
-
-    def __call__(self, pixels: int) -> int:
-        return round(pixels * self.times)
 
 
 def montage(
@@ -87,7 +77,11 @@ def montage_picture(
     shown = sections(image, labels, columns, names=names)
     head = _head(facts or {}, labels, day)
     beside = columns <= _BESIDE
-    size = _Text(1.0 if beside else _LARGER)
+
+    def size(pixels: int) -> int:
+        """The pixels that letters, and what goes with them, have here which have so many in the small picture."""
+        return round(pixels * (1.0 if beside else _LARGER))
+
     heights = {view: max(s.grey.shape[0] for s in shown[view]) for view in VIEWS}
     drawn = [view for view in VIEWS if heights[view] > _THIN] or list(VIEWS)
     wide = max(s.grey.shape[1] for view in drawn for s in shown[view])
@@ -156,7 +150,7 @@ def _fitting(text: str, wide: int, size: int) -> str:
     return text + "..."
 
 
-def _tile(section: Section, names: Sequence[Label] | None, size: _Text) -> Image.Image:
+def _tile(section: Section, names: Sequence[Label] | None, size: _Size) -> Image.Image:
     """A slice with its letters, and with its labels unless `names` is None."""
     tile = Image.fromarray(ruled(section, size(10))).convert("RGBA")
     if names is not None:
@@ -176,7 +170,7 @@ def _legend(
     left: int,
     top: int,
     more: int,
-    size: _Text,
+    size: _Size,
 ) -> None:
     """One column of structures with their volumes, and how many `more` there are that have no line."""
     colours: Mapping[int, tuple[int, int, int]] = {x.id: x.colour for x in names}
