@@ -133,9 +133,11 @@ class Comparison:
         """Two DICOM Segmentations on the planes that they have, their segments by their names."""
         from segcli.formats.dicom.seg import common_grid, in_other_frames, labels_on, segments_in
 
+        by_names = f"{mine.name} and {truth.name}: are both DICOM Segmentations, whose segments go by their names"
         if self.numbers is not None:
-            told = f"{mine.name} and {truth.name}: are both DICOM Segmentations, whose segments go by their names"
-            raise UsageError(told, hint="leave --reference-labels away")
+            raise UsageError(by_names, hint="leave --reference-labels away")
+        if self.names and self.card is None:
+            raise UsageError(f"{by_names}, and --labels has numbers", hint="leave it away, or name their model")
         grid = common_grid([mine, truth])
         if in_other_frames([mine, truth]):
             told = "their positions are in different frames of reference: are they of one scan?"

@@ -446,6 +446,13 @@ def test_a_record_that_another_process_writes_meanwhile_stays_as_it_is(model, tm
     assert not (tmp_path / "out" / "a_seg.html").exists()
 
 
+def test_numbers_choose_no_segments_of_two_segmentations(segmented):
+    """Whose numbers are their own: a 2 of one may be a 1 of the other."""
+    one = segmented / "ct_seg.dcm"
+    with pytest.raises(UsageError, match="go by their names, and --labels has numbers"):
+        evaluate(one, one, labels="2")
+
+
 def test_two_segmentations_in_different_frames_of_reference_are_told(segmented, tmp_path, capsys):
     file = pydicom.dcmread(segmented / "ct_seg.dcm")
     file.FrameOfReferenceUID = "1.2.3.4"
