@@ -35,9 +35,12 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     labels, written = job.to.labels(case, name), job.to.record(case, name)
     wanted = list(planned(job.to.base(case, name), job.shown, job.to))
     found = record.read_record(written)
+    known = asdict(type(job.options)())
+
+    def differing(model: ModelFacts) -> dict[str, tuple[object, object]]:
+        return record.differing(found or {}, {**key, "model": model}, known, job.precision)
 
     def is_of(model: ModelFacts) -> bool:
-        known = asdict(type(job.options)())
         return record.is_done(found, labels, {**key, "model": model}, known, job.precision)
 
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
@@ -45,6 +48,8 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     if done and has_extras(stated, written.parent, wanted, job.choices):
         return True
     whose, mine = _whose(wanted, written.parent, stated), stated.get("case") == case.name
+    if mine and labels.is_file():
+        whose[labels] = _whose_labels(labels, stated)
     if (other := _of_another(stated, labels)) and not job.to.overwrite:
         raise OutputExists(
             f"{written.name}: is the record of {other}, which would have none then",
@@ -53,18 +58,56 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
     for path in (labels, written, *wanted):
         if path.is_dir():
             raise OutputExists(f"{path.name}: is a folder, an output cannot have its name", hint="choose another -o")
-        if whose.get(path) == "changed" and not job.to.overwrite:
+        if job.to.overwrite or not os.path.lexists(path):
+            continue
+        if whose.get(path) == "changed":
             raise OutputExists(
                 f"{path.name}: has been changed since its record was written",
                 hint="--overwrite replaces it, -o chooses another folder",
             )
         allowed = done if path == labels else mine and (path == written or whose[path] == "ours")
-        if not job.to.overwrite and not allowed and os.path.lexists(path):
-            raise OutputExists(
-                f"{path.name}: exists already and is not a verified result of this run",
-                hint="--overwrite replaces it, -o chooses another folder",
-            )
+        if allowed:
+            continue
+        said = f"{path.name}: exists already and is not a verified result of this run"
+        if path == labels and whose.get(path) == "ours":
+            since = _since(min(map(differing, (job.model, *job.models_before)), key=len))
+            hint = "--overwrite labels the scan anew, -o chooses another folder"
+            raise OutputExists(f"{said}: {since}", hint=hint)
+        raise OutputExists(said, hint="--overwrite replaces it, -o chooses another folder")
     return False
+
+
+def _whose_labels(labels: Path, found: Facts) -> Literal["ours", "changed", "other"]:
+    """Whose a label map is that lies beside a record of its case, as `_whose` says it of the other files."""
+    of = found.get("labels")
+    if "input" not in found or not isinstance(of, dict):  # not of a label map that a scan was labelled with
+        return "other"
+    return "ours" if of.get("sha256") == file_sha256(labels) else "changed"
+
+
+def _since(differs: Mapping[str, tuple[object, object]]) -> str:
+    """What has changed since a label map was made, in words; of each part of the key what was then, and what is now."""
+    said = []
+    if "input" in differs:
+        said.append(_of_input(*differs["input"]))
+    if "model" in differs:
+        then, now = (one.get("name") if isinstance(one, dict) else None for one in differs["model"])
+        said.append(f"the model was {then}" if then != now else "the model's card or weights have changed since")
+    if "options" in differs:
+        then, now = (one if isinstance(one, dict) else {} for one in differs["options"])
+        names = [name for name in now if name not in then or then[name] != now[name]]
+        said.append(f"other options were asked for ({', '.join(names)})")
+    return ", ".join(said)
+
+
+def _of_input(then: object, now: object) -> str:
+    """How a scan differs from the one that was labelled, in words."""
+    first, second = (one if isinstance(one, dict) else {} for one in (then, now))
+    if any(first.get(which) != second.get(which) for which in ("series", "volume")):
+        return "another series or volume was labelled"
+    if first.get("sha256") == second.get("sha256"):
+        return "the scan has another name since"
+    return "the scan has changed since"
 
 
 def _of_another(found: Facts, labels: Path) -> str:

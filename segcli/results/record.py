@@ -330,12 +330,20 @@ def is_done(
     """
     if found is None or not labels.is_file():
         return False
+    stated = found.get("labels")
+    same = not differing(found, key, defaults, precision)
+    return same and isinstance(stated, dict) and stated.get("sha256") == file_sha256(labels)
+
+
+def differing(
+    found: Facts, key: Facts, defaults: Facts | None = None, precision: str = "float32"
+) -> dict[str, tuple[object, object]]:
+    """What of a key a record has otherwise, by its name: what the record has, and the key; as `is_done` compares."""
+    wanted = json.loads(json.dumps(key))
     if isinstance(found.get("options"), dict) and "options" in key:
         today = _as_today(found, json.loads(json.dumps(defaults or {})), key["options"], precision)
         found = {**found, "options": today}
-    same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in key.items())
-    stated = found.get("labels")
-    return same and isinstance(stated, dict) and stated.get("sha256") == file_sha256(labels)
+    return {name: (found.get(name), value) for name, value in wanted.items() if found.get(name) != value}
 
 
 def _as_today(found: Facts, defaults: Facts, asked: Facts, runs: str) -> Document:

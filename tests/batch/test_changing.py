@@ -1,5 +1,6 @@
 """Scans that change while they are read, and what an earlier result leaves beside a newer one."""
 
+import json
 import shutil
 
 import nibabel
@@ -121,6 +122,37 @@ def test_2_7_a_file_beside_a_record_that_it_does_not_state_is_kept(model, tmp_pa
     assert [run(model, path, out, reports=(kind,)).status for kind in ("csv", "tsv", "csv")] == ["done"] * 3
     (out / "a_seg.tsv").write_text("by hand")
     assert "has been changed" in run(model, path, out, reports=("tsv",)).error.message
+
+
+def test_7_7_a_result_that_is_not_repeated_says_what_has_changed_since(model, tmp_path):
+    folder, out = series(tmp_path / "ct"), tmp_path / "out"
+    *_, last = sorted(folder.iterdir())
+    late = last.rename(tmp_path / last.name)
+    assert run(model, folder, out).status == "done"
+
+    def refused(*options: Options) -> tuple[str, str]:
+        error = run(model, folder, out, *options).error
+        assert error.exit_code == 73
+        return error.message.partition("is not a verified result of this run: ")[2], str(error.hint)
+
+    assert refused(Options(classes=("liver",), overlap=0.25))[0] == "other options were asked for (overlap, classes)"
+    late.rename(last)
+    said, hint = refused()
+    assert said == "the scan has changed since"
+    assert hint == "--overwrite labels the scan anew, -o chooses another folder"
+    (record,) = out.glob("*_seg.json")
+    document = json.loads(record.read_bytes())
+    for change, told in (
+        ({"name": "other"}, "the model was other"),
+        ({"sha256": "0" * 64}, "the model's card or weights have changed since"),
+    ):
+        record.write_text(json.dumps(document | {"model": document["model"] | change}))
+        assert refused()[0] == f"{said}, {told}"
+    record.write_text(json.dumps(document | {"input": document["input"] | {"series": "3"}}))
+    assert refused()[0] == "another series or volume was labelled"
+    record.write_bytes(json.dumps(document).encode())
+    (out / record.name.replace(".json", ".nii.gz")).write_bytes(b"by hand")
+    assert "has been changed since its record was written" in run(model, folder, out).error.message
 
 
 def test_2_5_what_lies_in_an_output_folder_among_the_slices_is_no_part_of_the_input(model, tmp_path):
