@@ -92,11 +92,13 @@ def predict_on(
 
 def _ended(outcome: Outcome, case: Case) -> Event:
     """What is told of a case that a worker has ended: what a local run tells."""
-    seconds = ((outcome.record or {}).get("run") or {}).get("seconds")
+    known = outcome.record or {}
+    seconds = (known.get("run") or {}).get("seconds")
     return Event(
         outcome.status,
         case,
         labels=str(outcome.paths[0]) if outcome.paths else None,
+        verdict=known.get("verdict"),
         seconds=seconds if outcome.status == "done" else None,
         error=outcome.error.message if outcome.error else None,
         exit_code=outcome.error.exit_code if outcome.error else None,

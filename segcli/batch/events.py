@@ -22,6 +22,7 @@ class Event:
     shape      of the scan, D, H, W: with "segment"
     done       windows of `total` that the network has seen: with "window"
     labels     path of the label map: with "done" and "skipped"
+    verdict    "pass", "review" or "fail": with "done" and "skipped"
     seconds    of each stage: with "done"
     error      why it failed, and `exit_code` of that kind: with "failed"
     """
@@ -33,6 +34,7 @@ class Event:
     done: int | None = None
     total: int | None = None
     labels: str | None = None
+    verdict: str | None = None
     seconds: Mapping[str, float] | None = None
     error: str | None = None
     exit_code: int | None = None
@@ -44,7 +46,7 @@ class Event:
         return {key: value for key, value in named.items() if value is not None}
 
 
-_FACTS = ("sentence", "shape", "done", "total", "labels", "seconds", "error", "exit_code")
+_FACTS = ("sentence", "shape", "done", "total", "labels", "verdict", "seconds", "error", "exit_code")
 Watch = Callable[[Event], object]
 
 

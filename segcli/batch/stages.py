@@ -260,8 +260,9 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     with atomic.translated(paths[0]):
         done = earlier.finished(job, case, key)
     if done:
-        job.watch(Event("skipped", case, labels=str(paths[0])))
-        return Outcome(case, "skipped", tuple(paths), record.read_record(paths[1]))
+        known = record.read_record(paths[1])
+        job.watch(Event("skipped", case, labels=str(paths[0]), verdict=(known or {}).get("verdict")))
+        return Outcome(case, "skipped", tuple(paths), known)
     scan = scan_of(job, case, inputs)
     _check_room(paths[0], scan)
     outputs.refuse_beforehand(scan, job.to, job.shown.labels)
@@ -425,5 +426,6 @@ def write(job: Job, labelled: Labelled) -> Outcome:
         atomic.write_bytes(record_path, record.to_json(written))
     if stays:
         job.watch(Event("doubt", case, sentence=stays))
-    job.watch(Event("done", case, labels=str(labels_path), seconds=whole["run"]["seconds"]))
+    ran_for, verdict = whole["run"]["seconds"], whole["verdict"]
+    job.watch(Event("done", case, labels=str(labels_path), verdict=verdict, seconds=ran_for))
     return Outcome(case, "done", (labels_path, record_path, *extra), whole)

@@ -105,6 +105,12 @@ def _counted(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
 
 
+def _verdicts(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many of the cases that have labels have each verdict."""
+    count = Counter((o.record or {}).get("verdict") for o in outcomes)
+    return {verdict: count[verdict] for verdict in ("pass", "review", "fail")}
+
+
 def document(outcomes: Sequence[Outcome], seconds: float, notes: Sequence[str] = ()) -> Document:
     """What `predict --json` prints; `notes`: a sentence about each kind of input that is no case."""
     return {
@@ -122,6 +128,7 @@ def document(outcomes: Sequence[Outcome], seconds: float, notes: Sequence[str] =
         ],
         "summary": {
             **_counted(outcomes),
+            "verdicts": _verdicts(outcomes),
             "seconds": round(seconds, 2),
         },
     }

@@ -316,7 +316,8 @@ class Talk:
     """What is told"""
 
     fail_on: Annotated[
-        str, typer.Option("--fail-on", help="review or fail: a case of that verdict ends with 1; its files stay.")
+        str,
+        typer.Option("--fail-on", help="review or fail: that verdict or a worse one ends with 1; the case is done."),
     ] = ""
     events: Annotated[str | None, typer.Option("--events", help="JSON lines to a file, stderr or stdout.")] = None
     json: Json = False

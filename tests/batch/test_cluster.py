@@ -122,7 +122,8 @@ def test_a_killed_worker_costs_its_case_another_try_and_the_files_are_those_of_a
     assert local.returncode == 0
     assert files(home / "out") == files(home / "local")
     again = command(*words, "-o", "out", "--scheduler", address, cwd=home)
-    assert json.loads(again.stdout)["summary"] | {"seconds": 0} == {"done": 0, "skipped": 5, "failed": 0, "seconds": 0}
+    ends = json.loads(again.stdout)["summary"]
+    assert {key: ends[key] for key in ("done", "skipped", "failed")} == {"done": 0, "skipped": 5, "failed": 0}
 
 
 def test_a_scheduler_that_is_not_there_is_refused_with_69(tmp_path):

@@ -288,7 +288,9 @@ def test_6_1_events_name_each_case_that_failed_also_where_its_process_or_the_mod
 
 def test_a_cluster_tells_of_a_case_what_a_local_run_tells(tmp_path: Path) -> None:
     case = Case("a", (tmp_path / "a.nii",), tmp_path)
-    done = Outcome(case, "done", (tmp_path / "a_seg.nii.gz",), {"run": {"seconds": {"read": 0.1}}})
-    assert cluster._ended(done, case).facts == {"labels": str(tmp_path / "a_seg.nii.gz"), "seconds": {"read": 0.1}}
+    done = Outcome(case, "done", (tmp_path / "a_seg.nii.gz",), {"verdict": "review", "run": {"seconds": {"read": 0.1}}})
+    told = {"labels": str(tmp_path / "a_seg.nii.gz"), "verdict": "review"}
+    assert cluster._ended(done, case).facts == told | {"seconds": {"read": 0.1}}
+    assert cluster._ended(replace(done, status="skipped"), case).facts == told
     refused = cluster._ended(Outcome(case, "failed", error=OutOfMemory("too large")), case)
     assert refused.facts == {"error": "too large", "exit_code": 71}

@@ -18,6 +18,7 @@ from segcli.commands.app import app
 from segcli.errors import OutputError, UsageError
 
 REAL = ("--engine", "onnx")
+ENDS = ("done", "skipped", "failed")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_1_3_and_1_5_the_bad_one_is_named_literally_with_numbers(batch):
 def test_6_1_the_summary_counts_and_the_document_names_every_case(batch):
     assert "7 of 8 scans segmented, 1 failed" in (batch / "said.err").read_text()
     document = json.loads((batch / "said.out").read_text())
-    assert document["summary"] | {"seconds": 0} == {"done": 7, "skipped": 0, "failed": 1, "seconds": 0}
+    assert {key: document["summary"][key] for key in ENDS} == {"done": 7, "skipped": 0, "failed": 1}
     assert {c["case"]: c["status"] for c in document["cases"]} == {
         **{f"case{i}": "done" for i in range(7)},
         "sub/bad[1] \x1b[31m": "failed",
@@ -79,6 +80,9 @@ def test_events_are_json_lines_one_for_each_stage_of_each_case(batch):
     assert all(e["schema"] == 1 and e["time"] for e in events)
     assert [e["event"] for e in events if e["case"] == "case3"] == ["read", "segment", "window", "write", "done"]
     assert [e["event"] for e in events if "bad" in e["case"]] == ["read", "failed"]
+    cases = json.loads((batch / "said.out").read_text())["cases"]
+    verdicts = {c["case"]: c["record"]["verdict"] for c in cases if c["status"] == "done"}
+    assert {e["case"]: e["verdict"] for e in events if e["event"] == "done"} == verdicts
 
 
 def test_the_cohort_has_the_finished_cases(batch):
@@ -93,7 +97,8 @@ def test_2_9_and_2_5_a_second_run_with_outputs_beside_the_inputs_does_nothing_ag
     was = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*_seg*") if p.is_file()}
     again = command("predict", ".", "-o", ".", "--model", model, *REAL, "--split", "--json", cwd=tmp_path)
     assert (first.returncode, again.returncode) == (0, 0)
-    assert json.loads(again.stdout)["summary"] | {"seconds": 0} == {"done": 0, "skipped": 2, "failed": 0, "seconds": 0}
+    ends = json.loads(again.stdout)["summary"]
+    assert {key: ends[key] for key in ENDS} == {"done": 0, "skipped": 2, "failed": 0}
     assert was == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*_seg*") if p.is_file()}
     assert b"already done, verified" in again.stderr
     assert {row.split(",")[0] for row in (tmp_path / "cohort.csv").read_text().splitlines()[1:]} == {"case0", "case1"}

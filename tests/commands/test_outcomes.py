@@ -1,5 +1,6 @@
 """What the verdicts of a run's cases become: counted as failed where the user wishes so, and said where not."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scan_files import nifti
 
 from segcli.batch.cases import Case
 from segcli.batch.stages import Outcome
-from segcli.commands.outcomes import Manners, exit_code, judged, tell, unshown
+from segcli.commands.outcomes import Manners, document, exit_code, judged, tell, unshown
 from segcli.commands.progress import Show
 from segcli.errors import SegcliError
 
@@ -51,6 +52,15 @@ def test_verdicts_that_the_exit_code_does_not_show_are_counted():
     assert unshown([judged(ended("fail"), Manners(fail_on="fail"))]) == ""
 
 
+def test_verdicts_are_counted_in_the_document_wanted_or_not():
+    refused = Outcome(Case("b", (Path("b.nii"),), Path()), "failed", error=SegcliError("b.nii: no scan"))
+    for fail_on in ("", "review"):
+        cases = [ended("pass"), ended("fail"), ended("fail", "skipped"), refused]
+        ends = document([judged(o, Manners(fail_on=fail_on)) for o in cases], 0.0)["summary"]
+        assert ends["verdicts"] == {"pass": 1, "review": 0, "fail": 2}
+        assert (ends["done"], ends["skipped"], ends["failed"]) == (2, 1, 1)
+
+
 def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
     organs(tmp_path / "organs")
     nifti(tmp_path / "zeros.nii.gz", np.zeros((16, 14, 12), "i2"))
@@ -60,8 +70,10 @@ def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
     assert done.returncode == 0, done.stderr
     last = done.stderr.decode().strip().splitlines()[-1]
     assert last == "warning: 1 case has the verdict fail; the exit code says so only with --fail-on fail"
-    again = command(*given, "--fail-on", "fail", cwd=tmp_path)
+    again = command(*given, "--fail-on", "fail", "--events", "events", cwd=tmp_path)
     assert again.returncode == 1
+    told = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert [(e["case"], e["verdict"]) for e in told if e["event"] == "skipped"] == [("zeros", "fail"), ("a", "pass")]
     assert again.stdout == done.stdout
     assert again.stderr.decode().count("every voxel of the scan is 0") == 1
     assert "0 of 2 scans segmented, 2 already done, 1 with the verdict fail (" in again.stderr.decode()
