@@ -1,14 +1,16 @@
 """What `segcli plan` takes and says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from runs import command, scan
 
+from segcli.batch.case import Case
 from segcli.commands.options import size
-from segcli.commands.plan import _lines, _of_all
+from segcli.commands.plan import _all_refused, _lines, _looked_at, _of_all
 from segcli.commands.terminal import duration
-from segcli.errors import UsageError
+from segcli.errors import Denied, InputError, UsageError
 
 
 @pytest.mark.slow
@@ -36,6 +38,39 @@ def test_a_plan_is_of_all_scans_and_takes_the_channels_of_one(model, tmp_path):
     assert [line.split()[0] for line in one.stdout.decode().splitlines()] == [
         "scan", "engine", "windows", "time", "memory", "disk",
     ]  # fmt: skip
+
+
+def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
+    found = []
+    for size_of, name in enumerate("abcde", 1):
+        (tmp_path / name).write_bytes(b"x" * size_of)
+        found.append(Case(name, (tmp_path / name,), tmp_path))
+    found[2] = replace(found[2], fault=InputError("c: no scan"))
+
+    def budget(case):
+        if case.name in "ae":
+            raise InputError("truncated")
+        return {"of": case.name}
+
+    looked_at, refused, count = _looked_at(found, budget)
+    assert [case.name for case, _ in looked_at] == ["b", "d"]
+    assert count == 2
+    assert sorted(error.message for error in refused) == ["a: truncated", "c: no scan", "e: truncated"]
+    assert _looked_at([found[0]], budget)[0] == []
+    assert _all_refused(refused).exit_code == 65
+    assert _all_refused([*refused, Denied("no")]).exit_code == 1
+
+
+@pytest.mark.slow
+def test_one_bad_scan_of_a_folder_stops_no_plan(model, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    (tmp_path / "bad.nii").write_bytes(b"x")
+    ended = command("plan", ".", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path)
+    assert ended.returncode == 1
+    needs = json.loads(ended.stdout)
+    assert (needs["scans"], needs["looked_at"], len(needs["refused"])) == (1, ["a"], 1)
+    assert needs["refused"][0].startswith("bad.nii: ")
+    assert b"1 of 2 scans would fail, and are not counted" in ended.stderr
 
 
 def test_what_all_scans_need_is_told_by_some_of_them():
