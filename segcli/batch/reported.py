@@ -29,9 +29,10 @@ from segcli.models.library import file_sha256
 from segcli.results import checks, record
 from segcli.results.beside import known_files, with_files
 from segcli.results.inputs import hash_inputs
-from segcli.results.measure import Report, measure, whole_numbers
+from segcli.results.measure import Report, measure
 from segcli.results.numbers import refuse_other_numbers
 from segcli.results.record import InputFacts, Measured, ModelFacts, Record
+from segcli.results.scan_checks import only_labels
 from segcli.results.shown import shown_in
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
@@ -139,8 +140,8 @@ def _asked(written: Path, labels: Volume, card: ModelCard) -> tuple[str, ...]:
 
 
 def _one_channel(path: Path, counts: Form | None) -> Volume:
-    """A file's whole numbers; InputError where it holds others, or several channels."""
-    return whole_numbers(formats.read([path], affine=counts))
+    """A file's whole numbers; InputError where it holds others, or looks like a scan."""
+    return only_labels(formats.read([path], affine=counts))
 
 
 def by_table(path: Path, table: str, counts: Form | None) -> Existing:

@@ -12,10 +12,10 @@ from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.results import evaluate as scoring
 from segcli.results.evaluate import Score
-from segcli.results.measure import whole_numbers
 from segcli.results.numbers import refuse_model
 from segcli.results.pairing import pair_folders
 from segcli.results.reference_labels import merged, parcels
+from segcli.results.scan_checks import only_labels
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
@@ -90,9 +90,7 @@ class Comparison:
         if len(objects) == 2:
             return self._two_segmentations(mine, truth, say)
         plain = {
-            path: whole_numbers(formats.read([path], affine=self.affine))
-            for path in (mine, truth)
-            if path not in objects
+            path: only_labels(formats.read([path], affine=self.affine)) for path in (mine, truth) if path not in objects
         }
         names: Sequence[Label] = ()
         if objects:

@@ -331,3 +331,14 @@ def test_predictions_that_are_called_otherwise_are_named(tmp_path):
     with pytest.raises(InputMissing) as refused:
         answer.evaluate(mine, truth)
     assert refused.value.hint == "predictions without a reference are called patient1; names must be equal"
+
+
+def test_a_scan_is_no_reference(tmp_path):
+    """Its grey values were compared as labels."""
+    grey = np.random.default_rng(0).integers(0, 200, (6, 6, 6)).astype("u1")
+    scan, mine = nifti(tmp_path / "scan.nii.gz", grey), boxes(tmp_path / "mine", a=1) / "a.nii.gz"
+    for pair in ((mine, scan), (scan, mine)):
+        with pytest.raises(InputError, match=r"scan.nii.gz: looks like a scan and is no label map"):
+            answer.evaluate(*pair)
+    with pytest.raises(InputError, match=r"scan.nii.gz: looks like a scan and is no label map"):
+        report.report(scan, labels="freesurfer", output=tmp_path / "out")

@@ -78,6 +78,22 @@ def test_a_picture_is_no_label_map(picture: np.ndarray) -> None:
     assert scan_checks.label_values(volume(picture)) is None
 
 
+@pytest.mark.parametrize("grey", [NOISY.astype(np.uint8), np.where(patches(0, 1) == 0, -1024, NOISY.astype(np.int16))])
+def test_a_scan_is_no_label_map_and_is_refused_as_one(grey: np.ndarray) -> None:
+    with pytest.raises(
+        InputError, match=r"a volume: looks like a scan and is no label map: \d+ whole numbers, and few"
+    ):
+        scan_checks.only_labels(volume(grey))
+
+
+PARCELS = np.arange(6 * 8 * 7).reshape(6, 8, 7).repeat(4, 0).repeat(4, 1).repeat(4, 2)[:, : SHAPE[1], : SHAPE[2]]
+
+
+@pytest.mark.parametrize("labels", [PARCELS, patches(-3, 3000), rng.integers(0, 3, SHAPE)])
+def test_a_label_map_of_any_numbers_is_taken(labels: np.ndarray) -> None:
+    assert scan_checks.only_labels(volume(labels)).data.dtype.kind == "i"
+
+
 def test_a_mask_beside_a_picture_is_a_channel() -> None:
     assert scan_checks.label_values(volume(NOISY, patches(1))) is None
     assert scan_checks.label_values(volume(patches(1, 2), patches(1))) == 3
