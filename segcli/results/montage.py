@@ -131,8 +131,8 @@ def _head(facts: Facts, labels: Volume, made: str = "") -> list[tuple[str, tuple
         "research use only",
     ]
     doubts = [(str(f["sentence"]), str(f["severity"])) for f in facts.get("checks", ())]
-    doubts += [(str(text), "review") for text in facts.get("warnings", ())]
-    more = [(f"and {len(doubts) - 4} more", "review")] if len(doubts) > 4 else []
+    doubts += [(str(text), "note") for text in facts.get("warnings", ())]  # they make no verdict
+    more = [(f"and {len(doubts) - 4} more", doubts[4][1])] if len(doubts) > 4 else []
     return [
         (str(facts.get("case", "")), _INK),
         (", ".join([*([f"verdict: {verdict}"] if verdict else []), *said]), _VERDICTS.get(verdict, _FAINT)),

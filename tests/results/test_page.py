@@ -106,6 +106,13 @@ def test_warnings_come_before_pictures_and_tables() -> None:
     assert places == sorted(places)
 
 
+def test_a_warning_of_the_run_is_a_note_and_says_nothing_of_the_verdict() -> None:
+    html = case(verdict="pass", checks=[])
+    (said,) = re.findall(r'<li class="(\w+)"><b>(.*?)</b>one slice was filled</li>', html)
+    assert said == ("note", "note")
+    assert "review" not in html.partition("<h2>Slices")[0].partition("<h1>")[2]
+
+
 def test_the_pictures_are_there_without_scripts() -> None:
     html = re.sub(r"<script.*?</script>", "", case(), flags=re.DOTALL)
     assert html.count('src="data:image/png') == 3

@@ -279,6 +279,13 @@ def test_the_head_of_the_montage_tells_case_verdict_and_doubts() -> None:
     assert {(255, 214, 120), (255, 150, 140)} <= inks
 
 
+def test_a_warning_of_the_run_has_the_ink_of_a_note() -> None:
+    _, labels = scan()
+    facts = {"case": "a", "model": {"name": "toy"}, "verdict": "pass", "checks": [], "warnings": list("abcdef")}
+    inks = [ink for _, ink in sheets._head(facts, labels)[2:]]
+    assert inks == [sheets._VERDICTS["note"]] * 5
+
+
 def test_1_5_a_break_of_line_in_a_name_moves_nothing_in_the_head() -> None:
     image, labels = scan()
     facts = {"case": "a b", "model": {"name": "toy"}, "verdict": "pass"}

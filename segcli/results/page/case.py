@@ -106,8 +106,8 @@ def case_page(
 
 
 def _findings(facts: Facts) -> list[Document]:
-    """What to look at first: failed checks, doubtful ones, warnings of the run."""
-    warnings = [{"severity": "review", "code": "warning", "sentence": text} for text in facts.get("warnings", ())]
+    """What to look at first: failed checks, doubtful ones, notes; warnings make no verdict and are notes too."""
+    warnings = [{"severity": "note", "code": "", "sentence": text} for text in facts.get("warnings", ())]
     return [*facts.get("checks", ()), *warnings]
 
 
