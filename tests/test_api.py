@@ -430,8 +430,8 @@ class Tensor:
         (sitk.Image(4, 4, 4, sitk.sitkInt16), {"affine": np.eye(4)}, "this scan says itself where it is"),
         ("nothing.nii", {}, "no such file"),
         ("nothing.nii", {"affine": np.eye(4)}, "affine= is for an array, and a file says itself where its voxels are"),
-        (np.zeros((4, 4, 4)), {"affine": np.eye(4), "series": "3"}, "series=, where= and volume= are for DICOM files"),
-        (np.zeros((4, 4, 4)), {"affine": np.eye(4), "volume": 2}, "series=, where= and volume= are for DICOM files"),
+        (np.zeros((4, 4, 4)), {"affine": np.eye(4), "series": "3"}, "series=, where= and volume= are for files"),
+        (np.zeros((4, 4, 4)), {"affine": np.eye(4), "volume": 2}, "series=, where= and volume= are for files"),
     ],
 )
 def test_what_is_no_scan_is_refused_with_a_sentence(

@@ -131,7 +131,8 @@ class Model:
                   `affine`; a list of them, one for each channel of the model; or {channel: path}
         affine    of an array: (4, 4), from the indices of its axes to mm, in RAS+ as nibabel has it or with
                   space="LPS" as ITK has it. Of a NIfTI: which statement of its header counts
-        series, where, volume, fill_gaps      of DICOM, as the options of `segcli predict`
+        series, where, fill_gaps              of DICOM, as the options of `segcli predict`
+        volume                                of a series or a 4-D file, from 1
         classes, largest_component, min_size, fill_holes    structures by name, number or code; mL
         overlap, average, skip_empty, faithful, keep_islands, allow_label_map  as the options
         probabilities                         whether `Result.probabilities` is wanted

@@ -79,7 +79,7 @@ def meant(scan: Scan, affine: ArrayLike | str | None, series: Sequence[str], vol
     if filed and affine is not None and not isinstance(affine, str):
         raise UsageError("affine= is for an array, and a file says itself where its voxels are")
     if not filed and (series or volume is not None):
-        raise UsageError("series=, where= and volume= are for DICOM files, and this scan is in memory")
+        raise UsageError("series=, where= and volume= are for files, and this scan is in memory")
 
 
 def named(

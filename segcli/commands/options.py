@@ -228,7 +228,9 @@ Series = Annotated[str | None, typer.Option("--series", help="Number or name of 
 SeveralSeries = Annotated[
     list[str] | None, typer.Option("--series", help="Numbers, names or UIDs of DICOM series, or all; repeatable.")
 ]
-VolumeNumber = Annotated[int | None, typer.Option("--volume", min=1, help="Which volume of a 4-D DICOM series.")]
+VolumeNumber = Annotated[
+    int | None, typer.Option("--volume", min=1, help="Which volume of a series or 4-D file, from 1.")
+]
 Reports = Annotated[list[str] | None, typer.Option("--report", help=f"{offered('--report')}; repeatable.")]
 Tables = Annotated[str, typer.Option("--tables", help=f"{offered('--tables')}; with commas between.")]
 Split = Annotated[bool, typer.Option("--split", help="One mask per structure as well.")]

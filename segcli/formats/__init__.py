@@ -42,29 +42,37 @@ def read(
 
     paths      one file or DICOM folder; or one for each channel, all on one grid
     affine     which statement of a NIfTI header counts, where the header leaves it open
-    series     which DICOM series; volume: which of the volumes (phases, echoes) in it
+    series     which DICOM series; volume: which of the volumes (phases, echoes, time points) in it, or in a file
     channels   how many the model wants: a 4-D file with as many volumes is taken for them
     fill_gaps  whether missing DICOM slices are interpolated instead of refused
     seen       is told the scan's grid before any voxel is read; what it raises ends the reading
     returns    (C, D, H, W): D, H, W are the file's k, j, i; an integer type of the file where nothing is scaled,
                else float32
     errors     InputError: not one whole, readable volume, or channels that do not share one grid;
-               UsageError: a series or volume of what is not DICOM
+               UsageError: a series of what is not DICOM, a volume where there is but one
     """
     if not paths:
         raise InputError("no scan was named")
-    for option, value in (("--series", series), ("--volume", volume)):
-        if value is not None and not any(format_of(Path(p)).series for p in paths):
-            raise UsageError(
-                f"{Path(paths[0]).name}: is not DICOM, there is nothing that {option} {value} could choose",
-                hint="leave it away for such input",
-            )
+    _has_choice([Path(p) for p in paths], series, volume)
     wanted = Wanted(affine, series, volume, channels, fill_gaps, seen)
     if len(paths) == 1:
         return _read_one(Path(paths[0]), wanted)
     first, *others = (Path(p) for p in paths)
     told = [_read_one(first, replace(wanted, channels=1))]
     return joined([*told, *(_read_one(p, replace(wanted, channels=1, seen=unseen)) for p in others)])
+
+
+def _has_choice(paths: Sequence[Path], series: str | None, volume: int | None) -> None:
+    """Refuse a series or a volume that none of the files could have: UsageError."""
+    if (series is None and volume in (None, 1)) or any(format_of(path).series for path in paths):
+        return
+    if series is not None:
+        told = f"is not DICOM, there is nothing that --series {series} could choose"
+    elif all(format_of(path).count(path) == 1 for path in paths):
+        told = f"holds one volume, there is nothing that --volume {volume} could choose"
+    else:
+        return
+    raise UsageError(f"{paths[0].name}: {told}", hint="leave it away for such input")
 
 
 def write(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams, tables
+from segcli.formats.several import Held, taken
 from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label
@@ -68,6 +69,7 @@ _SPACES = {
 }
 # What an axis beside the three of space may be: a number of its own for each channel, and no colour or tensor.
 _CHANNEL_KINDS = re.compile(r"list|vector|\d-vector|covariant-vector|time|none|\?\?\?|domain")
+_SERIES_KINDS = ("list", "time", "domain")  # those of an axis along which volumes follow one another
 _UNITS = {
     1.0: "mm, millimetre, millimeter",
     1e-3: "um, \N{MICRO SIGN}m, \N{GREEK SMALL LETTER MU}m, micron, micrometre, micrometer",
@@ -83,6 +85,7 @@ class _Voxels:
 
     path     the header's own file or the one beside it
     channels how many values each voxel has, and at which axis (0 .. 3, as an array's) they lie in the file
+    series   whether each of these is a volume by itself, as of a time series
     start    bytes before the voxels, or before the packed stream that holds them
     skip     bytes in the stream before the voxels
     """
@@ -97,20 +100,18 @@ class _Voxels:
     inter: float = 0.0
     channels: int = 1
     axis: int = 0
+    series: bool = False
 
 
-def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
+def read(path: Path, *, channels: int = 1, volume: int | None = None, seen: Seen = unseen) -> Volume:
     """The voxels of a file on their grid: (C, D, H, W). `seen` is told the grid before.
 
-    channels  how many values for each voxel are taken for the channels of one scan
+    channels  how many values for each voxel, or volumes, are taken for the channels of one scan
+    volume    which of several volumes is read, from 1
     """
     grid, source, voxels = examine(path)
-    if voxels.channels not in (1, channels):
-        raise InputError(
-            f"{path.name}: {voxels.channels} values for each voxel, where one is expected"
-            + (f" or {channels} channels" if channels > 1 else ""),
-            hint="take one of them out first",
-        )
+    count, many = voxels.channels, "volumes" if voxels.series else "values for each voxel"
+    chosen = taken(path.name, Held(count, f"an image with {count} {many}", voxels.series), channels, volume)
     seen(grid)
     warnings: list[str] = []
     shape = [*grid.shape]
@@ -127,7 +128,8 @@ def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
             packed=voxels.packed,
             warnings=warnings,
         )
-    data = streams.scale(np.ascontiguousarray(np.moveaxis(data, voxels.axis, 0)), voxels.slope, voxels.inter)
+    data = np.ascontiguousarray(np.moveaxis(data, voxels.axis, 0)[chosen])
+    data = streams.scale(data, voxels.slope, voxels.inter)
     return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
 
 
@@ -215,7 +217,7 @@ def _nrrd(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     kind = fields.get("type", "").lower()
     if kind not in _NRRD_DTYPES:
         raise InputError(f"{path.name}: data type {kind!r} is not one real number per voxel")
-    grid, axis = _nrrd_grid(path, fields, sizes)
+    grid, axis, kind_of_axis = _nrrd_grid(path, fields, sizes)
     count = int(np.prod(sizes, dtype=object)) // grid.size
     dtype = np.dtype(_NRRD_DTYPES[kind])
     encoding = fields.get("encoding", "").lower()
@@ -239,7 +241,8 @@ def _nrrd(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
     if skip < 0:
         raise InputError(f"{path.name}: 'byte skip' of {skip} bytes")
     start += 0 if packed else skip
-    voxels = _Voxels(file, dtype, start, skip, packed, text, channels=count, axis=axis)
+    series = kind_of_axis in _SERIES_KINDS
+    voxels = _Voxels(file, dtype, start, skip, packed, text, channels=count, axis=axis, series=series)
     return grid, voxels, "NRRD", _quantised(path, fields)
 
 
@@ -271,8 +274,8 @@ def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
     return fields, end.end() if end else len(head)
 
 
-def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Grid, int]:
-    """The grid, and the axis of the array that channels lie along."""
+def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Grid, int, str]:
+    """The grid, the axis of the array that channels lie along, and of which kind that is said to be."""
     space = fields.get("space", "").lower()
     if space not in _SPACES:
         raise InputError(
@@ -291,11 +294,12 @@ def _nrrd_grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Gr
             f"(kinds: {fields.get('kinds', 'not stated')}); a 3-D volume of plain numbers is expected"
         )
     axis = sum(d != "none" for d in directions[extra[0] :]) if extra else 0  # the file's first axis is the array's last
+    stated = kinds[extra[0]] if extra and extra[0] < len(kinds) else ""
     factor = _nrrd_unit(path, fields)
     matrix = np.array([_vector(path, "a space direction", d) for d in directions if d != "none"]).T * factor
     origin = np.array(_vector(path, "space origin", fields.get("space origin", ""))) * factor
     i, j, k = (n for n, d in zip(sizes, directions, strict=True) if d != "none")
-    return _grid(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin), axis
+    return _grid(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin), axis, stated
 
 
 def _nrrd_unit(path: Path, fields: dict[str, str]) -> float:
@@ -400,6 +404,7 @@ def _meta(path: Path, head: bytes) -> tuple[Grid, _Voxels, str, list[str]]:
         inter=_numbers(path, scaling, "elementtointensityfunctionoffset", 1)[0],
         channels=math.prod(lists),
         axis=3 if components > 1 else 0,
+        series=components == 1,
     )
     return grid, voxels, "MetaImage", warnings
 
@@ -566,21 +571,27 @@ def _text_voxels(voxels: _Voxels, shape: list[int], warnings: list[str]) -> Voxe
         raise InputError(f"{voxels.path.name}: its voxels are not numbers of its type: {error}") from error
 
 
+def _count(path: Path) -> int:
+    return examine(path)[2].channels
+
+
 NRRD = Format(
     "NRRD",
     (".nrrd", ".nhdr"),
     lambda _, head: _is_nrrd(head),
-    lambda path, wanted: read(path, channels=wanted.channels, seen=wanted.seen),
+    lambda path, wanted: read(path, channels=wanted.channels, volume=wanted.volume, seen=wanted.seen),
     files_of,
     lambda volume, path, meaning: write(volume, path, meaning.names),
     (".nrrd",),
+    count=_count,
 )
 META = Format(
     "MetaImage",
     (".mha", ".mhd"),
     lambda _, head: _is_meta(head),
-    lambda path, wanted: read(path, channels=wanted.channels, seen=wanted.seen),
+    lambda path, wanted: read(path, channels=wanted.channels, volume=wanted.volume, seen=wanted.seen),
     files_of,
     lambda volume, path, _: write(volume, path),
     (".mha",),
+    count=_count,
 )

@@ -14,6 +14,7 @@ import numpy as np
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
+from segcli.formats.several import Held, taken
 from segcli.formats.steps import believable
 from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import LPS_OF_RAS, Grid, Source, Volume, Voxels
@@ -33,11 +34,13 @@ def looks_like(_: Path, head: bytes) -> bool:
     return fields[0] & ~_PURPOSE == 1 and fields[5] in (*_TYPES, 2, 5, 6, 7, 8, 9)
 
 
-def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
-    """The voxels of a file on their grid; (C, D, H, W), the file's own type. `seen` is told the grid before."""
+def read(path: Path, *, channels: int = 1, volume: int | None = None, seen: Seen = unseen) -> Volume:
+    """The voxels of a file on their grid; (C, D, H, W), the file's own type. `seen` is told the grid before.
+
+    channels, volume   which of several volumes are read: all of so many, or one, from 1
+    """
     grid, count, source = examine(path)
-    if count not in (1, channels):
-        raise InputError(f"{path.name}: a 4-D image with {count} volumes, where one 3-D image is expected")
+    chosen = taken(path.name, Held(count, f"a 4-D image with {count} volumes", series=True), channels, volume)
     seen(grid)
     warnings: list[str] = []
     data = streams.read_voxels(
@@ -48,8 +51,10 @@ def read(path: Path, *, channels: int = 1, seen: Seen = unseen) -> Volume:
         packed=streams.is_gzip(path),
         warnings=warnings,
         trailer=True,
+    )[chosen]
+    return Volume(
+        np.ascontiguousarray(data), grid, Source((path,), "mgh", None, (*source.warnings, *warnings), source.facts)
     )
-    return Volume(data, grid, Source((path,), "mgh", None, (*source.warnings, *warnings), source.facts))
 
 
 def examine(path: Path) -> tuple[Grid, int, Source]:
@@ -110,7 +115,8 @@ FORMAT = Format(
     "MGH",
     (".mgz", ".mgh"),
     looks_like,
-    lambda path, wanted: read(path, channels=wanted.channels, seen=wanted.seen),
+    lambda path, wanted: read(path, channels=wanted.channels, volume=wanted.volume, seen=wanted.seen),
     write=lambda volume, path, _: write(volume, path),
     written=(".mgz", ".mgh"),
+    count=lambda path: examine(path)[1],
 )

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams, tables
+from segcli.formats.several import Held, taken
 from segcli.formats.steps import FARTHEST
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
 from segcli.space.volume import LPS_OF_RAS, Grid, Source, Volume
@@ -41,6 +42,7 @@ _REFUSED_TYPES = {
 }
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
+_VALUE_INTENTS = range(1004, 1011)  # matrices, vectors, points: what lies along further axes is one value's parts
 _LEAST_EXTENSION = 8  # bytes of an extension: its size and its code
 _MOST_EXTENSIONS = 1 << 24  # bytes of a file in which they are looked through
 _LITERAL = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
@@ -97,23 +99,27 @@ def looks_like(path: Path, head: bytes) -> bool:
     return len(head) >= 4 and any(struct.unpack(f"{o}i", head[:4])[0] in (348, 540) for o in "<>")
 
 
-def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: Seen = unseen) -> Volume:
+def read(
+    path: Path,
+    *,
+    affine: Form | None = None,
+    channels: int = 1,
+    volume: int | None = None,
+    seen: Seen = unseen,
+) -> Volume:
     """The voxels of a file on their grid, scaled as the header says.
 
     affine    which of the header's statements counts, where they contradict each other or none is valid
     channels  how many volumes, or values for each voxel, a file must have to be taken for the channels of one scan
+    volume    which of the volumes is read, from 1
     seen      is told the grid before the voxels are read
     returns   (C, D, H, W); the file's own integer type when it has at most 32 bits and no scaling, else float32
     """
     header, grid, source = examine(path, affine=affine)
     count = volumes(header)
-    if count not in (1, channels):
-        many = "volumes" if header.dim[0] == 4 else f"values for each voxel (intent {header.intent})"
-        raise InputError(
-            f"{path.name}: a {header.dim[0]}-D image with {count} {many}, where one 3-D image is expected"
-            + (f" or {channels} channels" if channels > 1 else ""),
-            hint="take one volume out of the series first",
-        )
+    many = "volumes" if _is_series(header) else f"values for each voxel (intent {header.intent})"
+    held = Held(count, f"a {header.dim[0]}-D image with {count} {many}", _is_series(header))
+    chosen = taken(path.name, held, channels, volume)
     seen(grid)
     warnings: list[str] = []
     voxels = _voxel_file(path, header)
@@ -124,8 +130,8 @@ def read(path: Path, *, affine: Form | None = None, channels: int = 1, seen: See
         offset=int(header.vox_offset),
         packed=_packed(voxels, header, count),
         warnings=warnings,
-    )
-    scaled = streams.scale(data, header.slope, header.inter)
+    )[chosen]
+    scaled = streams.scale(np.ascontiguousarray(data), header.slope, header.inter)
     return Volume(scaled, grid, Source((path,), "nifti", header, (*source.warnings, *warnings), source.facts))
 
 
@@ -209,6 +215,18 @@ def time_points(path: Path) -> int:
 def volumes(header: Header) -> int:
     """How many 3-D volumes the file holds."""
     return int(np.prod(header.dim[4 : header.dim[0] + 1], dtype=object))
+
+
+def _is_series(header: Header) -> bool:
+    """Whether volumes follow one another along the fourth axis; those of a further one are parts of a value."""
+    return header.dim[0] >= 4 and header.dim[4] > 1 and header.intent not in _VALUE_INTENTS
+
+
+def _count(path: Path) -> int:
+    """How many volumes a file's header announces; errors as of `examine`."""
+    header = _parse(path, streams.head(_header_file(path), HEAD))
+    _check(path, header)
+    return volumes(header)
 
 
 def write(
@@ -745,12 +763,15 @@ FORMAT = Format(
     "NIfTI",
     (".nii.gz", ".nii", ".hdr"),
     looks_like,
-    lambda path, wanted: read(path, affine=wanted.affine, channels=wanted.channels, seen=wanted.seen),
+    lambda path, wanted: read(
+        path, affine=wanted.affine, channels=wanted.channels, volume=wanted.volume, seen=wanted.seen
+    ),
     files_of,
     lambda volume, path, m: write(
         volume, path, m.like, description=m.description, intent=m.intent, extension=tables.caret(m.names), slope=m.slope
     ),
     (".nii.gz", ".nii"),
     scales=True,
+    count=_count,
     asked=FIRST,
 )

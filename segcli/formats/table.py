@@ -34,7 +34,7 @@ class Wanted:
     """What is asked of one scan; a format goes by what it knows of.
 
     affine     which statement of a header counts, where the header leaves it open
-    series     which series of a folder; volume: which of the volumes in it, from 1
+    series     which series of a folder; volume: which of the volumes in it, or in a file, from 1
     channels   how many the model wants: a file with as many volumes is taken for them
     fill_gaps  whether missing slices are interpolated instead of refused
     seen       is told the scan's grid before any voxel is read
@@ -71,6 +71,11 @@ def itself(path: Path) -> list[Path]:
     return [path]
 
 
+def one(path: Path) -> int:
+    """How many images a file of a format holds that has room for one alone."""
+    return 1
+
+
 @dataclass(frozen=True)
 class Format:
     """One file format.
@@ -84,6 +89,7 @@ class Format:
     write       (volume, path, meaning) -> path; None for a format that is only read
     written     the endings that `write` knows
     scales      whether `write` can store a slope
+    count       how many images on one grid a file holds, as its header says; InputError
     series      whether a path may be a folder, and hold several series and volumes to choose from
     asked       FIRST: goes by more than bytes; LATER: by first bytes that no other format has; LAST: by less than that
     """
@@ -96,6 +102,7 @@ class Format:
     write: Callable[[Volume, Path, Meaning], Path] | None = None
     written: tuple[str, ...] = ()
     scales: bool = False
+    count: Callable[[Path], int] = one
     series: bool = False
     asked: int = LATER
 

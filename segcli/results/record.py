@@ -50,7 +50,7 @@ _LIBRARIES = ("numpy", "SimpleITK", "pydicom")
 
 
 class InputFacts(TypedDict):
-    """The files by name, one hash over their bytes, and which series and volume of a DICOM folder."""
+    """The files by name, one hash over their bytes, and which series of a DICOM folder and which volume."""
 
     files: list[str]
     sha256: str

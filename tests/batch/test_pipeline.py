@@ -294,6 +294,26 @@ def test_2_7_an_output_that_is_not_a_verified_result_is_kept_and_the_case_refuse
         assert forced.status == "done"
 
 
+def test_one_volume_of_a_series_is_labelled_as_a_file_of_its_own_and_stated(model, tmp_path):
+    alone = nibabel.load(scan(tmp_path / "alone.nii.gz"))
+    first, second = np.zeros(alone.shape, "i2"), np.asarray(alone.dataobj)
+    nibabel.save(nibabel.Nifti1Image(np.stack([first, second], -1), alone.affine), tmp_path / "a.nii.gz")
+
+    def made(volume: int | None) -> Outcome:
+        found = cases([str(tmp_path / "a.nii.gz")], volume=volume)
+        return next(iter(pipeline.predict(found, model, opened(), Destination(tmp_path / "out"), Options())))
+
+    assert "`predict --volume N` takes one of them" in made(None).error.hint
+    done, (own,) = made(2), run(model, [tmp_path / "alone.nii.gz"], tmp_path / "out")
+    assert done.record["input"]["volume"] == 2
+    assert [path.name for path in done.paths[:2]] == ["a_seg.nii.gz", "a_seg.json"]
+    written = nibabel.load(done.paths[0])
+    assert np.array_equal(written.dataobj, nibabel.load(own.paths[0]).dataobj)
+    assert np.array_equal(written.affine, alone.affine)
+    assert made(2).status == "skipped"
+    assert made(1).error.exit_code == 73
+
+
 @pytest.mark.parametrize("name", ["a_seg.nii.gz", "a_seg.json", "a_seg.csv"])
 def test_2_7_a_file_of_somebody_else_is_kept(model, tmp_path, name):
     scan(tmp_path / "a.nii.gz")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -132,11 +133,14 @@ def test_several_4D_files_are_not_channels_of_channels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("choice", [{"series": "3"}, {"volume": 2}])
-def test_a_series_or_volume_can_be_chosen_of_dicom_only(tmp_path: Path, choice: dict[str, Any]) -> None:
+def test_a_series_of_no_dicom_or_a_second_volume_of_one_cannot_be_chosen(
+    tmp_path: Path, choice: dict[str, Any]
+) -> None:
     path = nifti(tmp_path / "a.nii")
     (option,) = choice
-    with pytest.raises(UsageError, match=f"a.nii: is not DICOM, there is nothing that --{option} {choice[option]}"):
+    with pytest.raises(UsageError, match=f"a.nii: .*, there is nothing that --{option} {choice[option]} could choose"):
         formats.read([path], **choice)
+    assert formats.read([path], volume=1).data.shape[0] == 1
     folder = series(tmp_path / "ct", SeriesNumber=3)
     assert formats.read([folder], series="3").data.any()
     grid = formats.read([folder]).grid
@@ -186,6 +190,60 @@ def test_the_volumes_of_a_4D_MetaImage_are_channels(tmp_path: Path) -> None:
     image = sitk.JoinSeries([sitk.GetImageFromArray(volume) for volume in data])
     sitk.WriteImage(image, str(tmp_path / "a.mha"))
     assert np.array_equal(formats.read([tmp_path / "a.mha"], channels=2).data, data)
+
+
+def series_of_two(folder: Path, ending: str) -> tuple[np.ndarray, Path]:
+    """(C, D, H, W), and a file that holds it as two volumes."""
+    data, path = of_two_channels()[0], folder / f"a{ending}"
+    if ending == ".nrrd":
+        header = (
+            "NRRD0005\ntype: short\ndimension: 4\nspace: LPS\nsizes: 2 5 4 3\nkinds: list domain domain domain\n"
+            "space directions: none (2,0,0) (0,3,0) (0,0,4)\nspace origin: (0,0,0)\nendian: little\nencoding: raw\n\n"
+        )
+        path.write_bytes(header.encode() + np.moveaxis(data, 0, 3).tobytes())
+    elif ending == ".mha":
+        sitk.WriteImage(sitk.JoinSeries([sitk.GetImageFromArray(volume) for volume in data]), str(path))
+    else:
+        image = nibabel.MGHImage if ending == ".mgz" else nibabel.Nifti1Image
+        nibabel.save(image(np.transpose(data, (3, 2, 1, 0)), np.eye(4)), path)
+    return data, path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".mgz"])
+def test_one_volume_of_a_series_is_read_by_its_number_from_1(tmp_path: Path, ending: str) -> None:
+    data, path = series_of_two(tmp_path, ending)
+    for number in (1, 2):
+        scan = formats.read([path], volume=number)
+        assert scan.data.dtype == np.int16
+        assert np.array_equal(scan.data, data[number - 1 : number])
+        assert scan.grid.same_as(formats.read([path], channels=2).grid)
+    for number in (0, 3):
+        with pytest.raises(InputError, match=f"there is no volume {number}, only 1 to 2"):
+            formats.read([path], volume=number)
+    with pytest.raises(UsageError, match="of which --volume 1 is one, and the model wants 2 channels"):
+        formats.read([path], volume=1, channels=2)
+    with pytest.raises(InputError, match="with 2 volumes, where one 3-D image is expected") as refused:
+        formats.read([path])
+    assert refused.value.hint == "`predict --volume N` takes one of them, N from 1 to 2"
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
+def test_no_volume_is_chosen_of_the_values_of_each_voxel(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(of_two_channels()[1], str(path))
+    with pytest.raises(InputError, match="not known to be volumes of a series: --volume chooses none"):
+        formats.read([path], volume=1)
+    with pytest.raises(InputError, match="2 values for each voxel") as refused:
+        formats.read([path])
+    assert refused.value.hint == "take one of them out first"
+
+
+def test_volumes_of_a_nifti_that_are_said_to_be_a_vector_are_no_series(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", counting((5, 4, 3, 2)), intent_code=1007)
+    with pytest.raises(
+        InputError, match=r"4-D image with 2 values for each voxel \(intent 1007\), .*--volume chooses none"
+    ):
+        formats.read([path], volume=2)
 
 
 def test_no_path_is_no_scan() -> None:

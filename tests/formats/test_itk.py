@@ -342,7 +342,7 @@ def test_a_MetaImage_without_matrix_or_offset_is_read_with_a_warning(tmp_path: P
         ({"NDims": "3", "DimSize": "5 4"}, "3 dimensions with sizes 5 4"),
         ({"DimSize": "5 -4 3"}, "3 dimensions with sizes 5 -4 3"),
         ({"DimSize": "5 4 30"}, "truncated: the header announces 1,200 bytes of voxels, 120 are there"),
-        ({"ElementNumberOfChannels": "3"}, "3 values for each voxel, where one is expected"),
+        ({"ElementNumberOfChannels": "3"}, "3 values for each voxel, where one 3-D image is expected"),
         ({"ElementNumberOfChannels": "0"}, "0 components per voxel"),
         ({"NDims": "4", "DimSize": "5 4 3 2", "ElementNumberOfChannels": "2"}, "a 4-D image of 5 x 4 x 3 x 2 with 2"),
         ({"ElementType": "MET_SHORT_ARRAY"}, "data type 'MET_SHORT_ARRAY'"),
