@@ -286,7 +286,7 @@ def _expand(
         if folder.name == "sourcedata":
             tell(f"{name_of(path)}: sourcedata, of which the dataset was made, is left out")
     hidden: list[Path] = []
-    there, packed = _without_derived(_images(path, output, hidden=hidden.append), tell), _archives(path, output)
+    there, packed = _without_derived(_images(path, output, hidden=hidden.append), tell), archives(path, output)
     for said in not_searched(path, hidden):
         tell(said)
     files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
@@ -322,7 +322,7 @@ def _without_derived(found: Sequence[Path], tell: Tell) -> list[Path]:
     return kept
 
 
-def _archives(folder: Path, output: Path | None) -> list[Path]:
+def archives(folder: Path, output: Path | None) -> list[Path]:
     """Archives of DICOM files in a folder tree, and those that are not whole."""
 
     def could(path: Path) -> bool:

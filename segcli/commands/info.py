@@ -33,8 +33,8 @@ def info(
 ) -> None:
     """Grid, orientation, spacing and range of a scan, and what predict would do with it.
 
-    Of a folder with several DICOM series a list, with the images of other formats; it ends with 65 where none of the
-    series is a volume, with 1 where one is refused.
+    Of a folder with several DICOM series a list, with the archives and the images of other formats; it ends with 65
+    where none of the series is a volume, with 1 where one is refused.
     """
     if str(scan) == "-":
         from segcli.commands.running import from_stdin
@@ -49,21 +49,24 @@ def info(
 def _of(scan: Path, model: str, series: str | None, volume: int | None, counts: Form | None, json: bool) -> None:
     """Print what there is to say of a scan, or the series of a folder; options and errors as of the command."""
     from segcli import formats
-    from segcli.batch.cases import images
+    from segcli.batch.cases import archives, images
     from segcli.models.library import find
 
     found = _found(scan) if scan.is_dir() and series is None else ()
     rows, card = [_row(one) for one in found], find(model)
     beside = images(scan, card.channels, say) if rows else []
-    several = len(rows) + len(beside) > 1
+    packed = [{"archive": path.relative_to(scan).as_posix()} for path in archives(scan, None)] if rows else []
+    several = len(rows) + len(beside) + len(packed) > 1
     if several or (rows and (rows[0]["problem"] or (volume is None and rows[0]["volumes"] > 1))):
         files = [{"image": case.name, "files": ", ".join(path.name for path in case.paths)} for case in beside]
         if json:
-            print_json({"schema": SCHEMA, "series": rows, "images": files})
+            print_json({"schema": SCHEMA, "series": rows, "images": files, "archives": packed})
         else:
             table(f"{scan.name}: DICOM series", [_shown(row) for row in rows])
             if files:
                 table(f"{scan.name}: other images", files)
+            if packed:
+                table(f"{scan.name}: archives; info of one lists what is in it", packed)
         if (refused := _refusal(scan.name, found)) is not None:
             raise refused
         return

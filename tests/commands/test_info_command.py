@@ -1,6 +1,7 @@
 """What `segcli info` says of a scan."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,21 @@ def test_images_beside_dicom_are_listed_too(model, tmp_path, capsys):
     assert found["images"] == [{"image": "b", "files": "b.nii.gz"}]
     answer.info(tmp_path / "both", str(model))
     assert "both: other images" in capsys.readouterr().out
+
+
+def test_archives_beside_dicom_are_named(model, tmp_path, capsys):
+    inbox = tmp_path / "inbox"
+    series(inbox / "loose", uid="a")
+    packed = Path(shutil.make_archive(str(inbox / "day" / "packed"), "zip", series(tmp_path / "other", uid="b")))
+    (inbox / "broken.zip").write_bytes(packed.read_bytes()[:2000])
+    answer.info(inbox, str(model), json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["series"]) == 1
+    assert {row["archive"] for row in found["archives"]} == {"broken.zip", "day/packed.zip"}
+    answer.info(inbox, str(model))
+    out = capsys.readouterr().out
+    assert "inbox: archives; info of one lists what is in it" in out
+    assert "day/packed.zip" in out
 
 
 def test_a_folder_of_several_series_is_described_by_its_series(model, tmp_path, capsys):
