@@ -156,7 +156,8 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
         from segcli.results.page.parts import is_page
 
         atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
-        atomic.write_bytes(path, cohort_page(records, to.folder))
+        failed = [(o.case.name, o.error.message) for o in outcomes if o.status == "failed" and o.error is not None]
+        atomic.write_bytes(path, cohort_page(records, to.folder, failed))
         written.append(path)
     return written
 

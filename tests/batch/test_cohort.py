@@ -2,6 +2,7 @@
 
 import csv
 import json
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_single_scan_joins_the_tables_and_the_page_that_are_there(model, tmp_p
     assert {told_of(path) for path in made} == {
         "one row for each case and structure", "one row for each case", "all cases on one page"
     }  # fmt: skip
+
+
+def test_the_page_names_the_cases_of_its_run_that_failed(model, tmp_path):
+    out, to = tmp_path / "out", Destination(tmp_path / "out", reports=("html",))
+    scans(tmp_path / "in", 2)
+    (tmp_path / "in" / "bad.nii").write_bytes(b"x")
+    ended = run(model, tmp_path / "in", out)
+    reason = next(str(outcome.error.message) for outcome in ended if outcome.error is not None)
+    page = cohort_files(ended, to)[-1].read_text()
+    assert "<h1>2 cases, 1 failed</h1>" in page
+    assert page.count(f">{escape(reason)}</td>") == 1
+    (tmp_path / "in" / "bad.nii").unlink()
+    page = cohort_files(run(model, tmp_path / "in", out), to)[-1].read_text()
+    assert "<h1>2 cases</h1>" in page
+    assert "ailed" not in page.partition("<main>")[2].partition("</main>")[0]
 
 
 def second(folder: Path, name: str = "another", overlap: float | None = None) -> ModelCard:

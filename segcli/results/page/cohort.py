@@ -16,11 +16,12 @@ from segcli.results.tissues import tissues_of
 _ORDER = {"fail": 0, "review": 1}
 
 
-def cohort_page(records: Sequence[Facts], folder: Path | None = None) -> bytes:
+def cohort_page(records: Sequence[Facts], folder: Path | None = None, failed: Sequence[tuple[str, str]] = ()) -> bytes:
     """The page of many cases.
 
     records   those of the cases, whose own pages lie where their label maps do
     folder    where the page will lie; cases that have no page of their own there have no link
+    failed    the cases of the run that makes the page which failed, each with the reason
     """
     models = model_names(records)
     known = sorted(zip(models, records, strict=True), key=lambda x: (_order(x[1]), str(x[1]["case"]), x[0]))
@@ -28,8 +29,9 @@ def cohort_page(records: Sequence[Facts], folder: Path | None = None) -> bytes:
     groups = [_group(model, [record for name, record in known if name == model], cases) for model in sorted({*models})]
     return page(
         "cohort.html",
-        title=f"{len(cases)} cases",
+        title=f"{len(cases)} cases{f', {len(failed)} failed' if failed else ''}",
         cases=cases,
+        failed=failed,
         counts={v: sum(c["verdict"] == v for c in cases) for v in ("fail", "review", "pass")},
         groups=groups,
     )
