@@ -20,7 +20,7 @@ def help(
         str | None, typer.Argument(help="What it is about, or a command; without one, the topics are listed.")
     ] = None,
 ) -> None:
-    """Read about geometry, DICOM, models and their cards, engines, records, clusters, exit codes, Python."""
+    """Read about geometry, DICOM, models and their cards, engines, records, JSON, clusters, exit codes, Python."""
     from importlib.resources import files
 
     texts = {p.name.removesuffix(".md"): p for p in (files("segcli") / "help").iterdir() if p.name.endswith(".md")}
