@@ -486,13 +486,13 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
     if affine is None and code["sform"] <= 0 and code["qform"] <= 0:
         raise InputError(
             f"{name}: neither sform nor qform is set (both codes are 0), so the orientation is unknown",
-            hint="if you know which statement of the header is right, say so: --affine sform, qform or pixdim",
+            hint=_hint(_usable(header)),
         )
     counts: Form = affine or ("sform" if code["sform"] > 0 else "qform")
     if affine != "sform" and not _positive(sizes):
         raise InputError(
             f"{name}: voxel spacing (pixdim) of {sizes[0]:g} x {sizes[1]:g} x {sizes[2]:g}; all must be above 0",
-            hint="if its sform is right, say so: --affine sform" if code["sform"] > 0 else "repair the header",
+            hint=_hint([form for form in _usable(header) if form == "sform" and code[form] > 0]),
         )
     unit, factor = _UNITS.get(header.units & 7, _UNITS[0])
     grids = _grids(header)
@@ -502,7 +502,7 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
         raise InputError(
             f"{name}: the {counts} is not a valid affine (singular, not finite or out of all bounds): "
             + _numbers(header, counts),
-            hint=f"if its {other} is right, say so: --affine {other}" if code[other] > 0 else "repair the header",
+            hint=_hint([form for form in _usable(header) if form == other and code[form] > 0]),
         )
     apart: float | None = None
     sform, qform = grids["sform"], grids["qform"]
@@ -524,6 +524,22 @@ def _grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid
         warnings.append(f"{name}: lengths are stored in {unit}; they were converted to mm")
     warnings += streams.shear_warning(path, grid)
     return replace(header, counts=counts, chosen=affine is not None), grid, warnings, apart
+
+
+def _usable(header: Header) -> list[Form]:
+    """The statements of a header that --affine can choose."""
+    sized = _positive(header.pixdim[1:4])
+    return [form for form, grid in _grids(header).items() if grid is not None and (sized or form == "sform")]
+
+
+def _hint(forms: Sequence[Form]) -> str:
+    """What to do about a header of which these statements can be chosen."""
+    if not forms:
+        return "repair the header"
+    if len(forms) == 1:
+        return f"if its {forms[0]} is right, say so: --affine {forms[0]}"
+    told = f"{', '.join(forms[:-1])} or {forms[-1]}"
+    return f"if you know which statement of the header is right, say so: --affine {told}"
 
 
 def _positive(sizes: Sequence[float]) -> bool:

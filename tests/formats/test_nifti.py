@@ -259,6 +259,34 @@ def test_3_7_a_file_without_forms_is_refused_unless_told_what_counts(tmp_path: P
     assert read(path, affine="pixdim").grid.affine[:3, 3].tolist() == [0, 0, 0]
 
 
+NO_SFORM = {"srow": (0.0,) * 12}
+NO_QFORM = {"quatern": (1, 1, 1)}
+NO_SIZES = {"pixdim": (1, 0, 0, 0, 1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("put", "hint"),
+    [
+        ({"sform_code": 0, "qform_code": 0, **NO_SFORM}, "say so: --affine qform or pixdim"),
+        ({"sform_code": 0, "qform_code": 0, **NO_SFORM, **NO_QFORM}, "if its pixdim is right, say so: --affine pixdim"),
+        ({"sform_code": 0, "qform_code": 0, **NO_SIZES}, "if its sform is right, say so: --affine sform"),
+        ({"sform_code": 0, "qform_code": 0, **NO_SFORM, **NO_SIZES}, "repair the header"),
+        ({**NO_SFORM, **NO_SIZES}, "repair the header"),
+        ({**NO_SFORM, **NO_QFORM}, "repair the header"),
+        ({"qform_code": 0, **NO_SFORM}, "repair the header"),
+    ],
+)
+def test_only_statements_that_can_count_are_named(tmp_path: Path, put: dict, hint: str) -> None:
+    path = nifti(tmp_path / "a.nii", **put)
+    with pytest.raises(InputError) as refused:
+        read(path)
+    assert refused.value.hint is not None
+    assert refused.value.hint.endswith(hint)
+    for form in ("sform", "qform", "pixdim"):
+        if form in refused.value.hint:
+            assert read(path, affine=form).data.any()
+
+
 def shifted(mm: float) -> np.ndarray:
     return (RAS + np.array([[0, 0, 0, mm]] + [[0] * 4] * 3))[:3].ravel()
 
