@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from segcli.batch.outputs import planned
-from segcli.errors import OutputExists
+from segcli.errors import OutputExists, first_few
 from segcli.models.library import file_sha256
 from segcli.results import record
-from segcli.results.beside import has_extras, known_files, stated_files
+from segcli.results.beside import known_files, lacking, stated_files
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from segcli.batch.cases import Case
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from segcli.results.record import ModelFacts
 
 _SHOWN = 3  # names of files in a sentence
+_OF_LABELS = ("--report", "--tables", "--split")  # what is asked for so `segcli report` makes too
 
 
-def finished(job: Job, case: Case, key: Facts) -> bool:
+def finished(job: Job, case: Case, key: Facts, tell: Callable[[str], object] = str) -> bool:
     """Whether every file of a case is there and verified; OutputExists where one is there and somebody else's.
 
     Files beside a record of this case are results of an earlier run of it where that states them; others are somebody
     else's, as are those that somebody has changed. A label map counts as one only when the record is about it, its
     input, model and options.
+
+    tell   gets a sentence where the label map is finished, and the network runs again for other files all the same
     """
     name = job.card.name
     labels, written = job.to.labels(case, name), job.to.record(case, name)
-    wanted = list(planned(job.to.base(case, name), job.shown, job.to))
+    wanted = planned(job.to.base(case, name), job.shown, job.to)
     found = record.read_record(written)
     known = asdict(type(job.options)())
 
@@ -45,7 +48,8 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
 
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
     stated = found or {}
-    if done and has_extras(stated, written.parent, wanted, job.choices):
+    missing = lacking(stated, written.parent, list(wanted), job.choices)
+    if done and not missing:
         return True
     whose, mine = _whose(wanted, written.parent, stated), stated.get("case") == case.name
     if mine and labels.is_file():
@@ -74,6 +78,11 @@ def finished(job: Job, case: Case, key: Facts) -> bool:
             hint = "--overwrite labels the scan anew, -o chooses another folder"
             raise OutputExists(f"{said}: {since}", hint=hint)
         raise OutputExists(said, hint="--overwrite replaces it, -o chooses another folder")
+    if done and all(wanted[path].option in _OF_LABELS and not path.exists() for path in missing):
+        names = first_few([path.name for path in missing], _SHOWN)
+        tell(
+            f"{labels.name} is done, the network runs again for {names} alone; `segcli report` makes such files without"
+        )
     return False
 
 

@@ -258,7 +258,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     inputs = hash_inputs(case.paths, partial(_apart, case, job.to.folder), case.files)
     key = key_of(job, case, inputs)
     with atomic.translated(paths[0]):
-        done = earlier.finished(job, case, key)
+        done = earlier.finished(job, case, key, lambda said: job.watch(Event("doubt", case, sentence=said)))
     if done:
         known = record.read_record(paths[1])
         job.watch(Event("skipped", case, labels=str(paths[0]), verdict=(known or {}).get("verdict")))

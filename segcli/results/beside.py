@@ -13,23 +13,21 @@ from segcli.results.record import IN_SIDECAR, to_json
 from segcli.system import bytes_of
 
 
-def has_extras(found: Facts, folder: Path, files: Sequence[Path], choices: Facts) -> bool:
-    """Whether files are those that the record in a folder states, made with the same choices.
+def lacking(found: Facts, folder: Path, files: Sequence[Path], choices: Facts) -> list[Path]:
+    """The files that are not those that the record in a folder states, made with the same choices.
 
     One that `segcli report` has made of the same labels in place of such a file is as good.
     """
-    if not files:
-        return True
     stated = found.get("extras")
     if not isinstance(stated, dict) or any(stated.get(k) != v for k, v in choices.items()):
-        return False
+        return list(files)
     of_run, known = stated_files(found, "extras"), known_files(found)
 
     def is_there(path: Path) -> bool:
         name = path.relative_to(folder).as_posix()
         return name in of_run and path.is_file() and file_sha256(path) in known[name]
 
-    return all(map(is_there, files))
+    return [path for path in files if not is_there(path)]
 
 
 # Where a record states files beside its label map: those of its run; those of earlier runs, and those of `report`.

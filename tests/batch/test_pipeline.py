@@ -260,7 +260,12 @@ def test_2_5_a_missing_table_is_made_and_the_label_map_stays_untouched(model, tm
     scan(tmp_path / "a.nii.gz")
     (first,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out")
     before = first.paths[0].stat()
-    (again,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", reports=("csv",))
+    said: list[str | None] = []
+    watch = lambda event: said.append(event.sentence) if event.name == "doubt" else None  # noqa: E731
+    (again,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", watch=watch, reports=("csv",))
+    assert said == [
+        "a_seg.nii.gz is done, the network runs again for a_seg.csv alone; `segcli report` makes such files without"
+    ]
     assert again.status == "done"
     assert (tmp_path / "out" / "a_seg.csv").exists()
     assert first.paths[0].stat().st_mtime_ns == before.st_mtime_ns

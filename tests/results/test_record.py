@@ -20,7 +20,7 @@ from segcli.errors import Denied, InputError
 from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256, find
 from segcli.results import inputs, record
-from segcli.results.beside import has_extras, with_files
+from segcli.results.beside import lacking, with_files
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
 
@@ -86,7 +86,7 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     table = written.parent / "a_seg.csv"
 
     def there(files, seg_type="binary"):
-        return has_extras(record.read_record(written), written.parent, files, {"seg_type": seg_type})
+        return not lacking(record.read_record(written), written.parent, files, {"seg_type": seg_type})
 
     assert there([mask])
     assert there([], "labelmap")
