@@ -14,13 +14,15 @@ import typer
 from segcli.commands.options import Affine, Commands, Json, choice, form, several
 from segcli.commands.terminal import SCHEMA, print_json, say, table
 from segcli.documents import Document
-from segcli.errors import UsageError
+from segcli.errors import CasesFailed, UsageError, first_few
 
 if TYPE_CHECKING:
     from segcli.results.comparing import Comparison
+    from segcli.results.pairing import Pair
     from segcli.structures import Label
 
 commands = Commands("evaluate")
+_SHOWN = 10  # names in a sentence
 
 
 @commands.command()
@@ -73,6 +75,11 @@ def evaluate(
         print_json(document)
     else:
         _print(document, csv=csv, summary=summary, title=f"means of {against} minus {prediction}")
+    if lacking := [*dict.fromkeys([*document["no_prediction"], *document.get("against_no_prediction", ())])]:
+        raise CasesFailed(
+            f"references without a prediction, all that they hold counts as missed: {first_few(lacking, _SHOWN)}",
+            hint="predict them, or take them out of the folder of references",
+        )
 
 
 def _refuse_forms(reference_labels: str | None, summary: str, *, json: bool, csv: bool, against: bool) -> None:
@@ -93,18 +100,27 @@ def _refuse_forms(reference_labels: str | None, summary: str, *, json: bool, csv
 def _document(how: Comparison, prediction: Path, reference: Path, against: Path | None) -> Document:
     """All that is said of a prediction, and of a second one's difference to it."""
     from segcli.results import evaluate as scoring
+    from segcli.results.comparing import paired
 
-    scores = how.scores(prediction, reference, say)
+    pairs = paired(prediction, reference, say)
+    scores = how.scores(pairs, say)
     apart = [x.name for x in how.names if how.card and x.name in how.card.not_scored]
     document: Document = {"schema": SCHEMA, "tolerance_mm": how.tolerance, "scores": scoring.rows(scores)}
+    document["no_prediction"] = _lacking(pairs)
     document["not_averaged"] = apart
     document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
-        others = how.scores(against, reference, say)
+        pairs = paired(against, reference, say)
+        others = how.scores(pairs, say)
+        document["against_no_prediction"] = _lacking(pairs)
         if not prediction.is_dir():  # one case, whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
         document["difference"] = scoring.compare(scores, others, apart)
     return document
+
+
+def _lacking(pairs: Sequence[Pair]) -> list[str]:
+    return [pair.name for pair in pairs if pair.prediction is None]
 
 
 def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:

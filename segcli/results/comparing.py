@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing, UsageError, first_few
@@ -13,7 +15,7 @@ from segcli.models.card import ModelCard
 from segcli.results import evaluate as scoring
 from segcli.results.evaluate import Score
 from segcli.results.numbers import refuse_model
-from segcli.results.pairing import pair_folders
+from segcli.results.pairing import Pair, pair_folders
 from segcli.results.reference_labels import merged, parcels
 from segcli.results.scan_checks import only_labels
 from segcli.space.volume import Grid, Volume
@@ -42,26 +44,33 @@ class Comparison:
     card: ModelCard | None = None
     tell: bool = True
 
-    def scores(self, prediction: Path, reference: Path, say: Callable[[str], None]) -> dict[str, list[Score]]:
+    def scores(self, pairs: Sequence[Pair], say: Callable[[str], None]) -> dict[str, list[Score]]:
         """The scores of each case by its name; `say` is given sentences for the user.
 
-        errors   InputMissing, UsageError, InputError
+        errors   UsageError, InputError
         """
-        return {name: self._case(name, mine, truth, say) for name, mine, truth in _pairs(prediction, reference, say)}
+        return {pair.name: self._case(pair, say) for pair in pairs}
 
-    def _case(self, name: str, mine: Path, truth: Path, say: Callable[[str], None]) -> list[Score]:
+    def _case(self, pair: Pair, say: Callable[[str], None]) -> list[Score]:
+        """The scores of a case; without a prediction all that its reference has is missed."""
+        name, mine, truth = pair
         if self.card is not None:
-            refuse_model(mine, self.card)
+            if mine is not None:
+                refuse_model(mine, self.card)
             if self.numbers is None:  # else the reference has numbers of its own
                 refuse_model(truth, self.card)
-        pred, ref, own = self._both(mine, truth, say)
+        if mine is None:
+            ref, own = self._reference(truth, say)
+            pred = replace(ref, data=np.zeros_like(ref.data))
+        else:
+            pred, ref, own = self._both(mine, truth, say)
         names = self.names or own
         if self.numbers is not None:
             ref = merged(ref, self.numbers)
         try:
             found = scoring.evaluate(pred, ref, names, self.tolerance, resample=self.resample)
         except InputError as error:
-            raise error.about(f"{mine.name} and {truth.name}") from error
+            raise error.about(" and ".join(path.name for path in (mine, truth) if path is not None)) from error
         if self.tell:
             self._tell(name, pred, ref, names, say)
         return found
@@ -80,6 +89,15 @@ class Comparison:
         if self.numbers is None and (parts := parcels(left[1], known)):
             told = f"{first_few(parts, _SHOWN)} of the reference are parcels as FreeSurfer numbers them"
             say(f"warning: {name}: {told}: --reference-labels freesurfer counts them as the whole that they are of")
+
+    def _reference(self, truth: Path, say: Callable[[str], None]) -> tuple[Volume, Sequence[Label]]:
+        """A reference without a prediction on a grid of its own, and names as of `_both`."""
+        if not formats.is_segmentation(truth):
+            return only_labels(formats.read([truth], affine=self.affine)), ()
+        from segcli.formats.dicom.seg import common_grid
+
+        ref, names = self._segmentation(truth, common_grid([truth]), self.numbers, say)
+        return ref, names if self.numbers is None else ()
 
     def _both(self, mine: Path, truth: Path, say: Callable[[str], None]) -> tuple[Volume, Volume, Sequence[Label]]:
         """Prediction and reference on grids of their own, and names for their values where a Segmentation has some.
@@ -151,15 +169,18 @@ class Comparison:
         return labels_on(mine, grid, names), labels_on(truth, grid, names), names
 
 
-def _pairs(prediction: Path, reference: Path, say: Callable[[str], None]) -> list[tuple[str, Path, Path]]:
-    """The name of each case, its label map and the reference; errors as of `Comparison.scores`."""
+def paired(prediction: Path, reference: Path, say: Callable[[str], None]) -> list[Pair]:
+    """The cases of two files or two folders; `say` is given sentences for the user.
+
+    errors   InputMissing, UsageError, InputError
+    """
     for path in (prediction, reference):
         if not path.exists():
             raise InputMissing(f"{path}: no such file or folder")
     if prediction.is_dir() != reference.is_dir():
         raise UsageError(f"{prediction} and {reference}: one is a folder, the other a file")
     if not prediction.is_dir():
-        return [(stem(prediction), prediction, reference)]
+        return [Pair(stem(prediction), prediction, reference)]
     pairs, told = pair_folders(prediction, reference)
     for sentence in told:
         say(f"warning: {sentence}")

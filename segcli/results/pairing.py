@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing, first_few
@@ -25,10 +26,19 @@ _LOOSER = (
 )
 
 
-def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Cases that both folders hold, by the reference's name, and sentences.
+class Pair(NamedTuple):
+    """A case: its name, its prediction, None where there is none, and its reference."""
 
-    These say how names were compared, what is not searched, and what has no score.
+    name: str
+    prediction: Path | None
+    reference: Path
+
+
+def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
+    """The cases of two folders, by the reference's name, and sentences.
+
+    These say how names were compared, what is not searched, and what has no score. A reference without a prediction is
+    a case too: one that failed is not left out of a mean.
 
     A name is the file's without its ending and without `_seg`, `_dseg`, `_label`, `_mask`, `_gt` and the like. Where
     a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
@@ -38,8 +48,8 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
     the references belongs to the prediction whose record has the series that it refers to; else to the one that is
     called as its file, its folder, its series, patient or study.
 
-    errors   InputMissing (66) when a reference has no prediction: a case that failed is not left out of a mean;
-             InputError (65) when two files of a folder have one name, or a folder cannot be searched through
+    errors   InputMissing (66) when no reference has a prediction; InputError (65) when two files of a folder have
+             one name, or a folder cannot be searched through
     """
     hidden: list[Path] = []
     files = _files(ref, deep=True, hidden=hidden.append)
@@ -58,23 +68,24 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[tuple[str, Path, Path]], l
             have, want = _bare(have, pattern), _bare(want, pattern)
             without.append(entity)
     lacking = sorted(want.keys() - have.keys())
-    if lacking:
+    if len(lacking) == len(want):
         shown = first_few(lacking, 5)
         raise InputMissing(
             f"{pred}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
-            hint=_instead(pred, sorted(have.keys() - want.keys()), deep),
+            hint=_instead(pred, sorted(have), deep),
         )
-    pairs = [(called[want[name]], have[name], want[name]) for name in sorted(want)]
+    pairs = [Pair(called[want[name]], have.get(name), want[name]) for name in sorted(want)]
     told = not_searched(ref, hidden)
     if without:
-        _, mine, truth = pairs[0]
-        told.append(f"names are compared without {' and '.join(without)}: {mine.name} with {truth.name}")
+        both = min(want.keys() & have.keys())
+        names = f"{have[both].name} with {want[both].name}"
+        told.append(f"names are compared without {' and '.join(without)}: {names}")
     told += [f"{have[name].name} has no reference and is not scored" for name in sorted(have.keys() - want.keys())]
     return pairs, told
 
 
 def _instead(pred: Path, spare: Sequence[str], deep: bool) -> str:
-    """What to do where a reference has no prediction of its name; `spare` are the names of those that are left."""
+    """What to do where no reference has a prediction of its name; `spare` are the names of the predictions."""
     if spare:
         return f"predictions without a reference are called {', '.join(spare[:5])}; names must be equal"
     if not deep and (below := _label_maps(pred, _files(pred, deep=True))):

@@ -11,7 +11,7 @@ from runs import command  # noqa: F401 - makes the folder of scan_files known
 from segcli import formats
 from segcli.commands import evaluate as answer
 from segcli.commands import report
-from segcli.errors import InputError, InputMissing, OutputExists, UsageError
+from segcli.errors import CasesFailed, InputError, InputMissing, OutputExists, UsageError
 from segcli.formats.dicom import seg_writer
 from segcli.formats.dicom import series as dicom
 from segcli.results import paper
@@ -342,3 +342,35 @@ def test_a_scan_is_no_reference(tmp_path):
             answer.evaluate(*pair)
     with pytest.raises(InputError, match=r"scan.nii.gz: looks like a scan and is no label map"):
         report.report(scan, labels="freesurfer", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("reference", ["nii.gz", "dcm"])
+def test_a_reference_without_a_prediction_counts_as_missed_beside_the_others(tmp_path, capsys, reference):
+    """As after a run in which some scans were refused."""
+    scan = dicom.read(series(tmp_path / "mr", modality="MR"))
+    labels = np.zeros(scan.data.shape, "u1")
+    labels[:, 1:3, 2:6, 2:6] = 1
+    for folder, name in (("mine", "a.nii.gz"), ("truth", f"a.{reference}"), ("truth", f"b.{reference}")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        names = [Label(0, "background"), Label(1, "one")]
+        if name.endswith("dcm"):
+            kept = Volume(labels, scan.grid)
+            seg_writer.write(kept, names, tmp_path / folder / name, scan.source, algorithm="a", version="1")
+        else:
+            formats.write(Volume(labels, scan.grid), names, tmp_path / folder / name, scan.source)
+    page = tmp_path / "page.html"
+    with pytest.raises(CasesFailed, match="references without a prediction, all that they hold counts as missed: b"):
+        answer.evaluate(tmp_path / "mine", tmp_path / "truth", json=True, html=page)
+    document = json.loads(capsys.readouterr().out)
+    assert [(s["case"], s["status"], s["dice"]) for s in document["scores"]] == [("a", "both", 1), ("b", "missed", 0)]
+    assert (document["no_prediction"], document["summary"][1]["dice"]) == (["b"], 0.5)
+    assert "All counts as missed in cases without a prediction: b." in page.read_text()
+
+
+def test_a_second_prediction_that_lacks_a_case_is_not_better_for_it(tmp_path, capsys):
+    truth, first = boxes(tmp_path / "truth", a=1, b=1), boxes(tmp_path / "first", a=1, b=2)
+    with pytest.raises(CasesFailed, match="b"):
+        answer.evaluate(first, truth, against=boxes(tmp_path / "second", a=1), json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["no_prediction"], document["against_no_prediction"]) == ([], ["b"])
+    assert document["difference"][0]["dice"] == -0.25

@@ -19,15 +19,17 @@ _SCORES = {  # heading and format of each metric
 def evaluation_page(document: Facts) -> bytes:
     """The page of an evaluation.
 
-    document   tolerance_mm, scores (`evaluate.rows`), summary (`evaluate.summarise`), and with a second model
-               difference (`evaluate.compare`)
+    document   tolerance_mm, no_prediction (names of cases), scores (`evaluate.rows`), summary (`evaluate.summarise`),
+               and with a second model difference (`evaluate.compare`)
     """
     apart = [words(name) for name in document.get("not_averaged", ())]
+    lacking = document.get("no_prediction")
+    rule = RULE + (f" All counts as missed in cases without a prediction: {', '.join(lacking)}." if lacking else "")
     return page(
         "evaluation.html",
         title="Evaluation",
         cases=len({s["case"] for s in document["scores"]}),
-        rule=RULE + (f" Not averaged, as the model's card says: {', '.join(apart)}." if apart else ""),
+        rule=rule + (f" Not averaged, as the model's card says: {', '.join(apart)}." if apart else ""),
         tolerance=f"NSD at {document['tolerance_mm']:g} mm",
         scores=_SCORES,
         metrics=[(heading, True) for heading, _ in _SCORES.values()],
