@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec.structs import replace as with_
 
 from segcli import formats, memory
-from segcli.batch import bids, budget, described, earlier, outputs
+from segcli.batch import bids, budget, described, earlier, outputs, room
 from segcli.batch.answer import finished
 from segcli.batch.case import Case, called
 from segcli.batch.events import Event, Watch, unwatched
@@ -23,7 +22,7 @@ from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination, Finished
 from segcli.documents import Document, Facts
 from segcli.engines.precision import Precision
-from segcli.errors import InputError, OutputError, OutputExists, SegcliError, UsageError
+from segcli.errors import InputError, SegcliError, UsageError
 from segcli.formats import atomic, tables
 from segcli.inference.engine import counted, said_since
 from segcli.inference.segment import Segmentation
@@ -104,6 +103,7 @@ class Job:
 
     options  with structures by their names, as `with_names` gives them
     swept    folders that hold no leftovers of dead processes any more
+    filled   disks on which the files of an earlier case had no room
     """
 
     card: ModelCard
@@ -112,6 +112,7 @@ class Job:
     options: Options
     watch: Watch = unwatched
     swept: set[Path] = field(default_factory=set)
+    filled: room.Filled = field(default_factory=room.Filled)
 
     def __getstate__(self) -> Document:
         """What crosses to another process: nobody there is told of this one's events."""
@@ -264,7 +265,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
         job.watch(Event("skipped", case, labels=str(paths[0]), verdict=(known or {}).get("verdict")))
         return Outcome(case, "skipped", tuple(paths), known)
     scan = scan_of(job, case, inputs)
-    _check_room(paths[0], scan)
+    room.check(paths[0], scan.grid.size)
     outputs.refuse_beforehand(scan, job.to, job.shown.labels)
     doubt(job, case, scan)
     return Loaded(case, scan, key, {"read": time.perf_counter() - start})
@@ -337,31 +338,13 @@ def _nameable(case: Case, paths: Iterable[Path]) -> None:
         )
 
 
-def _check_room(labels: Path, scan: Volume) -> None:
-    """Refuse before the inference when the folder cannot be written to, or cannot hold even a small label map."""
-    folder = labels.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise OutputExists(f"{folder.name}: is a file, not a folder for outputs", hint="choose another folder with -o")
-    if not os.access(folder, os.W_OK):
-        raise atomic.denied(labels, folder)
-    need = scan.grid.size // 100 + 65536  # label maps compress by a hundred and more
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise OutputError(
-            f"{labels.name}: no space left: {need / 1e6:.2f} MB are needed, {free / 1e6:.2f} MB are free in {folder}",
-            hint="free some space or choose another folder with -o",
-        )
-
-
 # ---- label
 
 
 def label(job: Job, loaded: Loaded) -> Labelled:
     """The labels of a scan, as the options want them.
 
-    errors   ModelError: logits that are not finite; OutOfMemory
+    errors   ModelError: logits that are not finite; OutOfMemory; OutputError: a scan before it has filled the disk
     """
     case = loaded.case
     engines = [opened.engine for _, opened in job.models]
@@ -369,6 +352,7 @@ def label(job: Job, loaded: Loaded) -> Labelled:
     def tick(done: int, total: int) -> None:
         job.watch(Event("window", case, done=done, total=total))
 
+    job.filled.check(job.to.labels(case, job.card.name), loaded.scan.grid.size)
     job.watch(Event("segment", case, shape=loaded.scan.grid.shape))
     before = counted(engines)
     found = labels_of(job, loaded.scan, tick)
@@ -397,7 +381,10 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     if job.to.layout == "bids" and job.to.folder is not None:
         strange = [o.ending for o in outputs.outputs() if not o.bids]
         bids.describe(job.to.folder, case.beside, strange)
-    with atomic.together(record_path, labels_path, lambda: earlier.finished(job, case, loaded.key)) as staged:
+    with (
+        job.filled.watched(labels_path, loaded.scan.grid.size),
+        atomic.together(record_path, labels_path, lambda: earlier.finished(job, case, loaded.key)) as staged,
+    ):
         formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=maker)
         made = LabelsFacts(file=labels_path.name, sha256=file_sha256(staged[labels_path]))
         stays, others = earlier.stays(job, case, made["sha256"]), earlier.beside(job, case)

@@ -354,8 +354,8 @@ def translated(path: Path, temporary: Path | None = None) -> Iterator[None]:
             raise denied(path, path.parent, held) from error
         if error.errno in _FULL:
             told, hint = _FULL[error.errno]
-            needed = _needed(error.errno, path, temporary)
-            raise OutputError(f"{path.name}: {told} {path.parent}{needed}", hint=hint) from error
+            after = _after(error.errno, path, temporary)
+            raise OutputError(f"{path.name}: {told} {path.parent}{after}", hint=hint) from error
         raise OutputError(
             f"{path.name}: cannot write in {path.parent}: {error.strerror or error}",
             hint=system.too_long(temporary or path),
@@ -372,7 +372,7 @@ def denied(path: Path, folder: Path, more: str = "") -> Denied:
     return Denied(f"{path.name}: {why}", hint="choose a folder you may write to with -o")
 
 
-def _needed(number: int, path: Path, temporary: Path | None) -> str:
+def _after(number: int, path: Path, temporary: Path | None) -> str:
     """How much had been written when no more could be, and what is left of a full disk."""
     try:
         written = temporary.stat().st_size if temporary is not None else 0
@@ -380,12 +380,12 @@ def _needed(number: int, path: Path, temporary: Path | None) -> str:
         disk = os.statvfs(path.parent) if hasattr(os, "statvfs") else None
     except OSError:
         return ""
-    needed = f": more than {written:,} bytes are needed"
+    after = f" after {written:,} bytes of the file"
     if number != errno.ENOSPC:
-        return needed
+        return after
     if disk is not None and disk.f_files and not disk.f_favail:  # a disk that counts no files says 0 twice
         return ": it holds as many files as it can (its inodes are used up)"
-    return f"{needed}, {free:,} are free beside them"
+    return f"{after}; {free:,} bytes are free"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -16,7 +17,7 @@ from runs import Pointwise, card, files, opened, quick, scan, scans
 from scan_files import nifti
 
 from segcli import formats
-from segcli.batch import labelling, pipeline, stages
+from segcli.batch import labelling, pipeline, room, stages
 from segcli.batch.bids import derivative_name
 from segcli.batch.cases import Case, cases
 from segcli.batch.clashes import apart
@@ -24,7 +25,7 @@ from segcli.batch.events import unwatched
 from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import Options, Outcome
-from segcli.errors import InputError, ModelError, OutOfMemory, UsageError
+from segcli.errors import InputError, ModelError, OutOfMemory, OutputError, UsageError
 from segcli.formats import atomic
 from segcli.models.card import ModelCard, parse
 from segcli.models.library import file_sha256
@@ -405,9 +406,41 @@ def test_a_bids_name_has_seg_and_desc_where_the_specification_puts_them(name, ex
     assert derivative_name(name, "m") == expected
 
 
+def test_2_10_once_the_disk_was_full_no_network_runs_for_scans_as_large(model, tmp_path, monkeypatch):
+    paths = scans(tmp_path / "in", 5)
+    free = [10_000_000]
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
+
+    def full(*_, **__):
+        raise OutputError("no space left") from OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(stages.formats, "write", full)
+    asked: list[int] = []
+    ended = run(model, paths, tmp_path / "out", Pointwise(lambda x: asked.append(1) or x))
+    assert {outcome.error.exit_code for outcome in ended} == {74}
+    assert len(asked) <= 2  # the second one's network has begun when the first one is written
+    assert "10.00 MB are free, which the files of another scan" in ended[-1].error.message
+
+
+def test_2_10_a_smaller_scan_and_more_room_are_tried_on_a_disk_that_was_full(tmp_path, monkeypatch):
+    free = [1000]
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
+    disks, labels = room.Filled(), tmp_path / "out" / "a.nii.gz"
+    with pytest.raises(OutputError), disks.watched(labels, 50):
+        raise OutputError("another reason")
+    disks.check(labels, 50)
+    with pytest.raises(OutputError), disks.watched(labels, 50):
+        raise OutputError("no space left") from OSError(errno.ENOSPC, "full")
+    disks.check(labels, 49)
+    with pytest.raises(OutputError):
+        disks.check(labels, 50)
+    free[0] += 1
+    disks.check(labels, 50)
+
+
 def test_2_10_free_space_is_checked_before_the_network_runs(model, tmp_path, monkeypatch):
     scan(tmp_path / "a.nii.gz")
-    monkeypatch.setattr(stages.shutil, "disk_usage", lambda folder: Free())
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: Free())
     asked: list[int] = []
     (ended,) = run(model, [tmp_path / "a.nii.gz"], tmp_path / "out", Pointwise(lambda x: asked.append(1) or x))
     assert ended.error.exit_code == 74
@@ -631,8 +664,8 @@ def test_6_2_the_ladder_on_a_gpu_smaller_batches_then_sums_on_the_host_then_the_
     patches = np.random.default_rng(0).normal(size=(4, 1, 4, 4, 4)).astype(np.float32)
     with torch.no_grad():
         wanted = network(torch.from_numpy(patches)).numpy()
-    for room, steps in ((4, 0), (2, 1), (1, 2)):
-        engine = Small(network, room, may_leave=False)
+    for leaves, steps in ((4, 0), (2, 1), (1, 2)):
+        engine = Small(network, leaves, may_leave=False)
         np.testing.assert_allclose(engine.run(patches), wanted, rtol=1e-5, atol=1e-6)
         assert len(engine.fallbacks) == steps
     engine = Small(network, 0, may_leave=True)
