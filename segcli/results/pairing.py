@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from segcli import formats
-from segcli.errors import InputError, InputMissing, first_few
+from segcli.errors import InputError, InputMissing, SegcliError, first_few
 from segcli.formats.streams import refusal
 from segcli.formats.table import DICOM, endings, stem
 from segcli.formats.walk import not_searched, walk
 from segcli.results.record import is_masks, read_record
+from segcli.results.scan_checks import is_picture
 
 _BESIDE = ("_probseg", "_disagreement")
+_ONE = "take one of them out of the folder"
 _ROLES = re.compile(r"(_0000|[._-](d?seg|labels?|mask|gt|pred|ref|reference|groundtruth))+$", re.I)
 
 # What names of BIDS are compared without, step by step, where no name is in both folders: which segmentation of a scan
@@ -44,20 +46,25 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
     a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
     Where no name is in both, those of BIDS are compared without `seg-` and `T1w`, and then without `desc-`.
 
+    Scans may lie beside the label maps. Of two files of one name the one that is no picture is taken. A reference that
+    is a picture gives way to the one label map whose name goes on behind its own, as x.mgz to x_aseg.mgz; without a
+    prediction it is left out.
+
     A folder without label maps may hold DICOM Segmentations, one for each case, also in folders of their own. One of
     the references belongs to the prediction whose record has the series that it refers to; else to the one that is
     called as its file, its folder, its series, patient or study.
 
     errors   InputMissing (66) when no reference has a prediction; InputError (65) when two files of a folder have
-             one name, or a folder cannot be searched through
+             one name, a scan has several label maps, or a folder cannot be searched through
     """
     hidden: list[Path] = []
+    told: list[str] = []
     files = _files(ref, deep=True, hidden=hidden.append)
     below = _label_maps(ref, files)
     objects = [] if below else _segmentations(files)
     deep = bool(objects) or any(path.parent != ref for path in below)
-    have = _by_name(pred, _label_maps(pred, _files(pred, deep)) or _segmentations(_files(pred, deep=True)))
-    want = _by_name(ref, objects or below)
+    have = _by_name(pred, _label_maps(pred, _files(pred, deep)) or _segmentations(_files(pred, deep=True)), told)
+    want = _by_name(ref, objects or below, told)
     if not want:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
     called = {path: name for name, path in want.items()}  # whatever a prediction is called: two are compared by cases
@@ -67,21 +74,54 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
         if not want.keys() & have.keys():
             have, want = _bare(have, pattern), _bare(want, pattern)
             without.append(entity)
-    lacking = sorted(want.keys() - have.keys())
-    if len(lacking) == len(want):
-        shown = first_few(lacking, 5)
+    if not want.keys() & have.keys():
+        shown = first_few(sorted(want), 5)
         raise InputMissing(
-            f"{pred}: {len(lacking)} of {len(want)} references have no prediction of the same name: {shown}",
+            f"{pred}: {len(want)} of {len(want)} references have no prediction of the same name: {shown}",
             hint=_instead(pred, sorted(have), deep),
         )
+    for name in sorted(want.keys() & have.keys()):
+        scan = want[name]
+        _take_label_map(name, want, want.keys() - have.keys(), told)
+        called[want[name]] = called[scan]
+    for name in sorted(want.keys() - have.keys()):
+        if _is_scan(want[name]):
+            told.append(f"{want.pop(name).name} looks like a scan, has no prediction and is left out")
     pairs = [Pair(called[want[name]], have.get(name), want[name]) for name in sorted(want)]
-    told = not_searched(ref, hidden)
+    told += not_searched(ref, hidden)
     if without:
         both = min(want.keys() & have.keys())
         names = f"{have[both].name} with {want[both].name}"
         told.append(f"names are compared without {' and '.join(without)}: {names}")
     told += [f"{have[name].name} has no reference and is not scored" for name in sorted(have.keys() - want.keys())]
     return pairs, told
+
+
+def _take_label_map(name: str, want: dict[str, Path], lacking: Collection[str], told: list[str]) -> None:
+    """Put a label map without a prediction in the place of a reference that is a picture, where one is called so.
+
+    errors   InputError: several are
+    """
+    behind = re.compile(re.escape(name) + "[._-][A-Za-z]")
+    longer = [other for other in sorted(lacking) if behind.match(other)]
+    if not longer or not _is_scan(want[name]):
+        return
+    maps = [other for other in longer if not _is_scan(want[other])]
+    scan = want[name].name
+    if len(maps) > 1:
+        shown = first_few([want[other].name for other in maps], 5)
+        raise InputError(f"{scan}: looks like a scan, whose label map may be {shown}", hint=_ONE)
+    if maps:
+        want[name] = want.pop(maps[0])
+        told.append(f"{scan} looks like a scan: its label map {want[name].name} is taken")
+
+
+def _is_scan(path: Path) -> bool:
+    """Whether the voxels of a file are a picture's; what cannot be read is refused by its own reading."""
+    try:
+        return is_picture(formats.read([path]))
+    except SegcliError:
+        return False
 
 
 def _instead(pred: Path, spare: Sequence[str], deep: bool) -> str:
@@ -143,8 +183,11 @@ def _segmentations(files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _by_name(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
-    """Label maps by their names; a Segmentation that is alone in a subfolder by the subfolder's."""
+def _by_name(folder: Path, paths: Sequence[Path], told: list[str]) -> dict[str, Path]:
+    """Label maps by their names; a Segmentation that is alone in a subfolder by the subfolder's.
+
+    errors   InputError: two files have one name, and not one of them alone is a picture
+    """
     known = endings()
     objects = [path.parent for path in paths if not path.name.lower().endswith(known)]
     found: dict[str, Path] = {}
@@ -154,10 +197,13 @@ def _by_name(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
         own = inside.parent if alone else inside.parent / (_ROLES.sub("", stem(path)) or path.name)
         name = unicodedata.normalize("NFC", own.as_posix())  # macOS puts accents together in another way
         if name in found:
-            raise InputError(
-                f"{folder.name}: {found[name].name} and {path.name} would both be the case {name!r}",
-                hint="take one of them out of the folder",
-            )
+            both = [found[name], path]
+            scans = [one for one in both if _is_scan(one)]
+            if len(scans) != 1:
+                shown = " and ".join(one.name for one in both)
+                raise InputError(f"{folder.name}: {shown} would both be the case {name!r}", hint=_ONE)
+            path = both[1 - both.index(scans[0])]
+            told.append(f"{scans[0].name} looks like a scan: its label map {path.name} is taken")
         found[name] = path
     return found
 
@@ -183,7 +229,7 @@ def _referring(want: dict[str, Path], have: dict[str, Path], ref: Path) -> dict[
         name = next((name for name in (*mine, own, series, patient, study) if name in have), own)
         if name in found:
             told = f"{ref.name}: {found[name].relative_to(ref)} and {path.relative_to(ref)} are of one prediction"
-            raise InputError(f"{told}, {have[name].name}", hint="take one of them out of the folder")
+            raise InputError(f"{told}, {have[name].name}", hint=_ONE)
         found[name] = path
     return found
 

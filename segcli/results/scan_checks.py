@@ -133,6 +133,11 @@ def only_labels(read: Volume) -> Volume:
     return labels
 
 
+def is_picture(read: Volume) -> bool:
+    """Whether what was read of a file, (C, D, H, W), is no label map, by its looks or values between whole numbers."""
+    return not np.array_equal(np.round(read.data), read.data) or greys(read) is not None
+
+
 def greys(labels: Volume) -> int | None:
     """How many values whole numbers have that are a picture by their looks; None of what may be a label map.
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+from scan_files import nifti
 
 from segcli.errors import InputError, InputMissing
 from segcli.formats.dicom.series import digits
@@ -213,6 +215,37 @@ def test_two_files_of_one_name_in_a_folder_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"a\.nii\.gz and a_seg\.nii\.gz would both be the case 'a'"):
         pair_folders(tmp_path / "ref", tmp_path / "ref")
+
+
+def filled(path: Path, *, scan: bool) -> None:
+    """A file of noise as a scan's, or of one box as a label map's."""
+    data = np.zeros((6, 6, 6), "u1")
+    data[1:5, 1:5, 1:5] = np.random.default_rng(0).integers(0, 200, (4, 4, 4)) if scan else 1
+    path.parent.mkdir(exist_ok=True)
+    nifti(path, data)
+
+
+def test_of_a_scan_and_a_label_map_of_one_case_the_label_map_is_taken(tmp_path: Path) -> None:
+    """The scan was compared as labels where its name was the prediction's, and refused beside x_seg."""
+    pred, ref = tmp_path / "pred", tmp_path / "ref"
+    for name in ("pred/a_seg.nii.gz", "pred/b_seg.nii.gz", "ref/a_aseg.nii.gz", "ref/b_seg.nii.gz"):
+        filled(tmp_path / name, scan=False)
+    for name in ("pred/b.nii.gz", "ref/a.nii.gz", "ref/b.nii.gz", "ref/c.nii.gz"):
+        filled(tmp_path / name, scan=True)
+    pairs, told = pair_folders(pred, ref)
+    assert pairs == [
+        ("a", pred / "a_seg.nii.gz", ref / "a_aseg.nii.gz"),
+        ("b", pred / "b_seg.nii.gz", ref / "b_seg.nii.gz"),
+    ]
+    assert told == [
+        "b.nii.gz looks like a scan: its label map b_seg.nii.gz is taken",
+        "b.nii.gz looks like a scan: its label map b_seg.nii.gz is taken",
+        "a.nii.gz looks like a scan: its label map a_aseg.nii.gz is taken",
+        "c.nii.gz looks like a scan, has no prediction and is left out",
+    ]
+    filled(ref / "a_wmparc.nii.gz", scan=False)
+    with pytest.raises(InputError, match=r"a.nii.gz: looks like a scan, .* may be a_aseg.nii.gz, a_wmparc.nii.gz"):
+        pair_folders(pred, ref)
 
 
 def test_a_folder_of_references_is_walked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
