@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 from typing import get_args
@@ -83,9 +84,11 @@ def test_every_key_of_a_list_of_series_is_told(place: Path, capsys: pytest.Captu
 
     folder = series(place / "ct")
     series(folder, phantom() + 50, uid="b", SeriesNumber=4)
-    scan(folder / "a.nii.gz")
+    with zipfile.ZipFile(folder / "b.zip", "w") as archive:
+        archive.write(scan(folder / "a.nii.gz"), "b.nii.gz")
     document = told(capsys, "info", "ct", "-m", "organs")
     sentence = re.search(r"Of a folder of several DICOM series it prints (.*?)\.\n", TEXT, re.DOTALL)
     assert sentence is not None
     listed = set(re.findall("`([a-z]+)`", sentence[1]))
-    assert listed == document.keys() | document["series"][0].keys() | document["images"][0].keys()
+    lists = [document[name][0].keys() for name in ("series", "images", "archives")]
+    assert listed == set(document).union(*lists)
