@@ -153,15 +153,16 @@ def _in_dataset(case: Case) -> Case:
 
 
 def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
-    """The cases, the same input once; refused when two inputs would make one output. One with a fault makes none."""
+    """The cases, the same input once; refused when two inputs would make one output. One with a fault makes none.
+
+    The same files are one input where they have a fault, whichever way they were found: by name, or in a folder.
+    """
     owners: dict[object, Case] = {}
     for case in map(_nameable, found):
         target = (output or case.beside) / f"{case.name}{SEG}.nii.gz"
-        key = key_of(target) if case.fault is None else case.paths
-        other = owners.get(key)
-        if other is None:
-            owners[key] = case
-        elif _input(other) != _input(case):
+        key = key_of(target) if case.fault is None else (*_places(case), PurePosixPath(case.name).name)
+        other = owners.setdefault(key, case)
+        if case.fault is None and _input(other) != _input(case):
             raise one_name(other, case, target.name)
     return list(owners.values())
 
@@ -187,7 +188,12 @@ def _nameable(case: Case) -> Case:
 
 def _input(case: Case) -> tuple[object, ...]:
     """Equal for two cases that are one, however their paths are spelt."""
-    return [os.path.abspath(path) for path in case.paths], case.series, case.volume  # noqa: PTH100 - as in distinct
+    return _places(case), case.series, case.volume
+
+
+def _places(case: Case) -> list[str]:
+    """Where the files of a case are, spelt in one way."""
+    return [os.path.abspath(path) for path in case.paths]  # noqa: PTH100 - links are followed nowhere here
 
 
 def shard(found: Sequence[Case], part: str) -> list[Case]:

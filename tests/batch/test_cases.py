@@ -191,6 +191,15 @@ def test_several_scans_into_one_file_are_refused_by_its_name(tmp_path):
         given.cases(["image"], Destination(file=Path("y.nii.gz")))
 
 
+def test_a_broken_archive_that_is_named_and_lies_in_a_folder_too_is_one_case(tmp_path):
+    broken = tmp_path / "in" / "day" / "broken.zip"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"PK\3\4" + bytes(100))
+    for folder in (broken.parent, tmp_path / "in"):
+        (case,) = cases([str(broken), str(folder)], select=Selection(series=("all",)))
+        assert "corrupt or truncated archive" in case.fault.message
+
+
 def test_the_same_input_twice_is_one_case(tmp_path):
     touch(tmp_path, "a.nii")
     assert named(tmp_path / "a.nii", tmp_path / "a.nii", tmp_path) == ["a"]
