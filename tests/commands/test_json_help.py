@@ -2,7 +2,7 @@
 
 import json
 import re
-import zipfile
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import get_args
@@ -84,8 +84,8 @@ def test_every_key_of_a_list_of_series_is_told(place: Path, capsys: pytest.Captu
 
     folder = series(place / "ct")
     series(folder, phantom() + 50, uid="b", SeriesNumber=4)
-    with zipfile.ZipFile(folder / "b.zip", "w") as archive:
-        archive.write(scan(folder / "a.nii.gz"), "b.nii.gz")
+    shutil.make_archive(str(folder / "packed"), "zip", series(place / "other", uid="c"))
+    scan(folder / "a.nii.gz")
     document = told(capsys, "info", "ct", "-m", "organs")
     sentence = re.search(r"Of a folder of several DICOM series it prints (.*?)\.\n", TEXT, re.DOTALL)
     assert sentence is not None
