@@ -34,9 +34,7 @@ def evaluate(
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, mm.")] = 1.0,
     reference_labels: Annotated[
         str | None,
-        typer.Option(
-            "--reference-labels", help="freesurfer: parcels of the references count as the whole they are of."
-        ),
+        typer.Option("--reference-labels", help="freesurfer: parts of the references count as the whole they are of."),
     ] = None,
     resample: Annotated[bool, typer.Option("--resample", help="Bring the prediction onto another grid.")] = False,
     affine: Affine = None,
@@ -48,7 +46,14 @@ def evaluate(
     ] = "",
     html: Annotated[Path | None, typer.Option("--html", help="Write a page as well.")] = None,
 ) -> None:
-    """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count."""
+    """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count.
+
+    Without a prediction all that a reference holds counts as missed, and the exit code is 1.
+
+    With `--reference-labels freesurfer` parcels count as their cortex, hypointensities and the corpus callosum as white
+    matter, and the choroid plexus as the ventricle that it lies in. Without it a reference's ventricle has a gap where
+    its plexus is, so that HD95 of ventricles is another one.
+    """
     from segcli.models.library import find
     from segcli.results.comparing import Comparison
 

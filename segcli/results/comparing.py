@@ -16,7 +16,7 @@ from segcli.results import evaluate as scoring
 from segcli.results.evaluate import Score
 from segcli.results.numbers import refuse_model
 from segcli.results.pairing import Pair, pair_folders
-from segcli.results.reference_labels import merged, parcels
+from segcli.results.reference_labels import merged, parts
 from segcli.results.scan_checks import only_labels
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
@@ -86,8 +86,11 @@ class Comparison:
             if names and values:
                 say(f"warning: {name}: values of the {whose} that are not scored: {first_few(values, _SHOWN)}")
         known = {label.id for label in names} or {*left[0]}
-        if self.numbers is None and (parts := parcels(left[1], known)):
-            told = f"{first_few(parts, _SHOWN)} of the reference are parcels as FreeSurfer numbers them"
+        if self.numbers is None and (found := parts(left[1], known)):
+            whose = "model" if self.card is not None else "prediction"
+            told = (
+                f"{first_few(found, _SHOWN)} of the reference are numbers of FreeSurfer that the {whose} does not have"
+            )
             say(f"warning: {name}: {told}: --reference-labels freesurfer counts them as the whole that they are of")
 
     def _reference(self, truth: Path, say: Callable[[str], None]) -> tuple[Volume, Sequence[Label]]:

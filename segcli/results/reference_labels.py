@@ -36,17 +36,17 @@ _ASEG = {41, 42}  # white matter and cortex of the right half: a map without the
 _PARCELS = 1000  # from which on numbers of FreeSurfer are of parcels
 
 
-def parcels(values: Collection[int], whole: Collection[int]) -> list[int]:
+def parts(values: Collection[int], whole: Collection[int]) -> list[int]:
     """Of some values those that are FreeSurfer's numbers of parts, where others have the whole that these are of.
 
     Numbers below 1000 are another program's as well: they count beside the two halves of a brain alone.
     """
-    parts = [
+    found = [
         value
         for value in sorted({*values} - {*whole})
         if any(first <= value <= last and target in whole for first, last, target in _FREESURFER)
     ]
-    return [value for value in parts if value >= _PARCELS or {*whole} >= _ASEG]
+    return [value for value in found if value >= _PARCELS or {*whole} >= _ASEG]
 
 
 def merged(labels: Volume, numbers: str) -> Volume:

@@ -16,7 +16,7 @@ from segcli.formats.dicom import seg_writer
 from segcli.formats.dicom import series as dicom
 from segcli.results import paper
 from segcli.results.evaluate import METRICS
-from segcli.results.reference_labels import parcels
+from segcli.results.reference_labels import parts
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
@@ -48,10 +48,10 @@ def test_parcels_that_are_not_said_to_be_freesurfers_are_told(tmp_path, capsys):
     truth[1:3, 1:5, 1:5], truth[3:5, 1:5, 1:5] = 1001, 1035
     mine[1:5, 1:5, 1:5] = 3
     pred, ref = nifti(tmp_path / "pred.nii.gz", mine), nifti(tmp_path / "ref.nii.gz", truth)
-    hint = "1001, 1035 of the reference are parcels as FreeSurfer numbers them: --reference-labels freesurfer counts"
-    for model in ("uxnet", None):
+    hint = "1001, 1035 of the reference are numbers of FreeSurfer that the {} does not have: --reference-labels free"
+    for model, whose in (("uxnet", "model"), (None, "prediction")):
         answer.evaluate(pred, ref, model=model)
-        assert hint in capsys.readouterr().err
+        assert hint.format(whose) in capsys.readouterr().err
     answer.evaluate(ref, ref)
     answer.evaluate(ref, pred)
     assert "FreeSurfer" not in capsys.readouterr().err
@@ -61,7 +61,7 @@ def test_parcels_that_are_not_said_to_be_freesurfers_are_told(tmp_path, capsys):
     ("whole", "told"), [({2, 3, 41, 42, 4}, [31, 77]), ({1, 2, 3, 4}, []), ({41, 42}, [])], ids=str
 )
 def test_small_numbers_are_freesurfers_beside_both_halves_of_a_brain_alone(whole, told):
-    assert parcels([31, 77, 85, 3], whole) == told
+    assert parts([31, 77, 85, 3], whole) == told
 
 
 def test_a_structure_that_the_mean_leaves_out_is_marked_in_the_table(tmp_path, capsys):
