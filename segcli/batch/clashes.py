@@ -35,7 +35,7 @@ def apart(cases: Sequence[Case], card: ModelCard, to: Destination) -> None:
 
 def one_name(one: Case, other: Case, written: str) -> UsageError:
     """The refusal of two cases that would be written as one, and what works: names keep folders below what is named."""
-    hint = "rename one, or run them with different -o"
+    hint = "rename one, or run `predict` for each with another -o"
     above = _above(one.paths[0], other.paths[0]) if one.beside != other.beside else None
     if above is not None:
         hint = f"name the folder above both, {above}, whose folders the names then have; or {hint}"

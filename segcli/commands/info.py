@@ -33,8 +33,8 @@ def info(
 ) -> None:
     """Grid, orientation, spacing and range of a scan, and what predict would do with it.
 
-    Of a folder with several DICOM series a list, with the archives and the images of other formats; it ends with 65
-    where none of the series is a volume, with 1 where one is refused.
+    It ends with 65 where predict would refuse the scan. Of a folder with several DICOM series a list, with the archives
+    and the images of other formats: 65 where none of the series is a volume, 1 where one is refused.
     """
     if str(scan) == "-":
         from segcli.commands.running import from_stdin
@@ -73,20 +73,22 @@ def _of(scan: Path, model: str, series: str | None, volume: int | None, counts: 
     paths = _only(scan, card) if scan.is_dir() and series is None and not found else [scan]
     read = formats.read(paths, affine=counts, series=series, volume=volume, channels=len(card.channels))
     try:
-        facts = _facts(scan.name, read, card)
+        facts, refusal = _facts(scan.name, read, card)
     except InputError as error:
         raise error.about(scan.name) from error
     if json:
         print_json({"schema": SCHEMA, **facts})
-        return
-    for name, text in _lines(facts, read.grid, card).items():
-        print_line(f"{name:8} {plain(text)}")
-    for warning in facts["warnings"]:
-        say(f"warning: {warning}")
+    else:
+        for name, text in _lines(facts, read.grid, card).items():
+            print_line(f"{name:8} {plain(text)}")
+        for warning in facts["warnings"]:
+            say(f"warning: {warning}")
+    if refusal is not None:
+        raise refusal
 
 
-def _facts(name: str, read: Volume, card: ModelCard) -> Document:
-    """What the JSON document says of a scan; `refused` is there where predict would refuse it.
+def _facts(name: str, read: Volume, card: ModelCard) -> tuple[Document, InputError | None]:
+    """What the JSON document says of a scan; where predict would refuse it, `refused` is there, and that error.
 
     errors   InputError: not one voxel is finite
     """
@@ -110,17 +112,18 @@ def _facts(name: str, read: Volume, card: ModelCard) -> Document:
         "model": card.name,
         "model_grid": record.grid_facts(model_grid(read.grid, card.grid)),
     }
-    if read.data.shape[0] == len(card.channels):
-        image = prepare(whole, card.procedure).image
-        facts["cropped_to"] = list(image.grid.shape)
-        facts["windows"] = window_count(image.grid, card.window)
-        try:
-            facts["warnings"] += beforehand(whole, card, name)
-        except InputError as error:
-            facts["refused"] = f"{error.message}; {error.hint}"
-    else:
-        facts["refused"] = f"{card.name} wants {counted(len(card.channels), 'channel')}: {', '.join(card.channels)}"
-    return facts
+    try:
+        if read.data.shape[0] != len(card.channels):
+            wants = f"{counted(len(card.channels), 'channel')}: {', '.join(card.channels)}"
+            raise InputError(f"{name}: has {counted(read.data.shape[0], 'channel')}, and {card.name} wants {wants}")
+        facts["warnings"] += beforehand(whole, card, name)
+    except InputError as error:
+        facts["refused"] = f"{error.message}; {error.hint}" if error.hint else error.message
+        return facts, error
+    image = prepare(whole, card.procedure).image
+    facts["cropped_to"] = list(image.grid.shape)
+    facts["windows"] = window_count(image.grid, card.window)
+    return facts, None
 
 
 def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
@@ -135,15 +138,14 @@ def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
         "axes": f"{facts['axes_ijk']} (where i, j, k point, as nibabel says it); as arrays, k, j, i: {grid.axes}"
         + (", sheared" if grid.sheared else ""),
         "range": f"{facts['range'][0]:g} to {facts['range'][1]:g}",
-        "predict": f"{card.name}: to {times(wanted.shape)} voxels of {times(wanted.spacing)} mm, axes {wanted.axes}",
     }
-    if "windows" in facts:
-        lines["windows"] = (
-            f"{facts['windows']} of {times(card.window.size)}, after a crop to {times(facts['cropped_to'])}"
-        )
     if "refused" in facts:
-        lines["refused"] = facts["refused"]
-    return lines
+        return lines
+    return {
+        **lines,
+        "predict": f"{card.name}: to {times(wanted.shape)} voxels of {times(wanted.spacing)} mm, axes {wanted.axes}",
+        "windows": f"{facts['windows']} of {times(card.window.size)}, after a crop to {times(facts['cropped_to'])}",
+    }
 
 
 def _found(folder: Path) -> tuple[DicomSeries, ...]:

@@ -64,7 +64,7 @@ def beforehand(scan: Volume, card: ModelCard, name: str, *, label_map: bool = Fa
     if count is not None:
         raise InputError(
             f"{name}: is a label map by its looks: {count} whole numbers in patches, without noise",
-            hint="give the scan itself; --allow-label-map takes it as one",
+            hint="give the scan itself; `predict --allow-label-map` takes it as one",
         )
     if (nothing := blank(scan)) is not None:
         return [nothing.sentence]

@@ -24,4 +24,4 @@ def test_the_folder_above_both_is_named_where_it_is_no_whole_disk(one: str, othe
     first, second = (Case("s", (path,), path.parent) for path in map(Path, (one, other)))
     refusal = one_name(first, second, "s_seg.nii.gz")
     assert refusal.message == f"{one} and {other} would both be written as s_seg.nii.gz"
-    assert refusal.hint == f"{above}rename one, or run them with different -o"
+    assert refusal.hint == f"{above}rename one, or run `predict` for each with another -o"

@@ -45,10 +45,16 @@ def test_what_predict_refuses_as_a_label_map_is_told_so(model, tmp_path, capsys)
     labels = np.zeros((20, 20, 20), "u1")
     labels[4:12, 4:12, 4:12], labels[13:18, 4:12, 4:12] = 1, 2
     path = nifti(tmp_path / "labels.nii.gz", labels)
-    answer.info(path, model)
-    assert "\nrefused  labels.nii.gz: is a label map by its looks" in capsys.readouterr().out
-    answer.info(path, model, json=True)
-    assert "--allow-label-map" in json.loads(capsys.readouterr().out)["refused"]
+    with pytest.raises(InputError, match=r"labels.nii.gz: is a label map by its looks"):
+        answer.info(path, model)
+    shown = capsys.readouterr().out
+    assert "\nrange" in shown
+    assert "\npredict" not in shown
+    with pytest.raises(InputError, match=r"labels.nii.gz: is a label map by its looks"):
+        answer.info(path, model, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert "--allow-label-map" in found["refused"]
+    assert "windows" not in found
     answer.info(scan(tmp_path / "scan.nii.gz"), model, json=True)
     assert "refused" not in json.loads(capsys.readouterr().out)
 
@@ -107,10 +113,10 @@ def test_a_scan_with_other_channels_than_the_model_wants_is_described_and_told_a
     data = np.zeros((4, 4, 4), "f4")
     data[1, 1, 1] = np.nan
     one = nifti(tmp_path / "b.nii.gz", data)
-    assert "windows" not in looked_at(one, str(two), capsys)
-    answer.info(one, str(two))
+    with pytest.raises(InputError, match=r"b.nii.gz: has 1 channel, and organs wants 2 channels: T1, T2"):
+        answer.info(one, str(two))
     out, told = capsys.readouterr()
-    assert "refused  organs wants 2 channels: T1, T2" in out
+    assert "\nrange    0 to 0\n" in out
     assert "warning: 1 of 64 voxels are NaN or infinite" in told
     with pytest.raises(InputError, match=r"a\.nii\.gz"):
         answer.info(path, str(model))
