@@ -31,3 +31,10 @@ class Case:
 def called(case: Case) -> str:
     """A case as sentences call it: by its first file, where it has one."""
     return (case.paths[0].name if case.paths else "") or case.name
+
+
+def names_of(case: Case) -> list[str]:
+    """The names by which a refusal may call a case; the first is put before a sentence that has none of them."""
+    if "/" in case.name:  # sub-07/t1, where others are t1 as well
+        return [case.name]
+    return [called(case), case.name, *(name for path in case.paths for name in (path.name, str(path)) if name)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from segcli.batch.case import Case, called
+from segcli.batch.case import Case, called, names_of
 from segcli.batch.events import Event, Watch, unwatched
 from segcli.batch.outputs import Destination
 from segcli.batch.stages import (
@@ -124,7 +124,7 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
     try:
         return stage(job, given)
     except SegcliError as error:
-        return failed(job.watch, case, error.about(*_names(case)))
+        return failed(job.watch, case, error.about(*names_of(case)))
     except OSError as error:
         kind = _SYSTEM.get(error.errno or 0, InputError)
         if error.errno == errno.EIO and stage is read:
@@ -149,10 +149,3 @@ def failed(watch: Watch, case: Case, error: SegcliError, details: str = "") -> O
     """The outcome of a case that has failed, which is told."""
     watch(Event("failed", case, error=error.message, exit_code=error.exit_code))
     return Outcome(case, "failed", error=error, details=details)
-
-
-def _names(case: Case) -> list[str]:
-    """The names by which a refusal may call a case; the first is put before a sentence that has none of them."""
-    if "/" in case.name:  # sub-07/t1, where others are t1 as well
-        return [case.name]
-    return [called(case), case.name, *(name for path in case.paths for name in (path.name, str(path)) if name)]

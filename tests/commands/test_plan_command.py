@@ -48,8 +48,9 @@ def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
     found[2] = replace(found[2], fault=InputError("c: no scan"))
 
     def budget(case):
-        if case.name in "ae":
-            raise InputError("truncated")
+        name = case.paths[0].name
+        if name in "ae":
+            raise InputError(f"{name}: truncated")
         return {"of": case.name}
 
     looked_at, refused, count = _looked_at(found, budget)
@@ -57,6 +58,8 @@ def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
     assert count == 2
     assert sorted(error.message for error in refused) == ["a: truncated", "c: no scan", "e: truncated"]
     assert _looked_at([found[0]], budget)[0] == []
+    _, (error,), _ = _looked_at([replace(found[0], name="sub/a")], budget)
+    assert error.message == "sub/a: a: truncated"  # as predict says it
     assert _all_refused(refused).exit_code == 65
     assert _all_refused([*refused, Denied("no")]).exit_code == 1
 
