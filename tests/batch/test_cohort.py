@@ -122,12 +122,12 @@ def test_the_page_names_the_cases_of_its_run_that_failed(model, tmp_path):
     ended = run(model, tmp_path / "in", out)
     reason = next(str(outcome.error.message) for outcome in ended if outcome.error is not None)
     page = cohort_files(ended, to)[-1].read_text()
-    assert "<h1>2 cases, 1 failed</h1>" in page
+    assert "<h1>2 cases, 1 not segmented</h1>" in page
     assert page.count(f">{escape(reason)}</td>") == 1
     (tmp_path / "in" / "bad.nii").unlink()
     page = cohort_files(run(model, tmp_path / "in", out), to)[-1].read_text()
     assert "<h1>2 cases</h1>" in page
-    assert "ailed" not in page.partition("<main>")[2].partition("</main>")[0]
+    assert "ot segmented" not in page.partition("<main>")[2].partition("</main>")[0]
 
 
 def second(folder: Path, name: str = "another", overlap: float | None = None) -> ModelCard:

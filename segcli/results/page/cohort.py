@@ -21,7 +21,7 @@ def cohort_page(records: Sequence[Facts], folder: Path | None = None, failed: Se
 
     records   those of the cases, whose own pages lie where their label maps do
     folder    where the page will lie; cases that have no page of their own there have no link
-    failed    the cases of the run that makes the page which failed, each with the reason
+    failed    cases that the run which makes the page could not segment, each with the reason
     """
     models = model_names(records)
     known = sorted(zip(models, records, strict=True), key=lambda x: (_order(x[1]), str(x[1]["case"]), x[0]))
@@ -29,7 +29,7 @@ def cohort_page(records: Sequence[Facts], folder: Path | None = None, failed: Se
     groups = [_group(model, [record for name, record in known if name == model], cases) for model in sorted({*models})]
     return page(
         "cohort.html",
-        title=f"{len(cases)} cases{f', {len(failed)} failed' if failed else ''}",
+        title=f"{len(cases)} cases{f', {len(failed)} not segmented' if failed else ''}",
         cases=cases,
         failed=failed,
         counts={v: sum(c["verdict"] == v for c in cases) for v in ("fail", "review", "pass")},
