@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from segcli.errors import InputError, SegcliError
+from segcli.errors import InputError, SegcliError, first_few
 from segcli.formats import nifti
 from segcli.formats.table import stem
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segcli.formats.dicom.series import Series
 
 _SHOWN = 8  # labels of a kind that a refusal names
+_FEW = 3  # names of files in a sentence
 _SEVERAL = ("func", "dwi", "perf")  # the folders of a BIDS dataset whose images are series of volumes
 # The folders of a BIDS dataset that a scan lies in, the last one called by the type of its data: sub-01/ses-1/pet.
 DATASET = re.compile(r"(?:^|/)(?P<folders>sub-[^/]+/(?:ses-[^/]+/)?(?P<type>[a-z]+))\Z")
@@ -123,11 +124,14 @@ def labels_of(name: str) -> dict[str, str]:
 
 
 def without_time_series(found: Sequence[Path], tell: Callable[[str], object]) -> list[Path]:
-    """The files without the NIfTI files of several volumes in BIDS's folders func, dwi and perf; they are counted."""
-    kept = [path for path in found if not _is_time_series(path)]
-    if len(kept) < len(found):
-        tell(f"{len(found) - len(kept)} images of several volumes in func, dwi or perf are left out")
-    return kept
+    """The files without the NIfTI files of several volumes in BIDS's folders func, dwi and perf; they are told."""
+    left = [path for path in found if _is_time_series(path)]
+    if left:
+        number, verb = ("1 image", "is") if len(left) == 1 else (f"{len(left)} images", "are")
+        names = first_few([path.name for path in left], _FEW)
+        tell(f"{number} of several volumes in func, dwi or perf {verb} left out: {names}")
+    others = set(left)
+    return [path for path in found if path not in others]
 
 
 def _is_time_series(path: Path) -> bool:

@@ -134,11 +134,16 @@ def dataset(tmp_path: Path) -> Path:
     return root
 
 
-def test_images_of_several_volumes_in_func_and_dwi_are_left_out_with_their_count(dataset):
+def test_images_of_several_volumes_in_func_and_dwi_are_left_out_with_their_names(dataset):
     said: list[str] = []
     found = cases([str(dataset)], tell=said.append)
     assert {case.name.rsplit("_", 1)[1] for case in found} == {"T1w", "T2w", "sbref"}
-    assert said == ["8 images of several volumes in func, dwi or perf are left out"]
+    first = "sub-01_ses-a_dwi.nii.gz, sub-01_ses-a_task-rest_bold.nii.gz, sub-01_ses-b_dwi.nii.gz ..."
+    assert said == [f"8 images of several volumes in func, dwi or perf are left out: {first}"]
+    one: list[str] = []
+    cases([str(dataset / "sub-01" / "ses-a" / "func")], tell=one.append)
+    name = "sub-01_ses-a_task-rest_bold.nii.gz"
+    assert one == [f"1 image of several volumes in func, dwi or perf is left out: {name}"]
     below = cases([str(dataset / "sub-01")], tell=said.append)
     assert len(below) == 6
     named = cases([str(dataset / "sub-01" / "ses-a" / "dwi" / "sub-01_ses-a_dwi.nii.gz")])
