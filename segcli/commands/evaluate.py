@@ -48,7 +48,8 @@ def evaluate(
 ) -> None:
     """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count.
 
-    Without a prediction all that a reference holds counts as missed, and the exit code is 1.
+    Files of two folders are compared by their names, FreeSurfer's SUBJECT/mri/aseg.mgz by the subject's. Without a
+    prediction all that a reference holds counts as missed, and the exit code is 1.
 
     With `--reference-labels freesurfer` parcels count as their cortex, hypointensities and the corpus callosum as white
     matter, and the choroid plexus as the ventricle that it lies in. Without it a reference's ventricle has a gap where

@@ -15,6 +15,7 @@ from segcli.formats.table import DICOM, endings, stem
 from segcli.formats.walk import not_searched, walk
 from segcli.results.record import is_masks, read_record
 from segcli.results.scan_checks import is_picture
+from segcli.results.subjects import one_of_each, subject
 
 _BESIDE = ("_probseg", "_disagreement")
 _ONE = "take one of them out of the folder"
@@ -46,6 +47,8 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
     a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
     Where no name is in both, those of BIDS are compared without `seg-` and `T1w`, and then without `desc-`.
 
+    A reference in SUBJECT/mri, as FreeSurfer has them, is called SUBJECT, and so is a prediction there.
+
     Scans may lie beside the label maps. Of two files of one name the one that is no picture is taken. A reference that
     is a picture gives way to the one label map whose name goes on behind its own, as x.mgz to x_aseg.mgz; without a
     prediction it is left out.
@@ -55,16 +58,21 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
     called as its file, its folder, its series, patient or study.
 
     errors   InputMissing (66) when no reference has a prediction; InputError (65) when two files of a folder have
-             one name, a scan has several label maps, or a folder cannot be searched through
+             one name, a scan or a subject has several label maps, or a folder cannot be searched through
     """
     hidden: list[Path] = []
     told: list[str] = []
     files = _files(ref, deep=True, hidden=hidden.append)
-    below = _label_maps(ref, files)
+    found = _label_maps(ref, files)
+    of_subjects = one_of_each(ref, found, told)
+    freesurfer = of_subjects is not None
+    below = found if of_subjects is None else of_subjects
     objects = [] if below else _segmentations(files)
     deep = bool(objects) or any(path.parent != ref for path in below)
-    have = _by_name(pred, _label_maps(pred, _files(pred, deep)) or _segmentations(_files(pred, deep=True)), told)
-    want = _by_name(ref, objects or below, told)
+    have = _by_name(
+        pred, _label_maps(pred, _files(pred, deep)) or _segmentations(_files(pred, deep=True)), told, freesurfer
+    )
+    want = _by_name(ref, objects or below, told, freesurfer)
     if not want:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
     called = {path: name for name, path in want.items()}  # whatever a prediction is called: two are compared by cases
@@ -183,8 +191,10 @@ def _segmentations(files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _by_name(folder: Path, paths: Sequence[Path], told: list[str]) -> dict[str, Path]:
+def _by_name(folder: Path, paths: Sequence[Path], told: list[str], freesurfer: bool) -> dict[str, Path]:
     """Label maps by their names; a Segmentation that is alone in a subfolder by the subfolder's.
+
+    freesurfer   whether what lies in SUBJECT/mri is called as the subject
 
     errors   InputError: two files have one name, and not one of them alone is a picture
     """
@@ -195,6 +205,8 @@ def _by_name(folder: Path, paths: Sequence[Path], told: list[str]) -> dict[str, 
         inside = path.relative_to(folder)
         alone = objects.count(path.parent) == 1 and path.parent != folder
         own = inside.parent if alone else inside.parent / (_ROLES.sub("", stem(path)) or path.name)
+        if freesurfer and (whose := subject(folder, path)):
+            own = whose.relative_to(folder) if whose != folder else Path(folder.resolve().name)
         name = unicodedata.normalize("NFC", own.as_posix())  # macOS puts accents together in another way
         if name in found:
             both = [found[name], path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from segcli.formats.dicom.series import digits
 from segcli.formats.walk import walk
 from segcli.results import pairing
 from segcli.results.pairing import pair_folders
+from segcli.system import WINDOWS
 
 
 def lacking(pred: Path, ref: Path) -> list[str]:
@@ -246,6 +248,38 @@ def test_of_a_scan_and_a_label_map_of_one_case_the_label_map_is_taken(tmp_path: 
     filled(ref / "a_wmparc.nii.gz", scan=False)
     with pytest.raises(InputError, match=r"a.nii.gz: looks like a scan, .* may be a_aseg.nii.gz, a_wmparc.nii.gz"):
         pair_folders(pred, ref)
+
+
+def test_label_maps_of_freesurfer_are_called_as_their_subjects(tmp_path: Path) -> None:
+    """They were subB/mri/aseg, which no prediction is called."""
+    beside = ("subA/mri/T1.mgz", "subA/mri/orig/001.mgz", "subA/surf/lh.area.mgh", "fsaverage/mri/aseg.mgz")
+    ref = made(tmp_path / "fs", "c.mgz", "d/mri/T1.mgz", "subA/mri/aseg.mgz", "subB/mri/aparc+aseg.mgz", *beside)
+    pred = made(tmp_path / "pred", "c.nii", "subA_seg.nii.gz", "subB/mri/orig_seg.nii.gz")
+    pairs, told = pair_folders(pred, ref)
+    assert pairs == [
+        ("c", pred / "c.nii", ref / "c.mgz"),
+        ("subA", pred / "subA_seg.nii.gz", ref / "subA/mri/aseg.mgz"),
+        ("subB", pred / "subB/mri/orig_seg.nii.gz", ref / "subB/mri/aparc+aseg.mgz"),
+    ]
+    assert told == [
+        "d/mri has no aseg, aparc or wmparc and is left out",
+        "fsaverage is FreeSurfer's template and is left out",
+    ]
+    assert [case for case, *_ in pair_folders(made(tmp_path / "one", "subA.nii.gz"), ref / "subA")[0]] == ["subA"]
+
+
+@pytest.mark.skipif(WINDOWS, reason="the command is one of a shell that Windows has not")
+def test_which_of_several_label_maps_of_a_subject_is_meant_is_asked_and_the_command_in_the_answer_works(
+    tmp_path: Path,
+) -> None:
+    files = [f"sub{x}/mri/{name}.mgz" for x in "AB" for name in ("wmparc", "aseg")]
+    ref, pred = made(tmp_path / "f s", *files), made(tmp_path / "pred", "subA.nii.gz", "subB.nii.gz")
+    with pytest.raises(
+        InputError, match=r"subA/mri: which one is the reference is not said: aseg.mgz, wmparc.mgz"
+    ) as no:
+        pair_folders(pred, ref)
+    subprocess.run(["sh", "-c", str(no.value.hint).partition(": ")[2]], cwd=tmp_path, check=True)
+    assert [case for case, *_ in pair_folders(pred, tmp_path / "aseg")[0]] == ["subA", "subB"]
 
 
 def test_a_folder_of_references_is_walked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
