@@ -452,6 +452,19 @@ def test_what_speaks_against_a_scan_is_a_warning_before_the_network_runs(tmp_pat
     assert not seen
 
 
+def test_warnings_are_at_the_place_that_called_and_name_the_argument(tmp_path: Path, model: segcli.Model) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    scan(folder)
+    nibabel.save(nibabel.Nifti1Image((cube() > 0).astype(np.uint8) + (cube() > 200), RAS), folder / "map.nii.gz")
+    for called in (lambda: model.segment(folder), lambda: next(model.segment_many(folder))):
+        with pytest.warns(
+            UserWarning, match="left out.*: map.nii.gz; allow_label_map=True takes them as scans"
+        ) as told:
+            called()
+        assert {warning.filename for warning in told} == {__file__}
+
+
 def examples_run(*modules: types.ModuleType) -> int:
     """How many examples the docstrings of modules have, all of which say the truth."""
     run = 0

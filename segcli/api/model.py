@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Literal, TypedDict, Unpack
 from numpy.typing import ArrayLike
 
 from segcli.api.result import Names, Result, names_of
-from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, meant, named
+from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, meant, named, warn
 from segcli.batch import stages
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
@@ -234,7 +233,7 @@ class Model:
     def _job(self, options: Options, probabilities: bool, progress: Progress | None) -> Job:
         def watch(event: Event) -> None:
             if event.sentence is not None:
-                warnings.warn(event.sentence, stacklevel=6)
+                warn(event.sentence)
             if progress is not None and event.done is not None and event.total is not None:
                 progress(event.done, event.total)
 

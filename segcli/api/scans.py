@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike, fsdecode
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -73,6 +73,18 @@ def form(affine: ArrayLike | str | None) -> Form | None:
     return cast(Form, affine)
 
 
+def warn(sentence: str) -> None:
+    """Warn of what a command would tell, at the place in the user's program that called segcli.
+
+    An option of `predict` is named as the argument that it is here.
+    """
+    level, frame = 1, sys._getframe()  # warnings.warn can leave files out by their names from Python 3.12 on
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "segcli":
+        level, frame = level + 1, frame.f_back
+    said = re.sub("`predict --([a-z-]+)`", lambda option: option[1].replace("-", "_") + "=True", sentence)
+    warnings.warn(said, stacklevel=level)
+
+
 def meant(scan: Scan, affine: ArrayLike | str | None, series: Sequence[str], volume: int | None) -> None:
     """Refuse options that mean nothing for such a scan: UsageError."""
     filed = isinstance(scan, Case) or is_path(scan)
@@ -99,8 +111,7 @@ def named(
             [], channels, named={key: fsdecode(path) for key, path in scan.items()}, select=select, volume=volume
         )
     if isinstance(scan, str | PathLike):
-        warned = partial(warnings.warn, stacklevel=4)
-        return cases([fsdecode(scan)], channels, select=select, volume=volume, label_maps=label_maps, tell=warned)
+        return cases([fsdecode(scan)], channels, select=select, volume=volume, label_maps=label_maps, tell=warn)
     if len(scan) != len(channels):
         told = f"{len(scan)} paths for a model of {len(channels)} channel{'s' * (len(channels) != 1)}"
         raise UsageError(told, hint="several scans are for `segment_many`")
