@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams, tables
-from segcli.formats.several import Held, taken
+from segcli.formats.several import Held, only, taken
 from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume, Voxels
 from segcli.structures import Label
@@ -128,8 +128,7 @@ def read(path: Path, *, channels: int = 1, volume: int | None = None, seen: Seen
             packed=voxels.packed,
             warnings=warnings,
         )
-    data = np.ascontiguousarray(np.moveaxis(data, voxels.axis, 0)[chosen])
-    data = streams.scale(data, voxels.slope, voxels.inter)
+    data = streams.scale(only(np.moveaxis(data, voxels.axis, 0), chosen), voxels.slope, voxels.inter)
     return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from segcli.errors import InputError, OutputError
 from segcli.formats import streams
-from segcli.formats.several import Held, taken
+from segcli.formats.several import Held, only, taken
 from segcli.formats.steps import believable
 from segcli.formats.table import Format, Seen, unseen
 from segcli.space.volume import LPS_OF_RAS, Grid, Source, Volume, Voxels
@@ -51,10 +51,8 @@ def read(path: Path, *, channels: int = 1, volume: int | None = None, seen: Seen
         packed=streams.is_gzip(path),
         warnings=warnings,
         trailer=True,
-    )[chosen]
-    return Volume(
-        np.ascontiguousarray(data), grid, Source((path,), "mgh", None, (*source.warnings, *warnings), source.facts)
     )
+    return Volume(only(data, chosen), grid, Source((path,), "mgh", None, (*source.warnings, *warnings), source.facts))
 
 
 def examine(path: Path) -> tuple[Grid, int, Source]:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams, tables
-from segcli.formats.several import Held, taken
+from segcli.formats.several import Held, only, taken
 from segcli.formats.steps import FARTHEST
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
 from segcli.space.volume import LPS_OF_RAS, Grid, Source, Volume
@@ -130,8 +130,8 @@ def read(
         offset=int(header.vox_offset),
         packed=_packed(voxels, header, count),
         warnings=warnings,
-    )[chosen]
-    scaled = streams.scale(np.ascontiguousarray(data), header.slope, header.inter)
+    )
+    scaled = streams.scale(only(data, chosen), header.slope, header.inter)
     return Volume(scaled, grid, Source((path,), "nifti", header, (*source.warnings, *warnings), source.facts))
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from segcli.errors import InputError, UsageError
+from segcli.space.volume import Voxels
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,9 @@ def taken(name: str, held: Held, channels: int, volume: int | None) -> slice:
     if not 1 <= volume <= held.count:
         raise InputError(f"{name}: there is no volume {volume}, only 1 to {held.count}")
     return slice(volume - 1, volume)
+
+
+def only(data: Voxels, chosen: slice) -> Voxels:
+    """The chosen ones of the images along the first axis, contiguous; the memory of the others is free then."""
+    kept = data[chosen]
+    return np.ascontiguousarray(kept) if len(kept) == len(data) else kept.copy()

@@ -216,6 +216,7 @@ def test_one_volume_of_a_series_is_read_by_its_number_from_1(tmp_path: Path, end
         scan = formats.read([path], volume=number)
         assert scan.data.dtype == np.int16
         assert np.array_equal(scan.data, data[number - 1 : number])
+        assert scan.data.base is None  # the memory of the others is free
         assert scan.grid.same_as(formats.read([path], channels=2).grid)
     for number in (0, 3):
         with pytest.raises(InputError, match=f"there is no volume {number}, only 1 to 2"):
