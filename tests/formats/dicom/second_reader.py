@@ -57,6 +57,8 @@ OTHERWISE = {
     "image type ORIGINAL": "it stacks components of a maker that it does not know",
     "an_echo_time_of_its_own": "it takes each slice for a volume",
     "a_slice_out_of_one_is_none": "it takes a slice out of a mosaic for a mosaic",
+    "a_volume_with_fewer_slices_than_another": "it stacks volumes of unequal numbers of slices into one",
+    "a_volume_of_another_part_or_thickness": "it stacks volumes of unequal numbers of slices into one",
     "rounded_positions_are_taken": "it takes the distance of the first two slices for all",
 }
 
