@@ -268,18 +268,26 @@ def test_label_maps_of_freesurfer_are_called_as_their_subjects(tmp_path: Path) -
     assert [case for case, *_ in pair_folders(made(tmp_path / "one", "subA.nii.gz"), ref / "subA")[0]] == ["subA"]
 
 
+def test_of_several_label_maps_of_a_subject_it_is_aseg_and_that_is_told_once(tmp_path: Path) -> None:
+    files = [f"sub{x}/mri/{name}.mgz" for x in "AB" for name in ("wmparc", "aparc+aseg", "aseg", "T1")]
+    ref, pred = made(tmp_path / "fs", *files), made(tmp_path / "pred", "subA.nii.gz", "subB.nii.gz")
+    pairs, told = pair_folders(pred, ref)
+    assert [of for _, _, of in pairs] == [ref / "subA/mri/aseg.mgz", ref / "subB/mri/aseg.mgz"]
+    assert told == ["of a subject's label maps (aparc+aseg.mgz, aseg.mgz, wmparc.mgz) aseg.mgz is compared"]
+
+
 @pytest.mark.skipif(WINDOWS, reason="the command is one of a shell that Windows has not")
 def test_which_of_several_label_maps_of_a_subject_is_meant_is_asked_and_the_command_in_the_answer_works(
     tmp_path: Path,
 ) -> None:
-    files = [f"sub{x}/mri/{name}.mgz" for x in "AB" for name in ("wmparc", "aseg")]
+    files = [f"sub{x}/mri/{name}.mgz" for x in "AB" for name in ("aparc.a2009s+aseg", "wmparc")]
     ref, pred = made(tmp_path / "f s", *files), made(tmp_path / "pred", "subA.nii.gz", "subB.nii.gz")
     with pytest.raises(
-        InputError, match=r"subA/mri: which one is the reference is not said: aseg.mgz, wmparc.mgz"
+        InputError, match=r"subA/mri: which one is the reference is not said: aparc.a2009s\+aseg.mgz, wmparc.mgz"
     ) as no:
         pair_folders(pred, ref)
     subprocess.run(["sh", "-c", str(no.value.hint).partition(": ")[2]], cwd=tmp_path, check=True)
-    assert [case for case, *_ in pair_folders(pred, tmp_path / "aseg")[0]] == ["subA", "subB"]
+    assert [case for case, *_ in pair_folders(pred, tmp_path / "aparc.a2009s+aseg")[0]] == ["subA", "subB"]
 
 
 def test_a_folder_of_references_is_walked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
