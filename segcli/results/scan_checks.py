@@ -142,7 +142,8 @@ def greys(labels: Volume) -> int | None:
     """How many values whole numbers have that are a picture by their looks; None of what may be a label map.
 
     A picture has many, and most neighbours are told apart by noise: at most 0.36 of those beside the background, the
-    commonest value, are equal in scans, and at least 0.6 in label maps, also in those sampled at 4 mm.
+    commonest value, are equal in scans. In label maps at least 0.6 are, and nearly half of those of a cortex of 1000
+    parcels at 4 mm. Labels of a voxel each, as of seeds, lie apart, while the voxels of a picture have neighbours.
 
     labels   (C, D, H, W), of which the first channel is looked at
     """
@@ -150,7 +151,8 @@ def greys(labels: Volume) -> int | None:
     values, counts = np.unique(planes, return_counts=True)
     found = [_neighbours(plane, values[counts.argmax()]) for plane in planes]
     pairs, equal = (sum(both) for both in zip(*found, strict=True))
-    return len(values) if len(values) > _GREYS and equal < 0.5 * pairs else None
+    apart = pairs < counts.sum() - counts.max()
+    return len(values) if len(values) > _GREYS and not apart and equal < 0.42 * pairs else None
 
 
 def _neighbours(plane: NDArray[Any], background: float) -> tuple[int, int]:

@@ -89,7 +89,15 @@ def test_a_scan_is_no_label_map_and_is_refused_as_one(grey: np.ndarray) -> None:
 PARCELS = np.arange(6 * 8 * 7).reshape(6, 8, 7).repeat(4, 0).repeat(4, 1).repeat(4, 2)[:, : SHAPE[1], : SHAPE[2]]
 
 
-@pytest.mark.parametrize("labels", [PARCELS, patches(-3, 3000), rng.integers(0, 3, SHAPE)])
+SEEDS = np.zeros(SHAPE, np.int32)
+SEEDS.flat[::11] = np.arange(1, SEEDS.flat[::11].size + 1)  # instances of one voxel
+SEEDS[5, 5:7, 5:7] = [[1, 2], [3, 4]]  # some touch
+PARCEL = np.tile([1, 0, 1, 1, 1], 6)[:28].cumsum() + 30 * np.arange(8)[:, None] + 300 * np.arange(24)[:, None, None]
+RIBBON = np.zeros(SHAPE, np.int32)  # a cortex of many parcels in coarse voxels: bands of two rows
+RIBBON[:, ::4] = RIBBON[:, 1::4] = PARCEL
+
+
+@pytest.mark.parametrize("labels", [PARCELS, patches(-3, 3000), rng.integers(0, 3, SHAPE), SEEDS, RIBBON])
 def test_a_label_map_of_any_numbers_is_taken(labels: np.ndarray) -> None:
     assert scan_checks.only_labels(volume(labels)).data.dtype.kind == "i"
 
