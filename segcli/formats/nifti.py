@@ -42,7 +42,8 @@ _REFUSED_TYPES = {
 }
 _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("um", 1e-3)}
-_VALUE_INTENTS = range(1004, 1011)  # matrices, vectors, points: what lies along further axes is one value's parts
+# Matrices, vectors, points, colours: what lies along further axes is one value's parts.
+_VALUE_INTENTS = (*range(1004, 1011), 2003, 2004)
 _LEAST_EXTENSION = 8  # bytes of an extension: its size and its code
 _MOST_EXTENSIONS = 1 << 24  # bytes of a file in which they are looked through
 _LITERAL = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)

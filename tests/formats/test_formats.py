@@ -239,10 +239,11 @@ def test_no_volume_is_chosen_of_the_values_of_each_voxel(tmp_path: Path, ending:
     assert refused.value.hint == "take one of them out first"
 
 
-def test_volumes_of_a_nifti_that_are_said_to_be_a_vector_are_no_series(tmp_path: Path) -> None:
-    path = nifti(tmp_path / "a.nii", counting((5, 4, 3, 2)), intent_code=1007)
+@pytest.mark.parametrize("intent", [1007, 2003, 2004])
+def test_volumes_of_a_nifti_that_are_said_to_be_vectors_or_colours_are_no_series(tmp_path: Path, intent: int) -> None:
+    path = nifti(tmp_path / "a.nii", counting((5, 4, 3, 2)), intent_code=intent)
     with pytest.raises(
-        InputError, match=r"4-D image with 2 values for each voxel \(intent 1007\), .*--volume chooses none"
+        InputError, match=rf"4-D image with 2 values for each voxel \(intent {intent}\), .*--volume chooses none"
     ):
         formats.read([path], volume=2)
 
