@@ -58,6 +58,11 @@ def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
     assert count == 2
     assert sorted(error.message for error in refused) == ["a: truncated", "c: no scan", "e: truncated"]
     assert _looked_at([found[0]], budget)[0] == []
+
+    def without_volumes(case):
+        raise UsageError(f"{case.name}: holds one volume, there is nothing that --volume 2 could choose")
+
+    assert len(_looked_at(found[:2], without_volumes)[1]) == 2
     _, (error,), _ = _looked_at([replace(found[0], name="sub/a")], budget)
     assert error.message == "sub/a: a: truncated"  # as predict says it
     assert _all_refused(refused).exit_code == 65
