@@ -463,6 +463,8 @@ def test_warnings_are_at_the_place_that_called_and_name_the_argument(tmp_path: P
         ) as told:
             called()
         assert {warning.filename for warning in told} == {__file__}
+    with pytest.warns(UserWarning, match="left out"):  # code whose module has no name, as a program may run it
+        exec("model.segment(folder)", {"model": model, "folder": folder})
 
 
 def examples_run(*modules: types.ModuleType) -> int:

@@ -79,7 +79,7 @@ def warn(sentence: str) -> None:
     An option of `predict` is named as the argument that it is here.
     """
     level, frame = 1, sys._getframe()  # warnings.warn can leave files out by their names from Python 3.12 on
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "segcli":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "segcli":
         level, frame = level + 1, frame.f_back
     said = re.sub("`predict --([a-z-]+)`", lambda option: option[1].replace("-", "_") + "=True", sentence)
     warnings.warn(said, stacklevel=level)
