@@ -295,8 +295,8 @@ def _expand(
     there, packed = _without_derived(_images(path, output, hidden=hidden.append), tell), archives(path, output)
     for said in not_searched(path, hidden):
         tell(said)
-    files = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
-    files = without_time_series(files, tell) if len(channels) == 1 else files
+    meant = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
+    files = without_time_series(meant, tell) if len(channels) == 1 else meant
     grouped = _grouped(path, files, channels)
     scans = grouped if label_maps else without_label_maps(grouped, tell)
     found = [replace(case, series=select.of_series, volume=volume) for case in scans]
@@ -308,7 +308,8 @@ def _expand(
         hint = "name the folder of the scans; `predict --allow-label-map` takes label maps as scans"
         raise InputError(f"{said}{' ...' * (len(grouped) > 1)}", hint=hint)
     if not found:
-        raise InputMissing(f"{name_of(path)}: none of its {len(there)} images is meant", hint=select.instead(there))
+        hint = "name the file of a series itself, with --volume N" if meant else select.instead(there)
+        raise InputMissing(f"{name_of(path)}: none of its {len(there)} images is meant", hint=hint)
     return found
 
 

@@ -151,8 +151,9 @@ def test_images_of_several_volumes_in_func_and_dwi_are_left_out_with_their_names
 
 
 def test_a_dataset_of_nothing_else_has_no_scan(dataset):
-    with pytest.raises(InputMissing, match="none of its 1 images is meant"):
+    with pytest.raises(InputMissing, match="none of its 1 images is meant") as refused:
         cases([str(dataset / "sub-01" / "ses-a" / "dwi")])
+    assert refused.value.hint == "name the file of a series itself, with --volume N"
 
 
 @pytest.mark.parametrize(
