@@ -38,6 +38,7 @@ def finished(job: Job, case: Case, key: Facts, tell: Callable[[str], object] = s
     labels, written = job.to.labels(case, name), job.to.record(case, name)
     wanted = planned(job.to.base(case, name), job.shown, job.to)
     found = record.read_record(written)
+    key = _of_one_volume(key, found or {})
     known = asdict(type(job.options)())
 
     def differing(model: ModelFacts) -> dict[str, tuple[object, object]]:
@@ -86,6 +87,14 @@ def finished(job: Job, case: Case, key: Facts, tell: Callable[[str], object] = s
     return False
 
 
+def _of_one_volume(key: Facts, found: Facts) -> Facts:
+    """A key without its volume, where that is the first and the record was made without one: the scan has no other."""
+    then, now = found.get("input"), key["input"]
+    if isinstance(then, dict) and then.get("volume") is None and now["volume"] == 1:
+        return {**key, "input": {**now, "volume": None}}
+    return key
+
+
 def _whose_labels(labels: Path, found: Facts) -> Literal["ours", "changed", "other"]:
     """Whose a label map is that lies beside a record of its case, as `_whose` says it of the other files."""
     of = found.get("labels")
@@ -113,7 +122,7 @@ def _of_input(then: object, now: object) -> str:
     """How a scan differs from the one that was labelled, in words."""
     first, second = (one if isinstance(one, dict) else {} for one in (then, now))
     if any(first.get(which) != second.get(which) for which in ("series", "volume")):
-        return "another series or volume was labelled"
+        return "another series or volume was asked for"
     if first.get("sha256") == second.get("sha256"):
         return "the scan has another name since"
     return "the scan has changed since"

@@ -149,10 +149,19 @@ def test_7_7_a_result_that_is_not_repeated_says_what_has_changed_since(model, tm
         record.write_text(json.dumps(document | {"model": document["model"] | change}))
         assert refused()[0] == f"{said}, {told}"
     record.write_text(json.dumps(document | {"input": document["input"] | {"series": "3"}}))
-    assert refused()[0] == "another series or volume was labelled"
+    assert refused()[0] == "another series or volume was asked for"
     record.write_bytes(json.dumps(document).encode())
     (out / record.name.replace(".json", ".nii.gz")).write_bytes(b"by hand")
     assert "has been changed since its record was written" in run(model, folder, out).error.message
+
+
+def test_7_7_the_first_volume_of_a_scan_that_has_no_other_is_done(model, tmp_path):
+    """As of a folder in which a 4-D file was refused, and which is labelled again with --volume 1."""
+    path, out = scan(tmp_path / "a.nii.gz"), tmp_path / "out"
+    assert run(model, path, out).status == "done"
+    found = cases([str(path)], output=out, volume=1)
+    (again,) = pipeline.predict(found, model, opened(), Destination(out), Options())
+    assert again.status == "skipped"
 
 
 def test_2_5_what_lies_in_an_output_folder_among_the_slices_is_no_part_of_the_input(model, tmp_path):
