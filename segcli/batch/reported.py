@@ -17,7 +17,6 @@ from msgspec.structs import replace as with_
 from segcli import formats, system
 from segcli.batch import outputs
 from segcli.batch.outputs import Destination, Output
-from segcli.documents import Facts
 from segcli.errors import Denied, InputError, OutputError, OutputExists, UsageError, first_few
 from segcli.formats import Form, atomic, freesurfer, label_table
 from segcli.formats.stated import stated
@@ -31,7 +30,7 @@ from segcli.results.beside import known_files, with_files
 from segcli.results.inputs import hash_inputs
 from segcli.results.measure import Report, measure
 from segcli.results.numbers import refuse_other_numbers
-from segcli.results.record import InputFacts, Measured, ModelFacts, Record
+from segcli.results.record import Measured, ModelFacts, Record
 from segcli.results.scan_checks import only_labels
 from segcli.results.shown import shown_in
 from segcli.space.volume import Grid, Volume
@@ -232,11 +231,14 @@ def _named(
 def scan_of(found: Existing, image: Path | None, counts: Form | None) -> Scanned | None:
     """The scan of a label map: the one that is named, else the one that its record names, where that is near.
 
+    A file that is the record's is read as the record says: its volume, and the statement of its header that counts.
+
     errors   InputError where they are not on one grid
     """
     if image is None:
         return _recorded_scan(found)
-    scan = formats.read([image], affine=counts, channels=len(found.card.channels))
+    scan = None if counts else _as_recorded(found, [image])
+    scan = scan or formats.read([image], affine=counts, channels=len(found.card.channels))
     if not scan.grid.same_as(found.labels.grid):
         raise InputError(f"{found.path.name} and {image.name} are not on one grid")
     return Scanned(scan)
@@ -249,21 +251,25 @@ def _recorded_scan(found: Existing) -> Scanned | None:
     sum of the record. Folders, as those of DICOM, are not looked for.
     """
     known = found.known
-    if known is None or known.input is UNSET or known.options is UNSET:
+    if known is None or known.input is UNSET:
         return None
     here = found.path.absolute().parent
     names = [Path(name).name for name in known.input["files"]]
     for folder in dict.fromkeys((here, here.parent, Path.cwd())):
         paths = [folder / name for name in names]
-        scan = _read_as(paths, known.input, known.options, len(found.card.channels)) if names else None
+        scan = _as_recorded(found, paths) if names else None
         if scan is not None and scan.grid.same_as(found.labels.grid):
             shown = ", ".join(map(str, paths))
             return Scanned(scan, (f"the scan is {shown}, as the record of {found.path.name} says",))
     return None
 
 
-def _read_as(paths: Sequence[Path], recorded: InputFacts, options: Facts, channels: int) -> Volume | None:
-    """The scan in files, read as a record says; None where they are not what it names, or cannot be read so."""
+def _as_recorded(found: Existing, paths: Sequence[Path]) -> Volume | None:
+    """The scan in files, read as the record says; None where they are not what it names, or cannot be read so."""
+    known = found.known
+    if known is None or known.input is UNSET or known.options is UNSET:
+        return None
+    recorded, options = known.input, known.options
     affine = options.get("affine")
     if not all(map(Path.is_file, paths)) or affine not in (None, *get_args(Form)):
         return None
@@ -274,7 +280,7 @@ def _read_as(paths: Sequence[Path], recorded: InputFacts, options: Facts, channe
                 affine=affine,
                 series=recorded["series"],
                 volume=recorded["volume"],
-                channels=channels,
+                channels=len(found.card.channels),
                 fill_gaps=bool(options.get("fill_gaps")),
             )
     return None

@@ -13,6 +13,7 @@ from dicom_phantom import series
 from models import LABELS, organs
 from runs import command, scan
 
+import segcli
 from segcli.batch import outputs
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
@@ -422,6 +423,16 @@ def test_a_scan_that_cannot_be_read_as_the_record_says_is_none(model, tmp_path, 
     written.write_text(json.dumps(document))
     answer.report(tmp_path / "out" / "a_seg.nii.gz", str(model))
     assert ("note: the scan is" in capsys.readouterr().err) == ("odd" in written.read_text())
+
+
+def test_a_series_that_is_named_as_the_scan_is_read_as_the_record_says(model, tmp_path):
+    one = nibabel.load(scan(tmp_path / "one.nii.gz"))
+    several = np.stack([np.zeros(one.shape, "i2"), np.asarray(one.dataobj)], -1)
+    nibabel.save(nibabel.Nifti1Image(several, one.affine), tmp_path / "a.nii.gz")
+    segcli.load(model, engine="onnx").segment(tmp_path / "a.nii.gz", volume=2).save(tmp_path / "a_seg.nii.gz")
+    shutil.move(tmp_path / "a.nii.gz", elsewhere := tmp_path / "bold.nii.gz")
+    answer.report(tmp_path / "a_seg.nii.gz", str(model), image=elsewhere, forms=["html"])
+    assert (tmp_path / "a_seg.html").is_file()
 
 
 @pytest.mark.parametrize("form", ["html", "png"])
