@@ -81,9 +81,10 @@ def evaluate(
         print_json(document)
     else:
         _print(document, csv=csv, summary=summary, title=f"means of {against} minus {prediction}")
-    if lacking := [*dict.fromkeys([*document["no_prediction"], *document.get("against_no_prediction", ())])]:
+    lacking = {prediction: document["no_prediction"], against: document.get("against_no_prediction", ())}
+    if told := [f"{first_few(names, _SHOWN)} in {folder}" for folder, names in lacking.items() if names]:
         raise CasesFailed(
-            f"references without a prediction, all that they hold counts as missed: {first_few(lacking, _SHOWN)}",
+            f"references without a prediction, all that they hold counts as missed: {' and '.join(told)}",
             hint="predict them, or take them out of the folder of references",
         )
 

@@ -1,6 +1,7 @@
 """What `segcli evaluate` refuses."""
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -369,8 +370,10 @@ def test_a_reference_without_a_prediction_counts_as_missed_beside_the_others(tmp
 
 def test_a_second_prediction_that_lacks_a_case_is_not_better_for_it(tmp_path, capsys):
     truth, first = boxes(tmp_path / "truth", a=1, b=1), boxes(tmp_path / "first", a=1, b=2)
-    with pytest.raises(CasesFailed, match="b"):
-        answer.evaluate(first, truth, against=boxes(tmp_path / "second", a=1), json=True)
+    second, page = boxes(tmp_path / "second", a=1), tmp_path / "page.html"
+    with pytest.raises(CasesFailed, match=f"counts as missed: b in {re.escape(str(second))}"):
+        answer.evaluate(first, truth, against=second, json=True, html=page)
+    assert "All counts as missed in cases without a second prediction: b." in page.read_text()
     document = json.loads(capsys.readouterr().out)
     assert (document["no_prediction"], document["against_no_prediction"]) == ([], ["b"])
     assert document["difference"][0]["dice"] == -0.25

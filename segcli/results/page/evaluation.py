@@ -20,11 +20,13 @@ def evaluation_page(document: Facts) -> bytes:
     """The page of an evaluation.
 
     document   tolerance_mm, no_prediction (names of cases), scores (`evaluate.rows`), summary (`evaluate.summarise`),
-               and with a second model difference (`evaluate.compare`)
+               and with a second model difference (`evaluate.compare`), against_no_prediction
     """
     apart = [words(name) for name in document.get("not_averaged", ())]
-    lacking = document.get("no_prediction")
-    rule = RULE + (f" All counts as missed in cases without a prediction: {', '.join(lacking)}." if lacking else "")
+    rule = RULE
+    for key, whose in (("no_prediction", "a prediction"), ("against_no_prediction", "a second prediction")):
+        if lacking := document.get(key):
+            rule += f" All counts as missed in cases without {whose}: {', '.join(lacking)}."
     return page(
         "evaluation.html",
         title="Evaluation",
