@@ -432,6 +432,7 @@ class Tensor:
         ("nothing.nii", {"affine": np.eye(4)}, "affine= is for an array, and a file says itself where its voxels are"),
         (np.zeros((4, 4, 4)), {"affine": np.eye(4), "series": "3"}, "series=, where= and volume= are for files"),
         (np.zeros((4, 4, 4)), {"affine": np.eye(4), "volume": 2}, "series=, where= and volume= are for files"),
+        ("a.nii", {"volume": "2"}, "volume='2': is no int"),
     ],
 )
 def test_what_is_no_scan_is_refused_with_a_sentence(

@@ -92,6 +92,8 @@ def meant(scan: Scan, affine: ArrayLike | str | None, series: Sequence[str], vol
         raise UsageError("affine= is for an array, and a file says itself where its voxels are")
     if not filed and (series or volume is not None):
         raise UsageError("series=, where= and volume= are for files, and this scan is in memory")
+    if volume is not None and type(volume) is not int:  # it goes into the record
+        raise UsageError(f"volume={volume!r}: is no int")
 
 
 def named(
