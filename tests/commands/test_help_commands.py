@@ -46,10 +46,10 @@ SLURM = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3"}
 
 
 def shown(text: str) -> list[str]:
-    """The commands of a text: of indented blocks and of those with fences, without what is said behind them."""
+    """The commands of a text: of indented blocks and of those with fences, without what is said or done behind them."""
     fenced = [line for block in re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.S) for line in block.splitlines()]
     indented = re.findall(r"^    (\S.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
-    lines = [re.split(r"\s{2,}#", line.strip())[0] for line in (*fenced, *indented)]
+    lines = [re.split(r"\s{2,}#|\s*&&$", line.strip())[0] for line in (*fenced, *indented)]
     return [line for line in lines if re.match(r"(segcli|pip|python|python3|find|cat|\.ci/|\. |storescp)\b ?", line)]
 
 
@@ -100,7 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _dicom(folder: Path) -> None:
     """Series 3 of two volumes, a study of series 3 and 5, the same as an archive, as a medium and as a tree."""
-    hu, world = phantom((6, 40, 40)) % 1000, affine(spacing=(4.0, 4.0, 4.0))
+    hu, world = phantom((6, 40, 40)) % 700, affine(spacing=(4.0, 4.0, 4.0))
 
     def again(ds: pydicom.Dataset, k: int) -> None:
         ds.AcquisitionNumber, ds.SOPInstanceUID = 2, f"{ds.SOPInstanceUID[:50]}.{k + 1}"
