@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent / "formats" / "dicom"))
 from scan_files import nifti
 
 WEIGHT, BIAS = affine()
+RECORD = b'{\n "segcli_record": 1\n}\n'
 
 
 def scan(path: Path, seed: int = 0, **header: Any) -> Path:
@@ -34,6 +35,14 @@ def scan(path: Path, seed: int = 0, **header: Any) -> Path:
     data[8 + seed % 4 : 12, 4:8, 4 : 7 + seed % 3] = 300
     path.parent.mkdir(parents=True, exist_ok=True)
     return nifti(path, data, **header)
+
+
+def touch(folder: Path, *names: str) -> None:
+    """Files of one byte, folders made; those that are called as records are some."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(RECORD if name.endswith("_seg.json") else b"x")
 
 
 def scans(folder: Path, count: int) -> list[Path]:

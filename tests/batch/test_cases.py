@@ -8,21 +8,13 @@ from pathlib import Path
 
 import pytest
 from dicom_phantom import SHAPE, series
+from runs import RECORD, touch
 
 from segcli import formats
 from segcli.batch.cases import Case, Given, cases, listed, shard, stem
 from segcli.batch.outputs import Destination
 from segcli.batch.selection import Selection
 from segcli.errors import Denied, InputError, InputMissing, UsageError
-
-RECORD = b'{\n "segcli_record": 1\n}\n'
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(RECORD if name.endswith("_seg.json") else b"x")
 
 
 def named(folder: Path, *more: object, **how: object) -> list[str]:

@@ -3,19 +3,11 @@
 from pathlib import Path
 
 import pytest
+from runs import touch
 
 from segcli.batch.cases import cases
 from segcli.batch.names import folder_or_file, is_own
 from segcli.errors import UsageError
-
-RECORD = b'{\n "segcli_record": 1\n}\n'
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(RECORD if name.endswith("_seg.json") else b"x")
 
 
 @pytest.mark.parametrize(
