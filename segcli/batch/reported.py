@@ -33,7 +33,7 @@ from segcli.results.numbers import refuse_other_numbers
 from segcli.results.record import Measured, ModelFacts, Record
 from segcli.results.scan_checks import only_labels
 from segcli.results.shown import shown_in
-from segcli.space.volume import Grid, Volume
+from segcli.space.volume import Volume
 from segcli.structures import Label
 
 _SHOWN = 10  # values in a sentence
@@ -49,6 +49,7 @@ class Existing:
     known    its record, where that is about these bytes and calls them as the card does
     classes  names of the structures that it was made of, all if empty
     said     sentences for the user
+    scan     its scan, (C, D, H, W) on its grid, where that was read to know the grid
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Existing:
     known: Record | None = None
     classes: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
+    scan: Volume | None = None
 
     @property
     def shown(self) -> ModelCard:
@@ -150,24 +152,25 @@ def by_table(path: Path, table: str, counts: Form | None) -> Existing:
     return Existing(path, labels, file_sha256(path), card, said=said)
 
 
-def by_segments(path: Path, grid: Grid, card: ModelCard) -> Existing:
+def by_segments(path: Path, scan: Volume, card: ModelCard) -> Existing:
     """A DICOM Segmentation of the card's structures on the grid of its scan."""
     from segcli.formats.dicom.seg import labels_on, structures_in
 
     there = structures_in(path, card.structures)
     classes = tuple(label.name for label in there) if len(there) < len(card.structures) else ()
-    return Existing(path, labels_on(path, grid, card.labels), file_sha256(path), card, classes=classes)
+    labels = labels_on(path, scan.grid, card.labels)
+    return Existing(path, labels, file_sha256(path), card, classes=classes, scan=scan)
 
 
-def by_own_names(path: Path, grid: Grid, table: str) -> Existing:
+def by_own_names(path: Path, scan: Volume, table: str) -> Existing:
     """A DICOM Segmentation of any program, on the grid of its scan, by its own names or those of a table."""
     from segcli.formats.dicom.seg import labels_on, segments_in
 
-    labels = labels_on(path, grid)
+    labels = labels_on(path, scan.grid)
     own = Path(table).exists() and Path(table).samefile(path)
     known = label_table.labels(segments_in(path)) if own else _names_of(table)
     card, said = _named(table, known, labels, whole=own)
-    return Existing(path, labels, file_sha256(path), card, said=said)
+    return Existing(path, labels, file_sha256(path), card, said=said, scan=scan)
 
 
 def of_other_frame(path: Path, scan: Volume) -> tuple[str, ...]:
@@ -235,6 +238,8 @@ def scan_of(found: Existing, image: Path | None, counts: Form | None) -> Scanned
 
     errors   InputError where they are not on one grid
     """
+    if found.scan is not None:
+        return Scanned(found.scan)
     if image is None:
         return _recorded_scan(found)
     scan = None if counts else _as_recorded(found, [image])

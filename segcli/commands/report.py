@@ -27,8 +27,8 @@ from segcli.errors import UsageError
 if TYPE_CHECKING:
     from segcli.batch.reported import Existing
     from segcli.formats import Form
-    from segcli.models.card import ModelCard
     from segcli.results.record import Record
+    from segcli.space.volume import Volume
 
 commands = Commands("report")
 
@@ -63,7 +63,6 @@ def report(
     from segcli.batch.names import file_ending
     from segcli.batch.outputs import Destination, choices
     from segcli.batch.reported import described, scan_of, written
-    from segcli.models.library import find
 
     if output is not None and file_ending(fspath(output)) is not None:
         told = f"{output}: is called as a file, and it is to be a folder"
@@ -76,7 +75,7 @@ def report(
         split=split,
     )
     counts = form(affine)
-    found = _found(labelmap, find(model), labels, image, counts)
+    found = _found(labelmap, model, labels, image, counts)
     scan = scan_of(found, image, counts)
     record = described(found, scan.image if scan else None)
     paths, said = written(found, scan.image if scan else None, record, to)
@@ -93,22 +92,36 @@ def report(
         _show(record)
 
 
-def _found(path: Path, card: ModelCard, labels: str | None, image: Path | None, counts: Form | None) -> Existing:
+def _found(path: Path, model: str, labels: str | None, image: Path | None, counts: Form | None) -> Existing:
     """What a label map is: of a model, of a table's names, or a Segmentation on the grid of its scan."""
     from segcli import formats
     from segcli.batch import reported
+    from segcli.models.library import find
 
     if not formats.is_segmentation(path):
-        return reported.by_model(path, card, counts) if labels is None else reported.by_table(path, labels, counts)
+        return (
+            reported.by_table(path, labels, counts)
+            if labels is not None
+            else reported.by_model(path, find(model), counts)
+        )
+    if labels is not None:
+        return reported.by_own_names(path, _scan(path, image, 1, counts), labels)
+    card = find(model)
+    return reported.by_segments(path, _scan(path, image, len(card.channels), counts), card)
+
+
+def _scan(path: Path, image: Path | None, channels: int, counts: Form | None) -> Volume:
+    """The scan of a DICOM Segmentation, which has to be named."""
+    from segcli import formats
+    from segcli.batch.reported import of_other_frame
+
     if image is None:
         told = f"{path.name}: is a DICOM Segmentation, which lacks the planes without labels"
         raise UsageError(told, hint="name its scan with --image")
-    scan = formats.read([image], affine=counts, channels=len(card.channels))
-    for doubt in reported.of_other_frame(path, scan):
+    scan = formats.read([image], affine=counts, channels=channels)
+    for doubt in of_other_frame(path, scan):
         say(f"warning: {doubt}")
-    if labels is None:
-        return reported.by_segments(path, scan.grid, card)
-    return reported.by_own_names(path, scan.grid, labels)
+    return scan
 
 
 def _show(record: Record) -> None:

@@ -14,6 +14,7 @@ from models import LABELS, organs
 from runs import command, scan
 
 import segcli
+from segcli import formats
 from segcli.batch import outputs
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
@@ -288,6 +289,12 @@ def test_a_segmentation_of_another_program_is_reported_by_its_own_names(model, t
     assert found == {"leber_links": own["liver"], "milz": own["spleen"]}
 
 
+def test_with_a_table_of_names_no_model_is_looked_for(tmp_path, capsys):
+    path = nifti(tmp_path / "aseg.nii.gz", np.full((4, 4, 4), 17, "u1"))
+    answer.report(path, "no-such-model", labels="freesurfer", output=tmp_path, json=True)
+    assert [s["name"] for s in json.loads(capsys.readouterr().out)["record"]["structures"]] == ["left_hippocampus"]
+
+
 def test_freesurfers_numbers_are_known(tmp_path, capsys):
     data = np.zeros((6, 6, 6), "i2")
     for plane, value in enumerate((17, 53, 1035, 2001, 254, 11101)):
@@ -387,6 +394,17 @@ def test_a_segmentation_without_segments_is_refused_by_evaluate_too(segmented, t
     file.save_as(tmp_path / "x.dcm")
     with pytest.raises(InputError, match=r"x\.dcm: cannot be read as a DICOM Segmentation"):
         evaluate(tmp_path / "x.dcm", segmented / "ct_seg.nii.gz")
+
+
+@pytest.mark.parametrize("own_names", [True, False])
+def test_the_scan_of_a_segmentation_is_read_once(segmented, model, tmp_path, monkeypatch, own_names):
+    reads, read = [], formats.read
+    monkeypatch.setattr(formats, "read", lambda paths, **how: reads.append(paths) or read(paths, **how))
+    path = segmented / "ct_seg.dcm"
+    answer.report(
+        path, str(model), labels=str(path) if own_names else None, image=segmented / "ct", output=tmp_path, json=True
+    )
+    assert reads == [[segmented / "ct"]]
 
 
 @pytest.mark.parametrize("image", ["ct", "ct.zip"])
