@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segcli.commands.options import Affine, Commands, Json, choice, form, several
-from segcli.commands.terminal import SCHEMA, print_json, say, table
+from segcli.commands.terminal import SCHEMA, print_json, say, show_error, table
 from segcli.documents import Document
-from segcli.errors import CasesFailed, UsageError, first_few
+from segcli.errors import CasesFailed, SegcliError, UsageError, first_few
 
 if TYPE_CHECKING:
     from segcli.results.comparing import Comparison
@@ -49,7 +51,8 @@ def evaluate(
     """Dice, IoU, HD95, ASSD, surface Dice and volume bias; missed and invented structures count.
 
     Files of two folders are compared by their names, FreeSurfer's SUBJECT/mri/aseg.mgz by the subject's. Without a
-    prediction all that a reference holds counts as missed, and the exit code is 1.
+    prediction all that a reference holds counts as missed. A case that cannot be read, or is on two grids, is named
+    and is in no mean. In both cases the exit code is 1.
 
     With `--reference-labels freesurfer` parcels count as their cortex, hypointensities and the corpus callosum as white
     matter, and the choroid plexus as the ventricle that it lies in. Without it a reference's ventricle has a gap where
@@ -81,12 +84,30 @@ def evaluate(
         print_json(document)
     else:
         _print(document, csv=csv, summary=summary, title=f"means of {against} minus {prediction}")
-    lacking = {prediction: document["no_prediction"], against: document.get("against_no_prediction", ())}
-    if told := [f"{first_few(names, _SHOWN)} in {folder}" for folder, names in lacking.items() if names]:
-        raise CasesFailed(
-            f"references without a prediction, all that they hold counts as missed: {' and '.join(told)}",
-            hint="predict them, or take them out of the folder of references",
-        )
+    _end(document, {"": prediction, "against_": against})
+
+
+def _end(document: Document, folders: Mapping[str, Path | None]) -> None:
+    """Raise CasesFailed where a case has no scores, or scores that count as missed.
+
+    folders   of predictions, by how their keys of the document begin
+    """
+    refused = {folder: document.get(f"{key}not_compared", ()) for key, folder in folders.items()}
+    for row in itertools.chain(*refused.values()):
+        show_error(CasesFailed(f"{row['case']}: {row['error']}", hint=row["hint"]))
+    lacking = {folder: document.get(f"{key}no_prediction", ()) for key, folder in folders.items()}
+    told = []
+    if names := _in_folders({folder: [row["case"] for row in rows] for folder, rows in refused.items()}):
+        told.append(f"cases that could not be compared are in no mean: {names}")
+    if names := _in_folders(lacking):
+        told.append(f"references without a prediction, all that they hold counts as missed: {names}")
+    if told:
+        hint = "predict them, or take them out of the folder of references" if any(lacking.values()) else None
+        raise CasesFailed("; ".join(told), hint=hint)
+
+
+def _in_folders(names: Mapping[Path | None, Sequence[str]]) -> str:
+    return " and ".join(f"{first_few(found, _SHOWN)} in {folder}" for folder, found in names.items() if found)
 
 
 def _refuse_forms(reference_labels: str | None, summary: str, *, json: bool, csv: bool, against: bool) -> None:
@@ -110,24 +131,32 @@ def _document(how: Comparison, prediction: Path, reference: Path, against: Path 
     from segcli.results.comparing import paired
 
     pairs = paired(prediction, reference, say)
-    scores = how.scores(pairs, say)
+    scores, refused = how.scores(pairs, say)
     apart = [x.name for x in how.names if how.card and x.name in how.card.not_scored]
     document: Document = {"schema": SCHEMA, "tolerance_mm": how.tolerance, "scores": scoring.rows(scores)}
     document["no_prediction"] = _lacking(pairs)
+    document["not_compared"] = _reasons(refused)
     document["not_averaged"] = apart
     document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
         pairs = paired(against, reference, say)
-        others = how.scores(pairs, say)
+        others, refused = how.scores(pairs, say)
         document["against_no_prediction"] = _lacking(pairs)
+        document["against_not_compared"] = _reasons(refused)
         if not prediction.is_dir():  # one case, whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
-        document["difference"] = scoring.compare(scores, others, apart)
+        both = [case for case in scores if case in others]
+        first, second = ({case: found[case] for case in both} for found in (scores, others))
+        document["difference"] = scoring.compare(first, second, apart)
     return document
 
 
 def _lacking(pairs: Sequence[Pair]) -> list[str]:
     return [pair.name for pair in pairs if pair.prediction is None]
+
+
+def _reasons(refused: Mapping[str, SegcliError]) -> list[Document]:
+    return [{"case": case, "error": error.message, "hint": error.hint} for case, error in refused.items()]
 
 
 def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
@@ -139,18 +168,32 @@ def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
     apart = document["not_averaged"]
     rows = [{**row, "name": paper.marked(row["name"], apart)} for row in document[key]]
     if csv:
-        sys.stdout.write(csv_text(document[scores]))
+        sys.stdout.write(csv_text(_with_refused(document) if scores == "scores" else document[scores]))
     elif summary == "csv":  # whose names other programs read
         sys.stdout.write(csv_text([{**row, "averaged": row["name"] not in apart} for row in document[key]]))
     elif summary:
         sys.stdout.write(paper.FORMS[summary](rows))
     else:
         shown = ("name", "cases", "missed", "invented", "dice", "iou", "hd95_mm", "assd_mm", "nsd", "bias_ml", "dice_p")
+        if key == "summary":
+            without = [row["case"] for row in document["not_compared"]]
+            title = "means over the cases" + (f" without {first_few(without, _SHOWN)}" if without else "")
         table(
-            "means over the cases" if key == "summary" else title,
+            title,
             [{k: row[k] for k in shown if k in row} for row in rows],
             decimals=dict.fromkeys(("dice", "iou", "nsd", "dice_p"), 3),
         )
+
+
+def _with_refused(document: Document) -> list[Document]:
+    """The rows of scores, and one for each case that could not be compared, with the reason."""
+    from segcli.results.evaluate import Score
+
+    none = dict.fromkeys(["case", *(field.name for field in fields(Score)), "error"])
+    refused = [
+        {"case": row["case"], "status": "not compared", "error": row["error"]} for row in document["not_compared"]
+    ]
+    return [{**none, **row} for row in (*document["scores"], *refused)]
 
 
 def _unclaimed(path: Path) -> None:

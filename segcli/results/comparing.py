@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segcli import formats
-from segcli.errors import InputError, InputMissing, UsageError, first_few
+from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError, first_few
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.results import evaluate as scoring
@@ -44,12 +44,25 @@ class Comparison:
     card: ModelCard | None = None
     tell: bool = True
 
-    def scores(self, pairs: Sequence[Pair], say: Callable[[str], None]) -> dict[str, list[Score]]:
-        """The scores of each case by its name; `say` is given sentences for the user.
+    def scores(
+        self, pairs: Sequence[Pair], say: Callable[[str], None]
+    ) -> tuple[dict[str, list[Score]], dict[str, SegcliError]]:
+        """The scores of each case by its name, and why others have none; `say` is given sentences for the user.
 
-        errors   UsageError, InputError
+        errors   UsageError; InputError, Denied: no case has any
         """
-        return {pair.name: self._case(pair, say) for pair in pairs}
+        found: dict[str, list[Score]] = {}
+        refused: dict[str, SegcliError] = {}
+        for pair in pairs:
+            try:
+                found[pair.name] = self._case(pair, say)
+            except (InputError, Denied) as error:
+                refused[pair.name] = error
+        if not found:
+            first = next(iter(refused.values()))
+            more = f" (and none of {len(pairs)} cases can be compared)" if len(pairs) > 1 else ""
+            raise type(first)(first.message + more, hint=first.hint)
+        return found, refused
 
     def _case(self, pair: Pair, say: Callable[[str], None]) -> list[Score]:
         """The scores of a case; without a prediction all that its reference has is missed."""

@@ -368,6 +368,55 @@ def test_a_reference_without_a_prediction_counts_as_missed_beside_the_others(tmp
     assert "All counts as missed in cases without a prediction: b." in page.read_text()
 
 
+def test_a_case_that_cannot_be_compared_costs_no_other_its_scores(tmp_path, capsys):
+    truth, mine = boxes(tmp_path / "truth", a=1, b=2, c=1), boxes(tmp_path / "mine", a=1, b=2, c=1)
+    page, end = tmp_path / "page.html", "cases that could not be compared are in no mean: b, c in "
+    nifti(mine / "b.nii.gz", np.ones((6, 6, 5), "u1"))
+    (truth / "c.nii.gz").write_bytes((truth / "c.nii.gz").read_bytes()[:-20])
+    with pytest.raises(CasesFailed, match=end):
+        answer.evaluate(mine, truth, json=True, html=page)
+    out, told = capsys.readouterr()
+    document = json.loads(out)
+    assert [(s["case"], s["dice"]) for s in document["scores"]] == [("a", 1)]
+    assert [(row["case"], "not on one grid" in row["error"]) for row in document["not_compared"]] == [
+        ("b", True),
+        ("c", False),
+    ]
+    assert document["summary"][0]["cases"] == 1
+    assert "error: b: b.nii.gz and b.nii.gz: prediction and reference are not on one grid: 5 x 6 x 6 voxels" in told
+    assert "Not compared" in page.read_text()
+    with pytest.raises(CasesFailed, match=end):
+        answer.evaluate(mine, truth, csv=True)
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert [(row[0], row[3], row[-1][:8]) for row in rows] == [
+        ("case", "status", "error"),
+        ("a", "both", "n/a"),
+        ("b", "not compared", "b.nii.gz"),
+        ("c", "not compared", "c.nii.gz"),
+    ]
+    with pytest.raises(CasesFailed, match=end):
+        answer.evaluate(mine, truth)
+    assert "means over the cases without b, c" in capsys.readouterr().out
+
+
+def test_the_difference_of_two_predictions_is_over_the_cases_that_both_have(tmp_path, capsys):
+    truth, first, second = (boxes(tmp_path / name, a=1, b=2) for name in ("truth", "first", "second"))
+    nifti(second / "b.nii.gz", np.ones((6, 6, 5), "u1"))
+    with pytest.raises(CasesFailed, match=f"no mean: b in {re.escape(str(second))}"):
+        answer.evaluate(first, truth, against=second, json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["not_compared"], document["against_not_compared"][0]["case"]) == ([], "b")
+    assert document["difference"][0]["cases"] == 1
+
+
+def test_where_no_case_can_be_compared_its_own_refusal_ends_the_command(tmp_path):
+    truth, mine = boxes(tmp_path / "truth", a=1, b=2), boxes(tmp_path / "mine", a=1, b=2)
+    for name in "ab":
+        nifti(mine / f"{name}.nii.gz", np.ones((6, 6, 5), "u1"))
+    with pytest.raises(InputError, match=r"a.nii.gz: .* not on one grid: .* \(and none of 2 cases can be compared\)"):
+        answer.evaluate(mine, truth)
+
+
 def test_a_second_prediction_that_lacks_a_case_is_not_better_for_it(tmp_path, capsys):
     truth, first = boxes(tmp_path / "truth", a=1, b=1), boxes(tmp_path / "first", a=1, b=2)
     second, page = boxes(tmp_path / "second", a=1), tmp_path / "page.html"
