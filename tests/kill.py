@@ -22,7 +22,7 @@ from runs import files, scans
 
 from segcli.commands import app, predict, process  # noqa: F401 - these and the next two lines: before the fork
 from segcli.engines import onnx_engine  # noqa: F401
-from segcli.formats import itk, mgh, nifti, tables  # noqa: F401
+from segcli.formats import meta, mgh, nifti, nrrd, tables  # noqa: F401
 from segcli.formats.atomic import is_partial
 
 

@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from segcli.errors import InputError
-from segcli.formats.itk import segment_names
 from segcli.formats.label_table import labels, read
 from segcli.formats.nifti import label_names
+from segcli.formats.nrrd import segment_names
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.results import record
