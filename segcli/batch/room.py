@@ -14,6 +14,13 @@ from segcli.errors import OutputError, OutputExists
 from segcli.formats import atomic
 
 _HINT = "free some space or choose another folder with -o"
+# What is said of a scan where one no larger had no room, by what the system said then.
+_USED_UP = {
+    errno.ENOSPC: "no space left on the disk of {folder}: {free:.2f} MB are free, which the files of another scan, no "
+    "larger than this one, have used up",
+    errno.EDQUOT: "your share (quota) is used up on the disk of {folder} by the files of another scan, no larger than "
+    "this one",
+}
 
 
 def check(labels: Path, voxels: int) -> None:
@@ -36,10 +43,11 @@ def check(labels: Path, voxels: int) -> None:
 class Filled:
     """Disks on which the files of a case had no room in this run.
 
-    known   by the number of the disk: voxels of the case's scan, and bytes that are free without its files
+    known   by the number of the disk: voxels of the case's scan, bytes that are free without its files, and the
+            sentence about a later scan
     """
 
-    known: dict[int, tuple[int, int]] = field(default_factory=dict)
+    known: dict[int, tuple[int, int, str]] = field(default_factory=dict)
 
     @contextmanager
     def watched(self, labels: Path, voxels: int) -> Iterator[None]:
@@ -47,21 +55,18 @@ class Filled:
         try:
             yield
         except OutputError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in _USED_UP:
                 folder = _there(labels)
-                self.known[folder.stat().st_dev] = (voxels, shutil.disk_usage(folder).free)
+                self.known[folder.stat().st_dev] = (voxels, shutil.disk_usage(folder).free, _USED_UP[cause.errno])
             raise
 
     def check(self, labels: Path, voxels: int) -> None:
         """Refuse a scan where one no larger had no room and no more is free since; a smaller one may have room."""
         folder = _there(labels)
-        size, free = self.known.get(folder.stat().st_dev, (0, -1))
+        size, free, said = self.known.get(folder.stat().st_dev, (0, -1, ""))
         if voxels >= size and shutil.disk_usage(folder).free <= free:
-            raise OutputError(
-                f"{labels.name}: no space left on the disk of {folder}: {free / 1e6:.2f} MB are free, "
-                "which the files of another scan, no larger than this one, have used up",
-                hint=_HINT,
-            )
+            raise OutputError(f"{labels.name}: {said.format(folder=folder, free=free / 1e6)}", hint=_HINT)
 
 
 def _there(path: Path) -> Path:

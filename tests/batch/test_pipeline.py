@@ -406,20 +406,27 @@ def test_a_bids_name_has_seg_and_desc_where_the_specification_puts_them(name, ex
     assert derivative_name(name, "m") == expected
 
 
-def test_2_10_once_the_disk_was_full_no_network_runs_for_scans_as_large(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "10.00 MB are free, which the files of another scan"),
+        (errno.EDQUOT, "your share (quota) is used up on the disk of "),
+    ],
+)
+def test_2_10_once_the_disk_was_full_no_network_runs_for_scans_as_large(model, tmp_path, monkeypatch, number, said):
     paths = scans(tmp_path / "in", 5)
     free = [10_000_000]
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
 
     def full(*_, **__):
-        raise OutputError("no space left") from OSError(errno.ENOSPC, "full")
+        raise OutputError("no space left") from OSError(number, "full")
 
     monkeypatch.setattr(stages.formats, "write", full)
     asked: list[int] = []
     ended = run(model, paths, tmp_path / "out", Pointwise(lambda x: asked.append(1) or x))
     assert {outcome.error.exit_code for outcome in ended} == {74}
     assert len(asked) <= 2  # the second one's network has begun when the first one is written
-    assert "10.00 MB are free, which the files of another scan" in ended[-1].error.message
+    assert said in ended[-1].error.message
 
 
 def test_2_10_a_smaller_scan_and_more_room_are_tried_on_a_disk_that_was_full(tmp_path, monkeypatch):
