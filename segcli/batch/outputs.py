@@ -183,8 +183,13 @@ def planned(base: Path, card: ModelCard, to: Destination) -> dict[Path, Output]:
 def refuse_beforehand(scan: Volume, to: Destination, labels: Iterable[Label] = ()) -> None:
     """Before anything is computed, refuse what cannot be written: UsageError, InputError, EngineError.
 
-    DICOM objects of a scan that none can refer to, numbers of labels that DICOM cannot have, a missing viewer.
+    DICOM objects of a scan that none can refer to, numbers of labels that DICOM cannot have, a missing viewer, a label
+    map whose format cannot say where the scan's voxels are.
     """
+    if to.file is not None:
+        from segcli import formats
+
+        formats.refuse_unwritable(to.file, scan.grid)
     if any("viewer" in output.needs for output in to.outputs):
         from segcli.results.page.niivue import script
 

@@ -6,7 +6,7 @@ need large libraries are imported when a file needs them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,15 +101,32 @@ def write_image(
     return _write(volume, path, Meaning(like, description, slope=slope))
 
 
-def _write(volume: Volume, path: Path, meaning: Meaning) -> Path:
+def refuse_unwritable(path: Path, grid: Grid) -> None:
+    """Before anything is computed, refuse a file that could not say where the voxels of a grid are: UsageError."""
+    found, _ = _writing(path)
+    if not found.holds(grid):
+        raise UsageError(
+            f"{path.name}: {found.name} has numbers of 7 digits (float32), too few for voxels so small so far from the "
+            "origin",
+            hint="use .nii.gz",
+        )
+
+
+def _writing(path: Path) -> tuple[Format, Callable[[Volume, Path, Meaning], Path]]:
+    """The format of a name's ending and its writer; UsageError where none writes such files."""
     name = path.name.lower()
-    found = next((f for f in known() if name.endswith(f.written)), None)
-    if found is None or found.write is None:
-        possible = ", ".join(written())
-        raise UsageError(f"{path.name}: no format of that ending can be written", hint=f"use one of {possible}")
+    for one in known():
+        if name.endswith(one.written) and one.write is not None:
+            return one, one.write
+    possible = ", ".join(written())
+    raise UsageError(f"{path.name}: no format of that ending can be written", hint=f"use one of {possible}")
+
+
+def _write(volume: Volume, path: Path, meaning: Meaning) -> Path:
+    found, write = _writing(path)
     if meaning.slope != 1 and not found.scales:
         raise UsageError(f"{path.name}: scaled values can only be written as NIfTI", hint="use .nii.gz")
-    return found.write(volume, path, meaning)
+    return write(volume, path, meaning)
 
 
 def _label_type(labels: Volume) -> Voxels:

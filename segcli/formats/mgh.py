@@ -57,7 +57,10 @@ def read(path: Path, *, channels: int = 1, volume: int | None = None, seen: Seen
 
 def examine(path: Path) -> tuple[Grid, int, Source]:
     """The grid, the number of volumes and facts, from a checked header."""
-    head = streams.head(path, HEAD)
+    return _parsed(path, streams.head(path, HEAD))
+
+
+def _parsed(path: Path, head: bytes) -> tuple[Grid, int, Source]:
     if not looks_like(path, head):
         raise InputError(f"{path.name}: not a whole MGH header: truncated, or not of version 1 ({len(head)} bytes)")
     _, width, height, depth, count, code, _, good, *numbers = struct.unpack_from(_FIELDS, head)
@@ -90,13 +93,7 @@ def write(volume: Volume, path: Path) -> Path:
     if name not in _CODES:
         raise OutputError(f"{path.name}: voxels of type {name} cannot be written as MGH")
     code = _CODES[name]
-    count, depth, height, width = volume.data.shape
-    ras = LPS_OF_RAS @ volume.grid.affine[:, [2, 1, 0, 3]]
-    spacing = np.linalg.norm(ras[:3, :3], axis=0)
-    centre = ras[:3, 3] + ras[:3, :3] @ (np.array([width, height, depth]) / 2)
-    cosines: Voxels = ras[:3, :3] / spacing
-    head = struct.pack(_FIELDS, 1, width, height, depth, count, code, 0, 1, *spacing, *cosines.T.ravel(), *centre)
-    head = head.ljust(HEAD, b"\0")
+    head = _header(volume.grid, volume.data.shape[0], code)
 
     def check(temporary: Path) -> None:
         if not examine(temporary)[0].same_as(volume.grid):
@@ -109,6 +106,21 @@ def write(volume: Volume, path: Path) -> Path:
     )
 
 
+def holds(grid: Grid) -> bool:
+    """Whether a header, whose numbers are float32, says where the voxels of a grid are."""
+    return _parsed(Path("x.mgh"), _header(grid, 1, 0))[0].same_as(grid)
+
+
+def _header(grid: Grid, count: int, code: int) -> bytes:
+    depth, height, width = grid.shape
+    ras = LPS_OF_RAS @ grid.affine[:, [2, 1, 0, 3]]
+    spacing = np.linalg.norm(ras[:3, :3], axis=0)
+    centre = ras[:3, 3] + ras[:3, :3] @ (np.array([width, height, depth]) / 2)
+    cosines: Voxels = ras[:3, :3] / spacing
+    head = struct.pack(_FIELDS, 1, width, height, depth, count, code, 0, 1, *spacing, *cosines.T.ravel(), *centre)
+    return head.ljust(HEAD, b"\0")
+
+
 FORMAT = Format(
     "MGH",
     (".mgz", ".mgh"),
@@ -117,4 +129,5 @@ FORMAT = Format(
     write=lambda volume, path, _: write(volume, path),
     written=(".mgz", ".mgh"),
     count=lambda path: examine(path)[1],
+    holds=holds,
 )

@@ -71,6 +71,11 @@ def itself(path: Path) -> list[Path]:
     return [path]
 
 
+def any_grid(grid: Grid) -> bool:
+    """Of a format whose header can say of every grid where its voxels are."""
+    return True
+
+
 def one(path: Path) -> int:
     """How many images a file of a format holds that has room for one alone."""
     return 1
@@ -89,6 +94,7 @@ class Format:
     write       (volume, path, meaning) -> path; None for a format that is only read
     written     the endings that `write` knows
     scales      whether `write` can store a slope
+    holds       whether a file that `write` makes can say where the voxels of a grid are
     count       how many images on one grid a file holds, as its header says; InputError
     series      whether a path may be a folder, and hold several series and volumes to choose from
     asked       FIRST: goes by more than bytes; LATER: by first bytes that no other format has; LAST: by less than that
@@ -102,6 +108,7 @@ class Format:
     write: Callable[[Volume, Path, Meaning], Path] | None = None
     written: tuple[str, ...] = ()
     scales: bool = False
+    holds: Callable[[Grid], bool] = any_grid
     count: Callable[[Path], int] = one
     series: bool = False
     asked: int = LATER

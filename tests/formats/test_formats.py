@@ -17,6 +17,7 @@ from scan_files import RAS, counting, nifti, nifti_bytes
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing, OutOfMemory, OutputError, UsageError
+from segcli.formats.table import written
 from segcli.space.volume import Grid, Volume
 
 
@@ -207,6 +208,26 @@ def series_of_two(folder: Path, ending: str) -> tuple[np.ndarray, Path]:
         image = nibabel.MGHImage if ending == ".mgz" else nibabel.Nifti1Image
         nibabel.save(image(np.transpose(data, (3, 2, 1, 0)), np.eye(4)), path)
     return data, path
+
+
+@pytest.mark.parametrize("step", [1, 0.001], ids=["mm", "um"])
+@pytest.mark.parametrize("origin", [0, 1e5])
+@pytest.mark.parametrize("shear", [0, 0.3])
+def test_what_no_file_of_a_format_can_say_is_known_before_the_network_runs(
+    tmp_path: Path, step: float, origin: float, shear: float
+) -> None:
+    """Every writer with small voxels, far away, sheared: a label map is refused beforehand, or written."""
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3], affine[0, 1] = origin + 0.1, shear * step
+    volume = Volume(np.ones((1, 4, 3, 2), np.uint8), Grid((4, 3, 2), affine))
+    for ending in written():
+        path = tmp_path / f"a{ending}"
+        if ending in (".mgz", ".mgh") and origin:
+            with pytest.raises(UsageError, match=f"a{ending}: MGH has numbers of 7 digits"):
+                formats.refuse_unwritable(path, volume.grid)
+        else:
+            formats.refuse_unwritable(path, volume.grid)
+            formats.write(volume, (), path)
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".mgz"])
