@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.inference.decide import Decision, Spread, planes, put
+from segcli.inference.decide import Decision, Spread, planes
 from segcli.parallel import each
 from segcli.space.volume import Grid, Volume, Voxels
 
@@ -129,13 +129,15 @@ class Means:
         returns  winners (h, w), places of the pixels that were looked at, in the order of rows, and their margins
         """
         best = plane.max(axis=0)  # in the cache from here on
-        able = np.flatnonzero(plane.max(axis=(1, 2)) >= best.min())
-        order = np.full(best.shape, able[-1], np.uint8 if len(plane) <= 256 else np.uint16)
-        for k in able[-2::-1]:  # of equal ones the first wins
-            put(order, plane[k] == best, int(k))
-        at = np.flatnonzero((order != self._background) | enough)
+        looked_at = np.ones(best.shape, np.bool_)
+        if self._background >= 0:
+            beaten = [plane[self._background] < best, *(earlier == best for earlier in plane[: self._background])]
+            np.logical_or.reduce([enough, *beaten], out=looked_at)
+        at = np.flatnonzero(looked_at)
+        shown = plane.reshape(len(plane), -1)[:, at]  # the channels of a pixel lie side by side
+        order = np.full(best.shape, max(self._background, 0), np.uint8 if len(plane) <= 256 else np.uint16)
+        order.ravel()[at] = shown.argmax(0)
         winner = order.ravel()[at], np.arange(len(at))
-        shown = plane.reshape(len(plane), -1)[:, at]
         whole = shown.sum(0) if self.decide.are_probabilities else None
         shown -= best.ravel()[at]
         shown[winner] = -np.inf

@@ -15,7 +15,7 @@ from segcli.parallel import cores
 from segcli.space.resample import How, Interpolation, Taps, axis_rules, parallel, positions, taps_for
 from segcli.space.volume import Box, Grid, Voxels
 
-BLOCK = 1 << 18  # voxels of the scan that are decided in one go
+BLOCK = 1 << 19  # voxels of the scan that are decided in one go
 _THIN = 4  # planes of the model's grid that such a block has at least
 _NEAR = 1e-6  # voxels: two ways to compute a coordinate are not further apart
 
