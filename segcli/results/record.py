@@ -138,6 +138,7 @@ class Record(Struct, kw_only=True, frozen=True):
     """What is known of a label map and of how it was made; keys that are UNSET are left out.
 
     input .. windows   of a label map that `predict` made
+    model_sources      name of the model, and of each that it is made of -> what to cite, as its card says
     crops              where networks behind a rough one looked, in their order
     confidence         label -> mean softmax margin; disagreement: of ensembles, share of members that decide otherwise
     after              each of the card's steps with the structures that it changed
@@ -149,6 +150,7 @@ class Record(Struct, kw_only=True, frozen=True):
     case: str
     input: InputFacts | UnsetType = UNSET
     model: ModelFacts
+    model_sources: dict[str, str] | UnsetType = UNSET
     options: Document | UnsetType = UNSET
     labels: LabelsFacts
     engine: EngineFacts | UnsetType = UNSET

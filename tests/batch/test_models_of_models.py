@@ -48,6 +48,19 @@ def test_models_that_have_axes_for_it_are_mirrored(model: Path) -> None:
         Opening((str(fine.folder),), engine="onnx", mirror=True).open(fine)
 
 
+def test_the_record_says_what_to_cite_of_each_model_that_ran(tmp_path: Path, model: Path) -> None:
+    for name in ("rough", "soft", "hard"):
+        card = model.parent / name / "model.json"
+        card.write_text(json.dumps({**json.loads(card.read_text()), "source": f"{name}'s paper"}))
+    opening = Opening((str(model),), engine="onnx", device="cpu")
+    to = Destination(tmp_path / "out")
+    outcome = work(Case("a", (scan(tmp_path / "a.nii.gz"),), tmp_path), opening, to, Options())
+    assert outcome.record is not None
+    whole = {"both": find(str(model)).source}
+    cited = {name: f"{name}'s paper" for name in ("rough", "soft", "hard")}
+    assert outcome.record["model_sources"] == whole | cited
+
+
 def test_a_worker_of_a_cluster_gives_the_same_files(tmp_path: Path, model: Path) -> None:
     path = scan(tmp_path / "a.nii.gz")
     opening = Opening((str(model),), engine="onnx", device="cpu", classes=("liver",))
