@@ -24,7 +24,7 @@ commands = Commands("info")
 
 @commands.command()
 def info(
-    scan: Annotated[Path, typer.Argument(help="A scan, or a folder of DICOM; `-`: stdin.")],
+    scan: Annotated[str, typer.Argument(help="A scan, or a folder of DICOM; `-`: stdin.")],
     model: Model = "uxnet",
     series: Series = None,
     volume: VolumeNumber = None,
@@ -36,14 +36,14 @@ def info(
     It ends with 65 where predict would refuse the scan. Of a folder with several DICOM series a list, with the archives
     and the images of other formats: 65 where none of the series is a volume, 1 where one is refused.
     """
-    if str(scan) == "-":
+    if scan == "-":
         from segcli.commands.running import from_stdin
         from segcli.formats.atomic import temporary_folder
 
         with temporary_folder() as name:
             _of(from_stdin(Path(name)), model, series, volume, form(affine), json)
         return
-    _of(scan, model, series, volume, form(affine), json)
+    _of(Path(scan), model, series, volume, form(affine), json)
 
 
 def _of(scan: Path, model: str, series: str | None, volume: int | None, counts: Form | None, json: bool) -> None:

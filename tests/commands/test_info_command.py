@@ -29,6 +29,13 @@ def test_the_range_of_a_scan_is_that_of_its_finite_voxels(model, tmp_path, capsy
     assert "4 of 64 voxels are NaN or infinite" in found["warnings"][0]
 
 
+def test_a_file_of_the_name_that_means_stdin_is_read_by_a_path(model, tmp_path, monkeypatch, capsys):
+    scan(tmp_path / "a.nii").rename(tmp_path / "-")
+    monkeypatch.chdir(tmp_path)
+    answer.info("./-", model, json=True)
+    assert json.loads(capsys.readouterr().out)["file"] == "-"
+
+
 def test_a_scan_without_a_finite_voxel_is_refused_by_name(model, tmp_path, capsys):
     path = nifti(tmp_path / "a.nii.gz", np.full((4, 4, 4), np.nan, "f4"))
     with pytest.raises(InputError, match=r"a.nii.gz: not one voxel"):
