@@ -21,7 +21,7 @@ from segcli.batch.outputs import Destination
 from segcli.batch.selection import DATASET, Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError, UsageError
 from segcli.folders import at_home
-from segcli.formats.dicom.archive import ENDINGS
+from segcli.formats.dicom.archive import ENDINGS, is_archive
 from segcli.formats.strangers import broken_link
 from segcli.formats.streams import bytes_of, reading
 from segcli.formats.table import endings
@@ -155,16 +155,17 @@ def _in_dataset(case: Case) -> Case:
 def distinct(found: Sequence[Case], output: Path | None) -> list[Case]:
     """The cases, the same input once; refused when two inputs would make one output. One with a fault makes none.
 
-    The same files are one input where they have a fault, whichever way they were found: by name, or in a folder.
+    The same files are one input however they were found, by name or in a folder: the name that comes first counts.
     """
-    owners: dict[object, Case] = {}
+    inputs: dict[object, Case] = {}
     for case in map(_nameable, found):
+        inputs.setdefault(_input(case), case)
+    owners: dict[object, Case] = {}
+    for case in inputs.values():
         target = (output or case.beside) / f"{case.name}{SEG}.nii.gz"
-        key = key_of(target) if case.fault is None else (*_places(case), PurePosixPath(case.name).name)
-        other = owners.setdefault(key, case)
-        if case.fault is None and _input(other) != _input(case):
+        if case.fault is None and (other := owners.setdefault(key_of(target), case)) is not case:
             raise one_name(other, case, target.name)
-    return list(owners.values())
+    return list(inputs.values())
 
 
 def _nameable(case: Case) -> Case:
@@ -187,13 +188,11 @@ def _nameable(case: Case) -> Case:
 
 
 def _input(case: Case) -> tuple[object, ...]:
-    """Equal for two cases that are one, however their paths are spelt."""
-    return _places(case), case.series, case.volume
-
-
-def _places(case: Case) -> list[str]:
-    """Where the files of a case are, spelt in one way."""
-    return [os.path.abspath(path) for path in case.paths]  # noqa: PTH100 - links are followed nowhere here
+    """Equal for two cases that are one, however their paths are spelt and whether or not that was told of a fault."""
+    places = tuple(os.path.abspath(path) for path in case.paths)  # noqa: PTH100 - links are followed nowhere here
+    if case.fault is not None:  # of several in an archive each has a name
+        return places, PurePosixPath(case.name).name
+    return places, case.series, case.volume
 
 
 def shard(found: Sequence[Case], part: str) -> list[Case]:
@@ -330,11 +329,11 @@ def _without_derived(found: Sequence[Path], tell: Tell) -> list[Path]:
 
 
 def archives(folder: Path, output: Path | None) -> list[Path]:
-    """Archives of DICOM files in a folder tree, and those that are not whole."""
+    """Archives of DICOM files in a folder tree, those that are not whole, and what is called as one and is none."""
 
     def could(path: Path) -> bool:
         try:
-            return is_collection(path)
+            return not is_archive(path) or is_collection(path)
         except (InputError, Denied):
             return True  # its own reading refuses it
 
@@ -345,6 +344,9 @@ def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None,
     """The scans in an archive of a tree, which costs no other case."""
     where = PurePosixPath(*file.relative_to(folder).parts[:-1])
     try:
+        if not is_archive(file):
+            told = f"{file.name}: is called as an archive, and its first bytes are those of none"
+            raise InputError(told, hint="copy it again, or take it away")
         found = in_file(file, select, volume, tell)
     except (InputError, Denied, OutOfMemory) as error:
         return [Case(str(where / stem(file)), (file,), folder, None, volume, error)]

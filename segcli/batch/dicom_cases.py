@@ -37,7 +37,7 @@ def in_folder(
     A flat folder with several series is a tree too where some were chosen; else it stays one case, so that reading
     refuses it with the list and --series. Series that could be a volume and are not whole are cases too: reading
     refuses them. Output folders are no part of a tree. Beside `images` that are cases already, and in a tree, what
-    cannot be read costs no other case.
+    cannot be read costs no other case. Their order is that of the folders, in a folder that of the series' numbers.
     """
     from segcli.formats.dicom import places
 
@@ -52,8 +52,8 @@ def in_folder(
             return [Case(named.name, (folder,), named.parent, None, volume)]
     usable, strays = _usable(folder, select, tell, alone=not images)
     out, aside = [], set_aside(folder)
-    for one in usable:
-        home = Path(os.path.commonpath([f.path.parent for f in one.files]))
+    homes = {one: Path(os.path.commonpath([f.path.parent for f in one.files])) for one in usable}
+    for one, home in sorted(homes.items(), key=lambda item: item[1]):
         if not {home, *home.parents}.isdisjoint(aside):
             continue
         if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,35 @@ def test_a_broken_archive_that_is_named_and_lies_in_a_folder_too_is_one_case(tmp
 def test_the_same_input_twice_is_one_case(tmp_path):
     touch(tmp_path, "a.nii")
     assert named(tmp_path / "a.nii", tmp_path / "a.nii", tmp_path) == ["a"]
+
+
+def test_a_scan_that_was_named_and_lies_in_a_folder_that_was_named_is_one_case_by_its_first_name(tmp_path):
+    series(tmp_path / "dicom")
+    (tmp_path / "all" / "sub").mkdir(parents=True)
+    shutil.make_archive(str(tmp_path / "all" / "sub" / "b"), "zip", tmp_path / "dicom")
+    touch(tmp_path, "all/sub/a.nii")
+    (tmp_path / "all" / "sub" / "c.zip").write_bytes(b"PK")
+    folder, alone = tmp_path / "all", [tmp_path / "all" / "sub" / name for name in ("a.nii", "b.zip")]
+    assert named(folder, *alone, output=tmp_path / "out") == ["sub/a", "sub/b", "sub/c.zip"]
+    assert named(*alone, folder, output=tmp_path / "out") == ["a", "b", "sub/c.zip"]
+
+
+def test_an_archive_of_a_tree_that_is_cut_short_within_its_first_bytes_is_not_passed_over(tmp_path):
+    touch(tmp_path, "a.nii")
+    for name, content in (("b.zip", b"PK"), ("c.tar.gz", b""), ("d.zip", b"version https://git-lfs")):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "e.zip").write_bytes(b"PK\x05\x06" + bytes(18))  # of nothing, which is no DICOM
+    scan, *lost = cases([str(tmp_path)])
+    assert scan.fault is None
+    assert [case.fault.message.split(":")[0] for case in lost] == ["b.zip", "c.tar.gz", "d.zip"]
+    assert lost[0].fault.message == "b.zip: is called as an archive, and its first bytes are those of none"
+
+
+def test_dicom_in_a_tree_is_in_the_order_of_its_folders_whatever_numbers_and_uids_it_has(tmp_path):
+    for where, number in (("b", 1), ("a", 2), ("c/x", 3), ("c", 4)):
+        series(tmp_path / where, uid=str(number), SeriesNumber=number)
+    names = [name.rpartition("/")[0] for name in named(tmp_path)]
+    assert names == ["a", "b", "c", "c/x"]
 
 
 def test_the_same_input_spelt_in_two_ways_is_one_case(tmp_path, monkeypatch):
