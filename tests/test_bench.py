@@ -55,6 +55,32 @@ def test_total_needs_totalsegmentator_and_runs_only_when_it_is_named(
     assert {"start", "big", "scaling"} <= set(run)
 
 
+@pytest.mark.parametrize(("native", "more"), [(False, []), (True, ["openvino bfloat16", "torch bfloat16"])])
+def test_beside_its_peers_segcli_runs_in_bfloat16_where_the_processor_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, more: list[str]
+) -> None:
+    asked = list[str]()
+
+    def whole(*words: object, title: str) -> results.Row:
+        assert words[-2:] == ("--precision", title.split()[1])
+        asked.append(title)
+        return {"pipeline": title, "seconds": 2.0, "peak_mb": 100.0}
+
+    monkeypatch.setattr(stages, "whole", whole)
+    monkeypatch.setattr(stages, "peer", lambda name, *_: {"pipeline": name, "seconds": 5.0, "peak_mb": 400.0})
+    monkeypatch.setattr(bench.peers, "installed", lambda: ["monai"])
+    monkeypatch.setattr(bench, "native_bfloat16", lambda: native)
+    monkeypatch.setattr(material, "scan", lambda *_: tmp_path / "scan.nii")
+    monkeypatch.setattr(material, "model", lambda *_, **__: None)
+    shown = dict[str, list[results.Row]]()
+    monkeypatch.setattr(results.Results, "table", lambda self, part, rows, title="": shown.update({title: rows}))
+    bench.beside_peers(tmp_path, 2, results.Results(None, 2))
+    assert asked == 2 * ["openvino float32", "onnx float32", "torch float32", *more]
+    beside, alone = shown.values()
+    assert {(row["ratio"], row["memory"]) for row in beside[:-1]} == {(2.5, 0.25)}
+    assert all("ratio" not in row for row in alone)
+
+
 def test_seconds_and_peak_of_a_command_are_of_its_process() -> None:
     seconds, peak = total._timed(
         [sys.executable, "-c", "import time; x = b'x' * (1 << 26); time.sleep(0.5)"], {"SEGCLI_OFFLINE": "1"}, 1

@@ -33,6 +33,7 @@ from pathlib import Path
 from segcli.bench import deciding, material, peers, stages, total
 from segcli.bench.certificates import certificates
 from segcli.bench.results import Results, Row, compare
+from segcli.engines.precision import native_bfloat16
 from segcli.errors import OutputExists
 from segcli.formats.atomic import write_bytes
 from segcli.parallel import cores
@@ -93,14 +94,19 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def beside_peers(folder: Path, threads: int, results: Results) -> None:
-    """segcli beside MONAI with the crop, and beside nnU-Net without."""
+    """segcli beside MONAI with the crop, and beside nnU-Net without; in bfloat16 too, by a processor that has it."""
     scan = material.scan(folder, SHAPE)
+    kinds = [(kind, "float32") for kind in ("openvino", "onnx", "torch")]
+    if native_bfloat16():
+        kinds += [(kind, "bfloat16") for kind in ("openvino", "torch")]
     here = peers.installed()
     for peer, crop, blend in (("monai", True, "constant"), ("nnunet", False, "gaussian")):
         card = material.model(folder, 14, crop=crop, blend=blend)
         rows = [
-            stages.whole(scan, card, folder / f"out_{peer}_{kind}", threads, kind)
-            for kind in ("openvino", "onnx", "torch")
+            stages.whole(
+                scan, card, folder / "out", threads, kind, "--precision", precision, title=f"{kind} {precision}"
+            )
+            for kind, precision in kinds
         ]
         if peer in here:
             rows.append(stages.peer(peer, scan, card, threads))

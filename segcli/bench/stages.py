@@ -110,9 +110,10 @@ def flops(card: ModelCard) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *more: str) -> Row:
+def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *more: str, title: str = "") -> Row:
     """`segcli predict` as a process: its stages, wall time and peak memory from the record.
 
+    title    what the row is called, where it is not the engine
     start    what the process takes before and after the stages: imports, above all
     beside   share of the stages that is not the network
     """
@@ -127,7 +128,7 @@ def whole(scan: Path, card: ModelCard, out: Path, threads: int, engine: str, *mo
     record = json.loads((out / f"{scan.name.partition('.')[0]}_seg.json").read_text(encoding="utf-8"))
     stages = record["run"]["seconds"]
     return {
-        "pipeline": f"segcli {engine}",
+        "pipeline": f"segcli {title or engine}",
         "seconds": round(seconds, 2),
         "peak_mb": record["run"]["peak_memory_mb"],
         "windows": record["windows"],
