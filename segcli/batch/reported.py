@@ -31,7 +31,7 @@ from segcli.results.inputs import hash_inputs
 from segcli.results.measure import Report, measure
 from segcli.results.numbers import refuse_other_numbers
 from segcli.results.record import Measured, ModelFacts, Record
-from segcli.results.scan_checks import only_labels
+from segcli.results.scan_checks import label_map
 from segcli.results.shown import shown_in
 from segcli.space.volume import Volume
 from segcli.structures import Label
@@ -90,7 +90,7 @@ def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
             f"{path.name}: the mask of one structure, as --split writes it, and no label map",
             hint=f"give the label map that lies beside the folder {path.parent.name}",
         )
-    labels = _one_channel(path, counts)
+    labels = label_map(path, counts, [label.id for label in card.labels])
     refuse_other_numbers(path, card, "name its model with --model, or a table of its names with --labels")
     written = _record_of(path)
     made = record.maker(written)
@@ -140,15 +140,11 @@ def _asked(written: Path, labels: Volume, card: ModelCard) -> tuple[str, ...]:
     return tuple(x.name for x in card.structures if x.name in asked or x.id in there)
 
 
-def _one_channel(path: Path, counts: Form | None) -> Volume:
-    """A file's whole numbers; InputError where it holds others, or looks like a scan."""
-    return only_labels(formats.read([path], affine=counts))
-
-
 def by_table(path: Path, table: str, counts: Form | None) -> Existing:
     """A label map of any program, whose values have the names of a table."""
-    labels = _one_channel(path, counts)
-    card, said = _named(table, _names_of(table), labels)
+    known = _names_of(table)
+    labels = label_map(path, counts, [label.id for label in known])
+    card, said = _named(table, known, labels)
     return Existing(path, labels, file_sha256(path), card, said=said)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from segcli import formats
 from segcli.errors import Denied, InputError, InputMissing, SegcliError, UsageError, first_few
+from segcli.formats import freesurfer
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.results import evaluate as scoring
@@ -17,7 +18,7 @@ from segcli.results.evaluate import Score
 from segcli.results.numbers import refuse_model
 from segcli.results.pairing import Pair, pair_folders
 from segcli.results.reference_labels import merged, parts
-from segcli.results.scan_checks import only_labels
+from segcli.results.scan_checks import label_map
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
@@ -109,7 +110,7 @@ class Comparison:
     def _reference(self, truth: Path, say: Callable[[str], None]) -> tuple[Volume, Sequence[Label]]:
         """A reference without a prediction on a grid of its own, and names as of `_both`."""
         if not formats.is_segmentation(truth):
-            return only_labels(formats.read([truth], affine=self.affine)), ()
+            return label_map(truth, self.affine, self._known(truth=True)), ()
         from segcli.formats.dicom.seg import common_grid
 
         ref, names = self._segmentation(truth, common_grid([truth]), self.numbers, say)
@@ -124,7 +125,9 @@ class Comparison:
         if len(objects) == 2:
             return self._two_segmentations(mine, truth, say)
         plain = {
-            path: only_labels(formats.read([path], affine=self.affine)) for path in (mine, truth) if path not in objects
+            path: label_map(path, self.affine, self._known(truth=path == truth))
+            for path in (mine, truth)
+            if path not in objects
         }
         names: Sequence[Label] = ()
         if objects:
@@ -134,6 +137,12 @@ class Comparison:
             others = sorted({*mine_alone, *truth_alone}) if names else ()
             names = [*names, *(Label(i, f"label_{i}") for i in others)]
         return plain[mine], plain[truth], names if self.numbers is None else ()
+
+    def _known(self, *, truth: bool) -> set[int]:
+        """The numbers that have names in a prediction or, where `truth`, in a reference."""
+        labels = [*self.names, *(self.card.labels if self.card is not None else ())]
+        of_program = freesurfer.names() if truth and self.numbers == "freesurfer" else {}
+        return {label.id for label in labels} | of_program.keys()
 
     def _segmentation(
         self, path: Path, grid: Grid, numbers: str | None, say: Callable[[str], None]

@@ -6,13 +6,15 @@ All of it is known before the network runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli import formats
 from segcli.errors import InputError
 from segcli.formats.stated import Stated, stated
 from segcli.models.card import ModelCard
@@ -118,17 +120,21 @@ def _label_values(channel: Voxels) -> int | None:
     return len(values) if len(values) > 1 and pairs and equal >= EQUAL * pairs else None
 
 
-def only_labels(read: Volume) -> Volume:
-    """What was read of a file as a label map in an integer type, (1, D, H, W).
+def label_map(path: Path, counts: formats.Form | None, known: Collection[int] = ()) -> Volume:
+    """A file as a label map in an integer type, (1, D, H, W).
 
-    errors   InputError: it holds other than whole numbers, or is a picture by its looks
+    counts   which statement of a NIfTI header counts
+    known    the numbers that have names: a map that holds no others is none of a scan, whatever it looks like
+    errors   InputError: it holds several images or other than whole numbers, or is a picture by its looks
     """
-    labels = whole_numbers(read)
-    if (count := greys(labels)) is not None:
-        name = labels.source.paths[0].name if labels.source else "a volume"
+    if (several := formats.format_of(path).count(path)) > 1:
+        told = f"{path.name}: holds {several} images on one grid, where one label map is expected"
+        raise InputError(told, hint="take one of them out first")
+    labels = whole_numbers(formats.read([path], affine=counts))
+    if (count := greys(labels)) is not None and not {*np.unique(labels.data).tolist()} <= {0, *known}:
         raise InputError(
-            f"{name}: looks like a scan and is no label map: {count} whole numbers, and few neighbours are equal",
-            hint="give the label map itself",
+            f"{path.name}: looks like a scan and is no label map: {count} whole numbers, and few neighbours are equal",
+            hint="give the label map itself; one all of whose numbers --labels or --model names is taken for one",
         )
     return labels
 

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import CARD
+from runs import command  # noqa: F401 - makes the folder of scan_files known
 
 from segcli.errors import InputError
 from segcli.models.card import ModelCard, parse
 from segcli.results import checks, scan_checks
 from segcli.space.volume import Grid, Source, Volume
+
+from scan_files import nifti  # isort: skip - runs makes its folder known
 
 SHAPE = (24, 30, 28)
 rng = np.random.default_rng(5)
@@ -79,11 +82,14 @@ def test_a_picture_is_no_label_map(picture: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("grey", [NOISY.astype(np.uint8), np.where(patches(0, 1) == 0, -1024, NOISY.astype(np.int16))])
-def test_a_scan_is_no_label_map_and_is_refused_as_one(grey: np.ndarray) -> None:
-    with pytest.raises(
-        InputError, match=r"a volume: looks like a scan and is no label map: \d+ whole numbers, and few"
-    ):
-        scan_checks.only_labels(volume(grey))
+def test_a_scan_is_no_label_map_and_is_refused_as_one(grey: np.ndarray, tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", grey)
+    told = r"a.nii: looks like a scan and is no label map: \d+ whole numbers, and few"
+    with pytest.raises(InputError, match=told):
+        scan_checks.label_map(path, None)
+    with pytest.raises(InputError, match=told):
+        scan_checks.label_map(path, None, [90, 120, 200])
+    assert scan_checks.label_map(path, None, range(-2000, 300)).data.shape == (1, *grey.shape[::-1])
 
 
 PARCELS = np.arange(6 * 8 * 7).reshape(6, 8, 7).repeat(4, 0).repeat(4, 1).repeat(4, 2)[:, : SHAPE[1], : SHAPE[2]]
@@ -98,8 +104,9 @@ RIBBON[:, ::4] = RIBBON[:, 1::4] = PARCEL
 
 
 @pytest.mark.parametrize("labels", [PARCELS, patches(-3, 3000), rng.integers(0, 3, SHAPE), SEEDS, RIBBON])
-def test_a_label_map_of_any_numbers_is_taken(labels: np.ndarray) -> None:
-    assert scan_checks.only_labels(volume(labels)).data.dtype.kind == "i"
+def test_a_label_map_of_any_numbers_is_taken(labels: np.ndarray, tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", labels.astype(np.int32).T)
+    assert scan_checks.label_map(path, None).data.dtype.kind == "i"
 
 
 def test_a_mask_beside_a_picture_is_a_channel() -> None:
