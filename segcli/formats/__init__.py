@@ -62,6 +62,43 @@ def read(
     return joined([*told, *(_read_one(p, replace(wanted, channels=1, seen=unseen)) for p in others)])
 
 
+class _Known(Exception):
+    """Raised where a grid is known, so that no voxel is read."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+
+
+def grid_of(
+    paths: Sequence[Path],
+    *,
+    affine: Form | None = None,
+    series: str | None = None,
+    volume: int | None = None,
+    channels: int = 1,
+) -> Grid:
+    """The grid of a scan, that of its first channel, by the headers of all its files; `read` says what the rest means.
+
+    errors   as of `read`, as far as headers show what is wrong
+    """
+    _has_choice([Path(p) for p in paths], series, volume)
+    wanted = Wanted(affine, series, volume, channels if len(paths) == 1 else 1, seen=_stop)
+    grid, *_ = [_grid_of(Path(path), wanted) for path in paths]
+    return grid
+
+
+def _stop(grid: Grid) -> None:
+    raise _Known(grid)
+
+
+def _grid_of(path: Path, wanted: Wanted) -> Grid:
+    try:
+        return _read_one(path, wanted).grid
+    except _Known as known_now:
+        return known_now.grid
+
+
 def _has_choice(paths: Sequence[Path], series: str | None, volume: int | None) -> None:
     """Refuse a series or a volume that none of the files could have: UsageError."""
     if (series is None and volume in (None, 1)) or any(format_of(path).series for path in paths):

@@ -3,14 +3,19 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from runs import command, scan
 
-from segcli.batch.case import Case
+from segcli import formats
+from segcli.batch.cases import Case, cases
 from segcli.commands.options import size
 from segcli.commands.plan import _all_refused, _lines, _looked_at, _of_all
 from segcli.commands.terminal import duration
 from segcli.errors import Denied, InputError, UsageError
+
+from dicom_phantom import series  # isort: skip - runs makes their folders known
+from scan_files import nifti  # isort: skip
 
 
 @pytest.mark.slow
@@ -43,9 +48,11 @@ def test_a_plan_is_of_all_scans_and_takes_the_channels_of_one(model, tmp_path):
 def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
     found = []
     for size_of, name in enumerate("abcde", 1):
-        (tmp_path / name).write_bytes(b"x" * size_of)
-        found.append(Case(name, (tmp_path / name,), tmp_path))
+        found.append(Case(name, (tmp_path / name,), tmp_path, volume=size_of))
     found[2] = replace(found[2], fault=InputError("c: no scan"))
+
+    def voxels(case):
+        return case.volume
 
     def budget(case):
         name = case.paths[0].name
@@ -53,20 +60,35 @@ def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
             raise InputError(f"{name}: truncated")
         return {"of": case.name}
 
-    looked_at, refused, count = _looked_at(found, budget)
+    looked_at, refused, count = _looked_at(found, voxels, budget)
     assert [case.name for case, _ in looked_at] == ["b", "d"]
     assert count == 2
     assert sorted(error.message for error in refused) == ["a: truncated", "c: no scan", "e: truncated"]
-    assert _looked_at([found[0]], budget)[0] == []
+    assert _looked_at([found[0]], voxels, budget)[0] == []
 
     def without_volumes(case):
         raise UsageError(f"{case.name}: holds one volume, there is nothing that --volume 2 could choose")
 
-    assert len(_looked_at(found[:2], without_volumes)[1]) == 2
-    _, (error,), _ = _looked_at([replace(found[0], name="sub/a")], budget)
+    assert len(_looked_at(found[:2], voxels, without_volumes)[1]) == 2
+    _, (error,), _ = _looked_at([replace(found[0], name="sub/a")], voxels, budget)
     assert error.message == "sub/a: a: truncated"  # as predict says it
     assert _all_refused(refused).exit_code == 65
     assert _all_refused([*refused, Denied("no")]).exit_code == 1
+
+
+def test_a_header_that_is_refused_is_told_of_every_scan_and_packed_files_are_compared_by_their_voxels(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 9999, (9, 9, 9)).astype("i2")
+    for n in range(9):
+        nifti(tmp_path / f"{n}.nii.gz", noise if n == 4 else np.zeros((20, 20, 20 + n), "i2"))
+    nifti(tmp_path / "bad.nii", sform_code=0, qform_code=0)
+    series(tmp_path / "ct", each=lambda ds, k: k != 3)
+    found = cases([str(tmp_path)])
+    looked_at, refused, count = _looked_at(
+        found, lambda case: formats.grid_of(case.paths, series=case.series).size, lambda case: {"of": case.name}
+    )
+    assert [case.name for case, _ in looked_at] == ["4", "3", "8"]
+    assert count == 9
+    assert sorted(error.message.split(": ")[0] for error in refused) == ["bad.nii", found[-1].name]
 
 
 @pytest.mark.slow
