@@ -39,10 +39,18 @@ def looks_like(path: Path, head: bytes) -> bool:
 
 def write(volume: Volume, path: Path) -> Path:
     """Write one channel, packed; read back before it has its name."""
-    data, check = text_headers.to_write(volume, path, parse)
+    data = text_headers.to_write(volume, path)
     # ITK reads noise unless the header says how many packed bytes follow
     header = _header(volume, streams.packed_size(data, "zlib")).encode()
-    return streams.write_whole(path, header, b"", data, wrap="zlib", check=check)
+    return streams.write_whole(
+        path,
+        header,
+        b"",
+        data,
+        wrap="zlib",
+        grid=volume.grid,
+        grid_of=lambda file: text_headers.examine(file, parse)[0],
+    )
 
 
 def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:

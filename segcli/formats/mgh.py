@@ -95,14 +95,16 @@ def write(volume: Volume, path: Path) -> Path:
     code = _CODES[name]
     head = _header(volume.grid, volume.data.shape[0], code)
 
-    def check(temporary: Path) -> None:
-        if not examine(temporary)[0].same_as(volume.grid):
-            raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
-
     gzip = path.name.lower().endswith(".mgz")
     data = volume.data.astype(np.dtype(_TYPES[code]).newbyteorder(">"))
     return streams.write_whole(
-        path, b"" if gzip else head, head if gzip else b"", data, wrap="gzip" if gzip else None, check=check
+        path,
+        b"" if gzip else head,
+        head if gzip else b"",
+        data,
+        wrap="gzip" if gzip else None,
+        grid=volume.grid,
+        grid_of=lambda file: examine(file)[0],
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams, tables
 from segcli.formats.nifti_forms import grid_of, grids_of, header_for, plain_header
-from segcli.formats.nifti_header import CODES, HEAD, TYPES, UNITS, Header, check_header, parse
+from segcli.formats.nifti_header import CODES, HEAD, TYPES, UNITS, Header, checked, parse
 from segcli.formats.several import Held, only, taken
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
 from segcli.space.volume import Grid, Source, Volume
@@ -87,9 +87,7 @@ def _packed(voxels: Path, header: Header, count: int) -> bool:
 
 def examine(path: Path, *, affine: Form | None = None) -> tuple[Header, Grid, Source]:
     """What the header says, checked: no voxel is read and nothing is allocated."""
-    header = parse(path, streams.head(_header_file(path), HEAD))
-    check_header(path, header)
-    header, repaired = _offset(path, header)
+    header, repaired = _offset(path, checked(path, _header(path)))
     return _stated(path, header, affine, repaired)
 
 
@@ -100,9 +98,7 @@ def in_memory(name: str, head: bytes, *, affine: Form | None = None) -> tuple[Gr
     head   the header's bytes, as a file would have them
     """
     path = Path(name)
-    header = parse(path, head)
-    check_header(path, header)
-    _, grid, source = _stated(path, header, affine, ())
+    _, grid, source = _stated(path, checked(path, parse(path, head)), affine, ())
     return grid, source
 
 
@@ -122,16 +118,14 @@ def _stated(path: Path, header: Header, affine: Form | None, repaired: tuple[str
 
 def files_of(path: Path) -> list[Path]:
     """The file, or header and voxels of a pair, whichever of the two was named."""
-    header_file = _header_file(path)
-    voxels = _voxel_file(path, parse(path, streams.head(header_file, HEAD)))
-    return list(dict.fromkeys((header_file, voxels)))
+    return list(dict.fromkeys((_header_file(path), _voxel_file(path, _header(path)))))
 
 
 def label_names(path: Path) -> dict[int, str]:
     """Value -> name of the label table, Caret's XML, among the extensions of a file; nothing of any other file."""
     if streams.is_folder(path) or not looks_like(path, streams.head(path, HEAD)):
         return {}
-    header = parse(path, streams.head(_header_file(path), HEAD))
+    header = _header(path)
     first = 352 if header.version == 1 else 544
     end = _MOST_EXTENSIONS if header.pair else header.vox_offset
     if not (header.extended and first < end <= _MOST_EXTENSIONS):
@@ -147,7 +141,7 @@ def time_points(path: Path) -> int:
 
     errors   InputError: not a NIfTI file
     """
-    header = parse(path, streams.head(_header_file(path), HEAD))
+    header = _header(path)
     return header.dim[4] if header.dim[0] >= 4 else 1
 
 
@@ -163,9 +157,7 @@ def _is_series(header: Header) -> bool:
 
 def _count(path: Path) -> int:
     """How many volumes a file's header announces; errors as of `examine`."""
-    header = parse(path, streams.head(_header_file(path), HEAD))
-    check_header(path, header)
-    return volumes(header)
+    return volumes(checked(path, _header(path)))
 
 
 def write(
@@ -199,18 +191,14 @@ def write(
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     gzip = path.name.lower().endswith(".gz")
 
-    def check(temporary: Path) -> None:
-        written, grid, _ = examine(temporary, affine=header.counts)
-        if not grid.same_as(volume.grid) or volumes(written) != data.shape[0]:
-            raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
-
     return streams.write_whole(
         path,
         b"" if gzip else raw,
         raw if gzip else b"",
         little,
         wrap="gzip" if gzip else None,
-        check=check,
+        grid=volume.grid,
+        grid_of=lambda file: examine(file, affine=header.counts)[1],
     )
 
 
@@ -218,6 +206,10 @@ def packed(volume: Volume) -> bytes:
     """A volume (C, D, H, W) as the bytes of a NIfTI file, not gzipped; its header says nothing but grid and dtype."""
     header = _packed_header(plain_header(volume.grid), volume, "", 0, b"", 1)
     return header + volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _header(path: Path) -> Header:
+    return parse(path, streams.head(_header_file(path), HEAD))
 
 
 def _header_file(path: Path) -> Path:

@@ -146,8 +146,8 @@ def _parse_2(path: Path, head: bytes, order: str) -> Header:
     )
 
 
-def check_header(path: Path, header: Header) -> None:
-    """Refuse what is not one 3-D volume (or several on one grid) of plain numbers."""
+def checked(path: Path, header: Header) -> Header:
+    """The header, which is refused unless it is of one 3-D volume (or several on one grid) of plain numbers."""
     axes = header.dim[0]
     if not 1 <= axes <= 7:
         raise InputError(f"{path.name}: the header announces {axes} dimensions; 1 to 7 are possible")
@@ -178,6 +178,7 @@ def check_header(path: Path, header: Header) -> None:
             f"{path.name}: its values are said to be the stored ones times {header.slope:g} plus {header.inter:g}",
             hint="repair scl_inter",
         )
+    return header
 
 
 def _times(sizes: tuple[int, ...]) -> str:

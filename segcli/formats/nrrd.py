@@ -51,9 +51,17 @@ def looks_like(path: Path, head: bytes) -> bool:
 
 def write(volume: Volume, path: Path, names: Sequence[Label]) -> Path:
     """Write one channel, packed, with the labels' names as 3D Slicer's segments; read back before it has its name."""
-    data, check = text_headers.to_write(volume, path, parse)
+    data = text_headers.to_write(volume, path)
     header = (_header(volume) + tables.segments(names, volume.grid.shape) + "\n").encode()
-    return streams.write_whole(path, header, b"", data, wrap="gzip", check=check)
+    return streams.write_whole(
+        path,
+        header,
+        b"",
+        data,
+        wrap="gzip",
+        grid=volume.grid,
+        grid_of=lambda file: text_headers.examine(file, parse)[0],
+    )
 
 
 def segment_names(path: Path) -> dict[int, str]:

@@ -282,14 +282,15 @@ def write_whole(
     data: Voxels,
     *,
     wrap: Wrap | None,
-    check: Callable[[Path], None],
+    grid: Grid,
+    grid_of: Callable[[Path], Grid],
 ) -> Path:
     """Write a header and voxels as one file, read back in full before it gets its name.
 
     plain    bytes at the start of the file, as they are
     packed   bytes between them and the voxels; with `wrap` they are compressed together with the voxels
     data     voxels in file order and byte order
-    check    raises unless the header of the file says what was meant
+    grid     where the voxels are, which the header as `grid_of` reads it must say
 
     There is no name and no time in the gzip header, so equal results are equal bytes.
     """
@@ -302,9 +303,11 @@ def write_whole(
         if not begins or not _equal(_stored(temporary, len(plain), wrap is not None), pieces):
             raise OutputError(f"{path.name}: what was read back differs from what was written")
         try:
-            check(temporary)
+            kept = grid_of(temporary).same_as(grid)
         except InputError as error:
             raise OutputError(f"{path.name}: what was written cannot be read again: {error.message}") from error
+        if not kept:
+            raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
 
     with whole_file(path, same) as file:
         file.write(plain)

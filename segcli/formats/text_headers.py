@@ -88,16 +88,11 @@ def read(path: Path, wanted: Wanted, parse: Parse) -> Volume:
     return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
 
 
-def to_write(volume: Volume, path: Path, parse: Parse) -> tuple[Voxels, Callable[[Path], None]]:
-    """The voxels of one channel as they are stored, and what refuses a file on another grid than the volume's."""
+def to_write(volume: Volume, path: Path) -> Voxels:
+    """The voxels of one channel in the byte order in which they are stored."""
     if volume.data.shape[0] != 1:
         raise OutputError(f"{path.name}: {volume.data.shape[0]} channels can only be written as NIfTI")
-
-    def check(temporary: Path) -> None:
-        if not examine(temporary, parse)[0].same_as(volume.grid):
-            raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
-
-    return volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False), check
+    return volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False)
 
 
 def examine(path: Path, parse: Parse) -> tuple[Grid, Source, Stored]:
