@@ -7,9 +7,11 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from segcli.errors import ModelError, SegcliError
+from segcli.system import bytes_of
 
 Content = Any  # what stands at a place of one, or in a pickle
 Document = dict[str, Any]  # one that is being made, or was just read
@@ -45,6 +47,14 @@ def loads(text: str | bytes, where: str) -> Content:
         raise
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{where} is not JSON: {error}") from error
+
+
+def content_of(path: Path) -> Content:
+    """What a JSON file says; None where there is none, or it cannot be read."""
+    try:
+        return json.loads(bytes_of(path))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def shown(value: Content, how: Callable[[Content], str] = str) -> str:

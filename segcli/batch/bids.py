@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from segcli.documents import Document
+from segcli.documents import Document, content_of
 from segcli.system import bytes_of
 
 # Of the entities of a BIDS name, those that stand after seg-, in the order of the specification (schema, entities).
@@ -42,7 +42,7 @@ def set_aside(folder: Path) -> list[Path]:
 
 def is_raw(folder: Path) -> bool:
     """Whether a folder is the root of a BIDS dataset of scans, and not of one that was made of scans."""
-    description = _json(folder / "dataset_description.json")
+    description = content_of(folder / "dataset_description.json")
     return isinstance(description, dict) and description.get("DatasetType", "raw") == "raw"
 
 
@@ -93,7 +93,7 @@ def _address(folder: Path, source: Path) -> dict[str, str] | None:
 
     Any other path would tell names of folders, which are nobody's business.
     """
-    said = _json(source / "dataset_description.json")
+    said = content_of(source / "dataset_description.json")
     if said is None:
         return None
     doi = said.get("DatasetDOI") if isinstance(said, dict) else None
@@ -104,13 +104,3 @@ def _address(folder: Path, source: Path) -> dict[str, str] | None:
     if inside == "." or inside.startswith(".."):
         return None
     return {"URL": "/".join([".."] * len(Path(inside).parts))}
-
-
-def _json(path: Path) -> object:
-    """What a JSON file says, None where it cannot be read."""
-    import json  # not before `--help` is told, which knows this room for the names
-
-    try:
-        return json.loads(bytes_of(path))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from segcli.documents import content_of
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
 from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
 from segcli.models.library import file_sha256
-from segcli.system import bytes_of, insistently, locked
+from segcli.system import insistently, locked
 
 if TYPE_CHECKING:
     import httpx
@@ -271,11 +272,11 @@ def _note(part: Path) -> Path:
 def _begun(part: Path, address: str) -> tuple[int, str]:
     """Bytes that are there, and the mark by which the server knows whether they are of the same file; 0 without one."""
     try:
-        note = json.loads(bytes_of(_note(part)))
+        note = content_of(_note(part))
         mark = str(note["mark"]) if note["address"] == address else ""
         there = part.lstat()
         return (there.st_size, mark) if mark and ours_alone(there) else (0, "")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, KeyError, TypeError):
         return 0, ""
 
 
@@ -308,10 +309,7 @@ def _other_sum(path: Path, algorithm: str) -> str:
 
 def _sums(folder: Path) -> Mapping[str, str]:
     """Address -> sum of the files that were fetched before."""
-    try:
-        known = json.loads(bytes_of(folder / "sums.json"))
-    except (OSError, ValueError):
-        return {}
+    known = content_of(folder / "sums.json")
     return {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}
 
 

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from segcli import __version__
-from segcli.documents import Document
+from segcli.documents import Document, content_of
 from segcli.folders import home
 from segcli.formats.atomic import whole_file
 from segcli.models import catalogue
@@ -20,7 +20,7 @@ from segcli.models.card import CARD_FILE
 from segcli.models.catalogue import Entry, File
 from segcli.models.fetch import addresses, file_name
 from segcli.models.library import cache_home
-from segcli.system import bytes_of, one_process
+from segcli.system import one_process
 
 
 def found(name: str) -> Path | None:
@@ -85,11 +85,7 @@ def _state(entry: Entry, file: File) -> Document:
 def _forget_changed(place: Path, entry: Entry, file: File) -> None:
     """Remove from the cache what was made of other files, or in another way."""
     note = _note(place, entry, file)
-    try:
-        same = json.loads(bytes_of(note)) == json.loads(json.dumps(_state(entry, file)))
-    except (OSError, ValueError):
-        same = False
-    if not same:
+    if content_of(note) != json.loads(json.dumps(_state(entry, file))):
         note.unlink(missing_ok=True)
         for folder in {folder_of(entry, file), entry.id}:
             shutil.rmtree(place / folder, ignore_errors=True)

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from segcli import __version__
-from segcli.documents import Document, Facts, undented
+from segcli.documents import Document, Facts, content_of, undented
 from segcli.engines.export.cached import hashes_before
 from segcli.engines.table import libraries
 from segcli.formats.table import stem
@@ -41,7 +41,7 @@ from segcli.results.after import Effect
 from segcli.results.islands import Change
 from segcli.results.measure import Report, Structure
 from segcli.space.volume import Grid
-from segcli.system import bytes_of, opened
+from segcli.system import opened
 
 SCHEMA = 1
 IN_SIDECAR = "segcli"  # the key of a record in the sidecar of a BIDS label map: no entity of BIDS
@@ -291,10 +291,7 @@ def to_json(record: Facts) -> bytes:
 
 def read_record(path: Path) -> Document | None:
     """A record of segcli as JSON has it, also out of a sidecar; None when the file is absent or something else."""
-    try:
-        document = json.loads(bytes_of(path))
-    except (OSError, ValueError, RecursionError):
-        return None
+    document = content_of(path)
     if isinstance(document, dict) and isinstance(document.get(IN_SIDECAR), dict):
         document = document[IN_SIDECAR]
     return document if isinstance(document, dict) and "segcli_record" in document else None

@@ -5,17 +5,15 @@ The names of the tensors are those of the program that trained it, and not alway
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from segcli.documents import Document, Facts, legible
+from segcli.documents import Document, Facts, content_of, legible
 from segcli.errors import ModelError
 from segcli.models import checkpoint
 from segcli.models.checkpoint import Stored, Tensors
 from segcli.models.imports.source import ModelSource, Named, Stated, label_names
 from segcli.networks.registry import Inferred
-from segcli.system import bytes_of
 
 LAYERS_FILE = "model.json"
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
@@ -52,10 +50,7 @@ _NOTES = (
 
 def layers(folder: Path) -> Facts | None:
     """The layers that a folder's model.json describes; None where there is none, or it is another document."""
-    try:
-        found = json.loads(bytes_of(folder / LAYERS_FILE))
-    except (OSError, ValueError, RecursionError):
-        return None
+    found = content_of(folder / LAYERS_FILE)
     rows = found.get("layers") if isinstance(found, dict) else None
     listed = isinstance(rows, list) and len(rows) > 1 and all(isinstance(r, dict) and "dilation" in r for r in rows)
     return found if listed else None
@@ -149,10 +144,7 @@ def _numbered(tensors: Tensors) -> list[Any]:
 def _names(folder: Path) -> list[str]:
     """The names of the labels: colormap.json or labels.json beside the file, {"0": "Unknown", ...}; else none."""
     for file in ("labels.json", "colormap.json"):
-        try:
-            found = json.loads(bytes_of(folder / file))
-        except (OSError, ValueError, RecursionError):
-            continue
+        found = content_of(folder / file)
         found = found.get("labels", found) if isinstance(found, dict) else found
         if isinstance(found, list) and all(isinstance(name, str) for name in found):
             return found

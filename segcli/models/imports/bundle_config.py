@@ -6,15 +6,14 @@ Values that begin with "$" are Python. Of those references and literals are read
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from segcli.documents import Content, Document, Facts, legible, text_of
 from segcli.errors import ModelError
-from segcli.formats.streams import bytes_of
 from segcli.models.imports.bundle_literals import Unsaid, said
+from segcli.models.imports.source import object_of
 
 _ENDINGS = (".json", ".yaml", ".yml")
 # What inference is run with; where there is no file for that, evaluation is training with some entries changed.
@@ -142,7 +141,8 @@ def merged(paths: Sequence[Path]) -> Document:
     merged: Document = {}
     for path in paths:
         with legible(path.name):
-            for key, value in _document(path).items():
+            found = object_of(path) if path.suffix == ".json" else object_of(path, "YAML", _yaml)
+            for key, value in found.items():
                 *places, last = re.split(r"#|::", key.removeprefix("+"))
                 inside: Content = merged
                 for part in places:
@@ -158,19 +158,7 @@ def merged(paths: Sequence[Path]) -> Document:
     return merged
 
 
-def _document(path: Path) -> Document:
-    data = bytes_of(path, ModelError)
-    try:
-        found = json.loads(data) if path.suffix == ".json" else _yaml(text_of(data))
-    except (ValueError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise ModelError(f"{path.name}: cannot be read as {kind}: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path.name}: is not an object with fields")
-    return found
-
-
-def _yaml(text: str) -> Content:
+def _yaml(data: bytes) -> Content:
     """The JSON that a YAML document says, as MONAI reads it: yes, no, on and off are booleans.
 
     errors   ValueError: not YAML, or with a tag that would make a Python object
@@ -178,7 +166,7 @@ def _yaml(text: str) -> Content:
     import yaml
 
     try:
-        found = yaml.safe_load(text)
+        found = yaml.safe_load(text_of(data))
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     left = _MOST

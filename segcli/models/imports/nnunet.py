@@ -6,7 +6,6 @@ sections 8.3 and 13: non-zero crop, cubic resampling with the through-plane axis
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import index
@@ -15,14 +14,13 @@ from typing import Any, TypeVar
 
 from segcli.documents import Content, Document, Facts, legible
 from segcli.errors import ModelError
-from segcli.formats.streams import bytes_of
 from segcli.models import checkpoint
 from segcli.models.imports import nnunet_after, nnunet_dataset, trainers
 from segcli.models.imports.nnunet_axes import READERS, oriented, turned
 from segcli.models.imports.nnunet_cascade import first_stage
 from segcli.models.imports.nnunet_folds import fold_files, fold_notes, folds_in_words
 from segcli.models.imports.nnunet_resampling import resampling
-from segcli.models.imports.source import ModelSource, Named, Stated, slug
+from segcli.models.imports.source import ModelSource, Named, Stated, object_of, slug
 from segcli.networks.registry import Inferred
 
 T = TypeVar("T")
@@ -45,7 +43,7 @@ PAD: Document = {"step": "outside", "value": 0}
 
 def folder(path: Path, folds: Sequence[str] = ()) -> ModelSource:
     """A folder with plans.json, dataset.json and fold_X/checkpoint_final.pth; `folds` takes some of several."""
-    plans, dataset = _json(path / "plans.json"), _json(path / "dataset.json")
+    plans, dataset = object_of(path / "plans.json"), object_of(path / "dataset.json")
     files = fold_files(path, _FINAL, folds, _LATEST)
     after = nnunet_after.found(path, [file.parent.name for file in files])
     source = _source(
@@ -341,14 +339,3 @@ def _modality(channels: Sequence[str]) -> dict[str, str]:
     if names == {"ct"}:
         return {"modality": "CT"}
     return {"modality": "MR"} if names & {"mr", "mri", "t1", "t2", "flair", "t1w", "t2w"} else {}
-
-
-def _json(path: Path) -> Document:
-    data = bytes_of(path, ModelError)
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path.name}: is not a JSON object")
-    return found

@@ -8,7 +8,6 @@ spare pieces of a size.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from segcli.documents import Document, Facts, legible
 from segcli.errors import ModelError
 from segcli.formats.streams import bytes_of
 from segcli.models import unpickle
+from segcli.models.imports.source import object_of
 
 _FUNCTION = "remove_all_but_largest_component_from_segmentation"
 _MODULE = "nnunetv2.postprocessing.remove_connected_components"
@@ -71,17 +71,10 @@ def steps(path: Path, labels: Mapping[str, int]) -> list[Document]:
 
 def _read(path: Path) -> Facts:
     """What a file states, a pickle's as the JSON beside it does."""
-    data = bytes_of(path, ModelError)
-    try:
-        stated: Any = json.loads(data) if path.suffix == ".json" else None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name}: cannot be read: {error}") from error
-    if path.suffix == ".pkl":
-        functions, options = unpickle.plain_pickle(data, path.name, (f"{_MODULE}.{_FUNCTION}",))
-        stated = {"postprocessing_fns": [f.__name__ for f in functions], "postprocessing_kwargs": options}
-    if not isinstance(stated, dict):
-        raise ModelError(f"{path.name}: is not a JSON object")
-    return stated
+    if path.suffix == ".json":
+        return object_of(path)
+    functions, options = unpickle.plain_pickle(bytes_of(path, ModelError), path.name, (f"{_MODULE}.{_FUNCTION}",))
+    return {"postprocessing_fns": [f.__name__ for f in functions], "postprocessing_kwargs": options}
 
 
 def _of_version_2(file: str, function: str, options: Facts, labels: Mapping[str, int]) -> Document:

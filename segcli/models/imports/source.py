@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from segcli.documents import Facts
+from segcli.documents import Content, Document, Facts
+from segcli.errors import ModelError
+from segcli.formats.streams import bytes_of
 from segcli.models.checkpoint import Tensors
 from segcli.models.imports.graph import Ends
 
@@ -115,6 +118,20 @@ class ModelSource:
     ends: Ends | None = None
     previous: Path | None = None
     alone: bool = False
+
+
+def object_of(path: Path, kind: str = "JSON", parse: Callable[[bytes], Content] = json.loads) -> Document:
+    """The object with named fields that a file holds.
+
+    errors   Denied; ModelError: it cannot be read, or is not of its kind, or holds something else
+    """
+    try:
+        found = parse(bytes_of(path, ModelError))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name}: cannot be read as {kind}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name}: is not a {kind} object")
+    return found
 
 
 def slug(text: str) -> str:
