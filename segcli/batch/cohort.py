@@ -34,6 +34,14 @@ def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
     return sorted((*mine, *earlier), key=lambda record: (str(record["case"]), str(record["model"]["name"])))
 
 
+def missing(outcomes: Sequence[Outcome], records: Sequence[Facts]) -> list[Facts]:
+    """For each case of a batch that failed, and has no record among these, what a row of the tables needs."""
+    model = next(outcome.record["model"] for outcome in outcomes if outcome.record is not None)
+    have = {(record["case"], record["model"]["name"]) for record in records}
+    names = [o.case.name for o in outcomes if o.status == "failed" and (o.case.name, model["name"]) not in have]
+    return [{"case": name, "model": model, "verdict": "not segmented", "structures": []} for name in names]
+
+
 def _lying(folder: Path) -> list[Facts]:
     """The records below a folder whose label maps lie beside them, each where its case's name says.
 
@@ -64,10 +72,18 @@ def _is_whole(record: Facts) -> bool:
         return False
 
 
-def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, overwrite: bool = False) -> list[Path]:
+def cohort(
+    records: Sequence[Facts],
+    folder: Path,
+    forms: Sequence[str],
+    *,
+    lacking: Sequence[Facts] = (),
+    overwrite: bool = False,
+) -> list[Path]:
     """cohort.csv, one row for each case and structure, and cohort_wide.csv, one row for each case; or as .tsv.
 
     forms    "csv" and "tsv"
+    lacking  the cases that have no labels, as `missing` says them: rows of cohort_wide without volumes
     errors   OutputExists (73) for a table of that name that has other columns, unless `overwrite`
     """
     models, people = model_names(records), _people(records)
@@ -76,7 +92,8 @@ def cohort(records: Sequence[Facts], folder: Path, forms: Sequence[str], *, over
         for model, person, r in zip(models, people, records, strict=True)
         for row in cohort_rows(str(r["case"]), model, from_json(r["structures"]))
     ]
-    wide = _wide(records, models, people)
+    every = sorted((*records, *lacking), key=lambda record: str(record["case"]))
+    wide = _wide(every, model_names(every), _people(every))
     written = []
     for form in forms:
         comma = "\t" if form == "tsv" else ","
@@ -159,5 +176,6 @@ def _sums(record: Facts, model: str) -> Document:
     """The row of a case: verdict, the volume of all structures, sums of tissues of a brain, each structure, in mL."""
     volumes = {str(s["name"]): float(s["volume_ml"]) for s in record["structures"]}
     sums = {f"sum_{kind.replace(' ', '_')}_ml": round(ml, 3) for kind, ml in tissues_of(record, volumes).items()}
-    first = (str(record["case"]), model, record.get("verdict"), round(sum(volumes.values()), 3))
+    whole = round(sum(volumes.values()), 3) if volumes else None
+    first = (str(record["case"]), model, record.get("verdict"), whole)
     return {**dict(zip(FIXED, first, strict=True)), **sums, **{f"{name}_ml": ml for name, ml in volumes.items()}}

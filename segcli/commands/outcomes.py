@@ -141,7 +141,7 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
     """
     if to.folder is None or not any(o.record for o in outcomes):
         return []
-    from segcli.batch.cohort import cohort, gathered, joined
+    from segcli.batch.cohort import cohort, gathered, joined, missing
 
     several, path = len(outcomes) > 1, to.folder / "cohort.html"
     if not several and not any(path.with_suffix(f".{form}").exists() for form in ("csv", "tsv")):
@@ -149,7 +149,9 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
     records = gathered(outcomes, to.folder)
     asked = ([form for form in to.reports if form in ("csv", "tsv")] or ["csv"]) if several else []
     there = joined(records, to.folder)
-    written = cohort(records, to.folder, list(dict.fromkeys([*asked, *there])), overwrite=to.overwrite)
+    lacking = missing(outcomes, records)
+    forms = list(dict.fromkeys([*asked, *there]))
+    written = cohort(records, to.folder, forms, lacking=lacking, overwrite=to.overwrite)
     if (several and "html" in to.reports) or (there and path.exists()):
         from segcli.formats import atomic
         from segcli.results.page import cohort_page

@@ -130,6 +130,32 @@ def test_the_page_names_the_cases_of_its_run_that_failed(model, tmp_path):
     assert "ot segmented" not in page.partition("<main>")[2].partition("</main>")[0]
 
 
+def test_the_wide_table_has_a_row_for_a_case_of_its_run_that_failed(model, tmp_path):
+    out, to = tmp_path / "out", Destination(tmp_path / "out")
+    scans(tmp_path / "in", 2)
+    (tmp_path / "in" / "bad.nii").write_bytes(b"x")
+    long, wide = cohort_files(run(model, tmp_path / "in", out), to)
+    assert {row["case"] for row in table(long)} == {"case0", "case1"}
+    bad, *others = table(wide)
+    assert [row["case"] for row in others] == ["case0", "case1"]
+    assert list(bad.values())[:3] == ["bad", others[0]["model"], "not segmented"]
+    assert {*list(bad.values())[3:]} == {"n/a"}
+    (tmp_path / "in" / "bad.nii").unlink()
+    _, wide = cohort_files(run(model, tmp_path / "in", out), to)
+    assert table(wide) == others
+
+
+def test_a_case_that_was_refused_because_its_result_is_there_has_one_row(model, tmp_path):
+    out, to = tmp_path / "out", Destination(tmp_path / "out")
+    scans(tmp_path / "in", 2)
+    run(model, tmp_path / "in", out)
+    scan(tmp_path / "in" / "case0.nii.gz", seed=9)
+    ended = run(model, tmp_path / "in", out)
+    assert isinstance(ended[0].error, OutputExists)
+    _, wide = cohort_files(ended, to)
+    assert [(row["case"], row["sum_ml"] == "n/a") for row in table(wide)] == [("case0", False), ("case1", False)]
+
+
 def second(folder: Path, name: str = "another", overlap: float | None = None) -> ModelCard:
     """A model with other structures, or of another hash."""
     if overlap is not None:
