@@ -152,12 +152,14 @@ def info(
 ) -> None:
     """The card in words: structures, spacing, licence, source, citation."""
     from segcli.models.catalogue import entries
+    from segcli.models.in_place import is_installed
     from segcli.models.library import find, installed
 
     known = entries().get(model)
-    here = known is None or any(f.name == model for f in installed())
+    own = known is None or any(f.name == model for f in installed())
+    here = own or is_installed(model)
     facts: Document = {"name": model, "title": known.title if known else None}
-    if here:
+    if own:
         card = find(model)
         facts |= {"modality": card.modality, "channels": list(card.channels), "spacing_mm": card.grid.spacing}
         facts |= {"structures": [s.name for s in card.structures], "licence": card.licence, "source": card.source}
@@ -169,11 +171,11 @@ def info(
     if json:
         print_json({"schema": SCHEMA, **facts})
         return
-    if here:
+    if own:
         facts["structures"] = [f"{s.id} {s.name}" for s in card.structures]
     print_facts(facts)
     if known is not None and not here:
-        say(f"not yet: {known.lacks}" if known.lacks else known.by_hand or f"`segcli models get {model}` fetches it")
+        say(known.way)
 
 
 @dataclass(frozen=True)

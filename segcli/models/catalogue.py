@@ -86,6 +86,13 @@ class Entry:
         """Whether the licence asks for nothing but to be named."""
         return self.licence in OPEN
 
+    @property
+    def way(self) -> str:
+        """How one gets it, or why it cannot be used, as a sentence for the user."""
+        if self.lacks:
+            return f"not yet: {self.lacks}"
+        return self.by_hand or f"`segcli models get {self.id}` fetches it"
+
 
 @cache
 def entries() -> Mapping[str, Entry]:

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from segcli.documents import content_of
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
+from segcli.folders import at_home
 from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
 from segcli.models.library import file_sha256
 from segcli.system import insistently, locked
@@ -60,7 +61,8 @@ def offline() -> str | None:
 def addresses(stated: Sequence[str]) -> list[str]:
     """The addresses to try in their order: the user's mirror first, hf:OWNER/REPO@REVISION:FILE spelt out.
 
-    $SEGCLI_MIRROR is a folder on a server that holds the files by their names; $HF_ENDPOINT takes the Hub's place.
+    $SEGCLI_MIRROR is a folder, on a server or on this machine, that holds the files by their names; $HF_ENDPOINT takes
+    the Hub's place.
     """
     plain = [_spelt(address) for address in stated]
     mirror = os.environ.get("SEGCLI_MIRROR", "").rstrip("/")
@@ -114,7 +116,7 @@ def fetch(
     todo = addresses(stated)
     name = file_name(todo[-1])
     final = (into or folder) / name
-    if forbidden := offline():
+    if (forbidden := offline()) and not any(here.is_file() for here in map(_on_this_machine, todo) if here):
         raise DownloadFailed(f"{name}: {forbidden} is set, so nothing is fetched", hint=_by_hand(todo, name))
     with translated(folder / name):
         no_detour(folder / name)
@@ -124,6 +126,8 @@ def fetch(
     failures: list[str] = []
     with _locked(part.with_suffix(".lock")):
         for address in todo:
+            if forbidden and _on_this_machine(address) is None:
+                continue
             try:
                 total = _complete(address, part, progress)
             except DownloadFailed as error:
@@ -154,6 +158,8 @@ def _complete(address: str, part: Path, progress: Progress) -> int:
 
     if address.startswith("gdrive:"):
         return _from_drive(address.removeprefix("gdrive:"), part)
+    if (here := _on_this_machine(address)) is not None:
+        return _copied(here, part)
     cause = ""
     for number in range(_TRIES):
         if number:
@@ -166,6 +172,21 @@ def _complete(address: str, part: Path, progress: Progress) -> int:
         except (httpx.HTTPError, _BrokeOff) as error:
             cause = str(error) or type(error).__name__
     raise DownloadFailed(f"{address}: {cause}")
+
+
+def _on_this_machine(address: str) -> Path | None:
+    """The file of a mirror that is a folder here; None for an address of a network."""
+    return None if address.startswith(("http://", "https://", "gdrive:")) else Path(at_home(address))
+
+
+def _copied(here: Path, part: Path) -> int:
+    if not here.is_file():
+        raise DownloadFailed(f"{here}: no such file")
+    _room(part, here.stat().st_size)
+    _dropped(part)
+    with translated(here), here.open("rb") as file, translated(part), part.open("xb") as copy:
+        shutil.copyfileobj(file, copy)
+    return part.stat().st_size
 
 
 def _from_drive(number: str, part: Path) -> int:
@@ -373,4 +394,7 @@ def _proxy(todo: Sequence[str]) -> str:
 
 def _by_hand(todo: Sequence[str], name: str) -> str:
     where = todo[-1].replace("gdrive:", "https://drive.google.com/uc?id=")
-    return f"fetch {where} on a machine with a network, then `segcli models import {name}`"
+    return (
+        f"fetch {where} on a machine with a network, bring it as {name} into a folder here, and run the same command "
+        "with SEGCLI_MIRROR=FOLDER"
+    )

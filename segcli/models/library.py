@@ -117,8 +117,8 @@ def find(model: str) -> ModelCard:
 
     if named and (folder := in_place.found(model)) is not None:
         return read_card(folder)
-    if model in catalogue.entries():
-        raise ModelError(f"the model {model} is not here", hint=f"`segcli models get {model}` fetches it")
+    if (known := catalogue.entries().get(model)) is not None:
+        raise ModelError(f"the model {model} is not here", hint=known.way)
     names = [f.name for f in installed()]
     raise ModelError(
         f"no model {model!r} found" + near(model, names),

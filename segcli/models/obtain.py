@@ -80,16 +80,16 @@ def get(
     model = wanted(text)
     if model.lacks:
         raise ModelError(f"{model.id}: {model.lacks}, which segcli does not run yet")
+    if not model.parts and not (
+        model.files and all(file.addresses or installation(model, file) for file in model.files)
+    ):
+        raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
     tell(f"{model.id}: licence {model.licence}" + (f"; please cite {model.citation}" if model.citation else ""))
     if not model.open and not wishes.accept_licence:
         raise UsageError(
             f"{model.id}: its licence ({model.licence}) asks for more than to be named, or is unknown",
             hint="read it, then add --accept-licence",
         )
-    if not model.parts and not (
-        model.files and all(file.addresses or installation(model, file) for file in model.files)
-    ):
-        raise ModelError(f"{model.id}: cannot be fetched: {model.by_hand}")
     name = title(wishes.name or model.id, to)
     if model.laid_out or len(model.files) == 1:
         unclaimed(to / name, replace=wishes.replace)

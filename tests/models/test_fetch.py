@@ -96,7 +96,7 @@ def test_an_answer_that_will_not_change_is_not_asked_for_again(server: Server, t
         fetch([server.address], tmp_path)
     assert len(server.seen) == 1
     assert server.address in str(error.value.message)
-    assert "segcli models import model.zip" in str(error.value.hint)
+    assert "bring it as model.zip into a folder here" in str(error.value.hint)
 
 
 def test_a_server_that_is_always_busy_is_asked_four_times(server: Server, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from runs import command, scan
 from totalseg import body, fast_body, muscles, state
 
+from segcli.commands import models as answer
 from segcli.errors import ModelError
 from segcli.models.card import ModelCard
 from segcli.models.in_place import is_installed
@@ -62,6 +63,11 @@ def test_a_model_that_is_not_whole_there_is_not_taken_and_the_command_that_gets_
         find("totalsegmentator-abdominal_muscles")
     assert caught.value.hint is not None
     assert "`segcli models get totalsegmentator-abdominal_muscles`" in caught.value.hint
+    for task, way in (("face", "needs a licence number"), ("vertebrae_pp_refined", "not yet: its vertebrae are cut")):
+        with pytest.raises(ModelError, match=f"the model totalsegmentator-{task} is not here") as caught:
+            find(f"totalsegmentator-{task}")
+        assert caught.value.hint is not None
+        assert caught.value.hint.startswith(way)
     with pytest.raises(ModelError, match="no model 'nowhere' found"):
         find("nowhere")
     fast_body(results)
@@ -70,6 +76,14 @@ def test_a_model_that_is_not_whole_there_is_not_taken_and_the_command_that_gets_
         True,
         False,
     ]
+
+
+def test_one_that_is_used_in_place_is_here(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fast_body(results)
+    answer.info("totalsegmentator-body-fast", json=True)
+    assert json.loads(capsys.readouterr().out)["here"] is True
+    answer.info("totalsegmentator-body-fast")
+    assert "fetches it" not in capsys.readouterr().err
 
 
 def test_a_killed_start_is_taken_up_again(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,27 @@ def test_a_model_that_cannot_be_run_or_fetched_says_why(home: tuple[Path, Server
     assert server.seen == []
 
 
+def test_what_was_fetched_on_another_machine_is_taken_from_a_folder_as_the_refusal_says(
+    home: tuple[Path, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, server = home
+    monkeypatch.setenv("SEGCLI_OFFLINE", "1")
+    with pytest.raises(DownloadFailed) as caught:
+        get("tiny", to)
+    assert caught.value.hint is not None
+    name = caught.value.hint.partition("bring it as ")[2].partition(" ")[0]
+    assert "run the same command with SEGCLI_MIRROR=FOLDER" in caught.value.hint
+    usb = tmp_path / "usb"
+    usb.mkdir()
+    monkeypatch.setenv("SEGCLI_MIRROR", str(usb))
+    with pytest.raises(DownloadFailed, match="SEGCLI_OFFLINE is set"):
+        get("tiny", to)
+    (usb / name).write_bytes(packed())
+    assert read_card(get("tiny", to)).document["overlap"] == 0.25, "the list says what the file does not"
+    assert (usb / name).read_bytes() == packed()
+    assert server.seen == []
+
+
 def test_a_file_on_this_machine_goes_the_same_way(home: tuple[Path, Server], tmp_path: Path) -> None:
     (tmp_path / "own.zip").write_bytes(packed())
     assert read_card(get(str(tmp_path / "own.zip"), home[0], FetchOptions(name="own"))).name == "own"
@@ -367,8 +388,9 @@ def test_a_model_that_needs_a_number_is_taken_from_an_installation_alone(
     home: tuple[Path, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accepted = FetchOptions(accept_licence=True)
-    with pytest.raises(ModelError, match="totalsegmentator-face: cannot be fetched: needs a licence number"):
-        get("totalsegmentator-face", home[0], accepted)
+    for wishes in (FetchOptions(), accepted):  # nobody accepts a licence of what cannot be fetched
+        with pytest.raises(ModelError, match="totalsegmentator-face: cannot be fetched: needs a licence number"):
+            get("totalsegmentator-face", home[0], wishes)
     inner = "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres"
     installed(tmp_path / "results", "Dataset303_face_1559subj", inner, "face", "other")
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "results"))
