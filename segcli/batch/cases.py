@@ -23,7 +23,7 @@ from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliE
 from segcli.folders import at_home
 from segcli.formats.dicom.archive import ENDINGS, is_archive
 from segcli.formats.strangers import broken_link
-from segcli.formats.streams import bytes_of, reading
+from segcli.formats.streams import bytes_of, reading, refusal
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
 from segcli.formats.walk import name_of, not_searched, walk
@@ -31,6 +31,7 @@ from segcli.results.record import SEG
 from segcli.system import key_of, keys_of
 
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
+_OPEN = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # files that this process has open already
 # Made by others or by segcli, never a scan: label maps, masks, probabilities.
 _DERIVED = re.compile(r"_(dseg|probseg|mask|defacemask|seg|label-[^_]+_roi)$")
 
@@ -83,7 +84,10 @@ class Given:
 def _list(name: str) -> bytes:
     if name == "-":
         return sys.stdin.buffer.read()
-    return bytes_of(Path(name), InputMissing)
+    path = Path(name)
+    if name.startswith(_OPEN) and path.is_fifo():  # a shell's <(...); other pipes may have nobody at the other end
+        return path.read_bytes()
+    return bytes_of(path, InputMissing)
 
 
 def cases(
@@ -291,7 +295,9 @@ def _expand(
         if folder.name == "sourcedata":
             tell(f"{name_of(path)}: sourcedata, of which the dataset was made, is left out")
     hidden: list[Path] = []
-    there, packed = _without_derived(_images(path, output, hidden=hidden.append), tell), archives(path, output)
+    lost: dict[Path, OSError] = {}
+    there = _without_derived(_images(path, output, hidden=hidden.append, lost=lost.setdefault), tell)
+    packed = archives(path, output, lost.setdefault)
     for said in not_searched(path, hidden):
         tell(said)
     meant = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
@@ -302,6 +308,7 @@ def _expand(
     for file in packed:
         found += _in_archive(path, file, select, volume, tell)
     found += in_folder(path, select, volume, output, tell, [*there, *packed])
+    found += [Case(_below(path, one), (one,), path, fault=refusal(error, one)) for one, error in lost.items()]
     if not found and grouped:
         said = f"{name_of(path)}: holds no scan, but what looks like label maps: {grouped[0].paths[0].name}"
         hint = "name the folder of the scans; `predict --allow-label-map` takes label maps as scans"
@@ -328,8 +335,15 @@ def _without_derived(found: Sequence[Path], tell: Tell) -> list[Path]:
     return kept
 
 
-def archives(folder: Path, output: Path | None) -> list[Path]:
-    """Archives of DICOM files in a folder tree, those that are not whole, and what is called as one and is none."""
+def _unheeded(folder: Path, error: OSError) -> None:
+    """Of a folder that cannot be listed: says nothing."""
+
+
+def archives(folder: Path, output: Path | None, lost: Callable[[Path, OSError], object] = _unheeded) -> list[Path]:
+    """Archives of DICOM files in a folder tree, those that are not whole, and what is called as one and is none.
+
+    lost   as of `_images`
+    """
 
     def could(path: Path) -> bool:
         try:
@@ -337,7 +351,7 @@ def archives(folder: Path, output: Path | None) -> list[Path]:
         except (InputError, Denied):
             return True  # its own reading refuses it
 
-    return [path for path in _images(folder, output, ENDINGS) if could(path)]
+    return [path for path in _images(folder, output, ENDINGS, lost=lost) if could(path)]
 
 
 def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None, tell: Tell) -> list[Case]:
@@ -359,6 +373,8 @@ def _exists(path: Path, text: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         address = re.match("[a-z]+://", text)
         hint = "an address is no file: fetch it first, as `segcli help dicom` shows" if address else "check the name"
+        if os.path.lexists(text.strip(" \t\"'")):
+            hint = "there is such a file without the spaces or quotation marks around the name"
         hint = "`segcli predict - -o FOLDER` takes a scan from stdin, and `segcli info -`" if text == "-" else hint
         raise InputMissing(f"{text}: no such file or folder", hint=hint) from None
     except ValueError as error:  # a list may hold bytes that no name has
@@ -372,17 +388,20 @@ def _images(
     output: Path | None,
     called: tuple[str, ...] = (),
     hidden: Callable[[Path], object] = lambda folder: None,
+    lost: Callable[[Path, OSError], object] = _unheeded,
 ) -> list[Path]:
     """Files in a folder tree that could be scans by their names, sorted; never outputs, reports or temporary files.
 
     called   what their names end with, instead of the endings of the formats
     hidden   is told of each hidden folder, which is not searched, but for the output folder
+    lost     is told of each folder that cannot be listed; that of the tree itself is an error
     """
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
-        if Path(error.filename) == folder:  # one below it costs no other: `in_folder` makes it a case
+        if Path(error.filename) == folder:
             raise error
+        lost(Path(error.filename), error)
 
     skipped = {key for p in (output, *set_aside(folder)) if p is not None for key in keys_of(p)} - keys_of(folder)
     known = called or endings()

@@ -1,5 +1,6 @@
 """What a person named becomes scans to segment, and nothing else does."""
 
+import errno
 import os
 import re
 import shutil
@@ -225,6 +226,51 @@ def test_dicom_in_a_tree_is_in_the_order_of_its_folders_whatever_numbers_and_uid
         series(tmp_path / where, uid=str(number), SeriesNumber=number)
     names = [name.rpartition("/")[0] for name in named(tmp_path)]
     assert names == ["a", "b", "c", "c/x"]
+
+
+@pytest.mark.parametrize("dicom", [False, True])
+@pytest.mark.parametrize("fails", [1, 2, 3, 99])
+def test_a_folder_that_a_network_drive_could_not_list_once_is_told_and_costs_no_other(
+    tmp_path, monkeypatch, dicom, fails
+):
+    """Its scans were left out without a word where a second listing succeeded."""
+    touch(tmp_path, "a.nii", "sub/b.nii")
+    if dicom:
+        series(tmp_path / "ct")
+    listing, asked = os.scandir, []
+
+    def scandir(folder):
+        if os.fspath(folder) == str(tmp_path / "sub"):
+            asked.append(folder)
+            if fails in (len(asked), 99):
+                raise OSError(errno.EIO, "Input/output error", str(folder))
+        return listing(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = cases([str(tmp_path)])
+    (lost,) = [case.fault for case in found if case.fault is not None]
+    assert re.fullmatch("sub: (the folder )?cannot be read: Input/output error", lost.message)
+    assert sum(case.fault is None for case in found) == 1 + dicom + (fails in (2, 3))
+
+
+def test_a_list_may_come_through_a_shells_pipe_that_is_open_already(tmp_path):
+    touch(tmp_path, "a.nii")
+    reading, writing = os.pipe()
+    os.write(writing, f"{tmp_path / 'a.nii'}\n".encode())
+    os.close(writing)
+    assert [c.name for c in Given((), {}, f"/dev/fd/{reading}").cases(("image",), Destination())] == ["a"]
+    os.close(reading)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputMissing, match="pipe: cannot be read: not a regular file"):
+        Given((), {}, str(tmp_path / "pipe")).cases(("image",), Destination())
+
+
+@pytest.mark.parametrize("listed_as", ['"{}"', " {}", "{} ", "'{}'"])
+def test_of_a_name_in_quotes_or_spaces_it_is_told_that_the_file_is_there_without_them(tmp_path, listed_as):
+    touch(tmp_path, "a.nii")
+    with pytest.raises(InputMissing, match="no such file") as missing:
+        cases([listed_as.format(tmp_path / "a.nii")])
+    assert missing.value.hint == "there is such a file without the spaces or quotation marks around the name"
 
 
 def test_the_same_input_spelt_in_two_ways_is_one_case(tmp_path, monkeypatch):

@@ -87,13 +87,17 @@ def every_file(path: Path, stray: Stray = at_once) -> Iterator[Place]:
 def files_below(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
     """Every entry below a folder that is not a folder, in the order of names; of links to folders see `walk`.
 
-    stray    gets Denied for a folder that cannot be listed: slices might lie there
+    stray    gets the refusal of a folder that cannot be listed: slices might lie there
     """
 
     def refuse(error: OSError) -> None:
         path = Path(error.filename or folder)
-        told = f"{printable(path.name)}: the folder cannot be read: permission denied"
-        stray(path, Denied(told, hint="make the folder readable for you"))
+        told = f"{printable(path.name)}: the folder cannot be read"
+        if isinstance(error, PermissionError):
+            stray(path, Denied(f"{told}: permission denied", hint="make the folder readable for you"))
+        else:
+            hint = "check the disk or the network drive, and run it again"
+            stray(path, InputError(f"{told}: {error.strerror or error}", hint=hint))
 
     for here, _, files in walk(folder, refuse):
         yield from (here / name for name in files)
