@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -28,7 +27,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from segcli.documents import Document, Facts
-from segcli.errors import ModelError, SegcliError
+from segcli.errors import ModelError, SegcliError, near
 from segcli.packages import added
 
 CLASSES = 3  # of every small network
@@ -343,8 +342,7 @@ def _families(module: ModuleType) -> Mapping[str, Callable[..., nn.Module]]:
 
 def _nearest(name: str, known: Iterable[str], introduction: str) -> str:
     names = list(known)
-    near = get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{introduction} {', '.join(sorted(names))}"
+    return near(name, names).removeprefix("; ") or f"{introduction} {', '.join(sorted(names))}"
 
 
 if __name__ == "__main__":

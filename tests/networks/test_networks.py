@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import segcli.networks
 from segcli.errors import ModelError
 from segcli.networks.registry import build, defaults, infer, length, live, small_networks
 
@@ -11,6 +12,12 @@ def test_a_class_path_and_a_family_name_build_the_same_network() -> None:
     by_class = build("pointwise.Pointwise", {"in_chans": 2, "out_chans": 3})
     by_family = build("pointwise", {"in_chans": 2, "out_chans": 3})
     assert type(by_class) is type(by_family)
+
+
+def test_a_network_is_built_from_the_package_of_networks() -> None:
+    assert segcli.networks.build("pointwise", {"in_chans": 2, "out_chans": 3}).conv.in_channels == 2
+    with pytest.raises(AttributeError, match="has no attribute 'bild'"):
+        segcli.networks.bild()
 
 
 def test_a_built_network_is_in_evaluation_mode() -> None:
@@ -26,6 +33,8 @@ def test_a_name_with_a_variant_finds_the_longest_family_it_starts_with() -> None
 def test_an_unknown_family_names_the_nearest() -> None:
     with pytest.raises(ModelError, match="did you mean 'uxnet3d'"):
         build("uxnet3", {})
+    with pytest.raises(ModelError, match="did you mean 'uxnet3d'"):
+        build("UXNet3D", {})
 
 
 def test_an_unknown_class_names_the_nearest() -> None:
