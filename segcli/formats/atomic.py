@@ -85,10 +85,10 @@ def unclaimed(path: Path, *, overwrite: bool = False, own: Callable[[bytes], boo
 
 
 @contextmanager
-def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+def whole_file(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[BinaryIO]:
     """Yield a new file beside `path` that gets the final name only when the block and `check` succeed.
 
-    check    reads the temporary file back, by its name, and raises OutputError when it is not what was meant
+    check    reads the temporary file back, by its name; False, or OutputError, when it is not what was meant
     errors   OutputError (74) with the cause when the disk is full or writing fails; Denied (77)
 
     The temporary name keeps the ending of the final one, because readers may choose the format by it. Inside
@@ -169,11 +169,12 @@ def _user(otherwise: int) -> int:
     return os.geteuid() if hasattr(os, "geteuid") else otherwise
 
 
-def _checked(check: Callable[[Path], None], temporary: Path, path: Path) -> None:
+def _checked(check: Callable[[Path], object], temporary: Path, path: Path) -> None:
     """Have the file read back that was written; what is wrong with another one in its place is told as that."""
     _untouched(temporary, path)
     try:
-        check(temporary)
+        if check(temporary) is False:
+            raise OutputError(f"{path.name}: what was read back differs from what was written")
     except Exception:
         _untouched(temporary, path)
         raise
@@ -263,12 +264,7 @@ def abandon() -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a small file whole: read back and compared before it gets its name."""
-
-    def check(temporary: Path) -> None:
-        if system.bytes_of(temporary) != data:
-            raise OutputError(f"{path.name}: what was read back differs from what was written")
-
-    with whole_file(path, check) as file:
+    with whole_file(path, lambda temporary: system.bytes_of(temporary) == data) as file:
         file.write(data)
 
 

@@ -297,17 +297,18 @@ def write_whole(
     pieces = [np.frombuffer(packed, np.uint8)] if packed else []
     pieces.append(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
 
-    def same(temporary: Path) -> None:
+    def same(temporary: Path) -> bool:
         with system.opened(temporary) as file:
             begins = file.read(len(plain)) == plain
         if not begins or not _equal(_stored(temporary, len(plain), wrap is not None), pieces):
-            raise OutputError(f"{path.name}: what was read back differs from what was written")
+            return False
         try:
             kept = grid_of(temporary).same_as(grid)
         except InputError as error:
             raise OutputError(f"{path.name}: what was written cannot be read again: {error.message}") from error
         if not kept:
             raise OutputError(f"{path.name}: its grid as written is not the scan's grid")
+        return True
 
     with whole_file(path, same) as file:
         file.write(plain)

@@ -16,7 +16,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 import segcli
-from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
@@ -68,11 +67,7 @@ def write(
     with without_warnings():
         segmentation = _object(scan, stored, wanted, identity, algorithm, version, kind)
 
-    def check(temporary: Path) -> None:
-        if not _holds(temporary, labels.grid, scan, stored, kind):
-            raise OutputError(f"{path.name}: what was read back differs from what was written")
-
-    with whole_file(path, check) as file:
+    with whole_file(path, lambda temporary: _holds(temporary, labels.grid, scan, stored, kind)) as file:
         segmentation.save_as(file, enforce_file_format=True)
     return remarks(names)
 

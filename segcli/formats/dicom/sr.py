@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 import segcli
-from segcli.errors import OutputError
 from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
@@ -69,11 +68,7 @@ def write(
         segments = pydicom.dcmread(segmentation, stop_before_pixels=True)
         report = _object(scan, volumes, segments, identity, algorithm, version)
 
-    def check(temporary: Path) -> None:
-        if read(temporary) != [(n.name, volumes[n]) for n in wanted]:
-            raise OutputError(f"{path.name}: what was read back differs from what was written")
-
-    with whole_file(path, check) as file:
+    with whole_file(path, lambda temporary: read(temporary) == [(n.name, volumes[n]) for n in wanted]) as file:
         report.save_as(file, enforce_file_format=True)
     return remarks(names)
 
