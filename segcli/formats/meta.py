@@ -69,16 +69,7 @@ def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:
             "a 3-D volume is expected"
         )
     kind = fields.get("elementtype", "").upper()
-    if kind not in _DTYPES:
-        raise InputError(f"{path.name}: data type {kind!r} is not one real number per voxel")
-    big = _flag(fields, "elementbyteordermsb", _flag(fields, "binarydatabyteordermsb", False))
-    if np.dtype(_DTYPES[kind]).itemsize > 1 and big != _flag(fields, "binarydatabyteordermsb", big):
-        raise InputError(
-            f"{path.name}: ElementByteOrderMSB and BinaryDataByteOrderMSB contradict each other: the order of "
-            "its bytes cannot be told",
-            hint="take the wrong one of them out of the header",
-        )
-    dtype = np.dtype(_DTYPES[kind]).newbyteorder(">" if big else "<")
+    dtype = _dtype(path, fields, kind)
     if not _flag(fields, "binarydata", True):
         raise InputError(f"{path.name}: voxels as text are not supported", hint="save it in binary form")
     grid, warnings = _grid(path, fields, dims, sizes)
@@ -116,6 +107,20 @@ def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:
         series=components == 1,
     )
     return grid, voxels, "MetaImage", warnings
+
+
+def _dtype(path: Path, fields: dict[str, str], kind: str) -> np.dtype[Any]:
+    """The type of a voxel, in the byte order that the header states."""
+    if kind not in _DTYPES:
+        raise InputError(f"{path.name}: data type {kind!r} is not one real number per voxel")
+    big = _flag(fields, "elementbyteordermsb", _flag(fields, "binarydatabyteordermsb", False))
+    if np.dtype(_DTYPES[kind]).itemsize > 1 and big != _flag(fields, "binarydatabyteordermsb", big):
+        raise InputError(
+            f"{path.name}: ElementByteOrderMSB and BinaryDataByteOrderMSB contradict each other: the order of "
+            "its bytes cannot be told",
+            hint="take the wrong one of them out of the header",
+        )
+    return np.dtype(_DTYPES[kind]).newbyteorder(">" if big else "<")
 
 
 def _behind(path: Path, length: int, skip: int, announced: int, packed: bool) -> int:
@@ -204,13 +209,13 @@ def _flag(fields: dict[str, str], key: str, default: bool) -> bool:
     return fields[key].lower().startswith(("t", "1")) if key in fields else default
 
 
-def _numbers(path: Path, fields: dict[str, str], key: str, count: int | None = None) -> list[float]:
+def _numbers(path: Path, fields: dict[str, str], key: str, count: int) -> list[float]:
     try:
         numbers = [float(x) for x in fields.get(key, "").split()]
     except ValueError:
         numbers = []
-    if not numbers or (count is not None and len(numbers) != count) or not np.isfinite(numbers).all():
-        raise InputError(f"{path.name}: {key} is {fields.get(key, 'missing')!r}, not {count or 'some'} numbers")
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise InputError(f"{path.name}: {key} is {fields.get(key, 'missing')!r}, not {count} numbers")
     return numbers
 
 

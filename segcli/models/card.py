@@ -202,7 +202,6 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         if broken(given):
             raise refuse(key, what)
     weights, sums, onnx, onnx_sum = _files(given)
-    smooth = given.smooth or Smooth()
     return ModelCard(
         name=given.name,
         licence=given.licence,
@@ -217,13 +216,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         modality=given.modality or ("CT" if given.channels == ("CT",) else None),
         made_for=given.made_for or MadeFor(),
         grid=GridSpec(given.orientation, given.spacing, given.anchor, given.transpose, given.shape),
-        interpolation=Interpolation(
-            given.interpolation,
-            smooth.sigma,
-            smooth.finer,
-            given.coarse or None,
-            given.spacing if given.anchor == "edges" else None,
-        ),
+        interpolation=_interpolation(given),
         prepare=preparation(given, refuse),
         outside=given.outside or 0.0,
         window=_windows(given),
@@ -264,6 +257,11 @@ def _architecture(document: Facts, refuse: Refuse) -> Architecture:
     if (said := no_argument(network.arguments)) is not None:
         raise refuse("architecture", said)
     return network
+
+
+def _interpolation(given: CardDocument) -> Interpolation:
+    smooth, edges = given.smooth or Smooth(), given.spacing if given.anchor == "edges" else None
+    return Interpolation(given.interpolation, smooth.sigma, smooth.finer, given.coarse or None, edges)
 
 
 def _decision(given: CardDocument) -> Decision:
