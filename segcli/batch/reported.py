@@ -16,6 +16,7 @@ from msgspec.structs import replace as with_
 
 from segcli import formats, system
 from segcli.batch import outputs
+from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination, Output
 from segcli.errors import Denied, InputError, OutputError, OutputExists, UsageError, first_few
 from segcli.formats import Form, atomic, freesurfer, label_table
@@ -246,10 +247,10 @@ def scan_of(found: Existing, image: Path | None, counts: Form | None) -> Scanned
 
 
 def _recorded_scan(found: Existing) -> Scanned | None:
-    """The files that the record of a label map names, read as they were for it.
+    """The files, or the DICOM folder, that the record of a label map names, read as they were for it.
 
     They are looked for by their names beside the label map, a folder above it and in the working folder, and have the
-    sum of the record. Folders, as those of DICOM, are not looked for.
+    sum of the record.
     """
     known = found.known
     if known is None or known.input is UNSET:
@@ -272,10 +273,10 @@ def _as_recorded(found: Existing, paths: Sequence[Path]) -> Volume | None:
         return None
     recorded, options = known.input, known.options
     affine = options.get("affine")
-    if not all(map(Path.is_file, paths)) or affine not in (None, *get_args(Form)):
+    if not all(map(Path.exists, paths)) or affine not in (None, *get_args(Form)):
         return None
     with suppress(InputError, Denied, UsageError):  # another file has the name now, or somebody changed the record
-        if hash_inputs(paths).sha256 == recorded["sha256"]:
+        if hash_inputs(paths, is_own, _of_series(paths, recorded["series"])).sha256 == recorded["sha256"]:
             return formats.read(
                 paths,
                 affine=affine,
@@ -285,6 +286,16 @@ def _as_recorded(found: Existing, paths: Sequence[Path]) -> Volume | None:
                 fill_gaps=bool(options.get("fill_gaps")),
             )
     return None
+
+
+def _of_series(paths: Sequence[Path], series: str | None) -> list[Path]:
+    """The files of a DICOM series in a folder; none where that is not said, or is in no folder."""
+    if series is None or not paths[0].is_dir():
+        return []
+    from segcli.formats.dicom.series import find
+
+    found = (one for one in find(paths[0]) if one.name == series)
+    return sorted(file.path for one in found for file in one.files if isinstance(file.path, Path))
 
 
 # ---- what is said of it ----------------------------------------------------------------------------------------------

@@ -368,8 +368,8 @@ SEG = "_seg"
 
 
 def base_of(labels: str) -> str:
-    """How files beside a label map begin, by its name without ending: with "a" beside a_seg and a.seg."""
-    return re.sub(r"(?<=.)[._]seg$", "", labels)
+    """How files beside a label map begin, by its name without ending: with "a" beside a_seg, a_dseg and a.seg."""
+    return re.sub(r"(?<=.)(_d?seg|\.seg)$", "", labels)
 
 
 def is_masks(folder: Path) -> bool:

@@ -217,6 +217,23 @@ def test_a_page_that_report_makes_of_a_result_is_the_one_of_predict(model, tmp_p
     assert [line.split()[1] for line in told.splitlines() if line.split()[0].isdigit()] == ["body", "liver", "spleen"]
 
 
+@pytest.mark.parametrize("which", [(), "3"])
+def test_the_dicom_folder_beside_a_label_map_is_its_scan(model, tmp_path, capsys, which):
+    series(tmp_path / "ct")
+    if which:
+        series(tmp_path / "ct", uid="b", SeriesNumber=9)
+    segcli.load(model, engine="onnx").segment(tmp_path / "ct", series=which).save(tmp_path / "a_seg.nii.gz")
+    answer.report(tmp_path / "a_seg.nii.gz", str(model))
+    assert f"note: the scan is {tmp_path / 'ct'}, as the record" in capsys.readouterr().err
+
+
+def test_files_beside_a_label_map_of_BIDS_are_called_as_predict_calls_them(tmp_path):
+    path = nifti(tmp_path / "sub-1_dseg.nii.gz", np.ones((4, 4, 4), "u1"))
+    answer.report(path, labels="freesurfer", forms=["html"], tables="bids")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"sub-1_dseg.nii.gz", "sub-1_dseg.tsv", "sub-1_seg.html"}
+
+
 def test_a_page_that_shows_the_scan_is_not_replaced_by_one_without_it(model, tmp_path):
     predicted(model, tmp_path, "a")
     page, labels = tmp_path / "out" / "a_seg.html", tmp_path / "out" / "a_seg.nii.gz"
