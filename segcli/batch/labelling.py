@@ -107,6 +107,11 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
     result = on_whole_scan(found.result, scan, box, card.decide)
     if card.rough.within is not None:
         near = [label.id for label in own.labels if label.name in card.rough.within.structures]
+        if not np.isin(labels.data, near).any():
+            named = ", ".join(card.rough.within.structures)
+            warnings.append(
+                f"{own.name} found no {named}, around which alone {card.name} may label: nothing is labelled"
+            )
         _forget(result, ~grown(labels, near, card.rough.within.mm), card.decide)
     if holes is not None:
         result.labels.data[:, holes] = 0

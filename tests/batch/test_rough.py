@@ -131,6 +131,14 @@ def test_what_lies_far_from_the_rough_structures_is_no_answer(place: Path) -> No
     assert np.array_equal(seen, np.where(all_of_it == LABELS["spleen"], all_of_it, 0))
 
 
+def test_why_nothing_is_labelled_where_the_rough_structures_around_which_it_may_be_are_not_there(place: Path) -> None:
+    model = rough(place / "nowhere", structures=["spleen"], within={"structures": ["spine", "heart"], "mm": 0})
+    seen, record = labelled(place, model)
+    assert not seen.any()
+    said = "whole found no spine, heart, around which alone nowhere may label: nothing is labelled"
+    assert said in record["warnings"]
+
+
 def test_steps_of_the_rough_model_come_before_the_box(place: Path) -> None:
     organs(place / "dropping", name="dropping", spacing=None, after=[{"step": "small", "mm3": 1e6}])
     model = rough(place / "after_it", model="dropping", structures=["spleen"])
