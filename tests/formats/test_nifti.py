@@ -787,3 +787,20 @@ def test_probabilities_keep_their_channels_and_their_slope(tmp_path: Path) -> No
     assert again.data.dtype == np.float32
     assert again.data[:, 0, 0, 0].tolist() == pytest.approx([0, 1], abs=1e-6)
     assert nibabel.load(path).shape == (*grid.shape[::-1], 2)
+
+
+@pytest.mark.parametrize(
+    "put", [{"quatern": (1, 1, 1)}, {"quatern": (np.nan, 0, 0)}, {"qoffset": (np.nan, 0, 0)}, {"qform_code": -1}]
+)
+def test_beside_a_spoilt_qform_the_label_map_lies_on_the_scan_in_every_reader(tmp_path: Path, put: dict) -> None:
+    """Its forms are copied as they are: whichever of them a reader takes, it takes the same one of both files."""
+    scan = nifti(tmp_path / "scan.nii", **put)
+    read = formats.read([scan])
+    made = formats.write(Volume(np.ones(read.data.shape, np.uint8), read.grid), (), tmp_path / "a.nii", read.source)
+    one, other = (sitk.ReadImage(str(path)) for path in (scan, made))
+    for stated in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(one, stated)() == getattr(other, stated)()
+    raw, own = (nibabel.load(path).header for path in (scan, made))
+    assert np.array_equal(raw.get_best_affine(), own.get_best_affine())
+    for field in ("qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "pixdim"):
+        assert np.array_equal(raw[field], own[field], equal_nan=True)
