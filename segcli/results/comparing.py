@@ -95,6 +95,10 @@ class Comparison:
             ml = gone * pred.grid.voxel_mm3 / 1000
             told = f"{gone:,} labelled voxels of the prediction ({ml:.3g} mL) lie beyond the reference's grid"
             say(f"warning: {name}: {told} and are not scored")
+        if self.resample and (gone := scoring.lost(ref, pred.grid)):
+            ml = gone * ref.grid.voxel_mm3 / 1000
+            told = f"{gone:,} labelled voxels of the reference ({ml:.3g} mL) lie beyond the prediction's grid"
+            say(f"warning: {name}: {told} and count as missed")
         left = scoring.unscored(pred, ref, names)
         for whose, values in zip(("prediction", "reference"), left, strict=True):
             if names and values:

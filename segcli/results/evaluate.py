@@ -129,13 +129,16 @@ def _moved(pred: Volume, grid: Grid) -> Volume:
 
 
 def _beyond(grid: Grid, other: Grid) -> Iterator[NDArray[np.bool_]]:
-    """For each plane of a grid, (H, W): whether its voxel centres lie beyond another grid's outer faces."""
+    """For each plane of a grid, (H, W): whether its voxel centres lie beyond another grid's outer faces.
+
+    Of two opposite faces the first is inside alone, as in ITK: centres that lie on both would be a volume too large.
+    """
     d, h, w = grid.shape
     row = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), axis=-1)
     matrix = grid.to(other)
     for plane in range(d):
         at = plane * matrix[:3, 0] + row @ matrix[:3, 1:3].T + matrix[:3, 3]
-        outside = (at < -0.5 - SAME_LENGTH) | (at > np.array(other.shape) - 0.5 + SAME_LENGTH)
+        outside = (at < -0.5 - SAME_LENGTH) | (at > np.array(other.shape) - 0.5 - SAME_LENGTH)
         yield np.logical_or.reduce(outside, axis=-1)
 
 

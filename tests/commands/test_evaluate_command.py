@@ -248,6 +248,9 @@ def test_labels_beyond_a_reference_that_was_cropped_are_told(tmp_path, capsys):
     answer.evaluate(tmp_path / "a.nii.gz", tmp_path / "b.seg.nrrd", resample=True, json=True)
     told = "a: 3 labelled voxels of the prediction (0.024 mL) lie beyond the reference's grid and are not scored"
     assert told in capsys.readouterr().err
+    answer.evaluate(tmp_path / "b.seg.nrrd", tmp_path / "a.nii.gz", resample=True, json=True)
+    told = "3 labelled voxels of the reference (0.024 mL) lie beyond the prediction's grid and count as missed"
+    assert told in capsys.readouterr().err
 
 
 def test_two_documents_on_stdout_are_refused(tmp_path):

@@ -192,6 +192,15 @@ def test_resampling_on_request_compares_in_place_and_adds_nothing_outside() -> N
     assert score.dice == 1.0
 
 
+def test_a_voxel_on_a_finer_grid_keeps_its_volume_where_centres_lie_on_its_faces():
+    """As by SimpleITK's nearest neighbour: one of 5 mm is 125 of 1 mm, and not the 216 that touch it."""
+    one = Volume(np.ones((1, 1, 1, 1), np.uint8), Grid((1, 1, 1), np.diag([5.0, 5, 5, 1])))
+    place = np.eye(4)
+    place[:3, 3] = -5.5
+    (score,) = evaluate(one, Volume(np.zeros((1, 12, 12, 12), np.uint8), Grid((12, 12, 12), place)), ONE, resample=True)
+    assert score.volume_ml == 0.125
+
+
 def test_labels_beyond_the_grid_that_a_prediction_is_moved_onto_are_counted() -> None:
     pred = np.zeros((8, 8, 8))
     pred[2:6, 2:6, 2:6] = pred[0, 0, :3] = 1
