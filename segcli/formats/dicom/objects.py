@@ -117,7 +117,7 @@ def referable(source: Source | None, what: str) -> Source:
 
     errors   UsageError: no DICOM; InputError: without a frame of reference, or a file without an identifier
     """
-    hint = "write the labels as NIfTI instead"
+    hint = "without --write dicom-seg, dicom-sr and rtstruct it gets its label map, reports and tables"
     if source is None or source.kind != "dicom":
         raise UsageError(f"{what} needs a DICOM series as its source", hint=hint)
     files = list(dict.fromkeys(plane.file for plane in source.header.planes if plane is not None))

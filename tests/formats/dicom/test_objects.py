@@ -323,8 +323,14 @@ def test_a_series_that_objects_cannot_refer_to_is_refused_before_the_network_run
         del ds[keyword]
         ds.save_as(file)
     scan = dicom.read(tmp_path / "scan")
-    with pytest.raises(InputError, match=f"its series has {told}, without which a DICOM object cannot be written"):
+    with pytest.raises(
+        InputError, match=f"its series has {told}, without which a DICOM object cannot be written"
+    ) as refused:
         refuse_beforehand(scan, Destination(forms=("nifti", "dicom-sr")))
+    assert (
+        refused.value.hint
+        == "without --write dicom-seg, dicom-sr and rtstruct it gets its label map, reports and tables"
+    )
     refuse_beforehand(scan, Destination(forms=("nifti",)))
 
 
