@@ -7,7 +7,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +27,7 @@ from segcli.formats.streams import bytes_of, reading, refusal
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
 from segcli.formats.walk import name_of, not_searched, walk
-from segcli.results.record import SEG
+from segcli.results.record import SEG, read_record
 from segcli.system import key_of, keys_of
 
 _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
@@ -113,7 +113,8 @@ def cases(
               with an output folder
     label_maps  whether what looks like a label map is a scan also where a folder is searched; a file that was named
               is always one, which is judged when it is read
-    tell      gets a sentence for each DICOM series that is left out, for images of several volumes, for label maps
+    tell      gets a sentence for each DICOM series that is left out, for images of several volumes, for label maps, for
+              a series that has had another name
     errors    InputMissing (66): nothing there, with what was seen; Denied (77): it may not be read;
               UsageError (2): two inputs, one output name
 
@@ -140,7 +141,24 @@ def cases(
         raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
     if bids and output is not None:
         found = [_in_dataset(case) for case in found]
-    return distinct(found, output)
+    found = distinct(found, output)
+    for said in _labelled_alone(found, output):
+        tell(said)
+    return found
+
+
+def _labelled_alone(found: Sequence[Case], output: Path | None) -> Iterator[str]:
+    """A sentence for each series that an earlier run called as its folder or archive, which had no other then."""
+    for case in found:
+        whole = (output or case.beside) / PurePosixPath(case.name).parent
+        earlier = whole.with_name(f"{whole.name}{SEG}.json") if case.series is not None and "/" in case.name else None
+        source = (read_record(earlier) or {}).get("source") if earlier is not None and earlier.is_file() else None
+        if isinstance(source, dict) and source.get("series") == case.series:
+            yield (
+                f"{case.name}: was labelled as {whole.name} when no other series was there: it is twice in the folder "
+                f"and in the cohort's tables, until {whole.name}{SEG} is taken away; --series all gives a series one "
+                "name from its first run on"
+            )
 
 
 def _in_dataset(case: Case) -> Case:

@@ -1,6 +1,7 @@
 """What a person named becomes scans to segment, and nothing else does."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -271,6 +272,22 @@ def test_of_a_name_in_quotes_or_spaces_it_is_told_that_the_file_is_there_without
     with pytest.raises(InputMissing, match="no such file") as missing:
         cases([listed_as.format(tmp_path / "a.nii")])
     assert missing.value.hint == "there is such a file without the spaces or quotation marks around the name"
+
+
+def test_a_series_that_an_earlier_run_called_as_its_archive_is_told_to_be_there_twice(tmp_path):
+    """A second series has come: the first one's result has another name now, and would be in the tables twice."""
+    for uid in "ab":
+        series(tmp_path / "in" / uid, uid=uid)
+    archive = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "in")
+    said: list[str] = []
+    first, _ = named(archive, output=tmp_path / "out", tell=said.append)
+    assert not said
+    (tmp_path / "out").mkdir()
+    content = {"segcli_record": 1, "source": {"series": first.removeprefix("x/")}}
+    (tmp_path / "out" / "x_seg.json").write_text(json.dumps(content))
+    named(archive, output=tmp_path / "out", tell=said.append)
+    (told,) = said
+    assert told.startswith(f"{first}: was labelled as x when no other series was there")
 
 
 def test_the_same_input_spelt_in_two_ways_is_one_case(tmp_path, monkeypatch):
