@@ -106,20 +106,17 @@ def named(
 
     errors   as of `batch.cases.cases`
     """
-    if isinstance(scan, Mapping):
-        if not all(isinstance(path, str | PathLike) for path in scan.values()):
-            raise UsageError("{channel: path} names files", hint="channels in memory are a list, in the model's order")
-        return cases(
-            [], channels, named={key: fsdecode(path) for key, path in scan.items()}, select=select, volume=volume
-        )
     if isinstance(scan, str | PathLike):
         return cases([fsdecode(scan)], channels, select=select, volume=volume, label_maps=label_maps, tell=warn)
-    if len(scan) != len(channels):
-        told = f"{len(scan)} paths for a model of {len(channels)} channel{'s' * (len(channels) != 1)}"
-        raise UsageError(told, hint="several scans are for `segment_many`")
-    return cases(
-        [], channels, named=dict(zip(channels, map(fsdecode, scan), strict=True)), select=select, volume=volume
-    )
+    if not isinstance(scan, Mapping):
+        if len(scan) != len(channels):
+            told = f"{len(scan)} paths for a model of {len(channels)} channel{'s' * (len(channels) != 1)}"
+            raise UsageError(told, hint="several scans are for `segment_many`")
+        scan = dict(zip(channels, scan, strict=True))
+    if not all(isinstance(path, str | PathLike) for path in scan.values()):
+        raise UsageError("{channel: path} names files", hint="channels in memory are a list, in the model's order")
+    files = {channel: fsdecode(path) for channel, path in scan.items()}
+    return cases([], channels, named=files, select=select, volume=volume)
 
 
 def held(scan: Scan, affine: ArrayLike | str | None, space: Space) -> InMemory:

@@ -106,11 +106,10 @@ def run(
         return _ordered(found)
     by_id = {s.label: s for s in report.structures}
     said, confidence, disagreement = said or Stated(), confidence or {}, disagreement or {}
-    scene = Scene(labels, structures, by_id, counted, card, image, said, confidence, disagreement)
-    of_another_modality = any(f.code == "modality" for f in found)
+    foreign = any(f.code == "modality" for f in found)
+    scene = Scene(labels, structures, by_id, counted, card, image, said, confidence, disagreement, foreign)
     for check in (*CHECKS, *_added()):
-        if not (of_another_modality and check is fit_checks.moved):  # whose brightness fits the structures nowhere
-            found += check(scene)
+        found += check(scene)
     return _ordered(_gathered(found))
 
 

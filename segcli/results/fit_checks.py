@@ -28,7 +28,7 @@ def moved(scene: Scene) -> Iterator[Finding]:
     """
     least = scene.card.limits.moved
     there = {s.label: s.voxels for s in scene.by_id.values() if s.voxels}
-    if least is None or scene.image is None or len(there) < STRUCTURES:
+    if least is None or scene.image is None or scene.foreign or len(there) < STRUCTURES:
         return
     labels, image, grid = scene.labels.data[0], scene.image.data[0], scene.labels.grid
     every = max(1, round((sum(there.values()) / _VOXELS) ** (1 / 3)))

@@ -96,7 +96,7 @@ def sections(
     names   what the labels are, which chooses the window of a CT
     whole   spread them over everything that is labelled, small pieces far away included
     """
-    grey, marks = _upright(image, 0), _upright(labels, 0)
+    grey, marks = _upright(image), _upright(labels)
     grid = turned(labels.grid, "SPL")
     spacing = np.array(grid.spacing)
     scale = size / float(max(np.array(grid.shape) * spacing))  # pixels in a millimetre
@@ -159,10 +159,10 @@ def extent(labels: Volume, parts: tuple[float, float], *, main: bool = True) -> 
     return found
 
 
-def _upright(volume: Volume, channel: int) -> Voxels:
-    """A channel with its axes permuted and reversed, as a view, to point along S, P, L."""
+def _upright(volume: Volume) -> Voxels:
+    """The first channel with its axes permuted and reversed, as a view, to point along S, P, L."""
     order, flips = turning(volume.grid.axes, "SPL")
-    data = np.transpose(volume.data[channel], order)
+    data = np.transpose(volume.data[0], order)
     return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 

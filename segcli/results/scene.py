@@ -31,6 +31,7 @@ class Scene:
     image         the scan on the grid of the labels, (C, D, H, W), where it is there; said: of it, beside its voxels
     confidence    mean softmax margin of each label value, 0..1
     disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
+    foreign       whether the scan is of another modality than the model's, and its brightness says nothing
     """
 
     labels: Volume
@@ -42,6 +43,7 @@ class Scene:
     said: Stated = field(default_factory=Stated)
     confidence: Mapping[int, float] = field(default_factory=dict)
     disagreement: Mapping[int, float] = field(default_factory=dict)
+    foreign: bool = False
 
     @cached_property
     def usual(self) -> Ranges:

@@ -73,18 +73,18 @@ def distances(a: Surface, b: Surface, tolerance_mm: float) -> tuple[float, float
         for here, there in ((a, b), (b, a))  # from each element to the other surface, mm
     )
     area = a.areas.sum() + b.areas.sum()
-    hd95 = max(_percentile(far_a, a.areas, 0.95), _percentile(far_b, b.areas, 0.95))
+    hd95 = max(_farthest(far_a, a.areas), _farthest(far_b, b.areas))
     assd = float((far_a @ a.areas + far_b @ b.areas) / area)
     near = tolerance_mm * (1 + SAME_LENGTH)
     within = a.areas[far_a <= near].sum() + b.areas[far_b <= near].sum()
     return hd95, assd, float(within / area)
 
 
-def _percentile(distance: NDArray[np.float64], area: NDArray[np.float64], part: float) -> float:
-    """The distance that `part` of the area does not exceed."""
+def _farthest(distance: NDArray[np.float64], area: NDArray[np.float64]) -> float:
+    """The distance that 95 % of the area does not exceed."""
     order = np.argsort(distance, kind="stable")
     share = np.cumsum(area[order]) / area.sum()
-    return float(distance[order][min(int(np.searchsorted(share, part)), len(order) - 1)])
+    return float(distance[order][min(int(np.searchsorted(share, 0.95)), len(order) - 1)])
 
 
 def _areas(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

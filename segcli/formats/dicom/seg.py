@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,28 +34,17 @@ def labels_on(path: Path, grid: Grid, names: Sequence[Label] = ()) -> Volume:
     names    labels by whose names the segments have their values; without them the numbers of the segments count
     errors   InputError: it lies on another grid, holds probabilities, its segments overlap, or one is none of the names
     """
-    try:
+    with _reading(path.name):
         data = _labels(path, grid, names)
-    except InputError:
-        raise
-    except OutputError as error:
-        raise InputError(error.message) from error
-    except (AttributeError, LookupError, *SPOILT) as error:
-        raise InputError(f"{path.name}: cannot be read as a DICOM Segmentation: {cause_of(error)}") from error
     return Volume(data[None], grid, Source((path,), "dicom segmentation"))
 
 
 def segments_in(path: Path) -> dict[int, str]:
     """Number -> name of the segments of a Segmentation but for the background, whether any voxel is theirs or none."""
-    try:
-        with without_warnings():
-            ds = pydicom.dcmread(path, stop_before_pixels=True)
-            background = _background(ds)
-            return {number: name for number, name in _named(ds).items() if number != background}
-    except InputError:
-        raise
-    except (AttributeError, LookupError, *SPOILT) as error:
-        raise InputError(f"{path.name}: cannot be read as a DICOM Segmentation: {cause_of(error)}") from error
+    with _reading(path.name), without_warnings():
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        background = _background(ds)
+        return {number: name for number, name in _named(ds).items() if number != background}
 
 
 def common_grid(paths: Sequence[Path]) -> Grid:
@@ -67,12 +57,21 @@ def common_grid(paths: Sequence[Path]) -> Grid:
     errors   InputError: they do not lie on one grid, or cannot be read
     """
     told = " and ".join(path.name for path in paths)
-    try:
+    with _reading(told):
         return _planes([_placed(path) for path in paths], told)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Refuse, with InputError, what a Segmentation lacks of all that is read of it."""
+    try:
+        yield
     except InputError:
         raise
+    except OutputError as error:
+        raise InputError(error.message) from error
     except (AttributeError, LookupError, *SPOILT) as error:
-        raise InputError(f"{told}: cannot be read as DICOM Segmentations: {cause_of(error)}") from error
+        raise InputError(f"{name}: cannot be read as a DICOM Segmentation: {cause_of(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -139,7 +139,6 @@ def find(tree: Path, stray: Stray = at_once) -> tuple[Series, ...]:
     stray    gets each file or folder that may hold slices, of which series cannot be told, and what is wrong with it
     """
     found, _ = _scan(tree, stray)
-    found = _marked(found)
     for series in found:
         _ = series.summary  # while its headers are in memory
     return found
@@ -292,7 +291,6 @@ def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
     if not path.is_dir() and not is_collection(path):
         return _single(path), []
     found, unused = _scan(path)
-    found = _marked(found)
     chosen = _choose(found, unused, wanted, _name(path))
     return chosen, [*unused, *_others(found, chosen)]
 
@@ -333,7 +331,7 @@ def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], lis
                 )
                 stray(path, told)
         series = [_series(uid, files) for uid, files in groups.items()]
-    return tuple(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
+    return _marked(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
 
 
 def _marked(found: Sequence[Series]) -> tuple[Series, ...]:

@@ -130,7 +130,7 @@ def recognise(source: ModelSource, arch: str | None, recipe: Inferred | None) ->
     shapes = shapes_of(first)
     network = _as_named(source.named, shapes) if source.named else network_in(shapes, arch, recipe, source.where)
     if source.size is not None:
-        network = _planned(network, source.size, shapes)
+        network = resized(network, source.size, shapes) or network  # where its tensors allow these windows
     if network.family == "nnunet_plain":
         network = _with(network, source.layers)
     others = (own_part(fold, network, source.where, alone=source.alone, told=True)[0] for fold in source.folds[1:])
@@ -180,11 +180,6 @@ def _with_layers_of(guess: Inferred, named: Named) -> Inferred | None:
         config["conv_bias"] = guess.config["conv_bias"]
         said.append(f"its convolutions have {'a' if config['conv_bias'] else 'no'} bias, other than the plans say")
     return Inferred(stated.family, config, notes=(f"as its tensors tell: {'; '.join(said)}",) if said else ())
-
-
-def _planned(network: Inferred, planned: Sequence[int], shapes: Shapes) -> Inferred:
-    """The network for the stated windows where its tensors allow that, else as its tensors tell it."""
-    return resized(network, planned, shapes) or network
 
 
 # ---- from tensors to a network --------------------------------------------------------------------------------------
