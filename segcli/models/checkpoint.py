@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -208,14 +208,20 @@ def taken(stored: Stored) -> tuple[str | None, list[str]]:
     """
     networks, averages = sister_tables(stored)
     if len(networks) > 1 or (not networks and len(averages) > 1):
-        equals = networks or averages
-        raise ModelError(
-            f"{stored.name}: holds {len(equals)} whole networks of one kind: {', '.join(equals)}",
-            hint=f"choose one with --table {equals[0]}",
-        )
+        raise equals(stored.name, networks or averages)
     if not networks or not averages:
         return None, []
-    return networks[0], [f"the network {networks[0]} is taken, not its average: --table {averages[0]} takes that"]
+    return networks[0], [not_its_average(networks[0], averages[0])]
+
+
+def equals(where: str, names: Sequence[str]) -> ModelError:
+    """The refusal to choose among networks of one kind."""
+    told = f"{where}: holds {len(names)} whole networks of one kind: {', '.join(names)}"
+    return ModelError(told, hint=f"choose one with --table {names[0]}")
+
+
+def not_its_average(taken: str, average: str) -> str:
+    return f"the network {taken} is taken, not its average: --table {average} takes that"
 
 
 def is_average(key: str) -> bool:

@@ -388,10 +388,8 @@ def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:
         try:
             with reachable(file.path), opened(file.path) as handle:
                 header = pydicom.dcmread(handle, force=True)
-            if file.syntax in CODE_STREAMS:
-                samples = _sizes_agree(file, header.PixelData)
-            elif file.syntax == _RLE:
-                _runs_agree(file, header.PixelData)
+            if file.syntax in _DECODERS:
+                samples = _streams_agree(file, header.PixelData)
             # its own correction takes the highest bit for the one below BitsStored: `voxels` knows where it is
             data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
         except MemoryError as error:
@@ -403,33 +401,28 @@ def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:
     return np.asarray(data), samples
 
 
-def _sizes_agree(file: DicomFile, encapsulated: bytes) -> set[Samples]:
+def _streams_agree(file: DicomFile, encapsulated: bytes) -> set[Samples]:
     """Before a decoder gets memory for what a code stream announces, that has to be what the header says.
 
-    returns   what the code streams of the frames say of their samples
+    So have run lengths to give as many bytes as it says: their decoder cuts what is more.
+
+    returns   what the code streams of the frames say of their samples; run lengths say nothing
     """
     rows, columns, frames = file.count("Rows", 0), file.count("Columns", 0), file.count("NumberOfFrames")
+    segments = file.count("SamplesPerPixel") * file.count("BitsAllocated", 0) // 8
     found, samples = 0, set()
     for stream in generate_frames(encapsulated, number_of_frames=frames):
+        found += 1
+        if file.syntax == _RLE:
+            if not are_runs(stream, segments, rows * columns):
+                told = f"{file.name}: corrupt: its run lengths (RLE) are not those of {rows} x {columns} pixels"
+                raise InputError(told)
+            continue
         size = coded_size(stream)
         if size != (rows, columns):
             said = "of no known size" if size is None else f"of {size[0]} x {size[1]}"
             raise InputError(f"{file.name}: corrupt: pixels {said}, its header says {rows} x {columns}")
         samples.add(coded_samples(stream))
-        found += 1
     if found != frames:
         raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")
     return samples
-
-
-def _runs_agree(file: DicomFile, encapsulated: bytes) -> None:
-    """The run lengths of each frame have to give as many bytes as its header says: the decoder cuts what is more."""
-    rows, columns, frames = file.count("Rows", 0), file.count("Columns", 0), file.count("NumberOfFrames")
-    segments = file.count("SamplesPerPixel") * file.count("BitsAllocated", 0) // 8
-    found = 0
-    for stream in generate_frames(encapsulated, number_of_frames=frames):
-        if not are_runs(stream, segments, rows * columns):
-            raise InputError(f"{file.name}: corrupt: its run lengths (RLE) are not those of {rows} x {columns} pixels")
-        found += 1
-    if found != frames:
-        raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")

@@ -94,17 +94,9 @@ def _taken(
         parts, alike = {**parts, "": {name: rest[name] for name in shapes}}, [*alike, ""]
     plain = [other for other in alike if not checkpoint.is_average(other)]
     if len(plain or alike) > 1:
-        names = [_called(other) for other in plain or alike]
-        raise ModelError(
-            f"{where}: holds {len(names)} whole networks of one kind: {', '.join(names)}",
-            hint=f"choose one with --table {names[0]}",
-        )
+        raise checkpoint.equals(where, [_called(other) for other in plain or alike])
     taken = (plain or alike)[0]
-    said = [
-        f"the network {_called(taken)} is taken, not its average: --table {_called(other)} takes that"
-        for other in alike
-        if other != taken
-    ]
+    said = [checkpoint.not_its_average(_called(taken), _called(other)) for other in alike if other != taken]
     return parts[taken], [*said, *_said(whole, parts[taken], taken, where, sure)]
 
 
