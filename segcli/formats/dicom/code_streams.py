@@ -105,6 +105,16 @@ def coded_with_loss(stream: bytes) -> bool:
     return stream[near : near + 1] not in (b"", b"\0")
 
 
+def has_end(stream: bytes) -> bool:
+    """Whether the marker that ends a JPEG or JPEG-LS image (EOI, T.81 B.1.1.3) comes behind where its scan begins.
+
+    Coded samples never look like it, so a stream without it was cut short, whatever follows. A decoder may fill up
+    what is missing; that of JPEG 2000 does not.
+    """
+    scans = [at for marker, at in _segments(stream, 2) if marker == 0xDA] if stream[:2] == b"\xff\xd8" else []
+    return not scans or stream.find(b"\xff\xd9", scans[0]) >= 0
+
+
 def are_meant(coded: Samples, said: Samples, low: int, top: int) -> bool:
     """Whether values that were decoded, from `low` to `top`, mean the same by the code stream and by the header.
 

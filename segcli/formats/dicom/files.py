@@ -30,6 +30,7 @@ from segcli.formats.dicom.code_streams import (
     coded_samples,
     coded_size,
     fragments_of,
+    has_end,
 )
 from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
 from segcli.formats.dicom.texts import tag, text_of, without_warnings
@@ -404,7 +405,8 @@ def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:
 def _streams_agree(file: DicomFile, encapsulated: bytes) -> set[Samples]:
     """Before a decoder gets memory for what a code stream announces, that has to be what the header says.
 
-    So have run lengths to give as many bytes as it says: their decoder cuts what is more.
+    So have run lengths to give as many bytes as it says: their decoder cuts what is more. A code stream has to be there
+    to its end.
 
     returns   what the code streams of the frames say of their samples; run lengths say nothing
     """
@@ -422,6 +424,8 @@ def _streams_agree(file: DicomFile, encapsulated: bytes) -> set[Samples]:
         if size != (rows, columns):
             said = "of no known size" if size is None else f"of {size[0]} x {size[1]}"
             raise InputError(f"{file.name}: corrupt: pixels {said}, its header says {rows} x {columns}")
+        if not has_end(stream):
+            raise InputError(f"{file.name}: truncated: the code stream of its pixels has no end")
         samples.add(coded_samples(stream))
     if found != frames:
         raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")

@@ -368,6 +368,34 @@ def jpeg_lossless(image: NDArray[Any], bits: int) -> bytes:
     return bytes.fromhex(f"ffd8{frame}ffc4{3 + 16 + 17:04x}00{codes}{scan}") + stuffed + b"\xff\xd9"
 
 
+@pytest.mark.parametrize("behind", [b"", bytes(400)])
+def test_4_1_a_code_stream_that_was_cut_short_is_refused(tmp_path: Path, behind: bytes) -> None:
+    noise = np.random.default_rng(4).integers(0, 4096, (3, 19, 23))
+
+    def cut(ds: Dataset, k: int) -> None:
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.RescaleIntercept = 12, 11, 0, 0
+        whole = jpeg_lossless(noise[k], 12)
+        ds.PixelData = encapsulate([whole[:-6] + behind if k == 2 else whole])
+        ds["PixelData"].is_undefined_length = True
+
+    folder = series(tmp_path / "ct", np.zeros((3, 19, 23), np.int16), each=cut, syntax=JPEGLosslessSV1)
+    with pytest.raises(InputError, match=r"a-\d+.dcm: truncated: the code stream of its pixels has no end"):
+        dicom.read(folder)
+
+
+@pytest.mark.parametrize("behind", [b"\0", b"\xff", b"\r\n"])
+def test_what_follows_the_end_of_a_code_stream_is_nothing(tmp_path: Path, behind: bytes) -> None:
+    noise = np.random.default_rng(4).integers(0, 4096, (3, 19, 23))
+
+    def padded(ds: Dataset, k: int) -> None:
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.RescaleIntercept = 12, 11, 0, 0
+        ds.PixelData = encapsulate([jpeg_lossless(noise[k], 12) + behind])
+        ds["PixelData"].is_undefined_length = True
+
+    folder = series(tmp_path / "ct", np.zeros((3, 19, 23), np.int16), each=padded, syntax=JPEGLosslessSV1)
+    np.testing.assert_array_equal(dicom.read(folder).data[0], noise)
+
+
 def test_4_10_other_syntaxes_are_refused_by_name(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     for file in folder.iterdir():
