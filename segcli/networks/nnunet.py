@@ -49,8 +49,8 @@ class _Recipe:
         self.dims = dims
         self.conv = CONVOLUTIONS[dims]
         self.bias = conv_bias
-        self.norm = _named(norm_op, _NORM, "norm_op")
-        self.norm_kwargs = dict(norm_op_kwargs or {})
+        self.norm = _named(f"InstanceNorm{dims}d" if norm_op == "InstanceNorm" else norm_op, _NORM, "norm_op")
+        self.norm_kwargs = {"eps": 1e-5, "affine": True} if norm_op_kwargs is None else dict(norm_op_kwargs)
         self.nonlin = _named(nonlin, _NONLIN, "nonlin")
         self.nonlin_kwargs = {k: v for k, v in (nonlin_kwargs or {}).items() if k != "inplace"}
         self.nonlin_first = nonlin_first
@@ -268,7 +268,7 @@ class PlainConvUNet(_UNet):
     ) -> None:
         super().__init__()
         dims = _dims(conv_op, kernel_sizes)
-        recipe = _recipe(dims, conv_bias, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, nonlin_first)
+        recipe = _Recipe(dims, conv_bias, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, nonlin_first)
         widths = _per_stage(features_per_stage, n_stages, "features_per_stage")
         kernels = _per_axis(kernel_sizes, n_stages, dims, "kernel_sizes")
         steps = _per_axis(strides, n_stages, dims, "strides")
@@ -315,7 +315,7 @@ class ResidualEncoderUNet(_UNet):
     ) -> None:
         super().__init__()
         dims = _dims(conv_op, kernel_sizes)
-        recipe = _recipe(dims, conv_bias, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, False)
+        recipe = _Recipe(dims, conv_bias, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, False)
         widths = _per_stage(features_per_stage, n_stages, "features_per_stage")
         kernels = _per_axis(kernel_sizes, n_stages, dims, "kernel_sizes")
         steps = _per_axis(strides, n_stages, dims, "strides")
@@ -353,22 +353,6 @@ def _dims(conv_op: str | None, kernel_sizes: Sizes) -> int:
         return found[0]
     first = kernel_sizes if isinstance(kernel_sizes, int) else kernel_sizes[0]
     return 3 if isinstance(first, int) else len(first)
-
-
-def _recipe(
-    dims: int,
-    conv_bias: bool,
-    norm_op: str | None,
-    norm_op_kwargs: Facts | None,
-    nonlin: str | None,
-    nonlin_kwargs: Facts | None,
-    nonlin_first: bool,
-) -> _Recipe:
-    if norm_op == "InstanceNorm":
-        norm_op = f"InstanceNorm{dims}d"
-    if norm_op_kwargs is None:
-        norm_op_kwargs = {"eps": 1e-5, "affine": True}
-    return _Recipe(dims, conv_bias, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, nonlin_first)
 
 
 def _per_stage(value: int | Sequence[int], stages: int, argument: str) -> list[int]:
