@@ -22,8 +22,7 @@ class Pair(nn.Module):
         self.conv = nn.Sequential(*(conv_unit(n, b, kernel, s, "BATCH", "RELU", dims=dims) for n, s in steps))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return out
+        return self.conv(x)
 
 
 class Gate(nn.Module):
@@ -52,8 +51,7 @@ class Enlarged(nn.Module):
         self.up = conv_unit(a, b, kernel, stride, "BATCH", "RELU", dims=dims, transposed=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.up(x)
-        return out
+        return self.up(x)
 
 
 class Level(nn.Module):
@@ -68,8 +66,7 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         below = self.upconv(self.submodule(x))
-        out: Tensor = self.merge(torch.cat((self.attention(below, x), below), 1))
-        return out
+        return self.merge(torch.cat((self.attention(below, x), below), 1))
 
 
 class AttentionUnet(nn.Module):
@@ -109,8 +106,7 @@ class AttentionUnet(nn.Module):
         self.model = nn.Sequential(head, level(0), conv_unit(channels[0], out_channels, 1, dims=dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
-        return logits
+        return self.model(x)
 
 
 ABOUT = About("Attention U-Net", "Oktay et al. 2018, arXiv:1804.03999; MONAI's AttentionUnet", "2-D and 3-D", "strides")

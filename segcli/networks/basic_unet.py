@@ -54,8 +54,7 @@ class BasicUNet(nn.Module):
             x = getattr(self, f"down_{i}")(x)
         for i in (4, 3, 2, 1):
             x = getattr(self, f"upcat_{i}")(x, skips.pop())
-        logits: Tensor = self.final_conv(x)
-        return logits
+        return self.final_conv(x)
 
 
 ABOUT = About(

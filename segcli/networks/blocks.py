@@ -72,8 +72,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.lrelu(self.norm1(self.conv1(x)))
-        out: Tensor = self.lrelu(self.norm2(self.conv2(x)))
-        return out
+        return self.lrelu(self.norm2(self.conv2(x)))
 
 
 class ResidualBlock(BasicBlock):
@@ -103,8 +102,7 @@ class ResidualBlock(BasicBlock):
         y = self.lrelu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         shortcut = self.norm3(self.conv3(x)) if self.projects else x
-        out: Tensor = self.lrelu(y + shortcut)
-        return out
+        return self.lrelu(y + shortcut)
 
 
 class UpBlock(nn.Module):
@@ -133,8 +131,7 @@ class UpBlock(nn.Module):
         self.conv_block = block(2 * out_chans, out_chans, kernel, norm_name=norm_name, act=act, dims=dims)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        out: Tensor = self.conv_block(torch.cat((self.transp_conv(x), skip), 1))
-        return out
+        return self.conv_block(torch.cat((self.transp_conv(x), skip), 1))
 
 
 class UpSample(nn.Module):
@@ -179,8 +176,7 @@ class UpSample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode != "nontrainable":
-            up: Tensor = self.get_submodule(self.mode)(x)
-            return up
+            return self.get_submodule(self.mode)(x)
         if hasattr(self, "preconv"):
             x = self.preconv(x)
         scale = [float(s) for s in self.scale]
@@ -216,8 +212,7 @@ class TwoConvolutions(nn.Module):
         self.conv_1 = conv_unit(out_chans, out_chans, 3, norm_name=norm_name, act=act, bias=bias, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv_1(self.conv_0(x))
-        return out
+        return self.conv_1(self.conv_0(x))
 
 
 class Down(nn.Module):
@@ -229,8 +224,7 @@ class Down(nn.Module):
         self.convs = TwoConvolutions(in_chans, out_chans, norm_name, act, bias, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.convs(self.pool(x, 2))
-        return out
+        return self.convs(self.pool(x, 2))
 
 
 class UpCat(nn.Module):
@@ -262,8 +256,7 @@ class UpCat(nn.Module):
         missing = [s - u for s, u in zip(skips[0].shape[2:], x.shape[2:], strict=True)]
         if any(missing):  # the skip had an odd size: the last voxel is repeated
             x = F.pad(x, [end for m in reversed(missing) for end in (0, m)], mode="replicate")
-        out: Tensor = self.convs(torch.cat((*skips, x), 1))
-        return out
+        return self.convs(torch.cat((*skips, x), 1))
 
 
 class MLP(nn.Module):
@@ -275,8 +268,7 @@ class MLP(nn.Module):
         self.linear2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear2(F.gelu(self.linear1(x)))
-        return out
+        return self.linear2(F.gelu(self.linear1(x)))
 
 
 def conv_unit(

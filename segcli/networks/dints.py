@@ -71,8 +71,7 @@ class _Halved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(x)
         beside = x[(slice(None), slice(None), *[slice(1, None)] * (x.ndim - 2))]
-        out: Tensor = self.norm(torch.cat((self.conv_1(x), self.conv_2(beside)), 1))
-        return out
+        return self.norm(torch.cat((self.conv_1(x), self.conv_2(beside)), 1))
 
 
 class _Operation(nn.Module):
@@ -81,8 +80,7 @@ class _Operation(nn.Module):
         self.ops = nn.ModuleList([layers.row(width, width, kernels) if kernels else nn.Identity()])
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.ops[0](x)
-        return out
+        return self.ops[0](x)
 
 
 class _Cell(nn.Module):
@@ -104,8 +102,7 @@ class _Cell(nn.Module):
         self.op = _Operation(layers, width, kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.op(self.preprocess(x))
-        return out
+        return self.op(self.preprocess(x))
 
 
 def _paths(depths: int) -> list[tuple[int, int]]:
@@ -154,8 +151,7 @@ class _Stem(nn.Module):
         self.mod = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.mod(x)
-        return out
+        return self.mod(x)
 
 
 class DiNTS(nn.Module):
@@ -216,8 +212,7 @@ class DiNTS(nn.Module):
                 continue
             found = [one for one in (maps[i], joined) if one is not None]
             joined = self.stem_up[str(i)](found[0] if len(found) == 1 else found[0] + found[1])
-        logits: Tensor = self.stem_finals(joined)
-        return logits
+        return self.stem_finals(joined)
 
 
 ABOUT = About(

@@ -79,8 +79,7 @@ class DynUNet(nn.Module):
         x = self.bottleneck(x)
         for up in self.upsamples:
             x = up(x, skips.pop())
-        logits: Tensor = self.output_block(x)
-        return logits
+        return self.output_block(x)
 
 
 ABOUT = About(

@@ -28,8 +28,7 @@ class _Two(nn.Module):
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.block(x)
-        return out
+        return self.block(x)
 
 
 class _Up(nn.Module):
@@ -42,8 +41,7 @@ class _Up(nn.Module):
         self.conv_block = _Two(before, width)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        out: Tensor = self.conv_block(torch.cat((self.up(x), skip), 1))
-        return out
+        return self.conv_block(torch.cat((self.up(x), skip), 1))
 
 
 class LungmaskUNet(nn.Module):

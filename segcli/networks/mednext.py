@@ -64,8 +64,7 @@ class _Out(nn.Module):
         self.conv_out = TRANSPOSED[dims](width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.conv_out(x)
-        return logits
+        return self.conv_out(x)
 
 
 class MedNeXt(nn.Module):
@@ -135,8 +134,7 @@ class MedNeXt(nn.Module):
         return tuple(self._head(i, y) for i, y in enumerate(self._decoded(x)[: self.count]))
 
     def _head(self, level: int, x: Tensor) -> Tensor:
-        logits: Tensor = self.get_submodule(f"out_{level}")(x)
-        return logits
+        return self.get_submodule(f"out_{level}")(x)
 
     def _decoded(self, x: Tensor) -> list[Tensor]:
         """The maps of the decoder's levels, full resolution first, the deepest last."""

@@ -63,8 +63,7 @@ class MeshNet(nn.Module):
         self.model = nn.Sequential(*rows, nn.Conv3d(widths[-1], out_channels, 1, bias=last_bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
-        return logits
+        return self.model(x)
 
 
 ABOUT = About(

@@ -24,8 +24,7 @@ class ResidualUnit(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x) + self.residual(x)
-        return out
+        return self.conv(x) + self.residual(x)
 
 
 class Skip(nn.Module):
@@ -108,8 +107,7 @@ class UNet(nn.Module):
         self.model = level(0, in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
-        return logits
+        return self.model(x)
 
 
 ABOUT = About(

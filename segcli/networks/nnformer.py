@@ -213,8 +213,7 @@ class _MLP(nn.Module):
         self.fc2 = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return y
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class SwinBlock(nn.Module):
@@ -229,8 +228,7 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
+        return x + self.mlp(self.norm2(x))
 
 
 class CrossBlock(nn.Module):
@@ -245,8 +243,7 @@ class CrossBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = x + skip + self.attn(self.norm1(x), self.norm1(skip))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
+        return x + self.mlp(self.norm2(x))
 
 
 class _Embedding(nn.Module):
@@ -277,8 +274,7 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.proj2(self.proj1(x)).permute(0, 2, 3, 4, 1))
-        return y
+        return self.norm(self.proj2(self.proj1(x)).permute(0, 2, 3, 4, 1))
 
 
 class Merging(nn.Module):
@@ -383,8 +379,7 @@ class Head(nn.Module):
         self.up = nn.ConvTranspose3d(channels, num_classes, patch, patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.up(x.permute(0, 4, 1, 2, 3))
-        return y
+        return self.up(x.permute(0, 4, 1, 2, 3))
 
 
 class NNFormer(nn.Module):
@@ -448,8 +443,7 @@ class NNFormer(nn.Module):
         self.final = nn.ModuleList(Head(width, classes, patch) for width in widths[:outputs])
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.final[0](self.decoder(self.model_down(x))[0])
-        return logits
+        return self.final[0](self.decoder(self.model_down(x))[0])
 
     def heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits at full size, and with deep supervision at 1/2 and 1/4 of it."""

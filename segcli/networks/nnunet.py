@@ -85,8 +85,7 @@ class _Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        y: Tensor = self.norm(self.nonlin(x)) if self.nonlin_first else self.nonlin(self.norm(x))
-        return y
+        return self.norm(self.nonlin(x)) if self.nonlin_first else self.nonlin(self.norm(x))
 
 
 class _Units(nn.Module):
@@ -109,8 +108,7 @@ class _Units(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.convs(x)
-        return y
+        return self.convs(x)
 
 
 class _Residual(nn.Module):
@@ -138,8 +136,7 @@ class _Residual(nn.Module):
         self.skip = nn.Sequential(*skip)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.nonlin2(self.conv2(self.conv1(x)) + self.skip(x))
-        return y
+        return self.nonlin2(self.conv2(self.conv1(x)) + self.skip(x))
 
 
 class _Blocks(nn.Module):
@@ -162,8 +159,7 @@ class _Blocks(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.blocks(x)
-        return y
+        return self.blocks(x)
 
 
 class _Encoder(nn.Module):
@@ -227,8 +223,7 @@ class _UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits at full resolution: (N, input_channels, *size) -> (N, num_classes, *size)."""
-        logits: Tensor = self.decoder.seg_layers[-1](self.decoder(self.encoder(x))[-1])
-        return logits
+        return self.decoder.seg_layers[-1](self.decoder(self.encoder(x))[-1])
 
     def heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits of all decoder stages, full resolution first; one without deep supervision."""

@@ -19,8 +19,7 @@ class Pointwise(nn.Module):
         self.conv = nn.Conv3d(in_chans, out_chans, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.conv(x)
-        return logits
+        return self.conv(x)
 
 
 ABOUT = About("a convolution of 1x1x1", "no paper: the smallest network, for tests", "3-D", weights="none")

@@ -336,8 +336,7 @@ def _modules() -> Iterator[ModuleType]:
 
 
 def _families(module: ModuleType) -> Mapping[str, Callable[..., nn.Module]]:
-    found: Mapping[str, Callable[..., nn.Module]] = getattr(module, "FAMILIES", {})
-    return found
+    return getattr(module, "FAMILIES", {})
 
 
 def _nearest(name: str, known: Iterable[str], introduction: str) -> str:

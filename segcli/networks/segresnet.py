@@ -61,8 +61,7 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         act1, act2 = (self.get_submodule(name) for name in self.acts)
         y = self.conv1(act1(self.norm1(x)))
-        out: Tensor = x + self.conv2(act2(self.norm2(y)))
-        return out
+        return x + self.conv2(act2(self.norm2(y)))
 
 
 class SegResNet(nn.Module):
@@ -130,8 +129,7 @@ class SegResNet(nn.Module):
         skips.pop()
         for up, blocks in zip(self.up_samples, self.up_layers, strict=True):
             x = blocks(up(x) + skips.pop())
-        logits: Tensor = self.conv_final(x)
-        return logits
+        return self.conv_final(x)
 
 
 class SegResNetDS(nn.Module):
@@ -197,8 +195,7 @@ class SegResNetDS(nn.Module):
         x = skips.pop()
         for level in self.up_layers:
             x = level(x, skips.pop())
-        logits: Tensor = self.up_layers[-1].get_submodule("head")(x)
-        return logits
+        return self.up_layers[-1].get_submodule("head")(x)
 
 
 class _Encoder(nn.Module):
@@ -230,8 +227,7 @@ class _UpLevel(nn.Module):
         self.blocks = blocks
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        out: Tensor = self.blocks(self.upsample(x) + skip)
-        return out
+        return self.blocks(self.upsample(x) + skip)
 
 
 def _with_scales(spec: Spec) -> Spec:

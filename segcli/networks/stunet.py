@@ -39,8 +39,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
-        out: Tensor = self.act(y + (x if self.conv3 is None else self.conv3(x)))
-        return out
+        return self.act(y + (x if self.conv3 is None else self.conv3(x)))
 
 
 class _Up(nn.Module):
@@ -52,8 +51,7 @@ class _Up(nn.Module):
         self.scale = [float(s) for s in stride]
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=self.scale, mode="nearest"))
-        return out
+        return self.conv(F.interpolate(x, scale_factor=self.scale, mode="nearest"))
 
 
 class STUNet(nn.Module):
@@ -96,8 +94,7 @@ class STUNet(nn.Module):
         self.seg_outputs = nn.ModuleList(nn.Conv3d(dims[i], num_classes, 1) for i in upwards)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.seg_outputs[-1](self._decoded(x)[-1])
-        return logits
+        return self.seg_outputs[-1](self._decoded(x)[-1])
 
     def heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits of all decoder levels, full resolution first."""

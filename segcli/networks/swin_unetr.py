@@ -71,8 +71,7 @@ class WindowAttention(nn.Module):
             scores = scores.reshape(-1, len(mask), self.heads, n, n) + mask[:, None]
             scores = scores.reshape(-1, self.heads, n, n)
         x = (scores.softmax(-1) @ v).transpose(1, 2).reshape(-1, n, c)
-        out: Tensor = self.proj(x)
-        return out
+        return self.proj(x)
 
 
 class SwinBlock(nn.Module):
@@ -97,8 +96,7 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self._attend(self.norm1(x))  # (N, D, H, W, C)
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
     def _attend(self, x: Tensor) -> Tensor:
         # Sizes are constants in an exported graph: a window's mask depends on them.
@@ -135,8 +133,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         corners = [x[(slice(None), *(slice(int(n), None, 2) for n in o))] for o in self.order]
-        out: Tensor = self.reduction(self.norm(torch.cat(corners, -1)))  # (N, D/2, H/2, W/2, 2C)
-        return out
+        return self.reduction(self.norm(torch.cat(corners, -1)))  # (N, D/2, H/2, W/2, 2C)
 
 
 class Stage(nn.Module):
@@ -159,8 +156,7 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(channels, order, len(window))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = channels_first(self.downsample(self.blocks(channels_last(x))))
-        return out
+        return channels_first(self.downsample(self.blocks(channels_last(x))))
 
 
 class PatchEmbedding(nn.Module):
@@ -172,8 +168,7 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(channels) if patch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = channels_first(self.norm(channels_last(self.proj(x))))
-        return out
+        return channels_first(self.norm(channels_last(self.proj(x))))
 
 
 class SwinTransformer(nn.Module):
@@ -295,8 +290,7 @@ class SwinUNETR(nn.Module):
         u = self.get_submodule("encoder10")(maps[4])
         for i in (5, 4, 3, 2, 1):
             u = getattr(self, f"decoder{i}")(u, skips.pop())
-        logits: Tensor = self.out(u)
-        return logits
+        return self.out(u)
 
 
 ABOUT = About(

@@ -46,8 +46,7 @@ class _Attention(nn.Module):
         share = ((q @ k.transpose(-2, -1)) * (width // self.heads) ** -0.5).softmax(-1)
         # The official code puts the channels of a head before the heads.
         y = (share @ v).permute(0, 2, 3, 4, 1).reshape(-1, blocks, voxels, width)
-        out: Tensor = self.proj(y)
-        return out
+        return self.proj(y)
 
 
 class _MLP(nn.Module):
@@ -57,8 +56,7 @@ class _MLP(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class _Layer(nn.Module):
@@ -69,8 +67,7 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
 
 class _Pool(nn.Module):
@@ -113,8 +110,7 @@ class _Patches(nn.Module):
         self.proj = nn.Conv3d(1, width, patch, patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.proj(x)
-        return out
+        return self.proj(x)
 
 
 class _Nest(nn.Module):
@@ -147,8 +143,7 @@ class _UpOnce(nn.Module):
         self.blocks = nn.ModuleList([conv_transposed(width, width, 1, 1)])
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.blocks[0](self.transp_conv_init(x))
-        return out
+        return self.blocks[0](self.transp_conv_init(x))
 
 
 class UNesT(nn.Module):
@@ -201,8 +196,7 @@ class UNesT(nn.Module):
         y = self.encoder10(deepest)
         for i in range(5, 0, -1):
             y = self.get_submodule(f"decoder{i}")(y, skips[i - 1])
-        logits: Tensor = self.out(y)
-        return logits
+        return self.out(y)
 
 
 ABOUT = About("UNesT", "Yu et al. 2023, arXiv:2209.14378", "3-D", "the attention heads")

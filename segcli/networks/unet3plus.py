@@ -27,8 +27,7 @@ class _TwoConvs(nn.Module):
         self.conv2 = self._unit(width_out, width_out, dims, is_batchnorm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(self.conv1(x))
-        return y
+        return self.conv2(self.conv1(x))
 
     @staticmethod
     def _unit(width_in: int, width_out: int, dims: int, is_batchnorm: bool) -> nn.Sequential:

@@ -53,8 +53,7 @@ class BasicUNetPlusPlus(nn.Module):
         return tuple(getattr(self, f"final_conv_0_{j}")(top[j]) for j in (1, 2, 3, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.get_submodule("final_conv_0_4")(self._top_row(x)[4])
-        return logits
+        return self.get_submodule("final_conv_0_4")(self._top_row(x)[4])
 
     def _top_row(self, x: Tensor) -> list[Tensor]:
         rows = [[self.conv_0_0(x)]]

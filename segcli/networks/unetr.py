@@ -66,8 +66,7 @@ class PatchEmbedding(nn.Module):
             tokens = self.patch_embeddings(x)
         else:
             tokens = self.patch_embeddings(x).flatten(2).transpose(1, 2)
-        out: Tensor = tokens + self.position_embeddings
-        return out
+        return tokens + self.position_embeddings
 
 
 class Attention(nn.Module):
@@ -83,8 +82,7 @@ class Attention(nn.Module):
         n, c = x.shape[1:]
         qkv = self.qkv(x).reshape(-1, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # each (N, heads, n, c / heads)
-        out: Tensor = self.out_proj(attend(q, k, v))
-        return out
+        return self.out_proj(attend(q, k, v))
 
 
 class TransformerBlock(nn.Module):
@@ -99,8 +97,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
 
 class ViT(nn.Module):
@@ -206,8 +203,7 @@ class UNETR(nn.Module):
         u = to_map(tokens, grid)  # (N, hidden, D/16, H/16, W/16)
         for i in (5, 4, 3, 2):
             u = getattr(self, f"decoder{i}")(u, skips.pop())
-        logits: Tensor = self.out(u)
-        return logits
+        return self.out(u)
 
 
 # ---- tamasino52 ----------------------------------------------------------------------------------------------
@@ -222,8 +218,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, tokens, embed_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.patch_embeddings(x).flatten(2).transpose(1, 2) + self.position_embeddings
-        return out
+        return self.patch_embeddings(x).flatten(2).transpose(1, 2) + self.position_embeddings
 
 
 class SelfAttention(nn.Module):
@@ -239,8 +234,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._heads(linear(x)) for linear in (self.query, self.key, self.value))
-        out: Tensor = self.out(attend(q, k, v))
-        return out
+        return self.out(attend(q, k, v))
 
     def _heads(self, x: Tensor) -> Tensor:
         n, c = x.shape[1:]
@@ -256,8 +250,7 @@ class FeedForward(nn.Module):
         self.w_2 = nn.Linear(hidden, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w_2(F.relu(self.w_1(x)))
-        return out
+        return self.w_2(F.relu(self.w_1(x)))
 
 
 class TransformerLayer(nn.Module):
@@ -272,8 +265,7 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.attention_norm(x))
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+        return x + self.mlp(self.mlp_norm(x))
 
 
 class Transformer(nn.Module):
@@ -377,8 +369,7 @@ class TamasinoUNETR(nn.Module):
         u = self.decoder9_upsampler(torch.cat((self.decoder9(z9), u), 1))
         u = self.decoder6_upsampler(torch.cat((self.decoder6(z6), u), 1))
         u = self.decoder3_upsampler(torch.cat((self.decoder3(z3), u), 1))
-        logits: Tensor = self.decoder0_header(torch.cat((self.decoder0(x), u), 1))
-        return logits
+        return self.decoder0_header(torch.cat((self.decoder0(x), u), 1))
 
 
 # ---- both ----------------------------------------------------------------------------------------------------

@@ -89,8 +89,7 @@ class EPA(nn.Module):
 
         if self.concat:
             return torch.cat((self.out_proj(by_voxel), self.out_proj2(by_channel)), -1)
-        added: Tensor = by_channel + by_voxel
-        return added
+        return by_channel + by_voxel
 
     def _shortened(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self.projections == "matrix":
@@ -115,8 +114,7 @@ class TransformerBlock(nn.Module):
         t = x.flatten(2).transpose(1, 2) + self.pos_embed  # (N, tokens, C)
         t = t + self.gamma * self.epa_block(self.norm(t))
         a = t.transpose(1, 2).reshape(x.shape)  # (N, C, D, H, W)
-        y: Tensor = a + self.conv8(self.conv52(self.conv51(a)))
-        return y
+        return a + self.conv8(self.conv52(self.conv51(a)))
 
 
 class Encoder(nn.Module):
@@ -162,8 +160,7 @@ class UpBlock(nn.Module):
         self.decoder_block = nn.ModuleList([block])
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        y: Tensor = self.decoder_block[0](self.transp_conv(x) + skip)
-        return y
+        return self.decoder_block[0](self.transp_conv(x) + skip)
 
 
 class UNETRPP(nn.Module):
@@ -227,8 +224,7 @@ class UNETRPP(nn.Module):
             self.out3 = output_block(dims[1], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.out1(self._decoded(x)[0])
-        return logits
+        return self.out1(self._decoded(x)[0])
 
     def heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits at full size, and with do_ds those on the stem's grid and on half of it."""

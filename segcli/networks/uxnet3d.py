@@ -98,8 +98,7 @@ class UXDecoder(nn.Module):
         u = skips.pop()  # (N, hidden_size, D/16, H/16, W/16)
         for i in (5, 4, 3, 2):
             u = getattr(self, f"decoder{i}")(u, skips.pop())
-        logits: Tensor = self.out(self.decoder1(u))
-        return logits
+        return self.out(self.decoder1(u))
 
 
 class UXNet3D(UXDecoder):

@@ -45,8 +45,7 @@ class _Encoder(nn.Module):
         y: Tensor = maps.pop()
         for level in self.up_layers_auto:
             y = level(y, maps.pop())
-        out: Tensor = self.up_layers_auto[-1].get_submodule("head")(y)
-        return out
+        return self.up_layers_auto[-1].get_submodule("head")(y)
 
 
 class _Classes(nn.Module):
@@ -61,8 +60,7 @@ class _Classes(nn.Module):
     def forward(self, x: Tensor, classes: Tensor) -> Tensor:
         x = self.image_post_mapping(x)
         wanted = self.mlp(self.class_embeddings(classes)[:, None])[:, 0]  # (classes, C)
-        maps: Tensor = (wanted @ x.flatten(2)).unflatten(2, x.shape[2:])
-        return maps
+        return (wanted @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 class VISTA3D(nn.Module):

@@ -30,8 +30,7 @@ class Unit(nn.Module):
         self.conv_block = conv_unit(a, b, 5, 1, "BATCH", bias=bias, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.act_function(self.conv_block(x))
-        return out
+        return self.act_function(self.conv_block(x))
 
 
 class Entry(Unit):
@@ -39,8 +38,7 @@ class Entry(Unit):
 
     def forward(self, x: Tensor) -> Tensor:
         made = self.conv_block(x)
-        out: Tensor = self.act_function(made + torch.cat([x] * (made.shape[1] // x.shape[1]), 1))
-        return out
+        return self.act_function(made + torch.cat([x] * (made.shape[1] // x.shape[1]), 1))
 
 
 class Down(nn.Module):
@@ -56,8 +54,7 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act_function1(self.bn1(self.down_conv(x)))
-        out: Tensor = self.act_function2(self.ops(x) + x)
-        return out
+        return self.act_function2(self.ops(x) + x)
 
 
 class Up(nn.Module):
@@ -72,8 +69,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = torch.cat((self.act_function1(self.bn1(self.up_conv(x))), skip), 1)
-        out: Tensor = self.act_function2(self.ops(x) + x)
-        return out
+        return self.act_function2(self.ops(x) + x)
 
 
 class Exit(nn.Module):
@@ -86,8 +82,7 @@ class Exit(nn.Module):
         self.conv2 = CONVOLUTIONS[dims](b, b, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv2(self.act_function1(self.conv_block(x)))
-        return out
+        return self.conv2(self.act_function1(self.conv_block(x)))
 
 
 class VNet(nn.Module):
@@ -130,8 +125,7 @@ class VNet(nn.Module):
             x = getattr(self, f"down_tr{width}")(x)
         for _, width, _ in _UP:
             x = getattr(self, f"up_tr{width}")(x, skips.pop())
-        logits: Tensor = self.out_tr(x)
-        return logits
+        return self.out_tr(x)
 
 
 ABOUT = About(
