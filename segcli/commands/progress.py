@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from segcli.batch.events import Event
 
 EVERY = 10.0  # seconds between lines about progress, where there is no bar
+SELDOM = 300.0  # the same in a log, which has a line for each case that ends
 
 
 class Show:
-    """Follows a run: a bar per case on a terminal, nothing otherwise; JSON lines where asked for.
+    """Follows a run: a bar per case on a terminal, otherwise a line with the time when one ends; JSON lines where
+    asked for.
 
     events   a stream for one JSON object a line: schema, event, time, case, and the event's facts. `unwritten` says
              why it could not take one; none is written after that
@@ -31,7 +33,7 @@ class Show:
     def __init__(self, total: int, *, quiet: bool, verbose: int, events: TextIO | None) -> None:
         self.total, self.quiet, self.verbose, self.events = total, quiet, verbose, events
         self.unwritten: OSError | None = None
-        self.console = talk()
+        self.console, self.log = talk(), not sys.stderr.isatty() and not quiet
         self.progress: Progress | None = None
         self._bars: dict[Case, TaskID] = {}
         self.last = "opening the model"
@@ -73,8 +75,11 @@ class Show:
                 self._write(line)
         if name == "doubt" and not self.quiet:
             self.line(f"warning: {case.name}: {event.sentence}")
-        if self.verbose and name in ("read", "segment", "write", "done", "skipped"):
-            self.line(f"{case.name}: {name}" + (f" {facts}" if self.verbose > 1 and facts else ""))
+        told = ("read", "segment", "write", "done", "skipped") if self.verbose else ()
+        if name in told or (self.log and name in ("done", "failed")):
+            verdict = f", {event.verdict}" if name == "done" and event.verdict else ""
+            more = f" {facts}" if self.verbose > 1 and facts else ""
+            self.line(f"{self._time()}{case.name}: {name}{verdict}{more}")
         if self.progress is None:
             self._tell_now_and_then(event)
             return
@@ -96,10 +101,15 @@ class Show:
             self.unwritten = error if isinstance(error, OSError) else None
 
     def _tell_now_and_then(self, event: Event) -> None:
-        """Where there is no bar, a line every ten seconds says how far a case is."""
-        if event.name == "window" and not self.quiet and time.monotonic() - self._told >= EVERY:
+        """Where there is no bar, a line says now and then how far a case is."""
+        every = SELDOM if self.log and not self.verbose else EVERY
+        if event.name == "window" and not self.quiet and time.monotonic() - self._told >= every:
             self._told = time.monotonic()
-            self.line(f"{event.case.name}: {event.done} of {event.total} windows")
+            self.line(f"{self._time()}{event.case.name}: {event.done} of {event.total} windows")
+
+    def _time(self) -> str:
+        """The time of day at the beginning of a log's line; nothing on a terminal."""
+        return f"{datetime.now():%Y-%m-%d %H:%M:%S} " if self.log else ""
 
     def beat(self) -> None:
         """Something happened just now."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -162,14 +163,33 @@ def test_the_watchdog_knows_the_stage_and_the_case():
     assert show.still_for() < 60
 
 
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+
+
 def test_where_there_is_no_bar_a_line_says_how_far_a_case_is_now_and_then(capsys, monkeypatch):
-    for every, quiet, lines in (
-        (0.0, False, ["a: 1 of 2 windows", "a: 2 of 2 windows"]),
-        (9.0, False, []),
-        (0.0, True, []),
+    for every, quiet, verbose, lines in (
+        ("SELDOM", False, 0, ["a: 1 of 2 windows", "a: 2 of 2 windows"]),
+        ("EVERY", False, 1, ["a: 1 of 2 windows", "a: 2 of 2 windows"]),
+        ("EVERY", False, 0, []),
+        ("SELDOM", True, 0, []),
     ):
-        monkeypatch.setattr(progress, "EVERY", every)
-        show = Show(1, quiet=quiet, verbose=0, events=None)
-        show.watch(Event("window", CASE, done=1, total=2))
-        show.watch(Event("window", CASE, done=2, total=2))
-        assert capsys.readouterr().err.splitlines() == lines
+        with monkeypatch.context() as patch:
+            patch.setattr(progress, every, 0.0)
+            show = Show(1, quiet=quiet, verbose=verbose, events=None)
+            show.watch(Event("window", CASE, done=1, total=2))
+            show.watch(Event("window", CASE, done=2, total=2))
+        said = capsys.readouterr().err.splitlines()
+        assert [re.sub(f"^{TIME}", "", one) for one in said] == lines
+        assert all(re.match(TIME, one) for one in said)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_log_has_the_time_at_which_each_case_ended_and_a_terminal_has_not(monkeypatch, terminal):
+    monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    show = Show(2, quiet=False, verbose=0, events=None)
+    show.watch(Event("read", CASE))
+    show.watch(Event("done", CASE, labels="a_seg.nii.gz", verdict="review", seconds={}))
+    show.watch(Event("failed", replace(CASE, name="b"), error="b: is none", exit_code=65))
+    found = re.sub(TIME, "TIME ", sys.stderr.getvalue())
+    assert found == ("" if terminal else "TIME a: done, review\nTIME b: failed\n")
