@@ -3,26 +3,21 @@
 Facts: MONAI 1.6, `networks.nets.AttentionUnet`.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import Size, conv_unit, norm
+from segcli.networks.blocks import Size, conv_unit, norm, under
 from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
-class Pair(nn.Module):
+def pair(a: int, b: int, kernel: Size, stride: Size, dims: int) -> nn.Module:
     """Two units of convolution, batch norm and ReLU; the first one strided."""
-
-    def __init__(self, a: int, b: int, kernel: Size, stride: Size, dims: int) -> None:
-        super().__init__()
-        steps = ((a, stride), (b, 1))
-        self.conv = nn.Sequential(*(conv_unit(n, b, kernel, s, "BATCH", "RELU", dims=dims) for n, s in steps))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    steps = ((a, stride), (b, 1))
+    return under("conv", *(conv_unit(n, b, kernel, s, "BATCH", "RELU", dims=dims) for n, s in steps))
 
 
 class Gate(nn.Module):
@@ -43,24 +38,14 @@ class Gate(nn.Module):
         return x * counts
 
 
-class Enlarged(nn.Module):
-    """A transposed convolution with batch norm and ReLU."""
-
-    def __init__(self, a: int, b: int, kernel: Size, stride: Size, dims: int) -> None:
-        super().__init__()
-        self.up = conv_unit(a, b, kernel, stride, "BATCH", "RELU", dims=dims, transposed=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(x)
-
-
 class Level(nn.Module):
     """A level's input through its gate, joined with what the levels below made of it."""
 
     def __init__(self, a: int, b: int, submodule: nn.Module, kernel: Size, stride: Size, dims: int) -> None:
         super().__init__()
         self.attention = Gate(a, dims)
-        self.upconv = Enlarged(b, a, kernel, stride, dims)
+        enlarged = conv_unit(b, a, kernel, stride, "BATCH", "RELU", dims=dims, transposed=True)
+        self.upconv = nn.Sequential(OrderedDict(up=enlarged))
         self.merge = conv_unit(2 * a, a, 3, 1, "INSTANCE", "PRELU", dims=dims)
         self.submodule = submodule
 
@@ -97,12 +82,12 @@ class AttentionUnet(nn.Module):
         def level(i: int) -> nn.Module:
             """Level i and all below it."""
             a, b, stride = channels[i], channels[i + 1], strides[i]
-            below: nn.Module = Pair(a, b, kernel_size, stride, dims)
+            below: nn.Module = pair(a, b, kernel_size, stride, dims)
             if i < len(channels) - 2:
                 below = nn.Sequential(below, level(i + 1))
             return Level(a, b, below, up_kernel_size, stride, dims)
 
-        head = Pair(in_channels, channels[0], kernel_size, 1, dims)
+        head = pair(in_channels, channels[0], kernel_size, 1, dims)
         self.model = nn.Sequential(head, level(0), conv_unit(channels[0], out_channels, 1, dims=dims))
 
     def forward(self, x: Tensor) -> Tensor:

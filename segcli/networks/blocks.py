@@ -307,6 +307,11 @@ def conv_unit(
     return nn.Sequential(parts)
 
 
+def under(name: str, *parts: nn.Module) -> nn.Module:
+    """Parts in a row, one below the other, whose tensors have one more name before theirs in files."""
+    return nn.Sequential(OrderedDict([(name, nn.Sequential(*parts))]))
+
+
 def channels_last(x: Tensor) -> Tensor:
     """(N, C, ...) as (N, ..., C)."""
     return x.permute(0, *range(2, x.ndim), 1)

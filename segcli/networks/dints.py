@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import CONVOLUTIONS, Spec, activation, norm
+from segcli.networks.blocks import CONVOLUTIONS, Spec, activation, norm, under
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 _AFFINE: Spec = ["INSTANCE", {"affine": True}]
@@ -145,15 +145,6 @@ class _Space(nn.Module):
         return maps
 
 
-class _Stem(nn.Module):
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.mod = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mod(x)
-
-
 class DiNTS(nn.Module):
     """Stems that make the resolutions, the searched paths between them, stems that bring them together.
 
@@ -194,7 +185,7 @@ class DiNTS(nn.Module):
             if half:
                 down += [layers.act(), layers.conv(widths[i], widths[i + 1], 3, 2), layers.norm(widths[i + 1])]
             up = [layers.act(), layers.conv(widths[i + half], end), layers.norm(end), layers.resized(scale)]
-            self.stem_down[str(i)], self.stem_up[str(i)] = _Stem(*down), _Stem(*up)
+            self.stem_down[str(i)], self.stem_up[str(i)] = under("mod", *down), under("mod", *up)
         final = CONVOLUTIONS[spatial_dims](widths[0], num_classes, 1)
         self.stem_finals = nn.Sequential(layers.row(widths[0], widths[0], [3]), final)
         self.dints_space = _Space(layers, widths[half : depths + half], arch_code)

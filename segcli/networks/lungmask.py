@@ -11,24 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.networks.blocks import under
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 # Layers of a residual form that no published model has; they lie in each file and are not used.
 INERT: tuple[str, ...] = (r".*\.residual_(input_conv|batchnorm)\..*",)
 
 
-class _Two(nn.Module):
+def _two(before: int, width: int) -> nn.Module:
     """Twice convolution, ReLU, batch norm, under the names of the list `block`."""
-
-    def __init__(self, before: int, width: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for channels in (before, width):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(width)]
-        self.block = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+    layers: list[nn.Module] = []
+    for channels in (before, width):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(width)]
+    return under("block", *layers)
 
 
 class _Up(nn.Module):
@@ -38,7 +33,7 @@ class _Up(nn.Module):
         super().__init__()
         up = nn.Upsample(scale_factor=2, mode="bilinear")
         self.up = nn.Sequential(up, nn.Conv2d(before, width, 1))
-        self.conv_block = _Two(before, width)
+        self.conv_block = _two(before, width)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.conv_block(torch.cat((self.up(x), skip), 1))
@@ -60,7 +55,7 @@ class LungmaskUNet(nn.Module):
             raise ValueError("it is a network of slices: spatial_dims is 2")
         widths = [2 ** (wf + i) for i in range(depth)]
         befores: Sequence[int] = [in_channels, *widths]
-        self.down_path = nn.ModuleList(_Two(befores[i], widths[i]) for i in range(depth))
+        self.down_path = nn.ModuleList(_two(befores[i], widths[i]) for i in range(depth))
         self.up_path = nn.ModuleList(_Up(widths[i + 1], widths[i]) for i in reversed(range(depth - 1)))
         self.last = nn.Conv2d(widths[0], n_classes, 1)
 

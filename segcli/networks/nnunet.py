@@ -1,12 +1,13 @@
 """nnU-Net's U-Nets as dynamic-network-architectures 0.4.4 builds them: plain and with a residual encoder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from segcli.documents import Document, Facts
-from segcli.networks.blocks import CONVOLUTIONS, TRANSPOSED, each_axis
+from segcli.networks.blocks import CONVOLUTIONS, TRANSPOSED, each_axis, under
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
 
 # That library registers the parts of a unit twice (`conv`, `norm`, and again in the list `all_modules`),
@@ -88,29 +89,6 @@ class _Unit(nn.Module):
         return self.norm(self.nonlin(x)) if self.nonlin_first else self.nonlin(self.norm(x))
 
 
-class _Units(nn.Module):
-    """A row of units, the first with the stride."""
-
-    def __init__(
-        self,
-        recipe: _Recipe,
-        count: int,
-        width_in: int,
-        width_out: int,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-    ) -> None:
-        super().__init__()
-        one = [1] * recipe.dims
-        self.convs = nn.Sequential(
-            _Unit(recipe, width_in, width_out, kernel, stride),
-            *(_Unit(recipe, width_out, width_out, kernel, one) for _ in range(count - 1)),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convs(x)
-
-
 class _Residual(nn.Module):
     """Two units and a skip: average pooling where the block has a stride, a 1x1x1 unit where widths differ."""
 
@@ -139,27 +117,23 @@ class _Residual(nn.Module):
         return self.nonlin2(self.conv2(self.conv1(x)) + self.skip(x))
 
 
-class _Blocks(nn.Module):
-    """A row of residual blocks, the first with the stride."""
+def _row(
+    name: str,
+    part: type[_Unit] | type[_Residual],
+    recipe: _Recipe,
+    count: int,
+    width_in: int,
+    width_out: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+) -> nn.Module:
+    """A row of parts under a name, the first with the stride."""
+    others = (part(recipe, width_out, width_out, kernel, [1] * recipe.dims) for _ in range(count - 1))
+    return under(name, part(recipe, width_in, width_out, kernel, stride), *others)
 
-    def __init__(
-        self,
-        recipe: _Recipe,
-        count: int,
-        width_in: int,
-        width_out: int,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-    ) -> None:
-        super().__init__()
-        one = [1] * recipe.dims
-        self.blocks = nn.Sequential(
-            _Residual(recipe, width_in, width_out, kernel, stride),
-            *(_Residual(recipe, width_out, width_out, kernel, one) for _ in range(count - 1)),
-        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(x)
+_units = partial(_row, "convs", _Unit)
+_blocks = partial(_row, "blocks", _Residual)
 
 
 class _Encoder(nn.Module):
@@ -199,7 +173,7 @@ class _Decoder(nn.Module):
         for s, level in enumerate(range(len(widths) - 2, -1, -1)):
             width, stride = widths[level], each_axis(strides[level + 1], recipe.dims)
             ups.append(transposed(widths[level + 1], width, stride, stride, bias=recipe.bias))
-            stages.append(_Units(recipe, counts[s], 2 * width, width, kernels[level], one))
+            stages.append(_units(recipe, counts[s], 2 * width, width, kernels[level], one))
             heads.append(recipe.conv(width, num_classes, 1, bias=True))
         self.stages = nn.ModuleList(stages)
         self.transpconvs = nn.ModuleList(ups)
@@ -272,7 +246,7 @@ class PlainConvUNet(_UNet):
         self.encoder = _Encoder(
             None,
             [
-                nn.Sequential(_Units(recipe, n, before, width, kernel, step))
+                nn.Sequential(_units(recipe, n, before, width, kernel, step))
                 for n, before, width, kernel, step in zip(
                     counts, [input_channels, *widths[:-1]], widths, kernels, steps, strict=True
                 )
@@ -317,9 +291,9 @@ class ResidualEncoderUNet(_UNet):
         counts = _per_stage(n_blocks_per_stage, n_stages, "n_blocks_per_stage")
         stem = stem_channels or widths[0]
         self.encoder = _Encoder(
-            _Units(recipe, 1, input_channels, stem, kernels[0], [1] * dims),
+            _units(recipe, 1, input_channels, stem, kernels[0], [1] * dims),
             [
-                _Blocks(recipe, n, before, width, kernel, step)
+                _blocks(recipe, n, before, width, kernel, step)
                 for n, before, width, kernel, step in zip(
                     counts, [stem, *widths[:-1]], widths, kernels, steps, strict=True
                 )

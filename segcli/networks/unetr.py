@@ -26,6 +26,7 @@ from segcli.networks.blocks import (
     layer,
     norm_spec,
     output_block,
+    under,
     unsure_norm,
 )
 from segcli.networks.registry import About, Inferred, Shapes, Small, length
@@ -297,11 +298,6 @@ class Transformer(nn.Module):
         return extracted
 
 
-def named_block(*parts: nn.Module) -> nn.Module:
-    """Parts in a row under the name `block`, as this implementation nests them."""
-    return nn.Sequential(OrderedDict(block=nn.Sequential(*parts)))
-
-
 def single_conv(a: int, b: int, kernel: int = 3) -> nn.Module:
     return nn.Sequential(OrderedDict(block=nn.Conv3d(a, b, kernel, padding=kernel // 2)))
 
@@ -311,11 +307,11 @@ def single_up(a: int, b: int) -> nn.Module:
 
 
 def conv_norm(a: int, b: int) -> nn.Module:
-    return named_block(single_conv(a, b), nn.BatchNorm3d(b), nn.ReLU())
+    return under("block", single_conv(a, b), nn.BatchNorm3d(b), nn.ReLU())
 
 
 def up_conv_norm(a: int, b: int) -> nn.Module:
-    return named_block(single_up(a, b), single_conv(b, b), nn.BatchNorm3d(b), nn.ReLU())
+    return under("block", single_up(a, b), single_conv(b, b), nn.BatchNorm3d(b), nn.ReLU())
 
 
 class TamasinoUNETR(nn.Module):
