@@ -45,6 +45,8 @@ def test_a_model_has_files_or_says_how_it_is_got(model: Entry) -> None:
     assert set(model.parts) <= entries().keys()
     assert model.licence
     assert model.source
+    said = re.search(r"(\d+) structures", model.title)
+    assert said is None or not model.structures or int(said[1]) == len(model.structures), model.title
     assert re.fullmatch(r"[a-z0-9][A-Za-z0-9._-]*", model.id)
     for file in model.files:
         assert file.addresses or (file.folder and model.by_hand)
