@@ -334,6 +334,8 @@ def _expand(
     if not found:
         hint = "name the file of a series itself, with --volume N" if meant else select.instead(there)
         raise InputMissing(f"{name_of(path)}: none of its {len(there)} images is meant", hint=hint)
+    for said in select.lacking(there):
+        tell(f"{name_of(path)}: {said}")
     return found
 
 

@@ -176,6 +176,16 @@ def test_a_participant_who_is_not_there_is_missing_input(dataset):
         cases([str(dataset)], select=Selection(participants=("99",)))
 
 
+def test_labels_that_no_image_of_a_dataset_has_are_told_beside_those_that_are_done(dataset):
+    said = []
+    asked = Selection(participants=("01", "sub-99"), sessions=("ses-a",), suffixes=("T1w", "T3w"))
+    assert len(cases([str(dataset)], select=asked, tell=said.append)) == 1
+    name = dataset.name
+    assert f"{name}: no image has --participant-label 99" in said
+    assert f"{name}: no image has --suffix T3w" in said
+    assert not any("--session-label" in line or " 01" in line for line in said)
+
+
 @pytest.mark.parametrize(
     ("asked", "there"),
     [
