@@ -47,7 +47,7 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
     a subfolder of the references holds some, both folders are searched through and a name begins with the subfolder's.
     Where no name is in both, those of BIDS are compared without `seg-` and `T1w`, and then without `desc-`.
 
-    A reference in SUBJECT/mri, as FreeSurfer has them, is called SUBJECT, and so is a prediction there.
+    A label map in SUBJECT/mri, as FreeSurfer has them, is called SUBJECT, in either folder.
 
     Scans may lie beside the label maps. Of two files of one name the one that is no picture is taken. A reference that
     is a picture gives way to the one label map whose name goes on behind its own, as x.mgz to x_aseg.mgz; without a
@@ -69,9 +69,8 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
     below = found if of_subjects is None else of_subjects
     objects = [] if below else _segmentations(files)
     deep = bool(objects) or any(path.parent != ref for path in below)
-    have = _by_name(
-        pred, _label_maps(pred, _files(pred, deep)) or _segmentations(_files(pred, deep=True)), told, freesurfer
-    )
+    mine, by_subjects = _predictions(pred, deep, told)
+    have = _by_name(pred, mine, told, freesurfer or by_subjects)
     want = _by_name(ref, objects or below, told, freesurfer)
     if not want:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
@@ -101,8 +100,25 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
         both = min(want.keys() & have.keys())
         names = f"{have[both].name} with {want[both].name}"
         told.append(f"names are compared without {' and '.join(without)}: {names}")
-    told += [f"{have[name].name} has no reference and is not scored" for name in sorted(have.keys() - want.keys())]
+    alone = [have[name].relative_to(pred).as_posix() for name in sorted(have.keys() - want.keys())]
+    told += [f"{path} has no reference and is not scored" for path in alone]
     return pairs, told
+
+
+def _predictions(pred: Path, deep: bool, told: list[str]) -> tuple[list[Path], bool]:
+    """The label maps of a folder of predictions, and whether they lie in FreeSurfer's folders of subjects.
+
+    deep   whether subfolders count; those of subjects do where the folder itself has no label map
+    """
+    for below in dict.fromkeys((deep, True)):
+        found, said = _label_maps(pred, _files(pred, below)), list[str]()
+        of_subjects = one_of_each(pred, found, said) if below else None
+        if of_subjects is not None:
+            told += [sentence for sentence in said if sentence not in told]
+            return of_subjects, True
+        if found and below == deep:
+            return found, False
+    return _segmentations(_files(pred, deep=True)), False
 
 
 def _take_label_map(name: str, want: dict[str, Path], lacking: Collection[str], told: list[str]) -> None:

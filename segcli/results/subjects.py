@@ -55,7 +55,7 @@ def _only(own: Path, labels: Sequence[Path]) -> Path:
         here, one = own.parent.as_posix(), labels[0].stem
         gather = f'mkdir {one}; for s in "{here}"/*; do cp "$s/mri/{one}.mgz" "{one}/${{s##*/}}.mgz"; done'
         raise InputError(
-            f"{own.name}/mri: which one is the reference is not said: {shown}",
+            f"{own.name}/mri: which one is compared is not said: {shown}",
             hint=f"gather one of each subject in a folder: {gather}",
         )
     return labels[0]

@@ -250,6 +250,21 @@ def test_of_a_scan_and_a_label_map_of_one_case_the_label_map_is_taken(tmp_path: 
         pair_folders(pred, ref)
 
 
+@pytest.mark.parametrize("reference", ["sub{}/mri/aseg.mgz", "sub{}.nii.gz"])
+def test_freesurfers_folders_of_subjects_are_predictions_too(tmp_path: Path, reference: str) -> None:
+    """As of two versions of FreeSurfer, or of FreeSurfer against what was drawn by hand."""
+    files = [f"sub{x}/mri/{name}.mgz" for x in "ABC" for name in ("aparc+aseg", "aseg", "T1")]
+    pred, ref = made(tmp_path / "pred", *files), made(tmp_path / "ref", *map(reference.format, "AB"))
+    pairs, told = pair_folders(pred, ref)
+    assert [tuple(pair) for pair in pairs] == [
+        (f"sub{x}", pred / f"sub{x}/mri/aseg.mgz", ref / reference.format(x)) for x in "AB"
+    ]
+    assert told == [
+        "of a subject's label maps (aparc+aseg.mgz, aseg.mgz) aseg.mgz is compared",
+        "subC/mri/aseg.mgz has no reference and is not scored",
+    ]
+
+
 def test_label_maps_of_freesurfer_are_called_as_their_subjects(tmp_path: Path) -> None:
     """They were subB/mri/aseg, which no prediction is called."""
     beside = ("subA/mri/T1.mgz", "subA/mri/orig/001.mgz", "subA/surf/lh.area.mgh", "fsaverage/mri/aseg.mgz")
@@ -283,7 +298,7 @@ def test_which_of_several_label_maps_of_a_subject_is_meant_is_asked_and_the_comm
     files = [f"sub{x}/mri/{name}.mgz" for x in "AB" for name in ("aparc.a2009s+aseg", "wmparc")]
     ref, pred = made(tmp_path / "f s", *files), made(tmp_path / "pred", "subA.nii.gz", "subB.nii.gz")
     with pytest.raises(
-        InputError, match=r"subA/mri: which one is the reference is not said: aparc.a2009s\+aseg.mgz, wmparc.mgz"
+        InputError, match=r"subA/mri: which one is compared is not said: aparc.a2009s\+aseg.mgz, wmparc.mgz"
     ) as no:
         pair_folders(pred, ref)
     subprocess.run(["sh", "-c", str(no.value.hint).partition(": ")[2]], cwd=tmp_path, check=True)
