@@ -250,12 +250,16 @@ def listed(data: bytes, null: bool) -> list[str]:
 
     A list in UTF-16 is one too: the PowerShell that comes with Windows writes such.
 
-    errors   InputError: on Windows, a list in another encoding
+    errors   InputError: one that is to be read in the other way; on Windows, a list in another encoding
     """
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             data = data.decode("utf-16").encode()
         data = data.removeprefix(codecs.BOM_UTF8)
+        if not null and b"\0" in data:
+            raise InputError("the list of inputs has NULs between its names", hint="-0 reads such a list")
+        if null and b"\0" not in data and b"\n" in data.strip():
+            raise InputError("the list of inputs has lines, and no NUL", hint="without -0 each line is a name")
         parts = data.split(b"\0") if null else data.splitlines()
         return [os.fsdecode(p) for p in parts if p.strip()]
     except UnicodeDecodeError as error:

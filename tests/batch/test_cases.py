@@ -266,6 +266,17 @@ def test_a_list_may_come_through_a_shells_pipe_that_is_open_already(tmp_path):
         Given((), {}, str(tmp_path / "pipe")).cases(("image",), Destination())
 
 
+@pytest.mark.parametrize(
+    ("between", "null", "hint"), [("\0", False, "-0 reads such a list"), ("\n", True, "without -0 each line is a name")]
+)
+def test_a_list_that_is_read_in_the_other_way_is_told(tmp_path, between, null, hint):
+    touch(tmp_path, "a.nii", "b.nii")
+    data = between.join([str(tmp_path / "a.nii"), str(tmp_path / "b.nii"), ""]).encode()
+    with pytest.raises(InputError) as refused:
+        listed(data, null)
+    assert refused.value.hint == hint
+
+
 @pytest.mark.parametrize("listed_as", ['"{}"', " {}", "{} ", "'{}'"])
 def test_of_a_name_in_quotes_or_spaces_it_is_told_that_the_file_is_there_without_them(tmp_path, listed_as):
     touch(tmp_path, "a.nii")
