@@ -122,26 +122,11 @@ def plan_case(
     read = time.perf_counter() - start
     check_channels(scan, card.procedure)
     doubts = beforehand(scan, card, paths[0].name, label_map=label_map)
-    itemsize, outputs = scan.data.dtype.itemsize, card.decide.values
-    limit, needs, on_disk = opening.max_ram, list[Budget](), False
-    parts: list[Grid] = []
-    for (own, engine), rate in zip(models, known, strict=True):
-        prepared = prepare(scan, own.procedure)
-        parts.append(prepared.image.grid)
-        if rate is None:
-            refuse_too_large(scan.grid, itemsize, own, limit=limit, network=whole_bytes(own, parts[-1], engine))
-            own = replace(own, window=fitted(own.window, parts[-1].shape))
-            rate = window_cost(own, engine)
-        rate = tried(scan.grid, prepared, own, engine, rate)
-        room = available() if limit is None else limit - resident()
-        left = room_beside(shape_of_sums(own, parts[-1], rate.batch))
-        on_file = sums_bytes(own, parts[-1], rate.batch) + left > room
-        before = sum(prepared.seconds.values())
-        needs.append(needed(scan.grid, itemsize, own, rate, part=parts[-1], before=before, on_disk=on_file))
-        on_disk |= on_file
-        del prepared
-        engine.rest()
-    answers = 4 * len(outputs) * parts[0].size * len(opened.others)
+    asked = [
+        _of_one(scan, own, engine, rate, opening.max_ram) for (own, engine), rate in zip(models, known, strict=True)
+    ]
+    parts, needs, on_disk = zip(*asked, strict=True)
+    answers = 4 * len(card.decide.values) * parts[0].size * len(opened.others)
     return {
         "engine": opened.engine.name,
         "windows": sum(need.windows for need in needs),
@@ -149,9 +134,30 @@ def plan_case(
         "ram_mb": round(max(need.ram_bytes for need in needs) / 1e6),
         "vram_mb": round(max(need.vram_bytes for need in needs) / 1e6),
         "disk_mb": round((max(need.disk_bytes for need in needs) + answers) / 1e6, 3),
-        "sums_on_disk": on_disk,
+        "sums_on_disk": any(on_disk),
         "warnings": doubts,
     }
+
+
+def _of_one(
+    scan: Volume, card: ModelCard, engine: Engine, rate: Rates | None, limit: int | None
+) -> tuple[Grid, Budget, bool]:
+    """The grid that one of the networks sees of a scan, what it needs, and whether its sums go to a file.
+
+    rate   None where it depends on the scan's size
+    """
+    prepared = prepare(scan, card.procedure)
+    part, itemsize = prepared.image.grid, scan.data.dtype.itemsize
+    if rate is None:
+        refuse_too_large(scan.grid, itemsize, card, limit=limit, network=whole_bytes(card, part, engine))
+        card = replace(card, window=fitted(card.window, part.shape))
+        rate = window_cost(card, engine)
+    rate = tried(scan.grid, prepared, card, engine, rate)
+    room = available() if limit is None else limit - resident()
+    on_disk = sums_bytes(card, part, rate.batch) + room_beside(shape_of_sums(card, part, rate.batch)) > room
+    before = sum(prepared.seconds.values())
+    engine.rest()
+    return part, needed(scan.grid, itemsize, card, rate, part=part, before=before, on_disk=on_disk), on_disk
 
 
 def needed(

@@ -76,11 +76,7 @@ def pair_folders(pred: Path, ref: Path) -> tuple[list[Pair], list[str]]:
         raise InputMissing(f"{ref.name}: no label map found in the folder of references")
     called = {path: name for name, path in want.items()}  # whatever a prediction is called: two are compared by cases
     want = _referring(want, have, ref) if objects else want
-    without: list[str] = []
-    for entity, pattern in _LOOSER:
-        if not want.keys() & have.keys():
-            have, want = _bare(have, pattern), _bare(want, pattern)
-            without.append(entity)
+    have, want, without = _alike(have, want)
     if not want.keys() & have.keys():
         shown = first_few(sorted(want), 5)
         raise InputMissing(
@@ -267,6 +263,16 @@ def _series(path: Path) -> str:
     source = (read_record(path.with_name(f"{stem(path)}.json")) or {}).get("source")
     name = source.get("series") if isinstance(source, dict) else None
     return name.rpartition("-")[2] if isinstance(name, str) else ""
+
+
+def _alike(have: dict[str, Path], want: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path], list[str]]:
+    """Both by names without as few entities as it takes for some to be equal, and which entities."""
+    without: list[str] = []
+    for entity, pattern in _LOOSER:
+        if not want.keys() & have.keys():
+            have, want = _bare(have, pattern), _bare(want, pattern)
+            without.append(entity)
+    return have, want, without
 
 
 def _bare(found: dict[str, Path], without: re.Pattern[str]) -> dict[str, Path]:

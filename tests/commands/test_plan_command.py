@@ -121,7 +121,7 @@ def test_what_all_scans_need_is_told_by_some_of_them():
 @pytest.mark.parametrize(("disk", "told"), [(0.003, "less than 0.1 MB"), (0.1, "0.1 MB"), (1234.56, "1,234.6 MB")])
 def test_a_little_of_the_disk_is_not_told_as_nothing(disk, told):
     needs = {"engine": "e", "windows": 1, "seconds": 1, "ram_mb": 1, "vram_mb": 0, "sums_on_disk": False}
-    assert _lines({**needs, "disk_mb": disk})["disk"] == told
+    assert _lines({**needs, "disk_mb": disk, "scans": 1, "looked_at": ["a"]})["disk"] == told
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(48.4, "48 s"), (720, "12 min"), (19_200, "5 h 20 min")])
