@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +13,7 @@ from segcli.errors import ModelError
 from segcli.formats.strangers import no_pointer
 
 METADATA_KEY = "segcli"
+_FIXED = {1: 8, 5: 4}  # bytes of a field, by the kinds that have always as many
 _HEAD = 64  # bytes that tell a pointer to a file from the file
 
 
@@ -56,10 +58,8 @@ def onnx_metadata(path: Path) -> dict[str, str]:
             number, kind = divmod(_varint(file.read, path), 8)
             if kind == 0:
                 _varint(file.read, path)
-            elif kind == 1:
-                file.seek(8, 1)
-            elif kind == 5:
-                file.seek(4, 1)
+            elif kind in _FIXED:
+                file.seek(_FIXED[kind], 1)
             elif kind == 2:
                 length = _varint(file.read, path)
                 if number == 14 and length < 100_000_000:
@@ -72,6 +72,13 @@ def onnx_metadata(path: Path) -> dict[str, str]:
             else:
                 raise ModelError(f"{path.name}: not an ONNX file")
     return out
+
+
+def is_export(path: Path) -> bool:
+    """Whether an ONNX file has a card inside, as each network that segcli exports has."""
+    with suppress(ModelError):
+        return METADATA_KEY in onnx_metadata(path)
+    return False
 
 
 def _no_pointer(file: BinaryIO, path: Path) -> None:

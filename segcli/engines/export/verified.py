@@ -23,7 +23,7 @@ from segcli.formats.streams import bytes_of
 from segcli.inference.prepare import check_channels, finite, prepare
 from segcli.inference.windows import padded, windows
 from segcli.models.card import ModelCard, parse
-from segcli.models.embedded import METADATA_KEY, onnx_metadata
+from segcli.models.embedded import METADATA_KEY, is_export
 from segcli.space.volume import Volume
 
 if TYPE_CHECKING:
@@ -63,14 +63,7 @@ def export_onnx(
 
 def unclaimed(path: Path) -> None:
     """Refuse to write over what is no network that segcli exported; OutputExists (73)."""
-    atomic.unclaimed(path, own=lambda _: _is_export(path))
-
-
-def _is_export(path: Path) -> bool:
-    try:
-        return METADATA_KEY in onnx_metadata(path)
-    except ModelError:
-        return False
+    atomic.unclaimed(path, own=lambda _: is_export(path))
 
 
 def scan_windows(card: ModelCard, path: Path, affine: Form | None = None) -> Mapping[str, NDArray[np.float32]]:

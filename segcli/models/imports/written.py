@@ -12,8 +12,8 @@ from typing import Any
 
 import safetensors.torch
 
-from segcli.documents import Document
-from segcli.errors import ModelError, OutputError, OutputExists
+from segcli.documents import Document, content_of
+from segcli.errors import OutputError, OutputExists
 from segcli.formats.atomic import (
     is_partial,
     no_detour,
@@ -25,12 +25,12 @@ from segcli.formats.atomic import (
 )
 from segcli.models import card, checkpoint, weights
 from segcli.models.card import CARD_FILE, ModelCard
-from segcli.models.embedded import METADATA_KEY, onnx_metadata
+from segcli.models.embedded import METADATA_KEY, is_export
 from segcli.models.imports.graph import with_external_data
 from segcli.models.imports.recognise import Recognised
 from segcli.models.library import file_sha256, former_name, put_back
 from segcli.networks import registry
-from segcli.system import bytes_of, exchange, insistently, one_process, rename_free
+from segcli.system import exchange, insistently, one_process, rename_free
 
 DIGEST_KEY = "tensors_sha256"
 _ANOTHER = "choose another --name, or move it away"
@@ -180,22 +180,16 @@ def _foreign(folder: Path) -> str | None:
     """Why a folder is no model of segcli and nothing else; None for one that is."""
     if folder.is_symlink() or not folder.is_dir():
         return "is no folder"
-    try:
-        named = _named_files(folder)
-    except (OSError, ValueError, RecursionError):
-        return f"has no {CARD_FILE} of segcli's"
+    named = _named_files(folder)
     if not named:
-        return f"its {CARD_FILE} is no card of a model"
+        return f"has no {CARD_FILE} of segcli's"
     others = sorted(path.name for path in folder.iterdir() if path.name not in named or not path.is_file())
     return f"holds {others[0]}, which is no file that its {CARD_FILE} names" if others else None
 
 
 def _named_files(folder: Path) -> set[str]:
-    """The names of a model's own files; none where its card is none of a model.
-
-    errors   OSError, ValueError, RecursionError: there is no card
-    """
-    found = json.loads(bytes_of(folder / CARD_FILE))
+    """The names of a model's own files; none where there is no card of a model."""
+    found = content_of(folder / CARD_FILE)
     if not isinstance(found, dict) or not {"format", "architecture"} <= found.keys():
         return set()
     rough = found.get("rough")
@@ -217,10 +211,8 @@ def _left(folder: Path) -> bool:
 def _is_left(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return _left(path)  # of a rough model, in an export
-    if path.suffix == ".onnx" and path.name != "model.onnx":  # each network of an export has its card inside
-        with suppress(ModelError):
-            return METADATA_KEY in onnx_metadata(path)
-        return False
+    if path.suffix == ".onnx" and path.name != "model.onnx":
+        return is_export(path)
     return path.name in (CARD_FILE, "model.onnx") or path.suffix == ".safetensors" or is_partial(path.name)
 
 

@@ -498,20 +498,16 @@ def left(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("files", "why"),
-    [
-        ({"thesis.txt": "years"}, r"has no model\.json of segcli's"),
-        ({"model.json": "{}", "thesis.txt": "years"}, r"its model\.json is no card of a model"),
-        ({"model.json": "not JSON"}, r"has no model\.json of segcli's"),
-    ],
+    "files",
+    [{"thesis.txt": "years"}, {"model.json": "{}", "thesis.txt": "years"}, {"model.json": "not JSON"}],
 )
-def test_overwrite_never_takes_a_folder_that_is_no_model(tmp_path: Path, files: dict[str, str], why: str) -> None:
+def test_overwrite_never_takes_a_folder_that_is_no_model(tmp_path: Path, files: dict[str, str]) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text)
     before = left(tmp_path)
-    with pytest.raises(OutputExists, match=why):
+    with pytest.raises(OutputExists, match=r"has no model\.json of segcli's"):
         imports.adopt(CONTAINERS / "tiny_segresnet_raw.pth", to=tmp_path, name="m", given=FACTS, replace=True)
     assert left(tmp_path) == before
 
