@@ -1,4 +1,4 @@
-"""segcli info: what a scan is, and what predict would do with it; of a DICOM folder, its series."""
+"""segcli info: what a scan is, and what predict would do with it; of a DICOM folder or archive, its series."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ commands = Commands("info")
 
 @commands.command()
 def info(
-    scan: Annotated[str, typer.Argument(help="A scan, or a folder of DICOM; `-`: stdin.")],
+    scan: Annotated[str, typer.Argument(help="A scan, or a folder or archive of DICOM; `-`: stdin.")],
     model: Model = "uxnet",
     series: Series = None,
     volume: VolumeNumber = None,
@@ -33,8 +33,9 @@ def info(
 ) -> None:
     """Grid, orientation, spacing and range of a scan, and what predict would do with it.
 
-    It ends with 65 where predict would refuse the scan. Of a folder with several DICOM series a list, with the archives
-    and the images of other formats: 65 where none of the series is a volume, 1 where one is refused.
+    It ends with 65 where predict would refuse the scan. Of several DICOM series in a folder, an archive or the index of
+    a disc a list, with the archives and the images of other formats beside them: 65 where none of the series is a
+    volume, 1 where one is refused.
     """
     if scan == "-":
         from segcli.commands.running import from_stdin
@@ -47,15 +48,17 @@ def info(
 
 
 def _of(scan: Path, model: str, series: str | None, volume: int | None, counts: Form | None, json: bool) -> None:
-    """Print what there is to say of a scan, or the series of a folder; options and errors as of the command."""
+    """Print what there is to say of a scan, or of a place of several series; options and errors as of the command."""
     from segcli import formats
     from segcli.batch.cases import archives, images
+    from segcli.batch.dicom_cases import is_collection
     from segcli.models.library import find
 
-    found = _found(scan) if scan.is_dir() and series is None else ()
+    found = _found(scan) if series is None and (scan.is_dir() or is_collection(scan)) else ()
     rows, card = [_row(one) for one in found], find(model)
-    beside = images(scan, card.channels, say) if rows else []
-    packed = [{"archive": path.relative_to(scan).as_posix()} for path in archives(scan, None)] if rows else []
+    tree = bool(rows) and scan.is_dir()
+    beside = images(scan, card.channels, say) if tree else []
+    packed = [{"archive": path.relative_to(scan).as_posix()} for path in archives(scan, None)] if tree else []
     several = len(rows) + len(beside) + len(packed) > 1
     if several or (rows and (rows[0]["problem"] or (volume is None and rows[0]["volumes"] > 1))):
         files = [{"image": case.name, "files": ", ".join(path.name for path in case.paths)} for case in beside]
@@ -148,11 +151,11 @@ def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
     }
 
 
-def _found(folder: Path) -> tuple[DicomSeries, ...]:
-    """The DICOM series of a folder."""
+def _found(place: Path) -> tuple[DicomSeries, ...]:
+    """The DICOM series of a folder, an archive or an index."""
     from segcli.formats.dicom import series as dicom
 
-    return dicom.find(folder, lambda _, error: say(f"warning: {error.message}"))
+    return dicom.find(place, lambda _, error: say(f"warning: {error.message}"))
 
 
 def _only(folder: Path, card: ModelCard) -> Sequence[Path]:

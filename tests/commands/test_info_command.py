@@ -165,6 +165,17 @@ def test_a_folder_of_several_series_is_described_by_its_series(model, tmp_path, 
     assert "both: DICOM series" in capsys.readouterr().out
 
 
+def test_an_archive_of_several_series_is_described_by_its_series(model, tmp_path, capsys):
+    """Its sentence beside DICOM says so, and predict takes each of them."""
+    for name in "ab":
+        series(tmp_path / "study" / name, uid=name)
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "study"))
+    answer.info(packed, str(model), json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["slices"], row["problem"]) for row in found["series"]] == [(6, None)] * 2
+    assert (found["images"], found["archives"]) == ([], [])
+
+
 def without(folder: Path, name: str) -> Path:
     """A series of the phantom with a slice missing in its middle."""
     return series(folder / name, uid=name, each=lambda ds, k: k != 3)

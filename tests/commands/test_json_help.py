@@ -90,7 +90,7 @@ def test_every_key_of_a_list_of_series_is_told(place: Path, capsys: pytest.Captu
     shutil.make_archive(str(folder / "packed"), "zip", series(place / "other", uid="c"))
     scan(folder / "a.nii.gz")
     document = told(capsys, "info", "ct", "-m", "organs")
-    sentence = re.search(r"Of a folder of several DICOM series it prints (.*?)\.\n", TEXT, re.DOTALL)
+    sentence = re.search(r"Of a folder or archive of several DICOM series it prints (.*?)\.\n", TEXT, re.DOTALL)
     assert sentence is not None
     listed = set(re.findall("`([a-z]+)`", sentence[1]))
     lists = [document[name][0].keys() for name in ("series", "images", "archives")]
