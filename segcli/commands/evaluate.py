@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -134,14 +134,14 @@ def _document(how: Comparison, prediction: Path, reference: Path, against: Path 
     scores, refused = how.scores(pairs, say)
     apart = [x.name for x in how.names if how.card and x.name in how.card.not_scored]
     document: Document = {"schema": SCHEMA, "tolerance_mm": how.tolerance, "scores": scoring.rows(scores)}
-    document["no_prediction"] = _lacking(pairs)
+    document["no_prediction"] = _lacking(pairs, refused)
     document["not_compared"] = _reasons(refused)
     document["not_averaged"] = apart
     document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
         pairs = paired(against, reference, say)
         others, refused = how.scores(pairs, say)
-        document["against_no_prediction"] = _lacking(pairs)
+        document["against_no_prediction"] = _lacking(pairs, refused)
         document["against_not_compared"] = _reasons(refused)
         if not prediction.is_dir():  # one case, whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
@@ -151,8 +151,9 @@ def _document(how: Comparison, prediction: Path, reference: Path, against: Path 
     return document
 
 
-def _lacking(pairs: Sequence[Pair]) -> list[str]:
-    return [pair.name for pair in pairs if pair.prediction is None]
+def _lacking(pairs: Sequence[Pair], refused: Collection[str]) -> list[str]:
+    """The cases without a prediction whose references count as missed."""
+    return [pair.name for pair in pairs if pair.prediction is None and pair.name not in refused]
 
 
 def _reasons(refused: Mapping[str, SegcliError]) -> list[Document]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segcli import formats
-from segcli.errors import InputError, InputMissing, SegcliError, first_few
+from segcli.errors import Denied, InputError, InputMissing, SegcliError, first_few
 from segcli.formats.streams import refusal
 from segcli.formats.table import DICOM, endings, stem
 from segcli.formats.walk import not_searched, walk
@@ -190,17 +190,17 @@ def _files(folder: Path, deep: bool, hidden: Callable[[Path], object] = lambda f
 def _segmentations(files: Sequence[Path]) -> list[Path]:
     """Of some files those that are DICOM Segmentations, whatever they are called.
 
-    errors   InputError: a file is called as DICOM objects are, and is of no format
+    One that is called as DICOM objects are, and cannot be read as anything, counts: its own reading refuses it.
     """
-    found = []
-    for path in files:
-        try:
-            if formats.is_segmentation(path):
-                found.append(path)
-        except InputError:
-            if path.name.lower().endswith(DICOM):
-                raise
-    return found
+    return [path for path in files if _is_segmentation(path, unread=path.name.lower().endswith(DICOM))]
+
+
+def _is_segmentation(path: Path, *, unread: bool = False) -> bool:
+    """Whether a file is a DICOM Segmentation; `unread` where it cannot be read."""
+    try:
+        return formats.is_segmentation(path)
+    except (InputError, Denied):
+        return unread
 
 
 def _by_name(folder: Path, paths: Sequence[Path], told: list[str], freesurfer: bool) -> dict[str, Path]:
@@ -245,7 +245,7 @@ def _referring(want: dict[str, Path], have: dict[str, Path], ref: Path) -> dict[
         by_series.setdefault(_series(path), []).append(name)
     found: dict[str, Path] = {}
     for own, path in want.items():
-        series, patient, study = refers_to(path)
+        series, patient, study = refers_to(path) if _is_segmentation(path) else ("", "", "")
         mine = by_series.get(digits(series), []) if series else []
         if len(mine) > 1:
             told = f"{path.name}: {have[mine[0]].name} and {have[mine[1]].name} are of the series that it refers to"

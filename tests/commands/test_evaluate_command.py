@@ -410,6 +410,15 @@ def test_a_case_that_cannot_be_compared_costs_no_other_its_scores(tmp_path, caps
     assert "means over the cases without b, c" in capsys.readouterr().out
 
 
+def test_a_reference_that_cannot_be_read_and_has_no_prediction_does_not_count_as_missed(tmp_path, capsys):
+    truth, mine = boxes(tmp_path / "truth", a=1, b=2), boxes(tmp_path / "mine", a=1)
+    (truth / "b.nii.gz").write_bytes(b"")
+    with pytest.raises(CasesFailed, match=r"no mean: b in [^;]*$"):
+        answer.evaluate(mine, truth, json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["no_prediction"], document["not_compared"][0]["case"]) == ([], "b")
+
+
 def test_the_difference_of_two_predictions_is_over_the_cases_that_both_have(tmp_path, capsys):
     truth, first, second = (boxes(tmp_path / name, a=1, b=2) for name in ("truth", "first", "second"))
     nifti(second / "b.nii.gz", np.ones((6, 6, 5), "u1"))

@@ -156,9 +156,10 @@ def test_dicom_segmentations_are_paired_by_what_they_refer_to_and_by_name(tmp_pa
     segmentation(tmp_path / "ref" / "again.dcm", "1.2.3")
     with pytest.raises(InputError, match=r"ref: IM000001 and again.dcm are of one prediction, series-003-one_seg"):
         pair_folders(pred, tmp_path / "ref")
-    (tmp_path / "ref" / "again.dcm").write_bytes(b"")
-    with pytest.raises(InputError, match=r"again.dcm"):
-        pair_folders(pred, tmp_path / "ref")
+    for spoilt in (b"", b"no DICOM at all"):  # is refused by its own reading, and costs no other case
+        (tmp_path / "ref" / "again.dcm").write_bytes(spoilt)
+        again, *others = pair_folders(pred, tmp_path / "ref")[0]
+        assert (again, len(others)) == (("again", None, tmp_path / "ref" / "again.dcm"), 4)
     (tmp_path / "ref" / "again.dcm").unlink()
     (pred / "b_seg.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match=r"IM000001: .* are of the series that it refers to"):
