@@ -110,8 +110,9 @@ class Commands(typer.Typer):
 
     @property
     def summary(self) -> str:
-        """The line of the list of commands, without making the command."""
-        return str(self.info.help if isinstance(self.info.help, str) else self.registered_commands[0].callback.__doc__)
+        """What the list of commands says: the first paragraph of the help, without making the command."""
+        told = self.info.help if isinstance(self.info.help, str) else self.registered_commands[0].callback.__doc__
+        return str(told).partition("\n\n")[0]
 
 
 def from_groups(*usual: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
