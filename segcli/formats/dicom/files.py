@@ -391,6 +391,7 @@ def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:
                 header = pydicom.dcmread(handle, force=True)
             if file.syntax in _DECODERS:
                 samples = _streams_agree(file, header.PixelData)
+            header.pop("ExtendedOffsetTable", None)  # with it each frame is one item (PS3.3 C.7.6.3)
             # its own correction takes the highest bit for the one below BitsStored: `voxels` knows where it is
             data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
         except MemoryError as error:

@@ -13,7 +13,14 @@ from dicom_phantom import OBLIQUE, affine, enhanced, header, phantom, pixels, sa
 from dicom_phantom import series as classic
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, MRImageStorage
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+)
 from seg_frames import read_seg
 
 from segcli.errors import InputError
@@ -136,6 +143,17 @@ def test_compressed_frames_give_the_same_voxels(tmp_path: Path) -> None:
     file = enhanced(tmp_path / "mr.dcm", phantom(), affine(), order=SHUFFLED)
     ds = pydicom.dcmread(file)
     ds.compress(JPEGLSLossless, generate_instance_uid=False)
+    ds.save_as(file)
+    np.testing.assert_array_equal(series.read(file).data[0], phantom())
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_an_extended_offset_table_that_does_not_fit_changes_no_voxels(tmp_path: Path, syntax: UID) -> None:
+    file = enhanced(tmp_path / "mr.dcm", phantom(), affine())
+    ds = pydicom.dcmread(file)
+    ds.compress(syntax, generate_instance_uid=False, encapsulate_ext=True)
+    for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        ds[table].value = np.frombuffer(ds[table].value, np.uint64)[::-1].tobytes()
     ds.save_as(file)
     np.testing.assert_array_equal(series.read(file).data[0], phantom())
 
