@@ -78,14 +78,15 @@ def grid_of(
     volume: int | None = None,
     channels: int = 1,
 ) -> Grid:
-    """The grid of a scan, that of its first channel, by the headers of all its files; `read` says what the rest means.
+    """The grid of a scan by the headers of all its files; `read` says what the rest means.
 
     errors   as of `read`, as far as headers show what is wrong
     """
     _has_choice([Path(p) for p in paths], series, volume)
     wanted = Wanted(affine, series, volume, channels if len(paths) == 1 else 1, seen=_stop)
-    grid, *_ = [_grid_of(Path(path), wanted) for path in paths]
-    return grid
+    grids = [_grid_of(Path(path), wanted) for path in paths]
+    _on_one_grid([(Path(path).name, grid) for path, grid in zip(paths, grids, strict=True)])
+    return grids[0]
 
 
 def _stop(grid: Grid) -> None:
@@ -242,13 +243,7 @@ def format_of(path: Path) -> Format:
 def joined(parts: Sequence[Volume]) -> Volume:
     """Several volumes on one grid as the channels of one; InputError where the grids differ."""
     first = parts[0]
-    for number, part in enumerate(parts[1:], 2):
-        if not first.grid.same_as(part.grid):
-            apart = _difference(first.grid, part.grid)
-            raise InputError(
-                f"{_name(first, 1)} and {_name(part, number)} are not on one grid: {apart}",
-                hint="the channels of one scan must be resampled onto one grid first",
-            )
+    _on_one_grid([(_name(part, number), part.grid) for number, part in enumerate(parts, 1)])
     dtypes = {p.data.dtype for p in parts}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
     data = np.empty((sum(p.data.shape[0] for p in parts), *first.grid.shape), dtype)
@@ -267,6 +262,17 @@ def joined(parts: Sequence[Volume]) -> Volume:
         sources[0].facts,
     )
     return Volume(data, first.grid, source)
+
+
+def _on_one_grid(channels: Sequence[tuple[str, Grid]]) -> None:
+    """Refuse the channels of one scan, by name, that are not on the grid of the first."""
+    (called, first), *others = channels
+    for name, grid in others:
+        if not first.same_as(grid):
+            raise InputError(
+                f"{called} and {name} are not on one grid: {_difference(first, grid)}",
+                hint="the channels of one scan must be resampled onto one grid first",
+            )
 
 
 def _difference(one: Grid, other: Grid) -> str:

@@ -210,6 +210,19 @@ def series_of_two(folder: Path, ending: str) -> tuple[np.ndarray, Path]:
     return data, path
 
 
+def test_the_grid_of_a_scan_is_known_by_headers_alone_and_what_they_show_is_refused(tmp_path: Path) -> None:
+    whole = nifti(tmp_path / "whole.nii").read_bytes()
+    (tmp_path / "cut.nii").write_bytes(whole[:400])  # its header says what it would be
+    read = formats.read([tmp_path / "whole.nii"])
+    assert formats.grid_of([tmp_path / "cut.nii"]).same_as(read.grid)
+    assert formats.grid_of([tmp_path / "cut.nii", tmp_path / "whole.nii"], channels=2).same_as(read.grid)
+    apart = nifti(tmp_path / "apart.nii", srow=np.diag([9.0, 9, 9, 1])[:3].ravel(), qform_code=0)
+    with pytest.raises(InputError, match=r"cut.nii and apart.nii are not on one grid"):
+        formats.grid_of([tmp_path / "cut.nii", apart], channels=2)
+    with pytest.raises(UsageError, match="--series 3 could choose"):
+        formats.grid_of([tmp_path / "cut.nii"], series="3")
+
+
 @pytest.mark.parametrize("step", [1, 0.001], ids=["mm", "um"])
 @pytest.mark.parametrize("origin", [0, 1e5])
 @pytest.mark.parametrize("shear", [0, 0.3])
