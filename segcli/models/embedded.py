@@ -54,6 +54,8 @@ def onnx_metadata(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         _no_pointer(file, path)
         size = path.stat().st_size
+        if not size:
+            raise ModelError(f"{path.name}: not an ONNX file, or truncated")
         while file.tell() < size:
             number, kind = divmod(_varint(file.read, path), 8)
             if kind == 0:
@@ -62,11 +64,11 @@ def onnx_metadata(path: Path) -> dict[str, str]:
                 file.seek(_FIXED[kind], 1)
             elif kind == 2:
                 length = _varint(file.read, path)
+                if length > size - file.tell():
+                    raise ModelError(f"{path.name}: not an ONNX file, or truncated")
                 if number == 14 and length < 100_000_000:
                     entry = _strings(file.read(length), path)
                     out[entry.get(1, "")] = entry.get(2, "")
-                elif length > size:
-                    raise ModelError(f"{path.name}: not an ONNX file, or truncated")
                 else:
                     file.seek(length, 1)
             else:

@@ -127,6 +127,14 @@ def test_what_a_file_is_is_printed_without_what_it_lacks(tmp_path, capsys):
     assert "notes" not in out
 
 
+@pytest.mark.parametrize("left", [0, -9])
+def test_an_onnx_file_that_broke_off_is_not_described_as_a_graph(tmp_path, left):
+    graph = organs(tmp_path / "organs") / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:left])
+    with pytest.raises(ModelError, match=r"^model\.onnx: not an ONNX file, or truncated$"):
+        answer.inspect(graph)
+
+
 def test_a_file_that_was_exported_is_verified_alone(tmp_path, capsys):
     export_onnx(read_card(organs(tmp_path / "organs", onnx=False)), tmp_path / "alone.onnx")
     answer.verify(tmp_path / "alone.onnx", json=True)
