@@ -30,6 +30,8 @@ import segcli.api.model
 import segcli.api.result
 import segcli.space.volume
 import segcli.structures
+from segcli.api import Model, Result
+from segcli.api.words import FLAGS, VALUED, said
 from segcli.engines.opening import Opening
 
 SAMPLE = Path(__file__).parent / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"
@@ -614,3 +616,39 @@ def test_what_no_model_can_be_loaded_with_is_refused_by_its_name() -> None:
     ):
         with pytest.raises(segcli.errors.UsageError, match=words):
             segcli.load(**how)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "in_python"),
+    [
+        ("`predict --volume N` takes one of them", "volume=N takes one of them"),
+        ("leave --volume away: it is for models", "leave volume= away: it is for models"),
+        ("say so: --affine sform or --affine qform", "say so: affine='sform' or affine='qform'"),
+        ("use --device cpu, or a newer torch", "use device='cpu', or a newer torch"),
+        ("--device cuda:3: there is none", "device='cuda:3': there is none"),
+        ("20 slices: --series series-003-1f2e", "20 slices: series='series-003-1f2e'"),
+        ("--where Modality=X: DICOM knows none", "where='Modality=X': DICOM knows none"),
+        ("--write rtstruct: a DICOM object", "write='rtstruct': a DICOM object"),
+        ("--write disagreement: is one network", "disagreement=True: is one network"),
+        ("slices; --fill-gaps interpolates", "slices; fill_gaps=True interpolates"),
+        ("or give more --max-ram", "or give more max_ram="),
+        ("`segcli models --available` lists them", "`segcli models --available` lists them"),
+    ],
+)
+def test_an_option_in_a_sentence_is_called_as_the_argument(sentence, in_python):
+    assert said(sentence) == in_python
+
+
+def test_every_argument_that_is_said_is_one_of_the_interface():
+    calls = (segcli.load, segcli.read, Model.segment, Model.segment_many, Result.save)
+    known = {name for call in calls for name in inspect.signature(call).parameters}
+    assert known >= FLAGS | VALUED
+
+
+def test_a_refusal_names_the_argument(tmp_path):
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 2), "i2"), np.eye(4)), path)
+    with pytest.raises(segcli.errors.InputError, match=r"\(volume=N takes one of them, N from 1 to 2\)"):
+        segcli.read(path)
+    with pytest.raises(segcli.errors.InputError, match="there is no volume 3"):
+        segcli.read(path, volume=3)

@@ -18,6 +18,7 @@ from segcli import errors, formats
 from segcli.api.model import How, Model, kept, opened_model
 from segcli.api.result import Result
 from segcli.api.scans import PathName, Scan, form
+from segcli.api.words import in_python
 from segcli.engines.choose import EngineName
 from segcli.engines.opening import Opening
 from segcli.engines.precision import Precision
@@ -29,6 +30,7 @@ from segcli.structures import Label
 __all__ = ["Grid", "Label", "Model", "Result", "SegcliError", "Volume", "errors", "load", "read", "segment"]
 
 
+@in_python
 def load(
     model: PathName | Sequence[PathName] = "uxnet",
     *,
@@ -59,7 +61,7 @@ def load(
     <Model uxnet on onnxruntime cpu: 32 structures>
     """
     if half:
-        warnings.warn("half=True is precision='auto', the default, and goes", DeprecationWarning, stacklevel=2)
+        warnings.warn("half=True is precision='auto', the default, and goes", DeprecationWarning, stacklevel=3)
     opening = Opening(
         model=_names(model),
         engine=engine,
@@ -89,6 +91,7 @@ def _checked(opening: Opening) -> Opening:
     return opening
 
 
+@in_python
 def segment(
     scan: Scan,
     model: PathName | Sequence[PathName] = "uxnet",
@@ -113,6 +116,7 @@ def segment(
     return kept(_checked(wanted)).segment(scan, **how)
 
 
+@in_python
 def read(
     scan: PathName | Sequence[PathName],
     *,

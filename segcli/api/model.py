@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from segcli.api.result import Names, Result, names_of
 from segcli.api.scans import InMemory, PathName, Scan, Space, form, held, is_path, meant, named, warn
+from segcli.api.words import in_python
 from segcli.batch import stages
 from segcli.batch.cases import Case
 from segcli.batch.events import Event
@@ -100,6 +101,7 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.name} on {self.engine}: {len(self.card.structures)} structures>"
 
+    @in_python
     def segment(
         self,
         scan: Scan,
@@ -138,7 +140,7 @@ class Model:
         progress  is called with the windows done and their number
         name      of the scan in records and files, where it has none
         warns     of what speaks against the scan (a CT for an MR model) before the network runs
-        errors    segcli.SegcliError: a sentence and a hint, that name options as the command has them
+        errors    segcli.SegcliError: a sentence and a hint, that name these arguments
 
         >>> model = segcli.load("uxnet")
         >>> result = model.segment("scan.nii.gz", classes="hippocampus")

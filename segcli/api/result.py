@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli import formats
+from segcli.api.words import in_python
 from segcli.batch import described, outputs, stages
 from segcli.batch.clashes import apart
 from segcli.batch.names import folder_or_file
@@ -216,6 +217,7 @@ class Result:
         kind = nibabel.Nifti2Image if data[0] in (28, 0) and b"n+2" in data[:16] else nibabel.Nifti1Image
         return kind.from_bytes(data)
 
+    @in_python
     def save(
         self,
         to: str | PathLike[str],

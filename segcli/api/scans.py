@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segcli import formats
+from segcli.api.words import in_python, said
 from segcli.batch.cases import Case, cases
 from segcli.batch.selection import Selection
 from segcli.errors import InputError, UsageError, cause_of
@@ -81,8 +81,7 @@ def warn(sentence: str) -> None:
     level, frame = 1, sys._getframe()  # warnings.warn can leave files out by their names from Python 3.12 on
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "segcli":
         level, frame = level + 1, frame.f_back
-    said = re.sub("`predict --([a-z-]+)`", lambda option: option[1].replace("-", "_") + "=True", sentence)
-    warnings.warn(said, stacklevel=level)
+    warnings.warn(said(sentence), stacklevel=level)
 
 
 def meant(scan: Scan, affine: ArrayLike | str | None, series: Sequence[str], volume: int | None) -> None:
@@ -96,6 +95,7 @@ def meant(scan: Scan, affine: ArrayLike | str | None, series: Sequence[str], vol
         raise UsageError(f"volume={volume!r}: is no int")
 
 
+@in_python
 def named(
     scan: Scan, channels: Sequence[str], select: Selection, volume: int | None = None, *, label_maps: bool = False
 ) -> Sequence[Case]:

@@ -1,0 +1,61 @@
+"""Refusals in the words of Python: an option of the command is called as the argument that it is here."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from segcli.errors import SegcliError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FLAGS = frozenset(
+    {"tta", "fill_gaps", "allow_label_map", "skip_empty", "faithful", "keep_islands", "overwrite", "split"}
+)
+VALUED = frozenset(
+    {
+        *("affine", "series", "where", "volume", "classes", "overlap", "average", "largest_component", "min_size"),
+        *("fill_holes", "engine", "device", "precision", "threads", "batch", "max_ram", "max_vram", "include"),
+        *("exclude", "participant_label", "session_label", "suffix", "layout", "seg_type", "report", "tables", "write"),
+    }
+)
+# An option, and its value where what follows is one: a number or a stand-in for it, a word that an option has, the name
+# of a series, or anything before a colon.
+_WORDS = r"sform|qform|pixdim|cpu|cuda(?::\d+)?|torch|onnx|openvino|series-[\w-]+|(?!away:|out:)[^\s:]+(?=:)"
+_OPTION = re.compile(rf"(`?)(?:predict )?--(?P<name>[a-z-]+)(?: (?:(?P<number>\d+\b|N\b)|(?P<word>{_WORDS})))?\1")
+
+
+def in_python(call: Callable[P, R]) -> Callable[P, R]:
+    """The same function, whose refusals name arguments and no options."""
+
+    @functools.wraps(call)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except SegcliError as error:
+            error.message, error.hint = said(error.message), error.hint and said(error.hint)
+            error.args = (error.message,)
+            raise
+
+    return told
+
+
+def said(sentence: str) -> str:
+    """A sentence with arguments in place of the options of `segcli predict`; other options stay as they are.
+
+    >>> said("`predict --volume N` takes one of them; use --device cpu; leave --tta out")
+    "volume=N takes one of them; use device='cpu'; leave tta=True out"
+    """
+    return _OPTION.sub(_argument, sentence.replace("--write disagreement", "disagreement=True"))
+
+
+def _argument(option: re.Match[str]) -> str:
+    name, word, number = option["name"].replace("-", "_"), option["word"], option["number"]
+    if name in FLAGS:
+        return f"{name}=True" + (f" {word}" if word else "")
+    if name not in VALUED:
+        return option[0]
+    return f"{name}={number or (repr(word) if word else '')}"
