@@ -113,7 +113,7 @@ def _available(json: bool) -> None:
 
 @commands.command()
 def get(
-    model: Annotated[str, typer.Argument(help="A name of --available, https://..., hf:OWNER/REPO:FILE, or a file.")],
+    model: Annotated[str, typer.Argument(help="A name of --available, https://..., hf:OWNER/REPO, or a file.")],
     name: Annotated[str | None, typer.Option("--name", help="Name of the model; default the catalogue's.")] = None,
     output: Annotated[Path | None, output_option("Folder for the model's folder.")] = None,
     accept: Annotated[

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from segcli.documents import content_of
-from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of
+from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of, first_few
 from segcli.folders import at_home
 from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
 from segcli.models.library import file_sha256
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]  # bytes that are there, bytes in all where the server says so
 _TRIES = 4  # of one address, each going on where the last one ended
 _WAIT = 1.0  # seconds before the second try, twice as many before each later one
+_OF_MODELS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".model", ".onnx", ".zip", ".tar", ".tar.gz")
 _HUB = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?")
 
 
@@ -76,8 +77,7 @@ def _spelt(address: str) -> str:
             raise UsageError(
                 f"{address}: names no file", hint="write hf:OWNER/REPO:FILE, or hf:OWNER/REPO@REVISION:FILE"
             )
-        end = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-        return f"{end}/{match['repo']}/resolve/{match['revision'] or 'main'}/{match['file']}"
+        return f"{_hub()}/{match['repo']}/resolve/{match['revision'] or 'main'}/{match['file']}"
     if address.startswith("gdrive:"):
         return address
     if urlsplit(address).scheme not in ("http", "https"):
@@ -85,6 +85,38 @@ def _spelt(address: str) -> str:
             f"{address}: not an address that segcli fetches from", hint="https://..., or hf:OWNER/REPO:FILE"
         )
     return address
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def with_its_file(address: str) -> str:
+    """hf:OWNER/REPO@REVISION with the one file of it that may hold a model; every other address as it is.
+
+    errors   UsageError (2): it has none, or several; DownloadFailed (69): offline, or no list of its files comes
+    """
+    match = _HUB.fullmatch(address)
+    if match is None or match["file"] is not None:
+        return address
+    hint = f"name the file: {address}:FILE"
+    if forbidden := offline():
+        raise DownloadFailed(f"{address}: {forbidden} is set, so nothing is fetched", hint=hint)
+    import httpx
+
+    lists = f"{_hub()}/api/models/{match['repo']}/revision/{match['revision'] or 'main'}"
+    try:
+        with _client(lists) as client:
+            names = [str(one["rfilename"]) for one in client.get(lists).raise_for_status().json()["siblings"]]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise DownloadFailed(
+            f"{lists}: no list of files came: {cause_of(error)}{_proxy([lists])}", hint=hint
+        ) from error
+    found = sorted(name for name in names if name.lower().endswith(_OF_MODELS))
+    if len(found) != 1:
+        said = f"{len(found)} of its {len(names)} files may be a model"
+        raise UsageError(f"{address}: {said}{': ' if found else ''}{first_few(found, 10)}", hint=hint)
+    return f"{address}:{found[0]}"
 
 
 def file_name(address: str) -> str:
@@ -273,8 +305,7 @@ def _client(address: str) -> httpx.Client:
     import truststore
 
     token = os.environ.get("HF_TOKEN", "")
-    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).netloc
-    own = {"Authorization": f"Bearer {token}"} if token and urlsplit(address).netloc == hub else {}
+    own = {"Authorization": f"Bearer {token}"} if token and urlsplit(address).netloc == urlsplit(_hub()).netloc else {}
     return httpx.Client(
         verify=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         follow_redirects=True,  # to another host without the token

@@ -119,7 +119,7 @@ def find(model: str) -> ModelCard:
         return read_card(folder)
     if (known := catalogue.entries().get(model)) is not None:
         raise ModelError(f"the model {model} is not here", hint=known.way)
-    names = [f.name for f in installed()]
+    names = [*(f.name for f in installed()), *catalogue.entries()]
     raise ModelError(
         f"no model {model!r} found" + near(model, names),
         hint="`segcli models` lists what there is; a folder or a file can be given too",

@@ -16,7 +16,7 @@ from segcli.formats.atomic import partial_name, sweep, translated
 from segcli.models import composed, imports
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
-from segcli.models.fetch import Download, Progress, addresses, fetch, file_name
+from segcli.models.fetch import Download, Progress, addresses, fetch, file_name, with_its_file
 from segcli.models.imports.document import title
 from segcli.models.imports.nnunet_axes import turned
 from segcli.models.imports.totalsegmentator import around
@@ -49,6 +49,7 @@ def wanted(text: str) -> Entry:
     """What a name, or an address that no list names, stands for; errors: ModelError (78) with the nearest name."""
     if _ADDRESS.match(text) is None:
         return entry(text)
+    text = with_its_file(text)
     known = next((e for e in entries().values() if any(text in f.addresses for f in e.files)), None)
     if known is not None:
         return known
@@ -68,7 +69,8 @@ def get(
     """Fetch and import a model; its folder in `to`.
 
     text     a name of the catalogue, also where a file or folder here is called so (an output folder perhaps: write
-             ./NAME for it), https://..., hf:OWNER/REPO@REVISION:FILE, or a file or folder on this machine
+             ./NAME for it), https://..., hf:OWNER/REPO@REVISION:FILE (without FILE the only one that may be a model),
+             or a file or folder on this machine
     tried    is shown the card before the model gets its name, and may refuse it, as in `imports.adopt`
     tell     gets a sentence for the licence, the sum of what was fetched, and each note of the import
     errors   ModelError (78): no such model, or one that cannot be used; UsageError (2): a licence to accept;

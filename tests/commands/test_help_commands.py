@@ -31,6 +31,7 @@ ELSEWHERE = {
     "pip uninstall": "it needs an environment of its own; what is missing is refused in tests/formats/dicom",
     ".ci/audit": "it needs a network",
     "segcli models get totalsegmentator-fast": "it needs a network: tests/models/test_obtain.py has a server",
+    "segcli models get hf:": "likewise",
     "--model totalsegmentator-body": "it needs TotalSegmentator's models: tests/totalsegmentator_v2.py",
     "tcp://head:8786": "it needs a cluster: tests/batch/test_cluster.py has one",
     "storescp": "it needs a PACS: tests/pacs",

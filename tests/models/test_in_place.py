@@ -68,6 +68,8 @@ def test_a_model_that_is_not_whole_there_is_not_taken_and_the_command_that_gets_
             find(f"totalsegmentator-{task}")
         assert caught.value.hint is not None
         assert caught.value.hint.startswith(way)
+    with pytest.raises(ModelError, match="no model 'totalsegmentator-bdy' found; did you mean 'totalsegmentator-body'"):
+        find("totalsegmentator-bdy")
     with pytest.raises(ModelError, match="no model 'nowhere' found"):
         find("nowhere")
     fast_body(results)

@@ -267,6 +267,39 @@ def test_what_was_fetched_on_another_machine_is_taken_from_a_folder_as_the_refus
     assert server.seen == []
 
 
+def test_of_a_place_on_the_hub_the_one_file_that_may_be_a_model_is_taken(
+    home: tuple[Path, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, server = home
+    address = server.address.rpartition("/models/")[0]
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    accepted = FetchOptions(accept_licence=True)
+
+    def there(*names: str, at: str = "main") -> None:
+        listed = {"siblings": [{"rfilename": name} for name in names]}
+        server.files[f"/api/models/owner/repo/revision/{at}"] = json.dumps(listed).encode()
+
+    there("README.md", "sub/tiny-hub.zip", "config.json", at="v1")
+    folder = get("hf:owner/repo@v1", to, accepted)
+    assert folder.name == "tiny-hub"
+    assert f"{address}/owner/repo/resolve/v1/sub/tiny-hub.zip" in read_card(folder).source
+    there("a.pth", "b.pth", "README.md")
+    with pytest.raises(UsageError, match=r"hf:owner/repo: 2 of its 3 files may be a model: a.pth, b.pth") as several:
+        get("hf:owner/repo", to, accepted)
+    assert several.value.hint == "name the file: hf:owner/repo:FILE"
+    there("README.md")
+    with pytest.raises(UsageError, match="0 of its 1 files may be a model"):
+        get("hf:owner/repo", to, accepted)
+    server.plan = ["404"]
+    with pytest.raises(DownloadFailed, match="/api/models/owner/nothing/revision/main: no list of files came"):
+        get("hf:owner/nothing", to, accepted)
+    monkeypatch.setenv("SEGCLI_OFFLINE", "1")
+    seen = len(server.seen)
+    with pytest.raises(DownloadFailed, match="SEGCLI_OFFLINE is set"):
+        get("hf:owner/repo", to, accepted)
+    assert len(server.seen) == seen
+
+
 def test_a_file_on_this_machine_goes_the_same_way(home: tuple[Path, Server], tmp_path: Path) -> None:
     (tmp_path / "own.zip").write_bytes(packed())
     assert read_card(get(str(tmp_path / "own.zip"), home[0], FetchOptions(name="own"))).name == "own"
