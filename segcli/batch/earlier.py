@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segcli.documents import Facts
     from segcli.results.record import ModelFacts
 
+_REPLACES = "--overwrite replaces it, -o chooses another folder"
 _SHOWN = 3  # names of files in a sentence
 _OF_LABELS = ("--report", "--tables", "--split")  # what is asked for so `segcli report` makes too
 
@@ -66,10 +67,7 @@ def finished(job: Job, case: Case, key: Facts, tell: Callable[[str], object] = s
         if job.to.overwrite or not os.path.lexists(path):
             continue
         if whose.get(path) == "changed":
-            raise OutputExists(
-                f"{path.name}: has been changed since its record was written",
-                hint="--overwrite replaces it, -o chooses another folder",
-            )
+            raise changed(path)
         allowed = done if path == labels else mine and (path == written or whose[path] == "ours")
         if allowed:
             continue
@@ -78,13 +76,18 @@ def finished(job: Job, case: Case, key: Facts, tell: Callable[[str], object] = s
             since = _since(min(map(differing, (job.model, *job.models_before)), key=len))
             hint = "--overwrite labels the scan anew, -o chooses another folder"
             raise OutputExists(f"{said}: {since}", hint=hint)
-        raise OutputExists(said, hint="--overwrite replaces it, -o chooses another folder")
+        raise OutputExists(said, hint=_REPLACES)
     if done and all(wanted[path].option in _OF_LABELS and not path.exists() for path in missing):
         names = first_few([path.name for path in missing], _SHOWN)
         tell(
             f"{labels.name} is done, the network runs again for {names} alone; `segcli report` makes such files without"
         )
     return False
+
+
+def changed(path: Path) -> OutputExists:
+    """The refusal to replace a file with other bytes than the record that states it says."""
+    return OutputExists(f"{path.name}: has been changed since its record was written", hint=_REPLACES)
 
 
 def _of_one_volume(key: Facts, found: Facts) -> Facts:

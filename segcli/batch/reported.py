@@ -15,7 +15,7 @@ from msgspec import UNSET
 from msgspec.structs import replace as with_
 
 from segcli import formats, system
-from segcli.batch import outputs
+from segcli.batch import earlier, outputs
 from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination, Output
 from segcli.errors import Denied, InputError, OutputError, OutputExists, UsageError, first_few
@@ -399,31 +399,28 @@ def _refuse_richer(wanted: Mapping[Path, Output], *, bare: bool) -> None:
 
 
 def _refuse_others(found: Existing, wanted: Mapping[Path, Output], sums: Mapping[Path, str], home: Path | None) -> None:
-    """Refuse to replace a file that is not known to be of this label map.
+    """Refuse to replace a file that is not known to be of this label map: OutputExists.
 
     home   the folder of the label map, where the files lie beside it
 
-    It is where it has the new file's bytes or, beside the label map, a sum that the record states; and where it says
-    that it shows these bytes, or beside the label map a file of that name, which somebody has changed since. What the
-    record states with other bytes, and shows the label map of the record, somebody has changed.
+    Known are the new file's own bytes, and beside the label map a sum that its record states. Else the file has to say
+    that it shows these bytes, or beside the label map a file of that name, as before somebody has changed the map. One
+    that the record states, and that shows the label map of the record, somebody has changed.
     """
     stated = (record.read_record(_record_of(found.path)) or {}) if home else {}
     known, of = known_files(stated), stated.get("labels")
     recorded = of.get("sha256") if isinstance(of, dict) else None
     for path, output in wanted.items():
-        if not os.path.lexists(path):
-            continue
         there = file_sha256(path) if path.is_file() and not path.is_symlink() else ""
         name = path.relative_to(home).as_posix() if home else ""
-        if there == sums[path] or there in known.get(name, ()):
+        if not os.path.lexists(path) or there in (sums[path], *known.get(name, ())):
             continue
         shown = shown_in(_head(path)) if output.shows else None
-        if shown is not None and name in known and shown.sha256 == recorded:
-            raise OutputExists(
-                f"{path.name}: has been changed since its record was written",
-                hint="--overwrite replaces it, -o chooses another folder",
-            )
-        if shown is None or not (shown.sha256 == found.sha256 or (home and shown.file == found.path.name)):
+        if shown is None:
+            raise atomic.claimed(path)
+        if name in known and shown.sha256 == recorded:
+            raise earlier.changed(path)
+        if shown.sha256 != found.sha256 and not (home and shown.file == found.path.name):
             raise atomic.claimed(path)
 
 
