@@ -45,7 +45,7 @@ def recorded(job: Job, labelled: Labelled, labels: LabelsFacts, measured: Measur
     made = with_(
         record.about(loaded.case.name, job.model, labels, measured, warnings),
         input=loaded.key["input"],
-        model_sources={card.name: card.source for card in (job.card, *(own for own, _ in job.models))},
+        model_sources=job.sources,
         options=loaded.key["options"],
         engine=labelled.engine,
         source=dict(source.facts) if source and source.facts is not None else None,

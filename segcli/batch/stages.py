@@ -28,7 +28,7 @@ from segcli.inference.engine import counted, said_since
 from segcli.inference.segment import Segmentation
 from segcli.models.card import ModelCard
 from segcli.models.decisive import model_hash
-from segcli.models.library import file_sha256
+from segcli.models.library import file_sha256, find
 from segcli.results import record, scan_checks
 from segcli.results.after import Effect
 from segcli.results.inputs import Inputs, hash_inputs, odd_file
@@ -144,6 +144,12 @@ class Job:
     def models_before(self) -> list[ModelFacts]:
         """The same as earlier versions recorded it."""
         return [self._model_facts(way) for way in record.WAYS_BEFORE]
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Name of the model, and of each that runs for it -> what to cite, as its card says."""
+        cards = [self.card, *(own for own, _ in self.models)]
+        return {card.name: card.source for card in (*cards, *(find(name) for own in cards for name in own.ensemble))}
 
     def _model_facts(self, hash_of: record.HashOf) -> ModelFacts:
         alone = replace(self.running, beside=())

@@ -59,6 +59,14 @@ def test_the_record_says_what_to_cite_of_each_model_that_ran(tmp_path: Path, mod
     whole = {"both": find(str(model)).source}
     cited = {name: f"{name}'s paper" for name in ("rough", "soft", "hard")}
     assert outcome.record["model_sources"] == whole | cited
+    members = [str(model.parent / "rough"), str(organs(model.parent / "other", name="other", source="other's paper"))]
+    card = organs(model.parent / "mean", onnx=False) / "model.json"
+    own = {k: v for k, v in json.loads(card.read_text()).items() if k not in ("weights", "sha256")}
+    card.write_text(json.dumps({**own, "name": "mean", "source": "ours", "ensemble": members}))
+    opening = Opening((str(card.parent),), engine="onnx", device="cpu")
+    outcome = work(Case("b", (tmp_path / "a.nii.gz",), tmp_path), opening, to, Options())
+    assert outcome.record is not None
+    assert outcome.record["model_sources"] == {"mean": "ours", "rough": "rough's paper", "other": "other's paper"}
 
 
 def test_a_worker_of_a_cluster_gives_the_same_files(tmp_path: Path, model: Path) -> None:
