@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from segcli.documents import Document
-from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat, norm_spec, unsure_norm, upsampling
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, UpCat, norm_spec, two_convolutions, unsure_norm, upsampling
 from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
@@ -36,7 +36,7 @@ class BasicUNet(nn.Module):
     ) -> None:
         super().__init__()
         f, dims = list(features), spatial_dims
-        self.conv_0 = TwoConvolutions(in_channels, f[0], norm, act, bias, dims)
+        self.conv_0 = two_convolutions(in_channels, f[0], norm, act, bias, dims)
         for i in (1, 2, 3, 4):
             self.add_module(f"down_{i}", Down(f[i - 1], f[i], norm, act, bias, dims))
         for i in (4, 3, 2, 1):

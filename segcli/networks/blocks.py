@@ -203,16 +203,12 @@ class PixelShuffle(nn.Module):
         return self.pool(x, 2, 1)
 
 
-class TwoConvolutions(nn.Module):
+def two_convolutions(in_chans: int, out_chans: int, norm_name: Spec, act: Spec, bias: bool, dims: int = 3) -> nn.Module:
     """Twice 3x3x3 convolution, norm, activation, under the names of BasicUNet."""
-
-    def __init__(self, in_chans: int, out_chans: int, norm_name: Spec, act: Spec, bias: bool, dims: int = 3) -> None:
-        super().__init__()
-        self.conv_0 = conv_unit(in_chans, out_chans, 3, norm_name=norm_name, act=act, bias=bias, dims=dims)
-        self.conv_1 = conv_unit(out_chans, out_chans, 3, norm_name=norm_name, act=act, bias=bias, dims=dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv_1(self.conv_0(x))
+    units = [
+        conv_unit(n, out_chans, 3, norm_name=norm_name, act=act, bias=bias, dims=dims) for n in (in_chans, out_chans)
+    ]
+    return nn.Sequential(OrderedDict(conv_0=units[0], conv_1=units[1]))
 
 
 class Down(nn.Module):
@@ -221,7 +217,7 @@ class Down(nn.Module):
     def __init__(self, in_chans: int, out_chans: int, norm_name: Spec, act: Spec, bias: bool, dims: int = 3) -> None:
         super().__init__()
         self.pool = {2: F.max_pool2d, 3: F.max_pool3d}[dims]
-        self.convs = TwoConvolutions(in_chans, out_chans, norm_name, act, bias, dims)
+        self.convs = two_convolutions(in_chans, out_chans, norm_name, act, bias, dims)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convs(self.pool(x, 2))
@@ -249,7 +245,7 @@ class UpCat(nn.Module):
         super().__init__()
         up_chans = in_chans // 2 if halves else in_chans
         self.upsample = UpSample(in_chans, up_chans, upsample, dims=dims)
-        self.convs = TwoConvolutions(skip_chans + up_chans, out_chans, norm_name, act, bias, dims)
+        self.convs = two_convolutions(skip_chans + up_chans, out_chans, norm_name, act, bias, dims)
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
         x = self.upsample(x)

@@ -6,6 +6,7 @@ The code of an architecture says which paths there are and which convolution is 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -92,11 +93,8 @@ class _Cell(nn.Module):
         if rate == -1:
             self.preprocess = _Halved(layers, before, width)
         elif rate == 1:
-            self.preprocess = nn.Sequential()
-            self.preprocess.add_module("up", layers.resized(2))
-            self.preprocess.add_module("acti", layers.act())
-            self.preprocess.add_module("conv", layers.conv(before, width, 1))
-            self.preprocess.add_module("norm", layers.norm(width))
+            up, conv = layers.resized(2), layers.conv(before, width, 1)
+            self.preprocess = nn.Sequential(OrderedDict(up=up, acti=layers.act(), conv=conv, norm=layers.norm(width)))
         else:
             self.preprocess = nn.Identity()
         self.op = _Operation(layers, width, kernels)

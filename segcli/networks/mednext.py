@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,15 +57,6 @@ class _Block(nn.Module):
         if self.residual:
             y = y + (x if self.res_conv is None else self.res_conv(x))
         return F.pad(y, self.missing) if self.missing else y
-
-
-class _Out(nn.Module):
-    def __init__(self, width: int, classes: int, dims: int) -> None:
-        super().__init__()
-        self.conv_out = TRANSPOSED[dims](width, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv_out(x)
 
 
 class MedNeXt(nn.Module):
@@ -123,7 +115,8 @@ class MedNeXt(nn.Module):
         self.bottleneck = row(_LEVELS, widths[_LEVELS])
         heads = widths if deep_supervision else widths[:1]
         for i, width in enumerate(heads):
-            self.add_module(f"out_{i}", _Out(width, n_classes, dims))
+            head = nn.Sequential(OrderedDict(conv_out=TRANSPOSED[dims](width, n_classes, 1)))
+            self.add_module(f"out_{i}", head)
         self.count = len(heads)
 
     def forward(self, x: Tensor) -> Tensor:

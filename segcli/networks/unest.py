@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -102,23 +103,12 @@ class _Level(nn.Module):
         return channels_first(x.reshape(-1, a * e, a * e, a * e, width))
 
 
-class _Patches(nn.Module):
-    """Cubes of voxels as channels."""
-
-    def __init__(self, patch: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv3d(1, width, patch, patch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
-
-
 class _Nest(nn.Module):
     def __init__(
         self, edge: int, patch: int, widths: Sequence[int], heads: Sequence[int], depths: Sequence[int]
     ) -> None:
         super().__init__()
-        self.patch_embed = _Patches(patch, widths[0])
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv3d(1, widths[0], patch, patch)))
         befores = [None, *widths]
         alongs = [2 ** (_LEVELS - 1 - i) for i in range(_LEVELS)]
         self.levels = nn.ModuleList(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from segcli.networks.basic_unet import infer_sizes
-from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, TwoConvolutions, UpCat
+from segcli.networks.blocks import CONVOLUTIONS, Down, Spec, UpCat, two_convolutions
 from segcli.networks.registry import About, Inferred, Shapes, Small
 
 
@@ -37,7 +37,7 @@ class BasicUNetPlusPlus(nn.Module):
     ) -> None:
         super().__init__()
         f, dims = list(features), spatial_dims
-        self.conv_0_0 = TwoConvolutions(in_channels, f[0], norm, act, bias, dims)
+        self.conv_0_0 = two_convolutions(in_channels, f[0], norm, act, bias, dims)
         for i in (1, 2, 3, 4):
             self.add_module(f"conv_{i}_0", Down(f[i - 1], f[i], norm, act, bias, dims))
         for j in (1, 2, 3, 4):  # node (i, j): level i, j-th decoder
