@@ -15,6 +15,7 @@ import pytest
 from runs import inside
 from servers import BODY, SUM, Server, serving
 
+from segcli.documents import content_of
 from segcli.errors import DownloadFailed, OutputError, UsageError
 from segcli.models import fetch as room
 from segcli.models.fetch import addresses, fetch, file_name
@@ -104,6 +105,14 @@ def test_a_server_that_is_always_busy_is_asked_four_times(server: Server, tmp_pa
     with pytest.raises(DownloadFailed, match="500"):
         fetch([server.address], tmp_path)
     assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", ""])
+def test_a_note_that_cannot_be_read_says_nothing(tmp_path: Path, text: str) -> None:
+    note = tmp_path / "sums.json"
+    note.write_text(text)
+    assert content_of(note) is None
+    assert dict(room._sums(tmp_path)) == {}
 
 
 def test_other_bytes_than_stated_are_dropped_and_both_sums_are_named(server: Server, tmp_path: Path) -> None:
