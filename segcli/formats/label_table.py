@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segcli.documents import text_of
-from segcli.errors import InputError, InputMissing
+from segcli.errors import InputError
+from segcli.formats.streams import regular_size
 from segcli.structures import Label, named_pairs
 
 _GREY = (128, 128, 128)
@@ -27,10 +28,9 @@ def read(path: Path) -> list[Label]:
     """The labels that a table names, in the order of its lines, without the background; sides of pairs know each other.
 
     Names become lower case with underscores: Left-Cerebral-Cortex is left_cerebral_cortex.
-    errors   InputMissing; InputError for a file that is none of these tables, or that names a value twice
+    errors   InputMissing; InputError for what is no regular file or none of these tables, or names a value twice
     """
-    if not path.is_file():
-        raise InputMissing(f"{path}: no such file")
+    regular_size(path)
     try:
         text = text_of(path.read_bytes())
     except UnicodeDecodeError as error:

@@ -86,6 +86,8 @@ def test_what_is_no_table_of_labels_is_refused(tmp_path: Path, name: str, text: 
 def test_a_table_that_is_not_there_and_one_that_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputMissing):
         read(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="is a folder, not a file"):
+        read(tmp_path)
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="it is no text"):
         read(tmp_path / "a.txt")
