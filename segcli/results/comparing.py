@@ -74,7 +74,7 @@ class Comparison:
             if self.numbers is None:  # else the reference has numbers of its own
                 refuse_model(truth, self.card)
         if mine is None:
-            ref, own = self._reference(truth, say)
+            ref, own = self._reference(truth)
             pred = replace(ref, data=np.zeros_like(ref.data))
         else:
             pred, ref, own = self._both(mine, truth, say)
@@ -111,13 +111,13 @@ class Comparison:
             )
             say(f"warning: {name}: {told}: --reference-labels freesurfer counts them as the whole that they are of")
 
-    def _reference(self, truth: Path, say: Callable[[str], None]) -> tuple[Volume, Sequence[Label]]:
-        """A reference without a prediction on a grid of its own, and names as of `_both`."""
+    def _reference(self, truth: Path) -> tuple[Volume, Sequence[Label]]:
+        """A reference without a prediction on a grid of its own, and names as of `_both`; nothing is told of them."""
         if not formats.is_segmentation(truth):
             return label_map(truth, self.affine, self._known(truth=True)), ()
         from segcli.formats.dicom.seg import common_grid
 
-        ref, names = self._segmentation(truth, common_grid([truth]), self.numbers, say)
+        ref, names = self._segmentation(truth, common_grid([truth]), self.numbers, lambda sentence: None)
         return ref, names if self.numbers is None else ()
 
     def _both(self, mine: Path, truth: Path, say: Callable[[str], None]) -> tuple[Volume, Volume, Sequence[Label]]:

@@ -373,7 +373,9 @@ def test_a_reference_without_a_prediction_counts_as_missed_beside_the_others(tmp
     page = tmp_path / "page.html"
     with pytest.raises(CasesFailed, match="references without a prediction, all that they hold counts as missed: b"):
         answer.evaluate(tmp_path / "mine", tmp_path / "truth", json=True, html=page)
-    document = json.loads(capsys.readouterr().out)
+    out, told = capsys.readouterr()
+    document = json.loads(out)
+    assert told.count("compared by their own numbers") == (reference == "dcm")  # of the one that is compared
     assert [(s["case"], s["status"], s["dice"]) for s in document["scores"]] == [("a", "both", 1), ("b", "missed", 0)]
     assert (document["no_prediction"], document["summary"][1]["dice"]) == (["b"], 0.5)
     assert "All counts as missed in cases without a prediction: b." in page.read_text()
