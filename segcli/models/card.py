@@ -35,6 +35,7 @@ from segcli.structures import Label, named_pairs
 from segcli.system import is_plain
 
 CARD_FILE = "model.json"
+_IN_DICOM = {"PET": "PT", "MRI": "MR"}  # as scans say their modality
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +-]*")  # of a model: outputs and folders are named by it
 
 
@@ -213,7 +214,7 @@ def parse(document: Any, folder: Path | None = None) -> ModelCard:
         onnx_sha256=onnx_sum,
         engines=given.engines,
         channels=given.channels,
-        modality=given.modality or ("CT" if given.channels == ("CT",) else None),
+        modality=_IN_DICOM.get(given.modality or "", given.modality) or ("CT" if given.channels == ("CT",) else None),
         made_for=given.made_for or MadeFor(),
         grid=GridSpec(given.orientation, given.spacing, given.anchor, given.transpose, given.shape),
         interpolation=_interpolation(given),

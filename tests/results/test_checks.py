@@ -17,7 +17,7 @@ from segcli.models.card import ModelCard, parse
 from segcli.models.library import find
 from segcli.results import checks, piece_checks
 from segcli.results.checks import Finding, run, verdict
-from segcli.results.scan_checks import beforehand, of_intensity, of_scan
+from segcli.results.scan_checks import beforehand, of_intensity, of_scan, of_statements
 from segcli.space.volume import Grid, Volume
 
 SAMPLE = Path(__file__).parents[1] / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"
@@ -248,6 +248,13 @@ def test_an_mr_as_bright_as_a_stored_ct_is_none(level: int) -> None:
 def test_the_header_of_another_modality_is_told() -> None:
     (finding,) = run(CT, IMAGE, card(), None, Stated("PT"))
     assert finding == Finding("modality", "fail", None, "the scan says PT, phantom was made for CT")
+
+
+@pytest.mark.parametrize(("word", "said"), [("PET", "PT"), ("PT", "PT"), ("MRI", "MR")])
+def test_a_modality_may_be_named_as_people_call_it(word: str, said: str) -> None:
+    made = card(word)
+    assert list(of_statements(made, Stated(said))) == []
+    assert [doubt.code for doubt in of_statements(made, Stated("CT"))] == ["modality"]
 
 
 def test_a_header_that_knows_no_modality_says_nothing_of_it() -> None:
