@@ -50,8 +50,8 @@ def info(
 def _of(scan: Path, model: str, series: str | None, volume: int | None, counts: Form | None, json: bool) -> None:
     """Print what there is to say of a scan, or of a place of several series; options and errors as of the command."""
     from segcli import formats
-    from segcli.batch.cases import archives, images
     from segcli.batch.dicom_cases import is_collection
+    from segcli.batch.tree_cases import archives, images
     from segcli.models.library import find
 
     found = _found(scan) if series is None and (scan.is_dir() or is_collection(scan)) else ()
