@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segcli.commands.options import Affine, Commands, Json, choice, form, several
-from segcli.commands.terminal import SCHEMA, print_json, say, show_error, table
+from segcli.commands.terminal import SCHEMA, print_json, say, show_error, table, talk
 from segcli.documents import Document
 from segcli.errors import CasesFailed, SegcliError, UsageError, first_few
 
@@ -131,7 +131,7 @@ def _document(how: Comparison, prediction: Path, reference: Path, against: Path 
     from segcli.results.comparing import paired
 
     pairs = paired(prediction, reference, say)
-    scores, refused = how.scores(pairs, say)
+    scores, refused = how.scores(_followed(pairs), say)
     apart = [x.name for x in how.names if how.card and x.name in how.card.not_scored]
     document: Document = {"schema": SCHEMA, "tolerance_mm": how.tolerance, "scores": scoring.rows(scores)}
     document["no_prediction"] = _lacking(pairs, refused)
@@ -140,7 +140,7 @@ def _document(how: Comparison, prediction: Path, reference: Path, against: Path 
     document["summary"] = scoring.summarise(scores, apart)
     if against is not None:
         pairs = paired(against, reference, say)
-        others, refused = how.scores(pairs, say)
+        others, refused = how.scores(_followed(pairs), say)
         document["against_no_prediction"] = _lacking(pairs, refused)
         document["against_not_compared"] = _reasons(refused)
         if not prediction.is_dir():  # one case, whatever the two predictions of it are called
@@ -149,6 +149,15 @@ def _document(how: Comparison, prediction: Path, reference: Path, against: Path 
         first, second = ({case: found[case] for case in both} for found in (scores, others))
         document["difference"] = scoring.compare(first, second, apart)
     return document
+
+
+def _followed(pairs: Sequence[Pair]) -> Iterable[Pair]:
+    """The pairs, one after the other, with a bar on a terminal."""
+    if not sys.stderr.isatty():
+        return pairs
+    from rich.progress import track
+
+    return track(pairs, "comparing", console=talk(), transient=True)
 
 
 def _lacking(pairs: Sequence[Pair], refused: Collection[str]) -> list[str]:

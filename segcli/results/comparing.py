@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Comparison:
     tell: bool = True
 
     def scores(
-        self, pairs: Sequence[Pair], say: Callable[[str], None]
+        self, pairs: Iterable[Pair], say: Callable[[str], None]
     ) -> tuple[dict[str, list[Score]], dict[str, SegcliError]]:
         """The scores of each case by its name, and why others have none; `say` is given sentences for the user.
 
@@ -61,7 +61,7 @@ class Comparison:
                 refused[pair.name] = error
         if not found:
             first = next(iter(refused.values()))
-            more = f" (and none of {len(pairs)} cases can be compared)" if len(pairs) > 1 else ""
+            more = f" (and none of {len(refused)} cases can be compared)" if len(refused) > 1 else ""
             raise type(first)(first.message + more, hint=first.hint)
         return found, refused
 

@@ -1,5 +1,6 @@
 """What `segcli evaluate` refuses."""
 
+import io
 import json
 import re
 
@@ -29,6 +30,32 @@ def test_label_maps_on_two_grids_are_named(tmp_path):
     other = nifti(tmp_path / "other.nii.gz", np.zeros((4, 4, 5), "u1"))
     with pytest.raises(InputError, match=r"one.nii.gz and other.nii.gz: .* not on one grid"):
         answer.evaluate(one, other, json=True)
+
+
+def test_a_bar_follows_the_cases_on_a_terminal_and_sentences_stand_whole_above_it(tmp_path, capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    data = np.zeros((6, 6, 6), "i2")
+    for folder in ("mine", "truth"):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            data[1] = 3 if folder == "mine" else 1001
+            nifti(tmp_path / folder / f"{name}.nii.gz", data)
+    answer.evaluate(tmp_path / "mine", tmp_path / "truth", json=True)
+    piped = capsys.readouterr()
+    assert "comparing" not in piped.err
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    answer.evaluate(tmp_path / "mine", tmp_path / "truth", json=True)
+    shown = terminal.getvalue()
+    assert "comparing" in shown
+    assert "100%" in shown
+    assert capsys.readouterr().out == piped.out
+    shown = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).split())  # a terminal wraps lines
+    assert piped.err
+    assert all(" ".join(line.split()) in shown for line in piped.err.splitlines())
 
 
 def test_parcels_of_a_reference_count_as_the_whole_and_other_values_are_told_with_their_map(tmp_path, capsys):
