@@ -8,11 +8,14 @@ import pytest
 from runs import command, scan
 
 from segcli import formats
+from segcli.batch.case import names_of
 from segcli.batch.cases import Case, cases
+from segcli.batch.selection import Selection
 from segcli.commands.options import size
-from segcli.commands.plan import _all_refused, _lines, _looked_at, _of_all
+from segcli.commands.plan import _all_refused, _lines, _looked_at, _of_all, _voxels
 from segcli.commands.terminal import duration
 from segcli.errors import Denied, InputError, UsageError
+from segcli.formats.dicom import series as dicom
 
 from dicom_phantom import series  # isort: skip - runs makes their folders known
 from scan_files import nifti  # isort: skip
@@ -89,6 +92,31 @@ def test_a_header_that_is_refused_is_told_of_every_scan_and_packed_files_are_com
     assert [case.name for case, _ in looked_at] == ["4", "3", "8"]
     assert count == 9
     assert sorted(error.message.split(": ")[0] for error in refused) == ["bad.nii", found[-1].name]
+
+
+def test_the_headers_of_a_folder_of_series_are_read_once(tmp_path, monkeypatch):
+    """They were read again for each of its series: a folder of 200 took an hour."""
+    for n in range(3):
+        series(tmp_path / str(n), np.zeros((4 + n, 6, 5), "i2"), uid=str(n), SeriesNumber=n, each=lambda ds, k: k != 4)
+        for file in (tmp_path / str(n)).iterdir():
+            file.rename(tmp_path / f"{n}-{file.name}")
+        (tmp_path / str(n)).rmdir()
+    found, opened = cases([str(tmp_path)], select=Selection(("all",))), []
+    monkeypatch.setattr(dicom, "open_file", lambda path, known=dicom.open_file: opened.append(path) or known(path))
+    looked_at, refused, count = _looked_at(found, _voxels(1, None), lambda case: {"of": case.name})
+    assert ([case.name for case, _ in looked_at], count) == ([found[0].name, found[1].name], 2)
+    assert [error.message for error in refused] == [_refusal(found[2])]
+    assert len(opened) == 13 + 13  # the second time by the reading that the first is compared with
+    (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM" + bytes(9))
+    _, refused, count = _looked_at(found, _voxels(1, None), lambda case: {"of": case.name})
+    assert (count, {error.message for error in refused}) == (0, {_refusal(case) for case in found})
+
+
+def _refusal(case):
+    """What reading a case says."""
+    with pytest.raises(InputError) as no:
+        formats.read(case.paths, series=case.series)
+    return no.value.about(*names_of(case)).message
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ import numpy as np
 import pydicom.config
 
 from segcli.errors import InputError, InputMissing, SegcliError
-from segcli.formats.dicom.archive import ArchiveMember
+from segcli.formats.dicom.archive import ArchiveMember, Place
 from segcli.formats.dicom.copies import are_copies, is_enhanced, without_copies
 from segcli.formats.dicom.doubts import doubts
 from segcli.formats.dicom.files import DicomFile, Unused, is_dicomdir, open_file
@@ -162,6 +162,25 @@ def read(
     """
     chosen, unused = _chosen(path, series)
     return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=_name(path), seen=seen)
+
+
+def grids(path: Path) -> Callable[[str | None, int | None], Grid]:
+    """The grid of a volume of a place by its headers, those of the place being read once for all that are asked for.
+
+    returns   takes a series and which of its volumes, as `read` does; its errors are those of `read` as far as headers
+              show what is wrong
+    """
+    strays: dict[Place, SegcliError] = {}
+    found, unused = _scan(path, strays.setdefault)
+    name = _name(path)
+
+    def grid(series: str | None, volume: int | None) -> Grid:
+        if strays:
+            raise next(iter(strays.values()))
+        chosen = _choose(found, unused, series, name)
+        return _planned(chosen, volume, False, [*unused, *_others(found, chosen)], name)[0]
+
+    return grid
 
 
 def read_series(
