@@ -16,7 +16,7 @@ from segcli.batch.names import is_own
 from segcli.batch.selection import Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError
 from segcli.formats.dicom.archive import ENDINGS, is_archive
-from segcli.formats.streams import refusal
+from segcli.formats.dicom.places import unlisted
 from segcli.formats.table import endings, stem
 from segcli.formats.walk import name_of, not_searched, walk
 from segcli.system import keys_of
@@ -56,7 +56,7 @@ def in_tree(
     for file in packed:
         found += _in_archive(path, file, select, volume, tell)
     found += in_folder(path, select, volume, output, tell, [*there, *packed])
-    found += [Case(_below(path, one), (one,), path, fault=refusal(error, one)) for one, error in lost.items()]
+    found += [Case(_below(path, one), (one,), path, fault=unlisted(one, error)) for one, error in lost.items()]
     if not found and grouped:
         said = f"{name_of(path)}: holds no scan, but what looks like label maps: {grouped[0].paths[0].name}"
         hint = "name the folder of the scans; `predict --allow-label-map` takes label maps as scans"

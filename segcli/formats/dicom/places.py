@@ -52,6 +52,15 @@ def reachable(place: Place) -> Iterator[None]:
         ) from error
 
 
+def unlisted(folder: Path, error: OSError) -> SegcliError:
+    """The refusal of a folder that cannot be listed."""
+    told = f"{printable(folder.name)}: the folder cannot be read"
+    if isinstance(error, PermissionError):
+        return Denied(f"{told}: permission denied", hint="make the folder readable for you")
+    hint = "check the disk or the network drive, and run it again"
+    return InputError(f"{told}: {error.strerror or error}", hint=hint)
+
+
 def at_once(place: Place, error: SegcliError) -> None:
     """Refuse all for what cannot be read."""
     raise error
@@ -92,12 +101,7 @@ def files_below(folder: Path, stray: Stray = at_once) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         path = Path(error.filename or folder)
-        told = f"{printable(path.name)}: the folder cannot be read"
-        if isinstance(error, PermissionError):
-            stray(path, Denied(f"{told}: permission denied", hint="make the folder readable for you"))
-        else:
-            hint = "check the disk or the network drive, and run it again"
-            stray(path, InputError(f"{told}: {error.strerror or error}", hint=hint))
+        stray(path, unlisted(path, error))
 
     for here, _, files in walk(folder, refuse):
         yield from (here / name for name in files)
