@@ -22,9 +22,18 @@ VALUED = frozenset(
         *("exclude", "participant_label", "session_label", "suffix", "layout", "seg_type", "report", "tables", "write"),
     }
 )
-# An option, and its value where what follows is one: a number or a stand-in for it, a word that an option has, the name
-# of a series, or anything before a colon.
-_WORDS = r"sform|qform|pixdim|cpu|cuda(?::\d+)?|torch|onnx|openvino|series-[\w-]+|(?!away:|out:)[^\s:]+(?=:)"
+# What is the value of the option that it follows; any other word goes on with the sentence.
+_WORDS = "|".join(
+    (
+        r"(?:sform|qform|pixdim)\b",  # --affine
+        r"(?:torch|onnx|openvino)\b",  # --engine
+        r"cpu\b|cuda(?::\d+)?",  # --device
+        r"all\b|series-[\w-]+",  # --series
+        r"\w+[!~]?[=~][^\s:]+",  # --where
+        r"(?:binary|dicom-seg|slicer)\b",  # --seg-type, --write, --tables
+        r"(?!away:|out:)[^\s:]+(?=:)",  # an option with its value, and what is said of both
+    )
+)
 _OPTION = re.compile(rf"(`?)(?:predict )?--(?P<name>[a-z-]+)(?: (?:(?P<number>\d+\b|N\b)|(?P<word>{_WORDS})))?\1")
 
 
