@@ -106,15 +106,17 @@ def _predictions(pred: Path, deep: bool, told: list[str]) -> tuple[list[Path], b
 
     deep   whether subfolders count; those of subjects do where the folder itself has no label map
     """
-    for below in dict.fromkeys((deep, True)):
-        found, said = _label_maps(pred, _files(pred, below)), list[str]()
-        of_subjects = one_of_each(pred, found, said) if below else None
-        if of_subjects is not None:
-            told += [sentence for sentence in said if sentence not in told]
-            return of_subjects, True
-        if found and below == deep:
-            return found, False
-    return _segmentations(_files(pred, deep=True)), False
+    if not deep and (found := _label_maps(pred, _files(pred, deep=False))):
+        return found, False
+    files, said = _files(pred, deep=True), list[str]()
+    below = _label_maps(pred, files)
+    of_subjects = one_of_each(pred, below, said)
+    if of_subjects is not None:
+        told += [sentence for sentence in said if sentence not in told]
+        return of_subjects, True
+    if deep and below:
+        return below, False
+    return _segmentations(files), False
 
 
 def _take_label_map(name: str, want: dict[str, Path], lacking: Collection[str], told: list[str]) -> None:

@@ -73,14 +73,14 @@ def distances(a: Surface, b: Surface, tolerance_mm: float) -> tuple[float, float
         for here, there in ((a, b), (b, a))  # from each element to the other surface, mm
     )
     area = a.areas.sum() + b.areas.sum()
-    hd95 = max(_farthest(far_a, a.areas), _farthest(far_b, b.areas))
+    hd95 = max(_percentile_95(far_a, a.areas), _percentile_95(far_b, b.areas))
     assd = float((far_a @ a.areas + far_b @ b.areas) / area)
     near = tolerance_mm * (1 + SAME_LENGTH)
     within = a.areas[far_a <= near].sum() + b.areas[far_b <= near].sum()
     return hd95, assd, float(within / area)
 
 
-def _farthest(distance: NDArray[np.float64], area: NDArray[np.float64]) -> float:
+def _percentile_95(distance: NDArray[np.float64], area: NDArray[np.float64]) -> float:
     """The distance that 95 % of the area does not exceed."""
     order = np.argsort(distance, kind="stable")
     share = np.cumsum(area[order]) / area.sum()
