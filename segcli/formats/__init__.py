@@ -78,14 +78,15 @@ def grid_of(
     volume: int | None = None,
     channels: int = 1,
 ) -> Grid:
-    """The grid of a scan by the headers of all its files; `read` says what the rest means.
+    """The grid of a scan by the headers of all its files; `read` says what the arguments mean.
 
     errors   as of `read`, as far as headers show what is wrong
     """
-    _has_choice([Path(p) for p in paths], series, volume)
-    wanted = Wanted(affine, series, volume, channels if len(paths) == 1 else 1, seen=_stop)
-    grids = [_grid_of(Path(path), wanted) for path in paths]
-    _on_one_grid([(Path(path).name, grid) for path, grid in zip(paths, grids, strict=True)])
+    files = [Path(path) for path in paths]
+    _has_choice(files, series, volume)
+    wanted = Wanted(affine, series, volume, channels if len(files) == 1 else 1, seen=_stop)
+    grids = [_grid_of(file, wanted) for file in files]
+    _on_one_grid([(file.name, grid) for file, grid in zip(files, grids, strict=True)])
     return grids[0]
 
 
@@ -96,8 +97,8 @@ def _stop(grid: Grid) -> None:
 def _grid_of(path: Path, wanted: Wanted) -> Grid:
     try:
         return _read_one(path, wanted).grid
-    except _Known as known_now:
-        return known_now.grid
+    except _Known as stopped:
+        return stopped.grid
 
 
 def _has_choice(paths: Sequence[Path], series: str | None, volume: int | None) -> None:
@@ -144,8 +145,8 @@ def refuse_unwritable(path: Path, grid: Grid) -> None:
     found, _ = _writing(path)
     if not found.holds(grid):
         raise UsageError(
-            f"{path.name}: {found.name} has numbers of 7 digits (float32), too few for voxels so small so far from the "
-            "origin",
+            f"{path.name}: the numbers of an {found.name} header have too few digits to say where voxels so small and "
+            "so far from the origin are",
             hint="use .nii.gz",
         )
 

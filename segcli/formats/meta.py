@@ -54,6 +54,12 @@ def write(volume: Volume, path: Path) -> Path:
 
 
 def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:
+    """The grid in LPS mm, where the voxels lie, the format's name, and warnings; as `text_headers.Parse`.
+
+    head     the first bytes of the file, which hold its header
+    errors   InputError: not one 3-D volume of plain numbers (or several on one grid), or a header that leaves open how
+             or where its voxels lie
+    """
     fields, length = _fields(path, head)
     if fields.get("objecttype", "image").lower() != "image":
         raise InputError(f"{path.name}: a MetaIO {fields['objecttype']}, not an image")

@@ -36,11 +36,12 @@ UNITS = {0: ("unknown, taken as mm", 1.0), 1: ("m", 1e3), 2: ("mm", 1.0), 3: ("u
 class Header:
     """The fields of a NIfTI header that say where the voxels are, in the file and in the world.
 
-    dim     as in the file: number of axes, then sizes i, j, k, ...
-    pixdim  as in the file: qfac, then voxel sizes i, j, k, ...; `srow` is (3, 4), RAS, in the file's units
+    order     of the bytes, as `struct` has it: "<" or ">"
+    dim       as in the file: number of axes, then sizes i, j, k, ...
+    pixdim    as in the file: qfac, then voxel sizes i, j, k, ...; `srow` is (3, 4), RAS, in the file's units
     extended  whether extensions are said to follow the header
-    counts  which of the three says where the voxels are: "sform", "qform" or "pixdim"
-    chosen  whether the user said so (--affine), and not the header's codes
+    counts    which of the three says where the voxels are: "sform", "qform" or "pixdim"
+    chosen    whether the user said so (--affine), and not the header's codes
     """
 
     version: int
@@ -74,7 +75,7 @@ class Header:
 
 
 def parse(path: Path, head: bytes) -> Header:
-    """The header's fields, after its size and magic are known to be NIfTI's."""
+    """The header's fields, after its size and magic are known to be NIfTI's; InputError where they are not."""
     if len(head) < 348:
         raise InputError(f"{path.name}: truncated: {len(head)} bytes are too short for a NIfTI header of 348")
     order = next((o for o in "<>" if struct.unpack(f"{o}i", head[:4])[0] in (348, 540)), None)
@@ -147,7 +148,7 @@ def _parse_2(path: Path, head: bytes, order: str) -> Header:
 
 
 def checked(path: Path, header: Header) -> Header:
-    """The header, which is refused unless it is of one 3-D volume (or several on one grid) of plain numbers."""
+    """The header; InputError unless it is of one 3-D volume (or several on one grid) of plain numbers."""
     axes = header.dim[0]
     if not 1 <= axes <= 7:
         raise InputError(f"{path.name}: the header announces {axes} dimensions; 1 to 7 are possible")

@@ -82,6 +82,12 @@ def segment_names(path: Path) -> dict[int, str]:
 
 
 def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:
+    """The grid in LPS mm, where the voxels lie, the format's name, and warnings; as `text_headers.Parse`.
+
+    head     the first bytes of the file, which hold its header
+    errors   InputError: not one 3-D volume of plain numbers (or several on one grid), or a header that leaves open how
+             or where its voxels lie
+    """
     fields, length = _fields(path, head)
     sizes = [integer(path, "sizes", n) for n in fields.get("sizes", "").split()]
     if min(sizes, default=0) < 1:

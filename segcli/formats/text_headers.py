@@ -38,11 +38,13 @@ MILLIMETRES = {name: mm for mm, names in _UNITS.items() for name in names.split(
 class Stored:
     """Where and how the voxels are stored.
 
-    path     the header's own file or the one beside it
-    channels how many values each voxel has, and at which axis (0 .. 3, as an array's) they lie in the file
-    series   whether each of these is a volume by itself, as of a time series
-    start    bytes before the voxels, or before the packed stream that holds them
-    skip     bytes in the stream before the voxels
+    path      the header's own file or the one beside it
+    start     bytes before the voxels, or before the packed stream that holds them
+    skip      bytes in the stream before the voxels
+    text      whether they are numbers in decimal digits; slope, inter: what a stored value is multiplied with, and what
+              is added then
+    channels  how many values each voxel has, and at which axis (0 .. 3, as an array's) they lie in the file
+    series    whether each of these is a volume by itself, as of a time series
     """
 
     path: Path
@@ -149,6 +151,7 @@ def _called(folder: Path, name: str) -> Path:
 
 
 def integer(path: Path, key: str, text: str) -> int:
+    """A field of a header as a whole number; InputError, which names the field, where it is none."""
     try:
         return int(text)
     except ValueError:
@@ -156,7 +159,10 @@ def integer(path: Path, key: str, text: str) -> int:
 
 
 def grid_of(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], origin: NDArray[np.float64]) -> Grid:
-    """The grid of a (3, 3) LPS matrix over the file's i, j, k."""
+    """The grid of a (3, 3) matrix over the file's i, j, k and an origin, both in LPS mm; InputError where it is none.
+
+    shape   (D, H, W): k, j, i
+    """
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = matrix[:, ::-1], origin
     try:

@@ -236,7 +236,7 @@ def test_what_no_file_of_a_format_can_say_is_known_before_the_network_runs(
     for ending in written():
         path = tmp_path / f"a{ending}"
         if ending in (".mgz", ".mgh") and origin:
-            with pytest.raises(UsageError, match=f"a{ending}: MGH has numbers of 7 digits"):
+            with pytest.raises(UsageError, match=f"a{ending}: the numbers of an MGH header have too few digits"):
                 formats.refuse_unwritable(path, volume.grid)
         else:
             formats.refuse_unwritable(path, volume.grid)
