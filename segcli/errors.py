@@ -94,11 +94,17 @@ def first_few(words: Sequence[object], most: int) -> str:
 
 def near(word: str, known: Iterable[str]) -> str:
     """The end of a refusal: a question about the nearest known word, in large or small letters, or nothing."""
+    asked = question(word, known)
+    return f"; {asked}" if asked else ""
+
+
+def question(word: str, known: Iterable[str]) -> str:
+    """Whether the nearest known word was meant; nothing where none is near."""
     import difflib  # for refusals alone
 
     small = {one.lower(): one for one in known}
     found = difflib.get_close_matches(word.lower(), list(small), 1)
-    return f"; did you mean {small[found[0]]!r}?" if found else ""
+    return f"did you mean {small[found[0]]!r}?" if found else ""
 
 
 class UsageError(SegcliError, ValueError):

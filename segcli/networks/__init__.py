@@ -13,7 +13,10 @@ if find_spec("torch") is None:
 
 
 def __getattr__(name: str) -> Any:
-    """`build`, out of the registry, which is loaded with it: it is a program too, and nobody else loads it first."""
+    """`build` of the registry, loaded when it is asked for: `python -m segcli.networks.registry` loads it as a program.
+
+    errors   AttributeError for every other name
+    """
     if name != "build":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from segcli.networks.registry import build

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from segcli.documents import Document, Facts
-from segcli.errors import ModelError, SegcliError, near
+from segcli.errors import ModelError, SegcliError, question
 from segcli.packages import added
 
 CLASSES = 3  # of every small network
@@ -341,7 +341,7 @@ def _families(module: ModuleType) -> Mapping[str, Callable[..., nn.Module]]:
 
 def _nearest(name: str, known: Iterable[str], introduction: str) -> str:
     names = list(known)
-    return near(name, names).removeprefix("; ") or f"{introduction} {', '.join(sorted(names))}"
+    return question(name, names) or f"{introduction} {', '.join(sorted(names))}"
 
 
 if __name__ == "__main__":
