@@ -87,7 +87,7 @@ def read(path: Path, wanted: Wanted, parse: Parse) -> Volume:
             warnings=warnings,
         )
     data = streams.scale(only(np.moveaxis(data, voxels.axis, 0), chosen), voxels.slope, voxels.inter)
-    return Volume(data, grid, Source((path,), "itk", None, (*source.warnings, *warnings), source.facts))
+    return Volume(data, grid, Source((path,), source.kind, None, (*source.warnings, *warnings), source.facts))
 
 
 def to_write(volume: Volume, path: Path) -> Voxels:
@@ -104,7 +104,8 @@ def examine(path: Path, parse: Parse) -> tuple[Grid, Source, Stored]:
         raise InputError(f"{path.name}: an NRRD or MetaImage packed as a whole", hint="unpack it with gunzip first")
     grid, voxels, format_name, warnings = parse(path, head)
     facts = {"format": format_name, "dtype": voxels.dtype.newbyteorder("=").name, "units": "mm"}
-    return grid, Source((path,), "itk", None, (*warnings, *streams.shear_warning(path, grid)), facts), voxels
+    warnings += streams.shear_warning(path, grid)
+    return grid, Source((path,), format_name.lower(), None, tuple(warnings), facts), voxels
 
 
 def beginning(path: Path) -> bytes:

@@ -159,7 +159,7 @@ class Source:
     """The files that a volume came from; only `formats/` looks at `header`.
 
     paths    the files, in channel order (NIfTI and the like) or in slice order (DICOM)
-    kind     "nifti", "mgh", "itk", "dicom" or "memory"
+    kind     "nifti", "mgh", "nrrd", "metaimage", "dicom" or "memory"
     header   what the writer of the same format needs to put labels on the very same grid
     warnings sentences that the user should see and the record keep
     facts    what the record says of the input beyond its grid (file counts, units, modality)
