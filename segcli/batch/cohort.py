@@ -35,7 +35,10 @@ def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
 
 
 def missing(outcomes: Sequence[Outcome], records: Sequence[Facts]) -> list[Facts]:
-    """For each case of a batch that failed, and has no record among these, what a row of the tables needs."""
+    """For each case of a batch that failed, and has no record among these, what a row of the tables needs.
+
+    outcomes   of one batch; one of them at least has a record, which says the model
+    """
     model = next(outcome.record["model"] for outcome in outcomes if outcome.record is not None)
     have = {(record["case"], record["model"]["name"]) for record in records}
     names = [o.case.name for o in outcomes if o.status == "failed" and (o.case.name, model["name"]) not in have]

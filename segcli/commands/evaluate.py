@@ -52,7 +52,7 @@ def evaluate(
 
     Files of two folders are compared by their names, FreeSurfer's SUBJECT/mri/aseg.mgz by the subject's. Without a
     prediction all that a reference holds counts as missed. A case that cannot be read, or is on two grids, is named
-    and is in no mean. In both cases the exit code is 1.
+    and is in no mean. With either the exit code is 1.
 
     With `--reference-labels freesurfer` parcels count as their cortex, hypointensities and the corpus callosum as white
     matter, and the choroid plexus as the ventricle that it lies in. Without it a reference's ventricle has a gap where
@@ -174,11 +174,11 @@ def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
     from segcli.results import paper
     from segcli.results.measure import csv_text
 
-    key, scores = ("difference", "difference") if "difference" in document else ("summary", "scores")
+    key = "difference" if "difference" in document else "summary"
     apart = document["not_averaged"]
     rows = [{**row, "name": paper.marked(row["name"], apart)} for row in document[key]]
     if csv:
-        sys.stdout.write(csv_text(_with_refused(document) if scores == "scores" else document[scores]))
+        sys.stdout.write(csv_text(_with_refused(document) if key == "summary" else document[key]))
     elif summary == "csv":  # whose names other programs read
         sys.stdout.write(csv_text([{**row, "averaged": row["name"] not in apart} for row in document[key]]))
     elif summary:

@@ -23,8 +23,7 @@ SELDOM = 300.0  # the same in a log, which has a line for each case that ends
 
 
 class Show:
-    """Follows a run: a bar per case on a terminal, otherwise a line with the time when one ends; JSON lines where
-    asked for.
+    """Follows a run: a bar per case on a terminal, in a log a line for each case that ends; JSON lines where asked for.
 
     events   a stream for one JSON object a line: schema, event, time, case, and the event's facts. `unwritten` says
              why it could not take one; none is written after that

@@ -130,7 +130,7 @@ class Means:
         """
         best = plane.max(axis=0)  # in the cache from here on
         looked_at = np.ones(best.shape, np.bool_)
-        if self._background >= 0:
+        if self._background >= 0:  # less than another channel, or as large as an earlier one, which then wins
             beaten = [plane[self._background] < best, *(earlier == best for earlier in plane[: self._background])]
             np.logical_or.reduce([enough, *beaten], out=looked_at)
         at = np.flatnonzero(looked_at)

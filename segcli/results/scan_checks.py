@@ -134,7 +134,7 @@ def label_map(path: Path, counts: formats.Form | None, known: Collection[int] = 
     if (count := greys(labels)) is not None and not {*np.unique(labels.data).tolist()} <= {0, *known}:
         raise InputError(
             f"{path.name}: looks like a scan and is no label map: {count} whole numbers, and few neighbours are equal",
-            hint="give the label map itself; one all of whose numbers --labels or --model names is taken for one",
+            hint="give the label map itself; if it is one, name all its numbers with --labels or --model",
         )
     return labels
 

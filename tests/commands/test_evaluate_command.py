@@ -377,7 +377,7 @@ def test_a_scan_is_no_reference(tmp_path):
 
 def test_parcels_of_a_voxel_each_are_compared_where_all_their_numbers_are_named(tmp_path, capsys):
     path = nifti(tmp_path / "a.nii.gz", np.arange(1, 217, dtype="i2").reshape(6, 6, 6))
-    with pytest.raises(InputError, match=r"looks like a scan .*one all of whose numbers --labels or --model names"):
+    with pytest.raises(InputError, match=r"looks like a scan .*if it is one, name all its numbers with --labels or"):
         answer.evaluate(path, path, labels=",".join(map(str, range(1, 200))))
     answer.evaluate(path, path, labels=",".join(map(str, range(1, 217))), json=True)
     assert json.loads(capsys.readouterr().out)["summary"][0]["dice"] == 1
