@@ -638,6 +638,7 @@ def test_what_no_model_can_be_loaded_with_is_refused_by_its_name() -> None:
         ("slices; --fill-gaps interpolates", "slices; fill_gaps=True interpolates"),
         ("or give more --max-ram", "or give more max_ram="),
         ("`segcli models --available` lists them", "`segcli models --available` lists them"),
+        ("/run--overwrite/ct--volume.nii: truncated", "/run--overwrite/ct--volume.nii: truncated"),
     ],
 )
 def test_an_option_in_a_sentence_is_called_as_the_argument(sentence, in_python):

@@ -34,7 +34,10 @@ _WORDS = "|".join(
         r"(?!away:|out:)[^\s:]+(?=:)",  # an option with its value, and what is said of both
     )
 )
-_OPTION = re.compile(rf"(`?)(?:predict )?--(?P<name>[a-z-]+)(?: (?:(?P<number>\d+\b|N\b)|(?P<word>{_WORDS})))?\1")
+# An option begins a word: ct--volume.nii has none.
+_OPTION = re.compile(
+    rf"(?<![^\s(`])(`?)(?:predict )?--(?P<name>[a-z-]+)(?: (?:(?P<number>\d+\b|N\b)|(?P<word>{_WORDS})))?\1"
+)
 
 
 def in_python(call: Callable[P, R]) -> Callable[P, R]:
