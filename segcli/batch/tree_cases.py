@@ -17,6 +17,7 @@ from segcli.batch.selection import Selection, without_time_series
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError
 from segcli.formats.dicom.archive import ENDINGS, is_archive
 from segcli.formats.dicom.places import unlisted
+from segcli.formats.strangers import broken_link
 from segcli.formats.table import endings, stem
 from segcli.formats.walk import name_of, not_searched, walk
 from segcli.system import keys_of
@@ -108,6 +109,8 @@ def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None,
     """The scans in an archive of a tree, which costs no other case."""
     where = PurePosixPath(*file.relative_to(folder).parts[:-1])
     try:
+        if not file.exists():
+            raise broken_link(file, file.name)
         if not is_archive(file):
             told = f"{file.name}: is called as an archive, and its first bytes are those of none"
             raise InputError(told, hint="copy it again, or take it away")

@@ -7,10 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
-from dicom_phantom import SHAPE, series
+from dicom_phantom import SHAPE, phantom, series
 from runs import RECORD, touch
 
 from segcli import formats
@@ -220,6 +221,33 @@ def test_an_archive_of_a_tree_that_is_cut_short_within_its_first_bytes_is_not_pa
     assert scan.fault is None
     assert [case.fault.message.split(":")[0] for case in lost] == ["b.zip", "c.tar.gz", "d.zip"]
     assert lost[0].fault.message == "b.zip: is called as an archive, and its first bytes are those of none"
+
+
+def test_an_archive_of_a_data_set_that_was_not_fetched_is_told_as_a_scan_that_was_not(tmp_path):
+    touch(tmp_path, "a.nii")
+    (tmp_path / "b.zip").symlink_to(".git/annex/objects/1/b.zip")
+    _, lost = cases([str(tmp_path)])
+    assert lost.fault.message == "b.zip: a broken link: what it points to does not exist"
+    assert "datalad get" in lost.fault.hint
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_from_before_ustar_stood_in_its_headers_is_an_archive(tmp_path, mode):
+    """As `tar --format=v7` writes it; its first bytes were said to be those of no archive."""
+    series(tmp_path / "dicom")
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "b.tar", mode, format=tarfile.USTAR_FORMAT) as archive:
+        for file in sorted((tmp_path / "dicom").iterdir()):
+            member, content = archive.gettarinfo(file, file.name), file.read_bytes()
+            head = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
+            head[148:156], head[257:265] = b" " * 8, bytes(8)
+            head[148:156] = b"%06o\0 " % sum(head)
+            archive.fileobj.write(bytes(head) + content + bytes(-len(content) % 512))
+            archive.offset = archive.fileobj.tell()
+    touch(tmp_path, "in/a.nii")
+    _, packed = cases([str(tmp_path / "in")])
+    assert (packed.name, packed.fault) == ("b", None)
+    assert formats.read(packed.paths).grid.shape == phantom().shape
 
 
 def test_dicom_in_a_tree_is_in_the_order_of_its_folders_whatever_numbers_and_uids_it_has(tmp_path):

@@ -148,10 +148,19 @@ def is_archive(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        head = streams.head(path, _TAR_AT + len(_TAR))
+        head = streams.head(path, _BLOCK)
     except InputError:
         return False
-    return head.startswith(_ZIP) or head[_TAR_AT:] == _TAR
+    return head.startswith(_ZIP) or head[_TAR_AT:].startswith(_TAR) or _is_old_tar(head)
+
+
+def _is_old_tar(head: bytes) -> bool:
+    """Whether a block is a member's header of a tar from before "ustar" stood in it: by its checksum."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def stem(path: Path) -> str:
