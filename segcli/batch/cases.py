@@ -144,9 +144,10 @@ def cases(
 def _labelled_alone(found: Sequence[Case], output: Path | None) -> Iterator[str]:
     """A sentence for each series that an earlier run called as its folder or archive, which had no other then."""
     for case in found:
+        if case.series is None or "/" not in case.name:
+            continue
         whole = (output or case.beside) / PurePosixPath(case.name).parent
-        earlier = whole.with_name(f"{whole.name}{SEG}.json") if case.series is not None and "/" in case.name else None
-        source = (read_record(earlier) or {}).get("source") if earlier is not None and earlier.is_file() else None
+        source = (read_record(whole.with_name(f"{whole.name}{SEG}.json")) or {}).get("source")
         if isinstance(source, dict) and source.get("series") == case.series:
             yield (
                 f"{case.name}: was labelled as {whole.name} when no other series was there: it is twice in the folder "
