@@ -250,7 +250,7 @@ def _recorded_scan(found: Existing) -> Scanned | None:
     """The files, or the DICOM folder, that the record of a label map names, read as they were for it.
 
     They are looked for by their names beside the label map, a folder above it and in the working folder, and have the
-    sum of the record.
+    sum of the record. A folder that was named by dots has no name: `predict .` in the folder of the slices.
     """
     known = found.known
     if known is None or known.input is UNSET:
@@ -259,7 +259,7 @@ def _recorded_scan(found: Existing) -> Scanned | None:
     names = [Path(name).name for name in known.input["files"]]
     for folder in dict.fromkeys((here, here.parent, Path.cwd())):
         paths = [folder / name for name in names]
-        scan = _as_recorded(found, paths) if names else None
+        scan = _as_recorded(found, paths) if names and not {"", ".."} & {*names} else None
         if scan is not None and scan.grid.same_as(found.labels.grid):
             shown = ", ".join(map(str, paths))
             return Scanned(scan, (f"the scan is {shown}, as the record of {found.path.name} says",))

@@ -15,7 +15,7 @@ from runs import command, scan
 
 import segcli
 from segcli import formats
-from segcli.batch import outputs
+from segcli.batch import outputs, reported
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
 from segcli.errors import InputError, OutputError, OutputExists, UsageError
@@ -225,6 +225,17 @@ def test_the_dicom_folder_beside_a_label_map_is_its_scan(model, tmp_path, capsys
     segcli.load(model, engine="onnx").segment(tmp_path / "ct", series=which).save(tmp_path / "a_seg.nii.gz")
     answer.report(tmp_path / "a_seg.nii.gz", str(model))
     assert f"note: the scan is {tmp_path / 'ct'}, as the record" in capsys.readouterr().err
+
+
+def test_no_scan_is_looked_for_in_all_that_lies_around_a_label_map_of_a_folder_named_by_a_dot(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(series(tmp_path / "ct"))
+    segcli.load(model, engine="onnx").segment(".").save(tmp_path / "a_seg.nii.gz")
+    searched = []
+    monkeypatch.setattr(reported, "hash_inputs", lambda paths, *_: searched.append(paths))
+    answer.report(tmp_path / "a_seg.nii.gz", str(model))
+    assert searched == []
 
 
 def test_files_beside_a_label_map_of_BIDS_are_called_as_predict_calls_them(tmp_path):
