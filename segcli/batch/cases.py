@@ -252,7 +252,8 @@ def listed(data: bytes, null: bool) -> list[str]:
             data = data.decode("utf-16").encode()
         data = data.removeprefix(codecs.BOM_UTF8)
         if not null and b"\0" in data:
-            raise InputError("the list of inputs has NULs between its names", hint="-0 reads such a list; a scan itself is no list")
+            hint = "-0 reads such a list; a scan itself is no list"
+            raise InputError("the list of inputs has NULs between its names", hint=hint)
         if null and b"\0" not in data and b"\n" in data:
             raise InputError("the list of inputs has lines, and no NUL", hint="without -0 each line is a name")
         parts = data.split(b"\0") if null else data.splitlines()
