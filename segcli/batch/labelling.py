@@ -110,7 +110,7 @@ def _labelled(card: ModelCard, opened: Opened, scan: Volume, tick: Tick, how: _H
         if not np.isin(labels.data, near).any():
             named = ", ".join(card.rough.within.structures)
             warnings.append(
-                f"{own.name} found no {named}, around which alone {card.name} may label: nothing is labelled"
+                f"{own.name} found no {named}; {card.name} labels only what is near these, so nothing is labelled"
             )
         _forget(result, ~grown(labels, near, card.rough.within.mm), card.decide)
     if holes is not None:

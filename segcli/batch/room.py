@@ -16,10 +16,10 @@ from segcli.formats import atomic
 _HINT = "free some space or choose another folder with -o"
 # What is said of a scan where one no larger had no room, by what the system said then.
 _USED_UP = {
-    errno.ENOSPC: "no space left on the disk of {folder}: {free:.2f} MB are free, which the files of another scan, no "
-    "larger than this one, have used up",
-    errno.EDQUOT: "your share (quota) is used up on the disk of {folder} by the files of another scan, no larger than "
-    "this one",
+    errno.ENOSPC: "no space left on the disk of {folder}: {free:.2f} MB are free, too few for the files of another "
+    "scan, which is no larger than this one",
+    errno.EDQUOT: "your share (quota) is used up on the disk of {folder}: the files of another scan, which is no "
+    "larger than this one, had no room",
 }
 
 

@@ -112,7 +112,7 @@ def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None,
         if not file.exists():
             raise broken_link(file, file.name)
         if not is_archive(file):
-            told = f"{file.name}: is called as an archive, and its first bytes are those of none"
+            told = f"{file.name}: has the name of an archive, and its first bytes are those of none"
             raise InputError(told, hint="copy it again, or take it away")
         found = in_file(file, select, volume, tell)
     except (InputError, Denied, OutOfMemory) as error:

@@ -220,7 +220,7 @@ def test_an_archive_of_a_tree_that_is_cut_short_within_its_first_bytes_is_not_pa
     scan, *lost = cases([str(tmp_path)])
     assert scan.fault is None
     assert [case.fault.message.split(":")[0] for case in lost] == ["b.zip", "c.tar.gz", "d.zip"]
-    assert lost[0].fault.message == "b.zip: is called as an archive, and its first bytes are those of none"
+    assert lost[0].fault.message == "b.zip: has the name of an archive, and its first bytes are those of none"
 
 
 def test_an_archive_of_a_data_set_that_was_not_fetched_is_told_as_a_scan_that_was_not(tmp_path):

@@ -409,7 +409,7 @@ def test_a_bids_name_has_seg_and_desc_where_the_specification_puts_them(name, ex
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOSPC, "10.00 MB are free, which the files of another scan"),
+        (errno.ENOSPC, "10.00 MB are free, too few for the files of another scan"),
         (errno.EDQUOT, "your share (quota) is used up on the disk of "),
     ],
 )

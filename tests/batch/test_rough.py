@@ -135,7 +135,7 @@ def test_why_nothing_is_labelled_where_the_rough_structures_around_which_it_may_
     model = rough(place / "nowhere", structures=["spleen"], within={"structures": ["spine", "heart"], "mm": 0})
     seen, record = labelled(place, model)
     assert not seen.any()
-    said = "whole found no spine, heart, around which alone nowhere may label: nothing is labelled"
+    said = "whole found no spine, heart; nowhere labels only what is near these, so nothing is labelled"
     assert said in record["warnings"]
 
 
