@@ -67,7 +67,7 @@ def addresses(stated: Sequence[str]) -> list[str]:
     """
     plain = [_spelt(address) for address in stated]
     mirror = os.environ.get("SEGCLI_MIRROR", "").rstrip("/")
-    named = [f"{mirror}/{file_name(plain[0])}"] if mirror and plain else []
+    named = [f"{mirror}/{file_name(plain[-1])}"] if mirror and plain else []
     return list(dict.fromkeys([*named, *plain]))
 
 

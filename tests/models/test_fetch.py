@@ -210,6 +210,19 @@ def test_the_users_mirror_is_asked_first(server: Server, tmp_path: Path, monkeyp
     assert got.address.endswith("/near/model.zip")
 
 
+def test_a_mirror_has_the_file_under_the_name_that_the_refusal_asks_for(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = [server.address, server.address.replace("model.zip", "second.zip")]
+    monkeypatch.setenv("SEGCLI_OFFLINE", "1")
+    with pytest.raises(DownloadFailed) as refused:
+        fetch(stated, tmp_path / "cache")
+    name = str(refused.value.hint).partition("bring it as ")[2].partition(" ")[0]
+    (tmp_path / name).write_bytes(BODY)
+    monkeypatch.setenv("SEGCLI_MIRROR", str(tmp_path))
+    assert fetch(stated, tmp_path / "cache").address == str(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["SEGCLI_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_refuses_at_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
