@@ -90,11 +90,11 @@ class Selection:
         )
         return f"there are {found}" if found else "its files are not called as BIDS calls them"
 
-    def lacking(self, there: Sequence[Path]) -> list[str]:
-        """Sentences about labels that were asked for of a BIDS dataset and that none of the files has."""
-        said = [labels_of(path.name) for path in there]
+    def lacking(self, meant: Sequence[Path]) -> list[str]:
+        """Sentences about labels that were asked for of a BIDS dataset and that none of the files that fit has."""
+        said = [labels_of(path.name) for path in meant]
         return [
-            f"no image has {option} {label}"
+            f"no image that fits what was asked for has {option} {label}"
             for option, wanted in self.labels.items()
             for label in sorted(wanted - {labels[option] for labels in said})
         ]

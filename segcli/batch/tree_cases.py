@@ -65,7 +65,7 @@ def in_tree(
     if not found:
         hint = "name the file of a series itself, with --volume N" if meant else select.instead(there)
         raise InputMissing(f"{name_of(path)}: none of its {len(there)} images is meant", hint=hint)
-    for said in select.lacking(there):
+    for said in select.lacking(meant):
         tell(f"{name_of(path)}: {said}")
     return found
 

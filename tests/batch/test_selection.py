@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +182,17 @@ def test_labels_that_no_image_of_a_dataset_has_are_told_beside_those_that_are_do
     asked = Selection(participants=("01", "sub-99"), sessions=("ses-a",), suffixes=("T1w", "T3w"))
     assert len(cases([str(dataset)], select=asked, tell=said.append)) == 1
     name = dataset.name
-    assert f"{name}: no image has --participant-label 99" in said
-    assert f"{name}: no image has --suffix T3w" in said
+    assert f"{name}: no image that fits what was asked for has --participant-label 99" in said
+    assert f"{name}: no image that fits what was asked for has --suffix T3w" in said
     assert not any("--session-label" in line or " 01" in line for line in said)
+
+
+def test_a_participant_without_an_image_of_the_session_that_was_asked_for_is_told(dataset):
+    shutil.rmtree(dataset / "sub-02" / "ses-a")
+    said = []
+    asked = Selection(participants=("01", "02"), sessions=("a",), suffixes=("T1w",))
+    assert len(cases([str(dataset)], select=asked, tell=said.append)) == 1
+    assert said == [f"{dataset.name}: no image that fits what was asked for has --participant-label 02"]
 
 
 @pytest.mark.parametrize(
