@@ -108,7 +108,7 @@ def with_its_file(address: str) -> str:
     try:
         with _client(lists) as client:
             names = [str(one["rfilename"]) for one in client.get(lists).raise_for_status().json()["siblings"]]
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DownloadFailed(
             f"{lists}: no list of files came: {cause_of(error)}{_proxy([lists])}", hint=hint
         ) from error

@@ -293,6 +293,9 @@ def test_of_a_place_on_the_hub_the_one_file_that_may_be_a_model_is_taken(
     server.plan = ["404"]
     with pytest.raises(DownloadFailed, match="/api/models/owner/nothing/revision/main: no list of files came"):
         get("hf:owner/nothing", to, accepted)
+    server.files["/api/models/owner/repo/revision/main"] = b"[" * 200_000
+    with pytest.raises(DownloadFailed, match="no list of files came"):
+        get("hf:owner/repo", to, accepted)
     monkeypatch.setenv("SEGCLI_OFFLINE", "1")
     seen = len(server.seen)
     with pytest.raises(DownloadFailed, match="SEGCLI_OFFLINE is set"):
