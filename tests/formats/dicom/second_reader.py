@@ -59,6 +59,7 @@ OTHERWISE = {
     "a_slice_out_of_one_is_none": "it takes a slice out of a mosaic for a mosaic",
     "a_volume_with_fewer_slices_than_another": "it stacks volumes of unequal numbers of slices into one",
     "a_volume_of_another_part_or_thickness": "it stacks volumes of unequal numbers of slices into one",
+    "does_not_fit_changes_no_voxels[1.2.840.10008.1.2.5]": "it reads no run lengths of several frames",
     "rounded_positions_are_taken": "it takes the distance of the first two slices for all",
 }
 
