@@ -12,7 +12,7 @@ from segcli.batch.case import names_of
 from segcli.batch.cases import Case, cases
 from segcli.batch.selection import Selection
 from segcli.commands.options import size
-from segcli.commands.plan import _all_refused, _lines, _looked_at, _of_all, _voxels
+from segcli.commands.plan import _all_refused, _grids, _lines, _looked_at, _of_all
 from segcli.commands.terminal import duration
 from segcli.errors import Denied, InputError, UsageError
 from segcli.formats.dicom import series as dicom
@@ -55,7 +55,7 @@ def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
     found[2] = replace(found[2], fault=InputError("c: no scan"))
 
     def voxels(case):
-        return case.volume
+        return case.volume, 1
 
     def budget(case):
         name = case.paths[0].name
@@ -63,9 +63,9 @@ def test_a_scan_that_is_refused_is_told_and_another_is_looked_at(tmp_path):
             raise InputError(f"{name}: truncated")
         return {"of": case.name}
 
-    looked_at, refused, count = _looked_at(found, voxels, budget)
+    looked_at, refused, sizes = _looked_at(found, voxels, budget)
     assert [case.name for case, _ in looked_at] == ["b", "d"]
-    assert count == 2
+    assert sizes == {found[1]: 2, found[3]: 4}
     assert sorted(error.message for error in refused) == ["a: truncated", "c: no scan", "e: truncated"]
     assert _looked_at([found[0]], voxels, budget)[0] == []
 
@@ -86,11 +86,9 @@ def test_a_header_that_is_refused_is_told_of_every_scan_and_packed_files_are_com
     nifti(tmp_path / "bad.nii", sform_code=0, qform_code=0)
     series(tmp_path / "ct", each=lambda ds, k: k != 3)
     found = cases([str(tmp_path)])
-    looked_at, refused, count = _looked_at(
-        found, lambda case: formats.grid_of(case.paths, series=case.series).size, lambda case: {"of": case.name}
-    )
+    looked_at, refused, sizes = _looked_at(found, _stored(_grids(1, None)), lambda case: {"of": case.name})
     assert [case.name for case, _ in looked_at] == ["4", "3", "8"]
-    assert count == 9
+    assert len(sizes) == 9
     assert sorted(error.message.split(": ")[0] for error in refused) == ["bad.nii", found[-1].name]
 
 
@@ -103,13 +101,18 @@ def test_the_headers_of_a_folder_of_series_are_read_once(tmp_path, monkeypatch):
         (tmp_path / str(n)).rmdir()
     found, opened = cases([str(tmp_path)], select=Selection(("all",))), []
     monkeypatch.setattr(dicom, "open_file", lambda path, known=dicom.open_file: opened.append(path) or known(path))
-    looked_at, refused, count = _looked_at(found, _voxels(1, None), lambda case: {"of": case.name})
-    assert ([case.name for case, _ in looked_at], count) == ([found[0].name, found[1].name], 2)
+    looked_at, refused, sizes = _looked_at(found, _stored(_grids(1, None)), lambda case: {"of": case.name})
+    assert ([case.name for case, _ in looked_at], len(sizes)) == ([found[0].name, found[1].name], 2)
     assert [error.message for error in refused] == [_refusal(found[2])]
     assert len(opened) == 13 + 13  # the second time by the reading that the first is compared with
     (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM" + bytes(9))
-    _, refused, count = _looked_at(found, _voxels(1, None), lambda case: {"of": case.name})
-    assert (count, {error.message for error in refused}) == (0, {_refusal(case) for case in found})
+    _, refused, sizes = _looked_at(found, _stored(_grids(1, None)), lambda case: {"of": case.name})
+    assert (sizes, {error.message for error in refused}) == ({}, {_refusal(case) for case in found})
+
+
+def _stored(grid_of):
+    """Says how many voxels a case has, for a network that sees each of them."""
+    return lambda case: (grid_of(case).size,) * 2
 
 
 def _refusal(case):
@@ -131,19 +134,36 @@ def test_one_bad_scan_of_a_folder_stops_no_plan(model, tmp_path):
     assert b"1 of 2 scans would fail, and are not counted" in ended.stderr
 
 
+def test_the_largest_file_is_looked_at_too_where_another_scan_is_the_largest_to_the_network(tmp_path):
+    found = [Case(name, (tmp_path / name,), tmp_path) for name in "abcdef"]
+    sizes = dict(zip(found, [(1, 6), (2, 9), (3, 5), (4, 4), (5, 3), (6, 2)], strict=True))
+    looked_at, _, _ = _looked_at(found, sizes.get, lambda case: {})
+    assert [case.name for case, _ in looked_at] == ["a", "c", "f", "b"]
+
+
+ONE = {"engine": "e", "windows": 1, "seconds": 2.0, "ram_mb": 3, "vram_mb": 0, "disk_mb": 1.0, "sums_on_disk": False}
+
+
+def _needs(voxels, looked_at):
+    """What all scans of so many voxels need, by the budgets of some, by their places."""
+    found = [Case(str(i), (), None) for i in range(len(voxels))]
+    return _of_all([(found[i], one) for i, one in looked_at.items()], dict(zip(found, voxels, strict=True)))
+
+
 def test_what_all_scans_need_is_told_by_some_of_them():
-    one = {
-        "engine": "e",
-        "windows": 1,
-        "seconds": 2.0,
-        "ram_mb": 3,
-        "vram_mb": 0,
-        "disk_mb": 1.0,
-        "sums_on_disk": False,
-    }
-    other = {**one, "windows": 3, "seconds": 4.0, "ram_mb": 5}
-    needs = _of_all([one, other], 10)
-    assert (needs["windows"], needs["seconds"], needs["ram_mb"], needs["disk_mb"]) == (20, 30.0, 5, 10.0)
+    needs = _needs([10] * 9 + [30], {0: ONE, 4: ONE, 9: {**ONE, "windows": 3, "seconds": 4.0, "ram_mb": 5}})
+    assert (needs["windows"], needs["seconds"], needs["ram_mb"], needs["disk_mb"]) == (12, 22.0, 5, 10.0)
+
+
+def test_a_scan_more_is_never_a_need_less():
+    """Nine equal scans needed 3,645 windows, and with a tenth of 18 windows 2,760: the plain mean counted for all."""
+    large, small = {**ONE, "windows": 405}, {**ONE, "windows": 18}
+    assert _needs([900] * 9, {0: large, 4: large, 8: large})["windows"] == 9 * 405
+    assert _needs([900] * 9 + [30], {9: small, 4: large, 8: large})["windows"] == 9 * 405 + 18
+
+
+def test_scans_of_one_size_that_need_unlike_much_count_by_their_mean():
+    assert _needs([9, 9, 9, 9], {0: ONE, 1: {**ONE, "windows": 2}, 3: {**ONE, "windows": 6}})["windows"] == 12
 
 
 @pytest.mark.parametrize(("disk", "told"), [(0.003, "less than 0.1 MB"), (0.1, "0.1 MB"), (1234.56, "1,234.6 MB")])
