@@ -34,7 +34,7 @@ Check = Callable[[Scene], Iterable[Finding]]
 
 PLACES = 8  # structures whose usual places are known, at least
 CUT_SHARE = 0.05  # cross-section at the border over the largest one
-DISAGREEMENT = 0.2  # part of a structure's voxels on which the members of an ensemble differ
+DISAGREEMENT = 0.2  # share of an ensemble's members that decide otherwise, mean over a structure's voxels
 _MANY = 3  # structures with one and the same doubt before they share a sentence
 
 # Structures that go on beyond most scans, or lie about in pieces by nature.
@@ -88,7 +88,7 @@ def run(
     confidence    mean softmax margin of each label value, 0..1
     said          of the scan, beside its voxels, which is compared with the card
     classes       names of the structures that were kept, all if empty
-    disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
+    disagreement  share of an ensemble's members that decide otherwise, mean over each label value's voxels, 0..1
     counted       `report.tallied` of the label map, where it is there already
     """
     structures = [x for x in card.structures if not classes or x.name in classes]
@@ -162,11 +162,11 @@ def _confidence(scene: Scene) -> Iterator[Finding]:
 
 
 def _disagreement(scene: Scene) -> Iterator[Finding]:
-    """Structures on which the members of an ensemble differ."""
+    """Structures at whose voxels many members of an ensemble decide otherwise."""
     for s in scene.by_id.values():
         part = scene.disagreement.get(s.label, 0.0)
         if s.voxels and part > DISAGREEMENT:
-            sentence = f"{s.name}: the models of the ensemble differ on {part:.0%} of its voxels"
+            sentence = f"{s.name}: at its voxels {part:.0%} of the ensemble's members on average decide otherwise"
             yield Finding("disagreement", "review", s.name, sentence)
 
 

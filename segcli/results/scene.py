@@ -30,7 +30,7 @@ class Scene:
     by_id         each structure by its label; counted: the same as `tallied` counts it
     image         the scan on the grid of the labels, (C, D, H, W), where it is there; said: of it, beside its voxels
     confidence    mean softmax margin of each label value, 0..1
-    disagreement  part of each label value's voxels on which the members of an ensemble differ, 0..1
+    disagreement  share of an ensemble's members that decide otherwise, mean over each label value's voxels, 0..1
     foreign       whether the scan is of another modality than the model's, and its brightness says nothing
     """
 
