@@ -122,14 +122,15 @@ class Opening:
 
     def _alone(self, card: ModelCard, common: dict[str, object] | None) -> Opened:
         votes = self.votes and len(self.model) == 1
-        engine = self.engine
+        engine, reason = self.engine, ""
         if votes and len(card.weights) > 1:  # an ONNX file averages its folds inside
             named = engines().get(engine)  # what there is not is refused below
             if named is not None and named.reads == "graph":
                 raise UsageError(f"--write disagreement: {engine} runs the folds of {card.name} as one network")
-            engine = "torch" if engine == "auto" else engine
+            if engine == "auto":
+                engine, reason = "torch", "the other engines run the folds as one network"
         try:
-            return open_engine(
+            opened = open_engine(
                 card,
                 engine=engine,
                 device=self.device,
@@ -145,3 +146,4 @@ class Opening:
             )
         except ModelError as error:
             raise error.about(card.folder.name if card.folder else card.name) from error
+        return replace(opened, reason=reason or opened.reason)

@@ -328,9 +328,10 @@ def test_a_model_of_two_folds_tells_where_they_differ_by_torch_alone(tmp_path: P
     (folder / "model.json").write_text(json.dumps({k: v for k, v in document.items() if "onnx" not in k}))
     own = find(str(folder))
     opening = Opening((str(folder),), votes=True)
-    engine = opening.open(own).engine
-    assert engine.name == "torch cpu"
-    found = segment(row(0, 150, 300), own.procedure, engine, wishes=Wishes(votes=True))
+    opened = opening.open(own)
+    assert (opened.engine.name, opened.reason) == ("torch cpu", "the other engines run the folds as one network")
+    assert replace(opening, engine="torch").open(own).reason == "it was named"
+    found = segment(row(0, 150, 300), own.procedure, opened.engine, wishes=Wishes(votes=True))
     assert found.labels.data.ravel().tolist() == [1, 1, 3]
     assert found.votes is not None
     assert found.votes.data.ravel().tolist() == [0, 128, 0]
