@@ -25,11 +25,12 @@ def unclaimed(folder: Path, *, replace: bool) -> None:
 
     errors   OutputExists (73)
     """
-    written.unclaimed(folder, replace=replace)
+    written.unclaimed(folder, replace=True)
     if folder.exists() and [path.name for path in folder.iterdir()] != [CARD_FILE]:
         raise OutputExists(
             f"{folder} is there already, and has a network of its own", hint="choose another --name, or move it away"
         )
+    written.unclaimed(folder, replace=replace)
 
 
 def write(

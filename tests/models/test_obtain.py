@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from models import organs
 from servers import Server, serving
 from totalseg import fast_body, installed, muscles
 
 from segcli.errors import DownloadFailed, ModelError, OutputExists, UsageError
-from segcli.models import catalogue, imports
+from segcli.models import catalogue, composed, imports
 from segcli.models.in_place import found as find_installed
 from segcli.models.library import parts_of, read_card, rough_of
 from segcli.models.obtain import FetchOptions, get, urls, wanted
@@ -233,6 +234,13 @@ def test_a_model_that_is_there_is_not_replaced_unless_told(home: tuple[Path, Ser
     with pytest.raises(OutputExists):
         get("tiny", to)
     assert get("tiny", to, FetchOptions(replace=True)).is_dir()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_over_a_model_with_a_network_of_its_own_no_model_of_parts_is_offered(tmp_path: Path, replace: bool) -> None:
+    with pytest.raises(OutputExists, match="has a network of its own") as caught:
+        composed.unclaimed(organs(tmp_path / "m"), replace=replace)
+    assert caught.value.hint == "choose another --name, or move it away"
 
 
 def test_a_model_that_cannot_be_run_or_fetched_says_why(home: tuple[Path, Server]) -> None:

@@ -170,10 +170,10 @@ def unclaimed(folder: Path, *, replace: bool) -> None:
     """
     if not os.path.lexists(folder):
         return
-    if not replace:
-        raise OutputExists(f"{folder} is there already", hint="choose another --name, or remove it first")
     if foreign := _foreign(folder):
         raise OutputExists(f"{folder} is there already, and {foreign}", hint=_ANOTHER)
+    if not replace:
+        raise OutputExists(f"{folder} is there already", hint="choose another --name; --overwrite replaces it")
 
 
 def _foreign(folder: Path) -> str | None:

@@ -486,8 +486,9 @@ def test_one_output_fewer_than_labels_means_outputs_that_stand_alone(tmp_path: P
 def test_a_model_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     path = CONTAINERS / "tiny_segresnet_raw.pth"
     folder = imports.adopt(path, to=tmp_path, given=FACTS)
-    with pytest.raises(OutputExists, match="is there already"):
+    with pytest.raises(OutputExists, match="is there already") as caught:
         imports.adopt(path, to=tmp_path, given=FACTS)
+    assert caught.value.hint == "choose another --name; --overwrite replaces it"
     assert imports.adopt(path, to=tmp_path, given={**FACTS, "overlap": 0.25}, replace=True) == folder
     assert library.read_card(folder).window.overlap == 0.25
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
