@@ -28,7 +28,7 @@ NOISE = 0.2  # correlation of neighbouring voxels
 EQUAL = 0.8
 LABELS = 1000  # values that a label map has at most
 _GREYS = 32  # values that a picture has more of
-_OTHER_MODELS = "; `segcli models --available` lists models with their modality"
+_OTHER_MODELS = "`segcli models --available` lists models with their modality"
 _NO_WORD = "OT"  # the Modality in DICOM of what has none of its own, or was written by a program that knows none
 _PLANES = 32  # that are looked at
 SAID_FIRST = ("modality", "age", "body part", "contrast", "sequence")  # what a person wants to know before the network
@@ -71,7 +71,12 @@ def beforehand(scan: Volume, card: ModelCard, name: str, *, label_map: bool = Fa
     if (nothing := blank(scan)) is not None:
         return [nothing.sentence]
     told = [f for f in of_scan(scan, card, said) if f.severity == "fail" or f.code in SAID_FIRST]
-    return [f"{f.sentence}{_OTHER_MODELS if _of_another(f, card) else ''}" for f in told]
+    return [_and(f.sentence, _OTHER_MODELS) if _of_another(f, card) else f.sentence for f in told]
+
+
+def _and(sentence: str, more: str) -> str:
+    """Two sentences in one line; a question ends by itself."""
+    return f"{sentence} {more}" if sentence.endswith("?") else f"{sentence}; {more}"
 
 
 def _of_another(doubt: Finding, card: ModelCard) -> bool:

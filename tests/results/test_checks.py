@@ -231,7 +231,7 @@ def test_a_ct_stored_without_a_sign_is_told_to_a_model_of_mr_before_the_network(
     """As scanners store it, 0 to 4095, in a file that says no rescale."""
     stored = Volume(np.clip(IMAGE.data + added, 0, 4095).astype(np.uint16), IMAGE.grid)
     (sentence,) = beforehand(stored, card("MR"), "a")
-    assert "as of Hounsfield units with 1024 added: a CT?" in sentence
+    assert "as of Hounsfield units with 1024 added: a CT? `segcli models --available` lists" in sentence
     cropped = stored.crop(tuple(slice(n // 8, n - n // 8) for n in stored.grid.shape))
     (sentence,) = beforehand(cropped, card("MR"), "a")
     assert "1024 added" in sentence
