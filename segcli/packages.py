@@ -34,7 +34,7 @@ def added(
         except Exception as error:  # it is not our code
             raise EngineError(f"{said} cannot be loaded: {cause_of(error)}", hint=hint) from error
         if not isinstance(one, kind):
-            raise EngineError(f"{said} is a {type(one).__name__}, not a {kind.__name__} of segcli", hint=hint)
+            raise EngineError(f"{said} is of type {type(one).__name__}, and segcli takes {kind.__name__}", hint=hint)
         own = {point.name, *names(one)}
         if own & all_taken:
             raise EngineError(f"{said} has the name of another one", hint=hint)

@@ -96,7 +96,7 @@ def test_what_is_of_another_kind_is_named_with_its_package(
     what: What, refused: Callable[[What, str, str], str]
 ) -> None:
     said = refused(what, "ONE = 3", ":ONE")
-    assert said == f"the {what} 'strange' of the package strange-one is a int, not a {KINDS[what]} of segcli"
+    assert said == f"the {what} 'strange' of the package strange-one is of type int, and segcli takes {KINDS[what]}"
 
 
 @pytest.mark.parametrize("what", [what for what, (_, _, text) in READERS.items() if text])
