@@ -194,7 +194,9 @@ class WhichOnes:
     ] = None
     trainer: Annotated[str | None, typer.Option("--trainer", help="Of several: nnUNetTrainer, ...")] = None
     plans: Annotated[str | None, typer.Option("--plans", help="Of several: nnUNetPlans, ...")] = None
-    folds: Annotated[str | None, typer.Option("--folds", help="Of nnU-Net: 0,1,2 or all; default every one.")] = None
+    folds: Annotated[
+        str | None, typer.Option("--folds", help="Of nnU-Net: 0,1,2, or all: its fold_all; default every numbered one.")
+    ] = None
 
     def wanted(self) -> WhichModel:
         from segcli.models.imports import WhichModel

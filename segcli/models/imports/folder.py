@@ -133,7 +133,9 @@ def _chosen(places: Sequence[Path], folder: Path, name: str, wanted: WhichModel)
     fitting = [place for place in places if set(wanted.of_nnunet.values()) <= words(place)]
     if not fitting:
         options = " and ".join(f"{option} {value}" for option, value in wanted.of_nnunet.items())
-        raise _several(places, folder, name, choose, f"none of {options}: ")
+        leave = f"leave out {' and '.join(wanted.of_nnunet)}, or give another folder"
+        hint = choose if len(places) > 1 else leave
+        raise _several(places, folder, name, hint, f"nothing there is of {options}; it ")
     usual = fitting
     for row in _DEFAULTS:
         first = next((word for word in row if any(word in words(place) for place in usual)), None)

@@ -19,8 +19,10 @@ def fold_files(folder: Path, names: Sequence[str], folds: Sequence[str], latest:
     """
     found = _checkpoints(folder, names) or _checkpoints(folder, [latest])
     if lacking := [fold for fold in folds if fold not in found]:
-        known = ", ".join(found) or "none"
-        raise ModelError(f"{folder.name}: has no fold {lacking[0]}", hint=f"--folds takes some of: {known}")
+        hint = f"--folds takes some of: {', '.join(found) or 'none'}"
+        if lacking[0] == "all":
+            hint += "; `all` is nnU-Net's own fold_all; without --folds every numbered one is taken"
+        raise ModelError(f"{folder.name}: has no fold {lacking[0]}", hint=hint)
     numbered = [path for fold, path in found.items() if fold != "all"]
     chosen = [found[fold] for fold in dict.fromkeys(folds)] or numbered or list(found.values())
     if not chosen:

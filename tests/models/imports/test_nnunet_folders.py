@@ -204,16 +204,22 @@ def test_options_choose_among_trainers_plans_configurations_and_folds(tmp_path: 
     assert "nnUNetTrainer__nnUNetPlans__3d_fullres is taken" in usual.notes[0]
     assert imports.inspect(place, wanted=imports.WhichModel(trainer="nnUNetTrainerBN")).notes == []
     assert imports.inspect(place, wanted=imports.WhichModel(plans="nnUNetResEncUNetLPlans")).notes == []
-    with pytest.raises(ModelError, match="none of --configuration 2d: holds 3 models") as caught:
+    with pytest.raises(ModelError, match="nothing there is of --configuration 2d; it holds 3 models") as caught:
         imports.inspect(place, wanted=imports.WhichModel(configuration="2d"))
     assert "--trainer" in str(caught.value.hint)
     one = "nnUNetTrainerBN__nnUNetPlans__3d_fullres"
-    with pytest.raises(ModelError, match=f"^{one}: none of --configuration 2d: holds one model: {one} "):
+    with pytest.raises(ModelError, match="nothing there is of") as caught:
         imports.inspect(place / one, wanted=imports.WhichModel(configuration="2d"))
+    assert caught.value.message == f"{one}: nothing there is of --configuration 2d; it holds one model: {one}"
+    assert caught.value.hint == "leave out --configuration, or give another folder"
     assert (usual.folds, imports.inspect(place, wanted=imports.WhichModel(folds=("1",))).folds) == (2, 1)
     with pytest.raises(ModelError, match="has no fold 7") as caught:
         imports.inspect(place, wanted=imports.WhichModel(folds=("0", "7")))
     assert caught.value.hint == "--folds takes some of: 0, 1"
+    with pytest.raises(ModelError, match="has no fold all") as caught:
+        imports.inspect(place, wanted=imports.WhichModel(folds=("all",)))
+    told = "--folds takes some of: 0, 1; `all` is nnU-Net's own fold_all; without --folds every numbered one is taken"
+    assert caught.value.hint == told
 
 
 def test_where_none_of_several_is_the_usual_one_a_choice_is_asked_for(tmp_path: Path) -> None:
