@@ -97,7 +97,7 @@ def test_a_scan_of_another_modality_is_told_with_the_command_that_lists_models(m
     path = nifti(tmp_path / "a.nii.gz", data + np.random.default_rng(0).integers(0, 9, data.shape, "i2"))
     (warning,) = looked_at(path, model, capsys)["warnings"]
     assert "not Hounsfield units" in warning
-    assert warning.endswith("; `segcli models --available` lists models with their modality")
+    assert warning.endswith("? `segcli models --available` lists models with their modality")
     answer.info(path, model)
     assert f"warning: {warning}" in capsys.readouterr().err
 
