@@ -23,7 +23,6 @@ from segcli.commands.options import (
     AllowLabelMap,
     Arithmetic,
     Average,
-    Channels,
     Commands,
     Device,
     Engine,
@@ -34,18 +33,15 @@ from segcli.commands.options import (
     MaxVRAM,
     Models,
     Reports,
-    SeveralSeries,
     Split,
     Tables,
     Threads,
-    VolumeNumber,
     all_choices,
     averaged,
     choice,
     engine_named,
     form,
     from_groups,
-    named_channels,
     output_option,
     precision_named,
     several,
@@ -53,13 +49,13 @@ from segcli.commands.options import (
 )
 from segcli.commands.outcomes import FAIL_ON, Manners
 from segcli.commands.running import Workers, batch, piped
+from segcli.commands.scans import Scans
 from segcli.commands.terminal import say
 from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.batch.cases import Given
     from segcli.batch.outputs import Destination, Option
-    from segcli.batch.selection import Selection
     from segcli.batch.stages import Options
     from segcli.engines.opening import Opening
     from segcli.engines.precision import Precision
@@ -68,55 +64,6 @@ commands = Commands("predict")
 
 
 # ---- options
-
-
-@dataclass(frozen=True)
-class Scans:
-    """Which scans"""
-
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Scans: files, folders, `-`.")] = None
-    channel: Channels = None
-    series: SeveralSeries = None
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", help="Rules for DICOM series: Modality=MR,SeriesDescription~=(?i)t1; repeatable: or."),
-    ] = None
-    volume: VolumeNumber = None
-    include: Annotated[list[str] | None, typer.Option("--include", help="Pattern of paths in a folder.")] = None
-    exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Pattern of paths to leave out.")] = None
-    participant: Annotated[str, typer.Option("--participant-label", help="Of a BIDS dataset: 01,02.")] = ""
-    session: Annotated[str, typer.Option("--session-label", help="Of a BIDS dataset.")] = ""
-    suffix: Annotated[str, typer.Option("--suffix", help="Of a BIDS dataset: T1w,T2w.")] = ""
-    files_from: Annotated[str | None, typer.Option("--files-from", help="A list of inputs; `-` is stdin.")] = None
-    null: Annotated[bool, typer.Option("-0", help="The list is separated by NUL.")] = False
-    shard: Annotated[str | None, typer.Option("--shard", help="i/n, or slurm for job arrays.")] = None
-
-    def given(self) -> Given:
-        from segcli.batch.cases import Given
-
-        inputs = tuple(self.inputs or ())
-        named = named_channels(self.channel)
-        if "-" in inputs and (len(inputs) > 1 or named or self.files_from is not None):
-            raise UsageError("- is one scan on stdin, alone", hint="a list of names on stdin is --files-from -")
-        return Given(inputs, named, self.files_from, self.null, self.select(), self.volume, self.shard)
-
-    def select(self) -> Selection:
-        from segcli.batch.selection import Selection
-
-        if self.where:
-            from segcli.formats.dicom.rules import rules
-
-            for text in self.where:
-                rules(text)  # a mistake is told before anything is looked for
-        return Selection(
-            series=several(*self.series or ()),
-            where=tuple(self.where or ()),
-            include=tuple(self.include or ()),
-            exclude=tuple(self.exclude or ()),
-            participants=several(self.participant),
-            sessions=several(self.session),
-            suffixes=several(self.suffix),
-        )
 
 
 @dataclass(frozen=True)

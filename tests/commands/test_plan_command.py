@@ -8,9 +8,11 @@ import pytest
 from runs import command, scan
 
 from segcli import formats
+from segcli.batch import budget
 from segcli.batch.case import names_of
 from segcli.batch.cases import Case, cases
 from segcli.batch.selection import Selection
+from segcli.commands.app import app
 from segcli.commands.options import size
 from segcli.commands.plan import _all_refused, _grids, _lines, _looked_at, _of_all
 from segcli.commands.terminal import duration
@@ -120,6 +122,48 @@ def _refusal(case):
     with pytest.raises(InputError) as no:
         formats.read(case.paths, series=case.series)
     return no.value.about(*names_of(case)).message
+
+
+@pytest.fixture
+def planned(model, tmp_path, monkeypatch, capsys):
+    """Runs plan here with some words, no window of a network; the JSON document and what is told."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(budget, "plan_case", lambda *case, **how: {**ONE, "warnings": []})
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            app(["plan", *words, "-m", str(model), "--json"])
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        return json.loads(out), err
+
+    return run
+
+
+def test_a_plan_takes_the_scans_as_predict_takes_them(planned, tmp_path):
+    """It took one file or folder, and of a BIDS dataset it counted scans that `predict --suffix` leaves out."""
+    for subject in ("sub-01", "sub-02"):
+        for suffix in ("T1w", "T2w"):
+            scan(tmp_path / "bids" / subject / "anat" / f"{subject}_{suffix}.nii.gz")
+    files = [str(path) for path in sorted((tmp_path / "bids").rglob("*.nii.gz"))]
+    (tmp_path / "list").write_text("\n".join(files))
+    for words, count in (
+        (files[:3], 3),
+        (["bids", "--suffix", "T1w"], 2),
+        (["bids", "--suffix", "T1w", "--participant-label", "02"], 1),
+        (["bids", "--exclude", "*T2w*", "--include", "sub-01/*"], 1),
+        (["--files-from", "list"], 4),
+        (["--files-from", "list", "--shard", "1/4"], 1),
+    ):
+        assert planned(*words)[0]["scans"] == count, words
+
+
+def test_a_part_without_a_scan_needs_nothing(planned, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    needs, told = planned("a.nii.gz", "--shard", "2/2")
+    assert needs.keys() == planned("a.nii.gz", "--shard", "1/2")[0].keys()
+    assert (needs["scans"], needs["windows"], needs["engine"]) == (0, 0, None)
+    assert told == "--shard 2/2: this part is empty, nothing is to be done (scans in all: 1)\n"
 
 
 @pytest.mark.slow
