@@ -4,7 +4,7 @@ SegcliError
 ├── UsageError        2   arguments that contradict each other
 ├── InputError       65   not one readable volume
 │   └── InputMissing 66   nothing there, or nothing to do
-├── EngineError      69   engine, device or what an installed package adds not available
+├── EngineError      69   engine, device or what an installed package adds not available, or faulty
 ├── DownloadFailed   69   a file of a network that does not come, or other bytes than stated
 ├── OutOfMemory      71   every way to need less memory failed
 ├── OutputError      74   cannot write, disk full

@@ -1,10 +1,11 @@
-"""What installed packages add to segcli: formats, engines, networks, kinds of output, checks, commands; versions."""
+"""What installed packages add: formats, engines, networks, kinds of output, checks, commands; their faults; versions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Hashable
-from typing import Literal, TypeVar
+from pathlib import PurePath
+from typing import Literal, TypeVar, get_args
 
 from segcli.errors import EngineError, cause_of
 
@@ -41,6 +42,28 @@ def added(
         all_taken |= own
         found[point.name] = one
     return found
+
+
+def at_fault(error: BaseException) -> EngineError | None:
+    """The refusal that names the installed package in whose code an error arose; None for an error of segcli's own.
+
+    Of the functions that had been called the last one counts that is segcli's or such a package's: what other
+    libraries raise is the fault of the one that called them.
+    """
+    from importlib.metadata import entry_points  # as above
+    from traceback import walk_tb
+
+    points = [point for what in get_args(What) for point in entry_points(group=f"segcli.{what}s")]
+    owners = {point.module.partition(".")[0]: point.dist.name if point.dist else point.module for point in points}
+    for frame, line in reversed(list(walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if module == "segcli":
+            break
+        if module in owners:
+            package, file = owners[module], PurePath(frame.f_code.co_filename).name
+            told = f"the package {package} fails in line {line} of {file}: {type(error).__name__}: {error}"
+            return EngineError(told, hint=f"update or uninstall {package}")
+    return None
 
 
 _PART = re.compile(r"\.(so|dll|dylib|pyd)\b|\bDLL\b")  # of a library, in what is said of it

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from models import organs
 from packages import example, package
 from runs import command, scan
 
+import segcli
 from segcli import read
 from segcli.batch import outputs
 from segcli.commands.app import CommandTable
@@ -19,7 +21,7 @@ from segcli.engines import table as engines
 from segcli.errors import EngineError
 from segcli.formats import table as formats
 from segcli.networks import registry
-from segcli.packages import What
+from segcli.packages import What, at_fault, version_of
 from segcli.results import checks
 
 # What reads each kind, what of it is kept between two looks, and a value whose name is taken by segcli's own.
@@ -114,6 +116,51 @@ def test_a_package_that_cannot_be_loaded_ends_a_command_with_69(tmp_path: Path) 
     assert done.returncode == 69
     assert re.search(r"error: the format 'strange' of the package strange-one cannot be loaded: ", done.stderr.decode())
     assert "update or uninstall strange-one" in done.stderr.decode()
+
+
+def test_an_error_is_a_packages_fault_where_its_code_was_the_last_before_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import json\n\ndef cold(scene):\n    json.loads('{')\n\ndef calls(what):\n    what('nothing_there')\n"
+    package(tmp_path, "strange_one", text, "checks: strange = strange_one:cold")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "strange_one", raising=False)
+    strange = import_module("strange_one")
+    with pytest.raises(ValueError, match="Expecting property name") as error:
+        strange.cold(None)
+    found = at_fault(error.value)
+    assert found is not None
+    assert found.message.startswith("the package strange-one fails in line 4 of strange_one.py: JSONDecodeError: Expec")
+    with pytest.raises(ModuleNotFoundError) as error:
+        strange.calls(version_of)
+    assert at_fault(error.value) is None
+
+
+def test_a_check_that_fails_is_told_with_its_package_and_ends_with_69(tmp_path: Path) -> None:
+    env = package(
+        tmp_path / "site", "strange_one", "def cold(scene):\n    scene.gone\n", "checks: cold = strange_one:cold"
+    )
+    words = ["--model", organs(tmp_path / "model"), "--engine", "onnx", "-o", tmp_path / "out"]
+    done = command("predict", scan(tmp_path / "x.nii.gz"), *words, env=env)
+    assert done.returncode == 69
+    told = "x.nii.gz: the package strange-one fails in line 2 of strange_one.py: AttributeError: "
+    assert told in done.stderr.decode()
+    assert "internal error" not in done.stderr.decode()
+
+
+def test_from_python_a_fault_of_a_package_is_a_refusal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from segcli.batch.outputs import Output\nONE = Output('one', '_one.txt', '', lambda path, case: [1 / 0])\n"
+    package(tmp_path / "site", "strange_one", text, "outputs: one = strange_one:ONE")
+    result = segcli.segment(scan(tmp_path / "x.nii.gz"), str(organs(tmp_path / "model")), engine="onnx")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "strange_one", raising=False)
+    outputs.outputs.cache_clear()
+    try:
+        with pytest.raises(EngineError, match=r"the package strange-one fails in line 2 of .*: ZeroDivisionError: "):
+            result.save(tmp_path / "out", write="one")
+    finally:
+        monkeypatch.undo()
+        outputs.outputs.cache_clear()
 
 
 def test_a_command_of_an_installed_package_is_run_by_its_name(tmp_path: Path) -> None:

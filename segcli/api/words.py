@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from segcli.errors import SegcliError
+from segcli.packages import at_fault
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +42,7 @@ _OPTION = re.compile(
 
 
 def in_python(call: Callable[P, R]) -> Callable[P, R]:
-    """The same function, whose refusals name arguments and no options."""
+    """The same function, whose refusals name arguments and no options; a fault in an installed package names that."""
 
     @functools.wraps(call)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -51,6 +52,12 @@ def in_python(call: Callable[P, R]) -> Callable[P, R]:
             error.message, error.hint = said(error.message), error.hint and said(error.hint)
             error.args = (error.message,)
             raise
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            if (fault := at_fault(error)) is None:
+                raise
+            raise fault from error
 
     return told
 

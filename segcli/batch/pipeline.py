@@ -24,6 +24,7 @@ from segcli.batch.stages import (
 )
 from segcli.errors import Denied, EngineError, InputError, OutOfMemory, OutputError, SegcliError, cause_of
 from segcli.models.card import ModelCard
+from segcli.packages import at_fault
 
 if TYPE_CHECKING:
     from segcli.engines.opened import Opened
@@ -138,11 +139,11 @@ def _guarded(job: Job, case: Case, stage: Callable[[Job, Given], Made | Outcome]
         if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_DEVICE):
             said, hint = cause_of(error), "run it again: what is done stays done; or use --device cpu"
             return failed(job.watch, case, EngineError(f"{called(case)}: the GPU failed: {said}", hint=hint))
-        fault = SegcliError(
-            f"{called(case)}: an internal error of segcli: {type(error).__name__}: {error}",
+        fault = at_fault(error) or SegcliError(
+            f"an internal error of segcli: {type(error).__name__}: {error}",
             hint="please report it; --debug shows where it happened",
         )
-        return failed(job.watch, case, fault, traceback.format_exc())
+        return failed(job.watch, case, fault.about(called(case)), traceback.format_exc())
 
 
 def failed(watch: Watch, case: Case, error: SegcliError, details: str = "") -> Outcome:

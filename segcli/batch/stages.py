@@ -86,7 +86,7 @@ class Outcome:
     paths    the files that were written (or found done), the label map first
     record   the record, also of a skipped case; None when it failed
     error    why it failed
-    details  a traceback, where the error was a fault of segcli itself
+    details  a traceback, where the error was a fault of segcli itself or of an installed package
     """
 
     case: Case

@@ -25,7 +25,7 @@ from segcli.commands.progress import Show
 from segcli.commands.terminal import say, show_error
 from segcli.errors import EngineError, ModelError, SegcliError, UsageError
 from segcli.folders import at_home, each_at_home
-from segcli.packages import not_loaded
+from segcli.packages import at_fault, not_loaded
 
 Item = TypeVar("Item")
 SIGNALLED = 128  # an exit code above it is that and the number of a signal
@@ -183,7 +183,7 @@ def _from_a_file(error: Exception) -> bool:
 
 
 def _unforeseen(error: Exception, debug: bool) -> int:
-    """Click's own refusals keep their code; anything else is a bug of segcli."""
+    """Click's own refusals keep their code; anything else is a bug of segcli, or of an installed package."""
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":  # a machine for ONNX files alone
         return _refused(EngineError("torch is not installed: this command needs it", hint="pip install torch"), debug)
     if (refusal := not_loaded("", error)) is not None:
@@ -200,6 +200,8 @@ def _unforeseen(error: Exception, debug: bool) -> int:
         _ask(error)
         _show(error)
         return int(error.exit_code)
+    if (fault := at_fault(error)) is not None:
+        return _refused(fault, debug)
     if debug:
         import traceback
 
