@@ -18,19 +18,20 @@ from segcli import formats, system
 from segcli.batch import earlier, outputs
 from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination, Output
-from segcli.errors import Denied, InputError, OutputError, OutputExists, UsageError, first_few
+from segcli.errors import Denied, InputError, ModelError, OutputError, OutputExists, UsageError, first_few
 from segcli.formats import Form, atomic, freesurfer, label_table
 from segcli.formats.stated import stated
 from segcli.formats.table import stem
 from segcli.inference.segment import Segmentation
 from segcli.models import card as cards
 from segcli.models.card import ModelCard
-from segcli.models.library import file_sha256
+from segcli.models.library import file_sha256, find
 from segcli.results import checks, record
 from segcli.results.beside import known_files, with_files
 from segcli.results.inputs import hash_inputs
 from segcli.results.measure import Report, measure
 from segcli.results.numbers import refuse_other_numbers
+from segcli.results.pairing import label_maps_in
 from segcli.results.record import Measured, ModelFacts, Record
 from segcli.results.scan_checks import label_map
 from segcli.results.shown import shown_in
@@ -38,6 +39,7 @@ from segcli.space.volume import Volume
 from segcli.structures import Label
 
 _SHOWN = 10  # values in a sentence
+_DEFAULT = "uxnet"  # whose a label map without a record is taken for
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,31 @@ class Scanned:
 
 
 # ---- what it is ------------------------------------------------------------------------------------------------------
+
+
+def refuse_several(path: Path) -> None:
+    """Refuse a folder of label maps, such as the results of a run: InputError."""
+    if path.is_dir() and (found := label_maps_in(path)):
+        one = next((each for each in found if record.maker(_record_of(each)) is not None), found[0])
+        raise InputError(f"{path}: is a folder, and report takes one label map", hint=f"give one: {one}")
+
+
+def maker_of(path: Path) -> ModelCard:
+    """The model that made a label map, as the record beside it says: of an ensemble the first; uxnet without a record.
+
+    errors   ModelError: it is not found by that name
+    """
+    made = record.maker(_record_of(path))
+    if made is None:
+        return find(_DEFAULT)
+    name = made["name"]
+    try:
+        return find(name.partition("+")[0])
+    except ModelError as error:
+        told = f"{path.name}: its record says that {name} made it: {error.message}"
+        raise ModelError(
+            told, hint="name its folder or file with --model, or a table of its names with --labels"
+        ) from error
 
 
 def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:

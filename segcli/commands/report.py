@@ -12,7 +12,6 @@ from segcli.commands.options import (
     Affine,
     Commands,
     Json,
-    Model,
     Reports,
     Split,
     Tables,
@@ -38,7 +37,15 @@ def report(
     labelmap: Annotated[
         Path, typer.Argument(help="A label map that exists already; with --image also a DICOM Segmentation.")
     ],
-    model: Model = "uxnet",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="SEGCLI_MODEL",
+            help="Name, folder or file; default the model that the label map's record names, uxnet without a record.",
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -92,22 +99,24 @@ def report(
         _show(record)
 
 
-def _found(path: Path, model: str, labels: str | None, image: Path | None, counts: Form | None) -> Existing:
+def _found(path: Path, model: str | None, labels: str | None, image: Path | None, counts: Form | None) -> Existing:
     """What a label map is: of a model, of a table's names, or a Segmentation on the grid of its scan."""
     from segcli import formats
     from segcli.batch import reported
     from segcli.models.library import find
 
-    if not formats.is_segmentation(path):
-        return (
-            reported.by_table(path, labels, counts)
-            if labels is not None
-            else reported.by_model(path, find(model), counts)
-        )
+    reported.refuse_several(path)
+    segments = formats.is_segmentation(path)
     if labels is not None:
-        return reported.by_own_names(path, _scan(path, image, 1, counts), labels)
-    card = find(model)
-    return reported.by_segments(path, _scan(path, image, len(card.channels), counts), card)
+        return (
+            reported.by_own_names(path, _scan(path, image, 1, counts), labels)
+            if segments
+            else reported.by_table(path, labels, counts)
+        )
+    card = find(model) if model is not None else reported.maker_of(path)
+    if segments:
+        return reported.by_segments(path, _scan(path, image, len(card.channels), counts), card)
+    return reported.by_model(path, card, counts)
 
 
 def _scan(path: Path, image: Path | None, channels: int, counts: Form | None) -> Volume:

@@ -156,6 +156,11 @@ def _instead(pred: Path, spare: Sequence[str], deep: bool) -> str:
     return "predict them, or take them out of the folder of references"
 
 
+def label_maps_in(folder: Path) -> list[Path]:
+    """The files of a folder that may be label maps, sorted; errors as of `pair_folders`."""
+    return _label_maps(folder, _files(folder, deep=False))
+
+
 def _label_maps(folder: Path, files: Sequence[Path]) -> list[Path]:
     """Of the files of a folder those that may be label maps: no voxels beside a header.
 

@@ -18,7 +18,7 @@ from segcli import formats
 from segcli.batch import outputs, reported
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
-from segcli.errors import InputError, OutputError, OutputExists, UsageError
+from segcli.errors import InputError, ModelError, OutputError, OutputExists, UsageError
 from segcli.formats import freesurfer
 from segcli.models.library import file_sha256
 
@@ -30,6 +30,27 @@ def test_a_label_map_of_another_model_is_not_reported_under_wrong_names(model, t
     (tmp_path / "a_seg.json").write_text('{"segcli_record": 1, "model": {"name": "uxnet"}}')
     with pytest.raises(InputError, match=r"a_seg.nii.gz: its record says that uxnet made it, not organs"):
         answer.report(path, str(model), output=tmp_path)
+
+
+def test_the_record_names_the_model_where_nobody_does(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(model.parent))
+    path = nifti(tmp_path / "a_seg.nii.gz", np.eye(4, dtype="u1")[None].repeat(4, 0))
+    for name in ("organs", "organs+others"):
+        (tmp_path / "a_seg.json").write_text(json.dumps({"segcli_record": 1, "model": {"name": name}}))
+        answer.report(path, output=tmp_path / name, json=True)
+        assert json.loads(capsys.readouterr().out)["record"]["structures"][0]["name"] == "body"
+    (tmp_path / "a_seg.json").write_text('{"segcli_record": 1, "model": {"name": "elsewhere"}}')
+    with pytest.raises(ModelError, match=r"a_seg.nii.gz: its record says that elsewhere made it: no model 'elsewhere'"):
+        answer.report(path, output=tmp_path / "elsewhere")
+
+
+def test_a_folder_of_results_is_told_to_be_no_label_map(tmp_path):
+    for name in ("a", "b_seg"):
+        nifti(tmp_path / f"{name}.nii.gz", np.zeros((4, 4, 4), "u1"))
+    (tmp_path / "b_seg.json").write_text('{"segcli_record": 1, "model": {"name": "uxnet"}}')
+    with pytest.raises(InputError, match="is a folder, and report takes one label map") as refused:
+        answer.report(tmp_path)
+    assert refused.value.hint == f"give one: {tmp_path / 'b_seg.nii.gz'}"
 
 
 def test_a_label_map_of_any_program_is_reported_by_a_table_of_names(tmp_path, capsys):
