@@ -39,6 +39,7 @@ from segcli.space.volume import Grid
 from segcli.system import on_the_end
 
 _CORES = 4  # of one case, by `auto`: more gain little
+_LATER = 1.0  # seconds within which a signal that has ended a process of the run's group has ended the run as well
 _PROCESS_BYTES = 1 << 30  # of a process with its libraries and a model, before the first scan
 
 
@@ -124,6 +125,8 @@ def predict_beside(
                 running = pool.submit(_work, case, own, to, options)
             return running.result()
         except BrokenProcessPool:
+            if _stopped.wait(_LATER):
+                raise CancelledError from None
             pool = _process(share)
             said = f"{called(case)}: the process that labelled it was ended from outside"
             told = list[Event]()

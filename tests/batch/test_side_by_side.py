@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
@@ -269,6 +270,27 @@ def test_13_no_process_begins_once_a_run_is_stopped(folder: Path, tmp_path: Path
     assert not [process for pool in side_by_side._pools for process in pool._processes or {}]
 
 
+@pytest.mark.parametrize("first", ["run", "process"])
+def test_6_1_a_case_whose_process_a_stopped_run_has_ended_is_not_told_as_failed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """A signal to the whole group may end the process before the run hears of it."""
+
+    def lost(*work: object) -> None:
+        if first == "run":
+            side_by_side._stopped.set()
+        else:
+            threading.Timer(0.2, side_by_side._stopped.set).start()
+        raise BrokenProcessPool
+
+    case, told = Case("a", (tmp_path / "a.nii",), tmp_path), list[Event]()
+    monkeypatch.setattr(side_by_side, "_process", lambda share: SimpleNamespace(submit=lost, shutdown=bool))
+    ended = side_by_side.predict_beside(1, [case], Opening((str(folder),)), Destination(), Options(), told.append)
+    with pytest.raises(CancelledError):
+        next(ended)
+    assert told == []
+
+
 def test_6_1_events_name_each_case_that_failed_also_where_its_process_or_the_model_was_lost(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +299,7 @@ def test_6_1_events_name_each_case_that_failed_also_where_its_process_or_the_mod
 
     case, told = Case("a", (tmp_path / "a.nii",), tmp_path), list[Event]()
     monkeypatch.setattr(side_by_side, "_process", lambda share: SimpleNamespace(submit=lost, shutdown=bool))
+    monkeypatch.setattr(side_by_side, "_LATER", 0.0)
     (ended,) = side_by_side.predict_beside(1, [case], Opening((str(folder),)), Destination(), Options(), told.append)
     assert ended.status == "failed"
     work(case, Opening((str(tmp_path / "no-model"),)), Destination(), Options(), told.append)
