@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -15,10 +16,15 @@ from segcli.documents import Document, Facts
 from segcli.errors import OutputExists
 from segcli.formats import atomic
 from segcli.formats.walk import walk
-from segcli.results.measure import cohort_rows, csv_text, from_json, wide_rows
+from segcli.results.measure import cell, cohort_rows, csv_text, from_json, wide_rows
 from segcli.results.record import is_masks, model_names, read_record
 from segcli.results.tissues import tissues_of
 from segcli.system import key_of
+
+FIXED = ("case", "model", "verdict", "sum_ml")
+_BIDS = ("participant_id", "session_id")  # by which the tables of a BIDS dataset are joined, where cases are called so
+_FAILED = "not segmented"  # the verdict of a case that has no labels
+_FORMS = {"csv": ",", "tsv": "\t"}
 
 
 def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
@@ -34,15 +40,60 @@ def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
     return sorted((*mine, *earlier), key=lambda record: (str(record["case"]), str(record["model"]["name"])))
 
 
-def missing(outcomes: Sequence[Outcome], records: Sequence[Facts]) -> list[Facts]:
-    """For each case of a batch that failed, and has no record among these, what a row of the tables needs.
+def missing(outcomes: Sequence[Outcome], records: Sequence[Facts], folder: Path) -> list[Facts]:
+    """For each case that has failed, in a batch or in an earlier one into its folder, what a row of the tables needs.
 
-    outcomes   of one batch; one of them at least has a record, which says the model
+    outcomes  of one batch; one of them at least has a record, which says the model
+    records   as `gathered` says them: a model that has one of a case has done it
+
+    A case of the batch that was refused because labels of another model lie there is none. What earlier batches have
+    failed is known from the tables in the folder.
     """
     model = next(outcome.record["model"] for outcome in outcomes if outcome.record is not None)
-    have = {(record["case"], record["model"]["name"]) for record in records}
-    names = [o.case.name for o in outcomes if o.status == "failed" and (o.case.name, model["name"]) not in have]
-    return [{"case": name, "model": model, "verdict": "not segmented", "structures": []} for name in names]
+    labelled = {record["case"] for record in records}
+    mine = [
+        _lacking(o.case.name, model, o.error.message)
+        for o in outcomes
+        if o.error is not None and o.status == "failed"
+        if not (isinstance(o.error, OutputExists) and o.case.name in labelled)
+    ]
+    settled = {_key(record) for record in (*records, *({"case": o.case.name, "model": model} for o in outcomes))}
+    known = _by_name(records, model)
+    earlier = [
+        _lacking(case, known.get(name, {"name": name}), "told by an earlier run") for case, name in _failures(folder)
+    ]
+    every = (*(record for record in earlier if _key(record) not in settled), *mine)
+    return list({_key(record): record for record in every}.values())
+
+
+def _by_name(records: Sequence[Facts], model: Facts) -> dict[str, Facts]:
+    """The models of records by the names that a table may call them; of several of one name another than `model`."""
+    found: dict[str, Facts] = {}
+    for own in sorted((record["model"] for record in records), key=lambda x: x.get("sha256") != model.get("sha256")):
+        found |= {own["name"]: own, f"{own['name']} {str(own.get('sha256'))[:8]}": own}
+    return found
+
+
+def _lacking(case: str, model: Facts, reason: str) -> Facts:
+    return {"case": case, "model": model, "verdict": _FAILED, "structures": [], "reason": reason}
+
+
+def _key(record: Facts) -> tuple[str, str, str | None]:
+    """Which case of which model; the case as the tables write it."""
+    return str(cell(record["case"])), str(record["model"]["name"]), record["model"].get("sha256")
+
+
+def _failures(folder: Path) -> list[tuple[str, str]]:
+    """Case and model of each row without labels in the tables of cases, those of ours, that lie in a folder."""
+    found = []
+    for form, comma in _FORMS.items():
+        path = folder / f"cohort_wide.{form}"
+        if not _ours(("case", *_BIDS, *FIXED[1:]), comma, f"{_first_line(path)}\n".encode()):
+            continue
+        with suppress(OSError, csv.Error), path.open(encoding="utf-8", errors="replace", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter=comma))
+            found += [(row["case"], row["model"]) for row in rows if row.get("verdict") == _FAILED and row.get("model")]
+    return found
 
 
 def _lying(folder: Path) -> list[Facts]:
@@ -95,21 +146,17 @@ def cohort(
         for model, person, r in zip(models, people, records, strict=True)
         for row in cohort_rows(str(r["case"]), model, from_json(r["structures"]))
     ]
-    every = sorted((*records, *lacking), key=lambda record: str(record["case"]))
+    every = sorted((*records, *lacking), key=lambda record: (str(record["case"]), str(record["model"]["name"])))
     wide = _wide(every, model_names(every), _people(every))
     written = []
     for form in forms:
-        comma = "\t" if form == "tsv" else ","
+        comma = _FORMS[form]
         for name, table, columns in (("cohort", long, tuple(long[0])), ("cohort_wide", wide, _fixed(wide))):
             path = folder / f"{name}.{form}"
             atomic.unclaimed(path, overwrite=overwrite, own=partial(_ours, columns, comma))
             atomic.write_bytes(path, csv_text(table, comma).encode())
             written.append(path)
     return written
-
-
-FIXED = ("case", "model", "verdict", "sum_ml")
-_BIDS = ("participant_id", "session_id")  # by which the tables of a BIDS dataset are joined, where cases are called so
 
 
 def _people(records: Sequence[Facts]) -> list[Document]:
@@ -159,7 +206,7 @@ def joined(records: Sequence[Facts], folder: Path) -> list[str]:
     """The forms of the tables that an earlier run left in a folder, where these records keep all of their columns."""
     wide = _wide(records, model_names(records), _people(records))
     found = []
-    for form, comma in (("csv", ","), ("tsv", "\t")):
+    for form, comma in _FORMS.items():
         head = _first_line(folder / f"cohort_wide.{form}")
         if wide and _ours(_fixed(wide), comma, f"{head}\n".encode()) and {*wide[0]}.issuperset(_columns(head, comma)):
             found.append(form)

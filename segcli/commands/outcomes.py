@@ -148,8 +148,8 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
         return []
     records = gathered(outcomes, to.folder)
     asked = ([form for form in to.reports if form in ("csv", "tsv")] or ["csv"]) if several else []
-    there = joined(records, to.folder)
-    lacking = missing(outcomes, records)
+    lacking = missing(outcomes, records, to.folder)
+    there = joined([*records, *lacking], to.folder)
     forms = list(dict.fromkeys([*asked, *there]))
     written = cohort(records, to.folder, forms, lacking=lacking, overwrite=to.overwrite)
     if (several and "html" in to.reports) or (there and path.exists()):
@@ -158,7 +158,7 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
         from segcli.results.page.parts import is_page
 
         atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
-        failed = [(o.case.name, o.error.message) for o in outcomes if o.status == "failed" and o.error is not None]
+        failed = [(record["case"], record["reason"]) for record in lacking]
         atomic.write_bytes(path, cohort_page(records, to.folder, failed))
         written.append(path)
     return written

@@ -285,12 +285,13 @@ def csv_text(table: Iterable[Facts], delimiter: str = ",") -> str:
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
     for i, row in enumerate(table):
         if i == 0:
-            writer.writerow([_cell(key) for key in row])
-        writer.writerow([_cell(value) for value in row.values()])
+            writer.writerow([cell(key) for key in row])
+        writer.writerow([cell(value) for value in row.values()])
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
+    """A value as a table writes it."""
     if value is None:
         return "n/a"
     if isinstance(value, str):

@@ -10,7 +10,7 @@ from models import CARD, organs
 from runs import card, opened, scan, scans
 
 from segcli.batch.cases import cases
-from segcli.batch.cohort import FIXED, _ours, cohort, gathered, joined
+from segcli.batch.cohort import FIXED, _ours, cohort, gathered, joined, missing
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
 from segcli.batch.stages import Options, Outcome
@@ -124,9 +124,12 @@ def test_the_page_names_the_cases_of_its_run_that_failed(model, tmp_path):
     page = cohort_files(ended, to)[-1].read_text()
     assert "<h1>2 cases, 1 not segmented</h1>" in page
     assert page.count(f">{escape(reason)}</td>") == 1
-    (tmp_path / "in" / "bad.nii").unlink()
+    page = cohort_files(run(model, tmp_path / "in" / "case0.nii.gz", out), to)[-1].read_text()
+    assert "<h1>2 cases, 1 not segmented</h1>" in page
+    assert ">told by an earlier run</td>" in page
+    scan(tmp_path / "in" / "bad.nii")
     page = cohort_files(run(model, tmp_path / "in", out), to)[-1].read_text()
-    assert "<h1>2 cases</h1>" in page
+    assert "<h1>3 cases</h1>" in page
     assert "ot segmented" not in page.partition("<main>")[2].partition("</main>")[0]
 
 
@@ -140,9 +143,60 @@ def test_the_wide_table_has_a_row_for_a_case_of_its_run_that_failed(model, tmp_p
     assert [row["case"] for row in others] == ["case0", "case1"]
     assert list(bad.values())[:3] == ["bad", others[0]["model"], "not segmented"]
     assert {*list(bad.values())[3:]} == {"n/a"}
-    (tmp_path / "in" / "bad.nii").unlink()
+    scan(tmp_path / "in" / "bad.nii")
     _, wide = cohort_files(run(model, tmp_path / "in", out), to)
-    assert table(wide) == others
+    assert [(row["case"], row["sum_ml"] == "n/a") for row in table(wide)] == [
+        ("bad", False), ("case0", False), ("case1", False)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", ["sub-02/anat/sub-02_T1w", "bad", "=bad"])
+def test_a_case_that_failed_stays_in_the_tables_until_it_is_done(model, tmp_path, bad):
+    out, to = tmp_path / "out", Destination(tmp_path / "out")
+    scans(tmp_path / "in", 2)
+    (tmp_path / "in" / f"{bad}.nii").parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "in" / f"{bad}.nii").write_bytes(b"x")
+    first = cohort_files(run(model, tmp_path / "in", out), to)[1].read_bytes()
+    scans(tmp_path / "part", 2)
+    assert cohort_files(run(model, tmp_path / "part", out), to)[1].read_bytes() == first
+    assert cohort_files(run(model, tmp_path / "part" / "case0.nii.gz", out), to)[1].read_bytes() == first
+    tables = cohort_files(run(model, tmp_path / "part", out), Destination(out, reports=("tsv",)))
+    assert [row["verdict"] for row in table(tables[1])].count("not segmented") == 1
+    other = second(tmp_path / "other", model.name, 0.25)  # of the same name: it has not done the other one's case
+    scan(tmp_path / "more" / "case7.nii.gz")
+    _, wide, *_ = cohort_files(run(other, tmp_path / "more", out), to)
+    failed = [row for row in table(wide) if row["verdict"] == "not segmented"]
+    assert [row["model"] for row in failed] == [row["model"] for row in table(wide) if row["case"] == "case0"]
+    scan(tmp_path / "in" / f"{bad}.nii")
+    _, wide, *_ = cohort_files(run(model, tmp_path / "in", out), to)
+    assert len(table(wide)) == 4
+    assert "not segmented" not in wide.read_text()
+
+
+def test_a_table_of_somebody_elses_says_nothing_of_failures(model, tmp_path):
+    out = tmp_path / "out"
+    scans(tmp_path / "in", 2)
+    ended = run(model, tmp_path / "in", out)
+    head = "case,model,diagnosis,verdict,sum_ml"
+    (out / "cohort_wide.csv").write_text(f"{head}\nbad,{model.name},x,not segmented,n/a\n")
+    assert missing(ended, gathered(ended, out), out) == []
+    (out / "cohort_wide.csv").write_text(f"{head.replace('diagnosis,', '')}\nbad,gone,not segmented,n/a\nbad\n")
+    assert [(x["case"], x["model"]) for x in missing(ended, gathered(ended, out), out)] == [("bad", {"name": "gone"})]
+
+
+def test_a_case_that_was_refused_because_another_models_labels_are_there_has_no_row_of_its_own(model, tmp_path):
+    out, to = tmp_path / "out", Destination(tmp_path / "out", reports=("html",))
+    scans(tmp_path / "in", 2)
+    run(model, tmp_path / "in" / "case0.nii.gz", out)
+    (out / "case2_seg.nii.gz").write_bytes(b"somebody else's")
+    scans(tmp_path / "in", 3)
+    ended = run(second(tmp_path / "other"), tmp_path / "in", out)
+    assert [type(outcome.error) for outcome in ended] == [OutputExists, type(None), OutputExists]
+    _, wide, page = cohort_files(ended, to)
+    assert [(row["case"], row["model"], row["verdict"] == "not segmented") for row in table(wide)] == [
+        ("case0", model.name, False), ("case1", "another", False), ("case2", "another", True)
+    ]  # fmt: skip
+    assert "<h1>2 cases, 1 not segmented</h1>" in page.read_text()
 
 
 def test_a_case_that_was_refused_because_its_result_is_there_has_one_row(model, tmp_path):

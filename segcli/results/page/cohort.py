@@ -21,7 +21,7 @@ def cohort_page(records: Sequence[Facts], folder: Path | None = None, failed: Se
 
     records   those of the cases, whose own pages lie where their label maps do
     folder    where the page will lie; cases that have no page of their own there have no link
-    failed    cases that the run which makes the page could not segment, each with the reason
+    failed    cases that this run, or an earlier one, could not segment, each with the reason
     """
     models = model_names(records)
     known = sorted(zip(models, records, strict=True), key=lambda x: (_order(x[1]), str(x[1]["case"]), x[0]))
