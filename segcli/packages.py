@@ -1,4 +1,4 @@
-"""What installed packages add: formats, engines, networks, kinds of output, checks, commands; their faults; versions."""
+"""What packages add: formats, engines, networks, kinds of output, checks, commands, their faults; versions."""
 
 from __future__ import annotations
 
