@@ -150,7 +150,7 @@ def get(
 def info(
     model: Annotated[str, typer.Argument(help="A model that is here, or a name of --available.")], json: Json = False
 ) -> None:
-    """The card in words: structures, spacing, licence, source, citation."""
+    """The card in words: structures, spacing, network, folds, window, licence, source, citation."""
     from segcli.models.catalogue import entries
     from segcli.models.in_place import is_installed
     from segcli.models.library import find, installed
@@ -163,6 +163,7 @@ def info(
         card = find(model)
         facts |= {"modality": card.modality, "channels": list(card.channels), "spacing_mm": card.grid.spacing}
         facts |= {"structures": [s.name for s in card.structures], "licence": card.licence, "source": card.source}
+        facts |= _network_facts(card)
         facts |= {"parts": list(card.parts), "looks_where": card.rough.model if card.rough else None}
     elif known is not None:
         facts |= {"modality": known.modality, "spacing_mm": known.spacing_mm, "structures": list(known.structures)}
@@ -176,6 +177,15 @@ def info(
     print_facts(facts)
     if known is not None and not here:
         say(known.way)
+
+
+def _network_facts(card: ModelCard) -> Document:
+    """What runs a model: network, folds where there are weights, window (d, h, w); nothing of a model of parts."""
+    if card.parts:
+        return {}
+    size = None if card.window.whole else list(card.window.size)
+    facts: Document = {"network": card.architecture.name, "folds": len(card.weights) or None}
+    return facts | {"window_voxels": size, "overlap": size and card.window.overlap, "ensemble": list(card.ensemble)}
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ def test_a_model_is_described_whether_it_is_here_or_only_known(tmp_path, monkeyp
     answer.info("organs", json=True)
     here = json.loads(capsys.readouterr().out)
     assert (here["here"], here["citation"], here["structures"][:2]) == (True, None, ["body", "liver"])
+    assert (here["network"], here["folds"], here["overlap"]) == ("pointwise.Pointwise", 1, 0.5)
+    assert here["window_voxels"] == [32, 32, 32]
     answer.info("totalsegmentator", json=True)
     known = json.loads(capsys.readouterr().out)
     assert known["here"] is False
