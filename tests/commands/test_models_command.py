@@ -115,7 +115,7 @@ def test_a_model_is_described_whether_it_is_here_or_only_known(tmp_path, monkeyp
     assert "citation    " in out
     assert "looks_where" not in out
     answer.info("organs")
-    assert "structures  1 body, 2 liver, " in capsys.readouterr().out
+    assert "structures     1 body, 2 liver, " in capsys.readouterr().out
 
 
 def test_what_a_file_is_is_printed_without_what_it_lacks(tmp_path, capsys):
