@@ -218,16 +218,8 @@ def shard(found: Sequence[Case], part: str) -> list[Case]:
     The parts are disjoint and together hold all cases, whatever their number.
     """
     if part == "slurm":
-        try:
-            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
-            step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", "1")) or 1
-            index = (int(os.environ["SLURM_ARRAY_TASK_ID"]) - first) // step
-            count = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
-        except (KeyError, ValueError):
-            raise UsageError(
-                "--shard slurm: SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT are not set",
-                hint="submit with `sbatch --array=0-15`, or give --shard 3/16",
-            ) from None
+        first, step = _slurm("MIN", "0"), _slurm("STEP", "1") or 1
+        index, count = (_slurm("ID") - first) // step, _slurm("COUNT")
     else:
         match = re.fullmatch(r"(\d+)/(\d+)", part)
         if not match:
@@ -238,6 +230,19 @@ def shard(found: Sequence[Case], part: str) -> list[Case]:
         told = f"--shard {part}: the part {index + 1} is not among 1 to {count}"
         raise UsageError(told, hint=gaps if part == "slurm" else None)
     return list(found[index::count])
+
+
+def _slurm(name: str, default: str | None = None) -> int:
+    """A number that a SLURM job array says of itself; UsageError where it is not set, or no number."""
+    name = f"SLURM_ARRAY_TASK_{name}"
+    text = os.environ.get(name, default)
+    try:
+        if text is not None:
+            return int(text)
+        told = f"{name} is not set"
+    except ValueError:
+        told = f"{name} is no number: {text!r}"
+    raise UsageError(f"--shard slurm: {told}", hint="submit with `sbatch --array=0-15`, or give --shard 3/16")
 
 
 def listed(data: bytes, null: bool) -> list[str]:

@@ -595,6 +595,27 @@ def test_a_job_array_with_a_step_gives_its_parts(monkeypatch):
     assert [c.name for c in shard(every, "slurm")] == ["1", "3"]
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, "SLURM_ARRAY_TASK_ID is not set"),
+        ({"COUNT": "4"}, "SLURM_ARRAY_TASK_ID is not set"),
+        ({"ID": "1"}, "SLURM_ARRAY_TASK_COUNT is not set"),
+        ({"ID": "1", "COUNT": "four"}, "SLURM_ARRAY_TASK_COUNT is no number: 'four'"),
+        ({"ID": "1", "COUNT": "4", "MIN": ""}, "SLURM_ARRAY_TASK_MIN is no number: ''"),
+    ],
+)
+def test_of_a_job_array_the_variable_is_named_that_is_not_set_or_no_number(variables, told, monkeypatch):
+    """It was said of ID and COUNT that both are not set, whatever was."""
+    for name in ("ID", "COUNT", "MIN", "STEP"):
+        monkeypatch.delenv(f"SLURM_ARRAY_TASK_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    with pytest.raises(UsageError) as refused:
+        shard([], "slurm")
+    assert refused.value.message == f"--shard slurm: {told}"
+
+
 def test_of_a_slurm_array_with_gaps_it_is_said_how_its_parts_are_named(monkeypatch):
     for name, value in {"MIN": "1", "ID": "7", "COUNT": "3", "STEP": "1"}.items():  # --array=1,3,7
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
