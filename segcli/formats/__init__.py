@@ -16,7 +16,7 @@ import numpy as np
 from segcli.errors import InputError, UsageError
 from segcli.formats import streams
 from segcli.formats.steps import placed
-from segcli.formats.strangers import seems
+from segcli.formats.strangers import TEXT, seems
 from segcli.formats.table import Form as Form
 from segcli.formats.table import Format, Meaning, Seen, Wanted, known, unseen, written
 from segcli.space.volume import Grid, Source, Volume, Voxels
@@ -234,10 +234,10 @@ def format_of(path: Path) -> Format:
         *names, last = (f.name for f in known())
         twice = head.startswith(streams.GZIP_MAGIC)  # one layer was taken off
         told = "it seems to be packed with gzip twice: unpack it once" if twice else seems(head)
-        raise InputError(
-            f"{path.name}: not a format that segcli reads; {told}",
-            hint=f"segcli reads {', '.join(names)} and {last}",
-        )
+        hint = f"segcli reads {', '.join(names)} and {last}"
+        if told == TEXT:
+            hint += "; `segcli predict` takes a list of names with --files-from FILE, or --files-from - from stdin"
+        raise InputError(f"{path.name}: not a format that segcli reads; {told}", hint=hint)
     return found
 
 

@@ -31,6 +31,7 @@ _OTHERS = {
     b"<?xml": "XML (GIFTI or a model of OpenVINO, perhaps)",
     b"\x93NUMPY": "a NumPy array",
 }
+TEXT = "it seems to be text"
 AGAIN = "a download that broke off looks so: fetch it again"
 _WEB_PAGE = (b"<!doctype html", b"<html")
 _TAR = (257, b"ustar")  # where its letters stand
@@ -51,7 +52,7 @@ def seems(head: bytes) -> str:
     if head.lstrip().startswith(b"--") and b"content-type:" in head.lower():
         return "it seems to be an answer of DICOMweb in parts: take the parts apart, or ask for application/zip"
     if all(byte >= 32 or byte in b"\t\n\r" for byte in head):
-        return "it seems to be text"
+        return TEXT
     return f"it begins with the bytes {head[:8].hex(' ')}"
 
 

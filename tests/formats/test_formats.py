@@ -62,6 +62,16 @@ def test_3_14_and_4_12_another_format_is_refused_naming_what_it_seems_to_be(
         formats.read([tmp_path / "scan.nii"])
 
 
+@pytest.mark.parametrize(("content", "hinted"), [(b"a.nii.gz\nb.nii.gz\n", True), (b"\x89PNG\r\n\x1a\n", False)])
+def test_of_a_list_of_names_given_as_a_scan_it_is_said_how_a_list_is_given(
+    tmp_path: Path, content: bytes, hinted: bool
+) -> None:
+    (tmp_path / "stdin").write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        formats.read([tmp_path / "stdin"])
+    assert ("--files-from -" in str(refused.value.hint)) == hinted
+
+
 def test_3_14_a_link_to_a_file_that_was_not_fetched_says_how_it_is_fetched(tmp_path: Path) -> None:
     for name, target, hint in (
         ("annexed.nii.gz", ".git/annex/objects/5Q/8z/MD5E-s7--d4.nii.gz/MD5E-s7--d4.nii.gz", "`datalad get`"),
