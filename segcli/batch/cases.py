@@ -248,6 +248,8 @@ def _slurm(name: str, default: str | None = None) -> int:
 def listed(data: bytes, null: bool) -> list[str]:
     """The names in a list of inputs: one a line, or between NULs; blank lines and a byte order mark are nothing.
 
+    There are no comments: a name may begin with #.
+
     A list in UTF-16 is one too: the PowerShell that comes with Windows writes such.
 
     errors   InputError: one that is to be read in the other way; on Windows, a list in another encoding
@@ -323,6 +325,8 @@ def _exists(path: Path, text: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         address = re.match("[a-z]+://", text)
         hint = "an address is no file: fetch it first, as `segcli help dicom` shows" if address else "check the name"
+        if text.lstrip().startswith("#"):
+            hint += "; a list has no comments: each of its lines is an input"
         if os.path.lexists(text.strip(" \t\"'")):
             hint = "there is such a file without the spaces or quotation marks around the name"
         hint = "`segcli predict - -o FOLDER` takes a scan from stdin, and `segcli info -`" if text == "-" else hint

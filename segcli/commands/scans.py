@@ -32,7 +32,9 @@ class Scans:
     participant: Annotated[str, typer.Option("--participant-label", help="Of a BIDS dataset: 01,02.")] = ""
     session: Annotated[str, typer.Option("--session-label", help="Of a BIDS dataset.")] = ""
     suffix: Annotated[str, typer.Option("--suffix", help="Of a BIDS dataset: T1w,T2w.")] = ""
-    files_from: Annotated[str | None, typer.Option("--files-from", help="A list of inputs; `-` is stdin.")] = None
+    files_from: Annotated[
+        str | None, typer.Option("--files-from", help="A list: each line an input, no comments; `-` is stdin.")
+    ] = None
     null: Annotated[bool, typer.Option("-0", help="The list is separated by NUL.")] = False
     shard: Annotated[str | None, typer.Option("--shard", help="i/n, or slurm for job arrays.")] = None
 

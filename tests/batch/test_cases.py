@@ -631,6 +631,17 @@ def test_a_part_that_there_is_not_is_a_usage_error(part, monkeypatch):
         shard([], part)
 
 
+def test_a_list_has_no_comments_and_a_line_that_looks_like_one_is_refused_with_that(tmp_path):
+    (tmp_path / "list").write_text("# the second visit\n#1.nii\n")
+    given = Given(tuple(listed((tmp_path / "list").read_bytes(), null=False)), {})
+    (tmp_path / "#1.nii").touch()
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(tmp_path)
+        comment, named = given.cases(("image",), Destination())
+    assert comment.fault.hint == "check the name; a list has no comments: each of its lines is an input"
+    assert (named.name, named.fault) == ("#1", None)
+
+
 def test_a_name_that_no_file_can_have_is_refused_as_that():
     with pytest.raises(InputError, match=r"not a file name: .*embedded null"):
         cases(["a.nii\0b"])
