@@ -434,8 +434,8 @@ def choices(option: Option) -> tuple[str, ...]:
 
 
 def offered(option: Option) -> str:
-    """What the help says of an option: the built-in kinds, so that no package is looked for."""
-    return ", ".join(_named(option, BUILT_IN))
+    """What the help says of an option: the built-in kinds, and that there may be others; no package is looked for."""
+    return f"{', '.join(_named(option, BUILT_IN))}, or a kind of an installed package"
 
 
 def _named(option: Option, known: Iterable[Output]) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def test_the_readme_lists_each_kind_as_the_table_has_it():
 def test_the_help_offers_what_the_option_takes(option):
     shown = command("predict", "--help", env={"COLUMNS": "300"}).stdout.decode()
     assert offered(option) in re.sub(r"\s+", " ", shown)
-    assert offered(option) == ", ".join(choices(option))
+    assert offered(option) == f"{', '.join(choices(option))}, or a kind of an installed package"
 
 
 @pytest.mark.slow
