@@ -42,7 +42,9 @@ def evaluate(
     affine: Affine = None,
     against: Annotated[Path | None, typer.Option("--against", help="A second prediction, compared pairwise.")] = None,
     json: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout, a row for each case and structure.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="CSV on stdout, a row for each case and structure of each prediction.")
+    ] = False,
     summary: Annotated[
         str, typer.Option("--summary", help="Means and 95 % intervals for a paper, on stdout: csv, markdown or latex.")
     ] = "",
@@ -80,21 +82,23 @@ def evaluate(
         say(f"note: {RULE}")
     if html is not None:
         _page(html, document)
+    folders = {"": prediction} if against is None else {"": prediction, "against_": against}
     if json:
         print_json(document)
     else:
-        _print(document, csv=csv, summary=summary, title=f"means of {against} minus {prediction}")
-    _end(document, {"": prediction, "against_": against})
+        _print(document, folders, csv=csv, summary=summary)
+    _end(document, folders)
 
 
-def _end(document: Document, folders: Mapping[str, Path | None]) -> None:
+def _end(document: Document, folders: Mapping[str, Path]) -> None:
     """Raise CasesFailed where a case has no scores, or scores that count as missed.
 
     folders   of predictions, by how their keys of the document begin
     """
     refused = {folder: document.get(f"{key}not_compared", ()) for key, folder in folders.items()}
-    for row in itertools.chain(*refused.values()):
-        show_error(CasesFailed(f"{row['case']}: {row['error']}", hint=row["hint"]))
+    reasons = [(f"{row['case']}: {row['error']}", row["hint"]) for row in itertools.chain(*refused.values())]
+    for reason, hint in dict.fromkeys(reasons):  # a reference that cannot be read is refused for each prediction
+        show_error(CasesFailed(reason, hint=hint))
     lacking = {folder: document.get(f"{key}no_prediction", ()) for key, folder in folders.items()}
     told = []
     if names := _in_folders({folder: [row["case"] for row in rows] for folder, rows in refused.items()}):
@@ -106,7 +110,7 @@ def _end(document: Document, folders: Mapping[str, Path | None]) -> None:
         raise CasesFailed("; ".join(told), hint=hint)
 
 
-def _in_folders(names: Mapping[Path | None, Sequence[str]]) -> str:
+def _in_folders(names: Mapping[Path, Sequence[str]]) -> str:
     return " and ".join(f"{first_few(found, _SHOWN)} in {folder}" for folder, found in names.items() if found)
 
 
@@ -146,6 +150,7 @@ def _document(how: Comparison, prediction: Path, reference: Path, against: Path 
         if not prediction.is_dir():  # one case, whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
         both = [case for case in scores if case in others]
+        document["against_scores"] = scoring.rows(others)
         first, second = ({case: found[case] for case in both} for found in (scores, others))
         document["difference"] = scoring.compare(first, second, apart)
     return document
@@ -169,8 +174,8 @@ def _reasons(refused: Mapping[str, SegcliError]) -> list[Document]:
     return [{"case": case, "error": error.message, "hint": error.hint} for case, error in refused.items()]
 
 
-def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
-    """The scores on stdout as CSV, their summary for a paper, or a table to be read; `title`: of a difference."""
+def _print(document: Document, folders: Mapping[str, Path], *, csv: bool, summary: str) -> None:
+    """The scores on stdout as CSV, their summary for a paper, or a table to be read; `folders` as of `_end`."""
     from segcli.results import paper
     from segcli.results.measure import csv_text
 
@@ -178,7 +183,9 @@ def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
     apart = document["not_averaged"]
     rows = [{**row, "name": paper.marked(row["name"], apart)} for row in document[key]]
     if csv:
-        sys.stdout.write(csv_text(_with_refused(document) if key == "summary" else document[key]))
+        found = [(folder, row) for begin, folder in folders.items() for row in _with_refused(document, begin)]
+        several = len(folders) > 1
+        sys.stdout.write(csv_text([{"prediction": str(of), **row} if several else row for of, row in found]))
     elif summary == "csv":  # whose names other programs read
         sys.stdout.write(csv_text([{**row, "averaged": row["name"] not in apart} for row in document[key]]))
     elif summary:
@@ -188,6 +195,8 @@ def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
         if key == "summary":
             without = [row["case"] for row in document["not_compared"]]
             title = "means over the cases" + (f" without {first_few(without, _SHOWN)}" if without else "")
+        else:
+            title = f"means of {folders['against_']} minus {folders['']}"
         table(
             title,
             [{k: row[k] for k in shown if k in row} for row in rows],
@@ -195,15 +204,19 @@ def _print(document: Document, *, csv: bool, summary: str, title: str) -> None:
         )
 
 
-def _with_refused(document: Document) -> list[Document]:
-    """The rows of scores, and one for each case that could not be compared, with the reason."""
+def _with_refused(document: Document, begin: str) -> list[Document]:
+    """The rows of a prediction's scores, and one for each case that could not be compared, with the reason.
+
+    begin   how the prediction's keys of the document begin
+    """
     from segcli.results.evaluate import Score
 
     none = dict.fromkeys(["case", *(field.name for field in fields(Score)), "error"])
     refused = [
-        {"case": row["case"], "status": "not compared", "error": row["error"]} for row in document["not_compared"]
+        {"case": row["case"], "status": "not compared", "error": row["error"]}
+        for row in document[f"{begin}not_compared"]
     ]
-    return [{**none, **row} for row in (*document["scores"], *refused)]
+    return [{**none, **row} for row in (*document[f"{begin}scores"], *refused)]
 
 
 def _unclaimed(path: Path) -> None:

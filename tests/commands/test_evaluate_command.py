@@ -1,5 +1,6 @@
 """What `segcli evaluate` refuses."""
 
+import csv
 import io
 import json
 import re
@@ -159,9 +160,9 @@ def test_two_folders_are_compared_pairwise_and_a_file_without_its_like_is_told(t
     assert "warning: d.nii.gz has no reference and is not scored" in told
     assert "values of the" not in told
     answer.evaluate(mine, truth, labels="1", against=other, csv=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("name,")
-    assert any(line.startswith("label_1,") for line in lines)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    dice = {(row["prediction"], row["case"], row["name"]): float(row["dice"]) for row in rows}
+    assert dice == {(str(of), case, "label_1"): value for of, value in ((mine, 1.0), (other, 0.5)) for case in "ab"}
     answer.evaluate(mine, truth, labels="1", csv=True)
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -456,6 +457,24 @@ def test_the_difference_of_two_predictions_is_over_the_cases_that_both_have(tmp_
     document = json.loads(capsys.readouterr().out)
     assert (document["not_compared"], document["against_not_compared"][0]["case"]) == ([], "b")
     assert document["difference"][0]["cases"] == 1
+    assert [(s["case"], s["dice"]) for s in document["against_scores"]] == [("a", 1.0)]
+    with pytest.raises(CasesFailed):
+        answer.evaluate(first, truth, against=second, csv=True)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["prediction"], row["case"], row["status"]) for row in rows] == [
+        (str(first), "a", "both"),
+        (str(first), "b", "both"),
+        (str(second), "a", "both"),
+        (str(second), "b", "not compared"),
+    ]
+
+
+def test_a_reference_that_cannot_be_read_is_told_once_for_two_predictions(tmp_path, capsys):
+    truth, first, second = (boxes(tmp_path / name, a=1, b=2) for name in ("truth", "first", "second"))
+    (truth / "b.nii.gz").write_bytes(b"")
+    with pytest.raises(CasesFailed):
+        answer.evaluate(first, truth, against=second)
+    assert capsys.readouterr().err.count("error: b: b.nii.gz") == 1
 
 
 def test_where_no_case_can_be_compared_its_own_refusal_ends_the_command(tmp_path):
