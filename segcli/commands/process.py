@@ -294,7 +294,7 @@ def interruptible(stream: Iterable[Item], show: Show) -> Iterator[Item]:
             try:
                 item = passed.get(timeout=0.1)
             except Empty:
-                if show.still_for() > STILL:
+                if show.still_for() > STILL and not show.quiet:
                     show.line(f"warning: no news for {show.still_for():.0f} s; the last was: {show.last}")
                     show.beat()
                 continue

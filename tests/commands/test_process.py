@@ -69,8 +69,10 @@ def test_p4_a_consumer_that_stops_lets_the_working_thread_end(show):
     assert closed.wait(10)
 
 
-def test_p4_the_watchdog_names_stage_and_case_when_nothing_happens(show, monkeypatch, capsys):
+@pytest.mark.parametrize("quiet", [False, True])
+def test_p4_the_watchdog_names_stage_and_case_when_nothing_happens(show, monkeypatch, capsys, quiet):
     monkeypatch.setattr(process, "STILL", 0.2)
+    show.quiet = quiet
     show.last = "segment of liver_07"
     release = threading.Event()
 
@@ -81,8 +83,8 @@ def test_p4_the_watchdog_names_stage_and_case_when_nothing_happens(show, monkeyp
     timer = threading.Timer(0.7, release.set)
     timer.start()
     assert list(process.interruptible(stream(), show)) == [1]
-    assert "no news for" in (told := capsys.readouterr().err)
-    assert "; the last was: segment of liver_07" in told
+    told = capsys.readouterr().err
+    assert ("no news for" in told, "; the last was: segment of liver_07" in told) == (not quiet, not quiet)
 
 
 def test_6_4_the_taker_is_free_to_answer_signals_while_the_work_hangs(show):
