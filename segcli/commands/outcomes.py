@@ -71,6 +71,17 @@ def tell(outcome: Outcome, show: Show, manners: Manners, total: int) -> None:
             show.data(str(path))
 
 
+def tell_choice(outcome: Outcome, told: set[str], show: Show) -> None:
+    """Say on which engine another process has labelled a case, and why; each such choice once."""
+    facts = outcome.record or {}
+    if outcome.status != "done" or "engine" not in facts:
+        return
+    choice = f"{facts['model']['name']} on {facts['engine']['name']}: {facts['engine']['reason']}"
+    if choice not in told:
+        told.add(choice)
+        show.line(choice)
+
+
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """One case: its own code. Several: 1 if any failed, unless all failed for one and the same reason."""
     codes = [o.error.exit_code for o in outcomes if o.error is not None]

@@ -19,6 +19,7 @@ from segcli.commands.outcomes import (
     judged,
     summary,
     tell,
+    tell_choice,
     told_of,
     unshown,
 )
@@ -81,6 +82,7 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         show = Show(len(found), quiet=manners.quiet, verbose=manners.verbose, events=events)
         ended: list[Outcome] = []
         end: Callable[[Iterable[Path]], object] = list  # nothing, in one process
+        choices: set[str] | None = set()  # of engines, that are told; None where this process tells its own
         stream: Iterable[Outcome]
         try:
             if not found:  # of a part that has no scan
@@ -95,13 +97,16 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
 
                 end = end_processes
                 if not manners.quiet:
-                    show.line(f"{card.name}: {jobs} cases at a time")
+                    show.line(f"{jobs} cases at a time")
                 stream = predict_beside(jobs, found, opening, to, options, show.watch, devices)
             else:
+                choices = None
                 opening = replace(opening, device=devices[0], once=len(found) == 1)
                 stream = predict(found, card, _opened(opening, card, show, manners), to, options, show.watch)
             for outcome in interruptible(stream, show):
                 ended.append(judged(outcome, manners))
+                if choices is not None and not manners.quiet:
+                    tell_choice(outcome, choices, show)
                 tell(ended[-1], show, manners, len(found))
         except BaseException as error:
             show.close()

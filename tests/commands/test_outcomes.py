@@ -11,7 +11,7 @@ from scan_files import nifti
 
 from segcli.batch.cases import Case
 from segcli.batch.stages import Outcome
-from segcli.commands.outcomes import Manners, document, exit_code, judged, tell, unshown
+from segcli.commands.outcomes import Manners, document, exit_code, judged, tell, tell_choice, unshown
 from segcli.commands.progress import Show
 from segcli.errors import SegcliError
 
@@ -43,6 +43,19 @@ def test_1_4_the_traceback_of_a_case_has_its_own_lines(capfd, debug, shown):
     )
     tell(fault, Show(1, quiet=False, verbose=0, events=None), Manners(debug=debug), 1)
     assert capfd.readouterr().err.splitlines() == [*shown, f"error: {fault.error.message}"]
+
+
+def test_the_choice_of_each_engine_in_another_process_is_told_once(capfd):
+    def on(engine: str, status: str = "done") -> Outcome:
+        facts = {"model": {"name": "a+b"}, "engine": {"name": engine, "reason": "the fastest engine here"}}
+        return Outcome(Case("a", (Path("a.nii"),), Path()), status, (), facts)
+
+    told: set[str] = set()
+    for outcome in (on("numpy", "skipped"), on("onnx cpu"), on("onnx cpu"), on("torch cpu"), ended("pass")):
+        tell_choice(outcome, told, Show(1, quiet=False, verbose=0, events=None))
+    assert capfd.readouterr().err.splitlines() == [
+        f"a+b on {engine} cpu: the fastest engine here" for engine in ("onnx", "torch")
+    ]
 
 
 def test_verdicts_that_the_exit_code_does_not_show_are_counted():
