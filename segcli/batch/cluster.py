@@ -49,6 +49,7 @@ def predict_on(
         from distributed.utils import silence_logging_cmgr
     except ImportError as error:
         raise EngineError("--scheduler needs Dask", hint="pip install 'segcli[cluster]'") from error
+    named = to.file.parent if to.file else to.folder
     to = replace(to, folder=to.folder and _absolute(to.folder), file=to.file and _absolute(to.file))
     local = scheduler.partition(":")[0] == "local"
     opening = replace(opening, device=",".join(_devices(opening.device, local=local)))
@@ -84,10 +85,17 @@ def predict_on(
                 watch(Event("queued", case))
             for future in as_completed(list(futures), loop=client.loop):
                 case = futures.pop(future)
-                outcome = _outcome(future, case)
+                outcome = _as_named(_outcome(future, case), named or case.beside)
                 watch(_ended(outcome, case))
                 future.release()
                 yield replace(outcome, case=case)
+
+
+def _as_named(outcome: Outcome, place: Path) -> Outcome:
+    """The outcome with the paths that a local run tells: below `place` as the user named it, whole in a worker."""
+    whole = _absolute(place)
+    paths = (place / path.relative_to(whole) if path.is_relative_to(whole) else path for path in outcome.paths)
+    return replace(outcome, paths=tuple(paths))
 
 
 def _ended(outcome: Outcome, case: Case) -> Event:

@@ -116,6 +116,8 @@ def test_a_killed_worker_costs_its_case_another_try_and_the_files_are_those_of_a
     tries = [int(p.suffix[1:]) for p in (home / "marks").glob("case1.*")]
     assert len(tries) == 2, "another worker took the case over"
     assert "5 of 5 scans segmented" in said
+    assert "organs on onnxruntime cpu: " in said
+    assert all(file.startswith("out/") for c in document["cases"] for file in c["files"])
     events = [json.loads(text) for text in (home / "events").read_text().splitlines()]
     assert sorted(e["case"] for e in events if e["event"] == "done") == [f"case{i}" for i in range(5)]
     local = command(*words, "-o", "local", cwd=home)
@@ -211,6 +213,19 @@ def test_a_worker_resource_gpu_is_taken_one_a_case_unless_the_run_is_on_the_cpu(
         (done,) = cluster.predict_on("tcp://h:1", [case], opening, Destination(tmp_path), Options(), unwatched)
         assert done.case is case
         assert asked.pop() == wanted, (device, offers)
+
+
+def test_paths_are_told_as_a_local_run_tells_them(monkeypatch, tmp_path):
+    from segcli.batch.cases import Case
+    from segcli.batch.cluster import _as_named
+    from segcli.batch.stages import Outcome
+
+    monkeypatch.chdir(tmp_path)
+    whole = tuple(tmp_path / "out" / "sub" / name for name in ("a_seg.nii.gz", "a_seg.json"))
+    done = Outcome(Case("sub/a", (tmp_path / "a.nii",), tmp_path), "done", whole)
+    told = tuple(Path("out", "sub", path.name) for path in whole)
+    assert _as_named(done, Path("out")).paths == _as_named(done, Path()).paths == told
+    assert _as_named(done, tmp_path / "out").paths == _as_named(done, Path("elsewhere")).paths == whole
 
 
 @pytest.mark.slow
@@ -327,7 +342,7 @@ def test_6_3_a_scheduler_that_is_gone_costs_the_rest_of_the_cases_and_is_told_in
     assert run.returncode == 1
     own = re.compile(
         r"error: case\d+: the scheduler has gone$|  start it, and this run, again$|\d+ of 40 scans|cohort\w*.csv: "
-        r"|[\d-]+ [\d:]+ case\d+: (done, pass|failed)$"
+        r"|[\d-]+ [\d:]+ case\d+: (done, pass|failed)$|organs on "
     )
     assert [x for x in said if not own.match(x)] == []
     assert sum("has gone" in x for x in said) > 1
