@@ -148,15 +148,26 @@ def test_a_check_that_fails_is_told_with_its_package_and_ends_with_69(tmp_path: 
     assert "internal error" not in done.stderr.decode()
 
 
-def test_from_python_a_fault_of_a_package_is_a_refusal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "from segcli.batch.outputs import Output\nONE = Output('one', '_one.txt', '', lambda path, case: [1 / 0])\n"
+@pytest.mark.parametrize(
+    ("writes", "told"),
+    [
+        ("[1 / 0]", r"the package strange-one fails in line 2 of strange_one\.py: ZeroDivisionError: "),
+        ("[]", r"write='one': the package that adds it has not written x_one\.txt"),
+    ],
+)
+def test_from_python_a_fault_of_a_package_is_a_refusal_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: str, told: str
+) -> None:
+    text = (
+        f"from segcli.batch.outputs import Output\nONE = Output('one', '_one.txt', '', lambda path, case: {writes})\n"
+    )
     package(tmp_path / "site", "strange_one", text, "outputs: one = strange_one:ONE")
     result = segcli.segment(scan(tmp_path / "x.nii.gz"), str(organs(tmp_path / "model")), engine="onnx")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.delitem(sys.modules, "strange_one", raising=False)
     outputs.outputs.cache_clear()
     try:
-        with pytest.raises(EngineError, match=r"the package strange-one fails in line 2 of .*: ZeroDivisionError: "):
+        with pytest.raises(EngineError, match=told):
             result.save(tmp_path / "out", write="one")
     finally:
         monkeypatch.undo()

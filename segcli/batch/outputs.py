@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from segcli.batch.bids import derivative_name
 from segcli.batch.objects import Objects, Signed, refuse_unreferable, today
 from segcli.documents import Facts
-from segcli.errors import UsageError
+from segcli.errors import EngineError, UsageError
 from segcli.packages import added
 from segcli.structures import Label, file_names, renamed
 
@@ -407,22 +407,28 @@ BUILT_IN = (
 def outputs() -> tuple[Output, ...]:
     """Every kind that this installation knows, those of other packages last; errors as in `packages.added`."""
     more = added("output", Output, _names, [name for output in BUILT_IN for name in _names(output)])
-    return (*BUILT_IN, *(replace(output, write=_whole(output.write)) for output in more.values()))
+    return (*BUILT_IN, *(replace(output, write=_whole(output)) for output in more.values()))
 
 
 def _names(output: Output) -> tuple[Hashable, ...]:
     return (output.option, output.kind), output.ending
 
 
-def _whole(write: Writer) -> Writer:
-    """A writer whose file is whole or absent, however it is written."""
+def _whole(output: Output) -> Writer:
+    """A package's writer whose file is whole or absent, however it is written.
+
+    errors   EngineError (69): it has written no such file
+    """
 
     def written(path: Path, case: Finished) -> Sequence[str]:
         from segcli.formats import atomic
 
         with atomic.temporary_folder() as folder:
-            said = write(Path(folder, path.name), case)
-            atomic.write_bytes(path, Path(folder, path.name).read_bytes())
+            file = Path(folder, path.name)
+            said = output.write(file, case)
+            if not file.is_file():
+                raise EngineError(f"{output.asked}: the package that adds it has not written {file.name}")
+            atomic.write_bytes(path, file.read_bytes())
         return said
 
     return written
