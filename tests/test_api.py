@@ -613,6 +613,9 @@ def test_what_no_model_can_be_loaded_with_is_refused_by_its_name() -> None:
         ({"model": []}, "model=.*names no model"),
         ({"threads": -1}, "threads=-1: is at least 1"),
         ({"batch": 0}, "batch=0: is at least 1"),
+        ({"threads": "2"}, "threads='2': is no int"),
+        ({"max_ram": 2.5}, "max_ram=2.5: is no int"),
+        ({"device": 0}, "device=0: is no str"),
     ):
         with pytest.raises(segcli.errors.UsageError, match=words):
             segcli.load(**how)
@@ -635,6 +638,8 @@ def test_what_no_model_can_be_loaded_with_is_refused_by_its_name() -> None:
         ("the colours of `--tables slicer`", "the colours of tables='slicer'"),
         ("--write rtstruct: a DICOM object", "write='rtstruct': a DICOM object"),
         ("--write disagreement: is one network", "disagreement=True: is one network"),
+        ("name several, --model A --model B", "name several, model=['A', 'B']"),
+        ("--channel NAME=FILE names the files", "{channel: path} names the files"),
         ("slices; --fill-gaps interpolates", "slices; fill_gaps=True interpolates"),
         ("or give more --max-ram", "or give more max_ram="),
         ("`segcli models --available` lists them", "`segcli models --available` lists them"),
@@ -643,6 +648,41 @@ def test_what_no_model_can_be_loaded_with_is_refused_by_its_name() -> None:
 )
 def test_an_option_in_a_sentence_is_called_as_the_argument(sentence, in_python):
     assert said(sentence) == in_python
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"min_size": "x"}, "min_size='x': is a number of mL, at least 0"),
+        ({"overlap": "x"}, "overlap='x': is a number, at least 0 and below 1"),
+        ({"classes": 1.5}, "1.5: is neither a name nor several of them"),
+        ({"name": 3}, "name=3: is no str"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(model: segcli.Model, how: dict, told: str) -> None:
+    with pytest.raises(segcli.errors.UsageError, match=re.escape(told)):
+        model.segment(cube(), affine=RAS, **how)
+
+
+def test_a_precision_that_nobody_knows_is_refused_as_by_the_command(tmp_path: Path) -> None:
+    with pytest.raises(segcli.errors.UsageError, match="no precision is called 'half'"):
+        segcli.load(organs(tmp_path / "organs"), engine="onnx", precision="half")
+
+
+def test_what_the_network_was_not_asked_for_is_not_written(tmp_path: Path, model: segcli.Model) -> None:
+    result = model.segment(cube(), affine=RAS)
+    for what, how in (("probabilities", "segment(..., probabilities=True)"), ("disagreement", "load([...], dis")):
+        with pytest.raises(segcli.errors.UsageError, match=f"labelled without {what}") as refused:
+            result.save(tmp_path / "out", write=what)
+        assert how in str(refused.value.hint)
+    assert not (tmp_path / "out").exists()
+
+
+def test_channels_are_told_as_python_gives_them(model: segcli.Model) -> None:
+    image = nibabel.Nifti1Image(np.stack([cube(), cube()], axis=-1), RAS)
+    with pytest.raises(segcli.errors.InputError) as refused:
+        model.segment(image)
+    assert refused.value.hint == "several channels are a list, in the model's order, or {channel: path}"
 
 
 def test_every_argument_that_is_said_is_one_of_the_interface():

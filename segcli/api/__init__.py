@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Literal, Unpack
@@ -84,8 +85,13 @@ def _names(model: PathName | Sequence[PathName]) -> tuple[str, ...]:
 def _checked(opening: Opening) -> Opening:
     if not opening.model:
         raise UsageError("model=[]: names no model")
+    for name in ("engine", "device", "precision"):
+        if not isinstance(word := getattr(opening, name), str):
+            raise UsageError(f"{name}={word!r}: is no str")
     for name in ("threads", "batch", "max_ram", "max_vram"):
         count = getattr(opening, name)
+        if count is not None and not isinstance(count, Integral):
+            raise UsageError(f"{name}={count!r}: is no int")
         if count is not None and count < 1:
             raise UsageError(f"{name}={count}: is at least 1")
     return opening

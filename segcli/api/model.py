@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from numbers import Real
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import Literal, TypedDict, Unpack
@@ -152,14 +153,16 @@ class Model:
         'scan_seg.nii.gz'
         """
         _refuse_fork()
-        if overlap is not None and not 0 <= overlap < 1:
-            raise UsageError(f"overlap={overlap}: is at least 0 and below 1")
+        if overlap is not None and not (isinstance(overlap, Real) and 0 <= overlap < 1):
+            raise UsageError(f"overlap={overlap!r}: is a number, at least 0 and below 1")
         if average not in (None, "logits", "probabilities"):
             raise UsageError(f"average={average!r}: is logits or probabilities")
+        if name is not None and not isinstance(name, str):
+            raise UsageError(f"name={name!r}: is no str")
         if name is not None and (not PurePath(name).parts or PurePath(name).anchor or ".." in PurePath(name).parts):
             raise UsageError(f"name={name!r}: is to name files in a folder, and leads out of it or is none")
-        if not 0 <= min_size < float("inf"):
-            raise UsageError(f"min_size={min_size}: is a number of mL, at least 0")
+        if not (isinstance(min_size, Real) and 0 <= min_size < float("inf")):
+            raise UsageError(f"min_size={min_size!r}: is a number of mL, at least 0")
         options = Options(
             overlap=overlap,
             classes=names_of(classes),

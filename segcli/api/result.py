@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -271,6 +272,14 @@ class Result:
         )
         job, case = replace(self._job, to=place), self._labelled.loaded.case
         outputs.refuse_beforehand(self.scan, place, self._job.shown.labels)
+        for what, wanted, found, how in (
+            ("probabilities", place.probabilities, self.details.probabilities, "segment(..., probabilities=True)"),
+            ("disagreement", place.votes, self.details.votes, "load([...], disagreement=True)"),
+        ):
+            if wanted and found is None:
+                raise UsageError(
+                    f"the scan was labelled without {what}, which are to be written", hint=f"ask for them: {how}"
+                )
         apart([case], self._job.shown, place)
         with translated(path):
             (folder or path.parent).mkdir(parents=True, exist_ok=True)
@@ -278,8 +287,12 @@ class Result:
 
 
 def names_of(value: Names) -> tuple[str, ...]:
-    """One name or number, or several."""
-    return (str(value),) if isinstance(value, str | int) else tuple(map(str, value))
+    """One name or number, or several; UsageError for what is neither."""
+    if isinstance(value, str | Integral):
+        return (str(value),)
+    if not isinstance(value, Iterable):
+        raise UsageError(f"{value!r}: is neither a name nor several of them")
+    return tuple(map(str, value))
 
 
 def _kinds(option: outputs.Option, value: str | Sequence[str]) -> tuple[str, ...]:

@@ -23,6 +23,13 @@ VALUED = frozenset(
         *("exclude", "participant_label", "session_label", "suffix", "layout", "seg_type", "report", "tables", "write"),
     }
 )
+# What has no argument of its name in Python, the longer first.
+_OTHERWISE = {
+    "--write disagreement": "disagreement=True",
+    "--model A --model B": "model=['A', 'B']",
+    "name them with --channel NAME=FILE": "several channels are a list, in the model's order, or {channel: path}",
+    "--channel NAME=FILE": "{channel: path}",
+}
 # What is the value of the option that it follows; any other word goes on with the sentence.
 _WORDS = "|".join(
     (
@@ -68,7 +75,9 @@ def said(sentence: str) -> str:
     >>> said("`predict --volume N` takes one of them; use --device cpu; leave --tta out")
     "volume=N takes one of them; use device='cpu'; leave tta=True out"
     """
-    return _OPTION.sub(_argument, sentence.replace("--write disagreement", "disagreement=True"))
+    for told, instead in _OTHERWISE.items():
+        sentence = sentence.replace(told, instead)
+    return _OPTION.sub(_argument, sentence)
 
 
 def _argument(option: re.Match[str]) -> str:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from segcli.errors import EngineError, near
+from segcli.errors import EngineError, UsageError, near
 
 if TYPE_CHECKING:
     from segcli.models.card import ModelCard
@@ -44,14 +44,15 @@ def settled(asked: str, cards: Sequence[ModelCard], refusals: Refusals, title: s
     float32; so does a processor, but for bfloat16 that it has and "fast" asks for.
 
     refusals  of the engine on the device
-    errors    EngineError (69): the engine does not compute like that on the device, and why
+    errors    UsageError (2): no precision has the name; EngineError (69): the engine does not compute like that
+              on the device, and why
     """
     if asked in ("auto", "fast"):
         half = "bfloat16" if device == "cpu" or any(card.half == "bfloat16" for card in cards) else "float16"
         wanted = (asked == "fast" or device != "cpu") and not any(card.half is False for card in cards)
         return half if wanted and refusals.get(half, "no") == "" else "float32"
     if asked not in PRECISIONS:
-        raise EngineError(f"no precision is called {asked!r}{near(asked, PRECISIONS)}", hint=", ".join(PRECISIONS))
+        raise UsageError(f"no precision is called {asked!r}{near(asked, PRECISIONS)}", hint=", ".join(PRECISIONS))
     able = [word for word, why in refusals.items() if not why]
     if asked in able:
         return asked

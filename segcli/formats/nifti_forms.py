@@ -88,8 +88,8 @@ def _hint(forms: Sequence[Form]) -> str:
         return "repair the header"
     if len(forms) == 1:
         return f"if its {forms[0]} is right, say so: --affine {forms[0]}"
-    told = f"{', '.join(forms[:-1])} or {forms[-1]}"
-    return f"if you know which statement of the header is right, say so: --affine {told}"
+    *others, last = (f"--affine {form}" for form in forms)
+    return f"if you know which statement of the header is right, say so: {', '.join(others)} or {last}"
 
 
 def _positive(sizes: Sequence[float]) -> bool:

@@ -68,7 +68,6 @@ def test_on_a_processor_auto_is_float32_and_fast_bfloat16_only_where_it_has_it(
         ("onnx", "bfloat16", "--precision bfloat16: ONNX Runtime does not compute in it"),
         ("torch", "float16", "--precision float16: float16 is for GPUs"),
         ("onnx", "tf32", "--precision tf32: tf32 is for GPUs"),
-        ("torch", "float8", "no precision is called 'float8'"),
     ],
 )
 def test_a_precision_that_is_not_there_is_refused_with_the_reason(

@@ -267,7 +267,7 @@ NO_SIZES = {"pixdim": (1, 0, 0, 0, 1, 1, 1, 1)}
 @pytest.mark.parametrize(
     ("put", "hint"),
     [
-        ({"sform_code": 0, "qform_code": 0, **NO_SFORM}, "say so: --affine qform or pixdim"),
+        ({"sform_code": 0, "qform_code": 0, **NO_SFORM}, "say so: --affine qform or --affine pixdim"),
         ({"sform_code": 0, "qform_code": 0, **NO_SFORM, **NO_QFORM}, "if its pixdim is right, say so: --affine pixdim"),
         ({"sform_code": 0, "qform_code": 0, **NO_SIZES}, "if its sform is right, say so: --affine sform"),
         ({"sform_code": 0, "qform_code": 0, **NO_SFORM, **NO_SIZES}, "repair the header"),
