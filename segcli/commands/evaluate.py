@@ -31,7 +31,9 @@ _SHOWN = 10  # names in a sentence
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
     reference: Annotated[Path, typer.Argument(help="The reference label map, or a folder with the same names.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Names the labels; else they are numbers.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Names the labels; default the predictions' records.")
+    ] = None,
     labels: Annotated[str, typer.Option("--labels", help="Only these names or numbers, comma-separated.")] = "",
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, mm.")] = 1.0,
     reference_labels: Annotated[
@@ -61,7 +63,7 @@ def evaluate(
     its plexus is, so that HD95 of ventricles is another one.
     """
     from segcli.models.library import find
-    from segcli.results.comparing import Comparison
+    from segcli.results.comparing import Comparison, paired
 
     if not tolerance < math.inf:
         raise UsageError(f"--tolerance {tolerance}: is a number of mm")
@@ -71,9 +73,14 @@ def evaluate(
     counts = form(affine)
     card = find(model) if model else None
     chosen = several(labels)
-    names = _wanted(card.labels if card else (), chosen)
-    how = Comparison(names, tolerance, resample, counts, reference_labels, card, tell=not chosen)
-    document = _document(how, prediction, reference, against)
+    folders = {"": prediction} if against is None else {"": prediction, "against_": against}
+    pairs = {begin: paired(folder, reference, say) for begin, folder in folders.items()}
+    called = {} if card else _common_names(pairs.values())
+    if called:
+        say("note: labels have the names that the predictions' records give them")
+    names = _wanted(card.labels if card else (), called, chosen)
+    how = Comparison(names, tolerance, resample, counts, reference_labels, card, tell=not chosen, called=called)
+    document = _document(how, pairs, one=not prediction.is_dir())
     if apart := document["not_averaged"]:
         say(f"not averaged, as the card of {model} says: {', '.join(apart)}")
     if any(row["missed"] or row["invented"] for row in document["summary"][:1]):
@@ -82,7 +89,6 @@ def evaluate(
         say(f"note: {RULE}")
     if html is not None:
         _page(html, document)
-    folders = {"": prediction} if against is None else {"": prediction, "against_": against}
     if json:
         print_json(document)
     else:
@@ -129,30 +135,40 @@ def _refuse_forms(reference_labels: str | None, summary: str, *, json: bool, csv
         raise UsageError("--summary and --against: a summary is of one prediction", hint="--json has the differences")
 
 
-def _document(how: Comparison, prediction: Path, reference: Path, against: Path | None) -> Document:
-    """All that is said of a prediction, and of a second one's difference to it."""
-    from segcli.results import evaluate as scoring
-    from segcli.results.comparing import paired
+def _common_names(pairs: Iterable[Sequence[Pair]]) -> dict[int, str]:
+    """What the records of all predictions call their numbers; nothing where that is not sure."""
+    from segcli.results.numbers import common_names
 
-    pairs = paired(prediction, reference, say)
-    scores, refused = how.scores(_followed(pairs), say)
+    every = [pair for found in pairs for pair in found]
+    predictions = [pair.prediction for pair in every if pair.prediction is not None]
+    return common_names(predictions, [*dict.fromkeys(pair.reference for pair in every)])
+
+
+def _document(how: Comparison, pairs: Mapping[str, Sequence[Pair]], *, one: bool) -> Document:
+    """All that is said of a prediction, and of a second one's difference to it.
+
+    pairs   of each prediction, by how its keys of the document begin; one: they are files, and of one case
+    """
+    from segcli.results import evaluate as scoring
+
+    mine, second = pairs[""], pairs.get("against_")
+    scores, refused = how.scores(_followed(mine), say)
     apart = [x.name for x in how.names if how.card and x.name in how.card.not_scored]
     document: Document = {"schema": SCHEMA, "tolerance_mm": how.tolerance, "scores": scoring.rows(scores)}
-    document["no_prediction"] = _lacking(pairs, refused)
+    document["no_prediction"] = _lacking(mine, refused)
     document["not_compared"] = _reasons(refused)
     document["not_averaged"] = apart
     document["summary"] = scoring.summarise(scores, apart)
-    if against is not None:
-        pairs = paired(against, reference, say)
-        others, refused = how.scores(_followed(pairs), say)
-        document["against_no_prediction"] = _lacking(pairs, refused)
+    if second is not None:
+        others, refused = how.scores(_followed(second), say)
+        document["against_no_prediction"] = _lacking(second, refused)
         document["against_not_compared"] = _reasons(refused)
-        if not prediction.is_dir():  # one case, whatever the two predictions of it are called
+        if one:  # whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
         both = [case for case in scores if case in others]
         document["against_scores"] = scoring.rows(others)
-        first, second = ({case: found[case] for case in both} for found in (scores, others))
-        document["difference"] = scoring.compare(first, second, apart)
+        former, latter = ({case: found[case] for case in both} for found in (scores, others))
+        document["difference"] = scoring.compare(former, latter, apart)
     return document
 
 
@@ -234,12 +250,19 @@ def _page(path: Path, document: Document) -> None:
     atomic.write_bytes(path, evaluation_page(document))
 
 
-def _wanted(known: Sequence[Label], wanted: Sequence[str]) -> list[Label]:
-    """Labels by name, number or code; all that are known when none is wanted; only by number when none is known."""
+def _wanted(known: Sequence[Label], called: Mapping[int, str], wanted: Sequence[str]) -> list[Label]:
+    """Labels by name, number or code; all that are known when none is wanted; only by number when none is known.
+
+    called   number -> name, where no labels are known; a number that is not among them can be wanted too
+    """
     from segcli.structures import Label, chosen
 
     if not wanted:
         return list(known)
+    if not known and called:
+        numbers = {int(word) for word in wanted if re.fullmatch("-?[0-9]+", word)}
+        known = [Label(i, called.get(i, f"label_{i}")) for i in sorted(numbers | called.keys())]
+        wanted = [str(int(word)) if re.fullmatch("-?[0-9]+", word) else word for word in wanted]
     for word in wanted:
         if not known and not re.fullmatch("-?[0-9]+", word):
             raise UsageError(f"--labels {word}: is no number: give --model for names")

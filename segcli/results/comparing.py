@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class Comparison:
     affine     which statement of a NIfTI header counts
     numbers    the program whose the references' numbers are, of reference_labels.SETS
     card       the model that both are of
+    called     value -> name, for the table, where no structures are named
     tell       whether values that are not scored are told
     """
 
@@ -44,6 +45,7 @@ class Comparison:
     numbers: str | None = None
     card: ModelCard | None = None
     tell: bool = True
+    called: Mapping[int, str] = field(default_factory=dict)
 
     def scores(
         self, pairs: Iterable[Pair], say: Callable[[str], None]
@@ -82,7 +84,7 @@ class Comparison:
         if self.numbers is not None:
             ref = merged(ref, self.numbers)
         try:
-            found = scoring.evaluate(pred, ref, names, self.tolerance, resample=self.resample)
+            found = scoring.evaluate(pred, ref, names, self.tolerance, resample=self.resample, called=self.called)
         except InputError as error:
             raise error.about(" and ".join(path.name for path in (mine, truth) if path is not None)) from error
         if self.tell:

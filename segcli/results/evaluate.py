@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -70,10 +71,12 @@ def evaluate(
     tolerance_mm: float = 1.0,
     *,
     resample: bool = False,
+    called: Mapping[int, str] = MappingProxyType({}),
 ) -> list[Score]:
     """The scores of each named structure; without names, of each value that either map holds.
 
     pred, ref   (1, D, H, W) labels; the axes may run in another order, the voxel centres must be the same
+    called      value -> name, where there are no names; a value that has none is label_7
     resample    move a prediction on another grid onto the reference's (nearest voxel) instead of refusing it
     errors      InputError (65) when the grids differ
     """
@@ -81,7 +84,7 @@ def evaluate(
     a, b = pred.data[0], ref.data[0]
     boxes_a, boxes_b = _boxes(a), _boxes(b)
     if not names:
-        names = [Label(i, f"label_{i}") for i in sorted(boxes_a.keys() | boxes_b.keys())]
+        names = [Label(i, called.get(i, f"label_{i}")) for i in sorted(boxes_a.keys() | boxes_b.keys())]
     pair = _Pair(ref.grid, tolerance_mm)
     return [pair.score(label, a, b, boxes_a.get(label.id), boxes_b.get(label.id)) for label in names if label.id != 0]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from segcli.errors import InputError
+from segcli.errors import InputError, SegcliError
+from segcli.formats import is_segmentation
 from segcli.formats.label_table import labels, read
 from segcli.formats.nifti import label_names
 from segcli.formats.nrrd import segment_names
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
 from segcli.results import record
+from segcli.structures import Label
 
 
 def refuse_model(path: Path, card: ModelCard) -> None:
@@ -23,16 +27,55 @@ def refuse_model(path: Path, card: ModelCard) -> None:
     hint = "leave --model away, or name the model that made it"
     if record.is_masks(path.parent):
         raise InputError(f"{path.name}: the mask of one structure, so its 1 is no label of {card.name}", hint=hint)
-    found = record.read_record(path.with_name(f"{stem(path)}.json")) or {}
-    rows = found.get("structures")
-    stated = (
-        {row.get("label"): row.get("name") for row in rows if isinstance(row, dict)} if isinstance(rows, list) else {}
-    )
+    stated = _recorded(path)
     for label in card.structures:
         if (called := stated.get(label.id, label.name)) != label.name:
             told = f"{path.name}: its record calls the number {label.id} {called}, {card.name} calls it {label.name}"
             raise InputError(told, hint=hint)
     refuse_other_numbers(path, card, f"{hint}; 3D Slicer exports its numbers by the colour table of `--tables slicer`")
+
+
+def common_names(predictions: Sequence[Path], references: Sequence[Path]) -> dict[int, str]:
+    """What the records of predictions call their numbers; nothing where that is not sure for all label maps.
+
+    It is not where one is a DICOM Segmentation, which has numbers of its own; where the record, the header or the table
+    of one calls a number otherwise; where two numbers have one name; or where a name is one of those that numbers have
+    without a record, label_7.
+    """
+    names: dict[int, str] = {}
+    for path in predictions:
+        names |= _recorded(path)
+    plain = {label.id: label.name for label in labels(names)}
+    for path in (*predictions, *references):
+        stated = _recorded(path)
+        with suppress(SegcliError):  # its own reading refuses it
+            if is_segmentation(path):
+                return {}
+            own = {label.id: label.name for found in _own(path).values() for label in found}
+            if any(plain.get(number, name) != name for number, name in own.items()):
+                return {}
+        if any(names.get(number, name) != name for number, name in stated.items()):
+            return {}
+    sure = len({*names.values()}) == len(names) and not any(re.fullmatch(r"label_-?\d+", x) for x in names.values())
+    return names if sure else {}
+
+
+def _recorded(path: Path) -> dict[int, str]:
+    """Number -> name of the structures in the record beside a label map; nothing without one."""
+    rows = (record.read_record(path.with_name(f"{stem(path)}.json")) or {}).get("structures")
+    found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    named = [(row.get("label"), row.get("name")) for row in found]
+    return {number: name for number, name in named if isinstance(number, int) and isinstance(name, str)}
+
+
+def _own(path: Path) -> dict[str, list[Label]]:
+    """The labels that a label map's header and the table of BIDS beside it name, by which of the two."""
+    beside = path.with_name(f"{stem(path)}.tsv")
+    named = {"header": labels(segment_names(path) or label_names(path))}
+    if beside.name.endswith("_dseg.tsv") and beside.is_file():
+        with suppress(InputError):  # no table of labels
+            named["table"] = read(beside)
+    return named
 
 
 def refuse_other_numbers(path: Path, card: ModelCard, hint: str) -> None:
@@ -42,13 +85,8 @@ def refuse_other_numbers(path: Path, card: ModelCard, hint: str) -> None:
 
     errors   InputError, with the hint
     """
-    beside = path.with_name(f"{stem(path)}.tsv")
-    named = {"header": labels(segment_names(path) or label_names(path))}
-    if beside.name.endswith("_dseg.tsv") and beside.is_file():
-        with suppress(InputError):  # no table of labels
-            named["table"] = read(beside)
     numbers = {label.name: label.id for label in labels({x.id: x.name for x in card.structures})}
-    for what, found in named.items():
+    for what, found in _own(path).items():
         for label in found:
             if (number := numbers.get(label.name, label.id)) != label.id:
                 told = f"its {what} calls the number {label.id} {label.name}, which is {number} of {card.name}"

@@ -173,8 +173,8 @@ def test_two_folders_are_compared_pairwise_and_a_file_without_its_like_is_told(t
         ("none.nii.gz", "", InputMissing, r"none.nii.gz: no such file or folder"),
         ("mine/a.nii.gz", "", UsageError, r"a.nii.gz and .*truth: one is a folder, the other a file"),
         ("mine", "", InputMissing, r"mine: 1 of 1 references have no prediction of the same name: b"),
-        ("mine", "liver", UsageError, r"--labels liver: is no number: give --model for names"),
-        ("mine", "1,00", UsageError, r"--labels: 0 is the background, which is never scored"),
+        ("truth", "liver", UsageError, r"--labels liver: is no number: give --model for names"),
+        ("truth", "1,00", UsageError, r"--labels: 0 is the background, which is never scored"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, mine, labels, error, sentence):
@@ -182,6 +182,31 @@ def test_what_cannot_be_compared_is_refused(tmp_path, mine, labels, error, sente
     boxes(tmp_path / "mine", a=1)
     with pytest.raises(error, match=sentence):
         answer.evaluate(tmp_path / mine, truth, labels=labels)
+
+
+def test_labels_have_the_names_of_the_predictions_records(tmp_path, capsys):
+    truth, mine, other = (boxes(tmp_path / name, a=1, b=2) for name in ("truth", "mine", "other"))
+    (mine / "b.nii.gz").unlink()
+
+    def write(folder, case, name):
+        rows = {"segcli_record": 1, "structures": [{"label": 1, "name": name}]}
+        (folder / f"{case}.json").write_text(json.dumps(rows))
+
+    def names(**how):
+        with pytest.raises(CasesFailed, match="without a prediction"):
+            answer.evaluate(mine, truth, against=other, json=True, **how)
+        document = json.loads(capsys.readouterr().out)
+        return {row["name"] for key in ("scores", "against_scores") for row in document[key]}
+
+    write(mine, "a", "organ")
+    assert names() == {"organ"}
+    assert names(labels="organ") == {"organ"}
+    assert names(labels="01,7") == {"organ", "label_7"}
+    write(other, "a", "vessel")
+    assert names() == {"label_1"}
+    write(other, "a", "organ")
+    write(truth, "b", "bone")
+    assert names() == {"label_1"}
 
 
 def test_a_negative_label_is_chosen_by_its_number_and_counts_once_however_often_it_is_named(tmp_path, capsys):

@@ -190,6 +190,8 @@ def test_two_segmentations_of_one_grid_are_compared_by_the_names_of_their_segmen
     assert {s["dice"] for s in json.loads(capsys.readouterr().out)["scores"] if s["status"] != "absent"} == {1.0}
     evaluate(labels, labels, json=True)
     volumes = {s["name"]: s["volume_ml"] for s in json.loads(capsys.readouterr().out)["scores"]}
+    with pytest.raises(UsageError, match="--labels liver: is no number"):  # the record has other numbers than segments
+        evaluate(one, labels, labels="liver")
     file = pydicom.dcmread(one)
     for segment, name in zip(file.SegmentSequence, ("Spleen", "liver"), strict=True):  # numbers mean something else
         segment.SegmentLabel = name
@@ -201,7 +203,7 @@ def test_two_segmentations_of_one_grid_are_compared_by_the_names_of_their_segmen
         "liver": "both",
         "spleen": "invented",
     }
-    assert [scores[n]["volume_ml"] for n in ("liver", "spleen")] == [volumes["label_2"], volumes["label_3"]]
+    assert [scores[n]["volume_ml"] for n in ("liver", "spleen")] == [volumes["liver"], volumes["spleen"]]
     for segment, name in zip(file.SegmentSequence, ("Leber", "Milz"), strict=True):
         segment.SegmentLabel = name
     file.save_as(theirs)
