@@ -58,6 +58,9 @@ def evaluate(
     prediction all that a reference holds counts as missed. A case that cannot be read, or is on two grids, is named
     and is in no mean. With either the exit code is 1.
 
+    A case is called as its reference, and in `cohort_case` of `--csv` and `--json` as in the tables of `predict`, if
+    its record is there: ct01 and ct01_0000 may be one.
+
     With `--reference-labels freesurfer` parcels count as their cortex, hypointensities and the corpus callosum as white
     matter, and the choroid plexus as the ventricle that it lies in. Without it a reference's ventricle has a gap where
     its plexus is, so that HD95 of ventricles is another one.
@@ -154,7 +157,11 @@ def _document(how: Comparison, pairs: Mapping[str, Sequence[Pair]], *, one: bool
     mine, second = pairs[""], pairs.get("against_")
     scores, refused = how.scores(_followed(mine), say)
     apart = [x.name for x in how.names if how.card and x.name in how.card.not_scored]
-    document: Document = {"schema": SCHEMA, "tolerance_mm": how.tolerance, "scores": scoring.rows(scores)}
+    document: Document = {
+        "schema": SCHEMA,
+        "tolerance_mm": how.tolerance,
+        "scores": scoring.rows(scores, _in_cohort(mine)),
+    }
     document["no_prediction"] = _lacking(mine, refused)
     document["not_compared"] = _reasons(refused)
     document["not_averaged"] = apart
@@ -165,11 +172,21 @@ def _document(how: Comparison, pairs: Mapping[str, Sequence[Pair]], *, one: bool
         document["against_not_compared"] = _reasons(refused)
         if one:  # whatever the two predictions of it are called
             others = dict(zip(scores, others.values(), strict=True))
+            second = [second[0]._replace(name=mine[0].name)]
         both = [case for case in scores if case in others]
-        document["against_scores"] = scoring.rows(others)
+        document["against_scores"] = scoring.rows(others, _in_cohort(second))
         former, latter = ({case: found[case] for case in both} for found in (scores, others))
         document["difference"] = scoring.compare(former, latter, apart)
     return document
+
+
+def _in_cohort(pairs: Iterable[Pair]) -> dict[str, str | None]:
+    """What the records of predictions, and so the cohort's tables, call the cases."""
+    from segcli.formats.table import stem
+    from segcli.results.record import case_of
+
+    predictions = {pair.name: pair.prediction for pair in pairs if pair.prediction is not None}
+    return {name: case_of(path.with_name(f"{stem(path)}.json")) for name, path in predictions.items()}
 
 
 def _followed(pairs: Sequence[Pair]) -> Iterable[Pair]:
@@ -227,7 +244,7 @@ def _with_refused(document: Document, begin: str) -> list[Document]:
     """
     from segcli.results.evaluate import Score
 
-    none = dict.fromkeys(["case", *(field.name for field in fields(Score)), "error"])
+    none = dict.fromkeys(["case", *(field.name for field in fields(Score)), "cohort_case", "error"])
     refused = [
         {"case": row["case"], "status": "not compared", "error": row["error"]}
         for row in document[f"{begin}not_compared"]

@@ -226,9 +226,13 @@ def _overlap(mask_a: NDArray[np.bool_], mask_b: NDArray[np.bool_], in_a: Box, in
 # ---- many cases ---------------------------------------------------------------------------------------------------
 
 
-def rows(cases: Mapping[str, Sequence[Score]]) -> list[Document]:
-    """One row for each case and structure."""
-    return [{"case": case, **asdict(score)} for case, scores in cases.items() for score in scores]
+def rows(cases: Mapping[str, Sequence[Score]], cohort: Mapping[str, str | None]) -> list[Document]:
+    """One row for each case and structure; `cohort`: what the cohort's tables call a case."""
+    return [
+        {"case": case, **asdict(score), "cohort_case": cohort.get(case)}
+        for case, scores in cases.items()
+        for score in scores
+    ]
 
 
 def summarise(cases: Mapping[str, Sequence[Score]], apart: Collection[str] = ()) -> list[Document]:

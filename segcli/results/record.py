@@ -305,6 +305,12 @@ def maker(record: Path) -> ModelFacts | None:
     return cast("ModelFacts", {"name": "", "sha256": None, "licence": "", **made})
 
 
+def case_of(record: Path) -> str | None:
+    """What the record beside a label map, and so the cohort's tables, call its case; None without a record."""
+    name = (read_record(record) or {}).get("case")
+    return name if isinstance(name, str) else None
+
+
 def kept(record: Path) -> tuple[str, ...]:
     """The structures that were asked for in a label map, as the record beside it says; nothing where all were."""
     options = (read_record(record) or {}).get("options")

@@ -189,13 +189,14 @@ def test_labels_have_the_names_of_the_predictions_records(tmp_path, capsys):
     (mine / "b.nii.gz").unlink()
 
     def write(folder, case, name):
-        rows = {"segcli_record": 1, "structures": [{"label": 1, "name": name}]}
+        rows = {"segcli_record": 1, "case": f"{case}_0000", "structures": [{"label": 1, "name": name}]}
         (folder / f"{case}.json").write_text(json.dumps(rows))
 
     def names(**how):
         with pytest.raises(CasesFailed, match="without a prediction"):
             answer.evaluate(mine, truth, against=other, json=True, **how)
         document = json.loads(capsys.readouterr().out)
+        assert {row["case"]: row["cohort_case"] for row in document["scores"]} == {"a": "a_0000", "b": None}
         return {row["name"] for key in ("scores", "against_scores") for row in document[key]}
 
     write(mine, "a", "organ")

@@ -285,8 +285,8 @@ def test_models_scored_on_other_cases_are_not_compared() -> None:
 
 
 def test_a_row_has_the_case_and_every_metric() -> None:
-    (row,) = rows({"a": [score("one", 0.5)]})
-    assert row["case"] == "a"
+    (row,) = rows({"a": [score("one", 0.5)]}, {"a": "a_0000"})
+    assert (row["case"], row["cohort_case"]) == ("a", "a_0000")
     assert set(METRICS) < row.keys()
     assert asdict(score("one", 0.5)).keys() < row.keys()
 
