@@ -234,7 +234,7 @@ def test_an_evaluation_states_its_rule_and_shows_interval_and_p() -> None:
     pred = Volume(np.roll(ref.data, 1, axis=1), ref.grid)
     first = {"a": evaluate(pred, ref, CARD.structures), "b": evaluate(ref, ref, CARD.structures)}
     second = {"a": evaluate(ref, ref, CARD.structures), "b": evaluate(ref, ref, CARD.structures)}
-    document = {"tolerance_mm": 1.0, "scores": rows(first), "summary": summarise(first)}
+    document = {"tolerance_mm": 1.0, "scores": rows(first, {}), "summary": summarise(first)}
     html = evaluation_page(document | {"difference": compare(first, second)}).decode()
     assert "never scores better for being left out" in html
     assert "0.900 to 1.000" in html  # 9 of 10 slices overlap in one case, all in the other
@@ -495,7 +495,7 @@ def pages() -> dict[str, bytes]:
         "case": case_page(*scan(), CARD, facts()),
         "cohort": cohort_page([facts("a"), facts("b")]),
         "two": cohort_page([facts("a"), facts("b") | {"model": {"name": "other", "sha256": "cd" * 32}}]),
-        "evaluation": evaluation_page({"tolerance_mm": 1.0, "scores": rows(scores), "summary": summarise(scores)}),
+        "evaluation": evaluation_page({"tolerance_mm": 1.0, "scores": rows(scores, {}), "summary": summarise(scores)}),
     }
 
 
@@ -540,7 +540,7 @@ def test_on_paper_no_column_is_cut_off(browser: Browser, tmp_path: Path) -> None
     case = "case_0123456_of_a_site_with_a_long_name"
     scores = {case: evaluate(ref, ref, long)}
     made = {
-        "evaluation": evaluation_page({"tolerance_mm": 1.0, "scores": rows(scores), "summary": summarise(scores)}),
+        "evaluation": evaluation_page({"tolerance_mm": 1.0, "scores": rows(scores, {}), "summary": summarise(scores)}),
         "cohort": cohort_page([facts(f"site/{case}/{case}/{case}"), facts("b")]),
     }
     browser.call("Emulation.setDeviceMetricsOverride", width=718, height=1000, deviceScaleFactor=1, mobile=False)
