@@ -42,12 +42,12 @@ def common_names(predictions: Sequence[Path], references: Sequence[Path]) -> dic
     of one calls a number otherwise; where two numbers have one name; or where a name is one of those that numbers have
     without a record, label_7.
     """
+    recorded = {path: _recorded(path) for path in (*predictions, *references)}
     names: dict[int, str] = {}
     for path in predictions:
-        names |= _recorded(path)
+        names |= recorded[path]
     plain = {label.id: label.name for label in labels(names)}
-    for path in (*predictions, *references):
-        stated = _recorded(path)
+    for path, stated in recorded.items():
         with suppress(SegcliError):  # its own reading refuses it
             if is_segmentation(path):
                 return {}
