@@ -41,16 +41,8 @@ def write(volume: Volume, path: Path) -> Path:
     """Write one channel, packed; read back before it has its name."""
     data = text_headers.to_write(volume, path)
     # ITK reads noise unless the header says how many packed bytes follow
-    header = _header(volume, streams.packed_size(data, "zlib")).encode()
-    return streams.write_whole(
-        path,
-        header,
-        b"",
-        data,
-        wrap="zlib",
-        grid=volume.grid,
-        grid_of=lambda file: text_headers.examine(file, parse)[0],
-    )
+    header = _header(volume, streams.packed_size(data, "zlib"))
+    return text_headers.write(path, header, data, volume.grid, parse, "zlib")
 
 
 def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:

@@ -52,16 +52,8 @@ def looks_like(path: Path, head: bytes) -> bool:
 def write(volume: Volume, path: Path, names: Sequence[Label]) -> Path:
     """Write one channel, packed, with the labels' names as 3D Slicer's segments; read back before it has its name."""
     data = text_headers.to_write(volume, path)
-    header = (_header(volume) + tables.segments(names, volume.grid.shape) + "\n").encode()
-    return streams.write_whole(
-        path,
-        header,
-        b"",
-        data,
-        wrap="gzip",
-        grid=volume.grid,
-        grid_of=lambda file: text_headers.examine(file, parse)[0],
-    )
+    header = _header(volume) + tables.segments(names, volume.grid.shape) + "\n"
+    return text_headers.write(path, header, data, volume.grid, parse, "gzip")
 
 
 def segment_names(path: Path) -> dict[int, str]:

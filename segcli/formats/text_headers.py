@@ -97,6 +97,16 @@ def to_write(volume: Volume, path: Path) -> Voxels:
     return volume.data.astype(volume.data.dtype.newbyteorder("<"), copy=False)
 
 
+def write(path: Path, header: str, data: Voxels, grid: Grid, parse: Parse, wrap: streams.Wrap) -> Path:
+    """Write a header and packed voxels, read back before the file has its name.
+
+    data   (1, D, H, W) as `to_write` gives them; `grid` is theirs, which `parse` is to find again
+    """
+    return streams.write_whole(
+        path, header.encode(), b"", data, wrap=wrap, grid=grid, grid_of=lambda file: examine(file, parse)[0]
+    )
+
+
 def examine(path: Path, parse: Parse) -> tuple[Grid, Source, Stored]:
     """The grid, facts and where the voxels lie, from a checked header."""
     head = beginning(path)
