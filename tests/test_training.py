@@ -255,6 +255,7 @@ def test_a_caudate_has_not_the_brightness_of_the_cortex(tmp_path: Path, monkeypa
     (tmp_path / "labels.csv").write_text(HEADER + "".join(rows))
     table = anatomy.read_table(tmp_path / "labels.csv")
     row = {int(value): number for number, value in enumerate(table.values)}
+    monkeypatch.setattr(synth, "ALIKE", 0)
     for contrast in (synth.t1_like, synth.mr_like):
         shares = []
         for seed in range(200):
@@ -264,6 +265,39 @@ def test_a_caudate_has_not_the_brightness_of_the_cortex(tmp_path: Path, monkeypa
             shares.append(float((mean[row[11]] - mean[row[3]]) / (mean[row[2]] - mean[row[3]])))
         assert np.median(shares) == pytest.approx(0.2, abs=0.04)
         assert np.std(shares) == pytest.approx(0.12, abs=0.03)
+
+
+def test_structures_of_t1_scans_lie_where_real_ones_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import anatomy
+    import synth
+
+    # the pallidum's and the thalamus' own priors are unlike what scans show of them
+    tails = {
+        "cortex": "3,96,12,19,6,1,20\n",
+        "white": "2,160,22,16,5,1,20\n",
+        "thalamus": "4,30,12,19,6,1,20\n",
+        "pallidum": "5,250,12,8,4,1,2\n",
+    }
+    pairs = ((2, 41, "white"), (3, 42, "cortex"), (10, 49, "thalamus"), (13, 52, "pallidum"))
+    rows = ["0,background,N,0,0,0,0,7,2,5,2,1,100\n"]
+    for left, right, name in pairs:
+        rows += [
+            f"{a},{name},{side},{b},{left},{left},{tails[name]}"
+            for a, b, side in ((left, right, "L"), (right, left, "R"))
+        ]
+    (tmp_path / "labels.csv").write_text(HEADER + "".join(rows))
+    table = anatomy.read_table(tmp_path / "labels.csv")
+    row = {int(value): number for number, value in enumerate(table.values)}
+    monkeypatch.setattr(synth, "ALIKE", 1)
+    for value, (least, most) in ((13, synth.T1_WAY[13, 52]), (10, synth.T1_WAY[10, 49])):
+        shares = []
+        for seed in range(200):
+            mean = synth.t1_like(table, np.random.default_rng(seed)).mean.double()
+            assert mean[row[value]] == mean[row[{13: 52, 10: 49}[value]]]
+            shares.append(float((mean[row[value]] - mean[row[3]]) / (mean[row[2]] - mean[row[3]])))
+        assert np.median(shares) == pytest.approx((least + most) / 2, abs=0.04)
+        assert np.mean([least - 0.2 < share < most + 0.2 for share in shares]) > 0.95
 
 
 def test_white_matter_is_nearer_to_the_cortex_under_it(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:

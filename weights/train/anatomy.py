@@ -98,7 +98,7 @@ def read_table(path: Path) -> Table:
 
 COARSE = 4  # mm, the grid of a way to another head
 NEIGHBOURS = 3  # heads that each head knows the way to
-SHARES = (0.47, 0.2, 0.08, 0.15, 0.1)  # how often a kind of head is drawn
+SHARES = (0.51, 0.2, 0.04, 0.15, 0.1)  # how often a kind of head is drawn
 OLD = 2  # the kind that is atrophied
 
 

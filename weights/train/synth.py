@@ -21,6 +21,23 @@ FLUID = 1  # its T1 class
 NEAR_CORTEX = {(11, 50): (0.2, 0.12), (26, 58): (0.1, 0.18), (17, 53): (0, 0.1), (18, 54): (0, 0.12)}
 # The same of the outermost 2 mm of white matter, least and most: less myelin makes them darker on a T1 scan.
 OUTER = (0.8, 1)
+# The same of all that T1 scans show alike, least and most, of subA and subB (FreeSurfer's labels), Colin27 and the MNI
+# template (the model's own). A pallidum is nearly as bright as the white matter around it.
+T1_WAY = {
+    (10, 49): (0.35, 0.65),  # thalamus
+    (11, 50): (0.07, 0.33),  # caudate
+    (12, 51): (0.34, 0.5),  # putamen
+    (13, 52): (0.58, 0.86),  # pallidum
+    (26, 58): (-0.1, 0.26),  # accumbens
+    (17, 53): (-0.15, 0.08),  # hippocampus
+    (18, 54): (-0.15, 0.15),  # amygdala
+    (28, 60): (0.48, 0.76),  # ventral diencephalon
+    (16,): (0.35, 0.52),  # brain stem
+    (8, 47): (-0.15, 0),  # cerebellar cortex
+    (7, 46): (0.55, 0.7),  # cerebellar white matter
+}
+T1_SPREAD = 0.06  # of one structure about its place between least and most, which is one place for all of a scan
+ALIKE = 0.7  # share of the T1 images that are drawn so; the rest keep the wide priors
 KNOTS = (4, 10, 24)  # of the fields that make a structure uneven, along each axis of a crop
 SMOOTH_PART = 1.5  # of their greatest weights, in deviations of the structure
 
@@ -200,7 +217,8 @@ def t1_like(table: Table, rng: Generator) -> Contrast:
     mean = rng.normal(p[:, 0], 1.5 * p[:, 1])
     mean[FLUID] = max(5, mean[FLUID] - rng.uniform(0, p[FLUID, 2]))
     deviation = np.abs(rng.normal(p[:, 2], p[:, 3])) * rng.uniform(0.4, 1)
-    return contrast_of(apart(mean[table.t1], table, rng), deviation[table.t1], table, rng)
+    mean = apart(mean[table.t1], table, rng)
+    return contrast_of(alike(mean, table, rng) if rng.random() < ALIKE else mean, deviation[table.t1], table, rng)
 
 
 def mr_like(table: Table, rng: Generator) -> Contrast:
@@ -229,6 +247,20 @@ def apart(mean: np.ndarray, table: Table, rng: Generator) -> np.ndarray:
     for sides, (middle, deviation) in NEAR_CORTEX.items():
         mean[table.among(*sides)] += rng.normal(middle, deviation) * span
     mean[table.values > OUTERMOST] = cortex[0] + rng.uniform(*OUTER) * span
+    return mean
+
+
+def alike(mean: np.ndarray, table: Table, rng: Generator) -> np.ndarray:
+    """(rows,) the same means, those of `T1_WAY` where T1 scans have them between cortex and white matter.
+
+    A table without cortex or white matter keeps its means.
+    """
+    cortex, white = (mean[table.among(*values)] for values in (CORTEX, WHITE))
+    if not len(cortex) or not len(white):
+        return mean
+    mean, span, place = mean.copy(), white[0] - cortex[0], rng.uniform(-0.15, 1.15)
+    for sides, (least, most) in T1_WAY.items():
+        mean[table.among(*sides)] = cortex[0] + (least + place * (most - least) + rng.normal(0, T1_SPREAD)) * span
     return mean
 
 
