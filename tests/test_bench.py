@@ -1,5 +1,6 @@
 import json
 import platform
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -195,6 +196,12 @@ def test_a_file_that_holds_no_results_is_refused_by_name(text: str, tmp_path: Pa
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SystemExit, match=r"some\.json: "):
         bench.main(["compare", str(path), str(path)])
+
+
+def test_a_file_of_results_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.json"
+    with pytest.raises(SystemExit, match=rf"^{re.escape(str(gone))}: cannot be read: No such file or directory$"):
+        bench.main(["compare", str(gone), str(gone)])
 
 
 def test_results_take_the_place_of_results_and_of_nothing_else(tmp_path: Path, capsys) -> None:

@@ -163,7 +163,9 @@ def _read(path: Path) -> Document:
         _rows(found)
         known = found[FORM] == 1 and all(key in found for key in ("segcli", "threads", "libraries"))
         _words(found["machine"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise SystemExit(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SystemExit(f"{path}: not a file of `python -m segcli.bench --json`: {error}") from error
     if not known:
         raise SystemExit(f"{path}: made by another version of segcli's benchmarks")
