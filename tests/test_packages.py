@@ -148,6 +148,18 @@ def test_a_check_that_fails_is_told_with_its_package_and_ends_with_69(tmp_path: 
     assert "internal error" not in done.stderr.decode()
 
 
+@pytest.mark.parametrize(("gives", "kind"), [("", "NoneType"), ("return ['cold']", "str"), ("return 3", "int")])
+def test_a_check_that_gives_no_findings_is_named_and_ends_with_69(tmp_path: Path, gives: str, kind: str) -> None:
+    text = f"def cold(scene):\n    {gives or 'pass'}\n"
+    env = package(tmp_path / "site", "strange_one", text, "checks: chilly = strange_one:cold")
+    words = ["--model", organs(tmp_path / "model"), "--engine", "onnx", "-o", tmp_path / "out"]
+    done = command("predict", scan(tmp_path / "x.nii.gz"), *words, env=env)
+    assert done.returncode == 69
+    told = f"the check 'chilly' of a package gives {kind}, and segcli takes findings"
+    assert told in " ".join(done.stderr.decode().split())
+    assert "internal error" not in done.stderr.decode()
+
+
 @pytest.mark.parametrize(
     ("writes", "told"),
     [

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.errors import EngineError
 from segcli.formats.stated import Stated
 from segcli.models.card import ModelCard
 from segcli.packages import added
@@ -108,15 +109,28 @@ def run(
     said, confidence, disagreement = said or Stated(), confidence or {}, disagreement or {}
     foreign = any(f.code == "modality" for f in found)
     scene = Scene(labels, structures, by_id, counted, card, image, said, confidence, disagreement, foreign)
-    for check in (*CHECKS, *_added()):
+    for check in CHECKS:
         found += check(scene)
+    for name, other in _added().items():
+        found += _doubts(name, other(scene))
     return _ordered(_gathered(found))
 
 
 @cache
-def _added() -> tuple[Check, ...]:
-    """The checks of installed packages; errors as in `packages.added`."""
-    return tuple(added("check", FunctionType, lambda check: (check.__name__,), ()).values())
+def _added() -> dict[str, Check]:
+    """The checks of installed packages by the names of their entry points; errors as in `packages.added`."""
+    return dict(added("check", FunctionType, lambda check: (check.__name__,), ()))
+
+
+def _doubts(name: str, given: object) -> list[Finding]:
+    """What a package's check gave; EngineError (69) where it is something else than findings."""
+    doubts: list[object] = list(given) if isinstance(given, Iterable) else [given]
+    found = [doubt for doubt in doubts if isinstance(doubt, Finding)]
+    if len(found) < len(doubts):
+        strange = next(type(doubt).__name__ for doubt in doubts if not isinstance(doubt, Finding))
+        hint = "update or uninstall the package that adds it"
+        raise EngineError(f"the check {name!r} of a package gives {strange}, and segcli takes findings", hint=hint)
+    return found
 
 
 def _ordered(found: Sequence[Finding]) -> list[Finding]:
