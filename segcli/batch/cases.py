@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from segcli.batch.case import Case as Case
 from segcli.batch.clashes import one_label_map, one_name
-from segcli.batch.dicom_cases import Tell, in_file, is_collection
+from segcli.batch.dicom_cases import in_file, is_collection
 from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination
+from segcli.batch.search import Search, Tell
 from segcli.batch.selection import DATASET, Selection
 from segcli.batch.tree_cases import in_tree
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, UsageError
@@ -116,6 +117,7 @@ def cases(
     that it costs no other.
     """
     inputs = [at_home(text) for text in inputs]
+    search = Search(channels, select, volume, output, label_maps, tell)
     found: list[Case] = []
     if named:
         named = {channel: at_home(file) for channel, file in named.items()}
@@ -125,7 +127,7 @@ def cases(
     for text in [match for given in inputs for match in _matches(given)]:
         try:
             with reading(Path(text)):
-                found += _expand(text, channels, select, volume, output, label_maps, tell)
+                found += _expand(text, search)
         except (InputError, Denied, OutOfMemory) as error:
             if [text] == list(inputs):
                 raise
@@ -296,15 +298,7 @@ def _matches(text: str) -> list[str]:
     return [m for m in matches if os.path.isdir(m) or not is_own(Path(m))] or [text]  # noqa: PTH112
 
 
-def _expand(
-    text: str,
-    channels: Sequence[str],
-    select: Selection,
-    volume: int | None,
-    output: Path | None,
-    label_maps: bool,
-    tell: Tell,
-) -> list[Case]:
+def _expand(text: str, search: Search) -> list[Case]:
     path = Path(text)
     if not os.path.lexists(path) and glob.has_magic(text):
         what = "only outputs of segcli match" if glob.glob(text, recursive=True) else "nothing matches"  # noqa: PTH207
@@ -314,9 +308,9 @@ def _expand(
         if is_own(path):
             raise InputError(f"{path.name}: is an output of segcli", hint="name the scan it was made from")
         if is_collection(path):
-            return in_file(path, select, volume, tell)
-        return [Case(stem(path), (path,), path.parent, select.of_series, volume)]
-    return in_tree(path, channels, select, volume, output, label_maps, tell)
+            return in_file(path, search)
+        return [Case(stem(path), (path,), path.parent, search.select.of_series, search.volume)]
+    return in_tree(path, search)
 
 
 def _exists(path: Path, text: str) -> None:

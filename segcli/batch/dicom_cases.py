@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
-from segcli.batch.selection import Selection
+from segcli.batch.search import Search
 from segcli.errors import InputError, InputMissing, SegcliError
 from segcli.formats.table import stem
 from segcli.formats.walk import name_of, not_searched, walk
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from segcli.formats.dicom.archive import Place
     from segcli.formats.dicom.series import Series
 
-Tell = Callable[[str], object]
-
 
 def is_collection(path: Path) -> bool:
     """Whether a file stands for DICOM files: an archive of some, or the index of a medium."""
@@ -29,9 +27,7 @@ def is_collection(path: Path) -> bool:
     return places.is_collection(path)
 
 
-def in_folder(
-    folder: Path, select: Selection, volume: int | None, output: Path | None, tell: Tell, images: Sequence[Path]
-) -> list[Case]:
+def in_folder(folder: Path, search: Search, images: Sequence[Path]) -> list[Case]:
     """DICOM below a folder: the folder itself when its files lie in it, else one case for each series in the tree.
 
     A flat folder with several series is a tree too where some were chosen; else it stays one case, so that reading
@@ -41,16 +37,17 @@ def in_folder(
     """
     from segcli.formats.dicom import places
 
+    output = search.output
     flat = not any(p.is_dir() and not p.name.startswith(".") and not _is_output(p, output) for p in folder.iterdir())
     if not images and flat:
         if not any(folder.iterdir()):
             raise InputMissing(f"{name_of(folder)}: the folder is empty")
         if not places.looks_like(folder):
             raise InputMissing(f"{name_of(folder)}: no images in the folder: {_seen(folder)}")
-        if select.of_series is None and not select.of_paths:
+        if search.select.of_series is None and not search.select.of_paths:
             named = folder if folder.name not in ("", "..") else folder.resolve()
-            return [Case(named.name, (folder,), named.parent, None, volume)]
-    usable, strays = _usable(folder, select, tell, alone=not images)
+            return [Case(named.name, (folder,), named.parent, None, search.volume)]
+    usable, strays = _usable(folder, search, alone=not images)
     out, aside = [], set_aside(folder)
     homes = {one: Path(os.path.commonpath([f.path.parent for f in one.files])) for one in usable}
     for one, home in sorted(homes.items(), key=lambda item: item[1]):
@@ -58,7 +55,7 @@ def in_folder(
             continue
         if output is None or output.resolve() not in (home.resolve(), *home.resolve().parents):
             name = str(PurePosixPath(*home.relative_to(folder).parts, one.name))
-            out.append(Case(name, (home,), folder, one.name, volume, files=_files(one)))
+            out.append(Case(name, (home,), folder, one.name, search.volume, files=_files(one)))
     told = {*images, *aside, *(home for case in out for home in case.paths)}  # their own reading refuses them
     for path, error in strays.items():
         if isinstance(path, Path) and told.isdisjoint((path, *path.parents)):
@@ -67,7 +64,7 @@ def in_folder(
     return out
 
 
-def in_file(path: Path, select: Selection, volume: int | None, tell: Tell) -> list[Case]:
+def in_file(path: Path, search: Search) -> list[Case]:
     """The scans in an archive or on a medium, named by it: alone, or below it by the names of their series.
 
     Folders inside are not taken into names, for they may be those of patients. An archive without folders and with
@@ -78,12 +75,13 @@ def in_file(path: Path, select: Selection, volume: int | None, tell: Tell) -> li
     packed = archive.is_archive(path)
     whole, place = (archive.stem(path), path) if packed else (path.parent.resolve().name, path.parent)
     beside = path.parent if packed else path.parent.resolve().parent
+    volume = search.volume
     hidden = dict.fromkeys(member.hidden for member in archive.members(path)[0] if member.hidden) if packed else {}
     for said in not_searched(path, [path / name for name in hidden]):
-        tell(said)
-    usable, strays = _usable(path, select, tell, alone=True)
+        search.tell(said)
+    usable, strays = _usable(path, search, alone=True)
     flat = packed and len({f.path.parent for one in usable for f in one.files}) == 1
-    if select.of_series is None and (len(usable) == 1 or flat):
+    if search.select.of_series is None and (len(usable) == 1 or flat):
         return [Case(whole, (place,), beside, None if packed else usable[0].name, volume, files=_files(usable[0]))]
     found = [Case(f"{whole}/{one.name}", (place,), beside, one.name, volume, files=_files(one)) for one in usable]
     return found + [Case(f"{whole}/{p.name}", (path,), beside, fault=error) for p, error in strays.items()]
@@ -94,15 +92,14 @@ def _files(series: Series) -> tuple[Path, ...]:
     return tuple(sorted(file.path for file in series.files if isinstance(file.path, Path)))
 
 
-def _usable(
-    place: Path, select: Selection, tell: Tell, *, alone: bool
-) -> tuple[list[Series], dict[Place, SegcliError]]:
+def _usable(place: Path, search: Search, *, alone: bool) -> tuple[list[Series], dict[Place, SegcliError]]:
     """The series that are meant and could be volumes, and what cannot be read.
 
     A series is meant whole where one of its files is. The others are told. `alone`: there is no scan but these.
     """
     from segcli.formats.dicom import series as dicom
 
+    select = search.select
     strays: dict[Place, SegcliError] = {}
     there = dicom.find(place, strays.setdefault)
     root = PurePosixPath(place if place.is_dir() else place.parent)
@@ -126,7 +123,7 @@ def _usable(
         raise InputMissing(f"{name_of(place)}: no images {seen}")
     for one in found:
         if one not in usable:
-            tell(f"{name_of(place)}: the DICOM series {one.name} is left out: {one.left_out}")
+            search.tell(f"{name_of(place)}: the DICOM series {one.name} is left out: {one.left_out}")
     return usable, strays
 
 

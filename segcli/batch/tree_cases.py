@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
-from segcli.batch.dicom_cases import Tell, in_file, in_folder, is_collection
+from segcli.batch.dicom_cases import in_file, in_folder, is_collection
 from segcli.batch.label_maps import without_label_maps
 from segcli.batch.names import is_own
-from segcli.batch.selection import Selection, without_time_series
+from segcli.batch.search import Search, Tell
+from segcli.batch.selection import without_time_series
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory, SegcliError
 from segcli.formats.dicom.archive import ENDINGS, is_archive
 from segcli.formats.dicom.places import unlisted
@@ -27,36 +28,29 @@ _CHANNEL = re.compile(r"^(?P<stem>.+)_(?P<channel>\d{4})$")
 _DERIVED = re.compile(r"_(dseg|probseg|mask|defacemask|seg|label-[^_]+_roi)$")
 
 
-def in_tree(
-    path: Path,
-    channels: Sequence[str],
-    select: Selection,
-    volume: int | None,
-    output: Path | None,
-    label_maps: bool,
-    tell: Tell,
-) -> list[Case]:
-    """The scans below a folder, each with the folders between; arguments and errors as of `cases.cases`.
+def in_tree(path: Path, search: Search) -> list[Case]:
+    """The scans below a folder, each with the folders between; errors as of `cases.cases`.
 
     A folder below it that cannot be listed, and what is called as an archive and is none, are cases with a fault.
     """
+    select, tell = search.select, search.tell
     for folder in set_aside(path):
         if folder.name == "sourcedata":
             tell(f"{name_of(path)}: sourcedata, of which the dataset was made, is left out")
     hidden: list[Path] = []
     lost: dict[Path, OSError] = {}
-    there = _without_derived(_images(path, output, hidden=hidden.append, lost=lost.setdefault), tell)
-    packed = archives(path, output, lost.setdefault)
+    there = _without_derived(_images(path, search.output, hidden=hidden.append, lost=lost.setdefault), tell)
+    packed = archives(path, search.output, lost.setdefault)
     for said in not_searched(path, hidden):
         tell(said)
     meant = [file for file in there if select.takes(PurePosixPath(file.relative_to(path)))]
-    files = without_time_series(meant, tell) if len(channels) == 1 else meant
-    grouped = _grouped(path, files, channels)
-    scans = grouped if label_maps else without_label_maps(grouped, tell)
-    found = [replace(case, series=select.of_series, volume=volume) for case in scans]
+    files = without_time_series(meant, tell) if len(search.channels) == 1 else meant
+    grouped = _grouped(path, files, search.channels)
+    scans = grouped if search.label_maps else without_label_maps(grouped, tell)
+    found = [replace(case, series=select.of_series, volume=search.volume) for case in scans]
     for file in packed:
-        found += _in_archive(path, file, select, volume, tell)
-    found += in_folder(path, select, volume, output, tell, [*there, *packed])
+        found += _in_archive(path, file, search)
+    found += in_folder(path, search, [*there, *packed])
     found += [Case(_below(path, one), (one,), path, fault=unlisted(one, error)) for one, error in lost.items()]
     if not found and grouped:
         said = f"{name_of(path)}: holds no scan, but what looks like label maps: {grouped[0].paths[0].name}"
@@ -105,7 +99,7 @@ def archives(folder: Path, output: Path | None, lost: Callable[[Path, OSError], 
     return [path for path in _images(folder, output, ENDINGS, lost=lost) if could(path)]
 
 
-def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None, tell: Tell) -> list[Case]:
+def _in_archive(folder: Path, file: Path, search: Search) -> list[Case]:
     """The scans in an archive of a tree, which costs no other case."""
     where = PurePosixPath(*file.relative_to(folder).parts[:-1])
     try:
@@ -114,9 +108,9 @@ def _in_archive(folder: Path, file: Path, select: Selection, volume: int | None,
         if not is_archive(file):
             told = f"{file.name}: has the name of an archive, and its first bytes are those of none"
             raise InputError(told, hint="copy it again, or take it away")
-        found = in_file(file, select, volume, tell)
+        found = in_file(file, search)
     except (InputError, Denied, OutOfMemory) as error:
-        return [Case(str(where / stem(file)), (file,), folder, None, volume, error)]
+        return [Case(str(where / stem(file)), (file,), folder, None, search.volume, error)]
     return [replace(case, name=str(where / case.name), beside=folder) for case in found]
 
 
