@@ -13,7 +13,7 @@ import numpy as np
 from segcli.errors import InputError
 from segcli.formats import streams, text_headers
 from segcli.formats.table import Format
-from segcli.formats.text_headers import MILLIMETRES, Stored, beside, grid_of, integer, text_of
+from segcli.formats.text_headers import MILLIMETRES, Stored, beside, integer, lps_grid, text_of
 from segcli.space.volume import Grid, Volume
 
 _DTYPES = {
@@ -178,7 +178,7 @@ def _grid(path: Path, fields: dict[str, str], dims: int, sizes: list[int]) -> tu
         raise InputError(f"{path.name}: DistanceUnits {unit!r} is not a unit of length")
     factor = MILLIMETRES[unit]
     i, j, k = sizes[:3]
-    return grid_of(path, (k, j, i), rows[:3, :3].T * spacing * factor, origin * factor), warnings
+    return lps_grid(path, (k, j, i), rows[:3, :3].T * spacing * factor, origin * factor), warnings
 
 
 def _header(volume: Volume, packed: int) -> str:

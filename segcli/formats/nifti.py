@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from segcli.errors import InputError, InputMissing, OutputError
 from segcli.formats import streams, tables
-from segcli.formats.nifti_forms import grid_of, grids_of, header_for, plain_header
+from segcli.formats.nifti_forms import grids_of, header_for, plain_header, stated_grid
 from segcli.formats.nifti_header import CODES, HEAD, TYPES, UNITS, Header, checked, parse
 from segcli.formats.several import Held, only, taken
 from segcli.formats.table import FIRST, Form, Format, Seen, unseen
@@ -103,7 +103,7 @@ def in_memory(name: str, head: bytes, *, affine: Form | None = None) -> tuple[Gr
 
 
 def _stated(path: Path, header: Header, affine: Form | None, repaired: tuple[str, ...]) -> tuple[Header, Grid, Source]:
-    header, grid, warnings, apart = grid_of(path, header, affine)
+    header, grid, warnings, apart = stated_grid(path, header, affine)
     facts = {
         "format": f"NIfTI-{header.version}" + (" pair" if header.pair else ""),
         "dtype": np.dtype(TYPES[header.datatype]).name,

@@ -24,7 +24,7 @@ _TURNED = 0.999  # cosine between an axis of the one and of the other, and
 _CORNER_TOLERANCE = 1e-3  # mm, without a word by this at any corner
 
 
-def grid_of(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid, list[str], float | None]:
+def stated_grid(path: Path, header: Header, affine: Form | None) -> tuple[Header, Grid, list[str], float | None]:
     """The header with what counts, the grid in LPS mm, warnings, and how far the two forms are apart in mm.
 
     Refused: no statement at all, one that is not an affine, and two that contradict each other in axes, handedness

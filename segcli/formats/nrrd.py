@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segcli.errors import InputError
 from segcli.formats import streams, tables, text_headers
 from segcli.formats.table import Format
-from segcli.formats.text_headers import MILLIMETRES, Stored, beginning, beside, grid_of, integer, text_of
+from segcli.formats.text_headers import MILLIMETRES, Stored, beginning, beside, integer, lps_grid, text_of
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
@@ -171,7 +171,7 @@ def _grid(path: Path, fields: dict[str, str], sizes: list[int]) -> tuple[Grid, i
     matrix = np.array([_vector(path, "a space direction", d) for d in directions if d != "none"]).T * factor
     origin = np.array(_vector(path, "space origin", fields.get("space origin", ""))) * factor
     i, j, k = (n for n, d in zip(sizes, directions, strict=True) if d != "none")
-    return grid_of(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin), axis, stated
+    return lps_grid(path, (k, j, i), np.diag(_SPACES[space]) @ matrix, np.array(_SPACES[space]) * origin), axis, stated
 
 
 def _unit(path: Path, fields: dict[str, str]) -> float:

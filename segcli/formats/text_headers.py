@@ -169,7 +169,7 @@ def integer(path: Path, key: str, text: str) -> int:
         raise InputError(f"{path.name}: {key} is {text or 'missing'!r}, not a whole number") from None
 
 
-def grid_of(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], origin: NDArray[np.float64]) -> Grid:
+def lps_grid(path: Path, shape: tuple[int, int, int], matrix: NDArray[np.float64], origin: NDArray[np.float64]) -> Grid:
     """The grid of a (3, 3) matrix over the file's i, j, k and an origin, both in LPS mm; InputError where it is none.
 
     shape   (D, H, W): k, j, i
