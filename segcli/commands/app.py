@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from segcli import __version__, commands
-from segcli.commands.options import Commands, Group, command_meant
+from segcli.commands.options import Commands, Group
+from segcli.commands.synonyms import command_meant
 from segcli.documents import Document, Facts
 from segcli.errors import ModelError, UsageError
 from segcli.packages import added

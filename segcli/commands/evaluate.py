@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Affine, Commands, Json, choice, form, several
+from segcli.commands.options import Affine, Commands, Json
 from segcli.commands.terminal import SCHEMA, print_json, say, show_error, table, talk
+from segcli.commands.values import choice, form, several
 from segcli.documents import Document
 from segcli.errors import CasesFailed, SegcliError, UsageError, first_few
 

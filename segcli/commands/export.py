@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Affine, Commands, Json, Model, form, output_option
+from segcli.commands.options import Affine, Commands, Json, Model, output_option
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
+from segcli.commands.values import form
 from segcli.documents import Document
 from segcli.errors import UsageError
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Affine, Commands, Json, Model, Series, VolumeNumber, form
+from segcli.commands.options import Affine, Commands, Json, Model, Series, VolumeNumber
 from segcli.commands.terminal import SCHEMA, counted, plain, print_json, print_line, say, table, times
+from segcli.commands.values import form
 from segcli.documents import Document
 from segcli.errors import CasesFailed, InputError, SegcliError, UsageError
 

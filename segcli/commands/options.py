@@ -1,4 +1,4 @@
-"""What the commands share: how one is declared, options that several have, and how words become values."""
+"""What the commands share: how one is declared, and options that several have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -19,16 +19,13 @@ from segcli.documents import Document
 from segcli.engines import own as own_engines
 from segcli.engines.devices import NAMES as DEVICES
 from segcli.engines.devices import SEVERAL
-from segcli.engines.precision import PRECISIONS, Precision
-from segcli.errors import UsageError, near
+from segcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from segcli.formats import Form
 
 Run = TypeVar("Run", bound="Callable[..., Any]")
-Chosen = TypeVar("Chosen")
 
 # ---- how a command is declared
 
@@ -236,172 +233,3 @@ Reports = Annotated[list[str] | None, typer.Option("--report", help=f"{offered('
 Tables = Annotated[str, typer.Option("--tables", help=f"{offered('--tables')}; with commas between.")]
 Split = Annotated[bool, typer.Option("--split", help="One mask per structure as well.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-# What other programs call an option, by what it is called here.
-_MEANT = {
-    "--device cuda": "--gpu --gpus --cuda --use-gpu",
-    "--device cpu": "--cpu --no-gpu",
-    "--output": "--o --out --out-dir --outdir --output-dir --output-folder --output-file --save-dir --dest",
-    "--classes": "--labels --label --roi --rois --roi-subset --structures --organs --class",
-    "--model": "-d --task --weights --checkpoint --chk --ckpt --network --net --dataset",
-    "--overwrite": "--force --clobber --yes",
-    "--tta": "--mirror --mirroring --flip --augment",
-    "--precision float16": "--fp16 --float16",
-    "--precision bfloat16": "--bf16 --bfloat16",
-    "--precision": "--amp --mixed-precision --dtype",
-    "--threads": "--workers --num-workers --nproc --npp --nps --cores --n-threads --num-threads",
-    "--batch": "--batch-size --sw-batch-size",
-    "--overlap": "--step-size --tile-step-size --stride",
-    "--max-ram": "--memory --ram",
-    "--max-vram": "--vram --gpu-memory",
-    "--report html": "--html --preview",
-    "--html": "--report",
-    "--report csv": "--csv --statistics --stats --vol --volumes --save-csv",
-    "--report png": "--png --picture --screenshot",
-    "--write": "--format --output-type --output-format --save",
-    "--write probabilities": "--probs --probabilities --save-probabilities --softmax",
-    "--split": "--separate --per-class --masks --no-ml",
-    "--largest-component": "--keep-largest --lcc --postprocess --remove-small-blobs",
-    "--files-from": "--list --input-list --filelist",
-    "--fast": "--quick --speed",
-    "--quiet": "--silent --no-progress",
-    "--verbose": "--log-level --info",
-    "--image": "--scan --reference-image",
-}
-
-
-# What is so without being asked for, or is had otherwise, by the words that ask for it elsewhere.
-_NEEDLESS = {
-    "what is done already and verified is skipped": "--resume --continue --continue-prediction --skip-existing",
-    "one label map of all structures is what is written": "--ml --multilabel",
-    "mirrored copies are averaged with --tta alone": "--disable-tta --no-tta",
-    "nothing is sent, and only `models get` downloads": "--offline --no-download --no-telemetry",
-    "files are named without an option": "-i --i --in --input --inputs --input-dir --input-folder --input-file",
-    "`segcli plan` says beforehand what a run needs": "--dry-run --dryrun --estimate",
-    "the result goes to stdout, and into a file with > FILE": "-o --output",
-}
-# What other programs call a command.
-_COMMANDS = {
-    "predict": "segment run infer inference label apply process",
-    "evaluate": "eval score metrics dice compare",
-    "export-onnx": "export convert onnx",
-    "doctor": "check env test selftest",
-    "models get": "get download fetch install",
-    "models import": "import add register",
-    "models inspect": "inspect",
-    "models verify": "verify validate",
-    "models networks": "networks",
-    "help": "docs topics man",
-    "--version": "version",
-}
-_LEAST = 16 << 20  # bytes: the smallest limit of memory that is taken for one that was meant
-_ALIKE = 0.7  # of two spellings, 0 to 1, below which one is no slip of the other
-
-
-def meant(word: str, known: Collection[str]) -> str | None:
-    """The option of a command that other programs call by this word, with its value where one is meant."""
-    word = _spelt_as_ours(word)
-    return next((ours for ours, words in _MEANT.items() if word in words.split() and ours.split()[0] in known), None)
-
-
-def _spelt_as_ours(word: str) -> str:
-    """An option as nnU-Net and TotalSegmentator write it, with one dash or `_` between words, with ours."""
-    return word if len(word) == 2 else f"--{word.lstrip('-').replace('_', '-')}"
-
-
-def command_meant(word: str) -> str | None:
-    """The command that a word which is none stands for; `predict` for a scan."""
-    import os
-
-    if os.path.lexists(word) or word == "-":
-        return f"predict {word}"
-    return next((ours for ours, words in _COMMANDS.items() if word in words.split()), None)
-
-
-def advice(word: str, known: Collection[str]) -> str:
-    """The end of a refusal of an option: why it is not needed, what is meant, what is spelt like it, or nothing."""
-    import difflib  # for refusals alone
-
-    plain = _spelt_as_ours(word)
-    if reason := next((reason for reason, words in _NEEDLESS.items() if plain in words.split()), None):
-        return f": {reason}"
-    bare = {flag.lstrip("-"): flag for flag in known if flag.startswith("--")}
-    alike = difflib.get_close_matches(word.lstrip("-"), bare, 1, _ALIKE)
-    begun = max((flag for flag in bare.values() if word.startswith(f"{flag}-")), key=len, default=None)
-    found = meant(word, known) or (bare[alike[0]] if alike else begun)
-    return f"; did you mean {found}?" if found else ""
-
-
-# ---- values of options
-
-
-def several(*values: str) -> tuple[str, ...]:
-    """The parts between commas, without spaces around them."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def choice(option: str, value: object, choices: tuple[Chosen, ...]) -> Chosen:
-    """The value, which is one of the choices; UsageError with the nearest one otherwise."""
-    for known in choices:
-        if known == value:
-            return known
-    words = [str(word) for word in choices if word]
-    raise UsageError(f"{option} {value}: is not one of {', '.join(words)}{near(str(value), words)}")
-
-
-def engine_named(name: str) -> str:
-    """auto, or the name of an engine that there is."""
-    from segcli.engines.table import engines
-
-    return choice("--engine", name, ("auto", *engines()))
-
-
-def precision_named(word: str) -> Precision:
-    """What --precision names."""
-    found: Precision = choice("--precision", word, PRECISIONS)
-    return found
-
-
-def all_choices(option: str, values: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
-    """The values, each of which is one of the choices."""
-    for value in values:
-        choice(option, value, choices)
-    return values
-
-
-def averaged(text: str | None) -> Literal["logits", "probabilities"] | None:
-    """What --average names."""
-    return choice("--average", text, (None, "logits", "probabilities"))
-
-
-def form(affine: str | None) -> Form | None:
-    """What counts in a NIfTI header."""
-    return choice("--affine", affine, (None, "sform", "qform", "pixdim"))
-
-
-def named_channels(texts: Sequence[str] | None) -> dict[str, str]:
-    """Channel -> file."""
-    found: dict[str, str] = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"--channel {text}: is not of the form NAME=FILE")
-        if name.lower() in map(str.lower, found):
-            raise UsageError(f"--channel {name}: is given twice", hint="several scans of one channel are inputs")
-        found[name] = value
-    return found
-
-
-def size(option: str, text: str | None) -> int | None:
-    """4G, 500M, 4GiB: powers of 1024; UsageError for less than anything runs in, as of a number without its unit."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise UsageError(f"{option} {text}: is not a size such as 4G or 500M")
-    found = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-    if found < _LEAST:
-        hint = f"{option} {match[1]}GB?" if found and not match[2] else f"such as {option} 4GB"
-        raise UsageError(f"{option} {text}: is {found:,} bytes, in which nothing can run", hint=hint)
-    return found

@@ -36,21 +36,14 @@ from segcli.commands.options import (
     Split,
     Tables,
     Threads,
-    all_choices,
-    averaged,
-    choice,
-    engine_named,
-    form,
     from_groups,
     output_option,
-    precision_named,
-    several,
-    size,
 )
 from segcli.commands.outcomes import FAIL_ON, Manners
 from segcli.commands.running import Workers, batch, piped
 from segcli.commands.scans import Scans
 from segcli.commands.terminal import say
+from segcli.commands.values import all_choices, averaged, choice, engine_named, form, precision_named, several, size
 from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import typer
 from segcli import system
 from segcli.batch.objects import epoch_of
 from segcli.commands.harmless import Harmless, is_file, told
-from segcli.commands.options import advice
 from segcli.commands.progress import Show
+from segcli.commands.synonyms import advice
 from segcli.commands.terminal import say, show_error
 from segcli.errors import EngineError, ModelError, SegcliError, UsageError
 from segcli.folders import at_home, each_at_home
@@ -228,7 +228,7 @@ def _with_commas(context: Any, said: str) -> str | None:
     if context is None or found is None:
         return None
     from segcli.batch.outputs import choices
-    from segcli.commands.options import several
+    from segcli.commands.values import several
 
     words = found[1].split()
     for parameter in context.command.params:

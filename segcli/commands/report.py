@@ -15,12 +15,10 @@ from segcli.commands.options import (
     Reports,
     Split,
     Tables,
-    all_choices,
-    form,
     output_option,
-    several,
 )
 from segcli.commands.terminal import SCHEMA, print_json, print_line, say
+from segcli.commands.values import all_choices, form, several
 from segcli.errors import UsageError
 
 if TYPE_CHECKING:

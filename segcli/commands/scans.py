@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Channels, SeveralSeries, VolumeNumber, named_channels, several
+from segcli.commands.options import Channels, SeveralSeries, VolumeNumber
+from segcli.commands.values import named_channels, several
 from segcli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from runs import command
 from typer.testing import CliRunner
 
 from segcli import commands
-from segcli.commands import options
+from segcli.commands import synonyms
 from segcli.commands.app import CommandTable, app
 from segcli.commands.options import Commands, from_groups
 from segcli.errors import InputMissing, UsageError
@@ -165,7 +165,7 @@ def test_an_option_before_the_command_is_told_where_it_stands():
     ],
 )
 def test_an_option_is_suggested_only_where_it_is_likely_to_be_meant(word, told):
-    from segcli.commands.options import advice
+    from segcli.commands.synonyms import advice
 
     known = {"--precision", "--fast", "--fill-holes", "--series-number", "--classes", "--write", "-h"}
     assert word + advice(word, known) == told
@@ -193,7 +193,7 @@ def test_an_option_with_one_dash_is_told_whole(tmp_path):
 
 def test_each_command_that_is_meant_exists():
     table = CommandTable()
-    for ours in options._COMMANDS:
+    for ours in synonyms._COMMANDS:
         command, *inner = ours.split()
         assert command in table or command == "--version"
         assert not inner or inner[0] in table[command].commands
@@ -227,8 +227,8 @@ def test_each_option_that_is_meant_exists():
         for parameter in one.params
         for flag in parameter.opts
     }
-    assert {ours.split()[0] for ours in options._MEANT} <= flags
-    assert not {word for words in options._MEANT.values() for word in words.split()} & {"--json", "--device"}
+    assert {ours.split()[0] for ours in synonyms._MEANT} <= flags
+    assert not {word for words in synonyms._MEANT.values() for word in words.split()} & {"--json", "--device"}
 
 
 @pytest.mark.parametrize(

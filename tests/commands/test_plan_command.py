@@ -13,9 +13,9 @@ from segcli.batch.case import names_of
 from segcli.batch.cases import Case, cases
 from segcli.batch.selection import Selection
 from segcli.commands.app import app
-from segcli.commands.options import size
 from segcli.commands.plan import _all_refused, _grids, _lines, _looked_at, _of_all
 from segcli.commands.terminal import duration
+from segcli.commands.values import size
 from segcli.errors import Denied, InputError, UsageError
 from segcli.formats.dicom import series as dicom
 
