@@ -240,13 +240,12 @@ def apart(mean: np.ndarray, table: Table, rng: Generator) -> np.ndarray:
 
     A table without cortex or white matter keeps its means.
     """
-    cortex, white = (mean[table.among(*values)] for values in (CORTEX, WHITE))
-    if not len(cortex) or not len(white):
+    if (between := cortex_to_white(mean, table)) is None:
         return mean
-    mean, span = mean.copy(), white[0] - cortex[0]
+    mean, (cortex, span) = mean.copy(), between
     for sides, (middle, deviation) in NEAR_CORTEX.items():
         mean[table.among(*sides)] += rng.normal(middle, deviation) * span
-    mean[table.values > OUTERMOST] = cortex[0] + rng.uniform(*OUTER) * span
+    mean[table.values > OUTERMOST] = cortex + rng.uniform(*OUTER) * span
     return mean
 
 
@@ -255,13 +254,18 @@ def alike(mean: np.ndarray, table: Table, rng: Generator) -> np.ndarray:
 
     A table without cortex or white matter keeps its means.
     """
-    cortex, white = (mean[table.among(*values)] for values in (CORTEX, WHITE))
-    if not len(cortex) or not len(white):
+    if (between := cortex_to_white(mean, table)) is None:
         return mean
-    mean, span, place = mean.copy(), white[0] - cortex[0], rng.uniform(-0.15, 1.15)
+    mean, (cortex, span), place = mean.copy(), between, rng.uniform(-0.15, 1.15)
     for sides, (least, most) in T1_WAY.items():
-        mean[table.among(*sides)] = cortex[0] + (least + place * (most - least) + rng.normal(0, T1_SPREAD)) * span
+        mean[table.among(*sides)] = cortex + (least + place * (most - least) + rng.normal(0, T1_SPREAD)) * span
     return mean
+
+
+def cortex_to_white(mean: np.ndarray, table: Table) -> tuple[float, float] | None:
+    """The mean of the cortex and how far it is from there to white matter's; None without one of them."""
+    cortex, white = (mean[table.among(*values)] for values in (CORTEX, WHITE))
+    return (cortex[0], white[0] - cortex[0]) if len(cortex) and len(white) else None
 
 
 def any_contrast(table: Table, rng: Generator) -> Contrast:
