@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from segcli.batch.case import Case as Case
 from segcli.batch.clashes import one_label_map, one_name
-from segcli.batch.dicom_cases import in_file, is_collection
+from segcli.batch.dicom_cases import in_file, is_collection, whole
 from segcli.batch.names import is_own
 from segcli.batch.outputs import Destination
 from segcli.batch.search import Search, Tell
@@ -132,7 +132,7 @@ def cases(
             if [text] == list(inputs):
                 raise
             path = Path(text)
-            found.append(Case(stem(path) or "input", (path,), path.parent, select.of_series, volume, error))
+            found.append(Case(whole(path) or "input", (path,), path.parent, select.of_series, volume, error))
     if not found:
         raise InputMissing("no scan was named", hint="give a file, a folder, or --files-from")
     if bids and output is not None:
@@ -148,12 +148,12 @@ def _labelled_alone(found: Sequence[Case], output: Path | None) -> Iterator[str]
     for case in found:
         if case.series is None or "/" not in case.name:
             continue
-        whole = (output or case.beside) / PurePosixPath(case.name).parent
-        source = (read_record(whole.with_name(f"{whole.name}{SEG}.json")) or {}).get("source")
+        place = (output or case.beside) / PurePosixPath(case.name).parent
+        source = (read_record(place.with_name(f"{place.name}{SEG}.json")) or {}).get("source")
         if isinstance(source, dict) and source.get("series") == case.series:
             yield (
-                f"{case.name}: was labelled as {whole.name} when no other series was there: it is twice in the folder "
-                f"and in the cohort's tables, until {whole.name}{SEG} is taken away; --series all gives a series one "
+                f"{case.name}: was labelled as {place.name} when no other series was there: it is twice in the folder "
+                f"and in the cohort's tables, until {place.name}{SEG} is taken away; --series all gives a series one "
                 "name from its first run on"
             )
 

@@ -16,7 +16,7 @@ from segcli.documents import Document, Facts
 from segcli.errors import OutputExists
 from segcli.formats import atomic
 from segcli.formats.walk import walk
-from segcli.results.measure import cell, cohort_rows, csv_text, from_json, wide_rows
+from segcli.results.measure import COHORT, cell, cohort_rows, csv_text, from_json, wide_rows
 from segcli.results.record import is_masks, model_names, read_record
 from segcli.results.tissues import tissues_of
 from segcli.system import key_of
@@ -30,39 +30,45 @@ _FORMS = {"csv": ",", "tsv": "\t"}
 def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
     """The records of a batch's finished cases and of those that lie in its folder from earlier batches, by case.
 
-    Those of other models count too, and only where their label map is there. A case that this batch has failed is none,
-    whatever this model made of it before; but one that was refused because a result lies there has that result.
+    Those of other models count too, and only where their label map is there. So a case that this batch has failed has
+    what an earlier one has made of it.
     """
     mine = [outcome.record for outcome in outcomes if outcome.record is not None]
-    named = {outcome.case.name for outcome in outcomes if not isinstance(outcome.error, OutputExists)}
-    models = {record["model"]["name"] for record in mine}
-    earlier = [r for r in _lying(folder) if r["case"] not in named or r["model"]["name"] not in models]
+    done = {(record["case"], record["model"]["name"]) for record in mine}
+    earlier = [r for r in _lying(folder) if (r["case"], r["model"]["name"]) not in done]
     return sorted((*mine, *earlier), key=lambda record: (str(record["case"]), str(record["model"]["name"])))
 
 
-def missing(outcomes: Sequence[Outcome], records: Sequence[Facts], folder: Path) -> list[Facts]:
+def missing(outcomes: Sequence[Outcome], records: Sequence[Facts], folder: Path, name: str) -> list[Facts]:
     """For each case that has failed, in a batch or in an earlier one into its folder, what a row of the tables needs.
 
-    outcomes  of one batch; one of them at least has a record, which says the model
+    outcomes  of one batch; name: of its model, as records have it
     records   as `gathered` says them: a model that has one of a case has done it
 
     A case of the batch that was refused because labels of another model lie there is none. What earlier batches have
-    failed is known from the tables in the folder.
+    failed is known from the tables in the folder. A folder of several series that was refused is done where the batch
+    has done one of them.
     """
-    model = next(outcome.record["model"] for outcome in outcomes if outcome.record is not None)
+    made = (outcome.record["model"] for outcome in outcomes if outcome.record is not None)
+    model = next(made, None) or _by_name(records, {}).get(name, {"name": name})
     labelled = {record["case"] for record in records}
+    done = {_key(record) for record in records}
     mine = [
         _lacking(o.case.name, model, o.error.message)
         for o in outcomes
         if o.error is not None and o.status == "failed"
         if not (isinstance(o.error, OutputExists) and o.case.name in labelled)
     ]
-    settled = {_key(record) for record in (*records, *({"case": o.case.name, "model": model} for o in outcomes))}
+    tried = {o.case.name for o in outcomes}
+    tried |= {str(p) for o in outcomes if o.status != "failed" for p in PurePosixPath(o.case.name).parents}
+    settled = done | {_key({"case": case, "model": model}) for case in tried}
     known = _by_name(records, model)
     earlier = [
-        _lacking(case, known.get(name, {"name": name}), "told by an earlier run") for case, name in _failures(folder)
+        _lacking(case, known.get(called, {"name": called}), "told by an earlier run")
+        for case, called in _failures(folder)
     ]
-    every = (*(record for record in earlier if _key(record) not in settled), *mine)
+    every = [record for record in earlier if _key(record) not in settled]
+    every += [record for record in mine if _key(record) not in done]
     return list({_key(record): record for record in every}.values())
 
 
@@ -136,6 +142,8 @@ def cohort(
 ) -> list[Path]:
     """cohort.csv, one row for each case and structure, and cohort_wide.csv, one row for each case; or as .tsv.
 
+    Where no case has labels the first has its columns alone.
+
     forms    "csv" and "tsv"
     lacking  the cases that have no labels, as `missing` says them: rows of cohort_wide without volumes
     errors   OutputExists (73) for a table of that name that has other columns, unless `overwrite`
@@ -148,13 +156,15 @@ def cohort(
     ]
     every = sorted((*records, *lacking), key=lambda record: (str(record["case"]), str(record["model"]["name"])))
     wide = _wide(every, model_names(every), _people(every))
+    of_cases = _fixed(wide)
+    of_structures = ("case", *(name for name in of_cases if name in _BIDS), *COHORT[1:])
     written = []
     for form in forms:
         comma = _FORMS[form]
-        for name, table, columns in (("cohort", long, tuple(long[0])), ("cohort_wide", wide, _fixed(wide))):
+        for name, table, columns in (("cohort", long, of_structures), ("cohort_wide", wide, of_cases)):
             path = folder / f"{name}.{form}"
             atomic.unclaimed(path, overwrite=overwrite, own=partial(_ours, columns, comma))
-            atomic.write_bytes(path, csv_text(table, comma).encode())
+            atomic.write_bytes(path, csv_text(table, comma, columns).encode())
             written.append(path)
     return written
 

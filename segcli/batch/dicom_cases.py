@@ -11,6 +11,7 @@ from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
 from segcli.batch.search import Search
 from segcli.errors import InputError, InputMissing, SegcliError
+from segcli.formats.dicom import archive
 from segcli.formats.table import stem
 from segcli.formats.walk import name_of, not_searched, walk
 from segcli.results.record import is_masks
@@ -25,6 +26,11 @@ def is_collection(path: Path) -> bool:
     from segcli.formats.dicom import places
 
     return places.is_collection(path)
+
+
+def whole(path: Path) -> str:
+    """What a case is called that is all of a file: its name without the ending, that of an archive too."""
+    return archive.stem(path) if path.name.lower().endswith(archive.ENDINGS) else stem(path)
 
 
 def in_folder(folder: Path, search: Search, images: Sequence[Path]) -> list[Case]:
@@ -70,10 +76,8 @@ def in_file(path: Path, search: Search) -> list[Case]:
     Folders inside are not taken into names, for they may be those of patients. An archive without folders and with
     several series that could be the volume stays one case, which is refused with their list.
     """
-    from segcli.formats.dicom import archive
-
     packed = archive.is_archive(path)
-    whole, place = (archive.stem(path), path) if packed else (path.parent.resolve().name, path.parent)
+    called, place = (archive.stem(path), path) if packed else (path.parent.resolve().name, path.parent)
     beside = path.parent if packed else path.parent.resolve().parent
     volume = search.volume
     hidden = dict.fromkeys(member.hidden for member in archive.members(path)[0] if member.hidden) if packed else {}
@@ -82,9 +86,9 @@ def in_file(path: Path, search: Search) -> list[Case]:
     usable, strays = _usable(path, search, alone=True)
     flat = packed and len({f.path.parent for one in usable for f in one.files}) == 1
     if search.select.of_series is None and (len(usable) == 1 or flat):
-        return [Case(whole, (place,), beside, None if packed else usable[0].name, volume, files=_files(usable[0]))]
-    found = [Case(f"{whole}/{one.name}", (place,), beside, one.name, volume, files=_files(one)) for one in usable]
-    return found + [Case(f"{whole}/{p.name}", (path,), beside, fault=error) for p, error in strays.items()]
+        return [Case(called, (place,), beside, None if packed else usable[0].name, volume, files=_files(usable[0]))]
+    found = [Case(f"{called}/{one.name}", (place,), beside, one.name, volume, files=_files(one)) for one in usable]
+    return found + [Case(f"{called}/{p.name}", (path,), beside, fault=error) for p, error in strays.items()]
 
 
 def _files(series: Series) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from segcli.batch.bids import set_aside
 from segcli.batch.case import Case
-from segcli.batch.dicom_cases import in_file, in_folder, is_collection
+from segcli.batch.dicom_cases import in_file, in_folder, is_collection, whole
 from segcli.batch.label_maps import without_label_maps
 from segcli.batch.names import is_own
 from segcli.batch.search import Search, Tell
@@ -110,7 +110,7 @@ def _in_archive(folder: Path, file: Path, search: Search) -> list[Case]:
             raise InputError(told, hint="copy it again, or take it away")
         found = in_file(file, search)
     except (InputError, Denied, OutOfMemory) as error:
-        return [Case(str(where / stem(file)), (file,), folder, None, search.volume, error)]
+        return [Case(str(where / whole(file)), (file,), folder, None, search.volume, error)]
     return [replace(case, name=str(where / case.name), beside=folder) for case in found]
 
 

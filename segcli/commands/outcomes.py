@@ -145,12 +145,14 @@ def document(outcomes: Sequence[Outcome], seconds: float, notes: Sequence[str] =
     }
 
 
-def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
+def cohort_files(outcomes: Sequence[Outcome], to: Destination, model: str) -> list[Path]:
     """The cohort's tables and page in an output folder, those of a batch and those that an earlier one left there.
+
+    model   its name, as records have it
 
     A batch makes tables as it was asked to, CSV otherwise; a single scan joins those that are there.
     """
-    if to.folder is None or not any(o.record for o in outcomes):
+    if to.folder is None:
         return []
     from segcli.batch.cohort import cohort, gathered, joined, missing
 
@@ -159,7 +161,7 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
         return []
     records = gathered(outcomes, to.folder)
     asked = ([form for form in to.reports if form in ("csv", "tsv")] or ["csv"]) if several else []
-    lacking = missing(outcomes, records, to.folder)
+    lacking = missing(outcomes, records, to.folder, model)
     there = joined([*records, *lacking], to.folder)
     forms = list(dict.fromkeys([*asked, *there]))
     written = cohort(records, to.folder, forms, lacking=lacking, overwrite=to.overwrite)
@@ -169,8 +171,7 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination) -> list[Path]:
         from segcli.results.page.parts import is_page
 
         atomic.unclaimed(path, overwrite=to.overwrite, own=is_page)
-        failed = [(record["case"], record["reason"]) for record in lacking]
-        atomic.write_bytes(path, cohort_page(records, to.folder, failed))
+        atomic.write_bytes(path, cohort_page(records, to.folder, lacking))
         written.append(path)
     return written
 

@@ -117,7 +117,7 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         show.close()
         place = {case: i for i, case in enumerate(found)}
         ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
-        code = _concluded(given, ended, to, manners, time.perf_counter() - began, notes)
+        code = _concluded(given, opening.name, ended, to, manners, time.perf_counter() - began, notes)
         return code or _unwritten(show, manners)
 
 
@@ -126,7 +126,8 @@ def _found(given: Given, card: ModelCard, to: Destination, manners: Manners) -> 
 
     Where the only one is refused, the document of a run that was asked for says so.
     """
-    from segcli.batch.cases import Case, stem
+    from segcli.batch.cases import Case
+    from segcli.batch.dicom_cases import whole
     from segcli.batch.stages import Outcome
 
     notes: list[str] = []
@@ -141,7 +142,7 @@ def _found(given: Given, card: ModelCard, to: Destination, manners: Manners) -> 
     except (InputError, Denied, OutOfMemory) as error:
         if manners.json:
             paths = tuple(map(Path, given.inputs))
-            case = Case(stem(paths[0]) if paths else "input", paths, Path())
+            case = Case(whole(paths[0]) if paths else "input", paths, Path())
             print_json(document([Outcome(case, "failed", error=error)], 0.0, notes))
         raise
 
@@ -155,14 +156,20 @@ def _unwritten(show: Show, manners: Manners) -> int:
 
 
 def _concluded(
-    given: Given, ended: Sequence[Outcome], to: Destination, manners: Manners, seconds: float, notes: Sequence[str]
+    given: Given,
+    model: str,
+    ended: Sequence[Outcome],
+    to: Destination,
+    manners: Manners,
+    seconds: float,
+    notes: Sequence[str],
 ) -> int:
     """Write the cohort's files, and say of all cases what is to be said at the end; the exit code."""
     code = exit_code(ended)
     extra: list[Path] = []
     try:
         if not given.shard:  # a part's table would take the place of another's
-            extra = cohort_files(ended, to)
+            extra = cohort_files(ended, to, model)
     except SegcliError as error:
         show_error(error)
         code = code or error.exit_code

@@ -45,6 +45,11 @@ class Opening:
     once: bool = False
 
     @property
+    def name(self) -> str:
+        """Of the model, as records have it: of an ensemble those of all."""
+        return "+".join(find(model).name for model in self.model)
+
+    @property
     def card(self) -> ModelCard:
         """That of the first model, asked for the structures that are wanted where its network can be asked.
 

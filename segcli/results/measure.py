@@ -208,7 +208,7 @@ def _brightness(
 
 def _structure(name: str, label: int, tally: Tally | None, grid: Grid, with_image: bool) -> Structure:
     if tally is None:
-        return Structure(name, label, 0, 0.0, 0.0, None, None, None, None, False)
+        return _absent(name, label)
     voxels = round(tally.depth.sum())
     mm3 = voxels * grid.voxel_mm3
     low = np.array([side.start for side in tally.box])
@@ -229,6 +229,10 @@ def _structure(name: str, label: int, tally: Tally | None, grid: Grid, with_imag
         bbox_mm=(_point(corners.min(axis=0)), _point(corners.max(axis=0))),
         truncated=bool((low == 0).any() or (high == np.array(grid.shape) - 1).any()),
     )
+
+
+def _absent(name: str, label: int) -> Structure:
+    return Structure(name, label, 0, 0.0, 0.0, None, None, None, None, False)
 
 
 def _short(value: float) -> float | None:
@@ -276,17 +280,21 @@ def _flat(structure: Structure) -> Document:
     return {**row, "truncated": truncated}
 
 
-def csv_text(table: Iterable[Facts], delimiter: str = ",") -> str:
+COHORT = tuple(cohort_rows("", "", Report((_absent("", 0),)))[0])  # the columns of these rows
+
+
+def csv_text(table: Sequence[Facts], delimiter: str = ",", columns: Iterable[str] = ()) -> str:
     """Rows of equal keys as CSV, or as TSV with a tab; what is unknown is `n/a`, as BIDS has it.
+
+    columns   the keys of a table that may have no row
 
     Control characters of a text become spaces; one that a spreadsheet would take for a formula gets an apostrophe.
     """
     out = io.StringIO()
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
-    for i, row in enumerate(table):
-        if i == 0:
-            writer.writerow([cell(key) for key in row])
-        writer.writerow([cell(value) for value in row.values()])
+    keys = [cell(key) for key in (table[0] if table else columns)]
+    writer.writerows([keys] if keys else [])
+    writer.writerows([cell(value) for value in row.values()] for row in table)
     return out.getvalue()
 
 

@@ -208,8 +208,8 @@ def test_a_scan_that_was_named_and_lies_in_a_folder_that_was_named_is_one_case_b
     touch(tmp_path, "all/sub/a.nii")
     (tmp_path / "all" / "sub" / "c.zip").write_bytes(b"PK")
     folder, alone = tmp_path / "all", [tmp_path / "all" / "sub" / name for name in ("a.nii", "b.zip")]
-    assert named(folder, *alone, output=tmp_path / "out") == ["sub/a", "sub/b", "sub/c.zip"]
-    assert named(*alone, folder, output=tmp_path / "out") == ["a", "b", "sub/c.zip"]
+    assert named(folder, *alone, output=tmp_path / "out") == ["sub/a", "sub/b", "sub/c"]
+    assert named(*alone, folder, output=tmp_path / "out") == ["a", "b", "sub/c"]
 
 
 def test_an_archive_of_a_tree_that_is_cut_short_within_its_first_bytes_is_not_passed_over(tmp_path):

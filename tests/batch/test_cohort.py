@@ -14,7 +14,8 @@ from segcli.batch.cohort import FIXED, _ours, cohort, gathered, joined, missing
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
 from segcli.batch.stages import Options, Outcome
-from segcli.commands.outcomes import cohort_files, told_of
+from segcli.commands import outcomes
+from segcli.commands.outcomes import told_of
 from segcli.documents import Facts
 from segcli.errors import OutputExists
 from segcli.models.card import ModelCard
@@ -29,6 +30,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
 
 def run(model: ModelCard, inputs: Path, out: Path, options: Options | None = None) -> list[Outcome]:
     return list(predict(cases([str(inputs)], output=out), model, opened(), Destination(out), options))
+
+
+def cohort_files(ended: list[Outcome], to: Destination, name: str = CARD["name"]) -> list[Path]:
+    return outcomes.cohort_files(ended, to, name)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -173,15 +178,83 @@ def test_a_case_that_failed_stays_in_the_tables_until_it_is_done(model, tmp_path
     assert "not segmented" not in wide.read_text()
 
 
+def spoilt(folder: Path, *names: str) -> Path:
+    """A folder of files that are no scans."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_a_batch_of_which_all_fail_is_told_in_the_tables_and_takes_nothing_away(model, tmp_path):
+    out, to = tmp_path / "out", Destination(tmp_path / "out", reports=("html",))
+    bad = spoilt(tmp_path / "bad", "a.nii", "b.nii")
+    long, wide, page = cohort_files(run(model, bad, out), to)
+    assert [(*row.values(),) for row in table(wide)] == [(x, model.name, "not segmented", "n/a") for x in "ab"]
+    assert "<h1>0 cases, 2 not segmented</h1>" in page.read_text()
+    head = long.read_text()
+    scans(tmp_path / "in", 2)
+    cohort_files(run(model, tmp_path / "in", out), to)
+    assert long.read_text().partition("\n")[0] == head.strip()
+    assert [row["case"] for row in table(wide)] == ["a", "b", "case0", "case1"]
+    long_before = long.read_bytes()
+    cohort_files(run(model, spoilt(tmp_path / "more", "c.nii", "d.nii"), out), to)
+    assert [row["case"] for row in table(wide)] == ["a", "b", "c", "case0", "case1", "d"]
+    cohort_files(run(model, spoilt(tmp_path / "more", "e.nii") / "e.nii", out), to)  # a single one joins them
+    assert [row["case"] for row in table(wide)] == ["a", "b", "c", "case0", "case1", "d", "e"]
+    assert {row["model"] for row in table(wide)} == {model.name}
+    assert long.read_bytes() == long_before
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_case_whose_labels_are_there_keeps_its_rows_where_its_scan_cannot_be_read_any_more(model, tmp_path, others):
+    out, to = tmp_path / "out", Destination(tmp_path / "out")
+    scans(tmp_path / "in", 2 + others)
+    before = [path.read_bytes() for path in cohort_files(run(model, tmp_path / "in", out), to)]
+    for i in range(2):
+        (tmp_path / "in" / f"case{i}.nii.gz").write_bytes(b"x")
+    ended = run(model, tmp_path / "in", out)
+    assert [outcome.status for outcome in ended] == ["failed", "failed", *["skipped"] * others]
+    assert [path.read_bytes() for path in cohort_files(ended, to)] == before
+
+
+def test_a_folder_that_was_refused_is_done_when_a_case_in_it_is(model, tmp_path):
+    out, to = tmp_path / "out", Destination(tmp_path / "out")
+    scans(tmp_path / "in", 1)
+    spoilt(tmp_path / "in", "study.zip")
+    ended = run(model, tmp_path / "in", out)
+    assert [row["case"] for row in table(cohort_files(ended, to)[1])] == ["case0", "study"]
+    (tmp_path / "in" / "study.zip").unlink()
+    scans(tmp_path / "in" / "study", 1)
+    ended = run(model, tmp_path / "in", out)
+    assert [row["case"] for row in table(cohort_files(ended, to)[1])] == ["case0", "study/case0"]
+
+
+def test_the_page_of_several_models_says_which_has_not_segmented_a_case(model, tmp_path):
+    out, to = tmp_path / "out", Destination(tmp_path / "out", reports=("html",))
+    scans(tmp_path / "in", 1)
+    spoilt(tmp_path / "in", "b.nii", "a.nii")
+    cohort_files(run(model, tmp_path / "in", out), to)
+    other = second(tmp_path / "other")
+    page = cohort_files(run(other, spoilt(tmp_path / "more", "c.nii", "a.nii"), out), to, other.name)[-1].read_text()
+    rows = page.partition("<h2>Not segmented</h2>")[2].partition("</table>")[0].split("<tr>")[-4:]
+    assert [[x for x in "abc" if f">{x}</th>" in row] for row in rows] == [["a"], ["a"], ["b"], ["c"]]
+    assert [(f">{model.name}</td>" in row, ">another</td>" in row) for row in rows] == [
+        (False, True), (True, False), (True, False), (False, True)
+    ]  # fmt: skip
+
+
 def test_a_table_of_somebody_elses_says_nothing_of_failures(model, tmp_path):
     out = tmp_path / "out"
     scans(tmp_path / "in", 2)
     ended = run(model, tmp_path / "in", out)
     head = "case,model,diagnosis,verdict,sum_ml"
     (out / "cohort_wide.csv").write_text(f"{head}\nbad,{model.name},x,not segmented,n/a\n")
-    assert missing(ended, gathered(ended, out), out) == []
+    assert missing(ended, gathered(ended, out), out, model.name) == []
     (out / "cohort_wide.csv").write_text(f"{head.replace('diagnosis,', '')}\nbad,gone,not segmented,n/a\nbad\n")
-    assert [(x["case"], x["model"]) for x in missing(ended, gathered(ended, out), out)] == [("bad", {"name": "gone"})]
+    assert [(x["case"], x["model"]) for x in missing(ended, gathered(ended, out), out, model.name)] == [
+        ("bad", {"name": "gone"})
+    ]
 
 
 def test_a_case_that_was_refused_because_another_models_labels_are_there_has_no_row_of_its_own(model, tmp_path):

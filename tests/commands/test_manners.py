@@ -104,14 +104,16 @@ def test_2_9_and_2_5_a_second_run_with_outputs_beside_the_inputs_does_nothing_ag
     assert {row.split(",")[0] for row in (tmp_path / "cohort.csv").read_text().splitlines()[1:]} == {"case0", "case1"}
 
 
-def test_1_2_all_failing_alike_end_with_their_code_and_leave_nothing(model, tmp_path):
+def test_1_2_all_failing_alike_end_with_their_code_and_leave_the_tables_that_name_them(model, tmp_path):
     for name in ("a", "b"):
         path = scan(tmp_path / "in" / f"{name}.nii.gz")
         path.write_bytes(path.read_bytes()[:-9])
     done = command("predict", "in", "-o", "out", "--model", model, *REAL, cwd=tmp_path)
     assert done.returncode == 65
-    assert not (tmp_path / "out").exists()
-    assert done.stdout == b""
+    assert done.stdout.decode().splitlines() == ["out/cohort.csv", "out/cohort_wide.csv"]
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["cohort.csv", "cohort_wide.csv"]
+    rows = (tmp_path / "out" / "cohort_wide.csv").read_text().splitlines()[1:]
+    assert rows == [f"{name},organs,not segmented,n/a" for name in "ab"]
 
 
 def test_an_input_that_is_not_there_is_in_the_document_too(model, tmp_path):

@@ -16,22 +16,25 @@ from segcli.results.tissues import tissues_of
 _ORDER = {"fail": 0, "review": 1}
 
 
-def cohort_page(records: Sequence[Facts], folder: Path | None = None, failed: Sequence[tuple[str, str]] = ()) -> bytes:
+def cohort_page(records: Sequence[Facts], folder: Path | None = None, failed: Sequence[Facts] = ()) -> bytes:
     """The page of many cases.
 
     records   those of the cases, whose own pages lie where their label maps do
     folder    where the page will lie; cases that have no page of their own there have no link
-    failed    cases that this run, or an earlier one, could not segment, each with the reason
+    failed    of each case that this run, or an earlier one, could not segment `case`, `model` and `reason`
     """
-    models = model_names(records)
-    known = sorted(zip(models, records, strict=True), key=lambda x: (_order(x[1]), str(x[1]["case"]), x[0]))
+    models = model_names([*records, *failed])
+    known = sorted(zip(models, records, strict=False), key=lambda x: (_order(x[1]), str(x[1]["case"]), x[0]))
+    lacking = zip(models[len(records) :], failed, strict=True)
     cases = [_case(record, model, folder) for model, record in known]
-    groups = [_group(model, [record for name, record in known if name == model], cases) for model in sorted({*models})]
+    of = {model: [record for name, record in known if name == model] for model, _ in known}
+    groups = [_group(model, of[model], cases) for model in sorted(of)]
     return page(
         "cohort.html",
         title=f"{len(cases)} cases{f', {len(failed)} not segmented' if failed else ''}",
         cases=cases,
-        failed=failed,
+        failed=sorted((str(record["case"]), model, str(record["reason"])) for model, record in lacking),
+        several=len({*models}) > 1,
         counts={v: sum(c["verdict"] == v for c in cases) for v in ("fail", "review", "pass")},
         groups=groups,
     )
