@@ -43,6 +43,7 @@ from segcli.formats import atomic, table
 from segcli.models import composed, fetch
 from segcli.models.imports import adopt, options
 from segcli.models.library import find
+from segcli.models.locks import alone
 from segcli.space.volume import Grid, Volume
 
 THESIS = b"three years"
@@ -376,7 +377,7 @@ def test_2_11_a_lock_that_is_a_link_or_a_pipe_is_none(tmp_path: Path, victim: Pa
     before = victim.stat().st_mtime_ns
     for plant in (lambda: lock.symlink_to(victim), lambda: os.mkfifo(lock)):
         plant()
-        with fetch._locked(lock):
+        with alone(lock):
             assert lock.is_file()
             assert not lock.is_symlink()
     assert victim.stat().st_mtime_ns == before

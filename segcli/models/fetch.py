@@ -1,4 +1,4 @@
-"""One file from a network, whole or absent: mirrors, going on where a download broke off, checksums, locks.
+"""One file from a network, whole or absent: going on where a download broke off, checksums, one process at a time.
 
 Nothing here is called but by `segcli models get`. The library under it is httpx with the system's certificates
 (truststore); proxies come from the environment as every program has them, SSL_CERT_FILE is honoured.
@@ -6,27 +6,27 @@ Nothing here is called but by `segcli models get`. The library under it is httpx
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from segcli.documents import content_of
 from segcli.errors import DownloadFailed, OutputError, UsageError, cause_of, first_few
 from segcli.folders import at_home
 from segcli.formats.atomic import no_detour, no_link, ours_alone, own_folder, translated, write_bytes
+from segcli.models.addresses import HUB, addresses, file_name, hub
 from segcli.models.library import file_sha256
-from segcli.system import insistently, locked
+from segcli.models.locks import alone
+from segcli.system import insistently
 
 if TYPE_CHECKING:
     import httpx
@@ -35,7 +35,6 @@ Progress = Callable[[int, int | None], None]  # bytes that are there, bytes in a
 _TRIES = 4  # of one address, each going on where the last one ended
 _WAIT = 1.0  # seconds before the second try, twice as many before each later one
 _OF_MODELS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".model", ".onnx", ".zip", ".tar", ".tar.gz")
-_HUB = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?")
 
 
 @dataclass(frozen=True)
@@ -59,44 +58,12 @@ def offline() -> str | None:
     return next((n for n in names if os.environ.get(n, "").lower() not in ("", "0", "false", "no", "off")), None)
 
 
-def addresses(stated: Sequence[str]) -> list[str]:
-    """The addresses to try in their order: the user's mirror first, hf:OWNER/REPO@REVISION:FILE spelt out.
-
-    $SEGCLI_MIRROR is a folder, on a server or on this machine, that holds the files by their names; $HF_ENDPOINT takes
-    the Hub's place.
-    """
-    plain = [_spelt(address) for address in stated]
-    mirror = os.environ.get("SEGCLI_MIRROR", "").rstrip("/")
-    named = [f"{mirror}/{file_name(plain[-1])}"] if mirror and plain else []
-    return list(dict.fromkeys([*named, *plain]))
-
-
-def _spelt(address: str) -> str:
-    if match := _HUB.fullmatch(address):
-        if match["file"] is None:
-            raise UsageError(
-                f"{address}: names no file", hint="write hf:OWNER/REPO:FILE, or hf:OWNER/REPO@REVISION:FILE"
-            )
-        return f"{_hub()}/{match['repo']}/resolve/{match['revision'] or 'main'}/{match['file']}"
-    if address.startswith("gdrive:"):
-        return address
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise UsageError(
-            f"{address}: not an address that segcli fetches from", hint="https://..., or hf:OWNER/REPO:FILE"
-        )
-    return address
-
-
-def _hub() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
 def with_its_file(address: str) -> str:
     """hf:OWNER/REPO@REVISION with the one file of it that may hold a model; every other address as it is.
 
     errors   UsageError (2): it has none, or several; DownloadFailed (69): offline, or no list of its files comes
     """
-    match = _HUB.fullmatch(address)
+    match = HUB.fullmatch(address)
     if match is None or match["file"] is not None:
         return address
     hint = f"name the file: {address}:FILE"
@@ -104,7 +71,7 @@ def with_its_file(address: str) -> str:
         raise DownloadFailed(f"{address}: {forbidden} is set, so nothing is fetched", hint=hint)
     import httpx
 
-    lists = f"{_hub()}/api/models/{match['repo']}/revision/{match['revision'] or 'main'}"
+    lists = f"{hub()}/api/models/{match['repo']}/revision/{match['revision'] or 'main'}"
     try:
         with _client(lists) as client:
             names = [str(one["rfilename"]) for one in client.get(lists).raise_for_status().json()["siblings"]]
@@ -117,14 +84,6 @@ def with_its_file(address: str) -> str:
         said = f"{len(found)} of its {len(names)} files may be a model"
         raise UsageError(f"{address}: {said}{': ' if found else ''}{first_few(found, 10)}", hint=hint)
     return f"{address}:{found[0]}"
-
-
-def file_name(address: str) -> str:
-    """The last part of an address's path, as a name that any file system takes."""
-    if address.startswith("gdrive:"):
-        return f"{address.removeprefix('gdrive:')}.download"
-    last = unquote(urlsplit(address).path).rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._-]", "_", last).lstrip(".") or "download"
 
 
 def fetch(
@@ -156,7 +115,7 @@ def fetch(
     part = folder / f".{hashlib.sha256(todo[-1].encode()).hexdigest()[:12]}-{name}.part"
     wanted = wanted or _sums(folder).get(todo[-1])
     failures: list[str] = []
-    with _locked(part.with_suffix(".lock")):
+    with alone(part.with_suffix(".lock")):
         for address in todo:
             if forbidden and _on_this_machine(address) is None:
                 continue
@@ -305,7 +264,7 @@ def _client(address: str) -> httpx.Client:
     import truststore
 
     token = os.environ.get("HF_TOKEN", "")
-    own = {"Authorization": f"Bearer {token}"} if token and urlsplit(address).netloc == urlsplit(_hub()).netloc else {}
+    own = {"Authorization": f"Bearer {token}"} if token and urlsplit(address).netloc == urlsplit(hub()).netloc else {}
     return httpx.Client(
         verify=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         follow_redirects=True,  # to another host without the token
@@ -367,45 +326,6 @@ def _sums(folder: Path) -> Mapping[str, str]:
 
 def _remember(folder: Path, address: str, found: str) -> None:
     write_bytes(folder / "sums.json", json.dumps({**_sums(folder), address: found}, indent=1).encode())
-
-
-# ---- one process at a time
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time. The lock is the system's own on a file of that name: a dead process has none."""
-    while True:
-        with translated(path):
-            handle = insistently(partial(_lock_file, path))
-        with os.fdopen(handle, "rb"), locked(handle):
-            if not _has_name(path, handle):  # whoever had it before has taken the name away
-                continue
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):  # Windows takes no name away from a file that is open
-                    path.unlink()
-            return
-
-
-def _lock_file(path: Path) -> int:
-    """A descriptor of the file of a lock, made where there is none; a link or a pipe of its name is taken away."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            path.unlink()
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-    except PermissionError:  # another user's, who shares the folder
-        return os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-
-
-def _has_name(path: Path, handle: int) -> bool:
-    """Whether a file that is open is the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.lstat())
-    except OSError:
-        return False
 
 
 # ---- what to say

@@ -16,9 +16,9 @@ from segcli.documents import Document, content_of
 from segcli.folders import home
 from segcli.formats.atomic import whole_file
 from segcli.models import catalogue
+from segcli.models.addresses import addresses, file_name
 from segcli.models.card import CARD_FILE
 from segcli.models.catalogue import Entry, File
-from segcli.models.fetch import addresses, file_name
 from segcli.models.library import cache_home
 from segcli.system import one_process
 

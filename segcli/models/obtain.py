@@ -14,9 +14,10 @@ from segcli.documents import Facts
 from segcli.errors import ModelError, UsageError
 from segcli.formats.atomic import partial_name, sweep, translated
 from segcli.models import composed, imports
+from segcli.models.addresses import addresses, file_name
 from segcli.models.card import CARD_FILE, ModelCard
 from segcli.models.catalogue import Entry, File, entries, entry
-from segcli.models.fetch import Download, Progress, addresses, fetch, file_name, with_its_file
+from segcli.models.fetch import Download, Progress, fetch, with_its_file
 from segcli.models.imports.document import title
 from segcli.models.imports.nnunet_axes import turned
 from segcli.models.imports.totalsegmentator import around

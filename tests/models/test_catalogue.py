@@ -7,8 +7,8 @@ import pytest
 
 from segcli.errors import ModelError
 from segcli.models import catalogue
+from segcli.models.addresses import addresses
 from segcli.models.catalogue import Entry, entries, entry
-from segcli.models.fetch import addresses
 from segcli.models.imports import recipes
 
 

@@ -18,7 +18,9 @@ from servers import BODY, SUM, Server, serving
 from segcli.documents import content_of
 from segcli.errors import DownloadFailed, OutputError, UsageError
 from segcli.models import fetch as room
-from segcli.models.fetch import addresses, fetch, file_name
+from segcli.models.addresses import addresses, file_name
+from segcli.models.fetch import fetch
+from segcli.models.locks import alone
 
 
 @pytest.fixture
@@ -312,8 +314,8 @@ def test_a_link_that_was_planted_under_the_name_of_a_download_is_not_followed(se
 def test_one_process_waits_for_another_and_takes_over_from_a_dead_one(server: Server, tmp_path: Path) -> None:
     part = room.hashlib.sha256(server.address.encode()).hexdigest()[:12]
     code = (
-        "import sys, time; from pathlib import Path; from segcli.models.fetch import _locked\n"
-        "with _locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from segcli.models.locks import alone\n"
+        "with alone(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
     )
     words = [sys.executable, "-c", code, tmp_path / f".{part}-model.zip.lock"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as holder:
@@ -332,7 +334,7 @@ def test_one_process_waits_for_another_and_takes_over_from_a_dead_one(server: Se
 def test_a_lock_file_that_is_left_is_free_and_many_have_it_one_by_one(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
     lock.write_text(json.dumps({"host": "another", "pid": os.getpid()}))
-    assert inside(lambda: room._locked(lock), threads=8, turns=20, seconds=0) == [1] * 160
+    assert inside(lambda: alone(lock), threads=8, turns=20, seconds=0) == [1] * 160
     assert not lock.exists()
 
 
