@@ -11,7 +11,7 @@ import pytest
 from models import LABELS, affine, onnx_file
 from onnx import TensorProto, helper, numpy_helper
 
-from segcli.commands import models as command
+from segcli.commands import graph_trial
 from segcli.engines.choose import open_engine
 from segcli.errors import EngineError, ModelError
 from segcli.models import card, imports, library, trial
@@ -23,7 +23,7 @@ FACTS = imports.options(
 
 
 def imported(path: Path, to: Path) -> Path:
-    return imports.adopt(path, to=to, name="m", given=FACTS, tried=command.gives_logits)
+    return imports.adopt(path, to=to, name="m", given=FACTS, tried=graph_trial.gives_logits)
 
 
 def graph(path: Path, nodes: list[Any], ends: list[Any], kind: int = TensorProto.FLOAT, bias: float = 0) -> Path:
@@ -128,7 +128,7 @@ def test_a_graph_with_an_output_fewer_than_labels_gives_overlapping_ones(
 ) -> None:
     path = graph(tmp_path / "net.onnx", [helper.make_node(end_with, ["y"], ["z"])], [ANSWERS])
     facts = {**FACTS, **imports.options(labels="background,a,b,c,d,e,f")}
-    made = library.read_card(imports.adopt(path, to=tmp_path, name="m", given=facts, tried=command.gives_logits))
+    made = library.read_card(imports.adopt(path, to=tmp_path, name="m", given=facts, tried=graph_trial.gives_logits))
     assert (made.decide.rule, made.decide.values, made.decide.half) == ("regions", (1, 2, 3, 4, 5, 6), half)
 
 
@@ -233,10 +233,10 @@ def test_a_graph_is_tried_with_values_as_its_card_prepares_them(
     facts = {k: v for k, v in FACTS.items() if k != "intensity"} | imports.options(**intensity)
     path = of_root(tmp_path / "net.onnx", nodes)
     if refused is None:
-        assert imports.adopt(path, to=tmp_path, name="m", given=facts, tried=command.gives_logits).is_dir()
+        assert imports.adopt(path, to=tmp_path, name="m", given=facts, tried=graph_trial.gives_logits).is_dir()
         return
     with pytest.raises(ModelError, match=refused):
-        imports.adopt(path, to=tmp_path, name="m", given=facts, tried=command.gives_logits)
+        imports.adopt(path, to=tmp_path, name="m", given=facts, tried=graph_trial.gives_logits)
 
 
 def test_a_graph_is_tried_with_each_channel_of_its_own(tmp_path: Path) -> None:
@@ -330,8 +330,10 @@ def test_an_engine_that_answers_otherwise_than_onnx_runtime_is_not_taken(
     pytest.importorskip("openvino")
     path = graph(tmp_path / "net.onnx", [], [LOGITS])
     assert library.read_card(imported(path, tmp_path / "alike")).engines is None
-    answer = command._answers
-    monkeypatch.setattr(command, "_answers", lambda card, name: answer(card, name) * (1.1 if name == "openvino" else 1))
+    answer = graph_trial._answers
+    monkeypatch.setattr(
+        graph_trial, "_answers", lambda card, name: answer(card, name) * (1.1 if name == "openvino" else 1)
+    )
     made = library.read_card(imported(path, tmp_path / "other"))
     assert made.engines == ("onnx",)
     said = r"note: model.onnx: OpenVINO answers otherwise, by 28\.\d where the most is 288: ONNX Runtime is taken"
