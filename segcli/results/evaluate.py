@@ -194,9 +194,7 @@ class _Pair:
             volume_error=2.0,
         )
         if n_a + n_b == 0:
-            return replace(
-                score, status="absent", dice=None, iou=None, hd95_mm=None, assd_mm=None, nsd=None, volume_error=None
-            )
+            return _absent(score)
         if in_a is None or in_b is None or mask_a is None or mask_b is None:
             return score
         both = _overlap(mask_a, mask_b, in_a, in_b)
@@ -265,17 +263,18 @@ def compare(
     """The second model minus the first, case by case: mean, 95 % interval and p of a sign-flip test.
 
     A structure that the reference has not counts as right for the model that leaves it out (Dice 1, distance 0), so
-    that inventing it costs the other one.
+    that inventing it costs the other one, which may have no score of it at all.
 
-    errors   InputError (65) when the two were not scored on the same cases and structures
+    errors   InputError (65) when the two were not scored on the same cases and structures of the references
     """
+    first, second = _with_absent(first, second), _with_absent(second, first)
     keys = [{(case, s.name) for case, scores in x.items() for s in scores} for x in (first, second)]
     if keys[0] != keys[1]:
         odd = sorted(keys[0] ^ keys[1])
         raise InputError(
             f"two models can be compared on the same cases and structures only: {len(odd)} are in one of them, "
             f"the first is {odd[0][1]!r} of case {odd[0][0]!r}",
-            hint="without --model or --labels a structure is one that either map of a case holds",
+            hint="they are called otherwise: give --model for the names of both",
         )
     names = list(dict.fromkeys(score.name for scores in first.values() for score in scores))
     out = []
@@ -295,6 +294,21 @@ def compare(
             row[f"{metric}_p"] = _sign_flips(values)
         out.append(row)
     return out
+
+
+def _with_absent(mine: Mapping[str, Sequence[Score]], other: Mapping[str, Sequence[Score]]) -> dict[str, list[Score]]:
+    """Scores with those structures as absent that in a case the other model alone holds, and no reference does."""
+    found = {}
+    for case, scores in mine.items():
+        names = {score.name for score in scores}
+        lacking = [s for s in other.get(case, ()) if s.name not in names and s.status == "invented"]
+        found[case] = [*scores, *map(_absent, lacking)]
+    return found
+
+
+def _absent(score: Score) -> Score:
+    """The score of a structure that neither map holds, from that of another pair."""
+    return Score(score.name, score.label, "absent", None, None, None, None, None, 0.0, 0.0, 0.0, 0.0, 0.0, None)
 
 
 def _counts(score: Score, name: str, apart: Collection[str]) -> bool:

@@ -325,6 +325,20 @@ def test_two_predictions_of_one_scan_are_compared_whatever_they_are_called(tmp_p
     assert (row["cases"], row["dice"]) == (1, -0.5)
 
 
+def test_a_label_that_one_prediction_alone_invents_is_scored_as_with_the_model(model, tmp_path, capsys):
+    truth, first, second = (boxes(tmp_path / name, a=1, b=1) for name in ("truth", "first", "second"))
+    data = np.zeros((6, 6, 6), "u1")
+    data[1:3, 1:4, 1:4], data[4:, 4:] = 1, 5
+    nifti(second / "b.nii.gz", data)
+    found = []
+    for named in (None, model):
+        answer.evaluate(first, truth, against=second, json=True, model=named)
+        rows = json.loads(capsys.readouterr().out)["difference"]
+        found.append([{key: row[key] for key in row if key != "name"} for row in rows if row["cases"]])
+    assert found[0] == found[1]
+    assert [(row["cases"], row["dice"]) for row in found[0]] == [(2, -0.25), (2, 0.0), (1, -1.0)]
+
+
 def test_a_score_that_is_not_1_is_not_printed_as_1(tmp_path, capsys):
     data = np.zeros((12, 12, 12), "u1")
     data[1:11, 1:11, 1:11] = 1

@@ -270,6 +270,17 @@ def test_inventing_a_structure_costs_in_a_comparison() -> None:
     assert (row["cases"], row["dice"]) == (2, -0.5)
 
 
+def test_what_one_model_alone_invents_is_absent_for_the_other_and_no_refusal() -> None:
+    invented = score("two", 0.0, "invented")
+    first, second = {"a": [score("one", 0.5), invented]}, {"a": [score("one", 0.5)]}
+    for former, latter, gap in ((first, second, 1.0), (second, first, -1.0)):
+        assert [(row["name"], row["cases"], row["dice"]) for row in compare(former, latter)] == [
+            ("all", 1, gap / 2), ("one", 1, 0.0), ("two", 1, gap)
+        ]  # fmt: skip
+    with pytest.raises(InputError, match="the first is 'two' of case 'a'"):  # a reference that has it, has it for both
+        compare({"a": [score("one", 0.5), score("two", 0.0, "missed")]}, second)
+
+
 def test_what_the_card_says_is_not_scored_is_listed_and_never_averaged() -> None:
     first = {"a": [score("one", 0.5), score("csf", 0.1)], "b": [score("one", 0.7), score("csf", 0.1)]}
     second = {"a": [score("one", 0.6), score("csf", 0.9)], "b": [score("one", 0.8), score("csf", 0.9)]}
