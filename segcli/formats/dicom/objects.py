@@ -85,6 +85,16 @@ class About:
 
 
 AS_SOURCE = About()
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What made the labels: the model's name, and its hash, "" where nobody knows it."""
+
+    algorithm: str
+    version: str
+
+
 Made = Literal["segmentation", "structure set", "report"]  # in the order of their series' numbers
 
 
@@ -138,7 +148,7 @@ class Scan:
     numbers   planes of the volume that come from a file; those that filled a gap get no labels
     """
 
-    def __init__(self, labels: Volume, like: Source | None, what: str, about: About = AS_SOURCE) -> None:
+    def __init__(self, labels: Volume, like: Source | None, what: str, maker: Maker, about: About = AS_SOURCE) -> None:
         like = referable(like, what)
         planes: Sequence[Frame | None] = like.header.planes
         self.numbers = [k for k, plane in enumerate(planes) if plane is not None]
@@ -152,7 +162,7 @@ class Scan:
         if apart > farthest(grid.spacing[0]):
             raise ValueError(f"the labels lie up to {apart:.3g} mm off the planes of their series")
         self.grid = grid
-        self.about = about
+        self.maker, self.about = maker, about
 
     @property
     def header(self) -> Dataset:
@@ -196,9 +206,10 @@ class Scan:
             return wished + place
         return self.files[0].count("SeriesNumber", 0) % 100000 + 1000 * (place + 1)
 
-    def description(self, algorithm: str) -> str:
+    @property
+    def description(self) -> str:
         """What the series of a new object is called."""
-        return _one_value(self.about.description or f"segcli {algorithm}")[:64]
+        return _one_value(self.about.description or f"segcli {self.maker.algorithm}")[:64]
 
     def reference(self, file: DicomFile) -> Dataset:
         out = Dataset()
@@ -244,8 +255,9 @@ class Scan:
                 if not text.isascii():
                     setattr(target, keyword, text.encode("ascii", "replace").decode())
 
-    def sign(self, target: Dataset, algorithm: str, version: str) -> None:
+    def sign(self, target: Dataset) -> None:
         """What made an object, as a device: name and hash of the model, segcli and its version; for research."""
+        algorithm, version = self.maker.algorithm, self.maker.version
         target.Manufacturer, target.ManufacturerModelName = MANUFACTURER, algorithm[:64]
         target.SoftwareVersions = [segcli.__version__, version[:64]] if version else segcli.__version__
         target.DeviceSerialNumber = version[:16] or "none"
@@ -294,12 +306,12 @@ def _readable(header: Dataset, keyword: str) -> DataElement | None:
         return None
 
 
-def identification(algorithm: str, version: str) -> hd.AlgorithmIdentificationSequence:
+def identification(maker: Maker) -> hd.AlgorithmIdentificationSequence:
     """The algorithm as segmentations and structure sets name it: the model, its hash, segcli and its version."""
     return hd.AlgorithmIdentificationSequence(
-        name=algorithm[:64],
+        name=maker.algorithm[:64],
         family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence,
-        version=version[:64],
+        version=maker.version[:64],
         source=MANUFACTURER,
         parameters={"software": f"segcli {segcli.__version__}"},
     )
@@ -321,10 +333,11 @@ def lawful(text: str) -> str:
 
 
 def fingerprint(scan: Scan, voxels: NDArray[np.generic], names: Sequence[Label], *settings: object) -> str:
-    """A hash of labels, source instances, label table, settings and version: what an object is derived from."""
+    """A hash of labels, source instances, label table, model, settings and version: what an object is derived from."""
     digest = hashlib.sha256(np.ascontiguousarray(voxels).tobytes())
     for file in scan.files:
         digest.update(file.text("SOPInstanceUID").encode())
+    settings = (scan.maker.algorithm, scan.maker.version, *settings)
     if scan.about != AS_SOURCE:
         settings = (*settings, scan.about)
     digest.update(repr((voxels.shape, tuple(names), settings, segcli.__version__)).encode())

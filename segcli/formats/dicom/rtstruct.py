@@ -24,6 +24,7 @@ from segcli.formats.atomic import whole_file
 from segcli.formats.dicom.objects import (
     AS_SOURCE,
     About,
+    Maker,
     Scan,
     all_named,
     fingerprint,
@@ -60,18 +61,11 @@ def write(
     algorithm  the model's name; version: its hash
     errors     UsageError for another source than DICOM, InputError without a frame of reference, OutputError
     """
-    scan = Scan(labels, like, "a structure set", about)
+    scan = Scan(labels, like, "a structure set", Maker(algorithm, version), about)
     all_named(labels, names)
     wanted = structures(names)
     stored = labels.data[0, scan.numbers]
-    ds = _object(
-        scan,
-        stored,
-        wanted,
-        fingerprint(scan, stored, names, algorithm, version, "rtstruct"),
-        algorithm,
-        version,
-    )
+    ds = _object(scan, stored, wanted, fingerprint(scan, stored, names, "rtstruct"))
 
     def check(temporary: Path) -> None:
         for (number, voxels), label in zip(read(temporary, labels.grid), wanted, strict=True):
@@ -195,9 +189,7 @@ def within(loop: Sequence[Vertex]) -> NDArray[np.float64]:
     return drawn
 
 
-def _object(
-    scan: Scan, stored: Voxels, wanted: Sequence[Label], identity: str, algorithm: str, version: str
-) -> Dataset:
+def _object(scan: Scan, stored: Voxels, wanted: Sequence[Label], identity: str) -> Dataset:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -209,8 +201,8 @@ def _object(
         uid(identity, "series"),
         scan.number("structure set"),
     )
-    ds.SeriesDescription, ds.OperatorsName = scan.description(algorithm), ""
-    scan.sign(ds, algorithm, version)
+    ds.SeriesDescription, ds.OperatorsName = scan.description, ""
+    scan.sign(ds)
     ds.SeriesDate, ds.SeriesTime = ds.StructureSetDate, ds.StructureSetTime = scan.date_time
     if scan.about.moment is not None:
         ds.InstanceCreationDate, ds.InstanceCreationTime = scan.date_time
@@ -218,7 +210,7 @@ def _object(
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = scan.frame_of_reference, ""
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(scan)]
     named = short_names(wanted)
-    ds.StructureSetROISequence = [_roi(number, name, scan, algorithm, version) for number, name in named.items()]
+    ds.StructureSetROISequence = [_roi(number, name, scan) for number, name in named.items()]
     ds.ROIContourSequence = [_roi_contours(label, stored == label.id, scan) for label in wanted]
     if _longest(ds) >= 1 << 16:  # an explicit VR has 16 bits for the length of a contour's numbers
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -238,10 +230,10 @@ def _frame_of_reference(scan: Scan) -> Dataset:
     return frame
 
 
-def _roi(number: int, name: str, scan: Scan, algorithm: str, version: str) -> Dataset:
+def _roi(number: int, name: str, scan: Scan) -> Dataset:
     roi = Dataset()
-    roi.ROIGenerationDescription = f"{algorithm} {version}"[:64]
-    roi.ROIDerivationAlgorithmIdentificationSequence = identification(algorithm, version)
+    roi.ROIGenerationDescription = f"{scan.maker.algorithm} {scan.maker.version}"[:64]
+    roi.ROIDerivationAlgorithmIdentificationSequence = identification(scan.maker)
     roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, name, "AUTOMATIC"
     roi.ReferencedFrameOfReferenceUID = scan.frame_of_reference
     return roi

@@ -21,6 +21,7 @@ from segcli.formats.dicom.objects import (
     AS_SOURCE,
     MANUFACTURER,
     About,
+    Maker,
     Scan,
     all_named,
     concept,
@@ -58,14 +59,14 @@ def write(
     kind       binary and fractional: segments 1, 2, ... in the order of the label values; labelmap: the values, packed
     errors     UsageError for another source than DICOM, InputError without a frame of reference, OutputError
     """
-    scan = Scan(labels, like, "a DICOM segmentation", about)
+    scan = Scan(labels, like, "a DICOM segmentation", Maker(algorithm, version), about)
     wanted = structures(names)
     if labels.data.dtype.kind != "f":
         all_named(labels, names)
     stored = _segments(labels.data, wanted, scan, kind)
-    identity = fingerprint(scan, stored, names, algorithm, version, kind)
+    identity = fingerprint(scan, stored, names, kind)
     with without_warnings():
-        segmentation = _object(scan, stored, wanted, identity, algorithm, version, kind)
+        segmentation = _object(scan, stored, wanted, identity, kind)
 
     with whole_file(path, lambda temporary: _holds(temporary, labels.grid, scan, stored, kind)) as file:
         segmentation.save_as(file, enforce_file_format=True)
@@ -105,17 +106,9 @@ def _segments(data: Voxels, wanted: Sequence[Label], scan: Scan, kind: Kind) -> 
     return numbers
 
 
-def _object(
-    scan: Scan,
-    stored: Voxels,
-    wanted: Sequence[Label],
-    identity: str,
-    algorithm: str,
-    version: str,
-    kind: Kind,
-) -> hd.seg.Segmentation:
+def _object(scan: Scan, stored: Voxels, wanted: Sequence[Label], identity: str, kind: Kind) -> hd.seg.Segmentation:
     """The object with everything that depends on the clock or on chance replaced by what depends on its content."""
-    made_by = identification(algorithm, version)
+    made_by = identification(scan.maker)
     slices, short = _slices(scan), short_names(wanted)
     empty = not stored.any()  # one plane says so; otherwise each segment would come on all planes
     used = slice(0, 1) if empty else slice(None)
@@ -132,18 +125,18 @@ def _object(
         sop_instance_uid=uid(identity, "instance"),
         instance_number=1,
         manufacturer=MANUFACTURER,
-        manufacturer_model_name=algorithm[:64],
+        manufacturer_model_name=scan.maker.algorithm[:64],
         software_versions=segcli.__version__,
-        device_serial_number=version[:16] or "none",
+        device_serial_number=scan.maker.version[:16] or "none",
         content_label="SEGMENTATION",
-        content_description=f"by {algorithm}"[:64],
-        series_description=scan.description(algorithm),
+        content_description=f"by {scan.maker.algorithm}"[:64],
+        series_description=scan.description,
         transfer_syntax_uid=RLELossless if kind == "labelmap" else ExplicitVRLittleEndian,
     )
     if len(slices[used]) == 1:  # of which the library says 1 mm
         measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
         measures.SpacingBetweenSlices = _decimal(scan.grid.spacing[0])
-    scan.sign(segmentation, algorithm, version)
+    scan.sign(segmentation)
     scan.lend(segmentation, wanted)
     scan.date(segmentation)
     segmentation.ContentCreatorName = ""

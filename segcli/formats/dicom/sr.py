@@ -17,6 +17,7 @@ from segcli.formats.dicom.objects import (
     AS_SOURCE,
     MANUFACTURER,
     About,
+    Maker,
     Scan,
     all_named,
     concept,
@@ -57,16 +58,16 @@ def write(
     algorithm     the model's name; version: its hash
     errors        UsageError for another source than DICOM, OutputError
     """
-    scan = Scan(labels, like, "a structured report", about)
+    scan = Scan(labels, like, "a structured report", Maker(algorithm, version), about)
     all_named(labels, names)
     wanted = structures(names)
     stored = labels.data[0, scan.numbers]
     counts = np.bincount(stored.ravel(), minlength=1 + max(n.id for n in wanted))
     volumes = {n: round(float(counts[n.id]) * labels.grid.voxel_mm3 / 1000, 3) for n in wanted}
-    identity = fingerprint(scan, stored, names, algorithm, version, "sr")
+    identity = fingerprint(scan, stored, names, "sr")
     with without_warnings():
         segments = pydicom.dcmread(segmentation, stop_before_pixels=True)
-        report = _object(scan, volumes, segments, identity, algorithm, version)
+        report = _object(scan, volumes, segments, identity)
 
     with whole_file(path, lambda temporary: read(temporary) == [(n.name, volumes[n]) for n in wanted]) as file:
         report.save_as(file, enforce_file_format=True)
@@ -81,9 +82,8 @@ def read(path: Path) -> list[tuple[str, float]]:
     return [(str(g.tracking_identifier), float(g.get_measurements(codes.SCT.Volume)[0].value)) for g in groups]
 
 
-def _object(
-    scan: Scan, volumes: dict[Label, float], segments: Dataset, identity: str, algorithm: str, version: str
-) -> hd.sr.Comprehensive3DSR:
+def _object(scan: Scan, volumes: dict[Label, float], segments: Dataset, identity: str) -> hd.sr.Comprehensive3DSR:
+    algorithm, version = scan.maker.algorithm, scan.maker.version
     short = short_names(list(volumes))
     numbers = {str(s.SegmentLabel): int(s.SegmentNumber) for s in segments.SegmentSequence}
     device = hd.sr.DeviceObserverIdentifyingAttributes(
@@ -123,9 +123,9 @@ def _object(
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
-        series_description=scan.description(algorithm),
+        series_description=scan.description,
     )
-    scan.sign(document, algorithm, version)
+    scan.sign(document)
     scan.lend(document, list(volumes))
     scan.date(document)
     return document
