@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 _CODED_HEAD = 1 << 12  # bytes of a code stream in which it says how it is coded
+_END = b"\xff\xd9"  # the marker EOI, or EOC
+_MORE = b"\xaa" * 8  # bytes that look like no marker
 
 Samples = tuple[int, bool]  # how many bits each has, and whether they have a sign
 
@@ -106,13 +110,45 @@ def coded_with_loss(stream: bytes) -> bool:
 
 
 def has_end(stream: bytes) -> bool:
-    """Whether the marker that ends a JPEG or JPEG-LS image (EOI, T.81 B.1.1.3) comes behind where its scan begins.
+    """Whether the marker that ends an image (EOI of JPEG and JPEG-LS, EOC of JPEG 2000) comes behind its first samples.
 
-    Coded samples never look like it, so a stream without it was cut short, whatever follows. A decoder may fill up
-    what is missing; that of JPEG 2000 does not.
+    Coded samples never look like it, so what is in front of it is all that there is of them.
     """
-    scans = [at for marker, at in _segments(stream, 2) if marker == 0xDA] if stream[:2] == b"\xff\xd8" else []
-    return not scans or stream.find(b"\xff\xd9", scans[0]) >= 0
+    return stream.find(_END, _start_of_samples(stream)) >= 0
+
+
+def with_end(stream: bytes) -> bytes:
+    """A JPEG with an end behind its samples where it has none, in place of zeros that may fill up its length."""
+    if has_end(stream):
+        return stream
+    samples = stream.rstrip(b"\0")
+    stuffed = samples.endswith(b"\xff") and samples != stream  # the zero behind such a byte is of the samples
+    return (samples + b"\0" if stuffed else samples.rstrip(b"\xff")) + _END
+
+
+def lengthened(stream: bytes) -> bytes:
+    """A JPEG that has an end, with further bits behind its samples, also behind those before each restart marker.
+
+    A decoder that has found all samples never looks at them. One that lacks some takes these bits for them: a first
+    bit of 1, where behind the end it would take zeros, and no code of a sample begins another one.
+    """
+    start = _start_of_samples(stream)
+    coded = stream[start : stream.find(_END, start)].rstrip(b"\xff")
+    return stream[:start] + re.sub(rb"\xff*(\xff[\xd0-\xd7])", _MORE + rb"\1", coded) + _MORE + _END
+
+
+def has_restarts(stream: bytes) -> bool:
+    """Whether a JPEG of one component has the restart markers that its interval asks for (DRI, T.81 B.2.4.4)."""
+    frame, size = _start_of_frame(stream), coded_size(stream)
+    at = next((at for marker, at in _segments(stream, 2) if marker == 0xDD), None)
+    interval = 0 if at is None else int.from_bytes(stream[at + 4 : at + 6], "big")
+    if frame is None or size is None or interval == 0:
+        return True
+    side = 1 if stream[frame + 1] == 0xC3 else 8  # samples of a lossless JPEG are coded one by one, others in blocks
+    units = math.prod(math.ceil(n / side) for n in size)
+    start = _start_of_samples(stream)
+    found = re.findall(rb"\xff[\xd0-\xd7]", stream[start : stream.find(_END, start)])
+    return len(found) >= math.ceil(units / interval) - 1
 
 
 def are_meant(coded: Samples, said: Samples, low: int, top: int) -> bool:
@@ -137,6 +173,12 @@ def _size_of_2000(stream: bytes) -> int | None:
     """Where a JPEG 2000 code stream begins, also inside a JP2 file; its SIZ segment (T.800 A.5.1) follows at once."""
     start = stream.find(b"\xff\x4f\xff\x51")
     return start if 0 <= start <= len(stream) - 43 and stream[:2] != b"\xff\xd8" else None
+
+
+def _start_of_samples(stream: bytes) -> int:
+    """Where the first scan of a JPEG or JPEG-LS begins, or the first tile part of a JPEG 2000; 0 where none does."""
+    start = _size_of_2000(stream) or 0
+    return next((at for marker, at in _segments(stream, start + 2) if marker in (0xDA, 0x90)), 0)
 
 
 def _start_of_frame(stream: bytes) -> int | None:

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, Literal
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
@@ -31,6 +32,9 @@ from segcli.formats.dicom.code_streams import (
     coded_size,
     fragments_of,
     has_end,
+    has_restarts,
+    lengthened,
+    with_end,
 )
 from segcli.formats.dicom.places import DICOMDIR_CLASS, bare, printable, reachable
 from segcli.formats.dicom.texts import tag, text_of, without_warnings
@@ -47,6 +51,7 @@ LOSSLESS = {DEFLATED, _RLE, *(_JPEG + n for n in ("57", "70", "80", "90", "201",
 _LOST = {_JPEG + n for n in ("50", "51")}  # always with loss
 LOSSY = _LOST | {_JPEG + n for n in ("81", "91", "203")}  # also without, which LossyImageCompression says
 CODE_STREAMS = (LOSSLESS | LOSSY) - {DEFLATED, _RLE}  # JPEG and its family
+_FILLED_UP = {_JPEG + n for n in ("50", "51", "57", "70")}  # their decoder makes up samples that are not there
 # For each compressed syntax the decoder that segcli depends on: which others are installed changes nothing.
 _DECODERS = {  # pydicom's name of it, and the package that brings it
     _RLE: ("pydicom", "pydicom"),
@@ -385,15 +390,29 @@ def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:
             f"{file.name}: no decoder for {uid_name(file.syntax)}", hint=f"install it: pip install {package}"
         )
     samples: set[Samples] = set()
+    # its own correction takes the highest bit for the one below BitsStored: `voxels` knows where it is
+    as_stored: dict[str, Any] = {"raw": True, "decoding_plugin": plugin, "correct_unused_bits": False}
     with without_warnings():
         try:
             with reachable(file.path), opened(file.path) as handle:
                 header = pydicom.dcmread(handle, force=True)
-            if file.syntax in _DECODERS:
-                samples = _streams_agree(file, header.PixelData)
             header.pop("ExtendedOffsetTable", None)  # with it each frame is one item (PS3.3 C.7.6.3)
-            # its own correction takes the highest bit for the one below BitsStored: `voxels` knows where it is
-            data, _ = decoder.as_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
+            streams: list[bytes] = []
+            if file.syntax in _DECODERS:
+                streams = list(generate_frames(header.PixelData, number_of_frames=file.count("NumberOfFrames")))
+                samples = _streams_agree(file, streams)
+            if file.syntax in _FILLED_UP:
+                streams = [with_end(stream) for stream in streams]
+                header["PixelData"].value = encapsulate(streams)
+            data, _ = decoder.as_array(header, **as_stored)
+            if file.syntax in _FILLED_UP:
+                header["PixelData"].value = encapsulate([lengthened(stream) for stream in streams])
+                again = decoder.iter_array(header, **as_stored)
+                if not _whole(streams, data.reshape(len(streams), *data.shape[-2:]), again):
+                    raise InputError(
+                        f"{file.name}: truncated: the code stream of its pixels ends before the picture does",
+                        hint="copy or export the series again",
+                    )
         except MemoryError as error:
             raise OutOfMemory(f"{file.name}: its pixels need more memory than there is") from error
         except SegcliError:
@@ -403,19 +422,18 @@ def _decoded(file: DicomFile) -> tuple[Voxels, set[Samples]]:
     return np.asarray(data), samples
 
 
-def _streams_agree(file: DicomFile, encapsulated: bytes) -> set[Samples]:
+def _streams_agree(file: DicomFile, streams: Sequence[bytes]) -> set[Samples]:
     """Before a decoder gets memory for what a code stream announces, that has to be what the header says.
 
     So have run lengths to give as many bytes as it says: their decoder cuts what is more. A code stream has to be there
-    to its end.
+    to its end, unless it can be told without one that it is whole.
 
     returns   what the code streams of the frames say of their samples; run lengths say nothing
     """
     rows, columns, frames = file.count("Rows", 0), file.count("Columns", 0), file.count("NumberOfFrames")
     segments = file.count("SamplesPerPixel") * file.count("BitsAllocated", 0) // 8
-    found, samples = 0, set()
-    for stream in generate_frames(encapsulated, number_of_frames=frames):
-        found += 1
+    samples = set()
+    for stream in streams:
         if file.syntax == _RLE:
             if not are_runs(stream, segments, rows * columns):
                 told = f"{file.name}: corrupt: its run lengths (RLE) are not those of {rows} x {columns} pixels"
@@ -425,9 +443,23 @@ def _streams_agree(file: DicomFile, encapsulated: bytes) -> set[Samples]:
         if size != (rows, columns):
             said = "of no known size" if size is None else f"of {size[0]} x {size[1]}"
             raise InputError(f"{file.name}: corrupt: pixels {said}, its header says {rows} x {columns}")
-        if not has_end(stream):
+        if file.syntax not in _FILLED_UP and not has_end(stream):
             raise InputError(f"{file.name}: truncated: the code stream of its pixels has no end")
         samples.add(coded_samples(stream))
-    if found != frames:
-        raise InputError(f"{file.name}: truncated: {found} of {frames} frames are there")
+    if len(streams) != frames:
+        raise InputError(f"{file.name}: truncated: {len(streams)} of {frames} frames are there")
     return samples
+
+
+def _whole(streams: Sequence[bytes], frames: Voxels, again: Iterator[tuple[Voxels, Any]]) -> bool:
+    """Whether the values (frames, rows, columns) of JPEG code streams are theirs to the last.
+
+    A decoder that meets the end of a stream too early says nothing of it: it makes up the rest, and so gives other
+    values, or fails, when other bits lie behind that end: `again` are the frames with such.
+    """
+    try:
+        return all(map(has_restarts, streams)) and all(
+            np.array_equal(frame, other) for frame, (other, _) in zip(frames, again, strict=True)
+        )
+    except RuntimeError:  # of bits that are no code
+        return False

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import functools
 import re
 import struct
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jpeg_ls
+import libjpeg
 import numpy as np
 import pydicom
 import pytest
@@ -26,6 +29,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -34,7 +38,7 @@ from pydicom.uid import (
 )
 
 from segcli.errors import Denied, EngineError, InputError, SegcliError
-from segcli.formats.dicom import files
+from segcli.formats.dicom import code_streams, files
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.code_streams import are_runs
 from segcli.formats.dicom.frames import DISTINGUISHING
@@ -368,18 +372,92 @@ def jpeg_lossless(image: NDArray[Any], bits: int) -> bytes:
     return bytes.fromhex(f"ffd8{frame}ffc4{3 + 16 + 17:04x}00{codes}{scan}") + stuffed + b"\xff\xd9"
 
 
-@pytest.mark.parametrize("behind", [b"", bytes(400)])
-def test_4_1_a_code_stream_that_was_cut_short_is_refused(tmp_path: Path, behind: bytes) -> None:
-    noise = np.random.default_rng(4).integers(0, 4096, (3, 19, 23))
+def jpeg(image: NDArray[Any], **options: int) -> bytes:
+    """An image as a baseline JPEG."""
+    file = BytesIO()
+    Image.fromarray(image.astype(np.uint8)).save(file, "JPEG", quality=90, **options)
+    return file.getvalue()
 
-    def cut(ds: Dataset, k: int) -> None:
-        ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.RescaleIntercept = 12, 11, 0, 0
-        whole = jpeg_lossless(noise[k], 12)
-        ds.PixelData = encapsulate([whole[:-6] + behind if k == 2 else whole])
+
+def in_parts(image: NDArray[Any]) -> bytes:
+    """A lossless JPEG of 12 bits with a restart marker behind each line."""
+    whole, *lines = (jpeg_lossless(part, 12) for part in (image, *image[:, None]))
+    scan = whole.index(b"\xff\xda")
+    interval = b"\xff\xdd\0\4" + image.shape[1].to_bytes(2, "big")
+    parts = [line[scan + 10 : -2] + bytes([0xFF, 0xD0 + k % 8]) for k, line in enumerate(lines)]
+    return whole[:scan] + interval + whole[scan : scan + 10] + b"".join(parts)[:-2] + b"\xff\xd9"
+
+
+PICTURE = np.random.default_rng(4).integers(0, 256, (3, 19, 23))
+JPEGS = {  # as scanners and archives code them: syntax, bits, coder
+    "baseline": (JPEGBaseline8Bit, 8, jpeg),
+    "baseline with restarts": (JPEGBaseline8Bit, 8, functools.partial(jpeg, restart_marker_blocks=2)),
+    "lossless": (JPEGLosslessSV1, 12, lambda image: jpeg_lossless(image, 12)),
+    "lossless with restarts": (JPEGLosslessSV1, 12, in_parts),
+}
+
+
+def of_jpeg(folder: Path, syntax: str, bits: int, streams: Sequence[bytes]) -> Path:
+    """A series whose slices are code streams of samples without a sign."""
+
+    def packed(ds: Dataset, k: int) -> None:
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = -(-bits // 8) * 8, bits, bits - 1, 0
+        ds.RescaleIntercept = 0
+        ds.PixelData = encapsulate([streams[k]])
         ds["PixelData"].is_undefined_length = True
 
-    folder = series(tmp_path / "ct", np.zeros((3, 19, 23), np.int16), each=cut, syntax=JPEGLosslessSV1)
-    with pytest.raises(InputError, match=r"a-\d+.dcm: truncated: the code stream of its pixels has no end"):
+    return series(folder, np.zeros((3, 19, 23), np.int16), each=packed, syntax=syntax)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_4_1_a_jpeg_that_was_cut_short_is_refused_also_where_it_was_closed_again(tmp_path: Path, kind: str) -> None:
+    """Its decoder fills up what is missing without a word; restart markers even hide where that begins."""
+    syntax, bits, coded = JPEGS[kind]
+    streams = [coded(image) for image in PICTURE]
+    read = dicom.read(of_jpeg(tmp_path / "sound", syntax, bits, streams)).data[0]
+    assert np.abs(read - PICTURE).max() < (1 if "lossless" in kind else 60)
+    last = streams[2]
+    start = last.index(b"\xff\xda") + 12
+    restart = [at.start() for at in re.finditer(rb"\xff[\xd0-\xd7]", last[start:])][1:2]
+    told = r"a-002.dcm: truncated: the code stream of its pixels ends before the picture does \(copy or export"
+    for n, end in enumerate([start + (len(last) - start) // 2, len(last) - 4, *(start + at for at in restart)]):
+        for tail in (b"\xff\xd9", b"", bytes(400)):
+            cut = [*streams[:2], last[:end].rstrip(b"\xff") + tail]
+            with pytest.raises(InputError, match=told):
+                dicom.read(of_jpeg(tmp_path / f"{n}-{len(tail)}", syntax, bits, cut))
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0", b"\xff"])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_is_whole_but_for_the_marker_at_its_end_is_read(tmp_path: Path, kind: str, behind: bytes) -> None:
+    syntax, bits, coded = JPEGS[kind]
+    streams = [coded(image) for image in PICTURE]
+    sound = dicom.read(of_jpeg(tmp_path / "sound", syntax, bits, streams)).data
+    folder = of_jpeg(tmp_path / "ct", syntax, bits, [stream[:-2] + behind for stream in streams])
+    np.testing.assert_array_equal(dicom.read(folder).data, sound)
+
+
+def test_the_bits_behind_a_jpeg_tell_every_cut() -> None:
+    for _, _, coded in JPEGS.values():
+        whole = coded(PICTURE[0, :12, :13])
+        sound = libjpeg.decode(whole)
+        np.testing.assert_array_equal(libjpeg.decode(code_streams.lengthened(whole)), sound)
+        for end in range(whole.index(b"\xff\xda") + 12, len(whole) - 2):
+            cut = whole[:end].rstrip(b"\xff") + b"\xff\xd9"
+            if code_streams.has_restarts(cut) and not np.array_equal(libjpeg.decode(cut), sound):
+                with pytest.raises((RuntimeError, AssertionError)):
+                    np.testing.assert_array_equal(libjpeg.decode(code_streams.lengthened(cut)), libjpeg.decode(cut))
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+def test_4_1_another_code_stream_without_an_end_is_refused(tmp_path: Path, syntax: str) -> None:
+    folder = compress(series(tmp_path / "ct", LARGER), syntax)
+    file = folder / "a-001.dcm"
+    data = bytearray(file.read_bytes())
+    end = data.rindex(b"\xff\xd9")
+    data[end - 2 : end + 2] = bytes(4)
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"a-001.dcm: truncated: the code stream of its pixels has no end"):
         dicom.read(folder)
 
 
