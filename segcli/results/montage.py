@@ -12,20 +12,9 @@ from PIL import Image, ImageDraw
 
 from segcli.documents import Facts
 from segcli.formats.atomic import write_bytes
+from segcli.results.lettering import font_of, length_of, write_line
 from segcli.results.measure import measure
-from segcli.results.picture import (
-    VIEWS,
-    Section,
-    drawn_colour,
-    font_of,
-    length_of,
-    overlay,
-    png,
-    ruled,
-    sections,
-    significant,
-    write,
-)
+from segcli.results.picture import VIEWS, Section, drawn_colour, overlay, png, ruled, sections, significant
 from segcli.results.shown import NAME, shown_by
 from segcli.space.volume import Volume
 from segcli.structures import Label
@@ -98,7 +87,7 @@ def montage_picture(
     sheet = Image.new("RGB", (width, high), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for k, (words, ink) in enumerate(head):
-        write(pen, (gap, gap + size(20) * k), _fitting(words, width - 2 * gap, size(14)), size(14), ink)
+        write_line(pen, (gap, gap + size(20) * k), _fitting(words, width - 2 * gap, size(14)), size(14), ink)
     at = top
     for view in drawn:
         for k, section in enumerate(shown[view]):
@@ -184,7 +173,7 @@ def _legend(
         volume = significant(s.volume_ml)
         room = size(250) - round(plain.getlength(volume))
         name = _fitting(f"{s.label}  {s.name.replace('_', ' ')}", room, size(12))
-        write(pen, (left + size(18), y), name, size(12), _INK)
+        write_line(pen, (left + size(18), y), name, size(12), _INK)
         pen.text((right, y), volume, font=plain, fill=_INK, anchor="ra")
     if more:
         pen.text((left, top + size(18) + size(17) * len(part)), f"and {more} more", font=small, fill=_FAINT)

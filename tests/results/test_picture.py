@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcli.results import lettering
 from segcli.results import montage as sheets
-from segcli.results import picture
 from segcli.results.measure import Structure
 from segcli.results.montage import montage, montage_picture
 from segcli.results.picture import (
     VIEWS,
+    Section,
     bright,
     drawn_colour,
     extent,
@@ -325,7 +326,7 @@ def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert significant(value) == text
 
 
-def white(section: picture.Section) -> np.ndarray:
+def white(section: Section) -> np.ndarray:
     """Where a slice is white only with its scale bar."""
     return (ruled(section) == 255) & (section.grey != 255)
 
@@ -365,13 +366,13 @@ def test_117_structures_all_have_a_line_in_columns_of_the_legend(monkeypatch: py
 def test_a_wide_name_does_not_reach_its_volume() -> None:
     cut = sheets._fitting("W" * 60, 200, 12)
     assert cut.endswith("...")
-    assert picture.font_of(12).getlength(cut) <= 200
+    assert lettering.font_of(12).getlength(cut) <= 200
 
 
 def test_letters_that_the_first_font_lacks_are_drawn_in_one_that_has_them() -> None:
-    fonts = picture._fonts(12)
-    having = next((k for k, font in enumerate(fonts) if picture._has(font, "ü")), 0)
+    fonts = lettering._fonts(12)
+    having = next((k for k, font in enumerate(fonts) if lettering._has(font, "ü")), 0)
     if having == 0:
         pytest.skip("this computer has none of the fonts")
-    assert picture._parts("Müller", 12) == [(fonts[0], "M"), (fonts[having], "ü"), (fonts[0], "ller")]
-    assert picture.length_of("Müller", 12) > picture.length_of("Mller", 12)
+    assert lettering._parts("Müller", 12) == [(fonts[0], "M"), (fonts[having], "ü"), (fonts[0], "ller")]
+    assert lettering.length_of("Müller", 12) > lettering.length_of("Mller", 12)
