@@ -30,7 +30,7 @@ from segcli.results import checks, record
 from segcli.results.beside import known_files, with_files
 from segcli.results.inputs import hash_inputs
 from segcli.results.measure import Report, measure
-from segcli.results.numbers import refuse_other_numbers
+from segcli.results.numbers import refuse_other_names, refuse_other_numbers
 from segcli.results.pairing import label_maps_in
 from segcli.results.record import Measured, ModelFacts, Record
 from segcli.results.scan_checks import label_map
@@ -49,7 +49,7 @@ class Existing:
     labels   (1, D, H, W), whole numbers; sha256: of its file
     card     gives its values their names
     made     the model that made it, None where nobody knows
-    known    its record, where that is about these bytes and calls them as the card does
+    known    its record, where that is about these bytes
     classes  names of the structures that it was made of, all if empty
     said     sentences for the user
     scan     its scan, (C, D, H, W) on its grid, where that was read to know the grid
@@ -111,15 +111,17 @@ def maker_of(path: Path) -> ModelCard:
 def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
     """A label map of the card's model, with what its record says.
 
-    errors   InputError: another model made it, it holds what this one never writes, or it is one structure's mask
+    errors   InputError: another model made it, or one of that name with other names for its numbers; it holds what this
+             one never writes; it is one structure's mask
     """
     if record.is_masks(path.parent):
         raise InputError(
             f"{path.name}: the mask of one structure, as --split writes it, and no label map",
             hint=f"give the label map that lies beside the folder {path.parent.name}",
         )
+    hint = "name its model with --model, or a table of its names with --labels"
     labels = label_map(path, counts, [label.id for label in card.labels])
-    refuse_other_numbers(path, card, "name its model with --model, or a table of its names with --labels")
+    refuse_other_numbers(path, card, hint)
     written = _record_of(path)
     made = record.maker(written)
     maker = made["name"] if made else card.name
@@ -127,6 +129,7 @@ def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
         raise InputError(
             f"{path.name}: its record says that {maker} made it, not {card.name}", hint="name its model with --model"
         )
+    refuse_other_names(path, card, hint)
     _refuse_values(path, labels, card, drawn=made is not None)
     sha256, said = file_sha256(path), tuple[str, ...]()
     of = (record.read_record(written) or {}).get("labels")
@@ -134,9 +137,6 @@ def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
         said = (f"{path.name} has been changed since {made['name']} made it: what made it is not known",)
         made = None
     known = record.of_labels(path, sha256)
-    names = {label.id: label.name for label in card.structures}
-    if known and any(names.get(s.label, s.name) != s.name for s in known.structures):
-        known = None
     return Existing(path, labels, sha256, card, made, known, _asked(written, labels, card), said)
 
 

@@ -27,12 +27,17 @@ def refuse_model(path: Path, card: ModelCard) -> None:
     hint = "leave --model away, or name the model that made it"
     if record.is_masks(path.parent):
         raise InputError(f"{path.name}: the mask of one structure, so its 1 is no label of {card.name}", hint=hint)
+    refuse_other_names(path, card, hint)
+    refuse_other_numbers(path, card, f"{hint}; 3D Slicer exports its numbers by the colour table of `--tables slicer`")
+
+
+def refuse_other_names(path: Path, card: ModelCard, hint: str) -> None:
+    """Refuse a label map whose record calls a number otherwise than the model: InputError, with the hint."""
     stated = _recorded(path)
     for label in card.structures:
         if (called := stated.get(label.id, label.name)) != label.name:
             told = f"{path.name}: its record calls the number {label.id} {called}, {card.name} calls it {label.name}"
             raise InputError(told, hint=hint)
-    refuse_other_numbers(path, card, f"{hint}; 3D Slicer exports its numbers by the colour table of `--tables slicer`")
 
 
 def common_names(predictions: Sequence[Path], references: Sequence[Path]) -> dict[int, str]:

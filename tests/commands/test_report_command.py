@@ -32,6 +32,18 @@ def test_a_label_map_of_another_model_is_not_reported_under_wrong_names(model, t
         answer.report(path, str(model), output=tmp_path)
 
 
+def test_another_model_of_the_name_does_not_give_a_label_map_its_names(tmp_path, monkeypatch):
+    labels = {"brain" if name == "body" else name: number for name, number in LABELS.items()}
+    model = organs(tmp_path / "models" / "organs", labels=labels)
+    monkeypatch.setenv("SEGCLI_WEIGHTS", str(model.parent))
+    path = nifti(tmp_path / "a_seg.nii.gz", np.eye(4, dtype="u1")[None].repeat(4, 0))
+    rows = {"segcli_record": 1, "model": {"name": "organs"}, "structures": [{"label": 1, "name": "body"}]}
+    (tmp_path / "a_seg.json").write_text(json.dumps(rows))
+    for named in (None, str(model)):
+        with pytest.raises(InputError, match="its record calls the number 1 body, organs calls it brain"):
+            answer.report(path, named, output=tmp_path)
+
+
 def test_the_record_names_the_model_where_nobody_does(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SEGCLI_WEIGHTS", str(model.parent))
     path = nifti(tmp_path / "a_seg.nii.gz", np.eye(4, dtype="u1")[None].repeat(4, 0))
