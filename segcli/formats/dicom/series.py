@@ -450,7 +450,8 @@ def _pick(series: Series, volume: int | None, name: str) -> tuple[Stack, list[St
         more = f"; and {len(stacks) - 10} more, which `segcli info --json` lists" if len(stacks) > 10 else ""
         slices = sum(len(s.frames) for s in stacks)
         spots = {tuple(np.round(frame.position, 2).tolist()) for stack in stacks for frame in stack.frames}
-        where = "several at the same position" if len(spots) < slices else "which show different things"
+        where = "in several stacks" if all("stack id" in s.what for s in stacks) else "which show different things"
+        where = "several at the same position" if len(spots) < slices else where
         where = "all at the same position" if len(spots) == 1 else where
         where = "in several directions" if len({s.direction for s in stacks}) > 1 else where
         raise InputError(

@@ -17,10 +17,11 @@ from segcli.formats.dicom.files import DicomFile, unsafe, voxels
 from segcli.formats.dicom.frames import DISTINGUISHING, Frame, comparable, frames_of
 from segcli.formats.dicom.kinds import DIRECTION, are_scans
 from segcli.formats.dicom.places import printable
-from segcli.formats.dicom.stack import POSITION_TOLERANCE, along
+from segcli.formats.dicom.stack import POSITION_TOLERANCE, along, stack_grid
 
 ALIKE = 1e-3  # largest difference of direction cosines, and of pixel spacings relative to them, within a series
 _ALONE = "the only one"
+_STACK = "StackID"  # of slices that belong together, as a multi-frame file says
 _PLANES = ("sagittal slices", "coronal slices", "axial slices")  # by the axis that is nearest to their normal
 
 
@@ -43,13 +44,13 @@ def stacks_of(files: Sequence[DicomFile]) -> tuple[Stack, ...]:
     groups = _directions(frames)
     several = len(groups) > 1
     if not several and _unlike(frames) is not None:
-        groups = _images(frames)
+        groups = _each_alike(frames)
     stacks = []
     for what, group in groups.items():
         if (told := _unlike(group)) is not None:
             raise InputError(told)
         for stack in _split(group):
-            parts = _of_one_kind(stack)
+            parts = [part for each in _of_one_kind(stack) for part in _of_one_line(each)]
             words = [_joined(what, stack.what, part.what) for part in parts]
             stacks += [Stack(p.frames, w, what if several else "") for p, w in zip(parts, words, strict=True)]
     for stack in stacks:
@@ -79,14 +80,18 @@ def _directions(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     return named
 
 
-def _images(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
-    """The frames by their kind of image (original, derived), where each has a geometry of its own; else one group."""
-    kinds: dict[object, list[Frame]] = {}
-    for frame in frames:
-        kinds.setdefault(frame.kind["ImageType"], []).append(frame)
-    if any(_unlike(group) for group in kinds.values()):
-        return {"": list(frames)}
-    return {in_words("ImageType", kind): group for kind, group in sorted(kinds.items(), key=lambda item: str(item[0]))}
+def _each_alike(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+    """The frames by their kind of image (original, derived) or by what stack they are said to be of (StackID).
+
+    One group, where by neither each has a geometry of its own.
+    """
+    said_of = {"ImageType": [f.kind["ImageType"] for f in frames], _STACK: [f.key(_STACK) for f in frames]}
+    for keyword, values in said_of.items():
+        kinds = sorted(set(values), key=lambda value: _rank([value]))
+        groups = {in_words(keyword, one): [f for f, v in zip(frames, values, strict=True) if v == one] for one in kinds}
+        if not any(map(_unlike, groups.values())):
+            return groups
+    return {"": list(frames)}
 
 
 def _joined(*words: str) -> str:
@@ -217,6 +222,20 @@ def _of_one_kind(stack: Stack) -> list[Stack]:
         kind: [f for f, k in zip(frames, kinds, strict=True) if k == kind] for kind in sorted(set(kinds), key=_rank)
     }
     return [Stack(tuple(part), ", ".join(map(in_words, telling, kind)) or _ALONE) for kind, part in parts.items()]
+
+
+def _of_one_line(stack: Stack) -> list[Stack]:
+    """A volume whose slices lie on no even line together, parted by what stacks they are said to be of (StackID)."""
+    values = [frame.key(_STACK) for frame in stack.frames]
+    kinds = sorted(set(values), key=lambda value: _rank([value]))
+    if len(kinds) in (1, len(values)):
+        return [stack]
+    try:
+        stack_grid(stack.frames, "")
+    except InputError:
+        parts = {one: tuple(f for f, v in zip(stack.frames, values, strict=True) if v == one) for one in kinds}
+        return [Stack(frames, _joined(stack.what, in_words(_STACK, one))) for one, frames in parts.items()]
+    return [stack]
 
 
 def _merged(values: Sequence[object]) -> list[object]:

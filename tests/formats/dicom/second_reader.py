@@ -60,6 +60,11 @@ OTHERWISE = {
     "a_volume_with_fewer_slices_than_another": "it stacks volumes of unequal numbers of slices into one",
     "a_volume_of_another_part_or_thickness": "it stacks volumes of unequal numbers of slices into one",
     "does_not_fit_changes_no_voxels[1.2.840.10008.1.2.5]": "it reads no run lengths of several frames",
+    "stacks_on_no_even_line": "it stacks all frames into one volume",
+    "a_slice_missing_in_one_stack": "it stacks all frames into one volume",
+    "closed_again[baseline": "it rounds what it makes of a JPEG's blocks otherwise",
+    "marker_at_its_end_is_read[baseline": "it rounds what it makes of a JPEG's blocks otherwise",
+    "marker_at_its_end_is_read[lossless": "it fails on a lossless JPEG without an end",
     "rounded_positions_are_taken": "it takes the distance of the first two slices for all",
 }
 

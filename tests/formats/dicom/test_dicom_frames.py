@@ -44,6 +44,55 @@ def test_4_11_a_gap_among_frames_is_refused(tmp_path: Path) -> None:
         series.read(file)
 
 
+def in_stacks(path: Path, at: list[tuple[float, ...]], stacks: list[str], tilts: tuple[int, ...] = (0, 0)) -> Path:
+    """An enhanced object whose slices lie at given places, and are of stacks which may be tilted, in degrees."""
+
+    def each(group: Dataset, k: int) -> None:
+        place, content, turned = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient, content.StackID = [f"{v:.9g}" for v in at[k]], stacks[k]
+        angle = np.deg2rad(tilts[int(stacks[k]) - 1])
+        turned.ImageOrientationPatient = [1, 0, 0, 0, f"{np.cos(angle):.9g}", f"{np.sin(angle):.9g}"]
+        for name, item in (("PlanePosition", place), ("FrameContent", content), ("PlaneOrientation", turned)):
+            setattr(group, f"{name}Sequence", Sequence([item]))
+
+    return enhanced(path, phantom(), affine(), each=each)
+
+
+@pytest.mark.parametrize(
+    ("at", "tilts"),
+    [
+        ([(0, 0, z) for z in (0, 3, 6, 40, 43, 46)], (0, 0)),  # apart
+        ([(0, 0, z) for z in (0, 3, 6, 4.5, 8, 11.5)], (0, 0)),  # into each other, other steps
+        ([(0, y, z) for y, z in ((0, 0), (0, 3), (0, 6), (9, 9), (9, 12), (9, 15))], (0, 0)),  # beside each other
+        ([(0, -k * np.sin(np.deg2rad(4)) * (k > 2), 3 * k) for k in range(6)], (0, 4)),  # as of discs of a spine
+    ],
+)
+def test_4_11_stacks_on_no_even_line_together_are_volumes(
+    tmp_path: Path, at: list[tuple[float, ...]], tilts: tuple[int, ...]
+) -> None:
+    file = in_stacks(tmp_path / "mr.dcm", at, list("111222"), tilts)
+    told = "6 slices, in several stacks: there seem to be 2 volumes .choose one: --volume 1: stack id 1, 3 slices; --"
+    with pytest.raises(InputError, match=told):
+        series.read(file)
+    for k in (0, 1):
+        scan = series.read(file, volume=k + 1)
+        np.testing.assert_array_equal(scan.data[0], phantom()[3 * k : 3 * k + 3])
+        np.testing.assert_allclose(scan.grid.affine[:3, 3], at[3 * k], atol=1e-6)
+
+
+def test_4_11_stacks_on_one_even_line_are_one_volume(tmp_path: Path) -> None:
+    at: list[tuple[float, ...]] = [(0, 0, 3 * k) for k in range(6)]
+    assert series.read(in_stacks(tmp_path / "mr.dcm", at, list("111222"))).grid.shape[0] == 6
+
+
+def test_4_11_a_slice_missing_in_one_stack_is_told_of_it_alone(tmp_path: Path) -> None:
+    at: list[tuple[float, ...]] = [(0, 0, z) for z in (0, 3, 9, 12, 40, 43)]
+    file = in_stacks(tmp_path / "mr.dcm", at, list("111122"))
+    assert series.read(file, volume=2).grid.shape[0] == 2
+    with pytest.raises(InputError, match=r"6 mm after slice 2, .* a slice is missing"):
+        series.read(file, volume=1)
+
+
 def test_4_11_a_frame_without_a_position_is_refused_by_number(tmp_path: Path) -> None:
     def bare(group: Dataset, k: int) -> None:
         if k == 2:
