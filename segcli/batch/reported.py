@@ -99,6 +99,8 @@ def maker_of(path: Path) -> ModelCard:
     if made is None:
         return find(_DEFAULT)
     name = made["name"]
+    with suppress(ModelError):
+        return find(name)  # the name of one model may have a + too
     try:
         return find(name.partition("+")[0])
     except ModelError as error:
@@ -125,7 +127,7 @@ def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
     written = _record_of(path)
     made = record.maker(written)
     maker = made["name"] if made else card.name
-    if card.name not in maker.split("+"):
+    if card.name not in (maker, *maker.split("+")):
         raise InputError(
             f"{path.name}: its record says that {maker} made it, not {card.name}", hint="name its model with --model"
         )

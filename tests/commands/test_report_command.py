@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -45,9 +46,10 @@ def test_another_model_of_the_name_does_not_give_a_label_map_its_names(tmp_path,
 
 
 def test_the_record_names_the_model_where_nobody_does(model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("SEGCLI_WEIGHTS", str(model.parent))
+    places = (model.parent, organs(tmp_path / "models" / "t1+t2", name="t1+t2").parent)
+    monkeypatch.setenv("SEGCLI_WEIGHTS", os.pathsep.join(map(str, places)))
     path = nifti(tmp_path / "a_seg.nii.gz", np.eye(4, dtype="u1")[None].repeat(4, 0))
-    for name in ("organs", "organs+others"):
+    for name in ("organs", "organs+others", "t1+t2"):
         (tmp_path / "a_seg.json").write_text(json.dumps({"segcli_record": 1, "model": {"name": name}}))
         answer.report(path, output=tmp_path / name, json=True)
         assert json.loads(capsys.readouterr().out)["record"]["structures"][0]["name"] == "body"
