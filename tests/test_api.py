@@ -615,7 +615,10 @@ def test_what_no_model_can_be_loaded_with_is_refused_by_its_name() -> None:
         ({"batch": 0}, "batch=0: is at least 1"),
         ({"threads": "2"}, "threads='2': is no int"),
         ({"max_ram": 2.5}, "max_ram=2.5: is no int"),
+        ({"threads": True}, "threads=True: is no int"),
         ({"device": 0}, "device=0: is no str"),
+        ({"model": 5}, "model=5: is neither a str nor a path"),
+        ({"model": ["a", None]}, "model=None: is neither a str nor a path"),
     ):
         with pytest.raises(segcli.errors.UsageError, match=words):
             segcli.load(**how)
@@ -662,6 +665,23 @@ def test_an_option_in_a_sentence_is_called_as_the_argument(sentence, in_python):
 def test_a_value_of_another_type_is_refused_in_plain_words(model: segcli.Model, how: dict, told: str) -> None:
     with pytest.raises(segcli.errors.UsageError, match=re.escape(told)):
         model.segment(cube(), affine=RAS, **how)
+
+
+def test_what_is_no_path_is_refused_by_its_argument(model: segcli.Model) -> None:
+    for call, told in (
+        (lambda: segcli.read(5), "scan=5: is neither a str nor a path"),
+        (lambda: segcli.read("a.nii", channels="2"), "channels='2': is no int"),
+        (lambda: next(model.segment_many(5)), "scans=5: is neither a folder nor scans"),
+        (lambda: model.segment(cube(), affine=RAS).save(5), "to=5: is neither a str nor a path"),
+    ):
+        with pytest.raises(segcli.errors.UsageError, match=f"^{told}$"):
+            call()
+
+
+def test_numbers_of_numpy_are_options_and_stand_in_the_record(model: segcli.Model) -> None:
+    result = model.segment(cube(), affine=RAS, overlap=np.float32(0.25), min_size=np.float32(0.5))
+    options = json.loads(json.dumps(result.record["options"]))
+    assert (options["overlap"], options["min_size_ml"]) == (0.25, 0.5)
 
 
 def test_a_precision_that_nobody_knows_is_refused_as_by_the_command(tmp_path: Path) -> None:

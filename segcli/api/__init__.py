@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -79,7 +79,16 @@ def load(
 
 
 def _names(model: PathName | Sequence[PathName]) -> tuple[str, ...]:
-    return (os.fsdecode(model),) if isinstance(model, str | PathLike) else tuple(map(os.fsdecode, model))
+    return tuple(map(os.fsdecode, _paths("model", model)))
+
+
+def _paths(name: str, given: PathName | Iterable[PathName]) -> list[PathName]:
+    """One path or several, of an argument; UsageError for what is neither."""
+    several = [given] if isinstance(given, str | PathLike) or not isinstance(given, Iterable) else [*given]
+    for one in several:
+        if not isinstance(one, str | PathLike):
+            raise UsageError(f"{name}={one!r}: is neither a str nor a path")
+    return several
 
 
 def _checked(opening: Opening) -> Opening:
@@ -90,7 +99,7 @@ def _checked(opening: Opening) -> Opening:
             raise UsageError(f"{name}={word!r}: is no str")
     for name in ("threads", "batch", "max_ram", "max_vram"):
         count = getattr(opening, name)
-        if count is not None and not isinstance(count, Integral):
+        if isinstance(count, bool) or not isinstance(count, Integral | None):
             raise UsageError(f"{name}={count!r}: is no int")
         if count is not None and count < 1:
             raise UsageError(f"{name}={count}: is at least 1")
@@ -140,7 +149,9 @@ def read(
     >>> scan.data.shape, scan.grid.axes
     ((1, 189, 233, 197), 'SAR')
     """
-    paths = [scan] if isinstance(scan, str | PathLike) else list(scan)
+    paths = _paths("scan", scan)
+    if not isinstance(channels, Integral):
+        raise UsageError(f"channels={channels!r}: is no int")
     return formats.read(
         [Path(at_home(path)) for path in paths],
         affine=form(affine),

@@ -164,7 +164,7 @@ class Model:
         if not (isinstance(min_size, Real) and 0 <= min_size < float("inf")):
             raise UsageError(f"min_size={min_size!r}: is a number of mL, at least 0")
         options = Options(
-            overlap=overlap,
+            overlap=None if overlap is None else float(overlap),  # one of NumPy, which no record can hold, too
             classes=names_of(classes),
             affine=form(affine),
             skip=skip_empty,
@@ -174,7 +174,7 @@ class Model:
             precision=self.opening.precision,
             fill_gaps=fill_gaps,
             largest=names_of(largest_component),
-            min_size_ml=min_size,
+            min_size_ml=float(min_size),
             fill_holes=names_of(fill_holes),
             label_map=allow_label_map,
             average=average,
@@ -223,6 +223,8 @@ class Model:
             given = named(scans, self.card.channels, select, how.get("volume"), label_maps=label_maps)
         elif any(paths):
             raise UsageError("include= and the like choose among the scans of one folder", hint="give the folder alone")
+        elif not isinstance(scans, Iterable):
+            raise UsageError(f"scans={scans!r}: is neither a folder nor scans")
         else:
             given = scans
         for scan in given:

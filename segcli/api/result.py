@@ -243,6 +243,8 @@ class Result:
         others   as the options of `segcli predict` of that name
         errors   OutputExists: a file is there that is not this result, without `overwrite`; OutputError: no space, ...
         """
+        if not isinstance(to, str | PathLike):
+            raise UsageError(f"to={to!r}: is neither a str nor a path")
         named = at_home(to)
         path = Path(named)
         if not fspath(to):

@@ -105,13 +105,14 @@ def _has_choice(paths: Sequence[Path], series: str | None, volume: int | None) -
     """Refuse a series or a volume that none of the files could have: UsageError."""
     if (series is None and volume in (None, 1)) or any(format_of(path).series for path in paths):
         return
+    hint = "leave it away for such input"
     if series is not None:
-        told = f"is not DICOM, there is nothing that --series {series} could choose"
+        told, hint = f"is not DICOM, and has no series {series}", "leave --series and --where away for such input"
     elif all(format_of(path).count(path) == 1 for path in paths):
         told = f"holds one volume, there is nothing that --volume {volume} could choose"
     else:
         return
-    raise UsageError(f"{paths[0].name}: {told}", hint="leave it away for such input")
+    raise UsageError(f"{paths[0].name}: {told}", hint=hint)
 
 
 def write(
