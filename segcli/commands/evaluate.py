@@ -59,8 +59,8 @@ def evaluate(
     prediction all that a reference holds counts as missed. A case that cannot be read, or is on two grids, is named
     and is in no mean. With either the exit code is 1.
 
-    A case is called as its reference, and in `cohort_case` of `--csv` and `--json` as in the tables of `predict`, if
-    its record is there: ct01 and ct01_0000 may be one.
+    A case is called as its reference (of two files as the prediction), and in `cohort_case` of `--csv` and `--json` as
+    in the tables of `predict`, if its record is there: ct01 and ct01_0000 may be one.
 
     With `--reference-labels freesurfer` parcels count as their cortex, hypointensities and the corpus callosum as white
     matter, and the choroid plexus as the ventricle that it lies in. Without it a reference's ventricle has a gap where

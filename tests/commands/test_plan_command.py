@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,11 +131,11 @@ def planned(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(budget, "plan_case", lambda *case, **how: {**ONE, "warnings": []})
 
-    def run(*words):
-        with pytest.raises(SystemExit) as ended:
-            app(["plan", *words, "-m", str(model), "--json"])
+    def run(*words, refuses=None):
+        with pytest.raises(SystemExit if refuses is None else refuses) as ended:
+            app(["plan", *words, "-m", str(model), "--json"], standalone_mode=refuses is None)
         out, err = capsys.readouterr()
-        assert ended.value.code == 0, err
+        assert refuses is not None or ended.value.code == 0, err
         return json.loads(out), err
 
     return run
@@ -164,6 +165,16 @@ def test_a_part_without_a_scan_needs_nothing(planned, tmp_path):
     assert needs.keys() == planned("a.nii.gz", "--shard", "1/2")[0].keys()
     assert (needs["scans"], needs["windows"], needs["engine"]) == (0, 0, None)
     assert told == "--shard 2/2: this part is empty, nothing is to be done (scans in all: 1)\n"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_plan_whose_scans_are_all_refused_has_its_document_too(planned, tmp_path, count):
+    """It printed none, as if there were no scan to be told of."""
+    files = [str(tmp_path / f"bad{i}.nii") for i in range(count)]
+    for file in files:
+        Path(file).write_bytes(b"x")
+    needs, _ = planned(*files, refuses=InputError)
+    assert (needs["scans"], needs["engine"], needs["looked_at"], len(needs["refused"])) == (0, None, [], count)
 
 
 @pytest.mark.slow
