@@ -79,7 +79,7 @@ def predicted(*words: str, **to: object) -> Callable[[Path], None]:
         where = Destination(folder, overwrite=True, **to)  # type: ignore[arg-type]
         enough = replace(opened(), max_ram=1 << 40)  # whatever else the machine is busy with
         outcomes = list(pipeline.predict(found, model, enough, where, Options(), unwatched))
-        cohort_files(outcomes, where, model.name)
+        cohort_files(outcomes, where, lambda: model.name)
         for outcome in outcomes:
             if outcome.error is not None:
                 raise outcome.error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -39,10 +39,13 @@ def gathered(outcomes: Sequence[Outcome], folder: Path) -> list[Facts]:
     return sorted((*mine, *earlier), key=lambda record: (str(record["case"]), str(record["model"]["name"])))
 
 
-def missing(outcomes: Sequence[Outcome], records: Sequence[Facts], folder: Path, name: str) -> list[Facts]:
+def missing(
+    outcomes: Sequence[Outcome], records: Sequence[Facts], folder: Path, name: Callable[[], str]
+) -> list[Facts]:
     """For each case that has failed, in a batch or in an earlier one into its folder, what a row of the tables needs.
 
-    outcomes  of one batch; name: of its model, as records have it
+    outcomes  of one batch
+    name      of its model, as records have it, where the batch has none
     records   as `gathered` says them: a model that has one of a case has done it
 
     A case of the batch that was refused because labels of another model lie there is none. What earlier batches have
@@ -50,7 +53,7 @@ def missing(outcomes: Sequence[Outcome], records: Sequence[Facts], folder: Path,
     has done one of them.
     """
     made = (outcome.record["model"] for outcome in outcomes if outcome.record is not None)
-    model = next(made, None) or _by_name(records, {}).get(name, {"name": name})
+    model = next(made, None) or _by_name(records, {}).get(name(), {"name": name()})
     labelled = {record["case"] for record in records}
     done = {_key(record) for record in records}
     mine = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,10 +145,10 @@ def document(outcomes: Sequence[Outcome], seconds: float, notes: Sequence[str] =
     }
 
 
-def cohort_files(outcomes: Sequence[Outcome], to: Destination, model: str) -> list[Path]:
+def cohort_files(outcomes: Sequence[Outcome], to: Destination, name: Callable[[], str]) -> list[Path]:
     """The cohort's tables and page in an output folder, those of a batch and those that an earlier one left there.
 
-    model   its name, as records have it
+    name   of the model, as records have it, where no case has one
 
     A batch makes tables as it was asked to, CSV otherwise; a single scan joins those that are there.
     """
@@ -161,7 +161,7 @@ def cohort_files(outcomes: Sequence[Outcome], to: Destination, model: str) -> li
         return []
     records = gathered(outcomes, to.folder)
     asked = ([form for form in to.reports if form in ("csv", "tsv")] or ["csv"]) if several else []
-    lacking = missing(outcomes, records, to.folder, model)
+    lacking = missing(outcomes, records, to.folder, name)
     there = joined([*records, *lacking], to.folder)
     forms = list(dict.fromkeys([*asked, *there]))
     written = cohort(records, to.folder, forms, lacking=lacking, overwrite=to.overwrite)

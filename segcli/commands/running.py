@@ -117,7 +117,7 @@ def batch(given: Given, opening: Opening, to: Destination, options: Options, man
         show.close()
         place = {case: i for i, case in enumerate(found)}
         ended.sort(key=lambda outcome: place[outcome.case])  # a cluster ends them in any order
-        code = _concluded(given, opening.name, ended, to, manners, time.perf_counter() - began, notes)
+        code = _concluded(given, opening, ended, to, manners, time.perf_counter() - began, notes)
         return code or _unwritten(show, manners)
 
 
@@ -157,7 +157,7 @@ def _unwritten(show: Show, manners: Manners) -> int:
 
 def _concluded(
     given: Given,
-    model: str,
+    opening: Opening,
     ended: Sequence[Outcome],
     to: Destination,
     manners: Manners,
@@ -169,7 +169,7 @@ def _concluded(
     extra: list[Path] = []
     try:
         if not given.shard:  # a part's table would take the place of another's
-            extra = cohort_files(ended, to, model)
+            extra = cohort_files(ended, to, lambda: opening.name)
     except SegcliError as error:
         show_error(error)
         code = code or error.exit_code

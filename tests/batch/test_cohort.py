@@ -33,7 +33,7 @@ def run(model: ModelCard, inputs: Path, out: Path, options: Options | None = Non
 
 
 def cohort_files(ended: list[Outcome], to: Destination, name: str = CARD["name"]) -> list[Path]:
-    return outcomes.cohort_files(ended, to, name)
+    return outcomes.cohort_files(ended, to, lambda: name)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -250,9 +250,9 @@ def test_a_table_of_somebody_elses_says_nothing_of_failures(model, tmp_path):
     ended = run(model, tmp_path / "in", out)
     head = "case,model,diagnosis,verdict,sum_ml"
     (out / "cohort_wide.csv").write_text(f"{head}\nbad,{model.name},x,not segmented,n/a\n")
-    assert missing(ended, gathered(ended, out), out, model.name) == []
+    assert missing(ended, gathered(ended, out), out, lambda: model.name) == []
     (out / "cohort_wide.csv").write_text(f"{head.replace('diagnosis,', '')}\nbad,gone,not segmented,n/a\nbad\n")
-    assert [(x["case"], x["model"]) for x in missing(ended, gathered(ended, out), out, model.name)] == [
+    assert [(x["case"], x["model"]) for x in missing(ended, gathered(ended, out), out, lambda: model.name)] == [
         ("bad", {"name": "gone"})
     ]
 
