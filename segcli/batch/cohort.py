@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from segcli.batch.case import Case
 from segcli.batch.outputs import RECORD
 from segcli.batch.selection import labels_of
 from segcli.batch.stages import Outcome
@@ -63,7 +64,7 @@ def missing(
         if not (isinstance(o.error, OutputExists) and o.case.name in labelled)
     ]
     tried = {o.case.name for o in outcomes}
-    tried |= {str(p) for o in outcomes if o.status != "failed" for p in PurePosixPath(o.case.name).parents}
+    tried |= {name for o in outcomes if o.status != "failed" for name in _parts_of(o.case)}
     settled = done | {_key({"case": case, "model": model}) for case in tried}
     known = _by_name(records, model)
     earlier = [
@@ -73,6 +74,12 @@ def missing(
     every = [record for record in earlier if _key(record) not in settled]
     every += [record for record in mine if _key(record) not in done]
     return list({_key(record): record for record in every}.values())
+
+
+def _parts_of(case: Case) -> set[str]:
+    """What the whole is called as a case that this one is a series of: an archive, a folder."""
+    above = {str(folder) for folder in PurePosixPath(case.name).parents}
+    return above if case.series is None else {*above, case.paths[0].absolute().name}
 
 
 def _by_name(records: Sequence[Facts], model: Facts) -> dict[str, Facts]:

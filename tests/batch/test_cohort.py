@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 from html import escape
 from pathlib import Path
 
 import pytest
+from dicom_phantom import series
 from models import CARD, organs
 from runs import card, opened, scan, scans
 
@@ -13,6 +15,7 @@ from segcli.batch.cases import cases
 from segcli.batch.cohort import FIXED, _ours, cohort, gathered, joined, missing
 from segcli.batch.outputs import Destination
 from segcli.batch.pipeline import predict
+from segcli.batch.selection import Selection
 from segcli.batch.stages import Options, Outcome
 from segcli.commands import outcomes
 from segcli.commands.outcomes import told_of
@@ -228,6 +231,24 @@ def test_a_folder_that_was_refused_is_done_when_a_case_in_it_is(model, tmp_path)
     scans(tmp_path / "in" / "study", 1)
     ended = run(model, tmp_path / "in", out)
     assert [row["case"] for row in table(cohort_files(ended, to)[1])] == ["case0", "study/case0"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_study_of_several_series_that_was_refused_is_done_when_one_of_them_is(model, tmp_path, packed):
+    out, to, study = tmp_path / "out", Destination(tmp_path / "out"), tmp_path / "study"
+    study.mkdir()
+    for number in "34":
+        for file in series(tmp_path / number, SeriesNumber=number, uid=number).iterdir():
+            file.rename(study / f"{number}-{file.name}")
+    place = shutil.make_archive(str(study), "zip", study) if packed else str(study)
+    names = []
+    for chosen in ((), ("4",)):
+        found = cases([place, "none"], select=Selection(series=chosen), output=out)
+        given = [*cases([str(scan(tmp_path / "a.nii.gz"))]), found[0]]
+        tables = cohort_files(list(predict(given, model, opened(), to)), to)
+        names.append([row["case"] for row in table(tables[1])])
+    assert names[0] == ["a", "study"]
+    assert (len(names[1]), "study" in names[1]) == (2, False)
 
 
 def test_the_page_of_several_models_says_which_has_not_segmented_a_case(model, tmp_path):
