@@ -82,6 +82,10 @@ def evaluate(
     called = {} if card else _common_names(pairs.values())
     if called:
         say("note: labels have the names that the predictions' records give them")
+    if not chosen and (some := _made_of(pairs.values())):
+        shown = first_few(some, _SHOWN)
+        say(f"warning: predictions were made with --classes {shown} alone: what else references hold counts as missed")
+        say("  --labels scores these structures alone")
     names = _wanted(card.labels if card else (), called, chosen)
     how = Comparison(names, tolerance, resample, counts, reference_labels, card, tell=not chosen, called=called)
     document = _document(how, pairs, one=not prediction.is_dir())
@@ -146,6 +150,15 @@ def _common_names(pairs: Iterable[Sequence[Pair]]) -> dict[int, str]:
     every = [pair for found in pairs for pair in found]
     predictions = [pair.prediction for pair in every if pair.prediction is not None]
     return common_names(predictions, [*dict.fromkeys(pair.reference for pair in every)])
+
+
+def _made_of(pairs: Iterable[Sequence[Pair]]) -> list[str]:
+    """The structures that predictions were made of, where their records say that these are not all."""
+    from segcli.formats.table import stem
+    from segcli.results.record import kept
+
+    predictions = [pair.prediction for found in pairs for pair in found if pair.prediction is not None]
+    return [*dict.fromkeys(name for path in predictions for name in kept(path.with_name(f"{stem(path)}.json")))]
 
 
 def _document(how: Comparison, pairs: Mapping[str, Sequence[Pair]], *, one: bool) -> Document:

@@ -210,6 +210,17 @@ def test_labels_have_the_names_of_the_predictions_records(tmp_path, capsys):
     assert names() == {"label_1"}
 
 
+def test_what_predictions_were_not_made_of_is_told_where_it_counts_as_missed(tmp_path, capsys):
+    truth, mine = boxes(tmp_path / "truth", a=1), boxes(tmp_path / "mine", a=1)
+    rows = {"segcli_record": 1, "structures": [{"label": 1, "name": "liver"}], "options": {"classes": ["liver"]}}
+    (mine / "a.json").write_text(json.dumps(rows))
+    answer.evaluate(mine, truth, json=True)
+    told = "predictions were made with --classes liver alone: what else references hold counts as missed"
+    assert told in capsys.readouterr().err
+    answer.evaluate(mine, truth, json=True, labels="liver")
+    assert "--classes" not in capsys.readouterr().err
+
+
 def test_a_negative_label_is_chosen_by_its_number_and_counts_once_however_often_it_is_named(tmp_path, capsys):
     data = np.zeros((6, 6, 6), np.int16)
     data[1:3], data[4:] = -3, 2
