@@ -1,11 +1,14 @@
-"""Small scans, a NumPy engine for the small model of models.py, and the command in a process of its own."""
+"""Small scans, a NumPy engine for the small model of models.py, and the command, in this process or one of its own."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +19,7 @@ from models import affine, organs
 
 from segcli.engines.host import HostEngine
 from segcli.engines.opened import Opened
+from segcli.errors import SegcliError
 from segcli.models.card import ModelCard
 from segcli.models.library import find
 
@@ -93,6 +97,31 @@ def command(
         check=False,
         **how,
     )
+
+
+def in_process(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """segcli in this process, for tests of what a command says and makes: it starts at once, its imports being done.
+
+    How a process begins and ends (signals, streams, the environment) `command` alone shows.
+    """
+    from segcli.commands import process
+    from segcli.commands.app import app
+
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd or "."),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            code = app([*map(str, words)], standalone_mode=False) or 0
+        except SegcliError as error:
+            code = process._refused(error, debug=False)
+        except Exception as error:
+            code = process._unforeseen(error, debug=False)
+    return subprocess.CompletedProcess(words, code, out.getvalue().encode(), err.getvalue().encode())
 
 
 def line(*words: object, before: Sequence[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from dicom_phantom import series
 from models import LABELS, organs
-from runs import command, scan
+from runs import in_process, scan
 
 import segcli
 from segcli import formats
@@ -110,7 +110,7 @@ def test_values_that_the_model_never_writes_are_refused(tmp_path, values, told):
 
 def test_the_mask_of_one_structure_is_not_reported_under_the_name_of_another(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
-    assert command("predict", "a.nii.gz", "-m", model, "-o", "out", "--split", cwd=tmp_path).returncode == 0
+    assert in_process("predict", "a.nii.gz", "-m", model, "-o", "out", "--split", cwd=tmp_path).returncode == 0
     with pytest.raises(InputError, match=r"liver.nii.gz: the mask of one structure, as --split writes it"):
         answer.report(tmp_path / "out" / "a_seg" / "liver.nii.gz", str(model), output=tmp_path)
 
@@ -167,7 +167,7 @@ def test_a_label_map_that_somebody_has_changed_is_not_said_to_be_the_models(mode
 
 def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tmp_path, capsys):
     words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
-    done = command("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
+    done = in_process("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
     assert done.returncode == 0, done.stderr
     one, labels = tmp_path / "out" / "ct_seg.dcm", tmp_path / "out" / "ct_seg.nii.gz"
     for path, name in ((one, "a"), (labels, "b")):
@@ -197,7 +197,7 @@ def test_a_segmentation_is_reported_and_scored_on_the_grid_of_its_scan(model, tm
 
 def test_two_segmentations_of_one_grid_are_compared_by_the_names_of_their_segments(model, tmp_path, capsys):
     words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
-    done = command("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
+    done = in_process("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
     assert done.returncode == 0, done.stderr
     one, labels, theirs = tmp_path / "out" / "ct_seg.dcm", tmp_path / "out" / "ct_seg.nii.gz", tmp_path / "theirs.dcm"
     evaluate(one, one, model=str(model), json=True)
@@ -236,7 +236,7 @@ def predicted(model, home, *names, reports="html"):
         scan(home / f"{name}.nii.gz", len(name))
     scans = [f"{name}.nii.gz" for name in names]
     words = ("predict", *scans, "--model", str(model), "--engine", "onnx", "-o", "out", "--report", reports)
-    done = command(*words, cwd=home)
+    done = in_process(*words, cwd=home)
     assert done.returncode == 0, done.stderr
     return words
 
@@ -302,12 +302,12 @@ def test_2_4_what_report_makes_beside_a_record_is_ours_and_a_copied_page_is_not(
     out = tmp_path / "out"
     answer.report(out / "a_seg.nii.gz", str(model), forms=["csv,html,png"], tables="slicer,bids")
     page = (out / "a_seg.html").read_bytes()
-    again = command(*words, cwd=tmp_path)
+    again = in_process(*words, cwd=tmp_path)
     assert (again.returncode, b"already done" in again.stderr) == (0, True), again.stderr
-    more = command(*words, "--report", "csv", "--tables", "slicer", cwd=tmp_path)
+    more = in_process(*words, "--report", "csv", "--tables", "slicer", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
     (out / "a_seg.html").write_bytes(page.replace(b"<h1>a", b"<h1>b"))
-    copied = command(*words, cwd=tmp_path)
+    copied = in_process(*words, cwd=tmp_path)
     assert (copied.returncode, b"a_seg.html: has been changed since" in copied.stderr) == (73, True), copied.stderr
 
 
@@ -337,7 +337,7 @@ def test_a_label_map_that_is_corrected_by_hand_has_its_page_made_anew(model, tmp
 
 def test_a_segmentation_of_another_program_is_reported_by_its_own_names(model, tmp_path, capsys):
     words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
-    done = command("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
+    done = in_process("predict", series(tmp_path / "ct"), "-o", tmp_path / "out", "--write", "dicom-seg", *words)
     assert done.returncode == 0, done.stderr
     file = pydicom.dcmread(tmp_path / "out" / "ct_seg.dcm")
     for segment, name in zip(file.SegmentSequence, ("Leber (links)", "Milz"), strict=True):
@@ -389,7 +389,7 @@ def test_parcels_stand_in_the_order_of_freesurfers_own_table():
 
 def test_kinds_with_a_space_between_are_told_to_have_commas(tmp_path):
     for option, first, second in (("--report", "png", "html"), ("--tables", "slicer", "itksnap")):
-        done = command("report", tmp_path / "a.nii.gz", option, first, second)
+        done = in_process("report", tmp_path / "a.nii.gz", option, first, second)
         assert done.returncode == 2
         assert f"several kinds have commas between them: {option} {first},{second}" in done.stderr.decode()
 
@@ -399,7 +399,7 @@ def segmented(model, tmp_path_factory):
     """A folder with a CT, ct, and a Segmentation of its liver and spleen, ct_seg.dcm."""
     home = tmp_path_factory.mktemp("segmented")
     words = ("--engine", "onnx", "--model", model, "--classes", "liver,spleen", "-q")
-    done = command("predict", series(home / "ct"), "-o", home, "--write", "dicom-seg", *words)
+    done = in_process("predict", series(home / "ct"), "-o", home, "--write", "dicom-seg", *words)
     assert done.returncode == 0, done.stderr
     return home
 
