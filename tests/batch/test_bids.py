@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from models import organs
-from runs import card, command, opened, scan
+from runs import card, in_process, opened, scan
 
 from segcli.batch.bids import describe, is_raw
 from segcli.batch.cases import cases
@@ -33,10 +33,10 @@ def test_a_dataset_of_scans_is_told_apart_from_one_that_was_made_of_scans(tmp_pa
 @pytest.mark.slow
 def test_a_run_that_writes_into_a_dataset_of_scans_says_how_it_would_not(tmp_path):
     model = organs(tmp_path / "organs")
-    beside = command("predict", dataset(tmp_path / "raw"), "-m", model, "--engine", "onnx")
+    beside = in_process("predict", dataset(tmp_path / "raw"), "-m", model, "--engine", "onnx")
     assert b"into the BIDS dataset" in beside.stderr
     assert b"-o " + bytes(tmp_path / "raw" / "derivatives" / "segcli") in beside.stderr
-    apart = command("predict", tmp_path / "raw", "-m", model, "--engine", "onnx", "-o", tmp_path / "out")
+    apart = in_process("predict", tmp_path / "raw", "-m", model, "--engine", "onnx", "-o", tmp_path / "out")
     assert b"BIDS dataset" not in apart.stderr
 
 

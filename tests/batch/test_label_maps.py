@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import organs
-from runs import command, scan
+from runs import in_process, scan
 from scan_files import nifti
 
 from segcli.batch.cases import cases
@@ -93,7 +93,7 @@ def test_predict_and_plan_agree_on_a_folder_with_label_maps(tmp_path):
     scan(tmp_path / "in" / "t1.nii.gz")
     nifti(tmp_path / "in" / "aseg.nii.gz", LABELS)
     one, two = (
-        command(word, "in", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path) for word in ("predict", "plan")
+        in_process(word, "in", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path) for word in ("predict", "plan")
     )
     assert (one.returncode, two.returncode) == (0, 0)
     assert len(json.loads(one.stdout)["cases"]) == json.loads(two.stdout)["scans"] == 1
@@ -102,5 +102,5 @@ def test_predict_and_plan_agree_on_a_folder_with_label_maps(tmp_path):
         assert told in done.stderr.decode()
         (note,) = json.loads(done.stdout)["notes"]
         assert note.startswith(told)
-    quiet = command("predict", "in", "-m", model, "--engine", "onnx", "--json", "-q", cwd=tmp_path)
+    quiet = in_process("predict", "in", "-m", model, "--engine", "onnx", "--json", "-q", cwd=tmp_path)
     assert (quiet.stderr, json.loads(quiet.stdout)["notes"]) == (b"", [note])

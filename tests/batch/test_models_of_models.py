@@ -6,7 +6,7 @@ from pathlib import Path
 import kill
 import pytest
 from models import of_models, organs
-from runs import command, files, scan
+from runs import files, in_process, scan
 
 from segcli.batch.cases import Case
 from segcli.batch.outputs import Destination
@@ -28,14 +28,14 @@ def model(tmp_path: Path) -> Path:
 def test_plan_and_info_know_all_networks(tmp_path: Path, model: Path) -> None:
     path = scan(tmp_path / "a.nii.gz")
     words = ("--model", model, "--json")
-    planned = command("plan", path, "--engine", "onnx", *words)
+    planned = in_process("plan", path, "--engine", "onnx", *words)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["windows"] == 3
     assert b"both looks where rough finds spleen: at most this is needed" in planned.stderr
-    told = command("info", path, *words)
+    told = in_process("info", path, *words)
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["model"] == "both"
-    card = json.loads(command("models", "info", model, "--json").stdout)
+    card = json.loads(in_process("models", "info", model, "--json").stdout)
     assert card["parts"] == ["soft", "hard"]
     assert card["looks_where"] == "rough"
 
@@ -75,7 +75,7 @@ def test_a_worker_of_a_cluster_gives_the_same_files(tmp_path: Path, model: Path)
     outcome = work(Case("a", (path,), tmp_path), opening, Destination(tmp_path / "worker"), Options(classes=("liver",)))
     assert outcome.error is None
     words = ("--classes", "liver", "--engine", "onnx", "--device", "cpu", "-o", tmp_path / "own")
-    run = command("predict", path, "--model", model, *words)
+    run = in_process("predict", path, "--model", model, *words)
     assert run.returncode == 0, run.stderr
     worker, own = files(tmp_path / "worker"), files(tmp_path / "own")
     assert worker == own

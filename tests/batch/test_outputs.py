@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from packages import example
-from runs import command, scan
+from runs import command, in_process, scan
 
 from segcli.batch import outputs
 from segcli.batch.case import Case
@@ -76,7 +76,7 @@ def test_a_kind_from_an_installed_package_is_written_recorded_and_done_the_secon
     assert b"the notes are short" in done.stderr
     again = command(*words, cwd=tmp_path, env=env)
     assert b"already done" in again.stderr, again.stderr
-    without = command(*words, cwd=tmp_path)
+    without = in_process(*words, cwd=tmp_path)
     assert without.returncode == 2
     assert b"--write notes: is not one of nifti, dicom-seg" in without.stderr
 
@@ -155,20 +155,20 @@ def test_a_label_map_gets_the_name_that_the_user_gave_and_the_rest_lies_beside_i
     scan(tmp_path / "a.nii.gz")
     words = ("predict", "a.nii.gz", "-o", file, "--model", model.folder, "--engine", "onnx")
     extra = ("--report", "csv", "--tables", "slicer", "--split")
-    done = command(*words, *extra, cwd=tmp_path)
+    done = in_process(*words, *extra, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[0] == file
     made = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert made >= {file.removeprefix("out/"), *rest}
     assert all(is_own(tmp_path / "out" / name) for name in made)
-    again = command(*words, *extra, cwd=tmp_path)
+    again = in_process(*words, *extra, cwd=tmp_path)
     assert b"already done" in again.stderr, again.stderr
-    command("predict", "a.nii.gz", "-o", "flat", "--model", model.folder, "--engine", "onnx", cwd=tmp_path)
+    in_process("predict", "a.nii.gz", "-o", "flat", "--model", model.folder, "--engine", "onnx", cwd=tmp_path)
     one, other = (read([tmp_path / name]).data for name in (file, "flat/a_seg.nii.gz"))
     assert (one == other).all()
     # What was written is no scan of a later batch, beside the scan itself.
     (tmp_path / "out" / "b.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes())
-    batch = command("predict", "out", "-o", "later", "--model", model.folder, "--engine", "onnx", cwd=tmp_path)
+    batch = in_process("predict", "out", "-o", "later", "--model", model.folder, "--engine", "onnx", cwd=tmp_path)
     assert b"later/b_seg.nii.gz" in batch.stdout
     assert sorted(p.name for p in (tmp_path / "later").glob("*.json")) == ["b_seg.json"]
 
@@ -179,11 +179,11 @@ def test_2_7_a_named_file_of_somebody_else_is_kept(model, tmp_path):
     words = ("predict", "a.nii.gz", "--model", model.folder, "--engine", "onnx", "-o")
     for name in ("mine.nii.gz", "mine.json"):
         (tmp_path / name).write_text("{}")
-        done = command(*words, "mine.nii.gz", cwd=tmp_path)
+        done = in_process(*words, "mine.nii.gz", cwd=tmp_path)
         assert done.returncode == 73, done.stderr
         assert (tmp_path / name).read_text() == "{}"
         (tmp_path / name).unlink()
-    done = command(*words, "a.nii.gz", cwd=tmp_path)
+    done = in_process(*words, "a.nii.gz", cwd=tmp_path)
     assert done.returncode == 2
     assert b"would overwrite the input" in done.stderr
 
@@ -191,33 +191,33 @@ def test_2_7_a_named_file_of_somebody_else_is_kept(model, tmp_path):
 def test_a_label_map_in_another_format_does_not_take_the_record_of_the_first(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     words = ("predict", "a.nii.gz", "--model", model.folder, "--engine", "onnx", "-o")
-    assert command(*words, "x.nii", cwd=tmp_path).returncode == 0
+    assert in_process(*words, "x.nii", cwd=tmp_path).returncode == 0
     first = (tmp_path / "x.json").read_bytes()
-    done = command(*words, "x.mgz", cwd=tmp_path)
+    done = in_process(*words, "x.mgz", cwd=tmp_path)
     assert (done.returncode, b"x.json: is the record of x.nii" in done.stderr) == (73, True)
     assert (tmp_path / "x.json").read_bytes() == first
     assert not (tmp_path / "x.mgz").exists()
     (tmp_path / "x.nii").unlink()
-    assert command(*words, "x.mgz", cwd=tmp_path).returncode == 0
+    assert in_process(*words, "x.mgz", cwd=tmp_path).returncode == 0
 
 
 def test_a_named_file_is_for_one_scan_and_no_tree(model, tmp_path):
     for name in ("a", "b"):
         scan(tmp_path / f"{name}.nii.gz")
     words = ("--model", model.folder, "--engine", "onnx", "-o", "mine.nii.gz")
-    two = command("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
+    two = in_process("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
     assert (two.returncode, b"is one label map, and there are 2 scans" in two.stderr) == (2, True)
-    tree = command("predict", "a.nii.gz", *words, "--layout", "bids", cwd=tmp_path)
+    tree = in_process("predict", "a.nii.gz", *words, "--layout", "bids", cwd=tmp_path)
     assert (tree.returncode, b"a BIDS tree needs a folder" in tree.stderr) == (2, True)
-    other = command("predict", "a.nii.gz", *words[:-1], "mine.dcm", cwd=tmp_path)
+    other = in_process("predict", "a.nii.gz", *words[:-1], "mine.dcm", cwd=tmp_path)
     assert (other.returncode, b"mine.dcm: a label map is not written as .dcm" in other.stderr) == (2, True)
-    report = command("report", "a.nii.gz", "--model", model.folder, "-o", "page.html", cwd=tmp_path)
+    report = in_process("report", "a.nii.gz", "--model", model.folder, "-o", "page.html", cwd=tmp_path)
     assert (report.returncode, b"page.html: is called as a file" in report.stderr) == (2, True)
     assert not [p for p in tmp_path.iterdir() if p.name not in ("a.nii.gz", "b.nii.gz")]
     (tmp_path / "mine.nii.gz").mkdir()
-    folder = command("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
+    folder = in_process("predict", "a.nii.gz", "b.nii.gz", *words, cwd=tmp_path)
     assert folder.returncode == 0
     assert (tmp_path / "mine.nii.gz" / "a_seg.nii.gz").is_file()
     made = tmp_path / "mine.nii.gz" / "a_seg.nii.gz"
-    report = command("report", made, "--model", model.folder, "-o", "page.html/", cwd=tmp_path)
+    report = in_process("report", made, "--model", model.folder, "-o", "page.html/", cwd=tmp_path)
     assert (report.returncode, (tmp_path / "page.html" / "a_seg.html").is_file()) == (0, True), report.stderr

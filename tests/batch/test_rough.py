@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from models import LABELS, organs
-from runs import command, scan
+from runs import in_process, scan
 
 import segcli
 from segcli.engines.opening import Opening
@@ -31,7 +31,7 @@ def rough(folder: Path, **words: object) -> Path:
 
 def labelled(folder: Path, model: Path, *words: object) -> tuple[np.ndarray, dict]:
     out = folder / f"out_{model.name}"
-    run = command("predict", scan(folder / "a.nii.gz"), "--model", model, "--engine", "onnx", "-o", out, *words)
+    run = in_process("predict", scan(folder / "a.nii.gz"), "--model", model, "--engine", "onnx", "-o", out, *words)
     assert run.returncode == 0, run.stderr
     image = np.asarray(nibabel.load(out / "a_seg.nii.gz").dataobj)
     return image, json.loads((out / "a_seg.json").read_text())
@@ -70,7 +70,7 @@ def test_the_fine_network_looks_into_the_box_of_the_rough_one_and_nowhere_else(p
     assert "body" in cut
     assert "spleen" not in cut
     assert record["windows"] == 2
-    again = command(
+    again = in_process(
         "predict",
         place / "a.nii.gz",
         "--model",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import organs
-from runs import command, scan
+from runs import in_process, scan
 
 from segcli.commands import info as answer
 from segcli.errors import CasesFailed, InputError, UsageError
@@ -106,7 +106,7 @@ def test_a_scan_of_another_modality_is_told_with_the_command_that_lists_models(m
 def test_a_scan_whose_millimetres_are_called_metres_is_refused_as_geometry_by_every_command(tmp_path: Path) -> None:
     path, model = scan(tmp_path / "a.nii.gz", xyzt_units=1), organs(tmp_path / "model")
     for words in (("info", path), ("plan", path), ("predict", path, "-o", tmp_path / "out")):
-        done = command(*words, "--model", model)
+        done = in_process(*words, "--model", model)
         assert done.returncode == 65
         assert b"voxels of 2000 x 3000 x 4000 mm: no scan has such" in done.stderr
 
@@ -202,7 +202,7 @@ def test_a_folder_some_of_whose_series_are_refused_ends_with_1_and_one_of_none_w
     with pytest.raises(InputError, match=r"^none: 2 DICOM series, none of which is a volume: .*missing"):
         answer.info(tmp_path / "none", str(model))
     capsys.readouterr()
-    done = command("info", tmp_path / "scan", "--model", model)
+    done = in_process("info", tmp_path / "scan", "--model", model)
     assert (done.returncode, b"error: scan: 1 of 2 DICOM series" in done.stderr) == (1, True)
 
 

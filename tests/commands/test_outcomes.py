@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import organs
-from runs import command, scan
+from runs import command, in_process, scan
 from scan_files import nifti
 
 from segcli.batch.cases import Case
@@ -79,11 +79,11 @@ def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
     nifti(tmp_path / "zeros.nii.gz", np.zeros((16, 14, 12), "i2"))
     scan(tmp_path / "a.nii.gz")
     given = ["predict", "zeros.nii.gz", "a.nii.gz", "--model", "organs", "-o", "out"]
-    done = command(*given, cwd=tmp_path)
+    done = in_process(*given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     last = done.stderr.decode().strip().splitlines()[-1]
     assert last == "warning: 1 case has the verdict fail; the exit code says so only with --fail-on fail"
-    again = command(*given, "--fail-on", "fail", "--events", "events", cwd=tmp_path)
+    again = in_process(*given, "--fail-on", "fail", "--events", "events", cwd=tmp_path)
     assert again.returncode == 1
     told = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
     assert [(e["case"], e["verdict"]) for e in told if e["event"] == "skipped"] == [("zeros", "fail"), ("a", "pass")]
@@ -100,7 +100,7 @@ def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
 def test_the_volumes_of_a_single_scan_are_shown_also_where_it_is_finished_already(tmp_path):
     organs(tmp_path / "organs")
     scan(tmp_path / "a.nii.gz")
-    first, again = (command("predict", "a.nii.gz", "-m", "organs", "-o", "out", cwd=tmp_path) for _ in range(2))
+    first, again = (in_process("predict", "a.nii.gz", "-m", "organs", "-o", "out", cwd=tmp_path) for _ in range(2))
     shown = [line for line in first.stderr.decode().splitlines() if "spleen" in line.split()]
     assert len(shown) == 1
     assert shown[0] in again.stderr.decode().splitlines()
@@ -110,6 +110,6 @@ def test_the_tables_of_a_batch_are_named_on_stdout(tmp_path):
     organs(tmp_path / "organs")
     for name in "ab":
         scan(tmp_path / f"{name}.nii.gz")
-    done = command("predict", "a.nii.gz", "b.nii.gz", "-m", "organs", "-o", "out", cwd=tmp_path)
+    done = in_process("predict", "a.nii.gz", "b.nii.gz", "-m", "organs", "-o", "out", cwd=tmp_path)
     assert done.stdout.decode().splitlines()[-2:] == ["out/cohort.csv", "out/cohort_wide.csv"]
     assert "cohort_wide.csv: one row for each case\n" in done.stderr.decode()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import command, scan
+from runs import in_process, scan
 
 from segcli import formats
 from segcli.batch import budget
@@ -28,7 +28,7 @@ from scan_files import nifti  # isort: skip
 def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     one, two = (
-        json.loads(command("plan", "a.nii.gz", *models, *limits, "--engine", "onnx", "--json", cwd=tmp_path).stdout)
+        json.loads(in_process("plan", "a.nii.gz", *models, *limits, "--engine", "onnx", "--json", cwd=tmp_path).stdout)
         for models, limits in (
             (("-m", model), ("--max-ram", "64G")),
             (("-m", model, "-m", model), ("--max-ram", "16M")),
@@ -42,10 +42,10 @@ def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
 def test_a_plan_is_of_all_scans_and_takes_the_channels_of_one(model, tmp_path):
     for name in "abcd":
         scan(tmp_path / f"{name}.nii.gz")
-    many = command("plan", ".", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path)
+    many = in_process("plan", ".", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path)
     needs = json.loads(many.stdout)
     assert (needs["scans"], len(needs["looked_at"]), needs["windows"]) == (4, 3, 4)
-    one = command("plan", "--channel", "CT=a.nii.gz", "-m", model, "--engine", "onnx", cwd=tmp_path)
+    one = in_process("plan", "--channel", "CT=a.nii.gz", "-m", model, "--engine", "onnx", cwd=tmp_path)
     assert [line.split()[0] for line in one.stdout.decode().splitlines()] == [
         "scan", "engine", "windows", "time", "memory", "disk",
     ]  # fmt: skip
@@ -181,7 +181,7 @@ def test_a_plan_whose_scans_are_all_refused_has_its_document_too(planned, tmp_pa
 def test_one_bad_scan_of_a_folder_stops_no_plan(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     (tmp_path / "bad.nii").write_bytes(b"x")
-    ended = command("plan", ".", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path)
+    ended = in_process("plan", ".", "-m", model, "--engine", "onnx", "--json", cwd=tmp_path)
     assert ended.returncode == 1
     needs = json.loads(ended.stdout)
     assert (needs["scans"], needs["looked_at"], len(needs["refused"])) == (1, ["a"], 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lungmask_original import LOBES, ONE, SIZES, phantom, weights
-from runs import command
+from runs import in_process
 from safetensors.torch import load_file, save_file
 
 from segcli import formats
@@ -94,10 +94,12 @@ def test_lobes_are_fused_with_the_lungs_as_lungmask_fuses_them(tmp_path: Path) -
     small("lungmask-ltrclobes", LOBES, "lobes", "lobes.", tmp_path)
     small("lungmask-r231", SIZES, "lungmask", "", tmp_path)
     formats.write_image(scan(), tmp_path / "chest.nii.gz")
-    got = command("models", "get", "lungmask-ltrclobes-r231", "-o", tmp_path)
+    got = in_process("models", "get", "lungmask-ltrclobes-r231", "-o", tmp_path)
     assert (got.returncode, b"its part lungmask-r231 is here already" in got.stderr) == (0, True), got.stderr
     model = tmp_path / "lungmask-ltrclobes-r231"
-    run = command("predict", tmp_path / "chest.nii.gz", "--model", model, "--engine", "torch", "-o", tmp_path / "out")
+    run = in_process(
+        "predict", tmp_path / "chest.nii.gz", "--model", model, "--engine", "torch", "-o", tmp_path / "out"
+    )
     assert run.returncode == 0, run.stderr
     found = formats.read((tmp_path / "out" / "chest_seg.nii.gz",)).data[0]
     assert np.count_nonzero(found != STORED["fused"].numpy()) <= OF_TORCH

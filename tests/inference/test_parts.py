@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from models import CARD, LABELS, organs
-from runs import command, scan
+from runs import in_process, scan
 
 import segcli
 from segcli.engines.opening import Opening
@@ -52,7 +52,9 @@ def composed(folder: Path, **changes: object) -> Path:
 def test_each_part_labels_its_own_structures_with_the_numbers_of_the_whole(tmp_path, whole):
     path = scan(tmp_path / "a.nii.gz")
     for name in ("whole", "soft"):
-        run = command("predict", path, "--model", tmp_path / name, "--engine", "onnx", "-o", tmp_path / f"out_{name}")
+        run = in_process(
+            "predict", path, "--model", tmp_path / name, "--engine", "onnx", "-o", tmp_path / f"out_{name}"
+        )
         assert run.returncode == 0, run.stderr
     labels, alone = (
         np.asarray(nibabel.load(tmp_path / f"out_{name}" / "a_seg.nii.gz").dataobj) for name in ("whole", "soft")
@@ -65,7 +67,7 @@ def test_each_part_labels_its_own_structures_with_the_numbers_of_the_whole(tmp_p
     assert [m["name"] for m in record["model"]["members"]] == ["soft", "others"]
     found = {NUMBERS[s["name"]] for s in record["structures"] if s["voxels"]}
     assert {int(key) for key in record["confidence"]} - {0} >= found
-    again = command("predict", path, "--model", whole, "--engine", "onnx", "-o", tmp_path / "out_whole", "--json")
+    again = in_process("predict", path, "--model", whole, "--engine", "onnx", "-o", tmp_path / "out_whole", "--json")
     assert json.loads(again.stdout)["summary"]["skipped"] == 1
 
 
@@ -107,10 +109,12 @@ def test_labels_lie_within_a_later_part_which_takes_what_was_left_open(tmp_path,
 @pytest.mark.slow
 def test_only_parts_of_the_classes_asked_for_run(tmp_path, whole):
     path = scan(tmp_path / "a.nii.gz")
-    run = command("predict", path, "--model", whole, "--engine", "onnx", "--classes", "liver", "-o", tmp_path / "out")
+    run = in_process(
+        "predict", path, "--model", whole, "--engine", "onnx", "--classes", "liver", "-o", tmp_path / "out"
+    )
     assert run.returncode == 0, run.stderr
     record = json.loads((tmp_path / "out" / "a_seg.json").read_text())
-    full = command("predict", path, "--model", whole, "--engine", "onnx", "-o", tmp_path / "all")
+    full = in_process("predict", path, "--model", whole, "--engine", "onnx", "-o", tmp_path / "all")
     assert full.returncode == 0
     assert record["windows"] * 2 == json.loads((tmp_path / "all" / "a_seg.json").read_text())["windows"]
     assert [s["name"] for s in record["structures"]] == ["liver"]

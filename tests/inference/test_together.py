@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from models import CARD, affine, organs
-from runs import command, scan
+from runs import in_process, scan
 from shapes import distances, grid
 
 from segcli.batch.stages import Options, with_names
@@ -289,7 +289,7 @@ def test_the_command_averages_two_models_writes_where_they_differ_and_knows_both
     models = [organs(tmp_path / "a", **OWN), later(tmp_path / "b", 160, **OWN)]
     words = ["predict", scan(tmp_path / "in" / "t1.nii.gz"), "-o", tmp_path / "out", "--engine", "onnx"]
     words += ["--write", "disagreement", "--model", models[0], "--model", models[1]]
-    done = command(*words)
+    done = in_process(*words)
     assert done.returncode == 0, done.stderr.decode()
     ct = nibabel.load(tmp_path / "in" / "t1.nii.gz").get_fdata()
     labels = nibabel.load(tmp_path / "out" / "t1_seg.nii.gz").get_fdata()
@@ -301,10 +301,10 @@ def test_the_command_averages_two_models_writes_where_they_differ_and_knows_both
     assert record["model"]["name"] == "organs+b"
     assert [m["name"] for m in record["model"]["members"]] == ["organs", "b"]
     assert record["disagreement"]["1"] == pytest.approx(0.5 * (ct == 150).sum() / (labels == 1).sum(), abs=1e-4)
-    again = command(*words)
+    again = in_process(*words)
     assert b"already done" in again.stderr
     later(models[1], 0, **OWN)
-    changed = command(*words, "--overwrite")
+    changed = in_process(*words, "--overwrite")
     assert b"already done" not in changed.stderr
     assert json.loads((tmp_path / "out" / "t1_seg.json").read_text())["model"]["sha256"] != record["model"]["sha256"]
 
@@ -313,7 +313,7 @@ def test_models_with_other_labels_end_with_78_before_anything_is_written(tmp_pat
     first = organs(tmp_path / "a")
     other = organs(tmp_path / "b", labels={**CARD["labels"], "liver": 9})
     given = scan(tmp_path / "t1.nii.gz")
-    done = command("predict", given, "-o", tmp_path / "out", "--model", first, "--model", other)
+    done = in_process("predict", given, "-o", tmp_path / "out", "--model", first, "--model", other)
     assert done.returncode == 78
     assert b"liver organs calls 2" in done.stderr
     assert not (tmp_path / "out").exists()

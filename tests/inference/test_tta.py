@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from models import CARD
 from onnx import TensorProto, helper, numpy_helper
-from runs import command
+from runs import in_process
 from shapes import distances, grid
 
 from segcli.formats import write_image
@@ -56,7 +56,7 @@ def kidneys(path: Path, axes: str = "SPL", left_only: bool = False) -> Path:
 
 
 def labels(folder: Path, model: Path, image: Path, *words: str) -> np.ndarray:
-    done = command("predict", image, "-o", folder, "--engine", "onnx", "--model", model, "--allow-label-map", *words)
+    done = in_process("predict", image, "-o", folder, "--engine", "onnx", "--model", model, "--allow-label-map", *words)
     assert done.returncode == 0, done.stderr.decode()
     return np.asarray(nibabel.load(folder / image.name.replace(".nii.gz", "_seg.nii.gz")).dataobj)
 
@@ -95,7 +95,7 @@ def test_what_would_mix_left_and_right_ends_with_78_and_writes_nothing(
     tmp_path: Path, changes: dict[str, Any], words: bytes
 ) -> None:
     model, image = sided(tmp_path / "sided", **changes), kidneys(tmp_path / "t1.nii.gz")
-    done = command(
+    done = in_process(
         "predict", image, "-o", tmp_path / "out", "--engine", "onnx", "--model", model, "--allow-label-map", "--tta"
     )
     assert done.returncode == 78

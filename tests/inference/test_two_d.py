@@ -10,7 +10,7 @@ import torch
 from golden import DATA, Golden
 from golden import read as read_golden
 from models import CARD
-from runs import command
+from runs import in_process
 from shapes import grid
 from torch.nn.functional import pad
 
@@ -165,7 +165,7 @@ def test_the_command_imports_predicts_and_exports_a_network_of_slices(
     rows, columns = golden.input.shape[2:]
     stated = ["--spacing", "keep", "--orientation", "file", "--normalise", "none", "--slice-axis", "0"]
     stated += ["--patch", f"{rows},{columns}", *([] if "--channels" in words else ["--channels", "CT"]), *words]
-    made = command("models", "import", tmp_path / "best.pth", "-o", tmp_path / "models", "--name", "slices", *stated)
+    made = in_process("models", "import", tmp_path / "best.pth", "-o", tmp_path / "models", "--name", "slices", *stated)
     assert made.returncode == 0, made.stderr.decode()
     rng = np.random.default_rng(1)
     shown = []
@@ -178,7 +178,7 @@ def test_the_command_imports_predicts_and_exports_a_network_of_slices(
     model = tmp_path / "models" / "slices"
     found = {}
     for engine in ("torch", "auto"):
-        done = command("predict", *given, "-o", tmp_path / engine, "--engine", engine, "--model", model)
+        done = in_process("predict", *given, "-o", tmp_path / engine, "--engine", engine, "--model", model)
         assert done.returncode == 0, done.stderr.decode()
         (path,) = (tmp_path / engine).glob("*_seg.nii.gz")
         found[engine] = read([path]).data
@@ -187,9 +187,11 @@ def test_the_command_imports_predicts_and_exports_a_network_of_slices(
         assert used["windows"] == 11 * 2
     assert used["engine"]["name"].startswith("openvino")
     assert (found["torch"] == found["auto"]).mean() > 0.9999
-    exported = command("export-onnx", "--model", model, "-o", tmp_path / "slices.onnx")
+    exported = in_process("export-onnx", "--model", model, "-o", tmp_path / "slices.onnx")
     assert exported.returncode == 0, exported.stderr.decode()
-    done = command("predict", *given, "-o", tmp_path / "alone", "--model", tmp_path / "slices.onnx", "--engine", "onnx")
+    done = in_process(
+        "predict", *given, "-o", tmp_path / "alone", "--model", tmp_path / "slices.onnx", "--engine", "onnx"
+    )
     assert done.returncode == 0, done.stderr.decode()
     (path,) = (tmp_path / "alone").glob("*_seg.nii.gz")
     assert (read([path]).data == found["torch"]).mean() > 0.9999

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from models import LABELS, of_models, organs
-from runs import command, scan
+from runs import in_process, scan
 
 from segcli.inference.decide import Decision
 from segcli.inference.segment import Segmentation, Wishes
@@ -72,7 +72,7 @@ def test_a_model_of_models_is_averaged_with_another_one_and_twice_with_itself(tm
     def run(*models: Path, more: tuple[str, ...] = ()) -> tuple[np.ndarray, dict]:
         out = tmp_path / "-".join(model.name for model in models)
         words = [word for model in models for word in ("--model", model)]
-        done = command("predict", path, *words, "--engine", "onnx", "--keep-islands", *more, "-o", out)
+        done = in_process("predict", path, *words, "--engine", "onnx", "--keep-islands", *more, "-o", out)
         assert done.returncode == 0, done.stderr
         record = json.loads((out / "a_seg.json").read_text())
         return np.asarray(nibabel.load(out / "a_seg.nii.gz").dataobj), record
@@ -102,7 +102,7 @@ def test_a_model_of_models_is_averaged_with_another_one_and_twice_with_itself(tm
 def test_logits_of_models_of_models_are_not_averaged(tmp_path: Path) -> None:
     both, path = of_models(tmp_path / "models"), scan(tmp_path / "a.nii.gz")
     words = ("--model", both, "--model", both, "--average", "logits", "--engine", "onnx", "-o", tmp_path / "out")
-    refused = command("predict", path, *words)
+    refused = in_process("predict", path, *words)
     assert refused.returncode == 2
     assert b"a model that is made of models has probabilities alone in common" in refused.stderr
 
@@ -110,6 +110,6 @@ def test_logits_of_models_of_models_are_not_averaged(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_plan_counts_the_windows_of_all(tmp_path: Path) -> None:
     both, path = of_models(tmp_path / "models"), scan(tmp_path / "a.nii.gz")
-    planned = command("plan", path, "--model", both, "--model", both, "--engine", "onnx", "--json")
+    planned = in_process("plan", path, "--model", both, "--model", both, "--engine", "onnx", "--json")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["windows"] == 6

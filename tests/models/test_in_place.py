@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import command, scan
+from runs import in_process, scan
 from totalseg import body, fast_body, muscles, state
 
 from segcli.commands import models as answer
@@ -31,7 +31,7 @@ def test_predict_runs_an_installed_model_with_its_steps_on_its_own_grid(tmp_path
     body(results)
     before = state(results)
     path = scan(tmp_path / "ct.nii.gz")
-    run = command("predict", path, "--model", "totalsegmentator-body", "--faithful", "-o", tmp_path / "out")
+    run = in_process("predict", path, "--model", "totalsegmentator-body", "--faithful", "-o", tmp_path / "out")
     assert run.returncode == 0, run.stderr
     assert state(results) == before
     record = json.loads((tmp_path / "out" / "ct_seg.json").read_text())
