@@ -321,10 +321,9 @@ def _of_series(paths: Sequence[Path], series: str | None) -> list[Path]:
     """The files of a DICOM series in a folder; none where that is not said, or is in no folder."""
     if series is None or not paths[0].is_dir():
         return []
-    from segcli.formats.dicom.series import find
+    from segcli.formats.dicom.series import files_in
 
-    found = (one for one in find(paths[0]) if one.name == series)
-    return sorted(file.path for one in found for file in one.files if isinstance(file.path, Path))
+    return sorted(files_in(paths[0], series))
 
 
 # ---- what is said of it ----------------------------------------------------------------------------------------------

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import time
+from collections import Counter
+from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
-from dicom_phantom import series
+from dicom_phantom import phantom, series
 from runs import card, opened, scan
 
 import segcli
@@ -17,6 +21,7 @@ from segcli.batch.events import unwatched
 from segcli.batch.outputs import Destination
 from segcli.batch.selection import Selection
 from segcli.batch.stages import Options, Outcome
+from segcli.errors import InputError
 from segcli.models.card import ModelCard
 from segcli.models.library import file_sha256
 from segcli.results.beside import with_files
@@ -218,3 +223,85 @@ def test_2_5_a_series_that_comes_into_a_folder_leaves_those_that_are_done(model,
     assert sorted(statuses()) == ["done", "skipped", "skipped"]
     (folder / "b-003.dcm").write_bytes((folder / "b-003.dcm").read_bytes() + bytes(2))
     assert sorted(statuses()) == ["failed", "skipped", "skipped"]
+
+
+def flat(folder, count=3):
+    """A folder in which the slices of several series lie beside each other."""
+    for n in range(count):
+        for file in series(folder / "one", phantom((4, 7, 5)) + n, uid=str(n), SeriesNumber=n).iterdir():
+            file.rename(folder / file.name)
+    (folder / "one").rmdir()
+    return folder
+
+
+def counted(monkeypatch, later=10):
+    """Names of files whose headers are read from now on, some seconds after these were written."""
+    names, known, then = [], pydicom.dcmread, time.time_ns()
+    monkeypatch.setattr(
+        pydicom, "dcmread", lambda file, **how: names.append(Path(file.name).name) or known(file, **how)
+    )
+    monkeypatch.setattr(time, "time_ns", lambda: then + int(later * 1e9))
+    return names
+
+
+@pytest.mark.parametrize("out", ["out", "in/out", None])
+def test_the_headers_of_a_folder_are_not_read_again_for_each_of_its_series(model, tmp_path, monkeypatch, out):
+    """They were: once for the list of series, and of all files for each series. Without -o results lie among them."""
+    folder = flat(tmp_path / "in")
+    names = counted(monkeypatch, 3.01)  # to which results came just now
+    found = cases([str(folder)], select=Selection(("all",)))
+    to = Destination(None if out is None else tmp_path / out)
+    ended = pipeline.predict(found, model, opened(), to, Options(), unwatched)
+    assert [one.status for one in ended] == ["done"] * 3
+    assert set(Counter(names).values()) == {2}  # to list the series, to read the one
+    assert len(set(names)) == 12
+
+
+def other_values(file):
+    ds = pydicom.dcmread(file)
+    ds.RescaleIntercept = -1025  # as many bytes
+    ds.save_as(file)
+
+
+def other_series(file):
+    ds = pydicom.dcmread(file)
+    ds.SeriesInstanceUID = pydicom.dcmread(file.parent / "1-000.dcm").SeriesInstanceUID
+    ds.ImagePositionPatient = [-10, -20, -18]
+    ds.save_as(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "which", "ends"),
+    [
+        (other_values, "1-002.dcm", (0, 0, -1, 0)),
+        (other_series, "2-001.dcm", (0, 0, 0, 0, None)),
+        (Path.unlink, "1-003.dcm", (0, 0, 0)),
+        (Path.unlink, "1-002.dcm", "unevenly spaced"),
+        (lambda file: file.write_bytes(b""), "1-003.dcm", "the series may be longer"),
+        (lambda file: shutil.copy(file, file.with_name("1-004.dcm")), "1-003.dcm", (0, 0, 0, 0)),
+    ],
+)
+def test_what_changes_in_a_folder_after_its_series_were_listed_is_seen(tmp_path, monkeypatch, change, which, ends):
+    folder = flat(tmp_path / "in")
+    names = counted(monkeypatch)
+    case = cases([str(folder)], select=Selection(("all",)))[1]
+    change(folder / which)
+    names.clear()
+    if isinstance(ends, str):
+        with pytest.raises(InputError, match=ends):
+            formats.read(case.paths, series=case.series)
+        return
+    read = formats.read(case.paths, series=case.series).data[0]
+    off = [int((image - known - 1).max()) for image, known in zip(read, phantom((4, 7, 5)), strict=False)]
+    assert (len(read), tuple(off)) == (len(ends), ends[:4])
+
+
+@pytest.mark.parametrize("later", [0, 10])
+def test_headers_of_files_that_came_just_now_are_read_again(tmp_path, monkeypatch, later):
+    """Some disks have times in steps of 2 seconds: within these a change may not show."""
+    folder = flat(tmp_path / "in", 2)
+    names = counted(monkeypatch, later)
+    case = cases([str(folder)], select=Selection(("all",)))[0]
+    names.clear()
+    formats.read(case.paths, series=case.series)
+    assert len(names) == (4 if later else 8)

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import nibabel
@@ -255,13 +256,19 @@ def test_a_page_that_report_makes_of_a_result_is_the_one_of_predict(model, tmp_p
 
 
 @pytest.mark.parametrize("which", [(), "3"])
-def test_the_dicom_folder_beside_a_label_map_is_its_scan(model, tmp_path, capsys, which):
+def test_the_dicom_folder_beside_a_label_map_is_its_scan_and_its_headers_are_read_once(
+    model, tmp_path, capsys, monkeypatch, which
+):
     series(tmp_path / "ct")
     if which:
         series(tmp_path / "ct", uid="b", SeriesNumber=9)
     segcli.load(model, engine="onnx").segment(tmp_path / "ct", series=which).save(tmp_path / "a_seg.nii.gz")
+    names, known, now = [], pydicom.dcmread, time.time_ns
+    monkeypatch.setattr(pydicom, "dcmread", lambda file, **how: names.append(file.name) or known(file, **how))
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**10)  # files that came just now are read again
     answer.report(tmp_path / "a_seg.nii.gz", str(model))
     assert f"note: the scan is {tmp_path / 'ct'}, as the record" in capsys.readouterr().err
+    assert len(names) == len(set(names)) == len(list((tmp_path / "ct").iterdir()))
 
 
 def test_no_scan_is_looked_for_in_all_that_lies_around_a_label_map_of_a_folder_named_by_a_dot(

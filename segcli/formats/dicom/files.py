@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, BinaryIO, Literal
 
@@ -101,6 +101,13 @@ class DicomFile:
     def forget(self) -> None:
         """Free the header's memory: a tree may hold a hundred thousand of them."""
         self.__dict__.pop("header", None)
+
+    def taken(self) -> DicomFile:
+        """The same file, which has the header's memory from now on."""
+        own = replace(self)
+        if "header" in self.__dict__:
+            own.__dict__["header"] = self.__dict__.pop("header")
+        return own
 
     def text(self, keyword: str) -> str:
         """A header value as one line without control characters, "" where there is none."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from segcli.formats.dicom.volumes import Stack, shorter, stacks_of
 from segcli.formats.table import Seen, unseen
 from segcli.formats.walk import name_of
 from segcli.space.volume import Grid, Source, Volume
+
+_SETTLED = 3_000_000_000  # nanoseconds: some disks have times in steps of 2 seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +165,17 @@ def read(
     """
     chosen, unused = _chosen(path, series)
     return read_series(chosen, volume=volume, fill_gaps=fill_gaps, unused=unused, name=_name(path), seen=seen)
+
+
+def files_in(path: Path, name: str) -> tuple[Path, ...]:
+    """The files of a series in a folder, by its name; () where it has none.
+
+    Their headers stay in memory for the reading that follows.
+
+    errors   as of `read`
+    """
+    found, _ = _scan(path)
+    return tuple(f.path for one in found if one.name == name for f in one.files if isinstance(f.path, Path))
 
 
 def grids(path: Path) -> Callable[[str | None, int | None], Grid]:
@@ -311,7 +325,15 @@ def _chosen(path: Path, wanted: str | None) -> tuple[Series, list[Unused]]:
         return _single(path), []
     found, unused = _scan(path)
     chosen = _choose(found, unused, wanted, _name(path))
-    return chosen, [*unused, *_others(found, chosen)]
+    return _taken(chosen, found), [*unused, *_others(found, chosen)]
+
+
+def _taken(chosen: Series, found: Sequence[Series]) -> Series:
+    """A series with the headers of its files; of those of all that were found nothing stays in memory but for it."""
+    own = replace(chosen, files=tuple(file.taken() for file in chosen.files))
+    for file in (file for series in found for file in series.files):
+        file.forget()
+    return own
 
 
 @contextmanager
@@ -322,35 +344,87 @@ def _reading() -> Iterator[None]:
 
 
 def _scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], list[Unused]]:
-    """All series of a folder, an archive or an index, and the files that belong to none."""
-    unused: list[Unused] = []
+    """All series of a folder, an archive or an index, and the files that belong to none.
+
+    The headers of the place that was looked through last are not read again while its DICOM files are the same.
+    """
+    strays: dict[Place, SegcliError] = {}
+    unused: dict[Place, Unused] = {}
+    slices: list[tuple[Place, Stamp]] = []
+    newest = time.time_ns() - _SETTLED
+    places = [(place, _stamp(place)) for place in every_file(folder, strays.setdefault)]
+    for place, stamp in places:
+        try:
+            reason = _kind(place, stamp) if _is_settled(stamp, newest) else kind_of(place)
+        except SegcliError as error:  # also of a member of an archive that no memory holds
+            strays[place] = error
+            continue
+        if reason is None:
+            slices.append((place, stamp))
+        else:
+            unused[place] = Unused(printable(place.name), reason)
+    search = _searched if all(_is_settled(stamp, newest) for _, stamp in slices) else _searched.__wrapped__
+    found, left, ill = search(tuple(slices))
+    for place, fault in (*strays.items(), *ill):
+        stray(place, fault)
+    unused |= left
+    return found, [unused[place] for place, _ in places if place in unused]
+
+
+Stamp = tuple[int, ...] | None
+
+
+def _stamp(place: Place) -> Stamp:
+    """What changes with a file, or with the archive that holds it: bytes, times in ns, and which one it is."""
+    try:
+        found = (place.origin if isinstance(place, ArchiveMember) else place).stat()
+    except OSError:
+        return None  # its own reading tells it
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+
+
+def _is_settled(stamp: Stamp, newest: int) -> bool:
+    """Whether a file changed last so long ago that its stamp would show another change."""
+    return stamp is not None and max(stamp[1:3]) < newest
+
+
+@lru_cache(maxsize=1 << 17)
+def _kind(place: Place, stamp: Stamp) -> str | None:
+    """Why a file cannot be DICOM, as long as it is the same; see `kind_of`."""
+    return kind_of(place)
+
+
+@lru_cache(maxsize=1)
+def _searched(
+    places: tuple[tuple[Place, Stamp], ...],
+) -> tuple[tuple[Series, ...], dict[Place, Unused], tuple[tuple[Place, SegcliError], ...]]:
+    """The series of files, as long as they are the same; those that belong to none, and those that cannot be read."""
+    unused: dict[Place, Unused] = {}
+    strays: list[tuple[Place, SegcliError]] = []
     groups: dict[str, list[DicomFile]] = {}
     with _reading():
-        for path in every_file(folder, stray):
+        for path, _ in places:
             try:
-                reason = kind_of(path)
-                if reason is not None:
-                    unused.append(Unused(printable(path.name), reason))
-                    continue
                 file = open_file(path)
-            except SegcliError as error:  # also of a member of an archive that no memory holds
-                stray(path, error)
+            except SegcliError as error:
+                strays.append((path, error))
                 continue
             uid = file.text("SeriesInstanceUID")
             if uid:
                 groups.setdefault(uid, []).append(file)
             elif is_dicomdir(file):
-                unused.append(Unused(file.name, "an index (DICOMDIR)"))
+                unused[path] = Unused(file.name, "an index (DICOMDIR)")
             elif (other := no_slice(file)) is not None:
-                unused.append(Unused(file.name, f"{other}, of no series"))
+                unused[path] = Unused(file.name, f"{other}, of no series")
             else:
                 told = InputError(
                     f"{file.name}: {file.fault}: it cannot be told which series it belongs to",
                     hint="replace the file or take it out of the folder",
                 )
-                stray(path, told)
+                strays.append((path, told))
         series = [_series(uid, files) for uid, files in groups.items()]
-    return _marked(sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))), unused
+    found = sorted(series, key=lambda s: (s.number is None, s.number or 0, s.name))
+    return _marked(found), unused, tuple(strays)
 
 
 def _marked(found: Sequence[Series]) -> tuple[Series, ...]:
