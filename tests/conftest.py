@@ -40,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plan` learns what a window costs from one, and not from all that a second has."""
+    monkeypatch.setattr("segcli.batch.budget._LEARNING", 0.0)
+
+
+@pytest.fixture
 def shared() -> Iterator[Path]:
     """A folder in which everybody may write, and take away what others wrote."""
     folder = Path(tempfile.mkdtemp(prefix="segcli-test-"))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from models import affine, organs
@@ -99,7 +100,7 @@ def command(
     )
 
 
-def in_process(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+def in_process(*words: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     """segcli in this process, for tests of what a command says and makes: it starts at once, its imports being done.
 
     How a process begins and ends (signals, streams, the environment) `command` alone shows.
@@ -112,6 +113,7 @@ def in_process(*words: object, cwd: Path | None = None) -> subprocess.CompletedP
         contextlib.chdir(cwd or "."),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")

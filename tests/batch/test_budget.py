@@ -104,6 +104,7 @@ def test_cells_of_windows_make_the_shape_without_overlap() -> None:
 
 
 @pytest.mark.parametrize("shape", [(60, 40, 44), (110, 44, 40)])
+@pytest.mark.usefixtures("briefly")
 def test_the_label_map_is_as_large_as_the_plan_says(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     """Blobs and noise that the small model labels: few windows are all tried, of many some."""
     model = read_card(organs(tmp_path / "organs", spacing=[1.0, 1.0, 1.0]))
@@ -154,6 +155,7 @@ def test_a_whole_image_is_one_window_and_needs_its_networks_memory_too(tmp_path:
         refuse_too_large(image, 4, whole, limit=room, network=network)
 
 
+@pytest.mark.usefixtures("briefly")
 def test_a_plan_of_a_whole_image_runs_it_once_to_learn_what_it_costs(tmp_path: Path) -> None:
     whole = read_card(organs(tmp_path / "organs", onnx=False, whole=True, patch_size=[16, 16, 16]))
     nibabel.Nifti1Image(np.zeros((40, 33, 20), np.float32), np.eye(4)).to_filename(tmp_path / "scan.nii.gz")
@@ -330,6 +332,7 @@ def test_bounded_memory_gives_the_same_labels(monkeypatch: pytest.MonkeyPatch) -
     assert len(engine.fallbacks) == 1
 
 
+@pytest.mark.usefixtures("briefly")
 def test_a_plan_has_the_windows_of_the_run(tmp_path: Path) -> None:
     model = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
     data = np.zeros((50, 40, 30), np.float32)
@@ -359,6 +362,7 @@ def test_a_label_map_takes_what_was_seen_and_little_beyond_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_a_plan_for_several_models_has_the_windows_of_all_and_their_answers_on_the_disk(tmp_path: Path) -> None:
     first = read_card(organs(tmp_path / "organs", spacing=[2.0, 2.0, 2.0]))
     nibabel.Nifti1Image(np.zeros((50, 40, 30), np.float32), np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "scan.nii")

@@ -88,6 +88,7 @@ def test_a_mask_that_is_a_channel_stays(tmp_path):
     assert len(case.paths) == 2
 
 
+@pytest.mark.usefixtures("briefly")
 def test_predict_and_plan_agree_on_a_folder_with_label_maps(tmp_path):
     model = organs(tmp_path / "organs")
     scan(tmp_path / "in" / "t1.nii.gz")

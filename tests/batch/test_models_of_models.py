@@ -25,6 +25,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_plan_and_info_know_all_networks(tmp_path: Path, model: Path) -> None:
     path = scan(tmp_path / "a.nii.gz")
     words = ("--model", model, "--json")

@@ -242,13 +242,12 @@ def test_each_option_that_is_meant_exists():
     ids=["scan", "model", "labels", "recipe"],
 )
 def test_1_4_a_name_that_no_file_can_have_and_a_bottomless_document_are_no_internal_errors(tmp_path, words, code):
-    from runs import command as run
-    from runs import scan
+    from runs import in_process, scan
 
     scan(tmp_path / "a.nii")
     (tmp_path / "weights.pth").write_bytes(b"none")
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    done = run(*words, cwd=tmp_path)
+    done = in_process(*words, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert b"internal error" not in done.stderr
 

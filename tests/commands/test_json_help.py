@@ -68,6 +68,7 @@ def test_every_key_of_predict_and_its_events_is_told(place: Path, capsys: pytest
     assert Event("queued", Case("a", (), Path())).facts == {}
 
 
+@pytest.mark.usefixtures("briefly")
 def test_every_key_of_the_other_documents_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fits = told(capsys, "info", "in/a.nii.gz", "-m", "organs")
     nifti(place / "map.nii.gz", np.kron((np.arange(8) % 6).reshape(2, 2, 2), np.ones((8, 8, 8))).astype("u1"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from dicom_phantom import series
-from runs import command, environment, files, line, scan, scans
+from runs import command, environment, files, in_process, line, scan, scans
 
 import segcli
 from segcli.commands.app import app
@@ -194,10 +194,10 @@ def test_a_list_from_stdin_between_nuls_and_a_part_of_it(model, tmp_path):
 def test_a_part_without_a_scan_is_told_and_ends_well(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     words = ("predict", "a.nii.gz", "--shard", "2/2", "-o", "out", "--model", model, *REAL)
-    done = command(*words, "--json", cwd=tmp_path)
+    done = in_process(*words, "--json", cwd=tmp_path)
     assert (done.returncode, json.loads(done.stdout)["cases"]) == (0, [])
     assert done.stderr == b"--shard 2/2: this part is empty, nothing is to be done (scans in all: 1)\n"
-    assert (command(*words, "-q", cwd=tmp_path).stderr, list(tmp_path.glob("out/*"))) == (b"", [])
+    assert (in_process(*words, "-q", cwd=tmp_path).stderr, list(tmp_path.glob("out/*"))) == (b"", [])
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_one_scan_from_a_pipe_is_refused_with_what_is_true_of_it(model, tmp_path
         (one, ("--shard", "2/3"), b"error: --shard 2/3: one scan has no parts\n  leave it away\n"),
         (one, ("--jobs", "some"), b"error: --jobs some: is neither auto nor a number from 1 to 1024\n"),
     ):
-        done = command("predict", "-", "-o", "out", "--model", model, *words, cwd=tmp_path, stdin=data)
+        done = in_process("predict", "-", "-o", "out", "--model", model, *words, cwd=tmp_path, stdin=data)
         assert (done.returncode, done.stderr) == (2, said)
 
 
@@ -390,13 +390,13 @@ def test_a_setting_of_an_option_that_may_be_repeated_is_a_word_or_a_list(model, 
     scan(tmp_path / "a.nii.gz")
     for reports in ('"csv"', '["csv"]'):
         (tmp_path / "segcli.toml").write_text(f'[predict]\nmodel = "{model}"\nreport = {reports}\n')
-        done = command("predict", "a.nii.gz", "-o", "out", *REAL, cwd=tmp_path)
+        done = in_process("predict", "a.nii.gz", "-o", "out", *REAL, cwd=tmp_path)
         assert done.stdout.split()[-1] == b"out/a_seg.csv", done.stderr
 
 
 def test_a_setting_of_the_wrong_kind_is_the_files_fault_and_named(tmp_path):
     (tmp_path / "segcli.toml").write_text('[predict]\noverlap = "half"\n')
-    done = command("predict", "a.nii.gz", cwd=tmp_path)
+    done = in_process("predict", "a.nii.gz", cwd=tmp_path)
     assert done.returncode == 78
     assert b"segcli.toml: Invalid value for '--overlap'" in done.stderr
 
@@ -404,11 +404,11 @@ def test_a_setting_of_the_wrong_kind_is_the_files_fault_and_named(tmp_path):
 def test_a_list_of_a_settings_file_is_one_for_any_option_and_a_switch_is_a_switch(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     (tmp_path / "segcli.toml").write_text('[predict]\nclasses = ["liver", "spleen"]\nsplit = true\n')
-    done = command("predict", "a.nii.gz", "-o", "out", "-m", model, *REAL, cwd=tmp_path)
+    done = in_process("predict", "a.nii.gz", "-o", "out", "-m", model, *REAL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "out" / "a_seg").iterdir()) == ["liver.nii.gz", "spleen.nii.gz"]
     (tmp_path / "segcli.toml").write_text("[predict]\nlargest_component = true\n")
-    done = command("predict", "a.nii.gz", "-m", model, cwd=tmp_path)
+    done = in_process("predict", "a.nii.gz", "-m", model, cwd=tmp_path)
     assert done.returncode == 78
     assert b"segcli.toml: predict: largest_component cannot be true" in done.stderr
 
@@ -425,7 +425,7 @@ def test_a_variable_may_name_a_model_with_spaces_and_several_with_colons(model, 
 
 def test_a_channel_is_one_file(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
-    done = command("predict", "--channel", "CT=a.nii.gz", "--channel", "ct=b.nii.gz", "-m", model, cwd=tmp_path)
+    done = in_process("predict", "--channel", "CT=a.nii.gz", "--channel", "ct=b.nii.gz", "-m", model, cwd=tmp_path)
     assert done.returncode == 2
     assert b"--channel ct: is given twice" in done.stderr
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import organs
-from runs import command, in_process, scan
+from runs import in_process, scan
 from scan_files import nifti
 
 from segcli.batch.cases import Case
@@ -93,7 +93,7 @@ def test_the_last_line_says_what_the_exit_code_does_not_show(tmp_path):
     assert "zeros: verdict fail: every voxel of the scan is 0: there is no picture" in again.stderr.decode()
     assert {p.name for p in (tmp_path / "out").glob("*_seg.nii.gz")} == {"zeros_seg.nii.gz", "a_seg.nii.gz"}
     words = ("predict", "-", "--model", "organs", "-o", "piped")
-    piped = command(*words, cwd=tmp_path, stdin=(tmp_path / "zeros.nii.gz").read_bytes())
+    piped = in_process(*words, cwd=tmp_path, stdin=(tmp_path / "zeros.nii.gz").read_bytes())
     assert (piped.returncode, piped.stderr.decode().strip().splitlines()[-1]) == (0, last)
 
 

@@ -25,6 +25,7 @@ from scan_files import nifti  # isort: skip
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     one, two = (
@@ -39,6 +40,7 @@ def test_a_plan_takes_the_limits_and_models_of_predict(model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_a_plan_is_of_all_scans_and_takes_the_channels_of_one(model, tmp_path):
     for name in "abcd":
         scan(tmp_path / f"{name}.nii.gz")
@@ -178,6 +180,7 @@ def test_a_plan_whose_scans_are_all_refused_has_its_document_too(planned, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_one_bad_scan_of_a_folder_stops_no_plan(model, tmp_path):
     scan(tmp_path / "a.nii.gz")
     (tmp_path / "bad.nii").write_bytes(b"x")

@@ -108,6 +108,7 @@ def test_logits_of_models_of_models_are_not_averaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_a_plan_counts_the_windows_of_all(tmp_path: Path) -> None:
     both, path = of_models(tmp_path / "models"), scan(tmp_path / "a.nii.gz")
     planned = in_process("plan", path, "--model", both, "--model", both, "--engine", "onnx", "--json")
