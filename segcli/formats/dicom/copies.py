@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from segcli.errors import SegcliError
-from segcli.formats.dicom.files import DicomFile, voxels
+from segcli.formats.dicom.files import DicomFile
 from segcli.formats.dicom.frames import frames_of, has_groups, tile_of
+from segcli.formats.dicom.pixels import voxels
 
 Places = Counter[tuple[object, ...]]
 

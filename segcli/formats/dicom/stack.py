@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError, OutOfMemory
-from segcli.formats.dicom.files import DicomFile, voxels
+from segcli.formats.dicom.files import DicomFile
 from segcli.formats.dicom.frames import Frame, tile_of
+from segcli.formats.dicom.pixels import voxels
 from segcli.formats.steps import believable
 from segcli.space.volume import Grid, Voxels
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.errors import InputError
-from segcli.formats.dicom.files import DicomFile, unsafe, voxels
+from segcli.formats.dicom.files import DicomFile, unsafe
 from segcli.formats.dicom.frames import DISTINGUISHING, Frame, comparable, frames_of
 from segcli.formats.dicom.kinds import DIRECTION, are_scans
+from segcli.formats.dicom.pixels import voxels
 from segcli.formats.dicom.places import printable
 from segcli.formats.dicom.stack import POSITION_TOLERANCE, along, stack_grid
 

@@ -38,7 +38,7 @@ from pydicom.uid import (
 )
 
 from segcli.errors import Denied, EngineError, InputError, SegcliError
-from segcli.formats.dicom import code_streams, files
+from segcli.formats.dicom import code_streams, files, pixels
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.code_streams import are_runs
 from segcli.formats.dicom.frames import DISTINGUISHING
@@ -166,7 +166,7 @@ def test_4_1_a_compressed_slice_that_cannot_be_opened_is_refused_by_name(
 
     monkeypatch.setattr(pydicom, "dcmread", refuse)
     with pytest.raises(kind, match=words) as caught:
-        files.voxels(file)
+        pixels.voxels(file)
     assert hint in str(caught.value.hint)
     file.forget()
     with pytest.raises(kind, match=words):
@@ -489,7 +489,7 @@ def test_a_missing_decoder_is_named_with_its_package(tmp_path: Path, monkeypatch
     class Absent:
         available_plugins = ()
 
-    monkeypatch.setattr(files, "get_decoder", lambda uid: Absent())
+    monkeypatch.setattr(pixels, "get_decoder", lambda uid: Absent())
     folder = compress(series(tmp_path / "ct"), JPEGLSLossless)
     with pytest.raises(EngineError, match=r"no decoder for JPEG-LS .*pip install pyjpegls"):
         dicom.read(folder)
@@ -817,7 +817,7 @@ def test_6_1_a_decoder_that_is_missing_costs_no_other_series(tmp_path: Path, mon
     series(tmp_path / "good", uid="good")
     for name in ("one", "two"):
         compress(series(tmp_path / "bad" / name, uid="bad"), RLELossless)
-    monkeypatch.setitem(files._DECODERS, RLELossless, ("none", "a package"))
+    monkeypatch.setitem(pixels._DECODERS, RLELossless, ("none", "a package"))
     problems = {s.files[0].path.name[:1]: s.summary.problem for s in dicom.find(tmp_path)}
     assert problems["g"] is None
     assert "no decoder for RLE Lossless" in str(problems["b"])

@@ -13,7 +13,7 @@ from seg_frames import read_seg
 
 from segcli.errors import InputError
 from segcli.formats.dicom import files as dicom_files
-from segcli.formats.dicom import rtstruct, series
+from segcli.formats.dicom import pixels, rtstruct, series
 from segcli.space.volume import Volume
 
 SHARED = os.environ.get("SEGCLI_SHARED")
@@ -104,7 +104,7 @@ def test_the_lung_ct_is_found_beside_its_structure_set() -> None:
 
 def test_one_slice_in_six_transfer_syntaxes_decodes_to_equal_pixels() -> None:
     files = sorted((DATA / "ct_single_slice_transfer_syntaxes").iterdir())
-    first, *others = (dicom_files.voxels(dicom_files.open_file(f)) for f in files)
+    first, *others = (pixels.voxels(dicom_files.open_file(f)) for f in files)
     assert len(others) == 5
     for other in others:
         np.testing.assert_array_equal(other, first)
@@ -112,7 +112,7 @@ def test_one_slice_in_six_transfer_syntaxes_decodes_to_equal_pixels() -> None:
 
 def test_ten_frames_in_three_syntaxes_decode_alike_and_have_no_geometry() -> None:
     files = sorted((DATA / "enhanced_mr_10frames").glob("*/*.dcm"))
-    first, *others = (dicom_files.voxels(dicom_files.open_file(f)) for f in files)
+    first, *others = (pixels.voxels(dicom_files.open_file(f)) for f in files)
     assert first.shape == (10, 64, 64)
     for other in others:
         np.testing.assert_array_equal(other, first)
