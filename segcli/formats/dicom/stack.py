@@ -126,6 +126,8 @@ def _uneven(name: str, gaps: NDArray[np.float64], usual: float) -> tuple[str, st
 
     Slices are missing where each wrong gap is as long as several; else they lie unevenly.
     """
+    if np.abs(gaps - usual).min() > ROUNDING_LIMIT * usual:  # the middle of an even number, between two kinds of gaps
+        usual = float(gaps[gaps < usual].max())
     off = np.abs(gaps - usual)
     far = bool((off > ROUNDING_LIMIT * usual).any())  # then what rounding may have done is no news
     wrong = np.flatnonzero(off > (ROUNDING_LIMIT * usual if far else _tolerance(usual)))

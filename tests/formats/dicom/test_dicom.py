@@ -224,6 +224,16 @@ def test_4_3_a_missing_slice_is_refused_with_its_number_and_distance(tmp_path: P
         dicom.read(folder)
 
 
+@pytest.mark.parametrize(("there", "lost"), [((0, 1, 3), "a slice is"), ((0, 1, 2, 4, 6), "2 slices are")])
+def test_4_3_the_usual_gap_is_one_that_there_is(tmp_path: Path, there: tuple[int, ...], lost: str) -> None:
+    """Half of the gaps being longer, the middle of them was none: 4.5 mm, and --fill-gaps was said not to help."""
+    folder = series(tmp_path / "ct", phantom((7, 7, 5)), each=lambda ds, k: k in there)
+    with pytest.raises(InputError, match=f"6 mm after slice .*, while the usual gap is 3 mm: {lost} missing") as caught:
+        dicom.read(folder)
+    assert "--fill-gaps interpolates" in str(caught.value.hint)
+    assert dicom.read(folder, fill_gaps=True).grid.spacing[0] == pytest.approx(3)
+
+
 @pytest.mark.parametrize(("off", "fine"), [(0.02, True), (0.04, False)])
 def test_4_3_spacing_may_deviate_by_one_percent(tmp_path: Path, off: float, fine: bool) -> None:
     folder = series(tmp_path / "ct", each=change(ImagePositionPatient=[-10, -20, -21 + off]))
