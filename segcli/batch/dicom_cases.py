@@ -18,7 +18,7 @@ from segcli.results.record import is_masks
 
 if TYPE_CHECKING:
     from segcli.formats.dicom.archive import Place
-    from segcli.formats.dicom.series import Series
+    from segcli.formats.dicom.search import Series
 
 
 def is_collection(path: Path) -> bool:
@@ -101,7 +101,7 @@ def _usable(place: Path, search: Search, *, alone: bool) -> tuple[list[Series], 
 
     A series is meant whole where one of its files is. The others are told. `alone`: there is no scan but these.
     """
-    from segcli.formats.dicom import series as dicom
+    from segcli.formats.dicom import search as dicom
 
     select = search.select
     strays: dict[Place, SegcliError] = {}

@@ -321,7 +321,7 @@ def _of_series(paths: Sequence[Path], series: str | None) -> list[Path]:
     """The files of a DICOM series in a folder; none where that is not said, or is in no folder."""
     if series is None or not paths[0].is_dir():
         return []
-    from segcli.formats.dicom.series import files_in
+    from segcli.formats.dicom.search import files_in
 
     return sorted(files_in(paths[0], series))
 

@@ -14,7 +14,7 @@ from segcli.formats import nifti
 from segcli.formats.table import stem
 
 if TYPE_CHECKING:
-    from segcli.formats.dicom.series import Series
+    from segcli.formats.dicom.search import Series
 
 _SHOWN = 8  # labels of a kind that a refusal names
 _FEW = 3  # names of files in a sentence
@@ -104,7 +104,7 @@ class Selection:
 
         errors   InputError: one that was named is not there, or none fits the rules; what there is
         """
-        from segcli.formats.dicom import series as dicom
+        from segcli.formats.dicom import search as dicom
         from segcli.formats.dicom.rules import fit, rules
 
         listed = f"choose one: {'; '.join(s.line() for s in there)}"

@@ -16,7 +16,7 @@ from segcli.errors import CasesFailed, InputError, SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.formats import Form
-    from segcli.formats.dicom.series import Series as DicomSeries
+    from segcli.formats.dicom.search import Series as DicomSeries
     from segcli.models.card import ModelCard
     from segcli.space.volume import Grid, Volume
 
@@ -154,7 +154,7 @@ def _lines(facts: Document, grid: Grid, card: ModelCard) -> dict[str, str]:
 
 def _found(place: Path) -> tuple[DicomSeries, ...]:
     """The DICOM series of a folder, an archive or an index."""
-    from segcli.formats.dicom import series as dicom
+    from segcli.formats.dicom import search as dicom
 
     return dicom.find(place, lambda _, error: say(f"warning: {error.message}"))
 

@@ -244,8 +244,8 @@ def _referring(want: dict[str, Path], have: dict[str, Path], ref: Path) -> dict[
 
     errors   InputError: two of them belong to one prediction, or one to several
     """
+    from segcli.formats.dicom.search import digits
     from segcli.formats.dicom.seg import refers_to
-    from segcli.formats.dicom.series import digits
 
     by_series: dict[str, list[str]] = {}
     for name, path in have.items():

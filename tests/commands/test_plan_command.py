@@ -18,7 +18,7 @@ from segcli.commands.plan import _all_refused, _grids, _lines, _looked_at, _of_a
 from segcli.commands.terminal import duration
 from segcli.commands.values import size
 from segcli.errors import Denied, InputError, UsageError
-from segcli.formats.dicom import series as dicom
+from segcli.formats.dicom import search
 
 from dicom_phantom import series  # isort: skip - runs makes their folders known
 from scan_files import nifti  # isort: skip
@@ -105,7 +105,7 @@ def test_the_headers_of_a_folder_of_series_are_read_once(tmp_path, monkeypatch):
             file.rename(tmp_path / f"{n}-{file.name}")
         (tmp_path / str(n)).rmdir()
     found, opened = cases([str(tmp_path)], select=Selection(("all",))), []
-    monkeypatch.setattr(dicom, "open_file", lambda path, known=dicom.open_file: opened.append(path) or known(path))
+    monkeypatch.setattr(search, "open_file", lambda path, known=search.open_file: opened.append(path) or known(path))
     looked_at, refused, sizes = _looked_at(found, _stored(_grids(1, None)), lambda case: {"of": case.name})
     assert ([case.name for case, _ in looked_at], len(sizes)) == ([found[0].name, found[1].name], 2)
     assert [error.message for error in refused] == [_refusal(found[2])]

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from scan_files import nifti
 
 from segcli.errors import InputError, InputMissing
-from segcli.formats.dicom.series import digits
+from segcli.formats.dicom.search import digits
 from segcli.formats.walk import walk
 from segcli.results import pairing
 from segcli.results.pairing import pair_folders

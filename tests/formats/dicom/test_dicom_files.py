@@ -38,7 +38,7 @@ from pydicom.uid import (
 )
 
 from segcli.errors import Denied, EngineError, InputError, SegcliError
-from segcli.formats.dicom import code_streams, files, pixels
+from segcli.formats.dicom import code_streams, files, pixels, search
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.code_streams import are_runs
 from segcli.formats.dicom.frames import DISTINGUISHING
@@ -826,8 +826,10 @@ def test_6_1_a_decoder_that_is_missing_costs_no_other_series(tmp_path: Path, mon
 def test_6_1_a_fault_of_segcli_in_one_series_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     series(tmp_path / "good", uid="good")
     series(tmp_path / "bad", uid="bad")
-    whole = dicom.stacks_of
-    monkeypatch.setattr(dicom, "stacks_of", lambda files: 1 / 0 if files[0].path.parent.name == "bad" else whole(files))
+    whole = search.stacks_of
+    monkeypatch.setattr(
+        search, "stacks_of", lambda files: 1 / 0 if files[0].path.parent.name == "bad" else whole(files)
+    )
     problems = {s.files[0].path.parent.name: s.summary.problem for s in dicom.find(tmp_path)}
     assert problems == {"good": None, "bad": "an internal error of segcli: ZeroDivisionError: division by zero"}
     with pytest.raises(ZeroDivisionError):
