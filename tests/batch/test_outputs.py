@@ -58,8 +58,9 @@ def test_the_readme_lists_each_kind_as_the_table_has_it():
 
 
 @pytest.mark.parametrize("option", ["--write", "--report", "--tables"])
-def test_the_help_offers_what_the_option_takes(option):
-    shown = command("predict", "--help", env={"COLUMNS": "300"}).stdout.decode()
+def test_the_help_offers_what_the_option_takes(option, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = in_process("predict", "--help").stdout.decode()
     assert offered(option) in re.sub(r"\s+", " ", shown)
     assert offered(option) == f"{', '.join(choices(option))}, or a kind of an installed package"
 

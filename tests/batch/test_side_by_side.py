@@ -21,7 +21,7 @@ import psutil
 import pytest
 from dicom_phantom import series
 from models import organs
-from runs import command, environment, files, scans
+from runs import command, environment, files, in_process, scans
 from scan_files import nifti
 
 from segcli import parallel
@@ -99,7 +99,7 @@ def test_13_a_second_run_finds_everything_done(folder: Path, tmp_path: Path) -> 
     ],
 )
 def test_13_jobs_is_a_number_or_auto_and_no_scheduler(tmp_path: Path, words: tuple[str, ...], said: bytes) -> None:
-    done = command("predict", "a.nii.gz", *words, cwd=tmp_path)
+    done = in_process("predict", "a.nii.gz", *words, cwd=tmp_path)
     assert (done.returncode, said in done.stderr) == (2, True)
 
 

@@ -139,7 +139,7 @@ def test_info_takes_a_scan_from_stdin(model, tmp_path):
     ],
 )
 def test_every_mistake_of_the_command_line_is_told_in_one_style(model, tmp_path, words, told):
-    done = command("predict", scan(tmp_path / "a.nii.gz"), "--model", model, "-o", tmp_path / "out", *words)
+    done = in_process("predict", scan(tmp_path / "a.nii.gz"), "--model", model, "-o", tmp_path / "out", *words)
     assert done.returncode == 2
     assert done.stderr.decode().startswith(told)
 
@@ -147,7 +147,7 @@ def test_every_mistake_of_the_command_line_is_told_in_one_style(model, tmp_path,
 def test_2_8_a_clash_of_names_is_refused_before_anything_is_read(model, tmp_path):
     scan(tmp_path / "a.nii")
     (tmp_path / "a.nii.gz").write_bytes(b"not even a scan")
-    done = command("predict", ".", "-o", "out", "--model", model, *REAL, cwd=tmp_path)
+    done = in_process("predict", ".", "-o", "out", "--model", model, *REAL, cwd=tmp_path)
     assert done.returncode == 2
     assert b"a.nii and a.nii.gz would both be written" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -158,7 +158,7 @@ def test_a_bids_tree_is_made_of_single_scans_too_and_resumed_from_the_whole_data
     for subject in ("sub-01", "sub-02"):
         scan(tmp_path / "in" / subject / "anat" / f"{subject}_T1w.nii.gz")
     words = ("-o", "out", "--model", model, *REAL, "--layout", "bids")
-    done = command("predict", "in/sub-*/anat/*_T1w.nii.gz", *words, cwd=tmp_path)
+    done = in_process("predict", "in/sub-*/anat/*_T1w.nii.gz", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     made = [f"{s}/anat/{s}_seg-organs_dseg.{end}" for s in ("sub-01", "sub-02") for end in ("json", "nii.gz", "tsv")]
     assert list(files(tmp_path / "out")) == [
@@ -168,7 +168,7 @@ def test_a_bids_tree_is_made_of_single_scans_too_and_resumed_from_the_whole_data
         "dataset_description.json",
         *made,
     ]
-    again = command("predict", "in", *words, cwd=tmp_path)
+    again = in_process("predict", "in", *words, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert b"2 already done" in again.stderr
 
@@ -177,7 +177,7 @@ def test_a_list_from_stdin_between_nuls_and_a_part_of_it(model, tmp_path):
     names = ["line\nbreak.nii.gz", "-dash.nii.gz", "c.nii.gz", "d.nii.gz"]
     for i, name in enumerate(names):
         scan(tmp_path / name, i)
-    done = command(
+    done = in_process(
         "predict", "--files-from", "-", "-0", "--shard", "1/2", "-o", "out", "--model", model, *REAL, "-q",
         stdin="\0".join(names).encode(), cwd=tmp_path,
     )  # fmt: skip
@@ -348,14 +348,14 @@ def test_events_on_stdout_are_alone_there(model, tmp_path):
 
 
 def test_more_threads_than_can_be_are_a_usage_error_with_the_bound():
-    done = command("predict", "a.nii.gz", "--threads", 100_000)
+    done = in_process("predict", "a.nii.gz", "--threads", 100_000)
     assert done.returncode == 2
     assert b"--threads" in done.stderr
     assert b"1024" in done.stderr  # each typer has its own words for it
 
 
 def test_a_misspelt_option_gets_the_nearest_one():
-    done = command("predict", "--modle", "x")
+    done = in_process("predict", "--modle", "x")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"did you mean --model?" in done.stderr
 
@@ -456,6 +456,7 @@ def test_2_7_tables_pages_events_and_exports_are_never_written_over_what_is_not_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_what_a_refusal_advises_the_command_takes(model, tmp_path):
     """A scan whose header states no form: each command is told with --affine which statement counts."""
     scan(tmp_path / "a.nii.gz", sform_code=0, qform_code=0)
@@ -467,15 +468,15 @@ def test_what_a_refusal_advises_the_command_takes(model, tmp_path):
         ("evaluate", labels, labels),
     ]
     for command_line in words[:2]:
-        done = command(*command_line, cwd=tmp_path)
+        done = in_process(*command_line, cwd=tmp_path)
         assert (done.returncode, b"--affine" in done.stderr) == (65, True)
     for command_line in words:
-        done = command(*command_line, "--affine", "sform", cwd=tmp_path)
+        done = in_process(*command_line, "--affine", "sform", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
 
 def test_models_are_listed_by_that_word_as_well(tmp_path):
-    assert command("models", "list", "--json").stdout == command("models", "--json").stdout
+    assert in_process("models", "list", "--json").stdout == in_process("models", "--json").stdout
 
 
 @pytest.mark.slow
@@ -486,9 +487,9 @@ def test_a_precision_is_one_word_and_an_unknown_one_is_a_usage_error(model, tmp_
         (("--precision", "float32", "--fast"), 2, b"give one of them"),
         (("--precision", "float16", "--device", "cpu"), 69, b"float16 is for GPUs"),
     ):
-        done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *words, cwd=tmp_path)
+        done = in_process("predict", "a.nii.gz", "-o", "out", "--model", model, *words, cwd=tmp_path)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
-    done = command("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--fast", cwd=tmp_path)
+    done = in_process("predict", "a.nii.gz", "-o", "out", "--model", model, *REAL, "--fast", cwd=tmp_path)
     facts = json.loads((tmp_path / "out" / "a_seg.json").read_text())
     assert (facts["options"]["precision"], facts["options"]["overlap"]) == ("fast", 0.25)
 
