@@ -113,6 +113,7 @@ def in_process(*words: object, stdin: bytes = b"", cwd: Path | None = None) -> s
         contextlib.chdir(cwd or "."),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["segcli", *map(str, words)]),
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
         warnings.catch_warnings(),
     ):

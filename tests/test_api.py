@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from models import organs
-from runs import command
+from runs import in_process
 
 import segcli
 import segcli.api
@@ -221,7 +221,7 @@ def test_a_structure_may_be_called_by_its_number(model: segcli.Model) -> None:
 def test_models_are_averaged_as_the_command_averages_them(tmp_path: Path) -> None:
     names = [organs(tmp_path / name, name=name, ensemble_average="probabilities") for name in ("a", "b")]
     words = [word for name in names for word in ("--model", name)]
-    run = command("predict", scan(tmp_path), *words, "--engine", "onnx", "-o", tmp_path / "out")
+    run = in_process("predict", scan(tmp_path), *words, "--engine", "onnx", "-o", tmp_path / "out")
     assert run.returncode == 0, run.stderr
     (path,) = (tmp_path / "out").glob("*.json")
     said = json.loads(path.read_text())["options"]

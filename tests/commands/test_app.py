@@ -8,7 +8,7 @@ from typing import Annotated
 
 import pytest
 import typer
-from runs import command
+from runs import in_process
 from typer.testing import CliRunner
 
 from segcli import commands
@@ -186,7 +186,7 @@ def test_a_command_that_does_not_exist_is_answered_by_what_is_meant(word, ours, 
 def test_an_option_with_one_dash_is_told_whole(tmp_path):
     """nnU-Net's -step_size was "No such option: -s"."""
     for word, ours in (("-step_size", "--overlap"), ("-device", "--device"), ("-d", "--model")):
-        done = command("predict", "a.nii", word, "0", cwd=tmp_path)
+        done = in_process("predict", "a.nii", word, "0", cwd=tmp_path)
         assert done.returncode == 2
         assert f"No such option: {word}; did you mean {ours}?" in done.stderr.decode()
 
@@ -242,7 +242,7 @@ def test_each_option_that_is_meant_exists():
     ids=["scan", "model", "labels", "recipe"],
 )
 def test_1_4_a_name_that_no_file_can_have_and_a_bottomless_document_are_no_internal_errors(tmp_path, words, code):
-    from runs import in_process, scan
+    from runs import scan
 
     scan(tmp_path / "a.nii")
     (tmp_path / "weights.pth").write_bytes(b"none")

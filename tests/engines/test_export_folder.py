@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from models import LABELS, of_cascade, organs
-from runs import command, scan
+from runs import in_process, scan
 
 from segcli.engines.export.folder import export_folder
 from segcli.errors import ModelError, OutputExists, UsageError
@@ -52,7 +52,7 @@ def test_a_file_is_called_onnx_and_a_folder_is_not(tmp_path: Path, model: Path) 
 @pytest.mark.slow
 def test_the_folder_has_a_file_for_each_network_and_labels_as_the_model_does(tmp_path: Path, model: Path) -> None:
     out = tmp_path / "exported" / "fine"
-    run = command("export-onnx", "--model", model, "-o", out, "--json")
+    run = in_process("export-onnx", "--model", model, "-o", out, "--json")
     assert run.returncode == 0, run.stderr
     made = json.loads(run.stdout)
     assert sorted(made["certificates"]) == ["both/hard.onnx", "both/soft.onnx", "fine.onnx", "middle.onnx"]
@@ -62,7 +62,7 @@ def test_the_folder_has_a_file_for_each_network_and_labels_as_the_model_does(tmp
     assert [card.name for card in models_of(find(str(out)))] == ["soft", "hard", "middle", "fine"]
     path = scan(tmp_path / "a.nii.gz")
     for name, place in (("theirs", model), ("own", out)):
-        run = command("predict", path, "--model", place, "--engine", "onnx", "-o", tmp_path / name)
+        run = in_process("predict", path, "--model", place, "--engine", "onnx", "-o", tmp_path / name)
         assert run.returncode == 0, run.stderr
     maps = [np.asarray(nibabel.load(tmp_path / name / "a_seg.nii.gz").dataobj) for name in ("theirs", "own")]
     assert np.array_equal(*maps)
@@ -74,30 +74,30 @@ def test_the_folder_has_a_file_for_each_network_and_labels_as_the_model_does(tmp
 @pytest.mark.slow
 def test_a_cascade_is_exported_with_its_first_model_and_labels_likewise_without_it_beside(tmp_path: Path) -> None:
     own, out = of_cascade(tmp_path / "models"), tmp_path / "exported"
-    run = command("export-onnx", "--model", own, "-o", out)
+    run = in_process("export-onnx", "--model", own, "-o", out)
     assert run.returncode == 0, run.stderr
     assert sorted(path.name for path in out.iterdir()) == ["model.json", "organs.onnx", "second.onnx"]
     path = scan(tmp_path / "a.nii.gz")
     for name, place in (("theirs", own), ("own", out)):
         if name == "own":
             own.parent.rename(tmp_path / "gone")
-        run = command("predict", path, "--model", place, "-o", tmp_path / name)
+        run = in_process("predict", path, "--model", place, "-o", tmp_path / name)
         assert run.returncode == 0, run.stderr
     maps = [np.asarray(nibabel.load(tmp_path / name / "a_seg.nii.gz").dataobj) for name in ("theirs", "own")]
     assert maps[0].any()
     assert np.array_equal(*maps)
-    assert command("models", "verify", out).returncode == 0
+    assert in_process("models", "verify", out).returncode == 0
 
 
 @pytest.mark.slow
 def test_verify_finds_a_file_that_was_changed_in_any_of_them(tmp_path: Path, model: Path) -> None:
     out = tmp_path / "fine"
-    assert command("export-onnx", "--model", model, "-o", out).returncode == 0
-    assert command("models", "verify", out).returncode == 0
+    assert in_process("export-onnx", "--model", model, "-o", out).returncode == 0
+    assert in_process("models", "verify", out).returncode == 0
     file = out / "both" / "hard.onnx"
     data = file.read_bytes()
     file.write_bytes(data.replace(b"not liver", b"no! liver"))
-    run = command("models", "verify", out)
+    run = in_process("models", "verify", out)
     assert run.returncode == 78
     assert b"hard.onnx: was changed after its export" in run.stderr
     with pytest.raises(OutputExists):
