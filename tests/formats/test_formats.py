@@ -234,7 +234,7 @@ def test_the_grid_of_a_scan_is_known_by_headers_alone_and_what_they_show_is_refu
     apart = nifti(tmp_path / "apart.nii", srow=np.diag([9.0, 9, 9, 1])[:3].ravel(), qform_code=0)
     with pytest.raises(InputError, match=r"cut.nii and apart.nii are not on one grid"):
         formats.grid_of([tmp_path / "cut.nii", apart], channels=2)
-    with pytest.raises(UsageError, match="--series 3 could choose"):
+    with pytest.raises(UsageError, match="is not DICOM, and has no series 3"):
         formats.grid_of([tmp_path / "cut.nii"], series="3")
 
 
