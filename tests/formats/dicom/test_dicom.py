@@ -26,7 +26,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
-from runs import command
+from runs import in_process
 
 from segcli import formats
 from segcli.errors import InputError, InputMissing
@@ -665,7 +665,7 @@ def test_the_list_of_volumes_names_ten_and_how_many_more(tmp_path: Path) -> None
         dicom.read(tmp_path)
     assert str(told.value.hint).count("--volume") == 10
     assert str(told.value.hint).endswith("; and 3 more, which `segcli info --json` lists")
-    done = command("info", tmp_path, "--model", organs(tmp_path.parent / "model"), "--json")
+    done = in_process("info", tmp_path, "--model", organs(tmp_path.parent / "model"), "--json")
     (row,) = json.loads(done.stdout)["series"]
     assert [which["volume"] for which in row["which"]] == list(range(1, 14))
     assert row["which"][12] == {"volume": 13, "what": "temporal position identifier 13", "slices": 6}
