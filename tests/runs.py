@@ -124,7 +124,9 @@ def in_process(*words: object, stdin: bytes = b"", cwd: Path | None = None) -> s
             code = process._refused(error, debug=False)
         except Exception as error:
             code = process._unforeseen(error, debug=False)
-    return subprocess.CompletedProcess(words, code, out.getvalue().encode(), err.getvalue().encode())
+    return subprocess.CompletedProcess(
+        words, code, *(said.getvalue().encode(errors="backslashreplace") for said in (out, err))
+    )
 
 
 def line(*words: object, before: Sequence[str] = ()) -> list[str]:
