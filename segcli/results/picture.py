@@ -93,7 +93,7 @@ def sections(
     grid = turned(labels.grid, "SPL")
     spacing = np.array(grid.spacing)
     scale = size / float(max(np.array(grid.shape) * spacing))  # pixels in a millimetre
-    low, high = window(image, names, labels)
+    low, high = display_window(image, names, labels)
     within = dict(zip(VIEWS, extent(labels, (0.0, 1.0) if whole else _EDGES, main=not whole), strict=True))
     out: dict[View, list[Section]] = {}
     for view, (axis, upwards) in _LAYOUT.items():
@@ -177,7 +177,7 @@ def _letters(direction: NDArray[np.float64]) -> str:
     return "".join(sides[value < 0] for k, (value, sides) in enumerate(parts) if k == 0 or abs(value) > _ASIDE)
 
 
-def window(image: Volume, names: Sequence[Label] = (), labels: Volume | None = None) -> tuple[float, float]:
+def display_window(image: Volume, names: Sequence[Label] = (), labels: Volume | None = None) -> tuple[float, float]:
     """The values drawn black and white: in Hounsfield units those for the region, else those of what is labelled.
 
     names   what is labelled, which tells the region: lungs, head or bones; any other is drawn as soft tissue

@@ -18,6 +18,7 @@ from segcli.results.picture import (
     VIEWS,
     Section,
     bright,
+    display_window,
     drawn_colour,
     extent,
     is_grey,
@@ -26,7 +27,6 @@ from segcli.results.picture import (
     ruled,
     sections,
     significant,
-    window,
 )
 from segcli.space.volume import AXES_CODES, Grid, Volume, turned, turning
 from segcli.structures import Label
@@ -122,8 +122,8 @@ def test_an_axis_that_leans_little_has_one_letter() -> None:
 def test_a_ct_is_windowed_to_soft_tissue_and_an_mr_by_its_percentiles() -> None:
     image, _ = scan()
     ct = Volume(np.where(image.data > 500, 60, -1000).astype(np.float32), image.grid)
-    assert window(ct) == (-160.0, 240.0)
-    assert window(image) == (100.0, 900.0)
+    assert display_window(ct) == (-160.0, 240.0)
+    assert display_window(image) == (100.0, 900.0)
 
 
 def test_what_is_labelled_is_as_bright_beside_bright_fat_as_without_it() -> None:
@@ -133,13 +133,13 @@ def test_what_is_labelled_is_as_bright_beside_bright_fat_as_without_it() -> None
     labels.data[:], labels.data[0, 20:35, 10:30, 10:30] = 0, 1
     image.data[0, :12] = 5000  # a neck
     image.data[0, 35:, :16] = 4000  # a cap on the head, a part of the rim
-    assert window(image)[1] == 5000
-    assert window(image, NAMES, labels)[1] <= 900
+    assert display_window(image)[1] == 5000
+    assert display_window(image, NAMES, labels)[1] <= 900
     labels.data[:], labels.data[0, 24:26, 19:21, 19:21] = 0, 1  # dark fluid in something brighter
     image.data[labels.data != 0] = 20
-    assert window(image, NAMES, labels)[1] >= 200
+    assert display_window(image, NAMES, labels)[1] >= 200
     labels.data[:] = 0
-    assert window(image, NAMES, labels) == window(image)
+    assert display_window(image, NAMES, labels) == display_window(image)
 
 
 def test_a_contour_is_opaque_and_the_area_is_not() -> None:
@@ -252,7 +252,7 @@ def test_a_grey_structure_is_drawn_in_a_colour_and_filled_weakly() -> None:
 def test_a_ct_is_windowed_by_what_is_labelled(names: tuple[str, ...], shown: tuple[float, float]) -> None:
     image, _ = scan()
     ct = Volume(np.where(image.data > 500, 60, -1000).astype(np.float32), image.grid)
-    assert window(ct, [Label(i, name) for i, name in enumerate(names, 1)]) == shown
+    assert display_window(ct, [Label(i, name) for i, name in enumerate(names, 1)]) == shown
 
 
 def test_each_slice_has_a_copy_without_labels_beside_it() -> None:

@@ -22,6 +22,7 @@ from segcli.results.picture import (
     VIEWS,
     Section,
     View,
+    display_window,
     drawn_colour,
     extent,
     jpeg,
@@ -29,7 +30,6 @@ from segcli.results.picture import (
     png,
     ruled,
     sections,
-    window,
 )
 from segcli.results.ranges import NEAR, Ranges, usual
 from segcli.results.shown import shown_by
@@ -261,7 +261,7 @@ def _known(facts: Facts) -> dict[str, str]:
 
 def _volumes(scan: Volume, labels: Volume, names: Sequence[Label]) -> Document:
     """Both volumes as NIfTI in base64, every n-th voxel where there are many, and NiiVue's table of labels."""
-    low, high = window(scan, names, labels)
+    low, high = display_window(scan, names, labels)
     step = [max(1, math.ceil(n / _VIEWER_EDGE)) for n in scan.grid.shape]
     every = tuple(slice(None, None, s) for s in step)
     level = (np.nan_to_num(scan.data[0][every].astype(np.float32), nan=low) - low) / max(high - low, 1e-9)
