@@ -148,16 +148,16 @@ def infer(shapes: Shapes) -> tuple[Inferred, ...]:
     return tuple(guess for guess, different in _told(shapes) if not different)
 
 
-def within(shapes: Shapes) -> tuple[str, ...]:
+def foreign_tensors(shapes: Shapes) -> tuple[str, ...]:
     """Names of the tensors beside a network that is whole in a file; empty when there is no such network.
 
     They begin with a word that no tensor of the network begins with (`loss_fn.weight`), and are fewer than its own.
     """
-    found = (beside(shapes, different) for _, different in _told(shapes))
+    found = (foreign_tensors_beside(shapes, different) for _, different in _told(shapes))
     return min((names for names in found if names), key=len, default=())
 
 
-def beside(shapes: Shapes, different: Differences) -> tuple[str, ...]:
+def foreign_tensors_beside(shapes: Shapes, different: Differences) -> tuple[str, ...]:
     """Names of the tensors beside a network that differs from a file thus; empty where it differs otherwise."""
     own = {name.partition(".")[0] for name in shapes if name not in different}
     foreign = all(ours is None and name.partition(".")[0] not in own for name, (ours, _) in different.items())

@@ -54,9 +54,9 @@ def own_part(
     for prefix, part in parts.items():
         shapes = shapes_of(part)
         if expected:
-            foreign = registry.beside(shapes, registry.differences(expected, shapes))
+            foreign = registry.foreign_tensors_beside(shapes, registry.differences(expected, shapes))
         else:
-            foreign = registry.within(shapes)
+            foreign = registry.foreign_tensors(shapes)
         if foreign:
             own = {name: tensor for name, tensor in part.items() if name not in foreign}
             return own, _said(whole, own, prefix, where, sure)
