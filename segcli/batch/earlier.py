@@ -156,7 +156,7 @@ def _whose(outputs: Iterable[Path], folder: Path, found: Facts) -> dict[Path, Li
     return {path: of(path) for path in outputs}
 
 
-def beside(job: Job, case: Case) -> dict[str, str]:
+def sums_beside(job: Job, case: Case) -> dict[str, str]:
     """The sums of files of earlier runs that are not made anew and that nobody has changed, as a record states them."""
     written = job.to.record(case, job.card.name)
     return _untouched(job, case, known_files(record.read_record(written) or {}))

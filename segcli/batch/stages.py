@@ -393,7 +393,7 @@ def write(job: Job, labelled: Labelled) -> Outcome:
     ):
         formats.write(result.labels, job.shown.labels, labels_path, loaded.scan.source, description=maker)
         made = LabelsFacts(file=labels_path.name, sha256=file_sha256(staged[labels_path]))
-        stays, others = earlier.stays(job, case, made["sha256"]), earlier.beside(job, case)
+        stays, others = earlier.stays(job, case, made["sha256"]), earlier.sums_beside(job, case)
         found = described.recorded(job, labelled, made, measured)
         extra, said = outputs.write(
             Finished(base, loaded.scan, result, job.shown, job.to, measured.report, found.document)

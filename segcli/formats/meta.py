@@ -13,7 +13,7 @@ import numpy as np
 from segcli.errors import InputError
 from segcli.formats import streams, text_headers
 from segcli.formats.table import Format
-from segcli.formats.text_headers import MILLIMETRES, Stored, beside, integer, lps_grid, text_of
+from segcli.formats.text_headers import MILLIMETRES, Stored, data_file, integer, lps_grid, text_of
 from segcli.space.volume import Grid, Volume
 
 _DTYPES = {
@@ -74,7 +74,7 @@ def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:
     target = fields["elementdatafile"]
     file, start = path, length
     if target.upper() != "LOCAL":
-        file, start = beside(path, target), 0
+        file, start = data_file(path, target), 0
     packed = _flag(fields, "compresseddata", False)
     announced = dtype.itemsize * grid.size * math.prod(lists)
     if kind in ("MET_LONG", "MET_ULONG") and not packed and streams.regular_size(file) - start >= 2 * announced:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segcli.errors import InputError
 from segcli.formats import streams, tables, text_headers
 from segcli.formats.table import Format
-from segcli.formats.text_headers import MILLIMETRES, Stored, beginning, beside, integer, lps_grid, text_of
+from segcli.formats.text_headers import MILLIMETRES, Stored, beginning, data_file, integer, lps_grid, text_of
 from segcli.space.volume import Grid, Volume
 from segcli.structures import Label
 
@@ -103,7 +103,7 @@ def parse(path: Path, head: bytes) -> tuple[Grid, Stored, str, list[str]]:
         dtype = dtype.newbyteorder("<" if endian == "little" else ">")
     file, start = path, length
     if "data file" in fields:
-        file, start = beside(path, fields["data file"]), 0
+        file, start = data_file(path, fields["data file"]), 0
     if integer(path, "line skip", fields.get("line skip", "0")):
         raise InputError(f"{path.name}: 'line skip' is not supported", hint="save it without a foreign header")
     skip = integer(path, "byte skip", fields.get("byte skip", "0"))

@@ -137,7 +137,7 @@ def text_of(line: bytes) -> str:
         return line.decode("latin-1")
 
 
-def beside(path: Path, target: str) -> Path:
+def data_file(path: Path, target: str) -> Path:
     """The data file that a header names: a plain file in the header's own folder."""
     unsafe = not is_plain(target.removeprefix("./")) or "\\" in target
     listed = target.upper().startswith("LIST") or "%" in target
