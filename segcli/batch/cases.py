@@ -25,7 +25,7 @@ from segcli.formats.strangers import broken_link
 from segcli.formats.streams import bytes_of, reading
 from segcli.formats.table import endings
 from segcli.formats.table import stem as stem
-from segcli.results.record import SEG, read_record
+from segcli.results.recorded import SEG, read_record
 from segcli.system import key_of
 
 _OPEN = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # files that this process has open already

@@ -18,7 +18,7 @@ from segcli.errors import OutputExists
 from segcli.formats import atomic
 from segcli.formats.walk import walk
 from segcli.results.measure import COHORT, cell, cohort_rows, csv_text, from_json, wide_rows
-from segcli.results.record import is_masks, model_names, read_record
+from segcli.results.recorded import is_masks, model_names, read_record
 from segcli.results.tissues import tissues_of
 from segcli.system import key_of
 

@@ -14,7 +14,7 @@ from segcli.errors import InputError, InputMissing, SegcliError
 from segcli.formats.dicom import archive
 from segcli.formats.table import stem
 from segcli.formats.walk import name_of, not_searched, walk
-from segcli.results.record import is_masks
+from segcli.results.recorded import is_masks
 
 if TYPE_CHECKING:
     from segcli.formats.dicom.archive import Place

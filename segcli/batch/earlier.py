@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from segcli.batch.outputs import planned
 from segcli.errors import OutputExists, first_few
 from segcli.models.library import file_sha256
-from segcli.results import record
+from segcli.results import recorded
 from segcli.results.beside import known_files, lacking, stated_files
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ def finished(job: Job, case: Case, key: Facts, tell: Callable[[str], object] = s
     name = job.card.name
     labels, written = job.to.labels(case, name), job.to.record(case, name)
     wanted = planned(job.to.base(case, name), job.shown, job.to)
-    found = record.read_record(written)
+    found = recorded.read_record(written)
     key = _of_one_volume(key, found or {})
     known = asdict(type(job.options)())
 
     def differing(model: ModelFacts) -> dict[str, tuple[object, object]]:
-        return record.differing(found or {}, {**key, "model": model}, known, job.precision)
+        return recorded.differing(found or {}, {**key, "model": model}, known, job.precision)
 
     def is_of(model: ModelFacts) -> bool:
-        return record.is_done(found, labels, {**key, "model": model}, known, job.precision)
+        return recorded.is_done(found, labels, {**key, "model": model}, known, job.precision)
 
     done = is_of(job.model) or (labels.is_file() and any(is_of(model) for model in job.models_before))
     stated = found or {}
@@ -159,7 +159,7 @@ def _whose(outputs: Iterable[Path], folder: Path, found: Facts) -> dict[Path, Li
 def sums_beside(job: Job, case: Case) -> dict[str, str]:
     """The sums of files of earlier runs that are not made anew and that nobody has changed, as a record states them."""
     written = job.to.record(case, job.card.name)
-    return _untouched(job, case, known_files(record.read_record(written) or {}))
+    return _untouched(job, case, known_files(recorded.read_record(written) or {}))
 
 
 def _untouched(job: Job, case: Case, known: Mapping[str, Collection[str]]) -> dict[str, str]:
@@ -176,7 +176,7 @@ def stays(job: Job, case: Case, made: str) -> str:
     made   the sum of the new label map: of the same labels they stay true
     """
     written = job.to.record(case, job.card.name)
-    found = record.read_record(written) or {}
+    found = recorded.read_record(written) or {}
     of = found.get("labels")
     if not isinstance(of, dict) or of.get("sha256") == made:
         return ""

@@ -58,7 +58,7 @@ def is_own(path: Path) -> bool:
     """
     from segcli.formats.atomic import is_partial
     from segcli.formats.table import DICOM
-    from segcli.results.record import has_record, is_masks, is_named
+    from segcli.results.recorded import has_record, is_masks, is_named
 
     if is_partial(path.name) or is_named(path) or (is_masks(path.parent) and path.name.endswith(".nii.gz")):
         return True

@@ -111,7 +111,7 @@ class Destination:
     def base(self, case: Case, model: str) -> Path:
         """Outputs of a case are this path with something added to its name."""
         if self.file is not None:
-            from segcli.results.record import base_of
+            from segcli.results.recorded import base_of
 
             return self.file.with_name(base_of(self._stem))
         path = (self.folder or case.beside) / case.name

@@ -33,6 +33,7 @@ from segcli.results.measure import Report, measure
 from segcli.results.numbers import refuse_other_names, refuse_other_numbers
 from segcli.results.pairing import label_maps_in
 from segcli.results.record import Measured, ModelFacts, Record
+from segcli.results.recorded import base_of, is_masks, kept, maker, read_record
 from segcli.results.scan_checks import label_map
 from segcli.results.shown import shown_in
 from segcli.space.volume import Volume
@@ -86,7 +87,7 @@ class Scanned:
 def refuse_several(path: Path) -> None:
     """Refuse a folder of label maps, such as the results of a run: InputError."""
     if path.is_dir() and (found := label_maps_in(path)):
-        one = next((each for each in found if record.maker(_record_of(each)) is not None), found[0])
+        one = next((each for each in found if maker(_record_of(each)) is not None), found[0])
         raise InputError(f"{path}: is a folder, and report takes one label map", hint=f"give one: {one}")
 
 
@@ -95,7 +96,7 @@ def maker_of(path: Path) -> ModelCard:
 
     errors   ModelError: it is not found by that name
     """
-    made = record.maker(_record_of(path))
+    made = maker(_record_of(path))
     if made is None:
         return find(_DEFAULT)
     name = made["name"]
@@ -116,7 +117,7 @@ def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
     errors   InputError: another model made it, or one of that name with other names for its numbers; it holds what this
              one never writes; it is one structure's mask
     """
-    if record.is_masks(path.parent):
+    if is_masks(path.parent):
         raise InputError(
             f"{path.name}: the mask of one structure, as --split writes it, and no label map",
             hint=f"give the label map that lies beside the folder {path.parent.name}",
@@ -125,16 +126,16 @@ def by_model(path: Path, card: ModelCard, counts: Form | None) -> Existing:
     labels = label_map(path, counts, [label.id for label in card.labels])
     refuse_other_numbers(path, card, hint)
     written = _record_of(path)
-    made = record.maker(written)
-    maker = made["name"] if made else card.name
-    if card.name not in (maker, *maker.split("+")):
+    made = maker(written)
+    name = made["name"] if made else card.name
+    if card.name not in (name, *name.split("+")):
         raise InputError(
-            f"{path.name}: its record says that {maker} made it, not {card.name}", hint="name its model with --model"
+            f"{path.name}: its record says that {name} made it, not {card.name}", hint="name its model with --model"
         )
     refuse_other_names(path, card, hint)
     _refuse_values(path, labels, card, drawn=made is not None)
     sha256, said = file_sha256(path), tuple[str, ...]()
-    of = (record.read_record(written) or {}).get("labels")
+    of = (read_record(written) or {}).get("labels")
     if made is not None and isinstance(of, dict) and of.get("sha256") not in (None, sha256):
         said = (f"{path.name} has been changed since {made['name']} made it: what made it is not known",)
         made = None
@@ -164,7 +165,7 @@ def _asked(written: Path, labels: Volume, card: ModelCard) -> tuple[str, ...]:
 
     What the map holds beside them counts too: somebody has drawn it since.
     """
-    if not (asked := record.kept(written)):
+    if not (asked := kept(written)):
         return ()
     there = set(np.unique(labels.data).tolist())
     return tuple(x.name for x in card.structures if x.name in asked or x.id in there)
@@ -378,7 +379,7 @@ def written(found: Existing, scan: Volume | None, told: Record, to: Destination)
     errors   OutputExists: a file there is somebody else's, shows another label map, or shows the scan that is not here;
              OutputError: the record was changed while they were made
     """
-    base = (to.folder or found.path.parent) / record.base_of(stem(found.path))
+    base = (to.folder or found.path.parent) / base_of(stem(found.path))
     wanted = outputs.planned(base, found.shown, to)
     image = scan or Volume(np.zeros(found.labels.data.shape, np.uint8), found.labels.grid, found.labels.source)
     case = outputs.Finished(
@@ -435,7 +436,7 @@ def _refuse_others(found: Existing, wanted: Mapping[Path, Output], sums: Mapping
     that it shows these bytes, or beside the label map a file of that name, as before somebody has changed the map. One
     that the record states, and that shows the label map of the record, somebody has changed.
     """
-    stated = (record.read_record(_record_of(found.path)) or {}) if home else {}
+    stated = (read_record(_record_of(found.path)) or {}) if home else {}
     known, of = known_files(stated), stated.get("labels")
     recorded = of.get("sha256") if isinstance(of, dict) else None
     for path, output in wanted.items():

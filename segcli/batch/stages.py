@@ -34,6 +34,7 @@ from segcli.results.after import Effect
 from segcli.results.inputs import Inputs, hash_inputs, odd_file
 from segcli.results.islands import Change
 from segcli.results.record import CropFacts, EngineFacts, ExtrasFacts, LabelsFacts, ModelFacts, RunFacts
+from segcli.results.recorded import IN_SIDECAR, read_record
 from segcli.space.grids import model_grid
 from segcli.space.volume import Grid, Volume
 from segcli.structures import chosen
@@ -267,7 +268,7 @@ def read(job: Job, case: Case) -> Loaded | Outcome:
     with atomic.translated(paths[0]):
         done = earlier.finished(job, case, key, lambda said: job.watch(Event("doubt", case, sentence=said)))
     if done:
-        known = record.read_record(paths[1])
+        known = read_record(paths[1])
         job.watch(Event("skipped", case, labels=str(paths[0]), verdict=(known or {}).get("verdict")))
         return Outcome(case, "skipped", tuple(paths), known)
     scan = scan_of(job, case, inputs)
@@ -415,7 +416,7 @@ def write(job: Job, labelled: Labelled) -> Outcome:
             ),
             run=ran,
         ).document
-        written = {record.IN_SIDECAR: whole, **tables.bids_sidecar(maker)} if job.to.layout == "bids" else whole
+        written = {IN_SIDECAR: whole, **tables.bids_sidecar(maker)} if job.to.layout == "bids" else whole
         atomic.write_bytes(record_path, record.to_json(written))
     if stays:
         job.watch(Event("doubt", case, sentence=stays))

@@ -155,7 +155,7 @@ def _common_names(pairs: Iterable[Sequence[Pair]]) -> dict[int, str]:
 def _made_of(pairs: Iterable[Sequence[Pair]]) -> list[str]:
     """The structures that predictions were made of, where their records say that these are not all."""
     from segcli.formats.table import stem
-    from segcli.results.record import kept
+    from segcli.results.recorded import kept
 
     predictions = [pair.prediction for found in pairs for pair in found if pair.prediction is not None]
     return [*dict.fromkeys(name for path in predictions for name in kept(path.with_name(f"{stem(path)}.json")))]
@@ -197,7 +197,7 @@ def _document(how: Comparison, pairs: Mapping[str, Sequence[Pair]], *, one: bool
 def _in_cohort(pairs: Iterable[Pair]) -> dict[str, str | None]:
     """What the records of predictions, and so the cohort's tables, call the cases."""
     from segcli.formats.table import stem
-    from segcli.results.record import case_of
+    from segcli.results.recorded import case_of
 
     predictions = {pair.name: pair.prediction for pair in pairs if pair.prediction is not None}
     return {name: case_of(path.with_name(f"{stem(path)}.json")) for name, path in predictions.items()}

@@ -9,7 +9,8 @@ from typing import Literal
 
 from segcli.documents import Facts
 from segcli.models.library import file_sha256
-from segcli.results.record import IN_SIDECAR, to_json
+from segcli.results.record import to_json
+from segcli.results.recorded import IN_SIDECAR
 from segcli.system import bytes_of
 
 

@@ -14,7 +14,7 @@ from segcli.formats.nifti import label_names
 from segcli.formats.nrrd import segment_names
 from segcli.formats.table import stem
 from segcli.models.card import ModelCard
-from segcli.results import record
+from segcli.results.recorded import is_masks, read_record
 from segcli.structures import Label
 
 
@@ -25,7 +25,7 @@ def refuse_model(path: Path, card: ModelCard) -> None:
              structure
     """
     hint = "leave --model away, or name the model that made it"
-    if record.is_masks(path.parent):
+    if is_masks(path.parent):
         raise InputError(f"{path.name}: the mask of one structure, so its 1 is no label of {card.name}", hint=hint)
     refuse_other_names(path, card, hint)
     refuse_other_numbers(path, card, f"{hint}; 3D Slicer exports its numbers by the colour table of `--tables slicer`")
@@ -67,7 +67,7 @@ def common_names(predictions: Sequence[Path], references: Sequence[Path]) -> dic
 
 def _recorded(path: Path) -> dict[int, str]:
     """Number -> name of the structures in the record beside a label map; nothing without one."""
-    rows = (record.read_record(path.with_name(f"{stem(path)}.json")) or {}).get("structures")
+    rows = (read_record(path.with_name(f"{stem(path)}.json")) or {}).get("structures")
     found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     named = [(row.get("label"), row.get("name")) for row in found]
     return {number: name for number, name in named if isinstance(number, int) and isinstance(name, str)}

@@ -13,7 +13,7 @@ from segcli.errors import Denied, InputError, InputMissing, SegcliError, first_f
 from segcli.formats.streams import refusal
 from segcli.formats.table import DICOM, endings, stem
 from segcli.formats.walk import not_searched, walk
-from segcli.results.record import is_masks, read_record
+from segcli.results.recorded import is_masks, read_record
 from segcli.results.scan_checks import is_picture
 from segcli.results.subjects import one_of_each, subject
 

@@ -15,7 +15,7 @@ from segcli.engines.onnx_providers import provider_for
 from segcli.engines.precision import native_bfloat16, on_cpu, settled
 from segcli.errors import EngineError
 from segcli.models.card import ModelCard
-from segcli.results import record
+from segcli.results import recorded
 
 H200 = dict.fromkeys(("float32", "tf32", "bfloat16", "float16"), "")
 T4 = {word: torch_cuda.without(word, (7, 5)) for word in H200}
@@ -183,12 +183,12 @@ def done(folder: Path, options: dict[str, Any], ran: str, asked: str, runs: str)
     facts = {
         "segcli_record": 1,
         "options": options,
-        "labels": {"sha256": record.file_sha256(labels)},
+        "labels": {"sha256": recorded.file_sha256(labels)},
         "engine": {"precision": ran},
     }
     written.write_text(json.dumps(facts))
     key = {"options": {"overlap": None, "precision": asked}}
-    return record.is_done(record.read_record(written), labels, key, {"overlap": None, "precision": "auto"}, runs)
+    return recorded.is_done(recorded.read_record(written), labels, key, {"overlap": None, "precision": "auto"}, runs)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from segcli.commands import doctor
 from segcli.errors import Denied, InputError
 from segcli.models.decisive import hash_as_decided, hash_as_written, model_hash
 from segcli.models.library import file_sha256, find
-from segcli.results import inputs, record
+from segcli.results import inputs, record, recorded
 from segcli.results.beside import lacking, with_files
 
 KEY = {"case": "a", "input": {"sha256": "1"}, "model": {"sha256": "2"}, "options": {"overlap": 0.5, "classes": ()}}
@@ -35,7 +35,7 @@ def done(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def is_done(written: Path, labels: Path, key: dict) -> bool:
-    return record.is_done(record.read_record(written), labels, key)
+    return recorded.is_done(recorded.read_record(written), labels, key)
 
 
 def test_2_4_done_is_a_record_that_matches_input_model_options_and_labels(done):
@@ -86,7 +86,7 @@ def test_2_4_tables_and_masks_are_known_by_their_bytes_and_choices(done):
     table = written.parent / "a_seg.csv"
 
     def there(files, seg_type="binary"):
-        return not lacking(record.read_record(written), written.parent, files, {"seg_type": seg_type})
+        return not lacking(recorded.read_record(written), written.parent, files, {"seg_type": seg_type})
 
     assert there([mask])
     assert there([], "labelmap")
@@ -363,12 +363,12 @@ def test_a_record_of_an_earlier_version_is_read_and_still_done(tmp_path):
     written, labels = tmp_path / "dcm_dseg.json", tmp_path / "dcm_dseg.nii.gz"
     labels.write_bytes(b"labels")
     written.write_text(EARLIER.replace("SUM", file_sha256(labels)))
-    found = record.read_record(written)
+    found = recorded.read_record(written)
     jsonschema.validate(found, record.schema())
     key = {name: found[name] for name in ("case", "input", "model", "options")}
     assert is_done(written, labels, key)
-    assert record.maker(written) == {"name": "organs", "sha256": "ef07", "licence": "Apache-2.0"}
-    assert record.has_record(tmp_path / "dcm")
+    assert recorded.maker(written) == {"name": "organs", "sha256": "ef07", "licence": "Apache-2.0"}
+    assert recorded.has_record(tmp_path / "dcm")
 
 
 def test_every_record_is_as_the_schema_says_and_has_no_key_beside_it(tmp_path):
@@ -389,7 +389,7 @@ def test_every_record_is_as_the_schema_says_and_has_no_key_beside_it(tmp_path):
         (Destination(tmp_path / "tree", layout="bids"), Options()),
     ):
         (done,) = predict(found, model, opened(), to, options)
-        written = record.read_record(done.paths[1])
+        written = recorded.read_record(done.paths[1])
         assert written == json.loads(json.dumps(done.record))
         jsonschema.validate(written, strict(record.schema()))
     (again,) = predict(found, model, opened(), to, Options())

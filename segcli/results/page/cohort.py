@@ -10,7 +10,7 @@ from urllib.parse import quote
 from segcli.documents import Document, Facts
 from segcli.results.page import charts
 from segcli.results.page.parts import page, words
-from segcli.results.record import model_names
+from segcli.results.recorded import model_names
 from segcli.results.tissues import tissues_of
 
 _ORDER = {"fail": 0, "review": 1}
