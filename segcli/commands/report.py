@@ -22,7 +22,7 @@ from segcli.commands.values import all_choices, form, several
 from segcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from segcli.batch.reported import Existing
+    from segcli.batch.existing import Existing
     from segcli.formats import Form
     from segcli.results.record import Record
     from segcli.space.volume import Volume
@@ -65,9 +65,10 @@ def report(
     json: Json = False,
 ) -> None:
     """Volumes, checks, tables and pages for a label map that exists already."""
+    from segcli.batch.existing_scan import scan_of
     from segcli.batch.names import file_ending
     from segcli.batch.outputs import Destination, choices
-    from segcli.batch.reported import described, scan_of, written
+    from segcli.batch.reported import described, written
 
     if output is not None and file_ending(fspath(output)) is not None:
         told = f"{output}: is called as a file, and it is to be a folder"
@@ -100,27 +101,27 @@ def report(
 def _found(path: Path, model: str | None, labels: str | None, image: Path | None, counts: Form | None) -> Existing:
     """What a label map is: of a model, of a table's names, or a Segmentation on the grid of its scan."""
     from segcli import formats
-    from segcli.batch import reported
+    from segcli.batch import existing
     from segcli.models.library import find
 
-    reported.refuse_several(path)
+    existing.refuse_several(path)
     segments = formats.is_segmentation(path)
     if labels is not None:
         return (
-            reported.by_own_names(path, _scan(path, image, 1, counts), labels)
+            existing.by_own_names(path, _scan(path, image, 1, counts), labels)
             if segments
-            else reported.by_table(path, labels, counts)
+            else existing.by_table(path, labels, counts)
         )
-    card = find(model) if model is not None else reported.maker_of(path)
+    card = find(model) if model is not None else existing.maker_of(path)
     if segments:
-        return reported.by_segments(path, _scan(path, image, len(card.channels), counts), card)
-    return reported.by_model(path, card, counts)
+        return existing.by_segments(path, _scan(path, image, len(card.channels), counts), card)
+    return existing.by_model(path, card, counts)
 
 
 def _scan(path: Path, image: Path | None, channels: int, counts: Form | None) -> Volume:
     """The scan of a DICOM Segmentation, which has to be named."""
     from segcli import formats
-    from segcli.batch.reported import of_other_frame
+    from segcli.batch.existing import of_other_frame
 
     if image is None:
         told = f"{path.name}: is a DICOM Segmentation, which lacks the planes without labels"

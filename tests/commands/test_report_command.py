@@ -17,7 +17,7 @@ from runs import in_process, scan
 
 import segcli
 from segcli import formats
-from segcli.batch import outputs, reported
+from segcli.batch import existing_scan, outputs
 from segcli.commands import report as answer
 from segcli.commands.evaluate import evaluate
 from segcli.errors import InputError, ModelError, OutputError, OutputExists, UsageError
@@ -277,7 +277,7 @@ def test_no_scan_is_looked_for_in_all_that_lies_around_a_label_map_of_a_folder_n
     monkeypatch.chdir(series(tmp_path / "ct"))
     segcli.load(model, engine="onnx").segment(".").save(tmp_path / "a_seg.nii.gz")
     searched = []
-    monkeypatch.setattr(reported, "hash_inputs", lambda paths, *_: searched.append(paths))
+    monkeypatch.setattr(existing_scan, "hash_inputs", lambda paths, *_: searched.append(paths))
     answer.report(tmp_path / "a_seg.nii.gz", str(model))
     assert searched == []
 
