@@ -458,7 +458,7 @@ def test_5_2_what_names_a_file_elsewhere_on_windows_is_refused(name: str, tmp_pa
     with pytest.raises(ModelError, match="no plain name of a file beside it"):
         graph._beside(tmp_path / "model.onnx", name)
     with pytest.raises(InputError, match="is not allowed"):
-        text_headers.beside(tmp_path / "a.nhdr", name)
+        text_headers.data_file(tmp_path / "a.nhdr", name)
     config = {"checkpointloader": {"load_path": f"/x/models/{name.removesuffix('.raw')}.pt"}}
     assert bundle_weights._loaded(config) is None  # type: ignore[arg-type]
 
