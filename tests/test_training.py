@@ -383,6 +383,22 @@ def test_the_outermost_white_matter_is_a_part_of_the_rest(two: Path, monkeypatch
     assert table.whole.tolist() == [0, 1, 2, 3, 4, 5, 3]
 
 
+def test_what_ships_expects_rare_structures_and_fluid_less_than_the_training(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TRAIN))
+    import anatomy
+    import ship
+
+    table = anatomy.read_table(two / "labels.csv")
+    fluid = table.outputs.index(24)
+    for balance, taken in (("1", 0.7), ("0.3", 0.0), ("0.1", 0.0)):
+        wanted = 1 - taken * table.weight.log()
+        wanted[fluid] -= 0.3
+        found = ship.corrected(torch.ones(len(table.outputs)), table, {"balance": balance})
+        torch.testing.assert_close(found, wanted)
+
+
 def test_freesurfers_plexus_belongs_to_the_ventricle_it_lies_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TRAIN))
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])

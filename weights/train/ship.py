@@ -6,6 +6,10 @@ Training weighs the voxels of rare structures more, by a power of their weight, 
 Each channel's bias is lowered by the logarithm of all of that but the power LEFT, which takes it back: mean Dice on
 crops of the held-out maps rose from 0.766 to 0.777 (T1-like) and from 0.674 to 0.686 (other contrasts) at step 22,200,
 with the full weight in the loss; 0.1 to 0.55 left lie within 0.002.
+
+The fluid around the brain is found a little too far inwards on real heads: its channel is lowered by FLUID_LOWERED too.
+Of the MNI template, by whose tissue maps this was chosen, 95.6 instead of 94.7 % of the grey matter are found, and its
+Dice is 0.923 instead of 0.919; subA loses 0.0005, subB 0.0008 (step 56,127).
 """
 
 import hashlib
@@ -27,6 +31,7 @@ from segcli.models.library import read_card
 REPOSITORY = Path(__file__).parent.parent.parent
 SCAN = REPOSITORY / "tests" / "data" / "mni_icbm152" / "mni_icbm152_t1.nii.gz"  # the ONNX file is compared on it too
 LEFT = 0.3
+FLUID, FLUID_LOWERED = 24, 0.3  # natural logarithm of its odds
 BIAS = "out.conv.conv.bias"
 
 
@@ -61,8 +66,9 @@ def main() -> None:
 
 
 def corrected(bias: Tensor, table: Table, meta: dict[str, str]) -> Tensor:
-    """The last layer's bias without most of what the loss's weights added."""
-    return bias.float() - max(0, float(meta.get("balance", 1)) - LEFT) * table.weight.log()
+    """The last layer's bias without most of what the loss's weights added, and with less fluid."""
+    fluid = torch.tensor([label == FLUID for label in table.outputs])
+    return bias.float() - max(0, float(meta.get("balance", 1)) - LEFT) * table.weight.log() - FLUID_LOWERED * fluid
 
 
 def renew(card: Path, old: str, file: Path) -> None:
