@@ -124,7 +124,7 @@ def segment(
 
     >>> result = segcli.segment("scan.nii.gz")
     >>> result
-    <Result scan: uxnet, 32 of 32 structures, 1910 mL, pass>
+    <Result scan: uxnet, 32 of 32 structures, 1899 mL, pass>
     """
     names = _names(model)
     wanted = Opening(model=names, engine=engine, device=device, threads=threads, mirror=tta, precision=precision)
