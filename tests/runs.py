@@ -114,7 +114,7 @@ def in_process(*words: object, stdin: bytes = b"", cwd: Path | None = None) -> s
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "argv", ["segcli", *map(str, words)]),
-        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
