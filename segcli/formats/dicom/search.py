@@ -165,7 +165,8 @@ def scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], list
     places = [(place, _stamp(place)) for place in every_file(folder, strays.setdefault)]
     for place, stamp in places:
         try:
-            reason = _kind(place, stamp) if _is_settled(stamp, newest) else kind_of(place)
+            known = isinstance(place, Path) and _is_settled(stamp, newest)  # a member would keep its archive open
+            reason = _kind(place, stamp) if known else kind_of(place)
         except SegcliError as error:  # also of a member of an archive that no memory holds
             strays[place] = error
             continue
@@ -175,6 +176,8 @@ def scan(folder: Path, stray: Stray = at_once) -> tuple[tuple[Series, ...], list
             unused[place] = Unused(printable(place.name), reason)
     search = _searched if all(_is_settled(stamp, newest) for _, stamp in slices) else _searched.__wrapped__
     found, left, ill = search(tuple(slices))
+    if ill or any(file.fault for one in found for file in one.files):
+        _searched.cache_clear()  # what could not be read may be read the next time
     for place, fault in (*strays.items(), *ill):
         stray(place, fault)
     unused |= left
@@ -196,7 +199,7 @@ def _is_settled(stamp: Stamp, newest: int) -> bool:
 
 
 @lru_cache(maxsize=1 << 17)
-def _kind(place: Place, stamp: Stamp) -> str | None:
+def _kind(place: Path, stamp: Stamp) -> str | None:
     """Why a file cannot be DICOM, as long as it is the same; see `kind_of`."""
     return kind_of(place)
 

@@ -26,7 +26,7 @@ from segcli import formats
 from segcli.batch.cases import cases
 from segcli.batch.selection import Selection
 from segcli.errors import Denied, InputError, InputMissing, OutOfMemory
-from segcli.formats.dicom import archive
+from segcli.formats.dicom import archive, search
 from segcli.formats.dicom import series as dicom
 from segcli.formats.dicom.identifiers import identifiers
 
@@ -61,6 +61,18 @@ def test_an_archive_of_a_series_is_read_as_its_folder_is(tmp_path: Path, ending:
         assert identifiers(scan.source)["PatientID"] == "CANARY^PATIENT-ID"
     (case,) = cases([str(file)])
     assert (case.name, case.paths, case.beside) == ("ct", (file,), tmp_path / "in")
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_what_a_member_of_an_archive_is_is_not_remembered(tmp_path: Path, ending: str) -> None:
+    """It would keep the archive open, and what was unpacked of it on the disk, until the process ends."""
+    file = packed(series(tmp_path / "ct"), ending)
+    os.utime(file, (1e9, 1e9))
+    known = search._kind.cache_info().currsize
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_SETTLED", -(1 << 62))  # as if the archive lay there for long
+        np.testing.assert_array_equal(dicom.read(file).data[0], phantom())
+    assert search._kind.cache_info().currsize == known
 
 
 def test_compressed_pixels_in_an_archive_are_decoded(tmp_path: Path) -> None:

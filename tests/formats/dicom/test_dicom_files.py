@@ -916,3 +916,19 @@ def test_zeros_may_follow_run_lengths() -> None:
     assert not are_runs(frame(first, b"\xfc" + b"e"), 2, 4)
     assert not are_runs(frame(first), 2, 4)
     assert not are_runs(b"", 2, 4)
+
+
+def test_a_file_that_could_not_be_read_once_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = series(tmp_path / "ct")
+    monkeypatch.setattr(search, "_SETTLED", -(1 << 62))  # as if the files lay there for long
+    whole, failures = search.open_file, iter([InputError("a network disk fails")])
+
+    def once(path: Path) -> files.DicomFile:
+        if error := next(failures, None):
+            raise error
+        return whole(path)
+
+    monkeypatch.setattr(search, "open_file", once)
+    with pytest.raises(InputError, match="a network disk fails"):
+        dicom.read(folder)
+    np.testing.assert_array_equal(dicom.read(folder).data[0], phantom())
