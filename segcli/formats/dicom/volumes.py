@@ -226,13 +226,16 @@ def _of_one_kind(stack: Stack) -> list[Stack]:
 
 
 def _of_one_line(stack: Stack) -> list[Stack]:
-    """A volume whose slices lie on no even line together, parted by what stacks they are said to be of (StackID)."""
+    """A volume whose slices lie on no even line together, parted by what stacks they are said to be of (StackID).
+
+    Where whole slices of one line are missing it stays one volume, and reading it tells that.
+    """
     values = [frame.key(_STACK) for frame in stack.frames]
     kinds = sorted(set(values), key=lambda value: _rank([value]))
     if len(kinds) in (1, len(values)):
         return [stack]
     try:
-        stack_grid(stack.frames, "")
+        stack_grid(stack.frames, "", fill_gaps=True)
     except InputError:
         parts = {one: tuple(f for f, v in zip(stack.frames, values, strict=True) if v == one) for one in kinds}
         return [Stack(frames, _joined(stack.what, in_words(_STACK, one))) for one, frames in parts.items()]

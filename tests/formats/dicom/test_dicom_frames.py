@@ -85,6 +85,14 @@ def test_4_11_stacks_on_one_even_line_are_one_volume(tmp_path: Path) -> None:
     assert series.read(in_stacks(tmp_path / "mr.dcm", at, list("111222"))).grid.shape[0] == 6
 
 
+@pytest.mark.parametrize("at", [(0, 3, 6, 12, 15, 18), (0, 3, 9, 12, 15, 18), (0, 3, 6, 9, 12, 18)])
+def test_4_11_stacks_of_one_line_with_a_missing_slice_are_one_volume(tmp_path: Path, at: tuple[float, ...]) -> None:
+    file = in_stacks(tmp_path / "mr.dcm", [(0, 0, z) for z in at], list("111222"))
+    with pytest.raises(InputError, match="a slice is missing"):
+        series.read(file)
+    assert series.read(file, fill_gaps=True).grid.shape[0] == 7
+
+
 def test_4_11_a_slice_missing_in_one_stack_is_told_of_it_alone(tmp_path: Path) -> None:
     at: list[tuple[float, ...]] = [(0, 0, z) for z in (0, 3, 9, 12, 40, 43)]
     file = in_stacks(tmp_path / "mr.dcm", at, list("111122"))
