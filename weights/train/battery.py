@@ -1,4 +1,6 @@
-"""Dice on synthetic whole heads from the label maps that were never trained on, and under trouble; pictures of each.
+"""Dice on synthetic whole heads from the last three label maps, and under trouble; pictures of each.
+
+The shipped weights have seen these maps.
 
     python battery.py DATA [--weights run.safetensors] [--mirror] [--quick] [--pictures FOLDER]
 
