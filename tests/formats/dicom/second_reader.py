@@ -29,6 +29,7 @@ OTHERWISE = {
     "planes_that_filled_a_gap": "it closes a gap",
     "a slice is missing": "it closes a gap",
     "the_usual_gap_is_one": "it closes a gap",
+    "of_one_line_with_a_missing_slice": "it closes a gap",
     "tilted": "it lays a sheared stack at a right angle",
     "a_report_gives_the_volume": "it lays a sheared stack at a right angle",
     "test_the_tiles_of_a_united_imaging_grid": "it lays a sheared stack at a right angle",
