@@ -88,11 +88,16 @@ def _each_alike(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     """
     said_of = {"ImageType": [f.kind["ImageType"] for f in frames], _STACK: [f.key(_STACK) for f in frames]}
     for keyword, values in said_of.items():
-        kinds = sorted(set(values), key=lambda value: _rank([value]))
-        groups = {in_words(keyword, one): [f for f, v in zip(frames, values, strict=True) if v == one] for one in kinds}
+        groups = _by_value(frames, values)
         if not any(map(_unlike, groups.values())):
-            return groups
+            return {in_words(keyword, value): group for value, group in groups.items()}
     return {"": list(frames)}
+
+
+def _by_value(frames: Sequence[Frame], values: Sequence[object]) -> dict[object, list[Frame]]:
+    """The frames of each of the values that they have of an attribute, in the order of the values."""
+    kinds = sorted(set(values), key=lambda value: _rank([value]))
+    return {one: [f for f, v in zip(frames, values, strict=True) if v == one] for one in kinds}
 
 
 def _joined(*words: str) -> str:
@@ -231,14 +236,13 @@ def _of_one_line(stack: Stack) -> list[Stack]:
     Where whole slices of one line are missing it stays one volume, and reading it tells that.
     """
     values = [frame.key(_STACK) for frame in stack.frames]
-    kinds = sorted(set(values), key=lambda value: _rank([value]))
-    if len(kinds) in (1, len(values)):
+    if len(set(values)) in (1, len(values)):
         return [stack]
     try:
         stack_grid(stack.frames, "", fill_gaps=True)
     except InputError:
-        parts = {one: tuple(f for f, v in zip(stack.frames, values, strict=True) if v == one) for one in kinds}
-        return [Stack(frames, _joined(stack.what, in_words(_STACK, one))) for one, frames in parts.items()]
+        parts = _by_value(stack.frames, values)
+        return [Stack(tuple(part), _joined(stack.what, in_words(_STACK, one))) for one, part in parts.items()]
     return [stack]
 
 
